@@ -1,0 +1,48 @@
+# One line of help a target: `make` or `make help` prints them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test check bench up lock openapi clean
+
+help: ## Print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: .venv/.installed ## Make .venv and install the locked requirements (no-op when fresh)
+
+.venv/.installed: requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 setup")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: setup ## Run the main job here: S3 server, API, worker, two workflows, files in outputs/
+	$(BIN)/python -m infra.demo
+
+check: setup ## Lint, types, import contracts, dead code, unused requirements
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/vulture
+	$(BIN)/deptry .
+
+test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
+	$(BIN)/pytest
+
+bench: setup ## Figures: memory and bucket requests per job
+	$(BIN)/python -m tests.bench
+
+up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
+	$(BIN)/comfyui-modal up --data .local
+
+openapi: setup ## Write docs/openapi.json anew from the code
+	$(BIN)/comfyui-modal openapi --out docs/openapi.json
+
+lock: setup ## Resolve requirements anew into requirements/ (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.txt
+
+clean: ## Remove .venv, caches and local data
+	rm -rf .venv .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The HTTP face of the product: routes, problems, OpenAPI, docs; the command line and the Python client."""

@@ -1,0 +1,53 @@
+"""Every error of this room.
+
+StorageError
+├── ObjectNotFound        no object under this key
+├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
+├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
+├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
+├── JobNotFound           no such job in this tenant
+├── UploadNotFound        no such upload in this tenant
+├── BadCursor             a list cursor that this store did not issue
+└── TransitionRefused     the job's state does not allow the change
+    └── AttemptFenced     the caller's attempt no longer holds the job
+"""
+
+
+class StorageError(Exception):
+    """Base of the room."""
+
+
+class ObjectNotFound(StorageError):
+    """No object stands under this key."""
+
+
+class PreconditionFailed(StorageError):
+    """Another writer was first: read the object again and decide anew."""
+
+
+class StorageUnavailable(StorageError):
+    """The bucket could not be reached, or failed after the configured retries."""
+
+
+class StorageRefused(StorageError):
+    """The bucket refuses this client: credentials, bucket name or policy are wrong."""
+
+
+class JobNotFound(StorageError):
+    """The tenant has no such job."""
+
+
+class UploadNotFound(StorageError):
+    """The tenant has no such upload, or its bytes never arrived."""
+
+
+class BadCursor(StorageError):
+    """The cursor was not issued by this store."""
+
+
+class TransitionRefused(StorageError):
+    """The job's present state does not allow this change."""
+
+
+class AttemptFenced(TransitionRefused):
+    """The caller's attempt is no longer the current one, so it may write nothing."""

@@ -1,0 +1,138 @@
+"""The key layout, all of it. Nothing else in the product joins key strings.
+
+    tenants/<tenant>/jobs/<job_id>/job.json             the record: the only truth
+                                  /workflow.json        the graph as submitted, immutable
+                                  /prompt.json          the graph as executed, by the last attempt
+                                  /inputs/<nnn>         media of the submission
+                                  /outputs/<attempt>/<nnnn>/<filename>
+    tenants/<tenant>/index/<all|queued|running|completed|failed>/<entry>   hints for lists, newest first
+    tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
+                                        /data           the bytes
+    tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
+    queue/<pool>/<entry>                                hints for claiming, best job first; the entry names the tenant
+    engines/<pool>/object_info.json.gz                  node classes of the deployed engine
+    probes/<nonce>                                      what `doctor` writes and removes
+
+Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
+numbers, job ids are canonical UUIDs, no sibling folder whose name begins with another's, segments of at most 255 bytes.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+DEFAULT_TENANT = "default"
+
+_END_OF_TIME_MS = 9_999_999_999_999
+MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
+
+_SAFE_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+_QUEUE_KEY = re.compile(
+    r"queue/(?P<pool>[^/]+)/(?P<order>\d{7})-(?P<ms>\d{13})-(?P<job_id>[0-9a-f-]{36})-(?P<tenant>[^/]+)"
+)
+
+
+def check_segment(value: str) -> str:
+    """A tenant, pool or id as it may stand in a key; ValueError otherwise."""
+    if not _SAFE_SEGMENT.fullmatch(value) or ".." in value:
+        raise ValueError(f"not usable in a key: {value!r}")
+    return value
+
+
+def job_prefix(tenant: str, job_id: str) -> str:
+    """Everything of one job lies below this prefix."""
+    return f"tenants/{check_segment(tenant)}/jobs/{check_segment(job_id)}/"
+
+
+def record(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "job.json"
+
+
+def workflow(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "workflow.json"
+
+
+def prompt(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "prompt.json"
+
+
+def input_medium(tenant: str, job_id: str, position: int) -> str:
+    return job_prefix(tenant, job_id) + f"inputs/{position:03d}"
+
+
+def output(tenant: str, job_id: str, attempt: int, position: int, filename: str) -> str:
+    """`filename` must be a safe segment already (`workers.outputs` sanitises it)."""
+    return job_prefix(tenant, job_id) + f"outputs/{attempt:03d}/{position:04d}/{filename}"
+
+
+def upload_prefix(tenant: str, upload_id: str) -> str:
+    return f"tenants/{check_segment(tenant)}/uploads/{check_segment(upload_id)}/"
+
+
+def upload(tenant: str, upload_id: str) -> str:
+    return upload_prefix(tenant, upload_id) + "upload.json"
+
+
+def upload_data(tenant: str, upload_id: str) -> str:
+    return upload_prefix(tenant, upload_id) + "data"
+
+
+def runtimes(tenant: str, shape: str) -> str:
+    return f"tenants/{check_segment(tenant)}/runtimes/{check_segment(shape)}.json"
+
+
+def object_info(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/object_info.json.gz"
+
+
+def probe(nonce: str) -> str:
+    return f"probes/{check_segment(nonce)}"
+
+
+def index_prefix(tenant: str, status: str | None) -> str:
+    return f"tenants/{check_segment(tenant)}/index/{status or 'all'}/"
+
+
+def index(tenant: str, status: str | None, created_at: datetime, job_id: str) -> str:
+    """An inverted time first, so that a LIST in key order is newest first."""
+    return index_prefix(tenant, status) + f"{_END_OF_TIME_MS - _ms(created_at):013d}-{check_segment(job_id)}"
+
+
+def job_of_index(key: str) -> str:
+    """The job id that an index key names."""
+    return key.rsplit("/", 1)[1].split("-", 1)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """What a queue key tells: enough to find the record and to order it, nothing to be believed."""
+
+    pool: str
+    priority: int
+    created_at: datetime
+    tenant: str
+    job_id: str
+
+    @property
+    def key(self) -> str:
+        """Higher priority first, then older first. One flat segment: an emptied folder costs a LIST time."""
+        order = f"{MAX_PRIORITY - self.priority:07d}-{_ms(self.created_at):013d}"
+        return queue_prefix(self.pool) + f"{order}-{check_segment(self.job_id)}-{check_segment(self.tenant)}"
+
+
+def queue_prefix(pool: str) -> str:
+    return f"queue/{check_segment(pool)}/"
+
+
+def parse_queue_key(key: str) -> QueueEntry:
+    """The inverse of `QueueEntry.key`; ValueError for anything else."""
+    match = _QUEUE_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"not a queue key: {key!r}")
+    created_at = datetime.fromtimestamp(int(match["ms"]) / 1000, UTC)
+    return QueueEntry(match["pool"], MAX_PRIORITY - int(match["order"]), created_at, match["tenant"], match["job_id"])
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

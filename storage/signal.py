@@ -1,0 +1,69 @@
+"""`Signal`: wake-up hints between processes. A hint may be lost, so every waiter also polls, slowly.
+
+Topics: `queue_topic(pool)` rings when a job was queued; `job_topic(tenant, job_id)` when one changed.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+
+def queue_topic(pool: str) -> str:
+    return f"queue/{pool}"
+
+
+def job_topic(tenant: str, job_id: str) -> str:
+    return f"job/{tenant}/{job_id}"
+
+
+class Bell:
+    """Remembers a ring until the next wait, so that a ring between a check and a wait is not lost."""
+
+    def __init__(self) -> None:
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        self._rung.set()
+
+    async def wait(self, timeout_s: float) -> bool:
+        """True if it rang within `timeout_s`, or since the last wait."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._rung.wait()
+        except TimeoutError:
+            return False
+        self._rung.clear()
+        return True
+
+
+class Signal(Protocol):
+    def ring(self, topic: str) -> None:
+        """Wake whoever listens to `topic`. Never blocks, never raises."""
+        ...
+
+    def listen(self, topic: str) -> AbstractContextManager[Bell]:
+        """A bell that rings for this topic while the context is open."""
+        ...
+
+
+class MemorySignal:
+    """Rings within one event loop; the base of every signal that receives hints from outside."""
+
+    def __init__(self) -> None:
+        self._bells: dict[str, set[Bell]] = {}
+
+    def ring(self, topic: str) -> None:
+        for bell in self._bells.get(topic, ()):
+            bell.ring()
+
+    @contextmanager
+    def listen(self, topic: str) -> Iterator[Bell]:
+        bell = Bell()
+        self._bells.setdefault(topic, set()).add(bell)
+        try:
+            yield bell
+        finally:
+            self._bells[topic].discard(bell)
+            if not self._bells[topic]:
+                del self._bells[topic]

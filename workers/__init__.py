@@ -1,0 +1,1 @@
+"""Execution: the ComfyUI process and its driver, the job runner, output upload, the lite engine."""

@@ -1,0 +1,79 @@
+"""`ComfyEngine`: one ComfyUI server as the job runner sees it. Real ComfyUI and the lite engine serve it alike."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from workflows.messages import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What one POST /prompt submits. `prompt_id` and `client_id` are fresh canonical uuid4s, never reused."""
+
+    prompt_id: str
+    client_id: str
+    graph: Mapping[str, Any]
+    extra_data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRef:
+    """A file as ComfyUI names it; `type` is output, temp or input."""
+
+    filename: str
+    subfolder: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """GET /history/{id}. `outputs` maps node id to its ui payload; `messages` are the pairs as recorded.
+
+    An interrupt has `status_str` "error" too: only the last message tells them apart.
+    """
+
+    status_str: str
+    completed: bool
+    outputs: Mapping[str, Mapping[str, Any]]
+    messages: tuple[Message, ...]
+
+
+class ComfyEngine(Protocol):
+    """Every method may raise `EngineUnavailable`."""
+
+    async def submit(self, prompt: Prompt) -> None:
+        """POST /prompt. `PromptRefused` on 4xx, and on 200 with node_errors (then the prompt is withdrawn)."""
+        ...
+
+    def connect(self, client_id: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
+        """One WebSocket, drained without pause; the iterator ends when the socket closes."""
+        ...
+
+    async def interrupt(self, prompt_id: str) -> None:
+        """Stop this prompt, whether it waits or runs. May be lost: repeat until history says so."""
+        ...
+
+    async def history(self, prompt_id: str) -> History | None:
+        """None while the prompt waits or runs."""
+        ...
+
+    async def is_queued(self, prompt_id: str) -> bool:
+        """Whether the prompt waits or runs (GET /queue)."""
+        ...
+
+    async def object_info(self) -> dict[str, Any]: ...
+
+    async def clean(self) -> None:
+        """Empty the input, output and temp folders, where this worker owns them."""
+        ...
+
+    async def stage(self, name: str, path: Path) -> None:
+        """Make the file at `path` an input called `name`; takes the file away from `path`."""
+        ...
+
+    async def fetch(self, ref: FileRef) -> Path:
+        """A local path with the file's bytes; `OutputFailed` if it is gone or lies outside ComfyUI's folders."""
+        ...

@@ -1,0 +1,81 @@
+"""Every error of this room. `code` is what a job's `error_detail` carries: stable, one a class.
+
+WorkerError
+├── EngineError             ComfyUI itself is at fault, not the workflow
+│   ├── EngineUnavailable   it did not start, does not answer, or died
+│   └── EngineStalled       it answers, but the job makes no progress, or ignores an interrupt
+├── PromptRefused           ComfyUI refused the graph, or part of it
+├── NodeFailed              a node raised
+├── OutOfMemory             a node ran out of GPU memory
+├── JobTimedOut             the job's timeout_s passed
+├── JobCancelled            the job's owner asked to stop it
+├── StagingFailed           an input could not be brought to ComfyUI
+└── OutputFailed            an output could not be read, or not be stored
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class WorkerError(Exception):
+    """Base of the room. `node_id`, `class_type` and `exception_type` name the node to blame, if one is."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        node_id: str | None = None,
+        class_type: str | None = None,
+        exception_type: str | None = None,
+        node_errors: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.node_id = node_id
+        self.class_type = class_type
+        self.exception_type = exception_type
+        self.node_errors = node_errors
+
+
+class EngineError(WorkerError):
+    code = "engine_error"
+
+
+class EngineUnavailable(EngineError):
+    code = "engine_unavailable"
+
+
+class EngineStalled(EngineError):
+    code = "engine_stalled"
+
+
+class PromptRefused(WorkerError):
+    """`node_errors` is ComfyUI's own, by node id."""
+
+    code = "prompt_refused"
+
+
+class NodeFailed(WorkerError):
+    code = "node_error"
+
+
+class OutOfMemory(WorkerError):
+    code = "out_of_memory"
+
+
+class JobTimedOut(WorkerError):
+    code = "timeout"
+
+
+class JobCancelled(WorkerError):
+    code = "cancelled"
+
+
+class StagingFailed(WorkerError):
+    code = "staging_failed"
+
+
+class OutputFailed(WorkerError):
+    code = "output_failed"

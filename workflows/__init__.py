@@ -1,0 +1,1 @@
+"""Pure knowledge of ComfyUI workflows: graphs, messages, progress. No I/O in this room."""
