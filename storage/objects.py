@@ -99,7 +99,7 @@ class ObjectStore(Protocol):
         ...
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        """One LIST: keys that start with `prefix`, from the first one behind `after`; limit 1–1000."""
+        """One LIST: keys that start with `prefix`, from the first one behind `after`; limit 1 to 1000."""
         ...
 
     async def delete(self, *keys: str) -> None:
