@@ -1,0 +1,1 @@
+"""`comfyui-modal up`: the whole product as processes of one machine."""

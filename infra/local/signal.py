@@ -1,0 +1,61 @@
+"""`Signal` between the processes of one machine: a datagram socket each, in one shared folder.
+
+A ring is sent to every socket in the folder. What is lost is lost: waiters poll too.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from storage.signal import MemorySignal
+
+_MAX_DATAGRAM = 4096
+
+
+class DatagramSignal(MemorySignal):
+    """Open it with `open_signal`; `ring` reaches this process and its neighbours."""
+
+    def __init__(self, folder: Path, name: str, sender: socket.socket) -> None:
+        super().__init__()
+        self._folder = folder
+        self._own = name
+        self._sender = sender
+
+    def ring(self, topic: str) -> None:
+        super().ring(topic)
+        for neighbour in self._folder.glob("*.sock"):
+            if neighbour.name != self._own:
+                with contextlib.suppress(OSError):
+                    self._sender.sendto(topic.encode(), str(neighbour))
+
+    def heard(self, datagram: bytes) -> None:
+        super().ring(datagram.decode(errors="replace"))
+
+
+class _Receiver(asyncio.DatagramProtocol):
+    def __init__(self, signal: DatagramSignal) -> None:
+        self._signal = signal
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        self._signal.heard(data[:_MAX_DATAGRAM])
+
+
+@contextlib.asynccontextmanager
+async def open_signal(folder: Path, process: str) -> AsyncIterator[DatagramSignal]:
+    """Join the folder under this process's name; a socket left by a killed predecessor is replaced."""
+    path = folder / f"{process}.sock"
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.setblocking(False)
+        signal = DatagramSignal(folder, path.name, sender)
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(
+            lambda: _Receiver(signal), local_addr=str(path), family=socket.AF_UNIX
+        )
+        try:
+            yield signal
+        finally:
+            transport.close()
+            path.unlink(missing_ok=True)

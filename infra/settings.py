@@ -1,0 +1,86 @@
+"""Every setting of the product: its name, its default and one line of help.
+
+Parsed once, in a composition root, from `COMFYUI_MODAL_*` variables, and passed on explicitly:
+no other module reads the environment. `docs/settings.md` lists the same names (a test compares).
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ENV_PREFIX = "COMFYUI_MODAL_"
+
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Immutable. A value that does not parse stops the process at start, naming the variable."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    # The bucket.
+    bucket: str = Field(description="name of the bucket that holds all state")
+    s3_endpoint: str | None = Field(None, description="S3 endpoint URL; unset means AWS")
+    s3_public_endpoint: str | None = Field(None, description="endpoint in presigned URLs, where clients reach another")
+    s3_region: str = Field("us-east-1", description="region of the bucket; `auto` for R2")
+    s3_access_key: SecretStr | None = Field(None, description="access key id; unset means the usual AWS chain")
+    s3_secret_key: SecretStr | None = Field(None, description="secret access key, beside the access key id")
+    s3_prefix: str = Field("", description="folder in the bucket under which every key lies")
+
+    # The API.
+    api_key: SecretStr | None = Field(None, description="the key that clients send as `Authorization: Bearer`")
+    public_url: str | None = Field(None, description="base of the links in answers; unset means the request's own host")
+    docs: bool = Field(default=True, description="serve /docs and /openapi.json")
+    max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
+    max_media: Count = Field(10, description="most media of one job")
+    max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")
+    max_upload_bytes: Count = Field(5 * 1024**3, description="largest presigned upload")
+    max_nodes: Count = Field(2_000, description="most nodes of a workflow")
+    upload_expires_s: Count = Field(3600, description="how long a presigned upload URL is valid, seconds")
+    output_expires_s: Count = Field(3600, description="how long a presigned output URL is valid, seconds")
+    default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")
+    max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
+
+    # The workers.
+    engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
+    comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")
+    comfyui_cpu: bool = Field(default=False, description="start ComfyUI with --cpu")
+    engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
+    engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
+    lite_fault_nodes: bool = Field(default=False, description="offer the lite engine's nodes that fail on purpose")
+    pool: str = Field("default", description="the pool whose queue this worker serves")
+    lease_s: Seconds = Field(60.0, description="how long a running job may show no sign of life, seconds")
+    progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")
+    cancel_poll_s: Seconds = Field(2.0, description="how often a worker looks for a cancel request, seconds")
+    queue_poll_s: Seconds = Field(1.0, description="how often an idle worker looks at the queue, seconds")
+    parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
+    inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
+
+    # The Modal deployment.
+    modal_gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
+    modal_max_workers: Count = Field(4, description="most GPU containers at once")
+    modal_max_api: Count = Field(3, description="most API containers at once")
+    modal_scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
+        100, description="how long an idle GPU container stays, seconds"
+    )
+    modal_secret: str = Field("comfyui-modal-api", description="name of the Modal secret with these settings")
+
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
+
+    @model_validator(mode="after")
+    def _credentials_come_in_pairs(self) -> "Settings":
+        if (self.s3_access_key is None) != (self.s3_secret_key is None):
+            raise ValueError("s3_access_key and s3_secret_key belong together: set both or neither")
+        return self
+
+    def environment(self) -> dict[str, str]:
+        """The variables that make a child process parse the same settings. Secrets in clear."""
+        values = self.model_dump(exclude_none=True, exclude_defaults=True)
+        return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
