@@ -70,6 +70,10 @@ class Settings(BaseSettings):
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
+    presence: Path | None = Field(None, description="file in which a local process says that it is ready")
+    signal_dir: Path | None = Field(None, description="folder of the sockets that carry wake-up hints on one machine")
+    process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
+
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "Settings":
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
@@ -80,6 +84,33 @@ class Settings(BaseSettings):
         """The variables that make a child process parse the same settings. Secrets in clear."""
         values = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+
+class EngineSettings(BaseSettings):
+    """Where a real ComfyUI is to be found, by the names that its users know. The lite engine otherwise."""
+
+    model_config = SettingsConfigDict(frozen=True)
+
+    comfyui_dir: Path | None = Field(None, description="folder of a ComfyUI, with its main.py")
+    comfyui_python: Path | None = Field(None, description="Python with that ComfyUI's requirements")
+    comfyui_url: str | None = Field(None, description="URL of a running ComfyUI")
+
+    @property
+    def engine(self) -> str:
+        """The value of the setting `engine`."""
+        return self.comfyui_url or str(self.comfyui_dir or "lite")
+
+
+def external_settings(bucket: str | None = None) -> Settings | None:
+    """The settings of an external bucket, named by the argument or by the environment; None if neither names one."""
+    named = bucket or _BucketName().bucket
+    return Settings(bucket=named) if named else None
+
+
+class _BucketName(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="ignore")
+
+    bucket: str | None = None
 
 
 def _text(value: object) -> str:

@@ -1,0 +1,131 @@
+"""The command `comfyui-modal`: the client commands of `app.cli`, and those that run or examine a deployment."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.cli import cli
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from infra.local.up import UpOptions
+    from infra.settings import EngineSettings
+
+DEFAULT_DATA = Path(".local")
+DEFAULT_PORT = 8000
+
+
+def main() -> None:
+    cli()
+
+
+@cli.command
+def up(
+    *,
+    port: int = DEFAULT_PORT,
+    data: Path = DEFAULT_DATA,
+    workers: Annotated[int, Parameter(help="how many workers, each with its own engine")] = 1,
+    engine: Annotated[str | None, Parameter(help="lite, the folder of a ComfyUI, or the URL of a running one")] = None,
+    bucket: Annotated[
+        str | None, Parameter(help="an external bucket, described by COMFYUI_MODAL_S3_* settings")
+    ] = None,
+    lite_fault_nodes: Annotated[bool, Parameter(help="offer the lite engine's nodes that fail on purpose")] = False,
+) -> int:
+    """Serve the API on this machine: S3 server, API and workers, until Ctrl-C.
+
+    Prints one line when all is ready, and writes DATA/connection.json for clients.
+    """
+    from infra.local.up import UpOptions, UpRefused
+    from infra.settings import external_settings
+
+    if workers < 1:
+        return _refuse("--workers must be at least 1")
+    try:
+        options = UpOptions(
+            port=port,
+            data=data.resolve(),
+            workers=workers,
+            engine=_engine(engine),
+            external=external_settings(bucket),
+            lite_fault_nodes=lite_fault_nodes,
+        )
+        asyncio.run(_serve(options))
+    except (UpRefused, ValidationError) as error:
+        return _refuse(str(error))
+    return 0
+
+
+@cli.command
+def doctor(*, data: Path = DEFAULT_DATA) -> int:
+    """Check the bucket, the API and the engine: what holds, what does not, and what to do about it.
+
+    Looks at what `up` runs in DATA; without it, at the bucket of the COMFYUI_MODAL_* settings.
+    """
+    return asyncio.run(_examine(data))
+
+
+async def _serve(options: "UpOptions") -> None:
+    from infra.local.lifeline import stop_on_signals
+    from infra.local.up import up as serve
+    from infra.logs import configure_logging
+
+    configure_logging("up", "WARNING")
+    await serve(options, stop_on_signals(), lambda connection: _say_ready(options.data, connection.api_url))
+
+
+def _say_ready(data: Path, api_url: str) -> None:
+    sys.stdout.write(f"ready: API {api_url}  docs {api_url}/docs  connection {data / 'connection.json'}\n")
+    sys.stdout.flush()
+
+
+async def _examine(data: Path) -> int:
+    from infra.compose import open_objects
+    from infra.doctor import ApiChecks, BucketChecks, EngineChecks, examine
+    from infra.local.connection import Connection
+    from infra.settings import external_settings
+    from storage.clock import SystemClock
+
+    connection = Connection.of(data)
+    settings = connection.settings() if connection else external_settings()
+    if settings is None:
+        return _refuse(f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket")
+    console = Console()
+    failed = 0
+    async with open_objects(settings) as objects:
+        checks = BucketChecks(objects, SystemClock()).all()
+        if connection:
+            checks |= ApiChecks(connection.api_url, connection.api_key).all()
+            checks |= EngineChecks(connection.comfyui_url).all()
+        async for finding in examine(checks):
+            mark = "[green]ok  [/]" if finding.holds else "[red]FAIL[/]"
+            console.print(f"{mark} {finding.check}: ", finding.detail, sep="", highlight=False)
+            if not finding.holds:
+                failed += 1
+                console.print(f"     → {finding.advice}", highlight=False)
+    return 1 if failed else 0
+
+
+def _engine(choice: str | None) -> "EngineSettings":
+    from infra.settings import EngineSettings
+
+    found = EngineSettings()
+    if choice is None:
+        return found
+    if choice == "lite":
+        return EngineSettings(comfyui_dir=None, comfyui_url=None)
+    if choice.startswith(("http://", "https://")):
+        return EngineSettings(comfyui_url=choice.rstrip("/"))
+    return EngineSettings(comfyui_dir=Path(choice).resolve(), comfyui_python=found.comfyui_python, comfyui_url=None)
+
+
+def _refuse(message: str) -> int:
+    Console(stderr=True).print(message, style="red", highlight=False)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`make demo`: the main job of the product on this machine, from nothing to files in outputs/.
+
+Starts `comfyui-modal up` in a temporary folder, sends a photograph through a presigned upload, runs a picture
+and a video workflow with the ordinary command line, checks the pixels, and stops everything.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from infra.local.connection import Connection
+from infra.photograph import write_photograph
+
+OUTPUTS = Path("outputs")
+READY_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 15.0
+COMMAND = (sys.executable, "-m", "infra.cli")
+
+console = Console()
+
+
+class DemoFailed(Exception):
+    """Something that the demo promises did not happen."""
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-demo-") as folder:
+        try:
+            _run(Path(folder))
+        except DemoFailed as failure:
+            console.print(f"[red]demo failed:[/] {failure}", highlight=False)
+            return 1
+    return 0
+
+
+def _run(folder: Path) -> None:
+    photo = folder / "photo.png"
+    write_photograph(photo)
+    console.rule("comfyui-modal up: S3 server, API, worker")
+    with _up(folder / "data") as data:
+        console.rule("a photograph: LoadImage → ImageScale → ImageInvert → SaveImage")
+        started = time.time()
+        _command("run", "still", "--image", str(photo), "--out", str(OUTPUTS), "--data", str(data))
+        _check_pixels(photo, _newest("*.png", started))
+        console.print("pixels checked: scaled and inverted as asked", style="green")
+        console.rule("a short video")
+        started = time.time()
+        _command("run", "clip", "--image", str(photo), "--out", str(OUTPUTS), "--data", str(data))
+        _newest("*.mp4", started)
+        console.rule("what the API remembers")
+        _command("jobs", "list", "--data", str(data))
+    console.rule()
+    console.print(f"done: everything is stopped; the files are in {OUTPUTS.resolve()}", style="green", highlight=False)
+    console.print("next: `make up` keeps it running; then open the docs page that it names", highlight=False)
+
+
+@contextmanager
+def _up(data: Path) -> Iterator[Path]:
+    """The local runtime on a free port, until the end of the block."""
+    process = subprocess.Popen([*COMMAND, "up", "--port", "0", "--data", str(data)])
+    try:
+        _wait_ready(process, data)
+        yield data
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_ready(process: subprocess.Popen[bytes], data: Path) -> None:
+    deadline = time.monotonic() + READY_TIMEOUT_S
+    while Connection.of(data) is None:
+        if process.poll() is not None:
+            raise DemoFailed(f"`comfyui-modal up` ended with {process.returncode}")
+        if time.monotonic() > deadline:
+            raise DemoFailed(f"`comfyui-modal up` was not ready within {READY_TIMEOUT_S:.0f} s; see {data / 'logs'}")
+        time.sleep(0.05)
+
+
+def _command(*arguments: str) -> None:
+    """Run a command as a user would, its output on this terminal."""
+    console.print(f"[bold]$ comfyui-modal {' '.join(arguments)}[/]", highlight=False)
+    finished = subprocess.run([*COMMAND, *arguments], check=False, env=os.environ)
+    if finished.returncode != 0:
+        raise DemoFailed(f"`comfyui-modal {arguments[0]}` ended with {finished.returncode}")
+
+
+def _newest(pattern: str, since: float) -> Path:
+    found = [path for path in OUTPUTS.glob(pattern) if path.stat().st_mtime >= since - 1]
+    if not found:
+        raise DemoFailed(f"no {pattern} arrived in {OUTPUTS}")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def _check_pixels(photo: Path, result: Path) -> None:
+    """The result must be the photograph, scaled to the result's size and inverted, but for the resampler's rounding."""
+    with Image.open(photo) as source, Image.open(result) as inverted:
+        expected = 255 - np.asarray(source.convert("RGB").resize(inverted.size, Image.Resampling.BILINEAR), np.int16)
+        difference = np.abs(np.asarray(inverted.convert("RGB"), np.int16) - expected)
+    if difference.mean() > 6:
+        raise DemoFailed(f"{result} is not the inverted photograph: mean difference {difference.mean():.1f} of 255")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,233 @@
+"""`comfyui-modal doctor`: does what this product relies on really hold here? Each finding says what to do.
+
+The bucket checks work on one probe object each, under `probes/`, and remove it. A store that ignores
+conditional writes (several small S3 servers silently do) would lose jobs, so it is refused by name.
+"""
+
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+
+from storage import keys
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
+from storage.objects import ObjectStore, SignedRequest
+
+MAX_SKEW_S = 30.0
+"""A presigned URL lives for minutes, a lease for a minute: half of that is the most a clock may be off."""
+
+HTTP_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check; `advice` is empty when it holds."""
+
+    check: str
+    holds: bool
+    detail: str
+    advice: str = ""
+
+
+class CheckFailed(Exception):
+    """Raised by a check: what was seen, and what to do."""
+
+    def __init__(self, detail: str, advice: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.advice = advice
+
+
+Check = Callable[[], Awaitable[str]]
+
+
+class BucketChecks:
+    """Each check returns what it saw, or raises `CheckFailed`."""
+
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    def all(self) -> dict[str, Check]:
+        return {
+            "bucket reachable": self.reachable,
+            "conditional create": self.conditional_create,
+            "conditional replace": self.conditional_replace,
+            "clock": self.clock,
+            "presigned download": self.presigned_download,
+            "presigned upload": self.presigned_upload,
+        }
+
+    async def reachable(self) -> str:
+        key = _probe_key()
+        try:
+            await self._objects.put(key, b"probe", content_type="text/plain")
+            body = (await self._objects.get(key)).body
+        except StorageError as error:
+            raise CheckFailed(
+                str(error), "check COMFYUI_MODAL_BUCKET, COMFYUI_MODAL_S3_ENDPOINT, the credentials and their policy"
+            ) from error
+        finally:
+            await _forget(self._objects, key)
+        if body != b"probe":
+            raise CheckFailed(
+                "what was read differs from what was written", "use a bucket with read-after-write consistency"
+            )
+        return "written, read and removed an object"
+
+    async def conditional_create(self) -> str:
+        key = _probe_key()
+        try:
+            await self._objects.create(key, b"first")
+            await self._objects.create(key, b"second")
+        except PreconditionFailed:
+            return "a second create-only write was refused"
+        finally:
+            await _forget(self._objects, key)
+        raise CheckFailed("the bucket ignores If-None-Match: * on PutObject", _NO_CONDITIONS)
+
+    async def conditional_replace(self) -> str:
+        key = _probe_key()
+        try:
+            stale = await self._objects.put(key, b"first")
+            await self._objects.put(key, b"second")
+            await self._objects.replace(key, b"third", etag=stale)
+        except PreconditionFailed:
+            return "a write over a stale ETag was refused"
+        finally:
+            await _forget(self._objects, key)
+        raise CheckFailed("the bucket ignores If-Match on PutObject", _NO_CONDITIONS)
+
+    async def clock(self) -> str:
+        key = _probe_key()
+        try:
+            await self._objects.put(key, b"probe", content_type="text/plain")
+            theirs = (await self._objects.head(key)).last_modified
+        finally:
+            await _forget(self._objects, key)
+        skew_s = (self._clock.now() - theirs).total_seconds()
+        if abs(skew_s) > MAX_SKEW_S:
+            raise CheckFailed(
+                f"this machine's clock is {skew_s:+.0f} s off the bucket's",
+                "set the clock by NTP: signatures expire by it",
+            )
+        return f"{abs(skew_s):.0f} s apart"
+
+    async def presigned_download(self) -> str:
+        key = _probe_key()
+        try:
+            await self._objects.put(key, b"probe", content_type="text/plain")
+            signed = self._objects.presign_get(key, expires_s=60, filename="probe.txt", content_type="text/plain")
+            response = await _send(signed)
+        finally:
+            await _forget(self._objects, key)
+        if response.status_code != 200 or response.content != b"probe":
+            raise CheckFailed(f"a presigned GET answered {response.status_code}", _NO_PRESIGN)
+        return "a presigned GET answered 200"
+
+    async def presigned_upload(self) -> str:
+        key = _probe_key()
+        signed = self._objects.presign_put(key, expires_s=60, size=5, content_type="text/plain")
+        try:
+            response = await _send(signed, b"probe")
+            again = await _send(signed, b"other")
+        finally:
+            await _forget(self._objects, key)
+        if not response.is_success:
+            raise CheckFailed(f"a presigned PUT answered {response.status_code}", _NO_PRESIGN)
+        if again.is_success:
+            raise CheckFailed("a presigned PUT could be used twice", _NO_CONDITIONS)
+        return f"a presigned PUT answered {response.status_code}, a second one was refused"
+
+
+_NO_CONDITIONS = (
+    "choose a store that enforces conditional writes (AWS S3, R2, SeaweedFS 4.48 or newer): jobs would be lost here"
+)
+_NO_PRESIGN = (
+    "check that COMFYUI_MODAL_S3_PUBLIC_ENDPOINT is reachable from here, and that no proxy before it changes headers"
+)
+
+
+class EngineChecks:
+    """The engine of a worker, by its URL."""
+
+    def __init__(self, url: str | None) -> None:
+        self._url = url
+
+    def all(self) -> dict[str, Check]:
+        return {"engine reachable": self.reachable}
+
+    async def reachable(self) -> str:
+        if self._url is None:
+            raise CheckFailed(
+                "no worker says that its engine is ready", "start `comfyui-modal up`, and look at DIR/logs/worker-1.log"
+            )
+        stats = (await _get(f"{self._url}/system_stats")).json()
+        return f"ComfyUI {stats['system'].get('comfyui_version', 'of unknown version')} at {self._url}"
+
+
+class ApiChecks:
+    """The API, by its URL, with the key that clients use."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._url = url
+        self._key = key
+
+    def all(self) -> dict[str, Check]:
+        return {"API ready": self.ready, "API key": self.key}
+
+    async def ready(self) -> str:
+        response = await _get(f"{self._url}/ready")
+        if response.status_code != 200:
+            raise CheckFailed(
+                f"/ready answered {response.status_code}", "look at the API's log: its bucket does not answer"
+            )
+        return f"{self._url} is ready"
+
+    async def key(self) -> str:
+        response = await _get(f"{self._url}/v1/jobs?limit=1", {"Authorization": f"Bearer {self._key}"})
+        if response.status_code != 200:
+            raise CheckFailed(
+                f"the API answered {response.status_code}",
+                "use the api_key of connection.json, or COMFYUI_MODAL_API_KEY",
+            )
+        return "accepted"
+
+
+async def examine(checks: dict[str, Check]) -> AsyncIterator[Finding]:
+    """Run the checks one after another; whatever a check raises is its finding."""
+    for name, check in checks.items():
+        try:
+            yield Finding(name, holds=True, detail=await check())
+        except CheckFailed as failure:
+            yield Finding(name, holds=False, detail=failure.detail, advice=failure.advice)
+        except (StorageError, httpx.HTTPError) as error:
+            yield Finding(
+                name,
+                holds=False,
+                detail=f"{type(error).__name__}: {error}",
+                advice="is it running, and reachable from here?",
+            )
+
+
+async def _send(signed: SignedRequest, body: bytes | None = None) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S) as client:
+        return await client.request(signed.method, signed.url, headers=dict(signed.headers), content=body)
+
+
+async def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
+    async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S) as client:
+        return await client.get(url, headers=headers)
+
+
+def _probe_key() -> str:
+    return keys.probe(uuid.uuid4().hex)
+
+
+async def _forget(objects: ObjectStore, key: str) -> None:
+    try:
+        await objects.delete(key)
+    except (StorageError, ObjectNotFound):
+        return  # the finding tells of the trouble already

@@ -1,0 +1,100 @@
+"""Child processes that are kept alive: started, restarted with a backoff when they die, stopped in order.
+
+A child's standard input is a pipe that its parent never writes to: the end of this pipe tells the child
+that the parent is gone, even by kill -9, and that it must stop too (`infra.local.lifeline`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.25
+LONGEST_BACKOFF_S = 5.0
+STEADY_AFTER_S = 5.0
+"""A child that lived so long starts with the first backoff again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """What to run. `module` is run with this interpreter; `environment` is the child's whole environment."""
+
+    name: str
+    module: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path
+    pass_fds: Sequence[int] = field(default=())
+
+
+class Child:
+    """One process that is wanted alive. `pid` is None while it is down."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self.pid: int | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.spec.name}")
+
+    async def stop(self, grace_s: float) -> None:
+        """SIGTERM, then SIGKILL to the whole group after `grace_s`."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(grace_s):
+                await self._process.wait()
+        except TimeoutError:
+            logger.warning("%s did not stop within %.0f s: killed", self.spec.name, grace_s)
+        self._kill_group(self._process.pid)
+        await self._process.wait()
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            started = loop.time()
+            await self._run_once()
+            lived_s = loop.time() - started
+            backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_AFTER_S else min(2 * backoff_s, LONGEST_BACKOFF_S)
+            logger.warning("%s ended after %.1f s; starting it again in %.2f s", self.spec.name, lived_s, backoff_s)
+            await asyncio.sleep(backoff_s)
+
+    async def _run_once(self) -> None:
+        with self.spec.log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                self.spec.module,
+                *self.spec.arguments,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env=dict(self.spec.environment),
+                pass_fds=self.spec.pass_fds,
+                start_new_session=True,
+            )
+        self.pid = self._process.pid
+        await self._process.wait()
+        self._kill_group(self._process.pid)
+        self.pid = None
+
+    @staticmethod
+    def _kill_group(pid: int) -> None:
+        """Whatever the child left behind goes with it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,70 @@
+"""What `comfyui-modal up` keeps in its data folder for others: its credentials, and how to reach what runs."""
+
+import secrets
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+
+from infra.local.presence import replace_private
+from infra.settings import Settings
+
+
+class Credentials(BaseModel):
+    """Made once a data folder."""
+
+    model_config = ConfigDict(frozen=True)
+
+    api_key: str
+    access_key: str
+    secret_key: str
+
+    @classmethod
+    def of(cls, data: Path) -> "Credentials":
+        path = data / "credentials.json"
+        if path.exists():
+            return cls.model_validate_json(path.read_bytes())
+        made = cls(
+            api_key=f"ck_local_{secrets.token_urlsafe(24)}",
+            access_key=secrets.token_hex(10).upper(),
+            secret_key=secrets.token_urlsafe(30),
+        )
+        replace_private(path, made.model_dump_json(indent=2))
+        return made
+
+
+class Connection(BaseModel):
+    """The content of connection.json."""
+
+    model_config = ConfigDict(frozen=True)
+
+    api_url: str
+    api_key: str
+    s3_endpoint: str | None
+    bucket: str
+    region: str
+    access_key: str | None
+    secret_key: str | None
+    comfyui_url: str | None
+    comfyui_urls: dict[str, str]
+    processes: dict[str, int]
+
+    @classmethod
+    def of(cls, data: Path) -> "Connection | None":
+        """What runs in this data folder; None if nothing does."""
+        try:
+            return cls.model_validate_json((data / "connection.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, data: Path) -> None:
+        replace_private(data / "connection.json", self.model_dump_json(indent=2) + "\n")
+
+    def settings(self) -> Settings:
+        """Enough to reach the bucket."""
+        return Settings(
+            bucket=self.bucket,
+            s3_endpoint=self.s3_endpoint,
+            s3_region=self.region,
+            s3_access_key=SecretStr(self.access_key) if self.access_key else None,
+            s3_secret_key=SecretStr(self.secret_key) if self.secret_key else None,
+        )

@@ -1,0 +1,38 @@
+"""How a local process tells `comfyui-modal up` that it is ready: a small file, replaced as a whole."""
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Presence(BaseModel):
+    """`engine_url` and `engine_pid` for a worker whose engine is ready."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    engine_url: str | None = None
+    engine_pid: int | None = None
+
+
+def announce(path: Path, presence: Presence) -> None:
+    replace_private(path, presence.model_dump_json())
+
+
+def presence_of(path: Path, pid: int | None) -> Presence | None:
+    """What the process with this pid announced; None for nothing, or the word of a dead predecessor."""
+    try:
+        presence = Presence.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return presence if presence.pid == pid else None
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Replace a file atomically; only its owner may read it."""
+    draft = path.with_name(path.name + ".draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    draft.replace(path)

@@ -1,0 +1,258 @@
+"""`comfyui-modal up`: S3 server, API and workers as processes that are kept alive until Ctrl-C.
+
+The data folder holds everything that must outlive a restart:
+
+    credentials.json   keys that were made at the first start (mode 0600)
+    s3/                the S3 server's data
+    connection.json    how to reach what runs now (mode 0600); removed at the end
+    engines/<worker>/  input, output, temp and user folders of each worker's ComfyUI
+    logs/<process>.log
+
+The listening socket belongs to this process and is inherited by the API: while the API restarts,
+connections wait in the socket's backlog and none is refused.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from infra.local.children import Child, ChildSpec
+from infra.local.connection import Connection, Credentials
+from infra.local.presence import Presence, presence_of
+from infra.local.s3_server import LocalS3Server
+from infra.settings import EngineSettings, Settings
+
+logger = logging.getLogger(__name__)
+
+LOCAL_BUCKET = "comfyui-modal"
+GRACE_S = 5.0
+"""How long API and workers may take to stop; the S3 server, which stops after them, needs 2.5 s more."""
+WATCH_INTERVAL_S = 0.1
+BACKLOG = 512
+
+
+class UpRefused(Exception):
+    """`up` cannot start as asked; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """`port` 0 chooses a free one. `settings` are those of an external bucket, None for the embedded server."""
+
+    port: int
+    data: Path
+    workers: int
+    engine: EngineSettings
+    external: Settings | None = None
+    lite_fault_nodes: bool = False
+    log_level: str = "INFO"
+
+
+class LocalRuntime:
+    """The processes of one `up`. `connection` is complete once `ready` is true."""
+
+    def __init__(self, options: UpOptions, settings: Settings, listener: socket.socket, run_dir: Path) -> None:
+        self._options = options
+        self._settings = settings
+        self._run_dir = run_dir
+        self._written: Connection | None = None
+        self.server: LocalS3Server | None = None
+        self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.api = self._child("api", "infra.api_process", fd=listener.fileno())
+        self.workers = [self._child(f"worker-{n + 1}", "infra.worker_process") for n in range(options.workers)]
+
+    @property
+    def ready(self) -> bool:
+        return all(self._presence(child) for child in (self.api, *self.workers))
+
+    def start(self) -> None:
+        for child in (self.api, *self.workers):
+            child.start()
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(child.stop(GRACE_S) for child in (self.api, *self.workers)))
+
+    def connection(self) -> Connection:
+        settings = self._settings
+        processes = {"up": os.getpid()}
+        if self.server is not None and self.server.pid is not None:
+            processes["s3"] = self.server.pid
+        urls: dict[str, str] = {}
+        for child in (self.api, *self.workers):
+            if child.pid is not None:
+                processes[child.spec.name] = child.pid
+            presence = self._presence(child)
+            if presence and presence.engine_url:
+                urls[child.spec.name] = presence.engine_url
+            if presence and presence.engine_pid:
+                processes[child.spec.name.replace("worker", "engine")] = presence.engine_pid
+        return Connection(
+            api_url=self.api_url,
+            api_key=_clear(settings.api_key) or "",
+            s3_endpoint=settings.s3_endpoint,
+            bucket=settings.bucket,
+            region=settings.s3_region,
+            access_key=_clear(settings.s3_access_key),
+            secret_key=_clear(settings.s3_secret_key),
+            comfyui_url=next(iter(urls.values()), None),
+            comfyui_urls=urls,
+            processes=processes,
+        )
+
+    def write_connection(self) -> None:
+        """Rewrite connection.json if anything in it changed."""
+        connection = self.connection()
+        if connection != self._written:
+            connection.write(self._options.data)
+            self._written = connection
+
+    def _presence(self, child: Child) -> Presence | None:
+        return presence_of(self._run_dir / f"{child.spec.name}.json", child.pid)
+
+    def _child(self, name: str, module: str, *, fd: int | None = None) -> Child:
+        data = self._options.data
+        own = self._settings.model_copy(
+            update={
+                "process_name": name,
+                "presence": self._run_dir / f"{name}.json",
+                "signal_dir": self._run_dir,
+                "engine_dir": data / "engines" / name,
+            }
+        )
+        spec = ChildSpec(
+            name=name,
+            module=module,
+            arguments=() if fd is None else ("--fd", str(fd)),
+            environment=_inherited_environment() | own.environment(),
+            log=data / "logs" / f"{name}.log",
+            pass_fds=() if fd is None else (fd,),
+        )
+        return Child(spec)
+
+
+async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
+    """Run until `stop` is set. `on_ready` is called once, when the API and every worker are ready."""
+    if options.workers > 1 and options.engine.comfyui_url:
+        raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
+    with _data_folder(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
+        credentials = Credentials.of(options.data)
+        async with _bucket(options, credentials) as (settings, server):
+            runtime = LocalRuntime(options, settings, listener, run_dir)
+            runtime.server = server
+            runtime.start()
+            try:
+                await _watch(runtime, stop, on_ready)
+            finally:
+                await runtime.stop()
+                (options.data / "connection.json").unlink(missing_ok=True)
+
+
+async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
+    announced = False
+    while not stop.is_set():
+        if runtime.server is not None and not runtime.server.is_alive():
+            logger.warning("the S3 server ended; starting it again")
+            await runtime.server.start()
+        if announced or runtime.ready:
+            runtime.write_connection()
+        if not announced and runtime.ready:
+            announced = True
+            on_ready(runtime.connection())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(WATCH_INTERVAL_S):
+                await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator[tuple[Settings, LocalS3Server | None]]:
+    """The settings of every process, and the embedded server unless an external bucket is set."""
+    common = {
+        "api_key": SecretStr(credentials.api_key),
+        "engine": options.engine.engine,
+        "comfyui_python": options.engine.comfyui_python,
+        "lite_fault_nodes": options.lite_fault_nodes,
+        "log_level": options.log_level,
+    }
+    if options.external is not None:
+        kept = {"api_key": options.external.api_key or common["api_key"]}
+        yield options.external.model_copy(update=common | kept), None
+        return
+    server = LocalS3Server(
+        data_dir=options.data / "s3",
+        bucket=LOCAL_BUCKET,
+        access_key=credentials.access_key,
+        secret_key=credentials.secret_key,
+    )
+    await server.start()
+    try:
+        yield (
+            Settings(
+                bucket=LOCAL_BUCKET,
+                s3_endpoint=server.endpoint_url,
+                s3_access_key=SecretStr(credentials.access_key),
+                s3_secret_key=SecretStr(credentials.secret_key),
+            ).model_copy(update=common),
+            server,
+        )
+    finally:
+        await server.stop()
+
+
+@contextlib.contextmanager
+def _data_folder(data: Path) -> Iterator[None]:
+    """Made if missing, and locked: two runtimes on one folder would run two S3 servers on the same data."""
+    (data / "logs").mkdir(parents=True, exist_ok=True)
+    data.chmod(0o700)
+    with (data / "up.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UpRefused(
+                f"{data} is in use by another `comfyui-modal up`: stop it, or choose another --data"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def _listener(port: int) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UpRefused(f"port {port} cannot be used ({error.strerror}): choose another --port, or 0") from None
+        listener.listen(BACKLOG)
+        yield listener
+
+
+@contextlib.contextmanager
+def _run_folder() -> Iterator[Path]:
+    """For sockets and presence files. In the system's temp folder: a socket's path has at most 104 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _inherited_environment() -> dict[str, str]:
+    """What a child needs of ours. Settings reach it by their own variables, credentials not by accident."""
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
+    prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")
+    wanted = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixed)}
+    return wanted | {"PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{wanted.get('PATH', '')}"}
+
+
+def _clear(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
