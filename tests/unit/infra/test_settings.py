@@ -1,0 +1,50 @@
+"""Settings parse once, survive the way to a child process, and stand in the docs."""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from infra.settings import ENV_PREFIX, EngineSettings, Settings
+
+DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
+
+
+def test_docs_name_every_setting_and_no_other() -> None:
+    """docs/settings.md lists exactly the settings that exist."""
+    documented = set(re.findall(r"^\| `([A-Z0-9_]+)`", DOCS.read_text(), re.MULTILINE))
+    existing = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    existing |= {name.upper() for name in EngineSettings.model_fields}
+    assert documented == existing
+
+
+def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
+    """A row of docs/settings.md repeats the default and the line of help in the code."""
+    text = DOCS.read_text()
+    for name, field in Settings.model_fields.items():
+        row = next(line for line in text.splitlines() if f"`{ENV_PREFIX}{name.upper()}`" in line)
+        assert field.description is not None
+        assert field.description in row
+        if field.default and not field.is_required():
+            assert f"`{field.default}`" in row
+
+
+def test_a_child_process_parses_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`environment()` carries every value that differs from its default, secrets included."""
+    settings = Settings(bucket="b", api_key=SecretStr("k"), lease_s=7.5, docs=False, engine_dir=Path("/e"))
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == settings
+
+
+def test_half_a_pair_of_credentials_is_refused() -> None:
+    """An access key without its secret is a mistake that the bucket would report much later."""
+    with pytest.raises(ValidationError, match="belong together"):
+        Settings(bucket="b", s3_access_key=SecretStr("a"))
+
+
+def test_secrets_do_not_show() -> None:
+    """The settings can be logged without giving a key away."""
+    shown = repr(Settings(bucket="b", api_key=SecretStr("very-secret")))
+    assert "very-secret" not in shown
