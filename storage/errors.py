@@ -38,7 +38,11 @@ class JobNotFound(StorageError):
 
 
 class UploadNotFound(StorageError):
-    """The tenant has no such upload, or its bytes never arrived."""
+    """The tenant has no such upload."""
+
+
+class UploadIncomplete(StorageError):
+    """The promised bytes are not there, or not all of them."""
 
 
 class BadCursor(StorageError):

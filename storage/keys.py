@@ -28,6 +28,8 @@ MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
+INDEX_ENTRY = re.compile(r"\d{13}-[A-Za-z0-9-]{1,64}")
+"""The last segment of an index key; a list cursor is one of these."""
 _QUEUE_KEY = re.compile(
     r"queue/(?P<pool>[^/]+)/(?P<order>\d{7})-(?P<ms>\d{13})-(?P<job_id>[0-9a-f-]{36})-(?P<tenant>[^/]+)"
 )

@@ -7,12 +7,12 @@ that the parent is gone, even by kill -9, and that it must stop too (`infra.loca
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from workers.guard import kill_group
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Child:
                 await self._process.wait()
         except TimeoutError:
             logger.warning("%s did not stop within %.0f s: killed", self.spec.name, grace_s)
-        self._kill_group(self._process.pid)
+        kill_group(self._process.pid)
         await self._process.wait()
 
     async def _keep_alive(self) -> None:
@@ -90,11 +90,5 @@ class Child:
             )
         self.pid = self._process.pid
         await self._process.wait()
-        self._kill_group(self._process.pid)
+        kill_group(self._process.pid)
         self.pid = None
-
-    @staticmethod
-    def _kill_group(pid: int) -> None:
-        """Whatever the child left behind goes with it."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,196 @@
+"""The embedded S3 server: SeaweedFS from its PyPI wheel, one process on loopback, data in one folder.
+
+Its S3 port needs credentials; the internal HTTP ports need signing keys that only this process knows.
+Acknowledged writes survive a kill, but not a power loss: it does not fsync.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.local.ports import free_port, is_free
+from storage.errors import StorageError
+from storage.s3 import S3Config, S3ObjectStore
+from workers.guard import guarded, kill_group
+
+logger = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 30.0
+POLL_S = 0.1
+STOP_GRACE_S = 8.0
+START_ATTEMPTS = 4
+ADMIN_GRPC_OFFSET = 10_000
+"""The admin server's gRPC port is its own port plus this; it must be free too."""
+
+_PORT_FLAGS = (
+    "master.port",
+    "master.port.grpc",
+    "volume.port",
+    "volume.port.grpc",
+    "filer.port",
+    "filer.port.grpc",
+    "s3.port",
+    "s3.port.grpc",
+)
+_FIXED_FLAGS = (
+    "-ip=127.0.0.1",
+    "-ip.bind=127.0.0.1",
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-webdav=false",
+    "-admin.ui=false",
+    "-master.telemetry=false",
+    "-s3.autoCreateBucket=false",
+    "-s3.allowDeleteBucketNotEmpty=false",
+    "-master.volumeSizeLimitMB=256",
+    "-volume.max=1000",
+    "-master.vacuumIntervalSeconds=60",
+)
+
+
+class S3ServerFailed(Exception):
+    """The server did not get ready; the message names its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ports:
+    by_flag: Mapping[str, int]
+    admin: int
+
+    @classmethod
+    def choose(cls) -> "_Ports":
+        chosen: set[int] = set()
+        while len(chosen) < len(_PORT_FLAGS):
+            chosen.add(free_port())
+        admin = free_port()
+        while admin in chosen or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET):
+            admin = free_port()
+        return cls(dict(zip(_PORT_FLAGS, chosen, strict=True)), admin)
+
+    @property
+    def s3(self) -> int:
+        return self.by_flag["s3.port"]
+
+    def flags(self) -> list[str]:
+        return [*(f"-{flag}={port}" for flag, port in self.by_flag.items()), f"-admin.port={self.admin}"]
+
+
+class LocalS3Server:
+    """`start` may be called again after the process died: it comes back on the same ports."""
+
+    def __init__(self, *, data_dir: Path, bucket: str, access_key: str, secret_key: str, cors_origin: str = "") -> None:
+        self._data_dir = data_dir
+        self._bucket = bucket
+        self._access_key = access_key
+        self._secret_key = secret_key
+        self._cors_origin = cors_origin
+        self._ports = _Ports.choose()
+        self._process: asyncio.subprocess.Process | None = None
+        self._jwt = {
+            name: secrets.token_urlsafe(24)
+            for name in ("WEED_JWT_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")
+        }
+
+    @property
+    def endpoint_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports.s3}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.is_alive() else None
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def config(self) -> S3Config:
+        return S3Config(
+            bucket=self._bucket,
+            endpoint_url=self.endpoint_url,
+            access_key=self._access_key,
+            secret_key=self._secret_key,
+        )
+
+    async def start(self) -> None:
+        """Ready when a real PutObject works. An early exit (a port was taken meanwhile) is tried with new ports."""
+        first_start = self._process is None
+        for _ in range(START_ATTEMPTS):
+            await self._spawn()
+            if await self._wait_ready():
+                return
+            await self.stop()
+            if first_start:
+                self._ports = _Ports.choose()
+        raise S3ServerFailed(f"the S3 server did not get ready; see {self._data_dir / 'log'}")
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL: acknowledged writes survive both."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_GRACE_S):
+                await self._process.wait()
+        except TimeoutError:
+            logger.warning("the S3 server did not stop within %.0f s: killed", STOP_GRACE_S)
+        kill_group(self._process.pid)
+        await self._process.wait()
+
+    async def _spawn(self) -> None:
+        if self._process is not None:
+            kill_group(self._process.pid)  # the guard was killed, the server perhaps not
+        log = self._data_dir / "log"
+        (self._data_dir / "data").mkdir(parents=True, exist_ok=True)
+        log.mkdir(exist_ok=True)
+        with (log / "weed.out").open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                *self._command(log),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=self._environment(),
+                cwd=self._data_dir,
+                start_new_session=True,
+            )
+
+    def _command(self, log: Path) -> list[str]:
+        own = [f"-dir={self._data_dir / 'data'}", f"-bucket={self._bucket}", *_FIXED_FLAGS, *self._ports.flags()]
+        if self._cors_origin:
+            own.append(f"-s3.allowedOrigins={self._cors_origin}")
+        weed = Path(sys.executable).parent / "weed"
+        return guarded([str(weed), f"-logdir={log}", "mini", *own])
+
+    def _environment(self) -> dict[str, str]:
+        """Credentials travel here alone: a command line can be read by every user of the machine."""
+        return {
+            "AWS_ACCESS_KEY_ID": self._access_key,
+            "AWS_SECRET_ACCESS_KEY": self._secret_key,
+            "HOME": str(self._data_dir),
+            "PATH": os.environ.get("PATH", ""),
+            "GOMEMLIMIT": "512MiB",
+            "GOGC": "50",
+            **self._jwt,
+        }
+
+    async def _wait_ready(self) -> bool:
+        objects = S3ObjectStore(self.config())
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                while self.is_alive():
+                    try:
+                        await objects.put("probes/start", b"ready", content_type="text/plain")
+                    except StorageError:
+                        await asyncio.sleep(POLL_S)
+                    else:
+                        return True
+        except TimeoutError:
+            logger.warning("the S3 server was not ready within %.0f s", READY_TIMEOUT_S)
+        finally:
+            await objects.close()
+        return False

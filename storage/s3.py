@@ -1,0 +1,364 @@
+"""`ObjectStore` over boto3, for any S3 endpoint: blocking calls on a bounded pool of threads.
+
+Three clients, because their needs differ:
+
+- conditional writes are sent exactly once: an SDK retry after a lost answer would report 412 for our own write;
+- reads, lists, deletes and unconditional puts are idempotent, so the SDK may retry them;
+- transfers have a connection pool of their own, so that a large file never starves the small requests.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+import anyio
+import anyio.to_thread
+
+from storage._s3_errors import translated
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+T = TypeVar("T")
+
+CHUNK_BYTES = 1024 * 1024
+PART_BYTES = 8 * 1024 * 1024
+"""Parts of a multipart upload; S3 takes 10,000 parts, so a stream may have 78 GiB."""
+DELETE_BATCH = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """Where the bucket is. Without `access_key` the usual AWS credential chain applies.
+
+    `public_endpoint_url` is what presigned URLs name, where clients reach the bucket by another address.
+    `threads` bounds concurrent requests, and is the size of the connection pool.
+    """
+
+    bucket: str
+    endpoint_url: str | None = None
+    public_endpoint_url: str | None = None
+    region: str = "us-east-1"
+    access_key: str | None = None
+    secret_key: str | None = None
+    prefix: str = ""
+    threads: int = 8
+    transfer_threads: int = 4
+    connect_timeout_s: float = 3.0
+    read_timeout_s: float = 30.0
+    attempts: int = 4
+
+
+class S3ObjectStore:
+    """`requests` counts the operations by S3's verbs; a multipart upload counts its parts."""
+
+    def __init__(self, config: S3Config) -> None:
+        self._config = config
+        self._prefix = f"{config.prefix.strip('/')}/" if config.prefix.strip("/") else ""
+        self._limiter = anyio.CapacityLimiter(config.threads)
+        self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
+        self._clients: dict[str, S3Client] = {}
+        self._making = Lock()
+        self.requests: Counter[str] = Counter()
+
+    # Small objects.
+
+    async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        self.requests["PUT"] += 1
+        answer = await self._call(
+            lambda: self._reader.put_object(**self._at(key), Body=body, ContentType=content_type), key
+        )
+        return _unquoted(answer["ETag"])
+
+    async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        return await self._conditional(key, body, content_type, {"IfNoneMatch": "*"})
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        return await self._conditional(key, body, content_type, {"IfMatch": etag})
+
+    async def get(self, key: str) -> StoredObject:
+        self.requests["GET"] += 1
+
+        def read() -> StoredObject:
+            answer = self._reader.get_object(**self._at(key))
+            body = answer["Body"].read()
+            return StoredObject(_head(key, answer, len(body)), body)
+
+        return await self._call(read, key)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.requests["GET"] += 1
+        wanted = f"bytes={start}-{start + length - 1}"
+
+        def read() -> bytes:
+            return self._reader.get_object(**self._at(key), Range=wanted)["Body"].read()
+
+        return await self._call(read, key)
+
+    async def head(self, key: str) -> ObjectHead:
+        self.requests["HEAD"] += 1
+        answer = await self._call(lambda: self._reader.head_object(**self._at(key)), key)
+        return _head(key, answer, answer["ContentLength"])
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+        self.requests["LIST"] += 1
+        start = {"StartAfter": self._prefix + after} if after else {}
+        answer = await self._call(
+            lambda: self._reader.list_objects_v2(
+                Bucket=self._config.bucket,
+                Prefix=self._prefix + prefix,
+                MaxKeys=limit,
+                **start,  # type: ignore[arg-type]  # the stubs type each keyword alone
+            ),
+            prefix,
+        )
+        found = tuple(entry["Key"].removeprefix(self._prefix) for entry in answer.get("Contents", ()))
+        return KeyPage(found, more=answer["IsTruncated"])
+
+    async def delete(self, *keys: str) -> None:
+        for start in range(0, len(keys), DELETE_BATCH):
+            batch = keys[start : start + DELETE_BATCH]
+            self.requests["DELETE"] += 1
+            if len(batch) == 1:
+                await self._call(lambda key=batch[0]: self._reader.delete_object(**self._at(key)), batch[0])  # type: ignore[misc]
+            else:
+                await self._call(lambda batch=batch: self._delete_batch(batch), batch[0])  # type: ignore[misc]
+
+    # Files and streams.
+
+    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        self.requests["PUT"] += 1
+
+        def send() -> None:
+            self._transfer.upload_file(
+                str(path), **self._at(key), ExtraArgs={"ContentType": content_type}, Config=self._transfer_config()
+            )
+
+        await self._call(send, key, self._transfer_limiter)
+
+    async def download_file(self, key: str, path: Path) -> None:
+        self.requests["GET"] += 1
+
+        def receive() -> None:
+            self._transfer.download_file(**self._at(key), Filename=str(path), Config=self._transfer_config())
+
+        try:
+            await self._call(receive, key, self._transfer_limiter)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+    async def stream(self, key: str) -> AsyncIterator[bytes]:
+        self.requests["GET"] += 1
+        answer = await self._call(lambda: self._transfer.get_object(**self._at(key)), key, self._transfer_limiter)
+        body = answer["Body"]
+        with contextlib.closing(body):
+            while chunk := await self._call(lambda: body.read(CHUNK_BYTES), key, self._transfer_limiter):
+                yield chunk
+
+    async def upload_stream(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
+        buffer = bytearray()
+        async for chunk in chunks:
+            buffer += chunk
+            if len(buffer) >= PART_BYTES:
+                return await self._upload_parts(key, buffer, chunks, content_type)
+        await self.put(key, bytes(buffer), content_type=content_type)
+        return len(buffer)
+
+    async def _upload_parts(self, key: str, buffer: bytearray, chunks: AsyncIterator[bytes], content_type: str) -> int:
+        """The parts one after another; an error aborts the upload, so that no part is left behind."""
+        started = await self._call(
+            lambda: self._transfer.create_multipart_upload(**self._at(key), ContentType=content_type), key
+        )
+        upload = {**self._at(key), "UploadId": started["UploadId"]}
+        parts: list[dict[str, Any]] = []
+        size = 0
+
+        async def send(part: bytes) -> None:
+            nonlocal size
+            self.requests["PUT"] += 1
+            number = len(parts) + 1
+            answer = await self._call(
+                lambda: self._transfer.upload_part(**upload, PartNumber=number, Body=part), key, self._transfer_limiter
+            )
+            parts.append({"ETag": answer["ETag"], "PartNumber": number})
+            size += len(part)
+
+        try:
+            async for chunk in _parts(buffer, chunks):
+                await send(chunk)
+            await self._call(
+                lambda: self._transfer.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}),  # type: ignore[typeddict-item]
+                key,
+            )
+        except BaseException:
+            with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+                await self._call(lambda: self._transfer.abort_multipart_upload(**upload), key)
+            raise
+        return size
+
+    # Presigned requests: computed here, no request is made.
+
+    def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
+        params = {
+            **self._at(key),
+            "ResponseContentDisposition": content_disposition(filename),
+            "ResponseContentType": content_type,
+        }
+        url = self._signer.generate_presigned_url("get_object", Params=params, ExpiresIn=expires_s)
+        return SignedRequest("GET", url, _expiry(expires_s))
+
+    def presign_put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
+        params = {**self._at(key), "ContentLength": size, "ContentType": content_type, "IfNoneMatch": "*"}
+        url = self._signer.generate_presigned_url("put_object", Params=params, ExpiresIn=expires_s)
+        headers = {"content-length": str(size), "content-type": content_type, "if-none-match": "*"}
+        return SignedRequest("PUT", url, _expiry(expires_s), headers)
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    # The conditional write.
+
+    async def _conditional(self, key: str, body: bytes, content_type: str, condition: dict[str, str]) -> str:
+        """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
+        self.requests["PUT"] += 1
+        try:
+            answer = await self._call(
+                lambda: self._writer.put_object(
+                    **self._at(key),
+                    Body=body,
+                    ContentType=content_type,
+                    **condition,  # type: ignore[arg-type]  # the stubs type each keyword alone
+                ),
+                key,
+            )
+        except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
+            raise PreconditionFailed(key) from lost
+        except (PreconditionFailed, StorageUnavailable):
+            return await self._settle(key, body)
+        return _unquoted(answer["ETag"])
+
+    async def _settle(self, key: str, body: bytes) -> str:
+        try:
+            present = await self.get(key)
+        except ObjectNotFound:
+            raise StorageUnavailable(f"whether {key} was written is unknown") from None
+        if present.body == body:
+            return present.head.etag
+        raise PreconditionFailed(key)
+
+    # Plumbing.
+
+    def _at(self, key: str) -> Any:
+        return {"Bucket": self._config.bucket, "Key": self._prefix + key}
+
+    async def _call(self, request: Callable[[], T], key: str, limiter: anyio.CapacityLimiter | None = None) -> T:
+        with translated(key):
+            return await anyio.to_thread.run_sync(request, limiter=limiter or self._limiter)
+
+    def _delete_batch(self, keys: tuple[str, ...]) -> None:
+        objects = [{"Key": self._prefix + key} for key in keys]
+        self._reader.delete_objects(Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+
+    @property
+    def _writer(self) -> "S3Client":
+        return self._client("writer", attempts=1)
+
+    @property
+    def _reader(self) -> "S3Client":
+        return self._client("reader", attempts=self._config.attempts)
+
+    @property
+    def _transfer(self) -> "S3Client":
+        return self._client("transfer", attempts=self._config.attempts)
+
+    @property
+    def _signer(self) -> "S3Client":
+        endpoint = self._config.public_endpoint_url
+        return self._client("signer", attempts=1, endpoint=endpoint) if endpoint else self._reader
+
+    def _client(self, role: str, *, attempts: int, endpoint: str | None = None) -> "S3Client":
+        with self._making:  # the threads of the pool ask for it
+            if role not in self._clients:
+                self._clients[role] = _make_client(self._config, attempts, endpoint or self._config.endpoint_url)
+            return self._clients[role]
+
+    def _transfer_config(self) -> Any:
+        from boto3.s3.transfer import TransferConfig
+
+        return TransferConfig(
+            multipart_threshold=2 * PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=self._config.transfer_threads,
+            preferred_transfer_client="classic",
+        )
+
+
+def content_disposition(filename: str) -> str:
+    """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def _make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    return boto3.session.Session().client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=config.region,
+        aws_access_key_id=config.access_key,
+        aws_secret_access_key=config.secret_key,
+        config=Config(
+            signature_version="s3v4",
+            s3={"addressing_style": "path" if config.endpoint_url else "auto"},
+            max_pool_connections=max(config.threads, config.transfer_threads + 1),
+            connect_timeout=config.connect_timeout_s,
+            read_timeout=config.read_timeout_s,
+            retries={"total_max_attempts": attempts, "mode": "standard"},
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+async def _parts(buffer: bytearray, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Parts of exactly PART_BYTES, the last one shorter, beginning with what `buffer` holds."""
+    while len(buffer) >= PART_BYTES:
+        yield bytes(buffer[:PART_BYTES])
+        del buffer[:PART_BYTES]
+    async for chunk in chunks:
+        buffer += chunk
+        while len(buffer) >= PART_BYTES:
+            yield bytes(buffer[:PART_BYTES])
+            del buffer[:PART_BYTES]
+    if buffer:
+        yield bytes(buffer)
+
+
+def _head(key: str, answer: Any, size: int) -> ObjectHead:
+    return ObjectHead(
+        key,
+        _unquoted(answer["ETag"]),
+        size,
+        answer.get("ContentType", "application/octet-stream"),
+        answer["LastModified"],
+    )
+
+
+def _unquoted(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _expiry(expires_s: int) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=expires_s)

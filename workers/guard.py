@@ -1,0 +1,64 @@
+"""Run a command that must not outlive its parent: `python -m workers.guard COMMAND [ARGUMENT…]`.
+
+The guard's standard input is a pipe that the parent holds open and never writes to. When the parent ends,
+even by kill -9, the pipe ends, and the guard ends its whole process group. This works on every Unix,
+unlike Linux's parent-death signal, which also fires when merely the thread that started the child ends.
+
+Start it as the leader of a new session. The guard passes SIGTERM and SIGINT on and ends with the command's
+own exit status; a parent that finds the guard gone calls `kill_group`, for whatever was left behind.
+"""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+
+GRACE_S = 3.0
+"""From SIGTERM to SIGKILL when the parent is gone."""
+
+
+def guarded(command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` under a guard."""
+    return [sys.executable, "-m", "workers.guard", *command]
+
+
+def kill_group(leader: int) -> None:
+    """SIGKILL the process group; a group that is gone already is fine."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)
+
+
+def main(command: Sequence[str]) -> int:
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: _forward(process, received))
+    while process.poll() is None:
+        readable, _, _ = select.select([wake_read, sys.stdin], [], [])
+        if wake_read in readable:
+            os.read(wake_read, 512)
+        if sys.stdin in readable and not os.read(sys.stdin.fileno(), 512):
+            _end_with_parent(process)
+    return 128 - process.returncode if process.returncode < 0 else process.returncode
+
+
+def _forward(process: subprocess.Popen[bytes], number: int) -> None:
+    if process.poll() is None:
+        process.send_signal(number)
+
+
+def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
+    kill_group(os.getpgrp())  # the guard itself included: no one is left to read its exit status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
