@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageRefused, StorageUnavailable
 
-_REFUSED_CODES = frozenset({"NoSuchBucket", "InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied"})
+_TRY_LATER = frozenset({408, 429})
 
 
 @contextmanager
@@ -26,10 +26,10 @@ def translated(key: str) -> Iterator[None]:
 
 
 def _of_answer(status: int, code: str, key: str) -> StorageError:
-    if code in _REFUSED_CODES or status in (401, 403):
-        return StorageRefused(f"the bucket refuses this client: {code or status}")
-    if status == 404:
+    if status == 404 and code != "NoSuchBucket":
         return ObjectNotFound(key)
     if status in (409, 412):
         return PreconditionFailed(key)
+    if 400 <= status < 500 and status not in _TRY_LATER:
+        return StorageRefused(f"the bucket refuses this client: {code or status}")
     return StorageUnavailable(f"{key}: the bucket answered {status} {code}".rstrip())

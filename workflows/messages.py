@@ -4,7 +4,9 @@ Field names are ComfyUI's. A message of an unknown type becomes `Unknown`, never
 newer servers and custom nodes send more than is known here.
 """
 
-from collections.abc import Mapping
+import json
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -129,3 +131,126 @@ Message = (
     | ProgressText
     | Unknown
 )
+
+
+def decode_text(frame: str | bytes) -> Message:
+    """One text frame: `{"type", "data"}`. Bare NaN and Infinity, which ComfyUI sends, become None."""
+    try:
+        document = json.loads(frame, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return Unknown("", None)
+    if not isinstance(document, dict):
+        return Unknown("", document)
+    return decode_pair(document.get("type"), document.get("data"))
+
+
+def decode_pair(kind: object, data: object) -> Message:
+    """A message by its type and data: as a frame holds them, and as history lists them."""
+    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    if decoder is not None and isinstance(data, dict):
+        try:
+            return decoder(data)
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass  # not as recorded: a newer server, or a custom node's own message of this type
+    return Unknown(str(kind), data)
+
+
+def decode_binary(frame: bytes) -> Message:
+    """One binary frame: u32 event, then the event's own layout. Anything malformed becomes `Unknown`."""
+    try:
+        (event,) = struct.unpack_from(">I", frame)
+        return _BINARY_DECODERS[event](frame[4:])
+    except (struct.error, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return Unknown("binary", None)
+
+
+def _status(data: dict[str, Any]) -> Message:
+    return Status(int(data["status"]["exec_info"]["queue_remaining"]), data.get("sid"))
+
+
+def _progress_state(data: dict[str, Any]) -> Message:
+    nodes = tuple(
+        NodeProgress(
+            node_id=str(node.get("node_id", node_id)),
+            display_node_id=str(node.get("display_node_id", node_id)),
+            state=str(node["state"]),
+            value=_number(node.get("value")),
+            max=_number(node.get("max")),
+        )
+        for node_id, node in data["nodes"].items()
+    )
+    return ProgressState(data["prompt_id"], nodes)
+
+
+def _executed(data: dict[str, Any]) -> Message:
+    output = data.get("output") or {}
+    node = str(data["node"])
+    if not isinstance(output, dict):
+        raise TypeError("output")
+    return Executed(data["prompt_id"], node, str(data.get("display_node") or node), output)
+
+
+def _executing(data: dict[str, Any]) -> Message:
+    node, shown = data["node"], data.get("display_node")
+    return Executing(data.get("prompt_id"), None if node is None else str(node), None if shown is None else str(shown))
+
+
+def _execution_error(data: dict[str, Any]) -> Message:
+    return ExecutionError(
+        prompt_id=data["prompt_id"],
+        node_id=str(data["node_id"]),
+        node_type=str(data["node_type"]),
+        exception_type=str(data["exception_type"]),
+        exception_message=str(data["exception_message"]),
+        traceback=tuple(map(str, data.get("traceback") or ())),
+    )
+
+
+_DECODERS: Mapping[str, Callable[[dict[str, Any]], Message]] = {
+    "status": _status,
+    "execution_start": lambda data: ExecutionStart(data["prompt_id"]),
+    "execution_cached": lambda data: ExecutionCached(data["prompt_id"], tuple(map(str, data["nodes"]))),
+    "executing": _executing,
+    "progress": lambda data: Progress(
+        data.get("prompt_id"),
+        None if data.get("node") is None else str(data["node"]),
+        _number(data["value"]),
+        _number(data["max"]),
+    ),
+    "progress_state": _progress_state,
+    "executed": _executed,
+    "execution_success": lambda data: ExecutionSuccess(data["prompt_id"]),
+    "execution_error": _execution_error,
+    "execution_interrupted": lambda data: ExecutionInterrupted(
+        data["prompt_id"], str(data["node_id"]), str(data["node_type"])
+    ),
+}
+
+
+def _preview(rest: bytes) -> Message:
+    (kind,) = struct.unpack_from(">I", rest)
+    return Preview(_IMAGE_TYPES[kind], rest[4:])
+
+
+def _preview_with_metadata(rest: bytes) -> Message:
+    (length,) = struct.unpack_from(">I", rest)
+    metadata = json.loads(rest[4 : 4 + length])
+    kind: Literal["jpeg", "png"] = "png" if metadata.get("image_type") == "image/png" else "jpeg"
+    return Preview(kind, rest[4 + length :], metadata.get("node_id"), metadata.get("prompt_id"))
+
+
+def _progress_text(rest: bytes) -> Message:
+    (length,) = struct.unpack_from(">I", rest)
+    return ProgressText(rest[4 : 4 + length].decode(), rest[4 + length :].decode())
+
+
+_IMAGE_TYPES: Mapping[int, Literal["jpeg", "png"]] = {1: "jpeg", 2: "png"}
+_BINARY_DECODERS: Mapping[int, Callable[[bytes], Message]] = {
+    1: _preview,
+    3: _progress_text,
+    4: _preview_with_metadata,
+}
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0

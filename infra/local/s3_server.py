@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.local.ports import free_port, is_free
+from storage import keys
 from storage.errors import StorageError
 from storage.s3 import S3Config, S3ObjectStore
 from workers.guard import guarded, kill_group
@@ -92,6 +93,7 @@ class LocalS3Server:
         self._cors_origin = cors_origin
         self._ports = _Ports.choose()
         self._process: asyncio.subprocess.Process | None = None
+        self._last_error: StorageError | None = None
         self._jwt = {
             name: secrets.token_urlsafe(24)
             for name in ("WEED_JWT_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_KEY", "WEED_JWT_FILER_SIGNING_READ_KEY")
@@ -126,7 +128,7 @@ class LocalS3Server:
             await self.stop()
             if first_start:
                 self._ports = _Ports.choose()
-        raise S3ServerFailed(f"the S3 server did not get ready; see {self._data_dir / 'log'}")
+        raise S3ServerFailed(f"the S3 server did not get ready ({self._last_error}); see {self._data_dir / 'log'}")
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL: acknowledged writes survive both."""
@@ -180,12 +182,15 @@ class LocalS3Server:
 
     async def _wait_ready(self) -> bool:
         objects = S3ObjectStore(self.config())
+        key = keys.probe("start")
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
                 while self.is_alive():
                     try:
-                        await objects.put("probes/start", b"ready", content_type="text/plain")
-                    except StorageError:
+                        await objects.put(key, b"ready", content_type="text/plain")
+                        await objects.delete(key)
+                    except StorageError as error:
+                        self._last_error = error
                         await asyncio.sleep(POLL_S)
                     else:
                         return True

@@ -1,0 +1,177 @@
+"""Graphs: what is accepted, what is refused and by which name."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workflows import errors, examples
+from workflows.catalogue import Catalogue
+from workflows.execution import TOKEN_INPUT, for_execution
+from workflows.graph import parse_graph
+
+INFO: dict[str, Any] = {
+    "EmptyImage": {"input": {"required": {"width": ["INT"], "height": ["INT"]}}, "output": ["IMAGE"]},
+    "ImageInvert": {"input": {"required": {"image": ["IMAGE"]}}, "output": ["IMAGE"]},
+    "SaveImage": {
+        "input": {"required": {"images": ["IMAGE"], "filename_prefix": ["STRING"]}},
+        "output": [],
+        "output_node": True,
+    },
+}
+
+
+def saved() -> dict[str, Any]:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}, "_meta": {"title": "blank"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "9": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "x"}},
+    }
+
+
+def changed(node_id: str, field: str, value: Any) -> dict[str, Any]:
+    graph = saved()
+    graph[node_id]["inputs"][field] = value
+    return graph
+
+
+def test_a_parsed_graph_is_the_same_document_again() -> None:
+    """Nothing of the submitted document is lost, `_meta` included."""
+    assert parse_graph(saved()).to_json() == saved()
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "pointer"),
+    [
+        ([], errors.NotAWorkflow, ""),
+        ("text", errors.NotAWorkflow, ""),
+        ({}, errors.NotAWorkflow, ""),
+        ({"nodes": [], "links": [], "version": 0.4}, errors.UiFormat, ""),
+        ({"1": "x"}, errors.BadNode, "/1"),
+        ({"1": {"inputs": {}}}, errors.BadNode, "/1"),
+        ({"1": {"class_type": "A", "inputs": []}}, errors.BadNode, "/1/inputs"),
+        ({"a/b~": {"class_type": "A", "inputs": 3}}, errors.BadNode, "/a~1b~0/inputs"),
+        (changed("2", "image", ["7", 0]), errors.DanglingLink, "/2/inputs/image"),
+        (changed("2", "image", ["1", -1]), errors.DanglingLink, "/2/inputs/image"),
+    ],
+)
+def test_an_unsound_document_is_refused_by_name(document: Any, error: type[errors.WorkflowError], pointer: str) -> None:
+    """Each kind of fault has its own error, which says where."""
+    with pytest.raises(error) as refused:
+        parse_graph(document)
+    assert refused.value.pointer == pointer
+
+
+def test_a_cycle_names_its_ring() -> None:
+    """The message lists the nodes that wait for each other."""
+    with pytest.raises(errors.WorkflowCycle, match=r"→") as refused:
+        parse_graph(changed("1", "width", ["2", 0]))
+    assert {"1", "2"} == set(refused.value.message.split(": ")[1].split(" → "))
+
+
+def test_a_node_that_links_to_itself_is_a_cycle() -> None:
+    """The shortest ring has one node."""
+    with pytest.raises(errors.WorkflowCycle):
+        parse_graph(changed("2", "image", ["2", 0]))
+
+
+@pytest.mark.parametrize(
+    ("document", "error", "pointer"),
+    [
+        (changed("9", "images", ["1", 1]), errors.DanglingLink, "/9/inputs/images"),
+        ({"1": {"class_type": "SaveImagee", "inputs": {}}}, errors.UnknownNodeClass, "/1/class_type"),
+        ({"1": {"class_type": "SaveImage", "inputs": {}}}, errors.MissingRequiredInput, "/1/inputs/images"),
+        ({"1": saved()["1"]}, errors.NoOutputNode, ""),
+    ],
+)
+def test_what_the_engine_would_refuse_is_refused_before_it(
+    document: Any, error: type[errors.WorkflowError], pointer: str
+) -> None:
+    """Classes, required inputs, output slots and output nodes are checked against object_info."""
+    with pytest.raises(error) as refused:
+        Catalogue(INFO).check(parse_graph(document))
+    assert refused.value.pointer == pointer
+
+
+def test_a_misspelt_class_gets_a_suggestion() -> None:
+    """The hint names classes that look like the wrong one."""
+    with pytest.raises(errors.UnknownNodeClass) as refused:
+        Catalogue(INFO).check(parse_graph({"1": {"class_type": "SaveImagee", "inputs": {}}}))
+    assert "SaveImage" in refused.value.hint
+
+
+def test_without_object_info_only_the_structure_is_checked() -> None:
+    """An engine that is not known yet must not make the API refuse anything it may have."""
+    graph = parse_graph({"1": {"class_type": "Anything", "inputs": {}}})
+    Catalogue.absent().check(graph)
+    assert Catalogue.absent().output_nodes(graph) == {"1"}
+
+
+def test_inputs_are_applied_to_known_nodes_and_fields() -> None:
+    """A field is known if the graph sets it or the class has it."""
+    graph = parse_graph(saved())
+    applied = Catalogue(INFO).apply(graph, [("1", "width", 64), ("9", "filename_prefix", "y")])
+    assert applied.nodes["1"].inputs["width"] == 64
+    assert graph.nodes["1"].inputs["width"] == 8
+
+
+def test_an_input_for_an_unknown_node_or_field_is_refused() -> None:
+    """The refusal points at the entry of `inputs`."""
+    with pytest.raises(errors.UnknownInputNode) as node:
+        Catalogue(INFO).apply(parse_graph(saved()), [("1", "width", 1), ("5", "width", 1)])
+    assert node.value.pointer == "/1/node"
+    with pytest.raises(errors.UnknownInputField) as field:
+        Catalogue(INFO).apply(parse_graph(saved()), [("1", "widht", 1)])
+    assert (field.value.pointer, field.value.hint) == ("/0/field", "did you mean width?")
+
+
+def test_only_ancestors_of_outputs_are_executed() -> None:
+    """A branch that ends nowhere costs nothing and counts for nothing."""
+    graph = parse_graph(saved() | {"5": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}})
+    assert graph.ancestors(Catalogue(INFO).output_nodes(graph)) == {"1", "2", "9"}
+
+
+def test_the_executed_graph_is_unique_to_its_job() -> None:
+    """Every output node carries the token, and its files go to a folder of that name."""
+    executed = for_execution(parse_graph(saved()), Catalogue(INFO), "job-1")
+    assert executed["9"]["inputs"] == {"images": ["2", 0], "filename_prefix": "job-1/x", TOKEN_INPUT: "job-1"}
+    assert executed["1"] == saved()["1"]
+
+
+def test_the_shape_ignores_values() -> None:
+    """Jobs that differ in values alone have one shape; another link makes another."""
+    shape = parse_graph(saved()).shape()
+    assert parse_graph(changed("1", "width", 999)).shape() == shape
+    assert parse_graph(changed("9", "images", ["1", 0])).shape() != shape
+
+
+@pytest.mark.parametrize("name", examples.names())
+def test_shipped_examples_are_sound(name: str) -> None:
+    """Each example parses and has an output."""
+    Catalogue.absent().check(parse_graph(examples.load(name)))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+nodes = st.fixed_dictionaries(
+    {"class_type": st.sampled_from(["EmptyImage", "SaveImage", "X"])},
+    optional={
+        "inputs": st.dictionaries(
+            st.text(max_size=3), json_values | st.tuples(st.sampled_from("123"), st.integers()).map(list)
+        )
+    },
+)
+
+
+@given(json_values | st.dictionaries(st.sampled_from("123"), nodes | json_values, max_size=3))
+def test_any_document_parses_or_is_refused(document: Any) -> None:
+    """No JSON value makes the parser or the catalogue fail otherwise."""
+    try:
+        graph = parse_graph(document)
+        Catalogue(INFO).check(graph)
+    except errors.WorkflowError:
+        return
+    assert for_execution(graph, Catalogue(INFO), "t")

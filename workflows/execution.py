@@ -1,0 +1,29 @@
+"""The graph that is really submitted: every output node is made to run, and to save, for this job alone.
+
+ComfyUI answers an identical graph from its cache: it then names the old file and writes none. The cache's key
+covers every input that the prompt gives to a node, also one that the node does not know and never receives.
+So each output node gets an unknown input with the job's token: it runs again, while all before it may be cached.
+"""
+
+from typing import Any
+
+from workflows.catalogue import Catalogue
+from workflows.graph import Graph
+
+TOKEN_INPUT = "_job"  # noqa: S105  a field's name
+PREFIX_INPUT = "filename_prefix"
+
+
+def for_execution(graph: Graph, catalogue: Catalogue, token: str) -> dict[str, Any]:
+    """The document for POST /prompt. `token` is unique to the attempt, and a safe folder name.
+
+    Files land in a folder of that name: their names stay as the author chose, and saving never has to
+    look through the files of other jobs.
+    """
+    values: list[tuple[str, str, Any]] = []
+    for node_id in catalogue.output_nodes(graph):
+        values.append((node_id, TOKEN_INPUT, token))
+        prefix = graph.nodes[node_id].inputs.get(PREFIX_INPUT)
+        if isinstance(prefix, str):
+            values.append((node_id, PREFIX_INPUT, f"{token}/{prefix}"))
+    return graph.with_values(values).to_json()

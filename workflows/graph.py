@@ -1,0 +1,154 @@
+"""ComfyUI's API format as a value: `{node id: {"class_type", "inputs", …}}`, links as `[node id, output slot]`.
+
+A `Graph` is structurally sound by construction: nodes are well formed, links lead somewhere, nothing waits for itself.
+What the deployed engine knows of the nodes' classes is checked by `workflows.catalogue`.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, NamedTuple
+
+from workflows.errors import BadNode, DanglingLink, NotAWorkflow, UiFormat, WorkflowCycle, pointer
+
+SHAPE_LENGTH = 16
+
+
+class Link(NamedTuple):
+    """Where an input's value comes from."""
+
+    node_id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`rest` keeps what else the document says of the node (`_meta`, for one)."""
+
+    class_type: str
+    inputs: Mapping[str, Any]
+    rest: Mapping[str, Any]
+
+    def links(self) -> dict[str, Link]:
+        """The linked inputs, by name."""
+        return {name: link for name, value in self.inputs.items() if (link := as_link(value)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    nodes: Mapping[str, Node]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document again, as ComfyUI takes it."""
+        return {
+            node_id: {**node.rest, "class_type": node.class_type, "inputs": dict(node.inputs)}
+            for node_id, node in self.nodes.items()
+        }
+
+    def with_values(self, values: Iterable[tuple[str, str, Any]]) -> "Graph":
+        """The graph with (node id, field, value) set; the caller knows that node and field exist."""
+        changed = {node_id: dict(node.inputs) for node_id, node in self.nodes.items()}
+        for node_id, field, value in values:
+            changed[node_id][field] = value
+        return Graph(
+            {node_id: Node(node.class_type, changed[node_id], node.rest) for node_id, node in self.nodes.items()}
+        )
+
+    def ancestors(self, node_ids: Iterable[str]) -> frozenset[str]:
+        """These nodes and all that they depend on: what ComfyUI executes for these outputs."""
+        found: set[str] = set()
+        waiting = list(node_ids)
+        while waiting:
+            node_id = waiting.pop()
+            if node_id not in found:
+                found.add(node_id)
+                waiting.extend(link.node_id for link in self.nodes[node_id].links().values())
+        return frozenset(found)
+
+    def leaves(self) -> frozenset[str]:
+        """Nodes that nothing links to."""
+        used = {link.node_id for node in self.nodes.values() for link in node.links().values()}
+        return frozenset(self.nodes) - used
+
+    def shape(self) -> str:
+        """A hash of classes and links, values left out: jobs of one shape take about the same time."""
+        skeleton = {
+            node_id: [node.class_type, sorted((name, *link) for name, link in node.links().items())]
+            for node_id, node in self.nodes.items()
+        }
+        return hashlib.sha256(json.dumps(skeleton, sort_keys=True).encode()).hexdigest()[:SHAPE_LENGTH]
+
+
+def as_link(value: object) -> Link | None:
+    """ComfyUI takes a list of a node id and a slot for a link; anything else is a literal value."""
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    node_id, slot = value
+    if not isinstance(node_id, str) or isinstance(slot, bool):
+        return None
+    if isinstance(slot, int) or (isinstance(slot, float) and slot.is_integer()):
+        return Link(node_id, int(slot))
+    return None
+
+
+def parse_graph(document: object) -> Graph:
+    """Refuses whatever is not a sound API-format workflow, naming the node; see `workflows.errors`."""
+    if not isinstance(document, dict):
+        raise NotAWorkflow("a workflow is a JSON object of nodes", hint=_EXPORT_HINT)
+    if isinstance(document.get("nodes"), list) and "links" in document:
+        raise UiFormat("this workflow is in the editor's format, which only the editor can run", hint=_EXPORT_HINT)
+    if not document:
+        raise NotAWorkflow("the workflow has no nodes", hint=_EXPORT_HINT)
+    graph = Graph({str(node_id): _parse_node(str(node_id), node) for node_id, node in document.items()})
+    _check_links(graph)
+    _check_cycles(graph)
+    return graph
+
+
+_EXPORT_HINT = "in ComfyUI choose Workflow → Export (API) and send that file's content"
+
+
+def _parse_node(node_id: str, node: object) -> Node:
+    if not isinstance(node, dict):
+        raise BadNode(f"node {node_id} is not an object", pointer=pointer(node_id), node_id=node_id, hint=_EXPORT_HINT)
+    class_type = node.get("class_type")
+    if not isinstance(class_type, str) or not class_type:
+        raise BadNode(f"node {node_id} has no class_type", pointer=pointer(node_id), node_id=node_id, hint=_EXPORT_HINT)
+    inputs = node.get("inputs", {})
+    if not isinstance(inputs, dict):
+        raise BadNode(
+            f"the inputs of node {node_id} are not an object", pointer=pointer(node_id, "inputs"), node_id=node_id
+        )
+    rest = {key: value for key, value in node.items() if key not in ("class_type", "inputs")}
+    return Node(class_type, inputs, rest)
+
+
+def _check_links(graph: Graph) -> None:
+    for node_id, node in graph.nodes.items():
+        for name, link in node.links().items():
+            if link.node_id not in graph.nodes or link.slot < 0:
+                raise DanglingLink(
+                    f"input {name} of node {node_id} ({node.class_type}) links to output {link.slot} of node "
+                    f"{link.node_id}, which is not in the workflow",
+                    pointer=pointer(node_id, "inputs", name),
+                    node_id=node_id,
+                    hint="link to a node of this workflow, or set a value",
+                )
+
+
+def _check_cycles(graph: Graph) -> None:
+    order = TopologicalSorter(
+        {node_id: [link.node_id for link in node.links().values()] for node_id, node in graph.nodes.items()}
+    )
+    try:
+        order.prepare()
+    except CycleError as error:
+        ring = list(reversed(error.args[1]))
+        raise WorkflowCycle(
+            f"nodes wait for each other: {' → '.join(ring)}",
+            pointer=pointer(ring[0]),
+            node_id=ring[0],
+            hint="remove one of these links",
+        ) from None

@@ -1,0 +1,93 @@
+"""How far a prompt is: a reducer over ComfyUI's messages.
+
+    percent = 50 × finished nodes / nodes to execute + 50 × steps of the current sampler     (once one has begun)
+    percent = 100 × finished nodes / nodes to execute                                         (before, or without)
+
+It may dip when a second sampler begins, and stays below 100 until the job is over. Cached nodes count as finished;
+nodes that another node expands into count towards that node, whose id is before their first dot.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from workflows.messages import (
+    Executed,
+    Executing,
+    ExecutionCached,
+    ExecutionSuccess,
+    Message,
+    Progress,
+    ProgressState,
+)
+
+_ALMOST = 99
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressModel:
+    """`to_execute` are the ids of the nodes that ComfyUI will execute or take from its cache."""
+
+    to_execute: frozenset[str]
+    finished: frozenset[str] = field(default=frozenset())
+    current_node: str | None = None
+    value: float = 0
+    max: float = 0
+    over: bool = False
+
+    @classmethod
+    def start(cls, to_execute: Iterable[str]) -> "ProgressModel":
+        return cls(frozenset(to_execute))
+
+    def reduce(self, message: Message) -> "ProgressModel":
+        """The model after this message; the very same object if it tells nothing new."""
+        match message:
+            case ExecutionCached(nodes=nodes):
+                return self._finish(nodes)
+            case Executing(node=None):
+                return self
+            case Executing(node=str(node), display_node=shown):
+                return self._begin(shown or _origin(node))
+            case Progress(value=value, max=maximum):
+                return self if maximum <= 1 else replace(self, value=value, max=maximum)
+            case ProgressState(nodes=nodes):
+                return self._finish(node.node_id for node in nodes if node.state == "finished")
+            case Executed(display_node=node):
+                return self._finish([node])
+            case ExecutionSuccess():
+                return replace(self, finished=self.to_execute, current_node=None, over=True)
+            case _:
+                return self
+
+    @property
+    def nodes_total(self) -> int:
+        return len(self.to_execute)
+
+    @property
+    def nodes_completed(self) -> int:
+        return len(self.finished)
+
+    @property
+    def step(self) -> str | None:
+        """The current sampler's, as "12/49"; None before the first one."""
+        return f"{self.value:.0f}/{self.max:.0f}" if self.max > 1 else None
+
+    @property
+    def percent(self) -> int:
+        if self.over:
+            return 100
+        nodes = self.nodes_completed / self.nodes_total if self.nodes_total else 0.0
+        share = 0.5 * nodes + 0.5 * min(self.value / self.max, 1.0) if self.max > 1 else nodes
+        return min(int(100 * share), _ALMOST)
+
+    def _begin(self, node: str) -> "ProgressModel":
+        """A node that runs, and the nodes before it have finished only as far as other messages say so."""
+        return self if node == self.current_node else replace(self, current_node=node)
+
+    def _finish(self, nodes: Iterable[str]) -> "ProgressModel":
+        finished = self.finished | (self.to_execute & frozenset(nodes))
+        return self if finished == self.finished else replace(self, finished=finished)
+
+
+def _origin(node_id: str) -> str:
+    """The node of the submitted graph: expanded ones have ids like 2.0.0.3."""
+    return node_id.split(".", 1)[0]
