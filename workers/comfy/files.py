@@ -1,0 +1,98 @@
+"""Bringing inputs to ComfyUI and fetching what it wrote: by its folders, or by HTTP where they are elsewhere."""
+
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+import anyio.to_thread
+
+from workers.comfy.engine import FileRef
+from workers.comfy.http import ComfyHttp
+from workers.errors import OutputFailed, StagingFailed
+
+
+class EngineFiles(Protocol):
+    """As in `ComfyEngine`, whose `clean`, `stage` and `fetch` these are."""
+
+    async def clean(self) -> None: ...
+
+    async def stage(self, name: str, path: Path) -> None: ...
+
+    async def fetch(self, ref: FileRef) -> Path: ...
+
+
+class FolderFiles:
+    """ComfyUI's own folders on this machine, which this worker alone uses."""
+
+    def __init__(self, *, input_dir: Path, output_dir: Path, temp_dir: Path) -> None:
+        self._folders = {"input": input_dir, "output": output_dir, "temp": temp_dir}
+
+    async def clean(self) -> None:
+        """Empty, not removed: ComfyUI keeps using the folders. Nothing of a job is left for the next one."""
+        for folder in self._folders.values():
+            await anyio.to_thread.run_sync(_empty, folder)
+
+    async def stage(self, name: str, path: Path) -> None:
+        target = self._folders["input"] / name
+        if target.parent != self._folders["input"]:
+            raise StagingFailed(f"{name!r} is not a plain file name")
+        await anyio.to_thread.run_sync(shutil.move, path, target)
+
+    async def fetch(self, ref: FileRef) -> Path:
+        """Never follows a name or a link out of ComfyUI's folders, whatever a node claims to have written."""
+        folder = self._folders.get(ref.type)
+        if folder is None:
+            raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
+        root = folder.resolve()
+        path = (root / ref.subfolder / ref.filename).resolve()
+        if not path.is_relative_to(root):
+            raise OutputFailed(f"{ref.filename!r} lies outside ComfyUI's {ref.type} folder")
+        if not path.is_file():
+            raise OutputFailed(f"{ref.filename!r} is not in ComfyUI's {ref.type} folder")
+        return path
+
+
+class RemoteFiles:
+    """By HTTP, for a ComfyUI that runs elsewhere. Its folders are not ours to clean."""
+
+    def __init__(self, http: ComfyHttp) -> None:
+        self._http = http
+        self._scratch = Path(tempfile.mkdtemp(prefix="comfyui-modal-view-"))
+
+    async def clean(self) -> None:
+        await anyio.to_thread.run_sync(_empty, self._scratch)
+
+    async def stage(self, name: str, path: Path) -> None:
+        status, answer = await self._http.upload(name, path)
+        path.unlink(missing_ok=True)
+        if status == 413:
+            raise StagingFailed(
+                f"{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
+            )
+        if status != 200 or _stored_name(answer) != name:
+            raise StagingFailed(f"ComfyUI did not take {name!r} as an input: {status} {str(answer)[:200]}")
+
+    async def fetch(self, ref: FileRef) -> Path:
+        path = self._scratch / uuid.uuid4().hex
+        status = await self._http.view(ref.filename, ref.subfolder, ref.type, path)
+        if status != 200:
+            raise OutputFailed(f"ComfyUI answered {status} for {ref.filename!r}")
+        return path
+
+    def close(self) -> None:
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _stored_name(answer: Any) -> str | None:
+    return answer.get("name") if isinstance(answer, dict) else None
+
+
+def _empty(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()

@@ -1,0 +1,184 @@
+"""`EngineHost`: where a worker's engine comes from. A process of its own, or a server that runs already."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections import deque
+from typing import Protocol
+
+from workers.comfy.files import FolderFiles
+from workers.comfy.http_engine import HttpEngine
+from workers.comfy.spec import EngineSpec
+from workers.errors import EngineUnavailable
+from workers.guard import guarded, kill_group
+
+logger = logging.getLogger(__name__)
+
+LOG_LINES = 500
+LONGEST_LINE = 4000
+READY_POLL_S = 0.1
+STOP_GRACE_S = 3.0
+
+
+class EngineHost(Protocol):
+    """`engine` may be used between `start` and `stop`."""
+
+    @property
+    def engine(self) -> HttpEngine: ...
+
+    @property
+    def pid(self) -> int | None:
+        """The process to look at; None for a server that is not ours."""
+        ...
+
+    async def start(self) -> None:
+        """Returns when the engine answers; `EngineUnavailable` otherwise, with its last words."""
+        ...
+
+    async def restart(self) -> None:
+        """A fresh engine, whatever state the old one is in."""
+        ...
+
+    async def stop(self) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+    def log_tail(self, lines: int = 50) -> list[str]: ...
+
+
+class EngineProcess:
+    """A ComfyUI of this worker's own, on a free loopback port. It ends with the worker, even by kill -9."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._engine: HttpEngine | None = None
+
+    @property
+    def engine(self) -> HttpEngine:
+        if self._engine is None:
+            raise EngineUnavailable("the engine was not started")
+        return self._engine
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None and self.is_alive() else None
+
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def log_tail(self, lines: int = 50) -> list[str]:
+        return list(self._log)[-lines:]
+
+    async def start(self) -> None:
+        self._spec.folders.make()
+        port = _free_port()
+        self._process = await asyncio.create_subprocess_exec(
+            *guarded([*self._spec.command, f"--port={port}"]),
+            cwd=self._spec.cwd,
+            env=dict(self._spec.environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            start_new_session=True,
+            limit=LONGEST_LINE * 16,
+        )
+        self._reader = asyncio.create_task(self._read_log(self._process))
+        folders = self._spec.folders
+        files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
+        self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
+        await self._wait_ready(self._engine)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            await self._engine.close()
+            self._engine = None
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            async with asyncio.timeout(STOP_GRACE_S):
+                await self._process.wait()
+        except TimeoutError:
+            logger.warning("the engine did not stop within %.0f s: killed", STOP_GRACE_S)
+        kill_group(self._process.pid)
+        await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    async def _wait_ready(self, engine: HttpEngine) -> None:
+        try:
+            async with asyncio.timeout(self._spec.start_timeout_s):
+                while self.is_alive():
+                    try:
+                        await engine.check_ready()
+                        await engine.object_info()
+                    except EngineUnavailable:
+                        await asyncio.sleep(READY_POLL_S)
+                    else:
+                        return
+        except TimeoutError:
+            failure = f"the engine was not ready within {self._spec.start_timeout_s:.0f} s"
+        else:
+            failure = "the engine ended while it was starting"
+        await self.stop()
+        raise EngineUnavailable("\n".join([failure, *self.log_tail(20)]))
+
+    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101  it was asked for
+        while True:
+            try:
+                line = await process.stdout.readline()
+            except ValueError:  # a line longer than the limit, a progress bar for one
+                continue
+            if not line:
+                return
+            text = line.decode(errors="replace").rstrip()[:LONGEST_LINE]
+            self._log.append(text)
+            logger.debug("engine: %s", text)
+
+
+class RunningEngine:
+    """A ComfyUI that someone else runs. Its folders are shared, so they are never wiped."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = HttpEngine(url)
+
+    @property
+    def engine(self) -> HttpEngine:
+        return self._engine
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    def is_alive(self) -> bool:
+        return True
+
+    def log_tail(self, lines: int = 50) -> list[str]:
+        return []
+
+    async def start(self) -> None:
+        await self._engine.check_ready()
+
+    async def restart(self) -> None:
+        """Nothing of it is ours to restart: see that it answers again."""
+        await self._engine.check_ready()
+
+    async def stop(self) -> None:
+        await self._engine.close()
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,43 @@
+"""What ComfyUI's answer to POST /prompt means. Pure; the bodies are those of recorded refusals."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from workers.errors import PromptRefused
+
+LONGEST_MESSAGE = 2000
+
+
+def refusal(status: int, body: object) -> PromptRefused | None:
+    """The refusal that this answer is; None if the whole prompt was accepted.
+
+    200 with node_errors is one too: one output was bad, and ComfyUI would run only the others.
+    """
+    if not isinstance(body, Mapping):
+        return PromptRefused(f"ComfyUI answered {status}: {str(body)[:LONGEST_MESSAGE]}")
+    node_errors = body.get("node_errors")
+    node_errors = node_errors if isinstance(node_errors, dict) else {}
+    if status == 200 and not node_errors:
+        return None
+    node_id, first = next(iter(node_errors.items()), (None, {}))
+    return PromptRefused(
+        _message(body.get("error"), node_id, first)[:LONGEST_MESSAGE],
+        node_id=node_id,
+        class_type=first.get("class_type") if isinstance(first, Mapping) else None,
+        node_errors=node_errors or None,
+    )
+
+
+def _message(error: object, node_id: str | None, node_error: Any) -> str:
+    """ComfyUI's own words: the first node's first error if there is one, else the general one."""
+    if node_id is not None and isinstance(node_error, Mapping):
+        reasons = node_error.get("errors") or [{}]
+        return f"node {node_id} ({node_error.get('class_type')}): {_words(reasons[0])}"
+    return _words(error)
+
+
+def _words(error: object) -> str:
+    if not isinstance(error, Mapping):
+        return str(error or "refused without a reason")
+    parts = (str(error.get(name) or "") for name in ("message", "details"))
+    return ": ".join(part for part in parts if part) or str(error.get("type") or "refused without a reason")

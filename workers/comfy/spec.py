@@ -1,0 +1,93 @@
+"""How a worker's ComfyUI is started: the command line, and the folders that belong to this worker alone."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MAX_UPLOAD_MB = 5 * 1024
+"""--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFolders:
+    """ComfyUI's writable folders under one parent, so that workers never share them; models stay where they are."""
+
+    parent: Path
+
+    @property
+    def input(self) -> Path:
+        return self.parent / "input"
+
+    @property
+    def output(self) -> Path:
+        return self.parent / "output"
+
+    @property
+    def temp(self) -> Path:
+        """ComfyUI appends `temp` to its --temp-directory."""
+        return self.parent / "temp"
+
+    @property
+    def user(self) -> Path:
+        return self.parent / "user"
+
+    def make(self) -> None:
+        for folder in (self.input, self.output, self.temp, self.user):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def flags(self) -> list[str]:
+        return [
+            f"--input-directory={self.input}",
+            f"--output-directory={self.output}",
+            f"--temp-directory={self.parent}",
+            f"--user-directory={self.user}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """`command` lacks only the port. `environment` is the whole environment: no secret of ours is in it."""
+
+    command: Sequence[str]
+    cwd: Path
+    folders: EngineFolders
+    environment: Mapping[str, str] = field(default_factory=dict)
+    start_timeout_s: float = 300.0
+
+    @classmethod
+    def comfyui(
+        cls,
+        directory: Path,
+        *,
+        python: Path | None,
+        folders: EngineFolders,
+        cpu: bool = False,
+        environment: Mapping[str, str] | None = None,
+        start_timeout_s: float = 300.0,
+    ) -> "EngineSpec":
+        """A ComfyUI installation; `python` None means the interpreter that runs this worker."""
+        command = [
+            str(python or sys.executable),
+            "main.py",
+            "--listen=127.0.0.1",
+            "--disable-auto-launch",
+            "--dont-print-server",
+            "--disable-metadata",
+            f"--max-upload-size={MAX_UPLOAD_MB}",
+            f"--database-url=sqlite:///{folders.user / 'comfyui.db'}",
+            *folders.flags(),
+        ]
+        if cpu:
+            command.append("--cpu")
+        return cls(command, directory, folders, environment or {}, start_timeout_s)
+
+    @classmethod
+    def lite(
+        cls, *, folders: EngineFolders, fault_nodes: bool = False, environment: Mapping[str, str] | None = None
+    ) -> "EngineSpec":
+        """The bundled engine."""
+        command = [sys.executable, "-m", "workers.lite", "--listen=127.0.0.1", "--disable-metadata", *folders.flags()]
+        if fault_nodes:
+            command.append("--fault-nodes")
+        return cls(command, folders.parent, folders, environment or {}, 30.0)
