@@ -1,0 +1,65 @@
+"""`python -m workers.lite`: takes ComfyUI's flags; those that mean nothing here are ignored."""
+
+import argparse
+import asyncio
+import logging
+import sys
+import tempfile
+from pathlib import Path
+
+from aiohttp import web
+
+from workers.lite.folders import Folders
+from workers.lite.nodes import node_classes
+from workers.lite.server import LiteServer
+
+DEFAULT_PORT = 8188
+DEFAULT_MAX_UPLOAD_MB = 100.0
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    asyncio.run(_serve(_parse(sys.argv[1:])))
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="workers.lite", description=__doc__)
+    parser.add_argument("--listen", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--base-directory", type=Path, default=None)
+    for kind in ("input", "output", "temp"):
+        parser.add_argument(f"--{kind}-directory", type=Path, default=None)
+    parser.add_argument("--max-upload-size", type=float, default=DEFAULT_MAX_UPLOAD_MB, help="MB")
+    parser.add_argument("--disable-metadata", action="store_true")
+    parser.add_argument("--fault-nodes", action="store_true", help="offer the nodes that fail on purpose")
+    return parser.parse_known_args(arguments)[0]
+
+
+def _folders(options: argparse.Namespace) -> Folders:
+    base = options.base_directory or Path(tempfile.mkdtemp(prefix="comfyui-lite-"))
+    return Folders(
+        input=options.input_directory or base / "input",
+        output=options.output_directory or base / "output",
+        temp=(options.temp_directory or base) / "temp",
+    )
+
+
+async def _serve(options: argparse.Namespace) -> None:
+    folders = _folders(options)
+    folders.make()
+    server = LiteServer(
+        dict(node_classes(faults_too=options.fault_nodes)),
+        folders,
+        max_upload_bytes=int(options.max_upload_size * 1024 * 1024),
+        metadata=not options.disable_metadata,
+    )
+    runner = web.AppRunner(server.application(), shutdown_timeout=1.0)
+    await runner.setup()
+    await web.TCPSite(runner, options.listen, options.port).start()
+    logging.getLogger(__name__).info("listening on http://%s:%s", options.listen, options.port)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The connected sockets and what is sent to them. Safe to call from the executor's thread.
+
+One socket a client id: a second one takes over. A message without an addressee goes to every socket.
+"""
+
+import asyncio
+import io
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from PIL import Image
+
+_PREVIEW = 1
+_PREVIEW_WITH_METADATA = 4
+_JPEG = 1
+
+
+@dataclass(slots=True)
+class _Client:
+    socket: web.WebSocketResponse
+    wants_metadata: bool = False
+
+
+class Clients:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._clients: dict[str, _Client] = {}
+        self._outgoing: asyncio.Queue[tuple[str | None, str | bytes]] = asyncio.Queue()
+
+    def add(self, client_id: str, socket: web.WebSocketResponse) -> None:
+        self._clients[client_id] = _Client(socket)
+
+    def remove(self, client_id: str) -> None:
+        self._clients.pop(client_id, None)
+
+    def set_flags(self, client_id: str, flags: Mapping[str, Any]) -> None:
+        if client_id in self._clients:
+            self._clients[client_id].wants_metadata = bool(flags.get("supports_preview_metadata"))
+
+    def send(self, kind: str, data: Any, client_id: str | None) -> None:
+        """A text message, encoded now: what it describes may change before it is sent."""
+        self._put(client_id, json.dumps({"type": kind, "data": data}))
+
+    def send_preview(self, picture: Image.Image, node_id: str, prompt_id: str, client_id: str | None) -> None:
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, "JPEG", quality=95)
+        client = self._clients.get(client_id or "")
+        if client is None or not client.wants_metadata:
+            self._put(client_id, struct.pack(">II", _PREVIEW, _JPEG) + buffer.getvalue())
+            return
+        about = {
+            "node_id": node_id,
+            "prompt_id": prompt_id,
+            "display_node_id": node_id,
+            "parent_node_id": None,
+            "real_node_id": node_id,
+            "image_type": "image/jpeg",
+        }
+        text = json.dumps(about).encode()
+        self._put(client_id, struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + buffer.getvalue())
+
+    async def pump(self) -> None:
+        """Send for ever, in order."""
+        while True:
+            client_id, message = await self._outgoing.get()
+            clients = self._clients.values() if client_id is None else [self._clients.get(client_id)]
+            for client in [client for client in clients if client is not None]:
+                try:
+                    if isinstance(message, str):
+                        await client.socket.send_str(message)
+                    else:
+                        await client.socket.send_bytes(message)
+                except (ConnectionError, RuntimeError):
+                    continue  # it is closing: its handler removes it
+
+    def _put(self, client_id: str | None, message: str | bytes) -> None:
+        self._loop.call_soon_threadsafe(self._outgoing.put_nowait, (client_id, message))

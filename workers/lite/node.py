@@ -1,0 +1,104 @@
+"""What a node is here: a function with ComfyUI's declaration of its inputs and outputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from PIL import Image
+
+from workers.lite.folders import Folders
+
+Declared = Sequence[Any]
+"""An input as object_info shows it: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
+
+
+class Interrupted(Exception):
+    """The prompt was interrupted; raised where a node reports progress or looks for it."""
+
+
+class OutOfMemoryError(Exception):
+    """Stands for torch's error of this name, which the fault nodes raise."""
+
+
+class Running(Protocol):
+    """What a node may use of the prompt that runs it."""
+
+    folders: Folders
+    node_id: str
+    metadata: Mapping[str, str]
+    """Text chunks for a PNG; empty with --disable-metadata."""
+
+    def progress(self, value: int, maximum: int, preview: Image.Image | None = None) -> None:
+        """Report a step; raises `Interrupted`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A node's output values, and what it shows (`ui`)."""
+
+    values: Sequence[Any] = ()
+    ui: Mapping[str, Any] | None = None
+
+
+Execute = Callable[..., Result]
+Check = Callable[[Folders, Mapping[str, Any]], str | None]
+Fingerprint = Callable[[Folders, Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClass:
+    """`check` returns what is wrong with the values, as ComfyUI words it; `fingerprint` tells when inputs that the
+    prompt does not show (a file's content) have changed."""
+
+    name: str
+    execute: Execute
+    required: Mapping[str, Declared]
+    optional: Mapping[str, Declared] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    is_output: bool = False
+    category: str = "lite"
+    check: tuple[str, Check] | None = None
+    fingerprint: Fingerprint | None = None
+
+    def inputs(self) -> dict[str, Declared]:
+        return {**self.required, **self.optional}
+
+    def object_info(self) -> dict[str, Any]:
+        required, optional = (dict(group) for group in (self.required, self.optional))
+        order = {name: list(group) for name, group in (("required", required), ("optional", optional)) if group}
+        groups = {name: group for name, group in (("required", required), ("optional", optional)) if group}
+        return {
+            "input": groups or {"required": {}},
+            "input_order": order or {"required": []},
+            "is_input_list": False,
+            "output": list(self.outputs),
+            "output_is_list": [False] * len(self.outputs),
+            "output_name": list(self.outputs),
+            "name": self.name,
+            "display_name": self.name,
+            "description": "",
+            "python_module": "nodes",
+            "category": self.category,
+            "output_node": self.is_output,
+        }
+
+
+def integer(default: int, low: int, high: int) -> Declared:
+    return ["INT", {"default": default, "min": low, "max": high, "step": 1}]
+
+
+def number(default: float, low: float, high: float, step: float = 0.01) -> Declared:
+    return ["FLOAT", {"default": default, "min": low, "max": high, "step": step}]
+
+
+def text(default: str = "") -> Declared:
+    return ["STRING", {"default": default}]
+
+
+def choice(*options: str, default: str | None = None) -> Declared:
+    return [list(options), {"default": default} if default else {}]
+
+
+def link(kind: str) -> Declared:
+    return [kind, {}]

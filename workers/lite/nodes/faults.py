@@ -1,0 +1,64 @@
+"""Nodes that go wrong on purpose, or emit what a custom node might. Only offered with --fault-nodes."""
+
+import json
+import os
+import time
+
+from workers.lite.node import NodeClass, OutOfMemoryError, Result, Running, choice, integer, link, number, text
+from workers.lite.nodes.pixels import Pixels
+
+MIB = 1024 * 1024
+
+
+def raise_error(run: Running, *, image: Pixels, kind: str) -> Result:
+    match kind:
+        case "runtime":
+            raise RuntimeError("lite: deliberate failure")
+        case "value":
+            raise ValueError("lite: deliberate failure")
+        case "oom":
+            raise OutOfMemoryError("lite: deliberate lack of memory")
+        case "crash":
+            os._exit(1)
+        case _:
+            return Result((image,))
+
+
+def hang(run: Running, *, image: Pixels, seconds: float) -> Result:
+    """Blocks without looking for an interrupt."""
+    time.sleep(seconds)
+    return Result((image,))
+
+
+def emit(run: Running, *, ui: str) -> Result:
+    """Shows whatever JSON it is given."""
+    return Result(ui=json.loads(ui))
+
+
+def noise(run: Running, *, mebibytes: int, filename_prefix: str) -> Result:
+    """Writes a file of random bytes, quickly: one random block, repeated."""
+    folder, base, counter = run.folders.save_path(filename_prefix, run.folders.output)
+    path = folder / f"{base}_{counter:05}_.bin"
+    block = os.urandom(MIB)
+    with path.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(block)
+    return Result(ui={"files": [run.folders.entry(path, "output")]})
+
+
+NODES = (
+    NodeClass(
+        "LiteRaise",
+        raise_error,
+        {"image": link("IMAGE"), "kind": choice("runtime", "value", "oom", "crash", "none")},
+        outputs=("IMAGE",),
+    ),
+    NodeClass("LiteHang", hang, {"image": link("IMAGE"), "seconds": number(60.0, 0.0, 3600.0)}, outputs=("IMAGE",)),
+    NodeClass("LiteEmit", emit, {"ui": text("{}")}, is_output=True),
+    NodeClass(
+        "LiteNoise",
+        noise,
+        {"mebibytes": integer(1, 1, 4096), "filename_prefix": text("noise")},
+        is_output=True,
+    ),
+)

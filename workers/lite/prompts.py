@@ -1,0 +1,129 @@
+"""The prompts that wait, the one that runs and those that ran. Shared by the server and the executor's thread."""
+
+import heapq
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_HISTORY = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedPrompt:
+    """`number` orders the queue; smaller runs first."""
+
+    number: float
+    prompt_id: str
+    graph: dict[str, Any]
+    extra_data: dict[str, Any]
+    outputs: tuple[str, ...]
+
+    @property
+    def client_id(self) -> str | None:
+        return self.extra_data.get("client_id")
+
+    def as_list(self) -> list[Any]:
+        """As GET /queue and the history show it."""
+        return [self.number, self.prompt_id, self.graph, self.extra_data, list(self.outputs)]
+
+
+@dataclass(slots=True)
+class Record:
+    """What GET /history answers of one prompt."""
+
+    prompt: QueuedPrompt
+    outputs: dict[str, Any] = field(default_factory=dict)
+    messages: list[list[Any]] = field(default_factory=list)
+    succeeded: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt.as_list(),
+            "outputs": self.outputs,
+            "status": {
+                "status_str": "success" if self.succeeded else "error",
+                "completed": self.succeeded,
+                "messages": self.messages,
+            },
+            "meta": {
+                node: {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}
+                for node in self.outputs
+            },
+        }
+
+
+class Prompts:
+    """`changed` is called, from whatever thread, after each change of the number of waiting prompts."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._lock = threading.Condition()
+        self._waiting: list[tuple[float, int, QueuedPrompt]] = []
+        self._running: QueuedPrompt | None = None
+        self._history: dict[str, Record] = {}
+        self._order = itertools.count()
+
+    def put(self, prompt: QueuedPrompt) -> None:
+        with self._lock:
+            heapq.heappush(self._waiting, (prompt.number, next(self._order), prompt))
+            self._lock.notify()
+        self._changed()
+
+    def take(self) -> QueuedPrompt:
+        """Blocks until a prompt waits; it is the running one then."""
+        with self._lock:
+            while not self._waiting:
+                self._lock.wait()
+            self._running = heapq.heappop(self._waiting)[2]
+        self._changed()
+        return self._running
+
+    def finish(self, record: Record) -> None:
+        with self._lock:
+            self._running = None
+            self._history[record.prompt.prompt_id] = record
+            while len(self._history) > MAX_HISTORY:
+                del self._history[next(iter(self._history))]
+        self._changed()
+
+    @property
+    def remaining(self) -> int:
+        with self._lock:
+            return len(self._waiting) + (self._running is not None)
+
+    def is_running(self, prompt_id: str) -> bool:
+        running = self._running
+        return running is not None and running.prompt_id == prompt_id
+
+    def snapshot(self) -> dict[str, Any]:
+        with self._lock:
+            running = [] if self._running is None else [self._running.as_list()]
+            return {"queue_running": running, "queue_pending": [item[2].as_list() for item in self._waiting]}
+
+    def drop_waiting(self, prompt_ids: frozenset[str] | None) -> None:
+        """None drops them all. A dropped prompt leaves no history and no message."""
+        with self._lock:
+            kept = [] if prompt_ids is None else [item for item in self._waiting if item[2].prompt_id not in prompt_ids]
+            heapq.heapify(kept)
+            self._waiting = kept
+        self._changed()
+
+    def history(self, *, limit: int | None = None, offset: int = -1) -> dict[str, Any]:
+        with self._lock:
+            records = list(self._history.items())
+        if offset < 0 and limit is not None:
+            offset = max(0, len(records) - limit)
+        start = max(0, offset)
+        return {key: record.as_json() for key, record in records[start : None if limit is None else start + limit]}
+
+    def record(self, prompt_id: str) -> dict[str, Any]:
+        with self._lock:
+            found = self._history.get(prompt_id)
+        return {} if found is None else {prompt_id: found.as_json()}
+
+    def forget(self, prompt_ids: Mapping[str, Any] | frozenset[str] | None) -> None:
+        with self._lock:
+            for prompt_id in list(self._history) if prompt_ids is None else list(prompt_ids):
+                self._history.pop(prompt_id, None)

@@ -1,0 +1,221 @@
+"""Whether a prompt may run, in ComfyUI 0.33's words: the bodies of its refusals, key for key.
+
+Each output node is judged with all that it depends on. Outputs that fail are left out, and the prompt is refused
+only if none is left: that is why a 200 can carry node_errors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workers.lite.folders import Folders
+from workers.lite.node import Declared, NodeClass
+
+Errors = list[dict[str, Any]]
+CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`outputs` are the good output nodes; `error` is set if none is."""
+
+    outputs: tuple[str, ...]
+    error: dict[str, Any] | None
+    node_errors: dict[str, Any]
+
+
+class Refused(Exception):
+    """The whole prompt is refused, before any node is judged."""
+
+    def __init__(self, error: dict[str, Any]) -> None:
+        super().__init__(error["message"])
+        self.error = error
+
+
+class Validator:
+    def __init__(self, classes: Mapping[str, NodeClass], folders: Folders) -> None:
+        self._classes = classes
+        self._folders = folders
+
+    def judge(self, prompt: Mapping[str, Any], targets: list[str] | None = None) -> Verdict:
+        """`Refused` for unknown classes and where nothing would be output. Values are converted in place."""
+        outputs = self._outputs(prompt, targets)
+        if not outputs:
+            raise Refused(_error("prompt_no_outputs", "Prompt has no outputs", ""))
+        judgement = _Judgement(prompt, self._classes, self._folders)
+        good = tuple(output for output in outputs if judgement.accepts(output))
+        error = None
+        if not good:
+            error = _error(
+                "prompt_outputs_failed_validation", "Prompt outputs failed validation", judgement.summary(outputs)
+            )
+        return Verdict(good, error, judgement.node_errors(outputs))
+
+    def _outputs(self, prompt: Mapping[str, Any], targets: list[str] | None) -> list[str]:
+        for node_id, node in prompt.items():
+            class_type = node.get("class_type")
+            if class_type is None:
+                title = f"ID #{node_id}"
+                raise Refused(_missing(f"Node '{title}' has no class_type. {_CORRUPTED}", node_id, None, None))
+            if class_type not in self._classes:
+                title = (node.get("_meta") or {}).get("title", class_type)
+                message = f"Node '{title}' not found. The custom node may not be installed."
+                raise Refused(_missing(message, node_id, class_type, title))
+        return [
+            node_id
+            for node_id, node in prompt.items()
+            if self._classes[node["class_type"]].is_output and (targets is None or node_id in targets)
+        ]
+
+
+_CORRUPTED = "The workflow may be corrupted or a custom node is missing."
+
+
+class _Judgement:
+    """The nodes of one prompt, each judged once."""
+
+    def __init__(self, prompt: Mapping[str, Any], classes: Mapping[str, NodeClass], folders: Folders) -> None:
+        self._prompt = prompt
+        self._classes = classes
+        self._folders = folders
+        self._errors: dict[str, Errors] = {}
+        self._dependents: dict[str, list[str]] = {}
+
+    def accepts(self, output: str) -> bool:
+        bad = [node_id for node_id in self._reach(output, []) if self._errors[node_id]]
+        for node_id in bad:
+            self._dependents.setdefault(node_id, []).append(output)
+        return not bad
+
+    def summary(self, outputs: list[str]) -> str:
+        """The errors of the output nodes themselves, as the general error's details."""
+        own = [
+            error for output in outputs for error in self._errors.get(output, ()) if error["type"] != "dependency_cycle"
+        ]
+        return "\n".join(f"{error['message']}: {error['details']}" for error in own)
+
+    def node_errors(self, outputs: list[str]) -> dict[str, Any]:
+        return {
+            node_id: {
+                "errors": self._errors[node_id],
+                "dependent_outputs": dependents,
+                "class_type": self._prompt[node_id]["class_type"],
+            }
+            for node_id, dependents in self._dependents.items()
+        }
+
+    def _reach(self, node_id: str, path: list[str]) -> list[str]:
+        """The node and all that it depends on, judged on the way; a cycle is the error of every node in it."""
+        if node_id in path:
+            self._blame_cycle([*path[path.index(node_id) :], node_id])
+            return []
+        if node_id not in self._errors:
+            self._errors[node_id] = []
+            self._errors[node_id] += self._judge_node(node_id)
+        reached = [node_id]
+        for value in self._prompt[node_id].get("inputs", {}).values():
+            if _is_link(value) and value[0] in self._prompt:
+                reached += [found for found in self._reach(value[0], [*path, node_id]) if found not in reached]
+        return reached
+
+    def _blame_cycle(self, ring: list[str]) -> None:
+        words = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in ring)
+        for node_id in ring[:-1]:
+            if not any(error["type"] == "dependency_cycle" for error in self._errors[node_id]):
+                info = {"node_id": node_id, "cycle_nodes": ring[:-1]}
+                self._errors[node_id].append(_error("dependency_cycle", "Dependency cycle detected", words, info))
+
+    def _judge_node(self, node_id: str) -> Errors:
+        node = self._prompt[node_id]
+        declared = self._classes[node["class_type"]]
+        if "inputs" not in node:
+            return [_exception("'inputs'", "KeyError")]
+        errors: Errors = []
+        for name, config in declared.inputs().items():
+            if name not in node["inputs"]:
+                if name in declared.required and not any(key.startswith(f"{name}.") for key in node["inputs"]):
+                    errors.append(
+                        _error("required_input_missing", "Required input is missing", name, {"input_name": name})
+                    )
+                continue
+            error = self._judge_input(node["inputs"], name, config)
+            if error is not None:
+                errors.append(error)
+        return errors or self._judge_values(declared, node["inputs"])
+
+    def _judge_input(self, inputs: dict[str, Any], name: str, config: Declared) -> dict[str, Any] | None:
+        value = inputs[name]
+        if isinstance(value, list):
+            return self._judge_link(name, value, config)
+        kind = config[0]
+        about = {"input_name": name, "input_config": list(config), "received_value": value}
+        if isinstance(kind, list):
+            if kind and value not in kind:
+                return _error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {kind}", about)
+            return None
+        if kind not in CONVERSIONS:
+            return None
+        try:
+            inputs[name] = value = CONVERSIONS[kind](value)
+        except (ValueError, TypeError) as error:
+            message = f"Failed to convert an input value to a {kind} value"
+            return _error(
+                "invalid_input_type", message, f"{name}, {value}, {error}", about | {"exception_message": str(error)}
+            )
+        return _judge_range(name, value, config[1], about)
+
+    def _judge_link(self, name: str, value: list[Any], config: Declared) -> dict[str, Any] | None:
+        if len(value) != 2:
+            about = {"input_name": name, "input_config": list(config), "received_value": value}
+            return _error(
+                "bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot_index]", name, about
+            )
+        source = self._prompt.get(value[0])
+        if source is None:
+            return _exception(repr(value[0]), "KeyError")
+        outputs = self._classes[source["class_type"]].outputs
+        if value[1] >= len(outputs):
+            return _exception("tuple index out of range", "IndexError")
+        received, wanted = outputs[value[1]], "COMBO" if isinstance(config[0], list) else config[0]
+        if "*" in (received, wanted) or received == wanted:
+            return None
+        details = f"{name}, received_type({received}) mismatch input_type({wanted})"
+        about = {"input_name": name, "input_config": list(config), "received_type": received, "linked_node": value}
+        return _error("return_type_mismatch", "Return type mismatch between linked nodes", details, about)
+
+    def _judge_values(self, declared: NodeClass, inputs: Mapping[str, Any]) -> Errors:
+        if declared.check is None or isinstance(inputs.get(declared.check[0]), list):
+            return []
+        name, check = declared.check
+        wrong = check(self._folders, inputs)
+        if wrong is None:
+            return []
+        about = {"input_name": name}
+        return [_error("custom_validation_failed", "Custom validation failed for node", f"{name} - {wrong}", about)]
+
+
+def _judge_range(name: str, value: Any, options: Mapping[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
+    about = about | {"received_value": value}
+    if "min" in options and value < options["min"]:
+        return _error("value_smaller_than_min", f"Value {value} smaller than min of {options['min']}", name, about)
+    if "max" in options and value > options["max"]:
+        return _error("value_bigger_than_max", f"Value {value} bigger than max of {options['max']}", name, about)
+    return None
+
+
+def _is_link(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2
+
+
+def _error(kind: str, message: str, details: str, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": kind, "message": message, "details": details, "extra_info": dict(info or {})}
+
+
+def _exception(details: str, kind: str) -> dict[str, Any]:
+    info = {"exception_type": kind, "traceback": []}
+    return _error("exception_during_validation", "Exception when validating node", details, info)
+
+
+def _missing(message: str, node_id: str, class_type: str | None, title: str | None) -> dict[str, Any]:
+    info = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return _error("missing_node_type", message, f"Node ID '#{node_id}'", info)
