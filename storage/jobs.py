@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import anyio
-
 from storage import keys
 from storage.clock import Clock
 from storage.errors import BadCursor, JobNotFound, ObjectNotFound, PreconditionFailed, StorageUnavailable
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
 from storage.signal import Signal, job_topic, queue_topic
+from storage.together import together
 
 YOUNG_HINT = timedelta(minutes=10)
 """A hint without a record may belong to a submission that is about to commit; older ones are stale."""
@@ -120,22 +119,20 @@ class JobStore:
         return committed
 
     async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
-        rows: list[JobRecord | None] = [None] * len(index_keys)
-
-        async def fill(position: int, key: str) -> None:
-            try:
-                record = (await self.read(tenant, keys.job_of_index(key))).record
-            except JobNotFound:
-                return
-            if status is None or record.status is status:
-                rows[position] = record
-            elif record.status.is_terminal:
-                await self._objects.delete(key)  # a terminal job never comes back to another status
-
-        async with anyio.create_task_group() as group:
-            for position, key in enumerate(index_keys):
-                group.start_soon(fill, position, key)
+        rows = await together(*(self._row(tenant, status, key) for key in index_keys))
         return [row for row in rows if row is not None]
+
+    async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:
+        """The record that an index key names; None, and the key perhaps dropped, if it is stale."""
+        try:
+            record = (await self.read(tenant, keys.job_of_index(key))).record
+        except JobNotFound:
+            return None
+        if status is None or record.status is status:
+            return record
+        if record.status.is_terminal:
+            await self._objects.delete(key)  # a terminal job never comes back to another status
+        return None
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         record = record.model_copy(update={"nonce": secrets.token_hex(8)})
@@ -146,9 +143,7 @@ class JobStore:
         return StoredJob(record, await self._objects.replace(key, body, etag=etag))
 
     async def _put_hints(self, *hints: str) -> None:
-        async with anyio.create_task_group() as group:
-            for hint in hints:
-                group.start_soon(self._objects.put, hint, b"")
+        await together(*(self._objects.put(hint, b"") for hint in hints))
 
     async def _drop_hints(self, *hints: str) -> None:
         """Best effort: the commit stands, and a hint that stays is dropped by whoever finds it."""

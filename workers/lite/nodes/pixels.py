@@ -33,9 +33,8 @@ def load(path: Path) -> tuple[Pixels, Pixels]:
 def _mask(frame: Image.Image) -> Pixels:
     if "A" not in frame.getbands():
         return np.zeros((1, 64, 64), dtype=np.float32)  # ComfyUI's own size for "no mask"
-    alpha: Pixels = np.asarray(frame.getchannel("A"), dtype=np.float32)[None]
-    mask: Pixels = np.float32(1.0) - alpha / np.float32(255.0)
-    return mask
+    opacity: Pixels = np.asarray(frame.getchannel("A"), dtype=np.float32)[None] / 255.0
+    return np.subtract(1.0, opacity, dtype=np.float32)
 
 
 def resize(pixels: Pixels, width: int, height: int, method: str, crop: str = "disabled") -> Pixels:

@@ -1,0 +1,129 @@
+"""A worker: one engine, one job at a time, the best queued job next.
+
+`serve` is a permanent local worker; `serve_one` is what a Modal ticket pays for. Stopping gives the running job back
+to the queue: another worker takes it at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from storage.engine_info import EngineInfoStore
+from storage.errors import AttemptFenced, StorageError
+from storage.jobs import StoredJob
+from storage.queue import JobQueue
+from storage.signal import queue_topic
+from workers.comfy.host import EngineHost
+from workers.errors import EngineUnavailable
+from workers.runner import JobRunner, RunnerPolicy, RunnerStores
+from workflows.catalogue import Catalogue
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""After the bucket or the engine failed: once a second is often enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """`name` stands in leases and logs."""
+
+    name: str
+    pool: str
+    queue_poll_s: float = 1.0
+
+
+class WorkerLoop:
+    """`on_ready` is called whenever the engine became ready, also after a restart."""
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        host: EngineHost,
+        queue: JobQueue,
+        engine_info: EngineInfoStore,
+        stores: RunnerStores,
+        policy: RunnerPolicy,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._identity = identity
+        self._host = host
+        self._queue = queue
+        self._engine_info = engine_info
+        self._stores = stores
+        self._policy = policy
+        self._on_ready = on_ready
+        self._catalogue = Catalogue.absent()
+
+    async def start(self) -> None:
+        """`EngineUnavailable` if the engine does not get ready."""
+        await self._host.start()
+        await self._engine_is_ready()
+
+    async def stop(self) -> None:
+        await self._host.stop()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Claim and run until `stop` is set; the job that then runs goes back to the queue."""
+        serving = asyncio.create_task(self._serve_for_ever())
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+
+    async def serve_one(self) -> StoredJob | None:
+        """Run the best queued job; None if there is none (another worker was quicker)."""
+        await self._see_to_engine()
+        claimed = await self._queue.claim(self._identity.pool, self._identity.name)
+        return None if claimed is None else await self._run(claimed)
+
+    async def _serve_for_ever(self) -> None:
+        with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
+            while True:
+                try:
+                    ran = await self.serve_one()
+                except (StorageError, EngineUnavailable) as error:
+                    logger.warning("the worker has to wait: %s", error)
+                    await asyncio.sleep(RETRY_S)
+                    continue
+                if ran is None:
+                    await bell.wait(self._identity.queue_poll_s)
+
+    async def _run(self, claimed: StoredJob) -> StoredJob | None:
+        record = claimed.record
+        about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
+        logger.info("job claimed", extra=about)
+        runner = JobRunner(self._stores, self._host.engine, self._catalogue, self._policy)
+        try:
+            result = await runner.run(claimed)
+        except AttemptFenced as fenced:
+            logger.warning("job lost: %s", fenced, extra=about)
+            await self._restart_engine()
+            return claimed
+        ended = result.stored.record
+        logger.info("job %s", ended.status, extra=about | {"outputs": len(ended.outputs), "error": ended.error})
+        if result.engine_suspect:
+            await self._restart_engine()
+        return result.stored
+
+    async def _see_to_engine(self) -> None:
+        if not self._host.is_alive():
+            logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log_tail(5)))
+            await self._restart_engine()
+
+    async def _restart_engine(self) -> None:
+        await self._host.restart()
+        await self._engine_is_ready()
+
+    async def _engine_is_ready(self) -> None:
+        info = await self._host.engine.object_info()
+        self._catalogue = Catalogue(info)
+        try:
+            await self._engine_info.publish(self._identity.pool, info)
+        except StorageError as error:
+            logger.warning("what the engine can do was not published: %s", error)
+        self._on_ready()

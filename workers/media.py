@@ -1,0 +1,105 @@
+"""What can be said of a file by looking at it. Probing never fails a job: what is not understood stays unsaid."""
+
+import hashlib
+import logging
+import mimetypes
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filetype
+from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+HASH_CHUNK = 1024 * 1024
+MAX_PIXELS = 500_000_000
+"""Beyond this a picture's header is not believed: sizes are read, never the pixels."""
+
+_BY_EXTENSION = {
+    ".flac": "audio/flac",
+    ".glb": "model/gltf-binary",
+    ".gltf": "model/gltf+json",
+    ".json": "application/json",
+    ".obj": "model/obj",
+    ".opus": "audio/ogg",
+    ".ply": "model/ply",
+    ".stl": "model/stl",
+    ".webp": "image/webp",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`duration_s` and `frames` for what moves; sizes in pixels."""
+
+    size_bytes: int
+    sha256: str
+    content_type: str
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    frames: int | None = None
+
+
+def examine(path: Path, filename: str) -> Facts:
+    """Blocking: run it in a thread."""
+    content_type = content_type_of(path, filename)
+    seen: dict[str, Any] = {}
+    try:
+        if content_type.startswith("image/") and content_type != "image/svg+xml":
+            seen = _picture(path)
+        elif content_type.startswith(("video/", "audio/")):
+            seen = _stream(path)
+    except Exception as error:  # decoders raise whatever they like on what nodes write
+        logger.info("could not look into %s: %s: %s", filename, type(error).__name__, error)
+    return Facts(path.stat().st_size, sha256_of(path), content_type, **seen)
+
+
+def content_type_of(path: Path, filename: str) -> str:
+    """By the content's first bytes, else by the name's extension."""
+    guess = filetype.guess(str(path))
+    if guess is not None:
+        return str(guess.mime)
+    extension = Path(filename).suffix.lower()
+    return _BY_EXTENSION.get(extension) or mimetypes.guess_type(filename)[0] or "application/octet-stream"
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    with Image.open(path) as picture:
+        if picture.width * picture.height > MAX_PIXELS:
+            return {}
+        frames = getattr(picture, "n_frames", 1)
+        seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
+        if frames > 1:
+            seen["duration_s"] = _animation_s(picture, frames)
+        return seen
+
+
+def _animation_s(picture: Image.Image, frames: int) -> float | None:
+    total_ms = 0.0
+    for frame in range(frames):
+        picture.seek(frame)
+        picture.load()  # WebP tells a frame's duration only once it is decoded
+        total_ms += picture.info.get("duration", 0)
+    return round(total_ms / 1000, 3) or None
+
+
+def _stream(path: Path) -> dict[str, Any]:
+    import av
+
+    with av.open(str(path)) as container:
+        seconds = None if container.duration is None else round(container.duration / av.time_base, 3)
+        if not container.streams.video:
+            return {"duration_s": seconds}
+        video = container.streams.video[0]
+        frames = video.frames or sum(1 for packet in container.demux(video) if packet.size)
+        return {"width": video.width, "height": video.height, "duration_s": seconds, "frames": frames}

@@ -1,0 +1,139 @@
+"""What the outside sees of a running job, and what the job hears from outside.
+
+One loop per attempt, so that at most one conditional write of a job is in flight: it writes progress at most once an
+interval and only when something changed, renews the lease, and looks for a cancel request. Losing the race for a
+write shows the request at once; a signal or the slow poll shows it otherwise.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from storage.clock import Clock
+from storage.errors import AttemptFenced, JobNotFound, StorageUnavailable
+from storage.jobs import JobStore, StoredJob
+from storage.record import JobRecord, Output, ProgressDetails
+from storage.signal import Bell, Signal, job_topic
+from workflows.progress import ProgressModel
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPolicy:
+    """Times in seconds."""
+
+    interval_s: float = 1.0
+    cancel_poll_s: float = 2.0
+    lease_s: float = 60.0
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Two heartbeats may fail before the lease ends."""
+        return self.lease_s / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the next write will tell."""
+
+    progress: int
+    details: ProgressDetails
+    outputs: tuple[Output, ...]
+
+    @classmethod
+    def of(cls, model: ProgressModel, outputs: tuple[Output, ...]) -> "Snapshot":
+        details = ProgressDetails(
+            current_node=model.current_node,
+            nodes_completed=model.nodes_completed,
+            nodes_total=model.nodes_total,
+            step=model.step,
+        )
+        return cls(min(model.percent, 99), details, outputs)
+
+
+class Reporter:
+    """`on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        stored: StoredJob,
+        clock: Clock,
+        policy: ReportPolicy,
+        *,
+        on_cancel: Callable[[], None],
+        on_fenced: Callable[[], None],
+    ) -> None:
+        self.stored = stored
+        self._jobs = jobs
+        self._clock = clock
+        self._policy = policy
+        self._on_cancel = on_cancel
+        self._on_fenced = on_fenced
+        self._attempt = stored.record.attempt
+        self._snapshot: Snapshot | None = None
+        self._written: Snapshot | None = None
+        self._stopping = asyncio.Event()
+        self._heard_cancel = False
+        self._wrote_at = self._looked_at = asyncio.get_running_loop().time()
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Remember what to tell at the next write."""
+        self._snapshot = snapshot
+
+    async def run(self, signal: Signal) -> None:
+        """Until `stop`; a bucket that does not answer is asked again at the next turn."""
+        record = self.stored.record
+        with signal.listen(job_topic(record.tenant, record.job_id)) as bell:
+            while not self._stopping.is_set():
+                try:
+                    await self._turn(bell)
+                except StorageUnavailable as error:
+                    logger.warning("progress of job %s could not be written: %s", record.job_id, error)
+                except (AttemptFenced, JobNotFound):
+                    self._on_fenced()
+                    return
+
+    def stop(self) -> None:
+        """The turn that runs ends first: no write is left unclear."""
+        self._stopping.set()
+
+    async def _turn(self, bell: Bell) -> None:
+        rung = await bell.wait(self._policy.interval_s) if not self._stopping.is_set() else False
+        now = asyncio.get_running_loop().time()
+        since_write = now - self._wrote_at
+        changed = self._snapshot is not None and self._snapshot != self._written
+        if (changed and since_write >= self._policy.interval_s) or since_write >= self._policy.heartbeat_s:
+            self._wrote_at = self._looked_at = now
+            await self._write()
+            await bell.wait(0)  # the write rang it
+        elif rung or now - self._looked_at >= self._policy.cancel_poll_s:
+            self._looked_at = now
+            record = self.stored.record
+            self._notice(await self._jobs.read(record.tenant, record.job_id))
+
+    async def _write(self) -> None:
+        snapshot = self._snapshot or self._written
+        self._notice(await self._jobs.evolve_from(self.stored, lambda record: self._reported(record, snapshot)))
+        self._written = snapshot
+
+    def _reported(self, record: JobRecord, snapshot: Snapshot | None) -> JobRecord:
+        return record.report(
+            attempt=self._attempt,
+            now=self._clock.now(),
+            lease_s=self._policy.lease_s,
+            progress=snapshot.progress if snapshot else record.progress,
+            details=snapshot.details if snapshot else record.progress_details,
+            outputs=snapshot.outputs if snapshot else record.outputs,
+        )
+
+    def _notice(self, stored: StoredJob) -> None:
+        self.stored = stored
+        record = stored.record
+        if record.status.is_terminal or record.attempt != self._attempt:
+            raise AttemptFenced(f"attempt {self._attempt} of job {record.job_id} no longer holds it")
+        if record.cancel_requested_at is not None and not self._heard_cancel:
+            self._heard_cancel = True
+            self._on_cancel()
