@@ -20,7 +20,7 @@ DEFAULT_PORT = 8000
 
 
 def main() -> None:
-    cli()
+    sys.exit(cli())
 
 
 @cli.command

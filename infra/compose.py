@@ -1,19 +1,31 @@
 """How the product is put together from its parts, for every runtime. Nothing is decided here, only wired."""
 
-from collections.abc import AsyncIterator
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from app.config import ApiConfig
+from app.services import Services
 from infra.settings import Settings
 from storage.clock import Clock, SystemClock
 from storage.engine_info import EngineInfoStore
 from storage.jobs import JobStore
+from storage.launcher import Launcher
 from storage.objects import ObjectStore
 from storage.queue import JobQueue
+from storage.remote import RemoteFetcher
 from storage.runtimes import RuntimeStore
 from storage.s3 import S3Config, S3ObjectStore
 from storage.signal import Signal
 from storage.uploads import UploadStore
+from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.loop import WorkerIdentity, WorkerLoop
+from workers.reporter import ReportPolicy
+from workers.runner import RunnerPolicy, RunnerStores
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +78,91 @@ async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Store
             runtimes=RuntimeStore(objects, clock),
             engine_info=EngineInfoStore(objects, clock),
         )
+
+
+def runner_policy(settings: Settings) -> RunnerPolicy:
+    return RunnerPolicy(
+        parallel_uploads=settings.parallel_uploads,
+        inline_text_bytes=settings.inline_text_bytes,
+        report=ReportPolicy(
+            interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
+        ),
+    )
+
+
+def engine_host(settings: Settings, environment: Mapping[str, str]) -> EngineHost:
+    """The engine that the setting `engine` names; `environment` is what its process may know."""
+    if settings.engine.startswith(("http://", "https://")):
+        return RunningEngine(settings.engine)
+    parent = settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
+    folders = EngineFolders(parent)
+    if settings.engine == "lite":
+        return EngineProcess(
+            EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
+        )
+    return EngineProcess(
+        EngineSpec.comfyui(
+            Path(settings.engine),
+            python=settings.comfyui_python,
+            folders=folders,
+            cpu=settings.comfyui_cpu,
+            environment=environment,
+            start_timeout_s=settings.engine_start_timeout_s,
+        )
+    )
+
+
+def worker_loop(
+    settings: Settings, stores: Stores, host: EngineHost, on_ready: Callable[[], None] = lambda: None
+) -> WorkerLoop:
+    return WorkerLoop(
+        WorkerIdentity(settings.process_name, settings.pool, settings.queue_poll_s),
+        host,
+        stores.queue,
+        stores.engine_info,
+        RunnerStores(stores.jobs, stores.objects, stores.runtimes, stores.signal, stores.clock),
+        runner_policy(settings),
+        on_ready,
+    )
+
+
+def engine_environment() -> dict[str, str]:
+    """What ComfyUI may know of this process's environment: no setting and no credential of ours."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENGINE_VARIABLES or name.startswith(("CUDA_", "NVIDIA_", "HF_", "TORCH", "PYTORCH_", "LC_"))
+    }
+
+
+_ENGINE_VARIABLES = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "XDG_CACHE_HOME"})
+
+
+def api_config(settings: Settings) -> ApiConfig:
+    return ApiConfig(
+        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        public_url=settings.public_url,
+        docs=settings.docs,
+        max_request_bytes=settings.max_request_bytes,
+        max_media=settings.max_media,
+        max_medium_bytes=settings.max_medium_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_nodes=settings.max_nodes,
+        output_expires_s=settings.output_expires_s,
+        default_timeout_s=settings.default_timeout_s,
+        max_timeout_s=settings.max_timeout_s,
+    )
+
+
+def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
+    return Services(
+        jobs=stores.jobs,
+        objects=stores.objects,
+        uploads=stores.uploads,
+        runtimes=stores.runtimes,
+        engine_info=stores.engine_info,
+        launcher=launcher,
+        signal=stores.signal,
+        clock=stores.clock,
+        fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
+    )

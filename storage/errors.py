@@ -45,6 +45,14 @@ class UploadIncomplete(StorageError):
     """The promised bytes are not there, or not all of them."""
 
 
+class FetchFailed(StorageError):
+    """The other side failed, or was too slow."""
+
+
+class FetchRefused(StorageError):
+    """The URL, its address or its content is not allowed."""
+
+
 class BadCursor(StorageError):
     """The cursor was not issued by this store."""
 

@@ -88,8 +88,11 @@ def object_info(pool: str) -> str:
     return f"engines/{check_segment(pool)}/object_info.json.gz"
 
 
+PROBES = "probes/"
+
+
 def probe(nonce: str) -> str:
-    return f"probes/{check_segment(nonce)}"
+    return PROBES + check_segment(nonce)
 
 
 def index_prefix(tenant: str, status: str | None) -> str:

@@ -15,10 +15,21 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def stop_with_parent() -> asyncio.Event:
-    """As `stop_on_signals`, and also set at the end of standard input: the pipe of `infra.local.children`."""
+    """As `stop_on_signals`, and also set when the parent is gone."""
     stop = stop_on_signals()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: _EndOfInput(stop), sys.stdin)
+    await _watch_input(stop)
     return stop
+
+
+async def parent_gone() -> asyncio.Event:
+    """An event that the end of standard input sets: the pipe of `infra.local.children`."""
+    gone = asyncio.Event()
+    await _watch_input(gone)
+    return gone
+
+
+async def _watch_input(event: asyncio.Event) -> None:
+    await asyncio.get_running_loop().connect_read_pipe(lambda: _EndOfInput(event), sys.stdin)
 
 
 class _EndOfInput(asyncio.Protocol):

@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from infra.settings import Settings
 from storage.signal import MemorySignal
 
 _MAX_DATAGRAM = 4096
@@ -59,3 +60,13 @@ async def open_signal(folder: Path, process: str) -> AsyncIterator[DatagramSigna
         finally:
             transport.close()
             path.unlink(missing_ok=True)
+
+
+@contextlib.asynccontextmanager
+async def open_local_signal(settings: Settings) -> AsyncIterator[MemorySignal]:
+    """The signal of this machine's processes; without `signal_dir`, one that reaches this process alone."""
+    if settings.signal_dir is None:
+        yield MemorySignal()
+        return
+    async with open_signal(settings.signal_dir, settings.process_name) as signal:
+        yield signal

@@ -34,7 +34,7 @@ def _mask(frame: Image.Image) -> Pixels:
     if "A" not in frame.getbands():
         return np.zeros((1, 64, 64), dtype=np.float32)  # ComfyUI's own size for "no mask"
     opacity: Pixels = np.asarray(frame.getchannel("A"), dtype=np.float32)[None] / 255.0
-    return np.subtract(1.0, opacity, dtype=np.float32)
+    return 1.0 - opacity
 
 
 def resize(pixels: Pixels, width: int, height: int, method: str, crop: str = "disabled") -> Pixels:
@@ -47,7 +47,8 @@ def resize(pixels: Pixels, width: int, height: int, method: str, crop: str = "di
     rows = _weights(pixels.shape[1], height, method)
     columns = _weights(pixels.shape[2], width, method)
     scaled = np.einsum("yh,bhwc->bywc", rows, pixels, optimize=True)
-    return np.einsum("xw,bywc->byxc", columns, scaled, optimize=True).astype(np.float32)
+    scaled = np.einsum("xw,bywc->byxc", columns, scaled, optimize=True)
+    return np.asarray(scaled, dtype=np.float32)
 
 
 def _crop_to_ratio(pixels: Pixels, ratio: float) -> Pixels:

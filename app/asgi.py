@@ -1,0 +1,57 @@
+"""`create_app`: the HTTP face over given services. No work at import."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.auth import single_key
+from app.config import ApiConfig
+from app.middleware import AnswerMiddleware, AuthMiddleware
+from app.problems import Problem, of_storage
+from app.routes import docs, health, jobs, uploads
+from app.routes.context import Context
+from app.services import Services
+from app.watch import JobWatch
+from storage.errors import StorageError
+
+
+def create_app(services: Services, config: ApiConfig) -> Starlette:
+    routes = [*jobs.ROUTES, *uploads.ROUTES, *health.ROUTES, *docs.ROUTES]
+    if config.docs:
+        routes += docs.DOCS_ROUTES
+    handlers: Mapping[Any, Any] = {
+        Problem: _on_problem,
+        StorageError: _on_storage_error,
+        HTTPException: _on_http_exception,
+    }
+    app = Starlette(
+        routes=routes,
+        middleware=[
+            Middleware(AnswerMiddleware),
+            Middleware(AuthMiddleware, tenant_of=single_key(config.api_key)),
+        ],
+        exception_handlers=handlers,
+    )
+    app.state.context = Context(services, config, JobWatch(services.jobs, services.signal))
+    return app
+
+
+async def _on_problem(_: Request, problem: Problem) -> Response:
+    return problem.response()
+
+
+async def _on_storage_error(_: Request, error: StorageError) -> Response:
+    return of_storage(error).response()
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    """What the router itself refuses."""
+    if error.status_code == 405:
+        headers = {key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"}
+        return Problem("method-not-allowed", f"{request.method} is not for this path", headers=headers).response()
+    return Problem("not-found", "there is nothing at this path").response()

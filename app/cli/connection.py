@@ -1,0 +1,37 @@
+"""Which API a command talks to: by flags, by environment, or by what `comfyui-modal up` wrote into its data folder."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+
+class NoConnection(Exception):
+    """Nothing says where the API is; the message says what to do."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Common options of every client command."""
+
+    api_url: Annotated[str | None, Parameter(env_var="COMFYUI_MODAL_API_URL", help="where the API is")] = None
+    api_key: Annotated[
+        str | None, Parameter(env_var="COMFYUI_MODAL_API_KEY", help="the key to send", show_default=False)
+    ] = None
+    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = Path(".local")
+
+    def resolve(self) -> tuple[str, str]:
+        """URL and key; flags first, then the folder's connection.json."""
+        if self.api_url and self.api_key:
+            return self.api_url, self.api_key
+        path = self.data / "connection.json"
+        try:
+            connection = json.loads(path.read_text())
+            return self.api_url or connection["api_url"], self.api_key or connection["api_key"]
+        except (OSError, ValueError, KeyError):
+            raise NoConnection(
+                f"no API is known: start `comfyui-modal up`, or give --api-url and --api-key ({path} does not help)"
+            ) from None

@@ -1,0 +1,137 @@
+"""The root of the command line, and how a command ends.
+
+Exit codes: 0 done; 1 the job failed; 2 refused, by the API or for its arguments; 3 no API there; 130 Ctrl-C.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from app.cli.connection import NoConnection, Target
+
+FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+
+cli = App(
+    name="comfyui-modal",
+    help="Run ComfyUI workflows on your own Modal account and bucket.",
+    version=version("comfyui-modal-api"),
+    result_action="return_value",
+)
+jobs = App(name="jobs", help="Look at jobs, and cancel them.")
+cli.command(jobs)
+
+
+def ends_well(command: Callable[..., int]) -> Callable[..., int]:
+    """What goes wrong in a command becomes a message and an exit code, never a traceback."""
+
+    @wraps(command)
+    def wrapped(*args: Any, **options: Any) -> int:
+        from app.client import ApiProblem, ApiUnreachable, DownloadFailed
+
+        errors = Console(stderr=True)
+        try:
+            return command(*args, **options)
+        except ApiProblem as problem:
+            errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
+            for error in problem.errors[1:]:
+                errors.print(f"  {error['pointer']}: {error['detail']}", highlight=False, markup=False)
+            if problem.hint:
+                errors.print(f"  → {problem.hint}", highlight=False, markup=False)
+            return REFUSED
+        except (NoConnection, ApiUnreachable) as error:
+            errors.print(str(error), style="red", highlight=False, markup=False)
+            return UNREACHABLE
+        except DownloadFailed as error:
+            errors.print(str(error), style="red", highlight=False, markup=False)
+            return FAILED
+
+    return wrapped
+
+
+@cli.command
+@ends_well
+def run(  # noqa: PLR0913  one a flag
+    workflow: str,
+    *,
+    image: Annotated[Path | None, Parameter(help="the picture for the workflow's one LoadImage node")] = None,
+    media: Annotated[list[str] | None, Parameter(help="NAME=FILE or NAME=URL, may be repeated", negative="")] = None,
+    set_: Annotated[
+        list[str] | None, Parameter(name="--set", help="NODE.FIELD=VALUE, may be repeated", negative="")
+    ] = None,
+    out: Annotated[Path, Parameter(help="folder for the outputs")] = Path("outputs"),
+    priority: int = 0,
+    timeout: Annotated[int | None, Parameter(help="longest run time in seconds")] = None,
+    json: Annotated[bool, Parameter(help="print the finished job as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Submit a workflow, follow it, download what it makes.
+
+    Parameters
+    ----------
+    workflow
+        A file in ComfyUI's API format, or the name of a shipped example (still, clip, words, silence).
+    """
+    from app.cli.run import Wishes, run_workflow
+
+    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout)
+    return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
+
+
+@jobs.command(name="list")
+@ends_well
+def list_jobs(
+    *,
+    status: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+    json: Annotated[bool, Parameter(help="print the answer as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """List jobs, newest first."""
+    from app.cli.jobs import list_page
+
+    return list_page((target or Target()).resolve(), status, limit, cursor, as_json=json)
+
+
+@jobs.command
+@ends_well
+def show(
+    job_id: str,
+    *,
+    json: Annotated[bool, Parameter(help="print the job as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Show one job: how far it is, what it made, why it failed."""
+    from app.cli.jobs import show_job
+
+    return show_job((target or Target()).resolve(), job_id, as_json=json)
+
+
+@jobs.command
+@ends_well
+def cancel(job_id: str, *, target: Target | None = None) -> int:
+    """Cancel a job; a finished one is left as it is."""
+    from app.cli.jobs import cancel_job
+
+    return cancel_job((target or Target()).resolve(), job_id)
+
+
+@cli.command
+def openapi(*, out: Annotated[Path | None, Parameter(help="file to write; standard output otherwise")] = None) -> int:
+    """Print the API's OpenAPI document."""
+    import json
+
+    from app.openapi import document
+
+    text = json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text)
+    return 0

@@ -1,0 +1,190 @@
+"""The Python client: the API from another program, and what the command line is made of. This room's one HTTP client.
+
+with Client("http://127.0.0.1:8000", api_key) as client:
+    job = client.submit(workflow, media=[client.medium(Path("cat.png"))])
+    job = client.wait(job["job_id"])
+    for output in job["outputs"]:
+        client.download(output, Path("outputs"))
+"""
+
+import hashlib
+import mimetypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+import stamina
+
+Json = dict[str, Any]
+
+LONG_POLL_S = 20
+TIMEOUT_S = 60.0
+CHUNK_BYTES = 1024 * 1024
+_TERMINAL = ("completed", "failed")
+
+
+class ApiUnreachable(Exception):
+    """No answer came."""
+
+
+class ApiProblem(Exception):
+    """The API refused: an RFC 9457 problem."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(problem.get("detail") or problem.get("title") or f"the API answered {status}")
+        self.status = status
+        self.type = str(problem.get("type", "about:blank"))
+        self.title = str(problem.get("title", ""))
+        self.hint = str(problem.get("hint", ""))
+        self.pointer = problem.get("pointer")
+        self.errors: Sequence[Mapping[str, str]] = problem.get("errors") or ()
+
+
+class DownloadFailed(Exception):
+    """The bytes that arrived are not those that the job made."""
+
+
+class Client:
+    """Blocking. Requests that change nothing are repeated when the connection fails."""
+
+    def __init__(self, api_url: str, api_key: str) -> None:
+        headers = {"authorization": f"Bearer {api_key}"}
+        self._api = httpx.Client(base_url=api_url.rstrip("/"), headers=headers, timeout=TIMEOUT_S)
+        self._bucket = httpx.Client(timeout=TIMEOUT_S)  # presigned URLs: the key must not travel there
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._api.close()
+        self._bucket.close()
+
+    # Jobs.
+
+    def submit(self, workflow: Json, **fields: Any) -> Json:
+        """POST /v1/jobs; `fields` are the other members of the request, `inputs` and `media` for two."""
+        return self._json("POST", "/v1/jobs", json={"workflow": workflow, **fields})
+
+    def job(self, job_id: str) -> Json:
+        return self._json("GET", f"/v1/jobs/{job_id}")
+
+    def wait(self, job_id: str, on_change: Callable[[Json], None] = lambda _: None) -> Json:
+        """The job once it is over; `on_change` sees every version that this long poll catches."""
+        etag = ""
+        while True:
+            headers = {"if-none-match": etag} if etag else {}
+            response = self._send(
+                "GET", f"/v1/jobs/{job_id}?wait={LONG_POLL_S}" if etag else f"/v1/jobs/{job_id}", headers=headers
+            )
+            if response.status_code == 304:
+                continue
+            job: Json = response.json()
+            etag = response.headers["etag"]
+            on_change(job)
+            if job["status"] in _TERMINAL:
+                return job
+
+    def jobs(self, *, status: str | None = None, limit: int = 50, cursor: str | None = None) -> Json:
+        """One page: `jobs` and `next_cursor`."""
+        wanted = {"status": status, "limit": limit, "cursor": cursor}
+        return self._json("GET", "/v1/jobs", params={key: value for key, value in wanted.items() if value is not None})
+
+    def cancel(self, job_id: str) -> Json:
+        return self._json("DELETE", f"/v1/jobs/{job_id}")
+
+    # Files.
+
+    def medium(self, path: Path, name: str | None = None) -> Json:
+        """Upload a file by presigned PUT; returns the entry for `media`."""
+        return {"name": name or path.name, "upload_id": self.upload(path)}
+
+    def upload(self, path: Path) -> str:
+        """The upload_id. The file goes straight to the bucket, in constant memory."""
+        created = self._json(
+            "POST",
+            "/v1/uploads",
+            json={
+                "filename": path.name,
+                "size_bytes": path.stat().st_size,
+                "content_type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+            },
+        )
+        with path.open("rb") as file, _reachable():
+            response = self._bucket.request(
+                created["method"], created["url"], headers=created["headers"], content=_chunks(file)
+            )
+        if not response.is_success:
+            raise ApiProblem(response.status_code, {"detail": f"the bucket refused the upload of {path.name}"})
+        return str(created["upload_id"])
+
+    def download(self, output: Json, folder: Path) -> Path:
+        """The output's file in `folder`, checked against its sha256. An existing file is never overwritten."""
+        folder.mkdir(parents=True, exist_ok=True)
+        path = _free_path(folder / Path(output["filename"]).name)
+        digest = hashlib.sha256()
+        draft = path.with_name(path.name + ".part")
+        with _reachable(), self._bucket.stream("GET", output["url"]) as response:
+            if response.status_code != 200:
+                raise DownloadFailed(f"{output['filename']}: the bucket answered {response.status_code}")
+            with draft.open("wb") as file:
+                for chunk in response.iter_bytes(CHUNK_BYTES):
+                    digest.update(chunk)
+                    file.write(chunk)
+        if digest.hexdigest() != output["sha256"]:
+            draft.unlink()
+            raise DownloadFailed(f"{output['filename']}: the bytes differ from those that the job made")
+        return draft.rename(path)
+
+    # Requests.
+
+    def _json(self, method: str, path: str, **options: Any) -> Json:
+        answer: Json = self._send(method, path, **options).json()
+        return answer
+
+    def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
+        attempts = 1 if method == "POST" else 3
+        with _reachable():
+            for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts):
+                with attempt:
+                    response = self._api.request(method, path, **options)
+        if response.is_error:
+            raise ApiProblem(response.status_code, _problem(response))
+        return response
+
+
+class _reachable:  # noqa: N801  a context manager that reads as a word
+    """Turns every failure to get an answer into `ApiUnreachable`."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, httpx.HTTPError):
+            raise ApiUnreachable(f"{type(error).__name__}: {error}") from error
+
+
+def _problem(response: httpx.Response) -> Mapping[str, Any]:
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    return body if isinstance(body, dict) else {"detail": f"the API answered {response.status_code}"}
+
+
+def _chunks(file: Any) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _free_path(path: Path) -> Path:
+    candidate, number = path, 1
+    while candidate.exists():
+        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
+        number += 1
+    return candidate

@@ -1,0 +1,30 @@
+"""The limits and addresses of the HTTP face. Each has a name, a default and a meaning; `infra.settings` fills them."""
+
+from dataclasses import dataclass
+
+KIB, MIB, GIB = 1024, 1024**2, 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class ApiConfig:
+    """Sizes in bytes, times in seconds. Without `api_key` every request to /v1 is refused."""
+
+    api_key: str | None
+    public_url: str | None = None
+    docs: bool = True
+    max_request_bytes: int = 700 * MIB
+    max_text_bytes: int = 1 * MIB
+    """Longest string in a request that is not a medium: a prompt, for one."""
+    max_media: int = 10
+    max_medium_bytes: int = 50 * MIB
+    max_upload_bytes: int = 5 * GIB
+    max_nodes: int = 2_000
+    max_inputs: int = 1_000
+    max_metadata_pairs: int = 16
+    max_page: int = 200
+    max_wait_s: int = 60
+    cancel_wait_s: float = 6.0
+    """How long DELETE waits for a running job to stop before it answers 202."""
+    output_expires_s: int = 3600
+    default_timeout_s: int = 1800
+    max_timeout_s: int = 24 * 3600

@@ -1,0 +1,75 @@
+"""Pure ASGI middleware: request ids, safe headers and a log line for every answer, a problem for every crash."""
+
+import logging
+import time
+import uuid
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.auth import TenantOf
+from app.problems import Problem
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+SECURITY_HEADERS = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+class AnswerMiddleware:
+    """Logs the path and never the query: a query may carry what a client should not have put there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = uuid.uuid4().hex
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                for name, value in SECURITY_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            logger.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            if status:
+                raise  # the answer has begun: only cutting it off is left
+            problem = Problem("internal-error", f"the API failed; request id {request_id}")
+            await problem.response()(scope, receive, send_with_headers)
+        finally:
+            milliseconds = round((time.perf_counter() - started) * 1000, 1)
+            about = {"request_id": request_id, "method": scope["method"], "path": scope["path"], "status": status}
+            logger.info("request", extra=about | {"ms": milliseconds})
+
+
+class AuthMiddleware:
+    """Every path below /v1 needs the API key; `scope["state"]["tenant"]` says whose it is."""
+
+    def __init__(self, app: ASGIApp, *, tenant_of: TenantOf) -> None:
+        self._app = app
+        self._tenant_of = tenant_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            try:
+                scope.setdefault("state", {})["tenant"] = self._tenant_of(scope)
+            except Problem as problem:
+                await problem.response()(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

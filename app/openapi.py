@@ -1,0 +1,257 @@
+"""The OpenAPI 3.1 document, from the wire models and one table of operations.
+
+`docs/openapi.json` is this document, committed; a test compares it with the code, and the table with the routes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from app import problems, wire
+
+_WORKFLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+_JOB_ID = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+
+_SUBMISSION_PROBLEMS = (
+    "malformed-json",
+    "unsupported-media-type",
+    "request-too-large",
+    "text-too-long",
+    "validation-error",
+    "missing-workflow",
+    "ui-format-workflow",
+    "not-a-workflow",
+    "bad-node",
+    "too-many-nodes",
+    "unknown-node-class",
+    "dangling-link",
+    "workflow-cycle",
+    "no-output-node",
+    "missing-required-input",
+    "unknown-input-node",
+    "unknown-input-field",
+    "too-many-media",
+    "medium-too-large",
+    "bad-base64",
+    "bad-media-name",
+    "duplicate-media-name",
+    "media-source-ambiguous",
+    "unknown-upload",
+    "upload-incomplete",
+    "fetch-refused",
+    "fetch-failed",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    where: str
+    schema: dict[str, Any]
+    about: str
+
+    def as_json(self) -> dict[str, Any]:
+        required = {"required": True} if self.where == "path" else {}
+        return {"name": self.name, "in": self.where, "description": self.about, "schema": self.schema, **required}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`answers` maps a status to what it means and to the body's model, None for an answer without a JSON body."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, tuple[str, type[BaseModel] | None]]
+    parameters: Sequence[Parameter] = ()
+    request: type[BaseModel] | None = None
+    example: dict[str, Any] | None = None
+    refusals: Sequence[str] = ()
+    is_open: bool = False
+
+
+_ID = Parameter("job_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the job")
+_KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
+
+OPERATIONS = (
+    Operation(
+        "submit_job",
+        "post",
+        "/v1/jobs",
+        "Submit a workflow",
+        {202: ("stored: it will end in exactly one way", wire.JobAccepted)},
+        request=wire.JobRequest,
+        example={"workflow": _WORKFLOW, "inputs": [{"node": "1", "field": "width", "value": 512}]},
+        refusals=_SUBMISSION_PROBLEMS,
+    ),
+    Operation(
+        "list_jobs",
+        "get",
+        "/v1/jobs",
+        "List jobs, newest first",
+        {200: ("one page", wire.JobList)},
+        parameters=(
+            Parameter(
+                "status", "query", {"enum": ["queued", "running", "completed", "failed"]}, "only jobs of this status"
+            ),
+            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "page size"),
+            Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
+        ),
+        refusals=("invalid-parameter", "bad-cursor"),
+    ),
+    Operation(
+        "get_job",
+        "get",
+        "/v1/jobs/{job_id}",
+        "Look at a job, or wait for it",
+        {200: ("the job", wire.JobView), 304: ("it is still the version that you know", None)},
+        parameters=(
+            _ID,
+            Parameter(
+                "wait",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": 60},
+                "seconds to wait until the job is over, or with If-None-Match until it changes",
+            ),
+            _KNOWN,
+        ),
+        refusals=("invalid-parameter", "unknown-job"),
+    ),
+    Operation(
+        "cancel_job",
+        "delete",
+        "/v1/jobs/{job_id}",
+        "Cancel a job; a finished one is left as it is",
+        {200: ("the job, which is over", wire.JobView), 202: ("the job, which is being stopped", wire.JobView)},
+        parameters=(_ID,),
+        refusals=("unknown-job",),
+    ),
+    Operation(
+        "get_output",
+        "get",
+        "/v1/jobs/{job_id}/outputs/{number}",
+        "Fetch an output",
+        {200: ("with redirect=false, the URL", wire.OutputUrl), 302: ("to a fresh presigned URL", None)},
+        parameters=(
+            _ID,
+            Parameter("number", "path", {"type": "integer", "minimum": 0}, "its place in outputs"),
+            Parameter("redirect", "query", {"enum": ["true", "false"], "default": "true"}, "false answers the URL"),
+        ),
+        refusals=("unknown-job", "unknown-output"),
+    ),
+    Operation(
+        "get_workflow",
+        "get",
+        "/v1/jobs/{job_id}/workflow",
+        "The workflow as it was submitted",
+        {200: ("the API-format graph", None)},
+        parameters=(_ID,),
+        refusals=("unknown-job",),
+    ),
+    Operation(
+        "create_upload",
+        "post",
+        "/v1/uploads",
+        "Get a presigned PUT for a large input",
+        {201: ("send the file there, then use upload_id in a job", wire.UploadCreated)},
+        request=wire.UploadRequest,
+        example={"filename": "cat.png", "content_type": "image/png", "size_bytes": 2034852},
+        refusals=("malformed-json", "request-too-large", "validation-error", "upload-too-large"),
+    ),
+    Operation(
+        "get_health", "get", "/health", "Whether the process lives", {200: ("it lives", wire.Health)}, is_open=True
+    ),
+    Operation(
+        "get_ready",
+        "get",
+        "/ready",
+        "Whether the API can do its work",
+        {200: ("it can", wire.Ready), 503: ("its bucket does not answer", wire.Ready)},
+        is_open=True,
+    ),
+)
+
+
+def document() -> dict[str, Any]:
+    """The whole document, ready for JSON."""
+    models = sorted(_models(), key=lambda model: model.__name__)
+    _, schemas = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
+    )
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "ComfyUI Modal API",
+            "version": version("comfyui-modal-api"),
+            "description": "Run ComfyUI workflows on your own Modal account and bucket.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas["$defs"],
+            "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"api_key": []}],
+    }
+
+
+def _models() -> set[type[BaseModel]]:
+    answered: set[type[BaseModel]] = {wire.ProblemView}
+    answered |= {model for operation in OPERATIONS for _, model in operation.answers.values() if model is not None}
+    return answered | {operation.request for operation in OPERATIONS if operation.request is not None}
+
+
+def _operation(operation: Operation) -> dict[str, Any]:
+    built: dict[str, Any] = {
+        "operationId": operation.id,
+        "summary": operation.summary,
+        "responses": _answers(operation) | _refusals(operation),
+    }
+    if operation.parameters:
+        built["parameters"] = [parameter.as_json() for parameter in operation.parameters]
+    if operation.request is not None:
+        content = {"schema": _ref(operation.request), "example": operation.example}
+        built["requestBody"] = {"required": True, "content": {"application/json": content}}
+    if operation.is_open:
+        built["security"] = []
+    return built
+
+
+def _answers(operation: Operation) -> dict[str, Any]:
+    built: dict[str, Any] = {}
+    for status, (meaning, model) in operation.answers.items():
+        built[str(status)] = {"description": meaning}
+        if model is not None:
+            built[str(status)]["content"] = {"application/json": {"schema": _ref(model)}}
+    return built
+
+
+def _refusals(operation: Operation) -> dict[str, Any]:
+    """By status: the problem types that may come with it."""
+    always = () if operation.is_open else ("unauthorized", "storage-unavailable", "internal-error")
+    by_status: dict[int, list[problems.ProblemType]] = {}
+    for slug in (*operation.refusals, *always):
+        kind = problems.PROBLEM_TYPES[slug]
+        by_status.setdefault(kind.status, []).append(kind)
+    return {
+        str(status): {
+            "description": "; ".join(f"{kind.title} (`{kind.slug}`)" for kind in kinds),
+            "content": {problems.MEDIA_TYPE: {"schema": _ref(wire.ProblemView)}},
+        }
+        for status, kinds in sorted(by_status.items())
+    }
+
+
+def _ref(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"#/components/schemas/{model.__name__}"}

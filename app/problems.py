@@ -1,0 +1,157 @@
+"""Refusals, as RFC 9457 problems. Every type that this API can answer stands in `PROBLEM_TYPES`, and nowhere else.
+
+`type` is a path of this API: GET it for the meaning in words. `docs/problems.md` lists the same types.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.responses import JSONResponse, Response
+
+from storage import errors as storage_errors
+from workflows.errors import WorkflowError
+
+MEDIA_TYPE = "application/problem+json"
+PATH = "/problems"
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """`hint` is what to do in general; a single problem may know better."""
+
+    slug: str
+    status: int
+    title: str
+    hint: str
+
+    @property
+    def uri(self) -> str:
+        return f"{PATH}/{self.slug}"
+
+
+_TYPES = (
+    ProblemType("malformed-json", 400, "The request body is not JSON", "send one JSON object in UTF-8"),
+    ProblemType("unsupported-media-type", 415, "The request body has the wrong type", "send application/json"),
+    ProblemType("request-too-large", 413, "The request body is too large", "send large media by POST /v1/uploads"),
+    ProblemType("text-too-long", 422, "A text is too long", "shorten it, or send it as a medium"),
+    ProblemType("validation-error", 422, "A field is missing or has the wrong value", "see errors for each field"),
+    ProblemType("missing-workflow", 422, "There is no workflow", "send ComfyUI's API-format graph as `workflow`"),
+    ProblemType(
+        "ui-format-workflow",
+        422,
+        "The workflow is in the editor's format",
+        "in ComfyUI choose Workflow → Export (API) and send that",
+    ),
+    ProblemType("not-a-workflow", 422, "The workflow is not a graph of nodes", "send ComfyUI's API format"),
+    ProblemType("bad-node", 422, "A node is malformed", "each node needs class_type and inputs"),
+    ProblemType("too-many-nodes", 422, "The workflow has too many nodes", "split it into several jobs"),
+    ProblemType("unknown-node-class", 422, "A node's class is not installed here", "install it, or remove the node"),
+    ProblemType("dangling-link", 422, "A link leads nowhere", "link to an output of a node in this workflow"),
+    ProblemType("workflow-cycle", 422, "Nodes wait for each other", "remove one of the links in the ring"),
+    ProblemType("no-output-node", 422, "Nothing would be saved or shown", "add an output node such as SaveImage"),
+    ProblemType("missing-required-input", 422, "A node lacks a required input", "set the input, or link it"),
+    ProblemType("unknown-input-node", 422, "`inputs` names a node that the workflow lacks", "use the node's id"),
+    ProblemType("unknown-input-field", 422, "`inputs` names a field that the node lacks", "use the field's name"),
+    ProblemType("too-many-media", 422, "There are too many media", "send fewer, or several jobs"),
+    ProblemType("medium-too-large", 400, "A medium is too large", "send it by POST /v1/uploads"),
+    ProblemType("bad-base64", 422, "A medium is not base64", "encode the file's bytes as standard base64"),
+    ProblemType(
+        "bad-media-name", 422, "A medium's name is not a plain file name", "use a name like photo.png, without folders"
+    ),
+    ProblemType("duplicate-media-name", 422, "Two media have one name", "give each medium a name of its own"),
+    ProblemType(
+        "media-source-ambiguous", 422, "A medium needs exactly one source", "give data, url or upload_id, and one only"
+    ),
+    ProblemType("unknown-upload", 422, "There is no such upload", "use the upload_id of POST /v1/uploads"),
+    ProblemType(
+        "upload-incomplete", 422, "The upload's bytes are not there", "PUT the file to the presigned URL first"
+    ),
+    ProblemType("upload-too-large", 422, "The upload is too large", "see the limit in the detail"),
+    ProblemType("fetch-refused", 422, "A URL may not be fetched", "use a public http or https URL of a media file"),
+    ProblemType("fetch-failed", 422, "A URL could not be fetched", "see that it answers 200 without a login"),
+    ProblemType("invalid-parameter", 422, "A query parameter has a wrong value", "see the parameter's range"),
+    ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
+    ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
+    ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
+    ProblemType("unknown-output", 404, "The job has no such output", "outputs count from 0, once they are there"),
+    ProblemType("not-found", 404, "There is nothing here", "see /docs for the paths"),
+    ProblemType("method-not-allowed", 405, "The path knows no such method", "see /docs for the methods"),
+    ProblemType(
+        "storage-unavailable", 503, "The bucket does not answer", "try again; nothing that was answered 2xx is lost"
+    ),
+    ProblemType("internal-error", 500, "The API failed", "try again; give the request id to the operator"),
+)
+PROBLEM_TYPES: Mapping[str, ProblemType] = {kind.slug: kind for kind in _TYPES}
+
+
+class Problem(Exception):
+    """Raised anywhere below a route; `pointer` is an RFC 6901 pointer into the request body."""
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str,
+        *,
+        pointer: str | None = None,
+        hint: str | None = None,
+        errors: list[dict[str, str]] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.type = PROBLEM_TYPES[slug]
+        self.detail = detail
+        self.pointer = pointer
+        self.hint = hint or self.type.hint
+        self.errors = errors
+        self.headers = headers
+
+    def body(self) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "type": self.type.uri,
+            "title": self.type.title,
+            "status": self.type.status,
+            "detail": self.detail,
+            "hint": self.hint,
+        }
+        if self.pointer is not None:
+            body["pointer"] = self.pointer
+        if self.errors is not None:
+            body["errors"] = self.errors
+        return body
+
+    def response(self) -> Response:
+        return JSONResponse(self.body(), self.type.status, headers=self.headers, media_type=MEDIA_TYPE)
+
+
+def of_workflow(error: WorkflowError, root: str) -> Problem:
+    """`root` is where the document at fault stands in the request."""
+    return Problem(error.code, error.message, pointer=root + error.pointer, hint=error.hint or None)
+
+
+def of_validation(error: ValidationError) -> Problem:
+    """Every field that is wrong, with its place."""
+    found = [
+        {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
+        for item in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    if any(item["pointer"] == "/workflow" and "required" in item["detail"] for item in found):
+        return Problem("missing-workflow", "`workflow` is required", pointer="/workflow")
+    first = found[0]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Problem(
+        "validation-error", f"{first['pointer']}: {first['detail']}{more}", pointer=first["pointer"], errors=found
+    )
+
+
+def of_storage(error: storage_errors.StorageError) -> Problem:
+    match error:
+        case storage_errors.JobNotFound():
+            return Problem("unknown-job", "there is no job with this id")
+        case storage_errors.BadCursor():
+            return Problem("bad-cursor", "this cursor was not issued by this list")
+        case storage_errors.StorageUnavailable():
+            return Problem("storage-unavailable", "the bucket did not answer in time", headers={"Retry-After": "5"})
+        case _:
+            return Problem("internal-error", "the API failed at its bucket")

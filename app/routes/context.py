@@ -1,0 +1,49 @@
+"""What every route needs: the services, the limits, and whose request it is."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.config import ApiConfig
+from app.problems import Problem
+from app.services import Services
+from app.watch import JobWatch
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    services: Services
+    config: ApiConfig
+    watch: JobWatch
+
+
+def context_of(request: Request) -> Context:
+    context: Context = request.app.state.context
+    return context
+
+
+def tenant_of(request: Request) -> str:
+    tenant: str = request.state.tenant
+    return tenant
+
+
+def base_url(request: Request) -> str:
+    """The start of the links in answers."""
+    return (context_of(request).config.public_url or str(request.base_url)).rstrip("/")
+
+
+def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(model.model_dump_json(), status, headers, "application/json")
+
+
+def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:
+    """The query parameter, or `default` if it is not given."""
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdecimal() or not low <= int(text[:20]) <= high:
+        raise Problem("invalid-parameter", f"{name} is {text[:50]!r}, not a whole number from {low} to {high}")
+    return int(text)

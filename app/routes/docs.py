@@ -1,0 +1,73 @@
+"""/docs, /openapi.json and /problems: what this API is, without a request to anywhere else."""
+
+from importlib.resources import files
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from app.openapi import document
+from app.problems import PROBLEM_TYPES, Problem
+
+_ASSETS = {"swagger-ui-bundle.js": "text/javascript", "swagger-ui.css": "text/css", "docs.js": "text/javascript"}
+_CSP = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>ComfyUI Modal API</title>
+<link rel="stylesheet" href="docs/swagger-ui.css">
+<link rel="icon" href="data:,">
+</head>
+<body>
+<div id="docs"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/docs.js"></script>
+</body>
+</html>
+"""
+
+
+async def openapi(_: Request) -> Response:
+    return JSONResponse(document())
+
+
+async def page(_: Request) -> Response:
+    return HTMLResponse(_PAGE, headers={"content-security-policy": _CSP})
+
+
+async def asset(request: Request) -> Response:
+    name = request.path_params["name"]
+    if name not in _ASSETS:
+        raise Problem("not-found", "there is no such file")
+    headers = {"cache-control": "public, max-age=86400"}
+    if name == "docs.js":
+        return Response((files("app") / "static" / name).read_bytes(), 200, headers, _ASSETS[name])
+    packed = (files("app") / "static" / f"{name}.gz").read_bytes()
+    return Response(packed, 200, headers | {"content-encoding": "gzip"}, _ASSETS[name])
+
+
+async def problems(_: Request) -> Response:
+    return JSONResponse({kind.uri: {"status": kind.status, "title": kind.title} for kind in PROBLEM_TYPES.values()})
+
+
+async def problem(request: Request) -> Response:
+    kind = PROBLEM_TYPES.get(request.path_params["slug"])
+    if kind is None:
+        raise Problem("not-found", "there is no such problem type")
+    return PlainTextResponse(f"{kind.title} ({kind.status})\n\nWhat to do: {kind.hint}\n")
+
+
+DOCS_ROUTES = (
+    Route("/openapi.json", openapi, methods=["GET"], name="get_openapi"),
+    Route("/docs", page, methods=["GET"], name="get_docs"),
+    Route("/docs/{name}", asset, methods=["GET"], name="get_docs_asset"),
+)
+ROUTES = (
+    Route("/problems", problems, methods=["GET"], name="list_problem_types"),
+    Route("/problems/{slug}", problem, methods=["GET"], name="get_problem_type"),
+)

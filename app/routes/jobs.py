@@ -1,0 +1,129 @@
+"""/v1/jobs: submit, look at, list, cancel; a job's outputs and workflow."""
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from app.body import Body, BodyTooLarge
+from app.problems import Problem
+from app.routes.context import answer, base_url, context_of, tenant_of, whole_number
+from app.submission import Submission
+from app.views import job_row, job_urls, job_view, output_url
+from app.wire import JobAccepted, JobList
+from storage.jobs import StoredJob
+from storage.record import JobRecord, Status
+
+
+async def submit(request: Request) -> Response:
+    context = context_of(request)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem("unsupported-media-type", "the body's Content-Type is not application/json")
+    with Body() as body:
+        try:
+            document = await body.receive(request.stream(), limit=context.config.max_request_bytes)
+        except BodyTooLarge as error:
+            raise Problem("request-too-large", f"the body has {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise Problem("malformed-json", str(error)[:200]) from None
+        submission = Submission(context.services, context.config, tenant_of(request), body)
+        accepted = await submission.accept(document)
+    record = accepted.stored.record
+    urls = job_urls(record.job_id, base_url(request))
+    return answer(
+        JobAccepted(
+            job_id=record.job_id,
+            status=record.status,
+            created_at=record.created_at,
+            estimated_time=accepted.estimated_s,
+            urls=urls,
+        ),
+        202,
+        {"location": urls.self},
+    )
+
+
+async def show(request: Request) -> Response:
+    """With `wait`: until the job is over, or, with If-None-Match, until it differs from that version."""
+    context = context_of(request)
+    wait_s = whole_number(request, "wait", default=None, low=1, high=context.config.max_wait_s)
+    stored = await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])
+    known = request.headers.get("if-none-match")
+    if wait_s is not None:
+        stored = await context.watch.until(
+            stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
+        )
+    if known == _etag(stored.record):
+        return Response(status_code=304, headers={"etag": known})
+    return _job_answer(request, stored)
+
+
+async def page(request: Request) -> Response:
+    context = context_of(request)
+    listed = await context.services.jobs.page(
+        tenant_of(request),
+        status=_status(request),
+        limit=whole_number(request, "limit", default=50, low=1, high=context.config.max_page),
+        cursor=request.query_params.get("cursor"),
+    )
+    return answer(JobList(jobs=[job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor))
+
+
+async def cancel(request: Request) -> Response:
+    """A queued job fails at once; a running one is stopped, and this waits a while for it."""
+    context = context_of(request)
+    now = context.services.clock.now()
+    stored = await context.services.jobs.evolve(
+        tenant_of(request), request.path_params["job_id"], lambda record: record.cancel(now=now)
+    )
+    stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
+    return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+
+
+async def output(request: Request) -> Response:
+    """302 to a fresh presigned URL, or with ?redirect=false that URL as JSON."""
+    context = context_of(request)
+    stored = await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])
+    number = request.path_params["number"]
+    if number >= len(stored.record.outputs):
+        raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far")
+    signed = output_url(stored.record.outputs[number], context.services.objects, context.config)
+    if request.query_params.get("redirect") == "false":
+        return answer(signed, headers={"cache-control": "no-store"})
+    return RedirectResponse(signed.url, 302, {"cache-control": "no-store"})
+
+
+async def workflow(request: Request) -> Response:
+    """The graph as it was submitted."""
+    jobs = context_of(request).services.jobs
+    document = await jobs.workflow(tenant_of(request), request.path_params["job_id"])
+    return Response(document, media_type="application/json")
+
+
+def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
+    context = context_of(request)
+    view = job_view(stored.record, context.services.objects, context.config, base_url(request))
+    return answer(view, status, {"etag": _etag(stored.record), "cache-control": "no-store"})
+
+
+def _etag(record: JobRecord) -> str:
+    return f'"{record.rev}"'
+
+
+def _status(request: Request) -> Status | None:
+    text = request.query_params.get("status")
+    if not text:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise Problem("invalid-parameter", f"status is {text[:50]!r}, not one of {', '.join(Status)}") from None
+
+
+ROUTES = (
+    Route("/v1/jobs", submit, methods=["POST"], name="submit_job"),
+    Route("/v1/jobs", page, methods=["GET"], name="list_jobs"),
+    Route("/v1/jobs/{job_id}", show, methods=["GET"], name="get_job"),
+    Route("/v1/jobs/{job_id}", cancel, methods=["DELETE"], name="cancel_job"),
+    Route("/v1/jobs/{job_id}/outputs/{number:int}", output, methods=["GET"], name="get_output"),
+    Route("/v1/jobs/{job_id}/workflow", workflow, methods=["GET"], name="get_workflow"),
+)

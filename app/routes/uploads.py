@@ -1,0 +1,49 @@
+"""/v1/uploads: large inputs go from the client to the bucket, not through this API."""
+
+from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.body import Body, BodyTooLarge
+from app.problems import Problem, of_validation
+from app.routes.context import answer, context_of, tenant_of
+from app.wire import UploadCreated, UploadRequest
+
+MAX_BODY_BYTES = 64 * 1024
+
+
+async def create(request: Request) -> Response:
+    context = context_of(request)
+    with Body() as body:
+        try:
+            document = await body.receive(request.stream(), limit=MAX_BODY_BYTES)
+            wanted = UploadRequest.model_validate(document)
+        except ValidationError as error:
+            raise of_validation(error) from error
+        except BodyTooLarge as error:
+            raise Problem("request-too-large", f"the body has {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise Problem("malformed-json", str(error)[:200]) from None
+    if wanted.size_bytes > context.config.max_upload_bytes:
+        detail = f"{wanted.size_bytes} bytes, at most {context.config.max_upload_bytes} are allowed"
+        raise Problem("upload-too-large", detail, pointer="/size_bytes")
+    upload, signed = await context.services.uploads.create(
+        tenant_of(request),
+        size_bytes=wanted.size_bytes,
+        content_type=wanted.content_type,
+        filename=wanted.filename,
+    )
+    return answer(
+        UploadCreated(
+            upload_id=upload.upload_id,
+            method=signed.method,
+            url=signed.url,
+            headers=dict(signed.headers),
+            expires_at=signed.expires_at,
+        ),
+        201,
+    )
+
+
+ROUTES = (Route("/v1/uploads", create, methods=["POST"], name="create_upload"),)

@@ -1,0 +1,34 @@
+"""What the HTTP face works with. Put together by a composition root, never by a route."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from storage.clock import Clock
+from storage.engine_info import EngineInfoStore
+from storage.jobs import JobStore
+from storage.launcher import Launcher
+from storage.objects import ObjectStore
+from storage.remote import Fetched
+from storage.runtimes import RuntimeStore
+from storage.signal import Signal
+from storage.uploads import UploadStore
+
+
+class Fetcher(Protocol):
+    """Brings the bytes behind a URL to a file; see `storage.remote`."""
+
+    async def fetch(self, url: str, path: Path) -> Fetched: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    jobs: JobStore
+    objects: ObjectStore
+    uploads: UploadStore
+    runtimes: RuntimeStore
+    engine_info: EngineInfoStore
+    launcher: Launcher
+    signal: Signal
+    clock: Clock
+    fetcher: Fetcher

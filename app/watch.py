@@ -1,0 +1,81 @@
+"""Waiting for a job to change. Many waiters on one job share one poll, and a signal makes it quick."""
+
+import asyncio
+from collections.abc import Callable
+
+from storage.errors import StorageUnavailable
+from storage.jobs import JobStore, StoredJob
+from storage.record import JobRecord
+from storage.signal import Signal, job_topic
+
+POLL_S = 1.0
+"""Between two looks at the bucket when no signal comes."""
+
+Wanted = Callable[[JobRecord], bool]
+
+
+class JobWatch:
+    def __init__(self, jobs: JobStore, signal: Signal) -> None:
+        self._jobs = jobs
+        self._signal = signal
+        self._polls: dict[tuple[str, str], _Poll] = {}
+
+    async def until(self, stored: StoredJob, wanted: Wanted, timeout_s: float) -> StoredJob:
+        """The job once `wanted` holds, or as it is after `timeout_s`."""
+        if wanted(stored.record):
+            return stored
+        key = (stored.record.tenant, stored.record.job_id)
+        poll = self._polls.get(key)
+        if poll is None:
+            poll = self._polls[key] = _Poll(self._jobs, self._signal, stored)
+        poll.waiters += 1
+        try:
+            return await poll.until(wanted, timeout_s)
+        finally:
+            poll.waiters -= 1
+            if poll.waiters == 0:
+                del self._polls[key]
+                await poll.stop()
+
+
+class _Poll:
+    """The one look at the bucket that all waiters of a job share."""
+
+    def __init__(self, jobs: JobStore, signal: Signal, stored: StoredJob) -> None:
+        self.waiters = 0
+        self._jobs = jobs
+        self._signal = signal
+        self._latest = stored
+        self._changed = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+
+    async def until(self, wanted: Wanted, timeout_s: float) -> StoredJob:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not wanted(self._latest.record):
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+        return self._latest
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        record = self._latest.record
+        with self._signal.listen(job_topic(record.tenant, record.job_id)) as bell:
+            while True:
+                await self._look()
+                await bell.wait(POLL_S)
+
+    async def _look(self) -> None:
+        record = self._latest.record
+        try:
+            latest = await self._jobs.read(record.tenant, record.job_id)
+        except StorageUnavailable:
+            return  # look again at the next turn
+        if latest.record.rev != record.rev:
+            self._latest = latest
+            changed, self._changed = self._changed, asyncio.Event()
+            changed.set()

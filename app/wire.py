@@ -1,0 +1,199 @@
+"""The bodies of requests and answers, as clients see them. What is stored is another thing (`storage.record`)."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from storage.keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.record import OutputType, Status
+
+Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
+DEFAULT_EVENTS: tuple[Event, ...] = ("completed", "failed")
+
+NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+MetadataText = Annotated[str, StringConstraints(max_length=512)]
+
+
+class _Request(BaseModel):
+    """An unknown field is refused: it is a typing error, or a wish that would silently not come true."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class InputValue(_Request):
+    """One value to set in the workflow."""
+
+    node: NodeId = Field(description="id of the node", examples=["16"])
+    field: NodeId = Field(description="name of its input", examples=["positive_prompt"])
+    value: Any = Field(description="the value; base64 or a URL for the image types")
+    type: Literal["raw", "image_base64", "image_url"] = Field(
+        "raw", description="image types save the image as an input file and set the field to its name"
+    )
+
+    @field_validator("node", "field", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: object) -> object:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class MediumSource(_Request):
+    """A file that the workflow loads by `name`; exactly one of the sources is given."""
+
+    name: str = Field(description="as the loader node names it", examples=["input.png"])
+    data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
+    url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
+    upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
+
+
+class JobRequest(_Request):
+    """What POST /v1/jobs takes."""
+
+    workflow: Any = Field(description="ComfyUI's API-format graph")
+    inputs: list[InputValue] = Field(default_factory=list)
+    media: list[MediumSource] = Field(default_factory=list)
+    priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
+    timeout_s: int | None = Field(None, ge=1, description="longest run time")
+    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], MetadataText] = Field(
+        default_factory=dict, description="your own labels, given back with the job"
+    )
+    webhook_url: str | None = Field(None, max_length=2048, description="where events are sent")
+    webhook_events: list[Event] = Field(
+        default_factory=lambda: list(DEFAULT_EVENTS), description="which events are sent"
+    )
+
+
+class JobUrls(_Answer):
+    """Where the job is to be found."""
+
+    self: str
+    cancel: str
+    workflow: str
+
+
+class JobAccepted(_Answer):
+    """202: the job is stored, and will end in exactly one way."""
+
+    job_id: str
+    status: Status
+    created_at: datetime
+    estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
+    urls: JobUrls
+
+
+class OutputView(_Answer):
+    """A file that the job made. `url` needs no key, until it expires."""
+
+    filename: str
+    type: OutputType
+    node_id: str
+    size_bytes: int
+    content_type: str
+    sha256: str
+    url: str
+    url_expires_at: datetime
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    frames: int | None = None
+    text: str | None = Field(None, description="the content of a short text")
+
+
+class OutputUrl(_Answer):
+    url: str
+    url_expires_at: datetime
+
+
+class ProgressView(_Answer):
+    current_node: str | None
+    nodes_completed: int
+    nodes_total: int
+    step: str | None = Field(description="the current sampler's, as 12/49")
+
+
+class ErrorView(_Answer):
+    code: str
+    message: str
+    node_id: str | None
+    class_type: str | None
+    exception_type: str | None
+    attempt: int | None
+    node_errors: dict[str, Any] | None
+
+
+class JobView(_Answer):
+    """The whole job."""
+
+    job_id: str
+    status: Status
+    created_at: datetime
+    started_at: datetime | None
+    completed_at: datetime | None
+    cancel_requested_at: datetime | None
+    progress: int = Field(ge=0, le=100)
+    progress_details: ProgressView
+    outputs: list[OutputView]
+    error: str | None
+    error_detail: ErrorView | None
+    priority: int
+    timeout_s: int
+    attempt: int
+    metadata: dict[str, str]
+    urls: JobUrls
+
+
+class JobRow(_Answer):
+    job_id: str
+    status: Status
+    created_at: datetime
+    progress: int
+
+
+class JobList(_Answer):
+    jobs: list[JobRow]
+    next_cursor: str | None = Field(description="pass it as cursor for the next page")
+
+
+class UploadRequest(_Request):
+    """A file to be uploaded by presigned PUT."""
+
+    size_bytes: int = Field(ge=1, description="exactly as many bytes as will be sent")
+    content_type: str = Field(
+        "application/octet-stream", pattern=r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$", max_length=200
+    )
+    filename: str | None = Field(None, max_length=255, description="for your own records")
+
+
+class UploadCreated(_Answer):
+    """Send `method` to `url` with exactly these headers."""
+
+    upload_id: str
+    method: str
+    url: str
+    headers: dict[str, str]
+    expires_at: datetime
+
+
+class Health(_Answer):
+    status: Literal["ok"]
+
+
+class Ready(_Answer):
+    status: Literal["ready", "not_ready"]
+    detail: str
+
+
+class ProblemView(_Answer):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    hint: str
+    pointer: str | None = None
+    errors: list[dict[str, str]] | None = None
