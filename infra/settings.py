@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     # The workers.
     engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
     comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")
-    comfyui_cpu: bool = Field(default=False, description="start ComfyUI with --cpu")
+    comfyui_cpu: bool | None = Field(None, description="start ComfyUI with --cpu; unset means where no GPU is seen")
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
     engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
     lite_fault_nodes: bool = Field(default=False, description="offer the lite engine's nodes that fail on purpose")

@@ -62,11 +62,12 @@ class EngineSpec:
         *,
         python: Path | None,
         folders: EngineFolders,
-        cpu: bool = False,
+        cpu: bool | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = 300.0,
     ) -> "EngineSpec":
-        """A ComfyUI installation; `python` None means the interpreter that runs this worker."""
+        """A ComfyUI installation. `python` None means the interpreter that runs this worker; `cpu` None means
+        --cpu where no accelerator is seen: ComfyUI does not start then without it."""
         command = [
             str(python or sys.executable),
             "main.py",
@@ -78,7 +79,7 @@ class EngineSpec:
             f"--database-url=sqlite:///{folders.user / 'comfyui.db'}",
             *folders.flags(),
         ]
-        if cpu:
+        if cpu if cpu is not None else not has_accelerator():
             command.append("--cpu")
         return cls(command, directory, folders, environment or {}, start_timeout_s)
 
@@ -91,3 +92,9 @@ class EngineSpec:
         if fault_nodes:
             command.append("--fault-nodes")
         return cls(command, folders.parent, folders, environment or {}, 30.0)
+
+
+def has_accelerator() -> bool:
+    """Whether a GPU's device file is there: NVIDIA's, AMD's, or Windows' through WSL. Macs bring theirs."""
+    devices = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
+    return sys.platform == "darwin" or any(device.exists() for device in devices)
