@@ -1,4 +1,6 @@
-"""Run a command that must not outlive its parent: `python -m workers.guard COMMAND [ARGUMENT…]`.
+"""Run a command that must not outlive its parent: `guarded(COMMAND)` is the command line that does.
+
+Standard library only, so that it can be started by its path.
 
 The guard's standard input is a pipe that the parent holds open and never writes to. When the parent ends,
 even by kill -9, the pipe ends, and the guard ends its whole process group. This works on every Unix,
@@ -15,14 +17,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 GRACE_S = 3.0
 """From SIGTERM to SIGKILL when the parent is gone."""
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` under a guard."""
-    return [sys.executable, "-m", "workers.guard", *command]
+    """The command line that runs `command` under a guard.
+
+    By path and isolated (-I): it then starts in any folder, with any environment, and no module of that folder
+    takes the place of one that the guard imports. ComfyUI's folder is full of top-level modules.
+    """
+    return [sys.executable, "-I", str(Path(__file__).resolve()), *command]
 
 
 def kill_group(leader: int) -> None:

@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from workers.errors import EngineUnavailable
 from workflows.messages import Message
+
+
+class EngineSilent(EngineUnavailable):
+    """It let a request wait too long. It may merely be busy: a node that holds the GIL holds up every answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +47,7 @@ class History:
 
 
 class ComfyEngine(Protocol):
-    """Every method may raise `EngineUnavailable`."""
+    """Every method may raise `EngineUnavailable`, and `EngineSilent` where waiting longer may help."""
 
     async def submit(self, prompt: Prompt) -> None:
         """POST /prompt. `PromptRefused` on 4xx, and on 200 with node_errors (then the prompt is withdrawn)."""

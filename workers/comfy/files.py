@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import anyio.to_thread
 
-from workers.comfy.engine import FileRef
+from workers.comfy.engine import EngineSilent, FileRef
 from workers.comfy.http import ComfyHttp
-from workers.errors import OutputFailed, StagingFailed
+from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
+
+_TOO_LARGE = "{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
 
 
 class EngineFiles(Protocol):
@@ -32,26 +34,24 @@ class FolderFiles:
     async def clean(self) -> None:
         """Empty, not removed: ComfyUI keeps using the folders. Nothing of a job is left for the next one."""
         for folder in self._folders.values():
-            await anyio.to_thread.run_sync(_empty, folder)
+            try:
+                await anyio.to_thread.run_sync(_empty, folder)
+            except OSError as error:
+                raise EngineUnavailable(f"ComfyUI's folder {folder.name!r} cannot be emptied: {error}") from error
 
     async def stage(self, name: str, path: Path) -> None:
-        target = self._folders["input"] / name
-        if target.parent != self._folders["input"]:
-            raise StagingFailed(f"{name!r} is not a plain file name")
-        await anyio.to_thread.run_sync(shutil.move, path, target)
+        _check_segment(name)
+        try:
+            await anyio.to_thread.run_sync(shutil.move, path, self._folders["input"] / name)
+        except OSError as error:
+            raise StagingFailed(f"{name!r} cannot be put into ComfyUI's input folder: {error.strerror}") from error
 
     async def fetch(self, ref: FileRef) -> Path:
         """Never follows a name or a link out of ComfyUI's folders, whatever a node claims to have written."""
         folder = self._folders.get(ref.type)
         if folder is None:
             raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
-        root = folder.resolve()
-        path = (root / ref.subfolder / ref.filename).resolve()
-        if not path.is_relative_to(root):
-            raise OutputFailed(f"{ref.filename!r} lies outside ComfyUI's {ref.type} folder")
-        if not path.is_file():
-            raise OutputFailed(f"{ref.filename!r} is not in ComfyUI's {ref.type} folder")
-        return path
+        return await anyio.to_thread.run_sync(_inside, folder, ref)
 
 
 class RemoteFiles:
@@ -65,18 +65,31 @@ class RemoteFiles:
         await anyio.to_thread.run_sync(_empty, self._scratch)
 
     async def stage(self, name: str, path: Path) -> None:
-        status, answer = await self._http.upload(name, path)
-        path.unlink(missing_ok=True)
+        _check_segment(name)
+        status, answer = await self._upload(name, path)
         if status == 413:
-            raise StagingFailed(
-                f"{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
-            )
+            raise StagingFailed(_TOO_LARGE.format(name=name))
         if status != 200 or _stored_name(answer) != name:
             raise StagingFailed(f"ComfyUI did not take {name!r} as an input: {status} {str(answer)[:200]}")
 
+    async def _upload(self, name: str, path: Path) -> tuple[int, Any]:
+        """ComfyUI may close the connection on a file that is too large before it has said so."""
+        try:
+            return await self._http.upload(name, path)
+        except EngineSilent:
+            raise
+        except EngineUnavailable as error:
+            await self._http.get_json("/queue")
+            raise StagingFailed(f"{error.message} ({_TOO_LARGE.format(name=name)}?)") from error
+        finally:
+            path.unlink(missing_ok=True)
+
     async def fetch(self, ref: FileRef) -> Path:
         path = self._scratch / uuid.uuid4().hex
-        status = await self._http.view(ref.filename, ref.subfolder, ref.type, path)
+        try:
+            status = await self._http.view(ref.filename, ref.subfolder, ref.type, path)
+        except OSError as error:
+            raise OutputFailed(f"{ref.filename!r} cannot be kept here: {error.strerror}") from error
         if status != 200:
             raise OutputFailed(f"ComfyUI answered {status} for {ref.filename!r}")
         return path
@@ -89,10 +102,30 @@ def _stored_name(answer: Any) -> str | None:
     return answer.get("name") if isinstance(answer, dict) else None
 
 
+def _check_segment(name: str) -> None:
+    """One plain name: neither a path, nor one that leads elsewhere."""
+    if name in ("", ".", "..") or any(character in "/\\\0" for character in name):
+        raise StagingFailed(f"{name!r} is not a plain file name")
+
+
+def _inside(folder: Path, ref: FileRef) -> Path:
+    try:
+        root = folder.resolve()
+        path = (root / ref.subfolder / ref.filename).resolve()
+        is_file = path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, links in a circle
+        raise OutputFailed(f"{ref.filename[:100]!r} is not a name that a file can have") from error
+    if not path.is_relative_to(root):
+        raise OutputFailed(f"{ref.filename!r} lies outside ComfyUI's {ref.type} folder")
+    if not is_file:
+        raise OutputFailed(f"{ref.filename!r} is not in ComfyUI's {ref.type} folder")
+    return path
+
+
 def _empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for entry in folder.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
-            entry.unlink()
+            entry.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import random
 import socket
 from collections import deque
 from typing import Protocol
@@ -19,6 +20,9 @@ LOG_LINES = 500
 LONGEST_LINE = 4000
 READY_POLL_S = 0.1
 STOP_GRACE_S = 3.0
+LAST_WORDS_S = 1.0
+PORTS = range(20_000, 32_768)
+"""Below what systems give to outgoing connections: ComfyUI binds its port only after seconds of loading."""
 
 
 class EngineHost(Protocol):
@@ -74,10 +78,21 @@ class EngineProcess:
         return list(self._log)[-lines:]
 
     async def start(self) -> None:
-        self._spec.folders.make()
         port = _free_port()
-        self._process = await asyncio.create_subprocess_exec(
-            *guarded([*self._spec.command, f"--port={port}"]),
+        try:
+            self._spec.folders.make()
+            self._process = await self._spawn([*self._spec.command, f"--port={port}"])
+        except OSError as error:
+            raise EngineUnavailable(f"the engine cannot be started: {error}") from error
+        self._reader = asyncio.create_task(self._read_log(self._process))
+        folders = self._spec.folders
+        files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
+        self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
+        await self._wait_ready(self._engine)
+
+    async def _spawn(self, command: list[str]) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *guarded(command),
             cwd=self._spec.cwd,
             env=dict(self._spec.environment),
             stdin=asyncio.subprocess.PIPE,
@@ -86,11 +101,6 @@ class EngineProcess:
             start_new_session=True,
             limit=LONGEST_LINE * 16,
         )
-        self._reader = asyncio.create_task(self._read_log(self._process))
-        folders = self._spec.folders
-        files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
-        self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
-        await self._wait_ready(self._engine)
 
     async def restart(self) -> None:
         await self.stop()
@@ -100,31 +110,34 @@ class EngineProcess:
         if self._engine is not None:
             await self._engine.close()
             self._engine = None
-        if self._process is None:
+        process, self._process = self._process, None
+        if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+            process.terminate()
         try:
             async with asyncio.timeout(STOP_GRACE_S):
-                await self._process.wait()
+                await process.wait()
         except TimeoutError:
             logger.warning("the engine did not stop within %.0f s: killed", STOP_GRACE_S)
-        kill_group(self._process.pid)
-        await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+        kill_group(process.pid)
+        await process.wait()
+        if self._reader is not None:  # a grandchild in a session of its own may hold the pipe open
+            await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
+            self._reader.cancel()
 
     async def _wait_ready(self, engine: HttpEngine) -> None:
         try:
             async with asyncio.timeout(self._spec.start_timeout_s):
                 while self.is_alive():
                     try:
-                        await engine.check_ready()
+                        arguments = await engine.command_line()
                         await engine.object_info()
                     except EngineUnavailable:
-                        await asyncio.sleep(READY_POLL_S)
-                    else:
+                        arguments = []
+                    if arguments is None or set(self._spec.folders.flags()) <= set(arguments):
                         return
+                    await asyncio.sleep(READY_POLL_S)  # not there yet, or another server on the same port
         except TimeoutError:
             failure = f"the engine was not ready within {self._spec.start_timeout_s:.0f} s"
         else:
@@ -141,7 +154,7 @@ class EngineProcess:
                 continue
             if not line:
                 return
-            text = line.decode(errors="replace").rstrip()[:LONGEST_LINE]
+            text = line.decode(errors="replace").rstrip().rpartition("\r")[2][:LONGEST_LINE]  # a bar's last state
             self._log.append(text)
             logger.debug("engine: %s", text)
 
@@ -167,18 +180,20 @@ class RunningEngine:
         return []
 
     async def start(self) -> None:
-        await self._engine.check_ready()
+        await self._engine.command_line()
 
     async def restart(self) -> None:
         """Nothing of it is ours to restart: see that it answers again."""
-        await self._engine.check_ready()
+        await self._engine.command_line()
 
     async def stop(self) -> None:
         await self._engine.close()
 
 
 def _free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """At random, so that workers which start together do not choose the same."""
+    for port in random.sample(PORTS, 100):
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise EngineUnavailable("no free port")

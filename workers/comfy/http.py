@@ -1,12 +1,14 @@
 """ComfyUI's HTTP face: the one module of this room that speaks HTTP as a client."""
 
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from workers.comfy.engine import EngineSilent
 from workers.errors import EngineUnavailable
 
 TIMEOUT_S = 30.0
@@ -16,28 +18,29 @@ CHUNK_BYTES = 1024 * 1024
 
 
 class ComfyHttp:
-    """Thin: routes in, status and JSON out. Every method raises `EngineUnavailable` where no answer came."""
+    """Thin: routes in, status and JSON out. `EngineUnavailable` where no answer came, `EngineSilent` if in time."""
 
     def __init__(self, base_url: str) -> None:
         self.base_url = base_url.rstrip("/")
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         self._client = httpx.AsyncClient(base_url=self.base_url, timeout=timeout, trust_env=False)
 
-    async def get_json(self, path: str) -> Any:
-        """The body of a 200; anything else is `EngineUnavailable`."""
+    async def get_json(self, path: str) -> dict[str, Any]:
+        """The JSON object of a 200; anything else is `EngineUnavailable`."""
         async with _translated(f"GET {path}"):
             response = await self._client.get(path)
             response.raise_for_status()
-            return response.json()
+        answer = _parsed(response)
+        if not isinstance(answer, dict):
+            raise EngineUnavailable(f"GET {path}: the answer is not a JSON object")
+        return answer
 
-    async def post_json(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    async def post_json(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """Status and body; the body is text where it is not JSON."""
+        content = json.dumps(body).encode()  # as ComfyUI reads it: httpx's own way refuses NaN and lone surrogates
         async with _translated(f"POST {path}"):
-            response = await self._client.post(path, json=body)
-        try:
-            return response.status_code, response.json()
-        except ValueError:
-            return response.status_code, response.text
+            response = await self._client.post(path, content=content, headers={"Content-Type": "application/json"})
+        return response.status_code, _parsed(response)
 
     async def upload(self, name: str, path: Path) -> tuple[int, Any]:
         """POST /upload/image, which takes any file; the name arrives raw."""
@@ -46,10 +49,7 @@ class ComfyHttp:
                 response = await self._client.post(
                     "/upload/image", files={"image": (name, file)}, data={"overwrite": "true"}
                 )
-        try:
-            return response.status_code, response.json()
-        except ValueError:
-            return response.status_code, response.text
+        return response.status_code, _parsed(response)
 
     async def view(self, filename: str, subfolder: str, folder: str, path: Path) -> int:
         """GET /view into a file, memory constant; returns the status."""
@@ -65,9 +65,19 @@ class ComfyHttp:
         await self._client.aclose()
 
 
+def _parsed(response: httpx.Response) -> Any:
+    """JSON, with the bare NaN and Infinity that ComfyUI sends as None; else the text."""
+    try:
+        return json.loads(response.content, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return response.text
+
+
 @asynccontextmanager
 async def _translated(request: str) -> AsyncIterator[None]:
     try:
         yield
-    except (httpx.HTTPError, ValueError) as error:
+    except httpx.TimeoutException as error:
+        raise EngineSilent(f"{request}: {type(error).__name__}") from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise EngineUnavailable(f"{request}: {type(error).__name__}: {error}") from error

@@ -1,20 +1,25 @@
 """`ComfyEngine` over ComfyUI's HTTP and WebSocket."""
 
+import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from workers.comfy.engine import FileRef, History, Prompt
+from workers.comfy.engine import EngineSilent, FileRef, History, Prompt
 from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import ComfyHttp
 from workers.comfy.refusals import refusal
 from workers.errors import EngineUnavailable
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
+
+logger = logging.getLogger(__name__)
 
 FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 """As the first message of a socket: previews then carry the id of their node."""
@@ -22,6 +27,11 @@ FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_
 PING_INTERVAL_S = 20.0
 PONG_TIMEOUT_S = 120.0
 """ComfyUI answers pings from its event loop, which loading a model can hold for a while."""
+CLOSE_TIMEOUT_S = 1.0
+"""For the peer's half of the closing handshake: a half-open socket never gives it."""
+
+WITHDRAW_TRIES = 20
+WITHDRAW_EVERY_S = 0.25
 
 
 class HttpEngine:
@@ -42,67 +52,100 @@ class HttpEngine:
             "client_id": prompt.client_id,
             "extra_data": dict(prompt.extra_data),
         }
-        try:
-            status, answer = await self._http.post_json("/prompt", body)
-        except EngineUnavailable:
-            if await self._is_known(prompt.prompt_id):
-                return  # it was taken, only the answer was lost
-            raise
-        refused = refusal(status, answer)
-        if refused is None:
+        answer = await self._post_prompt(prompt.prompt_id, body)
+        refused = None if answer is None else refusal(*answer)
+        if answer is None or refused is None:
             return
-        if status == 200:
-            await self.interrupt(prompt.prompt_id)
-        elif status >= 500 and await self._is_known(prompt.prompt_id):
+        if answer[0] == 200:
+            await self._withdraw(prompt.prompt_id)
+        elif answer[0] >= 500 and await self._is_known(prompt.prompt_id):
             return  # queued although the answer says otherwise
         raise refused
 
+    async def _post_prompt(self, prompt_id: str, body: dict[str, Any]) -> tuple[int, Any] | None:
+        """Status and body; None if the prompt was taken although the answer was lost.
+
+        Never posted again before ComfyUI was asked whether it has it: it would run twice. After a silence it is not
+        posted again at all, for ComfyUI may still be reading it.
+        """
+        try:
+            return await self._http.post_json("/prompt", body)
+        except EngineUnavailable as error:
+            if await self._is_known(prompt_id):
+                return None
+            if isinstance(error, EngineSilent):
+                raise
+        return await self._http.post_json("/prompt", body)
+
+    async def _withdraw(self, prompt_id: str) -> None:
+        """Stop what ComfyUI accepted of a prompt that counts as refused. Interrupts can be lost: until it is gone."""
+        try:
+            for _ in range(WITHDRAW_TRIES):
+                await self.interrupt(prompt_id)
+                if not await self.is_queued(prompt_id):
+                    return
+                await asyncio.sleep(WITHDRAW_EVERY_S)
+        except EngineUnavailable as error:
+            logger.debug("withdrawing %s: %s", prompt_id, error)
+        logger.warning("the accepted part of the refused prompt %s still runs", prompt_id)
+
     @asynccontextmanager
     async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
-        url = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
+        socket = await self._open_socket(f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}")
         try:
-            async with connect_socket(
+            yield _messages(socket)
+        finally:
+            await socket.close()
+
+    async def _open_socket(self, url: str) -> ClientConnection:
+        try:
+            socket = await connect_socket(
                 url,
                 max_size=None,
                 compression=None,
                 proxy=None,
                 ping_interval=PING_INTERVAL_S,
                 ping_timeout=PONG_TIMEOUT_S,
-            ) as socket:
-                await socket.send(FEATURE_FLAGS)
-                yield _messages(socket)
+                close_timeout=CLOSE_TIMEOUT_S,
+            )
+            await socket.send(FEATURE_FLAGS)
         except (OSError, TimeoutError, WebSocketException) as error:
             raise EngineUnavailable(f"the WebSocket failed: {type(error).__name__}: {error}") from error
+        return socket
 
     async def interrupt(self, prompt_id: str) -> None:
         await self._http.post_json("/queue", {"delete": [prompt_id]})
         await self._http.post_json("/interrupt", {"prompt_id": prompt_id})
 
     async def history(self, prompt_id: str) -> History | None:
-        answer = await self._http.get_json(f"/history/{prompt_id}")
-        entry = answer.get(prompt_id) if isinstance(answer, dict) else None
+        entry = (await self._http.get_json(f"/history/{prompt_id}")).get(prompt_id)
         if not isinstance(entry, dict) or not isinstance(entry.get("status"), dict):
             return None
-        status = entry["status"]
+        status, outputs = entry["status"], entry.get("outputs")
+        pairs = [pair for pair in status.get("messages") or () if isinstance(pair, list) and len(pair) == 2]
         return History(
             status_str=str(status.get("status_str")),
             completed=bool(status.get("completed")),
-            outputs=entry.get("outputs") or {},
-            messages=tuple(decode_pair(kind, data) for kind, data in status.get("messages") or ()),
+            outputs={node: ui for node, ui in (outputs or {}).items() if isinstance(ui, dict)},
+            messages=tuple(decode_pair(kind, data) for kind, data in pairs),
         )
 
     async def is_queued(self, prompt_id: str) -> bool:
         queue = await self._http.get_json("/queue")
-        waiting = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
+        waiting = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
         return any(prompt_id in item[:2] for item in waiting)
 
     async def object_info(self) -> dict[str, Any]:
-        info: dict[str, Any] = await self._http.get_json("/object_info")
-        return info
+        return await self._http.get_json("/object_info")
 
-    async def check_ready(self) -> None:
-        """`EngineUnavailable` unless it serves requests. (Answering says nothing of its worker thread.)"""
-        await self._http.get_json("/system_stats")
+    async def command_line(self) -> list[str] | None:
+        """How this server was started, from /system_stats; None where it does not tell.
+
+        Answering says that HTTP is served, and nothing of the thread that executes.
+        """
+        system = (await self._http.get_json("/system_stats")).get("system")
+        arguments = system.get("argv") if isinstance(system, dict) else None
+        return [str(argument) for argument in arguments] if isinstance(arguments, list) else None
 
     async def clean(self) -> None:
         await self._files.clean()
@@ -122,7 +165,7 @@ class HttpEngine:
         return await self.is_queued(prompt_id) or await self.history(prompt_id) is not None
 
 
-async def _messages(socket: Any) -> AsyncIterator[Message]:
+async def _messages(socket: ClientConnection) -> AsyncIterator[Message]:
     try:
         async for frame in socket:
             yield decode_text(frame) if isinstance(frame, str) else decode_binary(frame)

@@ -1,46 +1,66 @@
 """Messages between the socket, which must never wait, and a consumer that may be busy uploading.
 
-What a newer message supersedes is dropped while it waits: progress snapshots (20 KB each in a 200-node graph) and
-JPEG previews. PNG frames are kept: SaveImageWebsocket sends its results by them.
+What a newer message supersedes is dropped while it waits: progress snapshots (20 KB each in a 200-node graph), a node's
+steps and its JPEG previews. So it holds a few messages a node, however long the consumer takes. Nothing else is ever
+dropped. PNG frames are kept: SaveImageWebsocket sends its results by them.
 """
 
 import asyncio
-from collections import deque
+import itertools
+from collections import OrderedDict
+from collections.abc import Hashable
 
-from workflows.messages import Message, Preview, Progress, ProgressState
+from workflows.messages import Message, Preview, Progress, ProgressState, Status, Unknown
 
 
 class Inbox:
+    """One producer, one consumer, one event loop."""
+
     def __init__(self) -> None:
-        self._waiting: deque[Message] = deque()
-        self._arrived = asyncio.Event()
+        self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
+        self._numbers = itertools.count()
+        self._woken = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def put(self, message: Message) -> None:
-        if self._waiting and _supersedes(message, self._waiting[-1]):
-            self._waiting.pop()
-        self._waiting.append(message)
-        self._arrived.set()
+        """Keep what is about prompts; the queue's status and unknown types are not."""
+        if isinstance(message, Status | Unknown):
+            return
+        topic = _topic(message)
+        key = next(self._numbers) if topic is None else topic
+        self._waiting.pop(key, None)
+        self._waiting[key] = message
+        self._woken.set()
+
+    def wake(self) -> None:
+        """Let `get` return now, with None if nothing waits."""
+        self._woken.set()
 
     async def get(self, timeout_s: float) -> Message | None:
-        """The next message; None if none came within `timeout_s`."""
+        """The next message; None if none came within `timeout_s`, or after `wake`."""
         if not self._waiting:
-            self._arrived.clear()
             try:
                 async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
+                    await self._woken.wait()
             except TimeoutError:
                 return None
-        return self._waiting.popleft()
+        self._woken.clear()
+        return self.get_nowait()
 
-    def drain(self) -> list[Message]:
-        rest = list(self._waiting)
-        self._waiting.clear()
-        return rest
+    def get_nowait(self) -> Message | None:
+        return self._waiting.popitem(last=False)[1] if self._waiting else None
 
 
-def _supersedes(new: Message, old: Message) -> bool:
-    if isinstance(new, ProgressState) and isinstance(old, ProgressState):
-        return new.prompt_id == old.prompt_id
-    if isinstance(new, Progress) and isinstance(old, Progress):
-        return new.node == old.node
-    return isinstance(new, Preview) and isinstance(old, Preview) and new.image_type == old.image_type == "jpeg"
+def _topic(message: Message) -> Hashable | None:
+    """Of two waiting messages on one topic only the newer counts; None is a topic of its own each time."""
+    match message:
+        case ProgressState(prompt_id=prompt_id):
+            return ("progress_state", prompt_id)
+        case Progress(prompt_id=prompt_id, node=node):
+            return ("progress", prompt_id, node)
+        case Preview(image_type="jpeg", node_id=node_id, prompt_id=prompt_id):
+            return ("preview", prompt_id, node_id)
+        case _:
+            return None

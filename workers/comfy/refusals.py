@@ -3,16 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workers.errors import PromptRefused
+from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 
 LONGEST_MESSAGE = 2000
 
 
-def refusal(status: int, body: object) -> PromptRefused | None:
+_GATEWAY_STATUSES = frozenset({502, 503, 504})
+
+
+def refusal(status: int, body: object) -> WorkerError | None:
     """The refusal that this answer is; None if the whole prompt was accepted.
 
-    200 with node_errors is one too: one output was bad, and ComfyUI would run only the others.
+    200 with node_errors is one too: one output was bad, and ComfyUI would run only the others. 500 in plain text is
+    what ComfyUI says to a document that it cannot make sense of; 502 to 504 are said by a proxy in front of it.
     """
+    if status in _GATEWAY_STATUSES:
+        return EngineUnavailable(f"POST /prompt: {status}: {str(body)[:LONGEST_MESSAGE]}")
     if not isinstance(body, Mapping):
         return PromptRefused(f"ComfyUI answered {status}: {str(body)[:LONGEST_MESSAGE]}")
     node_errors = body.get("node_errors")

@@ -8,6 +8,9 @@ from pathlib import Path
 MAX_UPLOAD_MB = 5 * 1024
 """--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
 
+_PACKAGES = Path(__file__).resolve().parents[2]
+"""Where `python -m workers.lite` finds this package, installed or not, whatever the environment."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineFolders:
@@ -31,6 +34,10 @@ class EngineFolders:
     @property
     def user(self) -> Path:
         return self.parent / "user"
+
+    def absolute(self) -> "EngineFolders":
+        """The engine runs in a folder of its own, where a relative path would lead elsewhere."""
+        return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
         for folder in (self.input, self.output, self.temp, self.user):
@@ -88,10 +95,11 @@ class EngineSpec:
         cls, *, folders: EngineFolders, fault_nodes: bool = False, environment: Mapping[str, str] | None = None
     ) -> "EngineSpec":
         """The bundled engine."""
+        folders = folders.absolute()
         command = [sys.executable, "-m", "workers.lite", "--listen=127.0.0.1", "--disable-metadata", *folders.flags()]
         if fault_nodes:
             command.append("--fault-nodes")
-        return cls(command, folders.parent, folders, environment or {}, 30.0)
+        return cls(command, _PACKAGES, folders, environment or {}, 30.0)
 
 
 def has_accelerator() -> bool:
