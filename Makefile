@@ -3,6 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
 .PHONY: help setup demo test check bench up lock openapi clean
 
@@ -42,7 +43,8 @@ openapi: setup ## Write docs/openapi.json anew from the code
 	$(BIN)/comfyui-modal openapi --out docs/openapi.json
 
 lock: setup ## Resolve requirements anew into requirements/ (needs uv)
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile $(LOCK) pyproject.toml -o requirements/base.txt
+	uv pip compile $(LOCK) --group dev pyproject.toml -o requirements/dev.txt
 
 clean: ## Remove .venv, caches and local data
 	rm -rf .venv .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis

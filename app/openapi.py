@@ -5,13 +5,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app import problems, wire
+from app import __version__, problems, wire
 
 _WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
@@ -193,7 +192,7 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {
             "title": "ComfyUI Modal API",
-            "version": version("comfyui-modal-api"),
+            "version": __version__,
             "description": "Run ComfyUI workflows on your own Modal account and bucket.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },

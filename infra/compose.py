@@ -65,19 +65,23 @@ async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
 
 @asynccontextmanager
 async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Stores]:
-    clock = SystemClock()
     async with open_objects(settings) as objects:
-        jobs = JobStore(objects, clock, signal)
-        yield Stores(
-            clock=clock,
-            objects=objects,
-            signal=signal,
-            jobs=jobs,
-            queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
-            uploads=UploadStore(objects, clock, expires_s=settings.upload_expires_s),
-            runtimes=RuntimeStore(objects, clock),
-            engine_info=EngineInfoStore(objects, clock),
-        )
+        yield make_stores(settings, objects, signal)
+
+
+def make_stores(settings: Settings, objects: ObjectStore, signal: Signal) -> Stores:
+    clock = SystemClock()
+    jobs = JobStore(objects, clock, signal)
+    return Stores(
+        clock=clock,
+        objects=objects,
+        signal=signal,
+        jobs=jobs,
+        queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
+        uploads=UploadStore(objects, clock, expires_s=settings.upload_expires_s),
+        runtimes=RuntimeStore(objects, clock),
+        engine_info=EngineInfoStore(objects, clock),
+    )
 
 
 def runner_policy(settings: Settings) -> RunnerPolicy:

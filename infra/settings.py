@@ -59,15 +59,6 @@ class Settings(BaseSettings):
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
     inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
 
-    # The Modal deployment.
-    modal_gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
-    modal_max_workers: Count = Field(4, description="most GPU containers at once")
-    modal_max_api: Count = Field(3, description="most API containers at once")
-    modal_scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
-        100, description="how long an idle GPU container stays, seconds"
-    )
-    modal_secret: str = Field("comfyui-modal-api", description="name of the Modal secret with these settings")
-
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     presence: Path | None = Field(None, description="file in which a local process says that it is ready")
@@ -84,6 +75,29 @@ class Settings(BaseSettings):
         """The variables that make a child process parse the same settings. Secrets in clear."""
         values = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+
+class DeploymentSettings(BaseSettings):
+    """Numbers of the Modal deployment, read where `modal deploy` runs. What containers need comes by the secret."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
+    secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
+    max_workers: Count = Field(4, description="most GPU containers at once")
+    max_api_containers: Count = Field(3, description="most API containers at once")
+    scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
+        100, description="how long an idle GPU container stays, seconds"
+    )
+    container_start_s: Count = Field(600, description="how long a GPU container may take to start, seconds")
+    container_run_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
+        24 * 3600, description="how long one job may hold a GPU container, seconds"
+    )
+
+    @property
+    def gpus(self) -> list[str] | None:
+        """As Modal takes them: falls back in order."""
+        return [name.strip() for name in self.gpu.split(",") if name.strip()] or None
 
 
 class EngineSettings(BaseSettings):

@@ -6,13 +6,13 @@ Exit codes: 0 done; 1 the job failed; 2 refused, by the API or for its arguments
 import sys
 from collections.abc import Callable
 from functools import wraps
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
 
+from app import __version__
 from app.cli.connection import NoConnection, Target
 
 FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -20,7 +20,7 @@ FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 cli = App(
     name="comfyui-modal",
     help="Run ComfyUI workflows on your own Modal account and bucket.",
-    version=version("comfyui-modal-api"),
+    version=__version__,
     result_action="return_value",
 )
 jobs = App(name="jobs", help="Look at jobs, and cancel them.")

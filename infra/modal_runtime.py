@@ -1,0 +1,83 @@
+"""What the Modal app's functions run: the same parts as on one machine. Knows nothing of Modal but its launcher."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from app.asgi import create_app
+from infra.compose import (
+    api_config,
+    api_services,
+    engine_environment,
+    engine_host,
+    make_stores,
+    s3_config,
+    worker_loop,
+)
+from infra.logs import configure_logging
+from infra.modal_launcher import ModalLauncher
+from infra.settings import Settings
+from storage.s3 import S3ObjectStore
+from storage.signal import MemorySignal
+
+T = TypeVar("T")
+
+GIVE_BACK_S = 20.0
+"""How long an interrupted ticket may take to give its job back: Modal's grace is 30 s, the engine's stop included."""
+
+
+def api_application() -> Any:
+    """The ASGI application of one API container."""
+    settings = Settings()
+    configure_logging("api", settings.log_level)
+    stores = make_stores(settings, S3ObjectStore(s3_config(settings)), MemorySignal())
+    return create_app(api_services(settings, stores, ModalLauncher()), api_config(settings))
+
+
+class TicketWorker:
+    """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched."""
+
+    def __init__(self) -> None:
+        settings = Settings()
+        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
+        settings = settings.model_copy(update={"process_name": name})
+        configure_logging(name, settings.log_level)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
+        self._objects = S3ObjectStore(s3_config(settings))
+        stores = make_stores(settings, self._objects, MemorySignal())
+        self._worker = worker_loop(settings, stores, engine_host(settings, engine_environment()))
+
+    def start(self) -> None:
+        self._thread.start()
+        self._run(self._worker.start())
+
+    def run_ticket(self) -> str | None:
+        """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""
+        stored = self._run(self._worker.serve_one())
+        return None if stored is None else stored.record.job_id
+
+    def stop(self) -> None:
+        self._run(self._worker.stop())
+        self._run(self._objects.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_announced(work, ended), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            ended.wait(GIVE_BACK_S)
+            raise
+
+
+async def _announced(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()

@@ -1,0 +1,164 @@
+"""Containers: started for waiting inputs, watched, and replaced when they die.
+
+A container is known by the Unix socket that it speaks on: its requests carry no task id.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpclib.server
+from modal_proto import api_pb2 as pb
+
+from tests.plane.state import INTERNAL, Container, Function, Input, State
+
+MAX_CONTAINERS = 8
+MAX_BARREN = 4
+MAX_LOST = 8
+WATCH_S = 0.05
+STOP_GRACE_S = 5.0
+
+Serve = Callable[[Container], Any]
+"""Makes the server that one container talks to."""
+Settled = Callable[[Input, Any, int], Awaitable[None]]
+
+
+class Containers:
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.serve: Serve | None = None
+        self.finish: Callable[[Input, Any, int], None] | None = None
+
+    async def scale(self, function: Function) -> None:
+        """As many containers as waiting and running inputs need, up to the function's limit."""
+        spec = function.spec
+        limit = spec.autoscaler_settings.max_containers or spec.concurrency_limit or MAX_CONTAINERS
+        live = [c for c in self._state.containers.values() if c.function is function and not c.stopping]
+        load = len(function.queue) + sum(len(container.running) for container in live)
+        wanted = min(limit, -(-load // max(1, spec.max_concurrent_inputs)))
+        for _ in range(wanted - len(live)):
+            container_id = self._state.new_id("ta")
+            container = Container(container_id, function, self._state.folder / container_id)
+            self._state.containers[container_id] = container
+            await self._start(container)
+
+    async def watch(self) -> None:
+        """Inputs of a container that died run again, uncounted against the function's retries; not for ever."""
+        while True:
+            for container in list(self._state.containers.values()):
+                if container.process is not None and container.process.returncode is not None:
+                    await self._bury(container)
+            await asyncio.sleep(WATCH_S)
+
+    async def stop(self) -> None:
+        alive = [c for c in self._state.containers.values() if c.process and c.process.returncode is None]
+        for container in alive:
+            container.stopping = True
+        async with self._state.changed:
+            self._state.changed.notify_all()
+        for container in alive:
+            await self._end(container)
+
+    def log(self, container: Container) -> str:
+        return (container.folder / "log").read_text(errors="replace")
+
+    async def _end(self, container: Container) -> None:
+        assert container.process is not None
+        with contextlib.suppress(ProcessLookupError):
+            container.process.send_signal(signal.SIGINT)
+        try:
+            async with asyncio.timeout(STOP_GRACE_S):
+                await container.process.wait()
+        except TimeoutError:
+            container.process.kill()
+            await container.process.wait()
+        container.server.close()
+
+    async def _bury(self, container: Container) -> None:
+        function = container.function
+        self._state.containers.pop(container.id)
+        container.server.close()
+        async with self._state.changed:
+            for entry in list(container.running.values()):
+                self._put_back(entry, container)
+            function.barren = 0 if container.served else function.barren + 1
+            if function.barren > MAX_BARREN:
+                failure = pb.GenericResult(status=INTERNAL, exception=self.log(container)[-2000:])
+                while function.queue:
+                    self._finish(function.queue.popleft(), failure)
+            self._state.changed.notify_all()
+        await self.scale(function)
+
+    def _put_back(self, entry: Input, container: Container) -> None:
+        entry.attempts.append("lost")
+        entry.container = None
+        if container.result is not None:
+            self._finish(entry, container.result)
+        elif entry.attempts.count("lost") > MAX_LOST:
+            self._finish(entry, pb.GenericResult(status=INTERNAL))
+        elif not entry.call.cancelled:
+            container.function.queue.appendleft(entry)
+
+    def _finish(self, entry: Input, result: Any) -> None:
+        assert self.finish is not None
+        self.finish(entry, result, pb.DATA_FORMAT_PICKLE)
+
+    async def _start(self, container: Container) -> None:
+        folder = container.folder
+        folder.mkdir(parents=True)
+        self._lay_files(container)
+        (folder / "args").write_bytes(self._arguments(container).SerializeToString())
+        assert self.serve is not None
+        container.server = grpclib.server.Server([self.serve(container)])
+        await container.server.start(path=str(folder / "sock"))
+        with (folder / "log").open("wb") as log:
+            container.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "modal._container_entrypoint",
+                cwd=folder,
+                env=self._environment(container),
+                stdout=log,
+                stderr=log,
+            )
+
+    def _lay_files(self, container: Container) -> None:
+        """Only what the deploy uploaded is there: a module that was not added is missing here too."""
+        for mount_id in container.function.spec.mount_ids:
+            for file in self._state.mounts[mount_id].files:
+                path = container.folder / "fs" / file.filename.lstrip("/")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._state.files[file.sha256_hex])
+
+    def _arguments(self, container: Container) -> Any:
+        function = container.function
+        return pb.ContainerArguments(
+            task_id=container.id,
+            function_id=function.id,
+            app_id=function.app_id,
+            function_def=function.spec,
+            serialized_params=function.params,
+            app_layout=self._state.layouts[function.app_id],
+            environment_name="main",
+        )
+
+    def _environment(self, container: Container) -> dict[str, str]:
+        folder = container.folder
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
+        env |= self._state.container_env
+        for secret_id in container.function.spec.secret_ids:
+            env |= self._state.secrets[secret_id][1]
+        return env | {
+            "MODAL_SERVER_URL": f"unix://{folder}/sock",
+            "MODAL_TASK_ID": container.id,
+            "MODAL_IS_REMOTE": "1",
+            "MODAL_CONTAINER_ARGUMENTS_PATH": str(folder / "args"),
+            "MODAL_CONFIG_PATH": str(folder / "none.toml"),
+            "MODAL_HEARTBEAT_INTERVAL": "1",
+            "PYTHONPATH": str(folder / "fs" / "root"),
+            "PYTHONUNBUFFERED": "1",
+        }
