@@ -21,7 +21,7 @@ import anyio
 import anyio.to_thread
 
 from storage._s3_errors import translated
-from storage.errors import ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 
 if TYPE_CHECKING:
@@ -243,15 +243,16 @@ class S3ObjectStore:
             )
         except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
             raise PreconditionFailed(key) from lost
-        except (PreconditionFailed, StorageUnavailable):
-            return await self._settle(key, body)
+        except (PreconditionFailed, StorageUnavailable) as unclear:
+            return await self._settle(key, body, unclear)
         return _unquoted(answer["ETag"])
 
-    async def _settle(self, key: str, body: bytes) -> str:
+    async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
+        """Nothing there after a failure: the write may still be on its way, so no one may say that it is lost."""
         try:
             present = await self.get(key)
         except ObjectNotFound:
-            raise StorageUnavailable(f"whether {key} was written is unknown") from None
+            raise unclear from None
         if present.body == body:
             return present.head.etag
         raise PreconditionFailed(key)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from infra.settings import ENV_PREFIX, EngineSettings, Settings
+from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
@@ -14,7 +14,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 def test_docs_name_every_setting_and_no_other() -> None:
     """docs/settings.md lists exactly the settings that exist."""
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)`", DOCS.read_text(), re.MULTILINE))
-    existing = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    fields = [*Settings.model_fields, *DeploymentSettings.model_fields]
+    existing = {ENV_PREFIX + name.upper() for name in fields}
     existing |= {name.upper() for name in EngineSettings.model_fields}
     assert documented == existing
 
@@ -22,7 +23,7 @@ def test_docs_name_every_setting_and_no_other() -> None:
 def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
     """A row of docs/settings.md repeats the default and the line of help in the code."""
     text = DOCS.read_text()
-    for name, field in Settings.model_fields.items():
+    for name, field in (Settings.model_fields | DeploymentSettings.model_fields).items():
         row = next(line for line in text.splitlines() if f"`{ENV_PREFIX}{name.upper()}`" in line)
         assert field.description is not None
         assert field.description in row

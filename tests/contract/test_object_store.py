@@ -1,0 +1,233 @@
+"""`ObjectStore`: the in-memory store and the real S3 server do the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
+from storage.objects import ObjectStore
+from storage.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
+from tests.support.faulty_proxy import Fault, faulty_proxy
+
+pytestmark = pytest.mark.anyio
+
+
+async def pieces(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def test_what_is_put_is_what_is_got(objects: ObjectStore) -> None:
+    """Body, type, size and ETag come back; a second put replaces the first."""
+    await objects.put("a/b.json", b"old")
+    etag = await objects.put("a/b.json", b"{}", content_type="application/json")
+    stored = await objects.get("a/b.json")
+    assert (stored.body, stored.head.etag, stored.head.size) == (b"{}", etag, 2)
+    assert (await objects.head("a/b.json")).content_type == "application/json"
+    assert await objects.get_range("a/b.json", 1, 10) == b"}"
+
+
+async def test_a_missing_object_is_not_found(objects: ObjectStore) -> None:
+    """However one asks for it; removing it is no error."""
+    for ask in (
+        objects.get("x"),
+        objects.head("x"),
+        objects.get_range("x", 0, 1),
+        objects.download_file("x", Path("/dev/null")),
+    ):
+        with pytest.raises(ObjectNotFound):
+            await ask
+    with pytest.raises(ObjectNotFound):
+        _ = [chunk async for chunk in objects.stream("x")]
+    await objects.delete("x", "y")
+
+
+async def test_create_only_once(objects: ObjectStore) -> None:
+    """The second creator loses, and the first one's bytes stay."""
+    await objects.create("k", b"first")
+    with pytest.raises(PreconditionFailed):
+        await objects.create("k", b"second")
+    assert (await objects.get("k")).body == b"first"
+
+
+async def test_replace_over_the_known_version_only(objects: ObjectStore) -> None:
+    """A stale ETag, and a missing object, both mean: lost, read again."""
+    stale = await objects.put("k", b"one")
+    fresh = await objects.replace("k", b"two", etag=stale)
+    with pytest.raises(PreconditionFailed):
+        await objects.replace("k", b"three", etag=stale)
+    with pytest.raises(PreconditionFailed):
+        await objects.replace("missing", b"x", etag=fresh)
+    assert (await objects.get("k")).body == b"two"
+
+
+async def test_a_race_to_create_has_one_winner(objects: ObjectStore) -> None:
+    """Four at once: one wins, the others are told so."""
+
+    async def contend(n: int) -> int:
+        try:
+            await objects.create("race", f"writer {n}".encode())
+        except PreconditionFailed:
+            return 0
+        return 1
+
+    assert sum(await asyncio.gather(*(contend(n) for n in range(4)))) == 1
+
+
+async def test_a_race_to_replace_has_one_winner(objects: ObjectStore) -> None:
+    """Three at once over one version: one wins."""
+    etag = await objects.put("race", b"start")
+
+    async def contend(n: int) -> int:
+        try:
+            await objects.replace("race", f"writer {n}".encode(), etag=etag)
+        except PreconditionFailed:
+            return 0
+        return 1
+
+    assert sum(await asyncio.gather(*(contend(n) for n in range(3)))) == 1
+
+
+async def test_files_of_any_size(objects: ObjectStore, tmp_path: Path) -> None:
+    """Small ones, and ones that travel in parts, arrive whole."""
+    for size in (0, 5, 2 * PART_BYTES + 17):
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
+        await objects.upload_file("files/f", source, content_type="video/mp4")
+        await objects.download_file("files/f", target)
+        assert target.read_bytes() == source.read_bytes()
+    assert (await objects.head("files/f")).content_type == "video/mp4"
+
+
+async def test_streams_of_unknown_length(objects: ObjectStore) -> None:
+    """Parts are cut to size whatever the chunks are."""
+    for chunks in ([], [b"abc"], [b"x" * (PART_BYTES - 1), b"yz", b"w" * PART_BYTES]):
+        size = await objects.upload_stream("s", pieces(*chunks), content_type="text/plain")
+        assert size == sum(map(len, chunks))
+        assert b"".join([chunk async for chunk in objects.stream("s")]) == b"".join(chunks)
+
+
+async def test_a_broken_stream_leaves_nothing(objects: ObjectStore) -> None:
+    """An error in the source aborts the upload."""
+
+    async def breaking() -> AsyncIterator[bytes]:
+        yield b"x" * (PART_BYTES + 1)
+        raise RuntimeError("source broke")
+
+    with pytest.raises(RuntimeError, match="source broke"):
+        await objects.upload_stream("broken", breaking(), content_type="text/plain")
+    with pytest.raises(ObjectNotFound):
+        await objects.head("broken")
+
+
+async def test_lists_come_in_pages_in_order(objects: ObjectStore) -> None:
+    """Every key once, from the first one behind `after`, in UTF-8 order."""
+    wanted = [f"list/{n:03d}" for n in range(25)]
+    await asyncio.gather(*(objects.put(key, b"") for key in [*wanted, "list-else/000"]))
+    found: list[str] = []
+    after, pages = "", 0
+    while True:
+        page = await objects.list("list/", after=after, limit=10)
+        pages += 1
+        found += page.keys
+        if not page.more:
+            break
+        after = page.keys[-1]
+    assert (found, pages) == (wanted, 3)
+    assert (await objects.list("nothing/")).keys == ()
+
+
+async def test_many_keys_are_deleted_at_once(objects: ObjectStore) -> None:
+    """Several keys are one request."""
+    await asyncio.gather(*(objects.put(f"d/{n}", b"") for n in range(5)))
+    await objects.delete(*(f"d/{n}" for n in range(5)))
+    assert (await objects.list("d/")).keys == ()
+
+
+async def test_presigned_download(s3_objects: S3ObjectStore) -> None:
+    """The URL alone gives the bytes, under the name and type that were asked for."""
+    await s3_objects.put("pic", b"bytes")
+    signed = s3_objects.presign_get("pic", expires_s=60, filename='ä "b".png', content_type="image/png")
+    async with httpx.AsyncClient() as client:
+        answer = await client.get(signed.url)
+        tampered = await client.get(signed.url.replace("pic?", "pid?"))
+    assert (answer.status_code, answer.content) == (200, b"bytes")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["content-disposition"] == content_disposition('ä "b".png')
+    assert tampered.status_code == 403
+
+
+async def test_presigned_urls_expire(s3_objects: S3ObjectStore) -> None:
+    """After its time the URL is worth nothing."""
+    await s3_objects.put("pic", b"bytes")
+    signed = s3_objects.presign_get("pic", expires_s=1, filename="p", content_type="image/png")
+    await asyncio.sleep(2.1)
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(signed.url)).status_code == 403
+
+
+async def test_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
+    """To its length and its type, and to one use."""
+    signed = s3_objects.presign_put("up", expires_s=60, size=5, content_type="image/png")
+    headers = dict(signed.headers)
+    async with httpx.AsyncClient() as client:
+        longer = await client.put(signed.url, headers=headers | {"content-length": "6"}, content=b"123456")
+        other = await client.put(signed.url, headers=headers | {"content-type": "text/html"}, content=b"12345")
+        first = await client.put(signed.url, headers=headers, content=b"12345")
+        second = await client.put(signed.url, headers=headers, content=b"67890")
+    assert (longer.status_code, other.status_code, first.status_code, second.status_code) == (403, 403, 200, 412)
+
+
+@pytest.mark.parametrize("fault", ["drop_answer", "error_500_after_effect"])
+async def test_a_write_whose_answer_was_lost_is_recognised(s3_config: S3Config, fault: Fault) -> None:
+    """The body is read back: it is ours, so we won, and no second write was sent."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        proxy.faults = [fault]
+        etag = await objects.create("k", b'{"nonce": "mine"}')
+        proxy.faults = [fault]
+        await objects.replace("k", b'{"nonce": "next"}', etag=etag)
+        assert (await objects.get("k")).body == b'{"nonce": "next"}'
+        assert objects.requests["PUT"] == 2
+        await objects.close()
+
+
+async def test_a_write_that_had_no_effect_is_unavailable(s3_config: S3Config) -> None:
+    """A 500 before the effect: nothing is there, and the caller is told that nothing is known."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        proxy.faults = ["error_500"]
+        with pytest.raises(StorageUnavailable):
+            await objects.create("k", b"x")
+        await objects.close()
+
+
+async def test_reads_are_repeated(s3_config: S3Config) -> None:
+    """An idempotent request survives a passing fault."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        await objects.put("k", b"x")
+        proxy.methods, proxy.faults = frozenset({"GET"}), ["error_500"]
+        assert (await objects.get("k")).body == b"x"
+        await objects.close()
+
+
+async def test_a_server_that_is_not_there(s3_config: S3Config) -> None:
+    """No connection is `StorageUnavailable`, without a credential in its words."""
+    objects = S3ObjectStore(replace(s3_config, endpoint_url="http://127.0.0.1:9", attempts=1))
+    with pytest.raises(StorageUnavailable) as refused:
+        await objects.get("k")
+    assert s3_config.secret_key not in str(refused.value)
+    await objects.close()
+
+
+async def test_wrong_credentials_are_refused(s3_config: S3Config) -> None:
+    """An operator must act: trying again would not help."""
+    objects = S3ObjectStore(replace(s3_config, secret_key="wrong"))
+    with pytest.raises(StorageRefused):
+        await objects.put("k", b"x")
+    await objects.close()

@@ -1,0 +1,53 @@
+"""Uploads, run times and what the engine can do, over the in-memory store and the real S3 server."""
+
+from datetime import timedelta
+
+import pytest
+
+from storage.clock import ManualClock
+from storage.engine_info import EngineInfoStore
+from storage.errors import UploadIncomplete, UploadNotFound
+from storage.objects import ObjectStore
+from storage.runtimes import RuntimeStore
+from storage.uploads import UploadStore
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore, clock: ManualClock) -> None:
+    """Not before, not with another length, and for its tenant only."""
+    uploads = UploadStore(objects, clock, expires_s=60)
+    record, signed = await uploads.create("default", size_bytes=3, content_type="image/png", filename="a.png")
+    assert signed.method == "PUT"
+    with pytest.raises(UploadIncomplete):
+        await uploads.resolve("default", record.upload_id)
+    await objects.put(record.key, b"1234", content_type="image/png")
+    with pytest.raises(UploadIncomplete):
+        await uploads.resolve("default", record.upload_id)
+    await objects.put(record.key, b"123", content_type="image/png")
+    assert await uploads.resolve("default", record.upload_id) == record
+    for tenant, upload_id in (("other", record.upload_id), ("default", "unknown"), ("default", "../x")):
+        with pytest.raises(UploadNotFound):
+            await uploads.resolve(tenant, upload_id)
+
+
+async def test_the_estimate_is_the_median_of_recent_runs(objects: ObjectStore, clock: ManualClock) -> None:
+    """Unknown until a job of this shape has completed; old runs are forgotten."""
+    runtimes = RuntimeStore(objects, clock)
+    assert await runtimes.estimate("default", "shape") is None
+    for seconds in [1000.0] * 5 + [10.0, 12.0, 14.0] * 7:
+        await runtimes.record("default", "shape", seconds)
+    assert await RuntimeStore(objects, clock).estimate("default", "shape") == 12
+
+
+async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: ManualClock) -> None:
+    """Readers see it, and a changed one after a while."""
+    info = EngineInfoStore(objects, clock)
+    assert await info.load("default") is None
+    await EngineInfoStore(objects, clock).publish("default", {"SaveImage": {}})
+    clock.set(clock.now() + timedelta(seconds=3))
+    assert await info.load("default") == {"SaveImage": {}}
+    await EngineInfoStore(objects, clock).publish("default", {"LoadImage": {}})
+    assert await info.load("default") == {"SaveImage": {}}
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await info.load("default") == {"LoadImage": {}}

@@ -1,0 +1,85 @@
+"""The key layout: round trips, orders and the rules that hold on every S3 server."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import keys
+from storage.keys import MAX_PRIORITY, MIN_PRIORITY, QueueEntry
+
+JOB = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+times = st.integers(1_600_000_000_000, 7_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC))
+entries = st.builds(
+    QueueEntry,
+    pool=st.sampled_from(["default", "h100"]),
+    priority=st.integers(MIN_PRIORITY, MAX_PRIORITY),
+    created_at=times,
+    tenant=st.sampled_from(["default", "a-b.c_d", "x"]),
+    job_id=st.uuids(version=4).map(str),
+)
+
+
+@given(entries)
+def test_a_queue_key_tells_its_entry(entry: QueueEntry) -> None:
+    """What is written into the key is read from it."""
+    assert keys.parse_queue_key(entry.key) == entry
+
+
+@given(entries, entries)
+def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry) -> None:
+    """A LIST in key order gives the best job first."""
+    if one.pool != other.pool:
+        return
+    rank = (-one.priority, one.created_at), (-other.priority, other.created_at)
+    if rank[0] < rank[1]:
+        assert one.key < other.key
+
+
+@given(times, st.timedeltas(timedelta(milliseconds=1), timedelta(days=1000)))
+def test_index_keys_sort_newest_first(moment: datetime, later: timedelta) -> None:
+    """A LIST in key order gives the newest job first."""
+    older = keys.index("default", None, moment, JOB)
+    newer = keys.index("default", None, moment + later, JOB)
+    assert newer < older
+    assert keys.job_of_index(older) == JOB
+
+
+@pytest.mark.parametrize("bad", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101, "ü", "a\\b"])
+def test_a_segment_from_outside_cannot_leave_its_place(bad: str) -> None:
+    """Ids that are not safe in a key are refused before one is made."""
+    with pytest.raises(ValueError, match="not usable in a key"):
+        keys.record("default", bad)
+    with pytest.raises(ValueError, match="not usable in a key"):
+        keys.record(bad, JOB)
+
+
+@pytest.mark.parametrize("bad", ["queue/default", "queue/default/x", "other/default/0000000-0000000000000-x-y", ""])
+def test_a_foreign_key_is_no_queue_key(bad: str) -> None:
+    """Whatever else lies under the prefix is recognised."""
+    with pytest.raises(ValueError, match="not a queue key"):
+        keys.parse_queue_key(bad)
+
+
+def test_no_key_is_a_prefix_of_another() -> None:
+    """A key that is another's folder is refused by some servers for minutes."""
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    every = [
+        keys.record("t", JOB),
+        keys.workflow("t", JOB),
+        keys.prompt("t", JOB),
+        keys.input_medium("t", JOB, 0),
+        keys.output("t", JOB, 1, 0, "a.png"),
+        keys.upload("t", JOB),
+        keys.upload_data("t", JOB),
+        keys.runtimes("t", "abc"),
+        keys.object_info("default"),
+        keys.probe(uuid.uuid4().hex),
+        keys.index("t", None, now, JOB),
+        keys.index("t", "queued", now, JOB),
+        QueueEntry("default", 0, now, "t", JOB).key,
+    ]
+    folders = {key.rsplit("/", depth)[0] for key in every for depth in range(1, key.count("/") + 1)}
+    assert not folders & set(every)
