@@ -1,0 +1,306 @@
+"""`ComfyEngine` and the driver: lite and, where it is configured, real ComfyUI keep the same contract."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.support.cut_proxy import cutting
+from tests.support.engines import EngineChoice, Graph, blank, engine_choices, save, saved, slow
+from workers.comfy.engine import FileRef, Prompt
+from workers.comfy.execution import Execution, ExecutionPolicy
+from workers.comfy.files import RemoteFiles
+from workers.comfy.host import EngineHost
+from workers.comfy.http import ComfyHttp
+from workers.comfy.http_engine import HttpEngine
+from workers.errors import JobCancelled, NodeFailed, OutputFailed, PromptRefused, StagingFailed
+from workflows.messages import Executed, Executing, ExecutionStart, ExecutionSuccess, Message
+
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("engine")]
+
+
+@pytest.fixture(scope="module", params=engine_choices(), ids=lambda choice: choice.name)
+async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHost]:
+    """One engine for the whole file: it must be fit for the next prompt whatever the last one did."""
+    choice: EngineChoice = request.param
+    host = choice.host(tmp_path_factory.mktemp("engine"))
+    await host.start()
+    yield host
+    await host.stop()
+
+
+@pytest.fixture(scope="module")
+async def info(host: EngineHost) -> dict[str, Any]:
+    return await host.engine.object_info()
+
+
+@pytest.fixture(params=["folders", "http"])
+async def engine(request: pytest.FixtureRequest, host: EngineHost) -> AsyncIterator[HttpEngine]:
+    """The same server, its files reached both ways."""
+    if request.param == "folders":
+        yield host.engine
+        return
+    by_http = HttpEngine(host.engine.url)
+    yield by_http
+    await by_http.close()
+
+
+@pytest.fixture
+def prefix() -> str:
+    return uuid.uuid4().hex
+
+
+def execution_of(engine: HttpEngine, graph: Graph, policy: ExecutionPolicy | None = None) -> Execution:
+    return Execution(engine, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph), policy)
+
+
+async def followed(execution: Execution, see: Callable[[Message], None] = lambda _: None) -> list[Message]:
+    messages = []
+    async with asyncio.timeout(60):
+        async for message in execution:
+            messages.append(message)
+            see(message)
+    return messages
+
+
+def outputs(messages: list[Message]) -> dict[str, Any]:
+    executed = [message for message in messages if isinstance(message, Executed)]
+    assert len({message.node for message in executed}) == len(executed), "an output came twice"
+    return {message.node: message.output for message in executed}
+
+
+def only_file(ui: dict[str, Any]) -> FileRef:
+    (entry,) = ui["images"]
+    return FileRef(entry["filename"], entry["subfolder"], entry["type"])
+
+
+async def is_idle(engine: HttpEngine) -> bool:
+    """Within a while: an interrupted node ends at its next step."""
+    http = ComfyHttp(engine.url)
+    try:
+        for _ in range(200):
+            queue = await http.get_json("/queue")
+            if not queue["queue_running"] and not queue["queue_pending"]:
+                return True
+            await asyncio.sleep(0.1)
+        return False
+    finally:
+        await http.close()
+
+
+async def test_a_prompt_from_submission_to_its_file(engine: HttpEngine, prefix: str) -> None:
+    """Messages come in ComfyUI's order, history ends them, and the output's bytes can be read."""
+    execution = execution_of(engine, saved(f"{prefix}/x", color=0xFF0000))
+    messages = await followed(execution)
+    assert isinstance(messages[0], ExecutionStart)
+    assert any(isinstance(message, ExecutionSuccess) for message in messages)
+    assert isinstance(messages[-1], Executing)
+    assert messages[-1].node is None
+    assert execution.history is not None
+    assert execution.history.status_str == "success"
+    assert outputs(messages) == execution.history.outputs
+    path = await engine.fetch(only_file(outputs(messages)["2"]))
+    with Image.open(path) as image:
+        assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))
+
+
+async def test_a_cached_prompt_delivers_its_outputs_too(host: EngineHost, prefix: str) -> None:
+    """Nothing runs the second time, and the output is told once all the same."""
+    first = outputs(await followed(execution_of(host.engine, saved(prefix))))
+    again = outputs(await followed(execution_of(host.engine, saved(prefix))))
+    assert first == again
+    assert set(again) == {"2"}
+
+
+async def test_inputs_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """A staged file is found by its plain name, spaces and umlauts included, and is taken away from its place."""
+    name, path = f"{prefix} grün.png", tmp_path / "anything"
+    Image.new("RGB", (7, 5), (0, 0, 255)).save(path, "PNG")
+    await engine.stage(name, path)
+    assert not path.exists()
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
+    found = outputs(await followed(execution_of(engine, graph)))
+    with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+        assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((7, 5), (0, 0, 255))
+
+
+async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """The same name with other bytes: the newer ones count, and no second name appears."""
+    sizes = []
+    for width in (3, 4):
+        path = tmp_path / "file"
+        Image.new("RGB", (width, 2)).save(path, "PNG")
+        await engine.stage(f"{prefix}.png", path)
+        graph = {"1": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("1", prefix)}
+        found = outputs(await followed(execution_of(engine, graph)))
+        with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+            sizes.append(image.width)
+    assert sizes == [3, 4]
+
+
+@pytest.mark.parametrize("name", ["../x.png", "a/b.png", "..", "", "/etc/x", "a\\b", "nul\0.png"])
+async def test_a_path_is_not_a_name(engine: HttpEngine, name: str, tmp_path: Path) -> None:
+    """Nothing is staged outside ComfyUI's input folder."""
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with pytest.raises(StagingFailed):
+        await engine.stage(name, path)
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        FileRef("gone.png", "", "output"),
+        FileRef("main.py", "../..", "output"),
+        FileRef("/etc/hostname", "", "output"),
+        FileRef("hostname", "/etc", "output"),
+        FileRef("x.png", "", "models"),
+    ],
+)
+async def test_what_a_node_claims_is_not_believed(engine: HttpEngine, ref: FileRef) -> None:
+    """A file that is not there, or lies elsewhere, is an output that failed."""
+    with pytest.raises(OutputFailed):
+        await engine.fetch(ref)
+
+
+async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """A file that is no picture passes ComfyUI's checks and fails when it runs: the node is named."""
+    path = tmp_path / "file"
+    path.write_bytes(b"not a picture")
+    await engine.stage(f"{prefix}.png", path)
+    graph = {"7": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("7", prefix)}
+    execution = execution_of(engine, graph)
+    with pytest.raises(NodeFailed) as caught:
+        await followed(execution)
+    assert (caught.value.node_id, caught.value.class_type) == ("7", "LoadImage")
+    assert caught.value.exception_type
+    assert caught.value.message
+    assert execution.history is not None
+
+
+@pytest.mark.parametrize(
+    ("graph", "node_id"),
+    [
+        ({"1": {"class_type": "NoSuchNode", "inputs": {}}, "2": save("1", "x")}, None),
+        ({"1": blank(width=10**6), "2": save("1", "x")}, "1"),
+        ({"1": blank(), "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}, "2"),
+        ({"1": blank()}, None),
+    ],
+)
+async def test_what_comfyui_refuses(host: EngineHost, graph: Graph, node_id: str | None) -> None:
+    """The refusal carries ComfyUI's reason and, where it blames one, the node."""
+    with pytest.raises(PromptRefused) as caught:
+        await followed(execution_of(host.engine, graph))
+    assert caught.value.node_id == node_id
+    assert caught.value.message
+    assert await is_idle(host.engine)
+
+
+async def test_a_partly_bad_prompt_is_refused(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+    """One of two outputs is bad: ComfyUI would run the other, so it is withdrawn."""
+    graph = slow(info, prefix, steps=100) | {"3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+    with pytest.raises(PromptRefused) as caught:
+        await followed(execution_of(host.engine, graph))
+    assert caught.value.node_id == "3"
+    assert await is_idle(host.engine)
+
+
+@pytest.mark.parametrize("moment", [ExecutionStart, Executing])
+async def test_a_running_prompt_is_cancelled(
+    host: EngineHost, info: dict[str, Any], prefix: str, moment: type[Message]
+) -> None:
+    """The interrupt acts at the node's next step; sent right after the start it may be lost, so it is repeated."""
+    execution = execution_of(host.engine, slow(info, prefix, steps=300))
+
+    def see(message: Message) -> None:
+        if isinstance(message, moment):
+            execution.cancel()
+
+    with pytest.raises(JobCancelled):
+        await followed(execution, see)
+    assert await is_idle(host.engine)
+
+
+async def test_a_waiting_prompt_is_cancelled(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+    """It goes without a word, and the one that runs is left alone."""
+    running = execution_of(host.engine, slow(info, prefix, steps=20, color=2))
+    started = asyncio.Event()
+
+    task = asyncio.create_task(followed(running, lambda _: started.set()))
+    await started.wait()
+    waiting = execution_of(host.engine, saved(prefix))
+    follower = asyncio.create_task(followed(waiting))
+    await asyncio.sleep(0.2)
+    waiting.cancel()
+    with pytest.raises(JobCancelled):
+        await follower
+    assert set(outputs(await task)) == {"9999"}
+
+
+async def test_two_prompts_at_once_do_not_mix(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+    """Each execution sees its own messages only, and both outputs arrive."""
+    executions = [execution_of(host.engine, slow(info, f"{prefix}{n}", steps=3, color=n + 3)) for n in range(2)]
+    for messages in await asyncio.gather(*(followed(execution) for execution in executions)):
+        assert len({getattr(message, "prompt_id", None) for message in messages} - {None}) == 1
+        assert set(outputs(messages)) == {"9999"}
+
+
+async def test_a_strangers_broadcast_is_not_ours(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+    """A prompt without a client id tells everyone of its progress: none of it reaches ours."""
+    async with httpx.AsyncClient(base_url=host.engine.url, trust_env=False) as client:
+        await client.post("/prompt", json={"prompt": slow(info, prefix, steps=5, color=9)})
+    execution = execution_of(host.engine, saved(prefix, color=10))
+    messages = await followed(execution)
+    assert isinstance(messages[0], ExecutionStart)
+    assert execution.history is not None
+    assert {getattr(message, "prompt_id", None) for message in messages} == {messages[0].prompt_id}
+
+
+async def test_a_broken_connection_loses_no_output(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+    """Every connection breaks while a node runs: the driver comes back, and each output arrives once."""
+    graph = slow(info, prefix, steps=10, color=11) | {"2000": save("1", f"{prefix}-early")}
+    async with cutting(host.engine.url) as proxy:
+        engine = HttpEngine(proxy.url)
+        cut_once = iter([proxy.cut])
+
+        def see(message: Message) -> None:
+            if isinstance(message, Executing):
+                next(cut_once, lambda: None)()
+
+        messages = await followed(execution_of(engine, graph), see)
+        await engine.close()
+    assert set(outputs(messages)) == {"2000", "9999"}
+
+
+async def test_cleaning_leaves_nothing_for_the_next_job(host: EngineHost, prefix: str, tmp_path: Path) -> None:
+    """Inputs and outputs are gone where the folders are ours; by HTTP only our own copies are."""
+    found = outputs(await followed(execution_of(host.engine, saved(prefix, color=12))))
+    ref = only_file(found["2"])
+    remote = HttpEngine(host.engine.url)
+    copy = await remote.fetch(ref)
+    await remote.clean()
+    assert not copy.exists()
+    assert (await host.engine.fetch(ref)).exists()
+    await remote.close()
+    if host.pid is not None:
+        await host.engine.clean()
+        with pytest.raises(OutputFailed):
+            await host.engine.fetch(ref)
+
+
+async def test_a_staged_file_is_gone_even_if_it_is_refused(host: EngineHost, tmp_path: Path) -> None:
+    """By HTTP a name that ComfyUI would store under another one is refused, and no copy stays behind."""
+    http = ComfyHttp(host.engine.url)
+    files = RemoteFiles(http)
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    with pytest.raises(StagingFailed):
+        await files.stage('a"b.png', path)
+    assert not path.exists()
+    files.close()
+    await http.close()
