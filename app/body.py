@@ -4,7 +4,6 @@ JSON is scanned as it arrives. A string longer than SPOOL_THRESHOLD, a medium in
 file, and a short placeholder takes its place; what is left is small and parsed as usual. Sans-I/O but for those files.
 """
 
-import base64
 import binascii
 import json
 import re
@@ -233,6 +232,8 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
         cut = len(characters) - len(characters) % 4
         if characters[cut - 1 : cut] == b"=":
             cut -= 4  # padding may only end it
+        if b"=" in characters[:cut]:
+            raise BadBase64("padding before the end")
         rest = characters[cut:]
         yield _decode(characters[:cut])
     yield _decode(rest + b"=" * (-len(rest) % 4))
@@ -240,7 +241,7 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _decode(quanta: bytes) -> bytes:
     try:
-        return base64.b64decode(quanta, validate=True)
+        return binascii.a2b_base64(quanta, strict_mode=True)
     except binascii.Error as error:
         raise BadBase64(str(error)) from None
 

@@ -1,0 +1,93 @@
+"""The HTTP face over given stores, on a real server in the test's own event loop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import uvicorn
+
+from app.asgi import create_app
+from app.config import ApiConfig
+from app.services import Services
+from storage.clock import Clock
+from storage.engine_info import EngineInfoStore
+from storage.errors import FetchFailed, FetchRefused
+from storage.jobs import JobStore
+from storage.launcher import MemoryLauncher
+from storage.objects import ObjectStore
+from storage.queue import JobQueue
+from storage.remote import Fetched
+from storage.runtimes import RuntimeStore
+from storage.signal import MemorySignal
+from storage.uploads import UploadStore
+
+KEY = "test-key"
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de"
+    "0000000c49444154789c63f8cfc0000003010100c9fe92ef0000000049454e44ae426082"
+)
+
+
+class CannedFetcher:
+    """Answers by the URL's last part, as the real fetcher would."""
+
+    async def fetch(self, url: str, path: Path) -> Fetched:
+        match url.rsplit("/", 1)[-1]:
+            case "private":
+                raise FetchRefused("destination refused: an address that is not public")
+            case "down":
+                raise FetchFailed("the server answered 500")
+        path.write_bytes(PNG)
+        return Fetched(len(PNG), "image/png", "png")
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A running API and what it works on."""
+
+    client: httpx.AsyncClient
+    services: Services
+    queue: JobQueue
+    objects: ObjectStore
+
+    async def keys(self) -> tuple[str, ...]:
+        return (await self.objects.list("", limit=1000)).keys
+
+
+@asynccontextmanager
+async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | None = None) -> AsyncIterator[Api]:
+    signal = MemorySignal()
+    jobs = JobStore(objects, clock, signal)
+    services = Services(
+        jobs=jobs,
+        objects=objects,
+        uploads=UploadStore(objects, clock, expires_s=600),
+        runtimes=RuntimeStore(objects, clock),
+        engine_info=EngineInfoStore(objects, clock),
+        launcher=MemoryLauncher(),
+        signal=signal,
+        clock=clock,
+        fetcher=CannedFetcher(),
+    )
+    app = create_app(services, config or ApiConfig(api_key=KEY))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        headers = {"authorization": f"Bearer {KEY}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+            await _answering(client)
+            yield Api(client, services, JobQueue(jobs, objects, clock, lease_s=60), objects)
+        server.should_exit = True
+        await serving
+
+
+async def _answering(client: httpx.AsyncClient) -> None:
+    """The socket listens before the server accepts: the first request waits for it."""
+    assert (await client.get("/health")).status_code == 200

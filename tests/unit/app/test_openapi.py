@@ -1,0 +1,50 @@
+"""The documents that clients read agree with the code."""
+
+import json
+import re
+from pathlib import Path
+
+from starlette.routing import Route
+
+from app.openapi import OPERATIONS, document
+from app.problems import PROBLEM_TYPES
+from app.routes import health, jobs, uploads
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def test_the_committed_document_is_the_codes() -> None:
+    """`make openapi` writes it anew."""
+    assert json.loads((DOCS / "openapi.json").read_text()) == document()
+
+
+def test_every_route_is_an_operation() -> None:
+    """And every operation has its route."""
+    routes: list[Route] = [*jobs.ROUTES, *uploads.ROUTES, *health.ROUTES]
+    known = {
+        (route.name, method.lower(), route.path.replace(":int", ""))
+        for route in routes
+        for method in route.methods or ()
+        if method != "HEAD"
+    }
+    assert known == {(operation.id, operation.method, operation.path) for operation in OPERATIONS}
+
+
+def test_every_reference_leads_somewhere() -> None:
+    """No schema is named that is not there."""
+    text = json.dumps(document())
+    named = set(re.findall(r"#/components/schemas/(\w+)", text))
+    assert named <= set(document()["components"]["schemas"])
+
+
+def test_docs_name_every_problem_type_and_no_other() -> None:
+    """docs/problems.md lists status and meaning of each."""
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \|", (DOCS / "problems.md").read_text(), re.MULTILINE)
+    assert {slug: int(status) for slug, status in rows} == {kind.slug: kind.status for kind in PROBLEM_TYPES.values()}
+
+
+def test_docs_show_every_operation() -> None:
+    """docs/http-api.md has a heading for each."""
+    text = (DOCS / "http-api.md").read_text()
+    for operation in OPERATIONS:
+        assert f"`{operation.method.upper()} {operation.path}`" in text, operation.id
