@@ -186,7 +186,7 @@ async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("graph", "node_id"),
     [
-        ({"1": {"class_type": "NoSuchNode", "inputs": {}}, "2": save("1", "x")}, None),
+        ({"1": {"class_type": "NoSuchNode", "inputs": {}}, "2": save("1", "x")}, "1"),
         ({"1": blank(width=10**6), "2": save("1", "x")}, "1"),
         ({"1": blank(), "2": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}, "2"),
         ({"1": blank()}, None),

@@ -1,5 +1,6 @@
 """What ComfyUI's answer to POST /prompt means. Pure; the bodies are those of recorded refusals."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 LONGEST_MESSAGE = 2000
 
 
+_NODE_ID = re.compile(r"^Node ID '#(.+)'$")
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
@@ -25,20 +27,37 @@ def refusal(status: int, body: object) -> WorkerError | None:
     node_errors = node_errors if isinstance(node_errors, dict) else {}
     if status == 200 and not node_errors:
         return None
-    node_id, first = next(iter(node_errors.items()), (None, {}))
+    node_id, class_type = _blamed(body.get("error"), node_errors)
     return PromptRefused(
-        _message(body.get("error"), node_id, first)[:LONGEST_MESSAGE],
+        _message(body.get("error"), node_errors)[:LONGEST_MESSAGE],
         node_id=node_id,
-        class_type=first.get("class_type") if isinstance(first, Mapping) else None,
+        class_type=class_type,
         node_errors=node_errors or None,
     )
 
 
-def _message(error: object, node_id: str | None, node_error: Any) -> str:
+def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Node id and class: of the first node with errors, else as the error itself names them.
+
+    For an unknown class 0.33 has them in `extra_info`, 0.3.64 only the id, in `details`.
+    """
+    for node_id, node_error in node_errors.items():
+        return node_id, node_error.get("class_type") if isinstance(node_error, Mapping) else None
+    if not isinstance(error, Mapping):
+        return None, None
+    named = error.get("extra_info")
+    if isinstance(named, Mapping) and named.get("node_id") is not None:
+        return str(named["node_id"]), named.get("class_type")
+    in_words = _NODE_ID.search(str(error.get("details")))
+    return (in_words[1] if in_words else None), None
+
+
+def _message(error: object, node_errors: Mapping[str, Any]) -> str:
     """ComfyUI's own words: the first node's first error if there is one, else the general one."""
-    if node_id is not None and isinstance(node_error, Mapping):
-        reasons = node_error.get("errors") or [{}]
-        return f"node {node_id} ({node_error.get('class_type')}): {_words(reasons[0])}"
+    for node_id, node_error in node_errors.items():
+        if isinstance(node_error, Mapping):
+            reasons = node_error.get("errors") or [{}]
+            return f"node {node_id} ({node_error.get('class_type')}): {_words(reasons[0])}"
     return _words(error)
 
 

@@ -75,8 +75,9 @@ class EngineSpec:
     ) -> "EngineSpec":
         """A ComfyUI installation. `python` None means the interpreter that runs this worker; `cpu` None means
         --cpu where no accelerator is seen: ComfyUI does not start then without it."""
+        folders = folders.absolute()
         command = [
-            str(python or sys.executable),
+            str((python or Path(sys.executable)).absolute()),
             "main.py",
             "--listen=127.0.0.1",
             "--disable-auto-launch",

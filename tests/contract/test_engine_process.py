@@ -1,0 +1,274 @@
+"""The engine's process: it starts, says why it does not, ends with its parent, and is replaced when it dies."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.engines import ENVIRONMENT, LITE, EngineChoice, blank, engine_choices, save, saved, slow
+from workers.comfy.engine import Prompt
+from workers.comfy.execution import Execution, ExecutionPolicy
+from workers.comfy.files import RemoteFiles
+from workers.comfy.host import EngineProcess, RunningEngine
+from workers.comfy.http import ComfyHttp
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.errors import EngineStalled, EngineUnavailable, NodeFailed, OutOfMemory, StagingFailed, WorkerError
+
+pytestmark = pytest.mark.anyio
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+async def lite(tmp_path: Path) -> AsyncIterator[EngineProcess]:
+    host = EngineProcess(LITE.spec(tmp_path))
+    await host.start()
+    yield host
+    await host.stop()
+
+
+def script(tmp_path: Path, code: str, *, start_timeout_s: float = LONG_S) -> EngineSpec:
+    """An engine that is only this Python program; the port comes as its last argument."""
+    command = [sys.executable, "-c", code]
+    return EngineSpec(command, tmp_path, EngineFolders(tmp_path), ENVIRONMENT, start_timeout_s)
+
+
+def family(pid: int) -> list[psutil.Process]:
+    process = psutil.Process(pid)
+    return [process, *process.children(recursive=True)]
+
+
+async def are_gone(processes: list[psutil.Process]) -> bool:
+    """Within a while. A zombie that no one has waited for is gone too."""
+    for _ in range(200):
+        running = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        if not running:
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
+async def says(host: EngineProcess, line: str) -> bool:
+    for _ in range(200):
+        if line in host.log_tail():
+            return True
+        await asyncio.sleep(0.02)
+    return False
+
+
+async def follow(execution: Execution, see: Callable[[], None] = lambda: None) -> None:
+    """`see` is called at each message."""
+    async with asyncio.timeout(LONG_S):
+        async for _ in execution:
+            see()
+
+
+def execution_of(host: EngineProcess, graph: dict[str, object], policy: ExecutionPolicy | None = None) -> Execution:
+    return Execution(host.engine, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph), policy)
+
+
+@pytest.mark.parametrize(
+    "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
+)
+async def test_started_restarted_and_stopped(choice: EngineChoice, tmp_path: Path) -> None:
+    """Ready means that it serves; its words are kept; afterwards no process of it is left."""
+    host = EngineProcess(choice.spec(tmp_path))
+    await host.start()
+    try:
+        assert host.pid is not None
+        first = family(host.pid)
+        assert len(first) >= 2
+        assert host.log_tail()
+        await follow(execution_of(host, saved("x")))
+        await host.restart()
+        assert await are_gone(first)
+        assert host.pid is not None
+        second = family(host.pid)
+        await follow(execution_of(host, saved("x")))
+    finally:
+        await host.stop()
+    assert await are_gone(second)
+    assert not host.is_alive()
+    assert host.pid is None
+    await host.stop()
+
+
+async def test_an_engine_that_ends_while_it_starts(tmp_path: Path) -> None:
+    """The failure carries its last words."""
+    host = EngineProcess(script(tmp_path, "import sys; print('no such torch'); sys.exit(3)"))
+    with pytest.raises(EngineUnavailable, match="no such torch"):
+        await host.start()
+    assert not host.is_alive()
+
+
+async def test_an_engine_that_never_gets_ready(tmp_path: Path) -> None:
+    """It is stopped after its time, although it ignores SIGTERM."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('loading', flush=True)\n"
+    host = EngineProcess(script(tmp_path, code + "while True: time.sleep(1)", start_timeout_s=1.0))
+    starting = asyncio.create_task(host.start())
+    assert await says(host, "loading")
+    assert host.pid is not None
+    processes = family(host.pid)
+    with pytest.raises(EngineUnavailable, match="not ready within 1 s"):
+        await starting
+    assert await are_gone(processes)
+
+
+@pytest.mark.parametrize("cwd", ["missing", "file"])
+async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
+    """A wrong setting is an engine that cannot be started, in words."""
+    (tmp_path / "file").touch()
+    host = EngineProcess(replace(LITE.spec(tmp_path), cwd=tmp_path / cwd))
+    with pytest.raises(EngineUnavailable, match=cwd):
+        await host.start()
+    await host.stop()
+
+
+async def test_another_server_on_its_port_is_not_taken_for_it(tmp_path: Path) -> None:
+    """A server that was started with other folders may answer there while ours still loads."""
+    code = (
+        "import http.server, json, sys\n"
+        "class H(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers()\n"
+        "        self.wfile.write(json.dumps({'system': {'argv': ['main.py', '--user-directory=/else']}}).encode())\n"
+        "port = int(sys.argv[-1].partition('=')[2])\n"
+        "http.server.HTTPServer(('127.0.0.1', port), H).serve_forever()\n"
+    )
+    host = EngineProcess(script(tmp_path, code, start_timeout_s=2.0))
+    with pytest.raises(EngineUnavailable, match="not ready"):
+        await host.start()
+
+
+async def test_its_environment_is_what_it_was_given(tmp_path: Path) -> None:
+    """Nothing of this process's environment gets through: no secret, no PYTHONPATH."""
+    host = EngineProcess(script(tmp_path, "import os, sys; print('env:', ' '.join(sorted(os.environ))); sys.exit(1)"))
+    with pytest.raises(EngineUnavailable) as caught:
+        await host.start()
+    (line,) = [line for line in caught.value.message.splitlines() if line.startswith("env:")]
+    assert set(line.split()[1:]) <= {*ENVIRONMENT, "LC_CTYPE"}  # Python sets this one itself in the C locale
+
+
+async def test_a_progress_bar_does_not_fill_the_log(tmp_path: Path) -> None:
+    """Of a line that is overwritten the last state is kept; a line without an end is cut, and reading goes on."""
+    code = "import sys; print('1%\\r50%\\r100%'); print('x' * 200_000); print('last'); sys.exit(1)"
+    host = EngineProcess(script(tmp_path, code))
+    with pytest.raises(EngineUnavailable):
+        await host.start()
+    assert host.log_tail()[0] == "100%"
+    assert host.log_tail(1) == ["last"]
+    assert all(len(line) <= 4000 for line in host.log_tail())
+
+
+async def test_a_killed_engine_is_noticed_and_replaced(lite: EngineProcess) -> None:
+    """Killed in the middle of a prompt: the job ends with the engine's error, and a fresh engine serves the next."""
+    info = await lite.engine.object_info()
+    runs = asyncio.Event()
+    following = asyncio.create_task(follow(execution_of(lite, slow(info, "x", steps=300)), runs.set))
+    assert lite.pid is not None
+    processes = family(lite.pid)
+    await runs.wait()
+    for process in processes:
+        process.kill()
+    with pytest.raises(EngineUnavailable):
+        await following
+    await lite.restart()
+    await follow(execution_of(lite, saved("x")))
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("runtime", NodeFailed), ("oom", OutOfMemory), ("crash", EngineUnavailable)]
+)
+async def test_nodes_that_go_wrong(lite: EngineProcess, kind: str, error: type[WorkerError]) -> None:
+    """A node that raises, one that runs out of memory, and one that takes the process with it."""
+    assert lite.pid is not None
+    processes = family(lite.pid)
+    raising = {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": kind}}
+    with pytest.raises(error):
+        await follow(execution_of(lite, {"1": blank(), "2": raising, "3": save("2", "x")}))
+    if kind == "crash":
+        assert await are_gone(processes)
+    else:
+        await follow(execution_of(lite, saved("x")))
+
+
+async def test_a_node_that_ignores_interrupts(lite: EngineProcess) -> None:
+    """After the grace the engine counts as stuck, and it can be replaced."""
+    hanging = {"class_type": "LiteHang", "inputs": {"image": ["1", 0], "seconds": LONG_S}}
+    policy = ExecutionPolicy(interrupt_every_s=0.05, interrupt_grace_s=0.5)
+    execution = execution_of(lite, {"1": blank(), "2": hanging, "3": save("2", "x")}, policy)
+
+    with pytest.raises(EngineStalled):
+        await follow(execution, execution.cancel)
+    await lite.restart()
+    await follow(execution_of(lite, saved("x")))
+
+
+async def test_a_file_larger_than_the_server_takes(tmp_path: Path) -> None:
+    """The failure names the flag that would help, and the file is not kept."""
+    spec = LITE.spec(tmp_path / "engine")
+    host = EngineProcess(replace(spec, command=[*spec.command, "--max-upload-size=1"]))
+    await host.start()
+    http = ComfyHttp(host.engine.url)
+    files = RemoteFiles(http)
+    path = tmp_path / "large"
+    path.write_bytes(bytes(8 * 1024 * 1024))
+    try:
+        with pytest.raises(StagingFailed, match="--max-upload-size"):
+            await files.stage("large.bin", path)
+        assert not path.exists()
+    finally:
+        files.close()
+        await http.close()
+        await host.stop()
+
+
+async def test_the_engine_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    """Not even when the parent is killed with signal 9."""
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.support.keep_engine",
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    assert parent.stdout is not None
+    try:
+        async with asyncio.timeout(LONG_S):
+            pid = int(json.loads(await parent.stdout.readline())["pid"])
+        processes = family(pid)
+        assert len(processes) == 2
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        await parent.wait()
+    assert await are_gone(processes)
+
+
+async def test_a_server_that_runs_already(lite: EngineProcess) -> None:
+    """It is used and never stopped or wiped; where none answers, that is an engine that is not there."""
+    running = RunningEngine(lite.engine.url)
+    await running.start()
+    assert running.is_alive()
+    await running.engine.clean()
+    await running.restart()
+    await running.stop()
+    assert lite.is_alive()
+    nobody = RunningEngine("http://127.0.0.1:9")
+    with pytest.raises(EngineUnavailable):
+        await nobody.start()
+    await nobody.stop()
+
+
+async def test_the_guard_is_its_own_group(lite: EngineProcess) -> None:
+    """So that a signal to this process's group, Ctrl-C for one, does not reach the engine first."""
+    assert lite.pid is not None
+    assert os.getpgid(lite.pid) == lite.pid != os.getpgrp()

@@ -1,0 +1,21 @@
+"""A parent to be killed: starts a lite engine in the folder it is given, says where it is, and waits for ever."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+from tests.support.engines import LITE
+from workers.comfy.host import EngineProcess
+
+
+async def keep(parent: Path) -> None:
+    host = EngineProcess(LITE.spec(parent))
+    await host.start()
+    sys.stdout.write(json.dumps({"pid": host.pid, "url": host.engine.url}) + "\n")
+    sys.stdout.flush()
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(keep(Path(sys.argv[1])))

@@ -1,0 +1,105 @@
+"""ComfyUI's folders: what goes in, what comes out, and what never does."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from workers.comfy.engine import FileRef
+from workers.comfy.files import FolderFiles
+from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> FolderFiles:
+    for name in ("input", "output", "temp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "secret").write_text("secret")
+    return FolderFiles(input_dir=tmp_path / "input", output_dir=tmp_path / "output", temp_dir=tmp_path / "temp")
+
+
+async def test_a_file_in_each_folder(files: FolderFiles, tmp_path: Path) -> None:
+    """The type chooses the folder; subfolders are followed."""
+    for kind in ("input", "output", "temp"):
+        path = tmp_path / kind / "a" / "b" / "x.png"
+        path.parent.mkdir(parents=True)
+        path.write_text(kind)
+        assert (await files.fetch(FileRef("x.png", "a/b", kind))).read_text() == kind
+
+
+def _link(folder: Path) -> FileRef:
+    (folder / "x").symlink_to(folder.parent / "secret")
+    return FileRef("x", "", "output")
+
+
+def _linked_folder(folder: Path) -> FileRef:
+    (folder / "up").symlink_to(folder.parent)
+    return FileRef("secret", "up", "output")
+
+
+def _circle(folder: Path) -> FileRef:
+    (folder / "x").symlink_to(folder / "x")
+    return FileRef("x", "", "output")
+
+
+def _pipe(folder: Path) -> FileRef:
+    os.mkfifo(folder / "x")
+    return FileRef("x", "", "output")
+
+
+def _folder(folder: Path) -> FileRef:
+    (folder / "x").mkdir()
+    return FileRef("x", "", "output")
+
+
+@pytest.mark.parametrize("make", [_link, _linked_folder, _circle, _pipe, _folder])
+async def test_what_is_no_file_of_the_folder(
+    files: FolderFiles, tmp_path: Path, make: Callable[[Path], FileRef]
+) -> None:
+    """Links that lead out, links in a circle, pipes and folders are not outputs."""
+    with pytest.raises(OutputFailed):
+        await files.fetch(make(tmp_path / "output"))
+
+
+@pytest.mark.parametrize(
+    ("filename", "subfolder"),
+    [("secret", ".."), ("../secret", ""), ("", ""), ("x\0", ""), ("x" * 5000, ""), ("secret", "a/../..")],
+)
+async def test_what_leads_elsewhere(files: FolderFiles, filename: str, subfolder: str) -> None:
+    """No name gets out of the folder, and none that a file cannot have breaks the worker."""
+    with pytest.raises(OutputFailed):
+        await files.fetch(FileRef(filename, subfolder, "output"))
+
+
+async def test_an_absolute_path_is_not_followed(files: FolderFiles, tmp_path: Path) -> None:
+    """Some nodes report whole paths."""
+    with pytest.raises(OutputFailed):
+        await files.fetch(FileRef(str(tmp_path / "secret"), "", "output"))
+
+
+async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_path: Path) -> None:
+    """Links are removed, not followed; a folder that went missing is made again."""
+    (tmp_path / "output" / "sub").mkdir()
+    (tmp_path / "output" / "sub" / "x").touch()
+    (tmp_path / "output" / "link").symlink_to(tmp_path)
+    (tmp_path / "temp").rmdir()
+    await files.clean()
+    assert {path.name for path in tmp_path.iterdir()} == {"input", "output", "temp", "secret"}
+    assert not list((tmp_path / "output").iterdir())
+
+
+async def test_a_folder_that_cannot_be_emptied(files: FolderFiles, tmp_path: Path) -> None:
+    """The next job must not see this one's files: the engine counts as unusable."""
+    (tmp_path / "temp").rmdir()
+    (tmp_path / "temp").touch()
+    with pytest.raises(EngineUnavailable):
+        await files.clean()
+
+
+async def test_a_file_that_is_not_there_cannot_be_staged(files: FolderFiles, tmp_path: Path) -> None:
+    """In words, not as an OSError."""
+    with pytest.raises(StagingFailed):
+        await files.stage("x.png", tmp_path / "nothing")

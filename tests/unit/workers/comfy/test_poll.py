@@ -1,0 +1,93 @@
+"""When the driver gives up asking: the patience for each kind of failure, on a clock of the test's own."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import pytest
+
+from workers.comfy.engine import ComfyEngine, EngineSilent, History
+from workers.comfy.policy import ExecutionPolicy
+from workers.comfy.poll import PromptPoll, PromptVanished
+from workers.errors import EngineUnavailable
+
+pytestmark = pytest.mark.anyio
+
+POLICY = ExecutionPolicy(broken_s=3.0, silent_s=120.0, absent_s=1.0)
+DONE = History("success", True, {}, ())
+Answer = History | EngineUnavailable | None
+
+
+class Answering:
+    """Answers what it is told to; a prompt without history is queued or not."""
+
+    def __init__(self, *, queued: bool = True) -> None:
+        self.answer: Answer = None
+        self.then: Iterator[Answer] = iter(())
+        self.queued = queued
+
+    async def history(self, prompt_id: str) -> History | None:
+        answer = next(self.then, self.answer)
+        if isinstance(answer, EngineUnavailable):
+            raise answer
+        return answer
+
+    async def is_queued(self, prompt_id: str) -> bool:
+        return self.queued
+
+
+def poll_of(engine: Answering) -> PromptPoll:
+    return PromptPoll(cast("ComfyEngine", cast("Any", engine)), "p", POLICY)
+
+
+@pytest.mark.parametrize(("failure", "patience_s"), [(EngineUnavailable("refused"), 3.0), (EngineSilent("slow"), 120)])
+async def test_the_patience_fits_the_failure(failure: EngineUnavailable, patience_s: float) -> None:
+    """Nobody listens: seconds. No answer in time: minutes, for loading a model can hold every answer up."""
+    engine = Answering()
+    engine.answer = failure
+    poll = poll_of(engine)
+    assert await poll.ask(10.0) is None
+    assert await poll.ask(10.0 + patience_s - 0.1) is None
+    with pytest.raises(type(failure)):
+        await poll.ask(10.0 + patience_s)
+
+
+async def test_an_answer_renews_the_patience() -> None:
+    """Failures are counted from the last answer on."""
+    engine = Answering()
+    poll = poll_of(engine)
+    for now in range(0, 100, 2):
+        engine.answer = EngineUnavailable("reset") if now % 4 else None
+        assert await poll.ask(float(now)) is None
+    engine.answer = DONE
+    assert await poll.ask(100.0) is DONE
+
+
+async def test_silence_that_ends_in_a_refused_connection() -> None:
+    """The process died after it had been silent: the longer patience no longer holds."""
+    engine = Answering()
+    poll = poll_of(engine)
+    engine.answer = EngineSilent("slow")
+    assert await poll.ask(0.0) is None
+    engine.answer = EngineUnavailable("refused")
+    with pytest.raises(EngineUnavailable):
+        await poll.ask(30.0)
+
+
+async def test_a_prompt_that_is_nowhere() -> None:
+    """Only after a while has it vanished; being seen again in between counts."""
+    engine = Answering(queued=False)
+    poll = poll_of(engine)
+    assert await poll.ask(0.0) is None
+    engine.queued = True
+    assert await poll.ask(0.9) is None
+    engine.queued = False
+    assert await poll.ask(1.5) is None
+    with pytest.raises(PromptVanished):
+        await poll.ask(2.5)
+
+
+async def test_a_prompt_that_ends_between_the_two_questions() -> None:
+    """Neither in history, then no longer queued: history is asked again."""
+    engine = Answering(queued=False)
+    engine.then = iter([None, DONE])
+    assert await poll_of(engine).ask(0.0) is DONE

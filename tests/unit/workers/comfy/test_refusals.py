@@ -1,0 +1,68 @@
+"""What ComfyUI's answers to POST /prompt mean. The bodies are recorded traffic of 0.3.64 and 0.33."""
+
+from typing import Any
+
+import pytest
+
+from workers.comfy.refusals import LONGEST_MESSAGE, refusal
+from workers.errors import EngineUnavailable, PromptRefused
+
+MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
+SAVE_IMAGE = {"errors": [MISSING], "dependent_outputs": ["3"], "class_type": "SaveImage"}
+UNKNOWN_OLD = {
+    "type": "invalid_prompt",
+    "message": "Cannot execute because node NoSuchNode does not exist.",
+    "details": "Node ID '#1'",
+    "extra_info": {},
+}
+UNKNOWN_NEW = {
+    "type": "missing_node_type",
+    "message": "Node 'NoSuchNode' not found. The custom node may not be installed.",
+    "details": "Node ID '#1'",
+    "extra_info": {"node_id": "1", "class_type": "NoSuchNode", "node_title": "NoSuchNode"},
+}
+NO_OUTPUTS = {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": "", "extra_info": {}}
+FAILED = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": ""}
+
+
+def test_accepted() -> None:
+    """200 without node errors is the only yes."""
+    assert refusal(200, {"prompt_id": "x", "number": 3, "node_errors": {}}) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "node_id", "class_type", "words"),
+    [
+        (400, {"error": FAILED, "node_errors": {"3": SAVE_IMAGE}}, "3", "SaveImage", "Required input is missing"),
+        (200, {"prompt_id": "x", "node_errors": {"3": SAVE_IMAGE}}, "3", "SaveImage", "Required input is missing"),
+        (400, {"error": UNKNOWN_OLD, "node_errors": {}}, "1", None, "NoSuchNode does not exist"),
+        (400, {"error": UNKNOWN_NEW, "node_errors": {}}, "1", "NoSuchNode", "'NoSuchNode' not found"),
+        (400, {"error": NO_OUTPUTS, "node_errors": {}}, None, None, "Prompt has no outputs"),
+        (400, {"error": "no"}, None, None, "no"),
+        (400, {"error": {"type": "odd"}}, None, None, "odd"),
+        (400, {}, None, None, "without a reason"),
+        (400, {"error": FAILED, "node_errors": {"3": "odd"}}, "3", None, "failed validation"),
+        (400, {"node_errors": {"3": {"errors": []}}}, "3", None, "node 3"),
+        (500, "500 Internal Server Error\n\nServer got itself in trouble", None, None, "500"),
+        (413, "Maximum request body size exceeded", None, None, "413"),
+    ],
+)
+def test_refused(status: int, body: Any, node_id: str | None, class_type: str | None, words: str) -> None:
+    """ComfyUI's own words, and the node to blame where it names one, whatever shape they have."""
+    refused = refusal(status, body)
+    assert isinstance(refused, PromptRefused)
+    assert (refused.node_id, refused.class_type) == (node_id, class_type)
+    assert words in refused.message
+
+
+def test_a_proxys_answer_is_not_comfyuis() -> None:
+    """502 to 504 say that nobody was asked."""
+    assert isinstance(refusal(502, "<html>"), EngineUnavailable)
+
+
+def test_a_long_list_of_choices_is_cut() -> None:
+    """A missing model's refusal lists every model there is."""
+    choices = {"message": "Value not in list", "details": "x" * 10**6}
+    refused = refusal(400, {"node_errors": {"1": {"errors": [choices], "class_type": "A"}}})
+    assert refused is not None
+    assert len(refused.message) == LONGEST_MESSAGE
