@@ -19,10 +19,11 @@ numbers, job ids are canonical UUIDs, no sibling folder whose name begins with a
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 DEFAULT_TENANT = "default"
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME_MS = 9_999_999_999_999
 MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 
@@ -135,9 +136,10 @@ def parse_queue_key(key: str) -> QueueEntry:
     match = _QUEUE_KEY.fullmatch(key)
     if match is None:
         raise ValueError(f"not a queue key: {key!r}")
-    created_at = datetime.fromtimestamp(int(match["ms"]) / 1000, UTC)
+    created_at = _EPOCH + timedelta(milliseconds=int(match["ms"]))
     return QueueEntry(match["pool"], MAX_PRIORITY - int(match["order"]), created_at, match["tenant"], match["job_id"])
 
 
 def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
+    """Whole milliseconds; in integers, since a float would not come back as the same time."""
+    return (moment - _EPOCH) // timedelta(milliseconds=1)

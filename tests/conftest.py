@@ -9,12 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from infra.local.s3_server import LocalS3Server
 from storage.clock import ManualClock
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.s3 import S3Config, S3ObjectStore
+
+settings.register_profile("shared-machine", deadline=None)
+settings.load_profile("shared-machine")
 
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

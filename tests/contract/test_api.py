@@ -378,7 +378,7 @@ async def test_media_beyond_the_limit_are_the_first_versions_400(clock: ManualCl
         ),
     ],
 )
-async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, int], body: Any, slug: str) -> None:
+async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], body: Any, slug: str) -> None:
     """Each is a setting with a name."""
     config = replace(ApiConfig(api_key=KEY), **limit)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:

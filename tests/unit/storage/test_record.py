@@ -1,5 +1,6 @@
 """The state machine of a job: every arrow of the table, and that there are no others."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -65,12 +66,13 @@ def test_cancelling_twice_or_after_the_end_changes_nothing() -> None:
 def test_an_old_attempt_may_write_nothing() -> None:
     """After a release and another claim the first worker is fenced."""
     record = running().release(attempt=1).claim(worker="v", now=NOW, lease_s=60)
-    for write in (
+    writes: list[Callable[[], JobRecord]] = [
         lambda: record.complete(attempt=1, now=NOW, outputs=()),
         lambda: record.fail(attempt=1, now=NOW, error=ERROR),
         lambda: record.release(attempt=1),
         lambda: record.report(attempt=1, now=NOW, lease_s=1, progress=1, details=ProgressDetails(), outputs=()),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(AttemptFenced):
             write()
 

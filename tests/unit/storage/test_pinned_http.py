@@ -1,0 +1,214 @@
+"""URLs of strangers lead to public addresses, or nowhere."""
+
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpcore
+import httpx
+import pytest
+from aiohttp import web
+
+from storage.addresses import is_public
+from storage.errors import FetchFailed, FetchRefused
+from storage.pinned_http import MAX_ADDRESSES, DestinationRefused, PinnedTransport, pinned_client
+from storage.remote import RemoteFetcher
+from tests.support.api_server import PNG
+
+pytestmark = pytest.mark.anyio
+
+PUBLIC = "93.184.215.14"
+PRIVATE = """
+127.0.0.1 0.0.0.0 10.1.1.1 100.64.0.1 100.100.100.200 169.254.169.254 168.63.129.16 172.31.255.255 192.0.0.1 192.0.2.1
+192.168.0.1 198.18.0.1 224.0.0.1 255.255.255.255 :: ::1 ::ffff:127.0.0.1 ::127.0.0.1 ::ffff:0:7f00:1 64:ff9b::7f00:1
+64:ff9b::808:808 64:ff9b:1::1 2001::1 2002:7f00:1:: 2001:db8::1 3fff::1 5f00::1 100::1 fc00::1 fd00:ec2::254 fe80::1
+fe80::1%eth0 fec0::1 ff02::1
+"""
+
+
+@pytest.mark.parametrize("address", PRIVATE.split())
+def test_private_addresses(address: str) -> None:
+    """Loopback, local, metadata, translated and unassigned ranges."""
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["8.8.8.8", "1.1.1.1", PUBLIC, "172.32.0.1", "100.128.0.1", "2606:4700::1", "2a00:1450::1", "::ffff:8.8.8.8"],
+)
+def test_public_addresses(address: str) -> None:
+    """What is beside those ranges."""
+    assert is_public(ipaddress.ip_address(address))
+
+
+class Spy(httpcore.AsyncNetworkBackend):
+    """Remembers what would be dialled, and connects to nothing."""
+
+    def __init__(self) -> None:
+        self.dialled: list[tuple[str, int]] = []
+
+    async def connect_tcp(self, host: str, port: int, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        self.dialled.append((host, port))
+        raise httpcore.ConnectError("spy")
+
+
+@pytest.fixture
+def spy() -> Spy:
+    return Spy()
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the machine's resolver says; a name that is not listed is its own address."""
+    known: dict[str, list[str]] = {}
+
+    def getaddrinfo(host: str | bytes, port: int, *args: Any, **options: Any) -> list[Any]:
+        name = host.decode() if isinstance(host, bytes) else host
+        found = known.get(name, [name])
+        family = {address: socket.AF_INET6 if ":" in address else socket.AF_INET for address in found}
+        return [(family[address], socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    return known
+
+
+async def get(url: str, spy: Spy) -> None:
+    async with pinned_client(PinnedTransport(backend=spy), timeout_s=5) as client:
+        await client.get(url)
+
+
+async def test_the_checked_address_is_dialled(spy: Spy, answers: dict[str, list[str]]) -> None:
+    """The connection goes to the address, not to the name: a second look-up cannot change it."""
+    answers["good.test"] = [PUBLIC]
+    with pytest.raises(httpx.ConnectError):
+        await get("https://good.test/", spy)
+    assert spy.dialled == [(PUBLIC, 443)]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC], ["::ffff:169.254.169.254"], ["64:ff9b::7f00:1"]],
+)
+async def test_one_bad_answer_refuses_the_name(spy: Spy, answers: dict[str, list[str]], found: list[str]) -> None:
+    """Nothing is dialled then, not even the good ones."""
+    answers["mixed.test"] = found
+    with pytest.raises(DestinationRefused):
+        await get("https://mixed.test/", spy)
+    assert spy.dialled == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://good.test:8080/",
+        "https://good.test:22/",
+        "https://good.test:80/",
+        "https://u:p@good.test/",
+        "https://2130706433/",
+        "https://0x7f.1/",
+        "https://127.1/",
+        "https://127.0.0.1/",
+        "https://[::1]/",
+        "https://[::ffff:7f00:1]/",
+        "https://[fe80::1%25lo]/",
+        "https://good.test\\@127.0.0.1/",
+        "https://127。0。0。1/",
+        "ftp://good.test/",
+        "file:///etc/passwd",
+        "gopher://good.test/",
+    ],
+)
+async def test_tricky_urls_dial_nothing(spy: Spy, answers: dict[str, list[str]], url: str) -> None:
+    """Other ports, schemes, credentials, and every other way to write an address."""
+    answers["good.test"] = [PUBLIC]
+    with pytest.raises((DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL)):
+        await get(url, spy)
+    assert spy.dialled == []
+
+
+async def test_proxies_of_the_environment_are_ignored(
+    spy: Spy, answers: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy would connect wherever it is told."""
+    for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    answers["good.test"] = [PUBLIC]
+    with pytest.raises(httpx.ConnectError):
+        await get("https://good.test/", spy)
+    assert spy.dialled == [(PUBLIC, 443)]
+
+
+async def test_tries_are_bounded(spy: Spy, answers: dict[str, list[str]]) -> None:
+    """A name with fifty addresses does not make fifty connections."""
+    answers["many.test"] = [f"93.184.215.{n}" for n in range(1, 50)]
+    with pytest.raises(httpx.ConnectError):
+        await get("https://many.test/", spy)
+    assert len(spy.dialled) == MAX_ADDRESSES
+
+
+# Downloads, from a real server on loopback that the injected check permits.
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[str]:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        match request.path:
+            case "/picture":
+                return web.Response(body=PNG)
+            case "/text":
+                return web.Response(text="hello")
+            case "/big":
+                return web.Response(body=PNG + bytes(5000))
+            case "/packed":
+                return web.Response(body=PNG, headers={"content-encoding": "gzip"})
+            case "/elsewhere":
+                return web.Response(status=302, headers={"location": "http://10.0.0.1/"})
+            case "/loop":
+                return web.Response(status=302, headers={"location": "/loop"})
+        return web.Response(status=500)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+def fetcher(site: str) -> RemoteFetcher:
+    port = int(site.rsplit(":", 1)[1])
+    transport = PinnedTransport(ports=[port], check=lambda address: str(address) == "127.0.0.1")
+    return RemoteFetcher(max_bytes=2000, transport=transport)
+
+
+async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:
+    """Its type is told by its content."""
+    fetched = await fetcher(site).fetch(f"{site}/picture", tmp_path / "file")
+    assert (fetched.size_bytes, fetched.content_type, fetched.extension) == (len(PNG), "image/png", "png")
+    assert (tmp_path / "file").read_bytes() == PNG
+
+
+@pytest.mark.parametrize(
+    ("path", "error"),
+    [
+        ("text", FetchRefused),
+        ("big", FetchRefused),
+        ("packed", FetchRefused),
+        ("elsewhere", FetchRefused),
+        ("loop", FetchFailed),
+        ("broken", FetchFailed),
+    ],
+)
+async def test_what_is_not_taken(site: str, tmp_path: Path, path: str, error: type[Exception]) -> None:
+    """No media, too large, packed, redirected to a private address, redirected for ever, failing."""
+    with pytest.raises(error):
+        await fetcher(site).fetch(f"{site}/{path}", tmp_path / "file")
+
+
+async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None:
+    """No setting opens it."""
+    with pytest.raises(FetchRefused):
+        await RemoteFetcher(max_bytes=2000).fetch(f"{site}/picture", tmp_path / "file")
