@@ -1,0 +1,341 @@
+"""Claimed jobs on a real engine process: every way in which they end, and what they leave in the bucket."""
+
+import asyncio
+import hashlib
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from storage import keys
+from storage.clock import SystemClock
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.record import Input, JobRecord, Status
+from storage.s3 import S3ObjectStore
+from tests.support.workbench import Bench, quick_policy, workbench
+from workers.reporter import ReportPolicy
+from workers.runner import RunnerPolicy
+from workflows import examples
+
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+EMPTY = node("EmptyImage", width=32, height=16, batch_size=1, color=255)
+
+
+def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
+    return node("SaveImage", images=[source, 0], filename_prefix=prefix)
+
+
+def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
+    return node("LiteSlowSteps", image=["1", 0], steps=steps, seconds_per_step=seconds, preview=False)
+
+
+def png(size: tuple[int, int] = (64, 48)) -> bytes:
+    pixels = np.random.default_rng(1).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One worker for the file: it must be fit for the next job whatever the last one was."""
+    async with workbench(tmp_path_factory.mktemp("engine")) as bench:
+        yield bench
+
+
+async def test_pixels_come_out_as_asked(bench: Bench) -> None:
+    """LoadImage → ImageScale → ImageInvert → SaveImage on a staged picture."""
+    picture = png()
+    record = await bench.run(
+        examples.load("still"),
+        media=(await bench.medium("photo.png", picture),),
+        inputs=(Input(node="2", field="width", value=32),),
+    )
+    assert (record.status, record.progress, record.error) == (Status.COMPLETED, 100, None)
+    (output,) = record.outputs
+    assert (output.filename, output.type, output.content_type) == ("still_00001_.png", "image", "image/png")
+    assert (output.width, output.height, output.frames) == (32, 24, 1)
+    body = (await bench.objects.get(output.key)).body
+    assert (output.size_bytes, output.sha256) == (len(body), hashlib.sha256(body).hexdigest())
+    got = np.asarray(Image.open(io.BytesIO(body)), dtype=np.int16)
+    source = np.asarray(Image.open(io.BytesIO(picture)), dtype=np.int16)
+    wanted = 255 - (source[0::2, 0::2] + source[1::2, 0::2] + source[0::2, 1::2] + source[1::2, 1::2]) / 4
+    assert np.abs(got - wanted).max() <= 1.5
+
+
+async def test_a_video_arrives_whole(bench: Bench) -> None:
+    """With its size, length and frames."""
+    record = await bench.run(examples.load("clip"), media=(await bench.medium("photo.png", png((640, 428))),))
+    (output,) = record.outputs
+    assert (output.type, output.content_type, output.width, output.height) == ("video", "video/mp4", 320, 214)
+    assert (output.frames, output.duration_s) == (24, 2.0)
+
+
+async def test_every_kind_of_output_arrives(bench: Bench) -> None:
+    """Previews, animations, sound, text, and payloads that no one has heard of."""
+    payload = {
+        "gifs": [{"filename": "no.gif"}],
+        "odd": [1, {"a": None}],
+        "text": ["one", "two"],
+        "flag": True,
+        "weird": float("nan"),
+    }
+    graph = {
+        "1": {**EMPTY, "inputs": {**EMPTY["inputs"], "batch_size": 3}},
+        "2": node("PreviewImage", images=["1", 0]),
+        "3": node(
+            "SaveAnimatedWEBP",
+            images=["12", 0],
+            filename_prefix="anim",
+            fps=6.0,
+            lossless=True,
+            quality=80,
+            method="default",
+        ),
+        "4": node("SaveAnimatedPNG", images=["12", 0], filename_prefix="anim", fps=6.0, compress_level=4),
+        "11": node("ImageInvert", image=["1", 0]),
+        "12": node("ImageBatch", image1=["1", 0], image2=["11", 0]),
+        "5": node("EmptyAudio", duration=0.5, sample_rate=44100, channels=2),
+        "6": node("SaveAudio", audio=["5", 0], filename_prefix="sound"),
+        "7": node("SaveAudioMP3", audio=["5", 0], filename_prefix="sound", quality="V0"),
+        "8": node("PrimitiveString", value="hello"),
+        "9": node("PreviewAny", source=["8", 0]),
+        "10": node("LiteEmit", ui=json.dumps({key: payload[key] for key in ("odd", "text", "flag", "weird")})),
+    }
+    record = await bench.run(graph)
+    assert record.status is Status.COMPLETED, record.error_detail
+    found = {(output.node_id, output.filename): output for output in record.outputs}
+    assert len([key for key in found if key[0] == "2"]) == 3
+    animated = found["3", "anim_00001_.webp"]
+    assert (animated.content_type, animated.frames) == ("image/webp", 2)  # encoders merge frames that are alike
+    assert found["4", "anim_00001_.png"].type == "image"
+    sound = found["6", "sound_00001_.flac"]
+    assert (sound.type, sound.content_type, sound.duration_s) == ("audio", "audio/x-flac", 0.5)
+    assert found["7", "sound_00001_.mp3"].type == "audio"
+    assert found["9", "text_output_9.txt"].text == "hello"
+    assert (found["10", "text_output_10_1.txt"].text, found["10", "text_output_10_2.txt"].text) == ("one", "two")
+    odd = found["10", "ui_output_10_odd.json"]
+    assert (odd.type, odd.content_type) == ("text", "application/json")
+    assert json.loads((await bench.objects.get(odd.key)).body) == [1, {"a": None}]
+    assert json.loads((await bench.objects.get(found["10", "ui_output_10_weird.json"].key)).body) == [None]
+
+
+async def test_a_second_identical_job_gets_files_of_its_own(bench: Bench) -> None:
+    """The engine's cache never answers with an old file."""
+    graph = {"1": EMPTY, "2": saved(), "3": node("PreviewImage", images=["1", 0])}
+    first, second = await bench.run(graph), await bench.run(graph)
+    assert len(second.outputs) == len(first.outputs) == 2
+    for one, other in zip(first.outputs, second.outputs, strict=True):
+        assert one.key != other.key
+        await bench.objects.head(other.key)
+
+
+async def test_identical_save_nodes_share_one_file(bench: Bench) -> None:
+    """Both are listed; the bytes are stored once."""
+    record = await bench.run({"1": EMPTY, "2": saved(), "3": saved()})
+    assert {output.node_id for output in record.outputs} == {"2", "3"}
+
+
+async def test_a_failed_node_is_named_and_earlier_outputs_are_kept(bench: Bench) -> None:
+    """What was finished before the failure is the client's."""
+    graph = {"1": EMPTY, "2": saved(), "3": node("LiteRaise", image=["1", 0], kind="runtime"), "4": saved("3")}
+    record = await bench.run(graph)
+    detail = record.error_detail
+    assert record.status is Status.FAILED
+    assert detail is not None
+    assert (detail.code, detail.node_id, detail.class_type, detail.exception_type) == (
+        "node_error",
+        "3",
+        "LiteRaise",
+        "RuntimeError",
+    )
+    assert [output.node_id for output in record.outputs] == ["2"]
+
+
+async def test_out_of_memory_has_a_code_of_its_own(bench: Bench) -> None:
+    """And the engine is a fresh one afterwards."""
+    before = bench.host.pid
+    record = await bench.run({"1": EMPTY, "2": node("LiteRaise", image=["1", 0], kind="oom"), "3": saved("2")})
+    assert record.error_detail is not None
+    assert record.error_detail.code == "out_of_memory"
+    assert bench.host.pid != before
+    assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
+
+
+async def test_what_the_engine_refuses_is_told_in_its_words(bench: Bench) -> None:
+    """With its own node_errors."""
+    record = await bench.run({"1": {**EMPTY, "inputs": {**EMPTY["inputs"], "width": 99_999}}, "2": saved()})
+    assert record.error_detail is not None
+    assert record.error_detail.code == "prompt_refused"
+    assert "bigger than max" in record.error_detail.message
+    assert record.error_detail.node_errors is not None
+    assert set(record.error_detail.node_errors) == {"1"}
+
+
+async def test_a_crashed_engine_fails_the_job_and_is_replaced(bench: Bench) -> None:
+    """The process is gone in the middle of a node; the next job runs."""
+    record = await bench.run({"1": EMPTY, "2": node("LiteRaise", image=["1", 0], kind="crash"), "3": saved("2")})
+    assert record.error_detail is not None
+    assert record.error_detail.code == "engine_unavailable"
+    assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
+
+
+async def test_a_missing_input_file_is_named(bench: Bench) -> None:
+    """Its bytes were removed from the bucket after the submission."""
+    medium = await bench.medium("photo.png", png())
+    await bench.objects.delete(medium.key)
+    record = await bench.run(examples.load("still"), media=(medium,))
+    assert record.error_detail is not None
+    assert (record.error_detail.code, "photo.png" in record.error_detail.message) == ("staging_failed", True)
+
+
+async def test_a_job_without_outputs_completes(bench: Bench) -> None:
+    """A node may show nothing."""
+    record = await bench.run({"1": node("LiteEmit", ui="{}")})
+    assert (record.status, record.outputs) == (Status.COMPLETED, ())
+
+
+async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
+    """Input, output and temp are wiped before each job."""
+    await bench.run(examples.load("still"), media=(await bench.medium("photo.png", png()),))
+    record = await bench.run(examples.load("still"))
+    assert record.error_detail is not None
+    assert record.error_detail.code == "prompt_refused"
+
+
+async def test_the_executed_graph_is_stored_beside_the_submitted(bench: Bench) -> None:
+    """With the job's inputs and its own folder."""
+    record = await bench.run({"1": EMPTY, "2": saved(prefix="x")}, inputs=(Input(node="1", field="width", value=8),))
+    executed = json.loads((await bench.objects.get(keys.prompt("default", record.job_id))).body)
+    assert executed["1"]["inputs"]["width"] == 8
+    assert executed["2"]["inputs"]["filename_prefix"].endswith("/x")
+    submitted = json.loads(await bench.jobs.workflow("default", record.job_id))
+    assert submitted["2"]["inputs"]["filename_prefix"] == "x"
+
+
+async def until(bench: Bench, job_id: str, wanted: Any) -> JobRecord:
+    """Look at the job until `wanted` holds."""
+    async with asyncio.timeout(20):
+        while True:
+            record = (await bench.jobs.read("default", job_id)).record
+            if wanted(record):
+                return record
+            await asyncio.sleep(0.05)
+
+
+async def test_a_cancelled_job_stops(bench: Bench) -> None:
+    """The engine is interrupted, and what was finished is kept."""
+    record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(), "4": saved("3")})
+    running = asyncio.create_task(bench.worker.serve_one())
+    await until(bench, record.job_id, lambda r: r.progress_details.step)
+    now = SystemClock().now()
+    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
+    async with asyncio.timeout(5):
+        await running
+    ended = (await bench.jobs.read("default", record.job_id)).record
+    assert (ended.status, ended.error) == (Status.FAILED, "Cancelled by user")
+    assert [output.node_id for output in ended.outputs] == ["2"]
+
+
+async def test_a_job_that_ignores_interrupts_costs_the_engine(bench: Bench) -> None:
+    """The job ends as cancelled all the same, and the next one runs."""
+    graph = {"1": EMPTY, "2": node("LiteHang", image=["1", 0], seconds=600.0), "3": saved("2")}
+    record = await bench.submit(graph)
+    running = asyncio.create_task(bench.worker.serve_one())
+    await until(bench, record.job_id, lambda r: r.progress_details.current_node == "2")
+    now = SystemClock().now()
+    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
+    await running
+    assert (await bench.jobs.read("default", record.job_id)).record.error == "Cancelled by user"
+    assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
+
+
+async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
+    """By its own timeout_s."""
+    record = await bench.run({"1": EMPTY, "2": slow(), "3": saved("2")}, timeout_s=1)
+    assert record.error_detail is not None
+    assert record.error_detail.code == "timeout"
+
+
+async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
+    """Another attempt took the job over: its record is left alone."""
+    record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
+    running = asyncio.create_task(bench.worker.serve_one())
+    await until(bench, record.job_id, lambda r: r.progress_details.step)
+    now = SystemClock().now()
+    taken = await bench.jobs.evolve(
+        "default",
+        record.job_id,
+        lambda r: r.release(attempt=1).claim(worker="other", now=now, lease_s=600),
+    )
+    await running
+    assert (await bench.jobs.read("default", record.job_id)).record == taken.record
+
+
+async def test_a_stopped_worker_gives_its_job_back(bench: Bench) -> None:
+    """At once, and another worker may claim it."""
+    record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
+    stop = asyncio.Event()
+    serving = asyncio.create_task(bench.worker.serve(stop))
+    await until(bench, record.job_id, lambda r: r.progress_details.step)
+    stop.set()
+    await serving
+    back = (await bench.jobs.read("default", record.job_id)).record
+    assert (back.status, back.lease) == (Status.QUEUED, None)
+    claimed = await bench.queue.claim("default", "other")
+    assert claimed is not None
+    assert claimed.record.job_id == record.job_id
+    await bench.host.restart()
+
+
+async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
+    """A running job's record lists what is already in the bucket."""
+    record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(30, 0.1), "4": saved("3")})
+    running = asyncio.create_task(bench.worker.serve_one())
+    seen = await until(bench, record.job_id, lambda r: r.outputs)
+    assert seen.status is Status.RUNNING
+    assert [output.node_id for output in seen.outputs] == ["2"]
+    await bench.objects.head(seen.outputs[0].key)
+    await running
+    ended = (await bench.jobs.read("default", record.job_id)).record
+    assert [output.node_id for output in ended.outputs] == ["2", "4"]
+
+
+async def test_a_long_graph_costs_at_most_a_write_a_second(tmp_path: Path) -> None:
+    """200 nodes, 400 progress messages: claim, conclusion, and one write for each second that it took."""
+    objects = MemoryObjectStore(SystemClock())
+    policy = RunnerPolicy(report=ReportPolicy(interval_s=1.0))
+    graph = {"1": EMPTY, **{str(n): node("ImageInvert", image=[str(n - 1), 0]) for n in range(2, 200)}}
+    graph["2"] = slow(20, 0.1)
+    graph["200"] = saved("199")
+    async with workbench(tmp_path, objects, policy) as bench:
+        record = await bench.run(graph)
+    assert record.status is Status.COMPLETED
+    assert record.completed_at is not None
+    assert record.started_at is not None
+    seconds = (record.completed_at - record.started_at).total_seconds()
+    progress_writes = record.rev - 2
+    assert 1 <= progress_writes <= seconds + 1
+
+
+async def test_the_whole_on_the_real_server(s3_objects: S3ObjectStore, tmp_path: Path) -> None:
+    """The same runner over SeaweedFS: the object is there with its type, and the run time is remembered."""
+    objects: ObjectStore = s3_objects
+    async with workbench(tmp_path, objects, quick_policy()) as bench:
+        record = await bench.run({"1": EMPTY, "2": saved()})
+    assert record.status is Status.COMPLETED
+    head = await objects.head(record.outputs[0].key)
+    assert (head.size, head.content_type) == (record.outputs[0].size_bytes, "image/png")
+    assert (await objects.list("tenants/default/runtimes/")).keys

@@ -1,0 +1,88 @@
+"""A job runner over the in-memory store and a lite engine, and what tests look at in it."""
+
+import json
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.clock import SystemClock
+from storage.engine_info import EngineInfoStore
+from storage.jobs import JobStore, StoredJob
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.queue import JobQueue
+from storage.record import JobRecord, Medium
+from storage.runtimes import RuntimeStore
+from storage.signal import MemorySignal
+from tests.support.records import a_job
+from workers.comfy.execution import ExecutionPolicy
+from workers.comfy.host import EngineProcess
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.loop import WorkerIdentity, WorkerLoop
+from workers.reporter import ReportPolicy
+from workers.runner import RunnerPolicy, RunnerStores
+
+ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """`worker.serve_one()` runs the best queued job."""
+
+    objects: ObjectStore
+    jobs: JobStore
+    queue: JobQueue
+    signal: MemorySignal
+    worker: WorkerLoop
+    host: EngineProcess
+
+    async def submit(self, graph: dict[str, Any], **fields: Any) -> JobRecord:
+        record = a_job(created_at=SystemClock().now(), **fields)
+        return (await self.jobs.create(record, workflow=json.dumps(graph).encode())).record
+
+    async def run(self, graph: dict[str, Any], **fields: Any) -> JobRecord:
+        """Submit, and be the worker that runs it."""
+        await self.submit(graph, **fields)
+        stored = await self.worker.serve_one()
+        assert isinstance(stored, StoredJob)
+        return stored.record
+
+    async def medium(self, name: str, body: bytes) -> Medium:
+        await self.objects.put(f"media/{name}", body, content_type="image/png")
+        return Medium(name=name, key=f"media/{name}", size_bytes=len(body), content_type="image/png")
+
+
+@asynccontextmanager
+async def workbench(
+    folder: Path, objects: ObjectStore | None = None, policy: RunnerPolicy | None = None
+) -> AsyncIterator[Bench]:
+    clock, signal = SystemClock(), MemorySignal()
+    store = objects or MemoryObjectStore(clock)
+    jobs = JobStore(store, clock, signal)
+    queue = JobQueue(jobs, store, clock, lease_s=60)
+    spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
+    host = EngineProcess(spec)
+    worker = WorkerLoop(
+        WorkerIdentity("w1", "default", queue_poll_s=0.2),
+        host,
+        queue,
+        EngineInfoStore(store, clock),
+        RunnerStores(jobs, store, RuntimeStore(store, clock), signal, clock),
+        policy or quick_policy(),
+    )
+    await worker.start()
+    try:
+        yield Bench(store, jobs, queue, signal, worker, host)
+    finally:
+        await worker.stop()
+
+
+def quick_policy(**report: float) -> RunnerPolicy:
+    """Impatient where a test would otherwise wait."""
+    return RunnerPolicy(
+        report=ReportPolicy(**{"interval_s": 0.2, "cancel_poll_s": 0.5, **report}),
+        execution=ExecutionPolicy(interrupt_grace_s=2.0, broken_s=1.0),
+    )
