@@ -16,7 +16,8 @@ from PIL import Image
 
 _PREVIEW = 1
 _PREVIEW_WITH_METADATA = 4
-_JPEG = 1
+_OPTIONS: Mapping[str, Mapping[str, int]] = {"JPEG": {"quality": 95}, "PNG": {"compress_level": 1}}
+_IMAGE_TYPES = {"JPEG": 1, "PNG": 2}
 
 
 @dataclass(slots=True)
@@ -45,22 +46,28 @@ class Clients:
         """A text message, encoded now: what it describes may change before it is sent."""
         self._put(client_id, json.dumps({"type": kind, "data": data}))
 
-    def send_preview(self, picture: Image.Image, node_id: str, prompt_id: str, client_id: str | None) -> None:
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, "JPEG", quality=95)
+    def wants_metadata(self, client_id: str | None) -> bool:
         client = self._clients.get(client_id or "")
-        if client is None or not client.wants_metadata:
-            self._put(client_id, struct.pack(">II", _PREVIEW, _JPEG) + buffer.getvalue())
+        return client is not None and client.wants_metadata
+
+    def send_preview(self, picture: Image.Image, kind: str, about: Mapping[str, str], client_id: str | None) -> None:
+        """A picture of a node. `about` is its node_id and prompt_id, which only those hear who asked for metadata."""
+        if client_id is not None and client_id not in self._clients:
             return
-        about = {
-            "node_id": node_id,
-            "prompt_id": prompt_id,
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, kind, **_OPTIONS[kind])
+        if not self.wants_metadata(client_id):
+            self._put(client_id, struct.pack(">II", _PREVIEW, _IMAGE_TYPES[kind]) + buffer.getvalue())
+            return
+        node_id = about["node_id"]
+        full = {
+            **about,
             "display_node_id": node_id,
             "parent_node_id": None,
             "real_node_id": node_id,
-            "image_type": "image/jpeg",
+            "image_type": f"image/{kind.lower()}",
         }
-        text = json.dumps(about).encode()
+        text = json.dumps(full).encode()
         self._put(client_id, struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + buffer.getvalue())
 
     async def pump(self) -> None:

@@ -20,12 +20,15 @@ class Folders:
         for folder in (self.input, self.output, self.temp):
             folder.mkdir(parents=True, exist_ok=True)
 
+    def split_annotation(self, name: str) -> tuple[str, str | None]:
+        """`photo.png [output]` as its name and its folder's kind; None if it names none."""
+        match = _ANNOTATION.search(name)
+        return (name[: match.start()], match[1]) if match else (name, None)
+
     def annotated(self, name: str) -> Path | None:
         """The path of `photo.png` or `photo.png [output]`; None if it would lie outside of the folder."""
-        match = _ANNOTATION.search(name)
-        folder = self.of(match[1]) if match else self.input
-        plain = name[: match.start()] if match else name
-        return inside(folder or self.input, plain)
+        plain, kind = self.split_annotation(name)
+        return inside(self.of(kind or "input") or self.input, plain)
 
     def save_path(self, prefix: str, folder: Path) -> tuple[Path, str, int]:
         """Where a file of this prefix goes: its folder, the base of its name and the next free counter.

@@ -25,11 +25,11 @@ class Running(Protocol):
 
     folders: Folders
     node_id: str
-    metadata: Mapping[str, str]
-    """Text chunks for a PNG; empty with --disable-metadata."""
+    metadata: Mapping[str, Any]
+    """What a PNG carries as JSON texts; empty with --disable-metadata."""
 
-    def progress(self, value: int, maximum: int, preview: Image.Image | None = None) -> None:
-        """Report a step; raises `Interrupted`."""
+    def progress(self, value: int, maximum: int, preview: Image.Image | None = None, kind: str = "JPEG") -> None:
+        """Report a step; raises `Interrupted`. `kind`, JPEG or PNG, is how the preview is sent."""
         ...
 
 

@@ -35,27 +35,30 @@ class Record:
 
     prompt: QueuedPrompt
     outputs: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
     messages: list[list[Any]] = field(default_factory=list)
     succeeded: bool = False
+
+    def status(self) -> dict[str, Any]:
+        text = "success" if self.succeeded else "error"
+        return {"status_str": text, "completed": self.succeeded, "messages": self.messages}
 
     def as_json(self) -> dict[str, Any]:
         return {
             "prompt": self.prompt.as_list(),
             "outputs": self.outputs,
-            "status": {
-                "status_str": "success" if self.succeeded else "error",
-                "completed": self.succeeded,
-                "messages": self.messages,
-            },
-            "meta": {
-                node: {"node_id": node, "display_node": node, "parent_node": None, "real_node_id": node}
-                for node in self.outputs
-            },
+            "status": self.status(),
+            "meta": self.meta,
         }
 
 
+def node_meta(node_id: str) -> dict[str, Any]:
+    """How the history names the node of an output."""
+    return {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
+
+
 class Prompts:
-    """`changed` is called, from whatever thread, after each change of the number of waiting prompts."""
+    """`changed` is called from whatever thread, under the lock: what it sends keeps the order of the changes."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -69,7 +72,7 @@ class Prompts:
         with self._lock:
             heapq.heappush(self._waiting, (prompt.number, next(self._order), prompt))
             self._lock.notify()
-        self._changed()
+            self._changed()
 
     def take(self) -> QueuedPrompt:
         """Blocks until a prompt waits; it is the running one then."""
@@ -77,8 +80,8 @@ class Prompts:
             while not self._waiting:
                 self._lock.wait()
             self._running = heapq.heappop(self._waiting)[2]
-        self._changed()
-        return self._running
+            self._changed()
+            return self._running
 
     def finish(self, record: Record) -> None:
         with self._lock:
@@ -86,7 +89,7 @@ class Prompts:
             self._history[record.prompt.prompt_id] = record
             while len(self._history) > MAX_HISTORY:
                 del self._history[next(iter(self._history))]
-        self._changed()
+            self._changed()
 
     @property
     def remaining(self) -> int:
@@ -97,31 +100,43 @@ class Prompts:
         running = self._running
         return running is not None and running.prompt_id == prompt_id
 
-    def snapshot(self) -> dict[str, Any]:
+    def unfinished(self) -> tuple[list[QueuedPrompt], list[QueuedPrompt]]:
+        """The running one, if any, and those that wait."""
         with self._lock:
-            running = [] if self._running is None else [self._running.as_list()]
-            return {"queue_running": running, "queue_pending": [item[2].as_list() for item in self._waiting]}
+            return [self._running] if self._running else [], [item[2] for item in self._waiting]
 
-    def drop_waiting(self, prompt_ids: frozenset[str] | None) -> None:
-        """None drops them all. A dropped prompt leaves no history and no message."""
+    def snapshot(self) -> dict[str, Any]:
+        running, waiting = self.unfinished()
+        return {
+            "queue_running": [prompt.as_list() for prompt in running],
+            "queue_pending": [prompt.as_list() for prompt in waiting],
+        }
+
+    def drop_waiting(self, prompt_ids: frozenset[str] | None) -> int:
+        """How many were dropped; None drops them all. A dropped prompt leaves no history and no message."""
         with self._lock:
             kept = [] if prompt_ids is None else [item for item in self._waiting if item[2].prompt_id not in prompt_ids]
+            dropped = len(self._waiting) - len(kept)
             heapq.heapify(kept)
             self._waiting = kept
-        self._changed()
+            self._changed()
+            return dropped
+
+    def records(self) -> list[Record]:
+        with self._lock:
+            return list(self._history.values())
 
     def history(self, *, limit: int | None = None, offset: int = -1) -> dict[str, Any]:
-        with self._lock:
-            records = list(self._history.items())
+        records = self.records()
         if offset < 0 and limit is not None:
             offset = max(0, len(records) - limit)
         start = max(0, offset)
-        return {key: record.as_json() for key, record in records[start : None if limit is None else start + limit]}
+        chosen = records[start : None if limit is None else start + limit]
+        return {record.prompt.prompt_id: record.as_json() for record in chosen}
 
-    def record(self, prompt_id: str) -> dict[str, Any]:
+    def find_record(self, prompt_id: str) -> Record | None:
         with self._lock:
-            found = self._history.get(prompt_id)
-        return {} if found is None else {prompt_id: found.as_json()}
+            return self._history.get(prompt_id)
 
     def forget(self, prompt_ids: Mapping[str, Any] | frozenset[str] | None) -> None:
         with self._lock:

@@ -3,29 +3,29 @@
 import asyncio
 import itertools
 import json
-import mimetypes
 import platform
-import re
 import sys
 import threading
 import time
 import uuid
-from pathlib import Path
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from workers.lite.clients import Clients
 from workers.lite.executor import Executor
-from workers.lite.folders import Folders, inside
+from workers.lite.file_routes import FileRoutes
+from workers.lite.folders import Folders
+from workers.lite.job_routes import JobRoutes
+from workers.lite.jobs import UUID
 from workers.lite.node import NodeClass
 from workers.lite.prompts import Prompts, QueuedPrompt
+from workers.lite.requests import check_origin
 from workers.lite.validation import Refused, Validator
 
 VERSION = "0.33.0"
 """The ComfyUI whose behaviour this server shows."""
 
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _BAD_PROMPT_ID = {
     "type": "invalid_prompt_id",
     "message": "prompt_id must be a valid UUID",
@@ -54,10 +54,12 @@ class LiteServer:
         self._prompts = Prompts(self._send_status)
         self._executor = Executor(classes, folders, self._clients, metadata=metadata)
         self._validator = Validator(classes, folders)
+        self._files = FileRoutes(folders)
         self._numbers = itertools.count()
 
     def application(self) -> web.Application:
-        app = web.Application(client_max_size=self._max_upload_bytes)
+        app = web.Application(client_max_size=self._max_upload_bytes, middlewares=[check_origin])
+        app.router.add_routes(JobRoutes(self._prompts, self._executor).all())
         for prefix in ("", "/api"):
             app.router.add_routes(self._routes(prefix))
         app.cleanup_ctx.append(self._background)
@@ -75,8 +77,7 @@ class LiteServer:
             web.get(f"{prefix}/history/{{prompt_id}}", self.get_history_of),
             web.post(f"{prefix}/interrupt", self.interrupt),
             web.post(f"{prefix}/free", self.free),
-            web.post(f"{prefix}/upload/image", self.upload_image),
-            web.get(f"{prefix}/view", self.view),
+            *self._files.under(prefix),
             web.get(f"{prefix}/object_info", self.object_info),
             web.get(f"{prefix}/object_info/{{name}}", self.object_info_of),
             web.get(f"{prefix}/system_stats", self.system_stats),
@@ -140,7 +141,7 @@ class LiteServer:
         prompt_id = body.get("prompt_id")
         if prompt_id is None:
             prompt_id = str(uuid.uuid4())
-        elif not isinstance(prompt_id, str) or not _CANONICAL_UUID.fullmatch(prompt_id):
+        elif not isinstance(prompt_id, str) or not UUID.fullmatch(prompt_id):
             return _refused(_BAD_PROMPT_ID)
         number = self._number(body)
         try:
@@ -184,7 +185,7 @@ class LiteServer:
 
     async def free(self, request: web.Request) -> web.Response:
         if (await request.json()).get("free_memory"):
-            self._executor.cache = {}
+            self._executor.forget.set()
         return web.Response()
 
     # History.
@@ -195,7 +196,8 @@ class LiteServer:
         return web.json_response(self._prompts.history(limit=int(limit) if limit else None, offset=offset))
 
     async def get_history_of(self, request: web.Request) -> web.Response:
-        return web.json_response(self._prompts.record(request.match_info["prompt_id"]))
+        record = self._prompts.find_record(request.match_info["prompt_id"])
+        return web.json_response({} if record is None else {record.prompt.prompt_id: record.as_json()})
 
     async def post_history(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -203,46 +205,6 @@ class LiteServer:
             self._prompts.forget(None)
         self._prompts.forget(frozenset(body.get("delete", ())))
         return web.Response()
-
-    # Files.
-
-    async def upload_image(self, request: web.Request) -> web.Response:
-        """Any file. Another content under a taken name gets `name (1)`, unless `overwrite` is set."""
-        form = await request.post()
-        image = form.get("image")
-        if not isinstance(image, web.FileField) or not image.filename:
-            return web.Response(status=400)
-        kind = str(form.get("type", "input"))
-        folder = self._folders.of(kind) or self._folders.input
-        subfolder = str(form.get("subfolder", ""))
-        path = inside(folder, f"{subfolder}/{image.filename}" if subfolder else image.filename)
-        if path is None:
-            return web.Response(status=400)
-        content = image.file.read()
-        if form.get("overwrite") not in ("true", "1"):
-            path = _free_name(path, content)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return web.json_response({"name": path.name, "subfolder": subfolder, "type": kind})
-
-    async def view(self, request: web.Request) -> web.StreamResponse:
-        name = request.query.get("filename", "")
-        if not name:
-            return web.Response(status=404)
-        if name.startswith("/") or ".." in name:
-            return web.Response(status=400)
-        folder = self._folders.of(request.query.get("type", "output"))
-        if folder is None:
-            return web.Response(status=400)
-        subfolder = request.query.get("subfolder", "")
-        if subfolder and inside(folder, f"{subfolder}/x") is None:
-            return web.Response(status=403)
-        path = inside(folder, f"{subfolder}/{Path(name).name}" if subfolder else Path(name).name)
-        if path is None or not path.is_file():
-            return web.Response(status=404)
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        headers = {"Content-Type": kind, "Content-Disposition": f'filename="{path.name}"'}
-        return web.FileResponse(path, headers=headers)
 
     # What the server is.
 
@@ -270,11 +232,3 @@ class LiteServer:
 
 def _refused(error: dict[str, Any], node_errors: dict[str, Any] | None = None) -> web.Response:
     return web.json_response({"error": error, "node_errors": node_errors or {}}, status=400)
-
-
-def _free_name(path: Path, content: bytes) -> Path:
-    candidate, number = path, 1
-    while candidate.exists() and candidate.read_bytes() != content:
-        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
-        number += 1
-    return candidate

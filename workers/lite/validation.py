@@ -82,7 +82,9 @@ class _Judgement:
         self._dependents: dict[str, list[str]] = {}
 
     def accepts(self, output: str) -> bool:
-        bad = [node_id for node_id in self._reach(output, []) if self._errors[node_id]]
+        reached: dict[str, None] = {}
+        self._reach(output, [], reached)
+        bad = [node_id for node_id in reached if self._errors[node_id]]
         for node_id in bad:
             self._dependents.setdefault(node_id, []).append(output)
         return not bad
@@ -104,19 +106,20 @@ class _Judgement:
             for node_id, dependents in self._dependents.items()
         }
 
-    def _reach(self, node_id: str, path: list[str]) -> list[str]:
-        """The node and all that it depends on, judged on the way; a cycle is the error of every node in it."""
+    def _reach(self, node_id: str, path: list[str], reached: dict[str, None]) -> None:
+        """The node and all that it depends on, each judged once; a cycle is the error of every node in it."""
         if node_id in path:
             self._blame_cycle([*path[path.index(node_id) :], node_id])
-            return []
+            return
+        if node_id in reached:
+            return
+        reached[node_id] = None
         if node_id not in self._errors:
             self._errors[node_id] = []
             self._errors[node_id] += self._judge_node(node_id)
-        reached = [node_id]
         for value in self._prompt[node_id].get("inputs", {}).values():
             if _is_link(value) and value[0] in self._prompt:
-                reached += [found for found in self._reach(value[0], [*path, node_id]) if found not in reached]
-        return reached
+                self._reach(value[0], [*path, node_id], reached)
 
     def _blame_cycle(self, ring: list[str]) -> None:
         words = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in ring)

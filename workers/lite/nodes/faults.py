@@ -17,7 +17,7 @@ def raise_error(run: Running, *, image: Pixels, kind: str) -> Result:
         case "value":
             raise ValueError("lite: deliberate failure")
         case "oom":
-            raise OutOfMemoryError("lite: deliberate lack of memory")
+            raise OutOfMemoryError("Allocation on device 0 would exceed allowed memory. (out of memory)")
         case "crash":
             os._exit(1)
         case _:
@@ -30,8 +30,8 @@ def hang(run: Running, *, image: Pixels, seconds: float) -> Result:
     return Result((image,))
 
 
-def emit(run: Running, *, ui: str) -> Result:
-    """Shows whatever JSON it is given."""
+def emit(run: Running, *, ui: str, image: Pixels | None = None) -> Result:
+    """Shows whatever JSON it is given; an image only makes it wait for one."""
     return Result(ui=json.loads(ui))
 
 
@@ -54,7 +54,7 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass("LiteHang", hang, {"image": link("IMAGE"), "seconds": number(60.0, 0.0, 3600.0)}, outputs=("IMAGE",)),
-    NodeClass("LiteEmit", emit, {"ui": text("{}")}, is_output=True),
+    NodeClass("LiteEmit", emit, {"ui": text("{}")}, optional={"image": link("IMAGE")}, is_output=True),
     NodeClass(
         "LiteNoise",
         noise,

@@ -1,6 +1,7 @@
 """Making, loading, saving and previewing pictures."""
 
 import hashlib
+import json
 import random
 import string
 from collections.abc import Mapping
@@ -47,6 +48,13 @@ def preview_image(run: Running, *, images: Pixels) -> Result:
     return Result(ui={"images": _save(run, images, f"ComfyUI_temp_{suffix}", "temp")})
 
 
+def save_image_websocket(run: Running, *, images: Pixels) -> Result:
+    """Sends every picture as a preview, and keeps none."""
+    for index, frame in enumerate(images):
+        run.progress(index, len(images), to_pil(frame), "PNG")
+    return Result()
+
+
 def image_batch(run: Running, *, image1: Pixels, image2: Pixels) -> Result:
     if image1.shape[1:] != image2.shape[1:]:
         image2 = resize(image2, image1.shape[2], image1.shape[1], "bilinear", "center")
@@ -61,7 +69,7 @@ def _save(run: Running, images: Pixels, prefix: str, kind: str) -> list[dict[str
     folder, base, counter = run.folders.save_path(prefix, run.folders.of(kind) or run.folders.output)
     chunks = PngImagePlugin.PngInfo()
     for key, value in run.metadata.items():
-        chunks.add_text(key, value)
+        chunks.add_text(key, json.dumps(value))
     entries = []
     for offset, frame in enumerate(images):
         path = folder / f"{base}_{counter + offset:05}_.png"
@@ -92,6 +100,7 @@ NODES = (
     ),
     NodeClass("SaveImage", save_image, {"images": link("IMAGE"), "filename_prefix": text("ComfyUI")}, is_output=True),
     NodeClass("PreviewImage", preview_image, {"images": link("IMAGE")}, is_output=True),
+    NodeClass("SaveImageWebsocket", save_image_websocket, {"images": link("IMAGE")}, is_output=True),
     NodeClass("ImageBatch", image_batch, {"image1": link("IMAGE"), "image2": link("IMAGE")}, outputs=("IMAGE",)),
     NodeClass(
         "RepeatImageBatch",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageFile, ImageOps, ImageSequence
 
 Pixels = npt.NDArray[np.float32]
 
@@ -22,7 +22,21 @@ def to_pixels(image: Image.Image) -> Pixels:
 
 
 def load(path: Path) -> tuple[Pixels, Pixels]:
-    """All frames of a file of the first frame's size, turned upright, and their mask (1 − alpha)."""
+    """All frames of a file of the first frame's size, turned upright, and their mask (1 − alpha).
+
+    A damaged file is read as far as it goes, as ComfyUI does.
+    """
+    try:
+        return _load(path)
+    except (OSError, ValueError):
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            return _load(path)
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _load(path: Path) -> tuple[Pixels, Pixels]:
     with Image.open(path) as file:
         frames = [ImageOps.exif_transpose(frame) for frame in ImageSequence.Iterator(file)]
         size = frames[0].size

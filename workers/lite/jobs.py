@@ -1,0 +1,97 @@
+"""/api/jobs of ComfyUI 0.33: the queue and the history as one list of jobs."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from workers.lite.prompts import Prompts, QueuedPrompt, Record
+
+STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
+_PREVIEWABLE = {"images", "video", "audio", "gifs", "3d"}
+UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+"""Canonical lower-case form, the only one in which an id is accepted."""
+
+
+def listing(prompts: Prompts, query: Mapping[str, str]) -> dict[str, Any]:
+    """Newest first. ValueError, with ComfyUI's words, for a bad query."""
+    statuses = tuple(query["status"].split(",")) if query.get("status") else STATUSES
+    unknown = [status for status in statuses if status not in STATUSES]
+    if unknown:
+        valid = ", ".join(STATUSES)
+        raise ValueError(f"Invalid status value(s): {', '.join(unknown)}. Valid values: {valid}")
+    limit, offset = _limit(query.get("limit")), int(query.get("offset", 0))
+    jobs = [job for job in _all(prompts) if job["status"] in statuses]
+    if "workflow_id" in query:
+        jobs = [job for job in jobs if job.get("workflow_id") == query["workflow_id"]]
+    jobs.sort(key=lambda job: (job["create_time"], job["priority"]), reverse=True)
+    page = jobs[offset : None if limit is None else offset + limit]
+    more = offset + len(page) < len(jobs)
+    about = {"offset": offset, "limit": limit, "total": len(jobs), "has_more": more}
+    return {"jobs": page, "pagination": about}
+
+
+def one(prompts: Prompts, prompt_id: str) -> dict[str, Any] | None:
+    """All that is known of one prompt."""
+    record = prompts.find_record(prompt_id)
+    if record is not None:
+        return _finished(record) | {
+            "outputs": record.outputs,
+            "execution_status": record.status(),
+            "workflow": {"prompt": record.prompt.graph, "extra_data": record.prompt.extra_data},
+        }
+    return next((job for job in _unfinished(prompts) if job["id"] == prompt_id), None)
+
+
+def _limit(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError("limit must be a positive integer")
+    return int(text)
+
+
+def _all(prompts: Prompts) -> list[dict[str, Any]]:
+    return _unfinished(prompts) + [_finished(record) for record in prompts.records()]
+
+
+def _unfinished(prompts: Prompts) -> list[dict[str, Any]]:
+    running, waiting = prompts.unfinished()
+    return [_base(prompt, "in_progress") for prompt in running] + [_base(prompt, "pending") for prompt in waiting]
+
+
+def _base(prompt: QueuedPrompt, status: str) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "id": prompt.prompt_id,
+        "status": status,
+        "priority": prompt.number,
+        "create_time": prompt.extra_data["create_time"],
+        "outputs_count": 0,
+        "previewable_outputs_count": 0,
+    }
+    workflow = (prompt.extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
+    return about | ({"workflow_id": workflow["id"]} if "id" in workflow else {})
+
+
+def _finished(record: Record) -> dict[str, Any]:
+    times = [data["timestamp"] for _, data in record.messages]
+    last, last_data = record.messages[-1]
+    status = {"execution_success": "completed", "execution_interrupted": "cancelled"}.get(last, "failed")
+    job = _base(record.prompt, status) | {"execution_start_time": times[0], "execution_end_time": times[-1]}
+    shown = _shown_files(record.outputs)
+    job |= {"outputs_count": len(shown), "previewable_outputs_count": len(shown)}
+    if shown:
+        job["preview_output"] = shown[-1]
+    if status == "failed":
+        job["execution_error"] = last_data
+    return job
+
+
+def _shown_files(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {**entry, "nodeId": node_id, "mediaType": key}
+        for node_id, ui in outputs.items()
+        for key, entries in ui.items()
+        if key in _PREVIEWABLE
+        for entry in entries
+        if isinstance(entry, dict)
+    ]

@@ -1,0 +1,78 @@
+"""In which order a prompt's nodes run, and what each node's result depends on. No result is computed here."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from typing import Any
+
+from workers.lite.folders import Folders
+from workers.lite.node import NodeClass
+
+Graph = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`signatures`: by node, a hash of the node and of all that it depends on; equal ones share one result."""
+
+    order: tuple[str, ...]
+    signatures: Mapping[str, str]
+
+
+def plan(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass], folders: Folders) -> Plan:
+    order = _order(graph, outputs, classes)
+    return Plan(order, _signatures(graph, order, classes, folders))
+
+
+def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass]) -> tuple[str, ...]:
+    """Dependencies first; among nodes that are ready, outputs first, then those that feed one, then as written."""
+    wanted: dict[str, set[str]] = {}
+    waiting = list(outputs)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in wanted:
+            wanted[node_id] = {value[0] for value in graph[node_id]["inputs"].values() if isinstance(value, list)}
+            waiting += wanted[node_id]
+    is_output = {node_id: classes[graph[node_id]["class_type"]].is_output for node_id in wanted}
+    feeds = {source for node_id, sources in wanted.items() if is_output[node_id] for source in sources}
+    places = {node_id: place for place, node_id in enumerate(graph)}
+    sorter = TopologicalSorter(wanted)
+    sorter.prepare()
+    ready: list[str] = []
+    order: list[str] = []
+    while sorter.is_active():
+        ready += sorted(sorter.get_ready(), key=places.__getitem__)
+        ready.sort(key=lambda node_id: 0 if is_output[node_id] else 1 if node_id in feeds else 2)
+        order.append(ready.pop(0))
+        sorter.done(order[-1])
+    return tuple(order)
+
+
+def _signatures(
+    graph: Graph, order: Sequence[str], classes: Mapping[str, NodeClass], folders: Folders
+) -> dict[str, str]:
+    """Inputs that the class does not know count too, as in ComfyUI; titles and node ids do not."""
+    found: dict[str, str] = {}
+    for node_id in order:
+        node = graph[node_id]
+        inputs = {
+            name: ["link", found[value[0]], value[1]] if isinstance(value, list) else value
+            for name, value in sorted(node["inputs"].items())
+        }
+        seen = _fingerprint(classes[node["class_type"]], folders, inputs)
+        text = json.dumps([node["class_type"], inputs, seen], sort_keys=True, default=str)
+        found[node_id] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def _fingerprint(node_class: NodeClass, folders: Folders, inputs: Mapping[str, Any]) -> str:
+    """What cannot be looked at counts as changed."""
+    if node_class.fingerprint is None:
+        return ""
+    try:
+        return node_class.fingerprint(folders, inputs)
+    except OSError:
+        return str(uuid.uuid4())
