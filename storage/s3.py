@@ -150,11 +150,7 @@ class S3ObjectStore:
         def receive() -> None:
             self._transfer.download_file(**self._at(key), Filename=str(path), Config=self._transfer_config())
 
-        try:
-            await self._call(receive, key, self._transfer_limiter)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+        await self._call(receive, key, self._transfer_limiter)  # s3transfer writes beside `path`, then renames
 
     async def stream(self, key: str) -> AsyncIterator[bytes]:
         self.requests["GET"] += 1

@@ -104,7 +104,7 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
             quality=80,
             method="default",
         ),
-        "4": node("SaveAnimatedPNG", images=["12", 0], filename_prefix="anim", fps=6.0, compress_level=4),
+        "4": node("SaveAnimatedPNG", images=["12", 0], filename_prefix="apng", fps=6.0, compress_level=4),
         "11": node("ImageInvert", image=["1", 0]),
         "12": node("ImageBatch", image1=["1", 0], image2=["11", 0]),
         "5": node("EmptyAudio", duration=0.5, sample_rate=44100, channels=2),
@@ -120,7 +120,7 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
     assert len([key for key in found if key[0] == "2"]) == 3
     animated = found["3", "anim_00001_.webp"]
     assert (animated.content_type, animated.frames) == ("image/webp", 2)  # encoders merge frames that are alike
-    assert found["4", "anim_00001_.png"].type == "image"
+    assert found["4", "apng_00001_.png"].type == "image"
     sound = found["6", "sound_00001_.flac"]
     assert (sound.type, sound.content_type, sound.duration_s) == ("audio", "audio/x-flac", 0.5)
     assert found["7", "sound_00001_.mp3"].type == "audio"

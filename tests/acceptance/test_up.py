@@ -1,0 +1,339 @@
+"""`comfyui-modal up` and the command line, from outside: real processes on this machine."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from infra.photograph import write_photograph
+from tests.support.environment import clean_environment
+
+pytestmark = pytest.mark.xdist_group("up")
+
+COMMAND = [sys.executable, "-m", "infra.cli"]
+EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}}
+SAVE = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}
+BLUE = {"1": EMPTY, "2": SAVE}
+
+
+def slow(steps: int, seconds: float) -> dict[str, Any]:
+    inputs = {"image": ["1", 0], "steps": steps, "seconds_per_step": seconds, "preview": True}
+    save = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "slow"}}
+    return {"1": EMPTY, "3": {"class_type": "LiteSlowSteps", "inputs": inputs}, "2": save}
+
+
+class Up:
+    """A running `up`, by its connection.json."""
+
+    def __init__(self, data: Path, process: subprocess.Popen[str]) -> None:
+        self.data = data
+        self.process = process
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        connection: dict[str, Any] = json.loads((self.data / "connection.json").read_text())
+        return connection
+
+    def client(self) -> httpx.Client:
+        connection = self.connection
+        headers = {"authorization": f"Bearer {connection['api_key']}"}
+        return httpx.Client(base_url=connection["api_url"], headers=headers, timeout=60)
+
+    def command(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments, "--data", str(self.data)],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def logs(self) -> str:
+        return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in (self.data / "logs").glob("*.log"))
+
+
+@contextmanager
+def up(data: Path, *options: str) -> Iterator[Up]:
+    """Started on a free port, ended by SIGTERM; nothing of it is left running."""
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0", "--data", str(data), *options],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("ready: "), line
+        running = Up(data, process)
+        yield running
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.terminate()
+        with process:
+            started = time.monotonic()
+            process.wait(20)
+    assert process.returncode == 0
+    assert time.monotonic() - started < 10
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive, alive
+    assert not (data / "connection.json").exists()
+
+
+def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}?wait=10").json()
+        if job["status"] in ("completed", "failed"):
+            return job
+    raise AssertionError(f"job {job_id} did not end")
+
+
+def eventually(check: Any, seconds: float = 30) -> Any:
+    """What `check` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, KeyError, httpx.HTTPError):
+            if found := check():
+                return found
+        time.sleep(0.1)
+    raise AssertionError("it never came true")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with up(tmp_path_factory.mktemp("up") / "data", "--workers", "4") as running:
+        yield running
+
+
+def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
+    """Addresses, keys and processes, in a file of mode 0600."""
+    connection = running.connection
+    assert set(connection) >= {
+        *("api_url", "api_key", "s3_endpoint", "bucket", "region", "access_key", "secret_key"),
+        *("comfyui_url", "processes"),
+    }
+    wanted = {"up", "s3", "api", *(f"worker-{n}" for n in range(1, 5)), *(f"engine-{n}" for n in range(1, 5))}
+    assert set(connection["processes"]) == wanted
+    assert all(psutil.pid_exists(pid) for pid in connection["processes"].values())
+    assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_eight_jobs_run_four_at_a_time(running: Up) -> None:
+    """Never more than the workers, and all of them at once at some moment."""
+    with running.client() as client:
+        ids = [
+            client.post("/v1/jobs", json={"workflow": slow(12, 0.1) | {"0": {**EMPTY, "_meta": {"n": n}}}}).json()[
+                "job_id"
+            ]
+            for n in range(8)
+        ]
+        most = 0
+        while True:
+            states = [client.get(f"/v1/jobs/{job_id}").json()["status"] for job_id in ids]
+            most = max(most, states.count("running"))
+            if all(state == "completed" for state in states):
+                break
+            assert "failed" not in states, running.logs()
+        spans = [client.get(f"/v1/jobs/{job_id}").json() for job_id in ids]
+    assert most == 4
+    edges = sorted(
+        [(job["started_at"], 1) for job in spans] + [(job["completed_at"], -1) for job in spans], key=lambda edge: edge
+    )
+    at_once, peak = 0, 0
+    for _, step in edges:
+        at_once += step
+        peak = max(peak, at_once)
+    assert peak == 4
+
+
+def test_run_brings_the_files(running: Up, tmp_path: Path) -> None:
+    """Upload, run, download: the photograph comes back scaled and inverted."""
+    photo = tmp_path / "photo.png"
+    write_photograph(photo)
+    done = running.command(
+        "run", "still", "--image", str(photo), "--set", "2.width=320", "--out", str(tmp_path / "out")
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "completed 100 %" in done.stdout
+    with Image.open(photo) as source, Image.open(tmp_path / "out" / "still_00001_.png") as result:
+        assert result.size == (320, 213)
+        wanted = 255 - np.asarray(source.convert("RGB").resize(result.size, Image.Resampling.BILINEAR), np.int16)
+        difference = np.abs(np.asarray(result.convert("RGB"), np.int16) - wanted)
+    assert difference.mean() < 8
+
+
+def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
+    """A second download gets a name of its own; --json prints the job."""
+    workflow = tmp_path / "blue.json"
+    workflow.write_text(json.dumps(BLUE))
+    for _ in range(2):
+        done = running.command("run", str(workflow), "--out", str(tmp_path / "out"), "--json")
+        assert json.loads(done.stdout)["status"] == "completed"
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["blue_00001_ (1).png", "blue_00001_.png"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["run", "nothing.json"], 2, "neither a file nor a shipped example"),
+        (["run", "still", "--set", "nonsense"], 2, "expected NODE.FIELD=VALUE"),
+        (["run", "words", "--set", "9.x=1"], 2, "has no node 9"),
+        (["run", "words", "--image", "x.png"], 2, "exactly one LoadImage"),
+        (["run", "still", "--image", "/nowhere.png"], 2, "is not a file"),
+        (["jobs", "show", "nope"], 2, "no job with this id"),
+        (["run", "still"], 1, "Invalid image file"),
+    ],
+)
+def test_commands_say_what_is_wrong(running: Up, arguments: list[str], code: int, words: str) -> None:
+    """A message and an exit code, never a traceback."""
+    done = running.command(*arguments)
+    said = done.stdout + done.stderr
+    assert (done.returncode, words in said) == (code, True), said
+    assert "Traceback" not in said
+
+
+def test_a_command_without_an_api_says_what_to_do(tmp_path: Path) -> None:
+    """Exit code 3."""
+    done = subprocess.run(
+        [*COMMAND, "jobs", "list", "--data", str(tmp_path)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, "comfyui-modal up" in done.stderr) == (3, True)
+
+
+def test_jobs_are_listed_shown_and_cancelled(running: Up) -> None:
+    """By the command line."""
+    with running.client() as client:
+        job_id = client.post("/v1/jobs", json={"workflow": slow(600, 0.1)}).json()["job_id"]
+        eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "running")
+    assert job_id in running.command("jobs", "list").stdout
+    shown = running.command("jobs", "cancel", job_id)
+    assert (shown.returncode, "Cancelled by user" in shown.stdout) == (0, True), shown.stdout
+    shown = json.loads(running.command("jobs", "show", job_id, "--json").stdout)
+    assert shown["error_detail"]["code"] == "cancelled"
+
+
+def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
+    """Exit code 130, and the GPU is free again."""
+    workflow = tmp_path / "slow.json"
+    workflow.write_text(json.dumps(slow(600, 0.1)))
+    process = subprocess.Popen(
+        [*COMMAND, "run", str(workflow), "--data", str(running.data)],
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        job_id = process.stdout.readline().split()[1]
+        with running.client() as client:
+            eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "running")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert finished(client, job_id)["error"] == "Cancelled by user"
+
+
+def test_doctor_finds_all_well(running: Up) -> None:
+    """Each check is named."""
+    done = running.command("doctor")
+    assert done.returncode == 0, done.stdout
+    for check in (
+        "bucket reachable",
+        "conditional create",
+        "conditional replace",
+        "clock",
+        "presigned",
+        "API key",
+        "engine",
+    ):
+        assert check in done.stdout
+
+
+def test_no_secret_is_in_a_log(running: Up) -> None:
+    """Neither the keys nor what signs a presigned URL."""
+    logs = running.logs()
+    for name in ("api_key", "secret_key"):
+        assert running.connection[name] not in logs
+    assert not re.search(r"X-Amz-Signature|Bearer ", logs)
+
+
+def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:
+    """It would start a second S3 server on the same files."""
+    done = subprocess.run(
+        [*COMMAND, "up", "--port", "0", "--data", str(running.data)],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, "in use" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3"])
+def test_a_killed_process_comes_back(running: Up, name: str) -> None:
+    """connection.json tells its new pid, and jobs run."""
+    pid = running.connection["processes"][name]
+    os.kill(pid, signal.SIGKILL)
+    if name == "engine-1":  # an idle worker looks at its engine before the next job
+        with running.client() as client:
+            ids = [client.post("/v1/jobs", json={"workflow": slow(3, 0.1)}).json()["job_id"] for _ in range(8)]
+            assert {finished(client, job_id)["status"] for job_id in ids} == {"completed"}
+    eventually(lambda: running.connection["processes"].get(name, pid) != pid)
+    with running.client() as client:
+        eventually(lambda: client.get("/ready").status_code == 200)
+        job_id = eventually(lambda: client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"])
+        assert finished(client, job_id)["status"] == "completed"
+
+
+def test_data_survive_a_restart(tmp_path: Path) -> None:
+    """Jobs, outputs and keys are there again; a killed `up` leaves no process behind."""
+    data = tmp_path / "data"
+    with up(data) as first:
+        key = first.connection["api_key"]
+        with first.client() as client:
+            job_id = client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"]
+            assert finished(client, job_id)["status"] == "completed"
+    with up(data) as second:
+        assert second.connection["api_key"] == key
+        with second.client() as client:
+            (output,) = client.get(f"/v1/jobs/{job_id}").json()["outputs"]
+            assert len(httpx.get(output["url"]).content) == output["size_bytes"]
+
+
+def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
+    """kill -9 of the parent: S3 server, API, worker and engine end by themselves."""
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0", "--data", str(data)], env=clean_environment(), stdout=subprocess.PIPE, text=True
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("ready")
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 5
+        process.kill()
+        _, alive = psutil.wait_procs(family, timeout=20)
+        assert not alive, alive
