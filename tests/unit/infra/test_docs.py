@@ -1,0 +1,46 @@
+"""The docs name every command, error code and setting that exists, and no other."""
+
+import re
+from pathlib import Path
+
+from cyclopts import App
+
+from infra.cli import cli
+from workers import errors
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+def commands(app: App, prefix: str) -> set[str]:
+    found: set[str] = set()
+    for name in app:
+        if name.startswith("-"):
+            continue
+        inner = app[name]
+        deeper = commands(inner, f"{prefix} {name}")
+        found |= deeper or {f"{prefix} {name}"}
+    return found
+
+
+def test_docs_name_every_command_and_no_other() -> None:
+    """docs/cli.md has a row for each."""
+    documented = set(re.findall(r"^\| `(comfyui-modal [a-z ]+)`", (DOCS / "cli.md").read_text(), re.MULTILINE))
+    assert documented == commands(cli, "comfyui-modal")
+
+
+def test_docs_name_every_error_code_and_no_other() -> None:
+    """docs/problems.md has a row for each way in which a job fails."""
+    text = (DOCS / "problems.md").read_text().partition("## When a job fails")[2]
+    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+    kinds = [errors.WorkerError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert documented == {kind.code for kind in kinds}
+
+
+def test_links_between_the_docs_lead_somewhere() -> None:
+    """Every relative link names a file that is there."""
+    root = DOCS.parent
+    for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
