@@ -121,9 +121,9 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
     animated = found["3", "anim_00001_.webp"]
     assert (animated.content_type, animated.frames) == ("image/webp", 2)  # encoders merge frames that are alike
     assert found["4", "apng_00001_.png"].type == "image"
-    sound = found["6", "flac_00001_.flac"]
+    sound = found["6", "flac_00001.flac"]
     assert (sound.type, sound.content_type, sound.duration_s) == ("audio", "audio/x-flac", 0.5)
-    assert found["7", "mp3_00001_.mp3"].type == "audio"
+    assert found["7", "mp3_00001.mp3"].type == "audio"
     assert found["9", "text_output_9.txt"].text == "hello"
     assert (found["10", "text_output_10_1.txt"].text, found["10", "text_output_10_2.txt"].text) == ("one", "two")
     odd = found["10", "ui_output_10_odd.json"]

@@ -15,11 +15,15 @@ Fault = Literal["drop_answer", "error_500", "error_500_after_effect", "hang"]
 
 @dataclass(slots=True)
 class FaultyProxy:
-    """`faults` are used up one a request whose method is in `methods`; other requests pass."""
+    """`faults` are used up one a request whose method is in `methods`; other requests pass.
+
+    `ignored_headers` are read by nobody: the proxy answers as a server that does not know them.
+    """
 
     upstream: str
     methods: frozenset[str] = frozenset({"PUT"})
     faults: list[Fault] = field(default_factory=list)
+    ignored_headers: frozenset[str] = frozenset()
     passed: int = 0
     url: str = ""
     _session: aiohttp.ClientSession | None = None
@@ -32,6 +36,8 @@ class FaultyProxy:
         if fault == "hang":
             await asyncio.sleep(60)
         answer = await self._forward(request, body)
+        if answer.status == 412 and self.ignored_headers & {name.lower() for name in request.headers}:
+            return web.Response(headers={"ETag": '"ignored"'})
         if fault == "drop_answer":
             assert request.transport is not None
             request.transport.abort()
@@ -52,7 +58,8 @@ class FaultyProxy:
             data=body,
             skip_auto_headers=("Accept", "User-Agent"),
         ) as answer:
-            kept = {k: v for k, v in answer.headers.items() if k.lower() not in ("transfer-encoding", "content-length")}
+            dropped = {"transfer-encoding"} if request.method == "HEAD" else {"transfer-encoding", "content-length"}
+            kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
             return web.Response(status=answer.status, headers=kept, body=await answer.read())
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from cyclopts import App
 
-from infra.cli import cli
+import infra.cli  # noqa: F401  it adds its commands to the client's
+from app.cli import cli
 from workers import errors
 
 DOCS = Path(__file__).parents[3] / "docs"

@@ -1,0 +1,59 @@
+"""`Launcher`: a ticket is a wish, withdrawn without complaint. The one on Modal runs on the loopback plane."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.modal_names import APP_NAME
+from storage.launcher import Launcher, MemoryLauncher
+from tests.plane import Plane
+
+ROOT = Path(__file__).parents[2]
+
+SCRIPT = """
+import asyncio
+from infra.modal_launcher import ModalLauncher
+from tests.contract.test_launcher import keeps_the_contract
+asyncio.run(keeps_the_contract(ModalLauncher()))
+"""
+
+
+async def keeps_the_contract(launcher: Launcher) -> None:
+    """What every launcher does."""
+    first = await launcher.spawn("default")
+    second = await launcher.spawn("default")
+    assert first is not None
+    assert second is not None
+    assert first != second
+    await launcher.cancel(second)
+    await launcher.cancel(second)
+    await launcher.cancel("fc-0000000000000000000000")
+
+
+@pytest.mark.anyio
+async def test_in_memory() -> None:
+    """Tickets are counted."""
+    launcher = MemoryLauncher()
+    await keeps_the_contract(launcher)
+    assert launcher.spawned == ["default", "default"]
+
+
+@pytest.mark.xdist_group("modal")
+def test_on_modal(tmp_path: Path) -> None:
+    """In a process of its own: the modal client is one a process."""
+    with Plane(tmp_path) as plane:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
+        env |= plane.client_env()
+        modal = str(Path(sys.executable).parent / "modal")
+        for command in (
+            [modal, "secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=none"],
+            [modal, "deploy", "-m", "infra.modal_app"],
+            [sys.executable, "-c", SCRIPT],
+        ):
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{plane.missing}"
+        assert len([call for call in plane.state.calls.values() if call.cancelled]) == 1
+        assert dict(plane.missing) == {}
