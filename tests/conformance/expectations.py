@@ -5,14 +5,17 @@ what differs there, so that its files name the differences.
 """
 
 import difflib
+import gzip
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.conformance.declarations import declared
 from tests.conformance.normalise import normalise
 from tests.conformance.scenarios import Scenario, all_scenarios
+from workers.lite.nodes import node_classes
 
 FOLDER = Path(__file__).parent / "expected"
 REFERENCE = "0.33.0"
@@ -67,6 +70,9 @@ def main(recordings: Path) -> None:
             if version == REFERENCE or found != expected(scenario, REFERENCE):
                 path = FOLDER / version / f"{scenario.name}.json"
                 path.write_text(_as_text(found) + "\n")
+    nodes = json.loads(gzip.decompress((recordings / REFERENCE / "object_info.json.gz").read_bytes()))
+    facts = {name: declared(nodes[name]) for name in node_classes() if name in nodes}
+    (FOLDER / REFERENCE / "declarations.json").write_text(_as_text(facts) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from tests.conformance.runs import grouped
+from tests.conformance.runs import grouped, sorted_steps
 from tests.conformance.twins import settled
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
@@ -159,14 +159,14 @@ def _socket(frames: list[dict[str, Any]], graphs: Mapping[str, Any]) -> dict[str
 
 
 def _vague(socket: dict[str, Any]) -> dict[str, Any]:
-    """Each kind of message of a node once, without values; the queue's length only as the set that was seen."""
+    """Each kind of message of a node once, without values, a step's own in any order; the queue's lengths as a set."""
     for run in socket["runs"]:
         seen: list[Any] = []
         for message in run["messages"]:
             shape = _without_values(message)
             if shape not in seen:
                 seen.append(shape)
-        run["messages"] = seen
+        run["messages"] = sorted_steps(seen)
     others: list[Any] = []
     for message in socket["others"]:
         if message not in others:

@@ -4,6 +4,7 @@ Messages are grouped by prompt; within a prompt, the messages of each node stand
 depth in the graph. Whole snapshots (progress_state) become what changed in them.
 """
 
+import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,6 +51,21 @@ def _changes(run: list[Frame]) -> list[Frame]:
         told += [{"type": "vanished", "data": {"node_id": node}} for node in known if node not in nodes]
         known = dict(nodes)
     return told
+
+
+def sorted_steps(run: list[Frame]) -> list[Frame]:
+    """A socket may open between the messages of one step: neighbours that tell of a step, sorted by type."""
+    told: list[Frame] = []
+    for is_step, neighbours in itertools.groupby(run, _tells_step):
+        frames = list(neighbours)
+        told += sorted(frames, key=lambda frame: str(frame["type"])) if is_step else frames
+    return told
+
+
+def _tells_step(frame: Frame) -> bool:
+    if frame["type"] == "progress_state":
+        return bool(frame["data"]["state"] == "running")
+    return frame["type"] in ("progress", "binary")
 
 
 def _ordered(run: list[Frame], graph: Mapping[str, Any]) -> list[Frame]:

@@ -47,4 +47,4 @@ class JobRoutes:
         if self._prompts.is_running(job_id):
             self._executor.interrupted.set()
             return True
-        return self._prompts.drop_waiting(frozenset({job_id})) > 0
+        return self._prompts.drop_waiting(job_id)

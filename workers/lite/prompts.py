@@ -112,15 +112,21 @@ class Prompts:
             "queue_pending": [prompt.as_list() for prompt in waiting],
         }
 
-    def drop_waiting(self, prompt_ids: frozenset[str] | None) -> int:
-        """How many were dropped; None drops them all. A dropped prompt leaves no history and no message."""
+    def clear_waiting(self) -> None:
         with self._lock:
-            kept = [] if prompt_ids is None else [item for item in self._waiting if item[2].prompt_id not in prompt_ids]
-            dropped = len(self._waiting) - len(kept)
-            heapq.heapify(kept)
-            self._waiting = kept
+            self._waiting = []
             self._changed()
-            return dropped
+
+    def drop_waiting(self, prompt_id: str) -> bool:
+        """Whether one waited; of several with this id, one is dropped. It leaves no history and no message."""
+        with self._lock:
+            place = next((i for i, item in enumerate(self._waiting) if item[2].prompt_id == prompt_id), None)
+            if place is None:
+                return False
+            del self._waiting[place]
+            heapq.heapify(self._waiting)
+            self._changed()
+            return True
 
     def records(self) -> list[Record]:
         with self._lock:

@@ -33,6 +33,8 @@ _BAD_PROMPT_ID = {
     "omit it to let the server generate one",
     "extra_info": {},
 }
+_SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
+"""Never shown again; here no node needs them."""
 _NO_PROMPT = {
     "type": "no_prompt",
     "message": "No prompt provided",
@@ -150,7 +152,7 @@ class LiteServer:
             return _refused(refused.error)
         if verdict.error is not None:
             return _refused(verdict.error, verdict.node_errors)
-        extra = {**dict(body.get("extra_data", {})), "create_time": int(time.time() * 1000)}
+        extra = _kept(dict(body.get("extra_data", {})))
         if "client_id" in body:
             extra["client_id"] = body["client_id"]
         self._prompts.put(QueuedPrompt(number, prompt_id, graph, extra, verdict.outputs))
@@ -168,9 +170,9 @@ class LiteServer:
     async def post_queue(self, request: web.Request) -> web.Response:
         body = await request.json()
         if body.get("clear"):
-            self._prompts.drop_waiting(None)
-        if "delete" in body:
-            self._prompts.drop_waiting(frozenset(body["delete"]))
+            self._prompts.clear_waiting()
+        for prompt_id in body.get("delete", ()):
+            self._prompts.drop_waiting(prompt_id)
         return web.Response()
 
     async def interrupt(self, request: web.Request) -> web.Response:
@@ -228,6 +230,12 @@ class LiteServer:
     async def system_stats(self, _: web.Request) -> web.Response:
         system = {"os": sys.platform, "comfyui_version": VERSION, "python_version": platform.python_version()}
         return web.json_response({"system": {**system, "engine": "lite"}, "devices": [{"name": "cpu", "type": "cpu"}]})
+
+
+def _kept(extra_data: dict[str, Any]) -> dict[str, Any]:
+    """What the queue and the history show of a client's extra_data."""
+    kept = {key: value for key, value in extra_data.items() if key not in _SECRETS}
+    return {**kept, "create_time": int(time.time() * 1000)}
 
 
 def _refused(error: dict[str, Any], node_errors: dict[str, Any] | None = None) -> web.Response:

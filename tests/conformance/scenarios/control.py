@@ -152,3 +152,39 @@ async def s64_jobs_api(traffic: Traffic) -> None:
     await traffic.get(f"/api/jobs/{later}", "completed")
     await traffic.get("/api/jobs?status=completed&limit=1")
     await traffic.history(running)
+
+
+@BOOK.add(own_nodes=True, varying=True)
+async def s18_extra_data(traffic: Traffic) -> None:
+    """What a client adds is kept with the prompt, but for its secrets."""
+    client_id = str(uuid.uuid4())
+    socket = await traffic.socket(client_id)
+    graph = basic("rec/extra")
+    graph["2"]["_meta"] = {"title": "Final image"}
+    await traffic.submit(slow(traffic.nodes, 20, 0.05), client_id)
+    workflow = {"id": "11111111-2222-3333-4444-555555555555", "nodes": []}
+    extra = {"extra_pnginfo": {"workflow": workflow}, "api_key_comfy_org": "SECRET-KEY", "tenant": "t1"}
+    prompt_id = await traffic.submit(graph, client_id, extra_data=extra)
+    await asyncio.sleep(0.1)
+    await traffic.get("/queue", "is the api key visible in the queue listing?")
+    await socket.until_end(prompt_id)
+    await traffic.history(prompt_id)
+
+
+@BOOK.add(own_nodes=True, varying=True)
+async def s31_duplicate_prompt_id(traffic: Traffic) -> None:
+    """All three wait under one id; deleting it takes one of them away."""
+    client_id = str(uuid.uuid4())
+    socket = await traffic.socket(client_id)
+    running = await traffic.submit(slow(traffic.nodes, 10, 0.1), client_id)
+    prompt_id = str(uuid.uuid4())
+    for letter in "ABC":
+        body = {"prompt": basic(f"rec/dup{letter}"), "client_id": client_id, "prompt_id": prompt_id}
+        await traffic.post("/prompt", body)
+    await traffic.get("/queue")
+    await traffic.post("/queue", {"delete": [prompt_id]}, "delete removes only the first match")
+    await traffic.get("/queue")
+    await socket.until_end(running)
+    await traffic.until_idle()
+    await traffic.history(prompt_id)
+    await traffic.get("/queue")

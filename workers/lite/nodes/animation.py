@@ -21,7 +21,7 @@ def save_animated_webp(  # the node's own inputs
         quality=quality,
         method=_METHODS[method],
     )
-    return Result(ui={"images": [run.folders.entry(path, "output")], "animated": (len(images) != 1,)})
+    return Result((images,), {"images": [run.folders.entry(path, "output")], "animated": (len(images) != 1,)})
 
 
 def save_animated_png(run: Running, *, images: Pixels, filename_prefix: str, fps: float, compress_level: int) -> Result:
@@ -31,7 +31,7 @@ def save_animated_png(run: Running, *, images: Pixels, filename_prefix: str, fps
     first.save(
         path, save_all=True, append_images=rest, duration=int(1000.0 / fps), compress_level=compress_level, loop=0
     )
-    return Result(ui={"images": [run.folders.entry(path, "output")], "animated": (True,)})
+    return Result((images,), {"images": [run.folders.entry(path, "output")], "animated": (True,)})
 
 
 NODES = (
@@ -46,6 +46,7 @@ NODES = (
             "quality": integer(80, 0, 100),
             "method": choice(*_METHODS),
         },
+        outputs=("IMAGE",),
         is_output=True,
     ),
     NodeClass(
@@ -57,6 +58,7 @@ NODES = (
             "fps": number(6.0, 0.01, 1000.0),
             "compress_level": integer(4, 0, 9),
         },
+        outputs=("IMAGE",),
         is_output=True,
     ),
 )

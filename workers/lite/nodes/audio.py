@@ -17,7 +17,7 @@ from workers.lite.node import NodeClass, Result, Running, choice, integer, link,
 
 _CODECS = {"flac": "flac", "mp3": "libmp3lame", "opus": "libopus"}
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
-LONGEST_S = float(2**64 - 1)
+LONGEST_S = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)

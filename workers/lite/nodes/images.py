@@ -40,12 +40,12 @@ def image_content(folders: Folders, values: Mapping[str, Any]) -> str:
 
 
 def save_image(run: Running, *, images: Pixels, filename_prefix: str = "ComfyUI") -> Result:
-    return Result(ui={"images": _save(run, images, filename_prefix, "output")})
+    return Result((images,), {"images": _save(run, images, filename_prefix, "output")})
 
 
 def preview_image(run: Running, *, images: Pixels) -> Result:
     suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311  a name, not a secret
-    return Result(ui={"images": _save(run, images, f"ComfyUI_temp_{suffix}", "temp")})
+    return Result((images,), {"images": _save(run, images, f"ComfyUI_temp_{suffix}", "temp")})
 
 
 def save_image_websocket(run: Running, *, images: Pixels) -> Result:
@@ -98,8 +98,14 @@ NODES = (
         check=("image", missing_image),
         fingerprint=image_content,
     ),
-    NodeClass("SaveImage", save_image, {"images": link("IMAGE"), "filename_prefix": text("ComfyUI")}, is_output=True),
-    NodeClass("PreviewImage", preview_image, {"images": link("IMAGE")}, is_output=True),
+    NodeClass(
+        "SaveImage",
+        save_image,
+        {"images": link("IMAGE"), "filename_prefix": text("ComfyUI")},
+        outputs=("IMAGE",),
+        is_output=True,
+    ),
+    NodeClass("PreviewImage", preview_image, {"images": link("IMAGE")}, outputs=("IMAGE",), is_output=True),
     NodeClass("SaveImageWebsocket", save_image_websocket, {"images": link("IMAGE")}, is_output=True),
     NodeClass("ImageBatch", image_batch, {"image1": link("IMAGE"), "image2": link("IMAGE")}, outputs=("IMAGE",)),
     NodeClass(

@@ -81,8 +81,8 @@ def _weights(source: int, target: int, method: str) -> Pixels:
         matrix[places, np.minimum(((places + 0.5) * scale).astype(int), source - 1)] = 1
         return matrix
     if method == "area":
-        for place in places:
-            first, last = int(np.floor(place * scale)), int(np.ceil((place + 1) * scale))
+        for place in range(target):
+            first, last = place * source // target, -(-(place + 1) * source // target)
             matrix[place, first:last] = 1 / (last - first)
         return matrix
     centres = (places + 0.5) * scale - 0.5

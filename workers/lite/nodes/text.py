@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from workers.lite.node import NodeClass, Result, Running, integer, text
+from workers.lite.node import NodeClass, Result, Running, text
 
 
 def primitive(run: Running, *, value: Any) -> Result:
@@ -14,17 +14,18 @@ def string_concatenate(run: Running, *, string_a: str, string_b: str, delimiter:
 
 
 def preview_any(run: Running, *, source: Any = None) -> Result:
-    return Result(ui={"text": (source if isinstance(source, str) else str(source),)})
+    shown = source if isinstance(source, str) else str(source)
+    return Result((shown,), {"text": (shown,)})
 
 
 NODES = (
-    NodeClass("PrimitiveString", primitive, {"value": text()}, outputs=("STRING",)),
-    NodeClass("PrimitiveInt", primitive, {"value": integer(0, -(2**63), 2**63 - 1)}, outputs=("INT",)),
+    NodeClass("PrimitiveString", primitive, {"value": ["STRING", {}]}, outputs=("STRING",)),
+    NodeClass("PrimitiveInt", primitive, {"value": ["INT", {"min": 1 - 2**63, "max": 2**63 - 1}]}, outputs=("INT",)),
     NodeClass(
         "StringConcatenate",
         string_concatenate,
-        {"string_a": text(), "string_b": text(), "delimiter": text()},
+        {"string_a": ["STRING", {}], "string_b": ["STRING", {}], "delimiter": text()},
         outputs=("STRING",),
     ),
-    NodeClass("PreviewAny", preview_any, {"source": ["*", {}]}, is_output=True),
+    NodeClass("PreviewAny", preview_any, {"source": ["*", {}]}, outputs=("STRING",), is_output=True),
 )

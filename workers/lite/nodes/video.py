@@ -30,7 +30,7 @@ def save_video(run: Running, *, video: Video, filename_prefix: str, **_: Any) ->
     folder, base, counter = run.folders.save_path(filename_prefix, run.folders.output)
     path = folder / f"{base}_{counter:05}_.mp4"
     _encode(video, path)
-    return Result(ui={"images": [run.folders.entry(path, "output")], "animated": (True,)})
+    return Result((video,), {"images": [run.folders.entry(path, "output")], "animated": (True,)})
 
 
 def save_webm(run: Running, *, images: Pixels, filename_prefix: str, codec: str, fps: float, crf: float) -> Result:
@@ -87,6 +87,7 @@ NODES = (
         save_video,
         {"video": link("VIDEO"), "filename_prefix": text("video/ComfyUI"), "format": choice("auto", "mp4")},
         optional={"codec": choice("auto", "h264"), "format.codec": choice("auto", "h264")},
+        outputs=("VIDEO",),
         is_output=True,
     ),
     NodeClass(

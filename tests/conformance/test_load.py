@@ -1,0 +1,68 @@
+"""Many nodes, many prompts, and what a picture tells of its graph."""
+
+import asyncio
+import collections
+import io
+import json
+import uuid
+
+import pytest
+from PIL import Image
+
+from tests.conformance.engines import Engine
+from tests.conformance.graphs import basic, empty_image, node, save
+from tests.conformance.scenarios.outputs import view
+from tests.conformance.traffic import Traffic
+
+pytestmark = pytest.mark.anyio
+
+CHAIN = 200
+CHAIN_MESSAGES = {"execution_start": 1, "execution_cached": 1, "executed": 1, "execution_success": 1}
+"""As recorded of a chain of 200 nodes, beside two progress_state and one executing a node."""
+
+
+async def test_chain_tells_every_node(engine: Engine) -> None:
+    """A chain of 200 nodes sends two whole snapshots of its progress and one `executing` a node."""
+    graph = {"1": empty_image(), str(CHAIN): save(str(CHAIN - 1), "rec/chain")}
+    graph |= {str(number): node("ImageInvert", image=[str(number - 1), 0]) for number in range(2, CHAIN)}
+    async with Traffic(engine.url, engine.nodes) as traffic:
+        await traffic.until_idle()
+        history = await traffic.run(graph)
+        kinds = collections.Counter(entry["data"]["type"] for entry in traffic.recording()["ws"])
+    assert history["status"]["completed"]
+    del kinds["status"]
+    assert kinds == {**CHAIN_MESSAGES, "progress_state": 2 * CHAIN, "executing": CHAIN + 1}
+
+
+async def test_prompts_posted_at_once_all_run(engine: Engine) -> None:
+    """Twenty prompts posted together run one after another, each whole, and none shares a file."""
+    client_id = str(uuid.uuid4())
+    async with Traffic(engine.url, engine.nodes) as traffic:
+        await traffic.until_idle()
+        socket = await traffic.socket(client_id)
+        prompts = await asyncio.gather(*(traffic.submit(basic("rec/conc"), client_id) for _ in range(20)))
+        for prompt_id in prompts:
+            await socket.until_end(prompt_id)
+        histories = [await traffic.history(prompt_id) for prompt_id in prompts]
+        texts = [entry["data"] for entry in traffic.recording()["ws"]]
+    files = {history["outputs"]["2"]["images"][0]["filename"] for history in histories}
+    assert len(files) == 20
+    told = [text["data"]["prompt_id"] for text in texts if text["type"] != "status"]
+    runs = [prompt_id for prompt_id, before in zip(told, [None, *told], strict=False) if prompt_id != before]
+    assert sorted(runs) == sorted(prompts)
+
+
+async def test_picture_carries_its_graph(engine: Engine) -> None:
+    """A saved PNG holds the prompt and what the client gave as extra_pnginfo, as JSON texts."""
+    client_id = str(uuid.uuid4())
+    graph = basic("rec/extra")
+    async with Traffic(engine.url, engine.nodes) as traffic:
+        socket = await traffic.socket(client_id)
+        extra = {"extra_pnginfo": {"workflow": {"nodes": list[str]()}}}
+        prompt_id = await traffic.submit(graph, client_id, extra_data=extra)
+        await socket.until_end(prompt_id)
+        entry = (await traffic.history(prompt_id))["outputs"]["2"]["images"][0]
+        content = await traffic.bytes_of(view(entry))
+    with Image.open(io.BytesIO(content)) as image:
+        texts = {key: json.loads(value) for key, value in image.info.items()}
+    assert texts == {"prompt": graph, "workflow": {"nodes": []}}
