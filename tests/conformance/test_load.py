@@ -34,6 +34,26 @@ async def test_chain_tells_every_node(engine: Engine) -> None:
     assert kinds == {**CHAIN_MESSAGES, "progress_state": 2 * CHAIN, "executing": CHAIN + 1}
 
 
+async def test_shared_ancestors_cost_once(engine: Engine) -> None:
+    """Forty blends, each of the one before with itself, are judged and run as forty nodes, not as all their paths."""
+    graph = {"1": empty_image(8)}
+    for number in range(2, 42):
+        twice = {"image1": [str(number - 1), 0], "image2": [str(number - 1), 0]}
+        graph[str(number)] = node("ImageBlend", **twice, blend_factor=0.5, blend_mode="normal")
+    async with Traffic(engine.url, engine.nodes) as traffic:
+        history = await traffic.run({**graph, "42": save("41", "rec/shared")})
+    assert history["status"]["completed"]
+
+
+async def test_undeclared_inputs_hold_anything(engine: Engine) -> None:
+    """Inputs that a class does not declare are ignored, lists that look like no link included."""
+    graph = basic("rec/undeclared")
+    graph["2"]["inputs"] |= {"note": "x", "list": [1, 2, 3], "nothing": None}
+    async with Traffic(engine.url, engine.nodes) as traffic:
+        history = await traffic.run(graph)
+    assert history["status"]["completed"]
+
+
 async def test_prompts_posted_at_once_all_run(engine: Engine) -> None:
     """Twenty prompts posted together run one after another, each whole, and none shares a file."""
     client_id = str(uuid.uuid4())

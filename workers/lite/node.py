@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from PIL import Image
 
@@ -102,3 +102,8 @@ def choice(*options: str, default: str | None = None) -> Declared:
 
 def link(kind: str) -> Declared:
     return [kind, {}]
+
+
+def is_link(value: object) -> TypeGuard[list[Any]]:
+    """Whether a prompt's input is `[node id, output]`."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)

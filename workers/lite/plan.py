@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 from typing import Any
 
 from workers.lite.folders import Folders
-from workers.lite.node import NodeClass
+from workers.lite.node import NodeClass, is_link
 
 Graph = Mapping[str, Any]
 
@@ -34,7 +34,7 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
     while waiting:
         node_id = waiting.pop()
         if node_id not in wanted:
-            wanted[node_id] = {value[0] for value in graph[node_id]["inputs"].values() if isinstance(value, list)}
+            wanted[node_id] = {value[0] for value in graph[node_id]["inputs"].values() if _depends(value, graph)}
             waiting += wanted[node_id]
     is_output = {node_id: classes[graph[node_id]["class_type"]].is_output for node_id in wanted}
     feeds = {source for node_id, sources in wanted.items() if is_output[node_id] for source in sources}
@@ -59,7 +59,7 @@ def _signatures(
     for node_id in order:
         node = graph[node_id]
         inputs = {
-            name: ["link", found[value[0]], value[1]] if isinstance(value, list) else value
+            name: ["link", found[value[0]], value[1]] if _depends(value, graph) else value
             for name, value in sorted(node["inputs"].items())
         }
         seen = _fingerprint(classes[node["class_type"]], folders, inputs)
@@ -76,3 +76,8 @@ def _fingerprint(node_class: NodeClass, folders: Folders, inputs: Mapping[str, A
         return node_class.fingerprint(folders, inputs)
     except OSError:
         return str(uuid.uuid4())
+
+
+def _depends(value: object, graph: Graph) -> bool:
+    """Inputs that the class does not declare are not validated: they may name a node that is not there."""
+    return is_link(value) and value[0] in graph

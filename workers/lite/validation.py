@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workers.lite.folders import Folders
-from workers.lite.node import Declared, NodeClass
+from workers.lite.node import Declared, NodeClass, is_link
 
 Errors = list[dict[str, Any]]
 CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -118,7 +118,7 @@ class _Judgement:
             self._errors[node_id] = []
             self._errors[node_id] += self._judge_node(node_id)
         for value in self._prompt[node_id].get("inputs", {}).values():
-            if _is_link(value) and value[0] in self._prompt:
+            if is_link(value) and value[0] in self._prompt:
                 self._reach(value[0], [*path, node_id], reached)
 
     def _blame_cycle(self, ring: list[str]) -> None:
@@ -173,9 +173,11 @@ class _Judgement:
             return _error(
                 "bad_linked_input", "Bad linked input, must be a length-2 list of [node_id, slot_index]", name, about
             )
-        source = self._prompt.get(value[0])
+        source = self._prompt.get(value[0]) if is_link(value) else None
         if source is None:
             return _exception(repr(value[0]), "KeyError")
+        if not isinstance(value[1], int):
+            return _exception(f"tuple indices must be integers or slices, not {type(value[1]).__name__}", "TypeError")
         outputs = self._classes[source["class_type"]].outputs
         if value[1] >= len(outputs):
             return _exception("tuple index out of range", "IndexError")
@@ -204,10 +206,6 @@ def _judge_range(name: str, value: Any, options: Mapping[str, Any], about: dict[
     if "max" in options and value > options["max"]:
         return _error("value_bigger_than_max", f"Value {value} bigger than max of {options['max']}", name, about)
     return None
-
-
-def _is_link(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 2
 
 
 def _error(kind: str, message: str, details: str, info: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -103,7 +103,7 @@ async def s42_priority(traffic: Traffic) -> None:
         "A": {},
         "B": {},
         "C": {"front": True},
-        "D": {"number": -100},
+        "D": {"number": -1_000_000},
         "E": {"front": True},
     }
     prompts = [await traffic.submit(basic(f"rec/prio{name}"), client_id, **place) for name, place in places.items()]
