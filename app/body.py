@@ -17,6 +17,8 @@ from typing import Any, BinaryIO, Self
 SPOOL_THRESHOLD = 64 * 1024
 MAX_SMALL_JSON = 32 * 1024 * 1024
 """What may be left when the long strings are taken out: a graph of thousands of nodes has a few megabytes."""
+MAX_DEPTH = 64
+"""ComfyUI's own documents are ten deep at most; everything behind this may recurse."""
 CHUNK = 1024 * 1024
 
 _QUOTE = re.compile(rb'"')
@@ -111,7 +113,10 @@ class Body:
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             scanner.feed(chunk)
-        return json.loads(scanner.finish(), parse_constant=_refuse_constant)
+        document = json.loads(scanner.finish(), parse_constant=_refuse_constant)
+        if _is_deeper(document, MAX_DEPTH):
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        return document
 
     def spooled(self, value: str) -> SpooledText:
         """The string that `value` is, or that it stands for."""
@@ -251,6 +256,21 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     if match[1] is not None:
         return bytes([int(match[1], 16)])
     return b"" if match[2] in b"nrtfb" else match[2]
+
+
+def _is_deeper(document: Any, limit: int) -> bool:
+    """Level by level, without recursion."""
+    level = [document]
+    for _ in range(limit):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _refuse_constant(name: str) -> Any:

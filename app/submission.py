@@ -221,6 +221,7 @@ class Submission:
     ) -> Accepted:
         job_id = str(uuid.uuid4())
         shape = graph.shape()
+        estimate = await self._services.runtimes.estimate(self._tenant, shape)
         stored_media = await self._put_media(job_id, media)
         record = JobRecord(
             tenant=self._tenant,
@@ -236,7 +237,6 @@ class Submission:
             workflow_shape=shape,
             created_at=self._services.clock.now(),
         )
-        estimate = await self._services.runtimes.estimate(self._tenant, shape)
         stored = await self._services.jobs.create(record, workflow=to_json(self._workflow))
         try:
             await self._services.launcher.spawn(record.pool)

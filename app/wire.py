@@ -3,13 +3,18 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
 
 from storage.keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import OutputType, Status
 
 Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
 DEFAULT_EVENTS: tuple[Event, ...] = ("completed", "failed")
+
+Moment = Annotated[
+    datetime, PlainSerializer(lambda moment: moment.isoformat(timespec="microseconds"), when_used="json")
+]
+"""As the first version wrote times, 2025-09-19T17:42:00.123456+00:00: older parsers do not know Z."""
 
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MetadataText = Annotated[str, StringConstraints(max_length=512)]
@@ -80,7 +85,7 @@ class JobAccepted(_Answer):
 
     job_id: str
     status: Status
-    created_at: datetime
+    created_at: Moment
     estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
     urls: JobUrls
 
@@ -95,7 +100,7 @@ class OutputView(_Answer):
     content_type: str
     sha256: str
     url: str
-    url_expires_at: datetime
+    url_expires_at: Moment
     width: int | None = None
     height: int | None = None
     duration_s: float | None = None
@@ -105,7 +110,7 @@ class OutputView(_Answer):
 
 class OutputUrl(_Answer):
     url: str
-    url_expires_at: datetime
+    url_expires_at: Moment
 
 
 class ProgressView(_Answer):
@@ -130,10 +135,10 @@ class JobView(_Answer):
 
     job_id: str
     status: Status
-    created_at: datetime
-    started_at: datetime | None
-    completed_at: datetime | None
-    cancel_requested_at: datetime | None
+    created_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    cancel_requested_at: Moment | None
     progress: int = Field(ge=0, le=100)
     progress_details: ProgressView
     outputs: list[OutputView]
@@ -149,7 +154,7 @@ class JobView(_Answer):
 class JobRow(_Answer):
     job_id: str
     status: Status
-    created_at: datetime
+    created_at: Moment
     progress: int
 
 
@@ -175,7 +180,7 @@ class UploadCreated(_Answer):
     method: str
     url: str
     headers: dict[str, str]
-    expires_at: datetime
+    expires_at: Moment
 
 
 class Health(_Answer):

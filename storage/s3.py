@@ -10,7 +10,6 @@ Three clients, because their needs differ:
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -20,6 +19,7 @@ from urllib.parse import quote
 import anyio
 import anyio.to_thread
 
+from storage._s3_clients import S3Config, make_client
 from storage._s3_errors import translated
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
@@ -27,34 +27,14 @@ from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
+__all__ = ["S3Config", "S3ObjectStore", "content_disposition"]
+
 T = TypeVar("T")
 
 CHUNK_BYTES = 1024 * 1024
 PART_BYTES = 8 * 1024 * 1024
 """Parts of a multipart upload; S3 takes 10,000 parts, so a stream may have 78 GiB."""
 DELETE_BATCH = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class S3Config:
-    """Where the bucket is. Without `access_key` the usual AWS credential chain applies.
-
-    `public_endpoint_url` is what presigned URLs name, where clients reach the bucket by another address.
-    `threads` bounds concurrent requests, and is the size of the connection pool.
-    """
-
-    bucket: str
-    endpoint_url: str | None = None
-    public_endpoint_url: str | None = None
-    region: str = "us-east-1"
-    access_key: str | None = None
-    secret_key: str | None = None
-    prefix: str = ""
-    threads: int = 8
-    transfer_threads: int = 4
-    connect_timeout_s: float = 3.0
-    read_timeout_s: float = 30.0
-    attempts: int = 4
 
 
 class S3ObjectStore:
@@ -286,7 +266,7 @@ class S3ObjectStore:
     def _client(self, role: str, *, attempts: int, endpoint: str | None = None) -> "S3Client":
         with self._making:  # the threads of the pool ask for it
             if role not in self._clients:
-                self._clients[role] = _make_client(self._config, attempts, endpoint or self._config.endpoint_url)
+                self._clients[role] = make_client(self._config, attempts, endpoint or self._config.endpoint_url)
             return self._clients[role]
 
     def _transfer_config(self) -> Any:
@@ -304,29 +284,6 @@ def content_disposition(filename: str) -> str:
     """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
-
-
-def _make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Client":
-    import boto3
-    from botocore.config import Config
-
-    return boto3.session.Session().client(
-        "s3",
-        endpoint_url=endpoint,
-        region_name=config.region,
-        aws_access_key_id=config.access_key,
-        aws_secret_access_key=config.secret_key,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path" if config.endpoint_url else "auto"},
-            max_pool_connections=max(config.threads, config.transfer_threads + 1),
-            connect_timeout=config.connect_timeout_s,
-            read_timeout=config.read_timeout_s,
-            retries={"total_max_attempts": attempts, "mode": "standard"},
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-        ),
-    )
 
 
 async def _parts(buffer: bytearray, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

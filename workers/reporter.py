@@ -75,7 +75,8 @@ class Reporter:
         self._attempt = stored.record.attempt
         self._snapshot: Snapshot | None = None
         self._written: Snapshot | None = None
-        self._stopping = asyncio.Event()
+        self._stopping = False
+        self._bell = Bell()
         self._heard_cancel = False
         self._wrote_at = self._looked_at = asyncio.get_running_loop().time()
 
@@ -86,10 +87,10 @@ class Reporter:
     async def run(self, signal: Signal) -> None:
         """Until `stop`; a bucket that does not answer is asked again at the next turn."""
         record = self.stored.record
-        with signal.listen(job_topic(record.tenant, record.job_id)) as bell:
-            while not self._stopping.is_set():
+        with signal.listen(job_topic(record.tenant, record.job_id)) as self._bell:
+            while not self._stopping:
                 try:
-                    await self._turn(bell)
+                    await self._turn(self._bell)
                 except StorageUnavailable as error:
                     logger.warning("progress of job %s could not be written: %s", record.job_id, error)
                 except (AttemptFenced, JobNotFound):
@@ -97,11 +98,14 @@ class Reporter:
                     return
 
     def stop(self) -> None:
-        """The turn that runs ends first: no write is left unclear."""
-        self._stopping.set()
+        """Ends at once if it only waits; a write that is under way ends first, so that none is left unclear."""
+        self._stopping = True
+        self._bell.ring()
 
     async def _turn(self, bell: Bell) -> None:
-        rung = await bell.wait(self._policy.interval_s) if not self._stopping.is_set() else False
+        rung = await bell.wait(self._policy.interval_s)
+        if self._stopping:
+            return
         now = asyncio.get_running_loop().time()
         since_write = now - self._wrote_at
         changed = self._snapshot is not None and self._snapshot != self._written

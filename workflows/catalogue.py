@@ -31,18 +31,23 @@ class Catalogue:
         return cls(None)
 
     def check(self, graph: Graph) -> None:
-        """Refuse what the engine would refuse for its structure: classes, required inputs, output slots."""
+        """Refuse what the engine would refuse for its structure: classes, required inputs, output slots.
+
+        Classes must exist everywhere; the rest matters only where an output depends on it, as in ComfyUI.
+        """
         if self._info is not None:
             for node_id, node in graph.nodes.items():
                 self._check_class(node_id, node)
-            for node_id, node in graph.nodes.items():
-                self._check_slots(graph, node_id, node)
-                self._check_required(node_id, node)
-        if not self.output_nodes(graph):
+        outputs = self.output_nodes(graph)
+        if not outputs:
             raise NoOutputNode(
                 "no node of this workflow saves or shows anything",
                 hint="add an output node, SaveImage for one",
             )
+        reached = graph.ancestors(outputs)
+        for node_id in (node_id for node_id in graph.nodes if node_id in reached):
+            self._check_slots(graph, node_id, graph.nodes[node_id])
+            self._check_required(node_id, graph.nodes[node_id])
 
     def output_nodes(self, graph: Graph) -> frozenset[str]:
         """The nodes for whose sake ComfyUI executes anything."""

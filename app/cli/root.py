@@ -1,7 +1,4 @@
-"""The root of the command line, and how a command ends.
-
-Exit codes: 0 done; 1 the job failed; 2 refused, by the API or for its arguments; 3 no API there; 130 Ctrl-C.
-"""
+"""The root of the command line, and how a command ends."""
 
 import sys
 from collections.abc import Callable
@@ -14,8 +11,7 @@ from rich.console import Console
 
 from app import __version__
 from app.cli.connection import NoConnection, Target
-
-FAILED, REFUSED, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
+from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
 
 cli = App(
     name="comfyui-modal",

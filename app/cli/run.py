@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from app.cli.root import FAILED, INTERRUPTED
+from app.cli.exit_codes import FAILED, INTERRUPTED
 from app.client import ApiProblem, Client, Json
 from workflows import examples
 

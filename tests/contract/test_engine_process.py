@@ -126,7 +126,7 @@ async def test_an_engine_that_never_gets_ready(tmp_path: Path) -> None:
 async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
     """A wrong setting is an engine that cannot be started, in words."""
     (tmp_path / "file").touch()
-    host = EngineProcess(replace(LITE.spec(tmp_path), cwd=tmp_path / cwd))
+    host = EngineProcess(replace(LITE.spec(tmp_path / "engine"), cwd=tmp_path / cwd))
     with pytest.raises(EngineUnavailable, match=cwd):
         await host.start()
     await host.stop()

@@ -5,11 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workers.errors import EngineUnavailable
+
 MAX_UPLOAD_MB = 5 * 1024
 """--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
 
 _PACKAGES = Path(__file__).resolve().parents[2]
 """Where `python -m workers.lite` finds this package, installed or not, whatever the environment."""
+
+
+MARKER = ".comfyui-modal-worker"
+"""Says that a folder was made for a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +46,15 @@ class EngineFolders:
         return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
+        """`EngineUnavailable` for a folder that holds someone else's files: these folders are wiped before each job."""
+        marker = self.parent / MARKER
+        if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
+            raise EngineUnavailable(
+                f"{self.parent} holds files that are not this worker's, and a worker empties its folders: "
+                "set COMFYUI_MODAL_ENGINE_DIR to a new folder"
+            )
+        self.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
         for folder in (self.input, self.output, self.temp, self.user):
             folder.mkdir(parents=True, exist_ok=True)
 

@@ -94,6 +94,11 @@ def test_what_the_engine_would_refuse_is_refused_before_it(
     assert refused.value.pointer == pointer
 
 
+def test_a_broken_branch_that_no_output_needs_is_the_engines_to_ignore() -> None:
+    """ComfyUI runs such a workflow, so it is not refused here."""
+    Catalogue(INFO).check(parse_graph(saved() | {"7": {"class_type": "ImageInvert", "inputs": {}}}))
+
+
 def test_a_misspelt_class_gets_a_suggestion() -> None:
     """The hint names classes that look like the wrong one."""
     with pytest.raises(errors.UnknownNodeClass) as refused:
