@@ -2,10 +2,19 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageRefused, StorageUnavailable
 
+if TYPE_CHECKING:
+    from botocore.exceptions import ClientError
+
 _TRY_LATER = frozenset({408, 429})
+_REFUSALS = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem"})
+
+
+class RangeBeyondEnd(StorageError):
+    """The object ends before the first byte that was asked for."""
 
 
 @contextmanager
@@ -17,12 +26,26 @@ def translated(key: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        raise _of_answer(status, error.response.get("Error", {}).get("Code", ""), key) from error
+        raise _of_client_error(error, key) from error
     except NoCredentialsError as error:
         raise StorageRefused("no credentials for the bucket") from error
     except (BotoCoreError, Boto3Error, OSError) as error:
+        hidden = error.__context__  # boto3's file upload tells the server's answer only so
+        if isinstance(error, Boto3Error) and isinstance(hidden, ClientError):
+            raise _of_client_error(hidden, key) from error
         raise StorageUnavailable(f"{key}: {type(error).__name__}") from error
+
+
+def of_entry(code: str, key: str) -> StorageError:
+    """The error of one key in the answer to a batch, which is a 200 all the same."""
+    if code in _REFUSALS:
+        return StorageRefused(f"the bucket refuses this client: {code}")
+    return StorageUnavailable(f"{key}: {code}")
+
+
+def _of_client_error(error: "ClientError", key: str) -> StorageError:
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return _of_answer(status, error.response.get("Error", {}).get("Code", ""), key)
 
 
 def _of_answer(status: int, code: str, key: str) -> StorageError:
@@ -30,6 +53,8 @@ def _of_answer(status: int, code: str, key: str) -> StorageError:
         return ObjectNotFound(key)
     if status in (409, 412):
         return PreconditionFailed(key)
+    if status == 416:
+        return RangeBeyondEnd(key)
     if 400 <= status < 500 and status not in _TRY_LATER:
         return StorageRefused(f"the bucket refuses this client: {code or status}")
     return StorageUnavailable(f"{key}: the bucket answered {status} {code}".rstrip())

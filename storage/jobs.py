@@ -24,6 +24,9 @@ YOUNG_HINT = timedelta(minutes=10)
 """A hint without a record may belong to a submission that is about to commit; older ones are stale."""
 
 MAX_PAGE = 200
+MAX_LISTS = 4
+"""LISTs that one page may cost: where more of its hints are stale, the page is short and its cursor leads on."""
+
 CAS_ATTEMPTS = 20
 """Lost races in a row after which the bucket counts as unavailable: each loss means that another writer won."""
 
@@ -91,18 +94,19 @@ class JobStore:
         raise StorageUnavailable(f"job {stored.record.job_id} changes too fast to be written")
 
     async def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str | None) -> JobPage:
-        """One LIST and one GET a row; a second LIST only where stale hints left the page short."""
+        """One LIST and one GET a row; further LISTs only where stale hints left the page short, and few of them."""
         prefix = keys.index_prefix(tenant, status)
         after = _decode_cursor(prefix, cursor)
         found: list[JobRecord] = []
-        while True:
+        for _ in range(MAX_LISTS):
             listed = await self._objects.list(prefix, after=after, limit=limit - len(found))
             found += await self._rows(tenant, status, listed.keys)
             if not listed.more or not listed.keys:
                 return JobPage(tuple(found), None)
             after = listed.keys[-1]
             if len(found) >= limit:
-                return JobPage(tuple(found), _encode_cursor(after))
+                break
+        return JobPage(tuple(found), _encode_cursor(after))
 
     async def advance(self, stored: StoredJob, changed: JobRecord) -> StoredJob:
         """Commit `changed` over exactly `stored`; `PreconditionFailed` if another writer was first."""
@@ -125,13 +129,19 @@ class JobStore:
     async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:
         """The record that an index key names; None, and the key perhaps dropped, if it is stale."""
         try:
-            record = (await self.read(tenant, keys.job_of_index(key))).record
+            created_at, job_id = keys.parse_index_key(key)
+        except ValueError:
+            return None
+        try:
+            record = (await self.read(tenant, job_id)).record
         except JobNotFound:
+            if self._clock.now() - created_at > YOUNG_HINT:
+                await self._drop_hints(key)
             return None
         if status is None or record.status is status:
             return record
         if record.status.is_terminal:
-            await self._objects.delete(key)  # a terminal job never comes back to another status
+            await self._drop_hints(key)  # a terminal job never comes back to another status
         return None
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
@@ -158,7 +168,9 @@ def index_key(record: JobRecord, status: Status | None) -> str:
 
 
 def queue_key(record: JobRecord) -> str:
-    return keys.QueueEntry(record.pool, record.priority, record.created_at, record.tenant, record.job_id).key
+    return keys.QueueEntry(
+        record.pool, record.priority, record.created_at, record.tenant, record.job_id, record.attempt
+    ).key
 
 
 def _queue_keys(record: JobRecord) -> tuple[str, ...]:

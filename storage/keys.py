@@ -29,10 +29,10 @@ MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
-INDEX_ENTRY = re.compile(r"\d{13}-[A-Za-z0-9-]{1,64}")
+INDEX_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<job_id>[A-Za-z0-9-]{1,64})")
 """The last segment of an index key; a list cursor is one of these."""
 _QUEUE_KEY = re.compile(
-    r"queue/(?P<pool>[^/]+)/(?P<order>\d{7})-(?P<ms>\d{13})-(?P<job_id>[0-9a-f-]{36})-(?P<tenant>[^/]+)"
+    r"queue/(?P<pool>[^/]+)/(?P<order>\d{7})-(?P<ms>\d{13})-(?P<job_id>[0-9a-f-]{36})-(?P<attempt>\d{3,9})-(?P<tenant>[^/]+)"
 )
 
 
@@ -105,26 +105,35 @@ def index(tenant: str, status: str | None, created_at: datetime, job_id: str) ->
     return index_prefix(tenant, status) + f"{_END_OF_TIME_MS - _ms(created_at):013d}-{check_segment(job_id)}"
 
 
-def job_of_index(key: str) -> str:
-    """The job id that an index key names."""
-    return key.rsplit("/", 1)[1].split("-", 1)[1]
+def parse_index_key(key: str) -> tuple[datetime, str]:
+    """When the job was created, and its id; ValueError for anything else."""
+    match = INDEX_ENTRY.fullmatch(key.rsplit("/", 1)[-1])
+    if match is None:
+        raise ValueError(f"not an index key: {key!r}")
+    return _EPOCH + timedelta(milliseconds=_END_OF_TIME_MS - int(match["ms"])), match["job_id"]
 
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """What a queue key tells: enough to find the record and to order it, nothing to be believed."""
+    """What a queue key tells: enough to find the record and to order it, nothing to be believed.
+
+    `attempt` counts the claims so far, so that a job which comes back to the queue gets a key of its own: a late
+    removal of the old key cannot hit the new one.
+    """
 
     pool: str
     priority: int
     created_at: datetime
     tenant: str
     job_id: str
+    attempt: int
 
     @property
     def key(self) -> str:
         """Higher priority first, then older first. One flat segment: an emptied folder costs a LIST time."""
         order = f"{MAX_PRIORITY - self.priority:07d}-{_ms(self.created_at):013d}"
-        return queue_prefix(self.pool) + f"{order}-{check_segment(self.job_id)}-{check_segment(self.tenant)}"
+        job = f"{check_segment(self.job_id)}-{self.attempt:03d}-{check_segment(self.tenant)}"
+        return queue_prefix(self.pool) + f"{order}-{job}"
 
 
 def queue_prefix(pool: str) -> str:
@@ -136,8 +145,14 @@ def parse_queue_key(key: str) -> QueueEntry:
     match = _QUEUE_KEY.fullmatch(key)
     if match is None:
         raise ValueError(f"not a queue key: {key!r}")
-    created_at = _EPOCH + timedelta(milliseconds=int(match["ms"]))
-    return QueueEntry(match["pool"], MAX_PRIORITY - int(match["order"]), created_at, match["tenant"], match["job_id"])
+    return QueueEntry(
+        pool=match["pool"],
+        priority=MAX_PRIORITY - int(match["order"]),
+        created_at=_EPOCH + timedelta(milliseconds=int(match["ms"])),
+        tenant=match["tenant"],
+        job_id=match["job_id"],
+        attempt=int(match["attempt"]),
+    )
 
 
 def _ms(moment: datetime) -> int:

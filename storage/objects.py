@@ -72,7 +72,7 @@ class ObjectStore(Protocol):
         ...
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` bytes from `start`; `ObjectNotFound`."""
+        """At most `length` (≥ 1) bytes from `start`, none where the object ends before; `ObjectNotFound`."""
         ...
 
     def stream(self, key: str) -> AsyncIterator[bytes]:

@@ -6,6 +6,7 @@ random one among the first few instead of the very first.
 """
 
 import random
+from collections.abc import Sequence
 
 from storage import keys
 from storage.clock import Clock
@@ -16,7 +17,7 @@ from storage.objects import ObjectStore
 from storage.record import Status
 
 CANDIDATES = 20
-"""Hints that one LIST brings."""
+"""Hints that one LIST brings. Where none of them can be claimed, the next ones are looked at."""
 
 
 class JobQueue:
@@ -31,7 +32,15 @@ class JobQueue:
 
     async def claim(self, pool: str, worker: str) -> StoredJob | None:
         """The best queued job, now running under this worker's lease; None if nothing is claimable."""
-        candidates = await self._candidates(pool)
+        after = ""
+        while True:
+            page = await self._objects.list(keys.queue_prefix(pool), after=after, limit=CANDIDATES)
+            claimed = await self._claim_one(await self._entries(page.keys), worker)
+            if claimed is not None or not page.more:
+                return claimed
+            after = page.keys[-1]
+
+    async def _claim_one(self, candidates: list[QueueEntry], worker: str) -> StoredJob | None:
         while candidates:
             claimed = await self._try(candidates.pop(0), worker)
             if claimed is not None:
@@ -39,10 +48,9 @@ class JobQueue:
             self._spread(candidates)
         return None
 
-    async def _candidates(self, pool: str) -> list[QueueEntry]:
-        page = await self._objects.list(keys.queue_prefix(pool), limit=CANDIDATES)
+    async def _entries(self, found: Sequence[str]) -> list[QueueEntry]:
         entries = []
-        for key in page.keys:
+        for key in found:
             try:
                 entries.append(keys.parse_queue_key(key))
             except ValueError:
@@ -57,10 +65,11 @@ class JobQueue:
             if self._clock.now() - entry.created_at > YOUNG_HINT:
                 await self._objects.delete(entry.key)
             return None
-        if stored.record.status.is_terminal:
+        if stored.record.status.is_terminal or stored.record.attempt > entry.attempt:
             await self._objects.delete(entry.key)
+            return None
         if stored.record.status is not Status.QUEUED:
-            return None  # a running job's hint is left: its claimer removes it right now
+            return None  # its worker may be giving it back right now: the hint comes before that commit
         claim = stored.record.claim(worker=worker, now=self._clock.now(), lease_s=self._lease_s)
         try:
             return await self._jobs.advance(stored, claim)

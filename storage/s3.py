@@ -2,7 +2,8 @@
 
 Three clients, because their needs differ:
 
-- conditional writes are sent exactly once: an SDK retry after a lost answer would report 412 for our own write;
+- conditional writes are sent exactly once: an SDK retry after a lost answer would report 412 for our own write.
+  One at a time a key, too: some servers let the losers of a race wait for seconds;
 - reads, lists, deletes and unconditional puts are idempotent, so the SDK may retry them;
 - transfers have a connection pool of their own, so that a large file never starves the small requests.
 """
@@ -15,12 +16,13 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
 
 from storage._s3_clients import S3Config, make_client
-from storage._s3_errors import translated
+from storage._s3_errors import RangeBeyondEnd, of_entry, translated
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 
@@ -38,7 +40,7 @@ DELETE_BATCH = 1000
 
 
 class S3ObjectStore:
-    """`requests` counts the operations by S3's verbs; a multipart upload counts its parts."""
+    """`requests` counts the operations by S3's verbs: a stream's parts each, a file as one."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
@@ -47,6 +49,7 @@ class S3ObjectStore:
         self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
         self._clients: dict[str, S3Client] = {}
         self._making = Lock()
+        self._writing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self.requests: Counter[str] = Counter()
 
     # Small objects.
@@ -81,7 +84,10 @@ class S3ObjectStore:
         def read() -> bytes:
             return self._reader.get_object(**self._at(key), Range=wanted)["Body"].read()
 
-        return await self._call(read, key)
+        try:
+            return await self._call(read, key)
+        except RangeBeyondEnd:
+            return b""
 
     async def head(self, key: str) -> ObjectHead:
         self.requests["HEAD"] += 1
@@ -206,22 +212,24 @@ class S3ObjectStore:
 
     async def _conditional(self, key: str, body: bytes, content_type: str, condition: dict[str, str]) -> str:
         """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
+
+        def write() -> str:
+            answer = self._writer.put_object(
+                **self._at(key),
+                Body=body,
+                ContentType=content_type,
+                **condition,  # type: ignore[arg-type]  # the stubs type each keyword alone
+            )
+            return _unquoted(answer["ETag"])
+
         self.requests["PUT"] += 1
         try:
-            answer = await self._call(
-                lambda: self._writer.put_object(
-                    **self._at(key),
-                    Body=body,
-                    ContentType=content_type,
-                    **condition,  # type: ignore[arg-type]  # the stubs type each keyword alone
-                ),
-                key,
-            )
+            async with self._writing.setdefault(key, anyio.Lock()):
+                return await self._call(write, key)
         except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
             raise PreconditionFailed(key) from lost
         except (PreconditionFailed, StorageUnavailable) as unclear:
             return await self._settle(key, body, unclear)
-        return _unquoted(answer["ETag"])
 
     async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
         """Nothing there after a failure: the write may still be on its way, so no one may say that it is lost."""
@@ -244,7 +252,9 @@ class S3ObjectStore:
 
     def _delete_batch(self, keys: tuple[str, ...]) -> None:
         objects = [{"Key": self._prefix + key} for key in keys]
-        self._reader.delete_objects(Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+        answer = self._reader.delete_objects(Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+        for failed in answer.get("Errors", ()):
+            raise of_entry(failed.get("Code", ""), failed.get("Key", "").removeprefix(self._prefix))
 
     @property
     def _writer(self) -> "S3Client":
@@ -289,15 +299,21 @@ def content_disposition(filename: str) -> str:
 async def _parts(buffer: bytearray, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Parts of exactly PART_BYTES, the last one shorter, beginning with what `buffer` holds."""
     while len(buffer) >= PART_BYTES:
-        yield bytes(buffer[:PART_BYTES])
-        del buffer[:PART_BYTES]
+        yield _cut_part(buffer)
     async for chunk in chunks:
         buffer += chunk
         while len(buffer) >= PART_BYTES:
-            yield bytes(buffer[:PART_BYTES])
-            del buffer[:PART_BYTES]
+            yield _cut_part(buffer)
     if buffer:
         yield bytes(buffer)
+
+
+def _cut_part(buffer: bytearray) -> bytes:
+    """Through a view: a slice of the buffer would be one more copy of the part."""
+    with memoryview(buffer) as whole, whole[:PART_BYTES] as first:
+        part = bytes(first)
+    del buffer[:PART_BYTES]
+    return part
 
 
 def _head(key: str, answer: Any, size: int) -> ObjectHead:

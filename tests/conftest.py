@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from storage.s3 import S3Config, S3ObjectStore
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")
 
+RIVALS = 8
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -66,3 +67,15 @@ def objects(request: pytest.FixtureRequest, clock: ManualClock) -> ObjectStore:
         return MemoryObjectStore(clock)
     store: S3ObjectStore = request.getfixturevalue("s3_objects")
     return store
+
+
+@pytest.fixture
+async def rivals(objects: ObjectStore, request: pytest.FixtureRequest) -> AsyncIterator[Sequence[ObjectStore]]:
+    """What eight processes would have: stores of their own on one bucket, since one store writes a key in turn."""
+    if isinstance(objects, MemoryObjectStore):
+        yield [objects] * RIVALS
+        return
+    stores = [S3ObjectStore(request.getfixturevalue("s3_config")) for _ in range(RIVALS)]
+    yield stores
+    for store in stores:
+        await store.close()

@@ -1,6 +1,7 @@
 """The job store and the queue, over the in-memory store and the real S3 server."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
@@ -8,10 +9,10 @@ import pytest
 from storage import keys
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, TransitionRefused
-from storage.jobs import JobStore, index_key, queue_key
+from storage.jobs import MAX_LISTS, JobStore, index_key, queue_key
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.queue import JobQueue
+from storage.queue import CANDIDATES, JobQueue
 from storage.record import JobRecord, Status
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job
@@ -158,6 +159,34 @@ async def test_stale_hints_are_skipped_and_dropped(jobs: JobStore, objects: Obje
     assert stale not in (await objects.list(keys.index_prefix("default", "queued"))).keys
 
 
+async def test_a_hint_without_a_job_is_dropped_when_it_is_old(
+    jobs: JobStore, objects: ObjectStore, clock: ManualClock
+) -> None:
+    """A young one may belong to a submission in flight, and stays."""
+    hint = index_key(a_job(created_at=clock.now()), None)
+    await objects.put(hint, b"")
+    for minutes, left in ((9, (hint,)), (2, ())):
+        clock.set(clock.now() + timedelta(minutes=minutes))
+        assert (await jobs.page("default", status=None, limit=5, cursor=None)).jobs == ()
+        assert (await objects.list(keys.index_prefix("default", None))).keys == left
+
+
+async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: ObjectStore) -> None:
+    """Where hints are stale by the dozen a page costs few LISTs, and following the cursor still gives every job."""
+    wanted = a_job()
+    await jobs.create(wanted, workflow=GRAPH)
+    for n in range(1, 20):
+        await objects.put(index_key(a_job(created_at=CREATED + timedelta(seconds=n)), None), b"")
+    objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
+    first = await jobs.page("default", status=None, limit=2, cursor=None)
+    assert objects.requests["LIST"] == MAX_LISTS  # type: ignore[attr-defined]  # as above
+    found, cursor = list(first.jobs), first.next_cursor
+    while cursor is not None:
+        page = await jobs.page("default", status=None, limit=2, cursor=cursor)
+        found, cursor = [*found, *page.jobs], page.next_cursor
+    assert [record.job_id for record in found] == [wanted.job_id]
+
+
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "ü", "YWJj", "../../x"])
 async def test_a_foreign_cursor_is_refused(jobs: JobStore, cursor: str) -> None:
     """Only what this store issued is a cursor."""
@@ -218,19 +247,43 @@ async def test_pools_have_queues_of_their_own(jobs: JobStore, queue: JobQueue) -
     assert await queue.claim("h100", "w") is not None
 
 
-async def test_each_job_is_claimed_once(jobs: JobStore, queue: JobQueue) -> None:
-    """Eight workers at once, six jobs: six claims, no job twice."""
-    for _ in range(6):
+@pytest.mark.parametrize(("workers", "count"), [(8, 6), (32, 24)])
+async def test_each_job_is_claimed_once(
+    jobs: JobStore, rivals: Sequence[ObjectStore], clock: ManualClock, signal: MemorySignal, workers: int, count: int
+) -> None:
+    """More workers at once than jobs: every job is claimed, and none twice."""
+    for _ in range(count):
         await jobs.create(a_job(), workflow=GRAPH)
 
-    async def work(worker: str) -> list[str]:
-        mine = []
-        while (stored := await queue.claim("default", worker)) is not None:
+    async def work(number: int) -> list[str]:
+        objects, mine = rivals[number % len(rivals)], []
+        own = JobQueue(JobStore(objects, clock, signal), objects, clock, lease_s=60)
+        while (stored := await own.claim("default", f"w{number}")) is not None:
             mine.append(stored.record.job_id)
         return mine
 
-    claimed = [job for mine in await asyncio.gather(*(work(f"w{n}") for n in range(8))) for job in mine]
-    assert len(claimed) == len(set(claimed)) == 6
+    claimed = [job for mine in await asyncio.gather(*map(work, range(workers))) for job in mine]
+    assert len(claimed) == len(set(claimed)) == count
+
+
+async def test_hints_that_lead_nowhere_hide_no_job(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
+    """Young hints of submissions that never came about, more than one LIST brings, stand before a real job."""
+    await asyncio.gather(*(objects.put(queue_key(a_job(priority=9)), b"") for _ in range(CANDIDATES + 1)))
+    created = await jobs.create(a_job(), workflow=GRAPH)
+    claimed = await queue.claim("default", "w")
+    assert claimed is not None
+    assert claimed.record.job_id == created.record.job_id
+
+
+async def test_hints_of_earlier_attempts_are_dropped(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
+    """One that a claimer left behind goes; one of a release that is about to be committed stays."""
+    created = await jobs.create(a_job(), workflow=GRAPH)
+    claimed = await queue.claim("default", "w")
+    assert claimed is not None
+    for hint in (queue_key(created.record), queue_key(claimed.record)):
+        await objects.put(hint, b"")
+    assert await queue.claim("default", "v") is None
+    assert (await objects.list("queue/default/")).keys == (queue_key(claimed.record),)
 
 
 async def test_hints_of_finished_and_lost_jobs_are_dropped(
@@ -249,12 +302,13 @@ async def test_hints_of_finished_and_lost_jobs_are_dropped(
     assert (await objects.list("queue/default/")).keys == ()
 
 
-async def test_a_released_job_can_be_claimed_again(jobs: JobStore, queue: JobQueue) -> None:
-    """It is back in its old place, with the next attempt's number."""
+async def test_a_released_job_can_be_claimed_again(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
+    """With the next attempt's number, even if the first claimer's clean-up arrives late."""
     await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
     assert claimed is not None
-    await jobs.evolve_from(claimed, lambda r: r.release(attempt=1))
+    released = await jobs.evolve_from(claimed, lambda r: r.release(attempt=1))
+    await objects.delete(queue_key(a_job(**released.record.model_dump(exclude={"attempt"}))))  # late, of attempt 1
     again = await queue.claim("default", "v")
     assert again is not None
     assert again.record.attempt == 2

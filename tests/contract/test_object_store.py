@@ -1,9 +1,11 @@
 """`ObjectStore`: the in-memory store and the real S3 server do the same."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import tracemalloc
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -29,6 +31,7 @@ async def test_what_is_put_is_what_is_got(objects: ObjectStore) -> None:
     assert (stored.body, stored.head.etag, stored.head.size) == (b"{}", etag, 2)
     assert (await objects.head("a/b.json")).content_type == "application/json"
     assert await objects.get_range("a/b.json", 1, 10) == b"}"
+    assert await objects.get_range("a/b.json", 2, 10) == b""
 
 
 async def test_a_missing_object_is_not_found(objects: ObjectStore, tmp_path: Path) -> None:
@@ -66,31 +69,43 @@ async def test_replace_over_the_known_version_only(objects: ObjectStore) -> None
     assert (await objects.get("k")).body == b"two"
 
 
-async def test_a_race_to_create_has_one_winner(objects: ObjectStore) -> None:
-    """Four at once: one wins, the others are told so."""
+async def test_a_race_to_create_has_one_winner(rivals: Sequence[ObjectStore]) -> None:
+    """Eight processes at once: one wins, the others are told so, and the winner's bytes stay."""
 
-    async def contend(n: int) -> int:
+    async def contend(n: int) -> list[int]:
         try:
-            await objects.create("race", f"writer {n}".encode())
+            await rivals[n].create("race", f"writer {n}".encode())
         except PreconditionFailed:
-            return 0
-        return 1
+            return []
+        return [n]
 
-    assert sum(await asyncio.gather(*(contend(n) for n in range(4)))) == 1
+    outcomes = await asyncio.gather(*map(contend, range(len(rivals))))
+    winners = [n for won in outcomes for n in won]
+    assert [(await rivals[0].get("race")).body] == [f"writer {n}".encode() for n in winners]
 
 
-async def test_a_race_to_replace_has_one_winner(objects: ObjectStore) -> None:
-    """Three at once over one version: one wins."""
-    etag = await objects.put("race", b"start")
+async def test_a_race_to_replace_has_one_winner(rivals: Sequence[ObjectStore]) -> None:
+    """Eight processes at once over one version: one wins, and its bytes stay."""
+    etag = await rivals[0].put("race", b"start")
 
-    async def contend(n: int) -> int:
+    async def contend(n: int) -> list[int]:
         try:
-            await objects.replace("race", f"writer {n}".encode(), etag=etag)
+            await rivals[n].replace("race", f"writer {n}".encode(), etag=etag)
         except PreconditionFailed:
-            return 0
-        return 1
+            return []
+        return [n]
 
-    assert sum(await asyncio.gather(*(contend(n) for n in range(3)))) == 1
+    outcomes = await asyncio.gather(*map(contend, range(len(rivals))))
+    winners = [n for won in outcomes for n in won]
+    assert [(await rivals[0].get("race")).body] == [f"writer {n}".encode() for n in winners]
+
+
+async def test_one_store_writes_a_key_in_turn(objects: ObjectStore) -> None:
+    """Sixteen at once in one process: one winner still."""
+    outcomes = await asyncio.gather(
+        *(objects.create("race", f"writer {n}".encode()) for n in range(16)), return_exceptions=True
+    )
+    assert sum(not isinstance(outcome, PreconditionFailed) for outcome in outcomes) == 1
 
 
 async def test_files_of_any_size(objects: ObjectStore, tmp_path: Path) -> None:
@@ -110,6 +125,28 @@ async def test_streams_of_unknown_length(objects: ObjectStore) -> None:
         size = await objects.upload_stream("s", pieces(*chunks), content_type="text/plain")
         assert size == sum(map(len, chunks))
         assert b"".join([chunk async for chunk in objects.stream("s")]) == b"".join(chunks)
+
+
+async def test_a_long_stream_takes_little_memory(s3_objects: S3ObjectStore) -> None:
+    """64 MiB up and down: a few parts at a time are held, not the whole."""
+    chunk, count = b"x" * (1024 * 1024), 64
+
+    async def source() -> AsyncIterator[bytes]:
+        for _ in range(count):
+            yield chunk
+
+    await s3_objects.upload_stream("warm", pieces(chunk * 17), content_type="video/mp4")  # boto3 loads its models
+    tracemalloc.start()
+    try:
+        size = await s3_objects.upload_stream("long", source(), content_type="video/mp4")
+        received = 0
+        async for piece in s3_objects.stream("long"):
+            received += len(piece)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == received == len(chunk) * count
+    assert peak < 4 * PART_BYTES
 
 
 async def test_a_broken_stream_leaves_nothing(objects: ObjectStore) -> None:
@@ -183,6 +220,38 @@ async def test_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
     assert (longer.status_code, other.status_code, first.status_code, second.status_code) == (403, 403, 200, 412)
 
 
+async def test_a_key_that_could_not_be_deleted_is_told(s3_config: S3Config) -> None:
+    """The answer to a batch is a 200, whatever became of its keys."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        for fault, error in (("refuse_entry", StorageRefused), ("fail_entry", StorageUnavailable)):
+            proxy.methods, proxy.faults = frozenset({"POST"}), [cast(Fault, fault)]
+            with pytest.raises(error):
+                await objects.delete("one", "two")
+        await objects.close()
+
+
+async def test_an_unclear_answer_in_time_is_not_waited_for_for_ever(s3_config: S3Config) -> None:
+    """The write took effect and no answer comes: the read back says that we won."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url, read_timeout_s=0.5))
+        proxy.faults = ["hang_after_effect"]
+        etag = await objects.create("k", b'{"nonce": "mine"}')
+        assert (await objects.get("k")).head.etag == etag
+        await objects.close()
+
+
+async def test_a_lost_answer_to_a_lost_race_is_a_lost_race(s3_config: S3Config) -> None:
+    """Another writer's body is read back: the caller reads again and decides anew."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        await objects.put("k", b"theirs")
+        proxy.faults = ["drop_answer"]
+        with pytest.raises(PreconditionFailed):
+            await objects.create("k", b"mine")
+        await objects.close()
+
+
 @pytest.mark.parametrize("fault", ["drop_answer", "error_500_after_effect"])
 async def test_a_write_whose_answer_was_lost_is_recognised(s3_config: S3Config, fault: Fault) -> None:
     """The body is read back: it is ours, so we won, and no second write was sent."""
@@ -226,9 +295,11 @@ async def test_a_server_that_is_not_there(s3_config: S3Config) -> None:
     await objects.close()
 
 
-async def test_wrong_credentials_are_refused(s3_config: S3Config) -> None:
+async def test_wrong_credentials_are_refused(s3_config: S3Config, tmp_path: Path) -> None:
     """An operator must act: trying again would not help."""
     objects = S3ObjectStore(replace(s3_config, secret_key="wrong"))
-    with pytest.raises(StorageRefused):
-        await objects.put("k", b"x")
+    (tmp_path / "f").write_bytes(b"x")
+    for ask in (objects.put("k", b"x"), objects.upload_file("k", tmp_path / "f", content_type="text/plain")):
+        with pytest.raises(StorageRefused):
+            await ask
     await objects.close()

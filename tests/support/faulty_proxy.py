@@ -10,7 +10,8 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
-Fault = Literal["drop_answer", "error_500", "error_500_after_effect", "hang"]
+Fault = Literal["drop_answer", "error_500", "error_500_after_effect", "hang_after_effect", "refuse_entry", "fail_entry"]
+_ENTRY_CODES = {"refuse_entry": "AccessDenied", "fail_entry": "InternalError"}
 
 
 @dataclass(slots=True)
@@ -33,9 +34,12 @@ class FaultyProxy:
         body = await request.read()
         if fault == "error_500":
             return web.Response(status=500)
-        if fault == "hang":
-            await asyncio.sleep(60)
+        if fault in _ENTRY_CODES:
+            error = f"<Error><Key>one</Key><Code>{_ENTRY_CODES[fault]}</Code></Error>"
+            return web.Response(text=f"<DeleteResult>{error}</DeleteResult>", content_type="application/xml")
         answer = await self._forward(request, body)
+        if fault == "hang_after_effect":
+            await asyncio.sleep(60)
         if answer.status == 412 and self.ignored_headers & {name.lower() for name in request.headers}:
             return web.Response(headers={"ETag": '"ignored"'})
         if fault == "drop_answer":

@@ -19,6 +19,7 @@ entries = st.builds(
     created_at=times,
     tenant=st.sampled_from(["default", "a-b.c_d", "x"]),
     job_id=st.uuids(version=4).map(str),
+    attempt=st.integers(0, 5_000),
 )
 
 
@@ -44,7 +45,22 @@ def test_index_keys_sort_newest_first(moment: datetime, later: timedelta) -> Non
     older = keys.index("default", None, moment, JOB)
     newer = keys.index("default", None, moment + later, JOB)
     assert newer < older
-    assert keys.job_of_index(older) == JOB
+    assert keys.parse_index_key(older) == (moment, JOB)
+
+
+def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
+    """A late removal of the first attempt's key leaves the second's alone, and the place in the queue is kept."""
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    first, again = (QueueEntry("default", 0, now, "t", JOB, attempt).key for attempt in (0, 1))
+    younger = QueueEntry("default", 0, now + timedelta(milliseconds=1), "t", JOB, 0).key
+    assert first < again < younger
+
+
+@pytest.mark.parametrize("bad", ["", "x", "tenants/t/index/all/", f"tenants/t/index/all/123-{JOB}"])
+def test_a_foreign_key_is_no_index_key(bad: str) -> None:
+    """Whatever else lies in the index is recognised."""
+    with pytest.raises(ValueError, match="not an index key"):
+        keys.parse_index_key(bad)
 
 
 @pytest.mark.parametrize("bad", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101, "ü", "a\\b"])
@@ -56,7 +72,10 @@ def test_a_segment_from_outside_cannot_leave_its_place(bad: str) -> None:
         keys.record(bad, JOB)
 
 
-@pytest.mark.parametrize("bad", ["queue/default", "queue/default/x", "other/default/0000000-0000000000000-x-y", ""])
+@pytest.mark.parametrize(
+    "bad",
+    ["queue/default", "queue/default/x", f"queue/default/0999999-0000000000000-{JOB}-t", "other/default/0-0-x-y", ""],
+)
 def test_a_foreign_key_is_no_queue_key(bad: str) -> None:
     """Whatever else lies under the prefix is recognised."""
     with pytest.raises(ValueError, match="not a queue key"):
@@ -79,7 +98,7 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.probe(uuid.uuid4().hex),
         keys.index("t", None, now, JOB),
         keys.index("t", "queued", now, JOB),
-        QueueEntry("default", 0, now, "t", JOB).key,
+        QueueEntry("default", 0, now, "t", JOB, 0).key,
     ]
     folders = {key.rsplit("/", depth)[0] for key in every for depth in range(1, key.count("/") + 1)}
     assert not folders & set(every)
