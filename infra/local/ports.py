@@ -4,8 +4,9 @@ import socket
 
 
 def is_free(port: int) -> bool:
-    """Whether the port can be bound now; another process may still take it before it is used."""
+    """Whether a server could listen there now; another process may still take it before it is used."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -2,6 +2,7 @@
 
 Its S3 port needs credentials; the internal HTTP ports need signing keys that only this process knows.
 Acknowledged writes survive a kill, but not a power loss: it does not fsync.
+It comes back on the port that it had before, where that is free: presigned URLs name it.
 """
 
 import asyncio
@@ -66,14 +67,18 @@ class _Ports:
     admin: int
 
     @classmethod
-    def choose(cls) -> "_Ports":
+    def choose(cls, s3: int | None = None) -> "_Ports":
+        """Free ones; `s3` for the S3 port if it is free."""
         chosen: set[int] = set()
         while len(chosen) < len(_PORT_FLAGS):
             chosen.add(free_port())
         admin = free_port()
         while admin in chosen or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET):
             admin = free_port()
-        return cls(dict(zip(_PORT_FLAGS, chosen, strict=True)), admin)
+        by_flag = dict(zip(_PORT_FLAGS, chosen, strict=True))
+        if s3 is not None and s3 not in (*chosen, admin, admin + ADMIN_GRPC_OFFSET) and is_free(s3):
+            by_flag["s3.port"] = s3
+        return cls(by_flag, admin)
 
     @property
     def s3(self) -> int:
@@ -92,7 +97,8 @@ class LocalS3Server:
         self._access_key = access_key
         self._secret_key = secret_key
         self._cors_origin = cors_origin
-        self._ports = _Ports.choose()
+        self._port_file = data_dir / "s3.port"
+        self._ports = _Ports.choose(self._kept_port())
         self._process: asyncio.subprocess.Process | None = None
         self._last_error: StorageError | None = None
         self._jwt = {
@@ -125,6 +131,7 @@ class LocalS3Server:
         for _ in range(START_ATTEMPTS):
             await self._spawn()
             if await self._wait_ready():
+                self._port_file.write_text(f"{self._ports.s3}\n")
                 return
             await self.stop()
             if first_start:
@@ -141,9 +148,15 @@ class LocalS3Server:
             async with asyncio.timeout(STOP_GRACE_S):
                 await self._process.wait()
         except TimeoutError:
-            logger.warning("the S3 server did not stop within %.0f s: killed", STOP_GRACE_S)
+            logger.info("the S3 server did not stop within %.0f s: killed", STOP_GRACE_S)
         kill_group(self._process.pid)
         await self._process.wait()
+
+    def _kept_port(self) -> int | None:
+        try:
+            return int(self._port_file.read_text())
+        except (OSError, ValueError):
+            return None
 
     async def _spawn(self) -> None:
         if self._process is not None:

@@ -1,0 +1,118 @@
+"""The embedded S3 server: what it keeps, whom it lets in, and that it leaves nothing running."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+
+from infra.local.s3_server import LocalS3Server
+from storage.s3 import S3ObjectStore
+
+pytestmark = pytest.mark.anyio
+
+ORIGIN = "https://shop.example"
+
+
+def a_server(folder: Path) -> LocalS3Server:
+    return LocalS3Server(
+        data_dir=folder, bucket="own", access_key="OWNACCESSKEY", secret_key="own-secret-key", cors_origin=ORIGIN
+    )
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[LocalS3Server]:
+    server = a_server(tmp_path / "s3")
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def processes_of(folder: Path) -> list[psutil.Process]:
+    """Those whose command line names the folder."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if any(str(folder) in part for part in process.info["cmdline"] or ())]
+
+
+async def write(server: LocalS3Server, key: str) -> None:
+    objects = S3ObjectStore(server.config())
+    await objects.put(key, key.encode())
+    await objects.close()
+
+
+async def read(server: LocalS3Server, key: str) -> bytes:
+    objects = S3ObjectStore(server.config())
+    try:
+        return (await objects.get(key)).body
+    finally:
+        await objects.close()
+
+
+@pytest.mark.parametrize("victim", ["server", "guard"])
+async def test_what_was_written_outlives_a_kill(server: LocalS3Server, tmp_path: Path, victim: str) -> None:
+    """kill -9 of the server, or of the process that guards it: started again, it is the same bucket at the same URL."""
+    await write(server, "kept/1")
+    endpoint, guard = server.endpoint_url, server.pid
+    assert guard is not None
+    (child,) = psutil.Process(guard).children()
+    os.kill(child.pid if victim == "server" else guard, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while server.is_alive():
+            await asyncio.sleep(0.05)
+    await server.start()
+    assert server.endpoint_url == endpoint
+    assert await read(server, "kept/1") == b"kept/1"
+    assert not child.is_running()
+
+
+async def test_urls_outlive_a_restart(server: LocalS3Server, tmp_path: Path) -> None:
+    """A later run in the same folder takes the same port, so that a presigned URL still works."""
+    await write(server, "kept/1")
+    objects = S3ObjectStore(server.config())
+    url = objects.presign_get("kept/1", expires_s=600, filename="k", content_type="text/plain").url
+    await objects.close()
+    await server.stop()
+    assert processes_of(tmp_path) == []
+    again = a_server(tmp_path / "s3")
+    await again.start()
+    try:
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(url)).text == "kept/1"
+    finally:
+        await again.stop()
+
+
+async def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
+    """Another program listens where the last run did: the server goes elsewhere."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        (tmp_path / "s3.port").write_text(str(taken))
+        assert urlsplit(a_server(tmp_path).endpoint_url).port != taken
+
+
+async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
+    """No request without credentials, no port beyond loopback, and no secret in a command line."""
+    assert server.pid is not None
+    async with httpx.AsyncClient(base_url=server.endpoint_url) as client:
+        assert (await client.get("/own/?list-type=2")).status_code == 403
+        assert (await client.put("/own/x", content=b"x")).status_code == 403
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    listening = {c.laddr.ip for p in family for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    assert not [part for process in family for part in process.cmdline() if "own-secret-key" in part]
+
+
+async def test_a_browser_of_the_named_origin_may_upload(server: LocalS3Server) -> None:
+    """And one of another origin may not."""
+    headers = {"access-control-request-method": "PUT", "access-control-request-headers": "content-type,if-none-match"}
+    async with httpx.AsyncClient(base_url=server.endpoint_url) as client:
+        allowed = await client.options("/own/x", headers=headers | {"origin": ORIGIN})
+        other = await client.options("/own/x", headers=headers | {"origin": "https://else.example"})
+    assert allowed.headers["access-control-allow-origin"] == ORIGIN
+    assert "access-control-allow-origin" not in other.headers

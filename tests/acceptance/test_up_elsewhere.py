@@ -1,0 +1,78 @@
+"""`comfyui-modal up` with a bucket, or a ComfyUI, that someone else runs."""
+
+import io
+import subprocess
+import uuid
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from storage.s3 import S3Config
+from tests.support.environment import clean_environment
+from tests.support.up import COMMAND, finished, up
+from tests.support.workbench import ENGINE_ENVIRONMENT
+from workers.comfy.host import EngineProcess
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workflows import examples
+
+pytestmark = pytest.mark.xdist_group("up")
+
+
+def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: Path) -> None:
+    """No S3 server is started, and the job's objects lie in that bucket."""
+    settings = {
+        "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
+        "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
+        "COMFYUI_MODAL_S3_SECRET_KEY": s3_config.secret_key or "",
+        "COMFYUI_MODAL_S3_PREFIX": f"elsewhere-{uuid.uuid4().hex}",
+    }
+    with up(tmp_path / "data", "--bucket", s3_config.bucket, environment=settings) as running:
+        connection = running.connection
+        assert "s3" not in connection["processes"]
+        assert (connection["bucket"], connection["s3_endpoint"]) == (s3_config.bucket, s3_config.endpoint_url)
+        with running.client() as client:
+            job_id = client.post("/v1/jobs", json={"workflow": examples.load("words")}).json()["job_id"]
+            (output,) = finished(client, job_id)["outputs"]
+        assert f"/{s3_config.bucket}/{settings['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
+        assert httpx.get(output["url"]).text == output["text"] == "hello, world"
+
+
+@pytest.mark.anyio
+async def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:
+    """Inputs and outputs travel by HTTP: its folders are not ours."""
+    spec = EngineSpec.lite(folders=EngineFolders(tmp_path / "theirs"), environment=ENGINE_ENVIRONMENT)
+    host = EngineProcess(spec)
+    await host.start()
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(_png())
+    try:
+        with up(tmp_path / "data", "--engine", host.engine.url) as running:
+            assert running.connection["comfyui_url"] == host.engine.url
+            done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert (tmp_path / "out" / "still_00001_.png").exists()
+            refused = running.command("doctor")
+            assert refused.returncode == 0, refused.stdout
+    finally:
+        await host.stop()
+
+
+def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:
+    """It executes one prompt at a time: a second worker would only wait."""
+    done = subprocess.run(
+        [*COMMAND, "up", "--port", "0", "--data", str(tmp_path), "--engine", "http://127.0.0.1:9", "--workers", "2"],
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, "one worker" in done.stderr) == (2, True)
+
+
+def _png() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 48), (10, 200, 30)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,98 @@
+"""A running `comfyui-modal up`, seen from outside."""
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from tests.support.environment import clean_environment
+
+COMMAND = [sys.executable, "-m", "infra.cli"]
+
+
+class Up:
+    """A running `up`, by its connection.json."""
+
+    def __init__(self, data: Path, process: subprocess.Popen[str]) -> None:
+        self.data = data
+        self.process = process
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        connection: dict[str, Any] = json.loads((self.data / "connection.json").read_text())
+        return connection
+
+    def client(self) -> httpx.Client:
+        connection = self.connection
+        headers = {"authorization": f"Bearer {connection['api_key']}"}
+        return httpx.Client(base_url=connection["api_url"], headers=headers, timeout=60)
+
+    def command(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*COMMAND, *arguments, "--data", str(self.data)],
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def logs(self) -> str:
+        return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in (self.data / "logs").glob("*.log"))
+
+
+@contextmanager
+def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Up]:
+    """Started on a free port, ended by SIGTERM; nothing of it is left running."""
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0", "--data", str(data), *options],
+        env=clean_environment() | (environment or {}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    family: list[psutil.Process] = []
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert line.startswith("ready: "), line
+        running = Up(data, process)
+        yield running
+        family = psutil.Process(process.pid).children(recursive=True)
+    finally:
+        process.terminate()
+        with process:
+            started = time.monotonic()
+            process.wait(20)
+    assert process.returncode == 0
+    assert time.monotonic() - started < 10
+    _, alive = psutil.wait_procs(family, timeout=5)
+    assert not alive, alive
+    assert not (data / "connection.json").exists()
+
+
+def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}?wait=10").json()
+        if job["status"] in ("completed", "failed"):
+            return job
+    raise AssertionError(f"job {job_id} did not end")
+
+
+def eventually(check: Any, seconds: float = 30) -> Any:
+    """What `check` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, KeyError, httpx.HTTPError):
+            if found := check():
+                return found
+        time.sleep(0.1)
+    raise AssertionError("it never came true")
