@@ -55,7 +55,7 @@ async def read(server: LocalS3Server, key: str) -> bytes:
 
 
 @pytest.mark.parametrize("victim", ["server", "guard"])
-async def test_what_was_written_outlives_a_kill(server: LocalS3Server, tmp_path: Path, victim: str) -> None:
+async def test_what_was_written_outlives_a_kill(server: LocalS3Server, victim: str) -> None:
     """kill -9 of the server, or of the process that guards it: started again, it is the same bucket at the same URL."""
     await write(server, "kept/1")
     endpoint, guard = server.endpoint_url, server.pid
@@ -63,12 +63,12 @@ async def test_what_was_written_outlives_a_kill(server: LocalS3Server, tmp_path:
     (child,) = psutil.Process(guard).children()
     os.kill(child.pid if victim == "server" else guard, signal.SIGKILL)
     async with asyncio.timeout(20):
-        while server.is_alive():
+        while server.is_alive():  # noqa: ASYNC110  a process that ends sets no event
             await asyncio.sleep(0.05)
     await server.start()
     assert server.endpoint_url == endpoint
     assert await read(server, "kept/1") == b"kept/1"
-    assert not child.is_running()
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
 async def test_urls_outlive_a_restart(server: LocalS3Server, tmp_path: Path) -> None:
