@@ -53,6 +53,10 @@ class Settings(BaseSettings):
     lite_fault_nodes: bool = Field(default=False, description="offer the lite engine's nodes that fail on purpose")
     pool: str = Field("default", description="the pool whose queue this worker serves")
     lease_s: Seconds = Field(60.0, description="how long a running job may show no sign of life, seconds")
+    max_attempts: Annotated[int, Field(ge=1, le=999)] = Field(
+        3, description="how often a job may lose its worker before it fails"
+    )
+    reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for jobs that lost their worker, seconds")
     progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker looks for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker looks at the queue, seconds")

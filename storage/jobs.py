@@ -113,10 +113,10 @@ class JobStore:
         before = stored.record
         moved = before.status is not changed.status
         if moved:
-            await self._put_hints(index_key(changed, changed.status), *_queue_keys(changed))
+            await self._put_hints(index_key(changed, changed.status), *_work_keys(changed))
         committed = await self._commit(changed.model_copy(update={"rev": before.rev + 1}), etag=stored.etag)
         if moved:
-            await self._drop_hints(index_key(before, before.status), *_queue_keys(before))
+            await self._drop_hints(index_key(before, before.status), *_work_keys(before))
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
         if changed.status is Status.QUEUED:
             self._signal.ring(queue_topic(changed.pool))
@@ -173,8 +173,19 @@ def queue_key(record: JobRecord) -> str:
     ).key
 
 
-def _queue_keys(record: JobRecord) -> tuple[str, ...]:
-    return (queue_key(record),) if record.status is Status.QUEUED else ()
+def running_key(record: JobRecord) -> str:
+    return keys.RunningEntry(record.pool, record.tenant, record.job_id, record.attempt).key
+
+
+def _work_keys(record: JobRecord) -> tuple[str, ...]:
+    """The hint by which others find a job that is not over: to claim it, or to recover it."""
+    match record.status:
+        case Status.QUEUED:
+            return (queue_key(record),)
+        case Status.RUNNING:
+            return (running_key(record),)
+        case _:
+            return ()
 
 
 def _encode_cursor(key: str) -> str:

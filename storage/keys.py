@@ -10,6 +10,7 @@
                                         /data           the bytes
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
     queue/<pool>/<entry>                                hints for claiming, best job first; the entry names the tenant
+    running/<pool>/<entry>                              hints for recovery: which attempts may have lost their worker
     engines/<pool>/object_info.json.gz                  node classes of the deployed engine
     probes/<nonce>                                      what `doctor` writes and removes
 
@@ -34,6 +35,8 @@ INDEX_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<job_id>[A-Za-z0-9-]{1,64})")
 _QUEUE_KEY = re.compile(
     r"queue/(?P<pool>[^/]+)/(?P<order>\d{7})-(?P<ms>\d{13})-(?P<job_id>[0-9a-f-]{36})-(?P<attempt>\d{3,9})-(?P<tenant>[^/]+)"
 )
+
+_RUNNING_KEY = re.compile(r"running/(?P<pool>[^/]+)/(?P<job_id>[0-9a-f-]{36})-(?P<attempt>\d{3,9})-(?P<tenant>[^/]+)")
 
 
 def check_segment(value: str) -> str:
@@ -153,6 +156,32 @@ def parse_queue_key(key: str) -> QueueEntry:
         job_id=match["job_id"],
         attempt=int(match["attempt"]),
     )
+
+
+RUNNING = "running/"
+
+
+@dataclass(frozen=True, slots=True)
+class RunningEntry:
+    """What a running key tells: which attempt at which job may need recovery."""
+
+    pool: str
+    tenant: str
+    job_id: str
+    attempt: int
+
+    @property
+    def key(self) -> str:
+        entry = f"{check_segment(self.job_id)}-{self.attempt:03d}-{check_segment(self.tenant)}"
+        return f"{RUNNING}{check_segment(self.pool)}/{entry}"
+
+
+def parse_running_key(key: str) -> RunningEntry:
+    """The inverse of `RunningEntry.key`; ValueError for anything else."""
+    match = _RUNNING_KEY.fullmatch(key)
+    if match is None:
+        raise ValueError(f"not a running key: {key!r}")
+    return RunningEntry(match["pool"], match["tenant"], match["job_id"], int(match["attempt"]))
 
 
 def _ms(moment: datetime) -> int:

@@ -36,6 +36,7 @@ class MemoryObjectStore:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._entries: dict[str, _Entry] = {}
+        self._folders: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
 
     async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
@@ -96,7 +97,8 @@ class MemoryObjectStore:
     async def delete(self, *keys: str) -> None:
         self.requests["DELETE"] += 1 if keys else 0
         for key in keys:
-            self._entries.pop(key, None)
+            if self._entries.pop(key, None) is not None:
+                self._folders.subtract(_folders(key))
 
     def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
         query = urlencode({"filename": filename, "type": content_type, "expires": expires_s})
@@ -120,10 +122,19 @@ class MemoryObjectStore:
             raise ObjectNotFound(key) from None
 
     def _write(self, key: str, body: bytes, content_type: str) -> str:
-        _check_key(key)
+        if key not in self._entries:
+            self._check_key(key)
+            self._folders.update(_folders(key))
         entry = _Entry(bytes(body), content_type, self._clock.now())
         self._entries[key] = entry
         return entry.etag
+
+    def _check_key(self, key: str) -> None:
+        for segment in key.split("/"):
+            if segment in ("", ".", "..") or "\\" in segment or len(segment.encode()) > _LONGEST_SEGMENT:
+                raise ValueError(f"not a safe key: {key!r}")
+        if self._folders[key] > 0 or any(folder in self._entries for folder in _folders(key)):
+            raise ValueError(f"one key is another's folder: {key!r}")
 
     def _expiry(self, expires_s: int) -> datetime:
         return self._clock.now() + timedelta(seconds=expires_s)
@@ -133,7 +144,7 @@ def _head(key: str, entry: _Entry) -> ObjectHead:
     return ObjectHead(key, entry.etag, len(entry.body), entry.content_type, entry.modified)
 
 
-def _check_key(key: str) -> None:
-    for segment in key.split("/"):
-        if segment in ("", ".", "..") or "\\" in segment or len(segment.encode()) > _LONGEST_SEGMENT:
-            raise ValueError(f"not a safe key: {key!r}")
+def _folders(key: str) -> list[str]:
+    """`a` and `a/b` for `a/b/c`."""
+    parts = key.split("/")
+    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

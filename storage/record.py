@@ -22,6 +22,9 @@ from storage.errors import AttemptFenced, TransitionRefused
 CANCELLED_MESSAGE = "Cancelled by user"
 """The `error` of a cancelled job: the first version's wording, which clients compare with."""
 
+WORKER_LOST = "worker_lost"
+"""The code of a job that lost its worker in every attempt: no worker is left to say so itself."""
+
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]
 
 
@@ -201,6 +204,27 @@ class JobRecord(_Value):
         """Give the job back to the queue: its worker is going away."""
         self._held_by(attempt)
         return self._change(Change.RELEASE, lease=None, progress=0, progress_details=ProgressDetails(), outputs=())
+
+    def expire(self, *, now: datetime, max_attempts: int) -> "JobRecord":
+        """What becomes of a running job whose lease has ended; the very same record while it has not.
+
+        Back to the queue while attempts are left; else it fails, as does a job that was to be cancelled anyway, or
+        whose time is up.
+        """
+        if self.status is not Status.RUNNING or self.lease is None or self.lease.expires_at > now:
+            return self
+        if self.cancel_requested_at is not None:
+            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
+        if self.started_at is not None and now - self.started_at >= timedelta(seconds=self.timeout_s):
+            return self._give_up(now, "timeout", f"its worker was lost, and its timeout of {self.timeout_s} s is over")
+        if self.attempt >= max_attempts:
+            return self._give_up(now, WORKER_LOST, f"its worker was lost in each of {self.attempt} attempts")
+        return self.release(attempt=self.attempt)
+
+    def _give_up(self, now: datetime, code: str, message: str) -> "JobRecord":
+        """Outputs that the lost worker had reported are in the bucket, and are kept."""
+        error = ErrorDetail(code=code, message=message, attempt=self.attempt)
+        return self.fail(attempt=self.attempt, now=now, error=error, outputs=self.outputs)
 
     def complete(self, *, attempt: int, now: datetime, outputs: tuple[Output, ...]) -> "JobRecord":
         self._held_by(attempt)

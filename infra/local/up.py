@@ -69,19 +69,23 @@ class LocalRuntime:
         self._written: Connection | None = None
         self.server: LocalS3Server | None = None
         self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.api = self._child("api", "infra.api_process", fd=listener.fileno())
-        self.workers = [self._child(f"worker-{n + 1}", "infra.worker_process") for n in range(options.workers)]
+        workers = [self._child(f"worker-{n + 1}", "infra.worker_process") for n in range(options.workers)]
+        self.children = [
+            self._child("api", "infra.api_process", fd=listener.fileno()),
+            self._child("reaper", "infra.reaper_process"),
+            *workers,
+        ]
 
     @property
     def ready(self) -> bool:
-        return all(self._presence(child) for child in (self.api, *self.workers))
+        return all(self._presence(child) for child in self.children)
 
     def start(self) -> None:
-        for child in (self.api, *self.workers):
+        for child in self.children:
             child.start()
 
     async def stop(self) -> None:
-        await asyncio.gather(*(child.stop(GRACE_S) for child in (self.api, *self.workers)))
+        await asyncio.gather(*(child.stop(GRACE_S) for child in self.children))
 
     def connection(self) -> Connection:
         settings = self._settings
@@ -89,7 +93,7 @@ class LocalRuntime:
         if self.server is not None and self.server.pid is not None:
             processes["s3"] = self.server.pid
         urls: dict[str, str] = {}
-        for child in (self.api, *self.workers):
+        for child in self.children:
             if child.pid is not None:
                 processes[child.spec.name] = child.pid
             presence = self._presence(child)

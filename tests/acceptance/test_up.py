@@ -45,7 +45,7 @@ def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
         *("api_url", "api_key", "s3_endpoint", "bucket", "region", "access_key", "secret_key"),
         *("comfyui_url", "processes"),
     }
-    wanted = {"up", "s3", "api", *(f"worker-{n}" for n in range(1, 5)), *(f"engine-{n}" for n in range(1, 5))}
+    wanted = {"up", "s3", "api", "reaper", *(f"worker-{n}" for n in range(1, 5)), *(f"engine-{n}" for n in range(1, 5))}
     assert set(connection["processes"]) == wanted
     assert all(psutil.pid_exists(pid) for pid in connection["processes"].values())
     assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
@@ -208,7 +208,7 @@ def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:
     assert (done.returncode, "in use" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3"])
+@pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3", "reaper"])
 def test_a_killed_process_comes_back(running: Up, name: str) -> None:
     """connection.json tells its new pid, and jobs run."""
     pid = running.connection["processes"][name]
@@ -222,6 +222,18 @@ def test_a_killed_process_comes_back(running: Up, name: str) -> None:
         eventually(lambda: client.get("/ready").status_code == 200)
         job_id = eventually(lambda: client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"])
         assert finished(client, job_id)["status"] == "completed"
+
+
+def test_a_job_whose_worker_is_killed_is_run_again(tmp_path: Path) -> None:
+    """kill -9 in the middle of a node: the job's next attempt completes it."""
+    quick = {"COMFYUI_MODAL_LEASE_S": "3", "COMFYUI_MODAL_REAP_INTERVAL_S": "0.5"}
+    with up(tmp_path / "data", environment=quick) as running, running.client() as client:
+        job_id = client.post("/v1/jobs", json={"workflow": slow(40, 0.1)}).json()["job_id"]
+        eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["progress_details"]["step"])
+        os.kill(running.connection["processes"]["worker-1"], signal.SIGKILL)
+        job = finished(client, job_id)
+        assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 2, 1)
+        assert len(httpx.get(job["outputs"][0]["url"]).content) == job["outputs"][0]["size_bytes"]
 
 
 def test_data_survive_a_restart(tmp_path: Path) -> None:

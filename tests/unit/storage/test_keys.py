@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import keys
-from storage.keys import MAX_PRIORITY, MIN_PRIORITY, QueueEntry
+from storage.keys import MAX_PRIORITY, MIN_PRIORITY, QueueEntry, RunningEntry
 
 JOB = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
 times = st.integers(1_600_000_000_000, 7_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC))
@@ -27,6 +27,15 @@ entries = st.builds(
 def test_a_queue_key_tells_its_entry(entry: QueueEntry) -> None:
     """What is written into the key is read from it."""
     assert keys.parse_queue_key(entry.key) == entry
+
+
+@given(st.integers(1, 5_000), st.sampled_from(["default", "a-b.c_d"]))
+def test_a_running_key_tells_its_entry(attempt: int, tenant: str) -> None:
+    """Which attempt at which job."""
+    entry = RunningEntry("default", tenant, JOB, attempt)
+    assert keys.parse_running_key(entry.key) == entry
+    with pytest.raises(ValueError, match="not a running key"):
+        keys.parse_running_key(entry.key + "/x")
 
 
 @given(entries, entries)
@@ -99,6 +108,7 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.index("t", None, now, JOB),
         keys.index("t", "queued", now, JOB),
         QueueEntry("default", 0, now, "t", JOB, 0).key,
+        RunningEntry("default", "t", JOB, 1).key,
     ]
     folders = {key.rsplit("/", depth)[0] for key in every for depth in range(1, key.count("/") + 1)}
     assert not folders & set(every)

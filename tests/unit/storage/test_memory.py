@@ -1,0 +1,35 @@
+"""The in-memory store refuses what some S3 server would mishandle."""
+
+import pytest
+
+from storage.clock import SystemClock
+from storage.memory import MemoryObjectStore
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def objects() -> MemoryObjectStore:
+    return MemoryObjectStore(SystemClock())
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "a/./b", "a/../b", "a\\b", "x" * 256, "ü" * 128])
+async def test_an_unsafe_key_is_refused(objects: MemoryObjectStore, key: str) -> None:
+    """However it is written."""
+    for write in (objects.put(key, b""), objects.create(key, b"")):
+        with pytest.raises(ValueError, match="not a safe key"):
+            await write
+    assert objects.keys() == ()
+
+
+async def test_no_key_is_anothers_folder(objects: MemoryObjectStore) -> None:
+    """Neither above a key nor below one, until that key has gone."""
+    await objects.put("jobs/1/job.json", b"")
+    await objects.put("jobs/1/job.json", b"again")
+    for key in ("jobs", "jobs/1", "jobs/1/job.json/x"):
+        with pytest.raises(ValueError, match="another's folder"):
+            await objects.put(key, b"")
+    await objects.put("jobs/10", b"")
+    await objects.delete("jobs/1/job.json", "missing")
+    await objects.put("jobs/1", b"")
+    assert objects.keys() == ("jobs/1", "jobs/10")
