@@ -1,4 +1,4 @@
-"""An S3 server and a worker for benches."""
+"""An S3 server for benches."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -6,19 +6,33 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from infra.local.s3_server import LocalS3Server
-from storage.s3 import S3ObjectStore
+from storage.s3 import S3Config, S3ObjectStore
+
+BUCKET, ACCESS_KEY, SECRET_KEY = "bench", "BENCHACCESSKEY", "bench-secret-key"
+
+
+def bench_config(endpoint_url: str) -> S3Config:
+    """How a process of its own reaches the server at this address."""
+    return S3Config(BUCKET, endpoint_url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+
+
+@asynccontextmanager
+async def bench_server() -> AsyncIterator[str]:
+    """The address of a server whose data go when the context ends."""
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
+        server = LocalS3Server(data_dir=Path(folder), bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
+        await server.start()
+        try:
+            yield server.endpoint_url
+        finally:
+            await server.stop()
 
 
 @asynccontextmanager
 async def bench_store() -> AsyncIterator[S3ObjectStore]:
-    with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
-        server = LocalS3Server(
-            data_dir=Path(folder), bucket="bench", access_key="BENCHACCESSKEY", secret_key="bench-secret-key"
-        )
-        await server.start()
-        objects = S3ObjectStore(server.config())
+    async with bench_server() as endpoint_url:
+        objects = S3ObjectStore(bench_config(endpoint_url))
         try:
             yield objects
         finally:
             await objects.close()
-            await server.stop()
