@@ -226,19 +226,36 @@ class JobRecord(_Value):
         error = ErrorDetail(code=code, message=message, attempt=self.attempt)
         return self.fail(attempt=self.attempt, now=now, error=error, outputs=self.outputs)
 
-    def complete(self, *, attempt: int, now: datetime, outputs: tuple[Output, ...]) -> "JobRecord":
+    def complete(
+        self, *, attempt: int, now: datetime, outputs: tuple[Output, ...], nodes_total: int = 0
+    ) -> "JobRecord":
+        """`nodes_total` where the last report did not tell it: a quick job is over before its first one."""
         self._held_by(attempt)
-        total = self.progress_details.nodes_total
+        total = max(nodes_total, self.progress_details.nodes_total)
         done = ProgressDetails(nodes_completed=total, nodes_total=total)
         return self._change(
             Change.COMPLETE, lease=None, completed_at=now, progress=100, progress_details=done, outputs=outputs
         )
 
-    def fail(self, *, attempt: int, now: datetime, error: ErrorDetail, outputs: tuple[Output, ...] = ()) -> "JobRecord":
-        """The current attempt failed for good; outputs that were finished before are kept."""
+    def fail(
+        self,
+        *,
+        attempt: int,
+        now: datetime,
+        error: ErrorDetail,
+        outputs: tuple[Output, ...] = (),
+        details: ProgressDetails | None = None,
+    ) -> "JobRecord":
+        """The current attempt failed for good; outputs that were finished before are kept, and how far it came."""
         self._held_by(attempt)
         return self._change(
-            Change.FAIL, lease=None, completed_at=now, error=error.message, error_detail=error, outputs=outputs
+            Change.FAIL,
+            lease=None,
+            completed_at=now,
+            error=error.message,
+            error_detail=error,
+            outputs=outputs,
+            progress_details=details or self.progress_details,
         )
 
     def cancel(self, *, now: datetime) -> "JobRecord":

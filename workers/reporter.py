@@ -80,6 +80,11 @@ class Reporter:
         self._heard_cancel = False
         self._wrote_at = self._looked_at = asyncio.get_running_loop().time()
 
+    @property
+    def details(self) -> ProgressDetails | None:
+        """The newest details, whether they were written yet or not."""
+        return self._snapshot.details if self._snapshot else None
+
     def update(self, snapshot: Snapshot) -> None:
         """Remember what to tell at the next write."""
         self._snapshot = snapshot

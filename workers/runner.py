@@ -13,7 +13,7 @@ from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError, StorageUnavailable
 from storage.jobs import Change, JobStore, StoredJob
 from storage.objects import ObjectStore
-from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output
+from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output, ProgressDetails
 from storage.runtimes import RuntimeStore
 from storage.signal import Signal
 from workers.attempt import Attempt, Workbench
@@ -98,7 +98,8 @@ class JobRunner:
             raise AttemptFenced(f"attempt {record.attempt} of job {record.job_id} was taken over")
         reporter.stop()
         await reporting
-        return RunResult(await self._conclude(reporter.stored, work.result()), attempt.engine_suspect)
+        concluded = await self._conclude(reporter.stored, work.result(), reporter.details)
+        return RunResult(concluded, attempt.engine_suspect)
 
     def _uploads(self, record: JobRecord) -> OutputUploads:
         return OutputUploads(
@@ -115,16 +116,17 @@ class JobRunner:
         )
         return Attempt(bench, record, uploads)
 
-    async def _conclude(self, stored: StoredJob, outcome: "_Outcome") -> StoredJob:
+    async def _conclude(self, stored: StoredJob, outcome: "_Outcome", details: ProgressDetails | None) -> StoredJob:
         """Commit the terminal record, however long the bucket takes to come back (within reason)."""
         attempt = stored.record.attempt
 
         def concluded(record: JobRecord) -> JobRecord:
             now = self._stores.clock.now()
             if outcome.failure is None:
-                return record.complete(attempt=attempt, now=now, outputs=outcome.outputs)
+                nodes = details.nodes_total if details else 0
+                return record.complete(attempt=attempt, now=now, outputs=outcome.outputs, nodes_total=nodes)
             error = _detail(outcome.failure, attempt)
-            return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs)
+            return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
 
         concluded_job = await self._commit(stored, concluded)
         if outcome.failure is None:

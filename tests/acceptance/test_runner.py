@@ -64,6 +64,7 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
         inputs=(Input(node="2", field="width", value=32),),
     )
     assert (record.status, record.progress, record.error) == (Status.COMPLETED, 100, None)
+    assert (record.progress_details.nodes_completed, record.progress_details.nodes_total) == (4, 4)
     (output,) = record.outputs
     assert (output.filename, output.type, output.content_type) == ("still_00001_.png", "image", "image/png")
     assert (output.width, output.height, output.frames) == (32, 24, 1)
@@ -162,6 +163,7 @@ async def test_a_failed_node_is_named_and_earlier_outputs_are_kept(bench: Bench)
         "RuntimeError",
     )
     assert [output.node_id for output in record.outputs] == ["2"]
+    assert (record.progress_details.current_node, record.progress_details.nodes_completed) == ("3", 2)
 
 
 async def test_out_of_memory_has_a_code_of_its_own(bench: Bench) -> None:
