@@ -5,6 +5,7 @@ file, and a short placeholder takes its place; what is left is small and parsed 
 """
 
 import binascii
+import hashlib
 import json
 import re
 import secrets
@@ -94,6 +95,7 @@ class Body:
         self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
         self._nonce = secrets.token_hex(8)
         self._spools: list[Path] = []
+        self._digest = hashlib.sha256()
         self.folder = Path(self._folder.name)
 
     def __enter__(self) -> Self:
@@ -112,11 +114,17 @@ class Body:
             size += len(chunk)
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
+            self._digest.update(chunk)
             scanner.feed(chunk)
         document = json.loads(scanner.finish(), parse_constant=_refuse_constant)
         if _is_deeper(document, MAX_DEPTH):
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
         return document
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the body's very bytes."""
+        return self._digest.hexdigest()
 
     def spooled(self, value: str) -> SpooledText:
         """The string that `value` is, or that it stands for."""

@@ -18,6 +18,7 @@ _WORKFLOW = {
 }
 _JOB_ID = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
 
+_IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
 _SUBMISSION_PROBLEMS = (
     "malformed-json",
     "unsupported-media-type",
@@ -46,6 +47,7 @@ _SUBMISSION_PROBLEMS = (
     "upload-incomplete",
     "fetch-refused",
     "fetch-failed",
+    *_IDEMPOTENCY_PROBLEMS,
 )
 
 
@@ -78,6 +80,9 @@ class Operation:
 
 
 _ID = Parameter("job_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the job")
+_KEY = Parameter(
+    "Idempotency-Key", "header", {"type": "string", "maxLength": 255}, "the same key and body make one thing, for 24 h"
+)
 _KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
 
 OPERATIONS = (
@@ -86,7 +91,11 @@ OPERATIONS = (
         "post",
         "/v1/jobs",
         "Submit a workflow",
-        {202: ("stored: it will end in exactly one way", wire.JobAccepted)},
+        {
+            202: ("stored: it will end in exactly one way", wire.JobAccepted),
+            200: ("an earlier request with this Idempotency-Key had made it", wire.JobAccepted),
+        },
+        parameters=(_KEY,),
         request=wire.JobRequest,
         example={"workflow": _WORKFLOW, "inputs": [{"node": "1", "field": "width", "value": 512}]},
         refusals=_SUBMISSION_PROBLEMS,
@@ -160,10 +169,20 @@ OPERATIONS = (
         "post",
         "/v1/uploads",
         "Get a presigned PUT for a large input",
-        {201: ("send the file there, then use upload_id in a job", wire.UploadCreated)},
+        {
+            201: ("send the file there, then use upload_id in a job", wire.UploadCreated),
+            200: ("an earlier request with this Idempotency-Key had made it", wire.UploadCreated),
+        },
+        parameters=(_KEY,),
         request=wire.UploadRequest,
         example={"filename": "cat.png", "content_type": "image/png", "size_bytes": 2034852},
-        refusals=("malformed-json", "request-too-large", "validation-error", "upload-too-large"),
+        refusals=(
+            "malformed-json",
+            "request-too-large",
+            "validation-error",
+            "upload-too-large",
+            *_IDEMPOTENCY_PROBLEMS,
+        ),
     ),
     Operation(
         "get_health", "get", "/health", "Whether the process lives", {200: ("it lives", wire.Health)}, is_open=True

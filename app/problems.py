@@ -71,6 +71,15 @@ _TYPES = (
     ProblemType("upload-too-large", 422, "The upload is too large", "see the limit in the detail"),
     ProblemType("fetch-refused", 422, "A URL may not be fetched", "use a public http or https URL of a media file"),
     ProblemType("fetch-failed", 422, "A URL could not be fetched", "see that it answers 200 without a login"),
+    ProblemType(
+        "idempotency-key-reused",
+        409,
+        "The Idempotency-Key stands for another request",
+        "use a new key for a new request",
+    ),
+    ProblemType(
+        "bad-idempotency-key", 422, "The Idempotency-Key is not usable", "send 1 to 255 printable ASCII characters"
+    ),
     ProblemType("invalid-parameter", 422, "A query parameter has a wrong value", "see the parameter's range"),
     ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
@@ -149,6 +158,8 @@ def of_storage(error: storage_errors.StorageError) -> Problem:
     match error:
         case storage_errors.JobNotFound():
             return Problem("unknown-job", "there is no job with this id")
+        case storage_errors.IdempotencyKeyReused():
+            return Problem("idempotency-key-reused", "this key came with another body within the last 24 hours")
         case storage_errors.BadCursor():
             return Problem("bad-cursor", "this cursor was not issued by this list")
         case storage_errors.StorageUnavailable():

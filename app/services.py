@@ -6,6 +6,7 @@ from typing import Protocol
 
 from storage.clock import Clock
 from storage.engine_info import EngineInfoStore
+from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
 from storage.objects import ObjectStore
@@ -26,6 +27,7 @@ class Services:
     jobs: JobStore
     objects: ObjectStore
     uploads: UploadStore
+    idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
     launcher: Launcher

@@ -21,7 +21,15 @@ from app.problems import Problem, of_validation, of_workflow
 from app.services import Services
 from app.wire import InputValue, JobRequest, MediumSource
 from storage import keys
-from storage.errors import FetchFailed, FetchRefused, StorageError, UploadIncomplete, UploadNotFound
+from storage.errors import (
+    FetchFailed,
+    FetchRefused,
+    JobNotFound,
+    PreconditionFailed,
+    StorageError,
+    UploadIncomplete,
+    UploadNotFound,
+)
 from storage.jobs import StoredJob
 from storage.record import Input, JobRecord, Medium
 from storage.together import together
@@ -49,18 +57,24 @@ class _LocalMedium:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
+    """`is_replay`: an earlier request with this Idempotency-Key made the job."""
+
     stored: StoredJob
     estimated_s: int
+    is_replay: bool = False
 
 
 class Submission:
     """One POST /v1/jobs, from its body on."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+    def __init__(
+        self, services: Services, config: ApiConfig, tenant: str, body: Body, idempotency_key: str | None = None
+    ) -> None:
         self._services = services
         self._config = config
         self._tenant = tenant
         self._body = body
+        self._idempotency_key = idempotency_key
         self._workflow: Any = None
 
     async def accept(self, document: Any) -> Accepted:
@@ -219,9 +233,11 @@ class Submission:
     async def _store(
         self, request: JobRequest, graph: Graph, inputs: list[Input], media: list[_LocalMedium | Medium]
     ) -> Accepted:
-        job_id = str(uuid.uuid4())
         shape = graph.shape()
-        estimate = await self._services.runtimes.estimate(self._tenant, shape)
+        estimate = await self._services.runtimes.estimate(self._tenant, shape) or DEFAULT_ESTIMATE_S
+        job_id, earlier = await self._identify()
+        if earlier is not None:
+            return Accepted(earlier, estimate, is_replay=True)
         stored_media = await self._put_media(job_id, media)
         record = JobRecord(
             tenant=self._tenant,
@@ -237,12 +253,29 @@ class Submission:
             workflow_shape=shape,
             created_at=self._services.clock.now(),
         )
-        stored = await self._services.jobs.create(record, workflow=to_json(self._workflow))
+        try:
+            stored = await self._services.jobs.create(record, workflow=to_json(self._workflow))
+        except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
+            return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
         try:
             await self._services.launcher.spawn(record.pool)
         except Exception:  # the job is safe: whoever looks at the queue next runs it
             logger.exception("no worker could be started", extra={"job_id": job_id})
-        return Accepted(stored, estimate or DEFAULT_ESTIMATE_S)
+        return Accepted(stored, estimate)
+
+    async def _identify(self) -> tuple[str, StoredJob | None]:
+        """The job's id, and the job if an earlier request with this Idempotency-Key made it already."""
+        if self._idempotency_key is None:
+            return str(uuid.uuid4()), None
+        claim = await self._services.idempotency.claim(
+            self._tenant, "jobs", self._idempotency_key, self._body.fingerprint
+        )
+        if claim.is_first:
+            return claim.id, None
+        try:
+            return claim.id, await self._services.jobs.read(self._tenant, claim.id)
+        except JobNotFound:
+            return claim.id, None  # its maker crashed in between, or is not ready: make it, under the same id
 
     async def _put_media(self, job_id: str, media: list[_LocalMedium | Medium]) -> tuple[Medium, ...]:
         try:

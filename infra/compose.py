@@ -12,6 +12,7 @@ from app.services import Services
 from infra.settings import Settings
 from storage.clock import Clock, SystemClock
 from storage.engine_info import EngineInfoStore
+from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
 from storage.objects import ObjectStore
@@ -163,6 +164,7 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         jobs=stores.jobs,
         objects=stores.objects,
         uploads=stores.uploads,
+        idempotency=IdempotencyStore(stores.objects, stores.clock),
         runtimes=stores.runtimes,
         engine_info=stores.engine_info,
         launcher=launcher,

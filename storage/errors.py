@@ -7,6 +7,10 @@ StorageError
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 ├── JobNotFound           no such job in this tenant
 ├── UploadNotFound        no such upload in this tenant
+├── UploadIncomplete      the bytes that an upload promised are not there
+├── FetchFailed           a user's URL did not give its bytes
+├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
+├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
 └── TransitionRefused     the job's state does not allow the change
     └── AttemptFenced     the caller's attempt no longer holds the job
@@ -55,6 +59,10 @@ class FetchRefused(StorageError):
 
 class BadCursor(StorageError):
     """The cursor was not issued by this store."""
+
+
+class IdempotencyKeyReused(StorageError):
+    """The same idempotency key came with another request."""
 
 
 class TransitionRefused(StorageError):

@@ -8,6 +8,7 @@
     tenants/<tenant>/index/<all|queued|running|completed|failed>/<entry>   hints for lists, newest first
     tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
                                         /data           the bytes
+    tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
     queue/<pool>/<entry>                                hints for claiming, best job first; the entry names the tenant
     running/<pool>/<entry>                              hints for recovery: which attempts may have lost their worker
@@ -82,6 +83,10 @@ def upload(tenant: str, upload_id: str) -> str:
 
 def upload_data(tenant: str, upload_id: str) -> str:
     return upload_prefix(tenant, upload_id) + "data"
+
+
+def idempotency(tenant: str, digest: str) -> str:
+    return f"tenants/{check_segment(tenant)}/idempotency/{check_segment(digest)}.json"
 
 
 def runtimes(tenant: str, shape: str) -> str:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from storage import keys
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, UploadIncomplete, UploadNotFound
+from storage.errors import ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
 from storage.objects import ObjectStore, SignedRequest
 
 
@@ -42,19 +42,23 @@ class UploadStore:
         self._expires_s = expires_s
 
     async def create(
-        self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None
+        self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None, upload_id: str | None = None
     ) -> tuple[UploadRecord, SignedRequest]:
+        """`upload_id` is given where it was fixed before; an upload of that id that exists is signed again."""
         now = self._clock.now()
         record = UploadRecord(
             tenant=tenant,
-            upload_id=str(uuid.uuid4()),
+            upload_id=upload_id or str(uuid.uuid4()),
             filename=filename,
             size_bytes=size_bytes,
             content_type=content_type,
             created_at=now,
             expires_at=now + timedelta(seconds=self._expires_s),
         )
-        await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
+        try:
+            await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
+        except PreconditionFailed:
+            record = await self._read(tenant, record.upload_id)
         signed = self._objects.presign_put(
             record.key, expires_s=self._expires_s, size=size_bytes, content_type=content_type
         )
@@ -62,11 +66,7 @@ class UploadStore:
 
     async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
         """`UploadNotFound` for an unknown id, `UploadIncomplete` while the promised bytes are not there."""
-        try:
-            stored = await self._objects.get(keys.upload(tenant, upload_id))
-        except (ObjectNotFound, ValueError):
-            raise UploadNotFound(upload_id) from None
-        record = UploadRecord.model_validate_json(stored.body)
+        record = await self._read(tenant, upload_id)
         try:
             size = (await self._objects.head(record.key)).size
         except ObjectNotFound:
@@ -74,3 +74,10 @@ class UploadStore:
         if size != record.size_bytes:
             raise UploadIncomplete(f"upload {upload_id} has {size} of {record.size_bytes} bytes")
         return record
+
+    async def _read(self, tenant: str, upload_id: str) -> UploadRecord:
+        try:
+            stored = await self._objects.get(keys.upload(tenant, upload_id))
+        except (ObjectNotFound, ValueError):
+            raise UploadNotFound(upload_id) from None
+        return UploadRecord.model_validate_json(stored.body)

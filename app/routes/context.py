@@ -12,6 +12,9 @@ from app.problems import Problem
 from app.services import Services
 from app.watch import JobWatch
 
+REPLAYED = "idempotency-replayed"
+"""The header of an answer that an earlier request with the same Idempotency-Key had made."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -37,6 +40,14 @@ def base_url(request: Request) -> str:
 
 def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(model.model_dump_json(), status, headers, "application/json")
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The request's Idempotency-Key; None without one."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+        raise Problem("bad-idempotency-key", "the Idempotency-Key is empty, too long, or not printable ASCII")
+    return key
 
 
 def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:

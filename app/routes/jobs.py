@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from app.body import Body, BodyTooLarge
 from app.problems import Problem
-from app.routes.context import answer, base_url, context_of, tenant_of, whole_number
+from app.routes.context import REPLAYED, answer, base_url, context_of, idempotency_key, tenant_of, whole_number
 from app.submission import Submission
 from app.views import job_row, job_urls, job_view, output_url
 from app.wire import JobAccepted, JobList
@@ -18,6 +18,7 @@ async def submit(request: Request) -> Response:
     context = context_of(request)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("unsupported-media-type", "the body's Content-Type is not application/json")
+    key = idempotency_key(request)
     with Body() as body:
         try:
             document = await body.receive(request.stream(), limit=context.config.max_request_bytes)
@@ -25,7 +26,7 @@ async def submit(request: Request) -> Response:
             raise Problem("request-too-large", f"the body has {error}") from None
         except (ValueError, RecursionError) as error:
             raise Problem("malformed-json", str(error)[:200]) from None
-        submission = Submission(context.services, context.config, tenant_of(request), body)
+        submission = Submission(context.services, context.config, tenant_of(request), body, key)
         accepted = await submission.accept(document)
     record = accepted.stored.record
     urls = job_urls(record.job_id, base_url(request))
@@ -37,8 +38,8 @@ async def submit(request: Request) -> Response:
             estimated_time=accepted.estimated_s,
             urls=urls,
         ),
-        202,
-        {"location": urls.self},
+        200 if accepted.is_replay else 202,
+        {"location": urls.self} | ({REPLAYED: "true"} if accepted.is_replay else {}),
     )
 
 

@@ -7,7 +7,7 @@ from starlette.routing import Route
 
 from app.body import Body, BodyTooLarge
 from app.problems import Problem, of_validation
-from app.routes.context import answer, context_of, tenant_of
+from app.routes.context import REPLAYED, answer, context_of, idempotency_key, tenant_of
 from app.wire import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -15,6 +15,7 @@ MAX_BODY_BYTES = 64 * 1024
 
 async def create(request: Request) -> Response:
     context = context_of(request)
+    key = idempotency_key(request)
     with Body() as body:
         try:
             document = await body.receive(request.stream(), limit=MAX_BODY_BYTES)
@@ -28,12 +29,17 @@ async def create(request: Request) -> Response:
     if wanted.size_bytes > context.config.max_upload_bytes:
         detail = f"{wanted.size_bytes} bytes, at most {context.config.max_upload_bytes} are allowed"
         raise Problem("upload-too-large", detail, pointer="/size_bytes")
+    claim = None
+    if key is not None:
+        claim = await context.services.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
     upload, signed = await context.services.uploads.create(
         tenant_of(request),
         size_bytes=wanted.size_bytes,
         content_type=wanted.content_type,
         filename=wanted.filename,
+        upload_id=claim.id if claim else None,
     )
+    is_replay = claim is not None and not claim.is_first
     return answer(
         UploadCreated(
             upload_id=upload.upload_id,
@@ -42,7 +48,8 @@ async def create(request: Request) -> Response:
             headers=dict(signed.headers),
             expires_at=signed.expires_at,
         ),
-        201,
+        200 if is_replay else 201,
+        {REPLAYED: "true"} if is_replay else {},
     )
 
 

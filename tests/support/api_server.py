@@ -16,6 +16,7 @@ from app.services import Services
 from storage.clock import Clock
 from storage.engine_info import EngineInfoStore
 from storage.errors import FetchFailed, FetchRefused
+from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import MemoryLauncher
 from storage.objects import ObjectStore
@@ -65,6 +66,7 @@ async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | No
     services = Services(
         jobs=jobs,
         objects=objects,
+        idempotency=IdempotencyStore(objects, clock),
         uploads=UploadStore(objects, clock, expires_s=600),
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),

@@ -1,0 +1,109 @@
+"""Idempotency-Key: the same request twice makes one thing, over the in-memory store and the real S3 server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from storage.clock import ManualClock
+from storage.idempotency import KEY_LIFE
+from storage.objects import ObjectStore
+from tests.support.api_server import Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+BLUE: dict[str, Any] = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+
+
+@pytest.fixture
+async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(objects, clock) as api:
+        yield api
+
+
+async def submit(api: Api, key: str, **fields: Any) -> httpx.Response:
+    headers = {b"idempotency-key": key.encode("latin-1")}
+    return await api.client.post("/v1/jobs", json={"workflow": BLUE, **fields}, headers=headers)
+
+
+async def jobs(api: Api) -> int:
+    return len((await api.client.get("/v1/jobs")).json()["jobs"])
+
+
+async def test_the_same_request_again_is_the_same_job(api: Api) -> None:
+    """200 instead of 202, and a header says so; no second worker is asked for."""
+    first, second = await submit(api, "k"), await submit(api, "k")
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["job_id"] == second.json()["job_id"]
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    assert await jobs(api) == 1
+    assert len(api.services.launcher.spawned) == 1  # type: ignore[attr-defined]  # the in-memory one counts
+
+
+async def test_another_body_under_the_key_is_a_conflict(api: Api) -> None:
+    """The client made a mistake that would else be silent."""
+    await submit(api, "k")
+    refused = await submit(api, "k", priority=1)
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/idempotency-key-reused")
+    assert await jobs(api) == 1
+
+
+async def test_at_once_they_make_one_job(api: Api) -> None:
+    """Whoever is quicker; all get the same answer."""
+    answers = await asyncio.gather(*(submit(api, "k") for _ in range(4)))
+    assert {answer.status_code for answer in answers} <= {200, 202}
+    assert len({answer.json()["job_id"] for answer in answers}) == 1
+    assert await jobs(api) == 1
+
+
+async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:
+    """The key is claimed, the job was never made: the next request makes it, under the same id."""
+    first = await submit(api, "k")
+    job_id = first.json()["job_id"]
+    await api.objects.delete(f"tenants/default/jobs/{job_id}/job.json")
+    again = await submit(api, "k")
+    assert (again.status_code, again.json()["job_id"]) == (202, job_id)
+    assert (await api.client.get(f"/v1/jobs/{job_id}")).status_code == 200
+
+
+async def test_a_refused_request_keeps_its_key_free(api: Api) -> None:
+    """What was not accepted was not made."""
+    bad = await api.client.post("/v1/jobs", json={"workflow": {}}, headers={"idempotency-key": "k"})
+    assert bad.status_code == 422
+    assert (await submit(api, "k")).status_code == 202
+
+
+async def test_a_key_is_free_again_after_a_day(api: Api, clock: ManualClock) -> None:
+    """And makes another job then."""
+    first = await submit(api, "k")
+    clock.set(clock.now() + KEY_LIFE - timedelta(seconds=1))
+    assert (await submit(api, "k")).status_code == 200
+    clock.set(clock.now() + timedelta(seconds=1))
+    later = await submit(api, "k", priority=1)
+    assert later.status_code == 202
+    assert later.json()["job_id"] != first.json()["job_id"]
+
+
+async def test_uploads_have_keys_of_their_own(api: Api) -> None:
+    """The same upload is signed again; a job's key is another one."""
+    await submit(api, "k")
+    wanted = {"size_bytes": 3, "content_type": "image/png"}
+    answers = [await api.client.post("/v1/uploads", json=wanted, headers={"idempotency-key": "k"}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [201, 200]
+    assert answers[0].json()["upload_id"] == answers[1].json()["upload_id"]
+    other = await api.client.post("/v1/uploads", json=wanted | {"size_bytes": 4}, headers={"idempotency-key": "k"})
+    assert other.status_code == 409
+
+
+@pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9"])
+async def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
+    """1 to 255 printable characters."""
+    response = await submit(api, key)
+    assert response.json()["type"] == "/problems/bad-idempotency-key"
