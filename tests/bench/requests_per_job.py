@@ -9,13 +9,8 @@ from typing import Any
 from storage.clock import SystemClock
 from storage.memory import MemoryObjectStore
 from tests.bench.row import Row
-from tests.support.api_server import running_api
+from tests.support.api_server import BLUE, running_api
 from tests.support.workbench import workbench
-
-BLUE: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
-}
 
 
 async def measure() -> list[Row]:

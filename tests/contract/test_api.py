@@ -3,7 +3,6 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,15 +13,11 @@ from storage.clock import ManualClock
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import Output, ProgressDetails
-from tests.support.api_server import KEY, PNG, Api, running_api
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 from workflows import examples
 
 pytestmark = pytest.mark.anyio
 
-BLUE: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
-}
 OUTPUT = Output(
     filename="blue_00001_.png",
     type="image",
@@ -228,224 +223,6 @@ async def test_known_node_classes_are_checked(api: Api) -> None:
     response = await api.client.post("/v1/jobs", json={"workflow": BLUE})
     assert response.json()["type"] == "/problems/unknown-node-class"
     assert response.json()["pointer"] == "/workflow/2/class_type"
-
-
-def changed(node: str, field: str, value: Any) -> dict[str, Any]:
-    return BLUE | {node: {**BLUE[node], "inputs": {**BLUE[node]["inputs"], field: value}}}
-
-
-def media(*entries: dict[str, Any]) -> dict[str, Any]:
-    return {"workflow": BLUE, "media": list(entries)}
-
-
-GOOD = base64.b64encode(b"good").decode()
-BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
-    ("no workflow", {}, 422, "missing-workflow", "/workflow"),
-    ("null workflow", {"workflow": None}, 422, "missing-workflow", "/workflow"),
-    ("UI format", {"workflow": {"nodes": [], "links": []}}, 422, "ui-format-workflow", "/workflow"),
-    ("a list", {"workflow": []}, 422, "not-a-workflow", "/workflow"),
-    ("no nodes", {"workflow": {}}, 422, "not-a-workflow", "/workflow"),
-    ("a node without class", {"workflow": {"1": {"inputs": {}}}}, 422, "bad-node", "/workflow/1"),
-    (
-        "dangling link",
-        {"workflow": changed("2", "images", ["9", 0])},
-        422,
-        "dangling-link",
-        "/workflow/2/inputs/images",
-    ),
-    ("cycle", {"workflow": changed("1", "width", ["2", 0])}, 422, "workflow-cycle", None),
-    (
-        "no leaf",
-        {"workflow": {"1": {"class_type": "A", "inputs": {"x": ["1", 0]}}}},
-        422,
-        "workflow-cycle",
-        "/workflow/1",
-    ),
-    (
-        "unknown input node",
-        {"workflow": BLUE, "inputs": [{"node": "7", "field": "x", "value": 1}]},
-        422,
-        "unknown-input-node",
-        "/inputs/0/node",
-    ),
-    (
-        "unknown input field",
-        {"workflow": BLUE, "inputs": [{"node": "1", "field": "widht", "value": 1}]},
-        422,
-        "unknown-input-field",
-        "/inputs/0/field",
-    ),
-    ("11 media", media(*({"name": f"{n}.png", "data": GOOD} for n in range(11))), 422, "too-many-media", "/media"),
-    ("bad base64", media({"name": "a.png", "data": "!!"}), 422, "bad-base64", "/media/0/data"),
-    ("empty medium", media({"name": "a.png", "data": ""}), 422, "bad-base64", "/media/0/data"),
-    ("path in a name", media({"name": "../a.png", "data": GOOD}), 422, "bad-media-name", "/media/0/name"),
-    ("hidden name", media({"name": ".env", "data": GOOD}), 422, "bad-media-name", "/media/0/name"),
-    ("empty name", media({"name": "", "data": GOOD}), 422, "bad-media-name", "/media/0/name"),
-    (
-        "one name twice",
-        media({"name": "a.png", "data": GOOD}, {"name": "a.png", "data": GOOD}),
-        422,
-        "duplicate-media-name",
-        "/media/1/name",
-    ),
-    (
-        "two sources",
-        media({"name": "a", "data": GOOD, "url": "https://x.y/z"}),
-        422,
-        "media-source-ambiguous",
-        "/media/0",
-    ),
-    ("no source", media({"name": "a.png"}), 422, "media-source-ambiguous", "/media/0"),
-    ("unknown upload", media({"name": "a.png", "upload_id": "nope"}), 422, "unknown-upload", "/media/0/upload_id"),
-    ("private URL", media({"name": "a.png", "url": "http://h/private"}), 422, "fetch-refused", "/media/0/url"),
-    ("dead URL", media({"name": "a.png", "url": "http://h/down"}), 422, "fetch-failed", "/media/0/url"),
-    ("priority is a text", {"workflow": BLUE, "priority": "high"}, 422, "validation-error", "/priority"),
-    ("priority too high", {"workflow": BLUE, "priority": 10**9}, 422, "validation-error", "/priority"),
-    ("timeout of zero", {"workflow": BLUE, "timeout_s": 0}, 422, "validation-error", "/timeout_s"),
-    ("timeout too long", {"workflow": BLUE, "timeout_s": 10**6}, 422, "validation-error", "/timeout_s"),
-    ("metadata of numbers", {"workflow": BLUE, "metadata": {"a": 1}}, 422, "validation-error", "/metadata/a"),
-    (
-        "17 metadata",
-        {"workflow": BLUE, "metadata": {str(n): "" for n in range(17)}},
-        422,
-        "validation-error",
-        "/metadata",
-    ),
-    ("webhook is no URL", {"workflow": BLUE, "webhook_url": "ftp://x"}, 422, "validation-error", "/webhook_url"),
-    ("unknown event", {"workflow": BLUE, "webhook_events": ["no"]}, 422, "validation-error", "/webhook_events/0"),
-    ("unknown field", {"workflow": BLUE, "wait": True}, 422, "validation-error", "/wait"),
-    ("inputs is an object", {"workflow": BLUE, "inputs": {}}, 422, "validation-error", "/inputs"),
-    ("body is a list", [], 422, "validation-error", ""),
-    (
-        "picture is a number",
-        {"workflow": BLUE, "inputs": [{"node": "1", "field": "width", "value": 1, "type": "image_base64"}]},
-        422,
-        "validation-error",
-        "/inputs/0/value",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "slug", "pointer"),
-    [case[1:] for case in BAD_SUBMISSIONS],
-    ids=[case[0] for case in BAD_SUBMISSIONS],
-)
-async def test_a_bad_submission_is_refused_and_leaves_nothing(
-    memory_api: Api, body: Any, status: int, slug: str, pointer: str | None
-) -> None:
-    """Status, stable type, place, and what to do; the bucket is as it was."""
-    response = await memory_api.client.post("/v1/jobs", json=body)
-    problem = response.json()
-    assert (response.status_code, problem["type"]) == (status, f"/problems/{slug}"), problem
-    assert response.headers["content-type"] == "application/problem+json"
-    assert problem["status"] == status
-    assert problem["detail"]
-    assert problem["hint"]
-    if pointer is not None:
-        assert problem["pointer"] == pointer
-    assert await memory_api.keys() == ()
-
-
-async def test_a_refusal_leaves_nothing_on_the_real_server(s3_objects: ObjectStore, clock: ManualClock) -> None:
-    """Also when good media came before the bad one."""
-    async with running_api(s3_objects, clock) as api:
-        body = media({"name": "a.png", "data": GOOD}, {"name": "b.png", "data": "!!"})
-        assert (await api.client.post("/v1/jobs", json=body)).status_code == 422
-        assert await api.keys() == ()
-
-
-async def test_media_beyond_the_limit_are_the_first_versions_400(clock: ManualClock) -> None:
-    """51 MB in base64 where 50 are allowed; more nodes and longer texts than allowed."""
-    async with running_api(MemoryObjectStore(clock), clock) as api:
-        body = media({"name": "a.bin", "data": base64.b64encode(bytes(51 * 1024**2)).decode()})
-        response = await api.client.post("/v1/jobs", json=body)
-        assert (response.status_code, response.json()["type"]) == (400, "/problems/medium-too-large")
-        assert await api.keys() == ()
-
-
-@pytest.mark.parametrize(
-    ("limit", "body", "slug"),
-    [
-        ({"max_nodes": 1}, {"workflow": BLUE}, "too-many-nodes"),
-        ({"max_text_bytes": 1000}, {"workflow": changed("2", "filename_prefix", "x" * 70_000)}, "text-too-long"),
-        ({"max_request_bytes": 100}, {"workflow": BLUE}, "request-too-large"),
-        (
-            {"max_inputs": 0},
-            {"workflow": BLUE, "inputs": [{"node": "1", "field": "width", "value": 1}]},
-            "validation-error",
-        ),
-    ],
-)
-async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], body: Any, slug: str) -> None:
-    """Each is a setting with a name."""
-    config = replace(ApiConfig(api_key=KEY), **limit)
-    async with running_api(MemoryObjectStore(clock), clock, config) as api:
-        response = await api.client.post("/v1/jobs", json=body)
-        assert response.json()["type"] == f"/problems/{slug}"
-        assert await api.keys() == ()
-
-
-@pytest.mark.parametrize(
-    ("raw", "content_type", "status", "slug"),
-    [
-        (b"{", "application/json", 400, "malformed-json"),
-        (b'{"workflow": NaN}', "application/json", 400, "malformed-json"),
-        (b"[" * 100_000, "application/json", 400, "malformed-json"),
-        (b'{"workflow": ' + b"[" * 100 + b"]" * 100 + b"}", "application/json", 400, "malformed-json"),
-        (b"{}", "text/plain", 415, "unsupported-media-type"),
-    ],
-)
-async def test_what_is_not_json_is_refused(
-    memory_api: Api, raw: bytes, content_type: str, status: int, slug: str
-) -> None:
-    """By what it says it is, and by what it is."""
-    response = await memory_api.client.post("/v1/jobs", content=raw, headers={"content-type": content_type})
-    assert (response.status_code, response.json()["type"]) == (status, f"/problems/{slug}")
-
-
-UNKNOWN = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status", "slug"),
-    [
-        ("GET", f"/v1/jobs/{UNKNOWN}", 404, "unknown-job"),
-        ("GET", "/v1/jobs/..%2f..%2fx", 404, "not-found"),
-        ("DELETE", f"/v1/jobs/{UNKNOWN}", 404, "unknown-job"),
-        ("GET", f"/v1/jobs/{UNKNOWN}/outputs/0", 404, "unknown-job"),
-        ("GET", f"/v1/jobs/{UNKNOWN}/workflow", 404, "unknown-job"),
-        ("GET", "/v1/jobs?cursor=nonsense", 422, "bad-cursor"),
-        ("GET", "/v1/jobs?limit=0", 422, "invalid-parameter"),
-        ("GET", "/v1/jobs?limit=x", 422, "invalid-parameter"),
-        ("GET", "/v1/jobs?status=done", 422, "invalid-parameter"),
-        ("GET", f"/v1/jobs/{UNKNOWN}?wait=61", 422, "invalid-parameter"),
-        ("PUT", "/v1/jobs", 405, "method-not-allowed"),
-        ("GET", "/v1/nothing", 404, "not-found"),
-        ("GET", "/problems/nothing", 404, "not-found"),
-        ("GET", "/docs/../secret", 404, "not-found"),
-    ],
-)
-async def test_a_bad_request_is_a_problem(memory_api: Api, method: str, path: str, status: int, slug: str) -> None:
-    """Each with its own type."""
-    response = await memory_api.client.request(method, path)
-    assert (response.status_code, response.json()["type"]) == (status, f"/problems/{slug}")
-
-
-@pytest.mark.parametrize(
-    ("body", "slug"),
-    [
-        ({}, "validation-error"),
-        ({"size_bytes": 0}, "validation-error"),
-        ({"size_bytes": 6 * 1024**3}, "upload-too-large"),
-        ({"size_bytes": 1, "content_type": "x\r\ny"}, "validation-error"),
-    ],
-)
-async def test_a_bad_upload_is_refused(memory_api: Api, body: Any, slug: str) -> None:
-    """Before anything is signed."""
-    response = await memory_api.client.post("/v1/uploads", json=body)
-    assert response.json()["type"] == f"/problems/{slug}"
-    assert await memory_api.keys() == ()
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer", KEY])

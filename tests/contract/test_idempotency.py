@@ -11,14 +11,9 @@ import pytest
 from storage.clock import ManualClock
 from storage.idempotency import KEY_LIFE
 from storage.objects import ObjectStore
-from tests.support.api_server import Api, running_api
+from tests.support.api_server import BLUE, Api, running_api
 
 pytestmark = pytest.mark.anyio
-
-BLUE: dict[str, Any] = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
-}
 
 
 @pytest.fixture
