@@ -25,6 +25,7 @@ CHUNK = 1024 * 1024
 _QUOTE = re.compile(rb'"')
 _QUOTE_OR_ESCAPE = re.compile(rb'["\\]')
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(.))", re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _WHITESPACE = b" \t\r\n\f\v"
 _DATA_URL = re.compile(rb"data:[^,]{0,200},")
 
@@ -35,6 +36,10 @@ class BodyTooLarge(ValueError):
 
 class TextTooLong(ValueError):
     """A string that has to be held in memory exceeds its limit."""
+
+
+class BadText(ValueError):
+    """A string with half of a surrogate pair: JSON can write it, UTF-8 cannot, so nothing could store it."""
 
 
 class BadBase64(ValueError):
@@ -54,6 +59,7 @@ class SpooledText:
         if self._source.stat().st_size > limit:
             raise TextTooLong(f"a text of {self._source.stat().st_size} bytes, at most {limit} are allowed")
         text: str = json.loads(b'"' + self._source.read_bytes() + b'"')
+        _check_text(text)
         return text
 
     def decode_base64(self, path: Path, limit: int) -> int:
@@ -116,9 +122,12 @@ class Body:
                 raise BodyTooLarge(f"more than {limit} bytes")
             self._digest.update(chunk)
             scanner.feed(chunk)
-        document = json.loads(scanner.finish(), parse_constant=_refuse_constant)
+        small = scanner.finish()
+        document = json.loads(small, parse_constant=_refuse_constant)
         if _is_deeper(document, MAX_DEPTH):
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if _SURROGATE.search(small):
+            _check_text(json.dumps(document, ensure_ascii=False))
         return document
 
     @property
@@ -264,6 +273,13 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     if match[1] is not None:
         return bytes([int(match[1], 16)])
     return b"" if match[2] in b"nrtfb" else match[2]
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadText("a string holds half of a surrogate pair, which is no character") from None
 
 
 def _is_deeper(document: Any, limit: int) -> bool:

@@ -15,7 +15,7 @@ import filetype
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from app.body import BadBase64, Body, BodyTooLarge, TextTooLong
+from app.body import BadBase64, BadText, Body, BodyTooLarge, TextTooLong
 from app.config import ApiConfig
 from app.problems import Problem, of_validation, of_workflow
 from app.services import Services
@@ -145,6 +145,8 @@ class Submission:
             return self._body.restore(value, self._config.max_text_bytes)
         except TextTooLong as error:
             raise Problem("text-too-long", str(error), pointer=where) from None
+        except BadText as error:
+            raise Problem("malformed-json", str(error), pointer=where) from None
 
     # Inputs and media.
 
@@ -212,7 +214,7 @@ class Submission:
     async def _fetched(self, name: str, url: str, path: Path, where: str) -> _LocalMedium:
         try:
             fetched = await self._services.fetcher.fetch(self._body.spooled(url).text(2048), path)
-        except (FetchRefused, TextTooLong) as error:
+        except (FetchRefused, TextTooLong, BadText) as error:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
         except FetchFailed as error:
             raise Problem("fetch-failed", f"{name!r}: {error}", pointer=where) from None

@@ -12,7 +12,7 @@ BENCHES = (requests_per_job, storage_memory, large_output)
 
 
 def main() -> int:
-    console = Console()
+    console = Console(width=110)
     console.print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}", highlight=False)
     table = Table("figure", "value", "aim", box=None)
     for bench in BENCHES:

@@ -185,6 +185,9 @@ async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], bo
         (b'{"workflow": NaN}', "application/json", 400, "malformed-json"),
         (b"[" * 100_000, "application/json", 400, "malformed-json"),
         (b'{"workflow": ' + b"[" * 100 + b"]" * 100 + b"}", "application/json", 400, "malformed-json"),
+        (b'{"workflow": {"1": "\\ud800"}}', "application/json", 400, "malformed-json"),
+        (b'{"metadata": {"\\udfff": "x"}}', "application/json", 400, "malformed-json"),
+        (b'{"workflow": "' + b"x" * 70_000 + b'\\ud800"}', "application/json", 400, "malformed-json"),
         (b"{}", "text/plain", 415, "unsupported-media-type"),
     ],
 )
