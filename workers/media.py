@@ -13,8 +13,8 @@ from PIL import Image
 logger = logging.getLogger(__name__)
 
 HASH_CHUNK = 1024 * 1024
-MAX_PIXELS = 500_000_000
-"""Beyond this a picture's header is not believed: sizes are read, never the pixels."""
+LARGEST_FRAME = 100_000_000
+"""Pixels. The frames of a larger animation are not decoded, so its length stays unsaid."""
 
 _BY_EXTENSION = {
     ".flac": "audio/flac",
@@ -42,9 +42,9 @@ class Facts:
     frames: int | None = None
 
 
-def examine(path: Path, filename: str) -> Facts:
-    """Blocking: run it in a thread."""
-    content_type = content_type_of(path, filename)
+def examine(path: Path, filename: str, content_type: str | None = None) -> Facts:
+    """Blocking: run it in a thread. `content_type` where the caller knows it. `OSError` if the file is not readable."""
+    content_type = content_type or content_type_of(path, filename)
     seen: dict[str, Any] = {}
     try:
         if content_type.startswith("image/") and content_type != "image/svg+xml":
@@ -74,12 +74,11 @@ def sha256_of(path: Path) -> str:
 
 
 def _picture(path: Path) -> dict[str, Any]:
+    Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow believes in; only the header is read here
     with Image.open(path) as picture:
-        if picture.width * picture.height > MAX_PIXELS:
-            return {}
         frames = getattr(picture, "n_frames", 1)
         seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
-        if frames > 1:
+        if frames > 1 and picture.width * picture.height <= LARGEST_FRAME:
             seen["duration_s"] = _animation_s(picture, frames)
         return seen
 

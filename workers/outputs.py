@@ -5,7 +5,6 @@ item that names a file is a file, whatever the list is called, and every other v
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -13,15 +12,17 @@ from typing import Any
 
 from storage.record import OutputType
 from workers.comfy.engine import FileRef
+from workers.strict import strict_json, strict_text
 
 TEXT_KEY = "text"
 _FLAGS_BESIDE_FILES = frozenset({"animated"})
+_FOLDERS = ("output", "temp", "input")
 
 _BY_EXTENSION: Mapping[OutputType, frozenset[str]] = {
     "image": frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".svg", ".exr"}),
     "video": frozenset({".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v"}),
     "audio": frozenset({".flac", ".mp3", ".wav", ".opus", ".ogg", ".m4a", ".aac"}),
-    "model": frozenset({".glb", ".gltf", ".obj", ".ply", ".stl", ".fbx", ".usdz", ".splat"}),
+    "model": frozenset({".glb", ".gltf", ".obj", ".ply", ".stl", ".fbx", ".usdz", ".splat", ".ksplat", ".spz"}),
     "text": frozenset({".txt", ".json", ".md", ".csv", ".srt"}),
 }
 
@@ -56,22 +57,29 @@ def outputs_of(node_id: str, ui: Mapping[str, Any]) -> Iterator[FileOutput | Inl
         if key == TEXT_KEY and all(isinstance(item, str) for item in rest):
             yield from _texts(node_id, rest)
         else:
-            body = json.dumps(_strict(rest), ensure_ascii=False, indent=1).encode()
+            body = json.dumps(strict_json(rest), ensure_ascii=False, indent=1).encode()
             yield InlineOutput(f"ui_output_{node_id}_{key}.json", "text", "application/json", body)
 
 
-def type_of(filename: str) -> OutputType:
-    """By the extension: a SaveVideo lists its file under `images` too."""
+def type_of(filename: str, content_type: str) -> OutputType:
+    """By the extension, since a SaveVideo lists its file under `images` too; by the content where that says nothing."""
     extension = PurePosixPath(filename).suffix.lower()
-    return next((kind for kind, known in _BY_EXTENSION.items() if extension in known), "file")
+    for kind, extensions in _BY_EXTENSION.items():
+        if extension in extensions:
+            return kind
+    family = content_type.split("/", 1)[0]
+    return next((kind for kind in _BY_EXTENSION if kind == family), "file")
 
 
 def _file_ref(item: object) -> FileRef | None:
-    """`fullpath`, which VideoHelperSuite adds, is ignored: the three names say it all, and stay inside the folders."""
-    if not isinstance(item, Mapping):
+    """A file has a name and says in which folder it lies: a mere `filename` may mean anything, a model for one.
+
+    `fullpath`, which VideoHelperSuite adds, is ignored: the three names say it all, and stay inside the folders.
+    """
+    if not isinstance(item, Mapping) or not {"subfolder", "type"} & item.keys():
         return None
     filename, subfolder, folder = item.get("filename"), item.get("subfolder", ""), item.get("type", "output")
-    if not isinstance(filename, str) or not filename or not isinstance(subfolder, str) or not isinstance(folder, str):
+    if not isinstance(filename, str) or not filename or not isinstance(subfolder, str) or folder not in _FOLDERS:
         return None
     return FileRef(filename, subfolder, folder)
 
@@ -79,15 +87,6 @@ def _file_ref(item: object) -> FileRef | None:
 def _texts(node_id: str, texts: list[str]) -> Iterator[InlineOutput]:
     for number, text in enumerate(texts):
         suffix = f"_{number + 1}" if len(texts) > 1 else ""
-        yield InlineOutput(f"text_output_{node_id}{suffix}.txt", "text", "text/plain; charset=utf-8", text.encode())
-
-
-def _strict(value: Any) -> Any:
-    """The value as strict JSON can hold it: NaN and infinities become null."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return value
+        yield InlineOutput(
+            f"text_output_{node_id}{suffix}.txt", "text", "text/plain; charset=utf-8", strict_text(text).encode()
+        )

@@ -7,10 +7,8 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-import stamina
-
 from storage.clock import Clock
-from storage.errors import AttemptFenced, StorageError, StorageUnavailable
+from storage.errors import AttemptFenced, StorageError
 from storage.jobs import Change, JobStore, StoredJob
 from storage.objects import ObjectStore
 from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output, ProgressDetails
@@ -20,15 +18,13 @@ from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
 from workers.errors import JobCancelled, JobTimedOut, OutputFailed, StagingFailed, WorkerError
+from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
+from workers.strict import strict_json, strict_text
 from workers.uploads import AttemptKeys, OutputUploads
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
-
-COMMIT_ATTEMPTS = 8
-COMMIT_TIMEOUT_S = 120.0
-"""How long a finished job's record is tried to be written while the bucket does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +130,7 @@ class JobRunner:
         return concluded_job
 
     async def _commit(self, stored: StoredJob, change: Change) -> StoredJob:
-        async for attempt in stamina.retry_context(
-            on=StorageUnavailable, attempts=COMMIT_ATTEMPTS, timeout=COMMIT_TIMEOUT_S
-        ):
-            with attempt:
-                return await self._stores.jobs.evolve_from(stored, change)
-        raise AssertionError("retry_context returns or raises")  # pragma: no cover
+        return await patiently(lambda: self._stores.jobs.evolve_from(stored, change))
 
     async def _release(self, stored: StoredJob) -> None:
         record = stored.record
@@ -195,10 +186,10 @@ async def _stop(
 def _detail(failure: WorkerError, attempt: int) -> ErrorDetail:
     return ErrorDetail(
         code=failure.code,
-        message=failure.message,
+        message=strict_text(failure.message),
         node_id=failure.node_id,
         class_type=failure.class_type,
         exception_type=failure.exception_type,
         attempt=attempt,
-        node_errors=dict(failure.node_errors) if failure.node_errors else None,
+        node_errors=strict_json(failure.node_errors) if failure.node_errors else None,
     )

@@ -23,6 +23,7 @@ from workers.errors import OutputFailed
 from workers.media import examine
 from workers.names import safe_filename
 from workers.outputs import FileOutput, InlineOutput, outputs_of, type_of
+from workers.patience import patiently
 from workflows.messages import Executed
 
 
@@ -114,12 +115,12 @@ class OutputUploads:
             raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         key = self._where.output(position, filename)
         try:
-            await self._objects.upload_file(key, path, content_type=facts.content_type)
+            await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
         except StorageError as error:
             raise OutputFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
         return Output(
             filename=filename,
-            type=type_of(filename),
+            type=type_of(filename, facts.content_type),
             node_id=node_id,
             key=key,
             size_bytes=facts.size_bytes,

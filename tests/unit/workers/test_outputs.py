@@ -1,0 +1,122 @@
+"""What nodes put out: every file is fetched, every value is kept, and no name or value can break a record."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workers.comfy.engine import FileRef
+from workers.names import LONGEST_BYTES, safe_filename
+from workers.outputs import FileOutput, InlineOutput, outputs_of, type_of
+from workers.strict import strict_json, strict_text
+
+PNG = {"filename": "a_00001_.png", "subfolder": "x", "type": "output"}
+REF = FileRef("a_00001_.png", "x", "output")
+
+
+@pytest.mark.parametrize("key", ["images", "gifs", "audio", "3d", "latents", "whatever"])
+def test_a_file_is_a_file_under_any_key(key: str) -> None:
+    """Custom nodes call their lists what they like."""
+    assert list(outputs_of("7", {key: [PNG, PNG]})) == [FileOutput(REF), FileOutput(REF)]
+
+
+def test_a_flag_beside_files_is_no_output() -> None:
+    """`animated` says something of the files."""
+    assert list(outputs_of("7", {"images": [PNG], "animated": [True]})) == [FileOutput(REF)]
+
+
+def test_texts_are_files_of_their_own() -> None:
+    """By the first version's name; several are numbered."""
+    (one,) = outputs_of("7", {"text": ["hello"]})
+    assert isinstance(one, InlineOutput)
+    assert (one.filename, one.body) == ("text_output_7.txt", b"hello")
+    assert [
+        output.filename for output in outputs_of("7", {"text": ["a", "b"]}) if isinstance(output, InlineOutput)
+    ] == [
+        "text_output_7_1.txt",
+        "text_output_7_2.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        3,
+        "text",
+        [1, {"a": None}],
+        [{"filename": "model.safetensors"}],
+        [{"filename": "x.png", "subfolder": "", "type": "elsewhere"}],
+    ],
+)
+def test_every_other_value_becomes_json(value: Any) -> None:
+    """A mere `filename` may mean anything; nothing is dropped."""
+    (output,) = outputs_of("7", {"result": value})
+    assert isinstance(output, InlineOutput)
+    assert output.filename == "ui_output_7_result.json"
+    assert json.loads(output.body) == (value if isinstance(value, list) else [value])
+
+
+def test_nan_and_half_characters_become_strict() -> None:
+    """What Python reads from JSON is not always what it can write."""
+    assert strict_json({"a\ud800": [float("nan"), float("inf"), "b\udfff", 1.5]}) == {"a?": [None, None, "b?", 1.5]}
+    assert strict_text("ok ü") == "ok ü"
+
+
+@pytest.mark.parametrize(
+    ("filename", "content_type", "kind"),
+    [
+        ("a.mp4", "video/mp4", "video"),
+        ("a.PNG", "image/png", "image"),
+        ("a.glb", "model/gltf-binary", "model"),
+        ("a.latent", "application/octet-stream", "file"),
+        ("noextension", "audio/mpeg", "audio"),
+        ("a.json", "application/json", "text"),
+    ],
+)
+def test_the_type_is_told_by_the_extension_then_the_content(filename: str, content_type: str, kind: str) -> None:
+    """A SaveVideo lists its file under `images` too."""
+    assert type_of(filename, content_type) == kind
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("photo.png", "photo.png"),
+        ("über 日本.png", "über 日本.png"),
+        ("a\x00b\u202e.png", "a_b_.png"),
+        ("..", "file"),
+        ("", "file"),
+        ("x" * 300 + ".png", "x" * (LONGEST_BYTES - 4) + ".png"),
+    ],
+)
+def test_names_are_made_safe(name: str, safe: str) -> None:
+    """Letters of any script stay."""
+    assert safe_filename(name) == safe
+
+
+@given(st.text(max_size=400))
+def test_any_name_is_made_safe(name: str) -> None:
+    """One segment of a key, never empty, `.` or `..`, and written as UTF-8."""
+    safe = safe_filename(name)
+    assert safe not in ("", ".", "..")
+    assert "/" not in safe
+    assert len(safe.encode()) <= LONGEST_BYTES
+
+
+payloads = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=5) | st.just(PNG),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["filename", "subfolder", "type", "x"]), inner, max_size=3)
+    ),
+)
+
+
+@given(st.dictionaries(st.sampled_from(["images", "text", "result", "animated"]), payloads, max_size=3))
+def test_any_payload_is_taken_apart(ui: dict[str, Any]) -> None:
+    """Whatever a node shows, it never fails a job by its form; inline bodies are strict JSON or text."""
+    for output in outputs_of("7", ui):
+        if isinstance(output, InlineOutput) and output.content_type == "application/json":
+            json.loads(output.body.decode(), parse_constant=pytest.fail)
