@@ -1,8 +1,9 @@
 """One attempt at one job, as far as the engine goes: inputs in, prompt run, outputs on their way out."""
 
+import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass
 
 from storage import keys
@@ -36,51 +37,48 @@ class Workbench:
     policy: ExecutionPolicy
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """`graph` is the submitted one with the job's inputs; the prompt's is made for execution."""
+
+    graph: Graph
+    prompt: Prompt
+
+
 class Attempt:
-    """Set `on_progress` before `perform`: it is called whenever the progress changed.
+    """`progress` is None until the prompt is submitted.
 
     `stop` may be called at any time, from the same loop. `engine_suspect` afterwards tells that the engine must be
     restarted before the next job.
     """
 
-    def __init__(
-        self,
-        bench: Workbench,
-        record: JobRecord,
-        uploads: OutputUploads,
-    ) -> None:
+    def __init__(self, bench: Workbench, record: JobRecord, uploads: OutputUploads) -> None:
         self.engine_suspect = False
-        self.on_progress: Callable[[ProgressModel], None] = lambda _: None
+        self.progress: ProgressModel | None = None
         self._bench = bench
         self._record = record
         self._uploads = uploads
+        self._preparing: asyncio.Task[_Prepared] | None = None
         self._execution: Execution | None = None
         self._reason: WorkerError | None = None
-        self._pictures = 0
+        self._pictures: Counter[str] = Counter()
 
     def stop(self, reason: WorkerError) -> None:
         """Interrupt what runs; the attempt then raises `reason`. The first reason counts."""
-        if self._reason is None:
-            self._reason = reason
-            if self._execution is not None:
-                self._execution.cancel()
+        if self._reason is not None:
+            return
+        self._reason = reason
+        if self._execution is not None:
+            self._execution.cancel()
+        elif self._preparing is not None:
+            self._preparing.cancel()
 
     async def perform(self) -> None:
         """Raises `WorkerError`; outputs that were finished before are with `uploads`."""
-        await self._bench.engine.clean()
-        await stage(self._record.media, self._bench.objects, self._bench.engine)
-        graph = await self._graph()
-        token = f"{self._record.job_id}-{self._record.attempt}"
-        document = for_execution(graph, self._bench.catalogue, token)
-        await self._bench.objects.put(
-            keys.prompt(self._record.tenant, self._record.job_id), json.dumps(document).encode()
-        )
-        if self._reason is not None:
-            raise self._reason
-        prompt = Prompt(prompt_id=str(uuid.uuid4()), client_id=str(uuid.uuid4()), graph=document)
-        self._execution = Execution(self._bench.engine, prompt, self._bench.policy)
         try:
-            await self._follow(graph, self._execution)
+            prepared = await self._prepared()
+            self._execution = Execution(self._bench.engine, prepared.prompt, self._bench.policy)
+            await self._follow(prepared.graph, self._execution)
         except JobCancelled as cancelled:
             raise self._because(cancelled) from cancelled
         except EngineError as fault:
@@ -94,6 +92,23 @@ class Attempt:
         """Why it was stopped, if it was; else what was seen."""
         return self._reason or seen
 
+    async def _prepared(self) -> _Prepared:
+        """Raises the reason at once if it is stopped meanwhile: large inputs take their time."""
+        self._preparing = asyncio.create_task(self._prepare())
+        await asyncio.gather(self._preparing, return_exceptions=True)
+        if self._reason is not None:
+            raise self._reason
+        return self._preparing.result()
+
+    async def _prepare(self) -> _Prepared:
+        record, bench = self._record, self._bench
+        await bench.engine.clean()
+        await stage(record.media, bench.objects, bench.engine)
+        graph = await self._graph()
+        document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
+        await bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())
+        return _Prepared(graph, Prompt(prompt_id=str(uuid.uuid4()), client_id=str(uuid.uuid4()), graph=document))
+
     async def _graph(self) -> Graph:
         """The submitted graph with the job's inputs. It was checked at submission; the engine may have changed."""
         document = json.loads(await self._bench.jobs.workflow(self._record.tenant, self._record.job_id))
@@ -104,22 +119,18 @@ class Attempt:
             raise PromptRefused(error.message, node_id=error.node_id) from error
 
     async def _follow(self, graph: Graph, execution: Execution) -> None:
-        model = ProgressModel.start(graph.ancestors(self._bench.catalogue.output_nodes(graph)))
-        self.on_progress(model)
+        self.progress = ProgressModel.start(graph.ancestors(self._bench.catalogue.output_nodes(graph)))
         async for message in execution:
-            self._collect(message, graph, model)
-            changed = model.reduce(message)
-            if changed is not model or isinstance(message, Executed):
-                model = changed
-                self.on_progress(model)
+            self._collect(message, graph, self.progress.current_node)
+            self.progress = self.progress.reduce(message)
 
-    def _collect(self, message: Message, graph: Graph, model: ProgressModel) -> None:
+    def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
         match message:
             case Executed():
                 self._uploads.add(message)
             case Preview(image_type=image_type, data=data, node_id=node_id):
-                source = node_id or model.current_node or ""
+                source = node_id or current_node or ""
                 if source in graph.nodes and graph.nodes[source].class_type == SOCKET_OUTPUT_CLASS:
-                    self._pictures += 1
-                    name = f"websocket_{source}_{self._pictures:04d}.{image_type}"
+                    self._pictures[source] += 1
+                    name = f"websocket_{source}_{self._pictures[source]:04d}.{image_type}"
                     self._uploads.add_picture(source, name, data)

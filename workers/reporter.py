@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from storage.clock import Clock
-from storage.errors import AttemptFenced, JobNotFound, StorageUnavailable
+from storage.errors import AttemptFenced, JobNotFound, StorageError
 from storage.jobs import JobStore, StoredJob
 from storage.record import JobRecord, Output, ProgressDetails
 from storage.signal import Bell, Signal, job_topic
@@ -54,7 +54,11 @@ class Snapshot:
 
 
 class Reporter:
-    """`on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record."""
+    """`observe` says what is to be told now; None while there is nothing to tell.
+
+    `on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record,
+    `is_fenced` whether it is another attempt's.
+    """
 
     def __init__(
         self,
@@ -63,31 +67,24 @@ class Reporter:
         clock: Clock,
         policy: ReportPolicy,
         *,
+        observe: Callable[[], Snapshot | None],
         on_cancel: Callable[[], None],
-        on_fenced: Callable[[], None],
+        on_fenced: Callable[[], object],
     ) -> None:
         self.stored = stored
+        self.is_fenced = False
         self._jobs = jobs
         self._clock = clock
         self._policy = policy
+        self._observe = observe
         self._on_cancel = on_cancel
         self._on_fenced = on_fenced
         self._attempt = stored.record.attempt
-        self._snapshot: Snapshot | None = None
         self._written: Snapshot | None = None
         self._stopping = False
         self._bell = Bell()
         self._heard_cancel = False
         self._wrote_at = self._looked_at = asyncio.get_running_loop().time()
-
-    @property
-    def details(self) -> ProgressDetails | None:
-        """The newest details, whether they were written yet or not."""
-        return self._snapshot.details if self._snapshot else None
-
-    def update(self, snapshot: Snapshot) -> None:
-        """Remember what to tell at the next write."""
-        self._snapshot = snapshot
 
     async def run(self, signal: Signal) -> None:
         """Until `stop`; a bucket that does not answer is asked again at the next turn."""
@@ -96,11 +93,12 @@ class Reporter:
             while not self._stopping:
                 try:
                     await self._turn(self._bell)
-                except StorageUnavailable as error:
-                    logger.warning("progress of job %s could not be written: %s", record.job_id, error)
                 except (AttemptFenced, JobNotFound):
+                    self.is_fenced = True
                     self._on_fenced()
                     return
+                except StorageError as error:
+                    logger.warning("progress of job %s could not be written: %s", record.job_id, error)
 
     def stop(self) -> None:
         """Ends at once if it only waits; a write that is under way ends first, so that none is left unclear."""
@@ -113,18 +111,18 @@ class Reporter:
             return
         now = asyncio.get_running_loop().time()
         since_write = now - self._wrote_at
-        changed = self._snapshot is not None and self._snapshot != self._written
+        snapshot = self._observe()
+        changed = snapshot is not None and snapshot != self._written
         if (changed and since_write >= self._policy.interval_s) or since_write >= self._policy.heartbeat_s:
             self._wrote_at = self._looked_at = now
-            await self._write()
+            await self._write(snapshot)
             await bell.wait(0)  # the write rang it
         elif rung or now - self._looked_at >= self._policy.cancel_poll_s:
             self._looked_at = now
             record = self.stored.record
             self._notice(await self._jobs.read(record.tenant, record.job_id))
 
-    async def _write(self) -> None:
-        snapshot = self._snapshot or self._written
+    async def _write(self, snapshot: Snapshot | None) -> None:
         self._notice(await self._jobs.evolve_from(self.stored, lambda record: self._reported(record, snapshot)))
         self._written = snapshot
 

@@ -4,12 +4,15 @@ What the record cannot say, because the attempt was fenced or the worker is goin
 """
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
-from storage.jobs import Change, JobStore, StoredJob
+from storage.jobs import JobStore, StoredJob
 from storage.objects import ObjectStore
 from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output, ProgressDetails
 from storage.runtimes import RuntimeStore
@@ -17,14 +20,17 @@ from storage.signal import Signal
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
-from workers.errors import JobCancelled, JobTimedOut, OutputFailed, StagingFailed, WorkerError
+from workers.errors import EngineError, JobCancelled, JobTimedOut, StagingFailed, WorkerError
 from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
-from workers.strict import strict_json, strict_text
+from workers.strict import strict_json
 from workers.uploads import AttemptKeys, OutputUploads
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
+
+LAST_WRITE_S = 3.0
+"""How long a worker that is told to stop may still take to say how its job ended, or to give it back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,38 +70,39 @@ class JobRunner:
 
         When this is cancelled, the job goes back to the queue.
         """
-        record = stored.record
-        uploads = self._uploads(record)
-        attempt = self._attempt(record, uploads)
-        fenced = asyncio.get_running_loop().create_future()
-        reporter = Reporter(
+        uploads = self._uploads(stored.record)
+        attempt = self._attempt(stored.record, uploads)
+        work = asyncio.create_task(_perform(attempt, uploads))
+        reporter = self._reporter(stored, attempt, uploads, on_fenced=work.cancel)
+        reporting = asyncio.create_task(reporter.run(self._stores.signal))
+        try:
+            with _time_limit(attempt, stored.record.timeout_s):
+                await asyncio.wait({work})
+            reporter.stop()
+            await asyncio.wait({reporting})
+        except asyncio.CancelledError:
+            await _stop(work, reporter, reporting, uploads)
+            await self._release(reporter.stored)
+            raise
+        if reporter.is_fenced:
+            await _stop(work, reporter, reporting, uploads)
+            raise AttemptFenced(f"attempt {stored.record.attempt} of job {stored.record.job_id} was taken over")
+        outcome = work.result()
+        concluded = await _seen_through(self._conclude(reporter.stored, outcome))
+        return RunResult(concluded, attempt.engine_suspect or isinstance(outcome.failure, EngineError))
+
+    def _reporter(
+        self, stored: StoredJob, attempt: Attempt, uploads: OutputUploads, *, on_fenced: Callable[[], object]
+    ) -> Reporter:
+        return Reporter(
             self._stores.jobs,
             stored,
             self._stores.clock,
             self._policy.report,
+            observe=lambda: Snapshot.of(attempt.progress, uploads.finished()) if attempt.progress else None,
             on_cancel=lambda: attempt.stop(JobCancelled(CANCELLED_MESSAGE)),
-            on_fenced=lambda: fenced.set_result(None),
+            on_fenced=on_fenced,
         )
-        attempt.on_progress = lambda model: reporter.update(Snapshot.of(model, uploads.finished()))
-        reporting = asyncio.create_task(reporter.run(self._stores.signal))
-        work = asyncio.create_task(_perform(attempt, uploads))
-        timeout = JobTimedOut(f"ran longer than its timeout of {record.timeout_s} s")
-        deadline = asyncio.get_running_loop().call_later(record.timeout_s, attempt.stop, timeout)
-        try:
-            await asyncio.wait({work, fenced}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
-            await _stop(work, uploads, reporter, reporting)
-            await self._release(reporter.stored)
-            raise
-        finally:
-            deadline.cancel()
-        if fenced.done():
-            await _stop(work, uploads, reporter, reporting)
-            raise AttemptFenced(f"attempt {record.attempt} of job {record.job_id} was taken over")
-        reporter.stop()
-        await reporting
-        concluded = await self._conclude(reporter.stored, work.result(), reporter.details)
-        return RunResult(concluded, attempt.engine_suspect)
 
     def _uploads(self, record: JobRecord) -> OutputUploads:
         return OutputUploads(
@@ -112,9 +119,10 @@ class JobRunner:
         )
         return Attempt(bench, record, uploads)
 
-    async def _conclude(self, stored: StoredJob, outcome: "_Outcome", details: ProgressDetails | None) -> StoredJob:
+    async def _conclude(self, stored: StoredJob, outcome: "_Outcome") -> StoredJob:
         """Commit the terminal record, however long the bucket takes to come back (within reason)."""
         attempt = stored.record.attempt
+        details = outcome.details
 
         def concluded(record: JobRecord) -> JobRecord:
             now = self._stores.clock.now()
@@ -124,20 +132,22 @@ class JobRunner:
             error = _detail(outcome.failure, attempt)
             return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
 
-        concluded_job = await self._commit(stored, concluded)
+        concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded))
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
         return concluded_job
 
-    async def _commit(self, stored: StoredJob, change: Change) -> StoredJob:
-        return await patiently(lambda: self._stores.jobs.evolve_from(stored, change))
-
     async def _release(self, stored: StoredJob) -> None:
         record = stored.record
+
+        def released(current: JobRecord) -> JobRecord:
+            return current.release(attempt=record.attempt)
+
         try:
-            await self._commit(stored, lambda current: current.release(attempt=record.attempt))
-        except StorageError as error:
-            logger.warning("job %s could not be given back, its lease will end: %s", record.job_id, error)
+            async with asyncio.timeout(LAST_WRITE_S):
+                await patiently(lambda: self._stores.jobs.evolve_from(stored, released))
+        except (StorageError, TimeoutError) as error:
+            logger.warning("job %s could not be given back, its lease will end: %r", record.job_id, error)
 
     async def _remember_runtime(self, record: JobRecord) -> None:
         if record.started_at is None or record.completed_at is None:
@@ -153,28 +163,44 @@ class JobRunner:
 class _Outcome:
     outputs: tuple[Output, ...]
     failure: WorkerError | None
+    details: ProgressDetails | None
 
 
 async def _perform(attempt: Attempt, uploads: OutputUploads) -> _Outcome:
     """The attempt and its uploads; outputs that were stored before a failure are kept."""
-    failure: WorkerError | None = None
+    failure = await _failure_of(attempt.perform())
+    upload_failure = await _failure_of(uploads.all())
+    outputs = uploads.finished()
+    details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
+    return _Outcome(outputs, failure or upload_failure, details)
+
+
+async def _failure_of(work: Awaitable[object]) -> WorkerError | None:
+    """What `work` raised, as the record will tell it."""
     try:
-        await attempt.perform()
+        await work
     except WorkerError as error:
-        failure = error
+        return error
     except StorageError as error:
-        failure = StagingFailed(f"the bucket failed before the engine ran: {error}")
+        return StagingFailed(f"the bucket failed before the engine ran: {error}")
     except Exception:
         logger.exception("an attempt failed in a way that no one foresaw")
-        failure = WorkerError("internal error; the worker's log has the details")
+        return WorkerError("internal error; the worker's log has the details")
+    return None
+
+
+@contextlib.contextmanager
+def _time_limit(attempt: Attempt, timeout_s: int) -> Iterator[None]:
+    timeout = JobTimedOut(f"ran longer than its timeout of {timeout_s} s")
+    deadline = asyncio.get_running_loop().call_later(timeout_s, attempt.stop, timeout)
     try:
-        return _Outcome(await uploads.all(), failure)
-    except OutputFailed as error:
-        return _Outcome(uploads.finished(), failure or error)
+        yield
+    finally:
+        deadline.cancel()
 
 
 async def _stop(
-    work: asyncio.Task[_Outcome], uploads: OutputUploads, reporter: Reporter, reporting: asyncio.Task[None]
+    work: asyncio.Task[_Outcome], reporter: Reporter, reporting: asyncio.Task[None], uploads: OutputUploads
 ) -> None:
     """End everything of the attempt and write nothing more."""
     work.cancel()
@@ -183,13 +209,26 @@ async def _stop(
     await uploads.stop()
 
 
+async def _seen_through(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob:
+    """A job that is over is not run again because its worker was told to stop at that very moment."""
+    writing = asyncio.create_task(last_write)
+    try:
+        return await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait({writing}, timeout=LAST_WRITE_S)
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        raise
+
+
 def _detail(failure: WorkerError, attempt: int) -> ErrorDetail:
-    return ErrorDetail(
+    detail = ErrorDetail(
         code=failure.code,
-        message=strict_text(failure.message),
+        message=failure.message,
         node_id=failure.node_id,
         class_type=failure.class_type,
         exception_type=failure.exception_type,
         attempt=attempt,
-        node_errors=strict_json(failure.node_errors) if failure.node_errors else None,
+        node_errors=dict(failure.node_errors) if failure.node_errors else None,
     )
+    return ErrorDetail.model_validate(strict_json(detail.model_dump()))

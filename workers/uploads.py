@@ -101,21 +101,21 @@ class OutputUploads:
 
     async def _inline(self, node_id: str, found: InlineOutput, position: int) -> Output:
         async with self._slots, _temporary_file(found.body) as path:
-            output = await self._store(node_id, path, found.filename, position)
-        update: dict[str, str] = {"type": found.type, "content_type": found.content_type}
-        if found.content_type.startswith("text/") and len(found.body) <= self._inline_text_bytes:
-            update["text"] = found.body.decode()
-        return output.model_copy(update=update)
+            output = await self._store(node_id, path, found.filename, position, content_type=found.content_type)
+        is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._inline_text_bytes
+        return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_short_text else None})
 
-    async def _store(self, node_id: str, path: Path, name: str, position: int) -> Output:
+    async def _store(
+        self, node_id: str, path: Path, name: str, position: int, *, content_type: str | None = None
+    ) -> Output:
+        """`content_type` where it is known better than by looking at the file."""
         filename = safe_filename(Path(name).name)
-        try:
-            facts = await anyio.to_thread.run_sync(examine, path, filename)
-        except OSError as error:
-            raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         key = self._where.output(position, filename)
         try:
+            facts = await anyio.to_thread.run_sync(examine, path, filename, content_type)
             await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
+        except OSError as error:
+            raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         except StorageError as error:
             raise OutputFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
         return Output(

@@ -1,0 +1,271 @@
+"""The job runner where order matters, or a part fails at a bad moment: each step is taken when the test says so."""
+
+import asyncio
+import json
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.clock import SystemClock
+from storage.errors import StorageUnavailable
+from storage.jobs import JobStore, StoredJob
+from storage.memory import MemoryObjectStore
+from storage.queue import JobQueue
+from storage.record import JobRecord, Medium, Status
+from storage.runtimes import RuntimeStore
+from storage.signal import MemorySignal
+from tests.support.records import a_job
+from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
+from tests.support.workbench import quick_policy
+from workers.comfy.engine import FileRef
+from workers.comfy.files import FolderFiles
+from workers.comfy.http_engine import HttpEngine
+from workers.errors import EngineUnavailable
+from workers.runner import JobRunner, RunnerStores, RunResult
+from workflows.catalogue import Catalogue
+
+pytestmark = pytest.mark.anyio
+
+GRAPH = {"1": {"class_type": "Paint", "inputs": {}}, "2": {"class_type": "SaveImageWebsocket", "inputs": {}}}
+PATIENCE_S = 20
+
+
+class MoodyStore(MemoryObjectStore):
+    """A working store whose writes may be refused or held up."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.failures: dict[str, int] = {}
+        self.held: dict[str, asyncio.Event] = {}
+        self.entered = asyncio.Event()
+
+    async def _mood(self, operation: str) -> None:
+        if operation in self.held:
+            self.entered.set()
+            await self.held[operation].wait()
+        if self.failures.get(operation, 0) > 0:
+            self.failures[operation] -= 1
+            raise StorageUnavailable("away")
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        await self._mood("conclude" if b'"status":"completed"' in body else "replace")
+        return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        await self._mood("upload_file")
+        await super().upload_file(key, path, content_type=content_type)
+
+    async def download_file(self, key: str, path: Path) -> None:
+        await self._mood("download_file")
+        await super().download_file(key, path)
+
+
+class ForgetfulFiles(FolderFiles):
+    """The engine is gone by the time its files are asked for."""
+
+    async def fetch(self, ref: FileRef) -> Path:
+        raise EngineUnavailable("connection refused")
+
+
+@dataclass
+class Stage:
+    """A queue with one worker at a scripted engine."""
+
+    folder: Path
+    comfy: ScriptedComfy
+    files: Callable[..., FolderFiles] = FolderFiles
+    objects: MoodyStore = field(default_factory=MoodyStore)
+
+    def __post_init__(self) -> None:
+        signal, clock = MemorySignal(), SystemClock()
+        self.jobs = JobStore(self.objects, clock, signal)
+        self.queue = JobQueue(self.jobs, self.objects, clock, lease_s=60)
+        self._stores = RunnerStores(self.jobs, self.objects, RuntimeStore(self.objects, clock), signal, clock)
+
+    async def claimed(self, **fields: Any) -> StoredJob:
+        await self.jobs.create(a_job(created_at=SystemClock().now(), **fields), workflow=json.dumps(GRAPH).encode())
+        claimed = await self.queue.claim("default", "w1")
+        assert claimed is not None
+        return claimed
+
+    async def run(self, claimed: StoredJob) -> RunResult:
+        folders = {name: self.folder / name for name in ("input", "output", "temp")}
+        engine = HttpEngine(self.comfy.url, self.files(**{f"{name}_dir": path for name, path in folders.items()}))
+        runner = JobRunner(self._stores, engine, Catalogue.absent(), quick_policy(interval_s=0.02, cancel_poll_s=0.1))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                return await runner.run(claimed)
+        finally:
+            await engine.close()
+
+    async def record(self, job_id: str) -> JobRecord:
+        return (await self.jobs.read("default", job_id)).record
+
+    async def until(self, job_id: str, holds: Callable[[JobRecord], bool]) -> JobRecord:
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                record = await self.record(job_id)
+                if holds(record):
+                    return record
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def stage(folder: Path, script: Script, files: Callable[..., FolderFiles] = FolderFiles) -> AsyncIterator[Stage]:
+    async with serving(script) as comfy:
+        yield Stage(folder, comfy, files)
+
+
+def painted(folder: Path, name: str = "a.txt") -> dict[str, Any]:
+    """A ui payload whose file is there."""
+    (folder / "output").mkdir(exist_ok=True)
+    (folder / "output" / name).write_text(name)
+    return {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
+
+
+async def paint(play: Play, folder: Path) -> dict[str, Any]:
+    ui = painted(folder)
+    await play.say("execution_start")
+    await play.say("executing", node="1", display_node="1")
+    await play.say("executed", node="1", display_node="1", output=ui)
+    return {"1": ui}
+
+
+def painting(folder: Path) -> Script:
+    async def script(play: Play) -> None:
+        await play.succeed(await paint(play, folder))
+
+    return script
+
+
+async def test_an_output_is_told_while_a_later_node_runs(tmp_path: Path) -> None:
+    """The later node does not end before the output is listed, and sends no sign of its own."""
+    told = asyncio.Event()
+
+    async def script(play: Play) -> None:
+        outputs = await paint(play, tmp_path)
+        await play.say("executing", node="2", display_node="2")
+        await told.wait()
+        await play.succeed(outputs)
+
+    async with stage(tmp_path, script) as on:
+        claimed = await on.claimed()
+        running = asyncio.create_task(on.run(claimed))
+        seen = await on.until(claimed.record.job_id, lambda record: bool(record.outputs))
+        await on.objects.head(seen.outputs[0].key)
+        told.set()
+        ended = (await running).stored.record
+    assert (seen.status, seen.progress_details.current_node) == (Status.RUNNING, "2")
+    assert (ended.status, ended.outputs) == (Status.COMPLETED, seen.outputs)
+
+
+async def test_pictures_by_the_socket_are_counted_by_node(tmp_path: Path) -> None:
+    """SaveImageWebsocket writes no file; another node's picture is only a preview."""
+
+    def frame(node_id: str, body: bytes) -> bytes:
+        metadata = json.dumps({"node_id": node_id, "image_type": "image/png"}).encode()
+        return struct.pack(">II", 4, len(metadata)) + metadata + body
+
+    async def script(play: Play) -> None:
+        await play.say("execution_start")
+        for node, body in (("1", b"preview"), ("2", b"one"), ("2", b"two")):
+            await play.say_raw(frame(node, body))
+        await play.succeed({})
+
+    async with stage(tmp_path, script) as on:
+        record = (await on.run(await on.claimed())).stored.record
+        bodies = [(await on.objects.get(output.key)).body for output in record.outputs]
+    assert [output.filename for output in record.outputs] == ["websocket_2_0001.png", "websocket_2_0002.png"]
+    assert bodies == [b"one", b"two"]
+
+
+@pytest.mark.parametrize("operation", ["upload_file", "conclude"])
+async def test_a_bucket_that_is_away_for_a_while_costs_no_job(tmp_path: Path, operation: str) -> None:
+    """Neither while an output is stored nor while the end is written."""
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        claimed = await on.claimed()
+        on.objects.failures[operation] = 3
+        ended = (await on.run(claimed)).stored.record
+    assert (ended.status, len(ended.outputs), on.objects.failures[operation]) == (Status.COMPLETED, 1, 0)
+
+
+async def test_a_worker_that_is_stopped_while_it_writes_the_end_still_writes_it(tmp_path: Path) -> None:
+    """A job that is over is not run again."""
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        claimed = await on.claimed()
+        on.objects.held["conclude"] = asyncio.Event()
+        running = asyncio.create_task(on.run(claimed))
+        await on.objects.entered.wait()
+        running.cancel()
+        await asyncio.sleep(0)
+        on.objects.held["conclude"].set()
+        await asyncio.gather(running, return_exceptions=True)
+        ended = await on.record(claimed.record.job_id)
+    assert ended.status is Status.COMPLETED
+
+
+async def test_a_cancelled_job_does_not_wait_for_its_inputs(tmp_path: Path) -> None:
+    """They may be large; nothing is submitted."""
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        await on.objects.put("media/a.png", b"a")
+        medium = Medium(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
+        claimed = await on.claimed(media=(medium,))
+        on.objects.held["download_file"] = asyncio.Event()
+        running = asyncio.create_task(on.run(claimed))
+        await on.objects.entered.wait()
+        now = SystemClock().now()
+        await on.jobs.evolve("default", claimed.record.job_id, lambda record: record.cancel(now=now))
+        result = await running
+    assert (result.stored.record.error, result.engine_suspect) == ("Cancelled by user", False)
+    assert on.comfy.state.posts == []
+
+
+async def test_an_engine_that_is_gone_with_its_files_fails_the_job(tmp_path: Path) -> None:
+    """And is to be restarted."""
+    async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
+        result = await on.run(await on.claimed())
+    detail = result.stored.record.error_detail
+    assert detail is not None
+    assert (detail.code, result.engine_suspect) == ("engine_unavailable", True)
+
+
+async def test_an_output_that_is_not_there_fails_the_job_and_keeps_the_others(tmp_path: Path) -> None:
+    """A node may name a file that it never wrote."""
+    missing = {"images": [{"filename": "no.png", "subfolder": "", "type": "output"}]}
+
+    async def script(play: Play) -> None:
+        outputs = await paint(play, tmp_path)
+        await play.say("executed", node="2", display_node="2", output=missing)
+        await play.succeed({**outputs, "2": missing})
+
+    async with stage(tmp_path, script) as on:
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.error_detail is not None
+    assert (ended.status, ended.error_detail.code) == (Status.FAILED, "output_failed")
+    assert [output.node_id for output in ended.outputs] == ["1"]
+
+
+async def test_whatever_a_node_says_the_record_is_written(tmp_path: Path) -> None:
+    """Half a surrogate pair is JSON, but not UTF-8."""
+    error = {
+        "node_id": "1",
+        "node_type": "Paint",
+        "exception_type": "Odd\ud800Error",
+        "exception_message": "caf\udce9.png is not there",
+    }
+
+    async def script(play: Play) -> None:
+        messages = [["execution_error", {"prompt_id": play.prompt_id, **error}]]
+        ui = {"text": ["a\ud800"], "\ud800": [1]}
+        play.record({"1": ui}, status="error", messages=messages)
+        await play.say("executing", node=None)
+
+    async with stage(tmp_path, script) as on:
+        ended = (await on.run(await on.claimed())).stored.record
+    assert (ended.status, ended.error) == (Status.FAILED, "caf?.png is not there")
+    assert [output.filename for output in ended.outputs] == ["text_output_1.txt", "ui_output_1__.json"]
