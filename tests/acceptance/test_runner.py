@@ -133,6 +133,19 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
     assert json.loads((await bench.objects.get(found["10", "ui_output_10_weird.json"].key)).body) == [None]
 
 
+async def test_pictures_sent_by_the_socket_are_outputs(bench: Bench) -> None:
+    """SaveImageWebsocket writes no file and shows nothing in history; a second job gets its own again."""
+    graph = {
+        "1": {**EMPTY, "inputs": {**EMPTY["inputs"], "batch_size": 2}},
+        "2": node("SaveImageWebsocket", images=["1", 0]),
+    }
+    for record in (await bench.run(graph), await bench.run(graph)):
+        assert [output.filename for output in record.outputs] == ["websocket_2_0001.png", "websocket_2_0002.png"]
+        assert {(output.content_type, output.width, output.height) for output in record.outputs} == {
+            ("image/png", 32, 16)
+        }
+
+
 async def test_a_second_identical_job_gets_files_of_its_own(bench: Bench) -> None:
     """The engine's cache never answers with an old file."""
     graph = {"1": EMPTY, "2": saved(), "3": node("PreviewImage", images=["1", 0])}
