@@ -28,3 +28,8 @@ class ApiConfig:
     output_expires_s: int = 3600
     default_timeout_s: int = 1800
     max_timeout_s: int = 24 * 3600
+    queue_timeout_s: int | None = None
+    """Of a job that names none; None waits for ever."""
+    retain_s: int = 7 * 24 * 3600
+    """How long a finished job stays at most."""
+    max_batch_jobs: int = 1_000

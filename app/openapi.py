@@ -48,6 +48,7 @@ _SUBMISSION_PROBLEMS = (
     "fetch-refused",
     "fetch-failed",
     *_IDEMPOTENCY_PROBLEMS,
+    "job-gone",
 )
 
 
@@ -80,6 +81,7 @@ class Operation:
 
 
 _ID = Parameter("job_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the job")
+_BATCH_ID = Parameter("batch_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the batch")
 _KEY = Parameter(
     "Idempotency-Key", "header", {"type": "string", "maxLength": 255}, "the same key and body make one thing, for 24 h"
 )
@@ -131,16 +133,28 @@ OPERATIONS = (
             ),
             _KNOWN,
         ),
-        refusals=("invalid-parameter", "unknown-job"),
+        refusals=("invalid-parameter", "unknown-job", "job-gone"),
     ),
     Operation(
         "cancel_job",
         "delete",
         "/v1/jobs/{job_id}",
-        "Cancel a job; a finished one is left as it is",
-        {200: ("the job, which is over", wire.JobView), 202: ("the job, which is being stopped", wire.JobView)},
-        parameters=(_ID,),
-        refusals=("unknown-job",),
+        "Cancel a job, or remove it",
+        {
+            200: ("the job, which is over", wire.JobView),
+            202: ("the job, which is being stopped", wire.JobView),
+            204: ("with purge=true: the job and its files are removed", None),
+        },
+        parameters=(
+            _ID,
+            Parameter(
+                "purge",
+                "query",
+                {"enum": ["true", "false"], "default": "false"},
+                "remove the job and its files; one that still runs is removed when it has stopped",
+            ),
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone"),
     ),
     Operation(
         "get_output",
@@ -153,7 +167,19 @@ OPERATIONS = (
             Parameter("number", "path", {"type": "integer", "minimum": 0}, "its place in outputs"),
             Parameter("redirect", "query", {"enum": ["true", "false"], "default": "true"}, "false answers the URL"),
         ),
-        refusals=("unknown-job", "unknown-output"),
+        refusals=("unknown-job", "job-gone", "unknown-output"),
+    ),
+    Operation(
+        "get_logs",
+        "get",
+        "/v1/jobs/{job_id}/logs",
+        "What the engine said while the job ran, as text",
+        {200: ("text/plain, one line a line", None)},
+        parameters=(
+            _ID,
+            Parameter("attempt", "query", {"type": "integer", "minimum": 1}, "of which attempt; the current one else"),
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone", "no-log"),
     ),
     Operation(
         "get_workflow",
@@ -162,7 +188,42 @@ OPERATIONS = (
         "The workflow as it was submitted",
         {200: ("the API-format graph", None)},
         parameters=(_ID,),
-        refusals=("unknown-job",),
+        refusals=("unknown-job", "job-gone"),
+    ),
+    Operation(
+        "submit_batch",
+        "post",
+        "/v1/batches",
+        "Submit up to 1,000 jobs at once, all or none",
+        {
+            202: ("stored: each job will end in exactly one way", wire.BatchView),
+            200: ("an earlier request with this Idempotency-Key had made it", wire.BatchView),
+        },
+        parameters=(_KEY,),
+        request=wire.BatchRequest,
+        example={
+            "workflow": _WORKFLOW,
+            "input_sets": [[{"node": "1", "field": "color", "value": color}] for color in (255, 65280)],
+        },
+        refusals=(*_SUBMISSION_PROBLEMS, "batch-ambiguous", "too-many-jobs", "batch-gone"),
+    ),
+    Operation(
+        "get_batch",
+        "get",
+        "/v1/batches/{batch_id}",
+        "Look at a batch: how many jobs are in which status",
+        {200: ("the batch", wire.BatchView)},
+        parameters=(_BATCH_ID,),
+        refusals=("unknown-batch", "batch-gone"),
+    ),
+    Operation(
+        "cancel_batch",
+        "delete",
+        "/v1/batches/{batch_id}",
+        "Cancel every job of a batch that is not over",
+        {202: ("the batch; jobs that run are being stopped", wire.BatchView)},
+        parameters=(_BATCH_ID,),
+        refusals=("unknown-batch", "batch-gone"),
     ),
     Operation(
         "create_upload",

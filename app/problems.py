@@ -84,6 +84,17 @@ _TYPES = (
     ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
+    ProblemType("job-gone", 410, "The job was removed", "jobs and their files stay for a limited time after their end"),
+    ProblemType("no-log", 404, "There is no log", "a job has one once its engine said something; see attempt"),
+    ProblemType("unknown-batch", 404, "There is no such batch", "check the batch_id"),
+    ProblemType("batch-gone", 410, "The batch was removed", "batches stay for a limited time"),
+    ProblemType(
+        "batch-ambiguous",
+        422,
+        "The batch has no clear content",
+        "send `workflow` and `input_sets`, or `jobs`, and not both",
+    ),
+    ProblemType("too-many-jobs", 422, "The batch has too many jobs", "send several batches"),
     ProblemType("unknown-output", 404, "The job has no such output", "outputs count from 0, once they are there"),
     ProblemType("not-found", 404, "There is nothing here", "see /docs for the paths"),
     ProblemType("method-not-allowed", 405, "The path knows no such method", "see /docs for the methods"),
@@ -156,6 +167,14 @@ def of_validation(error: ValidationError) -> Problem:
 
 def of_storage(error: storage_errors.StorageError) -> Problem:
     match error:
+        case storage_errors.JobGone(gone_at=gone_at):
+            return Problem("job-gone", f"this job was removed at {gone_at.isoformat()}")
+        case storage_errors.BatchGone(gone_at=gone_at):
+            return Problem("batch-gone", f"this batch was removed at {gone_at.isoformat()}")
+        case storage_errors.BatchNotFound():
+            return Problem("unknown-batch", "there is no batch with this id")
+        case storage_errors.LogNotFound():
+            return Problem("no-log", str(error))
         case storage_errors.JobNotFound():
             return Problem("unknown-job", "there is no job with this id")
         case storage_errors.IdempotencyKeyReused():

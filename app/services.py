@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from storage.batches import BatchStore
 from storage.clock import Clock
 from storage.engine_info import EngineInfoStore
 from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
+from storage.logs import LogStore
 from storage.objects import ObjectStore
 from storage.remote import Fetched
+from storage.removal import JobRemover
 from storage.runtimes import RuntimeStore
 from storage.signal import Signal
 from storage.uploads import UploadStore
@@ -26,6 +29,9 @@ class Fetcher(Protocol):
 class Services:
     jobs: JobStore
     objects: ObjectStore
+    batches: BatchStore
+    remover: JobRemover
+    logs: LogStore
     uploads: UploadStore
     idempotency: IdempotencyStore
     runtimes: RuntimeStore

@@ -1,14 +1,30 @@
 """Records as clients see them."""
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Literal
+
 from app.config import ApiConfig
-from app.wire import ErrorView, JobRow, JobUrls, JobView, OutputUrl, OutputView, ProgressView
+from app.wire import (
+    BatchJob,
+    BatchUrls,
+    BatchView,
+    ErrorView,
+    JobRow,
+    JobUrls,
+    JobView,
+    OutputUrl,
+    OutputView,
+    ProgressView,
+)
+from storage.batches import BatchRecord
 from storage.objects import ObjectStore
-from storage.record import JobRecord, Output
+from storage.record import ErrorDetail, JobRecord, Output, Status
 
 
 def job_urls(job_id: str, base: str) -> JobUrls:
     url = f"{base}/v1/jobs/{job_id}"
-    return JobUrls(self=url, cancel=url, workflow=f"{url}/workflow")
+    return JobUrls(self=url, cancel=url, workflow=f"{url}/workflow", logs=f"{url}/logs")
 
 
 def job_row(record: JobRecord) -> JobRow:
@@ -28,13 +44,45 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         progress_details=ProgressView.model_validate(record.progress_details.model_dump()),
         outputs=[_output_view(output, objects, config) for output in record.outputs],
         error=record.error,
-        error_detail=ErrorView.model_validate(record.error_detail.model_dump()) if record.error_detail else None,
+        error_detail=_error_view(record.error_detail),
+        last_fault=_error_view(record.last_fault),
         priority=record.priority,
         timeout_s=record.timeout_s,
+        queue_timeout_s=record.queue_timeout_s,
         attempt=record.attempt,
+        expires_at=record.next_deadline if record.status.is_terminal else None,
+        batch_id=record.batch_id,
         metadata=record.metadata,
         urls=job_urls(record.job_id, base),
     )
+
+
+def batch_view(record: BatchRecord, statuses: Mapping[str, Status | None], base: str) -> BatchView:
+    """`statuses` by job id, None for a job that was removed."""
+    jobs = [BatchJob(job_id=job_id, status=status or "removed") for job_id, status in statuses.items()]
+    counts = Counter(str(job.status) for job in jobs)
+    url = f"{base}/v1/batches/{record.batch_id}"
+    return BatchView(
+        batch_id=record.batch_id,
+        status=_batch_status(counts),
+        created_at=record.created_at,
+        cancel_requested_at=record.cancel_requested_at,
+        total=len(jobs),
+        counts={status: counts[status] for status in (*map(str, Status), "removed")},
+        jobs=jobs,
+        metadata=record.metadata,
+        urls=BatchUrls(self=url, cancel=url),
+    )
+
+
+def _batch_status(counts: Mapping[str, int]) -> Literal["queued", "running", "finished"]:
+    if not counts[Status.QUEUED] and not counts[Status.RUNNING]:
+        return "finished"
+    return "queued" if counts[Status.QUEUED] == sum(counts.values()) else "running"
+
+
+def _error_view(error: ErrorDetail | None) -> ErrorView | None:
+    return None if error is None else ErrorView.model_validate(error.model_dump())
 
 
 def output_url(output: Output, objects: ObjectStore, config: ApiConfig) -> OutputUrl:

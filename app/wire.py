@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
 
-from storage.keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import OutputType, Status
 
 Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
@@ -55,14 +55,14 @@ class MediumSource(_Request):
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
 
 
-class JobRequest(_Request):
-    """What POST /v1/jobs takes."""
+class JobOptions(_Request):
+    """How a job is run, whatever it computes."""
 
-    workflow: Any = Field(description="ComfyUI's API-format graph")
-    inputs: list[InputValue] = Field(default_factory=list)
     media: list[MediumSource] = Field(default_factory=list)
     priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
-    timeout_s: int | None = Field(None, ge=1, description="longest run time")
+    timeout_s: int | None = Field(None, ge=1, description="longest run time of one attempt, seconds")
+    queue_timeout_s: int | None = Field(None, ge=1, description="longest wait for a worker, seconds")
+    retain_days: float | None = Field(None, gt=0, description="how long the job and its files stay after its end")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
@@ -72,12 +72,28 @@ class JobRequest(_Request):
     )
 
 
+class JobRequest(JobOptions):
+    """What POST /v1/jobs takes."""
+
+    workflow: Any = Field(description="ComfyUI's API-format graph")
+    inputs: list[InputValue] = Field(default_factory=list)
+
+
+class BatchRequest(JobOptions):
+    """What POST /v1/batches takes: `workflow` and `input_sets`, or `jobs`."""
+
+    workflow: Any = Field(None, description="ComfyUI's API-format graph, of every job")
+    input_sets: list[list[InputValue]] | None = Field(None, description="the inputs of one job each")
+    jobs: list[JobRequest] | None = Field(None, description="whole jobs instead")
+
+
 class JobUrls(_Answer):
     """Where the job is to be found."""
 
     self: str
     cancel: str
     workflow: str
+    logs: str
 
 
 class JobAccepted(_Answer):
@@ -128,6 +144,8 @@ class ErrorView(_Answer):
     exception_type: str | None
     attempt: int | None
     node_errors: dict[str, Any] | None
+    retryable: bool = Field(description="the same job may well succeed another time")
+    log_tail: list[str] | None = Field(description="the engine's last lines, where its worker was lost")
 
 
 class JobView(_Answer):
@@ -144,9 +162,13 @@ class JobView(_Answer):
     outputs: list[OutputView]
     error: str | None
     error_detail: ErrorView | None
+    last_fault: ErrorView | None = Field(description="why the attempt before had to be repeated")
     priority: int
     timeout_s: int
+    queue_timeout_s: int | None
     attempt: int
+    expires_at: Moment | None = Field(description="when the job and its files are removed")
+    batch_id: str | None
     metadata: dict[str, str]
     urls: JobUrls
 
@@ -161,6 +183,32 @@ class JobRow(_Answer):
 class JobList(_Answer):
     jobs: list[JobRow]
     next_cursor: str | None = Field(description="pass it as cursor for the next page")
+
+
+class BatchUrls(_Answer):
+    self: str
+    cancel: str
+
+
+class BatchJob(_Answer):
+    """`removed` once its time was over."""
+
+    job_id: str
+    status: Status | Literal["removed"]
+
+
+class BatchView(_Answer):
+    """`counts` by status, `removed` included; `status` is finished when every job is over."""
+
+    batch_id: str
+    status: Literal["queued", "running", "finished"]
+    created_at: Moment
+    cancel_requested_at: Moment | None
+    total: int
+    counts: dict[str, int]
+    jobs: list[BatchJob] = Field(description="in the order of the request")
+    metadata: dict[str, str]
+    urls: BatchUrls
 
 
 class UploadRequest(_Request):

@@ -15,7 +15,7 @@ from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.settings import Settings
-from storage.launcher import MemoryLauncher
+from storage.launcher import NoLauncher
 
 GRACEFUL_S = 3
 """How long open requests may take to end; long polls are cut."""
@@ -40,7 +40,7 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, descriptor: int) -> None:
     async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
-        app = create_app(api_services(settings, stores, MemoryLauncher()), api_config(settings))
+        app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
         config = uvicorn.Config(
             app, log_config=None, access_log=False, timeout_graceful_shutdown=GRACEFUL_S, server_header=False
         )

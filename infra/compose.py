@@ -10,21 +10,31 @@ from pathlib import Path
 from app.config import ApiConfig
 from app.services import Services
 from infra.settings import Settings
+from storage.batches import BatchStore
 from storage.clock import Clock, SystemClock
 from storage.engine_info import EngineInfoStore
+from storage.hint_keys import Kind
 from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
+from storage.logs import LogStore
 from storage.objects import ObjectStore
 from storage.queue import JobQueue
+from storage.record import DAY_S
 from storage.remote import RemoteFetcher
+from storage.removal import JobRemover
 from storage.runtimes import RuntimeStore
 from storage.s3 import S3Config, S3ObjectStore
 from storage.signal import Signal
 from storage.uploads import UploadStore
+from workers.backlog import Backlog
+from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.deadlines import Deadlines, Keeper
 from workers.loop import WorkerIdentity, WorkerLoop
+from workers.reaper import Reaper
+from workers.recovery import Recovery
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
 
@@ -37,8 +47,12 @@ class Stores:
     objects: ObjectStore
     signal: Signal
     jobs: JobStore
+    remover: JobRemover
+    batches: BatchStore
+    logs: LogStore
     queue: JobQueue
     uploads: UploadStore
+    idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
 
@@ -70,16 +84,23 @@ async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Store
         yield make_stores(settings, objects, signal)
 
 
-def make_stores(settings: Settings, objects: ObjectStore, signal: Signal) -> Stores:
-    clock = SystemClock()
+def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock: Clock | None = None) -> Stores:
+    clock = clock or SystemClock()
     jobs = JobStore(objects, clock, signal)
+    remover = JobRemover(jobs, objects, clock)
     return Stores(
         clock=clock,
         objects=objects,
         signal=signal,
         jobs=jobs,
+        remover=remover,
+        batches=BatchStore(jobs, remover, objects, clock),
+        logs=LogStore(objects),
         queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
-        uploads=UploadStore(objects, clock, expires_s=settings.upload_expires_s),
+        uploads=UploadStore(
+            jobs, objects, clock, expires_s=settings.upload_expires_s, retain_s=_seconds(settings.retain_days)
+        ),
+        idempotency=IdempotencyStore(objects, clock),
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
     )
@@ -87,6 +108,9 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal) -> Sto
 
 def runner_policy(settings: Settings) -> RunnerPolicy:
     return RunnerPolicy(
+        max_attempts=settings.max_attempts,
+        log_interval_s=settings.log_interval_s,
+        execution=ExecutionPolicy(stall_s=settings.engine_stall_s),
         parallel_uploads=settings.parallel_uploads,
         inline_text_bytes=settings.inline_text_bytes,
         report=ReportPolicy(
@@ -125,9 +149,28 @@ def worker_loop(
         host,
         stores.queue,
         stores.engine_info,
-        RunnerStores(stores.jobs, stores.objects, stores.runtimes, stores.signal, stores.clock),
+        runner_stores(stores),
         runner_policy(settings),
         on_ready,
+    )
+
+
+def runner_stores(stores: Stores) -> RunnerStores:
+    return RunnerStores(stores.jobs, stores.objects, stores.runtimes, stores.logs, stores.signal, stores.clock)
+
+
+def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
+    keepers: dict[Kind, Keeper] = {
+        "draft": stores.remover,
+        "job": stores.remover,
+        "batch": stores.batches,
+        "upload": stores.uploads,
+        "key": stores.idempotency,
+    }
+    return Reaper(
+        Recovery(stores.jobs, stores.logs, stores.objects, stores.clock, max_attempts=settings.max_attempts),
+        Backlog(stores.jobs, stores.objects, launcher, stores.clock),
+        Deadlines(keepers, stores.objects, stores.clock),
     )
 
 
@@ -156,15 +199,25 @@ def api_config(settings: Settings) -> ApiConfig:
         output_expires_s=settings.output_expires_s,
         default_timeout_s=settings.default_timeout_s,
         max_timeout_s=settings.max_timeout_s,
+        queue_timeout_s=settings.queue_timeout_s,
+        retain_s=_seconds(settings.retain_days),
+        max_batch_jobs=settings.max_batch_jobs,
     )
+
+
+def _seconds(days: float) -> int:
+    return round(days * DAY_S)
 
 
 def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
     return Services(
         jobs=stores.jobs,
+        batches=stores.batches,
+        remover=stores.remover,
+        logs=stores.logs,
         objects=stores.objects,
         uploads=stores.uploads,
-        idempotency=IdempotencyStore(stores.objects, stores.clock),
+        idempotency=stores.idempotency,
         runtimes=stores.runtimes,
         engine_info=stores.engine_info,
         launcher=launcher,

@@ -33,6 +33,14 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
     return api_application()
 
 
+@app.function(schedule=modal.Period(seconds=deployment.reap_every_s), max_containers=1)
+def reap() -> None:
+    """What a process that died has left undone is found and done."""
+    from infra.modal_runtime import sweep
+
+    sweep()
+
+
 @app.cls(
     gpu=deployment.gpus,
     max_containers=deployment.max_workers,

@@ -16,6 +16,11 @@ class ModalLauncher:
         ticket: str = call.object_id
         return ticket
 
+    async def waiting(self, pool: str) -> int | None:
+        stats = await self._worker().run.get_current_stats.aio()
+        backlog: int = stats.backlog
+        return backlog
+
     async def cancel(self, ticket: str) -> None:
         try:
             call = await modal.FunctionCall.from_id.aio(ticket)

@@ -13,6 +13,8 @@ from infra.compose import (
     engine_environment,
     engine_host,
     make_stores,
+    open_stores,
+    reaper,
     s3_config,
     worker_loop,
 )
@@ -34,6 +36,18 @@ def api_application() -> Any:
     configure_logging("api", settings.log_level)
     stores = make_stores(settings, S3ObjectStore(s3_config(settings)), MemorySignal())
     return create_app(api_services(settings, stores, ModalLauncher()), api_config(settings))
+
+
+def sweep() -> None:
+    """One sweep of the reaper."""
+    settings = Settings()
+    configure_logging("reaper", settings.log_level)
+
+    async def once() -> None:
+        async with open_stores(settings, MemorySignal()) as stores:
+            await reaper(settings, stores, ModalLauncher()).sweep()
+
+    asyncio.run(once())
 
 
 class TicketWorker:

@@ -44,19 +44,31 @@ class Settings(BaseSettings):
     default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")
     max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
 
+    queue_timeout_s: Count | None = Field(
+        None, description="longest wait of a job that names none; unset means for ever"
+    )
+    retain_days: Annotated[float, Field(gt=0)] = Field(
+        7.0, description="how long finished jobs, their files and unused uploads stay, days"
+    )
+    max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
+
     # The workers.
     engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
     comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")
     comfyui_cpu: bool | None = Field(None, description="start ComfyUI with --cpu; unset means where no GPU is seen")
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
     engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
+    engine_stall_s: Seconds = Field(
+        600.0, description="how long a running job may go without any message from its engine, seconds"
+    )
     lite_fault_nodes: bool = Field(default=False, description="offer the lite engine's nodes that fail on purpose")
     pool: str = Field("default", description="the pool whose queue this worker serves")
     lease_s: Seconds = Field(60.0, description="how long a running job may show no sign of life, seconds")
     max_attempts: Annotated[int, Field(ge=1, le=999)] = Field(
-        3, description="how often a job may lose its worker before it fails"
+        3, description="how many attempts a job has that loses its worker or its engine"
     )
-    reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for jobs that lost their worker, seconds")
+    reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for what was left undone, seconds")
+    log_interval_s: Seconds = Field(10.0, description="least time between two writes of a running job's log, seconds")
     progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker looks for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker looks at the queue, seconds")
@@ -90,6 +102,9 @@ class DeploymentSettings(BaseSettings):
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
     max_workers: Count = Field(4, description="most GPU containers at once")
     max_api_containers: Count = Field(3, description="most API containers at once")
+    reap_every_s: Annotated[int, Field(ge=10)] = Field(
+        60, description="how often the deployment looks for what was left undone, seconds"
+    )
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )

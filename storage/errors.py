@@ -6,6 +6,10 @@ StorageError
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 ├── JobNotFound           no such job in this tenant
+│   └── JobGone           there was one, and it was removed
+├── BatchNotFound         no such batch in this tenant
+│   └── BatchGone         there was one, and it was removed
+├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
 ├── FetchFailed           a user's URL did not give its bytes
@@ -15,6 +19,8 @@ StorageError
 └── TransitionRefused     the job's state does not allow the change
     └── AttemptFenced     the caller's attempt no longer holds the job
 """
+
+from datetime import datetime
 
 
 class StorageError(Exception):
@@ -39,6 +45,30 @@ class StorageRefused(StorageError):
 
 class JobNotFound(StorageError):
     """The tenant has no such job."""
+
+
+class JobGone(JobNotFound):
+    """The job was removed, its time being over or on request, and left a tombstone."""
+
+    def __init__(self, job_id: str, gone_at: datetime) -> None:
+        super().__init__(job_id)
+        self.gone_at = gone_at
+
+
+class BatchNotFound(StorageError):
+    """The tenant has no such batch."""
+
+
+class BatchGone(BatchNotFound):
+    """The batch was removed."""
+
+    def __init__(self, batch_id: str, gone_at: datetime) -> None:
+        super().__init__(batch_id)
+        self.gone_at = gone_at
+
+
+class LogNotFound(StorageError):
+    """The attempt wrote no log, or there was no such attempt."""
 
 
 class UploadNotFound(StorageError):

@@ -2,8 +2,12 @@
 
 The first request with a key claims it by a create-only write, which fixes the id of what will be made. Everyone who
 comes later with the same key makes, or finds, the thing of that id: also after a crash between claim and creation.
+
+A claim that nobody can need any more is retired by a conditional write before it is deleted: nobody takes a retired
+one over, so the deletion cannot hit a claim that was made anew.
 """
 
+import asyncio
 import hashlib
 import json
 import uuid
@@ -13,12 +17,16 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.clock import Clock
 from storage.errors import IdempotencyKeyReused, ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.hint_keys import Deadline
 from storage.objects import ObjectStore, StoredObject
 
 KEY_LIFE = timedelta(hours=24)
 """Afterwards a key is free again."""
 
+CLEAN_UP_AFTER = KEY_LIFE + timedelta(hours=1)
+
 CLAIM_ATTEMPTS = 5
+RETRY_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +47,9 @@ class IdempotencyStore:
 
         `scope` keeps the keys of different operations apart; `fingerprint` is a hash of the request's body.
         """
-        name = keys.idempotency(tenant, hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest())
+        digest = hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+        name = keys.idempotency(tenant, digest)
+        await self._objects.put(Deadline(self._clock.now() + CLEAN_UP_AFTER, "key", tenant, digest).key, b"")
         for _ in range(CLAIM_ATTEMPTS):
             mine = str(uuid.uuid4())
             body = self._body(mine, fingerprint)
@@ -49,7 +59,8 @@ class IdempotencyStore:
                 found = await self._find(name)
             else:
                 return Claim(mine, is_first=True)
-            if found is None:
+            if found is None or json.loads(found.body).get("retired"):
+                await asyncio.sleep(RETRY_S)
                 continue
             if self._is_old(found):
                 if await self._take_over(name, body, found):
@@ -60,6 +71,20 @@ class IdempotencyStore:
                 raise IdempotencyKeyReused(key)
             return Claim(known["id"], is_first=False)
         raise StorageUnavailable("an idempotency key changes too fast to be claimed")
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Remove a claim whose time is over; returns when to look again. `PreconditionFailed` if it changes now."""
+        name = keys.idempotency(deadline.tenant, deadline.id)
+        found = await self._find(name)
+        if found is None:
+            return None
+        claim = json.loads(found.body)
+        if not claim.get("retired"):
+            if self._clock.now() < (clean_up_at := datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER):
+                return clean_up_at
+            await self._objects.replace(name, json.dumps({**claim, "retired": True}).encode(), etag=found.head.etag)
+        await self._objects.delete(name)
+        return None
 
     def _body(self, made: str, fingerprint: str) -> bytes:
         claim = {"id": made, "fingerprint": fingerprint, "claimed_at": self._clock.now().isoformat()}

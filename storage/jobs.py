@@ -1,27 +1,34 @@
 """The job store: job.json as the only truth, and the hints that make it findable.
 
-Every change is a conditional write on the record's ETag. A hint (index or queue key) is written before the
-commit that needs it and removed after the commit that outdates it, so a crash leaves a hint too many, never
-one too few; readers drop what they find to be stale.
+Every change is a conditional write on the record's ETag. A hint is written before the commit that needs it and
+removed after the commit that outdates it, so a crash leaves a hint too many, never one too few; readers drop what
+they find to be stale. A job that was removed leaves a tombstone in its place for a while, see `storage.removal`.
 """
 
 import base64
 import binascii
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from storage import keys
 from storage.clock import Clock
-from storage.errors import BadCursor, JobNotFound, ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import BadCursor, JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix
+from storage.hints import hints_of, list_key, status_key
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
 from storage.signal import Signal, job_topic, queue_topic
 from storage.together import together
+from storage.tombstone import Tombstone
 
 YOUNG_HINT = timedelta(minutes=10)
 """A hint without a record may belong to a submission that is about to commit; older ones are stale."""
+
+ABANDONED = timedelta(hours=25)
+"""Afterwards a submission that never committed is cleared away: when no repeat with its Idempotency-Key can come."""
 
 MAX_PAGE = 200
 MAX_LISTS = 4
@@ -42,6 +49,15 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file of a submission, to be stored under `key`."""
+
+    key: str
+    path: Path
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class JobPage:
     """Newest first. `next_cursor` is None on the last page."""
 
@@ -55,26 +71,47 @@ class JobStore:
         self._clock = clock
         self._signal = signal
 
-    async def create(self, record: JobRecord, *, workflow: bytes) -> StoredJob:
-        """Accept a job. When this returns the job is durable; when it raises, it may only have left hints."""
-        await self._objects.put(keys.workflow(record.tenant, record.job_id), workflow)
-        await self._put_hints(index_key(record, None), index_key(record, record.status), queue_key(record))
-        stored = await self._commit(record, etag=None)
+    async def create(self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = ()) -> StoredJob:
+        """Accept a job. When this returns the job is durable; `PreconditionFailed` if there is one of this id.
+
+        Announced before anything else is written, so that what a crash leaves of it is found, and cleared away.
+        """
+        announcement, announced_at = _abandonment(record), self._clock.now()
+        await self._put_hints((announcement, *hints_of(record), list_key(record)))
+        stored = await self.write_new(record, workflow=workflow, files=files)
+        if self._clock.now() - announced_at > YOUNG_HINT / 2:  # someone may have taken the hints for stale
+            await self.publish(record)
+        await self._drop_hints((announcement,))
         self._signal.ring(queue_topic(record.pool))
         return stored
 
+    async def write_new(self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = ()) -> StoredJob:
+        """A job that no worker finds before it is published: one of a batch that is being accepted."""
+        uploads = (self._objects.upload_file(f.key, f.path, content_type=f.content_type) for f in files)
+        await together(self._objects.put(keys.workflow(record.tenant, record.job_id), workflow), *uploads)
+        return await self._commit(record, etag=None)
+
+    async def publish(self, record: JobRecord) -> None:
+        """Make a job that was written findable. Any number of times; `record` may be older than the present one."""
+        await self._put_hints((*hints_of(record), list_key(record)))
+        self._signal.ring(queue_topic(record.pool))
+
     async def read(self, tenant: str, job_id: str) -> StoredJob:
+        """`JobGone` if it was removed, `JobNotFound` if there is none."""
         try:
             stored = await self._objects.get(keys.record(tenant, job_id))
         except (ObjectNotFound, ValueError):
             raise JobNotFound(job_id) from None
+        if (tombstone := Tombstone.parse(stored.body)) is not None:
+            raise JobGone(job_id, tombstone.gone_at)
         return StoredJob(JobRecord.model_validate_json(stored.body), stored.head.etag)
 
     async def workflow(self, tenant: str, job_id: str) -> bytes:
-        """The graph as it was submitted."""
+        """The graph as it was submitted; errors as of `read`."""
         try:
             return (await self._objects.get(keys.workflow(tenant, job_id))).body
         except (ObjectNotFound, ValueError):
+            await self.read(tenant, job_id)
             raise JobNotFound(job_id) from None
 
     async def evolve(self, tenant: str, job_id: str, change: Change) -> StoredJob:
@@ -95,7 +132,7 @@ class JobStore:
 
     async def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str | None) -> JobPage:
         """One LIST and one GET a row; further LISTs only where stale hints left the page short, and few of them."""
-        prefix = keys.index_prefix(tenant, status)
+        prefix = index_prefix(tenant, status)
         after = _decode_cursor(prefix, cursor)
         found: list[JobRecord] = []
         for _ in range(MAX_LISTS):
@@ -111,12 +148,10 @@ class JobStore:
     async def advance(self, stored: StoredJob, changed: JobRecord) -> StoredJob:
         """Commit `changed` over exactly `stored`; `PreconditionFailed` if another writer was first."""
         before = stored.record
-        moved = before.status is not changed.status
-        if moved:
-            await self._put_hints(index_key(changed, changed.status), *_work_keys(changed))
+        old, new = hints_of(before), hints_of(changed)
+        await self._put_hints(new - old)
         committed = await self._commit(changed.model_copy(update={"rev": before.rev + 1}), etag=stored.etag)
-        if moved:
-            await self._drop_hints(index_key(before, before.status), *_work_keys(before))
+        await self._drop_hints(old - new)
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
         if changed.status is Status.QUEUED:
             self._signal.ring(queue_topic(changed.pool))
@@ -129,19 +164,19 @@ class JobStore:
     async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:
         """The record that an index key names; None, and the key perhaps dropped, if it is stale."""
         try:
-            created_at, job_id = keys.parse_index_key(key)
+            entry = IndexEntry.parse(key)
         except ValueError:
             return None
         try:
-            record = (await self.read(tenant, job_id)).record
+            record = (await self.read(tenant, entry.job_id)).record
         except JobNotFound:
-            if self._clock.now() - created_at > YOUNG_HINT:
-                await self._drop_hints(key)
+            if self._clock.now() - entry.created_at > YOUNG_HINT:
+                await self._drop_hints((key,))
             return None
-        if status is None or record.status is status:
+        if key == (list_key(record) if status is None else status_key(record)):
             return record
-        if record.status.is_terminal:
-            await self._drop_hints(key)  # a terminal job never comes back to another status
+        if status is None or entry.attempt is None or record.outdates(status, entry.attempt):
+            await self._drop_hints((key,))
         return None
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
@@ -152,40 +187,19 @@ class JobStore:
             return StoredJob(record, await self._objects.create(key, body))
         return StoredJob(record, await self._objects.replace(key, body, etag=etag))
 
-    async def _put_hints(self, *hints: str) -> None:
-        await together(*(self._objects.put(hint, b"") for hint in hints))
+    async def _put_hints(self, hints: Iterable[str]) -> None:
+        await together(*(self._objects.put(hint, b"") for hint in sorted(hints)))
 
-    async def _drop_hints(self, *hints: str) -> None:
+    async def _drop_hints(self, hints: Iterable[str]) -> None:
         """Best effort: the commit stands, and a hint that stays is dropped by whoever finds it."""
         try:
-            await self._objects.delete(*hints)
+            await self._objects.delete(*sorted(hints))
         except StorageUnavailable:
             return
 
 
-def index_key(record: JobRecord, status: Status | None) -> str:
-    return keys.index(record.tenant, status, record.created_at, record.job_id)
-
-
-def queue_key(record: JobRecord) -> str:
-    return keys.QueueEntry(
-        record.pool, record.priority, record.created_at, record.tenant, record.job_id, record.attempt
-    ).key
-
-
-def running_key(record: JobRecord) -> str:
-    return keys.RunningEntry(record.pool, record.tenant, record.job_id, record.attempt).key
-
-
-def _work_keys(record: JobRecord) -> tuple[str, ...]:
-    """The hint by which others find a job that is not over: to claim it, or to recover it."""
-    match record.status:
-        case Status.QUEUED:
-            return (queue_key(record),)
-        case Status.RUNNING:
-            return (running_key(record),)
-        case _:
-            return ()
+def _abandonment(record: JobRecord) -> str:
+    return Deadline(record.created_at + ABANDONED, "draft", record.tenant, record.job_id).key
 
 
 def _encode_cursor(key: str) -> str:
@@ -200,6 +214,6 @@ def _decode_cursor(prefix: str, cursor: str | None) -> str:
         entry = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
     except (ValueError, binascii.Error):
         raise BadCursor(cursor) from None
-    if not keys.INDEX_ENTRY.fullmatch(entry):
+    if not INDEX_ENTRY.fullmatch(entry):
         raise BadCursor(cursor)
     return prefix + entry

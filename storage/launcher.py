@@ -11,21 +11,44 @@ class Launcher(Protocol):
         """Ask for one worker of this pool; returns a ticket id, or None where workers run permanently."""
         ...
 
+    async def waiting(self, pool: str) -> int | None:
+        """How many tickets no worker has taken yet; None where workers run permanently and need none."""
+        ...
+
     async def cancel(self, ticket: str) -> None:
         """Withdraw a ticket; unknown and finished ones are ignored."""
         ...
 
 
 class MemoryLauncher:
-    """Counts the tickets; for tests, and where workers poll the queue by themselves."""
+    """Keeps the tickets; for tests and simulations."""
 
     def __init__(self) -> None:
+        self.tickets: list[str] = []
         self.spawned: list[str] = []
-        self.cancelled: list[str] = []
 
     async def spawn(self, pool: str) -> str | None:
         self.spawned.append(pool)
-        return f"{pool}-{len(self.spawned)}"
+        ticket = f"{pool}-{len(self.spawned)}"
+        self.tickets.append(ticket)
+        return ticket
+
+    async def waiting(self, pool: str) -> int | None:
+        return sum(ticket.startswith(f"{pool}-") for ticket in self.tickets)
 
     async def cancel(self, ticket: str) -> None:
-        self.cancelled.append(ticket)
+        if ticket in self.tickets:
+            self.tickets.remove(ticket)
+
+
+class NoLauncher:
+    """Where workers run permanently and look at the queue by themselves."""
+
+    async def spawn(self, pool: str) -> str | None:
+        return None
+
+    async def waiting(self, pool: str) -> int | None:
+        return None
+
+    async def cancel(self, ticket: str) -> None:
+        """There is none."""

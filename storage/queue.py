@@ -1,40 +1,47 @@
 """Claiming: which job a worker runs next. The queue's keys are hints; the claim itself is a write to job.json.
 
 Candidates come in the order of their keys: higher priority first, then older first. Losers of a conditional
-write are slow on some servers, so a worker that lost a race, or sees that others are at work, tries a
-random one among the first few instead of the very first.
+write are slow on some servers, so a worker that lost a race waits a moment and then, until it wins again, takes a
+random one among the first few of the best priority instead of the very first.
 """
 
+import asyncio
 import random
 from collections.abc import Sequence
 
-from storage import keys
 from storage.clock import Clock
 from storage.errors import JobNotFound, PreconditionFailed
+from storage.hint_keys import QueueEntry, queue_prefix
 from storage.jobs import YOUNG_HINT, JobStore, StoredJob
-from storage.keys import QueueEntry
 from storage.objects import ObjectStore
 from storage.record import Status
 
 CANDIDATES = 20
 """Hints that one LIST brings. Where none of them can be claimed, the next ones are looked at."""
 
+BACKOFF_S = 0.02
+MAX_BACKOFF_S = 1.0
+"""After the first lost race and at most: doubled a loss, then drawn at random from nothing to that."""
+
 
 class JobQueue:
     """`lease_s`: how long a claim is believed without a sign of life."""
 
-    def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock, *, lease_s: float) -> None:
+    def __init__(
+        self, jobs: JobStore, objects: ObjectStore, clock: Clock, *, lease_s: float, chance: random.Random | None = None
+    ) -> None:
         self._jobs = jobs
         self._objects = objects
         self._clock = clock
         self._lease_s = lease_s
-        self._random = random.Random()  # noqa: S311  spreads load, guards nothing
+        self._chance = chance or random.Random()  # noqa: S311  spreads load, guards nothing
+        self._losses = 0
 
     async def claim(self, pool: str, worker: str) -> StoredJob | None:
         """The best queued job, now running under this worker's lease; None if nothing is claimable."""
         after = ""
         while True:
-            page = await self._objects.list(keys.queue_prefix(pool), after=after, limit=CANDIDATES)
+            page = await self._objects.list(queue_prefix(pool), after=after, limit=CANDIDATES)
             claimed = await self._claim_one(await self._entries(page.keys), worker)
             if claimed is not None or not page.more:
                 return claimed
@@ -42,17 +49,22 @@ class JobQueue:
 
     async def _claim_one(self, candidates: list[QueueEntry], worker: str) -> StoredJob | None:
         while candidates:
-            claimed = await self._try(candidates.pop(0), worker)
+            claimed = await self._try(candidates.pop(self._choice(candidates)), worker)
             if claimed is not None:
                 return claimed
-            self._spread(candidates)
         return None
+
+    def _choice(self, candidates: list[QueueEntry]) -> int:
+        """The first; while others are at work, a random one of the same priority."""
+        if self._losses == 0:
+            return 0
+        return self._chance.choice([n for n, one in enumerate(candidates) if one.priority == candidates[0].priority])
 
     async def _entries(self, found: Sequence[str]) -> list[QueueEntry]:
         entries = []
         for key in found:
             try:
-                entries.append(keys.parse_queue_key(key))
+                entries.append(QueueEntry.parse(key))
             except ValueError:
                 await self._objects.delete(key)
         return entries
@@ -65,19 +77,20 @@ class JobQueue:
             if self._clock.now() - entry.created_at > YOUNG_HINT:
                 await self._objects.delete(entry.key)
             return None
-        if stored.record.status.is_terminal or stored.record.attempt > entry.attempt:
+        if stored.record.outdates(Status.QUEUED, entry.attempt):
             await self._objects.delete(entry.key)
             return None
         if stored.record.status is not Status.QUEUED:
             return None  # its worker may be giving it back right now: the hint comes before that commit
+        return await self._take(stored, worker)
+
+    async def _take(self, stored: StoredJob, worker: str) -> StoredJob | None:
         claim = stored.record.claim(worker=worker, now=self._clock.now(), lease_s=self._lease_s)
         try:
-            return await self._jobs.advance(stored, claim)
+            claimed = await self._jobs.advance(stored, claim)
         except PreconditionFailed:
+            self._losses += 1
+            await asyncio.sleep(self._chance.uniform(0, min(BACKOFF_S * 2**self._losses, MAX_BACKOFF_S)))
             return None
-
-    def _spread(self, candidates: list[QueueEntry]) -> None:
-        """After a lost race: continue with a random one among the next few of the same priority."""
-        peers = [n for n, entry in enumerate(candidates) if entry.priority == candidates[0].priority]
-        if peers:
-            candidates.insert(0, candidates.pop(self._random.choice(peers)))
+        self._losses = max(0, self._losses - 1)
+        return claimed

@@ -1,13 +1,15 @@
 """The job record and every change it can go through. Everything that affects the state machine lives here.
 
     create ─▶ queued ──claim──▶ running ──complete──▶ completed
-                │  ▲               │ │
-                │  └────release────┘ └──────fail─────▶ failed
-                └───────────cancel───────────────────▶ failed
+                │  ▲              │  │
+                │  └─release──────┘  └────fail──────▶ failed
+                │    requeue                            ▲
+                └──cancel, queue_timeout────────────────┘
 
 A change is a pure function from one record to the next; `storage.jobs` commits it by a conditional write.
-Only the holder of the current attempt may change a running job (fencing), save for `request_cancel`,
-which anyone may write and which the holder obeys.
+Only the holder of the current attempt may change a running job (fencing), save for `request_cancel` and
+`retain`, which anyone may write and which the holder obeys. Removing a finished job is no change of its record:
+`storage.removal` puts a tombstone in its place.
 """
 
 from collections.abc import Mapping
@@ -25,6 +27,9 @@ CANCELLED_MESSAGE = "Cancelled by user"
 WORKER_LOST = "worker_lost"
 """The code of a job that lost its worker in every attempt: no worker is left to say so itself."""
 
+DAY_S = 24 * 3600
+DEFAULT_RETAIN_S = 7 * DAY_S
+
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]
 
 
@@ -40,25 +45,35 @@ class Status(StrEnum):
 
 
 class Change(StrEnum):
-    """The names of the arrows above; `progress` and `request_cancel` stay in `running`."""
+    """The names of the arrows above; `progress` and `request_cancel` stay in `running`, `retain` in any status.
+
+    A job goes back to the queue by `release` if its worker is going away in peace, which does not count against
+    `max_attempts`, and by `requeue` if the worker was lost or the engine failed, which does.
+    """
 
     CLAIM = "claim"
     PROGRESS = "progress"
     REQUEST_CANCEL = "request_cancel"
+    RETAIN = "retain"
     RELEASE = "release"
+    REQUEUE = "requeue"
     COMPLETE = "complete"
     FAIL = "fail"
     CANCEL = "cancel"
+    QUEUE_TIMEOUT = "queue_timeout"
 
 
 TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
     (Status.QUEUED, Change.CLAIM): Status.RUNNING,
     (Status.QUEUED, Change.CANCEL): Status.FAILED,
+    (Status.QUEUED, Change.QUEUE_TIMEOUT): Status.FAILED,
     (Status.RUNNING, Change.PROGRESS): Status.RUNNING,
     (Status.RUNNING, Change.REQUEST_CANCEL): Status.RUNNING,
     (Status.RUNNING, Change.RELEASE): Status.QUEUED,
+    (Status.RUNNING, Change.REQUEUE): Status.QUEUED,
     (Status.RUNNING, Change.COMPLETE): Status.COMPLETED,
     (Status.RUNNING, Change.FAIL): Status.FAILED,
+    **{(status, Change.RETAIN): status for status in Status},
 }
 
 
@@ -110,7 +125,11 @@ class ProgressDetails(_Value):
 
 
 class ErrorDetail(_Value):
-    """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame."""
+    """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame.
+
+    `retryable`: the same job may well succeed another time, for the fault was not its own. `log_tail`: the engine's
+    last lines, where the worker was lost and nobody is left to say more.
+    """
 
     code: str
     message: str
@@ -119,6 +138,8 @@ class ErrorDetail(_Value):
     exception_type: str | None = None
     attempt: int | None = None
     node_errors: dict[str, Any] | None = None
+    retryable: bool = False
+    log_tail: tuple[str, ...] | None = None
 
 
 class Lease(_Value):
@@ -144,6 +165,12 @@ class JobRecord(_Value):
     pool: str = "default"
     priority: int = 0
     timeout_s: int
+    """Longest run time of one attempt."""
+    queue_timeout_s: int | None = None
+    """Longest time until the first attempt begins."""
+    retain_s: int = DEFAULT_RETAIN_S
+    """How long the job and its files stay after its end."""
+    batch_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
     webhook_events: tuple[str, ...] = ()
@@ -159,6 +186,8 @@ class JobRecord(_Value):
 
     attempt: int = 0
     """How often the job was claimed; the number of the current attempt while running."""
+    given_back: int = 0
+    """How many of the attempts ended because their worker went away in peace: they count against no limit."""
     lease: Lease | None = None
 
     progress: int = 0
@@ -166,6 +195,32 @@ class JobRecord(_Value):
     outputs: tuple[Output, ...] = ()
     error: str | None = None
     error_detail: ErrorDetail | None = None
+    last_fault: ErrorDetail | None = None
+    """Why the attempt before had to be repeated."""
+
+    @property
+    def next_deadline(self) -> datetime | None:
+        """When the job must be looked at although nothing happens to it: its queue limit, or its removal."""
+        if self.status is Status.QUEUED and self.attempt == 0 and self.queue_timeout_s is not None:
+            return self.created_at + timedelta(seconds=self.queue_timeout_s)
+        return None if self.completed_at is None else self.completed_at + timedelta(seconds=self.retain_s)
+
+    def may_be_repeated(self, max_attempts: int) -> bool:
+        """Whether an attempt is left after the current one; those that were given back do not count."""
+        return self.attempt - self.given_back < max_attempts
+
+    def has_lost_its_worker(self, now: datetime) -> bool:
+        """Whether its lease has ended without a sign of life."""
+        return self.status is Status.RUNNING and self.lease is not None and self.lease.expires_at <= now
+
+    def outdates(self, status: Status, attempt: int) -> bool:
+        """Whether a hint of that status and attempt can no longer come true.
+
+        A hint is written before its commit, so one that is ahead of the record is to be left alone.
+        """
+        if self.status.is_terminal:
+            return (status, attempt) != (self.status, self.attempt)
+        return _stage(status, attempt) < _stage(self.status, self.attempt)
 
     # The changes. Each raises TransitionRefused where the table has no such arrow.
 
@@ -200,29 +255,45 @@ class JobRecord(_Value):
             outputs=outputs,
         )
 
-    def release(self, *, attempt: int) -> "JobRecord":
-        """Give the job back to the queue: its worker is going away."""
+    def release(self, *, attempt: int, now: datetime) -> "JobRecord":
+        """Give the job back to the queue: its worker is going away. A job to be cancelled ends here instead."""
         self._held_by(attempt)
-        return self._change(Change.RELEASE, lease=None, progress=0, progress_details=ProgressDetails(), outputs=())
+        if self.cancel_requested_at is not None:
+            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
+        return self._change(Change.RELEASE, given_back=self.given_back + 1, **_FRESH)
 
-    def expire(self, *, now: datetime, max_attempts: int) -> "JobRecord":
+    def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
+        """Back to the queue for a fault that was not the job's own. A job to be cancelled ends here instead."""
+        self._held_by(attempt)
+        if self.cancel_requested_at is not None:
+            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
+        return self._change(Change.REQUEUE, last_fault=fault, **_FRESH)
+
+    def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
         """What becomes of a running job whose lease has ended; the very same record while it has not.
 
         Back to the queue while attempts are left; else it fails, as does a job that was to be cancelled anyway, or
         whose time is up.
         """
-        if self.status is not Status.RUNNING or self.lease is None or self.lease.expires_at > now:
+        if not self.has_lost_its_worker(now):
             return self
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
         if self.started_at is not None and now - self.started_at >= timedelta(seconds=self.timeout_s):
             return self._give_up(now, "timeout", f"its worker was lost, and its timeout of {self.timeout_s} s is over")
-        if self.attempt >= max_attempts:
-            return self._give_up(now, WORKER_LOST, f"its worker was lost in each of {self.attempt} attempts")
-        return self.release(attempt=self.attempt)
+        lost = ErrorDetail(
+            code=WORKER_LOST,
+            message=f"its worker was lost in attempt {self.attempt}",
+            attempt=self.attempt,
+            retryable=True,
+            log_tail=log_tail,
+        )
+        if self.may_be_repeated(max_attempts):
+            return self.requeue(attempt=self.attempt, now=now, fault=lost)
+        return self.fail(attempt=self.attempt, now=now, error=lost, outputs=self.outputs)
 
     def _give_up(self, now: datetime, code: str, message: str) -> "JobRecord":
-        """Outputs that the lost worker had reported are in the bucket, and are kept."""
+        """Outputs that the worker had reported are in the bucket, and are kept."""
         error = ErrorDetail(code=code, message=message, attempt=self.attempt)
         return self.fail(attempt=self.attempt, now=now, error=error, outputs=self.outputs)
 
@@ -269,6 +340,19 @@ class JobRecord(_Value):
             Change.CANCEL, cancel_requested_at=now, completed_at=now, error=detail.message, error_detail=detail
         )
 
+    def expire_in_queue(self, *, now: datetime) -> "JobRecord":
+        """What becomes of a job that no worker took within its queue limit; the very same record before that."""
+        if self.status is not Status.QUEUED or (due := self.next_deadline) is None or due > now:
+            return self
+        detail = ErrorDetail(
+            code="queue_timeout", message=f"no worker was free within {self.queue_timeout_s} s", retryable=True
+        )
+        return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail)
+
+    def retain(self, retain_s: int) -> "JobRecord":
+        """Keep the job only so long after its end; 0 means not at all."""
+        return self if self.retain_s == retain_s else self._change(Change.RETAIN, retain_s=retain_s)
+
     def _held_by(self, attempt: int) -> Lease:
         if self.status is not Status.RUNNING or self.lease is None or self.attempt != attempt:
             raise AttemptFenced(f"attempt {attempt} of job {self.job_id} no longer holds it")
@@ -280,3 +364,12 @@ class JobRecord(_Value):
         except KeyError:
             raise TransitionRefused(f"a {self.status} job cannot {change}") from None
         return self.model_copy(update={"status": status, **fields})
+
+
+_FRESH: Mapping[str, Any] = {"lease": None, "progress": 0, "progress_details": ProgressDetails(), "outputs": ()}
+"""What a job loses that goes back to the queue."""
+
+
+def _stage(status: Status, attempt: int) -> int:
+    """Grows with a job's life: queued 0, running 1, queued 1, running 2, …; an end comes after what it ends."""
+    return 3 * attempt + {Status.RUNNING: -1, Status.QUEUED: 0}.get(status, 1)

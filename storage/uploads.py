@@ -1,6 +1,7 @@
 """Presigned uploads: what was promised to an uploader, and whether the bytes arrived.
 
-The presigned PUT is bound to length and type and creates only, so an upload never changes after its use.
+The presigned PUT is bound to length and type and creates only, so an upload never changes after its use. It may be
+used for `retain_s`; its bytes stay as long as a job that uses them has not ended.
 """
 
 import uuid
@@ -10,8 +11,16 @@ from pydantic import BaseModel, ConfigDict
 
 from storage import keys
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
+from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
+from storage.hint_keys import Deadline
+from storage.jobs import JobStore
 from storage.objects import ObjectStore, SignedRequest
+from storage.record import DEFAULT_RETAIN_S
+from storage.together import together
+
+SUBMISSION = timedelta(hours=1)
+"""Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
+STILL_USED = timedelta(hours=6)
 
 
 class UploadRecord(BaseModel):
@@ -34,12 +43,22 @@ class UploadRecord(BaseModel):
 
 
 class UploadStore:
-    """`expires_s`: how long a presigned URL may be used."""
+    """`expires_s`: how long a presigned URL may be used; `retain_s`: how long the upload may be used in new jobs."""
 
-    def __init__(self, objects: ObjectStore, clock: Clock, *, expires_s: int) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        objects: ObjectStore,
+        clock: Clock,
+        *,
+        expires_s: int,
+        retain_s: int = DEFAULT_RETAIN_S,
+    ) -> None:
+        self._jobs = jobs
         self._objects = objects
         self._clock = clock
         self._expires_s = expires_s
+        self._retain = timedelta(seconds=retain_s)
 
     async def create(
         self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None, upload_id: str | None = None
@@ -55,6 +74,7 @@ class UploadStore:
             created_at=now,
             expires_at=now + timedelta(seconds=self._expires_s),
         )
+        await self._objects.put(self._deadline(record).key, b"")
         try:
             await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
         except PreconditionFailed:
@@ -65,8 +85,10 @@ class UploadStore:
         return record, signed
 
     async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
-        """`UploadNotFound` for an unknown id, `UploadIncomplete` while the promised bytes are not there."""
+        """`UploadNotFound` for an unknown or old id, `UploadIncomplete` while the promised bytes are not there."""
         record = await self._read(tenant, upload_id)
+        if self._clock.now() - record.created_at >= self._retain:
+            raise UploadNotFound(upload_id)
         try:
             size = (await self._objects.head(record.key)).size
         except ObjectNotFound:
@@ -74,6 +96,34 @@ class UploadStore:
         if size != record.size_bytes:
             raise UploadIncomplete(f"upload {upload_id} has {size} of {record.size_bytes} bytes")
         return record
+
+    async def use(self, tenant: str, upload_id: str, job_id: str) -> None:
+        """Keep the bytes until this job, which is about to be written, has ended."""
+        await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Remove an upload whose time is over and that no job needs any more; returns when to look again."""
+        uses = keys.upload_uses(deadline.tenant, deadline.id)
+        page = await self._objects.list(uses)
+        job_ids = [key.removeprefix(uses) for key in page.keys]
+        if any(await together(*(self._needs(deadline.tenant, job_id) for job_id in job_ids))):
+            return self._clock.now() + STILL_USED
+        await self._objects.delete(*page.keys)
+        if page.more:
+            return self._clock.now()
+        await self._objects.delete(
+            keys.upload_data(deadline.tenant, deadline.id), keys.upload(deadline.tenant, deadline.id)
+        )
+        return None
+
+    def _deadline(self, record: UploadRecord) -> Deadline:
+        return Deadline(record.created_at + self._retain + SUBMISSION, "upload", record.tenant, record.upload_id)
+
+    async def _needs(self, tenant: str, job_id: str) -> bool:
+        try:
+            return not (await self._jobs.read(tenant, job_id)).record.status.is_terminal
+        except JobNotFound:
+            return False
 
     async def _read(self, tenant: str, upload_id: str) -> UploadRecord:
         try:

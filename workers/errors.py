@@ -79,3 +79,7 @@ class StagingFailed(WorkerError):
 
 class OutputFailed(WorkerError):
     code = "output_failed"
+
+
+class StorageFailed(WorkerError):
+    code = "storage_failed"

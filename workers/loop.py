@@ -17,7 +17,7 @@ from storage.queue import JobQueue
 from storage.signal import queue_topic
 from workers.comfy.host import EngineHost
 from workers.errors import EngineUnavailable
-from workers.runner import JobRunner, RunnerPolicy, RunnerStores
+from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, give_back
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -78,8 +78,24 @@ class WorkerLoop:
     async def serve_one(self) -> StoredJob | None:
         """Run the best queued job; None if there is none (another worker was quicker)."""
         await self._see_to_engine()
-        claimed = await self._queue.claim(self._identity.pool, self._identity.name)
+        claimed = await self._claim()
         return None if claimed is None else await self._run(claimed)
+
+    async def _claim(self) -> StoredJob | None:
+        """A worker that is stopped while it claims does not keep what it got."""
+        claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name))
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await self._give_back(claiming)
+            raise
+
+    async def _give_back(self, claiming: asyncio.Task[StoredJob | None]) -> None:
+        await asyncio.wait({claiming}, timeout=LAST_WRITE_S)
+        claiming.cancel()
+        (claimed,) = await asyncio.gather(claiming, return_exceptions=True)
+        if isinstance(claimed, StoredJob):
+            await give_back(self._stores.jobs, self._stores.clock, claimed)
 
     async def _serve_for_ever(self) -> None:
         with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
@@ -97,7 +113,7 @@ class WorkerLoop:
         record = claimed.record
         about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
         logger.info("job claimed", extra=about)
-        runner = JobRunner(self._stores, self._host.engine, self._catalogue, self._policy)
+        runner = JobRunner(self._stores, self._host.engine, self._catalogue, self._policy, self._host.log)
         try:
             result = await runner.run(claimed)
         except AttemptFenced as fenced:
@@ -112,7 +128,7 @@ class WorkerLoop:
 
     async def _see_to_engine(self) -> None:
         if not self._host.is_alive():
-            logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log_tail(5)))
+            logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log.tail(5)))
             await self._restart_engine()
 
     async def _restart_engine(self) -> None:

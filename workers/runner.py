@@ -1,6 +1,7 @@
-"""`JobRunner`: a claimed job to its terminal record. Whatever happens, the record says how it ended.
+"""`JobRunner`: a claimed job to the end of its attempt. Whatever happens, the record says how it ended.
 
-What the record cannot say, because the attempt was fenced or the worker is going away, is not written.
+A fault of the machinery sends the job back to the queue while attempts are left (`workers.retries`). What the record
+cannot say, because the attempt was fenced or the worker is going away, is not written.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
 from storage.jobs import JobStore, StoredJob
+from storage.logs import LogStore
 from storage.objects import ObjectStore
 from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output, ProgressDetails
 from storage.runtimes import RuntimeStore
@@ -20,9 +22,11 @@ from storage.signal import Signal
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
-from workers.errors import EngineError, JobCancelled, JobTimedOut, StagingFailed, WorkerError
+from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed, WorkerError
+from workers.joblog import JobLog, LogSource
 from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
+from workers.retries import is_repeated, is_retryable
 from workers.strict import strict_json
 from workers.uploads import AttemptKeys, OutputUploads
 from workflows.catalogue import Catalogue
@@ -35,6 +39,10 @@ LAST_WRITE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class RunnerPolicy:
+    """`max_attempts`: as the reaper's; `log_interval_s`: between two writes of the job's log, seconds."""
+
+    max_attempts: int = 3
+    log_interval_s: float = 10.0
     parallel_uploads: int = 4
     inline_text_bytes: int = 16 * 1024
     report: ReportPolicy = field(default_factory=ReportPolicy)
@@ -46,6 +54,7 @@ class RunnerStores:
     jobs: JobStore
     objects: ObjectStore
     runtimes: RuntimeStore
+    logs: LogStore
     signal: Signal
     clock: Clock
 
@@ -59,17 +68,34 @@ class RunResult:
 
 
 class JobRunner:
-    def __init__(self, stores: RunnerStores, engine: ComfyEngine, catalogue: Catalogue, policy: RunnerPolicy) -> None:
+    """`log`: what the engine says, as it says it."""
+
+    def __init__(
+        self, stores: RunnerStores, engine: ComfyEngine, catalogue: Catalogue, policy: RunnerPolicy, log: LogSource
+    ) -> None:
         self._stores = stores
         self._engine = engine
         self._catalogue = catalogue
         self._policy = policy
+        self._log = log
 
     async def run(self, stored: StoredJob) -> RunResult:
-        """The job's terminal record. `AttemptFenced` if another attempt holds the job by now.
+        """The job as the attempt left it: over, or queued again. `AttemptFenced` if another attempt holds it by now.
 
         When this is cancelled, the job goes back to the queue.
         """
+        log = JobLog(self._stores.logs, stored.record, self._log, interval_s=self._policy.log_interval_s)
+        log.start()
+        try:
+            reached, outcome, engine_suspect = await self._attempted(stored)
+        except BaseException:
+            log.abandon()
+            raise
+        concluded = await _seen_through(self._conclude(reached, outcome, log))
+        return RunResult(concluded, engine_suspect)
+
+    async def _attempted(self, stored: StoredJob) -> tuple[StoredJob, "_Outcome", bool]:
+        """The newest known record, how the attempt went, and whether the engine is suspect now."""
         uploads = self._uploads(stored.record)
         attempt = self._attempt(stored.record, uploads)
         work = asyncio.create_task(_perform(attempt, uploads))
@@ -82,14 +108,13 @@ class JobRunner:
             await asyncio.wait({reporting})
         except asyncio.CancelledError:
             await _stop(work, reporter, reporting, uploads)
-            await self._release(reporter.stored)
+            await give_back(self._stores.jobs, self._stores.clock, reporter.stored)
             raise
         if reporter.is_fenced:
             await _stop(work, reporter, reporting, uploads)
             raise AttemptFenced(f"attempt {stored.record.attempt} of job {stored.record.job_id} was taken over")
         outcome = work.result()
-        concluded = await _seen_through(self._conclude(reporter.stored, outcome))
-        return RunResult(concluded, attempt.engine_suspect or isinstance(outcome.failure, EngineError))
+        return reporter.stored, outcome, attempt.engine_suspect or isinstance(outcome.failure, EngineError)
 
     def _reporter(
         self, stored: StoredJob, attempt: Attempt, uploads: OutputUploads, *, on_fenced: Callable[[], object]
@@ -119,8 +144,9 @@ class JobRunner:
         )
         return Attempt(bench, record, uploads)
 
-    async def _conclude(self, stored: StoredJob, outcome: "_Outcome") -> StoredJob:
-        """Commit the terminal record, however long the bucket takes to come back (within reason)."""
+    async def _conclude(self, stored: StoredJob, outcome: "_Outcome", log: JobLog) -> StoredJob:
+        """Commit how the attempt ended, however long the bucket takes to come back (within reason). The log first."""
+        await log.finish()
         attempt = stored.record.attempt
         details = outcome.details
 
@@ -130,24 +156,14 @@ class JobRunner:
                 nodes = details.nodes_total if details else 0
                 return record.complete(attempt=attempt, now=now, outputs=outcome.outputs, nodes_total=nodes)
             error = _detail(outcome.failure, attempt)
+            if is_repeated(error.code) and record.may_be_repeated(self._policy.max_attempts):
+                return record.requeue(attempt=attempt, now=now, fault=error)
             return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
 
         concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded))
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
         return concluded_job
-
-    async def _release(self, stored: StoredJob) -> None:
-        record = stored.record
-
-        def released(current: JobRecord) -> JobRecord:
-            return current.release(attempt=record.attempt)
-
-        try:
-            async with asyncio.timeout(LAST_WRITE_S):
-                await patiently(lambda: self._stores.jobs.evolve_from(stored, released))
-        except (StorageError, TimeoutError) as error:
-            logger.warning("job %s could not be given back, its lease will end: %r", record.job_id, error)
 
     async def _remember_runtime(self, record: JobRecord) -> None:
         if record.started_at is None or record.completed_at is None:
@@ -157,6 +173,20 @@ class JobRunner:
             await self._stores.runtimes.record(record.tenant, record.workflow_shape, seconds)
         except StorageError as error:
             logger.info("the run time of job %s was not remembered: %s", record.job_id, error)
+
+
+async def give_back(jobs: JobStore, clock: Clock, stored: StoredJob) -> None:
+    """To the queue, at once. Where that fails, the lease ends by itself."""
+    record = stored.record
+
+    def released(current: JobRecord) -> JobRecord:
+        return current.release(attempt=record.attempt, now=clock.now())
+
+    try:
+        async with asyncio.timeout(LAST_WRITE_S):
+            await patiently(lambda: jobs.evolve_from(stored, released))
+    except (StorageError, TimeoutError) as error:
+        logger.warning("job %s could not be given back, its lease will end: %r", record.job_id, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +212,7 @@ async def _failure_of(work: Awaitable[object]) -> WorkerError | None:
     except WorkerError as error:
         return error
     except StorageError as error:
-        return StagingFailed(f"the bucket failed before the engine ran: {error}")
+        return StorageFailed(f"the bucket failed before the engine ran: {error}")
     except Exception:
         logger.exception("an attempt failed in a way that no one foresaw")
         return WorkerError("internal error; the worker's log has the details")
@@ -230,5 +260,6 @@ def _detail(failure: WorkerError, attempt: int) -> ErrorDetail:
         exception_type=failure.exception_type,
         attempt=attempt,
         node_errors=dict(failure.node_errors) if failure.node_errors else None,
+        retryable=is_retryable(failure.code),
     )
     return ErrorDetail.model_validate(strict_json(detail.model_dump()))

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio.to_thread
-
 from storage import keys
 from storage.errors import StorageError
 from storage.objects import ObjectStore
 from storage.record import Output
 from storage.together import together
 from workers.comfy.engine import ComfyEngine, FileRef
-from workers.errors import OutputFailed
+from workers.errors import OutputFailed, StorageFailed
 from workers.media import examine
 from workers.names import safe_filename
 from workers.outputs import FileOutput, InlineOutput, outputs_of, type_of
@@ -112,12 +110,12 @@ class OutputUploads:
         filename = safe_filename(Path(name).name)
         key = self._where.output(position, filename)
         try:
-            facts = await anyio.to_thread.run_sync(examine, path, filename, content_type)
+            facts = await asyncio.to_thread(examine, path, filename, content_type)
             await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
         except OSError as error:
             raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         except StorageError as error:
-            raise OutputFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
+            raise StorageFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
         return Output(
             filename=filename,
             type=type_of(filename, facts.content_type),

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.body import Body, BodyTooLarge
 from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
@@ -48,6 +49,21 @@ def idempotency_key(request: Request) -> str | None:
     if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
         raise Problem("bad-idempotency-key", "the Idempotency-Key is empty, too long, or not printable ASCII")
     return key
+
+
+async def json_body(request: Request, body: Body, *, limit: int) -> Any:
+    """The request's JSON document, long texts spooled to `body`."""
+    try:
+        return await body.receive(request.stream(), limit=limit)
+    except BodyTooLarge as error:
+        raise Problem("request-too-large", f"the body has {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise Problem("malformed-json", str(error)[:200]) from None
+
+
+def check_is_json(request: Request) -> None:
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise Problem("unsupported-media-type", "the body's Content-Type is not application/json")
 
 
 def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:

@@ -1,33 +1,44 @@
-"""/v1/jobs: submit, look at, list, cancel; a job's outputs and workflow."""
+"""/v1/jobs: submit, look at, list, cancel and remove; a job's outputs, log and workflow."""
+
+import contextlib
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.body import Body, BodyTooLarge
+from app.acceptance import Acceptance, Identity
+from app.body import Body
+from app.preparation import Preparation, parsed
 from app.problems import Problem
-from app.routes.context import REPLAYED, answer, base_url, context_of, idempotency_key, tenant_of, whole_number
-from app.submission import Submission
+from app.routes.context import (
+    REPLAYED,
+    Context,
+    answer,
+    base_url,
+    check_is_json,
+    context_of,
+    idempotency_key,
+    json_body,
+    tenant_of,
+    whole_number,
+)
 from app.views import job_row, job_urls, job_view, output_url
-from app.wire import JobAccepted, JobList
+from app.wire import JobAccepted, JobList, JobRequest
+from storage.errors import JobGone, PreconditionFailed
 from storage.jobs import StoredJob
 from storage.record import JobRecord, Status
 
 
 async def submit(request: Request) -> Response:
-    context = context_of(request)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem("unsupported-media-type", "the body's Content-Type is not application/json")
+    context, tenant = context_of(request), tenant_of(request)
+    check_is_json(request)
     key = idempotency_key(request)
     with Body() as body:
-        try:
-            document = await body.receive(request.stream(), limit=context.config.max_request_bytes)
-        except BodyTooLarge as error:
-            raise Problem("request-too-large", f"the body has {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise Problem("malformed-json", str(error)[:200]) from None
-        submission = Submission(context.services, context.config, tenant_of(request), body, key)
-        accepted = await submission.accept(document)
+        document = await json_body(request, body, limit=context.config.max_request_bytes)
+        preparation = Preparation(context.services, context.config, tenant, body)
+        prepared = await preparation.whole_job(parsed(JobRequest, document))
+        acceptance = Acceptance(context.services, context.config, tenant)
+        accepted = await acceptance.job(prepared, Identity(key, body.fingerprint))
     record = accepted.stored.record
     urls = job_urls(record.job_id, base_url(request))
     return answer(
@@ -70,14 +81,42 @@ async def page(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """A queued job fails at once; a running one is stopped, and this waits a while for it."""
-    context = context_of(request)
+    """A queued job fails at once; a running one is stopped, and this waits a while for it. With `purge` it is removed.
+
+    A job that has not stopped yet is then removed by the reaper, when it has.
+    """
+    context, purge = context_of(request), _flag(request, "purge")
     now = context.services.clock.now()
-    stored = await context.services.jobs.evolve(
-        tenant_of(request), request.path_params["job_id"], lambda record: record.cancel(now=now)
-    )
+
+    def cancelled(record: JobRecord) -> JobRecord:
+        return record.retain(0).cancel(now=now) if purge else record.cancel(now=now)
+
+    stored = await context.services.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
-    return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+    if not purge or not stored.record.status.is_terminal:
+        return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+    await _purge(context, stored)
+    return Response(status_code=204)
+
+
+async def _purge(context: Context, stored: StoredJob) -> None:
+    """Whoever else writes to it now is told so once: nothing changes a finished job but its removal."""
+    try:
+        await context.services.remover.purge(stored)
+    except PreconditionFailed:
+        with contextlib.suppress(JobGone):
+            await context.services.remover.purge(
+                await context.services.jobs.read(stored.record.tenant, stored.record.job_id)
+            )
+
+
+async def logs(request: Request) -> Response:
+    """What the engine said, as text: of the current attempt, or of the one that is asked for."""
+    context = context_of(request)
+    record = (await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])).record
+    attempt = whole_number(request, "attempt", default=record.attempt, low=1, high=max(1, record.attempt))
+    text = await context.services.logs.read(record.tenant, record.job_id, attempt)
+    return PlainTextResponse(text, headers={"cache-control": "no-store", "job-attempt": str(attempt)})
 
 
 async def output(request: Request) -> Response:
@@ -110,6 +149,13 @@ def _etag(record: JobRecord) -> str:
     return f'"{record.rev}"'
 
 
+def _flag(request: Request, name: str) -> bool:
+    text = request.query_params.get(name, "false")
+    if text not in ("true", "false"):
+        raise Problem("invalid-parameter", f"{name} is {text[:50]!r}, neither true nor false")
+    return text == "true"
+
+
 def _status(request: Request) -> Status | None:
     text = request.query_params.get("status")
     if not text:
@@ -126,5 +172,6 @@ ROUTES = (
     Route("/v1/jobs/{job_id}", show, methods=["GET"], name="get_job"),
     Route("/v1/jobs/{job_id}", cancel, methods=["DELETE"], name="cancel_job"),
     Route("/v1/jobs/{job_id}/outputs/{number:int}", output, methods=["GET"], name="get_output"),
+    Route("/v1/jobs/{job_id}/logs", logs, methods=["GET"], name="get_logs"),
     Route("/v1/jobs/{job_id}/workflow", workflow, methods=["GET"], name="get_workflow"),
 )

@@ -1,13 +1,13 @@
 """/v1/uploads: large inputs go from the client to the bucket, not through this API."""
 
-from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.body import Body, BodyTooLarge
-from app.problems import Problem, of_validation
-from app.routes.context import REPLAYED, answer, context_of, idempotency_key, tenant_of
+from app.body import Body
+from app.preparation import parsed
+from app.problems import Problem
+from app.routes.context import REPLAYED, answer, context_of, idempotency_key, json_body, tenant_of
 from app.wire import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -17,15 +17,7 @@ async def create(request: Request) -> Response:
     context = context_of(request)
     key = idempotency_key(request)
     with Body() as body:
-        try:
-            document = await body.receive(request.stream(), limit=MAX_BODY_BYTES)
-            wanted = UploadRequest.model_validate(document)
-        except ValidationError as error:
-            raise of_validation(error) from error
-        except BodyTooLarge as error:
-            raise Problem("request-too-large", f"the body has {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise Problem("malformed-json", str(error)[:200]) from None
+        wanted = parsed(UploadRequest, await json_body(request, body, limit=MAX_BODY_BYTES))
     if wanted.size_bytes > context.config.max_upload_bytes:
         detail = f"{wanted.size_bytes} bytes, at most {context.config.max_upload_bytes} are allowed"
         raise Problem("upload-too-large", detail, pointer="/size_bytes")

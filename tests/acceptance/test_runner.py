@@ -293,7 +293,7 @@ async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
     taken = await bench.jobs.evolve(
         "default",
         record.job_id,
-        lambda r: r.release(attempt=1).claim(worker="other", now=now, lease_s=600),
+        lambda r: r.release(attempt=1, now=now).claim(worker="other", now=now, lease_s=600),
     )
     await running
     assert (await bench.jobs.read("default", record.job_id)).record == taken.record
@@ -309,7 +309,7 @@ async def test_a_stopped_worker_gives_its_job_back(bench: Bench) -> None:
     await serving
     back = (await bench.jobs.read("default", record.job_id)).record
     assert (back.status, back.lease) == (Status.QUEUED, None)
-    claimed = await bench.queue.claim("default", "other")
+    claimed = await bench.stores.queue.claim("default", "other")
     assert claimed is not None
     assert claimed.record.job_id == record.job_id
     await bench.host.restart()

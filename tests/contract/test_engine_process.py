@@ -58,7 +58,7 @@ async def are_gone(processes: list[psutil.Process]) -> bool:
 
 async def says(host: EngineProcess, line: str) -> bool:
     for _ in range(200):
-        if line in host.log_tail():
+        if line in host.log.tail(50):
             return True
         await asyncio.sleep(0.02)
     return False
@@ -86,7 +86,7 @@ async def test_started_restarted_and_stopped(choice: EngineChoice, tmp_path: Pat
         assert host.pid is not None
         first = family(host.pid)
         assert len(first) >= 2
-        assert host.log_tail()
+        assert host.log.tail(50)
         await follow(execution_of(host, saved("x")))
         await host.restart()
         assert await are_gone(first)
@@ -163,9 +163,9 @@ async def test_a_progress_bar_does_not_fill_the_log(tmp_path: Path) -> None:
     host = EngineProcess(script(tmp_path, code))
     with pytest.raises(EngineUnavailable):
         await host.start()
-    assert host.log_tail()[0] == "100%"
-    assert host.log_tail(1) == ["last"]
-    assert all(len(line) <= 4000 for line in host.log_tail())
+    assert host.log.tail(50)[0] == "100%"
+    assert host.log.tail(1) == ["last"]
+    assert all(len(line) <= 4000 for line in host.log.tail(50))
 
 
 async def test_a_killed_engine_is_noticed_and_replaced(lite: EngineProcess) -> None:

@@ -9,7 +9,9 @@ import pytest
 from storage import keys
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, TransitionRefused
-from storage.jobs import MAX_LISTS, JobStore, index_key, queue_key
+from storage.hint_keys import index_prefix
+from storage.hints import list_key, queue_key, status_key
+from storage.jobs import MAX_LISTS, JobStore
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.queue import CANDIDATES, JobQueue
@@ -151,24 +153,24 @@ async def test_stale_hints_are_skipped_and_dropped(jobs: JobStore, objects: Obje
     """A crash between commit and clean-up leaves a hint too many: no list shows it twice."""
     stored = await jobs.create(a_job(), workflow=GRAPH)
     failed = await jobs.evolve_from(stored, lambda r: r.cancel(now=CREATED))
-    stale = index_key(failed.record, Status.QUEUED)
+    stale = status_key(failed.record, Status.QUEUED)
     await objects.put(stale, b"")
-    await objects.put(index_key(a_job(), None), b"")
+    await objects.put(list_key(a_job()), b"")
     assert (await jobs.page("default", status=Status.QUEUED, limit=5, cursor=None)).jobs == ()
     assert len((await jobs.page("default", status=None, limit=5, cursor=None)).jobs) == 1
-    assert stale not in (await objects.list(keys.index_prefix("default", "queued"))).keys
+    assert stale not in (await objects.list(index_prefix("default", "queued"))).keys
 
 
 async def test_a_hint_without_a_job_is_dropped_when_it_is_old(
     jobs: JobStore, objects: ObjectStore, clock: ManualClock
 ) -> None:
     """A young one may belong to a submission in flight, and stays."""
-    hint = index_key(a_job(created_at=clock.now()), None)
+    hint = list_key(a_job(created_at=clock.now()))
     await objects.put(hint, b"")
     for minutes, left in ((9, (hint,)), (2, ())):
         clock.set(clock.now() + timedelta(minutes=minutes))
         assert (await jobs.page("default", status=None, limit=5, cursor=None)).jobs == ()
-        assert (await objects.list(keys.index_prefix("default", None))).keys == left
+        assert (await objects.list(index_prefix("default", None))).keys == left
 
 
 async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: ObjectStore) -> None:
@@ -176,7 +178,7 @@ async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: O
     wanted = a_job()
     await jobs.create(wanted, workflow=GRAPH)
     for n in range(1, 20):
-        await objects.put(index_key(a_job(created_at=CREATED + timedelta(seconds=n)), None), b"")
+        await objects.put(list_key(a_job(created_at=CREATED + timedelta(seconds=n))), b"")
     objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
     first = await jobs.page("default", status=None, limit=2, cursor=None)
     assert objects.requests["LIST"] == MAX_LISTS  # type: ignore[attr-defined]  # as above
@@ -202,7 +204,7 @@ async def test_a_page_costs_the_page_alone(clock: ManualClock) -> None:
         jobs = JobStore(objects, clock, MemorySignal())
         for n in range(count):
             record = a_job(created_at=CREATED + timedelta(milliseconds=n))
-            await objects.put(index_key(record, None), b"")
+            await objects.put(list_key(record), b"")
             await objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
         objects.requests.clear()
         assert len((await jobs.page("default", status=None, limit=50, cursor=None)).jobs) == 50
@@ -214,7 +216,7 @@ async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore,
     """On the real server too, with more index entries than one LIST answer holds."""
     jobs = JobStore(s3_objects, clock, MemorySignal())
     records = [a_job(created_at=CREATED + timedelta(milliseconds=n)) for n in range(1_050)]
-    await asyncio.gather(*(s3_objects.put(index_key(record, None), b"") for record in records))
+    await asyncio.gather(*(s3_objects.put(list_key(record), b"") for record in records))
     for record in records[-5:]:
         await s3_objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
     s3_objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
@@ -307,7 +309,7 @@ async def test_a_released_job_can_be_claimed_again(jobs: JobStore, queue: JobQue
     await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
     assert claimed is not None
-    released = await jobs.evolve_from(claimed, lambda r: r.release(attempt=1))
+    released = await jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=CREATED))
     await objects.delete(queue_key(a_job(**released.record.model_dump(exclude={"attempt"}))))  # late, of attempt 1
     again = await queue.claim("default", "v")
     assert again is not None

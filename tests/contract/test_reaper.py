@@ -5,17 +5,17 @@ from datetime import timedelta
 
 import pytest
 
-from storage import keys
+from infra.compose import make_stores, reaper
+from infra.settings import Settings
 from storage.clock import ManualClock
-from storage.jobs import JobStore, running_key
+from storage.hint_keys import RUNNING
+from storage.hints import running_key
 from storage.launcher import MemoryLauncher
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.queue import JobQueue
 from storage.record import JobRecord, Status
 from storage.signal import MemorySignal
 from tests.support.records import CREATED, a_job
-from workers.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 
@@ -30,9 +30,10 @@ class Shop:
         self.objects = objects
         self.clock = clock
         self.launcher = MemoryLauncher()
-        self.jobs = JobStore(objects, clock, MemorySignal())
-        self.queue = JobQueue(self.jobs, objects, clock, lease_s=LEASE_S)
-        self.reaper = Reaper(self.jobs, objects, self.launcher, clock, max_attempts=MAX_ATTEMPTS)
+        settings = Settings(bucket="tests", lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
+        self.stores = make_stores(settings, objects, MemorySignal(), clock)
+        self.jobs, self.queue = self.stores.jobs, self.stores.queue
+        self.reaper = reaper(settings, self.stores, self.launcher)
 
     def pass_time(self, seconds: float) -> None:
         self.clock.set(self.clock.now() + timedelta(seconds=seconds))
@@ -51,7 +52,7 @@ class Shop:
         return (await self.jobs.read("default", record.job_id)).record
 
     async def hints(self) -> tuple[str, ...]:
-        return (await self.objects.list(keys.RUNNING)).keys
+        return (await self.objects.list(RUNNING)).keys
 
 
 @pytest.fixture
@@ -71,7 +72,7 @@ async def test_a_lost_job_is_queued_again(shop: Shop) -> None:
     """A worker is asked for, and the next claim is the next attempt."""
     record = await shop.claimed()
     shop.pass_time(LEASE_S + 1)
-    assert await shop.reaper.sweep() == {"requeued": 1}
+    assert await shop.reaper.sweep() == {"requeued": 1, "spawned": 1}
     assert (await shop.read(record)).status is Status.QUEUED
     assert shop.launcher.spawned == ["default"]
     assert await shop.hints() == ()
@@ -154,7 +155,7 @@ async def test_the_hint_of_a_claim_in_flight_is_kept(shop: Shop) -> None:
     assert await shop.hints() == (hint,)
 
 
-async def test_a_quiet_bucket_costs_one_request(clock: ManualClock) -> None:
+async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
     """However many jobs have finished."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
@@ -163,4 +164,4 @@ async def test_a_quiet_bucket_costs_one_request(clock: ManualClock) -> None:
         await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
     objects.requests.clear()
     assert not await shop.reaper.sweep()
-    assert dict(objects.requests) == {"LIST": 1}
+    assert dict(objects.requests) == {"LIST": 3}

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from infra.compose import make_stores, runner_stores
+from infra.settings import Settings
 from storage.clock import SystemClock
 from storage.errors import StorageUnavailable
-from storage.jobs import JobStore, StoredJob
+from storage.jobs import StoredJob
 from storage.memory import MemoryObjectStore
-from storage.queue import JobQueue
 from storage.record import JobRecord, Medium, Status
-from storage.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
@@ -25,8 +25,9 @@ from tests.support.workbench import quick_policy
 from workers.comfy.engine import FileRef
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.log import EngineLog
 from workers.errors import EngineUnavailable
-from workers.runner import JobRunner, RunnerStores, RunResult
+from workers.runner import JobRunner, RunnerPolicy, RunResult
 from workflows.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
@@ -80,12 +81,12 @@ class Stage:
     comfy: ScriptedComfy
     files: Callable[..., FolderFiles] = FolderFiles
     objects: MoodyStore = field(default_factory=MoodyStore)
+    policy: RunnerPolicy = field(default_factory=lambda: quick_policy(interval_s=0.02, cancel_poll_s=0.1))
 
     def __post_init__(self) -> None:
         signal, clock = MemorySignal(), SystemClock()
-        self.jobs = JobStore(self.objects, clock, signal)
-        self.queue = JobQueue(self.jobs, self.objects, clock, lease_s=60)
-        self._stores = RunnerStores(self.jobs, self.objects, RuntimeStore(self.objects, clock), signal, clock)
+        stores = make_stores(Settings(bucket="tests"), self.objects, signal, clock)
+        self.jobs, self.queue, self._stores = stores.jobs, stores.queue, runner_stores(stores)
 
     async def claimed(self, **fields: Any) -> StoredJob:
         await self.jobs.create(a_job(created_at=SystemClock().now(), **fields), workflow=json.dumps(GRAPH).encode())
@@ -96,7 +97,7 @@ class Stage:
     async def run(self, claimed: StoredJob) -> RunResult:
         folders = {name: self.folder / name for name in ("input", "output", "temp")}
         engine = HttpEngine(self.comfy.url, self.files(**{f"{name}_dir": path for name, path in folders.items()}))
-        runner = JobRunner(self._stores, engine, Catalogue.absent(), quick_policy(interval_s=0.02, cancel_poll_s=0.1))
+        runner = JobRunner(self._stores, engine, Catalogue.absent(), self.policy, EngineLog(100))
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await runner.run(claimed)

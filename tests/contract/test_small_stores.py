@@ -7,8 +7,10 @@ import pytest
 from storage.clock import ManualClock
 from storage.engine_info import EngineInfoStore
 from storage.errors import UploadIncomplete, UploadNotFound
+from storage.jobs import JobStore
 from storage.objects import ObjectStore
 from storage.runtimes import RuntimeStore
+from storage.signal import MemorySignal
 from storage.uploads import UploadStore
 
 pytestmark = pytest.mark.anyio
@@ -16,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore, clock: ManualClock) -> None:
     """Not before, not with another length, and for its tenant only."""
-    uploads = UploadStore(objects, clock, expires_s=60)
+    uploads = UploadStore(JobStore(objects, clock, MemorySignal()), objects, clock, expires_s=60)
     record, signed = await uploads.create("default", size_bytes=3, content_type="image/png", filename="a.png")
     assert signed.method == "PUT"
     with pytest.raises(UploadIncomplete):

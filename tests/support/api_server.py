@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,15 @@ import uvicorn
 from app.asgi import create_app
 from app.config import ApiConfig
 from app.services import Services
+from infra.compose import api_services, make_stores
+from infra.settings import Settings
 from storage.clock import Clock
-from storage.engine_info import EngineInfoStore
 from storage.errors import FetchFailed, FetchRefused
-from storage.idempotency import IdempotencyStore
-from storage.jobs import JobStore
 from storage.launcher import MemoryLauncher
 from storage.objects import ObjectStore
 from storage.queue import JobQueue
 from storage.remote import Fetched
-from storage.runtimes import RuntimeStore
 from storage.signal import MemorySignal
-from storage.uploads import UploadStore
 
 KEY = "test-key"
 BLUE: dict[str, Any] = {
@@ -67,19 +64,8 @@ class Api:
 @asynccontextmanager
 async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | None = None) -> AsyncIterator[Api]:
     signal = MemorySignal()
-    jobs = JobStore(objects, clock, signal)
-    services = Services(
-        jobs=jobs,
-        objects=objects,
-        idempotency=IdempotencyStore(objects, clock),
-        uploads=UploadStore(objects, clock, expires_s=600),
-        runtimes=RuntimeStore(objects, clock),
-        engine_info=EngineInfoStore(objects, clock),
-        launcher=MemoryLauncher(),
-        signal=signal,
-        clock=clock,
-        fetcher=CannedFetcher(),
-    )
+    stores = make_stores(Settings(bucket="tests"), objects, signal, clock)
+    services = replace(api_services(Settings(bucket="tests"), stores, MemoryLauncher()), fetcher=CannedFetcher())
     app = create_app(services, config or ApiConfig(api_key=KEY))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
     with socket.socket() as listener:
@@ -90,7 +76,7 @@ async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | No
         headers = {"authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
             await _answering(client)
-            yield Api(client, services, JobQueue(jobs, objects, clock, lease_s=60), objects)
+            yield Api(client, services, stores.queue, objects)
         server.should_exit = True
         await serving
 

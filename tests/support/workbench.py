@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.compose import Stores, make_stores, runner_stores
+from infra.settings import Settings
 from storage.clock import SystemClock
-from storage.engine_info import EngineInfoStore
 from storage.jobs import JobStore, StoredJob
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.queue import JobQueue
 from storage.record import JobRecord, Medium
-from storage.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from tests.support.records import a_job
 from workers.comfy.execution import ExecutionPolicy
@@ -23,7 +22,7 @@ from workers.comfy.host import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.loop import WorkerIdentity, WorkerLoop
 from workers.reporter import ReportPolicy
-from workers.runner import RunnerPolicy, RunnerStores
+from workers.runner import RunnerPolicy
 
 ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
 
@@ -32,12 +31,18 @@ ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if nam
 class Bench:
     """`worker.serve_one()` runs the best queued job."""
 
-    objects: ObjectStore
-    jobs: JobStore
-    queue: JobQueue
+    stores: Stores
     signal: MemorySignal
     worker: WorkerLoop
     host: EngineProcess
+
+    @property
+    def objects(self) -> ObjectStore:
+        return self.stores.objects
+
+    @property
+    def jobs(self) -> JobStore:
+        return self.stores.jobs
 
     async def submit(self, graph: dict[str, Any], **fields: Any) -> JobRecord:
         record = a_job(created_at=SystemClock().now(), **fields)
@@ -61,28 +66,28 @@ async def workbench(
 ) -> AsyncIterator[Bench]:
     clock, signal = SystemClock(), MemorySignal()
     store = objects or MemoryObjectStore(clock)
-    jobs = JobStore(store, clock, signal)
-    queue = JobQueue(jobs, store, clock, lease_s=60)
+    stores = make_stores(Settings(bucket="tests"), store, signal, clock)
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
     host = EngineProcess(spec)
     worker = WorkerLoop(
         WorkerIdentity("w1", "default", queue_poll_s=0.2),
         host,
-        queue,
-        EngineInfoStore(store, clock),
-        RunnerStores(jobs, store, RuntimeStore(store, clock), signal, clock),
+        stores.queue,
+        stores.engine_info,
+        runner_stores(stores),
         policy or quick_policy(),
     )
     await worker.start()
     try:
-        yield Bench(store, jobs, queue, signal, worker, host)
+        yield Bench(stores, signal, worker, host)
     finally:
         await worker.stop()
 
 
-def quick_policy(**report: float) -> RunnerPolicy:
-    """Impatient where a test would otherwise wait."""
+def quick_policy(*, max_attempts: int = 1, **report: float) -> RunnerPolicy:
+    """Impatient where a test would otherwise wait; a fault ends the job at once, unless more attempts are given."""
     return RunnerPolicy(
+        max_attempts=max_attempts,
         report=ReportPolicy(**{"interval_s": 0.2, "cancel_poll_s": 0.5, **report}),
         execution=ExecutionPolicy(interrupt_grace_s=2.0, broken_s=1.0),
     )

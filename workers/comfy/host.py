@@ -5,11 +5,11 @@ import contextlib
 import logging
 import random
 import socket
-from collections import deque
 from typing import Protocol
 
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineUnavailable
 from workers.guard import guarded, kill_group
@@ -32,6 +32,11 @@ class EngineHost(Protocol):
     def engine(self) -> HttpEngine: ...
 
     @property
+    def log(self) -> EngineLog:
+        """What the engine says; nothing where it is not ours."""
+        ...
+
+    @property
     def pid(self) -> int | None:
         """The process to look at; None for a server that is not ours."""
         ...
@@ -48,15 +53,13 @@ class EngineHost(Protocol):
 
     def is_alive(self) -> bool: ...
 
-    def log_tail(self, lines: int = 50) -> list[str]: ...
-
 
 class EngineProcess:
     """A ComfyUI of this worker's own, on a free loopback port. It ends with the worker, even by kill -9."""
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
-        self._log: deque[str] = deque(maxlen=LOG_LINES)
+        self.log = EngineLog(LOG_LINES)
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._engine: HttpEngine | None = None
@@ -73,9 +76,6 @@ class EngineProcess:
 
     def is_alive(self) -> bool:
         return self._process is not None and self._process.returncode is None
-
-    def log_tail(self, lines: int = 50) -> list[str]:
-        return list(self._log)[-lines:]
 
     async def start(self) -> None:
         port = _free_port()
@@ -143,7 +143,7 @@ class EngineProcess:
         else:
             failure = "the engine ended while it was starting"
         await self.stop()
-        raise EngineUnavailable("\n".join([failure, *self.log_tail(20)]))
+        raise EngineUnavailable("\n".join([failure, *self.log.tail(20)]))
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101  it was asked for
@@ -155,7 +155,7 @@ class EngineProcess:
             if not line:
                 return
             text = line.decode(errors="replace").rstrip().rpartition("\r")[2][:LONGEST_LINE]  # a bar's last state
-            self._log.append(text)
+            self.log.append(text)
             logger.debug("engine: %s", text)
 
 
@@ -163,6 +163,7 @@ class RunningEngine:
     """A ComfyUI that someone else runs. Its folders are shared, so they are never wiped."""
 
     def __init__(self, url: str) -> None:
+        self.log = EngineLog(LOG_LINES)
         self._engine = HttpEngine(url)
 
     @property
@@ -175,9 +176,6 @@ class RunningEngine:
 
     def is_alive(self) -> bool:
         return True
-
-    def log_tail(self, lines: int = 50) -> list[str]:
-        return []
 
     async def start(self) -> None:
         await self._engine.command_line()

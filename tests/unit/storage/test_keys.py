@@ -8,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import keys
-from storage.keys import MAX_PRIORITY, MIN_PRIORITY, QueueEntry, RunningEntry
+from storage.hint_keys import (
+    MAX_PRIORITY,
+    MIN_PRIORITY,
+    Deadline,
+    IndexEntry,
+    Kind,
+    MemberEntry,
+    QueueEntry,
+    RunningEntry,
+)
 
 JOB = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
 times = st.integers(1_600_000_000_000, 7_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC))
@@ -26,16 +35,16 @@ entries = st.builds(
 @given(entries)
 def test_a_queue_key_tells_its_entry(entry: QueueEntry) -> None:
     """What is written into the key is read from it."""
-    assert keys.parse_queue_key(entry.key) == entry
+    assert QueueEntry.parse(entry.key) == entry
 
 
 @given(st.integers(1, 5_000), st.sampled_from(["default", "a-b.c_d"]))
 def test_a_running_key_tells_its_entry(attempt: int, tenant: str) -> None:
     """Which attempt at which job."""
     entry = RunningEntry("default", tenant, JOB, attempt)
-    assert keys.parse_running_key(entry.key) == entry
-    with pytest.raises(ValueError, match="not a running key"):
-        keys.parse_running_key(entry.key + "/x")
+    assert RunningEntry.parse(entry.key) == entry
+    with pytest.raises(ValueError, match="not a key of this kind"):
+        RunningEntry.parse(entry.key + "/x")
 
 
 @given(entries, entries)
@@ -51,10 +60,30 @@ def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry
 @given(times, st.timedeltas(timedelta(milliseconds=1), timedelta(days=1000)))
 def test_index_keys_sort_newest_first(moment: datetime, later: timedelta) -> None:
     """A LIST in key order gives the newest job first."""
-    older = keys.index("default", None, moment, JOB)
-    newer = keys.index("default", None, moment + later, JOB)
-    assert newer < older
-    assert keys.parse_index_key(older) == (moment, JOB)
+    older, newer = (IndexEntry(created_at, JOB, None) for created_at in (moment, moment + later))
+    assert newer.key("default", None) < older.key("default", None)
+
+
+@given(times, st.sampled_from([None, 0, 1, 1234]))
+def test_an_index_key_tells_its_entry(moment: datetime, attempt: int | None) -> None:
+    """Nothing is lost between writing and reading."""
+    entry = IndexEntry(moment, JOB, attempt)
+    assert IndexEntry.parse(entry.key("default", "queued")) == entry
+
+
+@pytest.mark.parametrize("kind", ["draft", "job", "batch", "upload"])
+def test_a_deadline_key_tells_its_entry(kind: Kind) -> None:
+    """Soonest first."""
+    now = datetime(2026, 11, 23, tzinfo=UTC)
+    entry = Deadline(now, kind, "t-1", JOB)
+    assert Deadline.parse(entry.key) == entry
+    assert entry.key < Deadline(now + timedelta(milliseconds=1), kind, "a", JOB).key
+
+
+def test_a_member_key_tells_its_entry() -> None:
+    """Nothing is lost between writing and reading."""
+    entry = MemberEntry(JOB, 12, "completed")
+    assert MemberEntry.parse(entry.key("t", JOB)) == entry
 
 
 def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
@@ -68,8 +97,8 @@ def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
 @pytest.mark.parametrize("bad", ["", "x", "tenants/t/index/all/", f"tenants/t/index/all/123-{JOB}"])
 def test_a_foreign_key_is_no_index_key(bad: str) -> None:
     """Whatever else lies in the index is recognised."""
-    with pytest.raises(ValueError, match="not an index key"):
-        keys.parse_index_key(bad)
+    with pytest.raises(ValueError, match="not a key of this kind"):
+        IndexEntry.parse(bad)
 
 
 @pytest.mark.parametrize("bad", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101, "ü", "a\\b"])
@@ -87,8 +116,8 @@ def test_a_segment_from_outside_cannot_leave_its_place(bad: str) -> None:
 )
 def test_a_foreign_key_is_no_queue_key(bad: str) -> None:
     """Whatever else lies under the prefix is recognised."""
-    with pytest.raises(ValueError, match="not a queue key"):
-        keys.parse_queue_key(bad)
+    with pytest.raises(ValueError, match="not a key of this kind"):
+        QueueEntry.parse(bad)
 
 
 def test_no_key_is_a_prefix_of_another() -> None:
@@ -105,8 +134,14 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.runtimes("t", "abc"),
         keys.object_info("default"),
         keys.probe(uuid.uuid4().hex),
-        keys.index("t", None, now, JOB),
-        keys.index("t", "queued", now, JOB),
+        keys.log("t", JOB, 1),
+        keys.batch("t", JOB),
+        keys.batch_medium("t", JOB, 0),
+        keys.upload_use("t", JOB, JOB),
+        IndexEntry(now, JOB, None).key("t", None),
+        IndexEntry(now, JOB, 0).key("t", "queued"),
+        MemberEntry(JOB, 0, "queued").key("t", JOB),
+        Deadline(now, "job", "t", JOB).key,
         QueueEntry("default", 0, now, "t", JOB, 0).key,
         RunningEntry("default", "t", JOB, 1).key,
     ]

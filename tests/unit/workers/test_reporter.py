@@ -154,7 +154,9 @@ async def test_a_lost_job_is_noticed_and_left_alone() -> None:
     taken = await desk.jobs.evolve(
         "default",
         claimed.record.job_id,
-        lambda record: record.release(attempt=1).claim(worker="w2", now=desk.clock.now(), lease_s=60),
+        lambda record: record.release(attempt=1, now=desk.clock.now()).claim(
+            worker="w2", now=desk.clock.now(), lease_s=60
+        ),
     )
     reporter = await desk.report(claimed, looks, looks.enough())
     assert (reporter.is_fenced, desk.fences, desk.cancels) == (True, 1, 0)

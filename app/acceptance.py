@@ -1,0 +1,137 @@
+"""Storing what was checked: the acceptance of one job. A job is accepted by the commit of its job.json, and not before.
+
+identify (Idempotency-Key) → job.json, announced first → spawn
+"""
+
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic_core import to_json
+
+from app.config import ApiConfig
+from app.media import LocalMedium, PreparedMedium
+from app.preparation import DEFAULT_POOL, PreparedJob
+from app.services import Services
+from storage import keys
+from storage.errors import JobNotFound, PreconditionFailed
+from storage.jobs import LocalFile, StoredJob
+from storage.record import DAY_S, JobRecord, Medium
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_ESTIMATE_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`is_replay`: an earlier request with this Idempotency-Key made the job."""
+
+    stored: StoredJob
+    estimated_s: int
+    is_replay: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which request this is: its Idempotency-Key, if it has one, and a hash of its body."""
+
+    idempotency_key: str | None
+    fingerprint: str
+
+
+class Acceptance:
+    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+        self._services = services
+        self._config = config
+        self._tenant = tenant
+
+    async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
+        """The job, or the one that an earlier request with the same key made."""
+        shape = prepared.workflow.graph.shape()
+        estimate = await self._services.runtimes.estimate(self._tenant, shape) or DEFAULT_ESTIMATE_S
+        job_id, is_first = await self.identify("jobs", identity)
+        if not is_first:
+            try:
+                return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
+            except JobNotFound:
+                pass  # its maker crashed in between, or is not ready: make it, under the same id
+        record, files = self.draft(prepared, job_id, self._services.clock.now())
+        await self.hold_uploads(prepared, job_id)
+        try:
+            stored = await self._services.jobs.create(record, workflow=workflow_json(prepared), files=files)
+        except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
+            return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
+        await self.spawn()
+        return Accepted(stored, estimate)
+
+    async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
+        """The id of what is to be made, and whether no earlier request claimed it."""
+        if identity.idempotency_key is None:
+            return str(uuid.uuid4()), True
+        claim = await self._services.idempotency.claim(
+            self._tenant, scope, identity.idempotency_key, identity.fingerprint
+        )
+        return claim.id, claim.is_first
+
+    def draft(
+        self,
+        prepared: PreparedJob,
+        job_id: str,
+        created_at: datetime,
+        *,
+        batch_id: str | None = None,
+        shared: dict[PreparedMedium, Medium] | None = None,
+    ) -> tuple[JobRecord, list[LocalFile]]:
+        """The record, and the files to be stored with it; `shared` media are stored elsewhere already."""
+        media: list[Medium] = []
+        files: list[LocalFile] = []
+        for position, given in enumerate((*prepared.pictures, *prepared.media)):
+            if shared and given in shared:
+                media.append(shared[given])
+            elif isinstance(given, LocalMedium):
+                key = keys.input_medium(self._tenant, job_id, position)
+                media.append(stored_medium(given, key))
+                files.append(LocalFile(key, given.path, given.content_type))
+            else:
+                media.append(given.medium)
+        options, config = prepared.options, self._config
+        record = JobRecord(
+            tenant=self._tenant,
+            job_id=job_id,
+            batch_id=batch_id,
+            pool=DEFAULT_POOL,
+            priority=options.priority,
+            timeout_s=options.timeout_s or config.default_timeout_s,
+            queue_timeout_s=options.queue_timeout_s or config.queue_timeout_s,
+            retain_s=config.retain_s if options.retain_days is None else round(options.retain_days * DAY_S),
+            metadata=options.metadata,
+            webhook_url=options.webhook_url,
+            webhook_events=tuple(options.webhook_events),
+            inputs=prepared.inputs,
+            media=tuple(media),
+            workflow_shape=prepared.workflow.graph.shape(),
+            created_at=created_at,
+        )
+        return record, files
+
+    async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
+        """Uploads stay until the job that uses them is over."""
+        for medium in prepared.media:
+            if not isinstance(medium, LocalMedium):
+                await self._services.uploads.use(self._tenant, medium.upload_id, job_id)
+
+    async def spawn(self) -> None:
+        try:
+            await self._services.launcher.spawn(DEFAULT_POOL)
+        except Exception:  # the job is safe: whoever looks at the queue next runs it
+            logger.exception("no worker could be started")
+
+
+def workflow_json(prepared: PreparedJob) -> bytes:
+    return to_json(prepared.workflow.document)
+
+
+def stored_medium(local: LocalMedium, key: str) -> Medium:
+    return Medium(name=local.name, key=key, size_bytes=local.size_bytes, content_type=local.content_type)

@@ -1,0 +1,79 @@
+"""Storing a batch: every job is written, then one write accepts them all. See `storage.batches`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.acceptance import Acceptance, Identity, stored_medium, workflow_json
+from app.batch_preparation import PreparedBatch
+from app.config import ApiConfig
+from app.media import LocalMedium, PreparedMedium
+from app.preparation import PreparedJob
+from app.services import Services
+from storage import keys
+from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.errors import PreconditionFailed
+from storage.record import JobRecord, Medium
+from storage.together import for_each
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedBatch:
+    """`is_replay`: an earlier request with this Idempotency-Key made the batch."""
+
+    stored: StoredBatch
+    is_replay: bool = False
+
+
+class BatchAcceptance:
+    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+        self._services = services
+        self._config = config
+        self._tenant = tenant
+        self._acceptance = Acceptance(services, config, tenant)
+
+    async def batch(self, prepared: PreparedBatch, identity: Identity) -> AcceptedBatch:
+        """All of the jobs, or none. Media that every job uses are stored once, beside the batch."""
+        batch_id, _ = await self._acceptance.identify("batches", identity)
+        draft = await self._services.batches.draft(
+            BatchRecord(
+                tenant=self._tenant,
+                batch_id=batch_id,
+                job_ids=tuple(member_id(batch_id, position) for position in range(len(prepared.jobs))),
+                metadata=prepared.metadata,
+                created_at=self._services.clock.now(),
+                retain_s=self._config.retain_s,
+            )
+        )
+        if draft.record.is_open:
+            return AcceptedBatch(draft, is_replay=True)
+        stored_media = await self._store_shared(batch_id, prepared.shared)
+        numbered = list(enumerate(prepared.jobs))
+        records = await for_each(numbered, lambda item: self._write(draft.record, *item, stored_media))
+        opened = await self._services.batches.open(draft)
+        await self._services.batches.publish(records)
+        await for_each(records, lambda _: self._acceptance.spawn())
+        return AcceptedBatch(opened)
+
+    async def _store_shared(self, batch_id: str, shared: Sequence[PreparedMedium]) -> dict[PreparedMedium, Medium]:
+        stored: dict[PreparedMedium, Medium] = {}
+        for position, given in enumerate(shared):
+            if isinstance(given, LocalMedium):
+                key = keys.batch_medium(self._tenant, batch_id, position)
+                await self._services.objects.upload_file(key, given.path, content_type=given.content_type)
+                stored[given] = stored_medium(given, key)
+        return stored
+
+    async def _write(
+        self, batch: BatchRecord, position: int, prepared: PreparedJob, shared: dict[PreparedMedium, Medium]
+    ) -> JobRecord:
+        """The job's record as it stands in the bucket: a repeat of the request finds those of the first one."""
+        job_id = batch.job_ids[position]
+        record, files = self._acceptance.draft(
+            prepared, job_id, batch.created_at, batch_id=batch.batch_id, shared=shared
+        )
+        await self._acceptance.hold_uploads(prepared, job_id)
+        try:
+            stored = await self._services.jobs.write_new(record, workflow=workflow_json(prepared), files=files)
+        except PreconditionFailed:
+            stored = await self._services.jobs.read(self._tenant, job_id)
+        return stored.record

@@ -1,0 +1,67 @@
+"""/v1/batches: many jobs in one request, accepted together or not at all."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.acceptance import Identity
+from app.batch_acceptance import BatchAcceptance
+from app.batch_preparation import prepared_batch
+from app.body import Body
+from app.preparation import Preparation, parsed
+from app.routes.context import (
+    REPLAYED,
+    answer,
+    base_url,
+    check_is_json,
+    context_of,
+    idempotency_key,
+    json_body,
+    tenant_of,
+)
+from app.views import batch_view
+from app.wire import BatchRequest
+from storage.batches import StoredBatch
+
+
+async def submit(request: Request) -> Response:
+    context, tenant = context_of(request), tenant_of(request)
+    check_is_json(request)
+    key = idempotency_key(request)
+    with Body() as body:
+        wanted = parsed(BatchRequest, await json_body(request, body, limit=context.config.max_request_bytes))
+        preparation = Preparation(context.services, context.config, tenant, body)
+        prepared = await prepared_batch(preparation, wanted, context.config)
+        acceptance = BatchAcceptance(context.services, context.config, tenant)
+        accepted = await acceptance.batch(prepared, Identity(key, body.fingerprint))
+    headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
+    if accepted.is_replay:
+        headers[REPLAYED] = "true"
+    return await _batch_answer(request, accepted.stored, 200 if accepted.is_replay else 202, headers)
+
+
+async def show(request: Request) -> Response:
+    stored = await context_of(request).services.batches.read(tenant_of(request), request.path_params["batch_id"])
+    return await _batch_answer(request, stored)
+
+
+async def cancel(request: Request) -> Response:
+    """Queued jobs fail at once, running ones are asked to stop; what is over stays."""
+    batches = context_of(request).services.batches
+    stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
+    return await _batch_answer(request, stored, 202)
+
+
+async def _batch_answer(
+    request: Request, stored: StoredBatch, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    statuses = await context_of(request).services.batches.statuses(stored.record)
+    view = batch_view(stored.record, statuses, base_url(request))
+    return answer(view, status, {"cache-control": "no-store"} | (headers or {}))
+
+
+ROUTES = (
+    Route("/v1/batches", submit, methods=["POST"], name="submit_batch"),
+    Route("/v1/batches/{batch_id}", show, methods=["GET"], name="get_batch"),
+    Route("/v1/batches/{batch_id}", cancel, methods=["DELETE"], name="cancel_batch"),
+)

@@ -1,0 +1,235 @@
+"""Batches: many jobs that are accepted together, or not at all.
+
+    (nothing) ──draft──▶ draft ──open──▶ open ──▶ removed
+                           └───abandon────────────▶
+
+A draft names its jobs. They are written one by one, without the hints by which a worker would find them; then one
+conditional write opens the batch: that is the acceptance. Hints follow, in any order and any number of times. A
+deadline is written before each step, so that the reaper publishes what was opened, goes on with a cancellation,
+and clears away a draft that was left.
+"""
+
+import secrets
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from storage import keys
+from storage.clock import Clock
+from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
+from storage.hint_keys import Deadline, MemberEntry, members_prefix
+from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
+from storage.objects import ObjectStore
+from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
+from storage.removal import JobRemover
+from storage.together import for_each
+from storage.tombstone import Tombstone, clear
+
+MAX_JOBS = 1000
+LOOK_AGAIN = timedelta(days=1)
+"""After its time a batch waits for its last job to be removed."""
+
+_CANCEL_GRACE = timedelta(minutes=1)
+
+
+class BatchRecord(BaseModel):
+    """The content of batch.json. `rev` and `nonce` as in a job's record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tenant: str
+    batch_id: str
+    rev: int = 0
+    nonce: str = ""
+    is_open: bool = False
+    job_ids: tuple[str, ...]
+    metadata: dict[str, str] = Field(default_factory=dict)
+    created_at: datetime
+    cancel_requested_at: datetime | None = None
+    retain_s: int = DEFAULT_RETAIN_S
+
+    @property
+    def expires_at(self) -> datetime:
+        return self.created_at + timedelta(seconds=self.retain_s)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    record: BatchRecord
+    etag: str
+
+
+def member_id(batch_id: str, position: int) -> str:
+    """The same for every repeat of a request, so that a repeat goes on where the first one died."""
+    return str(uuid.uuid5(uuid.UUID(batch_id), str(position)))
+
+
+class BatchStore:
+    def __init__(self, jobs: JobStore, remover: JobRemover, objects: ObjectStore, clock: Clock) -> None:
+        self._jobs = jobs
+        self._remover = remover
+        self._objects = objects
+        self._clock = clock
+
+    async def draft(self, record: BatchRecord) -> StoredBatch:
+        """Name the jobs that are about to be written; the present record where a repeat finds one."""
+        await self._put_deadline(record, record.created_at + ABANDONED)
+        try:
+            return await self._commit(record, etag=None)
+        except PreconditionFailed:
+            return await self._read(record.tenant, record.batch_id)
+
+    async def open(self, draft: StoredBatch) -> StoredBatch:
+        """Accept the batch, whose jobs are all written. Must be published next."""
+        await self._put_deadline(draft.record, self._clock.now() + YOUNG_HINT)
+        await self._put_deadline(draft.record, draft.record.expires_at)
+        return await self._change(draft, lambda record: record.model_copy(update={"is_open": True}))
+
+    async def publish(self, jobs: Sequence[JobRecord]) -> None:
+        await for_each(jobs, self._jobs.publish)
+
+    async def read(self, tenant: str, batch_id: str) -> StoredBatch:
+        """`BatchNotFound` also for a draft, `BatchGone`."""
+        try:
+            stored = await self._read(tenant, batch_id)
+        except ValueError:
+            raise BatchNotFound(batch_id) from None
+        if not stored.record.is_open:
+            raise BatchNotFound(batch_id)
+        return stored
+
+    async def statuses(self, record: BatchRecord) -> Mapping[str, Status | None]:
+        """Each job's status, None for one that was removed: by hints, and by its record where they are unclear."""
+        hinted: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
+        for entry in await self._members(record):
+            if entry.job_id in hinted:
+                hinted[entry.job_id].append(Status(entry.status))
+        unclear = [job_id for job_id, found in hinted.items() if len(found) != 1]
+        read = await for_each(unclear, lambda job_id: self._status(record.tenant, job_id))
+        known = dict(zip(unclear, read, strict=True))
+        return {job_id: known[job_id] if job_id in known else hinted[job_id][0] for job_id in record.job_ids}
+
+    async def cancel(self, stored: StoredBatch) -> StoredBatch:
+        """Cancel every job that is not over. Durable once the request is written, whatever dies then."""
+        now = self._clock.now()
+        deadline = await self._put_deadline(stored.record, now + _CANCEL_GRACE)
+        stored = await self._change(
+            stored, lambda record: record.model_copy(update={"cancel_requested_at": record.cancel_requested_at or now})
+        )
+        await self._cancel_jobs(stored.record)
+        await self._objects.delete(deadline)
+        return stored
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Do what is due for this batch; returns when to look again."""
+        now = self._clock.now()
+        try:
+            stored = await self._read(deadline.tenant, deadline.id)
+        except BatchGone:
+            return await clear(self._objects, keys.batch(deadline.tenant, deadline.id), now)
+        except BatchNotFound:
+            return now + YOUNG_HINT if now - deadline.due < YOUNG_HINT else None
+        record = stored.record
+        if not record.is_open:
+            return await self._abandon(stored) if now >= record.created_at + ABANDONED else None
+        if now >= record.expires_at:
+            return await self._remove(stored)
+        await self._go_on(record)
+        return None
+
+    async def _go_on(self, record: BatchRecord) -> None:
+        """What the process that opened or cancelled it may have left undone."""
+        await for_each(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
+        if record.cancel_requested_at is not None:
+            await self._cancel_jobs(record)
+
+    async def _publish_again(self, tenant: str, job_id: str) -> None:
+        try:
+            await self._jobs.publish((await self._jobs.read(tenant, job_id)).record)
+        except JobNotFound:
+            return
+
+    async def _abandon(self, stored: StoredBatch) -> datetime:
+        """The tombstone first: from then on the batch cannot be opened."""
+        record = stored.record
+        ends_at = await self._put_tombstone(stored)
+        await for_each(record.job_ids, lambda job_id: self._remover.bury(record.tenant, job_id, record.created_at))
+        return ends_at
+
+    async def _remove(self, stored: StoredBatch) -> datetime:
+        if any(status is not None for status in (await self.statuses(stored.record)).values()):
+            return self._clock.now() + LOOK_AGAIN
+        ends_at = await self._put_tombstone(stored)
+        await clear(self._objects, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now())
+        return ends_at
+
+    async def _put_tombstone(self, stored: StoredBatch) -> datetime:
+        record = stored.record
+        tombstone = Tombstone(gone_at=self._clock.now())
+        await self._put_deadline(record, tombstone.ends_at)
+        await self._objects.replace(keys.batch(record.tenant, record.batch_id), tombstone.to_json(), etag=stored.etag)
+        return tombstone.ends_at
+
+    async def _cancel_jobs(self, record: BatchRecord) -> None:
+        unfinished = [
+            job_id for job_id, status in (await self.statuses(record)).items() if status and not status.is_terminal
+        ]
+        await for_each(unfinished, lambda job_id: self._cancel_job(record.tenant, job_id))
+
+    async def _cancel_job(self, tenant: str, job_id: str) -> None:
+        now = self._clock.now()
+        try:
+            await self._jobs.evolve(tenant, job_id, lambda record: record.cancel(now=now))
+        except JobNotFound:
+            return  # removed meanwhile
+
+    async def _status(self, tenant: str, job_id: str) -> Status | None:
+        try:
+            return (await self._jobs.read(tenant, job_id)).record.status
+        except JobNotFound:
+            return None
+
+    async def _members(self, record: BatchRecord) -> list[MemberEntry]:
+        entries: list[MemberEntry] = []
+        after = ""
+        while True:
+            page = await self._objects.list(members_prefix(record.tenant, record.batch_id), after=after)
+            entries += [MemberEntry.parse(key) for key in page.keys]
+            if not page.more:
+                return entries
+            after = page.keys[-1]
+
+    async def _read(self, tenant: str, batch_id: str) -> StoredBatch:
+        try:
+            stored = await self._objects.get(keys.batch(tenant, batch_id))
+        except ObjectNotFound:
+            raise BatchNotFound(batch_id) from None
+        if (tombstone := Tombstone.parse(stored.body)) is not None:
+            raise BatchGone(batch_id, tombstone.gone_at)
+        return StoredBatch(BatchRecord.model_validate_json(stored.body), stored.head.etag)
+
+    async def _change(self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord]) -> StoredBatch:
+        while True:
+            changed = change(stored.record)
+            if changed == stored.record:
+                return stored
+            try:
+                return await self._commit(changed.model_copy(update={"rev": stored.record.rev + 1}), etag=stored.etag)
+            except PreconditionFailed:
+                stored = await self._read(stored.record.tenant, stored.record.batch_id)
+
+    async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
+        record = record.model_copy(update={"nonce": secrets.token_hex(8)})
+        key = keys.batch(record.tenant, record.batch_id)
+        body = record.model_dump_json().encode()
+        if etag is None:
+            return StoredBatch(record, await self._objects.create(key, body))
+        return StoredBatch(record, await self._objects.replace(key, body, etag=etag))
+
+    async def _put_deadline(self, record: BatchRecord, due: datetime) -> str:
+        key = Deadline(due, "batch", record.tenant, record.batch_id).key
+        await self._objects.put(key, b"")
+        return key

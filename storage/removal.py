@@ -1,0 +1,83 @@
+"""Removing jobs: a finished one whose time is over, or one whose submission died before its commit.
+
+The record's place is taken by a tombstone first, by a conditional write: from then on the job answers 410, and no
+late writer can bring it back. Then everything below its prefix goes, and its hints. A deadline is written before the
+tombstone, so that whatever dies in between, the reaper goes on.
+"""
+
+from datetime import datetime
+
+from storage import keys
+from storage.clock import Clock
+from storage.errors import JobGone, JobNotFound, PreconditionFailed
+from storage.hint_keys import Deadline, IndexEntry
+from storage.hints import hints_of, list_key
+from storage.jobs import ABANDONED, YOUNG_HINT, JobStore, StoredJob
+from storage.objects import ObjectStore
+from storage.record import Status
+from storage.tombstone import Tombstone, clear
+
+
+class JobRemover:
+    def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock) -> None:
+        self._jobs = jobs
+        self._objects = objects
+        self._clock = clock
+
+    async def purge(self, stored: StoredJob) -> None:
+        """Remove a finished job now. `PreconditionFailed` if it changed meanwhile."""
+        record = stored.record
+        tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(sorted({*hints_of(record), list_key(record)})))
+        pending = Deadline(tombstone.gone_at, "job", record.tenant, record.job_id)
+        await self._objects.put(pending.key, b"")
+        key = keys.record(record.tenant, record.job_id)
+        await self._objects.replace(key, tombstone.to_json(), etag=stored.etag)
+        await self._clear_away(pending)
+
+    async def bury(self, tenant: str, job_id: str, created_at: datetime) -> None:
+        """Clear away what a submission left that never committed; a job that exists after all is left alone."""
+        hints = (
+            IndexEntry(created_at, job_id, None).key(tenant, None),
+            IndexEntry(created_at, job_id, 0).key(tenant, Status.QUEUED),
+        )
+        tombstone = Tombstone(gone_at=self._clock.now(), hints=hints)
+        pending = Deadline(tombstone.gone_at, "job", tenant, job_id)
+        await self._objects.put(pending.key, b"")
+        try:
+            await self._objects.create(keys.record(tenant, job_id), tombstone.to_json())
+        except PreconditionFailed:
+            return  # whoever was first has seen to it; the deadline is looked at once more
+        await self._clear_away(pending)
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Do what is due for this job; returns when to look again. `PreconditionFailed` if it changes right now."""
+        now = self._clock.now()
+        try:
+            stored = await self._jobs.read(deadline.tenant, deadline.id)
+        except JobGone:
+            return await clear(self._objects, keys.record(deadline.tenant, deadline.id), now)
+        except JobNotFound:
+            if deadline.kind == "draft":
+                await self.bury(deadline.tenant, deadline.id, deadline.due - ABANDONED)
+                return None
+            return now + YOUNG_HINT if now - deadline.due < YOUNG_HINT else None  # it may be committing
+        if deadline.kind == "draft":
+            await self._jobs.publish(stored.record)
+            return None
+        await self._end(stored, now)
+        return None
+
+    async def _end(self, stored: StoredJob, now: datetime) -> None:
+        record = stored.record
+        if record.status is Status.QUEUED:
+            expired = record.expire_in_queue(now=now)
+            if expired is not record:
+                await self._jobs.advance(stored, expired)
+        elif record.status.is_terminal and record.next_deadline is not None and record.next_deadline <= now:
+            await self.purge(stored)
+
+    async def _clear_away(self, pending: Deadline) -> None:
+        again = await clear(self._objects, keys.record(pending.tenant, pending.id), self._clock.now())
+        if again is not None:
+            await self._objects.put(Deadline(again, "job", pending.tenant, pending.id).key, b"")
+        await self._objects.delete(pending.key)

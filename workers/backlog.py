@@ -1,0 +1,86 @@
+"""Queued jobs that no worker is coming for: their ticket was lost, or their worker died before it claimed anything.
+
+The launcher tells how many tickets still wait. Where more jobs wait than tickets, and have waited for a while, the
+difference is spawned again. A look costs one LIST, and a GET for each of the first few that have waited long.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+
+from storage.clock import Clock
+from storage.errors import JobNotFound
+from storage.hint_keys import QUEUE, QueueEntry
+from storage.jobs import YOUNG_HINT, JobStore
+from storage.launcher import Launcher
+from storage.objects import ObjectStore
+from storage.record import Status
+from storage.together import for_each
+
+logger = logging.getLogger(__name__)
+
+LOOKED_AT = 100
+"""Jobs of one sweep: as many tickets are spawned at most."""
+
+PATIENCE = timedelta(seconds=30)
+"""For a ticket that was spawned a moment ago and is not counted yet."""
+
+
+class Backlog:
+    def __init__(self, jobs: JobStore, objects: ObjectStore, launcher: Launcher, clock: Clock) -> None:
+        self._jobs = jobs
+        self._objects = objects
+        self._launcher = launcher
+        self._clock = clock
+
+    async def sweep(self) -> list[str]:
+        """What was done: "spawned" or "dropped", one a ticket or hint."""
+        page = await self._objects.list(QUEUE)
+        looks = await for_each(self._long_waiting(page.keys), self._look)
+        waiting = Counter(pool for pool in looks if pool is not None)
+        done = ["dropped"] * looks.count(None)
+        for pool, jobs in sorted(waiting.items()):
+            done += await self._spawn(pool, jobs)
+        return done
+
+    def _long_waiting(self, found: Sequence[str]) -> list[str]:
+        """Hints that name no job are looked at as well, and dropped then."""
+        now = self._clock.now()
+        return [key for key in found if (entry := _parsed(key)) is None or now - entry.created_at > PATIENCE][
+            :LOOKED_AT
+        ]
+
+    async def _look(self, key: str) -> str | None:
+        """The pool in which the job waits; None if the hint was stale, and is dropped."""
+        if (entry := _parsed(key)) is not None:
+            try:
+                record = (await self._jobs.read(entry.tenant, entry.job_id)).record
+            except JobNotFound:
+                if self._clock.now() - entry.created_at <= YOUNG_HINT:
+                    return entry.pool
+            else:
+                if not record.outdates(Status.QUEUED, entry.attempt):
+                    return entry.pool
+        await self._objects.delete(key)
+        return None
+
+    async def _spawn(self, pool: str, jobs: int) -> list[str]:
+        try:
+            coming = await self._launcher.waiting(pool)
+            if coming is None:
+                return []
+            missing = max(0, jobs - coming)
+            for _ in range(missing):
+                await self._launcher.spawn(pool)
+        except Exception:  # the queue is the truth: the next sweep counts again
+            logger.exception("no worker could be started", extra={"pool": pool})
+            return []
+        return ["spawned"] * missing
+
+
+def _parsed(key: str) -> QueueEntry | None:
+    try:
+        return QueueEntry.parse(key)
+    except ValueError:
+        return None

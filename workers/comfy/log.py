@@ -1,0 +1,28 @@
+"""What an engine says, line by line: the newest lines, and how many there were."""
+
+from collections import deque
+
+
+class EngineLog:
+    """Keeps the newest `limit` lines."""
+
+    def __init__(self, limit: int) -> None:
+        self._lines: deque[str] = deque(maxlen=limit)
+        self._position = 0
+
+    @property
+    def position(self) -> int:
+        """How many lines there were so far, also across restarts."""
+        return self._position
+
+    def append(self, line: str) -> None:
+        self._lines.append(line)
+        self._position += 1
+
+    def tail(self, lines: int) -> list[str]:
+        return list(self._lines)[-lines:]
+
+    def since(self, position: int) -> list[str]:
+        """The lines after that position, as far as they are still kept."""
+        wanted = min(self._position - position, len(self._lines))
+        return list(self._lines)[len(self._lines) - wanted :]

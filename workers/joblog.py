@@ -1,0 +1,77 @@
+"""The log of one attempt: what the engine says while the job runs, kept in the bucket at intervals.
+
+At intervals, so that a job whose worker is killed still has one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from storage.errors import StorageError
+from storage.logs import LogStore
+from storage.record import JobRecord
+
+logger = logging.getLogger(__name__)
+
+LAST_WRITE_S = 3.0
+
+
+class LogSource(Protocol):
+    """Lines as an engine says them."""
+
+    @property
+    def position(self) -> int:
+        """How many lines there were so far."""
+        ...
+
+    def since(self, position: int) -> Sequence[str]:
+        """The lines after that position, as far as they are still kept."""
+        ...
+
+
+class JobLog:
+    def __init__(self, logs: LogStore, record: JobRecord, source: LogSource, *, interval_s: float) -> None:
+        self._logs = logs
+        self._record = record
+        self._source = source
+        self._interval_s = interval_s
+        self._start = self._written = source.position
+        self._keeping: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Write at intervals from now on."""
+        self._keeping = asyncio.create_task(self._keep())
+
+    def abandon(self) -> None:
+        """Write nothing more."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+
+    async def finish(self) -> None:
+        """The whole log, once more. Waits for a write that is under way: it would else land behind this one."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait({self._keeping})
+        try:
+            async with asyncio.timeout(LAST_WRITE_S):
+                await self._write()
+        except TimeoutError:
+            logger.warning("the log of job %s could not be written in time", self._record.job_id)
+
+    async def _keep(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval_s)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Nothing if nothing was said since. A log that cannot be written is no reason to lose the job."""
+        position, record = self._source.position, self._record
+        if position == self._written:
+            return
+        try:
+            await self._logs.write(record.tenant, record.job_id, record.attempt, self._source.since(self._start))
+        except StorageError as error:
+            logger.warning("the log of job %s could not be written: %s", record.job_id, error)
+        else:
+            self._written = position
