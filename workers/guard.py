@@ -5,22 +5,28 @@ Standard library only, so that it can be started by its path.
 The guard's standard input is a pipe that the parent holds open and never writes to. When the parent ends,
 even by kill -9, the pipe ends, and the guard ends its whole process group. This works on every Unix,
 unlike Linux's parent-death signal, which also fires when merely the thread that started the child ends.
+The guard has one thread alone, so on Linux its command gets that signal: a guard and then its parent,
+both killed, would else leave the command to no one.
 
 Start it as the leader of a new session. The guard passes SIGTERM and SIGINT on and ends with the command's
 own exit status; a parent that finds the guard gone calls `kill_group`, for whatever was left behind.
 """
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 GRACE_S = 3.0
 """From SIGTERM to SIGKILL when the parent is gone."""
+
+_PR_SET_PDEATHSIG = 1
+"""prctl(2)."""
 
 
 def guarded(command: Sequence[str]) -> list[str]:
@@ -43,7 +49,11 @@ def main(command: Sequence[str]) -> int:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509  there is no other thread
+    )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: _forward(process, received))
     while process.poll() is None:
@@ -53,6 +63,20 @@ def main(command: Sequence[str]) -> int:
         if sys.stdin in readable and not os.read(sys.stdin.fileno(), 512):
             _end_with_parent(process)
     return 128 - process.returncode if process.returncode < 0 else process.returncode
+
+
+def _dying_with(guard: int) -> Callable[[], None] | None:
+    """What the command's process does before it becomes the command; None where the system cannot do it."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != guard:  # it was killed before the signal was asked for
+            os._exit(1)
+
+    return bind
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> None:

@@ -253,6 +253,14 @@ async def test_the_engine_does_not_outlive_its_parent(tmp_path: Path) -> None:
     assert await are_gone(processes)
 
 
+async def test_the_engine_does_not_outlive_its_guard(lite: EngineProcess) -> None:
+    """Whoever kills the guard, and then its parent before that looks, leaves no engine to no one."""
+    assert lite.pid is not None
+    _, engine = family(lite.pid)
+    os.kill(lite.pid, signal.SIGKILL)
+    assert await are_gone([engine])
+
+
 async def test_a_server_that_runs_already(lite: EngineProcess) -> None:
     """It is used and never stopped or wiped; where none answers, that is an engine that is not there."""
     running = RunningEngine(lite.engine.url)
