@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench up lock openapi clean
+.PHONY: help setup demo test check bench simulate up lock openapi clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,6 +35,9 @@ test: check ## Everything CI runs: make check, then unit, contract and acceptanc
 
 bench: setup ## Figures: memory and bucket requests per job
 	$(BIN)/python -m tests.bench
+
+simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
+	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)
 
 up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
 	$(BIN)/comfyui-modal up --data .local

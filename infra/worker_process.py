@@ -32,7 +32,7 @@ async def serve(settings: Settings) -> int:
 
 def _announce(settings: Settings, host: EngineHost) -> None:
     if settings.presence is not None:
-        announce(settings.presence, Presence(pid=os.getpid(), engine_url=host.engine.url, engine_pid=host.pid))
+        announce(settings.presence, Presence(pid=os.getpid(), engine_url=host.url, engine_pid=host.pid))
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """Batches: many jobs that are accepted together, or not at all.
 
-    (nothing) ──draft──▶ draft ──open──▶ open ──▶ removed
-                           └───abandon────────────▶
+    (nothing) ──▶ draft ──▶ open ───────▶ removed
+                    └─────▶ abandoned ──▶ removed
 
 A draft names its jobs. They are written one by one, without the hints by which a worker would find them; then one
 conditional write opens the batch: that is the acceptance. Hints follow, in any order and any number of times. A
@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +33,8 @@ MAX_JOBS = 1000
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""
 
-_CANCEL_GRACE = timedelta(minutes=1)
+PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
+"""Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
 
 
 class BatchRecord(BaseModel):
@@ -44,12 +46,20 @@ class BatchRecord(BaseModel):
     batch_id: str
     rev: int = 0
     nonce: str = ""
-    is_open: bool = False
+    state: Literal["draft", "open", "abandoned"] = "draft"
     job_ids: tuple[str, ...]
     metadata: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
     cancel_requested_at: datetime | None = None
     retain_s: int = DEFAULT_RETAIN_S
+
+    def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
+        """Only a draft moves."""
+        return self.model_copy(update={"state": state}) if self.state == "draft" else self
+
+    @property
+    def is_open(self) -> bool:
+        return self.state == "open"
 
     @property
     def expires_at(self) -> datetime:
@@ -83,10 +93,13 @@ class BatchStore:
             return await self._read(record.tenant, record.batch_id)
 
     async def open(self, draft: StoredBatch) -> StoredBatch:
-        """Accept the batch, whose jobs are all written. Must be published next."""
-        await self._put_deadline(draft.record, self._clock.now() + YOUNG_HINT)
+        """Accept the batch, whose jobs are all written. Must be published next. `BatchGone` if it was abandoned."""
+        await self._put_deadline(draft.record, self._clock.now() + PUBLISHED_WITHIN)
         await self._put_deadline(draft.record, draft.record.expires_at)
-        return await self._change(draft, lambda record: record.model_copy(update={"is_open": True}))
+        opened = await self._change(draft, lambda record: record.moved("open"))
+        if not opened.record.is_open:
+            raise BatchGone(opened.record.batch_id, self._clock.now())
+        return opened
 
     async def publish(self, jobs: Sequence[JobRecord]) -> None:
         await for_each(jobs, self._jobs.publish)
@@ -115,7 +128,7 @@ class BatchStore:
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
         """Cancel every job that is not over. Durable once the request is written, whatever dies then."""
         now = self._clock.now()
-        deadline = await self._put_deadline(stored.record, now + _CANCEL_GRACE)
+        deadline = await self._put_deadline(stored.record, now + CANCELLED_WITHIN)
         stored = await self._change(
             stored, lambda record: record.model_copy(update={"cancel_requested_at": record.cancel_requested_at or now})
         )
@@ -152,18 +165,21 @@ class BatchStore:
         except JobNotFound:
             return
 
-    async def _abandon(self, stored: StoredBatch) -> datetime:
-        """The tombstone first: from then on the batch cannot be opened."""
+    async def _abandon(self, stored: StoredBatch) -> datetime | None:
+        """From the first write on it cannot be opened; its jobs are known until the last of them is gone."""
+        stored = await self._change(stored, lambda record: record.moved("abandoned"))
         record = stored.record
-        ends_at = await self._put_tombstone(stored)
-        await for_each(record.job_ids, lambda job_id: self._remover.bury(record.tenant, job_id, record.created_at))
-        return ends_at
+        if record.is_open:
+            return record.expires_at
+        await for_each(record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at))
+        return await self._put_tombstone(stored)
 
     async def _remove(self, stored: StoredBatch) -> datetime:
-        if any(status is not None for status in (await self.statuses(stored.record)).values()):
+        record = stored.record
+        if any(await for_each(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
             return self._clock.now() + LOOK_AGAIN
         ends_at = await self._put_tombstone(stored)
-        await clear(self._objects, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now())
+        await clear(self._objects, keys.batch(record.tenant, record.batch_id), self._clock.now())
         return ends_at
 
     async def _put_tombstone(self, stored: StoredBatch) -> datetime:

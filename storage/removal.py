@@ -10,11 +10,11 @@ from datetime import datetime
 from storage import keys
 from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
-from storage.hint_keys import Deadline, IndexEntry
+from storage.hint_keys import Deadline, IndexEntry, members_prefix
 from storage.hints import hints_of, list_key
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore, StoredJob
 from storage.objects import ObjectStore
-from storage.record import Status
+from storage.record import JobRecord, Status
 from storage.tombstone import Tombstone, clear
 
 
@@ -26,8 +26,21 @@ class JobRemover:
 
     async def purge(self, stored: StoredJob) -> None:
         """Remove a finished job now. `PreconditionFailed` if it changed meanwhile."""
+        await self._entomb(stored)
+
+    async def discard(self, tenant: str, job_id: str, created_at: datetime) -> None:
+        """Remove a job of a batch that can no longer be accepted, written or not: no worker knows of it."""
+        try:
+            await self._entomb(await self._jobs.read(tenant, job_id))
+        except JobGone:
+            return
+        except JobNotFound:
+            await self.bury(tenant, job_id, created_at)
+
+    async def _entomb(self, stored: StoredJob) -> None:
         record = stored.record
-        tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(sorted({*hints_of(record), list_key(record)})))
+        hints = {*hints_of(record), list_key(record), *await self._member_hints(record)}
+        tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(sorted(hints)))
         pending = Deadline(tombstone.gone_at, "job", record.tenant, record.job_id)
         await self._objects.put(pending.key, b"")
         key = keys.record(record.tenant, record.job_id)
@@ -75,6 +88,12 @@ class JobRemover:
                 await self._jobs.advance(stored, expired)
         elif record.status.is_terminal and record.next_deadline is not None and record.next_deadline <= now:
             await self.purge(stored)
+
+    async def _member_hints(self, record: JobRecord) -> tuple[str, ...]:
+        """All that its batch has of it: one that was left behind would tell that the job is still there."""
+        if record.batch_id is None:
+            return ()
+        return (await self._objects.list(members_prefix(record.tenant, record.batch_id) + record.job_id)).keys
 
     async def _clear_away(self, pending: Deadline) -> None:
         again = await clear(self._objects, keys.record(pending.tenant, pending.id), self._clock.now())

@@ -51,19 +51,19 @@ class MemorySignal:
     """Rings within one event loop; the base of every signal that receives hints from outside."""
 
     def __init__(self) -> None:
-        self._bells: dict[str, set[Bell]] = {}
+        self._bells: dict[str, dict[Bell, None]] = {}
 
     def ring(self, topic: str) -> None:
-        for bell in self._bells.get(topic, ()):
+        for bell in tuple(self._bells.get(topic, ())):
             bell.ring()
 
     @contextmanager
     def listen(self, topic: str) -> Iterator[Bell]:
         bell = Bell()
-        self._bells.setdefault(topic, set()).add(bell)
+        self._bells.setdefault(topic, {})[bell] = None
         try:
             yield bell
         finally:
-            self._bells[topic].discard(bell)
+            del self._bells[topic][bell]
             if not self._bells[topic]:
                 del self._bells[topic]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from storage.clock import Clock
 from storage.errors import AttemptFenced, JobNotFound, StorageError
 from storage.jobs import JobStore, StoredJob
-from storage.record import JobRecord, Output, ProgressDetails
+from storage.record import JobRecord, Output, ProgressDetails, Status
 from storage.signal import Bell, Signal, job_topic
 from workflows.progress import ProgressModel
 
@@ -56,8 +56,8 @@ class Snapshot:
 class Reporter:
     """`observe` says what is to be told now; None while there is nothing to tell.
 
-    `on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record,
-    `is_fenced` whether it is another attempt's.
+    `on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record
+    of this attempt, `is_fenced` whether another one has the job.
     """
 
     def __init__(
@@ -137,10 +137,10 @@ class Reporter:
         )
 
     def _notice(self, stored: StoredJob) -> None:
-        self.stored = stored
         record = stored.record
-        if record.status.is_terminal or record.attempt != self._attempt:
+        if record.status is not Status.RUNNING or record.attempt != self._attempt:
             raise AttemptFenced(f"attempt {self._attempt} of job {record.job_id} no longer holds it")
+        self.stored = stored
         if record.cancel_requested_at is not None and not self._heard_cancel:
             self._heard_cancel = True
             self._on_cancel()

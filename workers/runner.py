@@ -108,7 +108,8 @@ class JobRunner:
             await asyncio.wait({reporting})
         except asyncio.CancelledError:
             await _stop(work, reporter, reporting, uploads)
-            await give_back(self._stores.jobs, self._stores.clock, reporter.stored)
+            if not reporter.is_fenced:
+                await give_back(self._stores.jobs, self._stores.clock, reporter.stored)
             raise
         if reporter.is_fenced:
             await _stop(work, reporter, reporting, uploads)

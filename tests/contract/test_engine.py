@@ -11,11 +11,10 @@ import pytest
 from PIL import Image
 
 from tests.support.cut_proxy import cutting
-from tests.support.engines import EngineChoice, Graph, blank, engine_choices, save, saved, slow
+from tests.support.engines import EngineChoice, Graph, Host, blank, engine_choices, save, saved, slow
 from workers.comfy.engine import FileRef, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.files import RemoteFiles
-from workers.comfy.host import EngineHost
 from workers.comfy.http import ComfyHttp
 from workers.comfy.http_engine import HttpEngine
 from workers.errors import JobCancelled, NodeFailed, OutputFailed, PromptRefused, StagingFailed
@@ -25,7 +24,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("engine")]
 
 
 @pytest.fixture(scope="module", params=engine_choices(), ids=lambda choice: choice.name)
-async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[EngineHost]:
+async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
     """One engine for the whole file: it must be fit for the next prompt whatever the last one did."""
     choice: EngineChoice = request.param
     host = choice.host(tmp_path_factory.mktemp("engine"))
@@ -35,12 +34,12 @@ async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(scope="module")
-async def info(host: EngineHost) -> dict[str, Any]:
+async def info(host: Host) -> dict[str, Any]:
     return await host.engine.object_info()
 
 
 @pytest.fixture(params=["folders", "http"])
-async def engine(request: pytest.FixtureRequest, host: EngineHost) -> AsyncIterator[HttpEngine]:
+async def engine(request: pytest.FixtureRequest, host: Host) -> AsyncIterator[HttpEngine]:
     """The same server, its files reached both ways."""
     if request.param == "folders":
         yield host.engine
@@ -109,7 +108,7 @@ async def test_a_prompt_from_submission_to_its_file(engine: HttpEngine, prefix: 
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))
 
 
-async def test_a_cached_prompt_delivers_its_outputs_too(host: EngineHost, prefix: str) -> None:
+async def test_a_cached_prompt_delivers_its_outputs_too(host: Host, prefix: str) -> None:
     """Nothing runs the second time, and the output is told once all the same."""
     first = outputs(await followed(execution_of(host.engine, saved(prefix))))
     again = outputs(await followed(execution_of(host.engine, saved(prefix))))
@@ -192,7 +191,7 @@ async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Pat
         ({"1": blank()}, None),
     ],
 )
-async def test_what_comfyui_refuses(host: EngineHost, graph: Graph, node_id: str | None) -> None:
+async def test_what_comfyui_refuses(host: Host, graph: Graph, node_id: str | None) -> None:
     """The refusal carries ComfyUI's reason and, where it blames one, the node."""
     with pytest.raises(PromptRefused) as caught:
         await followed(execution_of(host.engine, graph))
@@ -201,7 +200,7 @@ async def test_what_comfyui_refuses(host: EngineHost, graph: Graph, node_id: str
     assert await is_idle(host.engine)
 
 
-async def test_a_partly_bad_prompt_is_refused(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+async def test_a_partly_bad_prompt_is_refused(host: Host, info: dict[str, Any], prefix: str) -> None:
     """One of two outputs is bad: ComfyUI would run the other, so it is withdrawn."""
     graph = slow(info, prefix, steps=100) | {"3": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
     with pytest.raises(PromptRefused) as caught:
@@ -212,7 +211,7 @@ async def test_a_partly_bad_prompt_is_refused(host: EngineHost, info: dict[str, 
 
 @pytest.mark.parametrize("moment", [ExecutionStart, Executing])
 async def test_a_running_prompt_is_cancelled(
-    host: EngineHost, info: dict[str, Any], prefix: str, moment: type[Message]
+    host: Host, info: dict[str, Any], prefix: str, moment: type[Message]
 ) -> None:
     """The interrupt acts at the node's next step; sent right after the start it may be lost, so it is repeated."""
     execution = execution_of(host.engine, slow(info, prefix, steps=300))
@@ -226,7 +225,7 @@ async def test_a_running_prompt_is_cancelled(
     assert await is_idle(host.engine)
 
 
-async def test_a_waiting_prompt_is_cancelled(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+async def test_a_waiting_prompt_is_cancelled(host: Host, info: dict[str, Any], prefix: str) -> None:
     """It goes without a word, and the one that runs is left alone."""
     running = execution_of(host.engine, slow(info, prefix, steps=20, color=2))
     started = asyncio.Event()
@@ -242,7 +241,7 @@ async def test_a_waiting_prompt_is_cancelled(host: EngineHost, info: dict[str, A
     assert set(outputs(await task)) == {"9999"}
 
 
-async def test_two_prompts_at_once_do_not_mix(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+async def test_two_prompts_at_once_do_not_mix(host: Host, info: dict[str, Any], prefix: str) -> None:
     """Each execution sees its own messages only, and both outputs arrive."""
     executions = [execution_of(host.engine, slow(info, f"{prefix}{n}", steps=3, color=n + 3)) for n in range(2)]
     for messages in await asyncio.gather(*(followed(execution) for execution in executions)):
@@ -250,7 +249,7 @@ async def test_two_prompts_at_once_do_not_mix(host: EngineHost, info: dict[str, 
         assert set(outputs(messages)) == {"9999"}
 
 
-async def test_a_strangers_broadcast_is_not_ours(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+async def test_a_strangers_broadcast_is_not_ours(host: Host, info: dict[str, Any], prefix: str) -> None:
     """A prompt without a client id tells everyone of its progress: none of it reaches ours."""
     async with httpx.AsyncClient(base_url=host.engine.url, trust_env=False) as client:
         await client.post("/prompt", json={"prompt": slow(info, prefix, steps=5, color=9)})
@@ -261,7 +260,7 @@ async def test_a_strangers_broadcast_is_not_ours(host: EngineHost, info: dict[st
     assert {getattr(message, "prompt_id", None) for message in messages} == {messages[0].prompt_id}
 
 
-async def test_a_broken_connection_loses_no_output(host: EngineHost, info: dict[str, Any], prefix: str) -> None:
+async def test_a_broken_connection_loses_no_output(host: Host, info: dict[str, Any], prefix: str) -> None:
     """Every connection breaks while a node runs: the driver comes back, and each output arrives once."""
     graph = slow(info, prefix, steps=10, color=11) | {"2000": save("1", f"{prefix}-early")}
     async with cutting(host.engine.url) as proxy:
@@ -277,7 +276,7 @@ async def test_a_broken_connection_loses_no_output(host: EngineHost, info: dict[
     assert set(outputs(messages)) == {"2000", "9999"}
 
 
-async def test_cleaning_leaves_nothing_for_the_next_job(host: EngineHost, prefix: str, tmp_path: Path) -> None:
+async def test_cleaning_leaves_nothing_for_the_next_job(host: Host, prefix: str, tmp_path: Path) -> None:
     """Inputs and outputs are gone where the folders are ours; by HTTP only our own copies are."""
     found = outputs(await followed(execution_of(host.engine, saved(prefix, color=12))))
     ref = only_file(found["2"])
@@ -293,7 +292,7 @@ async def test_cleaning_leaves_nothing_for_the_next_job(host: EngineHost, prefix
             await host.engine.fetch(ref)
 
 
-async def test_a_staged_file_is_gone_even_if_it_is_refused(host: EngineHost, tmp_path: Path) -> None:
+async def test_a_staged_file_is_gone_even_if_it_is_refused(host: Host, tmp_path: Path) -> None:
     """By HTTP a name that ComfyUI would store under another one is refused, and no copy stays behind."""
     http = ComfyHttp(host.engine.url)
     files = RemoteFiles(http)

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import EngineSettings
-from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
+from workers.comfy.host import EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 
 ENVIRONMENT = {"PATH": os.defpath}
 """All that an engine under test knows of this process."""
 
 Graph = dict[str, Any]
+
+Host = EngineProcess | RunningEngine
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class EngineChoice:
             environment=ENVIRONMENT,
         )
 
-    def host(self, parent: Path) -> EngineHost:
+    def host(self, parent: Path) -> Host:
         if self.settings.comfyui_url is not None:
             return RunningEngine(self.settings.comfyui_url)
         return EngineProcess(self.spec(parent))

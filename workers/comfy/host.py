@@ -7,6 +7,7 @@ import random
 import socket
 from typing import Protocol
 
+from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.log import EngineLog
@@ -26,10 +27,13 @@ PORTS = range(20_000, 32_768)
 
 
 class EngineHost(Protocol):
-    """`engine` may be used between `start` and `stop`."""
+    """`engine` and `url` may be used between `start` and `stop`."""
 
     @property
-    def engine(self) -> HttpEngine: ...
+    def engine(self) -> ComfyEngine: ...
+
+    @property
+    def url(self) -> str: ...
 
     @property
     def log(self) -> EngineLog:
@@ -69,6 +73,10 @@ class EngineProcess:
         if self._engine is None:
             raise EngineUnavailable("the engine was not started")
         return self._engine
+
+    @property
+    def url(self) -> str:
+        return self.engine.url
 
     @property
     def pid(self) -> int | None:
@@ -169,6 +177,10 @@ class RunningEngine:
     @property
     def engine(self) -> HttpEngine:
         return self._engine
+
+    @property
+    def url(self) -> str:
+        return self._engine.url
 
     @property
     def pid(self) -> int | None:

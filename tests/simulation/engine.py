@@ -1,0 +1,206 @@
+"""A ComfyUI in virtual time: `ComfyEngine` with nodes that take a while, fail, hang, or take the engine with them.
+
+Its messages come in the order of the recorded ones; history, interrupts and the queue behave as the real server's.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.simulation.faults import Faults
+from workers.comfy.engine import FileRef, History, Prompt
+from workers.comfy.log import EngineLog
+from workers.errors import EngineUnavailable
+from workflows.messages import (
+    Executed,
+    Executing,
+    ExecutionError,
+    ExecutionInterrupted,
+    ExecutionStart,
+    ExecutionSuccess,
+    Message,
+    Progress,
+)
+
+STEPS = 3
+
+
+class SimulatedEngine:
+    """`output` is the file that every output node makes."""
+
+    def __init__(self, faults: Faults, output: Path, log: EngineLog) -> None:
+        self.alive = True
+        self._faults = faults
+        self._output = output
+        self._log = log
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._histories: dict[str, History] = {}
+        self._sockets: dict[str, asyncio.Queue[Message | None]] = {}
+        self._ignores_interrupts = False
+
+    async def submit(self, prompt: Prompt) -> None:
+        self._check()
+        self._running[prompt.prompt_id] = asyncio.create_task(self._run(prompt))
+
+    @asynccontextmanager
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+        self._check()
+        socket: asyncio.Queue[Message | None] = asyncio.Queue()
+        self._sockets[client_id] = socket
+        try:
+            yield _messages(socket)
+        finally:
+            self._sockets.pop(client_id, None)
+
+    async def interrupt(self, prompt_id: str) -> None:
+        self._check()
+        running = self._running.get(prompt_id)
+        if running and not self._ignores_interrupts and not self._faults.happens(self._faults.rates.interrupt_lost):
+            running.cancel()
+
+    async def history(self, prompt_id: str) -> History | None:
+        self._check()
+        return self._histories.get(prompt_id)
+
+    async def is_queued(self, prompt_id: str) -> bool:
+        self._check()
+        return prompt_id in self._running
+
+    async def object_info(self) -> dict[str, Any]:
+        self._check()
+        return OBJECT_INFO
+
+    async def clean(self) -> None:
+        """Nothing is kept."""
+
+    async def stage(self, name: str, path: Path) -> None:
+        path.unlink()
+
+    async def fetch(self, ref: FileRef) -> Path:
+        return self._output
+
+    def die(self) -> None:
+        """Sockets close, requests fail, nothing is remembered."""
+        self.alive = False
+        for socket in self._sockets.values():
+            socket.put_nowait(None)
+        for running in self._running.values():
+            running.cancel()
+
+    def _check(self) -> None:
+        if not self.alive:
+            raise EngineUnavailable("simulated: nothing listens")
+
+    async def _run(self, prompt: Prompt) -> None:
+        outputs: dict[str, Mapping[str, Any]] = {}
+        messages: list[Message] = [ExecutionStart(prompt.prompt_id)]
+        try:
+            for node_id, node in prompt.graph.items():
+                failure = await self._execute(prompt, node_id, node, outputs)
+                if failure is not None:
+                    messages.append(failure)
+                    break
+        except asyncio.CancelledError:
+            messages.append(ExecutionInterrupted(prompt.prompt_id, "?", "?"))
+        if not self.alive:
+            return
+        failed = len(messages) > 1
+        if not failed:
+            messages.append(ExecutionSuccess(prompt.prompt_id))
+        self._histories[prompt.prompt_id] = History(
+            "error" if failed else "success", not failed, outputs, tuple(messages)
+        )
+        del self._running[prompt.prompt_id]
+        self._ignores_interrupts = False
+        self._tell(prompt, messages[-1])
+        self._tell(prompt, Executing(prompt.prompt_id, None, None))
+
+    async def _execute(
+        self, prompt: Prompt, node_id: str, node: Mapping[str, Any], outputs: dict[str, Mapping[str, Any]]
+    ) -> Message | None:
+        rates = self._faults.rates
+        self._log.append(f"executing {node_id}")
+        self._tell(prompt, Executing(prompt.prompt_id, node_id, node_id))
+        for step in range(STEPS):
+            await asyncio.sleep(self._faults.chance.uniform(0.1, 1.5))
+            self._tell(prompt, Progress(prompt.prompt_id, node_id, step + 1, STEPS))
+        if self._faults.happens(rates.engine_dies):
+            self.die()
+            raise asyncio.CancelledError
+        if self._faults.happens(rates.engine_hangs):
+            self._ignores_interrupts = self._faults.happens(0.5)
+            await asyncio.sleep(10_000)
+        if self._faults.happens(rates.node_fails):
+            return ExecutionError(prompt.prompt_id, node_id, node["class_type"], "ValueError", "simulated", ())
+        if node["class_type"] == "Save":
+            ui = {"text": [f"node {node_id}"]} if node_id == "2" else {"files": [_file(node_id)]}
+            outputs[node_id] = ui
+            self._tell(prompt, Executed(prompt.prompt_id, node_id, node_id, ui))
+        return None
+
+    def _tell(self, prompt: Prompt, message: Message) -> None:
+        socket = self._sockets.get(prompt.client_id)
+        if socket is not None and self.alive:
+            socket.put_nowait(message)
+
+
+class SimulatedHost:
+    """`EngineHost`: starting takes a while, and may fail."""
+
+    def __init__(self, faults: Faults, output: Path) -> None:
+        self.log = EngineLog(100)
+        self._faults = faults
+        self._output = output
+        self._engine: SimulatedEngine | None = None
+
+    @property
+    def engine(self) -> SimulatedEngine:
+        if self._engine is None:
+            raise EngineUnavailable("not started")
+        return self._engine
+
+    @property
+    def url(self) -> str:
+        return "simulated:"
+
+    @property
+    def pid(self) -> int | None:
+        return None
+
+    def is_alive(self) -> bool:
+        return self._engine is not None and self._engine.alive
+
+    async def start(self) -> None:
+        await asyncio.sleep(self._faults.chance.uniform(0.5, 5))
+        if self._faults.happens(self._faults.rates.engine_dies):
+            raise EngineUnavailable("simulated: it did not start")
+        self._engine = SimulatedEngine(self._faults, self._output, self.log)
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def stop(self) -> None:
+        if self._engine is not None:
+            self._engine.die()
+            self._engine = None
+
+
+def _file(node_id: str) -> dict[str, str]:
+    return {"filename": f"{node_id}.txt", "subfolder": "", "type": "output"}
+
+
+async def _messages(socket: "asyncio.Queue[Message | None]") -> AsyncIterator[Message]:
+    while (message := await socket.get()) is not None:
+        yield message
+
+
+_ANY: dict[str, Any] = {"input": {}, "output": ["*"], "output_node": False}
+OBJECT_INFO = {"Make": _ANY, "Save": {**_ANY, "output": [], "output_node": True}}
+GRAPH = {
+    "1": {"class_type": "Make", "inputs": {}},
+    "2": {"class_type": "Save", "inputs": {"x": ["1", 0]}},
+    "3": {"class_type": "Save", "inputs": {"x": ["1", 0]}},
+}

@@ -1,0 +1,88 @@
+"""Rules of the design, each broken on purpose: the simulation must see what that does."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import patch
+
+from storage.hints import hints_of, list_key
+from storage.jobs import JobStore, LocalFile, StoredJob
+from storage.record import JobRecord, Lease, Status
+from tests.simulation.process import ProcessStore
+
+Mutation = Callable[[], AbstractContextManager[Any]]
+
+_NOBODY = Lease(worker="", expires_at=datetime(2000, 1, 1, tzinfo=UTC))
+
+
+def no_fence() -> AbstractContextManager[Any]:
+    """An attempt that lost the job may write all the same."""
+    return patch.object(JobRecord, "_held_by", lambda record, _: record.lease or _NOBODY)
+
+
+def no_lease_check() -> AbstractContextManager[Any]:
+    """The reaper takes a job from its worker without looking at the lease."""
+    return patch.object(JobRecord, "has_lost_its_worker", lambda record, _: record.status is Status.RUNNING)
+
+
+def hints_after_the_commit() -> AbstractContextManager[Any]:
+    """A job is committed first, and made findable then."""
+
+    async def create(store: JobStore, record: JobRecord, *, workflow: bytes, files: list[LocalFile]) -> StoredJob:
+        stored = await store.write_new(record, workflow=workflow, files=files)
+        await store._put_hints((*hints_of(record), list_key(record)))
+        return stored
+
+    async def advance(store: JobStore, stored: StoredJob, changed: JobRecord) -> StoredJob:
+        old, new = hints_of(stored.record), hints_of(changed)
+        numbered = changed.model_copy(update={"rev": stored.record.rev + 1})
+        committed = await store._commit(numbered, etag=stored.etag)
+        await store._put_hints(new - old)
+        await store._drop_hints(old - new)
+        return committed
+
+    changes = ExitStack()
+    changes.enter_context(patch.object(JobStore, "create", create))
+    changes.enter_context(patch.object(JobStore, "advance", advance))
+    return changes
+
+
+def no_rev() -> AbstractContextManager[Any]:
+    """A record's number stays as it is."""
+    commit = JobStore._commit
+
+    async def unnumbered(store: JobStore, record: JobRecord, *, etag: str | None) -> StoredJob:
+        return await commit(store, record.model_copy(update={"rev": 0}), etag=etag)
+
+    return patch.object(JobStore, "_commit", unnumbered)
+
+
+def no_condition() -> AbstractContextManager[Any]:
+    """The last writer wins."""
+    replace = ProcessStore.replace
+
+    async def overwrite(objects: ProcessStore, key: str, body: bytes, *, etag: str, **options: Any) -> str:
+        return await replace(objects, key, body, etag=objects._bucket._entries[key].etag, **options)
+
+    return patch.object(ProcessStore, "replace", overwrite)
+
+
+def no_announcement() -> AbstractContextManager[Any]:
+    """Nothing tells the reaper of a submission that died half-way."""
+    put_hints = JobStore._put_hints
+
+    async def unannounced(store: JobStore, hints: Any) -> None:
+        await put_hints(store, [hint for hint in hints if "-draft-" not in hint])
+
+    return patch.object(JobStore, "_put_hints", unannounced)
+
+
+MUTATIONS: tuple[Mutation, ...] = (
+    no_fence,
+    no_lease_check,
+    hints_after_the_commit,
+    no_rev,
+    no_condition,
+    no_announcement,
+)

@@ -1,0 +1,55 @@
+"""Running seeds: `simulate(seed)` says what was violated, if anything."""
+
+import random
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from tests.simulation.faults import Rates
+from tests.simulation.virtual_time import run_virtually
+from tests.simulation.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a seed went: its violations, every call that had effect, and how many jobs were accepted."""
+
+    seed: int
+    violations: list[str]
+    history: list[str]
+    accepted: int
+
+
+def simulate(seed: int, rates: Rates | None = None) -> Course:
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-simulation-") as name:
+        folder = Path(name)
+        (folder / "output.txt").write_text("made\n")
+        (folder / "input.txt").write_text("given")
+        with _seeded(seed):
+            return run_virtually(lambda: _course(seed, rates or Rates(), folder))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Ids, nonces and the jitter of libraries come from the system's entropy: here they come from the seed."""
+    before = random.getstate()
+    random.seed(seed)
+    entropy = random.Random(seed)  # noqa: S311  as above
+    try:
+        with (
+            patch("uuid.uuid4", lambda: uuid.UUID(int=entropy.getrandbits(128), version=4)),
+            patch("secrets.token_hex", lambda size: f"{entropy.getrandbits(8 * size):0{2 * size}x}"),
+        ):
+            yield
+    finally:
+        random.setstate(before)
+
+
+async def _course(seed: int, rates: Rates, folder: Path) -> Course:
+    world = World(seed, rates, folder)
+    violations = await world.run()
+    return Course(seed, violations, world.watcher.history, len(world.accepted))

@@ -1,0 +1,203 @@
+"""What must hold at every write and at the end. Sees each write to a job's record, and who made it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from storage import keys
+from storage.batches import BatchRecord
+from storage.hint_keys import RUNNING, IndexEntry, index_prefix
+from storage.hints import queue_key
+from storage.memory import MemoryObjectStore
+from storage.record import TRANSITIONS, JobRecord, Status
+from storage.tombstone import Tombstone
+from tests.simulation.process import Process
+from tests.simulation.virtual_time import START, VirtualClock
+
+TENANT = "t"
+_EDGES = {(before, after) for (before, _), after in TRANSITIONS.items()}
+
+
+@dataclass(slots=True)
+class Watcher:
+    """`violations` says what went wrong, in words. Nothing is raised: the code under test might swallow it."""
+
+    bucket: MemoryObjectStore
+    clock: VirtualClock
+    max_attempts: int
+    violations: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
+    records: dict[str, JobRecord] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+    _changed_at: dict[str, float] = field(default_factory=dict)
+    _listed_at: dict[str, float] = field(default_factory=dict)
+    _hinted_at: dict[str, float] = field(default_factory=dict)
+
+    def saw(self, process: Process, operation: str, key: str) -> None:
+        """After each call that had effect."""
+        now = self._now()
+        self.history.append(f"{now:.4f} {process.name} {operation} {key}")
+        if operation == "list" and key.startswith("queue/"):
+            self._listed_at[process.name] = now
+        if operation == "put" and key.startswith("queue/"):
+            self._hinted_at.setdefault(key, now)
+        if not key.endswith("/job.json"):
+            return
+        if operation == "put":
+            self._violated("a record was written without a condition", key)
+        if operation in ("create", "replace"):
+            self._record_written(process, key)
+
+    def _record_written(self, process: Process, key: str) -> None:
+        body = self.bucket._entries[key].body
+        before = self.records.get(key)
+        if Tombstone.parse(body) is not None:
+            if before is not None and not before.status.is_terminal and self._is_findable(before):
+                self._violated("a job was removed that had not ended", key)
+            self.gone.add(key)
+            return
+        after = JobRecord.model_validate_json(body)
+        if key in self.gone:
+            self._violated("a removed job came back", key)
+        if before is None:
+            self._check_new(after, key)
+        else:
+            self._check_change(process, before, after, key)
+        self.records[key] = after
+        self._changed_at[key] = self._now()
+
+    def _check_new(self, after: JobRecord, key: str) -> None:
+        if (after.status, after.rev, after.attempt) != (Status.QUEUED, 0, 0):
+            self._violated("a job did not begin in the queue", key)
+
+    def _check_change(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
+        if after.rev != before.rev + 1 or after.nonce == before.nonce:
+            self._violated(f"rev {before.rev} was followed by {after.rev}", key)
+        if before.status is not after.status and (before.status, after.status) not in _EDGES:
+            self._violated(f"{before.status} became {after.status}", key)
+        if before.status.is_terminal and _but(after, "retain_s", "rev", "nonce") != _but(
+            before, "retain_s", "rev", "nonce"
+        ):
+            self._violated("a job changed after its end", key)
+        if after.attempt - after.given_back > self.max_attempts:
+            self._violated(f"attempt {after.attempt} of {self.max_attempts}", key)
+        if before.status is Status.RUNNING:
+            self._check_holder(process, before, after, key)
+        if before.status is Status.QUEUED and after.status is Status.RUNNING:
+            self._check_order(process, after, key)
+            self._check_batch(after, key)
+        if after.status is Status.COMPLETED and before.status is not Status.COMPLETED:
+            self._check_outputs(after, key)
+
+    def _check_holder(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
+        """The lease's holder may write anything, the reaper once it has ended, others a request only."""
+        assert before.lease is not None
+        requests = ("retain_s", "cancel_requested_at", "rev", "nonce")
+        if _but(after, *requests) == _but(before, *requests):
+            return
+        if process.name == before.lease.worker:
+            return
+        if process.kind == "reaper" and before.lease.expires_at <= self.clock.now():
+            return
+        self._violated(f"{process.name} wrote over the lease of {before.lease.worker}", key)
+
+    def _check_order(self, process: Process, claimed: JobRecord, key: str) -> None:
+        """No better job was waiting, unchanged since this worker listed the queue."""
+        listed_at = self._listed_at.get(process.name, 0.0)
+        for other, record in self.records.items():
+            waited = record.status is Status.QUEUED and self._changed_at[other] < listed_at and other not in self.gone
+            if waited and record.priority > claimed.priority and self._was_listed(record, listed_at):
+                self._violated(f"it was claimed before {other}, which has priority {record.priority}", key)
+
+    def _was_listed(self, record: JobRecord, at: float) -> bool:
+        key = queue_key(record)
+        return self._hinted_at.get(key, at) < at and key in self.bucket._entries
+
+    def _is_findable(self, record: JobRecord) -> bool:
+        return record.batch_id is None or self._batch_is_open(record)
+
+    def _check_batch(self, claimed: JobRecord, key: str) -> None:
+        if claimed.batch_id is not None and not self._batch_is_open(claimed):
+            self._violated("a job of a batch ran that was not accepted", key)
+
+    def _batch_is_open(self, record: JobRecord) -> bool:
+        assert record.batch_id is not None
+        entry = self.bucket._entries.get(keys.batch(record.tenant, record.batch_id))
+        if entry is None or Tombstone.parse(entry.body) is not None:
+            return False
+        return BatchRecord.model_validate_json(entry.body).is_open
+
+    def _check_outputs(self, record: JobRecord, key: str) -> None:
+        for output in record.outputs:
+            stored = self.bucket._entries.get(output.key)
+            if stored is None or len(stored.body) != output.size_bytes:
+                self._violated(f"it completed without its output {output.key}", key)
+            if f"/outputs/{record.attempt:03d}/" not in output.key:
+                self._violated(f"it kept an output of another attempt: {output.key}", key)
+        if {output.node_id for output in record.outputs} != {"2", "3"}:
+            self._violated(f"it completed with {len(record.outputs)} outputs", key)
+
+    # The end.
+
+    def check_settled(self, accepted: Mapping[str, str]) -> None:
+        """`accepted`: what each job that was answered 2xx was asked to be: "run" or "cancel"."""
+        for job_id, asked in accepted.items():
+            key = keys.record(TENANT, job_id)
+            record = self.records.get(key)
+            if record is None:
+                self._violated("an accepted job was never written", key)
+            elif not record.status.is_terminal:
+                self._violated(f"it is stuck: {record.status}, attempt {record.attempt}", key)
+            else:
+                self._check_end(record, asked, key)
+        if self.unfinished():
+            self._violated("a job is stuck", "somewhere")
+
+    def _check_end(self, record: JobRecord, asked: str, key: str) -> None:
+        code = record.error_detail.code if record.error_detail else None
+        if code == "cancelled" and asked != "cancel":
+            self._violated("it was cancelled, and nobody asked", key)
+        used_up = record.attempt - record.given_back >= self.max_attempts
+        if code in ("worker_lost", "engine_unavailable", "engine_stalled", "storage_failed") and not used_up:
+            self._violated(f"{code} after {record.attempt} attempts", key)
+        if code in ("internal_error", "staging_failed", "output_failed", "prompt_refused"):
+            self._violated(f"it failed with {code}: {record.error}", key)
+
+    def unfinished(self) -> bool:
+        """Whether a job that can be found has not ended."""
+        return any(
+            not record.status.is_terminal and self._is_findable(record)
+            for key, record in self.records.items()
+            if key not in self.gone
+        )
+
+    def check_hints(self) -> None:
+        """After some quiet sweeps: nothing is said to run, and each job is listed once, where it belongs."""
+        everything = self.bucket.keys()
+        left = [key for key in everything if key.startswith(RUNNING)]
+        if left:
+            self._violated("hints of running jobs stayed", str(left))
+        present = {k: r for k, r in self.records.items() if k not in self.gone and self._is_findable(r)}
+        for status in (None, *Status):
+            wanted = {r.job_id for r in present.values() if status in (None, r.status)}
+            listed = [
+                IndexEntry.parse(key).job_id for key in everything if key.startswith(index_prefix(TENANT, status))
+            ]
+            if missing := wanted - set(listed):
+                self._violated(f"missing from the list of {status or 'all'} jobs", str(missing))
+
+    def check_empty(self) -> None:
+        """After everything's time: nothing is left but what belongs to no job."""
+        lasting = ("engines/", f"tenants/{TENANT}/runtimes/")
+        left = [key for key in self.bucket.keys() if not key.startswith(lasting)]  # noqa: SIM118  it is no dict
+        if left:
+            self._violated(f"{len(left)} objects were left for ever", str(left[:5]))
+
+    def _violated(self, what: str, where: str) -> None:
+        self.violations.append(f"{self._now():.3f} {where}: {what}")
+
+    def _now(self) -> float:
+        return (self.clock.now() - START).total_seconds()
+
+
+def _but(record: JobRecord, *fields: str) -> JobRecord:
+    return record.model_copy(update=dict.fromkeys(fields))

@@ -1,0 +1,350 @@
+"""One simulated deployment: clients, an API, workers and a reaper on one bucket, all of which fail, and then do not.
+
+chaos     jobs are submitted, cancelled, removed; calls fail, processes die, engines hang
+settling  nothing fails any more: every accepted job must come to its end
+ageing    weeks pass: the reaper must leave an empty bucket
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from app.acceptance import Acceptance, Identity
+from app.batch_acceptance import BatchAcceptance
+from app.batch_preparation import PreparedBatch
+from app.config import ApiConfig
+from app.media import LocalMedium
+from app.preparation import PreparedJob, PreparedWorkflow
+from app.services import Services
+from app.wire import JobOptions
+from infra.compose import Stores, api_services, make_stores, reaper, worker_loop
+from infra.settings import Settings
+from storage.batches import PUBLISHED_WITHIN
+from storage.errors import JobGone, PreconditionFailed, StorageError
+from storage.jobs import StoredJob
+from storage.launcher import NoLauncher
+from storage.memory import MemoryObjectStore
+from storage.record import JobRecord, Status
+from storage.signal import MemorySignal
+from storage.tombstone import LIFE
+from tests.simulation.engine import GRAPH, SimulatedHost
+from tests.simulation.faults import Faults, Rates
+from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory
+from tests.simulation.virtual_time import VirtualClock
+from tests.simulation.watcher import TENANT, Watcher
+from workers.loop import WorkerLoop
+from workflows.graph import parse_graph
+
+T = TypeVar("T")
+
+SETTINGS = Settings(
+    bucket="simulated",
+    lease_s=10,
+    queue_poll_s=5,
+    reap_interval_s=8,
+    engine_stall_s=20,
+    log_interval_s=5,
+    max_attempts=3,
+)
+CHAOS_S = 50.0
+SETTLING_S = 1800.0
+LOOK_S = 5.0
+CLIENT_PATIENCE_S = 30.0
+
+CONFIG = ApiConfig(api_key=None)
+WORKFLOW = PreparedWorkflow(GRAPH, parse_graph(GRAPH))
+
+AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=6), timedelta(days=2))
+"""Spans between sweeps: past a young hint, an Idempotency-Key, the retention of jobs, that of batches."""
+
+
+class GaveUp(Exception):
+    """A client saw no answer, and will not ask again."""
+
+
+class LossySignal(MemorySignal):
+    """Some wake-up hints do not arrive."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
+
+    def ring(self, topic: str) -> None:
+        if self._chance.random() < 0.7:
+            super().ring(topic)
+
+
+class TicketOffice:
+    """`Launcher` as Modal has it: a ticket waits until a worker takes it."""
+
+    def __init__(self) -> None:
+        self.tickets: asyncio.Queue[str] = asyncio.Queue()
+
+    async def spawn(self, pool: str) -> str | None:
+        self.tickets.put_nowait(pool)
+        return "ticket"
+
+    async def waiting(self, pool: str) -> int | None:
+        return self.tickets.qsize()
+
+    async def cancel(self, ticket: str) -> None:
+        """Tickets are not told apart here."""
+
+
+@dataclass
+class World:
+    seed: int
+    rates: Rates
+    folder: Path
+    """`folder` holds the file that every output node makes, and the one that some clients send."""
+    accepted: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(adopting_factory)
+        loop.set_exception_handler(lambda *_: None)  # a dead process's last words
+        self.faults = Faults(self.seed, self.rates)
+        self.chance = self.faults.chance
+        self.clock = VirtualClock(loop)
+        self.bucket = MemoryObjectStore(self.clock)
+        self.watcher = Watcher(self.bucket, self.clock, SETTINGS.max_attempts)
+        self.signal = LossySignal(self.chance)
+        self.office = TicketOffice() if self.chance.random() < 0.5 else None
+        self.has_batch = self.chance.random() < 0.3
+        self.processes: dict[str, Process] = {}
+        self.stops: dict[str, asyncio.Event] = {}
+        self._numbers = itertools.count()
+        self._background: list[asyncio.Task[Any]] = []
+        self._api: tuple[Process, Services] | None = None
+
+    async def run(self) -> list[str]:
+        """What was violated."""
+        clients = [asyncio.create_task(client) for client in self._clients()]
+        for slot in (self._keep_api, self._keep_reaper, *[self._keep_worker] * self.chance.randint(1, 3)):
+            self._background.append(asyncio.create_task(slot()))
+        self._background.append(asyncio.create_task(self._kill_at_random()))
+        await asyncio.sleep(CHAOS_S)
+        self.faults.stop()
+        await self._settle(clients)
+        self.watcher.check_settled(self.accepted)
+        await asyncio.sleep(self.rates.pause_s + 3 * SETTINGS.reap_interval_s)
+        if self.has_batch:
+            await asyncio.sleep(PUBLISHED_WITHIN.total_seconds())
+        self.watcher.check_hints()
+        self._stop_everything()
+        await self._age()
+        self.watcher.check_empty()
+        return self.watcher.violations
+
+    # Processes.
+
+    def _open(self, kind: Kind) -> tuple[Process, Stores]:
+        process = Process(kind, f"{kind}-{next(self._numbers)}")
+        self.processes[kind if kind != "worker" else process.name] = process
+        store = ProcessStore(process, self.bucket, self.faults, self.watcher.saw)
+        stores = make_stores(SETTINGS, store, self.signal, self.clock)
+        stores.queue._chance = self.chance
+        return process, stores
+
+    async def _keep_api(self) -> None:
+        while True:
+            process, stores = self._open("api")
+            self._api = process, api_services(SETTINGS, stores, self.office or NoLauncher())
+            await process.died
+            self._api = None
+            await asyncio.sleep(self.chance.uniform(0.5, 3))
+
+    async def _keep_reaper(self) -> None:
+        while True:
+            process, stores = self._open("reaper")
+            sweeper = reaper(SETTINGS, stores, self.office or NoLauncher())
+
+            async def serve(sweeper: Any = sweeper) -> None:
+                while True:
+                    await sweeper.sweep()
+                    await asyncio.sleep(SETTINGS.reap_interval_s)
+
+            await self._until_end(process, process.start(serve()))
+
+    async def _keep_worker(self) -> None:
+        while True:
+            process, stores = self._open("worker")
+            host = SimulatedHost(self.faults, self.folder / "output.txt")
+            settings = SETTINGS.model_copy(update={"process_name": process.name})
+            stop = self.stops[process.name] = asyncio.Event()
+            serving = self._serve(worker_loop(settings, stores, host), stop)
+            await self._until_end(process, process.start(serving))
+            del self.processes[process.name]
+
+    async def _serve(self, worker: WorkerLoop, stop: asyncio.Event) -> None:
+        await worker.start()
+        if self.office is None:
+            await worker.serve(stop)
+            return
+        while not stop.is_set():
+            await self.office.tickets.get()
+            await self._preemptible(worker.serve_one(), stop)
+
+    async def _preemptible(self, ticket: Coroutine[Any, Any, Any], stop: asyncio.Event) -> None:
+        """As on Modal: what interrupts a ticket gives its job back."""
+        running, stopping = asyncio.create_task(ticket), asyncio.create_task(stop.wait())
+        await _first_of(running, stopping)
+        stopping.cancel()
+        running.cancel()
+        await asyncio.wait({running})
+        if not running.cancelled() and isinstance(running.exception(), StorageError):
+            return
+        if not running.cancelled():
+            running.result()
+
+    async def _until_end(self, process: Process, main: "asyncio.Task[None]") -> None:
+        await _first_of(main, process.died)
+        process.kill()
+        await asyncio.sleep(self.chance.uniform(0.5, 5))
+
+    async def _kill_at_random(self) -> None:
+        for _ in range(self.chance.randint(0, 4)):
+            await asyncio.sleep(self.chance.uniform(3, 20))
+            if self.rates.death_after == 0:
+                return
+            victim = self.chance.choice(sorted(self.processes.values(), key=lambda process: process.name))
+            if victim.kind == "worker" and self.chance.random() < 0.5:
+                self.stops[victim.name].set()
+            else:
+                victim.kill()
+
+    def _stop_everything(self) -> None:
+        for task in self._background:
+            task.cancel()
+        for process in list(self.processes.values()):
+            process.kill()
+
+    # Clients.
+
+    def _clients(self) -> list[Coroutine[Any, Any, None]]:
+        jobs = [self._job_client(f"key-{number}") for number in range(self.chance.randint(1, 5))]
+        return [*jobs, self._batch_client()] if self.has_batch else [*jobs]
+
+    async def _job_client(self, key: str) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 30))
+        prepared, identity = self._prepared(), Identity(key, "fingerprint")
+        accepted = await self._until_answered(lambda api: Acceptance(api, CONFIG, TENANT).job(prepared, identity))
+        job_id = accepted.stored.record.job_id
+        self.accepted[job_id] = "run"
+        fate = self.chance.random()
+        if fate < 0.2:
+            await asyncio.sleep(self.chance.uniform(0, 20))
+            self.accepted[job_id] = "cancel"
+            await self._until_answered(lambda api: self._cancel(api, job_id, purge=fate < 0.07))
+
+    async def _batch_client(self) -> None:
+        await asyncio.sleep(self.chance.uniform(0, 20))
+        batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {})
+        identity = Identity("batch", "fingerprint")
+        accepted = await self._until_answered(lambda api: BatchAcceptance(api, CONFIG, TENANT).batch(batch, identity))
+        job_ids = accepted.stored.record.job_ids
+        self.accepted.update(dict.fromkeys(job_ids, "run"))
+        if self.chance.random() < 0.3:
+            await asyncio.sleep(self.chance.uniform(0, 10))
+            self.accepted.update(dict.fromkeys(job_ids, "cancel"))
+            batch_id = accepted.stored.record.batch_id
+
+            async def cancel(api: Services) -> object:
+                return await api.batches.cancel(await api.batches.read(TENANT, batch_id))
+
+            await self._until_answered(cancel)
+
+    def _prepared(self) -> PreparedJob:
+        options = JobOptions(
+            priority=self.chance.choice((0, 0, 0, 5)), timeout_s=self.chance.choice((8, 120, 120, 120))
+        )
+        pictures = (LocalMedium("a.txt", self.folder / "input.txt", 5, "text/plain"),)
+        return PreparedJob(options, WORKFLOW, (), pictures if self.chance.random() < 0.3 else (), ())
+
+    async def _cancel(self, api: Services, job_id: str, *, purge: bool) -> None:
+        now = self.clock.now()
+
+        def change(record: JobRecord) -> JobRecord:
+            return (record.retain(0) if purge else record).cancel(now=now)
+
+        try:
+            stored: StoredJob = await api.jobs.evolve(TENANT, job_id, change)
+            if purge and stored.record.status.is_terminal:
+                await api.remover.purge(stored)
+        except (JobGone, PreconditionFailed):
+            return
+
+    async def _until_answered(self, call: Callable[[Services], Awaitable[T]]) -> T:
+        """As a client that repeats its request, with the same key, until there is an answer; or else `GaveUp`."""
+        while True:
+            if self._api is not None:
+                process, services = self._api
+                calling = process.start(_awaited(call(services)))
+                await asyncio.wait(
+                    {calling, process.died}, timeout=CLIENT_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                if calling.done() and not calling.cancelled() and calling.exception() is None:
+                    return calling.result()
+                if calling.done() and not calling.cancelled() and not isinstance(calling.exception(), StorageError):
+                    self._unexpected(calling.exception())
+            if self.faults.happens(self.faults.rates.client_gives_up):
+                raise GaveUp
+            await asyncio.sleep(self.chance.uniform(0.5, 2))
+
+    def _unexpected(self, error: BaseException | None) -> None:
+        if isinstance(error, Exception):
+            self.watcher.violations.append(f"the API failed: {error!r}")
+
+    # Afterwards.
+
+    async def _settle(self, clients: list["asyncio.Task[None]"]) -> None:
+        for _ in range(round(SETTLING_S / LOOK_S)):
+            await asyncio.sleep(LOOK_S)
+            if all(client.done() for client in clients) and not self.watcher.unfinished():
+                break
+        for client in clients:
+            if not client.done():
+                self.watcher.violations.append("a client never got an answer")
+                client.cancel()
+            elif not isinstance(client.exception(), GaveUp):
+                client.result()
+
+    async def _age(self) -> None:
+        """Sweeps that fail and die like anything else, then some that do not."""
+        self.faults.resume()
+        for span in AGES:
+            self.clock.skip(span)
+            await self._sweep_now_and_then()
+        self.faults.stop()
+        for span in (LIFE, LIFE):
+            self.clock.skip(span)
+            await self._sweep_now_and_then()
+
+    async def _sweep_now_and_then(self) -> None:
+        for _ in range(3):
+            process, stores = self._open("reaper")
+            sweeping = process.start(reaper(SETTINGS, stores, NoLauncher()).sweep())
+            await _first_of(sweeping, process.died)
+            if process.alive:
+                await asyncio.wait({process.start(self._look_as_users_do(stores))})
+            process.kill()
+            self.clock.skip(timedelta(hours=26))
+
+    async def _look_as_users_do(self, stores: Stores) -> None:
+        """Lists and idle workers drop the stale hints that they come across."""
+        for status in (None, *Status):
+            await stores.jobs.page(TENANT, status=status, limit=50, cursor=None)
+        await stores.queue.claim("default", "nobody")
+
+
+async def _awaited(call: Awaitable[T]) -> T:
+    return await call
+
+
+async def _first_of(*futures: "asyncio.Future[Any]", timeout: float | None = None) -> None:
+    await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
