@@ -1,0 +1,71 @@
+"""Accepted means finished: whatever is killed, and whenever, every job comes to its end, once."""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.killer import KINDS, Killer, processes_on
+from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
+from tests.support.up import up
+
+pytestmark = pytest.mark.xdist_group("killing")
+
+JOBS = 60
+KILLS = 60
+EVERY_S = 1.0
+SETTLE_S = 60.0
+QUICK = {
+    "COMFYUI_MODAL_LEASE_S": "5",
+    "COMFYUI_MODAL_REAP_INTERVAL_S": "1",
+    "COMFYUI_MODAL_MAX_ATTEMPTS": "50",  # killing alone must not fail a job
+}
+
+
+def test_killing_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """60 jobs, 4 workers, and for a minute a kill -9 each second: all complete, once, and no process is left."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
+    orders = [Order.drawn(number, chance) for number in range(JOBS)]
+    data = tmp_path / "data"
+    kills: Counter[str] = Counter()
+    try:
+        with up(data, "--workers", "4", environment=QUICK) as running, stubborn(running) as client:
+            with ThreadPoolExecutor(1) as pool:
+                submitting = pool.submit(_submit_all, client, orders)
+                _kill_all(Killer(running, chance, kills))
+            _check(client, submitting.result())
+        assert all(kills[kind] for kind in KINDS)
+        _, alive = psutil.wait_procs(processes_on(data), timeout=5)
+        assert not alive
+    except Exception as error:
+        error.add_note(f"seed {seed}, kills {dict(kills)}; the logs are in {data / 'logs'}")
+        raise
+
+
+def _submit_all(client: StubbornClient, orders: list[Order]) -> dict[Order, str]:
+    """Spread over the time in which processes are killed."""
+    accepted = {}
+    for order in orders:
+        accepted[order] = client.submit(order)
+        time.sleep(KILLS * EVERY_S / JOBS / 2)
+    return accepted
+
+
+def _kill_all(killer: Killer) -> None:
+    for _ in range(KILLS):
+        time.sleep(EVERY_S)
+        killer.kill_one()
+
+
+def _check(client: StubbornClient, accepted: dict[Order, str]) -> None:
+    settled_by = time.monotonic() + SETTLE_S
+    jobs = {order: client.ended(job_id, settled_by) for order, job_id in accepted.items()}
+    for order, job in jobs.items():
+        check_is_whole(order, job)
+    check_each_order_made_one_job(client, accepted)
+    assert max(job["attempt"] for job in jobs.values()) > 1, "the kills hit no running job"

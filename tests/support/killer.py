@@ -1,0 +1,56 @@
+"""kill -9, at random, to the processes of a running `up`; and what is left of them in the end."""
+
+import contextlib
+import random
+from collections import Counter
+from pathlib import Path
+
+import psutil
+
+from tests.support.up import Up
+
+KINDS = ("worker", "engine", "api", "reaper", "s3")
+GUARDED = ("engine", "s3")
+"""Each of these is two processes, a guard and what it guards: either may be hit."""
+
+
+class Killer:
+    """`kills` is where it counts, by kind."""
+
+    def __init__(self, running: Up, chance: random.Random, kills: Counter[str]) -> None:
+        self._running = running
+        self._chance = chance
+        self._kills = kills
+
+    def kill_one(self) -> None:
+        """A process of a random kind; of a kind that is up now, since others are on their way back."""
+        alive = self._alive()
+        kind = self._chance.choice([kind for kind in KINDS if alive[kind]])
+        victim = self._chance.choice(alive[kind])
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if kind in GUARDED:
+                victim = self._chance.choice([victim, *victim.children()])
+            victim.kill()
+            self._kills[kind] += 1
+
+    def _alive(self) -> dict[str, list[psutil.Process]]:
+        """Of those that connection.json names; a pid of it may be that of a process which is dead and gone."""
+        family = {one.pid: one for one in psutil.Process(self._running.process.pid).children(recursive=True)}
+        alive: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
+        for name, pid in self._running.connection["processes"].items():
+            kind = name.partition("-")[0]
+            if kind in alive and pid in family:
+                alive[kind].append(family[pid])
+        return alive
+
+
+def processes_on(data: Path) -> list[psutil.Process]:
+    """Those whose command line or environment names the data folder: also orphans, which are no one's children."""
+    return [process for process in psutil.process_iter() if _names(process, str(data))]
+
+
+def _names(process: psutil.Process, text: str) -> bool:
+    try:
+        return any(text in word for word in (*process.cmdline(), *process.environ().values()))
+    except psutil.Error:  # it ended meanwhile, or is someone else's
+        return False
