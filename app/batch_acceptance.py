@@ -49,8 +49,7 @@ class BatchAcceptance:
         stored_media = await self._store_shared(batch_id, prepared.shared)
         numbered = list(enumerate(prepared.jobs))
         records = await for_each(numbered, lambda item: self._write(draft.record, *item, stored_media))
-        opened = await self._services.batches.open(draft)
-        await self._services.batches.publish(records)
+        opened = await self._services.batches.accept(draft, records)
         await for_each(records, lambda _: self._acceptance.spawn())
         return AcceptedBatch(opened)
 

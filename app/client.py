@@ -9,6 +9,7 @@ with Client("http://127.0.0.1:8000", api_key) as client:
 
 import hashlib
 import mimetypes
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,7 @@ class DownloadFailed(Exception):
 
 
 class Client:
-    """Blocking. Requests that change nothing are repeated when the connection fails."""
+    """Blocking. A request whose connection fails is repeated; no repeat makes anything twice."""
 
     def __init__(self, api_url: str, api_key: str) -> None:
         headers = {"authorization": f"Bearer {api_key}"}
@@ -67,7 +68,7 @@ class Client:
 
     def submit(self, workflow: Json, **fields: Any) -> Json:
         """POST /v1/jobs; `fields` are the other members of the request, `inputs` and `media` for two."""
-        return self._json("POST", "/v1/jobs", json={"workflow": workflow, **fields})
+        return self._make("/v1/jobs", {"workflow": workflow, **fields})
 
     def job(self, job_id: str) -> Json:
         return self._json("GET", f"/v1/jobs/{job_id}")
@@ -96,6 +97,29 @@ class Client:
     def cancel(self, job_id: str) -> Json:
         return self._json("DELETE", f"/v1/jobs/{job_id}")
 
+    def remove(self, job_id: str) -> Json | None:
+        """Remove a job and its files; the job if it has not stopped yet, and will be removed when it has."""
+        response = self._send("DELETE", f"/v1/jobs/{job_id}", params={"purge": "true"})
+        left: Json | None = None if response.status_code == 204 else response.json()
+        return left
+
+    def logs(self, job_id: str, attempt: int | None = None) -> str:
+        """What the engine said; of the current attempt unless another one is given."""
+        wanted = {} if attempt is None else {"attempt": attempt}
+        return self._send("GET", f"/v1/jobs/{job_id}/logs", params=wanted).text
+
+    # Batches.
+
+    def submit_batch(self, **fields: Any) -> Json:
+        """POST /v1/batches: `workflow` and `input_sets`, or `jobs`."""
+        return self._make("/v1/batches", fields)
+
+    def batch(self, batch_id: str) -> Json:
+        return self._json("GET", f"/v1/batches/{batch_id}")
+
+    def cancel_batch(self, batch_id: str) -> Json:
+        return self._json("DELETE", f"/v1/batches/{batch_id}")
+
     # Files.
 
     def medium(self, path: Path, name: str | None = None) -> Json:
@@ -104,10 +128,9 @@ class Client:
 
     def upload(self, path: Path) -> str:
         """The upload_id. The file goes straight to the bucket, in constant memory."""
-        created = self._json(
-            "POST",
+        created = self._make(
             "/v1/uploads",
-            json={
+            {
                 "filename": path.name,
                 "size_bytes": path.stat().st_size,
                 "content_type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
@@ -141,14 +164,17 @@ class Client:
 
     # Requests.
 
+    def _make(self, path: str, document: Json) -> Json:
+        """A POST that may be repeated: its Idempotency-Key makes one thing of it, whatever answer was lost."""
+        return self._json("POST", path, json=document, headers={"idempotency-key": str(uuid.uuid4())})
+
     def _json(self, method: str, path: str, **options: Any) -> Json:
         answer: Json = self._send(method, path, **options).json()
         return answer
 
     def _send(self, method: str, path: str, **options: Any) -> httpx.Response:
-        attempts = 1 if method == "POST" else 3
         with _reachable():
-            for attempt in stamina.retry_context(on=httpx.TransportError, attempts=attempts):
+            for attempt in stamina.retry_context(on=httpx.TransportError, attempts=3):
                 with attempt:
                     response = self._api.request(method, path, **options)
         if response.is_error:

@@ -62,6 +62,10 @@ class BatchRecord(BaseModel):
         return self.state == "open"
 
     @property
+    def next(self) -> "BatchRecord":
+        return self.model_copy(update={"rev": self.rev + 1})
+
+    @property
     def expires_at(self) -> datetime:
         return self.created_at + timedelta(seconds=self.retain_s)
 
@@ -92,17 +96,16 @@ class BatchStore:
         except PreconditionFailed:
             return await self._read(record.tenant, record.batch_id)
 
-    async def open(self, draft: StoredBatch) -> StoredBatch:
-        """Accept the batch, whose jobs are all written. Must be published next. `BatchGone` if it was abandoned."""
-        await self._put_deadline(draft.record, self._clock.now() + PUBLISHED_WITHIN)
+    async def accept(self, draft: StoredBatch, jobs: Sequence[JobRecord]) -> StoredBatch:
+        """Open a batch whose jobs are all written, and make them findable. `BatchGone` if it was abandoned."""
+        look_at = self._clock.now() + PUBLISHED_WITHIN
         await self._put_deadline(draft.record, draft.record.expires_at)
-        opened = await self._change(draft, lambda record: record.moved("open"))
+        opened = await self._change(draft, lambda record: record.moved("open"), look_at=look_at)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
-        return opened
-
-    async def publish(self, jobs: Sequence[JobRecord]) -> None:
         await for_each(jobs, self._jobs.publish)
+        await self._drop_deadline(opened.record, look_at)
+        return opened
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
         """`BatchNotFound` also for a draft, `BatchGone`."""
@@ -128,12 +131,14 @@ class BatchStore:
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
         """Cancel every job that is not over. Durable once the request is written, whatever dies then."""
         now = self._clock.now()
-        deadline = await self._put_deadline(stored.record, now + CANCELLED_WITHIN)
+        look_at = now + CANCELLED_WITHIN
         stored = await self._change(
-            stored, lambda record: record.model_copy(update={"cancel_requested_at": record.cancel_requested_at or now})
+            stored,
+            lambda record: record.model_copy(update={"cancel_requested_at": record.cancel_requested_at or now}),
+            look_at=look_at,
         )
         await self._cancel_jobs(stored.record)
-        await self._objects.delete(deadline)
+        await self._drop_deadline(stored.record, look_at)
         return stored
 
     async def look(self, deadline: Deadline) -> datetime | None:
@@ -147,10 +152,10 @@ class BatchStore:
             return now + YOUNG_HINT if now - deadline.due < YOUNG_HINT else None
         record = stored.record
         if not record.is_open:
-            return await self._abandon(stored) if now >= record.created_at + ABANDONED else None
+            return await self._abandon(stored) if now >= record.created_at + ABANDONED else now + YOUNG_HINT
         if now >= record.expires_at:
             return await self._remove(stored)
-        await self._go_on(record)
+        await self._go_on(await self._touch(stored))
         return None
 
     async def _go_on(self, record: BatchRecord) -> None:
@@ -227,15 +232,24 @@ class BatchStore:
             raise BatchGone(batch_id, tombstone.gone_at)
         return StoredBatch(BatchRecord.model_validate_json(stored.body), stored.head.etag)
 
-    async def _change(self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord]) -> StoredBatch:
+    async def _change(
+        self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, look_at: datetime | None = None
+    ) -> StoredBatch:
+        """`look_at`: when the reaper shall see that what follows from the change was done. Written before it."""
         while True:
             changed = change(stored.record)
             if changed == stored.record:
                 return stored
+            if look_at is not None:
+                await self._put_deadline(stored.record, look_at)
             try:
-                return await self._commit(changed.model_copy(update={"rev": stored.record.rev + 1}), etag=stored.etag)
+                return await self._commit(changed.next, etag=stored.etag)
             except PreconditionFailed:
                 stored = await self._read(stored.record.tenant, stored.record.batch_id)
+
+    async def _touch(self, stored: StoredBatch) -> BatchRecord:
+        """Whoever wrote a deadline for a change of this version must write it again: this one may be dropped."""
+        return (await self._commit(stored.record.next, etag=stored.etag)).record
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         record = record.model_copy(update={"nonce": secrets.token_hex(8)})
@@ -245,7 +259,8 @@ class BatchStore:
             return StoredBatch(record, await self._objects.create(key, body))
         return StoredBatch(record, await self._objects.replace(key, body, etag=etag))
 
-    async def _put_deadline(self, record: BatchRecord, due: datetime) -> str:
-        key = Deadline(due, "batch", record.tenant, record.batch_id).key
-        await self._objects.put(key, b"")
-        return key
+    async def _put_deadline(self, record: BatchRecord, due: datetime) -> None:
+        await self._objects.put(Deadline(due, "batch", record.tenant, record.batch_id).key, b"")
+
+    async def _drop_deadline(self, record: BatchRecord, due: datetime) -> None:
+        await self._objects.delete(Deadline(due, "batch", record.tenant, record.batch_id).key)

@@ -157,6 +157,11 @@ class JobStore:
             self._signal.ring(queue_topic(changed.pool))
         return committed
 
+    async def touch(self, stored: StoredJob) -> StoredJob:
+        """Write the record as it is. Whoever wrote hints for a change of the version before must begin anew, and
+        write them again: so a hint that seems stale may be dropped after this."""
+        return await self.advance(stored, stored.record)
+
     async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
         rows = await together(*(self._row(tenant, status, key) for key in index_keys))
         return [row for row in rows if row is not None]

@@ -27,6 +27,9 @@ CANCELLED_MESSAGE = "Cancelled by user"
 WORKER_LOST = "worker_lost"
 """The code of a job that lost its worker in every attempt: no worker is left to say so itself."""
 
+QUEUE_TIMEOUT = "queue_timeout"
+"""The code of a job that no worker took within its `queue_timeout_s`."""
+
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
 
@@ -345,7 +348,7 @@ class JobRecord(_Value):
         if self.status is not Status.QUEUED or (due := self.next_deadline) is None or due > now:
             return self
         detail = ErrorDetail(
-            code="queue_timeout", message=f"no worker was free within {self.queue_timeout_s} s", retryable=True
+            code=QUEUE_TIMEOUT, message=f"no worker was free within {self.queue_timeout_s} s", retryable=True
         )
         return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail)
 

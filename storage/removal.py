@@ -82,12 +82,12 @@ class JobRemover:
 
     async def _end(self, stored: StoredJob, now: datetime) -> None:
         record = stored.record
-        if record.status is Status.QUEUED:
-            expired = record.expire_in_queue(now=now)
-            if expired is not record:
-                await self._jobs.advance(stored, expired)
+        if (expired := record.expire_in_queue(now=now)) is not record:
+            await self._jobs.advance(stored, expired)
         elif record.status.is_terminal and record.next_deadline is not None and record.next_deadline <= now:
             await self.purge(stored)
+        else:  # the deadline is an old one, or of a change that someone is about to commit
+            await self._jobs.touch(stored)
 
     async def _member_hints(self, record: JobRecord) -> tuple[str, ...]:
         """All that its batch has of it: one that was left behind would tell that the job is still there."""

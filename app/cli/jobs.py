@@ -36,6 +36,21 @@ def cancel_job(api: tuple[str, str], job_id: str) -> int:
     return _print_job(job)
 
 
+def print_logs(api: tuple[str, str], job_id: str, attempt: int | None) -> int:
+    with Client(*api) as client:
+        sys.stdout.write(client.logs(job_id, attempt))
+    return 0
+
+
+def remove_job(api: tuple[str, str], job_id: str) -> int:
+    with Client(*api) as client:
+        left = client.remove(job_id)
+    if left is not None:
+        return _print_job(left)
+    Console().print(f"removed {job_id}", highlight=False, markup=False)
+    return 0
+
+
 def _print_job(job: Json) -> int:
     console = Console()
     for name in ("job_id", "status", "progress", "created_at", "started_at", "completed_at", "error"):

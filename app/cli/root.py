@@ -19,7 +19,7 @@ cli = App(
     version=__version__,
     result_action="return_value",
 )
-jobs = App(name="jobs", help="Look at jobs, and cancel them.")
+jobs = App(name="jobs", help="Look at jobs, cancel and remove them.")
 cli.command(jobs)
 
 
@@ -116,6 +116,29 @@ def cancel(job_id: str, *, target: Target | None = None) -> int:
     from app.cli.jobs import cancel_job
 
     return cancel_job((target or Target()).resolve(), job_id)
+
+
+@jobs.command
+@ends_well
+def logs(
+    job_id: str,
+    *,
+    attempt: Annotated[int | None, Parameter(help="of which attempt; the current one unless given")] = None,
+    target: Target | None = None,
+) -> int:
+    """Print what the engine said while the job ran."""
+    from app.cli.jobs import print_logs
+
+    return print_logs((target or Target()).resolve(), job_id, attempt)
+
+
+@jobs.command
+@ends_well
+def remove(job_id: str, *, target: Target | None = None) -> int:
+    """Remove a job and its files now; one that still runs is stopped, and removed then."""
+    from app.cli.jobs import remove_job
+
+    return remove_job((target or Target()).resolve(), job_id)
 
 
 @cli.command

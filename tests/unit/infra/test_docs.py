@@ -7,8 +7,9 @@ from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
-from storage.record import WORKER_LOST
+from storage.record import QUEUE_TIMEOUT, WORKER_LOST
 from workers import errors
+from workers.retries import POLICY, is_repeated, is_retryable
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -31,13 +32,22 @@ def test_docs_name_every_command_and_no_other() -> None:
 
 
 def test_docs_name_every_error_code_and_no_other() -> None:
-    """docs/problems.md has a row for each way in which a job fails."""
+    """docs/problems.md has a row for each way in which a job fails, and tells what the policy says of it."""
     text = (DOCS / "problems.md").read_text().partition("## When a job fails")[2]
-    documented = set(re.findall(r"^\| `([a-z_]+)` \|", text, re.MULTILINE))
+    rows = re.findall(r"^\| `([a-z_]+)` \| (yes|no) \| (yes|no) \|", text, re.MULTILINE)
+    yes_no = {True: "yes", False: "no"}
+    policy = {code: (yes_no[is_repeated(code)], yes_no[is_retryable(code)]) for code in POLICY}
+    assert {code: (repeated, retryable) for code, repeated, retryable in rows} == policy | {
+        QUEUE_TIMEOUT: ("no", "yes")
+    }
+
+
+def test_the_policy_knows_every_error_code() -> None:
+    """Each way in which an attempt fails is either repeated or not."""
     kinds = [errors.WorkerError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    assert documented == {kind.code for kind in kinds} | {WORKER_LOST}
+    assert set(POLICY) == {kind.code for kind in kinds} | {WORKER_LOST}
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
