@@ -1,58 +1,19 @@
 """Recovery of running jobs whose worker was lost, over the in-memory store and the real S3 server."""
 
 import asyncio
-from datetime import timedelta
 
 import pytest
 
-from infra.compose import make_stores, reaper
-from infra.settings import Settings
 from storage.clock import ManualClock
 from storage.hint_keys import RUNNING
 from storage.hints import running_key
-from storage.launcher import MemoryLauncher
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
-from storage.signal import MemorySignal
+from storage.record import Status
 from tests.support.records import CREATED, a_job
+from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 
 pytestmark = pytest.mark.anyio
-
-LEASE_S = 60
-MAX_ATTEMPTS = 3
-
-
-class Shop:
-    """Stores, a queue and a reaper on one clock."""
-
-    def __init__(self, objects: ObjectStore, clock: ManualClock) -> None:
-        self.objects = objects
-        self.clock = clock
-        self.launcher = MemoryLauncher()
-        settings = Settings(bucket="tests", lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
-        self.stores = make_stores(settings, objects, MemorySignal(), clock)
-        self.jobs, self.queue = self.stores.jobs, self.stores.queue
-        self.reaper = reaper(settings, self.stores, self.launcher)
-
-    def pass_time(self, seconds: float) -> None:
-        self.clock.set(self.clock.now() + timedelta(seconds=seconds))
-
-    async def claimed(self, timeout_s: int = 3600) -> JobRecord:
-        """A job that a worker has just begun."""
-        await self.jobs.create(a_job(timeout_s=timeout_s), workflow=b"{}")
-        return await self.claim()
-
-    async def claim(self) -> JobRecord:
-        stored = await self.queue.claim("default", "w")
-        assert stored is not None
-        return stored.record
-
-    async def read(self, record: JobRecord) -> JobRecord:
-        return (await self.jobs.read("default", record.job_id)).record
-
-    async def hints(self) -> tuple[str, ...]:
-        return (await self.objects.list(RUNNING)).keys
 
 
 @pytest.fixture
@@ -75,7 +36,7 @@ async def test_a_lost_job_is_queued_again(shop: Shop) -> None:
     assert await shop.reaper.sweep() == {"requeued": 1, "spawned": 1}
     assert (await shop.read(record)).status is Status.QUEUED
     assert shop.launcher.spawned == ["default"]
-    assert await shop.hints() == ()
+    assert await shop.keys(RUNNING) == ()
     assert (await shop.claim()).attempt == 2
 
 
@@ -92,7 +53,7 @@ async def test_a_job_that_loses_every_worker_fails(shop: Shop) -> None:
     assert ended.status is Status.FAILED
     assert ended.error_detail is not None
     assert (ended.error_detail.code, ended.error_detail.attempt) == ("worker_lost", MAX_ATTEMPTS)
-    assert await shop.hints() == ()
+    assert await shop.keys(RUNNING) == ()
 
 
 async def test_a_cancelled_job_whose_worker_is_gone_ends_as_cancelled(shop: Shop) -> None:
@@ -112,6 +73,33 @@ async def test_a_job_out_of_time_is_not_run_again(shop: Shop) -> None:
     detail = (await shop.read(record)).error_detail
     assert detail is not None
     assert detail.code == "timeout"
+
+
+async def test_attempts_that_were_given_back_do_not_count(shop: Shop) -> None:
+    """A worker that went away in peace is no fault."""
+    record = await shop.claimed()
+    now = shop.clock.now()
+    for _ in range(5):
+        await shop.jobs.evolve("default", record.job_id, lambda r: r.release(attempt=r.attempt, now=now))
+        record = await shop.claim()
+    for _ in range(MAX_ATTEMPTS - 1):
+        shop.pass_time(LEASE_S + 1)
+        await shop.reaper.sweep()
+        record = await shop.claim()
+    assert (record.attempt, record.given_back) == (5 + MAX_ATTEMPTS, 5)
+    shop.pass_time(LEASE_S + 1)
+    assert await shop.reaper.sweep() == {"failed": 1}
+
+
+async def test_a_lost_job_tells_the_engines_last_lines(shop: Shop) -> None:
+    """Of the attempt that was lost: nobody is left to say more."""
+    record = await shop.claimed()
+    await shop.stores.logs.write("default", record.job_id, 1, [f"line {n}" for n in range(100)])
+    shop.pass_time(LEASE_S + 1)
+    await shop.reaper.sweep()
+    fault = (await shop.read(record)).last_fault
+    assert fault is not None
+    assert fault.log_tail == tuple(f"line {n}" for n in range(80, 100))
 
 
 async def test_the_lost_worker_is_fenced(shop: Shop) -> None:
@@ -142,7 +130,7 @@ async def test_stale_hints_are_dropped(shop: Shop) -> None:
     for stale in (running_key(record), running_key(a_job(attempt=1)), "running/default/nonsense"):
         await shop.objects.put(stale, b"")
     assert await shop.reaper.sweep() == {"dropped": 3}
-    assert await shop.hints() == ()
+    assert await shop.keys(RUNNING) == ()
 
 
 async def test_the_hint_of_a_claim_in_flight_is_kept(shop: Shop) -> None:
@@ -152,7 +140,7 @@ async def test_the_hint_of_a_claim_in_flight_is_kept(shop: Shop) -> None:
     hint = running_key(record.claim(worker="w", now=CREATED, lease_s=1))
     await shop.objects.put(hint, b"")
     assert not await shop.reaper.sweep()
-    assert await shop.hints() == (hint,)
+    assert await shop.keys(RUNNING) == (hint,)
 
 
 async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:

@@ -14,7 +14,7 @@ import uvicorn
 from app.asgi import create_app
 from app.config import ApiConfig
 from app.services import Services
-from infra.compose import api_services, make_stores
+from infra.compose import Stores, api_services, make_stores
 from infra.settings import Settings
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
@@ -54,8 +54,15 @@ class Api:
 
     client: httpx.AsyncClient
     services: Services
-    queue: JobQueue
-    objects: ObjectStore
+    stores: Stores
+
+    @property
+    def queue(self) -> JobQueue:
+        return self.stores.queue
+
+    @property
+    def objects(self) -> ObjectStore:
+        return self.stores.objects
 
     async def keys(self) -> tuple[str, ...]:
         return (await self.objects.list("", limit=1000)).keys
@@ -76,7 +83,7 @@ async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | No
         headers = {"authorization": f"Bearer {KEY}"}
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
             await _answering(client)
-            yield Api(client, services, stores.queue, objects)
+            yield Api(client, services, stores)
         server.should_exit = True
         await serving
 

@@ -1,0 +1,240 @@
+"""What is removed, and when: finished jobs, submissions that died, uploads, Idempotency-Keys."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from storage import keys
+from storage.clock import ManualClock
+from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable, UploadNotFound
+from storage.hint_keys import DEADLINES, QUEUE
+from storage.hints import hints_of
+from storage.idempotency import Claim
+from storage.jobs import LocalFile
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.record import DAY_S, Status
+from tests.support.records import a_job
+from tests.support.shop import Shop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
+    return Shop(objects, clock)
+
+
+async def test_a_finished_job_is_removed_when_its_time_is_over(shop: Shop) -> None:
+    """Not a moment before; everything below its prefix goes, and so does the tombstone, a month later."""
+    record = (await shop.completed(retain_s=2 * DAY_S)).record
+    await shop.objects.put(keys.output("default", record.job_id, 1, 0, "a.png"), b"png")
+    shop.pass_time(days=2, seconds=-1)
+    assert not await shop.reaper.sweep()
+    shop.pass_time(1)
+    assert await shop.reaper.sweep() == {"job": 1}
+    with pytest.raises(JobGone):
+        await shop.jobs.read("default", record.job_id)
+    with pytest.raises(JobGone):
+        await shop.jobs.workflow("default", record.job_id)
+    assert await shop.keys("tenants/") == (keys.record("default", record.job_id),)
+    shop.pass_time(days=30)
+    await shop.reaper.sweep()
+    with pytest.raises(JobNotFound):
+        await shop.jobs.read("default", record.job_id)
+    assert await shop.keys() == ()
+
+
+async def test_many_files_go_as_well(shop: Shop) -> None:
+    """More than one LIST brings."""
+    stored = await shop.completed()
+    names = (keys.output("default", stored.record.job_id, 1, n, "a") for n in range(1_020))
+    await asyncio.gather(*(shop.objects.put(name, b"") for name in names))
+    await shop.stores.remover.purge(stored)
+    assert await shop.keys("tenants/") == (keys.record("default", stored.record.job_id),)
+
+
+async def test_a_removal_that_died_is_continued(clock: ManualClock) -> None:
+    """After the tombstone nothing was done yet."""
+    objects = MemoryObjectStore(clock)
+    shop = Shop(objects, clock)
+    stored = await shop.completed()
+    objects_delete, objects.delete = objects.delete, _die  # type: ignore[method-assign]  # the process dies here
+    with pytest.raises(ConnectionError):
+        await shop.stores.remover.purge(stored)
+    objects.delete = objects_delete  # type: ignore[method-assign]  # another process takes over
+    await shop.reaper.sweep()
+    assert await shop.keys("tenants/") == (keys.record("default", stored.record.job_id),)
+
+
+async def _die(*_: str) -> None:
+    raise ConnectionError
+
+
+async def test_a_removed_job_stays_removed(shop: Shop) -> None:
+    """Whoever read it before can write nothing, and create nothing in its place."""
+    stored = await shop.completed()
+    await shop.stores.remover.purge(stored)
+    with pytest.raises(PreconditionFailed):
+        await shop.jobs.advance(stored, stored.record)
+    with pytest.raises(PreconditionFailed):
+        await shop.jobs.create(stored.record, workflow=b"{}")
+
+
+async def test_a_job_to_be_removed_while_it_runs_goes_when_it_has_stopped(shop: Shop) -> None:
+    """`retain(0)` is obeyed at its end."""
+    record = await shop.claimed()
+    now = shop.clock.now()
+    await shop.jobs.evolve("default", record.job_id, lambda r: r.retain(0).cancel(now=now))
+    await shop.reaper.sweep()
+    assert (await shop.read(record)).status is Status.RUNNING
+    await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=1, now=now, outputs=()))
+    await shop.reaper.sweep()
+    with pytest.raises(JobGone):
+        await shop.read(record)
+
+
+async def test_a_change_that_is_about_to_be_committed_keeps_its_deadline(shop: Shop) -> None:
+    """The reaper looks between hint and commit: the writer must begin anew, and writes the hint again."""
+    record = await shop.claimed(retain_s=0)
+    before = await shop.jobs.read("default", record.job_id)
+    ended = before.record.complete(attempt=1, now=shop.clock.now(), outputs=())
+    (hint,) = (key for key in hints_of(ended) if key.startswith(DEADLINES))
+    await shop.objects.put(hint, b"")
+    await shop.reaper.sweep()
+    assert hint not in await shop.keys(DEADLINES)
+    with pytest.raises(PreconditionFailed):
+        await shop.jobs.advance(before, ended)
+
+
+async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path: Path) -> None:
+    """After its Idempotency-Key has ended, and then nobody can bring it about any more."""
+    record = a_job(created_at=shop.clock.now())
+    lost = LocalFile(keys.input_medium("default", record.job_id, 0), tmp_path / "missing", "image/png")
+    with pytest.raises((OSError, StorageUnavailable)):
+        await shop.jobs.create(record, workflow=b"{}", files=[lost])
+    assert await shop.keys("tenants/default/jobs/") != ()
+    shop.pass_time(hours=24)
+    await shop.reaper.sweep()
+    assert await shop.keys("tenants/default/jobs/") == (keys.workflow("default", record.job_id),)
+    shop.pass_time(hours=2)
+    await shop.reaper.sweep()
+    assert await shop.keys("tenants/default/jobs/") == (keys.record("default", record.job_id),)
+    assert await shop.keys(QUEUE) == ()
+    with pytest.raises(PreconditionFailed):
+        await shop.jobs.create(record, workflow=b"{}")
+
+
+async def test_a_slow_submission_is_found_all_the_same(clock: ManualClock, tmp_path: Path) -> None:
+    """While its media were stored an idle worker took its hint for stale."""
+
+    class Slow(MemoryObjectStore):
+        async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+            here.pass_time(minutes=11)
+            assert await here.queue.claim("default", "idle") is None
+            assert await here.keys(QUEUE) == ()
+            await super().upload_file(key, path, content_type=content_type)
+
+    here = Shop(Slow(clock), clock)
+    (tmp_path / "a.png").write_bytes(b"png")
+    record = a_job(created_at=clock.now())
+    medium = LocalFile(keys.input_medium("default", record.job_id, 0), tmp_path / "a.png", "image/png")
+    await here.jobs.create(record, workflow=b"{}", files=[medium])
+    assert (await here.claim()).job_id == record.job_id
+
+
+async def test_a_job_that_nobody_takes_in_time_fails(shop: Shop) -> None:
+    """Where it has a limit; once it has begun, the limit no longer counts."""
+    late, begun = await shop.queued(queue_timeout_s=30), await shop.queued(queue_timeout_s=30, priority=1)
+    assert (await shop.claim()).job_id == begun.job_id
+    shop.pass_time(29)
+    await shop.reaper.sweep()
+    assert (await shop.read(late)).status is Status.QUEUED
+    shop.pass_time(1)
+    await shop.reaper.sweep()
+    ended = await shop.read(late)
+    assert ended.error_detail is not None
+    assert (ended.error_detail.code, ended.error_detail.retryable) == ("queue_timeout", True)
+    assert (await shop.read(begun)).status is Status.RUNNING
+    assert await shop.keys(QUEUE) == ()
+
+
+# Uploads and Idempotency-Keys.
+
+
+async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
+    """First it cannot be used any more, then it is removed."""
+    uploads = shop.stores.uploads
+    upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
+    await shop.objects.put(upload.key, b"png")
+    shop.pass_time(days=7)
+    await shop.reaper.sweep()
+    with pytest.raises(UploadNotFound):
+        await uploads.resolve("default", upload.upload_id)
+    assert len(await shop.keys("tenants/")) == 2
+    shop.pass_time(hours=1)
+    await shop.reaper.sweep()
+    assert await shop.keys() == ()
+
+
+async def test_an_upload_stays_while_a_job_needs_it(shop: Shop) -> None:
+    """However long that job waits."""
+    uploads = shop.stores.uploads
+    upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
+    await shop.objects.put(upload.key, b"png")
+    shop.pass_time(days=6)
+    record = a_job(created_at=shop.clock.now())
+    await uploads.use("default", upload.upload_id, record.job_id)
+    await shop.jobs.create(record, workflow=b"{}")
+    shop.pass_time(days=3)
+    await shop.reaper.sweep()
+    assert (await shop.objects.get(upload.key)).body == b"png"
+    now = shop.clock.now()
+    await shop.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
+    shop.pass_time(hours=6)
+    await shop.reaper.sweep()
+    assert await shop.keys(keys.upload_prefix("default", upload.upload_id)) == ()
+
+
+async def test_an_idempotency_key_ends_with_its_time(shop: Shop) -> None:
+    """It is free after a day, and leaves nothing behind; one that was claimed anew stays."""
+    idempotency = shop.stores.idempotency
+    first = await idempotency.claim("default", "jobs", "once", "body")
+    await idempotency.claim("default", "jobs", "again", "body")
+    shop.pass_time(hours=24, minutes=30)
+    anew = await idempotency.claim("default", "jobs", "again", "other body")
+    assert anew.is_first
+    shop.pass_time(hours=1)
+    await shop.reaper.sweep()
+    assert len(await shop.keys("tenants/")) == 1
+    assert await idempotency.claim("default", "jobs", "again", "other body") == Claim(anew.id, is_first=False)
+    assert (await idempotency.claim("default", "jobs", "once", "body")).id != first.id
+
+
+async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
+    """Its deletion is under way, and would hit the new claim."""
+    idempotency = shop.stores.idempotency
+    await idempotency.claim("default", "jobs", "once", "body")
+    shop.pass_time(hours=26)
+    (name,) = await shop.keys("tenants/")
+    found = await shop.objects.get(name)
+    await shop.objects.put(name, found.body[:-1] + b', "retired": true}')
+    claiming = asyncio.create_task(idempotency.claim("default", "jobs", "once", "body"))
+    await asyncio.sleep(0.1)
+    assert not claiming.done()
+    await shop.objects.delete(name)
+    assert (await claiming).is_first
+
+
+async def test_a_look_at_what_is_not_due_costs_one_request(clock: ManualClock) -> None:
+    """However much lies in the future."""
+    objects = MemoryObjectStore(clock)
+    shop = Shop(objects, clock)
+    for _ in range(300):
+        await shop.completed()
+    shop.pass_time(timedelta(days=1).total_seconds())
+    objects.requests.clear()
+    assert not await shop.reaper.sweep()
+    assert dict(objects.requests) == {"LIST": 3}

@@ -1,0 +1,60 @@
+"""The stores, a queue and a reaper on one clock that a test moves."""
+
+from datetime import timedelta
+
+from infra.compose import make_stores, reaper
+from infra.settings import Settings
+from storage.clock import ManualClock
+from storage.jobs import StoredJob
+from storage.launcher import Launcher, MemoryLauncher
+from storage.objects import ObjectStore
+from storage.record import JobRecord
+from storage.signal import MemorySignal
+from tests.support.records import a_job
+
+LEASE_S = 60
+MAX_ATTEMPTS = 3
+
+
+class Shop:
+    """`launcher` is the in-memory one unless another is given."""
+
+    def __init__(self, objects: ObjectStore, clock: ManualClock, launcher: Launcher | None = None) -> None:
+        self.objects = objects
+        self.clock = clock
+        self.launcher = MemoryLauncher()
+        settings = Settings(bucket="tests", lease_s=LEASE_S, max_attempts=MAX_ATTEMPTS)
+        self.stores = make_stores(settings, objects, MemorySignal(), clock)
+        self.jobs, self.queue = self.stores.jobs, self.stores.queue
+        self.reaper = reaper(settings, self.stores, launcher or self.launcher)
+
+    def pass_time(self, seconds: float = 0, **span: float) -> None:
+        self.clock.set(self.clock.now() + timedelta(seconds=seconds, **span))
+
+    async def queued(self, **fields: object) -> JobRecord:
+        record = a_job(**{"created_at": self.clock.now(), "timeout_s": 3600, **fields})
+        return (await self.jobs.create(record, workflow=b"{}")).record
+
+    async def claimed(self, **fields: object) -> JobRecord:
+        """A job that a worker has just begun."""
+        await self.queued(**fields)
+        return await self.claim()
+
+    async def claim(self) -> JobRecord:
+        stored = await self.queue.claim("default", "w")
+        assert stored is not None
+        return stored.record
+
+    async def completed(self, **fields: object) -> StoredJob:
+        """A job that has just ended well."""
+        record = await self.claimed(**fields)
+        now = self.clock.now()
+        return await self.jobs.evolve(
+            record.tenant, record.job_id, lambda r: r.complete(attempt=r.attempt, now=now, outputs=())
+        )
+
+    async def read(self, record: JobRecord) -> JobRecord:
+        return (await self.jobs.read(record.tenant, record.job_id)).record
+
+    async def keys(self, prefix: str = "") -> tuple[str, ...]:
+        return (await self.objects.list(prefix)).keys
