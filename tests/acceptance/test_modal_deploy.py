@@ -1,19 +1,27 @@
 """The real `modal deploy`, and a job through the deployed API, on the loopback control plane."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from infra.compose import open_objects
 from infra.modal_names import APP_NAME
+from infra.settings import ENV_PREFIX, Settings
+from storage.clock import SystemClock
+from storage.jobs import JobStore
 from storage.s3 import S3Config
+from storage.signal import MemorySignal
 from tests.plane import Plane
+from tests.support.records import a_job
 
 ROOT = Path(__file__).parents[2]
 KEY = "ck_test_modal"
@@ -31,10 +39,24 @@ SLOW = {
 }
 
 
+def bucket_settings(s3: S3Config) -> dict[str, str | None]:
+    return {
+        "bucket": s3.bucket,
+        "s3_endpoint": s3.endpoint_url,
+        "s3_access_key": s3.access_key,
+        "s3_secret_key": s3.secret_key,
+        "s3_prefix": "modal-test",
+    }
+
+
 def modal_command(plane: Plane, *arguments: str) -> None:
+    run_with_client(plane, str(Path(sys.executable).parent / "modal"), *arguments)
+
+
+def run_with_client(plane: Plane, *command: str) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
     finished = subprocess.run(
-        [str(Path(sys.executable).parent / "modal"), *arguments],
+        command,
         cwd=ROOT,
         env=env | plane.client_env(),
         capture_output=True,
@@ -50,18 +72,9 @@ def plane(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iter
     """The app, deployed with the real command, its settings in a secret."""
     with Plane(tmp_path_factory.mktemp("plane"), container_env={"PATH": os.environ["PATH"]}) as plane:
         plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
-        settings = {
-            "BUCKET": s3_server.bucket,
-            "S3_ENDPOINT": s3_server.endpoint_url,
-            "S3_ACCESS_KEY": s3_server.access_key,
-            "S3_SECRET_KEY": s3_server.secret_key,
-            "S3_PREFIX": "modal-test",
-            "API_KEY": KEY,
-            "ENGINE": "lite",
-        }
-        modal_command(
-            plane, "secret", "create", APP_NAME, *(f"COMFYUI_MODAL_{name}={value}" for name, value in settings.items())
-        )
+        settings = bucket_settings(s3_server) | {"api_key": KEY, "engine": "lite"}
+        variables = (f"{ENV_PREFIX}{name.upper()}={value}" for name, value in settings.items())
+        modal_command(plane, "secret", "create", APP_NAME, *variables)
         modal_command(plane, "deploy", "-m", "infra.modal_app")
         yield plane
         assert dict(plane.missing) == {}, plane.missing
@@ -86,9 +99,10 @@ def wait(api: httpx.Client, job_id: str, plane: Plane) -> dict[str, Any]:
 
 @pytest.mark.xdist_group("modal")
 def test_what_is_deployed(plane: Plane) -> None:
-    """One API and one worker class, with the first version's numbers."""
+    """One API, one worker class and the reaper, with the first version's numbers."""
     deployed = plane.deployed(APP_NAME)
-    assert set(deployed) == {"api", "ComfyWorker.*"}
+    assert set(deployed) == {"api", "reap", "ComfyWorker.*"}
+    assert deployed["reap"].spec.schedule.period.seconds == 60
     worker = deployed["ComfyWorker.*"].spec
     gpus = [entry.function.resources.gpu_config.gpu_type for entry in deployed["ComfyWorker.*"].data.ranked_functions]
     assert gpus == ["L40S"]
@@ -129,3 +143,17 @@ def test_a_running_job_is_cancelled(plane: Plane, api: httpx.Client) -> None:
     api.delete(f"/v1/jobs/{job_id}")
     job = wait(api, job_id, plane)
     assert (job["status"], job["error"]) == ("failed", "Cancelled by user")
+
+
+@pytest.mark.xdist_group("modal")
+@pytest.mark.anyio
+async def test_a_job_without_a_ticket_is_found_by_the_reaper(
+    plane: Plane, api: httpx.Client, s3_server: S3Config
+) -> None:
+    """It was stored, and the API died before it asked for a worker."""
+    async with open_objects(Settings(**bucket_settings(s3_server))) as objects:  # type: ignore[arg-type]
+        record = a_job(created_at=SystemClock().now() - timedelta(minutes=1))
+        await JobStore(objects, SystemClock(), MemorySignal()).create(record, workflow=json.dumps(BLUE).encode())
+    script = f"import modal; modal.Function.from_name({APP_NAME!r}, 'reap').remote()"
+    run_with_client(plane, sys.executable, "-c", script)
+    assert wait(api, record.job_id, plane)["status"] == "completed", plane.logs()

@@ -9,7 +9,11 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
+from infra.compose import reaper
+from infra.settings import Settings
+from storage import keys
 from storage.clock import ManualClock
+from storage.launcher import NoLauncher
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import Output, ProgressDetails
@@ -139,6 +143,76 @@ async def test_deleting_a_running_job_asks_its_worker(clock: ManualClock) -> Non
         response = await api.client.delete(f"/v1/jobs/{accepted['job_id']}")
         assert (response.status_code, response.json()["status"]) == (202, "running")
         assert response.json()["cancel_requested_at"] is not None
+
+
+async def test_a_removed_job_is_gone(api: Api) -> None:
+    """204, then 410 for everything of it, and it stands in no list; a second removal says the same."""
+    accepted = await submit(api)
+    await work(api)
+    path = f"/v1/jobs/{accepted['job_id']}"
+    removed = await api.client.delete(f"{path}?purge=true")
+    assert (removed.status_code, removed.content) == (204, b"")
+    for method, url in (("GET", path), ("GET", f"{path}/workflow"), ("GET", f"{path}/logs"), ("DELETE", path)):
+        gone = await api.client.request(method, url)
+        assert (gone.status_code, gone.json()["type"]) == (410, "/problems/job-gone")
+    assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
+    assert (await api.client.get("/v1/jobs?status=completed")).json()["jobs"] == []
+
+
+async def test_a_queued_job_is_cancelled_and_removed_at_once(api: Api) -> None:
+    """Nothing of it is left but the tombstone."""
+    accepted = await submit(api)
+    assert (await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")).status_code == 204
+    assert await api.queue.claim("default", "w") is None
+    assert [key for key in await api.keys() if key.startswith("tenants/")] == [
+        keys.record("default", accepted["job_id"])
+    ]
+
+
+async def test_a_running_job_is_removed_when_it_has_stopped(clock: ManualClock) -> None:
+    """202 until then."""
+    config = ApiConfig(api_key=KEY, cancel_wait_s=0.05)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        accepted = await submit(api)
+        claimed = await api.queue.claim("default", "w")
+        assert claimed is not None
+        asked = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
+        assert (asked.status_code, asked.json()["status"]) == (202, "running")
+        now = clock.now()
+        await api.services.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
+        await reaper(Settings(bucket="tests"), api.stores, NoLauncher()).sweep()
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).status_code == 410
+
+
+async def test_a_job_says_when_it_will_be_removed(api: Api) -> None:
+    """A week after its end, or sooner where the job says so; longer is refused."""
+    for days, wanted in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
+        accepted = await submit(api, **({} if days is None else {"retain_days": days}))
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] is None
+        await work(api)
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] == wanted
+    refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "retain_days": 8})
+    assert (refused.status_code, refused.json()["pointer"]) == (422, "/retain_days")
+
+
+async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
+    """As text; 404 while there is none, and for an attempt that never was."""
+    accepted = await submit(api)
+    path = f"/v1/jobs/{accepted['job_id']}/logs"
+    assert (await api.client.get(path)).json()["type"] == "/problems/no-log"
+    now = api.services.clock.now()
+    for attempt in (1, 2):
+        claimed = await api.queue.claim("default", "w")
+        assert claimed is not None
+        await api.services.logs.write("default", accepted["job_id"], attempt, [f"attempt {attempt}", "naïve"])
+        if attempt == 1:
+            await api.services.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
+    current = await api.client.get(path)
+    assert current.text == "attempt 2\nnaïve\n"
+    assert (current.headers["content-type"], current.headers["job-attempt"]) == ("text/plain; charset=utf-8", "2")
+    assert (await api.client.get(f"{path}?attempt=1")).text.startswith("attempt 1")
+    for wrong in ("0", "3", "x"):
+        assert (await api.client.get(f"{path}?attempt={wrong}")).status_code == 422
 
 
 async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None:

@@ -23,11 +23,14 @@ asyncio.run(keeps_the_contract(ModalLauncher()))
 
 async def keeps_the_contract(launcher: Launcher) -> None:
     """What every launcher does."""
+    assert await launcher.waiting("default") == 0
     first = await launcher.spawn("default")
     second = await launcher.spawn("default")
     assert first is not None
     assert second is not None
     assert first != second
+    waiting = await launcher.waiting("default")
+    assert waiting is not None
     await launcher.cancel(second)
     await launcher.cancel(second)
     await launcher.cancel("fc-0000000000000000000000")

@@ -5,7 +5,7 @@ import json
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ class MoodyStore(MemoryObjectStore):
         self.failures: dict[str, int] = {}
         self.held: dict[str, asyncio.Event] = {}
         self.entered = asyncio.Event()
+        self.logged = asyncio.Event()
 
     async def _mood(self, operation: str) -> None:
         if operation in self.held:
@@ -56,6 +57,14 @@ class MoodyStore(MemoryObjectStore):
     async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
         await self._mood("conclude" if b'"status":"completed"' in body else "replace")
         return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        is_log = "/logs/" in key
+        await self._mood("log" if is_log else "put")
+        etag = await super().put(key, body, content_type=content_type)
+        if is_log:
+            self.logged.set()
+        return etag
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
         await self._mood("upload_file")
@@ -87,6 +96,7 @@ class Stage:
         signal, clock = MemorySignal(), SystemClock()
         stores = make_stores(Settings(bucket="tests"), self.objects, signal, clock)
         self.jobs, self.queue, self._stores = stores.jobs, stores.queue, runner_stores(stores)
+        self.logs, self.log = stores.logs, EngineLog(100)
 
     async def claimed(self, **fields: Any) -> StoredJob:
         await self.jobs.create(a_job(created_at=SystemClock().now(), **fields), workflow=json.dumps(GRAPH).encode())
@@ -97,7 +107,7 @@ class Stage:
     async def run(self, claimed: StoredJob) -> RunResult:
         folders = {name: self.folder / name for name in ("input", "output", "temp")}
         engine = HttpEngine(self.comfy.url, self.files(**{f"{name}_dir": path for name, path in folders.items()}))
-        runner = JobRunner(self._stores, engine, Catalogue.absent(), self.policy, EngineLog(100))
+        runner = JobRunner(self._stores, engine, Catalogue.absent(), self.policy, self.log)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 return await runner.run(claimed)
@@ -270,3 +280,88 @@ async def test_whatever_a_node_says_the_record_is_written(tmp_path: Path) -> Non
         ended = (await on.run(await on.claimed())).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "caf?.png is not there")
     assert [output.filename for output in ended.outputs] == ["text_output_1.txt", "ui_output_1__.json"]
+
+
+async def test_a_fault_of_the_engine_is_repeated_while_attempts_are_left(tmp_path: Path) -> None:
+    """The job goes back to the queue and tells why; the last attempt fails it."""
+    async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
+        on.policy = quick_policy(interval_s=0.02, max_attempts=2)
+        first = (await on.run(await on.claimed())).stored.record
+        assert (first.status, first.outputs, first.lease) == (Status.QUEUED, (), None)
+        assert first.last_fault is not None
+        assert (first.last_fault.code, first.last_fault.attempt, first.last_fault.retryable) == (
+            "engine_unavailable",
+            1,
+            True,
+        )
+        again = await on.queue.claim("default", "w2")
+        assert again is not None
+        last = (await on.run(again)).stored.record
+    assert last.error_detail is not None
+    assert (last.status, last.error_detail.code, last.error_detail.attempt) == (Status.FAILED, "engine_unavailable", 2)
+
+
+async def test_a_nodes_own_error_is_never_repeated(tmp_path: Path) -> None:
+    """It would fail again, and cost the GPU again."""
+
+    async def script(play: Play) -> None:
+        error = {"node_id": "1", "node_type": "Paint", "exception_type": "ValueError", "exception_message": "no"}
+        play.record({}, status="error", messages=[["execution_error", {"prompt_id": play.prompt_id, **error}]])
+        await play.say("executing", node=None)
+
+    async with stage(tmp_path, script) as on:
+        on.policy = quick_policy(interval_s=0.02, max_attempts=3)
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.error_detail is not None
+    assert (ended.status, ended.attempt, ended.error_detail.retryable) == (Status.FAILED, 1, False)
+
+
+async def test_a_job_to_be_cancelled_is_not_repeated(tmp_path: Path) -> None:
+    """Its engine failed at the same moment."""
+    async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
+        on.policy = quick_policy(interval_s=5, max_attempts=3)
+        claimed = await on.claimed()
+        now = SystemClock().now()
+        await on.jobs.evolve("default", claimed.record.job_id, lambda record: record.cancel(now=now))
+        ended = (await on.run(claimed)).stored.record
+    assert (ended.status, ended.error) == (Status.FAILED, "Cancelled by user")
+
+
+async def test_the_engines_words_are_kept_while_the_job_runs(tmp_path: Path) -> None:
+    """Those of this attempt alone, at intervals and at its end."""
+    written, said = asyncio.Event(), asyncio.Event()
+
+    async def script(play: Play) -> None:
+        outputs = await paint(play, tmp_path)
+        on.log.append("during")
+        said.set()
+        await written.wait()
+        on.log.append("at the end")
+        await play.succeed(outputs)
+
+    async with stage(tmp_path, script) as on:
+        on.policy = replace(on.policy, log_interval_s=0.02)
+        on.log.append("before")
+        claimed = await on.claimed()
+        running = asyncio.create_task(on.run(claimed))
+        await said.wait()
+        async with asyncio.timeout(PATIENCE_S):
+            await on.objects.logged.wait()
+        assert await on.logs.read("default", claimed.record.job_id, 1) == "during\n"
+        written.set()
+        await running
+        assert await on.logs.read("default", claimed.record.job_id, 1) == "during\nat the end\n"
+
+
+async def test_a_log_that_cannot_be_written_costs_no_job(tmp_path: Path) -> None:
+    """The bucket refuses it each time."""
+
+    async def script(play: Play) -> None:
+        on.log.append("said")
+        await play.succeed(await paint(play, tmp_path))
+
+    async with stage(tmp_path, script) as on:
+        on.objects.failures["log"] = 1000
+        ended = (await on.run(await on.claimed())).stored.record
+        assert on.objects.failures["log"] < 1000
+    assert ended.status is Status.COMPLETED

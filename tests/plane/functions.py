@@ -88,6 +88,10 @@ class Functions:
         function = self._state.functions[request.function_id]
         return pb.FunctionGetByIdResponse(handle_metadata=handle_metadata(function), function=function.data)
 
+    async def FunctionGetCurrentStats(self, request: Any) -> Any:
+        function = self._state.functions[request.function_id]
+        return pb.FunctionStats(backlog=len(function.queue))
+
     async def FunctionBindParams(self, request: Any) -> Any:
         """A class instance: the same parameters are the same function."""
         key = request.SerializeToString(deterministic=True)

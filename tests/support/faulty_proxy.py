@@ -1,54 +1,72 @@
-"""A proxy before an S3 server that misbehaves on demand: the faults that a network really has."""
+"""A proxy before an S3 server that misbehaves on demand, or at random: the faults that a network really has."""
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import aiohttp
 from aiohttp import web
 from yarl import URL
 
-Fault = Literal["drop_answer", "error_500", "error_500_after_effect", "hang_after_effect", "refuse_entry", "fail_entry"]
+Weather = Literal["error_500", "slow_down", "reset", "drop_answer", "error_500_after_effect", "cut_body", "slow_body"]
+"""What may befall any request."""
+Fault = Weather | Literal["hang_after_effect", "refuse_entry", "fail_entry"]
+WEATHER: tuple[Weather, ...] = get_args(Weather)
+
 _ENTRY_CODES = {"refuse_entry": "AccessDenied", "fail_entry": "InternalError"}
+_SLOW_PIECES = 8
+_SLOW_PIECE_S = 0.1
 
 
 @dataclass(slots=True)
 class FaultyProxy:
     """`faults` are used up one a request whose method is in `methods`; other requests pass.
 
+    While `probability` is not 0, any other request meets a random fault so often; `met` counts those.
     `ignored_headers` are read by nobody: the proxy answers as a server that does not know them.
     """
 
     upstream: str
     methods: frozenset[str] = frozenset({"PUT"})
     faults: list[Fault] = field(default_factory=list)
+    probability: float = 0.0
+    chance: random.Random = field(default_factory=random.Random)
+    met: Counter[Weather] = field(default_factory=Counter)
     ignored_headers: frozenset[str] = frozenset()
     passed: int = 0
     url: str = ""
     _session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        fault = self.faults.pop(0) if self.faults and request.method in self.methods else None
+        fault = self._next_fault(request)
         body = await request.read()
-        if fault == "error_500":
-            return web.Response(status=500)
-        if fault in _ENTRY_CODES:
-            error = f"<Error><Key>one</Key><Code>{_ENTRY_CODES[fault]}</Code></Error>"
-            return web.Response(text=f"<DeleteResult>{error}</DeleteResult>", content_type="application/xml")
+        match fault:
+            case "error_500":
+                return web.Response(status=500)
+            case "slow_down":
+                return _s3_error(503, "SlowDown")
+            case "reset":
+                return _reset(request)
+            case "refuse_entry" | "fail_entry":
+                error = f"<Error><Key>one</Key><Code>{_ENTRY_CODES[fault]}</Code></Error>"
+                return web.Response(text=f"<DeleteResult>{error}</DeleteResult>", content_type="application/xml")
         answer = await self._forward(request, body)
-        if fault == "hang_after_effect":
-            await asyncio.sleep(60)
         if answer.status == 412 and self.ignored_headers & {name.lower() for name in request.headers}:
-            return web.Response(headers={"ETag": '"ignored"'})
-        if fault == "drop_answer":
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
-        if fault == "error_500_after_effect":
-            return web.Response(status=500)
-        return answer
+            answer = web.Response(headers={"ETag": '"ignored"'})
+        return await _spoilt(request, answer, fault)
+
+    def _next_fault(self, request: web.Request) -> Fault | None:
+        if self.faults and request.method in self.methods:
+            return self.faults.pop(0)
+        if self.chance.random() >= self.probability:
+            return None
+        fault = self.chance.choice(WEATHER)
+        self.met[fault] += 1
+        return fault
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         """With the client's own headers, Host included: the signature covers them."""
@@ -65,6 +83,46 @@ class FaultyProxy:
             dropped = {"transfer-encoding"} if request.method == "HEAD" else {"transfer-encoding", "content-length"}
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in dropped}
             return web.Response(status=answer.status, headers=kept, body=await answer.read())
+
+
+async def _spoilt(request: web.Request, answer: web.Response, fault: Fault | None) -> web.StreamResponse:
+    """What is left of an answer to a request that had its effect."""
+    match fault:
+        case "hang_after_effect":
+            await asyncio.sleep(60)
+        case "drop_answer":
+            return _reset(request)
+        case "error_500_after_effect":
+            return web.Response(status=500)
+        case "cut_body" | "slow_body":
+            return await _piecemeal(request, answer, cut=fault == "cut_body")
+    return answer
+
+
+async def _piecemeal(request: web.Request, answer: web.Response, *, cut: bool) -> web.StreamResponse:
+    """The body bit by bit; with `cut`, the connection breaks in the middle. Without a body: late, or never."""
+    body = answer.body
+    if not isinstance(body, bytes) or not body:
+        await asyncio.sleep(_SLOW_PIECE_S)
+        return _reset(request) if cut else answer
+    slow = web.StreamResponse(status=answer.status, headers=answer.headers)
+    slow.content_length = len(body)
+    await slow.prepare(request)
+    size = -(-len(body) // _SLOW_PIECES)
+    for start in range(0, len(body) // 2 if cut else len(body), size):
+        await asyncio.sleep(_SLOW_PIECE_S)
+        await slow.write(body[start : start + size])
+    return _reset(request) if cut else slow
+
+
+def _reset(request: web.Request) -> web.Response:
+    assert request.transport is not None
+    request.transport.abort()
+    return web.Response()
+
+
+def _s3_error(status: int, code: str) -> web.Response:
+    return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>", content_type="application/xml")
 
 
 @asynccontextmanager

@@ -38,8 +38,8 @@ class Order:
 
     @classmethod
     def drawn(cls, number: int, chance: random.Random) -> "Order":
-        """Every third is quick, the others take from half a second to three."""
-        return cls(number, 0 if number % 3 == 0 else chance.randint(5, 30), chance.randint(1, MOST_PICTURES))
+        """Every fourth is quick, the others take up to three seconds: long enough to be hit."""
+        return cls(number, 0 if number % 4 == 0 else chance.randint(10, 30), chance.randint(1, MOST_PICTURES))
 
     @property
     def key(self) -> str:
