@@ -12,7 +12,7 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.local.ports import free_port, is_free
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 READY_TIMEOUT_S = 30.0
 POLL_S = 0.1
+PROBE_TIMEOUT_S = 2.0
+"""A write that comes while the server is still starting may wait for 20 s there, where the next one is quick."""
 STOP_GRACE_S = 4.0
 """It usually stops within 2.5 s; acknowledged writes survive a kill, so it is not waited for much longer."""
 START_ATTEMPTS = 4
@@ -195,7 +197,7 @@ class LocalS3Server:
         }
 
     async def _wait_ready(self) -> bool:
-        objects = S3ObjectStore(self.config())
+        objects = S3ObjectStore(replace(self.config(), attempts=1, read_timeout_s=PROBE_TIMEOUT_S))
         key = keys.probe("start")
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):

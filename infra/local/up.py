@@ -30,7 +30,7 @@ from pydantic import SecretStr
 from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
 from infra.local.presence import Presence, presence_of
-from infra.local.s3_server import LocalS3Server
+from infra.local.s3_server import LocalS3Server, S3ServerFailed
 from infra.settings import EngineSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
     with _data_folder(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
-        async with _bucket(options, credentials) as (settings, server):
+        async with _bucket(options, credentials) as (settings, server), _kept_alive(server):
             runtime = LocalRuntime(options, settings, listener, run_dir)
             runtime.server = server
             runtime.start()
@@ -165,9 +165,6 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
 async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
     announced = False
     while not stop.is_set():
-        if runtime.server is not None and not runtime.server.is_alive():
-            logger.warning("the S3 server ended; starting it again")
-            await runtime.server.start()
         if announced or runtime.ready:
             runtime.write_connection()
         if not announced and runtime.ready:
@@ -176,6 +173,30 @@ async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WATCH_INTERVAL_S):
                 await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def _kept_alive(server: LocalS3Server | None) -> AsyncIterator[None]:
+    """Started again whenever it ends. In a task of its own: what else runs is watched meanwhile."""
+    keeping = asyncio.create_task(_keep_alive(server)) if server is not None else None
+    try:
+        yield
+    finally:
+        if keeping is not None:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def _keep_alive(server: LocalS3Server) -> None:
+    """As often as it takes: a server that fails to come back is tried again."""
+    while True:
+        if not server.is_alive():
+            logger.warning("the S3 server ended; starting it again")
+            try:
+                await server.start()
+            except S3ServerFailed as error:
+                logger.warning("%s", error)
+        await asyncio.sleep(WATCH_INTERVAL_S)
 
 
 @contextlib.asynccontextmanager
