@@ -23,8 +23,10 @@ class Killer:
         self._kills = kills
 
     def kill_one(self) -> None:
-        """A process of a random kind; of a kind that is up now, since others are on their way back."""
+        """A process of a random kind that is up now; nothing if all are on their way back."""
         alive = self._alive()
+        if not any(alive.values()):
+            return
         kind = self._chance.choice([kind for kind in KINDS if alive[kind]])
         victim = self._chance.choice(alive[kind])
         with contextlib.suppress(psutil.NoSuchProcess):
