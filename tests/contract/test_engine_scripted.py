@@ -279,6 +279,30 @@ async def test_a_stalled_prompt() -> None:
     await refused(never, EngineStalled, policy=replace(QUICK, stall_s=0.3))
 
 
+async def test_an_engine_whose_thread_is_dead() -> None:
+    """HTTP answers, the prompt waits, and nothing ever runs."""
+    await refused(never, EngineStalled, ComfyState(thread_is_dead=True), policy=replace(QUICK, idle_s=0.3))
+
+
+async def test_a_lost_engine_names_the_node_that_ran() -> None:
+    """It is the likely culprit: a result that cannot be serialised takes the process along."""
+
+    async def script(play: Play) -> None:
+        await play.say("execution_start")
+        await play.say("executing", node="1", display_node="1")
+
+    async with serving(script) as server:
+
+        async def die(message: Message) -> None:
+            if isinstance(message, Executing):
+                await server.die()
+
+        follower = Follower(server.url)
+        with pytest.raises(EngineUnavailable) as lost:
+            await follower.follow(die)
+    assert (lost.value.node_id, lost.value.class_type) == ("1", "A")
+
+
 async def test_interrupts_are_repeated_until_one_is_heard() -> None:
     """The first two are lost; the third stops the prompt."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.simulation.faults import Faults
-from workers.comfy.engine import FileRef, History, Prompt
+from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
 from workers.comfy.log import EngineLog
 from workers.errors import EngineUnavailable
 from workflows.messages import (
@@ -64,9 +64,9 @@ class SimulatedEngine:
         self._check()
         return self._histories.get(prompt_id)
 
-    async def is_queued(self, prompt_id: str) -> bool:
+    async def queue(self) -> PromptQueue:
         self._check()
-        return prompt_id in self._running
+        return PromptQueue(running=frozenset(self._running))
 
     async def object_info(self) -> dict[str, Any]:
         self._check()

@@ -31,6 +31,7 @@ class ComfyState:
     answers: list["Answer"] = field(default_factory=list)
     broken_history: bool = False
     refuses_sockets: bool = False
+    thread_is_dead: bool = False
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -178,8 +179,9 @@ class ScriptedComfy:
         return web.json_response(answer.body, status=answer.status)
 
     async def _get_queue(self, _: web.Request) -> web.Response:
-        running = [[0, prompt_id, body["prompt"], {}, []] for prompt_id, body in self.state.queue.items()]
-        return web.json_response({"queue_running": running, "queue_pending": []})
+        items = [[0, prompt_id, body["prompt"], {}, []] for prompt_id, body in self.state.queue.items()]
+        running, waiting = ([], items) if self.state.thread_is_dead else (items, [])
+        return web.json_response({"queue_running": running, "queue_pending": waiting})
 
     async def _post_queue(self, request: web.Request) -> web.Response:
         self.state.deletes += (await request.json())["delete"]

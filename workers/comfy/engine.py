@@ -34,6 +34,17 @@ class FileRef:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptQueue:
+    """GET /queue: the ids of the prompts that run and that wait."""
+
+    running: frozenset[str] = frozenset()
+    waiting: frozenset[str] = frozenset()
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self.running or prompt_id in self.waiting
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """GET /history/{id}. `outputs` maps node id to its ui payload; `messages` are the pairs as recorded.
 
@@ -65,9 +76,7 @@ class ComfyEngine(Protocol):
         """None while the prompt waits or runs."""
         ...
 
-    async def is_queued(self, prompt_id: str) -> bool:
-        """Whether the prompt waits or runs (GET /queue)."""
-        ...
+    async def queue(self) -> PromptQueue: ...
 
     async def object_info(self) -> dict[str, Any]: ...
 

@@ -16,7 +16,7 @@ from workers.comfy.inbox import Inbox
 from workers.comfy.outcome import failure_of
 from workers.comfy.policy import ExecutionPolicy
 from workers.comfy.poll import PromptPoll, PromptVanished
-from workers.errors import EngineStalled, EngineUnavailable, JobCancelled, WorkerError
+from workers.errors import EngineError, EngineStalled, EngineUnavailable, JobCancelled, WorkerError
 from workflows.messages import (
     Executed,
     Executing,
@@ -54,6 +54,7 @@ class Execution:
         self._look_now = False
         self._is_running = False
         self._has_ended = False
+        self._node: str | None = None
         self._delivered: set[str] = set()
 
     def cancel(self) -> None:
@@ -83,7 +84,14 @@ class Execution:
         if self.history is not None:
             failure = failure_of(self.history, cancelled=self._cancelled_at is not None)
         if failure is not None:
-            raise failure
+            raise self._blamed(failure)
+
+    def _blamed(self, failure: WorkerError) -> WorkerError:
+        """An engine that was lost was lost at some node: most likely it is to blame."""
+        if isinstance(failure, EngineError) and failure.node_id is None and self._node is not None:
+            failure.node_id = self._node
+            failure.class_type = self._prompt.graph.get(self._node, {}).get("class_type")
+        return failure
 
     async def _submit(self) -> None:
         """Connected first, so that no message is missed. Without a socket, history still tells."""
@@ -126,6 +134,8 @@ class Execution:
                 if node in self._delivered:
                     return False
                 self._delivered.add(node)
+            case Executing(node=str(node)):
+                self._node = node
             case ExecutionSuccess() | Executing(node=None):
                 self._settling_until = _now() + self._policy.settling_s
                 self._has_ended = self._has_ended or isinstance(message, Executing)
@@ -176,7 +186,7 @@ class Execution:
                 self.history = await self._poll.ask(now)
             except PromptVanished as vanished:
                 return vanished if self._cancelled_at is None else JobCancelled("removed from ComfyUI's queue")
-            except EngineUnavailable as error:
+            except EngineError as error:
                 return error
         if self.history is not None:
             return None

@@ -193,7 +193,8 @@ class RunningEngine:
         await self._engine.command_line()
 
     async def restart(self) -> None:
-        """Nothing of it is ours to restart: see that it answers again."""
+        """Nothing of it is ours to restart: let it forget its models and caches, and see that it answers."""
+        await self._engine.free()
         await self._engine.command_line()
 
     async def stop(self) -> None:

@@ -12,7 +12,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from workers.comfy.engine import EngineSilent, FileRef, History, Prompt
+from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQueue
 from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import ComfyHttp
 from workers.comfy.refusals import refusal
@@ -82,7 +82,7 @@ class HttpEngine:
         try:
             for _ in range(WITHDRAW_TRIES):
                 await self.interrupt(prompt_id)
-                if not await self.is_queued(prompt_id):
+                if prompt_id not in await self.queue():
                     return
                 await asyncio.sleep(WITHDRAW_EVERY_S)
         except EngineUnavailable as error:
@@ -130,10 +130,9 @@ class HttpEngine:
             messages=tuple(decode_pair(kind, data) for kind, data in pairs),
         )
 
-    async def is_queued(self, prompt_id: str) -> bool:
+    async def queue(self) -> PromptQueue:
         queue = await self._http.get_json("/queue")
-        waiting = [*(queue.get("queue_running") or ()), *(queue.get("queue_pending") or ())]
-        return any(prompt_id in item[:2] for item in waiting)
+        return PromptQueue(_ids(queue.get("queue_running")), _ids(queue.get("queue_pending")))
 
     async def object_info(self) -> dict[str, Any]:
         return await self._http.get_json("/object_info")
@@ -146,6 +145,10 @@ class HttpEngine:
         system = (await self._http.get_json("/system_stats")).get("system")
         arguments = system.get("argv") if isinstance(system, dict) else None
         return [str(argument) for argument in arguments] if isinstance(arguments, list) else None
+
+    async def free(self) -> None:
+        """POST /free: unload every model and empty the caches, as soon as nothing runs."""
+        await self._http.post_json("/free", {"unload_models": True, "free_memory": True})
 
     async def clean(self) -> None:
         await self._files.clean()
@@ -162,7 +165,12 @@ class HttpEngine:
         await self._http.close()
 
     async def _is_known(self, prompt_id: str) -> bool:
-        return await self.is_queued(prompt_id) or await self.history(prompt_id) is not None
+        return prompt_id in await self.queue() or await self.history(prompt_id) is not None
+
+
+def _ids(items: Any) -> frozenset[str]:
+    """An item is [number, prompt_id, …]."""
+    return frozenset(item[1] for item in items or () if isinstance(item, list) and len(item) > 1)
 
 
 async def _messages(socket: ClientConnection) -> AsyncIterator[Message]:

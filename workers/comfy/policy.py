@@ -15,6 +15,7 @@ class ExecutionPolicy:
     broken_s             requests that fail are repeated so long: nothing listens, or it answers nonsense
     silent_s             the same for requests that time out: loading a model can hold every answer up
     absent_s             how long a prompt may be neither queued nor recorded before it is given up
+    idle_s               how long it may wait while nothing runs: then the thread that executes is dead
     interrupt_every_s    an interrupt can be lost, so it is repeated
     interrupt_grace_s    until a prompt that ignores interrupts makes its engine count as stuck
     stall_s              without any sign of life; None waits for ever
@@ -29,6 +30,7 @@ class ExecutionPolicy:
     broken_s: float = 3.0
     silent_s: float = 120.0
     absent_s: float = 1.0
+    idle_s: float = 30.0
     interrupt_every_s: float = 0.5
     interrupt_grace_s: float = 10.0
-    stall_s: float | None = None
+    stall_s: float | None = 600.0

@@ -5,25 +5,26 @@ from typing import Any, cast
 
 import pytest
 
-from workers.comfy.engine import ComfyEngine, EngineSilent, History
+from workers.comfy.engine import ComfyEngine, EngineSilent, History, PromptQueue
 from workers.comfy.policy import ExecutionPolicy
 from workers.comfy.poll import PromptPoll, PromptVanished
-from workers.errors import EngineUnavailable
+from workers.errors import EngineStalled, EngineUnavailable
 
 pytestmark = pytest.mark.anyio
 
 POLICY = ExecutionPolicy(broken_s=3.0, silent_s=120.0, absent_s=1.0)
 DONE = History("success", True, {}, ())
+RUNNING = PromptQueue(running=frozenset({"p"}))
 Answer = History | EngineUnavailable | None
 
 
 class Answering:
-    """Answers what it is told to; a prompt without history is queued or not."""
+    """Answers what it is told to; a prompt without history runs, or waits, or neither."""
 
     def __init__(self, *, queued: bool = True) -> None:
         self.answer: Answer = None
         self.then: Iterator[Answer] = iter(())
-        self.queued = queued
+        self.present = RUNNING if queued else PromptQueue()
 
     async def history(self, prompt_id: str) -> History | None:
         answer = next(self.then, self.answer)
@@ -31,8 +32,8 @@ class Answering:
             raise answer
         return answer
 
-    async def is_queued(self, prompt_id: str) -> bool:
-        return self.queued
+    async def queue(self) -> PromptQueue:
+        return self.present
 
 
 def poll_of(engine: Answering) -> PromptPoll:
@@ -78,9 +79,9 @@ async def test_a_prompt_that_is_nowhere() -> None:
     engine = Answering(queued=False)
     poll = poll_of(engine)
     assert await poll.ask(0.0) is None
-    engine.queued = True
+    engine.present = RUNNING
     assert await poll.ask(0.9) is None
-    engine.queued = False
+    engine.present = PromptQueue()
     assert await poll.ask(1.5) is None
     with pytest.raises(PromptVanished):
         await poll.ask(2.5)
@@ -91,3 +92,24 @@ async def test_a_prompt_that_ends_between_the_two_questions() -> None:
     engine = Answering(queued=False)
     engine.then = iter([None, DONE])
     assert await poll_of(engine).ask(0.0) is DONE
+
+
+async def test_a_prompt_that_waits_while_nothing_runs_is_given_up() -> None:
+    """The thread that executes is dead, and HTTP goes on answering 200."""
+    engine = Answering()
+    engine.present = PromptQueue(waiting=frozenset({"p", "another"}))
+    poll = poll_of(engine)
+    for now in (5.0, 20.0, 34.9):
+        assert await poll.ask(now) is None
+    with pytest.raises(EngineStalled, match="worker thread is dead"):
+        await poll.ask(35.0)
+
+
+async def test_a_prompt_that_waits_behind_another_is_not_given_up() -> None:
+    """A server that others use too; the patience begins when it has nothing to run."""
+    engine = Answering()
+    poll = poll_of(engine)
+    busy, idle = (PromptQueue(running, frozenset({"p"})) for running in (frozenset({"another"}), frozenset[str]()))
+    for now in range(1, 200, 10):
+        engine.present = busy if now % 20 == 1 else idle
+        assert await poll.ask(float(now)) is None
