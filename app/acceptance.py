@@ -17,7 +17,8 @@ from app.services import Services
 from storage import keys
 from storage.errors import JobNotFound, PreconditionFailed
 from storage.jobs import LocalFile, StoredJob
-from storage.record import DAY_S, JobRecord, Medium
+from storage.record import DAY_S, JobRecord
+from storage.values import Medium
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,11 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which request this is: its Idempotency-Key, if it has one, and a hash of its body."""
+    """Which request this is: its Idempotency-Key, a hash of its body, the trace that it belongs to."""
 
     idempotency_key: str | None
     fingerprint: str
+    traceparent: str | None = None
 
 
 class Acceptance:
@@ -57,10 +59,12 @@ class Acceptance:
                 return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
             except JobNotFound:
                 pass  # its maker crashed in between, or is not ready: make it, under the same id
-        record, files = self.draft(prepared, job_id, self._services.clock.now())
+        record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
         try:
-            stored = await self._services.jobs.create(record, workflow=workflow_json(prepared), files=files)
+            stored = await self._services.jobs.create(
+                record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
+            )
         except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
             return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
         await self.spawn()
@@ -80,6 +84,7 @@ class Acceptance:
         prepared: PreparedJob,
         job_id: str,
         created_at: datetime,
+        identity: Identity,
         *,
         batch_id: str | None = None,
         shared: dict[PreparedMedium, Medium] | None = None,
@@ -109,12 +114,14 @@ class Acceptance:
             metadata=options.metadata,
             webhook_url=options.webhook_url,
             webhook_events=tuple(options.webhook_events),
+            has_webhook_secret=options.webhook_secret is not None,
+            traceparent=identity.traceparent,
             inputs=prepared.inputs,
             media=tuple(media),
             workflow_shape=prepared.workflow.graph.shape(),
             created_at=created_at,
         )
-        return record, files
+        return record.born(), files
 
     async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
         """Uploads stay until the job that uses them is over."""
@@ -131,6 +138,13 @@ class Acceptance:
 
 def workflow_json(prepared: PreparedJob) -> bytes:
     return to_json(prepared.workflow.document)
+
+
+def beside(prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
+    """A secret that the job brought: not in its record, which is shown."""
+    if prepared.options.webhook_secret is None:
+        return {}
+    return {keys.webhook_secret(record.tenant, record.job_id): prepared.options.webhook_secret.encode()}
 
 
 def stored_medium(local: LocalMedium, key: str) -> Medium:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.acceptance import Acceptance, Identity, stored_medium, workflow_json
+from app.acceptance import Acceptance, Identity, beside, stored_medium, workflow_json
 from app.batch_preparation import PreparedBatch
 from app.config import ApiConfig
 from app.media import LocalMedium, PreparedMedium
@@ -12,8 +12,9 @@ from app.services import Services
 from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.errors import PreconditionFailed
-from storage.record import JobRecord, Medium
+from storage.record import JobRecord
 from storage.together import for_each
+from storage.values import Medium
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +43,14 @@ class BatchAcceptance:
                 metadata=prepared.metadata,
                 created_at=self._services.clock.now(),
                 retain_s=self._config.retain_s,
+                webhook_url=prepared.webhook_url,
             )
         )
         if draft.record.is_open:
             return AcceptedBatch(draft, is_replay=True)
         stored_media = await self._store_shared(batch_id, prepared.shared)
         numbered = list(enumerate(prepared.jobs))
-        records = await for_each(numbered, lambda item: self._write(draft.record, *item, stored_media))
+        records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
         opened = await self._services.batches.accept(draft, records)
         await for_each(records, lambda _: self._acceptance.spawn())
         return AcceptedBatch(opened)
@@ -63,16 +65,23 @@ class BatchAcceptance:
         return stored
 
     async def _write(
-        self, batch: BatchRecord, position: int, prepared: PreparedJob, shared: dict[PreparedMedium, Medium]
+        self,
+        batch: BatchRecord,
+        position: int,
+        prepared: PreparedJob,
+        identity: Identity,
+        shared: dict[PreparedMedium, Medium],
     ) -> JobRecord:
         """The job's record as it stands in the bucket: a repeat of the request finds those of the first one."""
         job_id = batch.job_ids[position]
         record, files = self._acceptance.draft(
-            prepared, job_id, batch.created_at, batch_id=batch.batch_id, shared=shared
+            prepared, job_id, batch.created_at, identity, batch_id=batch.batch_id, shared=shared
         )
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
-            stored = await self._services.jobs.write_new(record, workflow=workflow_json(prepared), files=files)
+            stored = await self._services.jobs.write_new(
+                record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
+            )
         except PreconditionFailed:
             stored = await self._services.jobs.read(self._tenant, job_id)
         return stored.record

@@ -18,14 +18,16 @@ class PreparedBatch:
     jobs: tuple[PreparedJob, ...]
     shared: tuple[PreparedMedium, ...]
     metadata: dict[str, str]
+    webhook_url: str | None
 
 
 async def prepared_batch(preparation: Preparation, request: BatchRequest, config: ApiConfig) -> PreparedBatch:
     """`Problem` for the first job that something is wrong with: then none is accepted."""
     if request.jobs is not None and request.input_sets is None:
         _only_jobs(request)
+        preparation.check(request, "")
         _check_count("jobs", len(request.jobs), config)
-        return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata)
+        return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata, request.webhook_url)
     if request.input_sets is not None and request.jobs is None:
         _check_count("input_sets", len(request.input_sets), config)
         return await _variations(preparation, request, request.input_sets)
@@ -33,7 +35,7 @@ async def prepared_batch(preparation: Preparation, request: BatchRequest, config
 
 
 def _only_jobs(request: BatchRequest) -> None:
-    beside = sorted(request.model_fields_set - {"jobs", "metadata"})
+    beside = sorted(request.model_fields_set - {"jobs", "metadata", "webhook_url"})
     if beside:
         detail = f"beside `jobs`, {beside[0]} has no meaning: each job has its own"
         raise Problem("batch-ambiguous", detail, pointer=f"/{beside[0]}")
@@ -63,4 +65,4 @@ async def _variations(
         jobs.append(await preparation.job(request, workflow, inputs, f"/input_sets/{position}", "/workflow"))
         await asyncio.sleep(0)
     media = await preparation.media(request, "")
-    return PreparedBatch(tuple(replace(job, media=media) for job in jobs), media, request.metadata)
+    return PreparedBatch(tuple(replace(job, media=media) for job in jobs), media, request.metadata, request.webhook_url)

@@ -33,3 +33,7 @@ class ApiConfig:
     retain_s: int = 7 * 24 * 3600
     """How long a finished job stays at most."""
     max_batch_jobs: int = 1_000
+    webhook_public_keys: tuple[str, ...] = ()
+    """What receivers may verify ed25519 signatures with, as `whpk_…`."""
+    webhook_test_wait_s: float = 20.0
+    """How long POST /v1/webhooks/test waits for the receiver's answer."""

@@ -14,7 +14,7 @@ from app.problems import Problem
 from app.services import Services
 from app.wire import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused, UploadIncomplete, UploadNotFound
-from storage.record import Medium
+from storage.values import Medium
 from workflows.errors import pointer
 
 _FORBIDDEN_IN_NAMES = frozenset('/\\\0:*?"<>|')

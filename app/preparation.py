@@ -16,7 +16,9 @@ from app.media import LocalMedium, MediaIntake, PreparedMedium
 from app.problems import Problem, of_validation, of_workflow
 from app.services import Services
 from app.wire import InputValue, JobOptions, JobRequest
-from storage.record import DAY_S, Input
+from storage.record import DAY_S
+from storage.signing import BadSecret, secret_bytes
+from storage.values import Input
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import Graph, parse_graph
@@ -106,6 +108,11 @@ class Preparation:
             raise _beyond(f"{root}/metadata", detail)
         if options.webhook_url is not None and urlsplit(options.webhook_url).scheme not in ("http", "https"):
             raise _beyond(f"{root}/webhook_url", "webhook_url is not an http or https URL")
+        if options.webhook_secret is not None:
+            try:
+                secret_bytes(options.webhook_secret)
+            except BadSecret as error:
+                raise _beyond(f"{root}/webhook_secret", str(error)) from None
 
     async def job(
         self,

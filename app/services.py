@@ -6,6 +6,8 @@ from typing import Protocol
 
 from storage.batches import BatchStore
 from storage.clock import Clock
+from storage.deliveries import DeliveryStore
+from storage.endpoints import EndpointStore
 from storage.engine_info import EngineInfoStore
 from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
@@ -30,6 +32,8 @@ class Services:
     jobs: JobStore
     objects: ObjectStore
     batches: BatchStore
+    deliveries: DeliveryStore
+    endpoints: EndpointStore
     remover: JobRemover
     logs: LogStore
     uploads: UploadStore

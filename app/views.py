@@ -19,7 +19,8 @@ from app.wire import (
 )
 from storage.batches import BatchRecord
 from storage.objects import ObjectStore
-from storage.record import ErrorDetail, JobRecord, Output, Status
+from storage.record import JobRecord, Status
+from storage.values import ErrorDetail, Output
 
 
 def job_urls(job_id: str, base: str) -> JobUrls:
@@ -42,7 +43,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         cancel_requested_at=record.cancel_requested_at,
         progress=record.progress,
         progress_details=ProgressView.model_validate(record.progress_details.model_dump()),
-        outputs=[_output_view(output, objects, config) for output in record.outputs],
+        outputs=[output_view(output, objects, config) for output in record.outputs],
         error=record.error,
         error_detail=_error_view(record.error_detail),
         last_fault=_error_view(record.last_fault),
@@ -95,6 +96,6 @@ def output_url(output: Output, objects: ObjectStore, config: ApiConfig) -> Outpu
     return OutputUrl(url=signed.url, url_expires_at=signed.expires_at)
 
 
-def _output_view(output: Output, objects: ObjectStore, config: ApiConfig) -> OutputView:
+def output_view(output: Output, objects: ObjectStore, config: ApiConfig) -> OutputView:
     signed = output_url(output, objects, config)
     return OutputView(**output.model_dump(exclude={"key"}), **signed.model_dump())

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
 
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
-from storage.record import OutputType, Status
+from storage.record import Status
+from storage.values import OutputType
 
 Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
 DEFAULT_EVENTS: tuple[Event, ...] = ("completed", "failed")
@@ -67,6 +68,9 @@ class JobOptions(_Request):
         default_factory=dict, description="your own labels, given back with the job"
     )
     webhook_url: str | None = Field(None, max_length=2048, description="where events are sent")
+    webhook_secret: str | None = Field(
+        None, max_length=200, description="`whsec_…` that signs this job's events instead of yours"
+    )
     webhook_events: list[Event] = Field(
         default_factory=lambda: list(DEFAULT_EVENTS), description="which events are sent"
     )
@@ -229,6 +233,73 @@ class UploadCreated(_Answer):
     url: str
     headers: dict[str, str]
     expires_at: Moment
+
+
+class AttemptView(_Answer):
+    """One POST to the receiver. `status` is the answer's; `error` says why there was none."""
+
+    number: int
+    at: Moment
+    status: int | None
+    duration_ms: int
+    error: str | None
+    excerpt: str | None = Field(description="the first 4 KB of the answer")
+
+
+class DeliveryView(_Answer):
+    """How the delivery of one event went."""
+
+    event_id: str = Field(description="the CloudEvent's id, and the webhook-id")
+    type: str
+    sequence: int
+    url: str
+    status: Literal["pending", "delivered", "dead"]
+    reason: str | None = Field(description="why it was given up")
+    next_at: Moment | None = Field(description="when it is tried next")
+    attempts: list[AttemptView]
+
+
+class DeliveryList(_Answer):
+    deliveries: list[DeliveryView]
+
+
+class DeadLetterList(_Answer):
+    dead_letters: list[DeliveryView]
+    next_cursor: str | None = Field(description="pass it as cursor for the next page")
+
+
+class ReplayRequest(_Request):
+    """Which dead letters are sent again; all of them unless they are named."""
+
+    event_ids: list[str] | None = Field(None, max_length=1000)
+
+
+class Replayed(_Answer):
+    replayed: list[str] = Field(description="the ids of the events that are sent again")
+
+
+class WebhookTestRequest(_Request):
+    url: str = Field(max_length=2048, pattern="^https?://", description="the receiver to try")
+
+
+class EndpointView(_Answer):
+    """How a receiver has been doing."""
+
+    url: str
+    state: Literal["closed", "open", "disabled"] = Field(description="open: left alone until open_until")
+    failures: int = Field(description="in a row")
+    failing_since: Moment | None
+    last_success_at: Moment | None
+    open_until: Moment | None
+    disabled_reason: str | None
+
+
+class EndpointList(_Answer):
+    endpoints: list[EndpointView]
+
+
+class WebhookKeys(_Answer):
+    keys: list[str] = Field(description="ed25519 public keys, as whpk_…")
 
 
 class Health(_Answer):

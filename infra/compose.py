@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.config import ApiConfig
+from app.events import EventRenderer
 from app.services import Services
 from infra.settings import Settings
+from storage.addresses import is_public_or_loopback
 from storage.batches import BatchStore
 from storage.clock import Clock, SystemClock
+from storage.deliveries import DeliveryStore
+from storage.endpoints import EndpointStore
 from storage.engine_info import EngineInfoStore
 from storage.hint_keys import Kind
 from storage.idempotency import IdempotencyStore
@@ -19,6 +23,7 @@ from storage.jobs import JobStore
 from storage.launcher import Launcher
 from storage.logs import LogStore
 from storage.objects import ObjectStore
+from storage.outbox import Outbox
 from storage.queue import JobQueue
 from storage.record import DAY_S
 from storage.remote import RemoteFetcher
@@ -26,7 +31,9 @@ from storage.removal import JobRemover
 from storage.runtimes import RuntimeStore
 from storage.s3 import S3Config, S3ObjectStore
 from storage.signal import Signal
+from storage.signing import Signer, public_key
 from storage.uploads import UploadStore
+from storage.webhook_post import RemotePoster, WebhookTransport
 from workers.backlog import Backlog
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
@@ -37,6 +44,8 @@ from workers.reaper import Reaper
 from workers.recovery import Recovery
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
+from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.dispatcher import Dispatcher
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,9 @@ class Stores:
     jobs: JobStore
     remover: JobRemover
     batches: BatchStore
+    outbox: Outbox
+    deliveries: DeliveryStore
+    endpoints: EndpointStore
     logs: LogStore
     queue: JobQueue
     uploads: UploadStore
@@ -87,14 +99,19 @@ async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Store
 def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock: Clock | None = None) -> Stores:
     clock = clock or SystemClock()
     jobs = JobStore(objects, clock, signal)
-    remover = JobRemover(jobs, objects, clock)
+    deliveries = DeliveryStore(objects, clock)
+    remover = JobRemover(jobs, deliveries, objects, clock)
+    batches = BatchStore(jobs, remover, objects, clock)
     return Stores(
         clock=clock,
         objects=objects,
         signal=signal,
         jobs=jobs,
         remover=remover,
-        batches=BatchStore(jobs, remover, objects, clock),
+        batches=batches,
+        outbox=Outbox(jobs, batches, deliveries, objects, clock),
+        deliveries=deliveries,
+        endpoints=EndpointStore(objects, clock),
         logs=LogStore(objects),
         queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
         uploads=UploadStore(
@@ -166,12 +183,34 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
         "batch": stores.batches,
         "upload": stores.uploads,
         "key": stores.idempotency,
+        "test": stores.deliveries,
+        "endpoint": stores.endpoints,
     }
     return Reaper(
         Recovery(stores.jobs, stores.logs, stores.objects, stores.clock, max_attempts=settings.max_attempts),
         Backlog(stores.jobs, stores.objects, launcher, stores.clock),
         Deadlines(keepers, stores.objects, stores.clock),
     )
+
+
+def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) -> Dispatcher:
+    room = DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, stores.clock)
+    renderer = EventRenderer(stores.objects, api_config(settings))
+    deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))
+    return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
+
+
+def signer(settings: Settings) -> Signer:
+    secrets = settings.webhook_secret.get_secret_value().split() if settings.webhook_secret else []
+    key = settings.webhook_signing_key
+    return Signer(tuple(secrets), None if key is None else key.get_secret_value())
+
+
+def webhook_transport(settings: Settings) -> RemotePoster:
+    """Public addresses alone, on the web's ports; where `up` runs, also this machine's own, on any port."""
+    if not settings.webhook_loopback:
+        return RemotePoster()
+    return RemotePoster(check=is_public_or_loopback, any_port=True)
 
 
 def engine_environment() -> dict[str, str]:
@@ -202,7 +241,13 @@ def api_config(settings: Settings) -> ApiConfig:
         queue_timeout_s=settings.queue_timeout_s,
         retain_s=_seconds(settings.retain_days),
         max_batch_jobs=settings.max_batch_jobs,
+        webhook_public_keys=_public_keys(settings),
     )
+
+
+def _public_keys(settings: Settings) -> tuple[str, ...]:
+    key = settings.webhook_signing_key
+    return () if key is None else (public_key(key.get_secret_value()),)
 
 
 def _seconds(days: float) -> int:
@@ -213,6 +258,8 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
     return Services(
         jobs=stores.jobs,
         batches=stores.batches,
+        deliveries=stores.deliveries,
+        endpoints=stores.endpoints,
         remover=stores.remover,
         logs=stores.logs,
         objects=stores.objects,

@@ -52,6 +52,17 @@ class Settings(BaseSettings):
     )
     max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
 
+    # Webhooks.
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="`whsec_…` that signs events; while secrets rotate several, the newest first",
+    )
+    webhook_signing_key: SecretStr | None = Field(None, description="`whsk_…`: an ed25519 key that signs as well")
+    webhook_loopback: bool = Field(
+        default=False, description="let events go to receivers on this machine; `up` sets it, nothing else should"
+    )
+    deliver_poll_s: Seconds = Field(1.0, description="how often the deliverer looks for what is due, seconds")
+
     # The workers.
     engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
     comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")

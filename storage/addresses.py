@@ -45,6 +45,11 @@ _DENIED_V6 = tuple(
 )
 
 
+def is_public_or_loopback(address: Address) -> bool:
+    """For receivers that a developer runs on the same machine as `comfyui-modal up`."""
+    return address.is_loopback or is_public(address)
+
+
 def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _DENIED_V4)

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage import keys
 from storage.clock import Clock
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
-from storage.hint_keys import Deadline, MemberEntry, members_prefix
+from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
+from storage.hints import endpoint_of
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
 from storage.objects import ObjectStore
 from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
@@ -33,6 +34,8 @@ MAX_JOBS = 1000
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""
 
+FINISHED_WITHIN = timedelta(seconds=20)
+"""How often it is looked at whether a batch is finished."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
 
@@ -51,6 +54,10 @@ class BatchRecord(BaseModel):
     metadata: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
     cancel_requested_at: datetime | None = None
+    webhook_url: str | None = None
+    """Who is told when every job is over."""
+    finished_at: datetime | None = None
+    """When that was found to be so; looked for only where someone is to be told."""
     retain_s: int = DEFAULT_RETAIN_S
 
     def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
@@ -104,7 +111,8 @@ class BatchStore:
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
         await for_each(jobs, self._jobs.publish)
-        await self._drop_deadline(opened.record, look_at)
+        if opened.record.webhook_url is None:
+            await self._drop_deadline(opened.record, look_at)
         return opened
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
@@ -155,14 +163,28 @@ class BatchStore:
             return await self._abandon(stored) if now >= record.created_at + ABANDONED else now + YOUNG_HINT
         if now >= record.expires_at:
             return await self._remove(stored)
-        await self._go_on(await self._touch(stored))
-        return None
+        record = await self._touch(stored)
+        await self._go_on(record)
+        return await self._finish(deadline)
 
     async def _go_on(self, record: BatchRecord) -> None:
         """What the process that opened or cancelled it may have left undone."""
         await for_each(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
         if record.cancel_requested_at is not None:
             await self._cancel_jobs(record)
+
+    async def _finish(self, deadline: Deadline) -> datetime | None:
+        """Note that every job is over, where someone is to be told; returns when to look again."""
+        stored = await self._read(deadline.tenant, deadline.id)
+        record, now = stored.record, self._clock.now()
+        if record.webhook_url is None or record.finished_at is not None:
+            return None
+        if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
+            return now + FINISHED_WITHIN
+        event = EventRef(record.tenant, "batch", record.batch_id, 1)
+        await self._objects.put(DueEntry(now, endpoint_of(record.webhook_url), event).key, b"")
+        await self._commit(record.model_copy(update={"finished_at": now}).next, etag=stored.etag)
+        return None
 
     async def _publish_again(self, tenant: str, job_id: str) -> None:
         try:

@@ -6,6 +6,8 @@
     queue/<pool>/<entry>                                jobs to be claimed, best first
     running/<pool>/<entry>                              attempts that may have lost their worker
     deadlines/<entry>                                   what is to be looked at again, and when, soonest first
+    due/<entry>                                         events to be delivered, and when, soonest first
+    tenants/<tenant>/dead-letters/<entry>               events that were given up, newest first
 
 A hint can be stale, duplicated or lost: `JobRecord.outdates` decides which one can still come true. So that the late
 removal of an old hint cannot hit its successor, every hint that may come back has the attempt in its key.
@@ -32,8 +34,15 @@ _QUEUE_KEY = re.compile(
 )
 _RUNNING_KEY = re.compile(rf"running/(?P<pool>[^/]+)/(?P<job_id>{_ID})-(?P<attempt>\d{{3,9}})-(?P<tenant>[^/]+)")
 _DEADLINE_KEY = re.compile(
-    r"deadlines/(?P<ms>\d{13})-(?P<kind>draft|job|batch|upload|key)-(?P<id>[0-9a-f-]{36,64})-(?P<tenant>[^/]+)"
+    r"deadlines/(?P<ms>\d{13})-(?P<kind>draft|job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})-(?P<tenant>[^/]+)"
 )
+
+
+_DUE_KEY = re.compile(
+    r"due/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{16})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
+    r"-(?P<sequence>\d{6})-(?P<turn>\d{3,9})-(?P<tenant>[^/]+)"
+)
+DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +151,12 @@ def members_prefix(tenant: str, batch_id: str) -> str:
     return f"tenants/{check_segment(tenant)}/batches/{check_segment(batch_id)}/members/"
 
 
-Kind = Literal["draft", "job", "batch", "upload", "key"]
+Kind = Literal["draft", "job", "batch", "upload", "key", "test", "endpoint"]
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A job, batch, upload or Idempotency-Key that someone must look at when `due`. What is to be done, it tells.
+    """A job, batch, upload, Idempotency-Key, … that someone must look at when `due`. What is to be done, it tells.
 
     A draft is a job whose submission may have died before its commit.
     """
@@ -168,6 +177,81 @@ class Deadline:
 
 
 DEADLINES = "deadlines/"
+
+EventKind = Literal["job", "batch", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventRef:
+    """Which event: number `sequence` of a job or batch, or a test."""
+
+    tenant: str
+    kind: EventKind
+    id: str
+    sequence: int
+
+    @property
+    def event_id(self) -> str:
+        """The CloudEvent's `id` and the `webhook-id`: the same however often it is delivered."""
+        return f"evt_{self.id}_{self.sequence:06d}"
+
+    @classmethod
+    def of_event_id(cls, tenant: str, kind: EventKind, event_id: str) -> Self:
+        """ValueError for what is no event's id."""
+        match = _matched(re.compile(rf"evt_(?P<id>{_ID})_(?P<sequence>\d{{6}})"), event_id)
+        return cls(tenant, kind, match["id"], int(match["sequence"]))
+
+
+@dataclass(frozen=True, slots=True)
+class DueEntry:
+    """An event that is to be sent when `due`. `turn` counts the pointers of one event: each has a key of its own.
+
+    `endpoint` is a hash of the receiver's URL, so that one that is slow can be left waiting without a look at its jobs.
+    """
+
+    due: datetime
+    endpoint: str
+    ref: EventRef
+    turn: int = 0
+
+    @property
+    def key(self) -> str:
+        ref = self.ref
+        event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.turn:03d}-{check_segment(ref.tenant)}"
+        return f"{DUE}{_ms(self.due):013d}-{self.endpoint}-{event}"
+
+    @classmethod
+    def parse(cls, key: str) -> Self:
+        match = _matched(_DUE_KEY, key)
+        ref = EventRef(match["tenant"], match["kind"], match["id"], int(match["sequence"]))  # type: ignore[arg-type]
+        return cls(_time(int(match["ms"])), match["endpoint"], ref, int(match["turn"]))
+
+
+DUE = "due/"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An event that was given up."""
+
+    died_at: datetime
+    ref: EventRef
+
+    @property
+    def key(self) -> str:
+        ref = self.ref
+        inverted = _END_OF_TIME_MS - _ms(self.died_at)
+        return dead_letters_prefix(ref.tenant) + f"{inverted:013d}-{ref.kind}-{ref.id}-{ref.sequence:06d}"
+
+    @classmethod
+    def parse(cls, tenant: str, key: str) -> Self:
+        match = _matched(DEAD_LETTER_ENTRY, key.rsplit("/", 1)[-1])
+        ref = EventRef(tenant, match["kind"], match["id"], int(match["sequence"]))  # type: ignore[arg-type]
+        return cls(_time(_END_OF_TIME_MS - int(match["ms"])), ref)
+
+
+def dead_letters_prefix(tenant: str) -> str:
+    return f"tenants/{check_segment(tenant)}/dead-letters/"
 
 
 def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:

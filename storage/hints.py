@@ -1,7 +1,10 @@
 """Which hints a job has, by its record. `storage.jobs` writes them before a commit, and removes old ones after it."""
 
-from storage.hint_keys import Deadline, IndexEntry, MemberEntry, QueueEntry, RunningEntry
+import hashlib
+
+from storage.hint_keys import Deadline, DueEntry, EventRef, IndexEntry, MemberEntry, QueueEntry, RunningEntry
 from storage.record import JobRecord, Status
+from storage.values import JobEvent
 
 
 def hints_of(record: JobRecord) -> frozenset[str]:
@@ -28,6 +31,15 @@ def running_key(record: JobRecord) -> str:
     return RunningEntry(record.pool, record.tenant, record.job_id, record.attempt).key
 
 
+def event_ref(record: JobRecord, event: JobEvent) -> EventRef:
+    return EventRef(record.tenant, "job", record.job_id, event.sequence)
+
+
+def endpoint_of(url: str) -> str:
+    """A receiver's short name in keys. What follows `?` is often a token of one job, and makes no other receiver."""
+    return hashlib.sha256(url.partition("#")[0].partition("?")[0].encode()).hexdigest()[:16]
+
+
 def _hints(record: JobRecord) -> list[str]:
     hints = [status_key(record)]
     if record.batch_id is not None:
@@ -37,6 +49,9 @@ def _hints(record: JobRecord) -> list[str]:
         hints.append(queue_key(record))
     if record.status is Status.RUNNING:
         hints.append(running_key(record))
+    if record.webhook_url is not None:
+        endpoint = endpoint_of(record.webhook_url)
+        hints += [DueEntry(event.time, endpoint, event_ref(record, event)).key for event in record.events]
     if (due := record.next_deadline) is not None:
         hints.append(Deadline(due, "job", record.tenant, record.job_id).key)
     return hints

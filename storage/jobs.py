@@ -8,7 +8,7 @@ they find to be stale. A job that was removed leaves a tombstone in its place fo
 import base64
 import binascii
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix
 from storage.hints import hints_of, list_key, status_key
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
-from storage.signal import Signal, job_topic, queue_topic
+from storage.signal import DUE_TOPIC, Signal, job_topic, queue_topic
 from storage.together import together
 from storage.tombstone import Tombstone
 
@@ -38,6 +38,9 @@ CAS_ATTEMPTS = 20
 """Lost races in a row after which the bucket counts as unavailable: each loss means that another writer won."""
 
 Change = Callable[[JobRecord], JobRecord]
+Beside = Mapping[str, bytes]
+"""Small objects that belong to a job, by key."""
+NOTHING: Beside = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,30 +74,37 @@ class JobStore:
         self._clock = clock
         self._signal = signal
 
-    async def create(self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = ()) -> StoredJob:
+    async def create(
+        self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), beside: Beside = NOTHING
+    ) -> StoredJob:
         """Accept a job. When this returns the job is durable; `PreconditionFailed` if there is one of this id.
 
         Announced before anything else is written, so that what a crash leaves of it is found, and cleared away.
         """
         announcement, announced_at = _abandonment(record), self._clock.now()
         await self._put_hints((announcement, *hints_of(record), list_key(record)))
-        stored = await self.write_new(record, workflow=workflow, files=files)
+        stored = await self.write_new(record, workflow=workflow, files=files, beside=beside)
         if self._clock.now() - announced_at > YOUNG_HINT / 2:  # someone may have taken the hints for stale
             await self.publish(record)
         await self._drop_hints((announcement,))
         self._signal.ring(queue_topic(record.pool))
+        self._ring_if_due(record)
         return stored
 
-    async def write_new(self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = ()) -> StoredJob:
+    async def write_new(
+        self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), beside: Beside = NOTHING
+    ) -> StoredJob:
         """A job that no worker finds before it is published: one of a batch that is being accepted."""
         uploads = (self._objects.upload_file(f.key, f.path, content_type=f.content_type) for f in files)
-        await together(self._objects.put(keys.workflow(record.tenant, record.job_id), workflow), *uploads)
+        small = {keys.workflow(record.tenant, record.job_id): workflow, **beside}
+        await together(*(self._objects.put(key, body) for key, body in small.items()), *uploads)
         return await self._commit(record, etag=None)
 
     async def publish(self, record: JobRecord) -> None:
         """Make a job that was written findable. Any number of times; `record` may be older than the present one."""
         await self._put_hints((*hints_of(record), list_key(record)))
         self._signal.ring(queue_topic(record.pool))
+        self._ring_if_due(record)
 
     async def read(self, tenant: str, job_id: str) -> StoredJob:
         """`JobGone` if it was removed, `JobNotFound` if there is none."""
@@ -155,7 +165,13 @@ class JobStore:
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
         if changed.status is Status.QUEUED:
             self._signal.ring(queue_topic(changed.pool))
+        if changed.next_sequence > before.next_sequence:
+            self._ring_if_due(changed)
         return committed
+
+    def _ring_if_due(self, record: JobRecord) -> None:
+        if record.events:
+            self._signal.ring(DUE_TOPIC)
 
     async def touch(self, stored: StoredJob) -> StoredJob:
         """Write the record as it is. Whoever wrote hints for a change of the version before must begin anew, and

@@ -6,8 +6,13 @@
                                   /inputs/<nnn>         media of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
                                   /logs/<attempt>.txt   what the engine said
+                                  /deliveries/<nnnnnn>.json   how the delivery of an event went
+                                  /webhook_secret       what its events are signed with, where it brought its own
     tenants/<tenant>/batches/<batch_id>/batch.json      which jobs belong together, and whether they are accepted
                                       /inputs/<nnn>     media that all of them use
+                                      /deliveries/<nnnnnn>.json
+    tenants/<tenant>/tests/<test_id>/deliveries/<nnnnnn>.json   how the delivery of a test event went
+    tenants/<tenant>/endpoints/<hash>.json              how a receiver of webhooks has been doing
     tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
                                         /data           the bytes
                                         /uses/<job_id>  a job that reads them
@@ -67,6 +72,28 @@ def output(tenant: str, job_id: str, attempt: int, position: int, filename: str)
 
 def log(tenant: str, job_id: str, attempt: int) -> str:
     return job_prefix(tenant, job_id) + f"logs/{attempt:03d}.txt"
+
+
+def webhook_secret(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "webhook_secret"
+
+
+def delivery(tenant: str, kind: str, owner_id: str, sequence: int) -> str:
+    """`kind` is job, batch or test."""
+    return deliveries_prefix(tenant, kind, owner_id) + f"{sequence:06d}.json"
+
+
+def deliveries_prefix(tenant: str, kind: str, owner_id: str) -> str:
+    folder = {"job": "jobs", "batch": "batches", "test": "tests"}[kind]
+    return f"tenants/{check_segment(tenant)}/{folder}/{check_segment(owner_id)}/deliveries/"
+
+
+def endpoints_prefix(tenant: str) -> str:
+    return f"tenants/{check_segment(tenant)}/endpoints/"
+
+
+def endpoint(tenant: str, digest: str) -> str:
+    return endpoints_prefix(tenant) + f"{check_segment(digest)}.json"
 
 
 def batch_prefix(tenant: str, batch_id: str) -> str:

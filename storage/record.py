@@ -15,11 +15,12 @@ Only the holder of the current attempt may change a running job (fencing), save 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from storage.errors import AttemptFenced, TransitionRefused
+from storage.values import ErrorDetail, EventName, Input, JobEvent, Lease, Medium, Output, ProgressDetails, Value
 
 CANCELLED_MESSAGE = "Cancelled by user"
 """The `error` of a cancelled job: the first version's wording, which clients compare with."""
@@ -32,8 +33,6 @@ QUEUE_TIMEOUT = "queue_timeout"
 
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
-
-OutputType = Literal["image", "video", "audio", "text", "model", "file"]
 
 
 class Status(StrEnum):
@@ -80,79 +79,7 @@ TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
 }
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Input(_Value):
-    """One value to set in the submitted graph. A medium is already staged: `value` is then its file name."""
-
-    node: str
-    field: str
-    value: Any
-
-
-class Medium(_Value):
-    """A file that ComfyUI must find in its input folder under `name`; its bytes lie in the bucket under `key`."""
-
-    name: str
-    key: str
-    size_bytes: int
-    content_type: str
-
-
-class Output(_Value):
-    """A file that a node produced, stored under `key`. `text` repeats the content of a short text."""
-
-    filename: str
-    type: OutputType
-    node_id: str
-    key: str
-    size_bytes: int
-    content_type: str
-    sha256: str
-    width: int | None = None
-    height: int | None = None
-    duration_s: float | None = None
-    frames: int | None = None
-    text: str | None = None
-
-
-class ProgressDetails(_Value):
-    """`step` is the current sampler's, as "12/49"."""
-
-    current_node: str | None = None
-    nodes_completed: int = 0
-    nodes_total: int = 0
-    step: str | None = None
-
-
-class ErrorDetail(_Value):
-    """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame.
-
-    `retryable`: the same job may well succeed another time, for the fault was not its own. `log_tail`: the engine's
-    last lines, where the worker was lost and nobody is left to say more.
-    """
-
-    code: str
-    message: str
-    node_id: str | None = None
-    class_type: str | None = None
-    exception_type: str | None = None
-    attempt: int | None = None
-    node_errors: dict[str, Any] | None = None
-    retryable: bool = False
-    log_tail: tuple[str, ...] | None = None
-
-
-class Lease(_Value):
-    """Who runs the job, and until when this is believed without a sign of life."""
-
-    worker: str
-    expires_at: datetime
-
-
-class JobRecord(_Value):
+class JobRecord(Value):
     """The content of job.json, the only truth about a job.
 
     `rev` grows by one a change and `nonce` is random a write: equal bodies would share an ETag,
@@ -176,7 +103,14 @@ class JobRecord(_Value):
     batch_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
-    webhook_events: tuple[str, ...] = ()
+    webhook_events: tuple[EventName, ...] = ()
+    has_webhook_secret: bool = False
+    """Whether the job brought a secret of its own, which lies beside the record."""
+    traceparent: str | None = None
+    """The W3C trace context of the submission, handed on with each event."""
+    events: tuple[JobEvent, ...] = ()
+    """Those to be delivered, or delivered already. A progress event goes when a newer one comes."""
+    next_sequence: int = 1
     inputs: tuple[Input, ...] = ()
     media: tuple[Medium, ...] = ()
     workflow_shape: str
@@ -225,6 +159,10 @@ class JobRecord(_Value):
             return (status, attempt) != (self.status, self.attempt)
         return _stage(status, attempt) < _stage(self.status, self.attempt)
 
+    def born(self) -> "JobRecord":
+        """As it is stored first."""
+        return self.telling("queued", self.created_at)
+
     # The changes. Each raises TransitionRefused where the table has no such arrow.
 
     def claim(self, *, worker: str, now: datetime, lease_s: float) -> "JobRecord":
@@ -236,7 +174,7 @@ class JobRecord(_Value):
             progress=0,
             progress_details=ProgressDetails(),
             outputs=(),
-        )
+        ).telling("started", now)
 
     def report(
         self,
@@ -250,27 +188,32 @@ class JobRecord(_Value):
     ) -> "JobRecord":
         """Progress of the current attempt; renews its lease."""
         lease = self._held_by(attempt)
-        return self._change(
+        reported = self._change(
             Change.PROGRESS,
             lease=Lease(worker=lease.worker, expires_at=now + timedelta(seconds=lease_s)),
             progress=progress,
             progress_details=details,
             outputs=outputs,
         )
+        if len(outputs) > len(self.outputs):
+            reported = reported.telling("output", now, outputs_from=len(self.outputs), outputs_to=len(outputs))
+        if (progress, details) != (self.progress, self.progress_details):
+            reported = reported.telling("progress", now, progress=progress, progress_details=details)
+        return reported
 
     def release(self, *, attempt: int, now: datetime) -> "JobRecord":
         """Give the job back to the queue: its worker is going away. A job to be cancelled ends here instead."""
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
-        return self._change(Change.RELEASE, given_back=self.given_back + 1, **_FRESH)
+        return self._change(Change.RELEASE, given_back=self.given_back + 1, **_FRESH).telling("queued", now)
 
     def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
         """Back to the queue for a fault that was not the job's own. A job to be cancelled ends here instead."""
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
-        return self._change(Change.REQUEUE, last_fault=fault, **_FRESH)
+        return self._change(Change.REQUEUE, last_fault=fault, **_FRESH).telling("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
         """What becomes of a running job whose lease has ended; the very same record while it has not.
@@ -309,7 +252,7 @@ class JobRecord(_Value):
         done = ProgressDetails(nodes_completed=total, nodes_total=total)
         return self._change(
             Change.COMPLETE, lease=None, completed_at=now, progress=100, progress_details=done, outputs=outputs
-        )
+        ).telling("completed", now)
 
     def fail(
         self,
@@ -330,7 +273,7 @@ class JobRecord(_Value):
             error_detail=error,
             outputs=outputs,
             progress_details=details or self.progress_details,
-        )
+        ).telling("failed", now)
 
     def cancel(self, *, now: datetime) -> "JobRecord":
         """What DELETE means now: a queued job fails at once, a running one is asked to stop, a finished one stays."""
@@ -341,7 +284,7 @@ class JobRecord(_Value):
         detail = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
         return self._change(
             Change.CANCEL, cancel_requested_at=now, completed_at=now, error=detail.message, error_detail=detail
-        )
+        ).telling("failed", now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
         """What becomes of a job that no worker took within its queue limit; the very same record before that."""
@@ -350,11 +293,25 @@ class JobRecord(_Value):
         detail = ErrorDetail(
             code=QUEUE_TIMEOUT, message=f"no worker was free within {self.queue_timeout_s} s", retryable=True
         )
-        return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail)
+        return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
+            "failed", now
+        )
 
     def retain(self, retain_s: int) -> "JobRecord":
         """Keep the job only so long after its end; 0 means not at all."""
         return self if self.retain_s == retain_s else self._change(Change.RETAIN, retain_s=retain_s)
+
+    def telling(self, name: EventName, now: datetime, **what: Any) -> "JobRecord":
+        """With the event, if anyone wants it. Only the newest progress counts, and none after the end."""
+        if self.webhook_url is None or name not in self.webhook_events:
+            return self.model_copy(update={"events": self._without_progress()}) if self.status.is_terminal else self
+        event = JobEvent(sequence=self.next_sequence, name=name, time=now, attempt=self.attempt, **what)
+        supersedes = name == "progress" or self.status.is_terminal
+        kept = self._without_progress() if supersedes else self.events
+        return self.model_copy(update={"events": (*kept, event), "next_sequence": self.next_sequence + 1})
+
+    def _without_progress(self) -> tuple[JobEvent, ...]:
+        return tuple(event for event in self.events if event.name != "progress")
 
     def _held_by(self, attempt: int) -> Lease:
         if self.status is not Status.RUNNING or self.lease is None or self.attempt != attempt:

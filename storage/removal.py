@@ -5,28 +5,39 @@ late writer can bring it back. Then everything below its prefix goes, and its hi
 tombstone, so that whatever dies in between, the reaper goes on.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from storage import keys
 from storage.clock import Clock
+from storage.deliveries import DeliveryStore
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, IndexEntry, members_prefix
-from storage.hints import hints_of, list_key
+from storage.hints import event_ref, hints_of, list_key
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore, StoredJob
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
 from storage.tombstone import Tombstone, clear
 
+EVENTS_PENDING = timedelta(minutes=10)
+"""Before a job is looked at again whose events are still being delivered."""
+
 
 class JobRemover:
-    def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, jobs: JobStore, deliveries: DeliveryStore, objects: ObjectStore, clock: Clock) -> None:
         self._jobs = jobs
+        self._deliveries = deliveries
         self._objects = objects
         self._clock = clock
 
     async def purge(self, stored: StoredJob) -> None:
         """Remove a finished job now. `PreconditionFailed` if it changed meanwhile."""
         await self._entomb(stored)
+
+    async def is_free_to_go(self, record: JobRecord) -> bool:
+        """Whether it has ended, and each of its events was delivered or given up: they are made of the record."""
+        return record.status.is_terminal and await self._deliveries.is_over(
+            event_ref(record, event) for event in record.events
+        )
 
     async def discard(self, tenant: str, job_id: str, created_at: datetime) -> None:
         """Remove a job of a batch that can no longer be accepted, written or not: no worker knows of it."""
@@ -77,17 +88,19 @@ class JobRemover:
         if deadline.kind == "draft":
             await self._jobs.publish(stored.record)
             return None
-        await self._end(stored, now)
-        return None
+        return await self._end(stored, now)
 
-    async def _end(self, stored: StoredJob, now: datetime) -> None:
+    async def _end(self, stored: StoredJob, now: datetime) -> datetime | None:
         record = stored.record
         if (expired := record.expire_in_queue(now=now)) is not record:
             await self._jobs.advance(stored, expired)
         elif record.status.is_terminal and record.next_deadline is not None and record.next_deadline <= now:
+            if not await self.is_free_to_go(record):
+                return now + EVENTS_PENDING
             await self.purge(stored)
         else:  # the deadline is an old one, or of a change that someone is about to commit
             await self._jobs.touch(stored)
+        return None
 
     async def _member_hints(self, record: JobRecord) -> tuple[str, ...]:
         """All that its batch has of it: one that was left behind would tell that the job is still there."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from storage.record import OutputType
+from storage.values import OutputType
 from workers.comfy.engine import FileRef
 from workers.strict import strict_json, strict_text
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from storage.clock import Clock
 from storage.errors import AttemptFenced, JobNotFound, StorageError
 from storage.jobs import JobStore, StoredJob
-from storage.record import JobRecord, Output, ProgressDetails, Status
+from storage.record import JobRecord, Status
 from storage.signal import Bell, Signal, job_topic
+from storage.values import Output, ProgressDetails
 from workflows.progress import ProgressModel
 
 logger = logging.getLogger(__name__)

@@ -16,9 +16,10 @@ from storage.errors import AttemptFenced, StorageError
 from storage.jobs import JobStore, StoredJob
 from storage.logs import LogStore
 from storage.objects import ObjectStore
-from storage.record import CANCELLED_MESSAGE, ErrorDetail, JobRecord, Output, ProgressDetails
+from storage.record import CANCELLED_MESSAGE, JobRecord
 from storage.runtimes import RuntimeStore
 from storage.signal import Signal
+from storage.values import ErrorDetail, Output, ProgressDetails
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from storage.errors import ObjectNotFound
 from storage.objects import ObjectStore
-from storage.record import Medium
 from storage.together import together
+from storage.values import Medium
 from workers.comfy.engine import ComfyEngine
 from workers.errors import StagingFailed
 

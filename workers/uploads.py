@@ -14,8 +14,8 @@ from typing import Any
 from storage import keys
 from storage.errors import StorageError
 from storage.objects import ObjectStore
-from storage.record import Output
 from storage.together import together
+from storage.values import Output
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.media import examine

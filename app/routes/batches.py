@@ -4,7 +4,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.acceptance import Identity
 from app.batch_acceptance import BatchAcceptance
 from app.batch_preparation import prepared_batch
 from app.body import Body
@@ -15,7 +14,7 @@ from app.routes.context import (
     base_url,
     check_is_json,
     context_of,
-    idempotency_key,
+    identity_of,
     json_body,
     tenant_of,
 )
@@ -27,13 +26,12 @@ from storage.batches import StoredBatch
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    key = idempotency_key(request)
     with Body() as body:
         wanted = parsed(BatchRequest, await json_body(request, body, limit=context.config.max_request_bytes))
         preparation = Preparation(context.services, context.config, tenant, body)
         prepared = await prepared_batch(preparation, wanted, context.config)
         acceptance = BatchAcceptance(context.services, context.config, tenant)
-        accepted = await acceptance.batch(prepared, Identity(key, body.fingerprint))
+        accepted = await acceptance.batch(prepared, identity_of(request, body))
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"

@@ -1,5 +1,6 @@
 """What every route needs: the services, the limits, and whose request it is."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.acceptance import Identity
 from app.body import Body, BodyTooLarge
 from app.config import ApiConfig
 from app.problems import Problem
@@ -59,6 +61,15 @@ async def json_body(request: Request, body: Body, *, limit: int) -> Any:
         raise Problem("request-too-large", f"the body has {error}") from None
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-json", str(error)[:200]) from None
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def identity_of(request: Request, body: Body) -> Identity:
+    """A `traceparent` that is not W3C's is left out: a trace is no reason to refuse a job."""
+    trace = request.headers.get("traceparent", "")
+    return Identity(idempotency_key(request), body.fingerprint, trace if _TRACEPARENT.fullmatch(trace) else None)
 
 
 def check_is_json(request: Request) -> None:

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.acceptance import Acceptance, Identity
+from app.acceptance import Acceptance
 from app.body import Body
 from app.preparation import Preparation, parsed
 from app.problems import Problem
@@ -17,7 +17,7 @@ from app.routes.context import (
     base_url,
     check_is_json,
     context_of,
-    idempotency_key,
+    identity_of,
     json_body,
     tenant_of,
     whole_number,
@@ -32,13 +32,12 @@ from storage.record import JobRecord, Status
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    key = idempotency_key(request)
     with Body() as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes)
         preparation = Preparation(context.services, context.config, tenant, body)
         prepared = await preparation.whole_job(parsed(JobRequest, document))
         acceptance = Acceptance(context.services, context.config, tenant)
-        accepted = await acceptance.job(prepared, Identity(key, body.fingerprint))
+        accepted = await acceptance.job(prepared, identity_of(request, body))
     record = accepted.stored.record
     urls = job_urls(record.job_id, base_url(request))
     return answer(
@@ -83,7 +82,7 @@ async def page(request: Request) -> Response:
 async def cancel(request: Request) -> Response:
     """A queued job fails at once; a running one is stopped, and this waits a while for it. With `purge` it is removed.
 
-    A job that has not stopped yet is then removed by the reaper, when it has.
+    A job that has not stopped yet, or whose events are still being delivered, is removed by the reaper afterwards.
     """
     context, purge = context_of(request), _flag(request, "purge")
     now = context.services.clock.now()
@@ -93,8 +92,10 @@ async def cancel(request: Request) -> Response:
 
     stored = await context.services.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
-    if not purge or not stored.record.status.is_terminal:
+    if not purge:
         return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+    if not await context.services.remover.is_free_to_go(stored.record):
+        return _job_answer(request, stored, 202)
     await _purge(context, stored)
     return Response(status_code=204)
 

@@ -3,10 +3,11 @@
 import secrets
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from infra.local.presence import replace_private
 from infra.settings import Settings
+from storage.signing import new_secret
 
 
 class Credentials(BaseModel):
@@ -17,12 +18,16 @@ class Credentials(BaseModel):
     api_key: str
     access_key: str
     secret_key: str
+    webhook_secret: str = Field(default_factory=new_secret)
 
     @classmethod
     def of(cls, data: Path) -> "Credentials":
+        """Those of the folder; what an older version did not make yet is added."""
         path = data / "credentials.json"
         if path.exists():
-            return cls.model_validate_json(path.read_bytes())
+            kept = cls.model_validate_json(path.read_bytes())
+            replace_private(path, kept.model_dump_json(indent=2))
+            return kept
         made = cls(
             api_key=f"ck_local_{secrets.token_urlsafe(24)}",
             access_key=secrets.token_hex(10).upper(),
@@ -44,6 +49,7 @@ class Connection(BaseModel):
     region: str
     access_key: str | None
     secret_key: str | None
+    webhook_secret: str | None = None
     comfyui_url: str | None
     comfyui_urls: dict[str, str]
     processes: dict[str, int]

@@ -73,6 +73,7 @@ class LocalRuntime:
         self.children = [
             self._child("api", "infra.api_process", fd=listener.fileno()),
             self._child("reaper", "infra.reaper_process"),
+            self._child("deliverer", "infra.deliver_process"),
             *workers,
         ]
 
@@ -109,6 +110,7 @@ class LocalRuntime:
             region=settings.s3_region,
             access_key=_clear(settings.s3_access_key),
             secret_key=_clear(settings.s3_secret_key),
+            webhook_secret=_clear(settings.webhook_secret),
             comfyui_url=next(iter(urls.values()), None),
             comfyui_urls=urls,
             processes=processes,
@@ -131,6 +133,7 @@ class LocalRuntime:
                 "process_name": name,
                 "presence": self._run_dir / f"{name}.json",
                 "signal_dir": self._run_dir,
+                "public_url": self._settings.public_url or self.api_url,
                 "engine_dir": data / "engines" / name,
             }
         )
@@ -207,10 +210,15 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         "engine": options.engine.engine,
         "comfyui_python": options.engine.comfyui_python,
         "lite_fault_nodes": options.lite_fault_nodes,
+        "webhook_secret": SecretStr(credentials.webhook_secret),
+        "webhook_loopback": True,
         "log_level": options.log_level,
     }
     if options.external is not None:
-        kept = {"api_key": options.external.api_key or common["api_key"]}
+        kept = {
+            "api_key": options.external.api_key or common["api_key"],
+            "webhook_secret": options.external.webhook_secret or common["webhook_secret"],
+        }
         yield options.external.model_copy(update=common | kept), None
         return
     server = LocalS3Server(

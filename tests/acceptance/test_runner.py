@@ -16,8 +16,9 @@ from storage import keys
 from storage.clock import SystemClock
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.record import Input, JobRecord, Status
+from storage.record import JobRecord, Status
 from storage.s3 import S3ObjectStore
+from storage.values import Input
 from tests.support.workbench import Bench, quick_policy, workbench
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy

@@ -16,7 +16,7 @@ from storage.clock import ManualClock
 from storage.launcher import NoLauncher
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.record import Output, ProgressDetails
+from storage.values import Output, ProgressDetails
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 from workflows import examples
 

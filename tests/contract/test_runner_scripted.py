@@ -17,8 +17,9 @@ from storage.clock import SystemClock
 from storage.errors import StorageUnavailable
 from storage.jobs import StoredJob
 from storage.memory import MemoryObjectStore
-from storage.record import JobRecord, Medium, Status
+from storage.record import JobRecord, Status
 from storage.signal import MemorySignal
+from storage.values import Medium
 from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
 from tests.support.workbench import quick_policy

@@ -8,7 +8,8 @@ from unittest.mock import patch
 
 from storage.hints import hints_of, list_key
 from storage.jobs import JobStore, LocalFile, StoredJob
-from storage.record import JobRecord, Lease, Status
+from storage.record import JobRecord, Status
+from storage.values import Lease
 from tests.simulation.process import ProcessStore
 
 Mutation = Callable[[], AbstractContextManager[Any]]

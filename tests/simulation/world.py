@@ -244,7 +244,7 @@ class World:
 
     async def _batch_client(self) -> None:
         await asyncio.sleep(self.chance.uniform(0, 20))
-        batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {})
+        batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {}, None)
         identity = Identity("batch", "fingerprint")
         accepted = await self._until_answered(lambda api: BatchAcceptance(api, CONFIG, TENANT).batch(batch, identity))
         job_ids = accepted.stored.record.job_ids

@@ -14,8 +14,9 @@ from storage.clock import SystemClock
 from storage.jobs import JobStore, StoredJob
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.record import JobRecord, Medium
+from storage.record import JobRecord
 from storage.signal import MemorySignal
+from storage.values import Medium
 from tests.support.records import a_job
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineProcess

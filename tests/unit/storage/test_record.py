@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
-from storage.record import (
-    CANCELLED_MESSAGE,
-    TRANSITIONS,
-    Change,
-    ErrorDetail,
-    JobRecord,
-    Output,
-    ProgressDetails,
-    Status,
-)
+from storage.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
+from storage.values import ErrorDetail, Output, ProgressDetails
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 ERROR = ErrorDetail(code="node_error", message="it broke")

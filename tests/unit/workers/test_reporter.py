@@ -10,8 +10,8 @@ from storage.errors import StorageRefused
 from storage.jobs import JobStore, StoredJob
 from storage.memory import MemoryObjectStore
 from storage.queue import JobQueue
-from storage.record import ProgressDetails
 from storage.signal import MemorySignal, job_topic
+from storage.values import ProgressDetails
 from tests.support.records import a_job
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 

@@ -1,0 +1,130 @@
+"""Webhooks: how deliveries go, dead letters, tests, receivers; schemas of events and keys to verify them with."""
+
+import uuid
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from app.body import Body
+from app.events import schema
+from app.preparation import parsed
+from app.problems import Problem
+from app.routes.context import Context, answer, base_url, context_of, json_body, tenant_of, whole_number
+from app.webhook_views import delivery_view, endpoint_view
+from app.wire import (
+    DeadLetterList,
+    DeliveryList,
+    EndpointList,
+    Replayed,
+    ReplayRequest,
+    WebhookKeys,
+    WebhookTestRequest,
+)
+from storage.deliveries import Delivery
+from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
+from storage.signal import DUE_TOPIC
+
+MAX_BODY_BYTES = 256 * 1024
+MAX_REPLAYED = 1000
+
+
+async def deliveries(request: Request) -> Response:
+    context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
+    await context.services.jobs.read(tenant, job_id)
+    found = await context.services.deliveries.of(tenant, "job", job_id)
+    return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=_FRESH)
+
+
+async def redeliver(request: Request) -> Response:
+    """Once more, whatever became of it; the receiver is asked again even if it was given up."""
+    context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
+    await context.services.jobs.read(tenant, job_id)
+    try:
+        ref = EventRef.of_event_id(tenant, "job", request.path_params["event_id"])
+    except ValueError:
+        ref = None
+    again = await _replay(context, ref) if ref is not None and ref.id == job_id else None
+    if again is None:
+        raise Problem("unknown-event", "the job has no delivery of this event yet")
+    return answer(delivery_view(again), 202)
+
+
+async def dead_letters(request: Request) -> Response:
+    context, tenant = context_of(request), tenant_of(request)
+    limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
+    found, last = await context.services.deliveries.dead_letters(tenant, limit=limit, after=_after(request, tenant))
+    views = [delivery_view(delivery) for delivery in found]
+    next_cursor = None if last is None else last.rsplit("/", 1)[-1]
+    return answer(DeadLetterList(dead_letters=views, next_cursor=next_cursor), headers=_FRESH)
+
+
+async def replay(request: Request) -> Response:
+    """All dead letters, the newest 1,000 at a time, or those of them that are named."""
+    context, tenant = context_of(request), tenant_of(request)
+    with Body() as body:
+        wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
+    dead, _ = await context.services.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
+    refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
+    replayed = [ref.event_id for ref in refs if await _replay(context, ref) is not None]
+    return answer(Replayed(replayed=replayed), 202)
+
+
+async def test(request: Request) -> Response:
+    """A signed event to any receiver; waits a while for its answer."""
+    context, tenant = context_of(request), tenant_of(request)
+    with Body() as body:
+        url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
+    await context.services.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
+    ref = await context.services.deliveries.test(tenant, url, str(uuid.uuid4()))
+    context.services.signal.ring(DUE_TOPIC)
+    tested = await context.services.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
+    return answer(delivery_view(tested), 200 if tested.attempts else 202)
+
+
+async def endpoints(request: Request) -> Response:
+    found = await context_of(request).services.endpoints.all(tenant_of(request))
+    return answer(EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found]), headers=_FRESH)
+
+
+async def event_schema(request: Request) -> Response:
+    try:
+        document = schema(request.path_params["type"], base_url(request))
+    except KeyError:
+        raise Problem("not-found", "there is no event of this type") from None
+    return JSONResponse(document, media_type="application/schema+json")
+
+
+async def keys(request: Request) -> Response:
+    return answer(WebhookKeys(keys=list(context_of(request).config.webhook_public_keys)))
+
+
+async def _replay(context: Context, ref: EventRef) -> Delivery | None:
+    again = await context.services.deliveries.replay(ref)
+    if again is not None:
+        await context.services.endpoints.change(ref.tenant, again.url, lambda endpoint: endpoint.enabled())
+        context.services.signal.ring(DUE_TOPIC)
+    return again
+
+
+def _after(request: Request, tenant: str) -> str:
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
+        return ""
+    if not DEAD_LETTER_ENTRY.fullmatch(cursor):
+        raise Problem("bad-cursor", "this cursor was not issued by this list")
+    return dead_letters_prefix(tenant) + cursor
+
+
+_FRESH = {"cache-control": "no-store"}
+
+ROUTES = (
+    Route("/v1/jobs/{job_id}/deliveries", deliveries, methods=["GET"], name="list_deliveries"),
+    Route("/v1/jobs/{job_id}/deliveries/{event_id}/redeliver", redeliver, methods=["POST"], name="redeliver"),
+    Route("/v1/dead-letters", dead_letters, methods=["GET"], name="list_dead_letters"),
+    Route("/v1/dead-letters/replay", replay, methods=["POST"], name="replay_dead_letters"),
+    Route("/v1/webhooks/test", test, methods=["POST"], name="test_webhook"),
+    Route("/v1/webhooks/endpoints", endpoints, methods=["GET"], name="list_endpoints"),
+    Route("/schemas/{type}.json", event_schema, methods=["GET"], name="get_event_schema"),
+    Route("/.well-known/webhook-keys.json", keys, methods=["GET"], name="get_webhook_keys"),
+)

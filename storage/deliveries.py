@@ -1,0 +1,224 @@
+"""How the delivery of each event went: one record an event, changed by conditional writes, and every attempt kept.
+
+    pending ──claim──▶ pending, under a lease ──▶ delivered
+                          │      └──────────────▶ dead ──replay──▶ pending
+                          └─────reschedule──────▶ pending
+
+The first claim creates the record. A lease keeps two deliverers from sending the same attempt; where one dies after
+it sent, the event is sent again: at least once, with the same id.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from storage import keys
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
+from storage.hints import endpoint_of
+from storage.objects import ObjectStore
+from storage.together import for_each
+from storage.values import Value
+
+LEASE = timedelta(seconds=90)
+"""Longer than an attempt may take, with everything around it."""
+
+MAX_LISTED = 1000
+TEST_TYPE = "comfyui.webhook.test.v1"
+TEST_KEPT = timedelta(days=1)
+ATTEMPT_POLL_S = 0.2
+
+
+class DeliveryAttempt(Value):
+    """`status` is the answer's, None without one; `excerpt` its first bytes; `duration_ms` until it was there."""
+
+    number: int
+    at: datetime
+    status: int | None
+    duration_ms: int
+    error: str | None
+    excerpt: str | None
+
+
+class Delivery(Value):
+    """The content of a delivery's object. `turn` counts the pointers that were written for it."""
+
+    tenant: str
+    kind: Literal["job", "batch", "test"]
+    owner_id: str
+    sequence: int
+    type: str
+    url: str
+    rev: int = 0
+    nonce: str = ""
+    status: Literal["pending", "delivered", "dead"] = "pending"
+    reason: str | None = None
+    """Why it was given up."""
+    attempts: tuple[DeliveryAttempt, ...] = ()
+    tries_left_from: int = 0
+    """The attempts before a replay do not count against the schedule."""
+    turn: int = 0
+    next_at: datetime | None = None
+    lease_until: datetime | None = None
+
+    @property
+    def ref(self) -> EventRef:
+        return EventRef(self.tenant, self.kind, self.owner_id, self.sequence)
+
+    @property
+    def pointer(self) -> DueEntry | None:
+        """The pointer that leads to the next attempt."""
+        if self.status != "pending" or self.next_at is None:
+            return None
+        return DueEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
+
+    @property
+    def tries(self) -> int:
+        """Attempts since it was first sent, or replayed."""
+        return len(self.attempts) - self.tries_left_from
+
+    def is_held(self, now: datetime) -> bool:
+        return self.lease_until is not None and self.lease_until > now
+
+    def held(self, now: datetime) -> "Delivery":
+        return self.model_copy(update={"lease_until": now + LEASE})
+
+    def delivered(self, attempt: DeliveryAttempt) -> "Delivery":
+        return self._after(attempt, status="delivered", next_at=None)
+
+    def rescheduled(self, attempt: DeliveryAttempt | None, next_at: datetime) -> "Delivery":
+        """To be tried again; without an attempt where the receiver is not bothered for now."""
+        return self._after(attempt, next_at=next_at, turn=self.turn + 1)
+
+    def died(self, attempt: DeliveryAttempt | None, reason: str) -> "Delivery":
+        return self._after(attempt, status="dead", reason=reason, next_at=None)
+
+    def replayed(self, now: datetime) -> "Delivery":
+        """From the start of the schedule, with the same id."""
+        fresh = {"status": "pending", "reason": None, "tries_left_from": len(self.attempts)}
+        return self._after(None, next_at=now, turn=self.turn + 1, **fresh)
+
+    def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
+        attempts = self.attempts if attempt is None else (*self.attempts, attempt)
+        return self.model_copy(update={"attempts": attempts, "lease_until": None, **fields})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDelivery:
+    record: Delivery
+    etag: str
+
+
+class DeliveryStore:
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    async def find(self, ref: EventRef) -> StoredDelivery | None:
+        try:
+            stored = await self._objects.get(_key(ref))
+        except ObjectNotFound:
+            return None
+        return StoredDelivery(Delivery.model_validate_json(stored.body), stored.head.etag)
+
+    async def start(self, delivery: Delivery) -> StoredDelivery:
+        """`PreconditionFailed` if it was started already."""
+        return await self._commit(delivery, etag=None)
+
+    async def settle(self, stored: StoredDelivery, after: Delivery) -> StoredDelivery:
+        """Commit what became of it; a pointer or dead letter that needs the commit is written before it.
+
+        `PreconditionFailed` if someone else wrote meanwhile.
+        """
+        if (pointer := after.pointer) is not None and pointer != stored.record.pointer:
+            await self._objects.put(pointer.key, b"")
+        if after.status == "dead":
+            await self._objects.put(DeadLetter(self._clock.now(), after.ref).key, b"")
+        return await self._commit(after, etag=stored.etag)
+
+    async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
+        """Apply `change` to the present record; None if there is none."""
+        while (stored := await self.find(ref)) is not None:
+            try:
+                return await self.settle(stored, change(stored.record))
+            except PreconditionFailed:
+                continue
+        return None
+
+    async def replay(self, ref: EventRef) -> Delivery | None:
+        """Send the event again, with the same id and from the start of the schedule; None if it was never begun."""
+        now = self._clock.now()
+        stored = await self.change(ref, lambda delivery: delivery.replayed(now))
+        return None if stored is None else stored.record
+
+    async def test(self, tenant: str, url: str, test_id: str) -> EventRef:
+        """An event that belongs to nothing, for whoever wants to know whether a receiver works."""
+        now = self._clock.now()
+        ref = EventRef(tenant, "test", test_id, 1)
+        await self._objects.put(Deadline(now + TEST_KEPT, "test", tenant, test_id).key, b"")
+        asked = Delivery(tenant=tenant, kind="test", owner_id=test_id, sequence=1, type=TEST_TYPE, url=url, next_at=now)
+        await self._objects.put(DueEntry(now, endpoint_of(url), ref).key, b"")
+        await self.start(asked)
+        return ref
+
+    async def attempted(self, ref: EventRef, *, patience_s: float) -> Delivery:
+        """As soon as there was an attempt, or as it is when patience ends; `ObjectNotFound` if it was removed."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while True:
+            stored = await self.find(ref)
+            if stored is None:
+                raise ObjectNotFound(ref.event_id)
+            delivery = stored.record
+            if delivery.attempts or delivery.status != "pending" or asyncio.get_running_loop().time() >= deadline:
+                return delivery
+            await asyncio.sleep(ATTEMPT_POLL_S)
+
+    async def dead_letters(self, tenant: str, *, limit: int, after: str) -> tuple[list[Delivery], str | None]:
+        """Newest first: one LIST and one GET each, and where the next page begins."""
+        page = await self._objects.list(dead_letters_prefix(tenant), after=after, limit=limit)
+        found = await for_each(page.keys, lambda key: self._dead(tenant, key))
+        return [delivery for delivery in found if delivery is not None], page.keys[-1] if page.more else None
+
+    async def _dead(self, tenant: str, key: str) -> Delivery | None:
+        """None if it is dead no more, or gone with its job; the entry then goes as well."""
+        try:
+            stored = await self.find(DeadLetter.parse(tenant, key).ref)
+        except ValueError:
+            stored = None
+        if stored is not None and stored.record.status == "dead":
+            return stored.record
+        if stored is None or not stored.record.is_held(self._clock.now()):
+            await self._objects.delete(key)
+        return None
+
+    async def is_over(self, refs: Iterable[EventRef]) -> bool:
+        """Whether each of these events was delivered or given up."""
+        found = await for_each(refs, self.find)
+        return all(stored is not None and stored.record.status != "pending" for stored in found)
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Remove what is known of a test; the deliveries of jobs and batches go with them."""
+        await self._objects.delete(keys.delivery(deadline.tenant, "test", deadline.id, 1))
+        return None
+
+    async def of(self, tenant: str, kind: Literal["job", "batch", "test"], owner_id: str) -> list[Delivery]:
+        """Those of one job or batch, in the order of their events."""
+        prefix = keys.deliveries_prefix(tenant, kind, owner_id)
+        page = await self._objects.list(prefix, limit=MAX_LISTED)
+        found = await for_each(page.keys, self._objects.get)
+        return [Delivery.model_validate_json(stored.body) for stored in found]
+
+    async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
+        body = record.model_copy(update={"nonce": secrets.token_hex(8), "rev": record.rev + 1})
+        key = _key(record.ref)
+        if etag is None:
+            return StoredDelivery(body, await self._objects.create(key, body.model_dump_json().encode()))
+        return StoredDelivery(body, await self._objects.replace(key, body.model_dump_json().encode(), etag=etag))
+
+
+def _key(ref: EventRef) -> str:
+    return keys.delivery(ref.tenant, ref.kind, ref.id, ref.sequence)

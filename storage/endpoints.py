@@ -1,0 +1,154 @@
+"""How each receiver of webhooks has been doing, so that one that is down is not asked again and again (a breaker).
+
+closed ──5 failures in a row──▶ open ──its time is over──▶ one probe ──▶ closed, or open for twice as long
+any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until someone replays or tests it
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from storage import keys
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.hint_keys import Deadline
+from storage.hints import endpoint_of
+from storage.objects import ObjectStore
+from storage.together import for_each
+from storage.values import Value
+
+OPEN_AFTER = 5
+FIRST_PAUSE = timedelta(minutes=1)
+LONGEST_PAUSE = timedelta(hours=1)
+PROBE = timedelta(seconds=30)
+"""So long nobody else probes."""
+DISABLE_AFTER = timedelta(days=5)
+FORGOTTEN_AFTER = timedelta(days=30)
+QUIET = timedelta(minutes=5)
+"""A success is written down at most so often while all is well."""
+
+
+class Endpoint(Value):
+    tenant: str
+    url: str
+    rev: int = 0
+    nonce: str = ""
+    failures: int = 0
+    """In a row."""
+    failing_since: datetime | None = None
+    last_success_at: datetime | None = None
+    open_until: datetime | None = None
+    disabled_reason: str | None = None
+
+    @property
+    def state(self) -> Literal["closed", "open", "disabled"]:
+        if self.disabled_reason is not None:
+            return "disabled"
+        return "closed" if self.open_until is None else "open"
+
+    def succeeded(self, now: datetime) -> "Endpoint":
+        fresh = self.last_success_at is not None and now - self.last_success_at < QUIET
+        if self.failures == 0 and self.open_until is None and self.disabled_reason is None and fresh:
+            return self
+        return Endpoint(tenant=self.tenant, url=self.url, rev=self.rev, last_success_at=now)
+
+    def failed(self, now: datetime, *, disable: str | None = None) -> "Endpoint":
+        failures, since = self.failures + 1, self.failing_since or now
+        if disable is None and now - since >= DISABLE_AFTER:
+            disable = f"it has failed since {since.isoformat(timespec='seconds')}"
+        pause = min(FIRST_PAUSE * 2 ** min(max(failures - OPEN_AFTER, 0), 10), LONGEST_PAUSE)
+        return self.model_copy(
+            update={
+                "failures": failures,
+                "failing_since": since,
+                "open_until": now + pause if failures >= OPEN_AFTER else None,
+                "disabled_reason": disable or self.disabled_reason,
+            }
+        )
+
+    def probed(self, now: datetime) -> "Endpoint":
+        return self.model_copy(update={"open_until": now + PROBE})
+
+    def enabled(self) -> "Endpoint":
+        """A person wants it tried again."""
+        return self.model_copy(update={"open_until": None, "disabled_reason": None, "failing_since": None})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint:
+    record: Endpoint
+    etag: str | None
+
+
+class EndpointStore:
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    async def may_send(self, tenant: str, url: str) -> datetime | str | None:
+        """None if the receiver may be asked now; else until when it is left alone, or why it is disabled.
+
+        Where a probe is due, whoever gets None is the one who probes.
+        """
+        stored = await self._read(tenant, url)
+        record, now = stored.record, self._clock.now()
+        if record.disabled_reason is not None:
+            return record.disabled_reason
+        if record.open_until is None:
+            return None
+        if record.open_until > now:
+            return record.open_until
+        try:
+            await self._write(stored, record.probed(now))
+        except PreconditionFailed:
+            return now + PROBE
+        return None
+
+    async def change(self, tenant: str, url: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+        while True:
+            stored = await self._read(tenant, url)
+            changed = change(stored.record)
+            if changed is stored.record:
+                return changed
+            try:
+                return await self._write(stored, changed)
+            except PreconditionFailed:
+                continue
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Forget a receiver of which nothing was heard for long; returns when to look again."""
+        key = keys.endpoint(deadline.tenant, deadline.id)
+        try:
+            stored = await self._objects.get(key)
+        except ObjectNotFound:
+            return None
+        if self._clock.now() < (forget_at := stored.head.last_modified + FORGOTTEN_AFTER):
+            return forget_at
+        await self._objects.delete(key)
+        return None
+
+    async def all(self, tenant: str) -> list[Endpoint]:
+        """At most 1,000 of them."""
+        page = await self._objects.list(keys.endpoints_prefix(tenant))
+        found = await for_each(page.keys, self._objects.get)
+        return [Endpoint.model_validate_json(stored.body) for stored in found]
+
+    async def _read(self, tenant: str, url: str) -> StoredEndpoint:
+        try:
+            stored = await self._objects.get(keys.endpoint(tenant, endpoint_of(url)))
+        except ObjectNotFound:
+            return StoredEndpoint(Endpoint(tenant=tenant, url=url), None)
+        return StoredEndpoint(Endpoint.model_validate_json(stored.body), stored.head.etag)
+
+    async def _write(self, stored: StoredEndpoint, record: Endpoint) -> Endpoint:
+        record = record.model_copy(update={"rev": record.rev + 1, "nonce": secrets.token_hex(8)})
+        key, body = keys.endpoint(record.tenant, endpoint_of(record.url)), record.model_dump_json().encode()
+        if stored.etag is None:
+            forget_at = self._clock.now() + FORGOTTEN_AFTER
+            await self._objects.put(Deadline(forget_at, "endpoint", record.tenant, endpoint_of(record.url)).key, b"")
+            await self._objects.create(key, body)
+        else:
+            await self._objects.replace(key, body, etag=stored.etag)
+        return record

@@ -1,0 +1,144 @@
+"""The outbox: events that were committed inside a record, and the pointers that lead to them.
+
+A pointer is written before the commit of its event (`storage.hints`), so it may lead to an event that is about to be
+committed, or never will be. It is dropped only when that is settled: after the event was delivered or given up, was
+superseded, or after a touch has made sure that no paused writer still commits it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from storage.batches import BatchRecord, BatchStore
+from storage.clock import Clock
+from storage.deliveries import DeliveryStore
+from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
+from storage.hint_keys import DUE, DueEntry, EventRef
+from storage.jobs import YOUNG_HINT, JobStore
+from storage.objects import ObjectStore
+from storage.record import JobRecord, Status
+from storage.values import JobEvent
+
+PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class JobHappened:
+    """An event of a job, with the job as it is now."""
+
+    ref: EventRef
+    url: str
+    record: JobRecord
+    event: JobEvent
+
+    @property
+    def time(self) -> datetime:
+        return self.event.time
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFinished:
+    """Every job of the batch is over."""
+
+    ref: EventRef
+    url: str
+    time: datetime
+    record: BatchRecord
+    statuses: Mapping[str, Status | None]
+
+
+@dataclass(frozen=True, slots=True)
+class TestAsked:
+    """Someone wants to know whether a receiver works."""
+
+    ref: EventRef
+    url: str
+    time: datetime
+
+
+Committed = JobHappened | BatchFinished | TestAsked
+Found = Committed | Literal["later", "never"]
+"""`later`: it is about to be committed, or may be; `never`: superseded, or given up, and the pointer may go."""
+
+
+class Outbox:
+    def __init__(
+        self, jobs: JobStore, batches: BatchStore, deliveries: DeliveryStore, objects: ObjectStore, clock: Clock
+    ) -> None:
+        self._jobs = jobs
+        self._batches = batches
+        self._deliveries = deliveries
+        self._objects = objects
+        self._clock = clock
+
+    async def due(self, after: str = "") -> tuple[list[DueEntry], str | None]:
+        """One LIST: pointers whose time has come, and where the next LIST goes on, None if nothing more is due."""
+        page = await self._objects.list(DUE, after=after, limit=PAGE)
+        now, entries = self._clock.now(), list[DueEntry]()
+        for key in page.keys:
+            try:
+                entry = DueEntry.parse(key)
+            except ValueError:
+                await self._objects.delete(key)
+                continue
+            if entry.due > now:
+                return entries, None
+            entries.append(entry)
+        return entries, page.keys[-1] if page.more else None
+
+    async def find(self, entry: DueEntry) -> Found:
+        """The event that a pointer leads to."""
+        match entry.ref.kind:
+            case "job":
+                return await self._of_job(entry)
+            case "batch":
+                return await self._of_batch(entry)
+            case "test":
+                return await self._of_test(entry)
+
+    async def _of_job(self, entry: DueEntry) -> Found:
+        ref = entry.ref
+        try:
+            stored = await self._jobs.read(ref.tenant, ref.id)
+        except JobNotFound:
+            return self._unless_young(entry)
+        record = stored.record
+        for event in record.events:
+            if event.sequence == ref.sequence and record.webhook_url is not None:
+                return JobHappened(ref, record.webhook_url, record, event)
+        if ref.sequence < record.next_sequence:
+            return "never"
+        if self._unless_young(entry) == "never":
+            try:
+                await self._jobs.touch(stored)
+            except PreconditionFailed:
+                return "later"
+            return "never"
+        return "later"
+
+    async def _of_batch(self, entry: DueEntry) -> Found:
+        ref = entry.ref
+        try:
+            record = (await self._batches.read(ref.tenant, ref.id)).record
+        except BatchNotFound:
+            return self._unless_young(entry)
+        if record.finished_at is None or record.webhook_url is None:
+            return "later"  # the reaper looks at the batch until it is finished, and does not write this in vain
+        statuses = await self._batches.statuses(record)
+        return BatchFinished(ref, record.webhook_url, record.finished_at, record, statuses)
+
+    async def _of_test(self, entry: DueEntry) -> Found:
+        stored = await self._deliveries.find(entry.ref)
+        if stored is None:
+            return self._unless_young(entry)
+        return TestAsked(entry.ref, stored.record.url, entry.due)
+
+    def _unless_young(self, entry: DueEntry) -> Literal["later", "never"]:
+        return "later" if self._clock.now() - entry.due <= YOUNG_HINT else "never"
+
+    async def drop(self, entry: DueEntry) -> None:
+        await self._objects.delete(entry.key)
+
+    async def keep(self, entry: DueEntry) -> None:
+        await self._objects.put(entry.key, b"")

@@ -1,0 +1,83 @@
+"""Signatures of Standard Webhooks (standardwebhooks.com). Pure.
+
+A signature covers `id.timestamp.body`. `v1` is HMAC-SHA256 with a secret that both sides know; while secrets rotate
+there is one for each. `v1a` is ed25519, for receivers that shall verify without a secret; others skip it.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+SECRET_PREFIX = "whsec_"  # noqa: S105  the prefix of secrets, not one of them
+PRIVATE_KEY_PREFIX = "whsk_"
+PUBLIC_KEY_PREFIX = "whpk_"
+SECRET_BYTES = range(24, 65)
+NEW_SECRET_BYTES = 32
+_SEED_BYTES = 32
+
+
+class BadSecret(ValueError):
+    """Not a secret or key of Standard Webhooks. Never repeats what it was."""
+
+
+def new_secret() -> str:
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(NEW_SECRET_BYTES)).decode()
+
+
+def secret_bytes(secret: str) -> bytes:
+    """`BadSecret` unless it is `whsec_` and 24 to 64 bytes in base64."""
+    raw = _decoded(secret, SECRET_PREFIX)
+    if len(raw) not in SECRET_BYTES:
+        raise BadSecret(f"a webhook secret has {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes")
+    return raw
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """`hmac_secrets`: the newest first; `ed25519_key`: `whsk_` and seed, or seed and public key, in base64."""
+
+    hmac_secrets: Sequence[str] = ()
+    ed25519_key: str | None = None
+
+    def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
+        """`timestamp` in seconds since 1970. `message_id` has no dot."""
+        signed = f"{message_id}.{timestamp}.".encode() + body
+        signatures = [f"v1,{_b64(hmac.digest(secret_bytes(s), signed, hashlib.sha256))}" for s in self.hmac_secrets]
+        if self.ed25519_key is not None:
+            signatures.append(f"v1a,{_b64(_private_key(self.ed25519_key).sign(signed))}")
+        return {
+            "webhook-id": message_id,
+            "webhook-timestamp": str(timestamp),
+            "webhook-signature": " ".join(signatures),
+        }
+
+
+def public_key(private_key: str) -> str:
+    """What receivers verify `v1a` with."""
+    return PUBLIC_KEY_PREFIX + _b64(_private_key(private_key).public_key().public_bytes_raw())
+
+
+def _private_key(key: str):  # type: ignore[no-untyped-def]  # noqa: ANN202  its type is imported with it
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    raw = _decoded(key, PRIVATE_KEY_PREFIX)
+    if len(raw) not in (_SEED_BYTES, 2 * _SEED_BYTES):
+        raise BadSecret("a signing key has 32 bytes, or 64 with its public key")
+    return Ed25519PrivateKey.from_private_bytes(raw[:_SEED_BYTES])
+
+
+def _decoded(text: str, prefix: str) -> bytes:
+    if not text.startswith(prefix):
+        raise BadSecret(f"it does not begin with {prefix}")
+    try:
+        return base64.b64decode(text.removeprefix(prefix), validate=True)
+    except (ValueError, binascii.Error):
+        raise BadSecret(f"what follows {prefix} is not base64") from None
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()

@@ -1,0 +1,101 @@
+"""What a job's record is made of: values without behaviour, all of them frozen."""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
+
+OutputType = Literal["image", "video", "audio", "text", "model", "file"]
+
+
+class Value(BaseModel):
+    """Base of what is stored as JSON."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Input(Value):
+    """One value to set in the submitted graph. A medium is already staged: `value` is then its file name."""
+
+    node: str
+    field: str
+    value: Any
+
+
+class Medium(Value):
+    """A file that ComfyUI must find in its input folder under `name`; its bytes lie in the bucket under `key`."""
+
+    name: str
+    key: str
+    size_bytes: int
+    content_type: str
+
+
+class Output(Value):
+    """A file that a node produced, stored under `key`. `text` repeats the content of a short text."""
+
+    filename: str
+    type: OutputType
+    node_id: str
+    key: str
+    size_bytes: int
+    content_type: str
+    sha256: str
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    frames: int | None = None
+    text: str | None = None
+
+
+class ProgressDetails(Value):
+    """`step` is the current sampler's, as "12/49"."""
+
+    current_node: str | None = None
+    nodes_completed: int = 0
+    nodes_total: int = 0
+    step: str | None = None
+
+
+class ErrorDetail(Value):
+    """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame.
+
+    `retryable`: the same job may well succeed another time, for the fault was not its own. `log_tail`: the engine's
+    last lines, where the worker was lost and nobody is left to say more.
+    """
+
+    code: str
+    message: str
+    node_id: str | None = None
+    class_type: str | None = None
+    exception_type: str | None = None
+    attempt: int | None = None
+    node_errors: dict[str, Any] | None = None
+    retryable: bool = False
+    log_tail: tuple[str, ...] | None = None
+
+
+class JobEvent(Value):
+    """Something that the job's owner wants to be told. Committed with the change that it tells of, and never changed.
+
+    Events are numbered by `sequence`. What the record will not tell any more later is kept here: how far the job was,
+    and which of its outputs are news (from `outputs_from` up to `outputs_to`).
+    """
+
+    sequence: int
+    name: EventName
+    time: datetime
+    attempt: int
+    progress: int | None = None
+    progress_details: ProgressDetails | None = None
+    outputs_from: int = 0
+    outputs_to: int = 0
+
+
+class Lease(Value):
+    """Who runs the job, and until when this is believed without a sign of life."""
+
+    worker: str
+    expires_at: datetime

@@ -1,0 +1,172 @@
+"""One event to its receiver: one attempt, and what follows from it.
+
+pointer → the committed event → a lease on its delivery → POST → next pointer → the delivery's record → old pointer
+
+In this order a death at any point leaves a pointer that leads on: an event is sent again rather than not at all.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, Protocol
+
+from storage import keys
+from storage.clock import Clock
+from storage.deliveries import Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
+from storage.endpoints import EndpointStore
+from storage.errors import PreconditionFailed
+from storage.hint_keys import DueEntry
+from storage.objects import ObjectStore
+from storage.outbox import Committed, JobHappened, Outbox
+from storage.signing import Signer
+from storage.webhook_post import Answer, WebhookTransport
+from workers.webhooks.policy import judge
+
+logger = logging.getLogger(__name__)
+
+Result = Literal["delivered", "again", "dead", "dropped", "later"]
+
+
+class Renderer(Protocol):
+    """Makes the CloudEvent, with presigned URLs that are fresh; `app.events` does."""
+
+    def type_of(self, found: Committed) -> str: ...
+
+    def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
+        """The request's headers and body."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryRoom:
+    """What a deliverer works with."""
+
+    outbox: Outbox
+    deliveries: DeliveryStore
+    endpoints: EndpointStore
+    objects: ObjectStore
+    clock: Clock
+
+
+class Deliverer:
+    """`signer` has the tenant's secrets; a job's own secret takes their place."""
+
+    def __init__(self, room: DeliveryRoom, *, transport: WebhookTransport, renderer: Renderer, signer: Signer) -> None:
+        self._outbox = room.outbox
+        self._deliveries = room.deliveries
+        self._endpoints = room.endpoints
+        self._objects = room.objects
+        self._clock = room.clock
+        self._transport = transport
+        self._renderer = renderer
+        self._signer = signer
+
+    async def deliver(self, entry: DueEntry) -> Result:
+        """Raises `StorageError` where the bucket fails: the pointer is still there then."""
+        found = await self._outbox.find(entry)
+        if found == "later":
+            return "later"
+        if found == "never":
+            await self._outbox.drop(entry)
+            return "dropped"
+        try:
+            held = await self._hold(entry, found)
+            return held if isinstance(held, str) else await self._attempt(entry, found, held)
+        except PreconditionFailed:
+            return "later"  # another deliverer is at it
+
+    async def _hold(self, entry: DueEntry, found: Committed) -> StoredDelivery | Result:
+        """The delivery under our lease; or what is to be done with the pointer instead."""
+        stored, now = await self._deliveries.find(entry.ref), self._clock.now()
+        if stored is None:
+            return await self._deliveries.start(_new_delivery(entry, found, self._renderer).held(now))
+        delivery = stored.record
+        if delivery.status != "pending":
+            await self._outbox.drop(entry)
+            return "dropped"
+        if delivery.is_held(now):
+            return "later"
+        pointer = delivery.pointer
+        if pointer is not None and pointer != entry and (pointer.turn > entry.turn or pointer.due > now):
+            await self._outbox.keep(pointer)
+            await self._outbox.drop(entry)
+            return "dropped"
+        return await self._deliveries.settle(stored, delivery.held(now))
+
+    async def _attempt(self, entry: DueEntry, found: Committed, held: StoredDelivery) -> Result:
+        allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
+        if isinstance(allowed, datetime):
+            return await self._settle(entry, held, held.record.rescheduled(None, allowed), "again")
+        if isinstance(allowed, str):
+            return await self._settle(entry, held, held.record.died(None, f"endpoint disabled: {allowed}"), "dead")
+        started = self._clock.now()
+        answer = await self._send(found, held.record)
+        return await self._conclude(entry, held, answer, started)
+
+    async def _send(self, found: Committed, delivery: Delivery) -> Answer:
+        headers, body = self._renderer.render(found)
+        signer = await self._signer_of(found)
+        signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
+        return await self._transport.post(delivery.url, {**headers, **signature}, body)
+
+    async def _signer_of(self, found: Committed) -> Signer:
+        if not isinstance(found, JobHappened) or not found.record.has_webhook_secret:
+            return self._signer
+        secret = await self._objects.get(keys.webhook_secret(found.ref.tenant, found.ref.id))
+        return Signer((secret.body.decode(),), self._signer.ed25519_key)
+
+    async def _conclude(self, entry: DueEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
+        now, delivery = self._clock.now(), held.record
+        attempt = DeliveryAttempt(
+            number=len(delivery.attempts) + 1,
+            at=started,
+            status=answer.status,
+            duration_ms=answer.duration_ms,
+            error=answer.error,
+            excerpt=answer.excerpt,
+        )
+        verdict = judge(
+            answer,
+            event_id=delivery.ref.event_id,
+            tries=delivery.tries + 1,
+            is_progress=delivery.type.endswith(".progress.v1"),
+            now=now,
+        )
+        match verdict.what:
+            case "delivered":
+                after = delivery.delivered(attempt)
+            case "again":
+                assert verdict.retry_at is not None  # noqa: S101  `judge` gives one
+                after = delivery.rescheduled(attempt, verdict.retry_at)
+            case "dead":
+                after = delivery.died(attempt, verdict.reason or "")
+        result = await self._settle(entry, held, after, verdict.what)
+        await self._endpoints.change(
+            delivery.tenant,
+            delivery.url,
+            lambda endpoint: (
+                endpoint.succeeded(now)
+                if verdict.what == "delivered"
+                else endpoint.failed(now, disable=verdict.disable)
+            ),
+        )
+        return result
+
+    async def _settle(self, entry: DueEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
+        await self._deliveries.settle(held, after)
+        await self._outbox.drop(entry)
+        return result
+
+
+def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Delivery:
+    ref = entry.ref
+    return Delivery(
+        tenant=ref.tenant,
+        kind=ref.kind,
+        owner_id=ref.id,
+        sequence=ref.sequence,
+        type=renderer.type_of(found),
+        url=found.url,
+        next_at=entry.due,
+    )

@@ -1,0 +1,99 @@
+"""What is due, to whom, and how much at once: one receiver that is slow does not delay another.
+
+Each receiver has a few attempts under way at most; the rest of its pointers wait in the bucket.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+
+from storage.errors import StorageError
+from storage.hint_keys import DueEntry
+from storage.outbox import Outbox
+from storage.signal import DUE_TOPIC, Signal
+from workers.webhooks.deliverer import Deliverer
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 64
+AT_ONCE_PER_ENDPOINT = 4
+LATER_S = 2.0
+"""Before a pointer is looked at again whose event is not committed yet, or which another deliverer holds."""
+MAX_PAGES = 10
+
+
+class Dispatcher:
+    """`poll_s`: between two looks where no signal comes."""
+
+    def __init__(self, outbox: Outbox, deliverer: Deliverer, signal: Signal, *, poll_s: float) -> None:
+        self._outbox = outbox
+        self._deliverer = deliverer
+        self._signal = signal
+        self._poll_s = poll_s
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._per_endpoint: Counter[str] = Counter()
+        self._not_before: dict[str, float] = {}
+        self._ended = asyncio.Event()
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Until `stop`; attempts that are under way then are seen through."""
+        with self._signal.listen(DUE_TOPIC) as bell:
+            while not stop.is_set():
+                await self._look()
+                waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(bell.wait(self._poll_s))]
+                waiting.append(asyncio.create_task(self._ended.wait()))
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                self._ended.clear()
+                for task in waiting:
+                    task.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+        await self.idle()
+
+    async def sweep(self) -> None:
+        """Once: everything that is due now, and what then becomes due at once."""
+        await self._look()
+        await self.idle()
+
+    async def idle(self) -> None:
+        while self._under_way:
+            await asyncio.wait(set(self._under_way.values()))
+
+    async def _look(self) -> None:
+        after: str | None = ""
+        try:
+            for _ in range(MAX_PAGES):
+                assert after is not None  # noqa: S101  the loop ends where it is
+                entries, after = await self._outbox.due(after)
+                for entry in entries:
+                    self._begin(entry)
+                if after is None or len(self._under_way) >= AT_ONCE:
+                    return
+        except StorageError as error:
+            logger.warning("what is due could not be listed: %s", error)
+
+    def _begin(self, entry: DueEntry) -> None:
+        now = asyncio.get_running_loop().time()
+        if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
+            return
+        if len(self._under_way) >= AT_ONCE or self._per_endpoint[entry.endpoint] >= AT_ONCE_PER_ENDPOINT:
+            return
+        self._not_before.pop(entry.key, None)
+        self._per_endpoint[entry.endpoint] += 1
+        self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
+
+    async def _deliver(self, entry: DueEntry) -> None:
+        result = "later"
+        try:
+            result = await self._deliverer.deliver(entry)
+        except StorageError as error:
+            logger.warning("event %s could not be seen to: %s", entry.ref.event_id, error)
+        except Exception:
+            logger.exception("event %s could not be delivered", entry.ref.event_id)
+        finally:
+            del self._under_way[entry.key]
+            self._per_endpoint[entry.endpoint] -= 1
+            if result == "later":
+                self._not_before[entry.key] = asyncio.get_running_loop().time() + LATER_S
+            elif not self._under_way:
+                self._not_before.clear()
+            self._ended.set()
