@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from app.config import ApiConfig
@@ -194,7 +195,15 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
 
 
 def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) -> Dispatcher:
-    room = DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, stores.clock)
+    room = DeliveryRoom(
+        stores.outbox,
+        stores.deliveries,
+        stores.endpoints,
+        stores.objects,
+        stores.clock,
+        lease=timedelta(seconds=15 + 3 * settings.webhook_timeout_s),
+        retry_scale=settings.webhook_retry_scale,
+    )
     renderer = EventRenderer(stores.objects, api_config(settings))
     deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))
     return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
@@ -209,8 +218,8 @@ def signer(settings: Settings) -> Signer:
 def webhook_transport(settings: Settings) -> RemotePoster:
     """Public addresses alone, on the web's ports; where `up` runs, also this machine's own, on any port."""
     if not settings.webhook_loopback:
-        return RemotePoster()
-    return RemotePoster(check=is_public_or_loopback, any_port=True)
+        return RemotePoster(timeout_s=settings.webhook_timeout_s)
+    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=settings.webhook_timeout_s)
 
 
 def engine_environment() -> dict[str, str]:

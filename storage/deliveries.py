@@ -24,8 +24,8 @@ from storage.objects import ObjectStore
 from storage.together import for_each
 from storage.values import Value
 
-LEASE = timedelta(seconds=90)
-"""Longer than an attempt may take, with everything around it."""
+LEASE = timedelta(seconds=60)
+"""Longer than an attempt may take (15 s), with everything around it."""
 
 MAX_LISTED = 1000
 TEST_TYPE = "comfyui.webhook.test.v1"
@@ -84,8 +84,8 @@ class Delivery(Value):
     def is_held(self, now: datetime) -> bool:
         return self.lease_until is not None and self.lease_until > now
 
-    def held(self, now: datetime) -> "Delivery":
-        return self.model_copy(update={"lease_until": now + LEASE})
+    def held(self, until: datetime) -> "Delivery":
+        return self.model_copy(update={"lease_until": until})
 
     def delivered(self, attempt: DeliveryAttempt) -> "Delivery":
         return self._after(attempt, status="delivered", next_at=None)

@@ -54,7 +54,8 @@ class Endpoint(Value):
             return self
         return Endpoint(tenant=self.tenant, url=self.url, rev=self.rev, last_success_at=now)
 
-    def failed(self, now: datetime, *, disable: str | None = None) -> "Endpoint":
+    def failed(self, now: datetime, *, disable: str | None = None, scale: float = 1.0) -> "Endpoint":
+        """`scale` multiplies the pause."""
         failures, since = self.failures + 1, self.failing_since or now
         if disable is None and now - since >= DISABLE_AFTER:
             disable = f"it has failed since {since.isoformat(timespec='seconds')}"
@@ -63,7 +64,7 @@ class Endpoint(Value):
             update={
                 "failures": failures,
                 "failing_since": since,
-                "open_until": now + pause if failures >= OPEN_AFTER else None,
+                "open_until": now + scale * pause if failures >= OPEN_AFTER else None,
                 "disabled_reason": disable or self.disabled_reason,
             }
         )

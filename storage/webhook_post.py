@@ -40,21 +40,24 @@ class WebhookTransport(Protocol):
 
 
 class RemotePoster:
-    """`check` decides which addresses may be reached; `ports` None means 80 and 443 alone."""
+    """`check` decides which addresses may be reached; ports are 80 and 443 unless any may be."""
 
-    def __init__(self, *, check: AddressCheck = is_public, any_port: bool = False) -> None:
+    def __init__(
+        self, *, check: AddressCheck = is_public, any_port: bool = False, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._timeout_s = timeout_s
         transport = PinnedTransport(check=check, ports=range(1, 65536) if any_port else None)
         self._client = httpx.AsyncClient(
-            transport=transport, follow_redirects=False, timeout=TIMEOUT_S, trust_env=False
+            transport=transport, follow_redirects=False, timeout=timeout_s, trust_env=False
         )
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(self._timeout_s):
                 return await self._send(url, headers, body, started)
         except TimeoutError:
-            return Answer(None, _ms(started), f"no complete answer within {TIMEOUT_S:.0f} s")
+            return Answer(None, _ms(started), f"no complete answer within {self._timeout_s:g} s")
         except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except httpx.HTTPError as error:

@@ -8,12 +8,12 @@ In this order a death at any point leaves a pointer that leads on: an event is s
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from storage import keys
 from storage.clock import Clock
-from storage.deliveries import Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
+from storage.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
 from storage.endpoints import EndpointStore
 from storage.errors import PreconditionFailed
 from storage.hint_keys import DueEntry
@@ -47,6 +47,9 @@ class DeliveryRoom:
     endpoints: EndpointStore
     objects: ObjectStore
     clock: Clock
+    lease: timedelta = LEASE
+    retry_scale: float = 1.0
+    """Multiplies every wait of the schedule."""
 
 
 class Deliverer:
@@ -58,6 +61,8 @@ class Deliverer:
         self._endpoints = room.endpoints
         self._objects = room.objects
         self._clock = room.clock
+        self._lease = room.lease
+        self._retry_scale = room.retry_scale
         self._transport = transport
         self._renderer = renderer
         self._signer = signer
@@ -80,7 +85,7 @@ class Deliverer:
         """The delivery under our lease; or what is to be done with the pointer instead."""
         stored, now = await self._deliveries.find(entry.ref), self._clock.now()
         if stored is None:
-            return await self._deliveries.start(_new_delivery(entry, found, self._renderer).held(now))
+            return await self._deliveries.start(_new_delivery(entry, found, self._renderer).held(now + self._lease))
         delivery = stored.record
         if delivery.status != "pending":
             await self._outbox.drop(entry)
@@ -92,7 +97,7 @@ class Deliverer:
             await self._outbox.keep(pointer)
             await self._outbox.drop(entry)
             return "dropped"
-        return await self._deliveries.settle(stored, delivery.held(now))
+        return await self._deliveries.settle(stored, delivery.held(now + self._lease))
 
     async def _attempt(self, entry: DueEntry, found: Committed, held: StoredDelivery) -> Result:
         allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
@@ -132,6 +137,7 @@ class Deliverer:
             tries=delivery.tries + 1,
             is_progress=delivery.type.endswith(".progress.v1"),
             now=now,
+            scale=self._retry_scale,
         )
         match verdict.what:
             case "delivered":

@@ -46,8 +46,10 @@ class Verdict:
     """The last attempt of the schedule failed."""
 
 
-def judge(answer: Answer, *, event_id: str, tries: int, is_progress: bool, now: datetime) -> Verdict:
-    """`tries` counts this attempt."""
+def judge(
+    answer: Answer, *, event_id: str, tries: int, is_progress: bool, now: datetime, scale: float = 1.0
+) -> Verdict:
+    """`tries` counts this attempt; `scale` multiplies the schedule, not what the receiver asks for."""
     if answer.wants_no_more or answer.status == 410:
         reason = "the receiver answered 410" if answer.status == 410 else "the receiver wants no more events"
         return Verdict("dead", reason=reason, disable=reason)
@@ -61,7 +63,7 @@ def judge(answer: Answer, *, event_id: str, tries: int, is_progress: bool, now: 
         return Verdict("dead", reason=f"{_NEVER[answer.status]} (it answered {answer.status})")
     if tries >= (PROGRESS_TRIES if is_progress else len(SCHEDULE) + 1):
         return Verdict("dead", reason=f"{tries} attempts failed", is_exhausted=True)
-    return Verdict("again", retry_at=now + max(delay(event_id, tries), _asked(answer.retry_after, now)))
+    return Verdict("again", retry_at=now + max(scale * delay(event_id, tries), _asked(answer.retry_after, now)))
 
 
 def delay(event_id: str, tries: int) -> timedelta:
