@@ -14,14 +14,14 @@ from typing import Literal, Protocol
 from storage import keys
 from storage.clock import Clock
 from storage.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
-from storage.endpoints import EndpointStore
+from storage.endpoints import Endpoint, EndpointStore
 from storage.errors import PreconditionFailed
 from storage.hint_keys import DueEntry
 from storage.objects import ObjectStore
 from storage.outbox import Committed, JobHappened, Outbox
 from storage.signing import Signer
 from storage.webhook_post import Answer, WebhookTransport
-from workers.webhooks.policy import judge
+from workers.webhooks.policy import Verdict, judge
 
 logger = logging.getLogger(__name__)
 
@@ -148,16 +148,19 @@ class Deliverer:
             case "dead":
                 after = delivery.died(attempt, verdict.reason or "")
         result = await self._settle(entry, held, after, verdict.what)
-        await self._endpoints.change(
-            delivery.tenant,
-            delivery.url,
-            lambda endpoint: (
-                endpoint.succeeded(now)
-                if verdict.what == "delivered"
-                else endpoint.failed(now, disable=verdict.disable)
-            ),
-        )
+        await self._remember(delivery, verdict, now)
         return result
+
+    async def _remember(self, delivery: Delivery, verdict: Verdict, now: datetime) -> None:
+        """How the receiver is doing. That it does not want this one event is no failure of it."""
+        is_failure = verdict.what == "again" or verdict.disable is not None or verdict.is_exhausted
+
+        def changed(endpoint: Endpoint) -> Endpoint:
+            if verdict.what == "delivered":
+                return endpoint.succeeded(now)
+            return endpoint.failed(now, disable=verdict.disable, scale=self._retry_scale) if is_failure else endpoint
+
+        await self._endpoints.change(delivery.tenant, delivery.url, changed)
 
     async def _settle(self, entry: DueEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
         await self._deliveries.settle(held, after)
