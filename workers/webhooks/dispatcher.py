@@ -50,36 +50,38 @@ class Dispatcher:
         await self.idle()
 
     async def sweep(self) -> None:
-        """Once: everything that is due now, and what then becomes due at once."""
-        await self._look()
-        await self.idle()
+        """Everything that is due now, until nothing more can be done about it."""
+        while await self._look():
+            await self.idle()
 
     async def idle(self) -> None:
         while self._under_way:
             await asyncio.wait(set(self._under_way.values()))
 
-    async def _look(self) -> None:
-        after: str | None = ""
+    async def _look(self) -> int:
+        """How many attempts were begun."""
+        after, begun = "", 0
         try:
             for _ in range(MAX_PAGES):
-                assert after is not None  # noqa: S101  the loop ends where it is
-                entries, after = await self._outbox.due(after)
-                for entry in entries:
-                    self._begin(entry)
-                if after is None or len(self._under_way) >= AT_ONCE:
-                    return
+                entries, more = await self._outbox.due(after)
+                begun += sum(self._begin(entry) for entry in entries)
+                if more is None or len(self._under_way) >= AT_ONCE:
+                    break
+                after = more
         except StorageError as error:
             logger.warning("what is due could not be listed: %s", error)
+        return begun
 
-    def _begin(self, entry: DueEntry) -> None:
+    def _begin(self, entry: DueEntry) -> bool:
         now = asyncio.get_running_loop().time()
         if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
-            return
+            return False
         if len(self._under_way) >= AT_ONCE or self._per_endpoint[entry.endpoint] >= AT_ONCE_PER_ENDPOINT:
-            return
+            return False
         self._not_before.pop(entry.key, None)
         self._per_endpoint[entry.endpoint] += 1
         self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
+        return True
 
     async def _deliver(self, entry: DueEntry) -> None:
         result = "later"

@@ -1,0 +1,487 @@
+"""From a job's change to its event at the receiver, over both stores, on a clock that the test moves."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from app.config import ApiConfig
+from app.events import EventRenderer
+from infra.compose import make_stores, reaper
+from infra.settings import Settings
+from storage import keys
+from storage.clock import ManualClock, SystemClock
+from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
+from storage.hint_keys import DUE, DueEntry
+from storage.hints import endpoint_of, event_ref
+from storage.jobs import StoredJob
+from storage.launcher import NoLauncher
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.record import JobRecord
+from storage.signal import MemorySignal
+from storage.signing import Signer, new_secret
+from storage.values import ProgressDetails
+from storage.webhook_post import Answer
+from tests.support.api_server import BLUE, Api, running_api
+from tests.support.records import a_job
+from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.dispatcher import Dispatcher
+
+pytestmark = pytest.mark.anyio
+
+URL = "https://example.com/hook"
+ALL = ("queued", "started", "progress", "output", "completed", "failed")
+OK, DOWN = Answer(200, 5), Answer(503, 5, excerpt="down")
+
+
+@dataclass
+class Receiver:
+    """A `WebhookTransport` that keeps what it gets, and answers what it is told to: 200 where nothing is said."""
+
+    answers: list[Answer] = field(default_factory=list)
+    posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        self.posts.append((url, headers, body))
+        return self.answers.pop(0) if self.answers else OK
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for _, _, body in self.posts]
+
+    def types(self) -> list[str]:
+        return [event["type"].split(".")[2] for event in self.events()]
+
+
+class Post:
+    """Everything between a job and its receiver."""
+
+    def __init__(self, objects: ObjectStore, clock: ManualClock) -> None:
+        self.objects, self.clock = objects, clock
+        self.settings = Settings(bucket="tests", max_attempts=2, lease_s=60)
+        self.stores = make_stores(self.settings, objects, MemorySignal(), clock)
+        self.receiver = Receiver()
+        self.secret = new_secret()
+        self.deliverer = self.new_deliverer()
+
+    def new_deliverer(self, *secrets: str) -> Deliverer:
+        stores = self.stores
+        return Deliverer(
+            DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, stores.clock),
+            transport=self.receiver,
+            renderer=EventRenderer(stores.objects, ApiConfig(api_key=None, public_url="https://api.example.com")),
+            signer=Signer(secrets or (self.secret,)),
+        )
+
+    async def send(self) -> None:
+        """Whatever is due now."""
+        await Dispatcher(self.stores.outbox, self.deliverer, MemorySignal(), poll_s=1).sweep()
+
+    async def reap(self) -> None:
+        await reaper(self.settings, self.stores, NoLauncher()).sweep()
+
+    def pass_time(self, **span: float) -> None:
+        self.clock.set(self.clock.now() + timedelta(**span))
+
+    async def queued(self, *events: str, **fields: Any) -> StoredJob:
+        record = a_job(
+            created_at=self.clock.now(), timeout_s=3600, webhook_url=URL, webhook_events=events or ALL, **fields
+        )
+        return await self.stores.jobs.create(record.born(), workflow=b"{}")
+
+    async def claimed(self, *events: str, **fields: Any) -> StoredJob:
+        await self.queued(*events, **fields)
+        stored = await self.stores.queue.claim("default", "w")
+        assert stored is not None
+        return stored
+
+    async def completed(self, *events: str, **fields: Any) -> JobRecord:
+        now = self.clock.now()
+        stored = await self.stores.jobs.evolve_from(
+            await self.claimed(*events, **fields), lambda r: r.complete(attempt=r.attempt, now=now, outputs=())
+        )
+        return stored.record
+
+    async def pointers(self) -> list[DueEntry]:
+        return [DueEntry.parse(key) for key in (await self.objects.list(DUE)).keys]
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Begins now: verifiers refuse what is old."""
+    return ManualClock(SystemClock().now().replace(microsecond=0))
+
+
+@pytest.fixture
+def post(objects: ObjectStore, clock: ManualClock) -> Post:
+    return Post(objects, clock)
+
+
+async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
+    """One structured CloudEvent that is a valid Standard Webhooks message, with the job as GET shows it."""
+    record = await post.completed("completed", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    await post.send()
+    ((url, headers, body),) = post.receiver.posts
+    event = Webhook(post.secret).verify(body, dict(headers))
+    assert url == URL
+    assert headers["content-type"].startswith("application/cloudevents+json")
+    assert headers["webhook-id"] == event["id"] == f"evt_{record.job_id}_000001"
+    assert {name: event[name] for name in ("specversion", "type", "source", "subject", "sequence", "traceparent")} == {
+        "specversion": "1.0",
+        "type": "comfyui.job.completed.v1",
+        "source": f"https://api.example.com/v1/jobs/{record.job_id}",
+        "subject": record.job_id,
+        "sequence": "00000001",
+        "traceparent": record.traceparent,
+    }
+    assert (event["data"]["job_id"], event["data"]["status"]) == (record.job_id, "completed")
+    assert await post.pointers() == []
+    await post.send()
+    assert len(post.receiver.posts) == 1
+
+
+async def test_only_wanted_events_are_told(post: Post) -> None:
+    """And in the order in which things happened."""
+    await post.completed()
+    await post.send()
+    assert sorted(post.receiver.types()) == ["completed", "queued", "started"]
+    assert sorted(event["sequence"] for event in post.receiver.events()) == ["00000001", "00000002", "00000003"]
+    post.receiver.posts.clear()
+    await post.completed("failed")
+    await post.send()
+    assert post.receiver.posts == []
+
+
+@pytest.mark.parametrize("end", ["cancelled", "node_error", "queue_timeout", "worker_lost", "timeout"])
+async def test_every_end_is_told(post: Post, end: str) -> None:
+    """Whoever ends the job: its owner, a node, the queue limit, the reaper."""
+    from storage.values import ErrorDetail
+
+    jobs = post.stores.jobs
+    if end == "queue_timeout":
+        await post.queued("failed", queue_timeout_s=10)
+        post.pass_time(seconds=11)
+        await post.reap()
+    else:
+        claimed = await post.claimed("failed")
+        now, record = post.clock.now(), claimed.record
+        if end == "node_error":
+            error = ErrorDetail(code="node_error", message="it broke")
+            await jobs.evolve_from(claimed, lambda r: r.fail(attempt=1, now=now, error=error))
+        elif end == "cancelled":
+            await jobs.evolve_from(claimed, lambda r: r.cancel(now=now))
+            await jobs.evolve("default", record.job_id, lambda r: r.release(attempt=1, now=now))
+        elif end == "timeout":
+            post.pass_time(hours=2)
+            await post.reap()
+        else:
+            for _ in range(2):
+                post.pass_time(seconds=61)
+                await post.reap()
+                await post.stores.queue.claim("default", "w")
+    await post.send()
+    (event,) = post.receiver.events()
+    assert event["type"] == "comfyui.job.failed.v1"
+    assert event["data"]["error_detail"]["code"] == end
+
+
+async def test_only_the_newest_progress_is_told(post: Post) -> None:
+    """One that was not delivered yet is superseded, and none is told after the end."""
+    claimed = await post.claimed("progress", "completed")
+    now = post.clock.now()
+    for percent in (10, 20, 30):
+        claimed = await post.stores.jobs.evolve_from(
+            claimed,
+            lambda r, percent=percent: r.report(  # type: ignore[misc]  # a lambda's default
+                attempt=1, now=now, lease_s=60, progress=percent, details=ProgressDetails(), outputs=()
+            ),
+        )
+    await post.send()
+    assert [event["data"]["progress"] for event in post.receiver.events()] == [30]
+    assert len(await post.pointers()) == 0
+    await post.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
+    await post.send()
+    assert post.receiver.types() == ["progress", "completed"]
+
+
+async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
+    """Later and later, with the same id and a fresh signature; every attempt is kept."""
+    record = await post.completed("completed")
+    post.receiver.answers = [DOWN, DOWN]
+    await post.send()
+    await post.send()
+    assert len(post.receiver.posts) == 1
+    for _ in range(2):
+        post.pass_time(minutes=2)
+        await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len({headers["webhook-timestamp"] for _, headers, _ in post.receiver.posts}) == 3
+    stored = await post.stores.deliveries.find(event_ref(record, record.events[0]))
+    assert stored is not None
+    assert [attempt.status for attempt in stored.record.attempts] == [503, 503, 200]
+    assert (stored.record.status, stored.record.attempts[0].excerpt) == ("delivered", "down")
+    assert await post.pointers() == []
+
+
+async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
+    """After the whole schedule; a replay sends it with the same id, from the start of the schedule."""
+    record = await post.completed("completed")
+    post.receiver.answers = [DOWN] * 11
+    for _ in range(200):
+        await post.send()
+        if not await post.pointers():
+            break
+        post.pass_time(hours=1)
+    assert len(post.receiver.posts) == 11
+    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
+    assert [letter.ref.event_id for letter in dead] == [f"evt_{record.job_id}_000001"]
+    await post.stores.endpoints.change("default", URL, lambda endpoint: endpoint.enabled())
+    await post.stores.deliveries.replay(dead[0].ref)
+    await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len(post.receiver.posts) == 12
+    assert await post.stores.deliveries.dead_letters("default", limit=9, after="") == ([], None)
+
+
+async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
+    """After five failures in a row one event probes it, now and then; the others wait without an attempt."""
+    for _ in range(8):
+        await post.completed("completed")
+    post.receiver.answers = [DOWN] * 5
+    deliverer = post.deliverer
+    for entry in await post.pointers():
+        await deliverer.deliver(entry)
+    assert len(post.receiver.posts) == 5
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert (endpoint.state, endpoint.failures) == ("open", 5)
+    post.pass_time(minutes=3)
+    await post.send()
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert endpoint.state == "closed"
+    post.pass_time(hours=1)
+    await post.send()
+    assert await post.pointers() == []
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 8
+
+
+async def test_a_receiver_that_wants_no_more_gets_no_more(post: Post) -> None:
+    """410: this event and those that follow are dead letters, and nobody is asked."""
+    await post.completed("completed")
+    post.receiver.answers = [Answer(410, 5)]
+    await post.send()
+    await post.completed("completed")
+    await post.send()
+    assert len(post.receiver.posts) == 1
+    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
+    assert len(dead) == 2
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert endpoint.state == "disabled"
+
+
+async def test_a_job_signs_with_its_own_secret(post: Post) -> None:
+    """Where it brought one; it is nowhere in the record."""
+    own, now = new_secret(), post.clock.now()
+    record = a_job(created_at=now, webhook_url=URL, webhook_events=("queued",), has_webhook_secret=True)
+    beside = {keys.webhook_secret("default", record.job_id): own.encode()}
+    await post.stores.jobs.create(record.born(), workflow=b"{}", beside=beside)
+    await post.send()
+    ((_, headers, body),) = post.receiver.posts
+    Webhook(own).verify(body, dict(headers))
+    assert own.encode() not in (await post.objects.get(keys.record("default", record.job_id))).body
+
+
+async def test_while_secrets_rotate_both_verify(post: Post) -> None:
+    """Receivers change theirs when they like."""
+    old, new = new_secret(), new_secret()
+    post.deliverer = post.new_deliverer(new, old)
+    await post.completed("completed")
+    await post.send()
+    ((_, headers, body),) = post.receiver.posts
+    for secret in (old, new):
+        Webhook(secret).verify(body, dict(headers))
+
+
+async def test_two_deliverers_send_one_attempt(post: Post) -> None:
+    """The second one finds a lease; when it has ended without a result, the event is sent again."""
+    await post.completed("completed")
+    (entry,) = await post.pointers()
+    held = await post.stores.outbox.find(entry)
+    assert not isinstance(held, str)
+    await post.deliverer._hold(entry, held)
+    assert await post.deliverer.deliver(entry) == "later"
+    assert post.receiver.posts == []
+    post.pass_time(seconds=91)
+    assert await post.deliverer.deliver(entry) == "delivered"
+
+
+async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
+    """It is written first; once its time is over a touch fences the writer, and it goes."""
+    record = (await post.claimed("completed")).record
+    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, _event(record)))
+    await post.objects.put(ahead.key, b"")
+    assert await post.deliverer.deliver(ahead) == "later"
+    before = await post.stores.jobs.read("default", record.job_id)
+    post.pass_time(minutes=11)
+    assert await post.deliverer.deliver(ahead) == "dropped"
+    with pytest.raises(PreconditionFailed):
+        await post.stores.jobs.advance(before, before.record)
+    assert post.receiver.posts == []
+
+
+def _event(record: JobRecord) -> Any:
+    return record.complete(attempt=1, now=record.created_at, outputs=()).events[-1]
+
+
+async def test_a_job_stays_until_its_events_are_delivered(post: Post) -> None:
+    """Its retention is over, and its receiver is still down."""
+    record = await post.completed("completed", retain_s=60)
+    post.receiver.answers = [DOWN]
+    await post.send()
+    post.pass_time(seconds=61)
+    await post.reap()
+    assert (await post.stores.jobs.read("default", record.job_id)).record == record
+    await post.send()
+    post.pass_time(minutes=11)
+    await post.reap()
+    with pytest.raises(JobGone):
+        await post.stores.jobs.read("default", record.job_id)
+
+
+async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
+    """The result could not be written: the event is sent again, with the same id."""
+
+    class Forgetful(MemoryObjectStore):
+        failing = False
+
+        async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+            if self.failing and "/deliveries/" in key:
+                raise StorageUnavailable("away")
+            return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    objects = Forgetful(clock)
+    post = Post(objects, clock)
+    await post.completed("completed")
+    objects.failing = True
+    await post.send()
+    objects.failing = False
+    post.pass_time(minutes=2)
+    await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len(post.receiver.posts) == 2
+    assert await post.pointers() == []
+
+
+async def test_a_finished_batch_is_told(post: Post) -> None:
+    """Once every job of it is over, however it ended."""
+    from storage.batches import BatchRecord, member_id
+
+    batch_id = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+    ids = tuple(member_id(batch_id, n) for n in range(2))
+    batches, jobs = post.stores.batches, post.stores.jobs
+    draft = await batches.draft(
+        BatchRecord(tenant="default", batch_id=batch_id, job_ids=ids, created_at=post.clock.now(), webhook_url=URL)
+    )
+    records = [a_job(job_id=job_id, batch_id=batch_id, created_at=post.clock.now()) for job_id in ids]
+    for record in records:
+        await jobs.write_new(record, workflow=b"{}")
+    await batches.accept(draft, records)
+    now = post.clock.now()
+    for number, job_id in enumerate(ids):
+        await jobs.evolve("default", job_id, lambda r: r.cancel(now=now))
+        post.pass_time(minutes=2)
+        await post.reap()
+        await post.send()
+        assert len(post.receiver.posts) == number
+    (event,) = post.receiver.events()
+    assert (event["type"], event["subject"], event["id"]) == (
+        "comfyui.batch.finished.v1",
+        batch_id,
+        f"evt_{batch_id}_000001",
+    )
+    assert event["data"]["counts"]["failed"] == 2
+
+
+# Over HTTP.
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[tuple[Api, Post]]:
+    objects = MemoryObjectStore(clock)
+    async with running_api(objects, clock, ApiConfig(api_key="test-key", webhook_test_wait_s=0.5)) as api:
+        yield api, Post(objects, clock)
+
+
+async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
+    """Every attempt, without what may be secret in the receiver's URL; a redelivery has the same id."""
+    server, post = api
+    document = {"workflow": BLUE, "webhook_url": f"{URL}?token=secret", "webhook_events": ["queued"]}
+    job_id = (await server.client.post("/v1/jobs", json=document)).json()["job_id"]
+    path = f"/v1/jobs/{job_id}/deliveries"
+    assert (await server.client.get(path)).json() == {"deliveries": []}
+    await post.send()
+    (delivery,) = (await server.client.get(path)).json()["deliveries"]
+    assert (delivery["status"], delivery["url"], len(delivery["attempts"])) == ("delivered", f"{URL}?…", 1)
+    again = await server.client.post(f"{path}/{delivery['event_id']}/redeliver")
+    assert (again.status_code, again.json()["status"]) == (202, "pending")
+    await post.send()
+    assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [delivery["event_id"]] * 2
+    for wrong in ("evt_x", f"evt_{job_id}_000009", delivery["event_id"].replace(job_id[:8], "00000000")):
+        refused = await server.client.post(f"{path}/{wrong}/redeliver")
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-event")
+
+
+async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:
+    """All, or those that are named; page by page."""
+    server, post = api
+    records = [await post.completed("completed") for _ in range(3)]
+    post.receiver.answers = [Answer(415, 5)] * 3
+    await post.send()
+    page = (await server.client.get("/v1/dead-letters?limit=2")).json()
+    assert len(page["dead_letters"]) == 2
+    rest = (await server.client.get(f"/v1/dead-letters?limit=2&cursor={page['next_cursor']}")).json()
+    assert (len(rest["dead_letters"]), rest["next_cursor"]) == (1, None)
+    wanted = f"evt_{records[0].job_id}_000001"
+    one = await server.client.post("/v1/dead-letters/replay", json={"event_ids": [wanted]})
+    assert one.json() == {"replayed": [wanted]}
+    assert len((await server.client.post("/v1/dead-letters/replay", json={})).json()["replayed"]) == 2
+    await post.send()
+    assert len(post.receiver.posts) == 6
+    assert (await server.client.get("/v1/dead-letters")).json()["dead_letters"] == []
+    assert (await server.client.get("/v1/dead-letters?cursor=x")).status_code == 422
+
+
+async def test_a_receiver_is_tested(api: tuple[Api, Post]) -> None:
+    """202 while no deliverer has come to it; the event is a signed one of its own type."""
+    server, post = api
+    asked = await server.client.post("/v1/webhooks/test", json={"url": URL})
+    assert (asked.status_code, asked.json()["status"]) == (202, "pending")
+    await post.send()
+    assert [event["type"] for event in post.receiver.events()] == ["comfyui.webhook.test.v1"]
+    (endpoint,) = (await server.client.get("/v1/webhooks/endpoints")).json()["endpoints"]
+    assert (endpoint["url"], endpoint["state"], endpoint["failures"]) == (URL, "closed", 0)
+    assert (await server.client.post("/v1/webhooks/test", json={"url": "ftp://x"})).status_code == 422
+    post.pass_time(days=2)
+    await post.reap()
+    assert not [key for key in await server.keys() if "/tests/" in key]
+
+
+async def test_schemas_and_keys_are_open(api: tuple[Api, Post]) -> None:
+    """A receiver has no API key."""
+    server, _ = api
+    schema = (await server.client.get("/schemas/comfyui.job.completed.v1.json", headers={"authorization": ""})).json()
+    assert "job_id" in schema["properties"]
+    assert (await server.client.get("/schemas/nonsense.json")).status_code == 404
+    assert (await server.client.get("/.well-known/webhook-keys.json")).json() == {"keys": []}
+
+
+async def test_a_bad_webhook_secret_is_refused(api: tuple[Api, Post]) -> None:
+    """And not repeated."""
+    server, _ = api
+    document = {"workflow": BLUE, "webhook_url": URL, "webhook_secret": "whsec_dG9vIHNob3J0"}
+    refused = await server.client.post("/v1/jobs", json=document)
+    assert (refused.status_code, refused.json()["pointer"]) == (422, "/webhook_secret")
+    assert "dG9vIHNob3J0" not in refused.text
