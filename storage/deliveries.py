@@ -58,6 +58,7 @@ class Delivery(Value):
     status: Literal["pending", "delivered", "dead"] = "pending"
     reason: str | None = None
     """Why it was given up."""
+    died_at: datetime | None = None
     attempts: tuple[DeliveryAttempt, ...] = ()
     tries_left_from: int = 0
     """The attempts before a replay do not count against the schedule."""
@@ -77,6 +78,15 @@ class Delivery(Value):
         return DueEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
 
     @property
+    def dead_letter(self) -> DeadLetter | None:
+        """Its entry in the list of what was given up. A progress event is soon outdated, and no loss."""
+        return DeadLetter(self.died_at, self.ref) if self.died_at is not None and not self.is_progress else None
+
+    @property
+    def is_progress(self) -> bool:
+        return self.type.endswith(".progress.v1")
+
+    @property
     def tries(self) -> int:
         """Attempts since it was first sent, or replayed."""
         return len(self.attempts) - self.tries_left_from
@@ -94,12 +104,12 @@ class Delivery(Value):
         """To be tried again; without an attempt where the receiver is not bothered for now."""
         return self._after(attempt, next_at=next_at, turn=self.turn + 1)
 
-    def died(self, attempt: DeliveryAttempt | None, reason: str) -> "Delivery":
-        return self._after(attempt, status="dead", reason=reason, next_at=None)
+    def died(self, attempt: DeliveryAttempt | None, reason: str, now: datetime) -> "Delivery":
+        return self._after(attempt, status="dead", reason=reason, died_at=now, next_at=None)
 
     def replayed(self, now: datetime) -> "Delivery":
         """From the start of the schedule, with the same id."""
-        fresh = {"status": "pending", "reason": None, "tries_left_from": len(self.attempts)}
+        fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": len(self.attempts)}
         return self._after(None, next_at=now, turn=self.turn + 1, **fresh)
 
     def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
@@ -136,9 +146,13 @@ class DeliveryStore:
         """
         if (pointer := after.pointer) is not None and pointer != stored.record.pointer:
             await self._objects.put(pointer.key, b"")
-        if after.status == "dead":
-            await self._objects.put(DeadLetter(self._clock.now(), after.ref).key, b"")
-        return await self._commit(after, etag=stored.etag)
+        before = stored.record.dead_letter
+        if after.dead_letter is not None:
+            await self._objects.put(after.dead_letter.key, b"")
+        settled = await self._commit(after, etag=stored.etag)
+        if before is not None and after.dead_letter is None:
+            await self._objects.delete(before.key)
+        return settled
 
     async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
         """Apply `change` to the present record; None if there is none."""

@@ -15,16 +15,19 @@ class Rates:
     error_after: float = 0.015
     death_before: float = 0.004
     death_after: float = 0.004
-    long_pause: float = 0.01
+    long_pause: float = 0.015
     pause_s: float = 25.0
     node_fails: float = 0.06
     engine_dies: float = 0.05
     engine_hangs: float = 0.05
     interrupt_lost: float = 0.2
     client_gives_up: float = 0.3
+    receiver_down: float = 0.3
+    receiver_hangs: float = 0.05
+    answer_lost: float = 0.1
 
 
-NONE = Rates(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+NONE = Rates(*(0 for _ in range(14)))
 
 
 class ProcessDied(BaseException):

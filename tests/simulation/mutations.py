@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
+from storage.hint_keys import DueEntry
 from storage.hints import hints_of, list_key
 from storage.jobs import JobStore, LocalFile, StoredJob
 from storage.record import JobRecord, Status
@@ -30,8 +32,10 @@ def no_lease_check() -> AbstractContextManager[Any]:
 def hints_after_the_commit() -> AbstractContextManager[Any]:
     """A job is committed first, and made findable then."""
 
-    async def create(store: JobStore, record: JobRecord, *, workflow: bytes, files: list[LocalFile]) -> StoredJob:
-        stored = await store.write_new(record, workflow=workflow, files=files)
+    async def create(
+        store: JobStore, record: JobRecord, *, workflow: bytes, files: list[LocalFile], beside: dict[str, bytes]
+    ) -> StoredJob:
+        stored = await store.write_new(record, workflow=workflow, files=files, beside=beside)
         await store._put_hints((*hints_of(record), list_key(record)))
         return stored
 
@@ -79,6 +83,29 @@ def no_announcement() -> AbstractContextManager[Any]:
     return patch.object(JobStore, "_put_hints", unannounced)
 
 
+def no_touch() -> AbstractContextManager[Any]:
+    """A pointer that seems to lead nowhere is dropped, and a paused writer commits its event all the same."""
+
+    async def untouched(store: JobStore, stored: StoredJob) -> StoredJob:
+        return stored
+
+    return patch.object(JobStore, "touch", untouched)
+
+
+def pointers_share_a_key() -> AbstractContextManager[Any]:
+    """The next pointer of an event may have the key of the one that is removed after it."""
+
+    def shared(entry: DueEntry) -> str:
+        due = entry.due.replace(microsecond=0, second=0)
+        key: str = _KEY(replace(entry, due=due, turn=0))
+        return key
+
+    return patch.object(DueEntry, "key", property(shared))
+
+
+_KEY = DueEntry.key.fget  # type: ignore[attr-defined]  # a property, seen from the class
+
+
 MUTATIONS: tuple[Mutation, ...] = (
     no_fence,
     no_lease_check,
@@ -86,4 +113,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     no_rev,
     no_condition,
     no_announcement,
+    no_touch,
+    pointers_share_a_key,
 )

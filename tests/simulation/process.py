@@ -11,7 +11,7 @@ from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 from tests.simulation.faults import Faults, ProcessDied
 
 T = TypeVar("T")
-Kind = Literal["api", "worker", "reaper"]
+Kind = Literal["api", "worker", "reaper", "deliverer"]
 
 _CURRENT: ContextVar["Process | None"] = ContextVar("process", default=None)
 

@@ -6,12 +6,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
 from tests.simulation.faults import Rates
 from tests.simulation.virtual_time import run_virtually
 from tests.simulation.world import World
+
+YOUNG = timedelta(seconds=10)
+"""Shorter than the longest pause, so that writers which were given up wake up again and must be fenced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +33,7 @@ def simulate(seed: int, rates: Rates | None = None) -> Course:
         folder = Path(name)
         (folder / "output.txt").write_text("made\n")
         (folder / "input.txt").write_text("given")
-        with _seeded(seed):
+        with _seeded(seed), patch("storage.outbox.YOUNG_HINT", YOUNG):
             return run_virtually(lambda: _course(seed, rates or Rates(), folder))
 
 

@@ -11,7 +11,7 @@ from tests.simulation.run import simulate
 
 SEEDS = 2_000
 SHARES = 20
-ENOUGH = 400
+ENOUGH = 2_000
 """Seeds within which each broken rule shows; most show in the first few."""
 
 

@@ -5,15 +5,17 @@ from dataclasses import dataclass, field
 
 from storage import keys
 from storage.batches import BatchRecord
-from storage.hint_keys import RUNNING, IndexEntry, index_prefix
-from storage.hints import queue_key
+from storage.hint_keys import DUE, RUNNING, IndexEntry, index_prefix
+from storage.hints import event_ref, queue_key
 from storage.memory import MemoryObjectStore
 from storage.record import TRANSITIONS, JobRecord, Status
 from storage.tombstone import Tombstone
+from storage.values import JobEvent
 from tests.simulation.process import Process
 from tests.simulation.virtual_time import START, VirtualClock
 
 TENANT = "t"
+ENDS = ("completed", "failed")
 _EDGES = {(before, after) for (before, _), after in TRANSITIONS.items()}
 
 
@@ -28,6 +30,9 @@ class Watcher:
     history: list[str] = field(default_factory=list)
     records: dict[str, JobRecord] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    events: dict[str, JobEvent] = field(default_factory=dict)
+    """Every event that was committed, by its id."""
+    superseded: set[str] = field(default_factory=set)
     _changed_at: dict[str, float] = field(default_factory=dict)
     _listed_at: dict[str, float] = field(default_factory=dict)
     _hinted_at: dict[str, float] = field(default_factory=dict)
@@ -62,6 +67,7 @@ class Watcher:
             self._check_new(after, key)
         else:
             self._check_change(process, before, after, key)
+        self._check_events(before, after, key)
         self.records[key] = after
         self._changed_at[key] = self._now()
 
@@ -87,6 +93,29 @@ class Watcher:
             self._check_batch(after, key)
         if after.status is Status.COMPLETED and before.status is not Status.COMPLETED:
             self._check_outputs(after, key)
+
+    def _check_events(self, before: JobRecord | None, after: JobRecord, key: str) -> None:
+        """Numbered without a gap; what was committed stays as it was, and only progress is superseded."""
+        for event in after.events:
+            known = self.events.setdefault(event_ref(after, event).event_id, event)
+            if known != event:
+                self._violated(f"event {event.sequence} changed", key)
+        for event in before.events if before else ():
+            if event not in after.events:
+                self.superseded.add(event_ref(after, event).event_id)
+                if event.name != "progress":
+                    self._violated(f"event {event.sequence} went", key)
+        ended = after.status.is_terminal and not (before and before.status.is_terminal)
+        if ended and after.webhook_url is not None and (not after.events or after.events[-1].name not in ENDS):
+            self._violated("it ended, and nobody is told", key)
+
+    def event_sent(self, event_id: str, kind: str, owner_id: str) -> None:
+        """By the receiver, at each POST."""
+        self.history.append(f"{self._now():.4f} receiver {event_id}")
+        if kind.startswith("comfyui.job."):
+            event = self.events.get(event_id)
+            if event is None or kind != f"comfyui.job.{event.name}.v1":
+                self._violated(f"{event_id} was sent, and never committed", owner_id)
 
     def _check_holder(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
         """The lease's holder may write anything, the reaper once it has ended, others a request only."""
@@ -169,6 +198,15 @@ class Watcher:
             for key, record in self.records.items()
             if key not in self.gone
         )
+
+    def check_delivered(self, taken: set[str]) -> None:
+        """Each event that was committed has arrived, for every receiver is well by now."""
+        for event_id in self.events.keys() - taken - self.superseded:
+            self._violated("it was never delivered", event_id)
+
+    def undelivered(self) -> bool:
+        """Whether a pointer is left."""
+        return any(key.startswith(DUE) for key in self.bucket.keys())  # noqa: SIM118  it is no dict
 
     def check_hints(self) -> None:
         """After some quiet sweeps: nothing is said to run, and each job is listed once, where it belongs."""

@@ -14,6 +14,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
+
 from app.acceptance import Acceptance, Identity
 from app.batch_acceptance import BatchAcceptance
 from app.batch_preparation import PreparedBatch
@@ -22,7 +24,7 @@ from app.media import LocalMedium
 from app.preparation import PreparedJob, PreparedWorkflow
 from app.services import Services
 from app.wire import JobOptions
-from infra.compose import Stores, api_services, make_stores, reaper, worker_loop
+from infra.compose import Stores, api_services, dispatcher, make_stores, reaper, worker_loop
 from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.errors import JobGone, PreconditionFailed, StorageError
@@ -35,8 +37,9 @@ from storage.tombstone import LIFE
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
 from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory
+from tests.simulation.receiver import SimulatedReceiver
 from tests.simulation.virtual_time import VirtualClock
-from tests.simulation.watcher import TENANT, Watcher
+from tests.simulation.watcher import ENDS, TENANT, Watcher
 from workers.loop import WorkerLoop
 from workflows.graph import parse_graph
 
@@ -44,14 +47,18 @@ T = TypeVar("T")
 
 SETTINGS = Settings(
     bucket="simulated",
-    lease_s=10,
-    queue_poll_s=5,
-    reap_interval_s=8,
+    lease_s=8,
+    queue_poll_s=8,
+    reap_interval_s=10,
+    deliver_poll_s=8,
+    webhook_timeout_s=1,
+    webhook_retry_scale=0.0005,
+    webhook_secret=SecretStr("whsec_" + "c2ltdWxhdGVk" * 3),
     engine_stall_s=20,
     log_interval_s=5,
     max_attempts=3,
 )
-CHAOS_S = 50.0
+CHAOS_S = (20.0, 50.0)
 SETTLING_S = 1800.0
 LOOK_S = 5.0
 CLIENT_PATIENCE_S = 30.0
@@ -59,8 +66,8 @@ CLIENT_PATIENCE_S = 30.0
 CONFIG = ApiConfig(api_key=None)
 WORKFLOW = PreparedWorkflow(GRAPH, parse_graph(GRAPH))
 
-AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=6), timedelta(days=2))
-"""Spans between sweeps: past a young hint, an Idempotency-Key, the retention of jobs, that of batches."""
+AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
+"""Spans between sweeps: past a young hint, an Idempotency-Key, the retention of jobs and batches."""
 
 
 class GaveUp(Exception):
@@ -113,6 +120,7 @@ class World:
         self.clock = VirtualClock(loop)
         self.bucket = MemoryObjectStore(self.clock)
         self.watcher = Watcher(self.bucket, self.clock, SETTINGS.max_attempts)
+        self.receiver = SimulatedReceiver(self.faults, self.watcher)
         self.signal = LossySignal(self.chance)
         self.office = TicketOffice() if self.chance.random() < 0.5 else None
         self.has_batch = self.chance.random() < 0.3
@@ -125,13 +133,19 @@ class World:
     async def run(self) -> list[str]:
         """What was violated."""
         clients = [asyncio.create_task(client) for client in self._clients()]
-        for slot in (self._keep_api, self._keep_reaper, *[self._keep_worker] * self.chance.randint(1, 3)):
+        for slot in (
+            self._keep_api,
+            self._keep_reaper,
+            self._keep_deliverer,
+            *[self._keep_worker] * self.chance.randint(1, 3),
+        ):
             self._background.append(asyncio.create_task(slot()))
         self._background.append(asyncio.create_task(self._kill_at_random()))
-        await asyncio.sleep(CHAOS_S)
+        await asyncio.sleep(self.chance.uniform(*CHAOS_S))
         self.faults.stop()
         await self._settle(clients)
         self.watcher.check_settled(self.accepted)
+        self.watcher.check_delivered(self.receiver.taken)
         await asyncio.sleep(self.rates.pause_s + 3 * SETTINGS.reap_interval_s)
         if self.has_batch:
             await asyncio.sleep(PUBLISHED_WITHIN.total_seconds())
@@ -170,6 +184,12 @@ class World:
                     await asyncio.sleep(SETTINGS.reap_interval_s)
 
             await self._until_end(process, process.start(serve()))
+
+    async def _keep_deliverer(self) -> None:
+        while True:
+            process, stores = self._open("deliverer")
+            stop = asyncio.Event()
+            await self._until_end(process, process.start(dispatcher(SETTINGS, stores, self.receiver).serve(stop)))
 
     async def _keep_worker(self) -> None:
         while True:
@@ -261,7 +281,10 @@ class World:
 
     def _prepared(self) -> PreparedJob:
         options = JobOptions(
-            priority=self.chance.choice((0, 0, 0, 5)), timeout_s=self.chance.choice((8, 120, 120, 120))
+            priority=self.chance.choice((0, 0, 0, 5)),
+            timeout_s=self.chance.choice((8, 120, 120, 120)),
+            webhook_url="https://receiver.example/hook" if self.chance.random() < 0.7 else None,
+            webhook_events=["started", "progress", "output", *ENDS] if self.chance.random() < 0.2 else [*ENDS],
         )
         pictures = (LocalMedium("a.txt", self.folder / "input.txt", 5, "text/plain"),)
         return PreparedJob(options, WORKFLOW, (), pictures if self.chance.random() < 0.3 else (), ())
@@ -274,7 +297,7 @@ class World:
 
         try:
             stored: StoredJob = await api.jobs.evolve(TENANT, job_id, change)
-            if purge and stored.record.status.is_terminal:
+            if purge and await api.remover.is_free_to_go(stored.record):
                 await api.remover.purge(stored)
         except (JobGone, PreconditionFailed):
             return
@@ -305,7 +328,8 @@ class World:
     async def _settle(self, clients: list["asyncio.Task[None]"]) -> None:
         for _ in range(round(SETTLING_S / LOOK_S)):
             await asyncio.sleep(LOOK_S)
-            if all(client.done() for client in clients) and not self.watcher.unfinished():
+            busy = self.watcher.unfinished() or self.watcher.undelivered()
+            if not busy and all(client.done() for client in clients):
                 break
         for client in clients:
             if not client.done():
@@ -321,16 +345,16 @@ class World:
             self.clock.skip(span)
             await self._sweep_now_and_then()
         self.faults.stop()
-        for span in (LIFE, LIFE):
+        for span in (timedelta(days=2), LIFE, LIFE):
             self.clock.skip(span)
             await self._sweep_now_and_then()
 
     async def _sweep_now_and_then(self) -> None:
-        for _ in range(3):
+        for look in (True, False):
             process, stores = self._open("reaper")
             sweeping = process.start(reaper(SETTINGS, stores, NoLauncher()).sweep())
             await _first_of(sweeping, process.died)
-            if process.alive:
+            if process.alive and look:
                 await asyncio.wait({process.start(self._look_as_users_do(stores))})
             process.kill()
             self.clock.skip(timedelta(hours=26))

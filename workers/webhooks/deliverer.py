@@ -104,7 +104,9 @@ class Deliverer:
         if isinstance(allowed, datetime):
             return await self._settle(entry, held, held.record.rescheduled(None, allowed), "again")
         if isinstance(allowed, str):
-            return await self._settle(entry, held, held.record.died(None, f"endpoint disabled: {allowed}"), "dead")
+            return await self._settle(
+                entry, held, held.record.died(None, f"endpoint disabled: {allowed}", self._clock.now()), "dead"
+            )
         started = self._clock.now()
         answer = await self._send(found, held.record)
         return await self._conclude(entry, held, answer, started)
@@ -135,7 +137,7 @@ class Deliverer:
             answer,
             event_id=delivery.ref.event_id,
             tries=delivery.tries + 1,
-            is_progress=delivery.type.endswith(".progress.v1"),
+            is_progress=delivery.is_progress,
             now=now,
             scale=self._retry_scale,
         )
@@ -146,7 +148,7 @@ class Deliverer:
                 assert verdict.retry_at is not None  # noqa: S101  `judge` gives one
                 after = delivery.rescheduled(attempt, verdict.retry_at)
             case "dead":
-                after = delivery.died(attempt, verdict.reason or "")
+                after = delivery.died(attempt, verdict.reason or "", now)
         result = await self._settle(entry, held, after, verdict.what)
         await self._remember(delivery, verdict, now)
         return result

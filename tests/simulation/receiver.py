@@ -1,0 +1,32 @@
+"""The receivers of events, in virtual time: a `WebhookTransport` that fails, hangs, and takes events without a word."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from storage.webhook_post import Answer
+from tests.simulation.faults import Faults
+from tests.simulation.watcher import Watcher
+
+
+@dataclass(slots=True)
+class SimulatedReceiver:
+    faults: Faults
+    watcher: Watcher
+    taken: set[str] = field(default_factory=set)
+    """Ids of the events that arrived, whatever the sender heard of it."""
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        rates, event = self.faults.rates, json.loads(body)
+        self.watcher.event_sent(event["id"], event["type"], event["subject"])
+        await self.faults.delay()
+        if self.faults.happens(rates.receiver_down):
+            return Answer(503, 5)
+        if self.faults.happens(rates.receiver_hangs):
+            await asyncio.sleep(1)
+            return Answer(None, 1000, "simulated: no answer")
+        self.taken.add(event["id"])
+        if self.faults.happens(rates.answer_lost):
+            return Answer(None, 1000, "simulated: the answer was lost")
+        return Answer(204, 5)
