@@ -120,6 +120,19 @@ class Client:
     def cancel_batch(self, batch_id: str) -> Json:
         return self._json("DELETE", f"/v1/batches/{batch_id}")
 
+    # Webhooks.
+
+    def test_webhook(self, url: str) -> Json:
+        """What came of a test event: a delivery."""
+        return self._json("POST", "/v1/webhooks/test", json={"url": url})
+
+    def deliveries(self, job_id: str) -> list[Json]:
+        found: list[Json] = self._json("GET", f"/v1/jobs/{job_id}/deliveries")["deliveries"]
+        return found
+
+    def redeliver(self, job_id: str, event_id: str) -> Json:
+        return self._json("POST", f"/v1/jobs/{job_id}/deliveries/{event_id}/redeliver")
+
     # Files.
 
     def medium(self, path: Path, name: str | None = None) -> Json:

@@ -24,6 +24,7 @@ from infra.photograph import write_photograph
 OUTPUTS = Path("outputs")
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
+WEBHOOK_TIMEOUT_S = 30.0
 COMMAND = (sys.executable, "-m", "infra.cli")
 
 console = Console()
@@ -57,6 +58,11 @@ def _run(folder: Path) -> None:
         started = time.time()
         _command("run", "clip", "--image", str(photo), "--out", str(OUTPUTS), "--data", str(data))
         _newest("*.mp4", started)
+        console.rule("a signed webhook, received and verified")
+        with _listening(data) as (url, listener):
+            _command("run", "words", "--webhook", url, "--out", str(OUTPUTS), "--data", str(data))
+            if listener.wait(WEBHOOK_TIMEOUT_S) != 0:
+                raise DemoFailed("the event was not verified")
         console.rule("what the API remembers")
         _command("jobs", "list", "--data", str(data))
     console.rule()
@@ -78,6 +84,21 @@ def _up(data: Path) -> Iterator[Path]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def _listening(data: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
+    """`comfyui-modal listen` for one event: its URL and its process."""
+    command = [*COMMAND, "listen", "--port", "0", "--count", "1", "--data", str(data)]
+    listener = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert listener.stdout is not None  # noqa: S101  it was asked for
+        yield listener.stdout.readline().removeprefix("listening: ").strip(), listener
+        for line in listener.stdout:
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    finally:
+        listener.terminate()
+        listener.wait()
 
 
 def _wait_ready(process: subprocess.Popen[bytes], data: Path) -> None:

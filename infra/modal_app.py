@@ -41,6 +41,14 @@ def reap() -> None:
     sweep()
 
 
+@app.function(schedule=modal.Period(seconds=deployment.deliver_every_s), max_containers=1)
+def deliver() -> None:
+    """Events that are due go to their receivers."""
+    from infra.modal_runtime import deliver_due
+
+    deliver_due()
+
+
 @app.cls(
     gpu=deployment.gpus,
     max_containers=deployment.max_workers,

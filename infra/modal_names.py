@@ -2,3 +2,4 @@
 
 APP_NAME = "comfyui-modal-api"
 WORKER_CLASS = "ComfyWorker"
+DELIVER_FUNCTION = "deliver"

@@ -10,16 +10,19 @@ from app.asgi import create_app
 from infra.compose import (
     api_config,
     api_services,
+    dispatcher,
     engine_environment,
     engine_host,
     make_stores,
     open_stores,
     reaper,
     s3_config,
+    webhook_transport,
     worker_loop,
 )
 from infra.logs import configure_logging
 from infra.modal_launcher import ModalLauncher
+from infra.modal_signal import ModalSignal
 from infra.settings import Settings
 from storage.s3 import S3ObjectStore
 from storage.signal import MemorySignal
@@ -34,7 +37,7 @@ def api_application() -> Any:
     """The ASGI application of one API container."""
     settings = Settings()
     configure_logging("api", settings.log_level)
-    stores = make_stores(settings, S3ObjectStore(s3_config(settings)), MemorySignal())
+    stores = make_stores(settings, S3ObjectStore(s3_config(settings)), ModalSignal())
     return create_app(api_services(settings, stores, ModalLauncher()), api_config(settings))
 
 
@@ -44,8 +47,24 @@ def sweep() -> None:
     configure_logging("reaper", settings.log_level)
 
     async def once() -> None:
-        async with open_stores(settings, MemorySignal()) as stores:
+        async with open_stores(settings, ModalSignal()) as stores:
             await reaper(settings, stores, ModalLauncher()).sweep()
+
+    asyncio.run(once())
+
+
+def deliver_due() -> None:
+    """Everything that is due now, once."""
+    settings = Settings()
+    configure_logging("deliverer", settings.log_level)
+
+    async def once() -> None:
+        transport = webhook_transport(settings)
+        try:
+            async with open_stores(settings, MemorySignal()) as stores:
+                await dispatcher(settings, stores, transport).sweep()
+        finally:
+            await transport.close()
 
     asyncio.run(once())
 
@@ -61,7 +80,7 @@ class TicketWorker:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._objects = S3ObjectStore(s3_config(settings))
-        stores = make_stores(settings, self._objects, MemorySignal())
+        stores = make_stores(settings, self._objects, ModalSignal())
         self._worker = worker_loop(settings, stores, engine_host(settings, engine_environment()))
 
     def start(self) -> None:

@@ -118,6 +118,9 @@ class DeploymentSettings(BaseSettings):
     reap_every_s: Annotated[int, Field(ge=10)] = Field(
         60, description="how often the deployment looks for what was left undone, seconds"
     )
+    deliver_every_s: Annotated[int, Field(ge=10)] = Field(
+        60, description="how often the deployment looks for events whose delivery is due, seconds"
+    )
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )

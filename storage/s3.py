@@ -71,8 +71,7 @@ class S3ObjectStore:
         self.requests["GET"] += 1
 
         def read() -> StoredObject:
-            answer = self._reader.get_object(**self._at(key))
-            body = answer["Body"].read()
+            answer, body = self._read_whole(key)
             return StoredObject(_head(key, answer, len(body)), body)
 
         return await self._call(read, key)
@@ -82,7 +81,7 @@ class S3ObjectStore:
         wanted = f"bytes={start}-{start + length - 1}"
 
         def read() -> bytes:
-            return self._reader.get_object(**self._at(key), Range=wanted)["Body"].read()
+            return self._read_whole(key, Range=wanted)[1]
 
         try:
             return await self._call(read, key)
@@ -245,6 +244,19 @@ class S3ObjectStore:
 
     def _at(self, key: str) -> Any:
         return {"Bucket": self._config.bucket, "Key": self._prefix + key}
+
+    def _read_whole(self, key: str, **options: str) -> tuple[Any, bytes]:
+        """Once more where the connection breaks in the middle of a body: the SDK repeats only what comes before."""
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+        for last in (*(False for _ in range(self._config.attempts - 1)), True):
+            answer = self._reader.get_object(**self._at(key), **options)  # type: ignore[arg-type]  # a keyword of it
+            try:
+                return answer, answer["Body"].read()
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if last:
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
     async def _call(self, request: Callable[[], T], key: str, limiter: anyio.CapacityLimiter | None = None) -> T:
         with translated(key):

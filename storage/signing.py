@@ -9,7 +9,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  the prefix of secrets, not one of them
@@ -17,11 +17,16 @@ PRIVATE_KEY_PREFIX = "whsk_"
 PUBLIC_KEY_PREFIX = "whpk_"
 SECRET_BYTES = range(24, 65)
 NEW_SECRET_BYTES = 32
+TOLERANCE_S = 5 * 60
 _SEED_BYTES = 32
 
 
 class BadSecret(ValueError):
     """Not a secret or key of Standard Webhooks. Never repeats what it was."""
+
+
+class BadSignature(ValueError):
+    """The message is not to be believed."""
 
 
 def new_secret() -> str:
@@ -54,6 +59,20 @@ class Signer:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": " ".join(signatures),
         }
+
+
+def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> None:
+    """As a receiver does it. `BadSignature` with the reason; `headers` with names in lower case, `now` since 1970."""
+    try:
+        message_id, timestamp = headers["webhook-id"], int(headers["webhook-timestamp"])
+        signatures = headers["webhook-signature"].split()
+    except (KeyError, ValueError):
+        raise BadSignature("webhook-id, webhook-timestamp or webhook-signature is missing") from None
+    if abs(now - timestamp) > TOLERANCE_S:
+        raise BadSignature("the timestamp is more than 5 minutes off")
+    wanted = Signer((secret,)).headers(message_id, timestamp, body)["webhook-signature"]
+    if not any(hmac.compare_digest(wanted, given) for given in signatures):
+        raise BadSignature("no signature is made with this secret")
 
 
 def public_key(private_key: str) -> str:

@@ -35,3 +35,15 @@ class Target:
             raise NoConnection(
                 f"no API is known: start `comfyui-modal up`, or give --api-url and --api-key ({path} does not help)"
             ) from None
+
+
+def webhook_secret_of(data: Path) -> str:
+    """The secret that a running `up` signs with."""
+    path = data / "connection.json"
+    try:
+        secret: str = json.loads(path.read_text())["webhook_secret"]
+    except (OSError, ValueError, KeyError):
+        raise NoConnection(
+            f"no secret is known: start `comfyui-modal up`, or give --secret ({path} does not help)"
+        ) from None
+    return secret

@@ -20,7 +20,9 @@ cli = App(
     result_action="return_value",
 )
 jobs = App(name="jobs", help="Look at jobs, cancel and remove them.")
+webhooks = App(name="webhooks", help="Try receivers, and see how deliveries went.")
 cli.command(jobs)
+cli.command(webhooks)
 
 
 def ends_well(command: Callable[..., int]) -> Callable[..., int]:
@@ -63,6 +65,7 @@ def run(  # noqa: PLR0913  one a flag
     out: Annotated[Path, Parameter(help="folder for the outputs")] = Path("outputs"),
     priority: int = 0,
     timeout: Annotated[int | None, Parameter(help="longest run time in seconds")] = None,
+    webhook: Annotated[str | None, Parameter(help="URL that is told how the job ended")] = None,
     json: Annotated[bool, Parameter(help="print the finished job as JSON", negative="")] = False,
     target: Target | None = None,
 ) -> int:
@@ -75,7 +78,7 @@ def run(  # noqa: PLR0913  one a flag
     """
     from app.cli.run import Wishes, run_workflow
 
-    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout)
+    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook)
     return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
 
 
@@ -139,6 +142,65 @@ def remove(job_id: str, *, target: Target | None = None) -> int:
     from app.cli.jobs import remove_job
 
     return remove_job((target or Target()).resolve(), job_id)
+
+
+@webhooks.command(name="test")
+@ends_well
+def try_receiver(
+    url: str,
+    *,
+    json: Annotated[bool, Parameter(help="print the answer as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Send a signed test event to a receiver, and say what came of it."""
+    from app.cli.webhooks import test_receiver
+
+    return test_receiver((target or Target()).resolve(), url, as_json=json)
+
+
+@webhooks.command
+@ends_well
+def deliveries(
+    job_id: str,
+    *,
+    json: Annotated[bool, Parameter(help="print the answer as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Show how the delivery of a job's events went, attempt by attempt."""
+    from app.cli.webhooks import list_deliveries
+
+    return list_deliveries((target or Target()).resolve(), job_id, as_json=json)
+
+
+@webhooks.command
+@ends_well
+def redeliver(job_id: str, event_id: str, *, target: Target | None = None) -> int:
+    """Send one of a job's events once more, with the same id."""
+    from app.cli.webhooks import redeliver as send_again
+
+    return send_again((target or Target()).resolve(), job_id, event_id)
+
+
+@cli.command
+@ends_well
+def listen(
+    *,
+    port: Annotated[int, Parameter(help="0 chooses a free one")] = 9000,
+    secret: Annotated[
+        str | None, Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="whsec_…", show_default=False)
+    ] = None,
+    answer: Annotated[int, Parameter(help="the status that each event is answered")] = 204,
+    count: Annotated[int | None, Parameter(help="end after so many events")] = None,
+    json: Annotated[bool, Parameter(help="print each event as a line of JSON", negative="")] = False,
+    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")] = Path(
+        ".local"
+    ),
+) -> int:
+    """Receive webhooks on this machine: each event is verified and shown. For development."""
+    from app.cli.connection import webhook_secret_of
+    from app.cli.listen import Listening
+
+    return Listening(port, secret or webhook_secret_of(data), answer, count, json).serve()
 
 
 @cli.command

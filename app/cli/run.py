@@ -27,6 +27,7 @@ class Wishes:
     out: Path
     priority: int
     timeout: int | None
+    webhook: str | None = None
 
 
 def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
@@ -42,6 +43,8 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
         fields: Json = {"inputs": inputs, "media": media, "priority": wishes.priority}
         if wishes.timeout is not None:
             fields["timeout_s"] = wishes.timeout
+        if wishes.webhook is not None:
+            fields["webhook_url"] = wishes.webhook
         accepted = client.submit(workflow, **fields)
         console.print(f"job {accepted['job_id']}", highlight=False)
         try:

@@ -99,9 +99,9 @@ def wait(api: httpx.Client, job_id: str, plane: Plane) -> dict[str, Any]:
 
 @pytest.mark.xdist_group("modal")
 def test_what_is_deployed(plane: Plane) -> None:
-    """One API, one worker class and the reaper, with the first version's numbers."""
+    """One API, one worker class, the reaper and the deliverer, with the first version's numbers."""
     deployed = plane.deployed(APP_NAME)
-    assert set(deployed) == {"api", "reap", "ComfyWorker.*"}
+    assert set(deployed) == {"api", "reap", "deliver", "ComfyWorker.*"}
     assert deployed["reap"].spec.schedule.period.seconds == 60
     worker = deployed["ComfyWorker.*"].spec
     gpus = [entry.function.resources.gpu_config.gpu_type for entry in deployed["ComfyWorker.*"].data.ranked_functions]

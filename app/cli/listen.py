@@ -1,0 +1,95 @@
+"""`comfyui-modal listen`: a receiver for development. Verifies each event as a real one must, and shows it."""
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from rich.console import Console
+
+from storage.signing import BadSignature, verify
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Listening:
+    """`secret` None leaves signatures unchecked; `status` is what each event is answered; `count` None is for ever."""
+
+    port: int
+    secret: str | None
+    status: int = 204
+    count: int | None = None
+    as_json: bool = False
+    seen: int = 0
+    forged: int = 0
+    console: Console = field(default_factory=Console)
+
+    def serve(self) -> int:
+        """Until Ctrl-C, or `count` events have come; 1 if one of them was not signed as it should be."""
+        with HTTPServer(("127.0.0.1", self.port), self._handler()) as server:
+            sys.stdout.write(f"listening: http://127.0.0.1:{server.server_port}/\n")
+            sys.stdout.flush()
+            try:
+                while self.count is None or self.seen < self.count:
+                    server.handle_request()
+            except KeyboardInterrupt:
+                return 0
+        return 1 if self.forged else 0
+
+    def receive(self, headers: dict[str, str], body: bytes) -> int:
+        """The status to answer: 401 for what is not to be believed."""
+        self.seen += 1
+        try:
+            if self.secret is not None:
+                verify(self.secret, headers, body, now=time.time())
+            event = json.loads(body)
+        except BadSignature as error:
+            self.forged += 1
+            self.console.print(f"refused: {error}", style="red", markup=False)
+            return 401
+        except ValueError:
+            self.console.print("refused: the body is not JSON", style="red")
+            return 400
+        self._show(event)
+        return self.status
+
+    def _show(self, event: dict[str, Any]) -> None:
+        if self.as_json:
+            sys.stdout.write(json.dumps(event) + "\n")
+            sys.stdout.flush()
+            return
+        believed = "verified" if self.secret is not None else "not verified"
+        self.console.print(f"[green]{believed}[/] [bold]{event.get('type')}[/] {event.get('id')}", highlight=False)
+        data = event.get("data")
+        if isinstance(data, dict):
+            self.console.print(_short(data), markup=False, soft_wrap=True)
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        listening = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                length = int(self.headers.get("content-length") or 0)
+                if not 0 <= length <= MAX_BODY_BYTES:
+                    self.send_error(413)
+                    return
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                self.send_response(listening.receive(headers, self.rfile.read(length)))
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                """What matters is shown already."""
+
+        return Handler
+
+
+def _short(data: dict[str, Any]) -> str:
+    """The fields that a person looks for first, and each output's name and URL."""
+    shown = {name: data[name] for name in ("job_id", "batch_id", "status", "progress", "error") if data.get(name)}
+    lines = [f"  {name} {value}" for name, value in shown.items()]
+    lines += [f"  output {output['filename']} {output['url']}" for output in data.get("outputs") or ()]
+    return "\n".join(lines) or f"  {json.dumps(data)[:500]}"

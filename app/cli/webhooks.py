@@ -1,0 +1,46 @@
+"""`comfyui-modal webhooks`."""
+
+import json
+import sys
+
+from rich.console import Console
+
+from app.cli.exit_codes import FAILED
+from app.client import Client, Json
+
+
+def test_receiver(api: tuple[str, str], url: str, *, as_json: bool) -> int:
+    with Client(*api) as client:
+        delivery = client.test_webhook(url)
+    _print([delivery], as_json=as_json)
+    return 0 if delivery["status"] == "delivered" else FAILED
+
+
+def list_deliveries(api: tuple[str, str], job_id: str, *, as_json: bool) -> int:
+    with Client(*api) as client:
+        found = client.deliveries(job_id)
+    _print(found, as_json=as_json)
+    return 0
+
+
+def redeliver(api: tuple[str, str], job_id: str, event_id: str) -> int:
+    with Client(*api) as client:
+        _print([client.redeliver(job_id, event_id)], as_json=False)
+    return 0
+
+
+def _print(deliveries: list[Json], *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps(deliveries, indent=1) + "\n")
+        return
+    console = Console()
+    for delivery in deliveries:
+        reason = f": {delivery['reason']}" if delivery["reason"] else ""
+        line = f"{delivery['status']:10}{delivery['type']}  {delivery['event_id']}{reason}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        for attempt in delivery["attempts"]:
+            said = attempt["status"] or attempt["error"]
+            line = f"  {attempt['at'][:19]}  {said}  {attempt['duration_ms']} ms"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if delivery["next_at"]:
+            console.print(f"  next {delivery['next_at'][:19]}", highlight=False, markup=False)
