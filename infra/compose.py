@@ -203,6 +203,7 @@ def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) 
         stores.clock,
         lease=timedelta(seconds=15 + 3 * settings.webhook_timeout_s),
         retry_scale=settings.webhook_retry_scale,
+        origin=settings.webhook_origin,
     )
     renderer = EventRenderer(stores.objects, api_config(settings))
     deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))

@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     webhook_loopback: bool = Field(
         default=False, description="let events go to receivers on this machine; `up` sets it, nothing else should"
     )
+    webhook_origin: str | None = Field(
+        None, description="our DNS name; if set, a receiver is asked once whether it takes events from it (OPTIONS)"
+    )
     webhook_timeout_s: Seconds = Field(15.0, description="how long a receiver may take to answer, seconds")
     webhook_retry_scale: Seconds = Field(1.0, description="multiplies every wait between attempts at a receiver")
     deliver_poll_s: Seconds = Field(1.0, description="how often the deliverer looks for what is due, seconds")

@@ -41,6 +41,8 @@ class Endpoint(Value):
     last_success_at: datetime | None = None
     open_until: datetime | None = None
     disabled_reason: str | None = None
+    agreed_at: datetime | None = None
+    """When it agreed to be sent events, where it is asked first."""
 
     @property
     def state(self) -> Literal["closed", "open", "disabled"]:
@@ -52,7 +54,10 @@ class Endpoint(Value):
         fresh = self.last_success_at is not None and now - self.last_success_at < QUIET
         if self.failures == 0 and self.open_until is None and self.disabled_reason is None and fresh:
             return self
-        return Endpoint(tenant=self.tenant, url=self.url, rev=self.rev, last_success_at=now)
+        return Endpoint(tenant=self.tenant, url=self.url, rev=self.rev, last_success_at=now, agreed_at=self.agreed_at)
+
+    def agreed(self, now: datetime) -> "Endpoint":
+        return self.model_copy(update={"agreed_at": now})
 
     def failed(self, now: datetime, *, disable: str | None = None, scale: float = 1.0) -> "Endpoint":
         """`scale` multiplies the pause."""
@@ -87,6 +92,9 @@ class EndpointStore:
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
         self._clock = clock
+
+    async def has_agreed(self, tenant: str, url: str) -> bool:
+        return (await self._read(tenant, url)).record.agreed_at is not None
 
     async def may_send(self, tenant: str, url: str) -> datetime | str | None:
         """None if the receiver may be asked now; else until when it is left alone, or why it is disabled.

@@ -38,6 +38,10 @@ class WebhookTransport(Protocol):
         """Never raises for what the network or the receiver does."""
         ...
 
+    async def agrees(self, url: str, origin: str) -> str | None:
+        """Whether the receiver wants our events: None if it does, else why not. Never raises either."""
+        ...
+
 
 class RemotePoster:
     """`check` decides which addresses may be reached; ports are 80 and 443 unless any may be."""
@@ -62,6 +66,19 @@ class RemotePoster:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except httpx.HTTPError as error:
             return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
+
+    async def agrees(self, url: str, origin: str) -> str | None:
+        """The handshake of the CloudEvents webhook specification: None if the receiver allows us, else why it does not."""
+        headers = {"webhook-request-origin": origin}
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.request("OPTIONS", url, headers=headers)
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"the handshake failed: {type(error).__name__}"
+        allowed = response.headers.get("webhook-allowed-origin", "").strip()
+        if response.is_success and allowed in (origin, "*"):
+            return None
+        return f"the receiver does not allow {origin} (it answered {response.status_code})"
 
     async def close(self) -> None:
         await self._client.aclose()

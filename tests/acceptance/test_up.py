@@ -43,9 +43,17 @@ def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
     connection = running.connection
     assert set(connection) >= {
         *("api_url", "api_key", "s3_endpoint", "bucket", "region", "access_key", "secret_key"),
-        *("comfyui_url", "processes"),
+        *("comfyui_url", "processes", "webhook_secret"),
     }
-    wanted = {"up", "s3", "api", "reaper", *(f"worker-{n}" for n in range(1, 5)), *(f"engine-{n}" for n in range(1, 5))}
+    wanted = {
+        "up",
+        "s3",
+        "api",
+        "reaper",
+        "deliverer",
+        *(f"worker-{n}" for n in range(1, 5)),
+        *(f"engine-{n}" for n in range(1, 5)),
+    }
     assert set(connection["processes"]) == wanted
     assert all(psutil.pid_exists(pid) for pid in connection["processes"].values())
     assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
@@ -151,6 +159,45 @@ def test_jobs_are_listed_shown_and_cancelled(running: Up) -> None:
     assert shown["error_detail"]["code"] == "cancelled"
 
 
+def test_logs_are_printed_and_jobs_removed(running: Up) -> None:
+    """What the engine said; then nothing of the job is left to show."""
+    job_id = running.command("run", "words").stdout.split()[1]
+    assert "got prompt" in running.command("jobs", "logs", job_id).stdout
+    assert "removed" in running.command("jobs", "remove", job_id).stdout
+    shown = running.command("jobs", "show", job_id)
+    assert (shown.returncode, "removed at" in shown.stderr) == (2, True), shown.stderr
+
+
+def test_webhooks_are_listened_to_tested_and_repeated(running: Up) -> None:
+    """`listen` verifies each event with the secret of the connection, and shows it."""
+    command = [*COMMAND, "listen", "--port", "0", "--count", "3", "--data", str(running.data)]
+    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        url = listener.stdout.readline().split()[1]
+        tested = running.command("webhooks", "test", url)
+        assert (tested.returncode, "delivered" in tested.stdout) == (0, True), tested.stdout
+        job_id = running.command("run", "words", "--webhook", url).stdout.split()[1]
+        shown = eventually(lambda: "delivered" in (s := running.command("webhooks", "deliveries", job_id).stdout) and s)
+        event_id = re.search(r"evt_\S+", shown)
+        assert event_id is not None
+        assert "pending" in running.command("webhooks", "redeliver", job_id, event_id[0]).stdout
+        assert listener.wait(20) == 0
+        said = listener.stdout.read()
+    assert (said.count("verified comfyui.webhook.test.v1"), said.count(event_id[0])) == (1, 2), said
+
+
+def test_an_event_of_a_stranger_is_refused(tmp_path: Path) -> None:
+    """`listen` answers 401 and ends with 1."""
+    command = [*COMMAND, "listen", "--port", "0", "--count", "1", "--secret", f"whsec_{'c2VjcmV0' * 5}"]
+    with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        url = listener.stdout.readline().split()[1]
+        answer = httpx.post(url, content=b"{}", headers={"webhook-id": "a", "webhook-timestamp": "1"})
+        assert answer.status_code == 401
+        assert listener.wait(20) == 1
+        assert "refused" in listener.stdout.read()
+
+
 def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
     """Exit code 130, and the GPU is free again."""
     workflow = tmp_path / "slow.json"
@@ -190,7 +237,7 @@ def test_doctor_finds_all_well(running: Up) -> None:
 def test_no_secret_is_in_a_log(running: Up) -> None:
     """Neither the keys nor what signs a presigned URL."""
     logs = running.logs()
-    for name in ("api_key", "secret_key"):
+    for name in ("api_key", "secret_key", "webhook_secret"):
         assert running.connection[name] not in logs
     assert not re.search(r"X-Amz-Signature|Bearer ", logs)
 
@@ -208,7 +255,7 @@ def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:
     assert (done.returncode, "in use" in done.stderr) == (2, True)
 
 
-@pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3", "reaper"])
+@pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3", "reaper", "deliverer"])
 def test_a_killed_process_comes_back(running: Up, name: str) -> None:
     """connection.json tells its new pid, and jobs run."""
     pid = running.connection["processes"][name]

@@ -45,10 +45,16 @@ class Receiver:
 
     answers: list[Answer] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    wants: bool = True
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.posts.append((url, headers, body))
         return self.answers.pop(0) if self.answers else OK
+
+    async def agrees(self, url: str, origin: str) -> str | None:
+        self.asked.append(origin)
+        return None if self.wants else "the receiver does not allow it"
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, _, body in self.posts]
@@ -303,6 +309,30 @@ async def test_while_secrets_rotate_both_verify(post: Post) -> None:
     ((_, headers, body),) = post.receiver.posts
     for secret in (old, new):
         Webhook(secret).verify(body, dict(headers))
+
+
+async def test_a_receiver_is_asked_first_where_that_is_wanted(post: Post) -> None:
+    """Once, as the CloudEvents webhook specification has it; until it agrees nothing is sent."""
+    room = DeliveryRoom(
+        post.stores.outbox,
+        post.stores.deliveries,
+        post.stores.endpoints,
+        post.objects,
+        post.clock,
+        origin="api.example.com",
+    )
+    renderer = EventRenderer(post.objects, ApiConfig(api_key=None))
+    post.deliverer = Deliverer(room, transport=post.receiver, renderer=renderer, signer=Signer((post.secret,)))
+    post.receiver.wants = False
+    await post.completed("completed")
+    await post.send()
+    assert (post.receiver.posts, post.receiver.asked) == ([], ["api.example.com"])
+    post.receiver.wants = True
+    post.pass_time(minutes=1)
+    await post.send()
+    await post.completed("completed")
+    await post.send()
+    assert (len(post.receiver.posts), len(post.receiver.asked)) == (2, 2)
 
 
 async def test_two_deliverers_send_one_attempt(post: Post) -> None:

@@ -17,6 +17,9 @@ class SimulatedReceiver:
     taken: set[str] = field(default_factory=set)
     """Ids of the events that arrived, whatever the sender heard of it."""
 
+    async def agrees(self, url: str, origin: str) -> str | None:
+        return None
+
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         rates, event = self.faults.rates, json.loads(body)
         self.watcher.event_sent(event["id"], event["type"], event["subject"])

@@ -50,6 +50,8 @@ class DeliveryRoom:
     lease: timedelta = LEASE
     retry_scale: float = 1.0
     """Multiplies every wait of the schedule."""
+    origin: str | None = None
+    """As which we ask receivers whether they agree to be sent events; None does not ask."""
 
 
 class Deliverer:
@@ -63,6 +65,7 @@ class Deliverer:
         self._clock = room.clock
         self._lease = room.lease
         self._retry_scale = room.retry_scale
+        self._origin = room.origin
         self._transport = transport
         self._renderer = renderer
         self._signer = signer
@@ -112,10 +115,22 @@ class Deliverer:
         return await self._conclude(entry, held, answer, started)
 
     async def _send(self, found: Committed, delivery: Delivery) -> Answer:
+        if (refusal := await self._refusal(delivery)) is not None:
+            return Answer(None, 0, refusal)
         headers, body = self._renderer.render(found)
         signer = await self._signer_of(found)
         signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
         return await self._transport.post(delivery.url, {**headers, **signature}, body)
+
+    async def _refusal(self, delivery: Delivery) -> str | None:
+        """Why the receiver does not agree to be sent events; asked once."""
+        if self._origin is None or await self._endpoints.has_agreed(delivery.tenant, delivery.url):
+            return None
+        refusal = await self._transport.agrees(delivery.url, self._origin)
+        if refusal is None:
+            now = self._clock.now()
+            await self._endpoints.change(delivery.tenant, delivery.url, lambda endpoint: endpoint.agreed(now))
+        return refusal
 
     async def _signer_of(self, found: Committed) -> Signer:
         if not isinstance(found, JobHappened) or not found.record.has_webhook_secret:
