@@ -35,5 +35,7 @@ class ApiConfig:
     max_batch_jobs: int = 1_000
     webhook_public_keys: tuple[str, ...] = ()
     """What receivers may verify ed25519 signatures with, as `whpk_…`."""
+    signs_webhooks: bool = True
+    """Whether the deployment has a secret: an event that nobody can verify is not sent."""
     webhook_test_wait_s: float = 20.0
     """How long POST /v1/webhooks/test waits for the receiver's answer."""

@@ -45,6 +45,7 @@ _SUBMISSION_PROBLEMS = (
     "media-source-ambiguous",
     "unknown-upload",
     "upload-incomplete",
+    "webhooks-unsigned",
     "fetch-refused",
     "fetch-failed",
     *_IDEMPOTENCY_PROBLEMS,

@@ -108,6 +108,9 @@ class Preparation:
             raise _beyond(f"{root}/metadata", detail)
         if options.webhook_url is not None and urlsplit(options.webhook_url).scheme not in ("http", "https"):
             raise _beyond(f"{root}/webhook_url", "webhook_url is not an http or https URL")
+        if options.webhook_url is not None and options.webhook_secret is None and not config.signs_webhooks:
+            detail = "this deployment has no secret to sign its events with"
+            raise Problem("webhooks-unsigned", detail, pointer=f"{root}/webhook_url")
         if options.webhook_secret is not None:
             try:
                 secret_bytes(options.webhook_secret)

@@ -85,6 +85,12 @@ _TYPES = (
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
     ProblemType("job-gone", 410, "The job was removed", "jobs and their files stay for a limited time after their end"),
+    ProblemType(
+        "webhooks-unsigned",
+        422,
+        "Webhooks cannot be signed",
+        "set COMFYUI_MODAL_WEBHOOK_SECRET for the deployment, or send webhook_secret with the job",
+    ),
     ProblemType("unknown-event", 404, "There is no such event", "see the job's deliveries for the ids of its events"),
     ProblemType("no-log", 404, "There is no log", "a job has one once its engine said something; see attempt"),
     ProblemType("unknown-batch", 404, "There is no such batch", "check the batch_id"),

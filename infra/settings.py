@@ -10,6 +10,8 @@ from typing import Annotated
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from storage.signing import public_key, secret_bytes
+
 ENV_PREFIX = "COMFYUI_MODAL_"
 
 Seconds = Annotated[float, Field(gt=0)]
@@ -101,6 +103,14 @@ class Settings(BaseSettings):
     def _credentials_come_in_pairs(self) -> "Settings":
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
             raise ValueError("s3_access_key and s3_secret_key belong together: set both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_usable(self) -> "Settings":
+        for secret in self.webhook_secret.get_secret_value().split() if self.webhook_secret else ():
+            secret_bytes(secret)
+        if self.webhook_signing_key is not None:
+            public_key(self.webhook_signing_key.get_secret_value())
         return self
 
     def environment(self) -> dict[str, str]:

@@ -68,7 +68,7 @@ class RemotePoster:
             return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
 
     async def agrees(self, url: str, origin: str) -> str | None:
-        """The handshake of the CloudEvents webhook specification: None if the receiver allows us, else why it does not."""
+        """The handshake of CloudEvents for webhooks: None if the receiver allows us, else why it does not."""
         headers = {"webhook-request-origin": origin}
         try:
             async with asyncio.timeout(self._timeout_s):

@@ -508,6 +508,17 @@ async def test_schemas_and_keys_are_open(api: tuple[Api, Post]) -> None:
     assert (await server.client.get("/.well-known/webhook-keys.json")).json() == {"keys": []}
 
 
+async def test_events_that_nobody_could_verify_are_refused(clock: ManualClock) -> None:
+    """A deployment without a secret; a job that brings its own is welcome."""
+    config = ApiConfig(api_key="test-key", signs_webhooks=False)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        document = {"workflow": BLUE, "webhook_url": URL}
+        refused = await api.client.post("/v1/jobs", json=document)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/webhooks-unsigned")
+        accepted = await api.client.post("/v1/jobs", json={**document, "webhook_secret": new_secret()})
+        assert accepted.status_code == 202
+
+
 async def test_a_bad_webhook_secret_is_refused(api: tuple[Api, Post]) -> None:
     """And not repeated."""
     server, _ = api

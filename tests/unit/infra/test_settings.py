@@ -45,6 +45,14 @@ def test_half_a_pair_of_credentials_is_refused() -> None:
         Settings(bucket="b", s3_access_key=SecretStr("a"))
 
 
+def test_a_webhook_secret_that_cannot_sign_is_refused() -> None:
+    """At start, and without repeating it."""
+    for name, value in (("webhook_secret", "whsec_c2hvcnQ="), ("webhook_signing_key", "nonsense")):
+        with pytest.raises(ValidationError) as refused:
+            Settings(bucket="b", **{name: SecretStr(value)})  # type: ignore[arg-type]  # either of them
+        assert value not in str(refused.value)
+
+
 def test_secrets_do_not_show() -> None:
     """The settings can be logged without giving a key away."""
     shown = repr(Settings(bucket="b", api_key=SecretStr("very-secret")))
