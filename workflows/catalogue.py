@@ -1,61 +1,76 @@
 """What the deployed engine's nodes are (ComfyUI's object_info), and whether a graph fits them.
 
-Without object_info (no worker has published one yet) only the graph's own structure is known: then any class is
-accepted, and the nodes that nothing links to count as the outputs. Values are the engine's business to check.
+A graph is judged as ComfyUI judges it before it runs anything: every class must exist, and every node that an output
+depends on must have its required inputs, links of matching types, and values of the right type, range and choice.
+All that is wrong is told at once. A broken node that no output needs is the engine's to ignore.
+
+What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
+- A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices, and object_info does
+  not show it. Custom nodes may also compare types as they like. So of custom nodes only classes, required inputs,
+  output slots, conversions and missing models are judged. Of ComfyUI's own, all but files of the input folder, which
+  come with the job.
+- Dynamic inputs (`COMFY_…` types) are checked for presence only; combos that the editor fetches (`remote`) not at all.
+- The models' files change while a deployment stands: they are judged only where `files_are_known`.
+- ComfyUI runs the good outputs of a graph whose other outputs are bad, and ComfyUI 0.3 does not look at the choices of
+  new-style combos. Both are refused here: such a job cannot do what it was asked to.
+
+Without object_info (nobody has published one yet) only the graph's own structure is known: then any class is accepted,
+and the nodes that nothing links to count as the outputs.
 """
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any
 
-from workflows.errors import (
-    DanglingLink,
-    MissingRequiredInput,
-    NoOutputNode,
-    UnknownInputField,
-    UnknownInputNode,
-    UnknownNodeClass,
-    pointer,
-)
+from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration, declared
+from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
 from workflows.graph import Graph, Node
+from workflows.judging import Place, judge_link, judge_value, missing
+from workflows.suggestions import suggestion
+from workflows.verdict import Verdict, reachable, verdict
+
+MOST_FAULTS = 100
+"""More than these would only be a longer answer."""
 
 
 class Catalogue:
-    """`object_info` as GET /object_info answers; None where it is not known."""
+    """`object_info` as GET /object_info answers; None where it is not known. Keep one: classes are parsed once."""
 
-    def __init__(self, object_info: Mapping[str, Any] | None) -> None:
+    def __init__(self, object_info: Mapping[str, Any] | None, *, files_are_known: bool = True) -> None:
+        """`files_are_known`: the models were mounted when this was asked, and that is not long ago."""
         self._info = object_info
+        self._files_are_known = files_are_known
+        self._declared: dict[str, NodeDeclaration] = {}
 
     @classmethod
     def absent(cls) -> "Catalogue":
         return cls(None)
 
     def check(self, graph: Graph) -> None:
-        """Refuse what the engine would refuse for its structure: classes, required inputs, output slots.
+        """Raises the first fault of `judge`."""
+        for fault in self.judge(graph).faults:
+            raise fault
 
-        Classes must exist everywhere; the rest matters only where an output depends on it, as in ComfyUI.
-        """
-        if self._info is not None:
-            for node_id, node in graph.nodes.items():
-                self._check_class(node_id, node)
+    def judge(self, graph: Graph) -> Verdict:
+        """All that is wrong with the graph, up to MOST_FAULTS; see above for what is judged."""
+        unknown = self._judge_classes(graph)
         outputs = self.output_nodes(graph)
-        if not outputs:
-            raise NoOutputNode(
-                "no node of this workflow saves or shows anything",
-                hint="add an output node, SaveImage for one",
-            )
-        reached = graph.ancestors(outputs)
-        for node_id in (node_id for node_id in graph.nodes if node_id in reached):
-            self._check_slots(graph, node_id, graph.nodes[node_id])
-            self._check_required(node_id, graph.nodes[node_id])
+        if not outputs and not unknown:
+            problem = "no node of this workflow saves or shows anything"
+            said = {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": "", "extra_info": {}}
+            return Verdict((NoOutputNode(problem, hint="add an output node, SaveImage for one", engine=said),), {})
+        if self._info is None:
+            return Verdict((), {})
+        sources = {node_id: self._sources(node) for node_id, node in graph.nodes.items()}
+        needed = reachable(outputs, sources)
+        found = (fault for node_id in graph.nodes if node_id in needed for fault in self._judge_node(graph, node_id))
+        return verdict(graph, [*unknown, *islice(found, max(0, MOST_FAULTS - len(unknown)))], outputs, sources)
 
     def output_nodes(self, graph: Graph) -> frozenset[str]:
         """The nodes for whose sake ComfyUI executes anything."""
         if self._info is None:
             return graph.leaves()
-        return frozenset(
-            node_id for node_id, node in graph.nodes.items() if self._class(node.class_type).get("output_node")
-        )
+        return frozenset(node_id for node_id, node in graph.nodes.items() if self._class(node.class_type).is_output)
 
     def apply(self, graph: Graph, values: Iterable[tuple[str, str, Any]]) -> Graph:
         """The graph with (node id, field, value) set; an unknown node or field is refused by name.
@@ -70,64 +85,88 @@ class Catalogue:
                     f"the workflow has no node {node_id}",
                     pointer=pointer(position, "node"),
                     node_id=node_id,
-                    hint=_suggest(node_id, graph.nodes),
+                    hint=suggestion(node_id, graph.nodes),
                 )
-            if field not in node.inputs and field not in self._inputs(node.class_type):
+            about = self._class(node.class_type)
+            if field not in node.inputs and not about.takes(field):
                 raise UnknownInputField(
                     f"node {node_id} ({node.class_type}) has no field {field}",
                     pointer=pointer(position, "field"),
                     node_id=node_id,
-                    hint=_suggest(field, {*node.inputs, *self._inputs(node.class_type)}),
+                    hint=suggestion(field, {*node.inputs, *about.inputs}),
                 )
         return graph.with_values(known)
 
-    def _class(self, class_type: str) -> Mapping[str, Any]:
-        found = (self._info or {}).get(class_type)
-        return found if isinstance(found, Mapping) else {}
+    def _class(self, class_type: str) -> NodeDeclaration:
+        if self._info is None or class_type not in self._info:
+            return UNKNOWN
+        if class_type not in self._declared:
+            self._declared[class_type] = declared(self._info[class_type])
+        return self._declared[class_type]
 
-    def _inputs(self, class_type: str) -> set[str]:
-        groups = self._class(class_type).get("input", {})
-        return {name for group in ("required", "optional") for name in groups.get(group) or ()}
-
-    def _check_class(self, node_id: str, node: Node) -> None:
-        if self._info is not None and node.class_type not in self._info:
-            raise UnknownNodeClass(
-                f"node {node_id} is a {node.class_type}, which this deployment does not have",
-                pointer=pointer(node_id, "class_type"),
-                node_id=node_id,
-                hint=_suggest(node.class_type, self._info)
-                or "install the custom node that provides it, or remove the node",
-            )
-
-    def _check_required(self, node_id: str, node: Node) -> None:
-        for name in self._class(node.class_type).get("input", {}).get("required") or ():
-            if name not in node.inputs and not self._has_parts(node, name):
-                raise MissingRequiredInput(
-                    f"node {node_id} ({node.class_type}) lacks its required input {name}",
-                    pointer=pointer(node_id, "inputs", name),
-                    node_id=node_id,
-                    hint=f"set {name}, or link it",
-                )
+    def _judge_classes(self, graph: Graph) -> list[WorkflowError]:
+        if self._info is None:
+            return []
+        info = self._info
+        unknown = (node_id for node_id, node in graph.nodes.items() if node.class_type not in info)
+        return [self._unknown_class(node_id, graph.nodes[node_id], info) for node_id in islice(unknown, MOST_FAULTS)]
 
     @staticmethod
-    def _has_parts(node: Node, name: str) -> bool:
-        """Inputs that grow are sent in parts: `images.image0` for `images`."""
-        return any(given.startswith(f"{name}.") for given in node.inputs)
+    def _unknown_class(node_id: str, node: Node, info: Mapping[str, Any]) -> WorkflowError:
+        """ComfyUI names the node by the title that its user gave it."""
+        meta = node.rest.get("_meta")
+        title = meta.get("title", node.class_type) if isinstance(meta, Mapping) else node.class_type
+        return UnknownNodeClass(
+            f"node {node_id} is a {node.class_type}, which this deployment does not have",
+            pointer=pointer(node_id, "class_type"),
+            node_id=node_id,
+            hint=suggestion(node.class_type, info) or "install the custom node that provides it, or remove the node",
+            engine={
+                "type": "missing_node_type",
+                "message": f"Node '{title}' not found. The custom node may not be installed.",
+                "details": f"Node ID '#{node_id}'",
+                "extra_info": {"node_id": node_id, "class_type": node.class_type, "node_title": title},
+            },
+        )
 
-    def _check_slots(self, graph: Graph, node_id: str, node: Node) -> None:
-        for name, link in node.links().items():
-            source = graph.nodes[link.node_id]
-            outputs = self._class(source.class_type).get("output")
-            if isinstance(outputs, list) and link.slot >= len(outputs):
-                raise DanglingLink(
-                    f"input {name} of node {node_id} links to output {link.slot} of node {link.node_id} "
-                    f"({source.class_type}), which has {len(outputs)}",
-                    pointer=pointer(node_id, "inputs", name),
-                    node_id=node_id,
-                    hint="link to an output that the node has; slots count from 0",
-                )
+    def _sources(self, node: Node) -> list[str]:
+        """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others."""
+        about = self._class(node.class_type)
+        return [link.node_id for name, link in node.links().items() if about.takes(name)]
 
+    def _judge_node(self, graph: Graph, node_id: str) -> Iterator[WorkflowError]:
+        node = graph.nodes[node_id]
+        about = self._class(node.class_type)
+        for name, wanted in about.inputs.items():
+            place = Place(node_id, node, wanted)
+            if name in node.inputs:
+                fault = self._judge_input(place, node.inputs[name], about, graph)
+            else:
+                fault = missing(place) if wanted.is_missing(node.inputs) else None
+            if fault is not None:
+                yield fault
+        for name, value in node.inputs.items():
+            if name not in about.inputs and isinstance(value, list):
+                yield from self._judge_part(node_id, node, name, graph)
 
-def _suggest(wrong: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, list(known), n=3)
-    return f"did you mean {' or '.join(close)}?" if close else ""
+    def _judge_input(self, place: Place, value: Any, about: NodeDeclaration, graph: Graph) -> WorkflowError | None:
+        if isinstance(value, list):
+            source = self._source(place.node, place.declared.name, graph)
+            types_are_known = not about.is_custom and not place.declared.is_dynamic
+            return judge_link(place, value, graph, source, types_are_known=types_are_known)
+        if place.declared.is_dynamic:
+            return None
+        return judge_value(place, value, code_is_known=not about.is_custom, files_are_known=self._files_are_known)
+
+    def _judge_part(self, node_id: str, node: Node, name: str, graph: Graph) -> Iterator[WorkflowError]:
+        """A part of a dynamic input, or an input that the class does not declare: only its slot is known."""
+        if name in node.links():
+            place = Place(node_id, node, InputDeclaration(name, "*", {}, required=False))
+            source = self._source(node, name, graph)
+            fault = judge_link(place, node.inputs[name], graph, source, types_are_known=False)
+            if fault is not None:
+                yield fault
+
+    def _source(self, node: Node, name: str, graph: Graph) -> NodeDeclaration | None:
+        link = node.links().get(name)
+        return None if link is None else self._class(graph.nodes[link.node_id].class_type)

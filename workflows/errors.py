@@ -8,25 +8,43 @@ WorkflowError
 ├── WorkflowCycle          nodes that wait for each other
 ├── UnknownNodeClass       the deployed engine has no such node
 ├── MissingRequiredInput   a required input is neither set nor linked
+├── WrongInputType         a value that is not of the input's type, or a list that is no link
+├── ValueOutOfRange        a number below the least or above the most
+├── ValueNotInList         none of the input's choices
+├── MissingModel           … where the choices are the models' files
+├── LinkTypeMismatch       a link between an output and an input of other types
 ├── NoOutputNode           nothing would be saved or shown
 ├── UnknownInputNode       an entry of `inputs` names a node that the workflow lacks
 └── UnknownInputField      … or a field that this node lacks
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class WorkflowError(ValueError):
-    """`pointer` is an RFC 6901 pointer into the document at fault; `hint` says what to do."""
+    """`pointer` is an RFC 6901 pointer into the document at fault; `hint` says what to do.
+
+    `engine` is the same in ComfyUI's words, where it has any: {type, message, details, extra_info}.
+    """
 
     code: ClassVar[str]
 
-    def __init__(self, message: str, *, pointer: str = "", node_id: str | None = None, hint: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        pointer: str = "",
+        node_id: str | None = None,
+        hint: str = "",
+        engine: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.pointer = pointer
         self.node_id = node_id
         self.hint = hint
+        self.engine = engine
 
 
 class NotAWorkflow(WorkflowError):
@@ -55,6 +73,26 @@ class UnknownNodeClass(WorkflowError):
 
 class MissingRequiredInput(WorkflowError):
     code = "missing-required-input"
+
+
+class WrongInputType(WorkflowError):
+    code = "wrong-input-type"
+
+
+class ValueOutOfRange(WorkflowError):
+    code = "value-out-of-range"
+
+
+class ValueNotInList(WorkflowError):
+    code = "value-not-in-list"
+
+
+class MissingModel(WorkflowError):
+    code = "missing-model"
+
+
+class LinkTypeMismatch(WorkflowError):
+    code = "link-type-mismatch"
 
 
 class NoOutputNode(WorkflowError):

@@ -1,0 +1,113 @@
+"""What a node class declares in ComfyUI's object_info: its inputs, its outputs, and whether it is an output node.
+
+An input is `[kind]` or `[kind, options]`. `kind` is a type's name (`"INT"`, `"IMAGE"`, unions as `"INT,FLOAT"`), a list
+of choices (the old form), or `"COMBO"` with the choices in `options["options"]` (the new one). Types that begin with
+`COMFY_` are dynamic: such an input has parts of its own, sent as `<name>.<part>`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_CUSTOM = "custom_nodes"
+_DYNAMIC = "COMFY_"
+_AUTOGROW = "COMFY_AUTOGROW"
+_NEVER_LISTED = ("remote", "remote_combo")
+
+
+@dataclass(frozen=True, slots=True)
+class InputDeclaration:
+    name: str
+    kind: Any
+    options: Mapping[str, Any]
+    required: bool
+
+    @property
+    def config(self) -> list[Any]:
+        """As ComfyUI repeats it in its errors."""
+        return [self.kind, dict(self.options)]
+
+    @property
+    def is_combo(self) -> bool:
+        return isinstance(self.kind, list) or self.kind == "COMBO"
+
+    @property
+    def choices(self) -> list[Any] | None:
+        """What may be chosen; None if this is no combo, or one whose choices only the editor fetches."""
+        if isinstance(self.kind, list):
+            return self.kind
+        if self.kind != "COMBO" or any(self.options.get(flag) for flag in _NEVER_LISTED):
+            return None
+        listed = self.options.get("options")
+        return listed if isinstance(listed, list) else None
+
+    @property
+    def is_upload(self) -> bool:
+        """A combo of input files to which the editor uploads: `image_upload`, `video_upload`, `file_upload`, …"""
+        return any(flag.endswith("_upload") and given for flag, given in self.options.items())
+
+    @property
+    def is_dynamic(self) -> bool:
+        return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC)
+
+    def is_missing(self, given: Mapping[str, Any]) -> bool:
+        """Whether a node with these inputs lacks this one, its parts included. One that may have no parts never is."""
+        if not self.required or self.name in given:
+            return False
+        if not self.is_dynamic:
+            return not any(name.startswith(f"{self.name}.") for name in given)
+        if self.kind.startswith(_AUTOGROW):
+            least = (self.options.get("template") or {}).get("min", 0)
+            return bool(least) and not any(name.startswith(f"{self.name}.") for name in given)
+        return not self.options.get("hidden") and not any(name.startswith(f"{self.name}.") for name in given)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDeclaration:
+    """`outputs` are types, as strings or lists of choices; None where object_info does not say."""
+
+    inputs: Mapping[str, InputDeclaration]
+    outputs: Sequence[Any] | None
+    is_output: bool
+    is_custom: bool
+
+    def takes(self, name: str) -> bool:
+        """Whether this is one of its inputs, or a part of a dynamic one."""
+        if name in self.inputs:
+            return True
+        whole = self.inputs.get(name.split(".", 1)[0])
+        return whole is not None and whole.is_dynamic
+
+
+UNKNOWN = NodeDeclaration(inputs={}, outputs=None, is_output=False, is_custom=False)
+
+
+def declared(described: Any) -> NodeDeclaration:
+    """One class of object_info. What is not as documented above is left out: the engine will know."""
+    if not isinstance(described, Mapping):
+        return UNKNOWN
+    groups = described.get("input")
+    outputs = described.get("output")
+    return NodeDeclaration(
+        inputs=_inputs(groups) if isinstance(groups, Mapping) else {},
+        outputs=outputs if isinstance(outputs, list) else None,
+        is_output=described.get("output_node") is True,
+        is_custom=str(described.get("python_module", "")).split(".")[0] == _CUSTOM,
+    )
+
+
+def _inputs(groups: Mapping[str, Any]) -> dict[str, InputDeclaration]:
+    """ComfyUI lets a required input win over an optional one of the same name."""
+    found: dict[str, InputDeclaration] = {}
+    for group in ("required", "optional"):
+        members = groups.get(group)
+        for name, config in (members if isinstance(members, Mapping) else {}).items():
+            if name not in found:
+                found[name] = _input(name, config, required=group == "required")
+    return found
+
+
+def _input(name: str, config: Any, *, required: bool) -> InputDeclaration:
+    parts = config if isinstance(config, list) else [config]
+    options = parts[1] if len(parts) > 1 and isinstance(parts[1], Mapping) else {}
+    return InputDeclaration(name, parts[0] if parts else None, options, required)
