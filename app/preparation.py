@@ -13,14 +13,14 @@ from pydantic import BaseModel, ValidationError
 from app.body import BadText, Body, TextTooLong
 from app.config import ApiConfig
 from app.media import LocalMedium, MediaIntake, PreparedMedium
-from app.problems import Problem, of_validation, of_workflow
+from app.problems import Problem, of_validation, of_verdict, of_workflow
 from app.services import Services
 from app.wire import InputValue, JobOptions, JobRequest
 from storage.record import DAY_S
 from storage.signing import BadSecret, secret_bytes
 from storage.values import Input
 from workflows.catalogue import Catalogue
-from workflows.errors import WorkflowError
+from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, parse_graph
 
 DEFAULT_POOL = "default"
@@ -130,16 +130,17 @@ class Preparation:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
         if self._catalogue is None:
-            self._catalogue = Catalogue(await self._services.engine_info.load(DEFAULT_POOL))
+            self._catalogue = await self._services.engine_info.catalogue(DEFAULT_POOL)
         values, pictures = await self._inputs(inputs, inputs_at)
         try:
             applied = self._catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
-        try:
-            self._catalogue.check(applied)
-        except WorkflowError as error:
-            raise of_workflow(error, workflow_at) from error
+        brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
+        verdict = self._catalogue.judge(applied, brought)
+        if verdict.faults:
+            given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
+            raise of_verdict(verdict, workflow_at, given)
         return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
 
     async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalMedium]]:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from storage import errors as storage_errors
 from workflows.errors import WorkflowError
+from workflows.verdict import Verdict
 
 MEDIA_TYPE = "application/problem+json"
 PATH = "/problems"
@@ -52,6 +53,17 @@ _TYPES = (
     ProblemType("workflow-cycle", 422, "Nodes wait for each other", "remove one of the links in the ring"),
     ProblemType("no-output-node", 422, "Nothing would be saved or shown", "add an output node such as SaveImage"),
     ProblemType("missing-required-input", 422, "A node lacks a required input", "set the input, or link it"),
+    ProblemType("wrong-input-type", 422, "A value has the wrong type", "send a value of the input's type"),
+    ProblemType("value-out-of-range", 422, "A number is out of its range", "keep between the input's min and max"),
+    ProblemType("value-not-in-list", 422, "A value is none of the choices", "send one of the input's choices"),
+    ProblemType(
+        "missing-model",
+        422,
+        "A model is not installed here",
+        "see the name; `comfyui-modal models sync` brings the models that infra/models.toml names",
+    ),
+    ProblemType("missing-medium", 422, "An input file comes with nothing", "send the file in `media` under this name"),
+    ProblemType("link-type-mismatch", 422, "A link joins two types", "link an output of the type that the input wants"),
     ProblemType("unknown-input-node", 422, "`inputs` names a node that the workflow lacks", "use the node's id"),
     ProblemType("unknown-input-field", 422, "`inputs` names a field that the node lacks", "use the field's name"),
     ProblemType("too-many-media", 422, "There are too many media", "send fewer, or several jobs"),
@@ -124,6 +136,7 @@ class Problem(Exception):
         pointer: str | None = None,
         hint: str | None = None,
         errors: list[dict[str, str]] | None = None,
+        node_errors: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(detail)
@@ -132,6 +145,7 @@ class Problem(Exception):
         self.pointer = pointer
         self.hint = hint or self.type.hint
         self.errors = errors
+        self.node_errors = node_errors
         self.headers = headers
 
     def body(self) -> dict[str, Any]:
@@ -146,6 +160,8 @@ class Problem(Exception):
             body["pointer"] = self.pointer
         if self.errors is not None:
             body["errors"] = self.errors
+        if self.node_errors is not None:
+            body["node_errors"] = self.node_errors
         return body
 
     def response(self) -> Response:
@@ -155,6 +171,32 @@ class Problem(Exception):
 def of_workflow(error: WorkflowError, root: str) -> Problem:
     """`root` is where the document at fault stands in the request."""
     return Problem(error.code, error.message, pointer=root + error.pointer, hint=error.hint or None)
+
+
+def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem:
+    """All that is wrong with a graph, by the type of the first; ComfyUI's `node_errors` beside.
+
+    `given` tells by the pointer of an input in the graph where in the request its value stands, if not there.
+    """
+    errors = [
+        {
+            "type": PROBLEM_TYPES[fault.code].uri,
+            "pointer": given.get(fault.pointer, root + fault.pointer),
+            "detail": fault.message,
+            "hint": fault.hint or PROBLEM_TYPES[fault.code].hint,
+        }
+        for fault in verdict.faults
+    ]
+    first = verdict.faults[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return Problem(
+        first.code,
+        first.message + more,
+        pointer=errors[0]["pointer"],
+        hint=errors[0]["hint"],
+        errors=errors,
+        node_errors=verdict.node_errors,
+    )
 
 
 def of_validation(error: ValidationError) -> Problem:

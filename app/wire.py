@@ -320,4 +320,11 @@ class ProblemView(_Answer):
     detail: str
     hint: str
     pointer: str | None = None
-    errors: list[dict[str, str]] | None = None
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="every fault: pointer, detail, and for those of a graph type and hint"
+    )
+    node_errors: dict[str, Any] | None = Field(
+        default=None,
+        description="the faults of a graph as ComfyUI's POST /prompt words them: by node id {errors: [{type, message, "
+        "details, extra_info}], dependent_outputs, class_type}",
+    )

@@ -1,51 +1,149 @@
-"""What the deployed engine can do (ComfyUI's object_info), published by workers, read where jobs are accepted."""
+"""What the deployed engine can do (ComfyUI's object_info): published where it is known, read where jobs are accepted.
 
+One object a pool, replaced as a whole by every publication, with the time and the ComfyUI version: the image's check at
+a deployment publishes, and every worker when its engine is ready. So what is read is never older than the last engine
+that ran. It must not refuse a valid job for ever either:
+- Classes and choices belong to the deployment's code. They change with a deployment, which publishes.
+- The files that loaders list change under a deployment that stands. They are believed for FILES_LIFE after an engine
+  that had the models mounted said so, and `files_changed` (for whoever adds models) ends that at once. Then a job with
+  an unlisted model is let through, and the worker that it starts publishes anew.
+"""
+
+import asyncio
 import gzip
 import hashlib
 import json
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from storage import keys
 from storage._cache import ShortLived
 from storage.clock import Clock
-from storage.errors import ObjectNotFound
+from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.objects import ObjectStore
+from workflows.catalogue import Catalogue
 
 CACHE_LIFE = timedelta(seconds=60)
 ABSENT_LIFE = timedelta(seconds=2)
-"""While no worker has published yet, look again soon: a fresh deployment publishes within its first minute."""
+"""While nobody has published yet, look again soon: a fresh deployment publishes within its first minute."""
+FILES_LIFE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """`files_listed`: the models were mounted when the engine was asked. `digest` tells two contents apart."""
+
+    object_info: dict[str, Any]
+    comfyui_version: str | None
+    published_at: datetime
+    files_listed: bool
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.object_info, sort_keys=True).encode()).hexdigest()
+
+    def to_bytes(self) -> bytes:
+        document = {
+            "comfyui_version": self.comfyui_version,
+            "published_at": self.published_at.isoformat(),
+            "files_listed": self.files_listed,
+            "digest": self.digest,
+            "object_info": self.object_info,
+        }
+        return gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0)
+
+    @classmethod
+    def from_bytes(cls, body: bytes) -> "EngineInfo":
+        document = json.loads(gzip.decompress(body))
+        return cls(
+            object_info=document["object_info"],
+            comfyui_version=document["comfyui_version"],
+            published_at=datetime.fromisoformat(document["published_at"]),
+            files_listed=document["files_listed"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read, and parsed once: for as long as the object has this ETag."""
+
+    etag: str
+    info: EngineInfo
+    catalogue: Catalogue
 
 
 class EngineInfoStore:
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
-        self._present: ShortLived[dict[str, Any]] = ShortLived(clock, life=CACHE_LIFE, size=16)
-        self._absent: ShortLived[None] = ShortLived(clock, life=ABSENT_LIFE, size=16)
+        self._clock = clock
+        self._reads: dict[str, _Read] = {}
+        self._fresh: ShortLived[bool] = ShortLived(clock, life=CACHE_LIFE, size=16)
+        self._absent: ShortLived[bool] = ShortLived(clock, life=ABSENT_LIFE, size=16)
 
-    async def publish(self, pool: str, object_info: dict[str, Any]) -> None:
-        """Write it unless the very same stands there: workers of one pool all publish at their start."""
-        key = keys.object_info(pool)
-        body = gzip.compress(json.dumps(object_info, sort_keys=True).encode(), mtime=0)
+    async def publish(
+        self,
+        pool: str,
+        object_info: dict[str, Any],
+        *,
+        comfyui_version: str | None = None,
+        files_listed: bool = True,
+    ) -> EngineInfo:
+        """This is what the pool's engine can do from now on. `files_listed` is false where no models were mounted."""
+        info = EngineInfo(object_info, comfyui_version, self._clock.now(), files_listed)
+        body = await asyncio.to_thread(info.to_bytes)
+        await self._objects.put(keys.engine_info(pool), body, content_type="application/gzip")
+        return info
+
+    async def files_changed(self, pool: str) -> None:
+        """Models were added: what is published of files is no longer believed. Readers notice within CACHE_LIFE."""
+        key = keys.engine_info(pool)
         try:
-            if (await self._objects.head(key)).etag == hashlib.md5(body, usedforsecurity=False).hexdigest():
-                return
+            stored = await self._objects.get(key)
+            info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
+            body = await asyncio.to_thread(replace(info, files_listed=False).to_bytes)
+            await self._objects.replace(key, body, etag=stored.head.etag, content_type="application/gzip")
         except ObjectNotFound:
-            pass
-        await self._objects.put(key, body, content_type="application/gzip")
+            return
+        except PreconditionFailed:
+            await self.files_changed(pool)
 
     async def load(self, pool: str) -> dict[str, Any] | None:
-        """None if no worker of this pool has published yet."""
-        key = keys.object_info(pool)
-        if (cached := self._present.get(key)) is not None:
-            return cached[0]
+        """The object_info; None if nobody has published for this pool yet."""
+        read = await self._read(pool)
+        return read.info.object_info if read is not None else None
+
+    async def info(self, pool: str) -> EngineInfo | None:
+        read = await self._read(pool)
+        return read.info if read is not None else None
+
+    async def catalogue(self, pool: str) -> Catalogue:
+        """What graphs for this pool are judged by; the parsed classes are kept for as long as nothing is published."""
+        read = await self._read(pool)
+        if read is None:
+            return Catalogue.absent()
+        age = self._clock.now() - read.info.published_at
+        return read.catalogue.believing_files(files_are_known=read.info.files_listed and age <= FILES_LIFE)
+
+    async def _read(self, pool: str) -> _Read | None:
+        key = keys.engine_info(pool)
+        if self._fresh.get(key) is not None:
+            return self._reads[key]
         if self._absent.get(key) is not None:
             return None
         try:
-            stored = await self._objects.get(key)
+            read = await self._read_again(key)
         except ObjectNotFound:
-            self._absent.put(key, None)
+            self._absent.put(key, True)
             return None
-        info: dict[str, Any] = json.loads(gzip.decompress(stored.body))
-        self._present.put(key, info)
-        return info
+        self._reads[key] = read
+        self._fresh.put(key, True)
+        return read
+
+    async def _read_again(self, key: str) -> _Read:
+        known = self._reads.get(key)
+        if known is not None and (await self._objects.head(key)).etag == known.etag:
+            return known
+        stored = await self._objects.get(key)
+        info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
+        return _Read(stored.head.etag, info, Catalogue(info.object_info))

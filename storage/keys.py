@@ -18,7 +18,7 @@
                                         /uses/<job_id>  a job that reads them
     tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
-    engines/<pool>/object_info.json.gz                  node classes of the deployed engine
+    engines/<pool>/engine.json.gz                       node classes of the deployed engine
     probes/<nonce>                                      what `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -136,8 +136,8 @@ def runtimes(tenant: str, shape: str) -> str:
     return f"tenants/{check_segment(tenant)}/runtimes/{check_segment(shape)}.json"
 
 
-def object_info(pool: str) -> str:
-    return f"engines/{check_segment(pool)}/object_info.json.gz"
+def engine_info(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/engine.json.gz"
 
 
 PROBES = "probes/"

@@ -7,8 +7,8 @@ All that is wrong is told at once. A broken node that no output needs is the eng
 What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
 - A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices, and object_info does
   not show it. Custom nodes may also compare types as they like. So of custom nodes only classes, required inputs,
-  output slots, conversions and missing models are judged. Of ComfyUI's own, all but files of the input folder, which
-  come with the job.
+  output slots, conversions and missing models are judged.
+- Files of the input folder (LoadImage's `image`) are judged by what the job brings and what lay there.
 - Dynamic inputs (`COMFY_…` types) are checked for presence only; combos that the editor fetches (`remote`) not at all.
 - The models' files change while a deployment stands: they are judged only where `files_are_known`.
 - ComfyUI runs the good outputs of a graph whose other outputs are bad, and ComfyUI 0.3 does not look at the choices of
@@ -18,14 +18,15 @@ Without object_info (nobody has published one yet) only the graph's own structur
 and the nodes that nothing links to count as the outputs.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
-from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration, declared
+from workflows.declarations import UNKNOWN, NodeDeclaration, declared
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
 from workflows.graph import Graph, Node
-from workflows.judging import Place, judge_link, judge_value, missing
+from workflows.judge_nodes import NodeJudge
+from workflows.judge_values import Files
 from workflows.suggestions import suggestion
 from workflows.verdict import Verdict, reachable, verdict
 
@@ -46,13 +47,24 @@ class Catalogue:
     def absent(cls) -> "Catalogue":
         return cls(None)
 
+    def believing_files(self, *, files_are_known: bool) -> "Catalogue":
+        """The same, its parsed classes shared, with this much trust in the lists of files."""
+        if files_are_known is self._files_are_known:
+            return self
+        other = Catalogue(self._info, files_are_known=files_are_known)
+        other._declared = self._declared
+        return other
+
     def check(self, graph: Graph) -> None:
         """Raises the first fault of `judge`."""
         for fault in self.judge(graph).faults:
             raise fault
 
-    def judge(self, graph: Graph) -> Verdict:
-        """All that is wrong with the graph, up to MOST_FAULTS; see above for what is judged."""
+    def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Verdict:
+        """All that is wrong with the graph, up to MOST_FAULTS; see above for what is judged.
+
+        `brought` are the names of the files that the job brings to the input folder; None if that is not known.
+        """
         unknown = self._judge_classes(graph)
         outputs = self.output_nodes(graph)
         if not outputs and not unknown:
@@ -63,7 +75,8 @@ class Catalogue:
             return Verdict((), {})
         sources = {node_id: self._sources(node) for node_id, node in graph.nodes.items()}
         needed = reachable(outputs, sources)
-        found = (fault for node_id in graph.nodes if node_id in needed for fault in self._judge_node(graph, node_id))
+        judge = NodeJudge(graph, self._class, Files(self._files_are_known, brought))
+        found = (fault for node_id in graph.nodes if node_id in needed for fault in judge.faults(node_id))
         return verdict(graph, [*unknown, *islice(found, max(0, MOST_FAULTS - len(unknown)))], outputs, sources)
 
     def output_nodes(self, graph: Graph) -> frozenset[str]:
@@ -133,40 +146,3 @@ class Catalogue:
         """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others."""
         about = self._class(node.class_type)
         return [link.node_id for name, link in node.links().items() if about.takes(name)]
-
-    def _judge_node(self, graph: Graph, node_id: str) -> Iterator[WorkflowError]:
-        node = graph.nodes[node_id]
-        about = self._class(node.class_type)
-        for name, wanted in about.inputs.items():
-            place = Place(node_id, node, wanted)
-            if name in node.inputs:
-                fault = self._judge_input(place, node.inputs[name], about, graph)
-            else:
-                fault = missing(place) if wanted.is_missing(node.inputs) else None
-            if fault is not None:
-                yield fault
-        for name, value in node.inputs.items():
-            if name not in about.inputs and isinstance(value, list):
-                yield from self._judge_part(node_id, node, name, graph)
-
-    def _judge_input(self, place: Place, value: Any, about: NodeDeclaration, graph: Graph) -> WorkflowError | None:
-        if isinstance(value, list):
-            source = self._source(place.node, place.declared.name, graph)
-            types_are_known = not about.is_custom and not place.declared.is_dynamic
-            return judge_link(place, value, graph, source, types_are_known=types_are_known)
-        if place.declared.is_dynamic:
-            return None
-        return judge_value(place, value, code_is_known=not about.is_custom, files_are_known=self._files_are_known)
-
-    def _judge_part(self, node_id: str, node: Node, name: str, graph: Graph) -> Iterator[WorkflowError]:
-        """A part of a dynamic input, or an input that the class does not declare: only its slot is known."""
-        if name in node.links():
-            place = Place(node_id, node, InputDeclaration(name, "*", {}, required=False))
-            source = self._source(node, name, graph)
-            fault = judge_link(place, node.inputs[name], graph, source, types_are_known=False)
-            if fault is not None:
-                yield fault
-
-    def _source(self, node: Node, name: str, graph: Graph) -> NodeDeclaration | None:
-        link = node.links().get(name)
-        return None if link is None else self._class(graph.nodes[link.node_id].class_type)

@@ -132,7 +132,7 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.upload("t", JOB),
         keys.upload_data("t", JOB),
         keys.runtimes("t", "abc"),
-        keys.object_info("default"),
+        keys.engine_info("default"),
         keys.probe(uuid.uuid4().hex),
         keys.log("t", JOB, 1),
         keys.batch("t", JOB),

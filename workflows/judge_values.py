@@ -1,0 +1,139 @@
+"""Whether a literal value fits its input, by ComfyUI's own rules and in its own words.
+
+Values are converted before they are compared, as ComfyUI does: "5" passes for an INT, and everything for a STRING.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from workflows.errors import MissingMedium, MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
+from workflows.model_files import Listing, listing
+from workflows.place import Place, clipped, short, words
+from workflows.suggestions import suggestion
+
+LONGEST_LIST = 20
+"""ComfyUI repeats no longer list of choices in its errors."""
+_CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """`are_known`: the loaders' lists of files can be believed. `brought` are the names that the job adds to the input
+    folder; None if that is not known."""
+
+    are_known: bool
+    brought: frozenset[str] | None
+
+    def lacks(self, name: Any) -> bool:
+        """Surely not in the input folder. Nothing is sure of names with a folder or a mark (`x.png [output]`)."""
+        if not self.are_known or self.brought is None or not isinstance(name, str):
+            return False
+        return name not in self.brought and "/" not in name and not name.endswith("]")
+
+
+def judge_value(place: Place, value: Any, files: Files) -> WorkflowError | None:
+    """A literal. See `workflows.catalogue` for what is left to the engine."""
+    declared = place.declared
+    if declared.is_dynamic:
+        return None
+    if isinstance(value, dict) and "__value__" in value:
+        value = value["__value__"]
+    try:
+        if isinstance(declared.kind, str) and declared.kind in _CONVERSIONS:
+            value = _CONVERSIONS[declared.kind](value)
+    except (ValueError, TypeError, OverflowError) as error:
+        return _not_converted(place, value, error)
+    return (None if place.is_custom else _judge_range(place, value)) or _judge_choice(place, value, files)
+
+
+def _judge_choice(place: Place, value: Any, files: Files) -> WorkflowError | None:
+    choices = place.declared.choices
+    if choices is None:
+        return None
+    many = value if place.declared.options.get("multiselect") and isinstance(value, list) else [value]
+    wrong = [one for one in many if one not in choices]
+    if not wrong:
+        return None
+    match listing(place.declared, choices, wrong[0]):
+        case Listing.CHOICES if not place.is_custom:
+            return _not_in_list(ValueNotInList, place, choices, wrong, value)
+        case Listing.MODELS if files.are_known:
+            return _not_in_list(MissingModel, place, choices, wrong, value)
+        case Listing.OTHER_FILES if files.lacks(wrong[0]) and place.declared.is_upload and not place.is_custom:
+            return _no_medium(place, wrong[0])
+    return None
+
+
+def _no_medium(place: Place, name: str) -> WorkflowError:
+    said = f"{place.declared.name} - Invalid file: {words(name, str)}"
+    return place.fault(
+        MissingMedium,
+        f"{place.words} needs the file {words(name)}, which the job does not bring",
+        ("custom_validation_failed", "Custom validation failed for node", said),
+        "send it in `media` under this name, or as an input of type image_url or image_base64",
+    )
+
+
+def _not_converted(place: Place, value: Any, error: Exception) -> WorkflowError:
+    kind, name = place.declared.kind, place.declared.name
+    said = (
+        "invalid_input_type",
+        f"Failed to convert an input value to a {kind} value",
+        f"{name}, {words(value, str)}, {clipped(str(error))}",
+    )
+    return place.fault(
+        WrongInputType,
+        f"{place.words} is {words(value)}, which is no {kind}",
+        said,
+        input_config=place.declared.config,
+        received_value=short(value),
+        exception_message=clipped(str(error)),
+    )
+
+
+def _judge_range(place: Place, value: Any) -> WorkflowError | None:
+    options, name = place.declared.options, place.declared.name
+    about = {"input_config": place.declared.config, "received_value": short(value)}
+    try:
+        if "min" in options and value < options["min"]:
+            problem = f"{place.words} is {words(value)}, and {options['min']} is the least"
+            said = "value_smaller_than_min", f"Value {value} smaller than min of {options['min']}", name
+            return place.fault(ValueOutOfRange, problem, said, **about)
+        if "max" in options and value > options["max"]:
+            problem = f"{place.words} is {words(value)}, and {options['max']} is the most"
+            said = "value_bigger_than_max", f"Value {value} bigger than max of {options['max']}", name
+            return place.fault(ValueOutOfRange, problem, said, **about)
+    except TypeError as error:
+        said = "exception_during_validation", "Exception when validating node", str(error)
+        problem = f"{place.words} is {words(value)}, which has no order, and it must be in a range"
+        return place.fault(WrongInputType, problem, said, exception_type="TypeError", traceback=[])
+    return None
+
+
+def _not_in_list(
+    kind: type[WorkflowError], place: Place, choices: list[Any], wrong: list[Any], value: Any
+) -> WorkflowError:
+    is_long = len(choices) > LONGEST_LIST
+    listed = f"(list of length {len(choices)})" if is_long else str(choices)
+    said = (
+        "value_not_in_list",
+        "Value not in list",
+        f"{place.declared.name}: {', '.join(words(one) for one in wrong)} not in {listed}",
+    )
+    about = {"input_config": None if is_long else place.declared.config, "received_value": short(value)}
+    if kind is MissingModel:
+        problem = f"{place.words} needs the model {words(wrong[0], str)}, which this deployment does not have"
+        return place.fault(kind, problem, said, _sync_hint(wrong[0], choices), **about)
+    problem = f"{place.words} is {words(wrong[0])}, which is none of its {len(choices)} choices"
+    return place.fault(kind, problem, said, suggestion(wrong[0], choices) or _choices_hint(choices), **about)
+
+
+def _sync_hint(name: Any, choices: list[Any]) -> str:
+    near = suggestion(name, choices)
+    sync = "`comfyui-modal models sync` brings the models that infra/models.toml names"
+    return f"{near} Otherwise: {sync}" if near else sync
+
+
+def _choices_hint(choices: list[Any]) -> str:
+    return f"choose one of {', '.join(map(str, choices))}" if len(choices) <= LONGEST_LIST else ""
