@@ -11,6 +11,7 @@ from typing import Any
 
 _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
+_UPLOAD = "_upload"
 _AUTOGROW = "COMFY_AUTOGROW"
 _NEVER_LISTED = ("remote", "remote_combo")
 
@@ -42,9 +43,11 @@ class InputDeclaration:
         return listed if isinstance(listed, list) else None
 
     @property
-    def is_upload(self) -> bool:
-        """A combo of input files to which the editor uploads: `image_upload`, `video_upload`, `file_upload`, …"""
-        return any(flag.endswith("_upload") and given for flag, given in self.options.items())
+    def uploads(self) -> str:
+        """What the editor uploads for this combo of input files: image, video, audio or file; empty for any other."""
+        return next(
+            (flag.removesuffix(_UPLOAD) for flag, on in self.options.items() if flag.endswith(_UPLOAD) and on), ""
+        )
 
     @property
     def is_dynamic(self) -> bool:

@@ -14,6 +14,8 @@ from workflows.suggestions import suggestion
 
 LONGEST_LIST = 20
 """ComfyUI repeats no longer list of choices in its errors."""
+_CHECKED_UPLOADS = ("image", "video", "audio")
+"""Their loaders look into the input folder itself; the one for 3D looks into a folder of its own."""
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
@@ -60,13 +62,15 @@ def _judge_choice(place: Place, value: Any, files: Files) -> WorkflowError | Non
             return _not_in_list(ValueNotInList, place, choices, wrong, value)
         case Listing.MODELS if files.are_known:
             return _not_in_list(MissingModel, place, choices, wrong, value)
-        case Listing.OTHER_FILES if files.lacks(wrong[0]) and place.declared.is_upload and not place.is_custom:
-            return _no_medium(place, wrong[0])
+        case Listing.OTHER_FILES if files.lacks(wrong[0]) and not place.is_custom:
+            if place.declared.uploads in _CHECKED_UPLOADS:
+                return _no_medium(place, wrong[0])
+            return None if choices else _not_in_list(ValueNotInList, place, choices, wrong, value)
     return None
 
 
 def _no_medium(place: Place, name: str) -> WorkflowError:
-    said = f"{place.declared.name} - Invalid file: {words(name, str)}"
+    said = f"{place.declared.name} - Invalid {place.declared.uploads} file: {words(name, str)}"
     return place.fault(
         MissingMedium,
         f"{place.words} needs the file {words(name)}, which the job does not bring",

@@ -47,7 +47,7 @@ def listing(declared: InputDeclaration, choices: Sequence[Any], value: Any) -> L
 
     Loaders put words among the files (`pixel_space` among the VAEs), so one model's file among the choices is enough.
     """
-    if declared.is_upload:
+    if declared.uploads:
         return Listing.OTHER_FILES
     if _extension(value) in MODEL_EXTENSIONS or any(_extension(choice) in MODEL_EXTENSIONS for choice in choices):
         return Listing.MODELS
