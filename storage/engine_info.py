@@ -51,7 +51,7 @@ class EngineInfo:
             "digest": self.digest,
             "object_info": self.object_info,
         }
-        return gzip.compress(json.dumps(document, sort_keys=True).encode(), mtime=0)
+        return gzip.compress(json.dumps(document).encode(), mtime=0)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "EngineInfo":

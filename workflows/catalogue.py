@@ -30,7 +30,7 @@ from workflows.judge_values import Files
 from workflows.suggestions import suggestion
 from workflows.verdict import Verdict, reachable, verdict
 
-MOST_FAULTS = 100
+MOST_FAULTS = 50
 """More than these would only be a longer answer."""
 
 

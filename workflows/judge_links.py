@@ -1,5 +1,6 @@
 """Whether a link fits the input that it goes to, by ComfyUI's own rules and in its own words."""
 
+from collections.abc import Callable
 from typing import Any
 
 from workflows.declarations import NodeDeclaration
@@ -11,8 +12,10 @@ _ANY = "*"
 _MATCHED_BY_EDITOR = "COMFY_MATCHTYPE"
 
 
-def judge_link(place: Place, value: list[Any], graph: Graph, source: NodeDeclaration | None) -> WorkflowError | None:
-    """A list is always a link. `source` is the class that it links to, if it is one."""
+def judge_link(
+    place: Place, value: list[Any], graph: Graph, class_of: Callable[[str], NodeDeclaration]
+) -> WorkflowError | None:
+    """A list is always a link. `class_of` gives the declaration of a class by its name."""
     declared = place.declared
     if len(value) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
@@ -26,7 +29,8 @@ def judge_link(place: Place, value: list[Any], graph: Graph, source: NodeDeclara
         said = ("exception_during_validation", "Exception when validating node", repr(value[0]))
         problem = f"{place.words} is {words(value)}, which ComfyUI takes for a link to a node that does not exist"
         return place.fault(DanglingLink, problem, said, _WRAP, exception_type="KeyError", traceback=[])
-    if source is None or source.outputs is None:
+    source = class_of(graph.nodes[link.node_id].class_type)
+    if source.outputs is None:
         return None
     if link.slot >= len(source.outputs):
         return _no_such_slot(place, link.slot, link.node_id, graph.nodes[link.node_id].class_type, len(source.outputs))

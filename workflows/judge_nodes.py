@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.errors import MissingRequiredInput, WorkflowError
-from workflows.graph import Graph, Node
+from workflows.graph import Graph
 from workflows.judge_links import judge_link
 from workflows.judge_values import Files, judge_value
 from workflows.place import Place
@@ -20,16 +20,15 @@ class NodeJudge:
     files: Files
 
     def faults(self, node_id: str) -> Iterator[WorkflowError]:
-        """In the order in which the class declares its inputs; then links that it does not declare."""
+        """In the order in which the class declares its inputs; then the links of their parts, known by slot alone."""
         node = self.graph.nodes[node_id]
         about = self.class_of(node.class_type)
         for wanted in about.inputs.values():
             fault = self._judge(Place(node_id, node, wanted, about.is_custom))
             if fault is not None:
                 yield fault
-        for name in node.links():
-            if name not in about.inputs:
-                # a part of a dynamic input, or one that the class does not declare: only the slot is known
+        for name, value in node.inputs.items():
+            if name not in about.inputs and isinstance(value, list) and about.takes(name):
                 part = InputDeclaration(name, "*", {}, required=False)
                 fault = self._judge(Place(node_id, node, part, about.is_custom))
                 if fault is not None:
@@ -40,13 +39,10 @@ class NodeJudge:
         name = place.declared.name
         if name not in given:
             return _missing(place) if place.declared.is_missing(given) else None
-        if isinstance(given[name], list):
-            return judge_link(place, given[name], self.graph, self._source(place.node, name))
-        return judge_value(place, given[name], self.files)
-
-    def _source(self, node: Node, name: str) -> NodeDeclaration | None:
-        link = node.links().get(name)
-        return None if link is None else self.class_of(self.graph.nodes[link.node_id].class_type)
+        value = given[name]
+        if not isinstance(value, list):
+            return judge_value(place, value, self.files)
+        return judge_link(place, value, self.graph, self.class_of)
 
 
 def _missing(place: Place) -> WorkflowError:

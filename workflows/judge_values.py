@@ -29,9 +29,9 @@ class Files:
 
     def lacks(self, name: Any) -> bool:
         """Surely not in the input folder. Nothing is sure of names with a folder or a mark (`x.png [output]`)."""
-        if not self.are_known or self.brought is None or not isinstance(name, str):
+        if not self.are_known or self.brought is None:
             return False
-        return name not in self.brought and "/" not in name and not name.endswith("]")
+        return not isinstance(name, str) or (name not in self.brought and "/" not in name and not name.endswith("]"))
 
 
 def judge_value(place: Place, value: Any, files: Files) -> WorkflowError | None:
@@ -98,21 +98,21 @@ def _not_converted(place: Place, value: Any, error: Exception) -> WorkflowError:
 
 def _judge_range(place: Place, value: Any) -> WorkflowError | None:
     options, name = place.declared.options, place.declared.name
-    about = {"input_config": place.declared.config, "received_value": short(value)}
     try:
         if "min" in options and value < options["min"]:
-            problem = f"{place.words} is {words(value)}, and {options['min']} is the least"
             said = "value_smaller_than_min", f"Value {value} smaller than min of {options['min']}", name
-            return place.fault(ValueOutOfRange, problem, said, **about)
-        if "max" in options and value > options["max"]:
-            problem = f"{place.words} is {words(value)}, and {options['max']} is the most"
+            problem = f"{place.words} is {words(value)}, and {options['min']} is the least"
+        elif "max" in options and value > options["max"]:
             said = "value_bigger_than_max", f"Value {value} bigger than max of {options['max']}", name
-            return place.fault(ValueOutOfRange, problem, said, **about)
+            problem = f"{place.words} is {words(value)}, and {options['max']} is the most"
+        else:
+            return None
     except TypeError as error:
         said = "exception_during_validation", "Exception when validating node", str(error)
         problem = f"{place.words} is {words(value)}, which has no order, and it must be in a range"
         return place.fault(WrongInputType, problem, said, exception_type="TypeError", traceback=[])
-    return None
+    about = {"input_config": place.declared.config, "received_value": short(value)}
+    return place.fault(ValueOutOfRange, problem, said, **about)
 
 
 def _not_in_list(

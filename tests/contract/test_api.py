@@ -18,6 +18,7 @@ from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.values import Output, ProgressDetails
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+from workers.lite.nodes import node_classes
 from workflows import examples
 
 pytestmark = pytest.mark.anyio
@@ -297,6 +298,41 @@ async def test_known_node_classes_are_checked(api: Api) -> None:
     response = await api.client.post("/v1/jobs", json={"workflow": BLUE})
     assert response.json()["type"] == "/problems/unknown-node-class"
     assert response.json()["pointer"] == "/workflow/2/class_type"
+
+
+async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_its_faults(api: Api) -> None:
+    """Each with its place in the request, in `inputs` if it came from there, and all in ComfyUI's words beside."""
+    classes = {name: node.object_info() for name, node in node_classes().items()}
+    await api.services.engine_info.publish("default", classes)
+    workflow = {**BLUE, "1": {**BLUE["1"], "inputs": {**BLUE["1"]["inputs"], "height": "tall"}}}
+    given = [{"node": "1", "field": "width", "value": 10**6}]
+    response = await api.client.post("/v1/jobs", json={"workflow": workflow, "inputs": given})
+    problem = response.json()
+    assert (response.status_code, problem["type"]) == (422, "/problems/value-out-of-range")
+    assert problem["detail"].endswith("(and 1 more)")
+    assert [(error["type"], error["pointer"]) for error in problem["errors"]] == [
+        ("/problems/value-out-of-range", "/inputs/0/value"),
+        ("/problems/wrong-input-type", "/workflow/1/inputs/height"),
+    ]
+    assert [error["type"] for error in problem["node_errors"]["1"]["errors"]] == [
+        "value_bigger_than_max",
+        "invalid_input_type",
+    ]
+    assert problem["node_errors"]["1"]["dependent_outputs"] == ["2"]
+
+
+async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
+    """A picture of `media` or of an input passes; one that nobody brings is a missing medium."""
+    classes = {name: node.object_info() for name, node in node_classes().items()}
+    await api.services.engine_info.publish("default", classes)
+    workflow = {**BLUE, "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
+    cat = base64.b64encode(b"cat").decode()
+    refused = await api.client.post("/v1/jobs", json={"workflow": workflow})
+    assert refused.json()["type"] == "/problems/missing-medium"
+    media = [{"name": "cat.png", "data": cat}]
+    assert (await api.client.post("/v1/jobs", json={"workflow": workflow, "media": media})).status_code == 202
+    inputs = [{"node": "1", "field": "image", "value": cat, "type": "image_base64"}]
+    assert (await api.client.post("/v1/jobs", json={"workflow": workflow, "inputs": inputs})).status_code == 202
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer", KEY])

@@ -5,13 +5,14 @@ from datetime import timedelta
 import pytest
 
 from storage.clock import ManualClock
-from storage.engine_info import EngineInfoStore
+from storage.engine_info import FILES_LIFE, EngineInfoStore
 from storage.errors import UploadIncomplete, UploadNotFound
 from storage.jobs import JobStore
 from storage.objects import ObjectStore
 from storage.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from storage.uploads import UploadStore
+from workflows.graph import parse_graph
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +50,52 @@ async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: 
     await EngineInfoStore(objects, clock).publish("default", {"SaveImage": {}})
     clock.set(clock.now() + timedelta(seconds=3))
     assert await info.load("default") == {"SaveImage": {}}
-    await EngineInfoStore(objects, clock).publish("default", {"LoadImage": {}})
+    await EngineInfoStore(objects, clock).publish("default", {"LoadImage": {}}, comfyui_version="0.33.0")
     assert await info.load("default") == {"SaveImage": {}}
     clock.set(clock.now() + timedelta(seconds=61))
     assert await info.load("default") == {"LoadImage": {}}
+    known = await info.info("default")
+    assert known is not None
+    assert (known.comfyui_version, known.files_listed) == ("0.33.0", True)
+    assert await info.load("another") is None
+
+
+async def test_what_an_engine_can_do_is_parsed_once_a_publication(objects: ObjectStore, clock: ManualClock) -> None:
+    """Looking again finds the same one until something else is published."""
+    info = EngineInfoStore(objects, clock)
+    assert (await info.catalogue("default")).judge(MODEL).faults == ()
+    await info.publish("default", LOADER)
+    clock.set(clock.now() + timedelta(seconds=3))
+    first = await info.catalogue("default")
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await info.catalogue("default") is first
+    await info.publish("default", LOADER)
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await info.catalogue("default") is not first
+
+
+async def test_a_list_of_models_is_not_believed_for_ever(objects: ObjectStore, clock: ManualClock) -> None:
+    """It refuses a job while it is young; not when it is old, when models were added, or when none were mounted."""
+    info = EngineInfoStore(objects, clock)
+    await info.publish("default", LOADER)
+    assert await refusals(info) == ["missing-model"]
+    clock.set(clock.now() + FILES_LIFE + timedelta(seconds=1))
+    assert await refusals(info) == []
+    await info.publish("default", LOADER)
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await refusals(info) == ["missing-model"]
+    await info.files_changed("default")
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await refusals(info) == []
+    await info.publish("default", LOADER, files_listed=False)
+    clock.set(clock.now() + timedelta(seconds=61))
+    assert await refusals(info) == []
+    await info.files_changed("another")
+
+
+async def refusals(info: EngineInfoStore) -> list[str]:
+    return [fault.code for fault in (await info.catalogue("default")).judge(MODEL).faults]
+
+
+MODEL = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}}})
+LOADER = {"Loader": {"input": {"required": {"name": [["a.safetensors"]]}}, "output": [], "output_node": True}}

@@ -107,7 +107,10 @@ class _Judgement:
         }
 
     def _reach(self, node_id: str, path: list[str], reached: dict[str, None]) -> None:
-        """The node and all that it depends on, each judged once; a cycle is the error of every node in it."""
+        """The node and all that it depends on by declared inputs, each judged once.
+
+        A cycle is the error of every node in it.
+        """
         if node_id in path:
             self._blame_cycle([*path[path.index(node_id) :], node_id])
             return
@@ -117,8 +120,9 @@ class _Judgement:
         if node_id not in self._errors:
             self._errors[node_id] = []
             self._errors[node_id] += self._judge_node(node_id)
-        for value in self._prompt[node_id].get("inputs", {}).values():
-            if is_link(value) and value[0] in self._prompt:
+        declared = self._classes[self._prompt[node_id]["class_type"]].inputs()
+        for name, value in self._prompt[node_id].get("inputs", {}).items():
+            if name.split(".")[0] in declared and is_link(value) and value[0] in self._prompt:
                 self._reach(value[0], [*path, node_id], reached)
 
     def _blame_cycle(self, ring: list[str]) -> None:
@@ -150,6 +154,8 @@ class _Judgement:
         value = inputs[name]
         if isinstance(value, list):
             return self._judge_link(name, value, config)
+        if isinstance(value, dict) and "__value__" in value:  # how a list is sent as a value
+            inputs[name] = value = value["__value__"]
         kind = config[0]
         about = {"input_name": name, "input_config": list(config), "received_value": value}
         if isinstance(kind, list):
@@ -160,7 +166,7 @@ class _Judgement:
             return None
         try:
             inputs[name] = value = CONVERSIONS[kind](value)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             message = f"Failed to convert an input value to a {kind} value"
             return _error(
                 "invalid_input_type", message, f"{name}, {value}, {error}", about | {"exception_message": str(error)}

@@ -1,0 +1,70 @@
+"""The catalogue and the lite engine judge the same graphs from the same declarations, each in its own code."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.lite.folders import Folders
+from workers.lite.nodes import node_classes
+from workers.lite.validation import Refused, Validator
+from workflows import examples
+from workflows.catalogue import Catalogue
+from workflows.errors import DanglingLink, WorkflowCycle
+from workflows.graph import parse_graph
+
+CLASSES = node_classes()
+CATALOGUE = Catalogue({name: declared.object_info() for name, declared in CLASSES.items()})
+NOWHERE = Path("/nonexistent")
+VALIDATOR = Validator(CLASSES, Folders(input=NOWHERE, output=NOWHERE, temp=NOWHERE))
+
+node_ids = st.sampled_from(["1", "2", "3", "4"])
+links = st.tuples(node_ids, st.integers(0, 2)).map(list)
+literals = (
+    st.sampled_from(
+        [0, -1, 10**9, 0.5, 1e300, float("inf"), float("nan"), None, True, "5", "5.5", "", "lanczos", "x.png"]
+    )
+    | st.sampled_from([[], [1], [1, 2], {}, {"__value__": "7"}])
+    | st.integers()
+    | st.text("ab5 .", max_size=3)
+)
+
+
+@st.composite
+def broken(draw: st.DrawFn) -> dict[str, Any]:
+    """A shipped example with some inputs changed, removed or relinked, and some nodes turned into others."""
+    graph: dict[str, Any] = copy.deepcopy(examples.load(draw(st.sampled_from(list(examples.names())))))
+    for _ in range(draw(st.integers(1, 3))):
+        node = graph[draw(st.sampled_from(sorted(graph)))]
+        change = draw(st.sampled_from(["value", "value", "link", "remove", "class"]))
+        if change == "class":
+            node["class_type"] = draw(st.sampled_from([*sorted(CLASSES), "NoSuchNode"]))
+            continue
+        names = sorted(CLASSES[node["class_type"]].inputs()) if node["class_type"] in CLASSES else []
+        name = draw(st.sampled_from(names or ["unheard_of"]))
+        if change == "remove":
+            node["inputs"].pop(name, None)
+        else:
+            node["inputs"][name] = draw(links if change == "link" and names else literals)
+    return graph
+
+
+def lite_accepts(graph: dict[str, Any]) -> bool:
+    try:
+        return not VALIDATOR.judge(copy.deepcopy(graph)).node_errors
+    except Refused:
+        return False
+
+
+@settings(max_examples=400)
+@given(broken())
+def test_both_accept_or_both_refuse(graph: dict[str, Any]) -> None:
+    """Links out of the graph and rings are refused while it is parsed, wherever they are."""
+    try:
+        parsed = parse_graph(graph)
+    except (DanglingLink, WorkflowCycle):
+        return
+    verdict = CATALOGUE.judge(parsed, frozenset())
+    assert (not verdict.faults) is lite_accepts(graph), [fault.message for fault in verdict.faults]

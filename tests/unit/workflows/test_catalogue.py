@@ -1,0 +1,288 @@
+"""What a graph is refused for, by a catalogue that knows the engine, and what is left to the engine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.catalogue import MOST_FAULTS, Catalogue
+from workflows.errors import WorkflowError
+from workflows.graph import parse_graph
+from workflows.verdict import Verdict
+
+PROMPTS = Path(__file__).parent / "prompts"
+STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
+"""Files that the recorder had uploaded before it posted its prompts."""
+TOLD_OTHERWISE = {
+    "link to a node that does not exist",
+    "link to a slot that does not exist",
+    "node without inputs",
+    "s24_cycle",
+}
+"""ComfyUI words these as exceptions of its own with a traceback, or as an error of a whole cycle."""
+
+
+def recordings() -> list[Any]:
+    found = []
+    for version in ("0.3.64", "0.33.0"):
+        recorded = json.loads((PROMPTS / f"{version}.json").read_text())
+        for number, case in enumerate(recorded["cases"]):
+            name = f"{version}-{number}-{case['scenario']}"
+            found.append(pytest.param(recorded["object_info"], case, id=name))
+    return found
+
+
+def told(errors: dict[str, Any]) -> dict[str, Any]:
+    """node_errors with the errors of a node in any order: ComfyUI walks through a set."""
+    return {
+        node_id: (sorted(json.dumps(error, sort_keys=True) for error in about["errors"]), about["dependent_outputs"])
+        for node_id, about in errors.items()
+    }
+
+
+@pytest.mark.parametrize(("object_info", "case"), recordings())
+def test_the_verdict_is_that_of_the_recorded_engine(object_info: dict[str, Any], case: dict[str, Any]) -> None:
+    """A prompt is accepted or refused as two versions of ComfyUI did, in the same words where they are its own."""
+    try:
+        verdict = Catalogue(object_info).judge(parse_graph(case["prompt"]), STAGED)
+    except WorkflowError as error:
+        verdict = Verdict((error,), {})
+    assert (not verdict.faults) is case["accepted"]
+    if not {case["note"], case["scenario"]} & TOLD_OTHERWISE:
+        assert told(dict(verdict.node_errors)) == told(case["node_errors"])
+
+
+MODELS = ["a.safetensors", "sub/b.safetensors"]
+INFO: dict[str, Any] = {
+    "Number": {
+        "input": {
+            "required": {"whole": ["INT", {"min": 0, "max": 9}], "part": ["FLOAT", {"min": 0.5}]},
+            "optional": {
+                "words": ["STRING"],
+                "yes": ["BOOLEAN"],
+                "old": [["x", "y"]],
+                "mixed": ["INT,FLOAT", {"min": 1}],
+            },
+        },
+        "output": ["INT", "INT,FLOAT", "*", ["x", "y"]],
+        "output_node": True,
+        "python_module": "nodes",
+    },
+    "New": {
+        "input": {
+            "optional": {
+                "one": ["COMBO", {"options": ["x", "y"]}],
+                "many": ["COMBO", {"options": ["x", "y"], "multiselect": True}],
+                "remote": ["COMBO", {"remote": {"route": "/x"}, "options": ["x"]}],
+                "unlisted": ["COMBO", {}],
+            },
+            "required": {
+                "grown": ["COMFY_AUTOGROW_V3", {"template": {"min": 0}}],
+                "chosen": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "x"}]}],
+            },
+        },
+        "output": ["COMBO", "COMFY_MATCHTYPE_V3"],
+        "output_node": True,
+    },
+    "Loader": {
+        "input": {
+            "required": {"name": [MODELS]},
+            "optional": {"vae": [["pixel_space"]], "none": [[]], "image": [["old.png"], {"image_upload": True}]},
+        },
+        "output": ["MODEL"],
+        "output_node": True,
+    },
+    "Grows": {
+        "input": {"required": {"images": ["COMFY_AUTOGROW_V3", {"template": {"min": 2}}]}},
+        "output": [],
+        "output_node": True,
+    },
+}
+INFO["Custom"] = INFO["Number"] | {"python_module": "custom_nodes.Pack"}
+INFO["CustomLoader"] = INFO["Loader"] | {"python_module": "custom_nodes.Pack"}
+VALID: dict[str, dict[str, Any]] = {
+    "Number": {"whole": 1, "part": 1.0},
+    "New": {"chosen": "x"},
+    "Loader": {"name": "a.safetensors"},
+    "Grows": {"images.image0": ["n", 0]},
+}
+
+
+def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -> list[str]:
+    """The codes of what is wrong with one node, `n` being a Number, `w` a New beside it."""
+    nodes = {
+        "n": {"class_type": "Number", "inputs": VALID["Number"]},
+        "w": {"class_type": "New", "inputs": VALID["New"]},
+        "1": {"class_type": class_type, "inputs": VALID[class_type.removeprefix("Custom") or "Number"] | inputs},
+    }
+    verdict = (catalogue or Catalogue(INFO)).judge(parse_graph(nodes), frozenset({"brought.png"}))
+    return [fault.code for fault in verdict.faults]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "field", "value", "codes"),
+    [
+        ("Number", "whole", "5", []),
+        ("Number", "whole", " 7 ", []),
+        ("Number", "whole", 8.9, []),
+        ("Number", "whole", True, []),
+        ("Number", "whole", "5.5", ["wrong-input-type"]),
+        ("Number", "whole", None, ["wrong-input-type"]),
+        ("Number", "whole", float("inf"), ["wrong-input-type"]),
+        ("Number", "whole", float("nan"), ["wrong-input-type"]),
+        ("Number", "whole", -0.9, []),
+        ("Number", "whole", -1, ["value-out-of-range"]),
+        ("Number", "whole", "10", ["value-out-of-range"]),
+        ("Number", "part", "0.25", ["value-out-of-range"]),
+        ("Number", "part", float("nan"), []),
+        ("Number", "part", {"__value__": 2}, []),
+        ("Number", "part", [1], ["wrong-input-type"]),
+        ("Number", "part", [1, 2], ["dangling-link"]),
+        ("Number", "part", ["n", 0.0], ["dangling-link"]),
+        ("Number", "part", ["n", 4], ["dangling-link"]),
+        ("Number", "unheard_of", ["n", 4], []),
+        ("Number", "part", ["n", 0], ["link-type-mismatch"]),
+        ("Number", "part", ["n", 1], []),
+        ("Number", "part", ["n", 2], []),
+        ("Number", "part", ["w", 1], []),
+        ("Number", "part", ["n", 3], ["link-type-mismatch"]),
+        ("Number", "mixed", ["n", 0], []),
+        ("Number", "mixed", "a", ["wrong-input-type"]),
+        ("Number", "old", ["n", 3], []),
+        ("Number", "old", ["w", 0], ["link-type-mismatch"]),
+        ("Number", "old", "z", ["value-not-in-list"]),
+        ("Number", "old", ["x"], ["wrong-input-type"]),
+        ("Number", "words", {"any": "thing"}, []),
+        ("Number", "yes", "no", []),
+        ("Number", "unheard_of", "anything", []),
+        ("New", "one", "z", ["value-not-in-list"]),
+        ("New", "one", ["n", 3], []),
+        ("New", "many", {"__value__": ["x", "y"]}, []),
+        ("New", "many", {"__value__": ["x", "z"]}, ["value-not-in-list"]),
+        ("New", "remote", "z", []),
+        ("New", "unlisted", "z", []),
+        ("New", "chosen", "z", []),
+        ("New", "grown.a", ["n", 0], []),
+        ("New", "grown.a", ["n", 9], ["dangling-link"]),
+        ("Loader", "name", "sub/b.safetensors", []),
+        ("Loader", "name", "b.safetensors", ["missing-model"]),
+        ("Loader", "name", "anything", ["missing-model"]),
+        ("Loader", "vae", "wan.safetensors", ["missing-model"]),
+        ("Loader", "none", "wan.gguf", ["missing-model"]),
+        ("Loader", "none", "a_folder", ["value-not-in-list"]),
+        ("Loader", "none", "brought.png", []),
+        ("Loader", "image", "brought.png", []),
+        ("Loader", "image", "old.png", []),
+        ("Loader", "image", "new.png", ["missing-medium"]),
+        ("Loader", "image", 7, ["missing-medium"]),
+        ("Loader", "image", "sub/new.png", []),
+        ("Loader", "image", "new.png [output]", []),
+    ],
+)
+def test_an_input_is_judged_by_its_declaration(class_type: str, field: str, value: Any, codes: list[str]) -> None:
+    """Conversions, ranges, choices, files and links, each by ComfyUI's rule."""
+    assert judged(class_type, **{field: value}) == codes
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "codes"),
+    [
+        ("whole", 99, []),
+        ("old", "z", []),
+        ("part", ["n", 0], []),
+        ("whole", "a", ["wrong-input-type"]),
+        ("part", ["n", 4], ["dangling-link"]),
+    ],
+)
+def test_what_a_custom_node_may_check_itself_is_left_to_it(field: str, value: Any, codes: list[str]) -> None:
+    """Its ranges, choices and link types may not mean what they say; conversions and slots do."""
+    assert judged("Custom", **{field: value}) == codes
+
+
+def test_the_models_of_custom_loaders_are_looked_for_too() -> None:
+    """A missing file is missing whoever loads it."""
+    assert judged("CustomLoader", name="b.safetensors") == ["missing-model"]
+
+
+def test_lists_of_files_that_may_have_changed_refuse_nothing() -> None:
+    """Models and input files are let through; the choices of the nodes' code are not."""
+    doubtful = Catalogue(INFO).believing_files(files_are_known=False)
+    assert judged("Loader", doubtful, name="b.safetensors", image="new.png", none="x") == []
+    assert judged("Number", doubtful, old="z") == ["value-not-in-list"]
+
+
+def test_media_are_not_looked_for_where_nobody_tells_what_comes() -> None:
+    """Without the names of the job's files nothing is said of them."""
+    graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": "new.png"}}})
+    assert Catalogue(INFO).judge(graph).faults == ()
+
+
+def test_a_missing_model_is_named_with_what_brings_it() -> None:
+    """The message has the file, the hint its likely name and the command."""
+    graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}}})
+    (fault,) = Catalogue(INFO).judge(graph).faults
+    assert "needs the model b.safetensors" in fault.message
+    assert "sub/b.safetensors" in fault.hint
+    assert "comfyui-modal models sync" in fault.hint
+
+
+def test_an_input_that_grows_needs_parts_only_if_it_has_a_least_number() -> None:
+    """`images.image0` is a part of `images`."""
+    assert judged("Grows") == []
+    graph = parse_graph({"1": {"class_type": "Grows", "inputs": {}}})
+    assert [fault.code for fault in Catalogue(INFO).judge(graph).faults] == ["missing-required-input"]
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Those of every node that an output needs, unknown classes among them; not those of a node that none needs."""
+    nodes = {
+        "1": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}},
+        "2": {"class_type": "Numbr", "inputs": {}},
+        "3": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "none": ["1", 9]}},
+    }
+    verdict = Catalogue(INFO).judge(parse_graph(nodes))
+    assert [fault.code for fault in verdict.faults] == [
+        "unknown-node-class",
+        "wrong-input-type",
+        "value-out-of-range",
+        "dangling-link",
+    ]
+    assert {node_id: about["dependent_outputs"] for node_id, about in verdict.node_errors.items()} == {
+        "1": ["1", "3"],
+        "3": ["3"],
+    }
+    idle = {
+        "4": {"class_type": "Silent", "inputs": {"whole": "a"}},
+        "n": {"class_type": "Number", "inputs": VALID["Number"]},
+    }
+    silent = INFO | {"Silent": INFO["Number"] | {"output_node": False}}
+    assert Catalogue(silent).judge(parse_graph(idle)).faults == ()
+
+
+def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
+    """No more than MOST_FAULTS, and no value longer than a line or two."""
+    node = {"class_type": "Number", "inputs": {"whole": "a" * 10_000, "part": 0}}
+    verdict = Catalogue(INFO).judge(parse_graph({str(n): node for n in range(500)}))
+    assert len(verdict.faults) == MOST_FAULTS
+    assert len(json.dumps(verdict.node_errors)) < 200_000
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        None,
+        [],
+        {"input": []},
+        {"input": {"required": ["whole"]}},
+        {"input": {"required": {"whole": None}}, "output": "INT"},
+    ],
+)
+def test_a_class_that_is_described_oddly_is_left_to_the_engine(described: Any) -> None:
+    """object_info comes from any node pack; what cannot be read refuses nothing."""
+    info = INFO | {"Odd": described}
+    nodes = {
+        "1": {"class_type": "Odd", "inputs": {"whole": "a"}},
+        "2": {"class_type": "Number", "inputs": VALID["Number"] | {"yes": ["1", 7]}},
+    }
+    assert Catalogue(info).judge(parse_graph(nodes)).faults == ()
