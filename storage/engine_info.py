@@ -1,12 +1,13 @@
 """What the deployed engine can do (ComfyUI's object_info): published where it is known, read where jobs are accepted.
 
 One object a pool, replaced as a whole by every publication, with the time and the ComfyUI version: the image's check at
-a deployment publishes, and every worker when its engine is ready. So what is read is never older than the last engine
-that ran. It must not refuse a valid job for ever either:
-- Classes and choices belong to the deployment's code. They change with a deployment, which publishes.
+a deployment publishes, and every worker when its engine is ready and now and then while it lives. What was published
+must not refuse a valid job for ever, as a refused job starts no worker that would know better:
+- Classes and choices belong to the deployment's code, and a deployment publishes. Yet a worker of the last deployment
+  may publish after it. So they are believed for INFO_LIFE; then graphs are checked for their structure alone.
 - The files that loaders list change under a deployment that stands. They are believed for FILES_LIFE after an engine
-  that had the models mounted said so, and `files_changed` (for whoever adds models) ends that at once. Then a job with
-  an unlisted model is let through, and the worker that it starts publishes anew.
+  that had the models mounted listed them, and `files_changed` (for whoever adds models) ends that at once.
+Either way the next job is let through, and the worker that it starts publishes anew.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ CACHE_LIFE = timedelta(seconds=60)
 ABSENT_LIFE = timedelta(seconds=2)
 """While nobody has published yet, look again soon: a fresh deployment publishes within its first minute."""
 FILES_LIFE = timedelta(hours=1)
+INFO_LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class EngineInfoStore:
         if read is None:
             return Catalogue.absent()
         age = self._clock.now() - read.info.published_at
+        if age > INFO_LIFE:
+            return Catalogue.absent()
         return read.catalogue.believing_files(files_are_known=read.info.files_listed and age <= FILES_LIFE)
 
     async def _read(self, pool: str) -> _Read | None:

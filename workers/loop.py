@@ -9,8 +9,9 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-from storage.engine_info import EngineInfoStore
+from storage.engine_info import FILES_LIFE, EngineInfoStore
 from storage.errors import AttemptFenced, StorageError
 from storage.jobs import StoredJob
 from storage.queue import JobQueue
@@ -22,6 +23,8 @@ from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
 
+REPUBLISH_EVERY = FILES_LIFE / 2
+NEVER = datetime.min.replace(tzinfo=UTC)
 RETRY_S = 1.0
 """After the bucket or the engine failed: once a second is often enough."""
 
@@ -56,6 +59,7 @@ class WorkerLoop:
         self._policy = policy
         self._on_ready = on_ready
         self._catalogue = Catalogue.absent()
+        self._published_at = NEVER
 
     async def start(self) -> None:
         """`EngineUnavailable` if the engine does not get ready."""
@@ -79,7 +83,9 @@ class WorkerLoop:
         """Run the best queued job; None if there is none (another worker was quicker)."""
         await self._see_to_engine()
         claimed = await self._claim()
-        return None if claimed is None else await self._run(claimed)
+        ran = None if claimed is None else await self._run(claimed)
+        await self._keep_published()
+        return ran
 
     async def _claim(self) -> StoredJob | None:
         """A worker that is stopped while it claims does not keep what it got."""
@@ -136,10 +142,23 @@ class WorkerLoop:
         await self._engine_is_ready()
 
     async def _engine_is_ready(self) -> None:
+        await self._publish()
+        self._on_ready()
+
+    async def _keep_published(self) -> None:
+        """What was published is believed for a while only: a worker that lives on says it again, between two jobs."""
+        if self._stores.clock.now() - self._published_at < REPUBLISH_EVERY:
+            return
+        try:
+            await self._publish()
+        except EngineUnavailable as error:
+            logger.warning("what the engine can do is not known: %s", error)
+
+    async def _publish(self) -> None:
         info = await self._host.engine.object_info()
         self._catalogue = Catalogue(info)
         try:
             await self._engine_info.publish(self._identity.pool, info)
+            self._published_at = self._stores.clock.now()
         except StorageError as error:
             logger.warning("what the engine can do was not published: %s", error)
-        self._on_ready()

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import pytest
 from PIL import Image
 
 from storage import keys
-from storage.clock import SystemClock
+from storage.clock import ManualClock, SystemClock
+from storage.engine_info import EngineInfoStore
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
@@ -344,6 +346,22 @@ async def test_a_long_graph_costs_at_most_a_write_a_second(tmp_path: Path) -> No
     seconds = (record.completed_at - record.started_at).total_seconds()
     progress_writes = record.rev - 2
     assert 1 <= progress_writes <= seconds + 1
+
+
+async def test_a_worker_that_lives_on_says_again_what_its_engine_can_do(tmp_path: Path) -> None:
+    """Not after every job, but before what it said is too old to be believed."""
+    clock = ManualClock(datetime(2026, 11, 23, tzinfo=UTC))
+    async with workbench(tmp_path, clock=clock) as bench:
+        said = []
+        for minutes in (0, 10, 25, 10):
+            clock.set(clock.now() + timedelta(minutes=minutes))
+            await bench.worker.serve_one()
+            info = await EngineInfoStore(bench.objects, clock).info("default")
+            assert info is not None
+            assert "SaveImage" in info.object_info
+            said.append(info.published_at)
+    start = said[0]
+    assert said == [start, start, start + timedelta(minutes=35), start + timedelta(minutes=35)]
 
 
 async def test_the_whole_on_the_real_server(s3_objects: S3ObjectStore, tmp_path: Path) -> None:

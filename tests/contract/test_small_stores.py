@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from storage.clock import ManualClock
-from storage.engine_info import FILES_LIFE, EngineInfoStore
+from storage.engine_info import FILES_LIFE, INFO_LIFE, EngineInfoStore
 from storage.errors import UploadIncomplete, UploadNotFound
 from storage.jobs import JobStore
 from storage.objects import ObjectStore
@@ -91,6 +91,17 @@ async def test_a_list_of_models_is_not_believed_for_ever(objects: ObjectStore, c
     clock.set(clock.now() + timedelta(seconds=61))
     assert await refusals(info) == []
     await info.files_changed("another")
+
+
+async def test_what_an_engine_said_long_ago_is_not_believed(objects: ObjectStore, clock: ManualClock) -> None:
+    """It may be another deployment's, and a refused job starts no worker that would know better."""
+    info = EngineInfoStore(objects, clock)
+    await info.publish("default", {"Another": {}})
+    assert await refusals(info) == ["unknown-node-class"]
+    clock.set(clock.now() + INFO_LIFE)
+    assert await refusals(info) == ["unknown-node-class"]
+    clock.set(clock.now() + timedelta(seconds=1))
+    assert await refusals(info) == []
 
 
 async def refusals(info: EngineInfoStore) -> list[str]:

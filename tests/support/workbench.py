@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.compose import Stores, make_stores, runner_stores
 from infra.settings import Settings
-from storage.clock import SystemClock
+from storage.clock import Clock, SystemClock
 from storage.jobs import JobStore, StoredJob
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
@@ -63,9 +63,12 @@ class Bench:
 
 @asynccontextmanager
 async def workbench(
-    folder: Path, objects: ObjectStore | None = None, policy: RunnerPolicy | None = None
+    folder: Path,
+    objects: ObjectStore | None = None,
+    policy: RunnerPolicy | None = None,
+    clock: Clock | None = None,
 ) -> AsyncIterator[Bench]:
-    clock, signal = SystemClock(), MemorySignal()
+    clock, signal = clock or SystemClock(), MemorySignal()
     store = objects or MemoryObjectStore(clock)
     stores = make_stores(Settings(bucket="tests"), store, signal, clock)
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
