@@ -123,7 +123,7 @@ def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
         (["run", "words", "--image", "x.png"], 2, "exactly one LoadImage"),
         (["run", "still", "--image", "/nowhere.png"], 2, "is not a file"),
         (["jobs", "show", "nope"], 2, "no job with this id"),
-        (["run", "still"], 1, "Invalid image file"),
+        (["run", "still"], 2, "needs the file 'photo.png'"),
     ],
 )
 def test_commands_say_what_is_wrong(running: Up, arguments: list[str], code: int, words: str) -> None:
