@@ -45,7 +45,7 @@ class DeliveryAttempt(Value):
 
 
 class Delivery(Value):
-    """The content of a delivery's object. `turn` counts the pointers that were written for it."""
+    """The content of a delivery's object. `turn` is its newest pointer's."""
 
     tenant: str
     kind: Literal["job", "batch", "test"]

@@ -204,7 +204,8 @@ class EventRef:
 
 @dataclass(frozen=True, slots=True)
 class DueEntry:
-    """An event that is to be sent when `due`. `turn` counts the pointers of one event: each has a key of its own.
+    """An event that is to be sent when `due`. `turn` tells the pointers of one event apart: the first has the `rev`
+    that its event is committed with, so that one which is dropped as stale is never that of a later try to commit.
 
     `endpoint` is a hash of the receiver's URL, so that one that is slow can be left waiting without a look at its jobs.
     """

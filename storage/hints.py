@@ -51,7 +51,7 @@ def _hints(record: JobRecord) -> list[str]:
         hints.append(running_key(record))
     if record.webhook_url is not None:
         endpoint = endpoint_of(record.webhook_url)
-        hints += [DueEntry(event.time, endpoint, event_ref(record, event)).key for event in record.events]
+        hints += [DueEntry(event.time, endpoint, event_ref(record, event), event.rev).key for event in record.events]
     if (due := record.next_deadline) is not None:
         hints.append(Deadline(due, "job", record.tenant, record.job_id).key)
     return hints

@@ -138,9 +138,14 @@ class JobRecord(Value):
     @property
     def next_deadline(self) -> datetime | None:
         """When the job must be looked at although nothing happens to it: its queue limit, or its removal."""
-        if self.status is Status.QUEUED and self.attempt == 0 and self.queue_timeout_s is not None:
-            return self.created_at + timedelta(seconds=self.queue_timeout_s)
+        if self.status is Status.QUEUED and self.attempt == 0:
+            return self.queue_deadline
         return None if self.completed_at is None else self.completed_at + timedelta(seconds=self.retain_s)
+
+    @property
+    def queue_deadline(self) -> datetime | None:
+        """Until when a worker must have claimed it for the first time."""
+        return None if self.queue_timeout_s is None else self.created_at + timedelta(seconds=self.queue_timeout_s)
 
     def may_be_repeated(self, max_attempts: int) -> bool:
         """Whether an attempt is left after the current one; those that were given back do not count."""
@@ -305,7 +310,9 @@ class JobRecord(Value):
         """With the event, if anyone wants it. Only the newest progress counts, and none after the end."""
         if self.webhook_url is None or name not in self.webhook_events:
             return self.model_copy(update={"events": self._without_progress()}) if self.status.is_terminal else self
-        event = JobEvent(sequence=self.next_sequence, name=name, time=now, attempt=self.attempt, **what)
+        event = JobEvent(
+            sequence=self.next_sequence, rev=self.rev + 1, name=name, time=now, attempt=self.attempt, **what
+        )
         supersedes = name == "progress" or self.status.is_terminal
         kept = self._without_progress() if supersedes else self.events
         return self.model_copy(update={"events": (*kept, event), "next_sequence": self.next_sequence + 1})

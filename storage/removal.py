@@ -89,9 +89,9 @@ class JobRemover:
         if deadline.kind == "draft":
             await self._jobs.publish(stored.record)
             return None
-        return await self._end(stored, now)
+        return await self._end(stored, deadline, now)
 
-    async def _end(self, stored: StoredJob, now: datetime) -> datetime | None:
+    async def _end(self, stored: StoredJob, deadline: Deadline, now: datetime) -> datetime | None:
         record = stored.record
         if (expired := record.expire_in_queue(now=now)) is not record:
             await self._jobs.advance(stored, expired)
@@ -99,7 +99,9 @@ class JobRemover:
             if not await self.is_free_to_go(record):
                 return now + EVENTS_PENDING
             await self.purge(stored)
-        else:  # the deadline is an old one, or of a change that someone is about to commit
+        elif _is_about_to_end(record, deadline, now):
+            raise PreconditionFailed(deadline.key)
+        else:  # the deadline is an old one, or of a change that someone gave up
             await self._jobs.touch(stored)
         return None
 
@@ -120,3 +122,12 @@ class JobRemover:
         if again is not None:
             await self._objects.put(Deadline(again, "job", pending.tenant, pending.id).key, b"")
         await self._objects.delete(pending.key)
+
+
+def _is_about_to_end(record: JobRecord, deadline: Deadline, now: datetime) -> bool:
+    """Whether the deadline may be that of an end without retention, which is being committed: such a deadline is due
+    at once, and dropping it could hit the very same one, written again for a second try."""
+    if record.status.is_terminal or now - deadline.due >= YOUNG_HINT:
+        return False
+    limit = record.queue_deadline
+    return limit is None or Deadline(limit, "job", record.tenant, record.job_id).key != deadline.key

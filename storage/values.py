@@ -80,11 +80,13 @@ class ErrorDetail(Value):
 class JobEvent(Value):
     """Something that the job's owner wants to be told. Committed with the change that it tells of, and never changed.
 
-    Events are numbered by `sequence`. What the record will not tell any more later is kept here: how far the job was,
-    and which of its outputs are news (from `outputs_from` up to `outputs_to`).
+    Events are numbered by `sequence`; `rev` is that of the version which an event was to be committed with. What the
+    record will not tell any more later is kept here: how far the job was, and which of its outputs are news (from
+    `outputs_from` up to `outputs_to`).
     """
 
     sequence: int
+    rev: int = 0
     name: EventName
     time: datetime
     attempt: int

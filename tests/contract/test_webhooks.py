@@ -17,7 +17,7 @@ from storage import keys
 from storage.clock import ManualClock, SystemClock
 from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
 from storage.hint_keys import DUE, DueEntry
-from storage.hints import endpoint_of, event_ref
+from storage.hints import endpoint_of, event_ref, hints_of
 from storage.jobs import StoredJob
 from storage.launcher import NoLauncher
 from storage.memory import MemoryObjectStore
@@ -351,7 +351,8 @@ async def test_two_deliverers_send_one_attempt(post: Post) -> None:
 async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
     """It is written first; once its time is over a touch fences the writer, and it goes."""
     record = (await post.claimed("completed")).record
-    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, _event(record)))
+    event = _event(record)
+    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
     await post.objects.put(ahead.key, b"")
     assert await post.deliverer.deliver(ahead) == "later"
     before = await post.stores.jobs.read("default", record.job_id)
@@ -360,6 +361,22 @@ async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
     with pytest.raises(PreconditionFailed):
         await post.stores.jobs.advance(before, before.record)
     assert post.receiver.posts == []
+
+
+async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> None:
+    """A writer that was fenced commits again: whoever still deletes the pointer of its first try does not hit it."""
+    before = await post.claimed("completed")
+
+    def completed(record: JobRecord) -> JobRecord:
+        return record.complete(attempt=1, now=post.clock.now(), outputs=())
+
+    touched = await post.stores.jobs.touch(before)
+    first, second = (
+        {key for key in hints_of(completed(record)) if key.startswith(DUE)}
+        for record in (before.record, touched.record)
+    )
+    assert len(first) == len(second) == 1
+    assert first.isdisjoint(second)
 
 
 def _event(record: JobRecord) -> Any:

@@ -195,4 +195,5 @@ def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Deli
         type=renderer.type_of(found),
         url=found.url,
         next_at=entry.due,
+        turn=entry.turn,
     )
