@@ -133,6 +133,20 @@ class Client:
     def redeliver(self, job_id: str, event_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/deliveries/{event_id}/redeliver")
 
+    # The service.
+
+    def health(self) -> Json:
+        return self._json("GET", "/health")
+
+    def system(self) -> Json | None:
+        """What workers said of themselves; None where the API does not tell."""
+        try:
+            return self._json("GET", "/v1/system")
+        except ApiProblem as problem:
+            if problem.status == 404:
+                return None
+            raise
+
     # Files.
 
     def medium(self, path: Path, name: str | None = None) -> Json:

@@ -304,6 +304,7 @@ class WebhookKeys(_Answer):
 
 class Health(_Answer):
     status: Literal["ok"]
+    version: str = Field(description="of this API's code")
 
 
 class Ready(_Answer):

@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from app.cli import cli
+from infra.bucket_commands import bucket as bucket_commands
+from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.local.up import UpOptions
@@ -17,6 +19,8 @@ if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
 
 DEFAULT_DATA = Path(".local")
 DEFAULT_PORT = 8000
+
+cli.command(bucket_commands)
 
 
 def main() -> None:
@@ -60,11 +64,21 @@ def up(
 
 
 @cli.command
-def doctor(*, data: Path = DEFAULT_DATA) -> int:
+def doctor(
+    *,
+    data: Path = DEFAULT_DATA,
+    cloud: Annotated[bool, Parameter(help="look at the deployment on Modal", negative="")] = False,
+    ticket: Annotated[bool, Parameter(help="with --cloud: have a worker take a ticket; it may start a GPU")] = True,
+    env: Environment = None,
+    api_url: ApiUrl = None,
+    api_key: ApiKey = None,
+) -> int:
     """Check the bucket, the API and the engine: what holds, what does not, and what to do about it.
 
-    Looks at what `up` runs in DATA; without it, at the bucket of the COMFYUI_MODAL_* settings.
+    Looks at what `up` runs in DATA; without it, at the bucket of the COMFYUI_MODAL_* settings; with --cloud, at Modal.
     """
+    if cloud:
+        return examine_cloud(env, api_url, api_key, ticket=ticket)
     return asyncio.run(_examine(data))
 
 
@@ -84,7 +98,8 @@ def _say_ready(data: Path, api_url: str) -> None:
 
 async def _examine(data: Path) -> int:
     from infra.compose import open_objects
-    from infra.doctor import ApiChecks, BucketChecks, EngineChecks, examine
+    from infra.doctor import ApiChecks, BucketChecks, EngineChecks
+    from infra.findings import show
     from infra.local.connection import Connection
     from infra.settings import external_settings
     from storage.clock import SystemClock
@@ -93,20 +108,12 @@ async def _examine(data: Path) -> int:
     settings = connection.settings() if connection else external_settings()
     if settings is None:
         return _refuse(f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket")
-    console = Console()
-    failed = 0
     async with open_objects(settings) as objects:
         checks = BucketChecks(objects, SystemClock()).all()
         if connection:
             checks |= ApiChecks(connection.api_url, connection.api_key).all()
             checks |= EngineChecks(connection.comfyui_url).all()
-        async for finding in examine(checks):
-            mark = "[green]ok  [/]" if finding.holds else "[red]FAIL[/]"
-            console.print(f"{mark} {finding.check}: ", finding.detail, sep="", highlight=False)
-            if not finding.holds:
-                failed += 1
-                console.print(f"     → {finding.advice}", highlight=False)
-    return 1 if failed else 0
+        return 1 if await show(checks, Console()) else 0
 
 
 def _engine(choice: str | None) -> "EngineSettings":

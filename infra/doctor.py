@@ -5,11 +5,12 @@ conditional writes (several small S3 servers silently do) would lose jobs, so it
 """
 
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
+from app import __version__
+from infra.findings import REACHABLE, Check, CheckFailed
 from storage import keys
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
@@ -19,28 +20,6 @@ MAX_SKEW_S = 30.0
 """A presigned URL lives for minutes, a lease for a minute: half of that is the most a clock may be off."""
 
 HTTP_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The outcome of one check; `advice` is empty when it holds."""
-
-    check: str
-    holds: bool
-    detail: str
-    advice: str = ""
-
-
-class CheckFailed(Exception):
-    """Raised by a check: what was seen, and what to do."""
-
-    def __init__(self, detail: str, advice: str) -> None:
-        super().__init__(detail)
-        self.detail = detail
-        self.advice = advice
-
-
-Check = Callable[[], Awaitable[str]]
 
 
 class BucketChecks:
@@ -164,22 +143,33 @@ class EngineChecks:
             raise CheckFailed(
                 "no worker says that its engine is ready", "start `comfyui-modal up`, and look at DIR/logs/worker-1.log"
             )
-        stats = (await _get(f"{self._url}/system_stats")).json()
+        stats = (await _request("GET", f"{self._url}/system_stats")).json()
         return f"ComfyUI {stats['system'].get('comfyui_version', 'of unknown version')} at {self._url}"
 
 
 class ApiChecks:
     """The API, by its URL, with the key that clients use."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, timeout_s: float = HTTP_TIMEOUT_S) -> None:
         self._url = url
         self._key = key
+        self._timeout_s = timeout_s
 
     def all(self) -> dict[str, Check]:
-        return {"API ready": self.ready, "API key": self.key}
+        return {"API alive": self.alive, "API ready": self.ready, "API key": self.key}
+
+    async def alive(self) -> str:
+        """And made of the same code as this command."""
+        response = await self._get("/health")
+        if response.status_code != 200:
+            raise CheckFailed(f"/health answered {response.status_code}", "look at the API's log: it does not start")
+        theirs = response.json().get("version", "unknown")
+        if theirs != __version__:
+            raise CheckFailed(f"the API is version {theirs}, this command {__version__}", "run both from one checkout")
+        return f"{self._url} is version {theirs}"
 
     async def ready(self) -> str:
-        response = await _get(f"{self._url}/ready")
+        response = await self._get("/ready")
         if response.status_code != 200:
             raise CheckFailed(
                 f"/ready answered {response.status_code}", "look at the API's log: its bucket does not answer"
@@ -187,7 +177,7 @@ class ApiChecks:
         return f"{self._url} is ready"
 
     async def key(self) -> str:
-        response = await _get(f"{self._url}/v1/jobs?limit=1", {"Authorization": f"Bearer {self._key}"})
+        response = await self._get("/v1/jobs?limit=1", {"Authorization": f"Bearer {self._key}"})
         if response.status_code != 200:
             raise CheckFailed(
                 f"the API answered {response.status_code}",
@@ -195,31 +185,20 @@ class ApiChecks:
             )
         return "accepted"
 
-
-async def examine(checks: dict[str, Check]) -> AsyncIterator[Finding]:
-    """Run the checks one after another; whatever a check raises is its finding."""
-    for name, check in checks.items():
-        try:
-            yield Finding(name, holds=True, detail=await check())
-        except CheckFailed as failure:
-            yield Finding(name, holds=False, detail=failure.detail, advice=failure.advice)
-        except (StorageError, httpx.HTTPError) as error:
-            yield Finding(
-                name,
-                holds=False,
-                detail=f"{type(error).__name__}: {error}",
-                advice="is it running, and reachable from here?",
-            )
+    async def _get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
+        return await _request("GET", self._url + path, timeout_s=self._timeout_s, headers=headers)
 
 
 async def _send(signed: SignedRequest, body: bytes | None = None) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S) as client:
-        return await client.request(signed.method, signed.url, headers=dict(signed.headers), content=body)
+    return await _request(signed.method, signed.url, headers=dict(signed.headers), content=body)
 
 
-async def _get(url: str, headers: dict[str, str] | None = None) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=HTTP_TIMEOUT_S) as client:
-        return await client.get(url, headers=headers)
+async def _request(method: str, url: str, *, timeout_s: float = HTTP_TIMEOUT_S, **options: Any) -> httpx.Response:
+    try:
+        async with httpx.AsyncClient(timeout=timeout_s) as client:
+            return await client.request(method, url, **options)
+    except httpx.HTTPError as error:
+        raise CheckFailed(f"{type(error).__name__}: {error}", REACHABLE) from error
 
 
 def _probe_key() -> str:

@@ -2,4 +2,10 @@
 
 APP_NAME = "comfyui-modal-api"
 WORKER_CLASS = "ComfyWorker"
+API_FUNCTION = "api"
+REAP_FUNCTION = "reap"
 DELIVER_FUNCTION = "deliver"
+PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION)
+"""What a deployment consists of; without any one of these jobs do not get done."""
+DEFAULT_POOL = "default"
+"""Whose tickets `ComfyWorker` takes."""

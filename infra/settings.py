@@ -141,6 +141,7 @@ class DeploymentSettings(BaseSettings):
     container_run_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         24 * 3600, description="how long one job may hold a GPU container, seconds"
     )
+    model_volume: str = Field("comfyui-modal-models", description="name of the Modal volume that holds the models")
 
     @property
     def gpus(self) -> list[str] | None:

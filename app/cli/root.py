@@ -121,6 +121,7 @@ def cancel(job_id: str, *, target: Target | None = None) -> int:
     return cancel_job((target or Target()).resolve(), job_id)
 
 
+@cli.command
 @jobs.command
 @ends_well
 def logs(

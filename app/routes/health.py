@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from app import __version__
 from app.routes.context import answer, context_of
 from app.wire import Health, Ready
 from storage import keys
@@ -16,7 +17,7 @@ READY_LIFE_S = 2.0
 
 
 async def health(_: Request) -> Response:
-    return answer(Health(status="ok"))
+    return answer(Health(status="ok", version=__version__))
 
 
 async def ready(request: Request) -> Response:

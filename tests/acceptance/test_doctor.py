@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from infra.doctor import BucketChecks, Finding, examine
+from infra.doctor import BucketChecks
+from infra.findings import Finding, examine
 from storage.clock import ManualClock, SystemClock
 from storage.s3 import S3Config, S3ObjectStore
 from tests.support.faulty_proxy import faulty_proxy

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app import __version__
 from app.config import ApiConfig
 from infra.compose import reaper
 from infra.settings import Settings
@@ -343,7 +344,7 @@ async def test_without_the_key_nothing_is_told(memory_api: Api, header: str | No
         response = await client.get("/v1/jobs", headers=headers)
         assert (response.status_code, response.json()["type"]) == (401, "/problems/unauthorized")
         assert response.headers["www-authenticate"].startswith("Bearer")
-        assert (await client.get("/health")).json() == {"status": "ok"}
+        assert (await client.get("/health")).json() == {"status": "ok", "version": __version__}
         assert (await client.get("/ready")).status_code == 200
 
 

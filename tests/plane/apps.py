@@ -113,6 +113,16 @@ class Apps:
         secrets[secret_id] = (name, dict(request.env_dict))
         return pb.SecretGetOrCreateResponse(secret_id=secret_id)
 
+    async def VolumeGetOrCreate(self, request: Any) -> Any:
+        """Its name alone; what is stored on it is not modelled."""
+        volumes = self._state.volumes
+        name = request.deployment_name
+        if name not in volumes and request.object_creation_type == pb.OBJECT_CREATION_TYPE_UNSPECIFIED:
+            raise GRPCError(Status.NOT_FOUND, f"volume {name!r} not found")
+        volume_id = volumes.setdefault(name, self._state.new_id("vo"))
+        metadata = pb.VolumeMetadata(name=name, version=request.version)
+        return pb.VolumeGetOrCreateResponse(volume_id=volume_id, version=request.version, metadata=metadata)
+
     async def BlobCreate(self, _: Any) -> Any:
         """A payload above 8 KiB goes by URL."""
         blob_id = self._state.new_id("bl")

@@ -90,7 +90,23 @@ class Functions:
 
     async def FunctionGetCurrentStats(self, request: Any) -> Any:
         function = self._state.functions[request.function_id]
-        return pb.FunctionStats(backlog=len(function.queue))
+        live = [c for c in self._state.containers.values() if c.function is function and not c.stopping]
+        return pb.FunctionStats(
+            backlog=len(function.queue),
+            num_total_tasks=len(live),
+            num_running_inputs=sum(len(container.running) for container in live),
+        )
+
+    async def FunctionGetSchedulingParams(self, request: Any) -> Any:
+        settings = self._state.functions[request.function_id].spec.autoscaler_settings
+        configuration = pb.AutoscalerConfiguration(settings=settings)
+        return pb.FunctionGetSchedulingParamsResponse(autoscaler_configuration=configuration)
+
+    async def FunctionUpdateSchedulingParams(self, request: Any) -> Any:
+        """Holds until the function is created anew, as in the cloud."""
+        settings = self._state.functions[request.function_id].spec.autoscaler_settings
+        settings.MergeFrom(request.settings)
+        return pb.FunctionUpdateSchedulingParamsResponse(current_settings=settings)
 
     async def FunctionBindParams(self, request: Any) -> Any:
         """A class instance: the same parameters are the same function."""

@@ -97,6 +97,7 @@ class State:
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     secrets: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    volumes: dict[str, str] = field(default_factory=dict)
     mounts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)

@@ -1,0 +1,109 @@
+"""The commands `bucket setup` and `bucket policy`, for whoever owns the bucket."""
+
+import asyncio
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+from rich.console import Console
+
+from app.cli.exit_codes import FAILED, REFUSED
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from infra.settings import Settings
+    from storage.bucket_setup import RuleChange
+
+bucket = App(name="bucket", help="Set up the bucket, and print the policy that its key needs.")
+
+Bucket = Annotated[str | None, Parameter(name="--bucket", help="its name; COMFYUI_MODAL_BUCKET otherwise")]
+
+
+@bucket.command
+def setup(
+    *,
+    cors_origin: Annotated[
+        list[str] | None,
+        Parameter(
+            help="a web origin whose pages use presigned URLs, https://app.example; may be repeated", negative=""
+        ),
+    ] = None,
+    dry_run: Annotated[bool, Parameter(help="say what would change, and change nothing", negative="")] = False,
+    name: Bucket = None,
+) -> int:
+    """Set the bucket's CORS and lifecycle rules; rules of others stay.
+
+    Without --cors-origin CORS is left as it is. The bucket is that of the COMFYUI_MODAL_* settings; without
+    COMFYUI_MODAL_S3_ACCESS_KEY, the credentials of the AWS configuration are used.
+    """
+    settings = _settings(name)
+    return REFUSED if settings is None else asyncio.run(_set_up(settings, cors_origin or [], dry=dry_run))
+
+
+@bucket.command
+def policy(
+    *,
+    for_setup: Annotated[
+        bool, Parameter(name="--setup", help="print what `bucket setup` needs instead", negative="")
+    ] = False,
+    name: Bucket = None,
+) -> int:
+    """Print the least-privilege IAM policy for the deployment's key."""
+    from storage.bucket_policy import run_policy, setup_policy
+
+    settings = _settings(name)
+    if settings is None:
+        return REFUSED
+    document = setup_policy(settings.bucket) if for_setup else run_policy(settings.bucket, settings.s3_prefix)
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+async def _set_up(settings: "Settings", origins: list[str], *, dry: bool) -> int:
+    """Each kind of rule on its own: a store that does not know one may know the other."""
+    from infra.compose import s3_config
+    from storage.bucket_setup import BucketSetup
+    from storage.errors import StorageError
+
+    target = BucketSetup(s3_config(settings))
+    plans = [target.plan_lifecycle()] + ([target.plan_cors(origins)] if origins else [])
+    failed = False
+    for plan in plans:
+        try:
+            change = await plan
+            if change.is_needed and not dry:
+                await target.apply(change)
+            _tell(change, dry=dry)
+        except StorageError as error:
+            failed = True
+            Console(stderr=True).print(f"{error}", style="red", highlight=False, markup=False)
+            Console(stderr=True).print(
+                "  → `bucket policy --setup` prints what this key must be allowed", highlight=False
+            )
+    return FAILED if failed else 0
+
+
+def _tell(change: "RuleChange", *, dry: bool) -> None:
+    console = Console()
+    verdict = ("would be set" if dry else "set") if change.is_needed else "is as it should be"
+    kept = f", {len(change.foreign)} rules of others stay" if change.foreign else ""
+    console.print(f"{change.kind}: {verdict}{kept}", highlight=False, markup=False)
+    if change.is_needed:
+        for sign, rules in (("-", change.present), ("+", change.wanted)):
+            for rule in rules:
+                console.print(f"  {sign} {json.dumps(rule)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _settings(name: str | None) -> "Settings | None":
+    from infra.settings import external_settings
+
+    errors = Console(stderr=True)
+    try:
+        settings = external_settings(name)
+    except ValidationError as error:
+        errors.print(str(error), style="red", highlight=False, markup=False)
+        return None
+    if settings is None:
+        errors.print("no bucket is named: give --bucket, or set COMFYUI_MODAL_BUCKET", style="red", highlight=False)
+    return settings

@@ -1,0 +1,160 @@
+"""What must hold around the app on Modal: before a deploy, and of what is deployed.
+
+`preflight` is what a deploy needs. `deployed` looks at what a deploy has made, from the outside, and ends with a
+ticket's round trip, which starts a GPU container if none is idle.
+"""
+
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
+from infra.doctor import ApiChecks
+from infra.findings import Check, CheckFailed, Note
+from infra.modal_names import API_FUNCTION, APP_NAME, PARTS
+from infra.settings import ENV_PREFIX, DeploymentSettings
+
+REQUIRED = (f"{ENV_PREFIX}BUCKET", f"{ENV_PREFIX}API_KEY")
+CREDENTIALS = (
+    (f"{ENV_PREFIX}S3_ACCESS_KEY", f"{ENV_PREFIX}S3_SECRET_KEY"),
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
+"""Either of these lets containers into the bucket."""
+SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
+
+T = TypeVar("T")
+
+DEPLOY_IT = "run `comfyui-modal deploy`"
+API_START_S = 60.0
+"""The first request to an API without a container waits for one to start."""
+_COLD_START_S = 60.0
+"""Added to a container's start time: until a ticket is scheduled, and its answer is back."""
+
+
+class CloudChecks:
+    """`api_url` is asked of the cloud unless given; `api_key` None leaves out what needs one."""
+
+    def __init__(
+        self, cloud: Cloud, deployment: DeploymentSettings, *, api_url: str | None = None, api_key: str | None = None
+    ) -> None:
+        self._cloud = cloud
+        self._deployment = deployment
+        self._url = api_url
+        self._key = api_key
+
+    def gate(self) -> dict[str, Check]:
+        """Without this nothing else can be asked."""
+        return {"Modal token": self.token}
+
+    def preflight(self) -> dict[str, Check]:
+        return {"secret": self.secret, "webhook secret": self.signing, "model volume": self.volume}
+
+    def deployed(self, *, pool: str | None) -> dict[str, Check]:
+        """`pool` None leaves out the ticket."""
+        checks: dict[str, Check] = {
+            "functions": self.functions,
+            "API alive": self.alive,
+            "API ready": self.ready,
+            "API key": self.key,
+        }
+
+        async def ticket() -> str | Note:
+            return await self.ticket(pool or "")
+
+        return checks | {f"ticket of pool {pool}": ticket} if pool else checks
+
+    async def token(self) -> str:
+        try:
+            await self._cloud.hello()
+        except CloudUnreachable as error:
+            raise CheckFailed(
+                str(error), "run `modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+            ) from error
+        except CloudError as error:
+            raise CheckFailed(str(error), "look at https://status.modal.com, and try again") from error
+        return "accepted"
+
+    async def secret(self) -> str:
+        """Which variable lacks is asked one by one, and only when something does."""
+        name = self._deployment.secret
+        if not await self._has():
+            raise CheckFailed(
+                f"there is no secret {name!r}", f"make it: `modal secret create {name} {REQUIRED[0]}=… …`"
+            )
+        lacking = [variable for variable in REQUIRED if not await self._has(variable)]
+        if not any([await self._has(*pair) for pair in CREDENTIALS]):
+            lacking += CREDENTIALS[0]
+        if lacking:
+            raise CheckFailed(
+                f"{name} lacks {', '.join(lacking)}",
+                f"make it anew with all of its variables: `modal secret create --force {name} …`",
+            )
+        return f"{name} holds what containers need"
+
+    async def signing(self) -> str | Note:
+        for variable in SIGNING:
+            if await self._has(variable):
+                return f"{variable} is set"
+        return Note("none: a job that names a webhook is refused, unless it brings its own secret", f"add {SIGNING[0]}")
+
+    async def volume(self) -> str | Note:
+        name = self._deployment.model_volume
+        if await _asked(self._cloud.volume_exists(name)):
+            return f"{name} is there"
+        return Note(f"there is no volume {name!r} yet", "the first download of models makes it")
+
+    async def functions(self) -> str:
+        lacking = [part for part in PARTS if not await _asked(self._cloud.has_function(part))]
+        if lacking:
+            raise CheckFailed(f"{APP_NAME} lacks {', '.join(lacking)}", DEPLOY_IT)
+        return f"{APP_NAME} has {', '.join(PARTS)}"
+
+    async def alive(self) -> str:
+        return await ApiChecks(await self.url(), "", API_START_S).alive()
+
+    async def ready(self) -> str:
+        return await ApiChecks(await self.url(), "").ready()
+
+    async def key(self) -> str | Note:
+        if self._key is None:
+            return Note("not tried: no key is known here", f"set {ENV_PREFIX}API_KEY, or give --api-key")
+        return await ApiChecks(await self.url(), self._key).key()
+
+    async def ticket(self, pool: str) -> str | Note:
+        limit_s = self._deployment.container_start_s + _COLD_START_S
+        try:
+            job_id = await _asked(self._cloud.ticket(pool, limit_s))
+        except TimeoutError:
+            return Note(
+                f"no answer within {limit_s:.0f} s: it waits for a GPU, or runs a long job",
+                "look at `comfyui-modal status`",
+            )
+        return "a worker took it, and found no job" if job_id is None else f"a worker took it, and ran job {job_id}"
+
+    async def url(self) -> str:
+        """Where the API is, as given or as the cloud says."""
+        if self._url is None:
+            self._url = (await _asked(self._cloud.url(API_FUNCTION))).rstrip("/")
+        return self._url
+
+    async def _has(self, *variables: str) -> bool:
+        return await _asked(self._cloud.secret_has(self._deployment.secret, variables))
+
+
+async def bucket_not_seen() -> Note:
+    """Stands for the checks of the bucket where this shell does not know it."""
+    return Note(
+        f"not tried: {ENV_PREFIX}BUCKET is not set here",
+        "set the secret's variables in this shell too; otherwise `doctor --cloud` learns of it from the deployed API",
+    )
+
+
+async def _asked(question: Awaitable[T]) -> T:
+    """The answer of the cloud, or a finding."""
+    try:
+        return await question
+    except NotDeployed as error:
+        raise CheckFailed(str(error), DEPLOY_IT) from error
+    except CloudUnreachable as error:
+        raise CheckFailed(str(error), "check the network and the Modal token") from error
+    except CloudError as error:
+        raise CheckFailed(str(error), f"look at `modal app logs {APP_NAME}`") from error

@@ -1,0 +1,126 @@
+"""The commands `deploy`, `scale` and `status`: arguments in, exit codes out."""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from app.cli import cli
+from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+from infra.modal_names import DEFAULT_POOL
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from infra.cloud.checks import CloudChecks
+
+Environment = Annotated[
+    str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
+]
+ApiUrl = Annotated[
+    str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var="COMFYUI_MODAL_API_URL")
+]
+ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var="COMFYUI_MODAL_API_KEY", show_default=False)]
+
+
+@cli.command
+def deploy(
+    *,
+    env: Environment = None,
+    dry_run: Annotated[bool, Parameter(help="check only, and say what would be run", negative="")] = False,
+) -> int:
+    """Check what a deployment needs, deploy to Modal, print the API's URL."""
+    return _answer(_deploy(env, dry=dry_run))
+
+
+@cli.command
+def scale(
+    *,
+    pool: Annotated[str, Parameter(help="whose workers")] = DEFAULT_POOL,
+    min_: Annotated[int | None, Parameter(name="--min", help="containers that are kept without work")] = None,
+    max_: Annotated[int | None, Parameter(name="--max", help="most containers at once")] = None,
+    buffer: Annotated[int | None, Parameter(help="containers that are kept ready beside the busy ones")] = None,
+    env: Environment = None,
+) -> int:
+    """Show the limits of a pool's workers, or change them until the next deploy."""
+    from infra.cloud.modal_cloud import ModalCloud
+    from infra.cloud.port import ScaleChange
+    from infra.cloud.scale import refusal, rescale
+
+    change = ScaleChange(min_, max_, buffer)
+    if reason := refusal(change):
+        Console(stderr=True).print(reason, style="red", highlight=False)
+        return REFUSED
+    return _answer(rescale(ModalCloud(env), pool, change, Console()))
+
+
+@cli.command
+def status(
+    *,
+    env: Environment = None,
+    api_url: ApiUrl = None,
+    api_key: ApiKey = None,
+    json: Annotated[bool, Parameter(help="print as JSON", negative="")] = False,
+) -> int:
+    """Show the deployment: the API's URL, waiting and running work, containers, the queue."""
+    from infra.cloud.modal_cloud import ModalCloud
+    from infra.cloud.status import look, show_status
+
+    async def tell() -> int:
+        return show_status(await look(ModalCloud(env), (DEFAULT_POOL,), api_url, api_key), as_json=json)
+
+    return _answer(tell())
+
+
+def examine_cloud(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
+    """The cloud side of `doctor`."""
+    return _answer(_examine(env, api_url, api_key, ticket=ticket))
+
+
+async def _examine(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
+    from infra.findings import show
+
+    checks, console = _cloud_checks(env, api_url, api_key), Console()
+    if await show(checks.gate(), console):
+        return UNREACHABLE
+    rest = checks.preflight() | checks.deployed(pool=DEFAULT_POOL if ticket else None)
+    return FAILED if await show(rest, console) else 0
+
+
+async def _deploy(env: str | None, *, dry: bool) -> int:
+    from infra.cloud.checks import bucket_not_seen
+    from infra.cloud.deploy import deploy as run
+    from infra.compose import open_objects
+    from infra.doctor import BucketChecks
+    from infra.settings import external_settings
+    from storage.clock import SystemClock
+
+    checks, settings = _cloud_checks(env), external_settings()
+    if settings is None:
+        return await run(checks, {"bucket": bucket_not_seen}, env, dry=dry)
+    async with open_objects(settings) as objects:
+        return await run(checks, BucketChecks(objects, SystemClock()).all(), env, dry=dry)
+
+
+def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | None = None) -> "CloudChecks":
+    from infra.cloud.checks import CloudChecks
+    from infra.cloud.modal_cloud import ModalCloud
+    from infra.settings import DeploymentSettings
+
+    return CloudChecks(ModalCloud(env), DeploymentSettings(), api_url=api_url, api_key=api_key)
+
+
+def _answer(work: Coroutine[Any, Any, int]) -> int:
+    """An exit code; a wrong setting, or what the cloud refuses, becomes a message, never a traceback."""
+    from pydantic import ValidationError
+
+    from infra.cloud.port import CloudError, CloudUnreachable
+
+    try:
+        return asyncio.run(work)
+    except ValidationError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+        return REFUSED
+    except CloudError as error:
+        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+        return UNREACHABLE if isinstance(error, CloudUnreachable) else FAILED

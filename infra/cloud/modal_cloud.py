@@ -1,0 +1,122 @@
+"""`Cloud` by the Modal client. Objects are looked up by name at every call: a command asks each question once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import modal
+from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
+
+from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
+from infra.modal_names import APP_NAME, DEFAULT_POOL, WORKER_CLASS
+
+
+class ModalCloud:
+    """`environment` is a Modal environment; None means the one that the client's configuration names."""
+
+    def __init__(self, environment: str | None = None) -> None:
+        self._environment = environment
+
+    async def hello(self) -> None:
+        with _translated():
+            client = await modal.Client.from_env.aio()
+            await client.hello.aio()  # type: ignore[no-untyped-call]  # the client's own gap
+
+    async def secret_has(self, name: str, variables: Sequence[str]) -> bool:
+        secret = modal.Secret.from_name(name, environment_name=self._environment, required_keys=list(variables))
+        with _translated():
+            try:
+                await secret.hydrate.aio()
+            except (NotFoundError, ConflictError, InvalidError):
+                return False  # which of these the control plane chooses for a missing key is not documented
+        return True
+
+    async def volume_exists(self, name: str) -> bool:
+        with _translated():
+            try:
+                await modal.Volume.from_name(name, environment_name=self._environment).hydrate.aio()
+            except NotFoundError:
+                return False
+        return True
+
+    async def has_function(self, name: str) -> bool:
+        try:
+            with _translated():
+                await (self._worker_class() if name == WORKER_CLASS else self._function(name)).hydrate.aio()
+        except NotDeployed:
+            return False
+        return True
+
+    async def url(self, name: str) -> str:
+        with _translated():
+            found: str | None = await self._function(name).get_web_url.aio()
+        if not found:
+            raise NotDeployed(f"{name} has no address")
+        return found
+
+    async def load(self, pool: str) -> PoolLoad:
+        with _translated():
+            stats = await self._run(pool).get_current_stats.aio()
+        return PoolLoad(stats.backlog, stats.num_running_inputs, stats.num_total_runners)
+
+    async def scale(self, pool: str) -> PoolScale:
+        with _translated():
+            return _scale(await self._run(pool).autoscaler.settings.aio())
+
+    async def rescale(self, pool: str, change: ScaleChange) -> PoolScale:
+        wanted = {
+            "min_containers": change.min_containers,
+            "max_containers": change.max_containers,
+            "buffer_containers": change.buffer_containers,
+        }
+        given = {name: number for name, number in wanted.items() if number is not None}
+        with _translated():
+            return _scale(await self._run(pool).autoscaler.update.aio(**given))
+
+    async def ticket(self, pool: str, timeout_s: float) -> str | None:
+        """A ticket that is not taken in time is left: withdrawing it could stop a job that it meanwhile runs."""
+        with _translated():
+            call = await self._run(pool).spawn.aio()
+            try:
+                job_id: str | None = await call.get.aio(timeout=timeout_s)
+            except (TimeoutError, Error):
+                raise
+            except Exception as error:  # the client raises again what the worker raised, of any type
+                raise CloudError(f"the worker failed: {type(error).__name__}: {error}") from error
+        return job_id
+
+    def _function(self, name: str) -> Any:
+        return modal.Function.from_name(APP_NAME, name, environment_name=self._environment)
+
+    def _worker_class(self) -> modal.Cls:
+        return modal.Cls.from_name(APP_NAME, WORKER_CLASS, environment_name=self._environment)
+
+    def _run(self, pool: str) -> Any:
+        """The method that takes the tickets of a pool."""
+        if pool != DEFAULT_POOL:
+            raise NotDeployed(f"no pool {pool!r}: this deployment has {DEFAULT_POOL!r} alone")
+        return self._worker_class()().run
+
+
+def _scale(settings: Any) -> PoolScale:
+    return PoolScale(
+        min_containers=settings.min_containers or 0,
+        max_containers=settings.max_containers,
+        buffer_containers=settings.buffer_containers or 0,
+        idle_s=settings.scaledown_window,
+    )
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The client's errors in this package's words."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise NotDeployed(str(error)) from error
+    except (AuthError, modal.exception.ConnectionError) as error:
+        raise CloudUnreachable(str(error)) from error
+    except TimeoutError:
+        raise
+    except Error as error:
+        raise CloudError(f"{type(error).__name__}: {error}") from error

@@ -1,0 +1,105 @@
+"""`comfyui-modal status`: where the API is, what each pool has to do, how many jobs wait."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import anyio.to_thread
+from rich.console import Console
+
+from app.cli.exit_codes import FAILED
+from app.client import ApiProblem, ApiUnreachable, Client
+from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
+from infra.cloud.scale import in_words
+from infra.modal_names import API_FUNCTION, PARTS
+
+PAGE = 200
+"""Jobs are counted up to one page: a row of it costs the API a request to the bucket. As many means at least."""
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """A pool's load, and the autoscaler that answers it."""
+
+    load: PoolLoad
+    scale: PoolScale
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`missing` are parts that are not deployed. `api` holds url, and version, jobs and system, or error."""
+
+    missing: tuple[str, ...]
+    api: Json
+    pools: dict[str, PoolStatus]
+
+    @property
+    def is_well(self) -> bool:
+        return not self.missing and "error" not in self.api
+
+
+async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key: str | None) -> Status:
+    """What the control plane and the API say now."""
+    missing = tuple([part for part in PARTS if not await cloud.has_function(part)])
+    try:
+        api = await anyio.to_thread.run_sync(_ask, api_url or await cloud.url(API_FUNCTION), api_key)
+    except NotDeployed as error:
+        api = {"error": str(error)}
+    found = {}
+    for pool in pools:
+        try:
+            found[pool] = PoolStatus(await cloud.load(pool), await cloud.scale(pool))
+        except NotDeployed:
+            continue  # among the missing already
+    return Status(missing, api, found)
+
+
+def show_status(status: Status, *, as_json: bool) -> int:
+    """0 if all parts are there and the API answers, else 1."""
+    if as_json:
+        sys.stdout.write(json.dumps(asdict(status), indent=1) + "\n")
+    else:
+        console = Console()
+        table = list(_lines(status))
+        width = max(len(name) for name, _ in table) + 2
+        for name, line in table:
+            console.print(f"{name:{width}}{line}", highlight=False, markup=False, soft_wrap=True)
+    return 0 if status.is_well else FAILED
+
+
+def _lines(status: Status) -> Iterator[tuple[str, str]]:
+    api = status.api
+    yield "API", api.get("url", "not deployed")
+    if "version" in api:
+        yield "version", str(api["version"])
+    if "error" in api:
+        yield "error", api["error"]
+    if status.missing:
+        yield "missing", ", ".join(status.missing)
+    for name, pool in status.pools.items():
+        load = pool.load
+        yield f"pool {name}", f"{load.waiting} tickets wait, {load.running} run, {load.containers} containers"
+        yield "", in_words(pool.scale)
+    if "jobs" in api:
+        yield "jobs", ", ".join(f"{count}{'+' if count == PAGE else ''} {name}" for name, count in api["jobs"].items())
+    for worker in (api.get("system") or {}).get("workers", ()):
+        yield "worker", json.dumps(worker)
+
+
+def _ask(url: str, key: str | None) -> Json:
+    """Without a key only whether it lives."""
+    answer: Json = {"url": url}
+    with Client(url, key or "none") as client:
+        try:
+            answer["version"] = client.health().get("version")
+            if key is not None:
+                counted = {status: client.jobs(status=status, limit=PAGE) for status in ("queued", "running")}
+                answer["jobs"] = {status: len(page["jobs"]) for status, page in counted.items()}
+                answer["system"] = client.system()
+        except (ApiProblem, ApiUnreachable) as error:
+            answer["error"] = str(error)
+    return answer

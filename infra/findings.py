@@ -1,0 +1,80 @@
+"""Checks and what they find. Each finding that is not simply good says what to do about it.
+
+A check returns what it saw, returns a `Note` where all can go on though something is worth knowing, or raises
+`CheckFailed`. A `StorageError` that it lets through is a finding too.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from storage.errors import StorageError
+
+REACHABLE = "is it running, and reachable from here?"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check. Without `advice` all is well; one that holds and has advice is a note."""
+
+    check: str
+    holds: bool
+    detail: str
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What a check saw, and what to do about it some time."""
+
+    detail: str
+    advice: str
+
+
+class CheckFailed(Exception):
+    """Raised by a check: what was seen, and what to do."""
+
+    def __init__(self, detail: str, advice: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.advice = advice
+
+
+Check = Callable[[], Awaitable[str | Note]]
+
+
+async def examine(checks: dict[str, Check]) -> AsyncIterator[Finding]:
+    """Run the checks one after another; whatever a check raises is its finding."""
+    for name, check in checks.items():
+        yield await _finding(name, check)
+
+
+async def show(checks: dict[str, Check], console: Console) -> int:
+    """Print each finding as it comes; returns how many checks failed."""
+    failed = 0
+    async for finding in examine(checks):
+        failed += not finding.holds
+        console.print(f"{_mark(finding)} {finding.check}: ", end="", highlight=False)
+        console.print(finding.detail, highlight=False, markup=False, soft_wrap=True)
+        if finding.advice:
+            console.print(f"     → {finding.advice}", highlight=False, markup=False, soft_wrap=True)
+    return failed
+
+
+def _mark(finding: Finding) -> str:
+    if not finding.holds:
+        return "[red]FAIL[/]"
+    return "[yellow]note[/]" if finding.advice else "[green]ok  [/]"
+
+
+async def _finding(name: str, check: Check) -> Finding:
+    try:
+        seen = await check()
+    except CheckFailed as failure:
+        return Finding(name, holds=False, detail=failure.detail, advice=failure.advice)
+    except StorageError as error:
+        return Finding(name, holds=False, detail=f"{type(error).__name__}: {error}", advice=REACHABLE)
+    if isinstance(seen, Note):
+        return Finding(name, holds=True, detail=seen.detail, advice=seen.advice)
+    return Finding(name, holds=True, detail=seen)

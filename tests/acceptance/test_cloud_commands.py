@@ -1,0 +1,252 @@
+"""The commands for the deployment on Modal, with the real client, on the loopback control plane."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app import __version__
+from infra.modal_names import APP_NAME, PARTS
+from infra.settings import ENV_PREFIX
+from storage.s3 import S3Config
+from tests.plane import Plane
+from tests.support.environment import clean_environment
+from workflows import examples
+
+pytestmark = pytest.mark.xdist_group("cloud-commands")
+
+ROOT = Path(__file__).parents[2]
+KEY = "ck_test_cloud"
+
+
+class Shell:
+    """Whoever operates a deployment: a token, and the settings of the secret."""
+
+    def __init__(self, plane: Plane, settings: Mapping[str, str]) -> None:
+        self.plane = plane
+        self.settings = settings
+
+    def run(self, *arguments: str, without: str = "MODAL_NONE", **changed: str) -> subprocess.CompletedProcess[str]:
+        """`without` begins the names of variables that this shell lacks; the keywords are settings."""
+        env = clean_environment() | self.plane.client_env() | dict(self.settings)
+        env |= {ENV_PREFIX + name.upper(): value for name, value in changed.items()}
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=ROOT,
+            env={name: value for name, value in env.items() if not name.startswith(without)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+
+    def command(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
+        return self.run("infra.cli", *arguments, **changed)
+
+    def done(self, *arguments: str, **changed: str) -> str:
+        """What a command printed that ended well."""
+        finished = self.command(*arguments, **changed)
+        assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}\n{self.plane.logs()}"
+        return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterator[Shell]:
+    """The secret and the volume are made, and nothing is deployed."""
+    with Plane(tmp_path_factory.mktemp("plane"), container_env={"PATH": os.environ["PATH"]}) as plane:
+        plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
+        settings = {
+            "COMFYUI_MODAL_BUCKET": s3_server.bucket,
+            "COMFYUI_MODAL_S3_ENDPOINT": s3_server.endpoint_url or "",
+            "COMFYUI_MODAL_S3_ACCESS_KEY": s3_server.access_key or "",
+            "COMFYUI_MODAL_S3_SECRET_KEY": s3_server.secret_key or "",
+            "COMFYUI_MODAL_S3_PREFIX": "cloud-commands",
+            "COMFYUI_MODAL_API_KEY": KEY,
+            "COMFYUI_MODAL_WEBHOOK_SECRET": "whsec_" + "c2VjcmV0" * 4,
+        }
+        shell = Shell(plane, settings)
+        secret = [f"{name}={value}" for name, value in settings.items()]
+        for made in (["secret", "create", APP_NAME, *secret], ["volume", "create", "comfyui-modal-models"]):
+            finished = shell.run("modal", *made)
+            assert finished.returncode == 0, finished.stderr
+        yield shell
+        assert dict(plane.missing) == {}, plane.missing
+
+
+@pytest.fixture(scope="module")
+def deployed(shell: Shell) -> Shell:
+    """By our own command; its output is checked where the test of it is."""
+    shell.done("deploy")
+    return shell
+
+
+def lines(output: str, mark: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith(mark)]
+
+
+def test_without_a_token_nothing_is_asked(shell: Shell) -> None:
+    """Exit code 3, and what to do."""
+    for command in (["deploy"], ["doctor", "--cloud"]):
+        refused = shell.command(*command, without="MODAL_TOKEN")
+        assert refused.returncode == 3, refused.stderr
+        assert "FAIL Modal token" in refused.stdout
+        assert "modal token new" in refused.stdout
+    refused = shell.command("status", without="MODAL_TOKEN")
+    assert (refused.returncode, "Token missing" in refused.stderr) == (3, True), refused.stderr
+
+
+def test_what_is_not_deployed_is_told(shell: Shell) -> None:
+    """Before the first deploy, and without a traceback."""
+    published = dict(shell.plane.state.published)
+    shell.plane.state.published.clear()
+    try:
+        status = shell.command("status", "--json")
+        assert status.returncode == 1, status.stderr
+        assert json.loads(status.stdout)["missing"] == list(PARTS)
+        refused = shell.command("scale", "--max", "2")
+        assert (refused.returncode, "Traceback" in refused.stderr) == (1, False)
+        doctor = shell.command("doctor", "--cloud")
+        assert doctor.returncode == 1, doctor.stderr
+        assert len(lines(doctor.stdout, "FAIL")) == 5, doctor.stdout
+        assert "run `comfyui-modal deploy`" in doctor.stdout
+    finally:
+        shell.plane.state.published.update(published)
+
+
+def test_a_dry_run_deploys_nothing(shell: Shell) -> None:
+    """It checks the bucket too, and says what would be run."""
+    before = shell.plane.state.rpcs["AppPublish"]
+    said = shell.done("deploy", "--dry-run", "--env", "staging")
+    assert "ok   conditional create" in said
+    assert "-m modal deploy --env staging -m infra.modal_app" in said
+    assert shell.plane.state.rpcs["AppPublish"] == before
+
+
+def test_what_is_lacking_stops_the_deploy(shell: Shell) -> None:
+    """A secret that is missing, one without its variables, a bucket that refuses the key."""
+    before = shell.plane.state.rpcs["AppPublish"]
+    assert shell.run("modal", "secret", "create", "thin", "COMFYUI_MODAL_BUCKET=b").returncode == 0
+    for settings, reason in (
+        ({"secret": "nowhere"}, "there is no secret 'nowhere'"),
+        ({"secret": "thin"}, "thin lacks COMFYUI_MODAL_API_KEY, COMFYUI_MODAL_S3_ACCESS_KEY"),
+        ({"s3_secret_key": "wrong"}, "FAIL bucket reachable"),
+    ):
+        refused = shell.command("deploy", **settings)
+        assert refused.returncode == 1, refused.stderr
+        assert reason in refused.stdout
+        assert "wrong" not in refused.stdout
+    assert shell.plane.state.rpcs["AppPublish"] == before
+
+
+def test_a_bucket_that_this_shell_does_not_know_is_a_note(shell: Shell) -> None:
+    """The check then runs in the cloud."""
+    finished = shell.command("deploy", "--dry-run", without="COMFYUI_MODAL")
+    assert finished.returncode == 0, finished.stderr
+    assert lines(finished.stdout, "note") == ["note bucket: not tried: COMFYUI_MODAL_BUCKET is not set here"]
+
+
+def test_deploy(deployed: Shell) -> None:
+    """Modal's own output passes through; the API's URL and the next step end it."""
+    said = deployed.done("deploy")
+    url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
+    assert lines(said, "FAIL") == []
+    assert "App deployed" in said
+    assert said.splitlines()[-2:] == [
+        f"API: {url}",
+        "next: `comfyui-modal doctor --cloud` tries it, a worker included",
+    ]
+    assert httpx.get(f"{url}/health", timeout=60).json() == {"status": "ok", "version": __version__}
+
+
+def test_a_deploy_that_modal_refuses_fails(shell: Shell) -> None:
+    """Modal's words pass through."""
+    refused = shell.command("deploy", gpu="L40S:many")
+    assert refused.returncode == 1, refused.stderr
+    assert "`modal deploy` ended with 1" in refused.stdout
+    assert "GPU" in refused.stdout + refused.stderr
+
+
+def test_a_wrong_setting_is_named(shell: Shell) -> None:
+    """Without a traceback."""
+    refused = shell.command("deploy", container_run_s="0")
+    assert (refused.returncode, refused.stdout, "Traceback" in refused.stderr) == (2, "", False)
+    assert "container_run_s" in refused.stderr
+
+
+def test_the_scale_of_a_pool(deployed: Shell) -> None:
+    """Shown, changed, and set back by the next deploy."""
+    assert "pool default: min 0, max 4, buffer 0, idle for 100 s" in deployed.done("scale")
+    said = deployed.done("scale", "--max", "2", "--min", "1", "--buffer", "1")
+    assert "pool default: min 1, max 2, buffer 1, idle for 100 s (was: min 0, max 4" in said
+    settings = deployed.plane.deployed(APP_NAME)["ComfyWorker.*"].spec.autoscaler_settings
+    assert (settings.min_containers, settings.max_containers, settings.buffer_containers) == (1, 2, 1)
+    refused = deployed.command("scale", "--min", "3")
+    assert (refused.returncode, "cannot keep 3 containers and have at most 2" in refused.stdout) == (2, True)
+    deployed.done("deploy")
+    assert "min 0, max 4, buffer 0" in deployed.done("scale")
+
+
+@pytest.mark.parametrize("arguments", [["--max", "0"], ["--min", "-1"], ["--buffer", "-1"]])
+def test_a_scale_that_cannot_be_is_refused(shell: Shell, arguments: list[str]) -> None:
+    """Before anything is asked of Modal."""
+    assert shell.command("scale", *arguments, without="MODAL_TOKEN").returncode == 2
+
+
+def test_an_unknown_pool(deployed: Shell) -> None:
+    """Is named."""
+    refused = deployed.command("scale", "--pool", "nowhere")
+    assert (refused.returncode, "'nowhere'" in refused.stderr) == (1, True)
+
+
+def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
+    """Everything holds, a ticket's round trip included."""
+    said = deployed.done("doctor", "--cloud")
+    assert lines(said, "FAIL") == lines(said, "note") == [], said
+    assert [re.split(": ", line[5:])[0] for line in lines(said, "ok")] == [
+        "Modal token",
+        "secret",
+        "webhook secret",
+        "model volume",
+        "functions",
+        "API alive",
+        "API ready",
+        "API key",
+        "ticket of pool default",
+    ]
+    assert deployed.plane.containers_of("ComfyWorker.*")
+
+
+def test_doctor_with_a_wrong_key(deployed: Shell) -> None:
+    """The key that is told is tried; the finding does not repeat it."""
+    refused = deployed.command("doctor", "--cloud", "--no-ticket", "--api-key", "ck_wrong")
+    assert refused.returncode == 1, refused.stderr
+    assert [line[:12] for line in lines(refused.stdout, "FAIL")] == ["FAIL API key"]
+    assert "ck_wrong" not in refused.stdout
+
+
+def test_status_and_logs_of_a_job(deployed: Shell) -> None:
+    """The API is found by Modal; `logs` is `jobs logs`."""
+    url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as api:
+        job_id = api.post("/v1/jobs", json={"workflow": examples.load("words")}).json()["job_id"]
+        deadline = time.monotonic() + 60
+        while api.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] not in ("completed", "failed"):
+            assert time.monotonic() < deadline, deployed.plane.logs()
+    status = json.loads(deployed.done("status", "--json"))
+    assert (status["api"]["url"], status["api"]["version"], status["missing"]) == (url, __version__, [])
+    assert status["api"]["jobs"] == {"queued": 0, "running": 0}
+    pool = status["pools"]["default"]
+    assert (pool["load"]["waiting"], pool["load"]["running"], pool["scale"]["max_containers"]) == (0, 0, 4)
+    assert pool["load"]["containers"] >= 1
+    said = deployed.done("status")
+    assert "0 tickets wait, 0 run" in said
+    assert "0 queued, 0 running" in said
+    logs = [deployed.done(*words, job_id, "--api-url", url) for words in (["logs"], ["jobs", "logs"])]
+    assert logs[0] == logs[1] != ""
