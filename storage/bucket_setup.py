@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Rule = dict[str, Any]
 
-MARK = "comfyui-modal-"
-"""How the ids of our rules begin."""
+MARK = "comfyui-modal"
+"""How the ids of our rules begin. They end with the deployment's prefix: several may share a bucket."""
 ABORT_AFTER_DAYS = 2
 """No upload of ours lasts longer than a container may run, which is a day."""
 PROBES_AFTER_DAYS = 1
@@ -59,10 +59,10 @@ class RuleChange:
         return _comparable(self.present) != _comparable(self.wanted)
 
 
-def cors_rules(origins: Sequence[str]) -> list[Rule]:
+def cors_rules(prefix: str, origins: Sequence[str]) -> list[Rule]:
     """What a browser on these origins needs for presigned uploads and downloads."""
     rule = {
-        "ID": f"{MARK}presigned",
+        "ID": _rule_id("presigned", prefix),
         "AllowedHeaders": ["content-type", "if-none-match", "range"],
         "AllowedMethods": ["PUT", "GET", "HEAD"],
         "AllowedOrigins": list(origins),
@@ -76,13 +76,13 @@ def lifecycle_rules(prefix: str) -> list[Rule]:
     """For what no program of ours removes when it dies: parts of broken uploads, and probes."""
     folder = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
     abort = {
-        "ID": f"{MARK}broken-uploads",
+        "ID": _rule_id("broken-uploads", prefix),
         "Status": "Enabled",
         "Filter": {"Prefix": folder},
         "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABORT_AFTER_DAYS},
     }
     probes = {
-        "ID": f"{MARK}probes",
+        "ID": _rule_id("probes", prefix),
         "Status": "Enabled",
         "Filter": {"Prefix": folder + keys.PROBES},
         "Expiration": {"Days": PROBES_AFTER_DAYS},
@@ -98,7 +98,7 @@ class BucketSetup:
 
     async def plan_cors(self, origins: Sequence[str]) -> RuleChange:
         answer = await self._call(_CORS, lambda s3: s3.get_bucket_cors(Bucket=self._config.bucket))
-        return _change(_CORS, answer or {}, "CORSRules", cors_rules(origins))
+        return _change(_CORS, answer or {}, "CORSRules", cors_rules(self._config.prefix, origins))
 
     async def plan_lifecycle(self) -> RuleChange:
         answer = await self._call(
@@ -140,9 +140,15 @@ class BucketSetup:
             s3.close()
 
 
+def _rule_id(name: str, prefix: str) -> str:
+    suffix = prefix.strip("/").replace("/", ".")
+    return f"{MARK}-{name}-{suffix}" if suffix else f"{MARK}-{name}"
+
+
 def _change(kind: str, answer: Mapping[str, Any], member: str, wanted: list[Rule]) -> RuleChange:
     rules = answer.get(member, [])
-    present = [rule for rule in rules if rule.get("ID", "").startswith(MARK)]
+    ours = {rule["ID"] for rule in wanted}
+    present = [rule for rule in rules if rule.get("ID") in ours]
     foreign = [rule for rule in rules if rule not in present]
     options = {name: answer[name] for name in _KEPT if name in answer}
     return RuleChange(kind, foreign, present, wanted, options)

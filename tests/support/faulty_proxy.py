@@ -1,6 +1,7 @@
 """A proxy before an S3 server that misbehaves on demand, or at random: the faults that a network really has."""
 
 import asyncio
+import io
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ class FaultyProxy:
 
     While `probability` is not 0, any other request meets a random fault so often; `met` counts those.
     `ignored_headers` are read by nobody: the proxy answers as a server that does not know them.
+    `unknown` queries are answered 501. `seen` lists method and path, query included, of what came.
     """
 
     upstream: str
@@ -37,11 +39,16 @@ class FaultyProxy:
     chance: random.Random = field(default_factory=random.Random)
     met: Counter[Weather] = field(default_factory=Counter)
     ignored_headers: frozenset[str] = frozenset()
+    unknown: frozenset[str] = frozenset()
     passed: int = 0
+    seen: list[tuple[str, str]] = field(default_factory=list)
     url: str = ""
     _session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.method, request.raw_path))
+        if self.unknown & request.query.keys():
+            return _s3_error(501, "NotImplemented")
         fault = self._next_fault(request)
         body = await request.read()
         match fault:
@@ -77,7 +84,7 @@ class FaultyProxy:
             request.method,
             URL(url, encoded=True),
             headers=request.headers,
-            data=body,
+            data=io.BytesIO(body) if body else body,  # aiohttp warns of large plain bytes
             skip_auto_headers=("Accept", "User-Agent"),
         ) as answer:
             dropped = {"transfer-encoding"} if request.method == "HEAD" else {"transfer-encoding", "content-length"}

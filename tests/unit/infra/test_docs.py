@@ -1,5 +1,6 @@
 """The docs name every command, error code and setting that exists, and no other."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
+from storage.bucket_policy import run_policy
 from storage.record import QUEUE_TIMEOUT, WORKER_LOST
 from workers import errors
 from workers.retries import POLICY, is_repeated, is_retryable
@@ -56,3 +58,9 @@ def test_links_between_the_docs_lead_somewhere() -> None:
     for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_policy_of_the_docs_is_the_one_that_is_printed() -> None:
+    """docs/operations.md shows what `bucket policy` prints."""
+    (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "operations.md").read_text(), re.DOTALL)
+    assert json.loads(block) == run_policy("my-bucket", "")

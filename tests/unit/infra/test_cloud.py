@@ -1,0 +1,245 @@
+"""What the operator's commands say of a cloud that does not do what it should."""
+
+import io
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from aiohttp import web
+from rich.console import Console
+
+from app import __version__
+from infra.cloud.checks import CloudChecks
+from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
+from infra.cloud.scale import in_words, refusal, rescale
+from infra.cloud.status import look, show_status
+from infra.findings import Check, Finding, examine, show
+from infra.modal_names import DEFAULT_POOL, PARTS
+from infra.settings import DeploymentSettings
+
+pytestmark = pytest.mark.anyio
+
+FULL = frozenset(
+    f"COMFYUI_MODAL_{name}" for name in ("BUCKET", "API_KEY", "S3_ACCESS_KEY", "S3_SECRET_KEY", "WEBHOOK_SECRET")
+)
+
+
+@dataclass
+class FakeCloud:
+    """A deployment as its fields say. `trouble` is what every question meets."""
+
+    variables: frozenset[str] = FULL
+    parts: Sequence[str] = PARTS
+    volumes: Sequence[str] = ("comfyui-modal-models",)
+    api_url: str | None = None
+    ticket_says: str | Exception | None = None
+    trouble: Exception | None = None
+    now: PoolScale = field(default_factory=lambda: PoolScale(0, 4, 0, 100))
+    asked: list[float] = field(default_factory=list)
+
+    async def hello(self) -> None:
+        self._meet()
+
+    async def secret_has(self, name: str, variables: Sequence[str]) -> bool:
+        self._meet()
+        return bool(self.variables) and set(variables) <= self.variables
+
+    async def volume_exists(self, name: str) -> bool:
+        self._meet()
+        return name in self.volumes
+
+    async def has_function(self, name: str) -> bool:
+        self._meet()
+        return name in self.parts
+
+    async def url(self, name: str) -> str:
+        self._meet()
+        if self.api_url is None:
+            raise NotDeployed("no api")
+        return self.api_url
+
+    async def load(self, pool: str) -> PoolLoad:
+        self._meet()
+        return PoolLoad(3, 1, 2)
+
+    async def scale(self, pool: str) -> PoolScale:
+        self._meet()
+        return self.now
+
+    async def rescale(self, pool: str, change: ScaleChange) -> PoolScale:
+        self.now = PoolScale(
+            self.now.min_containers if change.min_containers is None else change.min_containers,
+            self.now.max_containers if change.max_containers is None else change.max_containers,
+            self.now.buffer_containers if change.buffer_containers is None else change.buffer_containers,
+            self.now.idle_s,
+        )
+        return self.now
+
+    async def ticket(self, pool: str, timeout_s: float) -> str | None:
+        self.asked.append(timeout_s)
+        if isinstance(self.ticket_says, Exception):
+            raise self.ticket_says
+        return self.ticket_says
+
+    def _meet(self) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+
+
+def checks_of(cloud: FakeCloud, key: str | None = "ck") -> CloudChecks:
+    return CloudChecks(cloud, DeploymentSettings(), api_key=key)
+
+
+async def found(checks: dict[str, Check]) -> dict[str, Finding]:
+    return {finding.check: finding async for finding in examine(checks)}
+
+
+@asynccontextmanager
+async def an_api(version: str, status: int = 200) -> AsyncIterator[str]:
+    """Answers every request alike."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok", "version": version}, status=status)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("trouble", "advice"),
+    [(CloudUnreachable("Token missing"), "modal token new"), (CloudError("busy"), "status.modal.com")],
+)
+async def test_a_cloud_that_cannot_be_asked(trouble: Exception, advice: str) -> None:
+    """The gate says why, and what to do."""
+    finding = (await found(checks_of(FakeCloud(trouble=trouble)).gate()))["Modal token"]
+    assert (finding.holds, finding.detail) == (False, str(trouble))
+    assert advice in finding.advice
+
+
+@pytest.mark.parametrize("trouble", [CloudUnreachable("no route"), CloudError("ServiceError: 500")])
+async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception) -> None:
+    """None raises; every one says what to do."""
+    checks = checks_of(FakeCloud(trouble=trouble))
+    findings = await found(checks.preflight() | checks.deployed(pool=None))
+    assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ({"COMFYUI_MODAL_API_KEY"}, "lacks COMFYUI_MODAL_API_KEY"),
+        ({"COMFYUI_MODAL_S3_SECRET_KEY"}, "lacks COMFYUI_MODAL_S3_ACCESS_KEY, COMFYUI_MODAL_S3_SECRET_KEY"),
+        (FULL, "there is no secret"),
+    ],
+)
+async def test_a_secret_that_lacks_something(lacking: set[str], said: str) -> None:
+    """The variables are named."""
+    finding = (await found(checks_of(FakeCloud(FULL - lacking)).preflight()))["secret"]
+    assert not finding.holds
+    assert said in finding.detail
+    assert "modal secret create" in finding.advice
+
+
+async def test_aws_credentials_do_as_well() -> None:
+    """boto3 finds them by itself."""
+    variables = {"COMFYUI_MODAL_BUCKET", "COMFYUI_MODAL_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert (await found(checks_of(FakeCloud(frozenset(variables))).preflight()))["secret"].holds
+
+
+async def test_what_can_wait_is_a_note() -> None:
+    """No webhook secret, no volume: the deploy goes on, and the advice is given."""
+    cloud = FakeCloud(FULL - {"COMFYUI_MODAL_WEBHOOK_SECRET"}, volumes=())
+    findings = await found(checks_of(cloud).preflight())
+    assert all(finding.holds for finding in findings.values())
+    assert [name for name, finding in findings.items() if finding.advice] == ["webhook secret", "model volume"]
+
+
+async def test_an_api_of_another_version() -> None:
+    """Both versions are named."""
+    async with an_api("0.0.1") as url:
+        finding = (await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None)))["API alive"]
+    assert (finding.holds, "0.0.1" in finding.detail, __version__ in finding.detail) == (False, True, True)
+
+
+async def test_an_api_that_fails() -> None:
+    """Its status is told, by each check that met it."""
+    async with an_api(__version__, status=503) as url:
+        findings = await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None))
+    for name in ("API alive", "API ready", "API key"):
+        assert (findings[name].holds, "503" in findings[name].detail) == (False, True)
+
+
+async def test_a_part_that_is_missing() -> None:
+    """Is named, and `deploy` advised."""
+    finding = (await found(checks_of(FakeCloud(parts=PARTS[:2])).deployed(pool=None)))["functions"]
+    assert (finding.holds, ", ".join(PARTS[2:]) in finding.detail) == (False, True)
+    assert "comfyui-modal deploy" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("says", "holds", "said"),
+    [
+        (None, True, "found no job"),
+        ("0b9c", True, "ran job 0b9c"),
+        (TimeoutError(), True, "no answer within 660 s"),
+        (CloudError("the worker failed: RuntimeError: no engine"), False, "no engine"),
+    ],
+)
+async def test_what_came_of_a_ticket(says: str | Exception | None, holds: bool, said: str) -> None:
+    """One that is late is a note: the queue for a GPU is no fault of the deployment."""
+    cloud = FakeCloud(ticket_says=says)
+    finding = (await found(checks_of(cloud).deployed(pool=DEFAULT_POOL)))["ticket of pool default"]
+    assert (finding.holds, said in finding.detail) == (holds, True)
+    assert cloud.asked == [660.0]
+
+
+async def test_findings_are_shown_with_what_to_do() -> None:
+    """A line each, advice below; the number that failed."""
+
+    async def fails() -> str:
+        raise TimeoutError
+
+    async def well() -> str:
+        return "[bold] is text"
+
+    output = io.StringIO()
+    assert await show({"first": well}, Console(file=output)) == 0
+    assert output.getvalue() == "ok   first: [bold] is text\n"
+    with pytest.raises(TimeoutError):  # a defect of a check is no finding
+        await show({"second": fails}, Console(file=output))
+
+
+async def test_rescaling() -> None:
+    """Both states are told; what cannot hold is refused before it is asked for."""
+    cloud, output = FakeCloud(now=PoolScale(0, None, 0, None)), io.StringIO()
+    assert await rescale(cloud, "default", ScaleChange(min_containers=2), Console(file=output, width=200)) == 0
+    assert "min 2, no limit, buffer 0 (was: min 0, no limit, buffer 0)" in output.getvalue()
+    assert await rescale(cloud, "default", ScaleChange(max_containers=1), Console(file=output, width=200)) == 2
+    assert cloud.now == PoolScale(2, None, 0, None)
+    assert in_words(PoolScale(1, 4, 2, 100)) == "min 1, max 4, buffer 2, idle for 100 s"
+    assert refusal(ScaleChange(min_containers=0, max_containers=1)) is None
+
+
+async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
+    """The pools are told all the same; the exit code is 1."""
+    status = await look(FakeCloud(), (DEFAULT_POOL,), "http://127.0.0.1:9", "ck")
+    assert show_status(status, as_json=False) == 1
+    said = capsys.readouterr().out
+    assert "3 tickets wait, 1 run, 2 containers" in said
+    assert "ConnectError" in said
+
+
+async def test_the_status_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
+    """Jobs are not counted, and nothing fails for it."""
+    async with an_api(__version__) as url:
+        status = await look(FakeCloud(api_url=url), (), None, None)
+    assert show_status(status, as_json=True) == 0
+    assert status.api == {"url": url, "version": __version__}
