@@ -24,6 +24,22 @@ pytestmark = pytest.mark.xdist_group("cloud-commands")
 
 ROOT = Path(__file__).parents[2]
 KEY = "ck_test_cloud"
+SLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "slow"}},
+    "3": {
+        "class_type": "LiteSlowSteps",
+        "inputs": {"image": ["1", 0], "steps": 600, "seconds_per_step": 0.1, "preview": False},
+    },
+}
+TICKET = """
+import asyncio
+from infra.cloud.modal_cloud import ModalCloud
+try:
+    asyncio.run(ModalCloud().ticket("default", 0.5))
+except TimeoutError:
+    print("late")
+"""
 
 
 class Shell:
@@ -250,3 +266,29 @@ def test_status_and_logs_of_a_job(deployed: Shell) -> None:
     assert "0 queued, 0 running" in said
     logs = [deployed.done(*words, job_id, "--api-url", url) for words in (["logs"], ["jobs", "logs"])]
     assert logs[0] == logs[1] != ""
+
+
+def test_a_busy_pool(deployed: Shell) -> None:
+    """One container that runs a job: the next ticket waits, is counted, and is late for whoever waits for it."""
+    deployed.done("scale", "--max", "1")
+    url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as api:
+        job_id = api.post("/v1/jobs", json={"workflow": SLOW}).json()["job_id"]
+        deadline = time.monotonic() + 60
+        while api.get(f"/v1/jobs/{job_id}").json()["status"] == "queued":
+            assert time.monotonic() < deadline, deployed.plane.logs()
+            time.sleep(0.1)
+        late = subprocess.run(
+            [sys.executable, "-c", TICKET],
+            cwd=ROOT,
+            env=clean_environment() | deployed.plane.client_env(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        status = json.loads(deployed.done("status", "--json"))
+        api.delete(f"/v1/jobs/{job_id}")
+    assert late.stdout == "late\n", late.stderr
+    assert status["api"]["jobs"] == {"queued": 0, "running": 1}
+    assert status["pools"]["default"]["load"] == {"waiting": 1, "running": 1, "containers": 1}
