@@ -1,0 +1,85 @@
+"""`comfyui-modal bucket` on the real S3 server."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage._s3_clients import make_client
+from storage.bucket_policy import run_policy, setup_policy
+from storage.s3 import S3Config
+from tests.support.environment import clean_environment
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def settings(s3_config: S3Config) -> Iterator[dict[str, str]]:
+    """Of the bucket's owner; its rules are gone afterwards."""
+    yield {
+        "COMFYUI_MODAL_BUCKET": s3_config.bucket,
+        "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
+        "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
+        "COMFYUI_MODAL_S3_SECRET_KEY": s3_config.secret_key or "",
+        "COMFYUI_MODAL_S3_PREFIX": "bucket-commands",
+    }
+    client: Any = make_client(s3_config, 1, s3_config.endpoint_url)
+    client.delete_bucket_cors(Bucket=s3_config.bucket)
+    client.delete_bucket_lifecycle(Bucket=s3_config.bucket)
+    client.close()
+
+
+def bucket(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", "bucket", *arguments],
+        cwd=ROOT,
+        env=clean_environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_setup_shows_what_it_changes(settings: dict[str, str]) -> None:
+    """First what it would do, then what it does, then that nothing is left to do."""
+    dry, first, second = (
+        bucket(settings, "setup", "--cors-origin", "https://app.example", *more) for more in (["--dry-run"], [], [])
+    )
+    assert [done.returncode for done in (dry, first, second)] == [0, 0, 0], first.stderr
+    assert dry.stdout == first.stdout.replace(": set", ": would be set")
+    assert '+ {"ID": "comfyui-modal-presigned-bucket-commands"' in first.stdout
+    assert second.stdout == "lifecycle: is as it should be\nCORS: is as it should be\n"
+
+
+def test_an_origin_more_is_shown_as_a_change(settings: dict[str, str]) -> None:
+    """The old rule and the new one; without an origin CORS is left alone."""
+    bucket(settings, "setup", "--cors-origin", "https://app.example")
+    changed = bucket(settings, "setup", "--cors-origin", "https://app.example", "--cors-origin", "https://b.example")
+    assert [line[:4] for line in changed.stdout.splitlines()[2:]] == ["  - ", "  + "], changed.stdout
+    assert bucket(settings, "setup").stdout == "lifecycle: is as it should be\n"
+
+
+def test_a_key_that_may_not_is_told_what_it_needs(settings: dict[str, str]) -> None:
+    """Exit code 1, no traceback, no secret."""
+    refused = bucket(settings | {"COMFYUI_MODAL_S3_SECRET_KEY": "wrong-secret"}, "setup")
+    assert (refused.returncode, "Traceback" in refused.stderr, "wrong-secret" in refused.stderr) == (1, False, False)
+    assert "bucket policy --setup" in refused.stderr
+
+
+def test_the_policies(settings: dict[str, str]) -> None:
+    """For the bucket and the folder of the settings."""
+    name = settings["COMFYUI_MODAL_BUCKET"]
+    assert json.loads(bucket(settings, "policy").stdout) == run_policy(name, "bucket-commands")
+    assert json.loads(bucket(settings, "policy", "--setup", "--bucket", "b").stdout) == setup_policy("b")
+
+
+@pytest.mark.parametrize("command", ["setup", "policy"])
+def test_without_a_bucket_nothing_is_done(command: str) -> None:
+    """Exit code 2, and what to set."""
+    refused = bucket({}, command)
+    assert (refused.returncode, "COMFYUI_MODAL_BUCKET" in refused.stderr) == (2, True)
