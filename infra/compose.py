@@ -112,7 +112,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         batches=batches,
         outbox=Outbox(jobs, batches, deliveries, objects, clock),
         deliveries=deliveries,
-        endpoints=EndpointStore(objects, clock),
+        endpoints=EndpointStore(objects, clock, probe=timedelta(seconds=2 * settings.webhook_timeout_s)),
         logs=LogStore(objects),
         queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
         uploads=UploadStore(

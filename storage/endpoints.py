@@ -23,7 +23,6 @@ OPEN_AFTER = 5
 FIRST_PAUSE = timedelta(minutes=1)
 LONGEST_PAUSE = timedelta(hours=1)
 PROBE = timedelta(seconds=30)
-"""So long nobody else probes."""
 DISABLE_AFTER = timedelta(days=5)
 FORGOTTEN_AFTER = timedelta(days=30)
 QUIET = timedelta(minutes=5)
@@ -74,8 +73,8 @@ class Endpoint(Value):
             }
         )
 
-    def probed(self, now: datetime) -> "Endpoint":
-        return self.model_copy(update={"open_until": now + PROBE})
+    def probed(self, until: datetime) -> "Endpoint":
+        return self.model_copy(update={"open_until": until})
 
     def enabled(self) -> "Endpoint":
         """A person wants it tried again."""
@@ -89,9 +88,12 @@ class StoredEndpoint:
 
 
 class EndpointStore:
-    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+    """`probe`: how long one sender may take to see whether a receiver is well again."""
+
+    def __init__(self, objects: ObjectStore, clock: Clock, *, probe: timedelta = PROBE) -> None:
         self._objects = objects
         self._clock = clock
+        self._probe = probe
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None
@@ -110,9 +112,9 @@ class EndpointStore:
         if record.open_until > now:
             return record.open_until
         try:
-            await self._write(stored, record.probed(now))
+            await self._write(stored, record.probed(now + self._probe))
         except PreconditionFailed:
-            return now + PROBE
+            return now + self._probe
         return None
 
     async def change(self, tenant: str, url: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
