@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench simulate up lock openapi clean
+.PHONY: help setup demo test check bench simulate interop up lock openapi clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,12 @@ bench: setup ## Figures: memory and bucket requests per job
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)
+
+interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
+	npm install --prefix tests/interop --no-package-lock --no-audit --no-fund --silent
+	$(BIN)/python -m tests.interop.requests > tests/interop/requests.json
+	sed -n '/^```js$$/,/^```$$/p' docs/webhooks.md | sed '/^```/d' > tests/interop/receiver.mjs
+	node tests/interop/check.mjs tests/interop/requests.json tests/interop/receiver.mjs
 
 up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
 	$(BIN)/comfyui-modal up --data .local

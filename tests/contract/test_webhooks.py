@@ -363,6 +363,16 @@ async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
     assert post.receiver.posts == []
 
 
+async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
+    """Its key tells milliseconds: by its own clock the delivery may be due a little later than its pointer."""
+    await post.completed("completed")
+    post.receiver.answers = [DOWN]
+    await post.send()
+    (entry,) = await post.pointers()
+    post.clock.set(entry.due)
+    assert await post.deliverer.deliver(entry) == "delivered"
+
+
 async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> None:
     """A writer that was fenced commits again: whoever still deletes the pointer of its first try does not hit it."""
     before = await post.claimed("completed")

@@ -25,7 +25,7 @@ def main() -> int:
             run, accepted, calls = run + 1, accepted + course.accepted, calls + len(course.history)
             if course.violations:
                 pool.terminate()
-                sys.stdout.write(f"seed {course.seed}:\n" + "\n".join(course.violations) + "\n")
+                sys.stdout.write("\n".join([*course.history, f"seed {course.seed}:", *course.violations, ""]))
                 return 1
             if time.monotonic() - reported > REPORT_S:
                 reported = time.monotonic()

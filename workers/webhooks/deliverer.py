@@ -96,7 +96,7 @@ class Deliverer:
         if delivery.is_held(now):
             return "later"
         pointer = delivery.pointer
-        if pointer is not None and pointer != entry and (pointer.turn > entry.turn or pointer.due > now):
+        if pointer is not None and pointer.key != entry.key and (pointer.turn > entry.turn or pointer.due > now):
             await self._outbox.keep(pointer)
             await self._outbox.drop(entry)
             return "dropped"

@@ -2,16 +2,20 @@
 
 import json
 import re
+from datetime import timedelta
 from pathlib import Path
 
 from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
+from app.event_data import TYPES
 from storage.bucket_policy import run_policy
 from storage.record import QUEUE_TIMEOUT, WORKER_LOST
+from storage.signing import Signer
 from workers import errors
 from workers.retries import POLICY, is_repeated, is_retryable
+from workers.webhooks.policy import SCHEDULE
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -64,3 +68,21 @@ def test_the_policy_of_the_docs_is_the_one_that_is_printed() -> None:
     """docs/operations.md shows what `bucket policy` prints."""
     (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "operations.md").read_text(), re.DOTALL)
     assert json.loads(block) == run_policy("my-bucket", "")
+
+
+def test_docs_name_every_event_and_no_other() -> None:
+    """docs/webhooks.md has a row for each type, and every wait of the schedule."""
+    text = (DOCS / "webhooks.md").read_text()
+    assert set(re.findall(r"^\| `(comfyui\.[a-z.]+\.v1)`", text, re.MULTILINE)) == set(TYPES)
+    (waits,) = re.findall(r"^> (.+)$", text, re.MULTILINE)
+    units = {"s": "seconds", "min": "minutes", "h": "hours"}
+    spans = (wait.split() for wait in waits.split(", "))
+    assert tuple(timedelta(**{units[unit]: int(number)}) for number, unit in spans) == SCHEDULE
+
+
+def test_the_signature_in_the_docs_is_right() -> None:
+    """Whoever checks their receiver against the page's test vector checks it against our signer."""
+    text = (DOCS / "webhooks.md").read_text().partition("## Verify it yourself")[2]
+    row = dict(re.findall(r"^\| (?:`)?([a-z-]+)(?:`)? \| `(.+)` \|$", text, re.MULTILINE))
+    headers = Signer((row["secret"],)).headers(row["webhook-id"], int(row["webhook-timestamp"]), row["body"].encode())
+    assert headers["webhook-signature"] == row["webhook-signature"]

@@ -1,0 +1,103 @@
+"""Requests as our deliverer sends them: one of each type, with the secret that verifies them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, get_args
+
+from app.config import ApiConfig
+from app.events import EventRenderer
+from storage.clock import ManualClock
+from storage.hint_keys import EventRef
+from storage.memory import MemoryObjectStore
+from storage.outbox import Committed, JobHappened, TestAsked
+from storage.record import JobRecord
+from storage.signing import Signer, new_secret
+from storage.values import ErrorDetail, EventName, Output, ProgressDetails
+from tests.support.records import a_job
+
+URL = "https://receiver.example/hook"
+TEST_ID = "5d1f2a52-3f0f-4d2a-8a39-5d8f0f9a6c11"
+OUTPUT = Output(
+    filename="blü 1.png", type="image", node_id="2", key="outputs/0.png", size_bytes=3, content_type="image/png",
+    sha256="6f" * 32,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEvent:
+    """`headers` and `body` are the request's."""
+
+    type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def signed_events(now: datetime, secrets: tuple[str, ...], ed25519_key: str | None = None) -> list[SignedEvent]:
+    """Each type that a job's life or a test brings about."""
+    renderer = EventRenderer(
+        MemoryObjectStore(ManualClock(now)), ApiConfig(api_key=None, public_url="https://api.example")
+    )
+    signer = Signer(secrets, ed25519_key)
+    made = []
+    for found in (*_of_job(_completed(now)), *_of_job(_failed(now))[-1:], _tested(now)):
+        headers, body = renderer.render(found)
+        signature = signer.headers(found.ref.event_id, int(now.timestamp()), body)
+        made.append(SignedEvent(renderer.type_of(found), {**headers, **signature}, body))
+    return made
+
+
+def _of_job(record: JobRecord) -> list[Committed]:
+    return [
+        JobHappened(EventRef(record.tenant, "job", record.job_id, event.sequence), URL, record, event)
+        for event in record.events
+    ]
+
+
+def _running(now: datetime) -> JobRecord:
+    names: tuple[EventName, ...] = get_args(EventName)
+    record = a_job(created_at=now, webhook_url=URL, webhook_events=names, metadata={"order": "47|11 ü"})
+    return record.born().claim(worker="w", now=now, lease_s=60)
+
+
+def _completed(now: datetime) -> JobRecord:
+    details = ProgressDetails(current_node="2", nodes_completed=1, nodes_total=2)
+    told = _running(now).report(attempt=1, now=now, lease_s=60, progress=50, details=details, outputs=(OUTPUT,))
+    (progress,) = (event for event in told.events if event.name == "progress")
+    ended = told.complete(attempt=1, now=now, outputs=(OUTPUT,))
+    return ended.model_copy(update={"events": (*ended.events[:-1], progress, ended.events[-1])})
+
+
+def _failed(now: datetime) -> JobRecord:
+    error = ErrorDetail(
+        code="node_failed", message="Größe passt nicht", node_id="2", class_type="ImageScale", attempt=1
+    )
+    return _running(now).fail(attempt=1, now=now, error=error)
+
+
+def _tested(now: datetime) -> Committed:
+    return TestAsked(EventRef("default", "test", TEST_ID, 1), URL, now)
+
+
+def as_json(secret: str, events: list[SignedEvent]) -> dict[str, Any]:
+    """What tests/interop/check.mjs reads."""
+    return {
+        "secret": secret,
+        "requests": [{"type": e.type, "headers": dict(e.headers), "body": e.body.decode()} for e in events],
+    }
+
+
+def main() -> None:
+    """Writes them to standard output, signed now, as while a secret rotates and with an ed25519 key beside it."""
+    import base64
+    import json
+    import secrets
+    import sys
+
+    secret, key = new_secret(), "whsk_" + base64.b64encode(secrets.token_bytes(32)).decode()
+    events = signed_events(datetime.now(UTC), (new_secret(), secret), key)
+    sys.stdout.write(json.dumps(as_json(secret, events)))
+
+
+if __name__ == "__main__":
+    main()
