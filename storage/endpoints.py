@@ -27,6 +27,8 @@ DISABLE_AFTER = timedelta(days=5)
 FORGOTTEN_AFTER = timedelta(days=30)
 QUIET = timedelta(minutes=5)
 """A success is written down at most so often while all is well."""
+TRUSTED_FOR = timedelta(seconds=10)
+"""So long a receiver that was seen to be well is not looked up again."""
 
 
 class Endpoint(Value):
@@ -81,6 +83,10 @@ class Endpoint(Value):
         return self.model_copy(update={"open_until": None, "disabled_reason": None, "failing_since": None})
 
 
+MOST_TRUSTED = 10_000
+"""Then all are looked up again."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredEndpoint:
     record: Endpoint
@@ -94,6 +100,7 @@ class EndpointStore:
         self._objects = objects
         self._clock = clock
         self._probe = probe
+        self._trusted_until: dict[tuple[str, str], datetime] = {}
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None
@@ -103,6 +110,8 @@ class EndpointStore:
 
         Where a probe is due, whoever gets None is the one who probes.
         """
+        if self._is_trusted(tenant, url):
+            return None
         stored = await self._read(tenant, url)
         record, now = stored.record, self._clock.now()
         if record.disabled_reason is not None:
@@ -116,6 +125,27 @@ class EndpointStore:
         except PreconditionFailed:
             return now + self._probe
         return None
+
+    async def succeeded(self, tenant: str, url: str) -> None:
+        """The receiver took an event."""
+        if self._is_trusted(tenant, url):
+            return
+        now = self._clock.now()
+        well = await self.change(tenant, url, lambda endpoint: endpoint.succeeded(now))
+        if well.last_success_at is not None and now + TRUSTED_FOR < well.last_success_at + QUIET:
+            self._trusted_until[tenant, endpoint_of(url)] = now + TRUSTED_FOR
+
+    async def failed(self, tenant: str, url: str, *, disable: str | None, scale: float) -> None:
+        """It did not; `disable` says why it is to get nothing more."""
+        self._trusted_until.pop((tenant, endpoint_of(url)), None)
+        now = self._clock.now()
+        await self.change(tenant, url, lambda endpoint: endpoint.failed(now, disable=disable, scale=scale))
+
+    def _is_trusted(self, tenant: str, url: str) -> bool:
+        known, now = self._trusted_until, self._clock.now()
+        if len(known) > MOST_TRUSTED:
+            known.clear()
+        return known.get((tenant, endpoint_of(url)), now) > now
 
     async def change(self, tenant: str, url: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
         while True:

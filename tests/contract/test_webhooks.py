@@ -1,6 +1,7 @@
 """From a job's change to its event at the receiver, over both stores, on a clock that the test moves."""
 
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -361,6 +362,22 @@ async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
     with pytest.raises(PreconditionFailed):
         await post.stores.jobs.advance(before, before.record)
     assert post.receiver.posts == []
+
+
+async def test_an_event_costs_four_requests(post: Post) -> None:
+    """The job, a lease, the result, the pointer's end; a receiver that is known to be well is not looked up."""
+    await post.completed("completed")
+    await post.send()
+    await post.completed("completed")
+    (entry,) = await post.pointers()
+    before = _requests(post)
+    assert await post.deliverer.deliver(entry) == "delivered"
+    assert _requests(post) - before == Counter({"GET": 1, "PUT": 2, "DELETE": 1})
+
+
+def _requests(post: Post) -> Counter[str]:
+    counted: Counter[str] = post.objects.requests  # type: ignore[attr-defined]  # both stores count
+    return Counter(counted)
 
 
 async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:

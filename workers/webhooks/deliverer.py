@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 from storage import keys
 from storage.clock import Clock
 from storage.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
-from storage.endpoints import Endpoint, EndpointStore
+from storage.endpoints import EndpointStore
 from storage.errors import PreconditionFailed
 from storage.hint_keys import DueEntry
 from storage.objects import ObjectStore
@@ -86,9 +86,14 @@ class Deliverer:
 
     async def _hold(self, entry: DueEntry, found: Committed) -> StoredDelivery | Result:
         """The delivery under our lease; or what is to be done with the pointer instead."""
+        if _is_first(entry, found):
+            try:
+                return await self._start(entry, found)
+            except PreconditionFailed:
+                pass  # it was not the first after all
         stored, now = await self._deliveries.find(entry.ref), self._clock.now()
         if stored is None:
-            return await self._deliveries.start(_new_delivery(entry, found, self._renderer).held(now + self._lease))
+            return await self._start(entry, found)
         delivery = stored.record
         if delivery.status != "pending":
             await self._outbox.drop(entry)
@@ -101,6 +106,10 @@ class Deliverer:
             await self._outbox.drop(entry)
             return "dropped"
         return await self._deliveries.settle(stored, delivery.held(now + self._lease))
+
+    async def _start(self, entry: DueEntry, found: Committed) -> StoredDelivery:
+        delivery = _new_delivery(entry, found, self._renderer)
+        return await self._deliveries.start(delivery.held(self._clock.now() + self._lease))
 
     async def _attempt(self, entry: DueEntry, found: Committed, held: StoredDelivery) -> Result:
         allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
@@ -165,24 +174,26 @@ class Deliverer:
             case "dead":
                 after = delivery.died(attempt, verdict.reason or "", now)
         result = await self._settle(entry, held, after, verdict.what)
-        await self._remember(delivery, verdict, now)
+        await self._remember(delivery, verdict)
         return result
 
-    async def _remember(self, delivery: Delivery, verdict: Verdict, now: datetime) -> None:
+    async def _remember(self, delivery: Delivery, verdict: Verdict) -> None:
         """How the receiver is doing. That it does not want this one event is no failure of it."""
-        is_failure = verdict.what == "again" or verdict.disable is not None or verdict.is_exhausted
-
-        def changed(endpoint: Endpoint) -> Endpoint:
-            if verdict.what == "delivered":
-                return endpoint.succeeded(now)
-            return endpoint.failed(now, disable=verdict.disable, scale=self._retry_scale) if is_failure else endpoint
-
-        await self._endpoints.change(delivery.tenant, delivery.url, changed)
+        tenant, url = delivery.tenant, delivery.url
+        if verdict.what == "delivered":
+            await self._endpoints.succeeded(tenant, url)
+        elif verdict.what == "again" or verdict.disable is not None or verdict.is_exhausted:
+            await self._endpoints.failed(tenant, url, disable=verdict.disable, scale=self._retry_scale)
 
     async def _settle(self, entry: DueEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
         await self._deliveries.settle(held, after)
         await self._outbox.drop(entry)
         return result
+
+
+def _is_first(entry: DueEntry, found: Committed) -> bool:
+    """Whether nothing was tried yet, most likely: so it is not worth a look."""
+    return isinstance(found, JobHappened) and entry.turn == found.event.rev
 
 
 def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Delivery:
