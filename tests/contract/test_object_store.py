@@ -266,6 +266,23 @@ async def test_a_write_whose_answer_was_lost_is_recognised(s3_config: S3Config, 
         await objects.close()
 
 
+async def test_a_body_that_breaks_off_is_read_again(s3_config: S3Config) -> None:
+    """The SDK repeats what comes before a body only; a part of it is never taken for the whole."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        body = bytes(range(256)) * 64
+        await objects.put("k", body)
+        proxy.methods = frozenset({"GET"})
+        proxy.faults = ["cut_body"]
+        assert (await objects.get("k")).body == body
+        proxy.faults = ["cut_body"]
+        assert await objects.get_range("k", 256, 512) == body[256:768]
+        proxy.faults = ["cut_body"] * 100
+        with pytest.raises(StorageUnavailable):
+            await objects.get("k")
+        await objects.close()
+
+
 async def test_a_write_that_had_no_effect_is_unavailable(s3_config: S3Config) -> None:
     """A 500 before the effect: nothing is there, and the caller is told that nothing is known."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -10,9 +11,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
 from storage.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
-from storage.values import ErrorDetail, Output, ProgressDetails
+from storage.values import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
+OUTPUT = Output(
+    filename="a.png", type="image", node_id="1", key="k", size_bytes=1, content_type="image/png", sha256="0"
+)
 ERROR = ErrorDetail(code="node_error", message="it broke")
 
 
@@ -71,10 +75,7 @@ def test_an_old_attempt_may_write_nothing() -> None:
 
 def test_a_record_survives_json() -> None:
     """What is stored is what is read."""
-    output = Output(
-        filename="a.png", type="image", node_id="1", key="k", size_bytes=1, content_type="image/png", sha256="0"
-    )
-    record = running().fail(attempt=1, now=NOW, error=ERROR, outputs=(output,))
+    record = running().fail(attempt=1, now=NOW, error=ERROR, outputs=(OUTPUT,))
     assert JobRecord.model_validate_json(record.model_dump_json()) == record
 
 
@@ -90,44 +91,87 @@ def test_only_the_tables_arrows_exist(status: Status, change: Change) -> None:
 
 
 class JobMachine(RuleBasedStateMachine):
-    """Any order of changes by two workers and a user: one terminal state, never changed."""
+    """Any order of changes by workers, reaper and a user: one end, never changed, and events that tell it."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.record = queued()
+        wanted = {"webhook_url": "https://receiver.example/", "webhook_events": get_args(EventName)}
+        self.record = queued().model_copy(update=wanted).born()
         self.ended: JobRecord | None = None
+        self.now = NOW
+        self.told: dict[int, JobEvent] = {event.sequence: event for event in self.record.events}
 
     def apply(self, record: JobRecord) -> None:
+        """As the store commits it."""
+        if record is not self.record:
+            record = record.model_copy(update={"rev": self.record.rev + 1})
         self.record = record
+        for event in record.events:
+            assert self.told.setdefault(event.sequence, event) == event, "an event changed"
         if record.status.is_terminal and self.ended is None:
             self.ended = record
 
-    @rule(worker=st.sampled_from(["a", "b"]))
-    def claim(self, worker: str) -> None:
-        if self.record.status is Status.QUEUED:
-            self.apply(self.record.claim(worker=worker, now=NOW, lease_s=10))
-
-    @rule(behind=st.integers(0, 2))
-    def complete(self, behind: int) -> None:
-        attempt = self.record.attempt - behind
+    def attempt(self, behind: int, change: Callable[[int], JobRecord]) -> None:
+        """What a worker does that has the current attempt, or an old one."""
         try:
-            changed = self.record.complete(attempt=attempt, now=NOW, outputs=())
+            changed = change(self.record.attempt - behind)
         except AttemptFenced:
             assert behind or self.record.status is not Status.RUNNING
         else:
             assert behind == 0
             self.apply(changed)
 
+    @rule(seconds=st.integers(1, 20))
+    def wait(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    @rule(worker=st.sampled_from(["a", "b"]))
+    def claim(self, worker: str) -> None:
+        if self.record.status is Status.QUEUED:
+            self.apply(self.record.claim(worker=worker, now=self.now, lease_s=10))
+
+    @rule(behind=st.integers(0, 2), progress=st.integers(0, 99), more=st.booleans())
+    def report(self, behind: int, progress: int, *, more: bool) -> None:
+        outputs = (*self.record.outputs, OUTPUT) if more else self.record.outputs
+        self.attempt(
+            behind,
+            lambda attempt: self.record.report(
+                attempt=attempt,
+                now=self.now,
+                lease_s=10,
+                progress=progress,
+                details=self.record.progress_details,
+                outputs=outputs,
+            ),
+        )
+
+    @rule(behind=st.integers(0, 2))
+    def complete(self, behind: int) -> None:
+        self.attempt(behind, lambda attempt: self.record.complete(attempt=attempt, now=self.now, outputs=()))
+
+    @rule(behind=st.integers(0, 2))
+    def fail(self, behind: int) -> None:
+        self.attempt(behind, lambda attempt: self.record.fail(attempt=attempt, now=self.now, error=ERROR))
+
     @rule(behind=st.integers(0, 2))
     def release(self, behind: int) -> None:
-        try:
-            self.apply(self.record.release(attempt=self.record.attempt - behind, now=NOW))
-        except AttemptFenced:
-            assert behind or self.record.status is not Status.RUNNING
+        self.attempt(behind, lambda attempt: self.record.release(attempt=attempt, now=self.now))
+
+    @rule(behind=st.integers(0, 2))
+    def requeue(self, behind: int) -> None:
+        self.attempt(behind, lambda attempt: self.record.requeue(attempt=attempt, now=self.now, fault=ERROR))
+
+    @rule()
+    def expire(self) -> None:
+        """By the reaper, which holds nothing: it may do so only when the lease has ended."""
+        lost = self.record.has_lost_its_worker(self.now)
+        changed = self.record.expire(now=self.now, max_attempts=3)
+        assert lost == (changed is not self.record)
+        self.apply(changed)
 
     @rule()
     def cancel(self) -> None:
-        self.apply(self.record.cancel(now=NOW))
+        self.apply(self.record.cancel(now=self.now))
 
     @invariant()
     def the_end_is_final(self) -> None:
@@ -137,6 +181,18 @@ class JobMachine(RuleBasedStateMachine):
     @invariant()
     def a_lease_is_held_while_running_only(self) -> None:
         assert (self.record.lease is not None) == (self.record.status is Status.RUNNING)
+
+    @invariant()
+    def events_tell_what_happened(self) -> None:
+        """Numbered without a gap; one start an attempt; one end, and nothing after it; only progress goes again."""
+        assert sorted(self.told) == list(range(1, self.record.next_sequence))
+        names = [self.told[sequence].name for sequence in sorted(self.told)]
+        assert names.count("started") == self.record.attempt
+        ends = [number for number, name in enumerate(names) if name in ("completed", "failed")]
+        assert ends == ([len(names) - 1] if self.record.status.is_terminal else [])
+        kept = [event for event in self.told.values() if event.name != "progress"]
+        assert [event for event in self.record.events if event.name != "progress"] == kept
+        assert sum(event.name == "progress" for event in self.record.events) <= (0 if ends else 1)
 
 
 TestJobMachine = JobMachine.TestCase
