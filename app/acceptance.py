@@ -12,7 +12,7 @@ from pydantic_core import to_json
 
 from app.config import ApiConfig
 from app.media import LocalMedium, PreparedMedium
-from app.preparation import DEFAULT_POOL, PreparedJob
+from app.preparation import PreparedJob
 from app.services import Services
 from storage import keys
 from storage.errors import JobNotFound, PreconditionFailed
@@ -67,7 +67,7 @@ class Acceptance:
             )
         except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
             return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
-        await self.spawn()
+        await self.spawn(record)
         return Accepted(stored, estimate)
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
@@ -106,7 +106,7 @@ class Acceptance:
             tenant=self._tenant,
             job_id=job_id,
             batch_id=batch_id,
-            pool=DEFAULT_POOL,
+            pool=prepared.pool,
             priority=options.priority,
             timeout_s=options.timeout_s or config.default_timeout_s,
             queue_timeout_s=options.queue_timeout_s or config.queue_timeout_s,
@@ -129,9 +129,9 @@ class Acceptance:
             if not isinstance(medium, LocalMedium):
                 await self._services.uploads.use(self._tenant, medium.upload_id, job_id)
 
-    async def spawn(self) -> None:
+    async def spawn(self, record: JobRecord) -> None:
         try:
-            await self._services.launcher.spawn(DEFAULT_POOL)
+            await self._services.launcher.spawn(record.pool)
         except Exception:  # the job is safe: whoever looks at the queue next runs it
             logger.exception("no worker could be started")
 

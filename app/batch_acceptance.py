@@ -52,7 +52,7 @@ class BatchAcceptance:
         numbered = list(enumerate(prepared.jobs))
         records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
         opened = await self._services.batches.accept(draft, records)
-        await for_each(records, lambda _: self._acceptance.spawn())
+        await for_each(records, self._acceptance.spawn)
         return AcceptedBatch(opened)
 
     async def _store_shared(self, batch_id: str, shared: Sequence[PreparedMedium]) -> dict[PreparedMedium, Medium]:

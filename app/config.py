@@ -33,6 +33,8 @@ class ApiConfig:
     retain_s: int = 7 * 24 * 3600
     """How long a finished job stays at most."""
     max_batch_jobs: int = 1_000
+    gpu_pools: tuple[str, ...] = ()
+    """What a job may name as `gpu`."""
     webhook_public_keys: tuple[str, ...] = ()
     """What receivers may verify ed25519 signatures with, as `whpk_…`."""
     signs_webhooks: bool = True

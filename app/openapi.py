@@ -51,6 +51,7 @@ _SUBMISSION_PROBLEMS = (
     "media-source-ambiguous",
     "unknown-upload",
     "upload-incomplete",
+    "unknown-gpu",
     "webhooks-unsigned",
     "fetch-refused",
     "fetch-failed",

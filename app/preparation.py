@@ -16,14 +16,12 @@ from app.media import LocalMedium, MediaIntake, PreparedMedium
 from app.problems import Problem, of_validation, of_verdict, of_workflow
 from app.services import Services
 from app.wire import InputValue, JobOptions, JobRequest
-from storage.record import DAY_S
+from storage.record import DAY_S, DEFAULT_POOL
 from storage.signing import BadSecret, secret_bytes
 from storage.values import Input
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Graph, parse_graph
-
-DEFAULT_POOL = "default"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -46,6 +44,11 @@ class PreparedJob:
     pictures: tuple[LocalMedium, ...]
     media: tuple[PreparedMedium, ...]
 
+    @property
+    def pool(self) -> str:
+        """Whose workers are to run it."""
+        return self.options.gpu or DEFAULT_POOL
+
 
 def parsed(model: type[M], document: Any) -> M:
     """The document as a request body of this shape; `Problem` with every field that is wrong."""
@@ -65,7 +68,7 @@ class Preparation:
         self._config = config
         self._body = body
         self._intake = MediaIntake(services, config, tenant, body)
-        self._catalogue: Catalogue | None = None
+        self._catalogues: dict[str, Catalogue] = {}
 
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
         """Everything of one job; its media last, for they are what takes long."""
@@ -103,6 +106,9 @@ class Preparation:
         ):
             if value is not None and value > limit:
                 raise _beyond(f"{root}/{field}", f"{field} is {value:g}, at most {limit:g} is allowed")
+        if options.gpu is not None and options.gpu not in config.gpu_pools:
+            known = f"this deployment has {', '.join(config.gpu_pools)}" if config.gpu_pools else "it has no pools"
+            raise Problem("unknown-gpu", f"there is no pool {options.gpu!r}: {known}", pointer=f"{root}/gpu")
         if len(options.metadata) > config.max_metadata_pairs:
             detail = f"{len(options.metadata)} metadata, at most {config.max_metadata_pairs} are allowed"
             raise _beyond(f"{root}/metadata", detail)
@@ -129,19 +135,24 @@ class Preparation:
         if len(inputs) > self._config.max_inputs:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
-        if self._catalogue is None:
-            self._catalogue = await self._services.engine_info.catalogue(DEFAULT_POOL)
+        catalogue = await self._catalogue(options.gpu or DEFAULT_POOL)
         values, pictures = await self._inputs(inputs, inputs_at)
         try:
-            applied = self._catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
+            applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
         brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
-        verdict = self._catalogue.judge(applied, brought)
+        verdict = catalogue.judge(applied, brought)
         if verdict.faults:
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             raise of_verdict(verdict, workflow_at, given)
         return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
+
+    async def _catalogue(self, pool: str) -> Catalogue:
+        """The same for every job of one request."""
+        if pool not in self._catalogues:
+            self._catalogues[pool] = await self._services.engine_info.catalogue(pool)
+        return self._catalogues[pool]
 
     async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalMedium]]:
         """The values to set, and the pictures that some of them bring along as files."""

@@ -36,6 +36,7 @@ _TYPES = (
     ProblemType("malformed-json", 400, "The request body is not JSON", "send one JSON object in UTF-8"),
     ProblemType("unsupported-media-type", 415, "The request body has the wrong type", "send application/json"),
     ProblemType("request-too-large", 413, "The request body is too large", "send large media by POST /v1/uploads"),
+    ProblemType("unknown-gpu", 422, "There is no such GPU pool", "name one of the deployment's pools, or none"),
     ProblemType("text-too-long", 422, "A text is too long", "shorten it, or send it as a medium"),
     ProblemType("validation-error", 422, "A field is missing or has the wrong value", "see errors for each field"),
     ProblemType("missing-workflow", 422, "There is no workflow", "send ComfyUI's API-format graph as `workflow`"),

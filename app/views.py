@@ -19,7 +19,7 @@ from app.wire import (
 )
 from storage.batches import BatchRecord
 from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
+from storage.record import DEFAULT_POOL, JobRecord, Status
 from storage.values import ErrorDetail, Output
 
 
@@ -51,6 +51,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         timeout_s=record.timeout_s,
         queue_timeout_s=record.queue_timeout_s,
         attempt=record.attempt,
+        gpu=None if record.pool == DEFAULT_POOL else record.pool,
         expires_at=record.next_deadline if record.status.is_terminal else None,
         batch_id=record.batch_id,
         metadata=record.metadata,

@@ -64,6 +64,7 @@ class JobOptions(_Request):
     timeout_s: int | None = Field(None, ge=1, description="longest run time of one attempt, seconds")
     queue_timeout_s: int | None = Field(None, ge=1, description="longest wait for a worker, seconds")
     retain_days: float | None = Field(None, gt=0, description="how long the job and its files stay after its end")
+    gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
@@ -171,6 +172,7 @@ class JobView(_Answer):
     timeout_s: int
     queue_timeout_s: int | None
     attempt: int
+    gpu: str | None = Field(description="the GPU pool that was asked for")
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None
     metadata: dict[str, str]

@@ -251,6 +251,7 @@ def api_config(settings: Settings) -> ApiConfig:
         queue_timeout_s=settings.queue_timeout_s,
         retain_s=_seconds(settings.retain_days),
         max_batch_jobs=settings.max_batch_jobs,
+        gpu_pools=tuple(settings.gpu_pools),
         webhook_public_keys=_public_keys(settings),
         signs_webhooks=settings.webhook_secret is not None or settings.webhook_signing_key is not None,
     )

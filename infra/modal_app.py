@@ -1,29 +1,41 @@
 """The Modal app: `modal deploy -m infra.modal_app`. A thin shell, without logic of its own.
 
-Containers get their settings (bucket, API key, engine) from one secret; the numbers here are read at deploy time.
+Containers get their settings (bucket, API key) from one secret. The numbers here are read where the deploy runs;
+what containers must know of them travels along as variables.
 """
 
 import modal
 
+from infra.image import COMFYUI, ENGINE_PYTHON, MODELS, comfyui_image, control_image
 from infra.modal_names import APP_NAME
-from infra.settings import DeploymentSettings
+from infra.nodes import custom_nodes
+from infra.settings import ENV_PREFIX, DeploymentSettings
+from storage.record import DEFAULT_POOL
 
 API_CONCURRENCY = 100
 """Requests that one API container serves at once: they wait for the bucket, not for the CPU."""
-
-SOURCES = ("app", "infra", "storage", "workers", "workflows")
+DELIVER_CONCURRENCY = 20
+"""Calls of the deliverer at once: one that waits for a slow receiver does not keep the others from theirs."""
+EVERY_MINUTE = "* * * * *"
 
 deployment = DeploymentSettings()
+volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
 
-image = (
-    modal.Image.debian_slim(python_version="3.11")
-    .pip_install_from_requirements("requirements/base.txt")
-    .add_local_python_source(*SOURCES, ignore=["**/__pycache__", "**/*.pyc"])
-)
-app = modal.App(APP_NAME, image=image, secrets=[modal.Secret.from_name(deployment.secret)])
+if deployment.image == "comfyui":
+    worker_image = comfyui_image(
+        comfyui_version=deployment.comfyui_version,
+        nodes=custom_nodes(deployment.nodes) if modal.is_local() else (),
+        sage_architectures=deployment.sage_architectures,
+    )
+    engine: dict[str, str | None] = {ENV_PREFIX + "ENGINE": COMFYUI, ENV_PREFIX + "COMFYUI_PYTHON": ENGINE_PYTHON}
+else:
+    worker_image, engine = control_image(), {}
+
+app = modal.App(APP_NAME, image=control_image(), secrets=[modal.Secret.from_name(deployment.secret)])
+known: dict[str, str | None] = {**deployment.environment()}
 
 
-@app.function(max_containers=deployment.max_api_containers)
+@app.function(env=known, region=deployment.region, max_containers=deployment.max_api_containers)
 @modal.concurrent(max_inputs=API_CONCURRENCY)
 @modal.asgi_app()
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
@@ -33,7 +45,7 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
     return api_application()
 
 
-@app.function(schedule=modal.Period(seconds=deployment.reap_every_s), max_containers=1)
+@app.function(env=known, region=deployment.region, schedule=modal.Cron(EVERY_MINUTE), max_containers=1)
 def reap() -> None:
     """What a process that died has left undone is found and done."""
     from infra.modal_runtime import sweep
@@ -41,7 +53,8 @@ def reap() -> None:
     sweep()
 
 
-@app.function(schedule=modal.Period(seconds=deployment.deliver_every_s), max_containers=1)
+@app.function(env=known, region=deployment.region, schedule=modal.Cron(EVERY_MINUTE), max_containers=1)
+@modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:
     """Events that are due go to their receivers."""
     from infra.modal_runtime import deliver_due
@@ -49,22 +62,42 @@ def deliver() -> None:
     deliver_due()
 
 
+@app.function(
+    image=worker_image,
+    env=known | engine,
+    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    timeout=deployment.container_start_s,
+)
+def check_image(pool: str = DEFAULT_POOL) -> list[str]:
+    """Starts the engine without a GPU, and publishes which nodes it has. Returns what is missing."""
+    from infra.modal_runtime import publish_engine
+
+    return publish_engine(pool)
+
+
 @app.cls(
+    image=worker_image,
+    env=known | engine,
     gpu=deployment.gpus,
+    region=deployment.region,
+    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    min_containers=deployment.min_workers,
     max_containers=deployment.max_workers,
     scaledown_window=deployment.scaledown_s,
     startup_timeout=deployment.container_start_s,
     timeout=deployment.container_run_s,
 )
 class ComfyWorker:
-    """One engine, one job at a time. A ticket is a call of `run`."""
+    """One engine, one job at a time. A ticket is a call of `run`; `pool` is whose queue it serves."""
+
+    pool: str = modal.parameter(default=DEFAULT_POOL)
 
     @modal.enter()
     def start(self) -> None:
         """The engine is ready when this returns."""
         from infra.modal_runtime import TicketWorker
 
-        self.worker = TicketWorker()
+        self.worker = TicketWorker(self.pool)
         self.worker.start()
 
     @modal.method()

@@ -2,22 +2,22 @@
 
 import modal
 
-from infra.modal_names import APP_NAME, WORKER_CLASS
+from infra.modal_pools import ModalPools
 
 
 class ModalLauncher:
-    """Looks the worker class up by name once; Modal scales its containers to the calls that wait."""
+    """Modal scales a pool's containers to the calls that wait."""
 
-    def __init__(self, app_name: str = APP_NAME) -> None:
-        self._worker = modal.Cls.from_name(app_name, WORKER_CLASS)
+    def __init__(self, pools: ModalPools) -> None:
+        self._pools = pools
 
     async def spawn(self, pool: str) -> str | None:
-        call = await self._worker().run.spawn.aio()
+        call = await self._pools.run(pool).spawn.aio()
         ticket: str = call.object_id
         return ticket
 
     async def waiting(self, pool: str) -> int | None:
-        stats = await self._worker().run.get_current_stats.aio()
+        stats = await self._pools.run(pool).get_current_stats.aio()
         backlog: int = stats.backlog
         return backlog
 

@@ -7,5 +7,3 @@ REAP_FUNCTION = "reap"
 DELIVER_FUNCTION = "deliver"
 PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION)
 """What a deployment consists of; without any one of these jobs do not get done."""
-DEFAULT_POOL = "default"
-"""Whose tickets `ComfyWorker` takes."""

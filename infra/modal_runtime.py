@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from app.asgi import create_app
+from infra.check_image import examine, shipped_workflows
 from infra.compose import (
     api_config,
     api_services,
@@ -22,6 +23,7 @@ from infra.compose import (
 )
 from infra.logs import configure_logging
 from infra.modal_launcher import ModalLauncher
+from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
 from infra.settings import Settings
 from storage.s3 import S3ObjectStore
@@ -38,7 +40,11 @@ def api_application() -> Any:
     settings = Settings()
     configure_logging("api", settings.log_level)
     stores = make_stores(settings, S3ObjectStore(s3_config(settings)), ModalSignal())
-    return create_app(api_services(settings, stores, ModalLauncher()), api_config(settings))
+    return create_app(api_services(settings, stores, launcher(settings)), api_config(settings))
+
+
+def launcher(settings: Settings) -> ModalLauncher:
+    return ModalLauncher(ModalPools(settings.gpu_pools))
 
 
 def sweep() -> None:
@@ -48,7 +54,7 @@ def sweep() -> None:
 
     async def once() -> None:
         async with open_stores(settings, ModalSignal()) as stores:
-            await reaper(settings, stores, ModalLauncher()).sweep()
+            await reaper(settings, stores, launcher(settings)).sweep()
 
     asyncio.run(once())
 
@@ -69,13 +75,28 @@ def deliver_due() -> None:
     asyncio.run(once())
 
 
+def publish_engine(pool: str) -> list[str]:
+    """Which nodes the deployed engine has, for the checks of submissions. Returns what is missing for our own
+    workflows, in words."""
+    settings = Settings().model_copy(update={"comfyui_cpu": True})
+    configure_logging("check-image", settings.log_level)
+
+    async def once() -> list[str]:
+        report = await examine(engine_host(settings, engine_environment()), shipped_workflows())
+        async with open_stores(settings, MemorySignal()) as stores:
+            await stores.engine_info.publish(pool, report.object_info)
+        return list(report.problems)
+
+    return asyncio.run(once())
+
+
 class TicketWorker:
     """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched."""
 
-    def __init__(self) -> None:
+    def __init__(self, pool: str) -> None:
         settings = Settings()
         name = os.environ.get("MODAL_TASK_ID", settings.process_name)
-        settings = settings.model_copy(update={"process_name": name})
+        settings = settings.model_copy(update={"process_name": name, "pool": pool})
         configure_logging(name, settings.log_level)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)

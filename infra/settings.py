@@ -4,10 +4,11 @@ Parsed once, in a composition root, from `COMFYUI_MODAL_*` variables, and passed
 no other module reads the environment. `docs/settings.md` lists the same names (a test compares).
 """
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.signing import public_key, secret_bytes
@@ -16,6 +17,7 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
 
 class Settings(BaseSettings):
@@ -53,6 +55,11 @@ class Settings(BaseSettings):
         7.0, description="how long finished jobs, their files and unused uploads stay, days"
     )
     max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
+
+    gpu_pools: Pools = Field(
+        {},
+        description="GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU",
+    )
 
     # Webhooks.
     webhook_secret: SecretStr | None = Field(
@@ -128,12 +135,12 @@ class DeploymentSettings(BaseSettings):
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
     max_workers: Count = Field(4, description="most GPU containers at once")
     max_api_containers: Count = Field(3, description="most API containers at once")
-    reap_every_s: Annotated[int, Field(ge=10)] = Field(
-        60, description="how often the deployment looks for what was left undone, seconds"
+    gpu_pools: Pools = Field(
+        {},
+        description="GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU",
     )
-    deliver_every_s: Annotated[int, Field(ge=10)] = Field(
-        60, description="how often the deployment looks for events whose delivery is due, seconds"
-    )
+    region: str | None = Field(None, description="Modal region of all containers; unset means any")
+    min_workers: int = Field(0, ge=0, description="GPU containers that are kept without work")
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )
@@ -141,7 +148,22 @@ class DeploymentSettings(BaseSettings):
     container_run_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         24 * 3600, description="how long one job may hold a GPU container, seconds"
     )
+    image: Literal["comfyui", "lite"] = Field(
+        "comfyui", description="what workers run: a ComfyUI that is built into their image, or the lite engine"
+    )
+    comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
+    nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
+    sage_architectures: str = Field(
+        "8.9;9.0",
+        description="GPU architectures that SageAttention 2 is built for, `;` between; "
+        "empty installs the registry's SageAttention 1 instead",
+    )
     model_volume: str = Field("comfyui-modal-models", description="name of the Modal volume that holds the models")
+
+    def environment(self) -> dict[str, str]:
+        """What containers must know of the deployment, as variables of `Settings` and of these settings themselves."""
+        values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
 
     @property
     def gpus(self) -> list[str] | None:
@@ -177,4 +199,6 @@ class _BucketName(BaseSettings):
 
 
 def _text(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -31,6 +31,9 @@ WORKER_LOST = "worker_lost"
 QUEUE_TIMEOUT = "queue_timeout"
 """The code of a job that no worker took within its `queue_timeout_s`."""
 
+DEFAULT_POOL = "default"
+"""Whose workers run a job that asks for none in particular."""
+
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
 
@@ -92,7 +95,7 @@ class JobRecord(Value):
     nonce: str = ""
 
     status: Status = Status.QUEUED
-    pool: str = "default"
+    pool: str = DEFAULT_POOL
     priority: int = 0
     timeout_s: int
     """Longest run time of one attempt."""

@@ -1,12 +1,13 @@
 """Queued jobs that no worker is coming for: their ticket was lost, or their worker died before it claimed anything.
 
 The launcher tells how many tickets still wait. Where more jobs wait than tickets, and have waited for a while, the
-difference is spawned again. A look costs one LIST, and a GET for each of the first few that have waited long.
+difference is spawned again. A look costs one LIST, one more for each pool in which jobs wait, and a GET for each of
+the first few that have waited long.
 """
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 from storage.clock import Clock
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 100
 """Jobs of one sweep: as many tickets are spawned at most."""
 
+AFTER_ALL = "~"
+"""Behind every hint of a pool, which begin with digits."""
+
 PATIENCE = timedelta(seconds=30)
 """For a ticket that was spawned a moment ago and is not counted yet."""
 
@@ -36,13 +40,22 @@ class Backlog:
 
     async def sweep(self) -> list[str]:
         """What was done: "spawned" or "dropped", one a ticket or hint."""
-        page = await self._objects.list(QUEUE)
-        looks = await for_each(self._long_waiting(page.keys), self._look)
-        waiting = Counter(pool for pool in looks if pool is not None)
-        done = ["dropped"] * looks.count(None)
-        for pool, jobs in sorted(waiting.items()):
-            done += await self._spawn(pool, jobs)
+        done: list[str] = []
+        async for found in self._pools():
+            looks = await for_each(self._long_waiting(found), self._look)
+            waiting = Counter(pool for pool in looks if pool is not None)
+            done += ["dropped"] * looks.count(None)
+            for pool, jobs in sorted(waiting.items()):
+                done += await self._spawn(pool, jobs)
         return done
+
+    async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
+        """The first hints of each pool in turn, so that a long queue hides no other. One LIST a pool, and one more."""
+        page = await self._objects.list(QUEUE)
+        while page.keys:
+            folder = page.keys[0].rpartition("/")[0] + "/"
+            yield tuple(key for key in page.keys if key.startswith(folder))
+            page = await self._objects.list(QUEUE, after=folder + AFTER_ALL)
 
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
         """Hints that name no job are looked at as well, and dropped then."""

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from app.cli import cli
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from infra.modal_names import DEFAULT_POOL
+from storage.record import DEFAULT_POOL
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.cloud.checks import CloudChecks
@@ -51,7 +51,7 @@ def scale(
     if reason := refusal(change):
         Console(stderr=True).print(reason, style="red", highlight=False)
         return REFUSED
-    return _answer(rescale(ModalCloud(env), pool, change, Console()))
+    return _answer(rescale(ModalCloud(_pools(), env), pool, change, Console()))
 
 
 @cli.command
@@ -67,7 +67,9 @@ def status(
     from infra.cloud.status import look, show_status
 
     async def tell() -> int:
-        return show_status(await look(ModalCloud(env), (DEFAULT_POOL,), api_url, api_key), as_json=json)
+        gpus = _pools()
+        found = await look(ModalCloud(gpus, env), (DEFAULT_POOL, *gpus), api_url, api_key)
+        return show_status(found, as_json=json)
 
     return _answer(tell())
 
@@ -75,6 +77,12 @@ def status(
 def examine_cloud(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
     """The cloud side of `doctor`."""
     return _answer(_examine(env, api_url, api_key, ticket=ticket))
+
+
+def _pools() -> dict[str, str]:
+    from infra.settings import DeploymentSettings
+
+    return DeploymentSettings().gpu_pools
 
 
 async def _examine(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
@@ -107,7 +115,7 @@ def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | No
     from infra.cloud.modal_cloud import ModalCloud
     from infra.settings import DeploymentSettings
 
-    return CloudChecks(ModalCloud(env), DeploymentSettings(), api_url=api_url, api_key=api_key)
+    return CloudChecks(ModalCloud(_pools(), env), DeploymentSettings(), api_url=api_url, api_key=api_key)
 
 
 def _answer(work: Coroutine[Any, Any, int]) -> int:

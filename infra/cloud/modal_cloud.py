@@ -1,6 +1,6 @@
 """`Cloud` by the Modal client. Objects are looked up by name at every call: a command asks each question once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,14 +8,17 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
-from infra.modal_names import APP_NAME, DEFAULT_POOL, WORKER_CLASS
+from infra.modal_names import APP_NAME, WORKER_CLASS
+from infra.modal_pools import ModalPools, UnknownPool
 
 
 class ModalCloud:
-    """`environment` is a Modal environment; None means the one that the client's configuration names."""
+    """`gpus` are those of the pools beside the default one. `environment` is a Modal environment; None means the one
+    that the client's configuration names."""
 
-    def __init__(self, environment: str | None = None) -> None:
+    def __init__(self, gpus: Mapping[str, str], environment: str | None = None) -> None:
         self._environment = environment
+        self._pools = ModalPools(gpus, environment=environment)
 
     async def hello(self) -> None:
         with _translated():
@@ -93,9 +96,10 @@ class ModalCloud:
 
     def _run(self, pool: str) -> Any:
         """The method that takes the tickets of a pool."""
-        if pool != DEFAULT_POOL:
-            raise NotDeployed(f"no pool {pool!r}: this deployment has {DEFAULT_POOL!r} alone")
-        return self._worker_class()().run
+        try:
+            return self._pools.run(pool)
+        except UnknownPool as error:
+            raise NotDeployed(str(error)) from error
 
 
 def _scale(settings: Any) -> PoolScale:

@@ -15,6 +15,7 @@ import pytest
 from app import __version__
 from infra.modal_names import APP_NAME, PARTS
 from infra.settings import ENV_PREFIX
+from storage.record import DEFAULT_POOL
 from storage.s3 import S3Config
 from tests.plane import Plane
 from tests.support.environment import clean_environment
@@ -36,7 +37,7 @@ TICKET = """
 import asyncio
 from infra.cloud.modal_cloud import ModalCloud
 try:
-    asyncio.run(ModalCloud().ticket("default", 0.5))
+    asyncio.run(ModalCloud({}).ticket("default", 0.5))
 except TimeoutError:
     print("late")
 """
@@ -201,7 +202,8 @@ def test_the_scale_of_a_pool(deployed: Shell) -> None:
     assert "pool default: min 0, max 4, buffer 0, idle for 100 s" in deployed.done("scale")
     said = deployed.done("scale", "--max", "2", "--min", "1", "--buffer", "1")
     assert "pool default: min 1, max 2, buffer 1, idle for 100 s (was: min 0, max 4" in said
-    settings = deployed.plane.deployed(APP_NAME)["ComfyWorker.*"].spec.autoscaler_settings
+    functions = deployed.plane.state.functions
+    settings = functions[deployed.plane.state.bound_to(DEFAULT_POOL)].spec.autoscaler_settings
     assert (settings.min_containers, settings.max_containers, settings.buffer_containers) == (1, 2, 1)
     refused = deployed.command("scale", "--min", "3")
     assert (refused.returncode, "cannot keep 3 containers and have at most 2" in refused.stdout) == (2, True)

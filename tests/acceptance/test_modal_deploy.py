@@ -39,6 +39,9 @@ SLOW = {
 }
 
 
+POOLS = {"COMFYUI_MODAL_GPU_POOLS": '{"h100": "H100"}'}
+
+
 def bucket_settings(s3: S3Config) -> dict[str, str | None]:
     return {
         "bucket": s3.bucket,
@@ -49,16 +52,16 @@ def bucket_settings(s3: S3Config) -> dict[str, str | None]:
     }
 
 
-def modal_command(plane: Plane, *arguments: str) -> None:
-    run_with_client(plane, str(Path(sys.executable).parent / "modal"), *arguments)
+def modal_command(plane: Plane, *arguments: str, **variables: str) -> None:
+    run_with_client(plane, str(Path(sys.executable).parent / "modal"), *arguments, **variables)
 
 
-def run_with_client(plane: Plane, *command: str) -> None:
+def run_with_client(plane: Plane, *command: str, **variables: str) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
     finished = subprocess.run(
         command,
         cwd=ROOT,
-        env=env | plane.client_env(),
+        env=env | plane.client_env() | variables,
         capture_output=True,
         text=True,
         timeout=120,
@@ -75,7 +78,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iter
         settings = bucket_settings(s3_server) | {"api_key": KEY, "engine": "lite"}
         variables = (f"{ENV_PREFIX}{name.upper()}={value}" for name, value in settings.items())
         modal_command(plane, "secret", "create", APP_NAME, *variables)
-        modal_command(plane, "deploy", "-m", "infra.modal_app")
+        modal_command(plane, "deploy", "-m", "infra.modal_app", **POOLS)
         yield plane
         assert dict(plane.missing) == {}, plane.missing
 
@@ -101,8 +104,11 @@ def wait(api: httpx.Client, job_id: str, plane: Plane) -> dict[str, Any]:
 def test_what_is_deployed(plane: Plane) -> None:
     """One API, one worker class, the reaper and the deliverer, with the first version's numbers."""
     deployed = plane.deployed(APP_NAME)
-    assert set(deployed) == {"api", "reap", "deliver", "ComfyWorker.*"}
-    assert deployed["reap"].spec.schedule.period.seconds == 60
+    assert set(deployed) == {"api", "reap", "deliver", "check_image", "ComfyWorker.*"}
+    for scheduled in ("reap", "deliver"):
+        assert deployed[scheduled].spec.schedule.cron.cron_string == "* * * * *"
+        assert deployed[scheduled].spec.autoscaler_settings.max_containers == 1
+    assert deployed["deliver"].spec.max_concurrent_inputs == 20
     worker = deployed["ComfyWorker.*"].spec
     gpus = [entry.function.resources.gpu_config.gpu_type for entry in deployed["ComfyWorker.*"].data.ranked_functions]
     assert gpus == ["L40S"]
@@ -111,10 +117,11 @@ def test_what_is_deployed(plane: Plane) -> None:
     assert worker.max_concurrent_inputs <= 1
     assert worker.timeout_secs == 24 * 3600
     assert worker.retry_policy.retries == 0
+    (mounted,) = worker.volume_mounts
+    assert (mounted.mount_path, mounted.read_only) == ("/models", True)
     api = deployed["api"].spec
     assert api.autoscaler_settings.max_containers == 3
     assert api.max_concurrent_inputs == 100
-    assert len(worker.secret_ids) == 1
 
 
 @pytest.mark.xdist_group("modal")
@@ -157,3 +164,25 @@ async def test_a_job_without_a_ticket_is_found_by_the_reaper(
     script = f"import modal; modal.Function.from_name({APP_NAME!r}, 'reap').remote()"
     run_with_client(plane, sys.executable, "-c", script)
     assert wait(api, record.job_id, plane)["status"] == "completed", plane.logs()
+
+
+@pytest.mark.xdist_group("modal")
+def test_a_job_chooses_its_gpu(plane: Plane, api: httpx.Client) -> None:
+    """Another pool is a variant of the worker class: another GPU, containers and a queue of its own."""
+    refused = api.post("/v1/jobs", json={"workflow": BLUE, "gpu": "b300"}).json()
+    assert (refused["type"], refused["detail"]) == (
+        "/problems/unknown-gpu",
+        "there is no pool 'b300': this deployment has h100",
+    )
+    job_id = api.post("/v1/jobs", json={"workflow": BLUE, "gpu": "h100"}).json()["job_id"]
+    job = wait(api, job_id, plane)
+    assert (job["status"], job["gpu"]) == ("completed", "h100"), f"{job}\n{plane.logs()}"
+    (variant,) = (function for function in plane.state.functions.values() if b"h100" in function.params)
+    assert variant.spec.resources.gpu_config.gpu_type == "H100"
+
+
+@pytest.mark.xdist_group("modal")
+def test_the_image_is_checked_and_published(plane: Plane) -> None:
+    """What a deployment does last: submissions are then judged by the nodes that the deployed engine has."""
+    script = f"import modal; print(modal.Function.from_name({APP_NAME!r}, 'check_image').remote())"
+    run_with_client(plane, sys.executable, "-c", script)

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import asyncio
 from infra.modal_launcher import ModalLauncher
+from infra.modal_pools import ModalPools
 from tests.contract.test_launcher import keeps_the_contract
-asyncio.run(keeps_the_contract(ModalLauncher()))
+asyncio.run(keeps_the_contract(ModalLauncher(ModalPools({}))))
 """
 
 

@@ -123,6 +123,9 @@ class Apps:
         metadata = pb.VolumeMetadata(name=name, version=request.version)
         return pb.VolumeGetOrCreateResponse(volume_id=volume_id, version=request.version, metadata=metadata)
 
+    async def VolumeCommit(self, _: Any) -> Any:
+        return pb.VolumeCommitResponse()
+
     async def BlobCreate(self, _: Any) -> Any:
         """A payload above 8 KiB goes by URL."""
         blob_id = self._state.new_id("bl")

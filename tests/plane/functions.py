@@ -57,6 +57,7 @@ class Functions:
         for _, label, definition in web_endpoints(data):
             definition.web_url = f"{self._state.web_url}/{label}"
         function_id = request.existing_function_id or self._state.new_id("fu")
+        self._state.unbind(function_id)
         function = self._state.functions[function_id] = Function(function_id, request.app_id, data)
         return pb.FunctionCreateResponse(
             function_id=function_id,
@@ -109,12 +110,15 @@ class Functions:
         return pb.FunctionUpdateSchedulingParamsResponse(current_settings=settings)
 
     async def FunctionBindParams(self, request: Any) -> Any:
-        """A class instance: the same parameters are the same function."""
+        """A class instance: the same parameters and options are the same function."""
         key = request.SerializeToString(deterministic=True)
         if key not in self._state.bound:
             base = self._state.functions[request.function_id]
             data = pb.FunctionData()
             data.CopyFrom(base.data)
+            if request.function_options.HasField("resources"):
+                for ranked in data.ranked_functions:
+                    ranked.function.resources.CopyFrom(request.function_options.resources)
             function_id = self._state.new_id("fu")
             self._state.functions[function_id] = Function(function_id, base.app_id, data, request.serialized_params)
             self._state.bound[key] = function_id

@@ -58,8 +58,9 @@ class Plane:
         return self.state.missing
 
     def client_env(self) -> dict[str, str]:
-        """What makes the modal client talk to this plane."""
+        """What makes the modal client talk to this plane, and a deploy choose the engine that can run on it."""
         return {
+            "COMFYUI_MODAL_IMAGE": "lite",
             "MODAL_SERVER_URL": self.url,
             "MODAL_TOKEN_ID": "ak-loopback",
             "MODAL_TOKEN_SECRET": "as-loopback",

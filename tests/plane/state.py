@@ -108,6 +108,16 @@ class State:
         """As Modal's: two letters and 22 characters."""
         return f"{prefix}-{next(self._numbers):022d}"
 
+    def unbind(self, function_id: str) -> None:
+        """A new deploy begins with new variants of a class."""
+        of = pb.FunctionBindParamsRequest.FromString
+        self.bound = {key: bound for key, bound in self.bound.items() if of(key).function_id != function_id}
+
+    def bound_to(self, parameter: str) -> str:
+        """The id of the one class instance that has this parameter."""
+        (found,) = (bound for bound in self.bound.values() if parameter.encode() in self.functions[bound].params)
+        return found
+
     def function_of(self, app: str, tag: str) -> Function | None:
         published = self.published.get(app)
         if published is None or tag not in published.function_ids:

@@ -15,8 +15,9 @@ from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad
 from infra.cloud.scale import in_words, refusal, rescale
 from infra.cloud.status import look, show_status
 from infra.findings import Check, Finding, examine, show
-from infra.modal_names import DEFAULT_POOL, PARTS
+from infra.modal_names import PARTS
 from infra.settings import DeploymentSettings
+from storage.record import DEFAULT_POOL
 
 pytestmark = pytest.mark.anyio
 

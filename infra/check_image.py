@@ -1,0 +1,92 @@
+"""Whether the engine of an image is whole: `python -m infra.check_image`, the last step of its build.
+
+Starts the engine without a GPU, as a worker does, and asks it which nodes it has. A custom node that did not import,
+or a node class of a shipped workflow that is not there, fails the build, rather than a job on a GPU.
+"""
+
+import asyncio
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workers.comfy.host import EngineHost
+from workflows import examples
+
+LOG_LINES = 500
+_IMPORT_FAILED = re.compile(r"\(IMPORT FAILED\):?\s*(?P<path>\S.*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageReport:
+    """`object_info` is the engine's own; `problems` are sentences, none if the image is whole."""
+
+    object_info: dict[str, Any]
+    problems: tuple[str, ...]
+
+
+async def examine(host: EngineHost, workflows: Mapping[str, Mapping[str, Any]]) -> ImageReport:
+    """`workflows` in API format, by name. `EngineUnavailable` if the engine does not start."""
+    await host.start()
+    try:
+        info = await host.engine.object_info()
+        problems = (*failed_imports(host.log.tail(LOG_LINES)), *missing_classes(workflows, info))
+    finally:
+        await host.stop()
+    return ImageReport(info, problems)
+
+
+def failed_imports(log: Iterable[str]) -> list[str]:
+    """What ComfyUI says of custom nodes at its start."""
+    found = (_IMPORT_FAILED.search(line) for line in log)
+    return [f"custom node {Path(match['path']).name} does not import" for match in found if match]
+
+
+def missing_classes(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> list[str]:
+    """Node classes that a workflow uses and the engine does not have."""
+    return [
+        f"workflow {name} needs the node {missing}"
+        for name, graph in workflows.items()
+        for missing in sorted({node["class_type"] for node in graph.values()} - info.keys())
+    ]
+
+
+def shipped_workflows() -> dict[str, dict[str, Any]]:
+    return {name: examples.load(name) for name in examples.names()}
+
+
+def main() -> int:
+    from infra.compose import engine_environment
+    from infra.image import COMFYUI, ENGINE_PYTHON
+    from workers.comfy.host import EngineProcess
+    from workers.comfy.spec import EngineFolders, EngineSpec
+    from workers.errors import EngineUnavailable
+
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-check-") as folder:
+        spec = EngineSpec.comfyui(
+            Path(COMFYUI),
+            python=Path(ENGINE_PYTHON),
+            folders=EngineFolders(Path(folder)),
+            cpu=True,
+            environment=engine_environment(),
+        )
+        host = EngineProcess(spec)
+        try:
+            report = asyncio.run(examine(host, shipped_workflows()))
+        except EngineUnavailable as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+    for problem in report.problems:
+        sys.stderr.write(f"{problem}\n")
+    if report.problems:
+        sys.stderr.write("\n".join(["", "the engine's log:", *host.log.tail(60), ""]))
+        return 1
+    sys.stdout.write(f"{len(report.object_info)} node classes, nothing is missing\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The workers' image, in layers from what seldom changes to what often does, so that a deploy rebuilds little.
+
+CUDA and system packages → torch → SageAttention → ComfyUI → custom nodes, one layer each → our requirements and code
+
+ComfyUI has a Python environment of its own: its packages and ours never meet. The last step starts it, without a GPU,
+and fails the build where a custom node does not import or a shipped workflow names a node that is not there.
+"""
+
+import modal
+
+from infra.nodes import CustomNode, shell_quoted
+
+CUDA_TAG = "12.8.1-devel-ubuntu22.04"
+"""`devel`: SageAttention is compiled with its nvcc."""
+PYTHON = "3.12"
+TORCH = ("torch==2.9.1", "torchvision==0.24.1", "torchaudio==2.9.1")
+"""Built for CUDA 12.8."""
+COMFY_CLI = "comfy-cli==1.23.0"
+SAGE_REPOSITORY = "https://github.com/thu-ml/SageAttention"
+SAGE_COMMIT = "d1a57a546c3d395b1ffcbeecc66d81db76f3b4b5"
+SAGE_FALLBACK = "sageattention==1.0.6"
+COMPILE_JOBS = 8
+
+COMFYUI = "/opt/comfyui"
+VENV = f"{COMFYUI}-venv"
+ENGINE_PYTHON = f"{VENV}/bin/python"
+MODELS = "/models"
+"""Where the volume is mounted, read-only."""
+
+SOURCES = ("app", "infra", "storage", "workers", "workflows")
+_UNWANTED = ["**/__pycache__", "**/*.pyc"]
+
+_SYSTEM_PACKAGES = ("git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
+
+_MODEL_PATHS = "\\n".join(
+    ["comfyui_modal:", f"  base_path: {MODELS}"]
+    + [
+        f"  {folder}: {folder}"
+        for folder in (
+            "checkpoints",
+            "clip",
+            "clip_vision",
+            "controlnet",
+            "diffusion_models",
+            "embeddings",
+            "loras",
+            "style_models",
+            "text_encoders",
+            "unet",
+            "upscale_models",
+            "vae",
+            "vae_approx",
+        )
+    ]
+)
+
+
+def control_image() -> modal.Image:
+    """Of everything that needs no GPU: our code and its requirements."""
+    image = modal.Image.debian_slim(python_version=PYTHON).pip_install_from_requirements("requirements/base.txt")
+    return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
+
+
+def comfyui_image(*, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: str) -> modal.Image:
+    """A ComfyUI with these custom nodes, checked."""
+    image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAG}", add_python=PYTHON)
+    image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
+    image = image.run_commands(f"python -m venv {VENV}", f"{ENGINE_PYTHON} -m pip install {' '.join(TORCH)}")
+    image = image.run_commands(*_sage_attention(sage_architectures))
+    image = image.run_commands(*_comfyui(comfyui_version))
+    for node in nodes:
+        image = image.run_commands(*_custom_node(node))
+    image = image.pip_install_from_requirements("requirements/base.txt")
+    image = image.add_local_python_source(*SOURCES, copy=True, ignore=_UNWANTED)
+    return image.run_commands("cd /root && python -m infra.check_image")
+
+
+def _sage_attention(architectures: str) -> list[str]:
+    """Compiled for these architectures; without any, the registry's older release, which compiles at run time."""
+    if not architectures:
+        return [f"{ENGINE_PYTHON} -m pip install {SAGE_FALLBACK}"]
+    wanted = f"TORCH_CUDA_ARCH_LIST='{architectures}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
+    return [
+        *_checkout(SAGE_REPOSITORY, SAGE_COMMIT, "/opt/sageattention"),
+        f"{ENGINE_PYTHON} -m pip install setuptools wheel packaging ninja",
+        f"cd /opt/sageattention && {wanted} {ENGINE_PYTHON} -m pip install --no-build-isolation .",
+        "rm -rf /opt/sageattention",
+    ]
+
+
+def _comfyui(version: str) -> list[str]:
+    comfy = f"{VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
+    return [
+        f"{ENGINE_PYTHON} -m pip install {COMFY_CLI}",
+        f"{comfy} tracking disable",
+        f"{comfy} install --nvidia --version {version} --skip-manager --skip-torch-or-directml",
+        f"printf '{_MODEL_PATHS}\\n' > {COMFYUI}/extra_model_paths.yaml",
+    ]
+
+
+def _custom_node(node: CustomNode) -> list[str]:
+    folder = f"{COMFYUI}/custom_nodes/{node.name}"
+    commands = [
+        *_checkout(node.repository, node.commit, folder),
+        f"if [ -f {folder}/requirements.txt ]; then {ENGINE_PYTHON} -m pip install -r {folder}/requirements.txt; fi",
+    ]
+    if node.requirements:
+        commands.append(f"{ENGINE_PYTHON} -m pip install {' '.join(map(shell_quoted, node.requirements))}")
+    return commands
+
+
+def _checkout(repository: str, commit: str, folder: str) -> list[str]:
+    """That commit alone, whatever the branches are by then."""
+    return [
+        f"git init -q {folder} && git -C {folder} remote add origin {repository}",
+        f"git -C {folder} fetch -q --depth 1 origin {commit} && git -C {folder} checkout -q FETCH_HEAD",
+    ]

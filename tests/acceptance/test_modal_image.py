@@ -1,0 +1,52 @@
+"""The image that a real `modal deploy` asks for: its layers, from what seldom changes to what often does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from modal_proto import api_pb2 as pb
+
+from infra.image import CUDA_TAG
+from infra.modal_names import APP_NAME
+from infra.nodes import custom_nodes
+from tests.plane import Plane
+from tests.support.environment import clean_environment
+
+ROOT = Path(__file__).parents[2]
+
+STEPS = (
+    f"FROM nvidia/cuda:{CUDA_TAG}",
+    "apt-get install",
+    "torch==2.9.1",
+    "TORCH_CUDA_ARCH_LIST='8.9;9.0'",
+    "comfy --skip-prompt",
+    *(f"fetch -q --depth 1 origin {node.commit}" for node in custom_nodes(ROOT / "infra" / "nodes.toml")),
+    "pip install -r /.requirements.txt",
+    "infra.check_image",
+)
+
+
+@pytest.mark.xdist_group("modal-image")
+def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
+    """Each step is a layer of its own, made after those before it; the workers run on the last one, on a GPU."""
+    with Plane(tmp_path) as plane:
+        env = clean_environment() | plane.client_env() | {"COMFYUI_MODAL_IMAGE": "comfyui"}
+        modal = str(Path(sys.executable).parent / "modal")
+        secret = [modal, "secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=b"]
+        for command in (secret, [modal, "deploy", "-m", "infra.modal_app"]):
+            subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=120)
+        assert dict(plane.missing) == {}
+        images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
+        worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec
+    layers = []
+    image_id = worker.image_id
+    while image_id:
+        image = images[image_id]
+        layers.append("\n".join(image.dockerfile_commands))
+        image_id = image.base_images[0].image_id if image.base_images else ""
+    layers.reverse()
+    positions = [next(n for n, layer in enumerate(layers) if step in layer) for step in STEPS]
+    assert positions == sorted(positions), dict(zip(STEPS, positions, strict=True))
+    assert len(set(positions)) == len(STEPS)
+    assert str(ROOT) not in "".join(layers)

@@ -1,0 +1,75 @@
+"""The recipe of the workers' image: what is pinned, in which order, and what a bad manifest is told."""
+
+from pathlib import Path
+
+import pytest
+
+from infra import image
+from infra.nodes import BadManifest, CustomNode, custom_nodes, shell_quoted
+
+ROOT = Path(__file__).parents[3]
+NODES = custom_nodes(ROOT / "infra" / "nodes.toml")
+NODE = '[[node]]\nname = "N"\nrepository = "https://example.com/n"\ncommit = "' + "a" * 40 + '"\n'
+
+
+def test_every_custom_node_is_pinned() -> None:
+    """At a commit, from a public place; the three that the shipped workflows need are there."""
+    assert {node.name for node in NODES} >= {
+        "ComfyUI-WanVideoWrapper",
+        "ComfyUI-VideoHelperSuite",
+        "ComfyUI-KJNodes",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (NODE + NODE, "n stands there twice"),
+        (NODE.replace("a" * 40, "main"), "node.0.commit"),
+        (NODE.replace("https://example.com/n", "git@example.com:n"), "node.0.repository"),
+        (NODE + 'branch = "main"\n', "node.0.branch"),
+        (NODE.replace('"N"', '"../N"'), "node.0.name"),
+        ("[[node", "nodes.toml"),
+    ],
+)
+def test_a_bad_manifest_is_told(tmp_path: Path, text: str, words: str) -> None:
+    """The file, the field, and what is wrong."""
+    path = tmp_path / "nodes.toml"
+    path.write_text(text)
+    with pytest.raises(BadManifest, match=r"nodes\.toml") as caught:
+        custom_nodes(path)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["torch; rm -rf /", "a'b", "$(x)", "x\ny"])
+def test_a_requirement_is_no_command(text: str) -> None:
+    """It goes through a shell."""
+    with pytest.raises(BadManifest):
+        shell_quoted(text)
+    assert shell_quoted("numpy>=2,<3") == "'numpy>=2,<3'"
+
+
+def test_sage_attention_is_compiled_for_the_architectures_that_are_named() -> None:
+    """From a pinned commit, against the torch that is there; the registry's older release otherwise."""
+    commands = image._sage_attention("8.9;9.0")
+    assert f"fetch -q --depth 1 origin {image.SAGE_COMMIT}" in commands[1]
+    assert any(
+        "TORCH_CUDA_ARCH_LIST='8.9;9.0'" in command and "--no-build-isolation" in command for command in commands
+    )
+    assert image._sage_attention("") == [f"{image.ENGINE_PYTHON} -m pip install sageattention==1.0.6"]
+
+
+def test_comfyui_is_installed_at_its_version() -> None:
+    """By comfy-cli, without torch, which is there; models are looked for on the volume."""
+    commands = image._comfyui("0.33.0")
+    assert any("--version 0.33.0" in command and "--skip-torch-or-directml" in command for command in commands)
+    assert any("base_path: /models" in command and "extra_model_paths.yaml" in command for command in commands)
+
+
+def test_a_custom_node_is_checked_out_at_its_commit() -> None:
+    """And its own requirements are installed, then those that the manifest adds."""
+    node = CustomNode(name="N", repository="https://example.com/n", commit="a" * 40, requirements=("x==1",))
+    commands = image._custom_node(node)
+    assert commands[-1].endswith("pip install 'x==1'")
+    assert f"origin {'a' * 40}" in commands[1]
+    assert "/opt/comfyui/custom_nodes/N/requirements.txt" in commands[2]
