@@ -1,16 +1,18 @@
 """What is due, to whom, and how much at once: one receiver that is slow does not delay another.
 
-Each receiver has a few attempts under way at most; the rest of its pointers wait in the bucket.
+Each receiver has a few attempts under way at most; the rest of its pointers wait. What was listed is begun without
+another LIST as soon as there is room, but never later than the next look, since other deliverers work as well.
 """
 
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Iterable
 
 from storage.errors import StorageError
 from storage.hint_keys import DueEntry
 from storage.outbox import Outbox
-from storage.signal import DUE_TOPIC, Signal
+from storage.signal import DUE_TOPIC, Bell, Signal
 from workers.webhooks.deliverer import Deliverer
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ MAX_PAGES = 10
 
 
 class Dispatcher:
-    """`poll_s`: between two looks where no signal comes."""
+    """`poll_s`: the longest time between two looks, where no signal comes."""
 
     def __init__(self, outbox: Outbox, deliverer: Deliverer, signal: Signal, *, poll_s: float) -> None:
         self._outbox = outbox
@@ -32,6 +34,8 @@ class Dispatcher:
         self._poll_s = poll_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._per_endpoint: Counter[str] = Counter()
+        self._waiting: list[DueEntry] = []
+        self._has_more = False
         self._not_before: dict[str, float] = {}
         self._ended = asyncio.Event()
 
@@ -40,13 +44,7 @@ class Dispatcher:
         with self._signal.listen(DUE_TOPIC) as bell:
             while not stop.is_set():
                 await self._look()
-                waiting = [asyncio.create_task(stop.wait()), asyncio.create_task(bell.wait(self._poll_s))]
-                waiting.append(asyncio.create_task(self._ended.wait()))
-                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                self._ended.clear()
-                for task in waiting:
-                    task.cancel()
-                await asyncio.gather(*waiting, return_exceptions=True)
+                await self._pause(bell, stop)
         await self.idle()
 
     async def sweep(self) -> None:
@@ -58,30 +56,65 @@ class Dispatcher:
         while self._under_way:
             await asyncio.wait(set(self._under_way.values()))
 
+    async def _pause(self, bell: Bell, stop: asyncio.Event) -> None:
+        """Until it is time to look again. What waits is begun meanwhile, as others end."""
+        loop = asyncio.get_running_loop()
+        next_look = loop.time() + self._poll_s
+        while not await self._rings(bell, stop, max(0.0, next_look - loop.time())) and not stop.is_set():
+            waiting, self._waiting = self._waiting, []
+            self._begin_all(waiting)
+            if self._has_more and self._has_room:
+                return
+
+    async def _rings(self, bell: Bell, stop: asyncio.Event, patience_s: float) -> bool:
+        """True at a signal, and when patience ends; False where an attempt has ended before, or at `stop`."""
+        ringing = asyncio.create_task(bell.wait(patience_s))
+        waiting = [ringing, asyncio.create_task(stop.wait()), asyncio.create_task(self._ended.wait())]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        self._ended.clear()
+        rang = ringing.done()
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        return rang
+
     async def _look(self) -> int:
-        """How many attempts were begun."""
+        """How many attempts were begun. What finds no room waits here, and need not be listed again for that."""
         after, begun = "", 0
+        self._waiting, self._has_more = [], False
         try:
             for _ in range(MAX_PAGES):
                 entries, more = await self._outbox.due(after)
-                begun += sum(self._begin(entry) for entry in entries)
-                if more is None or len(self._under_way) >= AT_ONCE:
+                begun += self._begin_all(entries)
+                self._has_more = more is not None
+                if more is None or not self._has_room:
                     break
                 after = more
         except StorageError as error:
             logger.warning("what is due could not be listed: %s", error)
         return begun
 
-    def _begin(self, entry: DueEntry) -> bool:
-        now = asyncio.get_running_loop().time()
-        if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
-            return False
-        if len(self._under_way) >= AT_ONCE or self._per_endpoint[entry.endpoint] >= AT_ONCE_PER_ENDPOINT:
-            return False
+    @property
+    def _has_room(self) -> bool:
+        return len(self._under_way) < AT_ONCE
+
+    def _begin_all(self, entries: Iterable[DueEntry]) -> int:
+        """Those for which there is room; the others wait."""
+        now, begun = asyncio.get_running_loop().time(), 0
+        for entry in entries:
+            if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
+                continue
+            if self._has_room and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT:
+                self._begin(entry)
+                begun += 1
+            else:
+                self._waiting.append(entry)
+        return begun
+
+    def _begin(self, entry: DueEntry) -> None:
         self._not_before.pop(entry.key, None)
         self._per_endpoint[entry.endpoint] += 1
         self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
-        return True
 
     async def _deliver(self, entry: DueEntry) -> None:
         result = "later"

@@ -1,0 +1,132 @@
+"""What a deliverer does at once, and in which order: receivers do not wait for one another."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from pydantic import SecretStr
+
+from infra.compose import Stores, dispatcher, make_stores
+from infra.settings import Settings
+from storage.clock import SystemClock
+from storage.memory import MemoryObjectStore
+from storage.outbox import PAGE
+from storage.signal import MemorySignal
+from storage.signing import new_secret
+from storage.webhook_post import Answer
+from tests.support.records import a_job
+from workers.webhooks.dispatcher import AT_ONCE_PER_ENDPOINT
+
+pytestmark = pytest.mark.anyio
+
+SETTINGS = Settings(bucket="tests", webhook_secret=SecretStr(new_secret()), deliver_poll_s=3600)
+"""Nothing here is found because time has passed."""
+SLOW, WELL = "https://slow.example.com/", "https://well.example.com/"
+
+
+@dataclass
+class Receivers:
+    """A `WebhookTransport` whose one receiver hangs until `released`."""
+
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+    begun: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        self.begun.append(url)
+        if url == SLOW:
+            await self.released.wait()
+        self.taken.append(url)
+        return Answer(204, 1)
+
+    async def agrees(self, url: str, origin: str) -> str | None:
+        raise AssertionError("nobody is asked")
+
+
+class House:
+    """`stores` ring the deliverer, `quiet` ones do not."""
+
+    def __init__(self) -> None:
+        self.objects = MemoryObjectStore(SystemClock())
+        self.receivers = Receivers()
+        self.stores = make_stores(SETTINGS, self.objects, MemorySignal())
+        self.quiet = make_stores(SETTINGS, self.objects, MemorySignal())
+
+    @asynccontextmanager
+    async def delivering(self) -> AsyncIterator[Receivers]:
+        stop = asyncio.Event()
+        serving = asyncio.create_task(dispatcher(SETTINGS, self.stores, self.receivers).serve(stop))
+        try:
+            yield self.receivers
+        finally:
+            self.receivers.released.set()
+            stop.set()
+            await serving
+
+
+async def _happen(stores: Stores, url: str, times: int = 1) -> None:
+    """Jobs end, each with one event."""
+    for _ in range(times):
+        record = a_job(created_at=SystemClock().now(), webhook_url=url, webhook_events=("failed",))
+        await stores.jobs.create(record, workflow=b"{}")
+        now = SystemClock().now()
+        await stores.jobs.evolve(record.tenant, record.job_id, lambda job, now=now: job.cancel(now=now))  # type: ignore[misc]
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not check():  # noqa: ASYNC110  what it looks at has no Event
+            await asyncio.sleep(0.005)
+
+
+async def test_a_receiver_that_hangs_delays_nobody() -> None:
+    """It has a few attempts under way and no more; the events of another, which came later, all arrive meanwhile."""
+    house = House()
+    await _happen(house.quiet, SLOW, 100)
+    await _happen(house.quiet, WELL, 20)
+    async with house.delivering() as receivers:
+        await _until(lambda: receivers.taken.count(WELL) == 20)
+        assert receivers.begun.count(SLOW) == AT_ONCE_PER_ENDPOINT
+        assert SLOW not in receivers.taken
+        receivers.released.set()
+        await _until(lambda: receivers.taken.count(SLOW) == 100)
+
+
+async def test_what_waits_is_listed_once() -> None:
+    """As one attempt ends the next one begins, without another LIST."""
+    house = House()
+    await _happen(house.quiet, WELL, 50)
+    house.objects.requests.clear()
+    async with house.delivering() as receivers:
+        await _until(lambda: receivers.taken.count(WELL) == 50)
+    assert receivers.begun.count(WELL) == 50
+    assert house.objects.requests["LIST"] == 1
+
+
+async def test_a_signal_is_heard_while_others_wait() -> None:
+    """A new event does not wait for the attempts that are under way."""
+    house = House()
+    await _happen(house.quiet, SLOW, 2 * AT_ONCE_PER_ENDPOINT)
+    async with house.delivering() as receivers:
+        await _until(lambda: receivers.begun.count(SLOW) == AT_ONCE_PER_ENDPOINT)
+        await _happen(house.stores, WELL)
+        await _until(lambda: receivers.taken == [WELL])
+
+
+async def test_more_than_a_page_is_due() -> None:
+    """The pages that follow are looked at as soon as there is room."""
+    house = House()
+    await asyncio.gather(*(_happen(house.quiet, f"{WELL}{number}", 15) for number in range((PAGE + 50) // 15)))
+    async with house.delivering() as receivers:
+        await _until(lambda: len(receivers.taken) == (PAGE + 50) // 15 * 15)
+
+
+async def test_nothing_is_begun_after_the_end() -> None:
+    """What is under way is seen through; what waits is left to the next deliverer."""
+    house = House()
+    await _happen(house.quiet, SLOW, 3 * AT_ONCE_PER_ENDPOINT)
+    async with house.delivering() as receivers:
+        await _until(lambda: receivers.begun.count(SLOW) == AT_ONCE_PER_ENDPOINT)
+    assert len(receivers.taken) == len(receivers.begun) == AT_ONCE_PER_ENDPOINT
