@@ -26,14 +26,22 @@ ENDLESS = {
 }
 
 QUICK = {
-    "COMFYUI_MODAL_WEBHOOK_RETRY_SCALE": "0.0002",  # 76 hours in a minute
+    "COMFYUI_MODAL_WEBHOOK_RETRY_SCALE": "0.00005",  # 76 hours in a quarter of a minute
     "COMFYUI_MODAL_WEBHOOK_TIMEOUT_S": "1",
     "COMFYUI_MODAL_DELIVER_POLL_S": "0.2",
 }
-BAD_DAY: tuple[Behaviour, ...] = ("500", "500", "500", "hang", "hang", "cut", "cut", "429", "500")
+HANGS: tuple[Behaviour, ...] = ("hang",) * 6
+BAD_DAY: tuple[Behaviour, ...] = ("500", "500", "500", *HANGS, "cut", "cut", "429", "500")
+KILLS: tuple[tuple[Behaviour, str], ...] = (
+    ("hang", "deliverer"),
+    ("hang", "deliverer"),
+    ("500", "s3"),
+    ("500", "deliverer"),
+)
+"""Who is killed, and what a receiver was just doing."""
 JOBS = 6
 SETTLE_S = 150.0
-"""Longer than the lease of an attempt whose deliverer was killed (60 s), and than the schedule."""
+"""Longer than the lease of an attempt whose deliverer was killed (18 s), and than the schedule."""
 
 
 def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path) -> None:
@@ -45,9 +53,9 @@ def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path) -> None:
         there.script("down", ["500"] * 10_000)
         with running.client() as client:
             jobs = {path: _submit(client, there.url(path)) for path in ("bad-day", "gone", "down", "well")}
-            _kill(running, "deliverer", times=4)
-            _kill(running, "s3", times=1)
-            _kill(running, "deliverer", times=2)
+            for behaviour, victim in KILLS:
+                _wait_for_a_request(there, behaviour)
+                _kill(running, victim)
             for job_id in (job_id for ids in jobs.values() for job_id in ids):
                 finished(client, job_id)
             _wait_until_settled(client, there, jobs)
@@ -69,13 +77,17 @@ def _submit(client: httpx.Client, url: str) -> list[str]:
     return ids
 
 
-def _kill(running: Up, name: str, *, times: int) -> None:
-    """kill -9, each time after it has come back and worked for a moment."""
-    for _ in range(times):
-        pid = running.connection["processes"][name]
-        time.sleep(0.7)
-        psutil.Process(pid).kill()
-        eventually(lambda pid=pid: running.connection["processes"][name] != pid)
+def _wait_for_a_request(there: Receiver, behaviour: Behaviour) -> None:
+    """Until one more has met this: its attempt is under way, or has just ended."""
+    known = len(there.requests)
+    eventually(lambda: any(received.answered == behaviour for received in there.requests[known:]))
+
+
+def _kill(running: Up, name: str) -> None:
+    """kill -9, and wait until it has come back."""
+    pid = running.connection["processes"][name]
+    psutil.Process(pid).kill()
+    eventually(lambda: running.connection["processes"][name] != pid)
 
 
 def _wait_until_settled(client: httpx.Client, there: Receiver, jobs: dict[str, list[str]]) -> None:
@@ -96,17 +108,22 @@ def _check_what_arrived(client: httpx.Client, running: Up, there: Receiver, jobs
             secret.verify(received.body, dict(received.headers))
             assert received.event["id"] == received.headers["webhook-id"]
             assert received.headers["webhook-id"] in {_event_id(job_id) for job_id in job_ids}
+    unrecorded = 0
     for path in ("bad-day", "well"):
         for job_id in jobs[path]:
-            _check_job(client, there.taken(path)[_event_id(job_id)][-1], job_id)
+            attempts = _check_job(client, there.taken(path)[_event_id(job_id)][-1], job_id)
+            requests = [one for one in there.on(path) if one.headers["webhook-id"] == _event_id(job_id)]
+            assert requests == sorted(requests, key=lambda one: int(one.headers["webhook-timestamp"]))
+            unrecorded += len(requests) - attempts
+    assert unrecorded > 0, "no kill hit an attempt that was under way"
     answers = Counter(received.answered for received in there.on("bad-day"))
     assert all(answers[behaviour] >= 1 for behaviour in BAD_DAY), answers
     last_of_well = max(there.requests.index(there.taken("well")[_event_id(job_id)][0]) for job_id in jobs["well"])
     assert any(received.path == "bad-day" for received in there.requests[last_of_well:]), "the one that was well waited"
 
 
-def _check_job(client: httpx.Client, received: Received, job_id: str) -> None:
-    """The event tells the job as GET does; its URLs were fresh when it was sent."""
+def _check_job(client: httpx.Client, received: Received, job_id: str) -> int:
+    """The event tells the job as GET does; its URLs were fresh when it was sent. How many attempts are recorded."""
     event, job = received.event, client.get(f"/v1/jobs/{job_id}").json()
     assert (event["subject"], event["data"]["status"]) == (job_id, job["status"])
     assert event["type"] == f"comfyui.job.{job['status']}.v1"
@@ -116,6 +133,7 @@ def _check_job(client: httpx.Client, received: Received, job_id: str) -> None:
     numbers = [attempt["number"] for attempt in delivery["attempts"]]
     assert delivery["status"] == "delivered"
     assert numbers == list(range(1, len(numbers) + 1))
+    return len(numbers)
 
 
 def _check_who_is_gone(client: httpx.Client, there: Receiver) -> None:
