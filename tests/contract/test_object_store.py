@@ -278,8 +278,23 @@ async def test_a_body_that_breaks_off_is_read_again(s3_config: S3Config) -> None
         proxy.faults = ["cut_body"]
         assert await objects.get_range("k", 256, 512) == body[256:768]
         proxy.faults = ["cut_body"] * 100
-        with pytest.raises(StorageUnavailable):
+        with pytest.raises(StorageUnavailable, match=r"^k: \w+$"):
             await objects.get("k")
+        assert len(proxy.faults) == 100 - s3_config.attempts
+        with pytest.raises(StorageUnavailable):  # what was given on cannot be taken back, so a stream is not read again
+            _ = [chunk async for chunk in objects.stream("k")]
+        await objects.close()
+
+
+async def test_a_body_that_does_not_come_is_read_again(s3_config: S3Config) -> None:
+    """The headers arrive, and then nothing: patience ends as for any answer."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url, read_timeout_s=1.0))
+        await objects.put("k", b"body")
+        proxy.methods = frozenset({"GET"})
+        proxy.faults = ["hang_in_body"]
+        assert (await objects.get("k")).body == b"body"
+        assert proxy.faults == []
         await objects.close()
 
 

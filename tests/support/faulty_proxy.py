@@ -15,7 +15,7 @@ from yarl import URL
 
 Weather = Literal["error_500", "slow_down", "reset", "drop_answer", "error_500_after_effect", "cut_body", "slow_body"]
 """What may befall any request."""
-Fault = Weather | Literal["hang_after_effect", "refuse_entry", "fail_entry"]
+Fault = Weather | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry"]
 WEATHER: tuple[Weather, ...] = get_args(Weather)
 
 _ENTRY_CODES = {"refuse_entry": "AccessDenied", "fail_entry": "InternalError"}
@@ -103,6 +103,11 @@ async def _spoilt(request: web.Request, answer: web.Response, fault: Fault | Non
             return web.Response(status=500)
         case "cut_body" | "slow_body":
             return await _piecemeal(request, answer, cut=fault == "cut_body")
+        case "hang_in_body":
+            begun = web.StreamResponse(status=answer.status, headers=answer.headers)
+            begun.content_length = answer.content_length
+            await begun.prepare(request)
+            await asyncio.sleep(60)
     return answer
 
 
