@@ -70,8 +70,8 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) 
         raise BadSignature("webhook-id, webhook-timestamp or webhook-signature is missing") from None
     if abs(now - timestamp) > TOLERANCE_S:
         raise BadSignature("the timestamp is more than 5 minutes off")
-    wanted = Signer((secret,)).headers(message_id, timestamp, body)["webhook-signature"]
-    if not any(hmac.compare_digest(wanted, given) for given in signatures):
+    wanted = Signer((secret,)).headers(message_id, timestamp, body)["webhook-signature"].encode()
+    if not any(hmac.compare_digest(wanted, given.encode(errors="replace")) for given in signatures):
         raise BadSignature("no signature is made with this secret")
 
 

@@ -4,6 +4,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
+import http from "node:http";
 import { createServer } from "node:net";
 
 import { HTTP } from "cloudevents";
@@ -34,6 +35,7 @@ try {
   for (const { headers, body } of [...requests, ...requests]) {
     assert.equal((await post(headers, body)).status, 204);
   }
+  await breakOff();
   assert.equal((await post({ ...requests[0].headers, "webhook-signature": "v1,AAAA" }, requests[0].body)).status, 401);
   await new Promise((resolve) => setTimeout(resolve, 200));
   assert.equal(printed.trim().split("\n").length, new Set(requests.map(({ headers }) => headers["webhook-id"])).size);
@@ -51,6 +53,15 @@ async function post(headers, body) {
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
   }
+}
+
+// A sender that dies in the middle of a body: the receiver goes on.
+function breakOff() {
+  const { headers, body } = requests[0];
+  return new Promise((resolve) => {
+    const request = http.request({ port, method: "POST", headers: { ...headers, "content-length": body.length } });
+    request.on("error", resolve).write(body.slice(0, 10), () => request.destroy(new Error("broken off")));
+  });
 }
 
 function freePort() {

@@ -1,5 +1,6 @@
 """Requests as our deliverer sends them: one of each type, with the secret that verifies them."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,11 +8,12 @@ from typing import Any, get_args
 
 from app.config import ApiConfig
 from app.events import EventRenderer
+from storage.batches import BatchRecord
 from storage.clock import ManualClock
 from storage.hint_keys import EventRef
 from storage.memory import MemoryObjectStore
-from storage.outbox import Committed, JobHappened, TestAsked
-from storage.record import JobRecord
+from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
+from storage.record import JobRecord, Status
 from storage.signing import Signer, new_secret
 from storage.values import ErrorDetail, EventName, Output, ProgressDetails
 from tests.support.records import a_job
@@ -34,13 +36,13 @@ class SignedEvent:
 
 
 def signed_events(now: datetime, secrets: tuple[str, ...], ed25519_key: str | None = None) -> list[SignedEvent]:
-    """Each type that a job's life or a test brings about."""
+    """Each type, in the order of a job's life."""
     renderer = EventRenderer(
         MemoryObjectStore(ManualClock(now)), ApiConfig(api_key=None, public_url="https://api.example")
     )
     signer = Signer(secrets, ed25519_key)
     made = []
-    for found in (*_of_job(_completed(now)), *_of_job(_failed(now))[-1:], _tested(now)):
+    for found in (*_of_job(_completed(now)), *_of_job(_failed(now))[-1:], _batch(now), _tested(now)):
         headers, body = renderer.render(found)
         signature = signer.headers(found.ref.event_id, int(now.timestamp()), body)
         made.append(SignedEvent(renderer.type_of(found), {**headers, **signature}, body))
@@ -73,6 +75,15 @@ def _failed(now: datetime) -> JobRecord:
         code="node_failed", message="Größe passt nicht", node_id="2", class_type="ImageScale", attempt=1
     )
     return _running(now).fail(attempt=1, now=now, error=error)
+
+
+def _batch(now: datetime) -> Committed:
+    jobs = {str(uuid.UUID(int=1)): Status.COMPLETED, str(uuid.UUID(int=2)): Status.FAILED}
+    record = BatchRecord(
+        tenant="default", batch_id=TEST_ID, state="open", job_ids=tuple(jobs), created_at=now, webhook_url=URL,
+        finished_at=now,
+    )  # fmt: skip
+    return BatchFinished(EventRef("default", "batch", TEST_ID, 1), URL, now, record, jobs)
 
 
 def _tested(now: datetime) -> Committed:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cyclopts import App
@@ -12,7 +12,8 @@ from app.cli import cli
 from app.event_data import TYPES
 from storage.bucket_policy import run_policy
 from storage.record import QUEUE_TIMEOUT, WORKER_LOST
-from storage.signing import Signer
+from storage.signing import Signer, verify
+from tests.interop.requests import signed_events
 from workers import errors
 from workers.retries import POLICY, is_repeated, is_retryable
 from workers.webhooks.policy import SCHEDULE
@@ -86,3 +87,17 @@ def test_the_signature_in_the_docs_is_right() -> None:
     row = dict(re.findall(r"^\| (?:`)?([a-z-]+)(?:`)? \| `(.+)` \|$", text, re.MULTILINE))
     headers = Signer((row["secret"],)).headers(row["webhook-id"], int(row["webhook-timestamp"]), row["body"].encode())
     assert headers["webhook-signature"] == row["webhook-signature"]
+
+
+def test_the_request_in_the_docs_is_one_of_ours() -> None:
+    """Its fields are the renderer's, in the order of these, and its signature verifies with the page's secret."""
+    text = (DOCS / "webhooks.md").read_text()
+    ((head, block),) = re.findall(r"```\nPOST .*?\n(.*?)\n\n(\{.*?)```", text, re.DOTALL)
+    secret = re.findall(r"`(whsec_[^`]{20,})`", text)[0]
+    headers, shown = dict(line.split(": ", 1) for line in head.splitlines()), json.loads(block)
+    verify(secret, headers, json.dumps(shown).encode(), now=int(headers["webhook-timestamp"]))
+    (event,) = (e for e in signed_events(datetime.now(UTC), (secret,)) if e.type == shown["type"])
+    ours = json.loads(event.body)
+    assert (list(headers), list(shown)) == (list(event.headers), list(ours))
+    for part, whole in ((shown["data"], ours["data"]), (shown["data"]["outputs"][0], ours["data"]["outputs"][0])):
+        assert list(part) == [name for name in whole if name in part]

@@ -32,6 +32,7 @@ def test_what_is_signed_verifies(body: bytes) -> None:
         {"webhook-timestamp": str(NOW + 1)},
         {"webhook-signature": "v1,AAAA"},
         {"webhook-signature": ""},
+        {"webhook-signature": "v1,ä \udce4"},
         {"webhook-timestamp": "noon"},
     ],
 )
