@@ -29,6 +29,7 @@ from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.removal import JobRemover
 from storage.together import for_each
 from storage.tombstone import Tombstone, clear
+from storage.values import read_as
 
 MAX_JOBS = 1000
 LOOK_AGAIN = timedelta(days=1)
@@ -252,7 +253,7 @@ class BatchStore:
             raise BatchNotFound(batch_id) from None
         if (tombstone := Tombstone.parse(stored.body)) is not None:
             raise BatchGone(batch_id, tombstone.gone_at)
-        return StoredBatch(BatchRecord.model_validate_json(stored.body), stored.head.etag)
+        return StoredBatch(read_as(BatchRecord, stored.head.key, stored.body), stored.head.etag)
 
     async def _change(
         self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, look_at: datetime | None = None

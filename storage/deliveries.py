@@ -22,7 +22,7 @@ from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_let
 from storage.hints import endpoint_of
 from storage.objects import ObjectStore
 from storage.together import for_each
-from storage.values import Value
+from storage.values import Value, read_as
 
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
@@ -133,7 +133,7 @@ class DeliveryStore:
             stored = await self._objects.get(_key(ref))
         except ObjectNotFound:
             return None
-        return StoredDelivery(Delivery.model_validate_json(stored.body), stored.head.etag)
+        return StoredDelivery(read_as(Delivery, stored.head.key, stored.body), stored.head.etag)
 
     async def start(self, delivery: Delivery) -> StoredDelivery:
         """`PreconditionFailed` if it was started already."""
@@ -224,7 +224,7 @@ class DeliveryStore:
         prefix = keys.deliveries_prefix(tenant, kind, owner_id)
         page = await self._objects.list(prefix, limit=MAX_LISTED)
         found = await for_each(page.keys, self._objects.get)
-        return [Delivery.model_validate_json(stored.body) for stored in found]
+        return [read_as(Delivery, stored.head.key, stored.body) for stored in found]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
         body = record.model_copy(update={"nonce": secrets.token_hex(8), "rev": record.rev + 1})

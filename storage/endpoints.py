@@ -17,7 +17,7 @@ from storage.hint_keys import Deadline
 from storage.hints import endpoint_of
 from storage.objects import ObjectStore
 from storage.together import for_each
-from storage.values import Value
+from storage.values import Value, read_as
 
 OPEN_AFTER = 5
 FIRST_PAUSE = timedelta(minutes=1)
@@ -174,14 +174,14 @@ class EndpointStore:
         """At most 1,000 of them."""
         page = await self._objects.list(keys.endpoints_prefix(tenant))
         found = await for_each(page.keys, self._objects.get)
-        return [Endpoint.model_validate_json(stored.body) for stored in found]
+        return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
 
     async def _read(self, tenant: str, url: str) -> StoredEndpoint:
         try:
             stored = await self._objects.get(keys.endpoint(tenant, endpoint_of(url)))
         except ObjectNotFound:
             return StoredEndpoint(Endpoint(tenant=tenant, url=url), None)
-        return StoredEndpoint(Endpoint.model_validate_json(stored.body), stored.head.etag)
+        return StoredEndpoint(read_as(Endpoint, stored.head.key, stored.body), stored.head.etag)
 
     async def _write(self, stored: StoredEndpoint, record: Endpoint) -> Endpoint:
         record = record.model_copy(update={"rev": record.rev + 1, "nonce": secrets.token_hex(8)})

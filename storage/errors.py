@@ -5,6 +5,7 @@ StorageError
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
+├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
 ├── JobNotFound           no such job in this tenant
 │   └── JobGone           there was one, and it was removed
 ├── BatchNotFound         no such batch in this tenant
@@ -41,6 +42,10 @@ class StorageUnavailable(StorageError):
 
 class StorageRefused(StorageError):
     """The bucket refuses this client: credentials, bucket name or policy are wrong."""
+
+
+class RecordUnreadable(StorageError):
+    """There is a record that this version cannot read: its hints stay for those who can."""
 
 
 class JobNotFound(StorageError):

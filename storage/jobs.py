@@ -7,6 +7,7 @@ they find to be stale. A job that was removed leaves a tombstone in its place fo
 
 import base64
 import binascii
+import logging
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,15 @@ from pathlib import Path
 
 from storage import keys
 from storage.clock import Clock
-from storage.errors import BadCursor, JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import (
+    BadCursor,
+    JobGone,
+    JobNotFound,
+    ObjectNotFound,
+    PreconditionFailed,
+    RecordUnreadable,
+    StorageUnavailable,
+)
 from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix
 from storage.hints import hints_of, list_key, status_key
 from storage.objects import ObjectStore
@@ -23,6 +32,9 @@ from storage.record import JobRecord, Status
 from storage.signal import DUE_TOPIC, Signal, job_topic, queue_topic
 from storage.together import together
 from storage.tombstone import Tombstone
+from storage.values import read_as
+
+logger = logging.getLogger(__name__)
 
 YOUNG_HINT = timedelta(minutes=10)
 """A hint without a record may belong to a submission that is about to commit; older ones are stale."""
@@ -107,14 +119,14 @@ class JobStore:
         self._ring_if_due(record)
 
     async def read(self, tenant: str, job_id: str) -> StoredJob:
-        """`JobGone` if it was removed, `JobNotFound` if there is none."""
+        """`JobGone` if it was removed, `JobNotFound` if there is none, `RecordUnreadable`."""
         try:
             stored = await self._objects.get(keys.record(tenant, job_id))
         except (ObjectNotFound, ValueError):
             raise JobNotFound(job_id) from None
         if (tombstone := Tombstone.parse(stored.body)) is not None:
             raise JobGone(job_id, tombstone.gone_at)
-        return StoredJob(JobRecord.model_validate_json(stored.body), stored.head.etag)
+        return StoredJob(read_as(JobRecord, stored.head.key, stored.body), stored.head.etag)
 
     async def workflow(self, tenant: str, job_id: str) -> bytes:
         """The graph as it was submitted; errors as of `read`."""
@@ -193,6 +205,9 @@ class JobStore:
         except JobNotFound:
             if self._clock.now() - entry.created_at > YOUNG_HINT:
                 await self._drop_hints((key,))
+            return None
+        except RecordUnreadable as error:
+            logger.warning("a list leaves a job out: %s", error)
             return None
         if key == (list_key(record) if status is None else status_key(record)):
             return record

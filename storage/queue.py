@@ -6,15 +6,18 @@ random one among the first few of the best priority instead of the very first.
 """
 
 import asyncio
+import logging
 import random
 from collections.abc import Sequence
 
 from storage.clock import Clock
-from storage.errors import JobNotFound, PreconditionFailed
+from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.hint_keys import QueueEntry, queue_prefix
 from storage.jobs import YOUNG_HINT, JobStore, StoredJob
 from storage.objects import ObjectStore
 from storage.record import Status
+
+logger = logging.getLogger(__name__)
 
 CANDIDATES = 20
 """Hints that one LIST brings. Where none of them can be claimed, the next ones are looked at."""
@@ -76,6 +79,9 @@ class JobQueue:
         except JobNotFound:
             if self._clock.now() - entry.created_at > YOUNG_HINT:
                 await self._objects.delete(entry.key)
+            return None
+        except RecordUnreadable as error:
+            logger.warning("the queue goes on with the next job: %s", error)
             return None
         if stored.record.outdates(Status.QUEUED, entry.attempt):
             await self._objects.delete(entry.key)

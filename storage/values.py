@@ -1,9 +1,11 @@
 """What a job's record is made of: values without behaviour, all of them frozen."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.errors import RecordUnreadable
 
 EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
 
@@ -14,6 +16,17 @@ class Value(BaseModel):
     """Base of what is stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Record = TypeVar("Record", bound=BaseModel)
+
+
+def read_as(model: type[Record], key: str, body: bytes) -> Record:
+    """The record that stands under `key`. `RecordUnreadable` says where, and not what: a record may hold secrets."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise RecordUnreadable(f"{key} cannot be read by this version ({error.error_count()} errors)") from None
 
 
 class Input(Value):

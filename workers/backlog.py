@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 from storage.clock import Clock
-from storage.errors import JobNotFound
+from storage.errors import JobNotFound, RecordUnreadable
 from storage.hint_keys import QUEUE, QueueEntry
 from storage.jobs import YOUNG_HINT, JobStore
 from storage.launcher import Launcher
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 100
 """Jobs of one sweep: as many tickets are spawned at most."""
 
+NO_POOL = ""
 AFTER_ALL = "~"
 """Behind every hint of a pool, which begin with digits."""
 
@@ -43,7 +44,7 @@ class Backlog:
         done: list[str] = []
         async for found in self._pools():
             looks = await for_each(self._long_waiting(found), self._look)
-            waiting = Counter(pool for pool in looks if pool is not None)
+            waiting = Counter(pool for pool in looks if pool)
             done += ["dropped"] * looks.count(None)
             for pool, jobs in sorted(waiting.items()):
                 done += await self._spawn(pool, jobs)
@@ -65,13 +66,17 @@ class Backlog:
         ]
 
     async def _look(self, key: str) -> str | None:
-        """The pool in which the job waits; None if the hint was stale, and is dropped."""
+        """The pool in which the job waits, `NO_POOL` if that cannot be told; None if the hint was stale, and is
+        dropped."""
         if (entry := _parsed(key)) is not None:
             try:
                 record = (await self._jobs.read(entry.tenant, entry.job_id)).record
             except JobNotFound:
                 if self._clock.now() - entry.created_at <= YOUNG_HINT:
                     return entry.pool
+            except RecordUnreadable as error:
+                logger.warning("no worker is asked for: %s", error)
+                return NO_POOL
             else:
                 if not record.outdates(Status.QUEUED, entry.attempt):
                     return entry.pool

@@ -62,6 +62,9 @@ class Deadlines:
         except StorageError as error:
             logger.warning("%s %s could not be looked after this time: %s", deadline.kind, deadline.id, error)
             return None
+        except Exception:  # what is due behind it does not wait for it
+            logger.exception("%s %s could not be looked after", deadline.kind, deadline.id)
+            return None
         return deadline.kind
 
 

@@ -34,6 +34,8 @@ class Reaper:
                 done.update(await duty.sweep())
             except StorageError as error:
                 logger.warning("a part of the sweep failed, the next sweep will do its work: %s", error)
+            except Exception:  # a defect in one duty must not leave the jobs of the others without recovery
+                logger.exception("a part of the sweep failed")
         if done:
             logger.info("swept", extra=dict(done))
         return done

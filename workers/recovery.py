@@ -41,16 +41,28 @@ class Recovery:
         return done
 
     async def _look(self, key: str) -> str | None:
+        """One that the bucket fails at is left to the next sweep, and keeps no other waiting."""
+        try:
+            stored = await self._running(key)
+            if stored is not None:
+                return await self._recover(stored)
+            await self._objects.delete(key)
+        except StorageError as error:
+            logger.warning("%s could not be looked after this time: %s", key, error)
+            return None
+        return "dropped"
+
+    async def _running(self, key: str) -> StoredJob | None:
+        """The job that a hint names; None if the hint can never come true."""
         try:
             entry = RunningEntry.parse(key)
+        except ValueError:
+            return None
+        try:
             stored = await self._jobs.read(entry.tenant, entry.job_id)
-        except (ValueError, JobNotFound):
-            await self._objects.delete(key)  # a claim is of a job that exists, so no one is about to need it
-            return "dropped"
-        if stored.record.outdates(Status.RUNNING, entry.attempt):
-            await self._objects.delete(key)
-            return "dropped"
-        return await self._recover(stored)
+        except JobNotFound:
+            return None  # a claim is of a job that exists, so no one is about to need it
+        return None if stored.record.outdates(Status.RUNNING, entry.attempt) else stored
 
     async def _recover(self, stored: StoredJob) -> str | None:
         """Whoever loses the race for the write leaves the job to the winner, or to the next sweep."""
@@ -63,9 +75,6 @@ class Recovery:
             )
             await self._jobs.advance(stored, after)
         except PreconditionFailed:
-            return None
-        except StorageError as error:
-            logger.warning("job %s could not be recovered this time: %s", before.job_id, error)
             return None
         return "failed" if after.status is Status.FAILED else "requeued"
 

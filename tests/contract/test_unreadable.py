@@ -1,0 +1,85 @@
+"""A record that this version cannot read, for a newer one wrote it or it is damaged: it keeps nothing else waiting."""
+
+import json
+
+import pytest
+
+from storage import keys
+from storage.clock import ManualClock
+from storage.errors import JobGone, RecordUnreadable
+from storage.hint_keys import RUNNING
+from storage.objects import ObjectStore
+from storage.record import JobRecord, Status
+from tests.support.shop import LEASE_S, Shop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
+    return Shop(objects, clock)
+
+
+async def spoil(shop: Shop, record: JobRecord) -> bytes:
+    """As a version would write it that knows one field more; returns what stood there."""
+    key = keys.record(record.tenant, record.job_id)
+    before = (await shop.objects.get(key)).body
+    await shop.objects.put(key, json.dumps({**json.loads(before), "from_the_future": 1}).encode())
+    return before
+
+
+async def test_an_unreadable_job_says_so(shop: Shop) -> None:
+    """It is no unknown job: it is there."""
+    record = await shop.queued()
+    await spoil(shop, record)
+    with pytest.raises(RecordUnreadable):
+        await shop.read(record)
+
+
+async def test_the_next_job_is_claimed(shop: Shop) -> None:
+    """Also if the unreadable one is the best; its hint stays for those who can read it."""
+    first, second = await shop.queued(priority=5), await shop.queued()
+    before = await spoil(shop, first)
+    assert (await shop.claim()).job_id == second.job_id
+    await shop.objects.put(keys.record(first.tenant, first.job_id), before)
+    assert (await shop.claim()).job_id == first.job_id
+
+
+async def test_other_lost_jobs_are_recovered(shop: Shop) -> None:
+    """The unreadable one keeps its hint, and is recovered as soon as it can be read."""
+    first, second = await shop.claimed(), await shop.claimed()
+    before = await spoil(shop, first)
+    shop.pass_time(LEASE_S + 1)
+    await shop.reaper.sweep()
+    assert (await shop.read(second)).status is Status.QUEUED
+    assert len(await shop.keys(RUNNING)) == 1
+    await shop.objects.put(keys.record(first.tenant, first.job_id), before)
+    await shop.reaper.sweep()
+    assert (await shop.read(first)).status is Status.QUEUED
+
+
+async def test_no_worker_is_asked_for_it(shop: Shop) -> None:
+    """A GPU that starts could do nothing about it; others get theirs."""
+    first, _ = await shop.queued(), await shop.queued()
+    await spoil(shop, first)
+    shop.pass_time(minutes=1)
+    await shop.reaper.sweep()
+    assert shop.launcher.spawned == ["default"]
+
+
+async def test_other_deadlines_are_kept(shop: Shop) -> None:
+    """What is due behind it is seen to."""
+    first, second = await shop.completed(), await shop.completed()
+    await spoil(shop, first.record)
+    shop.pass_time(days=8)
+    assert (await shop.reaper.sweep())["job"] == 1
+    with pytest.raises(JobGone):
+        await shop.read(second.record)
+
+
+async def test_the_list_shows_the_others(shop: Shop) -> None:
+    """A page without the row that cannot be shown."""
+    first, second = await shop.queued(), await shop.queued()
+    await spoil(shop, first)
+    page = await shop.jobs.page(first.tenant, status=None, limit=10, cursor=None)
+    assert [row.job_id for row in page.jobs] == [second.job_id]
