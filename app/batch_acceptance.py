@@ -44,11 +44,15 @@ class BatchAcceptance:
                 created_at=self._services.clock.now(),
                 retain_s=self._config.retain_s,
                 webhook_url=prepared.webhook_url,
+                has_webhook_secret=prepared.webhook_secret is not None,
             )
         )
         if draft.record.is_open:
             return AcceptedBatch(draft, is_replay=True)
         stored_media = await self._store_shared(batch_id, prepared.shared)
+        if prepared.webhook_secret is not None:
+            key = keys.batch_webhook_secret(self._tenant, batch_id)
+            await self._services.objects.put(key, prepared.webhook_secret.encode())
         numbered = list(enumerate(prepared.jobs))
         records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
         opened = await self._services.batches.accept(draft, records)

@@ -19,6 +19,7 @@ class PreparedBatch:
     shared: tuple[PreparedMedium, ...]
     metadata: dict[str, str]
     webhook_url: str | None
+    webhook_secret: str | None = None
 
 
 async def prepared_batch(preparation: Preparation, request: BatchRequest, config: ApiConfig) -> PreparedBatch:
@@ -65,4 +66,10 @@ async def _variations(
         jobs.append(await preparation.job(request, workflow, inputs, f"/input_sets/{position}", "/workflow"))
         await asyncio.sleep(0)
     media = await preparation.media(request, "")
-    return PreparedBatch(tuple(replace(job, media=media) for job in jobs), media, request.metadata, request.webhook_url)
+    return PreparedBatch(
+        tuple(replace(job, media=media) for job in jobs),
+        media,
+        request.metadata,
+        request.webhook_url,
+        request.webhook_secret,
+    )

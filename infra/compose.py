@@ -102,7 +102,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
     jobs = JobStore(objects, clock, signal)
     deliveries = DeliveryStore(objects, clock)
     remover = JobRemover(jobs, deliveries, objects, clock)
-    batches = BatchStore(jobs, remover, objects, clock)
+    batches = BatchStore(jobs, remover, deliveries, objects, clock)
     return Stores(
         clock=clock,
         objects=objects,

@@ -20,13 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from storage import keys
 from storage.clock import Clock
+from storage.deliveries import DeliveryStore
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
 from storage.hints import endpoint_of
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
 from storage.objects import ObjectStore
 from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
-from storage.removal import JobRemover
+from storage.removal import EVENTS_PENDING, JobRemover
 from storage.together import for_each
 from storage.tombstone import Tombstone, clear
 from storage.values import read_as
@@ -59,6 +60,10 @@ class BatchRecord(BaseModel):
     """Who is told when every job is over."""
     finished_at: datetime | None = None
     """When that was found to be so; looked for only where someone is to be told."""
+    has_webhook_secret: bool = False
+    """Whether the batch brought a secret of its own, which lies beside the record."""
+    is_seen_to: bool = False
+    """Whether nothing is left to do of its opening and its cancellation: every job was announced, or told to stop."""
     retain_s: int = DEFAULT_RETAIN_S
 
     def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
@@ -77,6 +82,16 @@ class BatchRecord(BaseModel):
     def expires_at(self) -> datetime:
         return self.created_at + timedelta(seconds=self.retain_s)
 
+    @property
+    def finish(self) -> EventRef:
+        """The event of its end, its only one."""
+        return EventRef(self.tenant, "batch", self.batch_id, 1)
+
+    @property
+    def awaits_its_end(self) -> bool:
+        """Whether someone is to be told of it, and it was not seen yet."""
+        return self.webhook_url is not None and self.finished_at is None
+
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
@@ -90,9 +105,12 @@ def member_id(batch_id: str, position: int) -> str:
 
 
 class BatchStore:
-    def __init__(self, jobs: JobStore, remover: JobRemover, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(
+        self, jobs: JobStore, remover: JobRemover, deliveries: DeliveryStore, objects: ObjectStore, clock: Clock
+    ) -> None:
         self._jobs = jobs
         self._remover = remover
+        self._deliveries = deliveries
         self._objects = objects
         self._clock = clock
 
@@ -112,8 +130,7 @@ class BatchStore:
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
         await for_each(jobs, self._jobs.publish)
-        if opened.record.webhook_url is None:
-            await self._drop_deadline(opened.record, look_at)
+        await self._drop_deadline(opened.record, look_at)
         return opened
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
@@ -143,7 +160,9 @@ class BatchStore:
         look_at = now + CANCELLED_WITHIN
         stored = await self._change(
             stored,
-            lambda record: record.model_copy(update={"cancel_requested_at": record.cancel_requested_at or now}),
+            lambda record: record.model_copy(
+                update={"cancel_requested_at": record.cancel_requested_at or now, "is_seen_to": False}
+            ),
             look_at=look_at,
         )
         await self._cancel_jobs(stored.record)
@@ -162,30 +181,33 @@ class BatchStore:
         record = stored.record
         if not record.is_open:
             return await self._abandon(stored) if now >= record.created_at + ABANDONED else now + YOUNG_HINT
-        if now >= record.expires_at:
+        if now >= record.expires_at and not record.awaits_its_end:
             return await self._remove(stored)
-        record = await self._touch(stored)
-        await self._go_on(record)
-        return await self._finish(deadline)
+        stored = await self._go_on(stored)
+        return await self._finish(stored) if record.awaits_its_end else None
 
-    async def _go_on(self, record: BatchRecord) -> None:
-        """What the process that opened or cancelled it may have left undone."""
-        await for_each(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
-        if record.cancel_requested_at is not None:
-            await self._cancel_jobs(record)
+    async def _go_on(self, stored: StoredBatch) -> StoredBatch:
+        """What the process that opened or cancelled it may have left undone; once, for it is much.
 
-    async def _finish(self, deadline: Deadline) -> datetime | None:
-        """Note that every job is over, where someone is to be told; returns when to look again."""
-        stored = await self._read(deadline.tenant, deadline.id)
+        Writes the record in any case: whoever wrote a deadline for a change of the version before must write it
+        again, so that this one may be dropped.
+        """
+        record = stored.record
+        if not record.is_seen_to:
+            await for_each(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
+            if record.cancel_requested_at is not None:
+                await self._cancel_jobs(record)
+        return await self._commit(record.model_copy(update={"is_seen_to": True}).next, etag=stored.etag)
+
+    async def _finish(self, stored: StoredBatch) -> datetime | None:
+        """Note that every job is over, for someone is to be told; returns when to look again."""
         record, now = stored.record, self._clock.now()
-        if record.webhook_url is None or record.finished_at is not None:
-            return None
+        assert record.webhook_url is not None  # noqa: S101  else nobody is to be told
         if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
             return now + FINISHED_WITHIN
-        event = EventRef(record.tenant, "batch", record.batch_id, 1)
-        await self._objects.put(DueEntry(now, endpoint_of(record.webhook_url), event).key, b"")
+        await self._objects.put(DueEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
         await self._commit(record.model_copy(update={"finished_at": now}).next, etag=stored.etag)
-        return None
+        return None if now < record.expires_at else now
 
     async def _publish_again(self, tenant: str, job_id: str) -> None:
         try:
@@ -200,21 +222,24 @@ class BatchStore:
         if record.is_open:
             return record.expires_at
         await for_each(record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at))
-        return await self._put_tombstone(stored)
+        return await self._entomb(stored)
 
     async def _remove(self, stored: StoredBatch) -> datetime:
         record = stored.record
         if any(await for_each(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
             return self._clock.now() + LOOK_AGAIN
-        ends_at = await self._put_tombstone(stored)
-        await clear(self._objects, keys.batch(record.tenant, record.batch_id), self._clock.now())
-        return ends_at
+        if record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
+            return self._clock.now() + EVENTS_PENDING
+        return await self._entomb(stored)
 
-    async def _put_tombstone(self, stored: StoredBatch) -> datetime:
-        record = stored.record
-        tombstone = Tombstone(gone_at=self._clock.now())
+    async def _entomb(self, stored: StoredBatch) -> datetime:
+        """A tombstone in its place, and everything beside it gone; a dead letter of its event as well."""
+        record, key = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id)
+        letters = await self._deliveries.dead_letters_of([record.finish])
+        tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(letters))
         await self._put_deadline(record, tombstone.ends_at)
-        await self._objects.replace(keys.batch(record.tenant, record.batch_id), tombstone.to_json(), etag=stored.etag)
+        await self._objects.replace(key, tombstone.to_json(), etag=stored.etag)
+        await clear(self._objects, key, self._clock.now())
         return tombstone.ends_at
 
     async def _cancel_jobs(self, record: BatchRecord) -> None:
@@ -270,10 +295,6 @@ class BatchStore:
             except PreconditionFailed:
                 stored = await self._read(stored.record.tenant, stored.record.batch_id)
 
-    async def _touch(self, stored: StoredBatch) -> BatchRecord:
-        """Whoever wrote a deadline for a change of this version must write it again: this one may be dropped."""
-        return (await self._commit(stored.record.next, etag=stored.etag)).record
-
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         record = record.model_copy(update={"nonce": secrets.token_hex(8)})
         key = keys.batch(record.tenant, record.batch_id)
@@ -286,4 +307,7 @@ class BatchStore:
         await self._objects.put(Deadline(due, "batch", record.tenant, record.batch_id).key, b"")
 
     async def _drop_deadline(self, record: BatchRecord, due: datetime) -> None:
+        """It was met; that of a batch whose end is awaited leads the reaper to it."""
+        if record.awaits_its_end:
+            return
         await self._objects.delete(Deadline(due, "batch", record.tenant, record.batch_id).key)

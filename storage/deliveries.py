@@ -214,9 +214,15 @@ class DeliveryStore:
         found = await for_each(refs, self.find)
         return all(stored is not None and stored.record.status != "pending" for stored in found)
 
+    async def dead_letters_of(self, refs: Iterable[EventRef]) -> list[str]:
+        """The entries of those that were given up, in the list of dead letters."""
+        letters = [stored.record.dead_letter for stored in await for_each(refs, self.find) if stored is not None]
+        return [letter.key for letter in letters if letter is not None]
+
     async def look(self, deadline: Deadline) -> datetime | None:
         """Remove what is known of a test; the deliveries of jobs and batches go with them."""
-        await self._objects.delete(keys.delivery(deadline.tenant, "test", deadline.id, 1))
+        ref = EventRef(deadline.tenant, "test", deadline.id, 1)
+        await self._objects.delete(*await self.dead_letters_of([ref]), _key(ref))
         return None
 
     async def of(self, tenant: str, kind: Literal["job", "batch", "test"], owner_id: str) -> list[Delivery]:

@@ -11,6 +11,7 @@
     tenants/<tenant>/batches/<batch_id>/batch.json      which jobs belong together, and whether they are accepted
                                       /inputs/<nnn>     media that all of them use
                                       /deliveries/<nnnnnn>.json
+                                      /webhook_secret   as a job's
     tenants/<tenant>/tests/<test_id>/deliveries/<nnnnnn>.json   how the delivery of a test event went
     tenants/<tenant>/endpoints/<hash>.json              how a receiver of webhooks has been doing
     tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
@@ -106,6 +107,10 @@ def batch(tenant: str, batch_id: str) -> str:
 
 def batch_medium(tenant: str, batch_id: str, position: int) -> str:
     return batch_prefix(tenant, batch_id) + f"inputs/{position:03d}"
+
+
+def batch_webhook_secret(tenant: str, batch_id: str) -> str:
+    return batch_prefix(tenant, batch_id) + "webhook_secret"
 
 
 def upload_prefix(tenant: str, upload_id: str) -> str:

@@ -51,7 +51,7 @@ class JobRemover:
     async def _entomb(self, stored: StoredJob) -> None:
         record = stored.record
         hints = {*hints_of(record), list_key(record), *await self._member_hints(record)}
-        hints |= await self._dead_letters(record)
+        hints |= {*await self._deliveries.dead_letters_of(event_ref(record, event) for event in record.events)}
         tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(sorted(hints)))
         pending = Deadline(tombstone.gone_at, "job", record.tenant, record.job_id)
         await self._objects.put(pending.key, b"")
@@ -110,12 +110,6 @@ class JobRemover:
         if record.batch_id is None:
             return ()
         return (await self._objects.list(members_prefix(record.tenant, record.batch_id) + record.job_id)).keys
-
-    async def _dead_letters(self, record: JobRecord) -> set[str]:
-        if not record.events:
-            return set()
-        found = await self._deliveries.of(record.tenant, "job", record.job_id)
-        return {delivery.dead_letter.key for delivery in found if delivery.dead_letter is not None}
 
     async def _clear_away(self, pending: Deadline) -> None:
         again = await clear(self._objects, keys.record(pending.tenant, pending.id), self._clock.now())

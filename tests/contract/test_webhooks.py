@@ -1,10 +1,7 @@
 """From a job's change to its event at the receiver, over both stores, on a clock that the test moves."""
 
-import json
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,110 +9,23 @@ from standardwebhooks import Webhook
 
 from app.config import ApiConfig
 from app.events import EventRenderer
-from infra.compose import make_stores, reaper
-from infra.settings import Settings
 from storage import keys
 from storage.clock import ManualClock, SystemClock
 from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
 from storage.hint_keys import DUE, DueEntry
 from storage.hints import endpoint_of, event_ref, hints_of
-from storage.jobs import StoredJob
-from storage.launcher import NoLauncher
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import JobRecord
-from storage.signal import MemorySignal
 from storage.signing import Signer, new_secret
 from storage.values import ProgressDetails
 from storage.webhook_post import Answer
 from tests.support.api_server import BLUE, Api, running_api
+from tests.support.post import DOWN, URL, Post
 from tests.support.records import a_job
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
-from workers.webhooks.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.anyio
-
-URL = "https://example.com/hook"
-ALL = ("queued", "started", "progress", "output", "completed", "failed")
-OK, DOWN = Answer(200, 5), Answer(503, 5, excerpt="down")
-
-
-@dataclass
-class Receiver:
-    """A `WebhookTransport` that keeps what it gets, and answers what it is told to: 200 where nothing is said."""
-
-    answers: list[Answer] = field(default_factory=list)
-    posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    wants: bool = True
-
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        self.posts.append((url, headers, body))
-        return self.answers.pop(0) if self.answers else OK
-
-    async def agrees(self, url: str, origin: str) -> str | None:
-        self.asked.append(origin)
-        return None if self.wants else "the receiver does not allow it"
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(body) for _, _, body in self.posts]
-
-    def types(self) -> list[str]:
-        return [event["type"].split(".")[2] for event in self.events()]
-
-
-class Post:
-    """Everything between a job and its receiver."""
-
-    def __init__(self, objects: ObjectStore, clock: ManualClock) -> None:
-        self.objects, self.clock = objects, clock
-        self.settings = Settings(bucket="tests", max_attempts=2, lease_s=60)
-        self.stores = make_stores(self.settings, objects, MemorySignal(), clock)
-        self.receiver = Receiver()
-        self.secret = new_secret()
-        self.deliverer = self.new_deliverer()
-
-    def new_deliverer(self, *secrets: str) -> Deliverer:
-        stores = self.stores
-        return Deliverer(
-            DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, stores.clock),
-            transport=self.receiver,
-            renderer=EventRenderer(stores.objects, ApiConfig(api_key=None, public_url="https://api.example.com")),
-            signer=Signer(secrets or (self.secret,)),
-        )
-
-    async def send(self) -> None:
-        """Whatever is due now."""
-        await Dispatcher(self.stores.outbox, self.deliverer, MemorySignal(), poll_s=1).sweep()
-
-    async def reap(self) -> None:
-        await reaper(self.settings, self.stores, NoLauncher()).sweep()
-
-    def pass_time(self, **span: float) -> None:
-        self.clock.set(self.clock.now() + timedelta(**span))
-
-    async def queued(self, *events: str, **fields: Any) -> StoredJob:
-        record = a_job(
-            created_at=self.clock.now(), timeout_s=3600, webhook_url=URL, webhook_events=events or ALL, **fields
-        )
-        return await self.stores.jobs.create(record.born(), workflow=b"{}")
-
-    async def claimed(self, *events: str, **fields: Any) -> StoredJob:
-        await self.queued(*events, **fields)
-        stored = await self.stores.queue.claim("default", "w")
-        assert stored is not None
-        return stored
-
-    async def completed(self, *events: str, **fields: Any) -> JobRecord:
-        now = self.clock.now()
-        stored = await self.stores.jobs.evolve_from(
-            await self.claimed(*events, **fields), lambda r: r.complete(attempt=r.attempt, now=now, outputs=())
-        )
-        return stored.record
-
-    async def pointers(self) -> list[DueEntry]:
-        return [DueEntry.parse(key) for key in (await self.objects.list(DUE)).keys]
-
 
 @pytest.fixture
 def clock() -> ManualClock:

@@ -18,7 +18,7 @@ from storage.endpoints import EndpointStore
 from storage.errors import PreconditionFailed
 from storage.hint_keys import DueEntry
 from storage.objects import ObjectStore
-from storage.outbox import Committed, JobHappened, Outbox
+from storage.outbox import Committed, JobHappened, Outbox, TestAsked
 from storage.signing import Signer
 from storage.webhook_post import Answer, WebhookTransport
 from workers.webhooks.policy import Verdict, judge
@@ -55,7 +55,7 @@ class DeliveryRoom:
 
 
 class Deliverer:
-    """`signer` has the tenant's secrets; a job's own secret takes their place."""
+    """`signer` has the tenant's secrets; the own one of a job or batch takes their place."""
 
     def __init__(self, room: DeliveryRoom, *, transport: WebhookTransport, renderer: Renderer, signer: Signer) -> None:
         self._outbox = room.outbox
@@ -142,9 +142,10 @@ class Deliverer:
         return refusal
 
     async def _signer_of(self, found: Committed) -> Signer:
-        if not isinstance(found, JobHappened) or not found.record.has_webhook_secret:
+        if isinstance(found, TestAsked) or not found.record.has_webhook_secret:
             return self._signer
-        secret = await self._objects.get(keys.webhook_secret(found.ref.tenant, found.ref.id))
+        of_owner = keys.webhook_secret if isinstance(found, JobHappened) else keys.batch_webhook_secret
+        secret = await self._objects.get(of_owner(found.ref.tenant, found.ref.id))
         return Signer((secret.body.decode(),), self._signer.ed25519_key)
 
     async def _conclude(self, entry: DueEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
