@@ -33,6 +33,8 @@ class Watcher:
     events: dict[str, JobEvent] = field(default_factory=dict)
     """Every event that was committed, by its id."""
     superseded: set[str] = field(default_factory=set)
+    batches: dict[str, BatchRecord] = field(default_factory=dict)
+    """The newest record of each, by its key, until it is removed."""
     _changed_at: dict[str, float] = field(default_factory=dict)
     _listed_at: dict[str, float] = field(default_factory=dict)
     _hinted_at: dict[str, float] = field(default_factory=dict)
@@ -45,6 +47,8 @@ class Watcher:
             self._listed_at[process.name] = now
         if operation == "put" and key.startswith("queue/"):
             self._hinted_at.setdefault(key, now)
+        if key.endswith("/batch.json") and operation in ("create", "replace"):
+            self._batch_written(key)
         if not key.endswith("/job.json"):
             return
         if operation == "put":
@@ -70,6 +74,15 @@ class Watcher:
         self._check_events(before, after, key)
         self.records[key] = after
         self._changed_at[key] = self._now()
+
+    def _batch_written(self, key: str) -> None:
+        body = self.bucket._entries[key].body
+        if Tombstone.parse(body) is None:
+            self.batches[key] = BatchRecord.model_validate_json(body)
+            return
+        before = self.batches.pop(key, None)
+        if before is not None and before.is_open and before.awaits_its_end:
+            self._violated("a batch was removed, and nobody was told of its end", key)
 
     def _check_new(self, after: JobRecord, key: str) -> None:
         if (after.status, after.rev, after.attempt) != (Status.QUEUED, 0, 0):
@@ -112,6 +125,10 @@ class Watcher:
     def event_sent(self, event_id: str, kind: str, owner_id: str) -> None:
         """By the receiver, at each POST."""
         self.history.append(f"{self._now():.4f} receiver {event_id}")
+        if kind.startswith("comfyui.batch."):
+            batch = self.batches.get(keys.batch(TENANT, owner_id))
+            if batch is None or batch.finished_at is None or not self._is_finished(batch):
+                self._violated(f"{event_id} was sent of a batch that had not ended", owner_id)
         if kind.startswith("comfyui.job."):
             event = self.events.get(event_id)
             if event is None or kind != f"comfyui.job.{event.name}.v1":
@@ -154,6 +171,10 @@ class Watcher:
         if entry is None or Tombstone.parse(entry.body) is not None:
             return False
         return BatchRecord.model_validate_json(entry.body).is_open
+
+    def _is_finished(self, batch: BatchRecord) -> bool:
+        members = [self.records.get(keys.record(TENANT, job_id)) for job_id in batch.job_ids]
+        return all(record is not None and record.status.is_terminal for record in members)
 
     def _check_outputs(self, record: JobRecord, key: str) -> None:
         for output in record.outputs:
@@ -203,9 +224,14 @@ class Watcher:
         """Each event that was committed has arrived, for every receiver is well by now."""
         for event_id in self.events.keys() - taken - self.superseded:
             self._violated("it was never delivered", event_id)
+        for key, batch in self.batches.items():
+            if batch.is_open and batch.webhook_url is not None and batch.finish.event_id not in taken:
+                self._violated("its end was never delivered", key)
 
     def undelivered(self) -> bool:
-        """Whether a pointer is left."""
+        """Whether a pointer is left, or the end of a batch is still to be seen."""
+        if any(batch.is_open and batch.awaits_its_end for batch in self.batches.values()):
+            return True
         return any(key.startswith(DUE) for key in self.bucket.keys())  # noqa: SIM118  it is no dict
 
     def check_hints(self) -> None:

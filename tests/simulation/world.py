@@ -63,6 +63,7 @@ SETTLING_S = 1800.0
 LOOK_S = 5.0
 CLIENT_PATIENCE_S = 30.0
 
+RECEIVER = "https://receiver.example/hook"
 CONFIG = ApiConfig(api_key=None)
 WORKFLOW = PreparedWorkflow(GRAPH, parse_graph(GRAPH))
 
@@ -264,7 +265,8 @@ class World:
 
     async def _batch_client(self) -> None:
         await asyncio.sleep(self.chance.uniform(0, 20))
-        batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {}, None)
+        url = RECEIVER if self.chance.random() < 0.7 else None
+        batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {}, url)
         identity = Identity("batch", "fingerprint")
         accepted = await self._until_answered(lambda api: BatchAcceptance(api, CONFIG, TENANT).batch(batch, identity))
         job_ids = accepted.stored.record.job_ids
@@ -283,7 +285,7 @@ class World:
         options = JobOptions(
             priority=self.chance.choice((0, 0, 0, 5)),
             timeout_s=self.chance.choice((8, 120, 120, 120)),
-            webhook_url="https://receiver.example/hook" if self.chance.random() < 0.7 else None,
+            webhook_url=RECEIVER if self.chance.random() < 0.7 else None,
             webhook_events=["started", "progress", "output", *ENDS] if self.chance.random() < 0.2 else [*ENDS],
         )
         pictures = (LocalMedium("a.txt", self.folder / "input.txt", 5, "text/plain"),)
