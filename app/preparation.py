@@ -6,7 +6,6 @@ counts → graph → inputs → node classes → media (decode, fetch, look up)
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -112,8 +111,6 @@ class Preparation:
         if len(options.metadata) > config.max_metadata_pairs:
             detail = f"{len(options.metadata)} metadata, at most {config.max_metadata_pairs} are allowed"
             raise _beyond(f"{root}/metadata", detail)
-        if options.webhook_url is not None and urlsplit(options.webhook_url).scheme not in ("http", "https"):
-            raise _beyond(f"{root}/webhook_url", "webhook_url is not an http or https URL")
         if options.webhook_url is not None and options.webhook_secret is None and not config.signs_webhooks:
             detail = "this deployment has no secret to sign its events with"
             raise Problem("webhooks-unsigned", detail, pointer=f"{root}/webhook_url")

@@ -2,11 +2,12 @@
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
 
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
-from storage.record import Status
+from storage.record import DAY_S, Status
 from storage.values import OutputType
 
 Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
@@ -19,6 +20,22 @@ Moment = Annotated[
 
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MetadataText = Annotated[str, StringConstraints(max_length=512)]
+
+
+def _of_a_receiver(url: str) -> str:
+    """As far as a look at it tells; where it leads is checked whenever something is sent. ValueError otherwise."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+        raise ValueError("not an http or https URL")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with credentials; the receiver knows us by the signature")
+    if parts.port == 0:  # one out of range raises
+        raise ValueError("a URL without a usable port")
+    return url
+
+
+WebhookUrl = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_of_a_receiver)]
+LONGEST_QUEUE_TIMEOUT_S = 30 * DAY_S
 
 
 class _Request(BaseModel):
@@ -62,13 +79,15 @@ class JobOptions(_Request):
     media: list[MediumSource] = Field(default_factory=list)
     priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
     timeout_s: int | None = Field(None, ge=1, description="longest run time of one attempt, seconds")
-    queue_timeout_s: int | None = Field(None, ge=1, description="longest wait for a worker, seconds")
+    queue_timeout_s: int | None = Field(
+        None, ge=1, le=LONGEST_QUEUE_TIMEOUT_S, description="longest wait for a worker, seconds"
+    )
     retain_days: float | None = Field(None, gt=0, description="how long the job and its files stay after its end")
     gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
-    webhook_url: str | None = Field(None, max_length=2048, description="where events are sent")
+    webhook_url: WebhookUrl | None = Field(None, description="where events are sent")
     webhook_secret: str | None = Field(
         None, max_length=200, description="`whsec_…` that signs this job's events instead of yours"
     )
@@ -281,7 +300,7 @@ class Replayed(_Answer):
 
 
 class WebhookTestRequest(_Request):
-    url: str = Field(max_length=2048, pattern="^https?://", description="the receiver to try")
+    url: WebhookUrl = Field(description="the receiver to try")
 
 
 class EndpointView(_Answer):

@@ -31,6 +31,17 @@ def media(*entries: dict[str, Any]) -> dict[str, Any]:
 
 
 GOOD = base64.b64encode(b"good").decode()
+BAD_RECEIVERS = (
+    "http://[",
+    "https://",
+    "https:///path",
+    "https://user:password@h.example/",
+    "https://h.example:99999/",
+    "https://h.example:x/",
+    "https://h.example/a b",
+    "https://h.example/\u2028",
+)
+
 BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
     ("no workflow", {}, 422, "missing-workflow", "/workflow"),
     ("null workflow", {"workflow": None}, 422, "missing-workflow", "/workflow"),
@@ -104,6 +115,11 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
         "/metadata",
     ),
     ("webhook is no URL", {"workflow": BLUE, "webhook_url": "ftp://x"}, 422, "validation-error", "/webhook_url"),
+    *(
+        (f"webhook to {url}", {"workflow": BLUE, "webhook_url": url}, 422, "validation-error", "/webhook_url")
+        for url in BAD_RECEIVERS
+    ),
+    ("queue limit of ages", {"workflow": BLUE, "queue_timeout_s": 10**13}, 422, "validation-error", "/queue_timeout_s"),
     ("unknown event", {"workflow": BLUE, "webhook_events": ["no"]}, 422, "validation-error", "/webhook_events/0"),
     ("unknown field", {"workflow": BLUE, "wait": True}, 422, "validation-error", "/wait"),
     ("inputs is an object", {"workflow": BLUE, "inputs": {}}, 422, "validation-error", "/inputs"),
@@ -136,6 +152,14 @@ async def test_a_bad_submission_is_refused_and_leaves_nothing(
     assert problem["hint"]
     if pointer is not None:
         assert problem["pointer"] == pointer
+    assert await memory_api.keys() == ()
+
+
+@pytest.mark.parametrize("url", BAD_RECEIVERS)
+async def test_a_test_to_no_receiver_is_refused(memory_api: Api, url: str) -> None:
+    """As with a job: nothing is stored about it."""
+    response = await memory_api.client.post("/v1/webhooks/test", json={"url": url})
+    assert (response.status_code, response.json()["pointer"]) == (422, "/url")
     assert await memory_api.keys() == ()
 
 
