@@ -1,6 +1,7 @@
 """What a deliverer does at once, and in which order: receivers do not wait for one another."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from pydantic import SecretStr
 from infra.compose import Stores, dispatcher, make_stores
 from infra.settings import Settings
 from storage.clock import SystemClock
+from storage.hint_keys import DueEntry, EventRef
+from storage.hints import endpoint_of
 from storage.memory import MemoryObjectStore
 from storage.outbox import PAGE
 from storage.signal import MemorySignal
 from storage.signing import new_secret
 from storage.webhook_post import Answer
 from tests.support.records import a_job
-from workers.webhooks.dispatcher import AT_ONCE_PER_ENDPOINT
+from workers.webhooks.dispatcher import AT_ONCE_PER_ENDPOINT, MAX_PAGES
 
 pytestmark = pytest.mark.anyio
 
@@ -55,9 +58,9 @@ class House:
         self.quiet = make_stores(SETTINGS, self.objects, MemorySignal())
 
     @asynccontextmanager
-    async def delivering(self) -> AsyncIterator[Receivers]:
+    async def delivering(self, settings: Settings = SETTINGS) -> AsyncIterator[Receivers]:
         stop = asyncio.Event()
-        serving = asyncio.create_task(dispatcher(SETTINGS, self.stores, self.receivers).serve(stop))
+        serving = asyncio.create_task(dispatcher(settings, self.stores, self.receivers).serve(stop))
         try:
             yield self.receivers
         finally:
@@ -121,6 +124,20 @@ async def test_more_than_a_page_is_due() -> None:
     await asyncio.gather(*(_happen(house.quiet, f"{WELL}{number}", 15) for number in range((PAGE + 50) // 15)))
     async with house.delivering() as receivers:
         await _until(lambda: len(receivers.taken) == (PAGE + 50) // 15 * 15)
+
+
+async def test_more_than_a_look_goes_through_hides_no_other() -> None:
+    """A receiver hangs, with more events due than one look lists; the next look goes on behind them."""
+    house = House()
+    await _happen(house.quiet, SLOW, AT_ONCE_PER_ENDPOINT)
+    due = SystemClock().now()
+    for _ in range(MAX_PAGES * PAGE):
+        waiting = EventRef("default", "job", str(uuid.uuid4()), 1)
+        await house.objects.put(DueEntry(due, endpoint_of(SLOW), waiting).key, b"")
+    await asyncio.sleep(0.002)  # so that what follows is listed behind them
+    await _happen(house.quiet, WELL)
+    async with house.delivering(SETTINGS.model_copy(update={"deliver_poll_s": 0.05})) as receivers:
+        await _until(lambda: receivers.taken == [WELL])
 
 
 async def test_nothing_is_begun_after_the_end() -> None:

@@ -27,6 +27,7 @@ from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 
 pytestmark = pytest.mark.anyio
 
+
 @pytest.fixture
 def clock() -> ManualClock:
     """Begins now: verifiers refuse what is old."""

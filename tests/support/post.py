@@ -59,7 +59,7 @@ class Post:
         self.objects, self.clock = objects, clock
         self.settings = Settings(bucket="tests", max_attempts=2, lease_s=60)
         self.stores = make_stores(self.settings, objects, MemorySignal(), clock)
-        self.receiver = Receiver()
+        self.receiver: Receiver = Receiver()
         self.secret = new_secret()
         self.deliverer = self.new_deliverer()
 
@@ -83,9 +83,8 @@ class Post:
         self.clock.set(self.clock.now() + timedelta(**span))
 
     async def queued(self, *events: str, **fields: Any) -> StoredJob:
-        record = a_job(
-            created_at=self.clock.now(), timeout_s=3600, webhook_url=URL, webhook_events=events or ALL, **fields
-        )
+        standard = {"created_at": self.clock.now(), "timeout_s": 3600, "webhook_url": URL}
+        record = a_job(**(standard | {"webhook_events": events or ALL} | fields))
         return await self.stores.jobs.create(record.born(), workflow=b"{}")
 
     async def claimed(self, *events: str, **fields: Any) -> StoredJob:

@@ -22,6 +22,8 @@ AT_ONCE_PER_ENDPOINT = 4
 LATER_S = 2.0
 """Before a pointer is looked at again whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
+"""Of one look. Where more is due, the next look goes on behind them: a receiver with many thousand events that
+wait does not hide the others."""
 
 
 class Dispatcher:
@@ -38,6 +40,7 @@ class Dispatcher:
         self._has_more = False
         self._not_before: dict[str, float] = {}
         self._ended = asyncio.Event()
+        self._looked_up_to = ""
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop`; attempts that are under way then are seen through."""
@@ -49,7 +52,7 @@ class Dispatcher:
 
     async def sweep(self) -> None:
         """Everything that is due now, until nothing more can be done about it."""
-        while await self._look():
+        while await self._look() or self._looked_up_to:
             await self.idle()
 
     async def idle(self) -> None:
@@ -80,7 +83,7 @@ class Dispatcher:
 
     async def _look(self) -> int:
         """How many attempts were begun. What finds no room waits here, and need not be listed again for that."""
-        after, begun = "", 0
+        after, self._looked_up_to, begun = self._looked_up_to, "", 0
         self._waiting, self._has_more = [], False
         try:
             for _ in range(MAX_PAGES):
@@ -88,8 +91,9 @@ class Dispatcher:
                 begun += self._begin_all(entries)
                 self._has_more = more is not None
                 if more is None or not self._has_room:
-                    break
+                    return begun
                 after = more
+            self._looked_up_to = after
         except StorageError as error:
             logger.warning("what is due could not be listed: %s", error)
         return begun
