@@ -27,7 +27,6 @@ from storage.values import Value, read_as
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
 
-MAX_LISTED = 1000
 TEST_TYPE = "comfyui.webhook.test.v1"
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
@@ -216,7 +215,7 @@ class DeliveryStore:
 
     async def dead_letters_of(self, refs: Iterable[EventRef]) -> list[str]:
         """The entries of those that were given up, in the list of dead letters."""
-        letters = [stored.record.dead_letter for stored in await for_each(refs, self.find) if stored is not None]
+        letters = [delivery.dead_letter for delivery in await self.of(refs)]
         return [letter.key for letter in letters if letter is not None]
 
     async def look(self, deadline: Deadline) -> datetime | None:
@@ -225,12 +224,9 @@ class DeliveryStore:
         await self._objects.delete(*await self.dead_letters_of([ref]), _key(ref))
         return None
 
-    async def of(self, tenant: str, kind: Literal["job", "batch", "test"], owner_id: str) -> list[Delivery]:
-        """Those of one job or batch, in the order of their events."""
-        prefix = keys.deliveries_prefix(tenant, kind, owner_id)
-        page = await self._objects.list(prefix, limit=MAX_LISTED)
-        found = await for_each(page.keys, self._objects.get)
-        return [read_as(Delivery, stored.head.key, stored.body) for stored in found]
+    async def of(self, refs: Iterable[EventRef]) -> list[Delivery]:
+        """Those of these events, as far as they were begun."""
+        return [stored.record for stored in await for_each(refs, self.find) if stored is not None]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
         body = record.model_copy(update={"nonce": secrets.token_hex(8), "rev": record.rev + 1})

@@ -195,12 +195,6 @@ class EventRef:
         """The CloudEvent's `id` and the `webhook-id`: the same however often it is delivered."""
         return f"evt_{self.id}_{self.sequence:06d}"
 
-    @classmethod
-    def of_event_id(cls, tenant: str, kind: EventKind, event_id: str) -> Self:
-        """ValueError for what is no event's id."""
-        match = _matched(re.compile(rf"evt_(?P<id>{_ID})_(?P<sequence>\d{{6}})"), event_id)
-        return cls(tenant, kind, match["id"], int(match["sequence"]))
-
 
 @dataclass(frozen=True, slots=True)
 class DueEntry:

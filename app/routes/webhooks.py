@@ -23,6 +23,7 @@ from app.wire import (
 )
 from storage.deliveries import Delivery
 from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
+from storage.hints import event_ref
 from storage.signal import DUE_TOPIC
 
 MAX_BODY_BYTES = 256 * 1024
@@ -30,21 +31,20 @@ MAX_REPLAYED = 1000
 
 
 async def deliveries(request: Request) -> Response:
+    """Of each event that counts: a progress event goes when a newer one comes, and its delivery is of no interest."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    await context.services.jobs.read(tenant, job_id)
-    found = await context.services.deliveries.of(tenant, "job", job_id)
+    record = (await context.services.jobs.read(tenant, job_id)).record
+    found = await context.services.deliveries.of(event_ref(record, event) for event in record.events)
     return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=_FRESH)
 
 
 async def redeliver(request: Request) -> Response:
     """Once more, whatever became of it; the receiver is asked again even if it was given up."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    await context.services.jobs.read(tenant, job_id)
-    try:
-        ref = EventRef.of_event_id(tenant, "job", request.path_params["event_id"])
-    except ValueError:
-        ref = None
-    again = await _replay(context, ref) if ref is not None and ref.id == job_id else None
+    record = (await context.services.jobs.read(tenant, job_id)).record
+    refs = {ref.event_id: ref for ref in (event_ref(record, event) for event in record.events)}
+    ref = refs.get(request.path_params["event_id"])
+    again = await _replay(context, ref) if ref is not None else None
     if again is None:
         raise Problem("unknown-event", "the job has no delivery of this event yet")
     return answer(delivery_view(again), 202)

@@ -419,6 +419,24 @@ async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
         assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-event")
 
 
+async def test_the_end_is_shown_however_much_progress_was_told(api: tuple[Api, Post]) -> None:
+    """Deliveries of progress that was superseded are neither read nor shown, and cannot be repeated."""
+    server, post = api
+    stored, now = await post.claimed("progress", "completed"), post.clock.now()
+    for number in range(3):
+        details = ProgressDetails(step=f"{number}/9")
+        after = stored.record.report(attempt=1, now=now, lease_s=60, progress=1, details=details, outputs=())
+        stored = await post.stores.jobs.advance(stored, after)
+        await post.send()
+    progress = post.receiver.events()[-2:]
+    await post.stores.jobs.evolve_from(stored, lambda r: r.complete(attempt=1, now=now, outputs=()))
+    await post.send()
+    path = f"/v1/jobs/{stored.record.job_id}/deliveries"
+    shown = (await server.client.get(path)).json()["deliveries"]
+    assert [delivery["type"] for delivery in shown] == ["comfyui.job.completed.v1"]
+    assert (await server.client.post(f"{path}/{progress[0]['id']}/redeliver")).status_code == 404
+
+
 async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:
     """All, or those that are named; page by page."""
     server, post = api
