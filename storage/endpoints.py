@@ -79,7 +79,9 @@ class Endpoint(Value):
         return self.model_copy(update={"open_until": until})
 
     def enabled(self) -> "Endpoint":
-        """A person wants it tried again."""
+        """A person wants it tried again; the very same one where nothing keeps it from that."""
+        if self.open_until is None and self.disabled_reason is None and self.failing_since is None:
+            return self
         return self.model_copy(update={"open_until": None, "disabled_reason": None, "failing_since": None})
 
 

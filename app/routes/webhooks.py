@@ -25,6 +25,7 @@ from storage.deliveries import Delivery
 from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
 from storage.hints import event_ref
 from storage.signal import DUE_TOPIC
+from storage.together import for_each
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_REPLAYED = 1000
@@ -66,8 +67,8 @@ async def replay(request: Request) -> Response:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
     dead, _ = await context.services.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
-    replayed = [ref.event_id for ref in refs if await _replay(context, ref) is not None]
-    return answer(Replayed(replayed=replayed), 202)
+    again = await for_each(refs, lambda ref: _replay(context, ref))
+    return answer(Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None]), 202)
 
 
 async def test(request: Request) -> Response:

@@ -457,6 +457,18 @@ async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> No
     assert (await server.client.get("/v1/dead-letters?cursor=x")).status_code == 422
 
 
+async def test_a_replay_costs_two_writes_a_letter(api: tuple[Api, Post]) -> None:
+    """Its pointer and its record: a receiver that is well already is not written down as well again."""
+    server, post = api
+    for _ in range(5):
+        await post.completed("completed")
+    post.receiver.answers = [Answer(415, 5)] * 5
+    await post.send()
+    before = _requests(post)
+    assert len((await server.client.post("/v1/dead-letters/replay", json={})).json()["replayed"]) == 5
+    assert (_requests(post) - before)["PUT"] == 2 * 5
+
+
 async def test_a_receiver_is_tested(api: tuple[Api, Post]) -> None:
     """202 while no deliverer has come to it; the event is a signed one of its own type."""
     server, post = api
