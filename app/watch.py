@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from storage.errors import StorageUnavailable
+from storage.errors import JobNotFound, StorageError
 from storage.jobs import JobStore, StoredJob
 from storage.record import JobRecord
 from storage.signal import Signal, job_topic
@@ -21,7 +21,7 @@ class JobWatch:
         self._polls: dict[tuple[str, str], _Poll] = {}
 
     async def until(self, stored: StoredJob, wanted: Wanted, timeout_s: float) -> StoredJob:
-        """The job once `wanted` holds, or as it is after `timeout_s`."""
+        """The job once `wanted` holds, or as it is after `timeout_s`; `JobGone` if it is removed meanwhile."""
         if wanted(stored.record):
             return stored
         key = (stored.record.tenant, stored.record.job_id)
@@ -46,16 +46,19 @@ class _Poll:
         self._jobs = jobs
         self._signal = signal
         self._latest = stored
+        self._gone: JobNotFound | None = None
         self._changed = asyncio.Event()
         self._task = asyncio.create_task(self._run())
 
     async def until(self, wanted: Wanted, timeout_s: float) -> StoredJob:
         try:
             async with asyncio.timeout(timeout_s):
-                while not wanted(self._latest.record):
+                while self._gone is None and not wanted(self._latest.record):
                     await self._changed.wait()
         except TimeoutError:
             pass
+        if self._gone is not None:
+            raise self._gone
         return self._latest
 
     async def stop(self) -> None:
@@ -65,7 +68,7 @@ class _Poll:
     async def _run(self) -> None:
         record = self._latest.record
         with self._signal.listen(job_topic(record.tenant, record.job_id)) as bell:
-            while True:
+            while self._gone is None:
                 await self._look()
                 await bell.wait(POLL_S)
 
@@ -73,9 +76,16 @@ class _Poll:
         record = self._latest.record
         try:
             latest = await self._jobs.read(record.tenant, record.job_id)
-        except StorageUnavailable:
+        except JobNotFound as gone:
+            self._gone = gone
+            self._wake()
+        except StorageError:
             return  # look again at the next turn
-        if latest.record.rev != record.rev:
-            self._latest = latest
-            changed, self._changed = self._changed, asyncio.Event()
-            changed.set()
+        else:
+            if latest.record.rev != record.rev:
+                self._latest = latest
+                self._wake()
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

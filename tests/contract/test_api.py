@@ -240,6 +240,18 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
     assert {answer.json()["status"] for answer in answers} == {"completed"}
 
 
+async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None:
+    """With 410 as any other look at it, and not with what it was when its time is up."""
+    job_id = (await submit(memory_api))["job_id"]
+    url = f"/v1/jobs/{job_id}"
+    await memory_api.client.delete(url)
+    etag = (await memory_api.client.get(url)).headers["etag"]
+    waiting = asyncio.create_task(memory_api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
+    await asyncio.sleep(0.1)
+    await memory_api.services.remover.purge(await memory_api.services.jobs.read("default", job_id))
+    assert (await waiting).status_code == 410
+
+
 async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> None:
     """304 if nothing changes meanwhile."""
     accepted = await submit(api)
