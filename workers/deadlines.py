@@ -6,7 +6,7 @@ many there are. What is to be done at a deadline, the thing itself tells; a dead
 
 import logging
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from storage.clock import Clock
@@ -19,6 +19,9 @@ from workers.sweep import all_keys
 logger = logging.getLogger(__name__)
 
 PAGE = 100
+LONGEST = timedelta(seconds=60)
+"""Of one sweep; the next one goes on. However many jobs end their time at once, those that lost their worker and
+those that wait for one are looked after in between."""
 
 
 class Keeper(Protocol):
@@ -38,10 +41,11 @@ class Deadlines:
     async def sweep(self) -> list[str]:
         """What was looked at, by kind."""
         done: list[str] = []
+        until = self._clock.now() + LONGEST
         async for keys in all_keys(self._objects, DEADLINES, page=PAGE):
             due = [key for key in keys if _is_due(key, self._clock.now())]
             done += [kind for kind in await for_each(due, self._look) if kind is not None]
-            if len(due) < len(keys):
+            if len(due) < len(keys) or self._clock.now() >= until:
                 return done
         return done
 

@@ -230,6 +230,27 @@ async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
     assert (await claiming).is_first
 
 
+class SlowToRemove(MemoryObjectStore):
+    """Each record that is replaced takes a second of the test's clock."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self._time = clock
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        self._time.set(self._time.now() + timedelta(seconds=1))
+        return await super().replace(key, body, etag=etag, content_type=content_type)
+
+
+async def test_much_that_is_due_at_once_keeps_no_lost_job_waiting(clock: ManualClock) -> None:
+    """A sweep removes for a minute or so, and the next one goes on, after it has recovered what was lost."""
+    shop = Shop(SlowToRemove(clock), clock)
+    for _ in range(300):
+        await shop.completed()
+    shop.pass_time(days=8)
+    assert [(await shop.reaper.sweep())["job"] for _ in range(4)] == [100, 100, 100, 0]
+
+
 async def test_a_look_at_what_is_not_due_costs_one_request(clock: ManualClock) -> None:
     """However much lies in the future."""
     objects = MemoryObjectStore(clock)
