@@ -30,7 +30,7 @@ class Answer:
     aborts: bool = False
     """The receiver sent `webhook-delivery: abort-message`: this event is not wanted, others are."""
     is_refused: bool = False
-    """The URL leads where we do not go: no repeat helps."""
+    """Nothing was sent, for the URL leads where we do not go, or there is nothing to send: no repeat helps."""
 
 
 class WebhookTransport(Protocol):

@@ -15,7 +15,7 @@ from storage import keys
 from storage.clock import Clock
 from storage.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
 from storage.endpoints import EndpointStore
-from storage.errors import PreconditionFailed
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
 from storage.hint_keys import DueEntry
 from storage.objects import ObjectStore
 from storage.outbox import Committed, JobHappened, Outbox, TestAsked
@@ -126,8 +126,16 @@ class Deliverer:
     async def _send(self, found: Committed, delivery: Delivery) -> Answer:
         if (refusal := await self._refusal(delivery)) is not None:
             return Answer(None, 0, refusal)
-        headers, body = self._renderer.render(found)
-        signer = await self._signer_of(found)
+        try:
+            headers, body = self._renderer.render(found)
+            signer = await self._signer_of(found)
+        except ObjectNotFound:
+            return Answer(None, 0, "the secret that it is to be signed with is gone", is_refused=True)
+        except StorageError:
+            raise
+        except Exception:  # a defect of ours: a dead letter is seen, and can be replayed when it is mended
+            logger.exception("event %s could not be made", delivery.ref.event_id)
+            return Answer(None, 0, "the event could not be made; the deliverer's log says why", is_refused=True)
         signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
         return await self._transport.post(delivery.url, {**headers, **signature}, body)
 
