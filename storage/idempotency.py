@@ -4,7 +4,8 @@ The first request with a key claims it by a create-only write, which fixes the i
 comes later with the same key makes, or finds, the thing of that id: also after a crash between claim and creation.
 
 A claim that nobody can need any more is retired by a conditional write before it is deleted: nobody takes a retired
-one over, so the deletion cannot hit a claim that was made anew.
+one over, so the deletion cannot hit a claim that was made anew. Only the one who retired it last deletes it, and soon:
+who was held up leaves it to a later look, which retires it again.
 """
 
 import asyncio
@@ -24,6 +25,9 @@ KEY_LIFE = timedelta(hours=24)
 """Afterwards a key is free again."""
 
 CLEAN_UP_AFTER = KEY_LIFE + timedelta(hours=1)
+
+RETIREMENT = timedelta(minutes=10)
+"""So long a retired claim is left to the one who retired it, who deletes it within half of this or not at all."""
 
 CLAIM_ATTEMPTS = 5
 RETRY_S = 0.2
@@ -59,7 +63,7 @@ class IdempotencyStore:
                 found = await self._find(name)
             else:
                 return Claim(mine, is_first=True)
-            if found is None or json.loads(found.body).get("retired"):
+            if found is None or json.loads(found.body).get("retired_at"):
                 await asyncio.sleep(RETRY_S)
                 continue
             if self._is_old(found):
@@ -78,11 +82,16 @@ class IdempotencyStore:
         found = await self._find(name)
         if found is None:
             return None
-        claim = json.loads(found.body)
-        if not claim.get("retired"):
-            if self._clock.now() < (clean_up_at := datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER):
-                return clean_up_at
-            await self._objects.replace(name, json.dumps({**claim, "retired": True}).encode(), etag=found.head.etag)
+        claim, now = json.loads(found.body), self._clock.now()
+        look_at = datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER
+        if "retired_at" in claim:
+            look_at = datetime.fromisoformat(claim["retired_at"]) + RETIREMENT
+        if now < look_at:
+            return look_at
+        retired = json.dumps({**claim, "retired_at": now.isoformat()}).encode()
+        await self._objects.replace(name, retired, etag=found.head.etag)
+        if self._clock.now() - now >= RETIREMENT / 2:
+            return now + RETIREMENT
         await self._objects.delete(name)
         return None
 

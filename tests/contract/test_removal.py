@@ -1,6 +1,8 @@
 """What is removed, and when: finished jobs, submissions that died, uploads, Idempotency-Keys."""
 
 import asyncio
+import contextlib
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -222,12 +224,46 @@ async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
     shop.pass_time(hours=26)
     (name,) = await shop.keys("tenants/")
     found = await shop.objects.get(name)
-    await shop.objects.put(name, found.body[:-1] + b', "retired": true}')
+    retired = {**json.loads(found.body), "retired_at": shop.clock.now().isoformat()}
+    await shop.objects.put(name, json.dumps(retired).encode())
     claiming = asyncio.create_task(idempotency.claim("default", "jobs", "once", "body"))
     await asyncio.sleep(0.1)
     assert not claiming.done()
     await shop.objects.delete(name)
     assert (await claiming).is_first
+
+
+class HoldsADeletion(MemoryObjectStore):
+    """The first deletion takes until it is released."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.begun, self.released = asyncio.Event(), asyncio.Event()
+
+    async def delete(self, *keys: str) -> None:
+        if not self.begun.is_set():
+            self.begun.set()
+            await self.released.wait()
+        await super().delete(*keys)
+
+
+async def test_a_late_deletion_does_not_hit_a_new_claim(clock: ManualClock) -> None:
+    """Two sweeps overlap, one is slow, and the key is used again in between: it still stands for one thing."""
+    objects = HoldsADeletion(clock)
+    idempotency = Shop(objects, clock).stores.idempotency
+    await idempotency.claim("default", "jobs", "once", "body")
+    (key,) = (await objects.list(DEADLINES)).keys
+    clock.set(clock.now() + timedelta(hours=26))
+    slow = asyncio.create_task(idempotency.look(Deadline.parse(key)))
+    await objects.begun.wait()
+    await idempotency.look(Deadline.parse(key))
+    made = set()
+    with contextlib.suppress(StorageUnavailable):  # "try again" is an answer as well
+        made.add((await idempotency.claim("default", "jobs", "once", "body")).id)
+    objects.released.set()
+    await slow
+    made.add((await idempotency.claim("default", "jobs", "once", "body")).id)
+    assert len(made) == 1
 
 
 class SlowToRemove(MemoryObjectStore):
