@@ -117,7 +117,9 @@ class UploadStore:
         return None
 
     def _deadline(self, record: UploadRecord) -> Deadline:
-        return Deadline(record.created_at + self._retain + SUBMISSION, "upload", record.tenant, record.upload_id)
+        """When nobody can use it, or its URL, any more."""
+        ends_at = max(record.created_at + self._retain, record.expires_at)
+        return Deadline(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id)
 
     async def _needs(self, tenant: str, job_id: str) -> bool:
         try:

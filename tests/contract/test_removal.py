@@ -18,8 +18,10 @@ from storage.jobs import YOUNG_HINT, LocalFile
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import DAY_S, Status
+from storage.uploads import UploadStore
 from tests.support.records import a_job
 from tests.support.shop import Shop
+from workers.deadlines import Deadlines
 
 pytestmark = pytest.mark.anyio
 
@@ -181,6 +183,20 @@ async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
     shop.pass_time(hours=1)
     await shop.reaper.sweep()
     assert await shop.keys() == ()
+
+
+async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) -> None:
+    """Where a presigned URL outlives the time in which the upload may be used."""
+    uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
+    deadlines = Deadlines({"upload": uploads}, shop.objects, shop.clock)
+    upload, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
+    shop.pass_time(hours=3)
+    await deadlines.sweep()
+    shop.pass_time(hours=8)
+    await shop.objects.put(upload.key, b"abc")
+    shop.pass_time(hours=3)
+    await deadlines.sweep()
+    assert await shop.keys(keys.upload_prefix("default", upload.upload_id)) == ()
 
 
 async def test_an_upload_stays_while_a_job_needs_it(shop: Shop) -> None:
