@@ -15,7 +15,7 @@ from app.media import LocalMedium, PreparedMedium
 from app.preparation import PreparedJob
 from app.services import Services
 from storage import keys
-from storage.errors import JobNotFound, PreconditionFailed
+from storage.errors import JobGone, JobNotFound, PreconditionFailed
 from storage.jobs import LocalFile, StoredJob
 from storage.record import DAY_S, JobRecord
 from storage.values import Medium
@@ -57,6 +57,8 @@ class Acceptance:
         if not is_first:
             try:
                 return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
+            except JobGone:
+                raise
             except JobNotFound:
                 pass  # its maker crashed in between, or is not ready: make it, under the same id
         record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)

@@ -11,6 +11,7 @@ import pytest
 from storage.clock import ManualClock
 from storage.idempotency import KEY_LIFE
 from storage.objects import ObjectStore
+from storage.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 
 pytestmark = pytest.mark.anyio
@@ -66,6 +67,18 @@ async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:
     again = await submit(api, "k")
     assert (again.status_code, again.json()["job_id"]) == (202, job_id)
     assert (await api.client.get(f"/v1/jobs/{job_id}")).status_code == 200
+
+
+async def test_a_repeat_after_removal_stores_nothing(api: Api) -> None:
+    """The job is gone, with its secrets, and stays so."""
+    document = {"workflow": BLUE, "webhook_url": "https://h.example/", "webhook_secret": new_secret()}
+    headers = {"idempotency-key": "once"}
+    job_id = (await api.client.post("/v1/jobs", json=document, headers=headers)).json()["job_id"]
+    await api.client.delete(f"/v1/jobs/{job_id}")
+    await api.services.remover.purge(await api.services.jobs.read("default", job_id))
+    before = await api.keys()
+    assert (await api.client.post("/v1/jobs", json=document, headers=headers)).status_code == 410
+    assert [key for key in await api.keys() if job_id in key] == [key for key in before if job_id in key]
 
 
 async def test_a_refused_request_keeps_its_key_free(api: Api) -> None:
