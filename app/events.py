@@ -85,7 +85,7 @@ class EventRenderer:
                 view = ProgressView.model_validate(details)
                 return JobProgressed(**about, progress=event.progress or 0, progress_details=view)
             case "output":
-                news = record.outputs[event.outputs_from : event.outputs_to] if event.attempt == record.attempt else ()
+                news = [output for output in record.outputs if output.key in event.outputs]
                 views = [output_view(output, self._objects, self._config) for output in news]
                 return OutputsMade(**about, outputs=views)
 

@@ -203,8 +203,8 @@ class JobRecord(Value):
             progress_details=details,
             outputs=outputs,
         )
-        if len(outputs) > len(self.outputs):
-            reported = reported.telling("output", now, outputs_from=len(self.outputs), outputs_to=len(outputs))
+        if news := tuple(output.key for output in outputs if output not in self.outputs):
+            reported = reported.telling("output", now, outputs=news)
         if (progress, details) != (self.progress, self.progress_details):
             reported = reported.telling("progress", now, progress=progress, progress_details=details)
         return reported

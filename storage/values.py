@@ -94,8 +94,8 @@ class JobEvent(Value):
     """Something that the job's owner wants to be told. Committed with the change that it tells of, and never changed.
 
     Events are numbered by `sequence`; `rev` is that of the version which an event was to be committed with. What the
-    record will not tell any more later is kept here: how far the job was, and which of its outputs are news (from
-    `outputs_from` up to `outputs_to`).
+    record will not tell any more later is kept here: how far the job was, and the keys of the outputs that are news
+    (not their places: uploads end in any order).
     """
 
     sequence: int
@@ -105,8 +105,7 @@ class JobEvent(Value):
     attempt: int
     progress: int | None = None
     progress_details: ProgressDetails | None = None
-    outputs_from: int = 0
-    outputs_to: int = 0
+    outputs: tuple[str, ...] = ()
 
 
 class Lease(Value):

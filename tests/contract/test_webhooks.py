@@ -18,7 +18,7 @@ from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import JobRecord
 from storage.signing import Signer, new_secret
-from storage.values import ProgressDetails
+from storage.values import Output, ProgressDetails
 from storage.webhook_post import Answer
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import DOWN, URL, Post
@@ -124,6 +124,29 @@ async def test_only_the_newest_progress_is_told(post: Post) -> None:
     await post.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
     await post.send()
     assert post.receiver.types() == ["progress", "completed"]
+
+
+async def test_each_output_is_told_once(post: Post) -> None:
+    """Uploads end in any order, and what is sent late tells what was news then."""
+    small, large = (
+        Output(filename=name, type="file", node_id=name, key=name, size_bytes=1, content_type="text/plain", sha256="0")
+        for name in ("small", "large")
+    )
+    stored, now = await post.claimed("output"), post.clock.now()
+    for outputs in ((small,), (large, small)):
+        after = stored.record.report(
+            attempt=1, now=now, lease_s=60, progress=0, details=ProgressDetails(), outputs=outputs
+        )
+        stored = await post.stores.jobs.advance(stored, after)
+        await post.send()
+    told = [[output["filename"] for output in event["data"]["outputs"]] for event in post.receiver.events()]
+    assert told == [["small"], ["large"]]
+    await post.stores.jobs.evolve_from(stored, lambda r: r.complete(attempt=1, now=now, outputs=(large, small)))
+    for delivery in await post.stores.deliveries.of(event_ref(stored.record, event) for event in stored.record.events):
+        await post.stores.deliveries.replay(delivery.ref)
+    await post.send()
+    again = [[output["filename"] for output in event["data"]["outputs"]] for event in post.receiver.events()[2:]]
+    assert sorted(again) == sorted(told)
 
 
 async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
