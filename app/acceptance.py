@@ -5,6 +5,7 @@ identify (Idempotency-Key) → job.json, announced first → spawn
 
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -89,20 +90,10 @@ class Acceptance:
         identity: Identity,
         *,
         batch_id: str | None = None,
-        shared: dict[PreparedMedium, Medium] | None = None,
+        shared: Mapping[PreparedMedium, Medium] | None = None,
     ) -> tuple[JobRecord, list[LocalFile]]:
         """The record, and the files to be stored with it; `shared` media are stored elsewhere already."""
-        media: list[Medium] = []
-        files: list[LocalFile] = []
-        for position, given in enumerate((*prepared.pictures, *prepared.media)):
-            if shared and given in shared:
-                media.append(shared[given])
-            elif isinstance(given, LocalMedium):
-                key = keys.input_medium(self._tenant, job_id, position)
-                media.append(stored_medium(given, key))
-                files.append(LocalFile(key, given.path, given.content_type))
-            else:
-                media.append(given.medium)
+        media, files = self._media(prepared, job_id, shared or {})
         options, config = prepared.options, self._config
         record = JobRecord(
             tenant=self._tenant,
@@ -124,6 +115,23 @@ class Acceptance:
             created_at=created_at,
         )
         return record.born(), files
+
+    def _media(
+        self, prepared: PreparedJob, job_id: str, shared: Mapping[PreparedMedium, Medium]
+    ) -> tuple[list[Medium], list[LocalFile]]:
+        """Where each will lie, and which are still to be stored there."""
+        media: list[Medium] = []
+        files: list[LocalFile] = []
+        for position, given in enumerate((*prepared.pictures, *prepared.media)):
+            if given in shared:
+                media.append(shared[given])
+            elif isinstance(given, LocalMedium):
+                key = keys.input_medium(self._tenant, job_id, position)
+                media.append(stored_medium(given, key))
+                files.append(LocalFile(key, given.path, given.content_type))
+            else:
+                media.append(given.medium)
+        return media, files
 
     async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
         """Uploads stay until the job that uses them is over."""

@@ -43,7 +43,7 @@ async def opened(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
     now = post.clock.now()
     wanted = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
     draft = await post.stores.batches.draft(BatchRecord(**(wanted | fields)))
-    records = [a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now, retain_s=60) for job_id in ids]
+    records = [a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now, retain_s=600) for job_id in ids]
     for record in records:
         await post.stores.jobs.write_new(record, workflow=b"{}")
     return await post.stores.batches.accept(draft, records)
@@ -53,6 +53,25 @@ async def cancel_jobs(post: Post, batch: StoredBatch) -> None:
     now = post.clock.now()
     for job_id in batch.record.job_ids:
         await post.stores.jobs.evolve("default", job_id, lambda r: r.cancel(now=now))
+
+
+async def test_a_finished_batch_is_told(post: Post) -> None:
+    """Once every job of it is over, however it ended."""
+    batch = await opened(post)
+    now = post.clock.now()
+    for number, job_id in enumerate(batch.record.job_ids):
+        await post.stores.jobs.evolve("default", job_id, lambda r: r.cancel(now=now))
+        post.pass_time(minutes=2)
+        await post.reap()
+        await post.send()
+        assert len(post.receiver.posts) == number
+    (event,) = post.receiver.events()
+    assert (event["type"], event["subject"], event["id"]) == (
+        "comfyui.batch.finished.v1",
+        BATCH_ID,
+        f"evt_{BATCH_ID}_000001",
+    )
+    assert event["data"]["counts"]["failed"] == 2
 
 
 async def test_a_batch_that_outlives_its_time_is_told_all_the_same(post: Post) -> None:

@@ -1,0 +1,148 @@
+"""Deliveries, dead letters, tests and schemas of webhooks over HTTP, on a clock that the test moves."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.config import ApiConfig
+from storage.clock import ManualClock, SystemClock
+from storage.memory import MemoryObjectStore
+from storage.signing import new_secret
+from storage.values import ProgressDetails
+from storage.webhook_post import Answer
+from tests.support.api_server import BLUE, Api, running_api
+from tests.support.post import URL, Post
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Begins now: verifiers refuse what is old."""
+    return ManualClock(SystemClock().now().replace(microsecond=0))
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[tuple[Api, Post]]:
+    objects = MemoryObjectStore(clock)
+    async with running_api(objects, clock, ApiConfig(api_key="test-key", webhook_test_wait_s=0.5)) as api:
+        yield api, Post(objects, clock)
+
+
+async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
+    """Every attempt, without what may be secret in the receiver's URL; a redelivery has the same id."""
+    server, post = api
+    document = {"workflow": BLUE, "webhook_url": f"{URL}?token=secret", "webhook_events": ["queued"]}
+    job_id = (await server.client.post("/v1/jobs", json=document)).json()["job_id"]
+    path = f"/v1/jobs/{job_id}/deliveries"
+    assert (await server.client.get(path)).json() == {"deliveries": []}
+    await post.send()
+    (delivery,) = (await server.client.get(path)).json()["deliveries"]
+    assert (delivery["status"], delivery["url"], len(delivery["attempts"])) == ("delivered", f"{URL}?…", 1)
+    again = await server.client.post(f"{path}/{delivery['event_id']}/redeliver")
+    assert (again.status_code, again.json()["status"]) == (202, "pending")
+    await post.send()
+    assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [delivery["event_id"]] * 2
+    for wrong in ("evt_x", f"evt_{job_id}_000009", delivery["event_id"].replace(job_id[:8], "00000000")):
+        refused = await server.client.post(f"{path}/{wrong}/redeliver")
+        assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-event")
+
+
+async def test_the_end_is_shown_however_much_progress_was_told(api: tuple[Api, Post]) -> None:
+    """Deliveries of progress that was superseded are neither read nor shown, and cannot be repeated."""
+    server, post = api
+    stored, now = await post.claimed("progress", "completed"), post.clock.now()
+    for number in range(3):
+        details = ProgressDetails(step=f"{number}/9")
+        after = stored.record.report(attempt=1, now=now, lease_s=60, progress=1, details=details, outputs=())
+        stored = await post.stores.jobs.advance(stored, after)
+        await post.send()
+    progress = post.receiver.events()[-2:]
+    await post.stores.jobs.evolve_from(stored, lambda r: r.complete(attempt=1, now=now, outputs=()))
+    await post.send()
+    path = f"/v1/jobs/{stored.record.job_id}/deliveries"
+    shown = (await server.client.get(path)).json()["deliveries"]
+    assert [delivery["type"] for delivery in shown] == ["comfyui.job.completed.v1"]
+    assert (await server.client.post(f"{path}/{progress[0]['id']}/redeliver")).status_code == 404
+
+
+async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:
+    """All, or those that are named; page by page."""
+    server, post = api
+    records = [await post.completed("completed") for _ in range(3)]
+    post.receiver.answers = [Answer(415, 5)] * 3
+    await post.send()
+    page = (await server.client.get("/v1/dead-letters?limit=2")).json()
+    assert len(page["dead_letters"]) == 2
+    rest = (await server.client.get(f"/v1/dead-letters?limit=2&cursor={page['next_cursor']}")).json()
+    assert (len(rest["dead_letters"]), rest["next_cursor"]) == (1, None)
+    wanted = f"evt_{records[0].job_id}_000001"
+    one = await server.client.post("/v1/dead-letters/replay", json={"event_ids": [wanted]})
+    assert one.json() == {"replayed": [wanted]}
+    assert len((await server.client.post("/v1/dead-letters/replay", json={})).json()["replayed"]) == 2
+    await post.send()
+    assert len(post.receiver.posts) == 6
+    assert (await server.client.get("/v1/dead-letters")).json()["dead_letters"] == []
+    assert (await server.client.get("/v1/dead-letters?cursor=x")).status_code == 422
+
+
+async def test_a_replay_costs_two_writes_a_letter(api: tuple[Api, Post]) -> None:
+    """Its pointer and its record: a receiver that is well already is not written down as well again."""
+    server, post = api
+    for _ in range(5):
+        await post.completed("completed")
+    post.receiver.answers = [Answer(415, 5)] * 5
+    await post.send()
+    before = _requests(post)
+    assert len((await server.client.post("/v1/dead-letters/replay", json={})).json()["replayed"]) == 5
+    assert (_requests(post) - before)["PUT"] == 2 * 5
+
+
+async def test_a_receiver_is_tested(api: tuple[Api, Post]) -> None:
+    """202 while no deliverer has come to it; the event is a signed one of its own type."""
+    server, post = api
+    asked = await server.client.post("/v1/webhooks/test", json={"url": URL})
+    assert (asked.status_code, asked.json()["status"]) == (202, "pending")
+    await post.send()
+    assert [event["type"] for event in post.receiver.events()] == ["comfyui.webhook.test.v1"]
+    (endpoint,) = (await server.client.get("/v1/webhooks/endpoints")).json()["endpoints"]
+    assert (endpoint["url"], endpoint["state"], endpoint["failures"]) == (URL, "closed", 0)
+    assert (await server.client.post("/v1/webhooks/test", json={"url": "ftp://x"})).status_code == 422
+    post.pass_time(days=2)
+    await post.reap()
+    assert not [key for key in await server.keys() if "/tests/" in key]
+
+
+async def test_schemas_and_keys_are_open(api: tuple[Api, Post]) -> None:
+    """A receiver has no API key."""
+    server, _ = api
+    schema = (await server.client.get("/schemas/comfyui.job.completed.v1.json", headers={"authorization": ""})).json()
+    assert "job_id" in schema["properties"]
+    assert (await server.client.get("/schemas/nonsense.json")).status_code == 404
+    assert (await server.client.get("/.well-known/webhook-keys.json")).json() == {"keys": []}
+
+
+async def test_events_that_nobody_could_verify_are_refused(clock: ManualClock) -> None:
+    """A deployment without a secret; a job that brings its own is welcome."""
+    config = ApiConfig(api_key="test-key", signs_webhooks=False)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        document = {"workflow": BLUE, "webhook_url": URL}
+        refused = await api.client.post("/v1/jobs", json=document)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/webhooks-unsigned")
+        accepted = await api.client.post("/v1/jobs", json={**document, "webhook_secret": new_secret()})
+        assert accepted.status_code == 202
+
+
+async def test_a_bad_webhook_secret_is_refused(api: tuple[Api, Post]) -> None:
+    """And not repeated."""
+    server, _ = api
+    document = {"workflow": BLUE, "webhook_url": URL, "webhook_secret": "whsec_dG9vIHNob3J0"}
+    refused = await server.client.post("/v1/jobs", json=document)
+    assert (refused.status_code, refused.json()["pointer"]) == (422, "/webhook_secret")
+    assert "dG9vIHNob3J0" not in refused.text
+
+
+def _requests(post: Post) -> Counter[str]:
+    counted: Counter[str] = post.objects.requests  # type: ignore[attr-defined]  # both stores count
+    return Counter(counted)
