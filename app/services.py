@@ -19,6 +19,7 @@ from storage.removal import JobRemover
 from storage.runtimes import RuntimeStore
 from storage.signal import Signal
 from storage.uploads import UploadStore
+from storage.worker_facts import WorkerFactsStore
 
 
 class Fetcher(Protocol):
@@ -40,6 +41,7 @@ class Services:
     idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
+    worker_facts: WorkerFactsStore
     launcher: Launcher
     signal: Signal
     clock: Clock

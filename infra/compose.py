@@ -35,12 +35,14 @@ from storage.signal import Signal
 from storage.signing import Signer, public_key
 from storage.uploads import UploadStore
 from storage.webhook_post import RemotePoster, WebhookTransport
+from storage.worker_facts import WorkerFactsStore
+from workers.announcer import Announcer, WorkerIdentity
 from workers.backlog import Backlog
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.deadlines import Deadlines, Keeper
-from workers.loop import WorkerIdentity, WorkerLoop
+from workers.loop import WorkerLoop
 from workers.reaper import Reaper
 from workers.recovery import Recovery
 from workers.reporter import ReportPolicy
@@ -68,6 +70,7 @@ class Stores:
     idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
+    worker_facts: WorkerFactsStore
 
 
 def s3_config(settings: Settings) -> S3Config:
@@ -121,6 +124,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         idempotency=IdempotencyStore(objects, clock),
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
+        worker_facts=WorkerFactsStore(objects),
     )
 
 
@@ -155,18 +159,28 @@ def engine_host(settings: Settings, environment: Mapping[str, str]) -> EngineHos
             cpu=settings.comfyui_cpu,
             environment=environment,
             start_timeout_s=settings.engine_start_timeout_s,
+            attention=settings.attention,
         )
     )
 
 
 def worker_loop(
-    settings: Settings, stores: Stores, host: EngineHost, on_ready: Callable[[], None] = lambda: None
+    settings: Settings,
+    stores: Stores,
+    host: EngineHost,
+    on_ready: Callable[[], None] = lambda: None,
+    *,
+    prices: Mapping[str, float] | None = None,
 ) -> WorkerLoop:
+    """`prices` are those of the place where this runs; those of the settings come before them."""
+    identity = WorkerIdentity(
+        settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
+    )
     return WorkerLoop(
-        WorkerIdentity(settings.process_name, settings.pool, settings.queue_poll_s),
+        identity,
         host,
         stores.queue,
-        stores.engine_info,
+        Announcer(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
         runner_stores(stores),
         runner_policy(settings),
         on_ready,
@@ -279,6 +293,7 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         idempotency=stores.idempotency,
         runtimes=stores.runtimes,
         engine_info=stores.engine_info,
+        worker_facts=stores.worker_facts,
         launcher=launcher,
         signal=stores.signal,
         clock=stores.clock,

@@ -21,6 +21,7 @@ from infra.compose import (
     webhook_transport,
     worker_loop,
 )
+from infra.gpu_prices import MODAL_USD_PER_S
 from infra.logs import configure_logging
 from infra.modal_launcher import ModalLauncher
 from infra.modal_pools import ModalPools
@@ -102,7 +103,8 @@ class TicketWorker:
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._objects = S3ObjectStore(s3_config(settings))
         stores = make_stores(settings, self._objects, ModalSignal())
-        self._worker = worker_loop(settings, stores, engine_host(settings, engine_environment()))
+        host = engine_host(settings, engine_environment())
+        self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
 
     def start(self) -> None:
         self._thread.start()

@@ -61,6 +61,12 @@ class Settings(BaseSettings):
         description="GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU",
     )
 
+    gpu_prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="prices for the costs that jobs show, as JSON: GPU → USD a second; others are Modal's list prices, "
+        "and unknown on one's own machine",
+    )
+
     # Webhooks.
     webhook_secret: SecretStr | None = Field(
         None,
@@ -81,6 +87,11 @@ class Settings(BaseSettings):
     engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
     comfyui_python: Path | None = Field(None, description="Python that runs the ComfyUI folder; unset means ours")
     comfyui_cpu: bool | None = Field(None, description="start ComfyUI with --cpu; unset means where no GPU is seen")
+    attention: Literal["auto", "sage", "sdpa"] = Field(
+        "auto",
+        description="ComfyUI's attention: `auto` takes SageAttention where it is right and quicker on this GPU, "
+        "`sage` where it is right, `sdpa` torch's always",
+    )
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
     engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
     engine_stall_s: Seconds = Field(

@@ -20,6 +20,7 @@
     tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
+                  /worker.json                          what the pool's last worker runs on
     probes/<nonce>                                      what `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -143,6 +144,10 @@ def runtimes(tenant: str, shape: str) -> str:
 
 def engine_info(pool: str) -> str:
     return f"engines/{check_segment(pool)}/engine.json.gz"
+
+
+def worker_facts(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/worker.json"
 
 
 PROBES = "probes/"

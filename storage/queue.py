@@ -9,6 +9,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from storage.clock import Clock
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
@@ -16,6 +17,7 @@ from storage.hint_keys import QueueEntry, queue_prefix
 from storage.jobs import YOUNG_HINT, JobStore, StoredJob
 from storage.objects import ObjectStore
 from storage.record import Status
+from storage.values import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,12 @@ CANDIDATES = 20
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
 """After the first lost race and at most: doubled a loss, then drawn at random from nothing to that."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claimant:
+    worker: str
+    runtime: Runtime | None
 
 
 class JobQueue:
@@ -40,19 +48,20 @@ class JobQueue:
         self._chance = chance or random.Random()  # noqa: S311  spreads load, guards nothing
         self._losses = 0
 
-    async def claim(self, pool: str, worker: str) -> StoredJob | None:
+    async def claim(self, pool: str, worker: str, runtime: Runtime | None = None) -> StoredJob | None:
         """The best queued job, now running under this worker's lease; None if nothing is claimable."""
+        claimant = _Claimant(worker, runtime)
         after = ""
         while True:
             page = await self._objects.list(queue_prefix(pool), after=after, limit=CANDIDATES)
-            claimed = await self._claim_one(await self._entries(page.keys), worker)
+            claimed = await self._claim_one(await self._entries(page.keys), claimant)
             if claimed is not None or not page.more:
                 return claimed
             after = page.keys[-1]
 
-    async def _claim_one(self, candidates: list[QueueEntry], worker: str) -> StoredJob | None:
+    async def _claim_one(self, candidates: list[QueueEntry], claimant: _Claimant) -> StoredJob | None:
         while candidates:
-            claimed = await self._try(candidates.pop(self._choice(candidates)), worker)
+            claimed = await self._try(candidates.pop(self._choice(candidates)), claimant)
             if claimed is not None:
                 return claimed
         return None
@@ -72,7 +81,7 @@ class JobQueue:
                 await self._objects.delete(key)
         return entries
 
-    async def _try(self, entry: QueueEntry, worker: str) -> StoredJob | None:
+    async def _try(self, entry: QueueEntry, claimant: _Claimant) -> StoredJob | None:
         """Claim the job that this hint names; None if it is stale or another worker was first."""
         try:
             stored = await self._jobs.read(entry.tenant, entry.job_id)
@@ -88,10 +97,11 @@ class JobQueue:
             return None
         if stored.record.status is not Status.QUEUED:
             return None  # its worker may be giving it back right now: the hint comes before that commit
-        return await self._take(stored, worker)
+        return await self._take(stored, claimant)
 
-    async def _take(self, stored: StoredJob, worker: str) -> StoredJob | None:
-        claim = stored.record.claim(worker=worker, now=self._clock.now(), lease_s=self._lease_s)
+    async def _take(self, stored: StoredJob, by: _Claimant) -> StoredJob | None:
+        now = self._clock.now()
+        claim = stored.record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
         try:
             claimed = await self._jobs.advance(stored, claim)
         except PreconditionFailed:

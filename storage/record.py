@@ -20,7 +20,20 @@ from typing import Any
 from pydantic import Field
 
 from storage.errors import AttemptFenced, TransitionRefused
-from storage.values import ErrorDetail, EventName, Input, JobEvent, Lease, Medium, Output, ProgressDetails, Value
+from storage.usage import with_time
+from storage.values import (
+    ErrorDetail,
+    EventName,
+    GpuTime,
+    Input,
+    JobEvent,
+    Lease,
+    Medium,
+    Output,
+    ProgressDetails,
+    Runtime,
+    Value,
+)
 
 CANCELLED_MESSAGE = "Cancelled by user"
 """The `error` of a cancelled job: the first version's wording, which clients compare with."""
@@ -129,6 +142,10 @@ class JobRecord(Value):
     given_back: int = 0
     """How many of the attempts ended because their worker went away in peace: they count against no limit."""
     lease: Lease | None = None
+    runtime: Runtime | None = None
+    """What the last attempt runs on, or ran on."""
+    usage: tuple[GpuTime, ...] = ()
+    """How long the attempts that are over held their workers, by GPU; `spent` has the current one too."""
 
     progress: int = 0
     progress_details: ProgressDetails = ProgressDetails()
@@ -149,6 +166,11 @@ class JobRecord(Value):
     def queue_deadline(self) -> datetime | None:
         """Until when a worker must have claimed it for the first time."""
         return None if self.queue_timeout_s is None else self.created_at + timedelta(seconds=self.queue_timeout_s)
+
+    @property
+    def spent(self) -> tuple[GpuTime, ...]:
+        """GPU time so far, by GPU: of a running attempt up to its last sign of life, all that is known of it."""
+        return self.usage if self.lease is None else self._used_until(self.lease.renewed_at)
 
     def may_be_repeated(self, max_attempts: int) -> bool:
         """Whether an attempt is left after the current one; those that were given back do not count."""
@@ -173,11 +195,12 @@ class JobRecord(Value):
 
     # The changes. Each raises TransitionRefused where the table has no such arrow.
 
-    def claim(self, *, worker: str, now: datetime, lease_s: float) -> "JobRecord":
+    def claim(self, *, worker: str, now: datetime, lease_s: float, runtime: Runtime | None = None) -> "JobRecord":
         return self._change(
             Change.CLAIM,
             attempt=self.attempt + 1,
-            lease=Lease(worker=worker, expires_at=now + timedelta(seconds=lease_s)),
+            lease=Lease(worker=worker, expires_at=now + timedelta(seconds=lease_s), renewed_at=now),
+            runtime=runtime,
             started_at=now,
             progress=0,
             progress_details=ProgressDetails(),
@@ -198,7 +221,7 @@ class JobRecord(Value):
         lease = self._held_by(attempt)
         reported = self._change(
             Change.PROGRESS,
-            lease=Lease(worker=lease.worker, expires_at=now + timedelta(seconds=lease_s)),
+            lease=Lease(worker=lease.worker, expires_at=now + timedelta(seconds=lease_s), renewed_at=now),
             progress=progress,
             progress_details=details,
             outputs=outputs,
@@ -214,23 +237,30 @@ class JobRecord(Value):
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
-        return self._change(Change.RELEASE, given_back=self.given_back + 1, **_FRESH).telling("queued", now)
+        usage = self._used_until(now)
+        return self._change(Change.RELEASE, given_back=self.given_back + 1, usage=usage, **_FRESH).telling(
+            "queued", now
+        )
 
     def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
         """Back to the queue for a fault that was not the job's own. A job to be cancelled ends here instead."""
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
-        return self._change(Change.REQUEUE, last_fault=fault, **_FRESH).telling("queued", now)
+        usage = self._used_until(now)
+        return self._change(Change.REQUEUE, last_fault=fault, usage=usage, **_FRESH).telling("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
         """What becomes of a running job whose lease has ended; the very same record while it has not.
 
         Back to the queue while attempts are left; else it fails, as does a job that was to be cancelled anyway, or
-        whose time is up.
+        whose time is up. Of the lost worker's time, that up to its last sign of life counts.
         """
         if not self.has_lost_its_worker(now):
             return self
+        return self._without_worker(now, max_attempts, log_tail).model_copy(update={"usage": self.spent})
+
+    def _without_worker(self, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None) -> "JobRecord":
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
         if self.started_at is not None and now - self.started_at >= timedelta(seconds=self.timeout_s):
@@ -259,7 +289,13 @@ class JobRecord(Value):
         total = max(nodes_total, self.progress_details.nodes_total)
         done = ProgressDetails(nodes_completed=total, nodes_total=total)
         return self._change(
-            Change.COMPLETE, lease=None, completed_at=now, progress=100, progress_details=done, outputs=outputs
+            Change.COMPLETE,
+            lease=None,
+            completed_at=now,
+            usage=self._used_until(now),
+            progress=100,
+            progress_details=done,
+            outputs=outputs,
         ).telling("completed", now)
 
     def fail(
@@ -277,6 +313,7 @@ class JobRecord(Value):
             Change.FAIL,
             lease=None,
             completed_at=now,
+            usage=self._used_until(now),
             error=error.message,
             error_detail=error,
             outputs=outputs,
@@ -322,6 +359,12 @@ class JobRecord(Value):
 
     def _without_progress(self) -> tuple[JobEvent, ...]:
         return tuple(event for event in self.events if event.name != "progress")
+
+    def _used_until(self, moment: datetime | None) -> tuple[GpuTime, ...]:
+        """With the time that the current attempt had held its worker by then; as it is where that is not known."""
+        if moment is None or self.started_at is None:
+            return self.usage
+        return with_time(self.usage, self.runtime, (moment - self.started_at).total_seconds())
 
     def _held_by(self, attempt: int) -> Lease:
         if self.status is not Status.RUNNING or self.lease is None or self.attempt != attempt:

@@ -109,7 +109,29 @@ class JobEvent(Value):
 
 
 class Lease(Value):
-    """Who runs the job, and until when this is believed without a sign of life."""
+    """Who runs the job, and until when this is believed without a sign of life. The last one was at `renewed_at`."""
 
     worker: str
     expires_at: datetime
+    renewed_at: datetime | None = None
+
+
+class Runtime(Value):
+    """What an attempt runs on, as its worker knows it. `gpu` is None without one, or where it is not known.
+
+    `usd_per_s` is the GPU's price when the attempt began: prices change, and what a job has cost does not.
+    """
+
+    worker: str
+    gpu: str | None = None
+    attention: str | None = None
+    engine_version: str | None = None
+    usd_per_s: float | None = None
+
+
+class GpuTime(Value):
+    """How long workers with this GPU held a job. `usd` is None where no price is known, or there is no GPU."""
+
+    gpu: str | None
+    seconds: float
+    usd: float | None = None

@@ -8,34 +8,20 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from storage.engine_info import FILES_LIFE, EngineInfoStore
 from storage.errors import AttemptFenced, StorageError
 from storage.jobs import StoredJob
 from storage.queue import JobQueue
 from storage.signal import queue_topic
+from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.host import EngineHost
 from workers.errors import EngineUnavailable
 from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, give_back
-from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
 
-REPUBLISH_EVERY = FILES_LIFE / 2
-NEVER = datetime.min.replace(tzinfo=UTC)
 RETRY_S = 1.0
 """After the bucket or the engine failed: once a second is often enough."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerIdentity:
-    """`name` stands in leases and logs."""
-
-    name: str
-    pool: str
-    queue_poll_s: float = 1.0
 
 
 class WorkerLoop:
@@ -46,7 +32,7 @@ class WorkerLoop:
         identity: WorkerIdentity,
         host: EngineHost,
         queue: JobQueue,
-        engine_info: EngineInfoStore,
+        announcer: Announcer,
         stores: RunnerStores,
         policy: RunnerPolicy,
         on_ready: Callable[[], None] = lambda: None,
@@ -54,12 +40,10 @@ class WorkerLoop:
         self._identity = identity
         self._host = host
         self._queue = queue
-        self._engine_info = engine_info
+        self._announcer = announcer
         self._stores = stores
         self._policy = policy
         self._on_ready = on_ready
-        self._catalogue = Catalogue.absent()
-        self._published_at = NEVER
 
     async def start(self) -> None:
         """`EngineUnavailable` if the engine does not get ready."""
@@ -84,12 +68,14 @@ class WorkerLoop:
         await self._see_to_engine()
         claimed = await self._claim()
         ran = None if claimed is None else await self._run(claimed)
-        await self._keep_published()
+        await self._announcer.keep_announced()
         return ran
 
     async def _claim(self) -> StoredJob | None:
         """A worker that is stopped while it claims does not keep what it got."""
-        claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name))
+        claiming = asyncio.create_task(
+            self._queue.claim(self._identity.pool, self._identity.name, self._announcer.runtime)
+        )
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
@@ -119,7 +105,7 @@ class WorkerLoop:
         record = claimed.record
         about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
         logger.info("job claimed", extra=about)
-        runner = JobRunner(self._stores, self._host.engine, self._catalogue, self._policy, self._host.log)
+        runner = JobRunner(self._stores, self._host.engine, self._announcer.catalogue, self._policy, self._host.log)
         try:
             result = await runner.run(claimed)
         except AttemptFenced as fenced:
@@ -142,23 +128,5 @@ class WorkerLoop:
         await self._engine_is_ready()
 
     async def _engine_is_ready(self) -> None:
-        await self._publish()
+        await self._announcer.announce()
         self._on_ready()
-
-    async def _keep_published(self) -> None:
-        """What was published is believed for a while only: a worker that lives on says it again, between two jobs."""
-        if self._stores.clock.now() - self._published_at < REPUBLISH_EVERY:
-            return
-        try:
-            await self._publish()
-        except EngineUnavailable as error:
-            logger.warning("what the engine can do is not known: %s", error)
-
-    async def _publish(self) -> None:
-        info = await self._host.engine.object_info()
-        self._catalogue = Catalogue(info)
-        try:
-            await self._engine_info.publish(self._identity.pool, info)
-            self._published_at = self._stores.clock.now()
-        except StorageError as error:
-            logger.warning("what the engine can do was not published: %s", error)

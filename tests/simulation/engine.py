@@ -9,7 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from storage.worker_facts import AttentionChoice
 from tests.simulation.faults import Faults
+from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
 from workers.comfy.log import EngineLog
 from workers.errors import EngineUnavailable
@@ -71,6 +73,10 @@ class SimulatedEngine:
     async def object_info(self) -> dict[str, Any]:
         self._check()
         return OBJECT_INFO
+
+    async def system_stats(self) -> dict[str, Any]:
+        self._check()
+        return {}
 
     async def clean(self) -> None:
         """Nothing is kept."""
@@ -164,6 +170,10 @@ class SimulatedHost:
     @property
     def url(self) -> str:
         return "simulated:"
+
+    @property
+    def attention(self) -> AttentionChoice:
+        return NOT_OURS
 
     @property
     def pid(self) -> int | None:

@@ -18,10 +18,11 @@ from storage.record import JobRecord
 from storage.signal import MemorySignal
 from storage.values import Medium
 from tests.support.records import a_job
+from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
-from workers.loop import WorkerIdentity, WorkerLoop
+from workers.loop import WorkerLoop
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
 
@@ -73,11 +74,12 @@ async def workbench(
     stores = make_stores(Settings(bucket="tests"), store, signal, clock)
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
     host = EngineProcess(spec)
+    identity = WorkerIdentity("w1", "default", queue_poll_s=0.2)
     worker = WorkerLoop(
-        WorkerIdentity("w1", "default", queue_poll_s=0.2),
+        identity,
         host,
         stores.queue,
-        stores.engine_info,
+        Announcer(identity, host, stores.engine_info, stores.worker_facts, clock),
         runner_stores(stores),
         policy or quick_policy(),
     )

@@ -7,6 +7,8 @@ import random
 import socket
 from typing import Protocol
 
+from storage.worker_facts import AttentionChoice
+from workers.attention import NOT_OURS
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
@@ -41,6 +43,11 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def attention(self) -> AttentionChoice:
+        """What the engine was started with."""
+        ...
+
+    @property
     def pid(self) -> int | None:
         """The process to look at; None for a server that is not ours."""
         ...
@@ -64,6 +71,7 @@ class EngineProcess:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self.log = EngineLog(LOG_LINES)
+        self.attention = NOT_OURS
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._engine: HttpEngine | None = None
@@ -89,7 +97,8 @@ class EngineProcess:
         port = _free_port()
         try:
             self._spec.folders.make()
-            self._process = await self._spawn([*self._spec.command, f"--port={port}"])
+            flags = await self._attention_flags()
+            self._process = await self._spawn([*self._spec.command, *flags, f"--port={port}"])
         except OSError as error:
             raise EngineUnavailable(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
@@ -97,6 +106,12 @@ class EngineProcess:
         files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
         self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
         await self._wait_ready(self._engine)
+
+    async def _attention_flags(self) -> list[str]:
+        """Chosen once: a restart finds the same GPU."""
+        if self._spec.attention is not None and self.attention is NOT_OURS:
+            self.attention = await self._spec.attention.choose()
+        return [] if self.attention.flag is None else [self.attention.flag]
 
     async def _spawn(self, command: list[str]) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
@@ -172,6 +187,7 @@ class RunningEngine:
 
     def __init__(self, url: str) -> None:
         self.log = EngineLog(LOG_LINES)
+        self.attention = NOT_OURS
         self._engine = HttpEngine(url)
 
     @property

@@ -137,12 +137,15 @@ class HttpEngine:
     async def object_info(self) -> dict[str, Any]:
         return await self._http.get_json("/object_info")
 
+    async def system_stats(self) -> dict[str, Any]:
+        return await self._http.get_json("/system_stats")
+
     async def command_line(self) -> list[str] | None:
         """How this server was started, from /system_stats; None where it does not tell.
 
         Answering says that HTTP is served, and nothing of the thread that executes.
         """
-        system = (await self._http.get_json("/system_stats")).get("system")
+        system = (await self.system_stats()).get("system")
         arguments = system.get("argv") if isinstance(system, dict) else None
         return [str(argument) for argument in arguments] if isinstance(arguments, list) else None
 

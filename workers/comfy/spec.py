@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workers.attention import EngineAttention, Wish
 from workers.errors import EngineUnavailable
 
 MAX_UPLOAD_MB = 5 * 1024
@@ -69,13 +70,17 @@ class EngineFolders:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """`command` lacks only the port. `environment` is the whole environment: no secret of ours is in it."""
+    """`command` lacks only the port, and the flag of the attention, which `attention` chooses where the engine has any.
+
+    `environment` is the whole environment: no secret of ours is in it.
+    """
 
     command: Sequence[str]
     cwd: Path
     folders: EngineFolders
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0
+    attention: EngineAttention | None = None
 
     @classmethod
     def comfyui(
@@ -87,12 +92,14 @@ class EngineSpec:
         cpu: bool | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = 300.0,
+        attention: Wish = "auto",
     ) -> "EngineSpec":
         """A ComfyUI installation. `python` None means the interpreter that runs this worker; `cpu` None means
         --cpu where no accelerator is seen: ComfyUI does not start then without it."""
         folders = folders.absolute()
+        interpreter = str((python or Path(sys.executable)).absolute())
         command = [
-            str((python or Path(sys.executable)).absolute()),
+            interpreter,
             "main.py",
             "--listen=127.0.0.1",
             "--disable-auto-launch",
@@ -102,9 +109,11 @@ class EngineSpec:
             f"--database-url=sqlite:///{folders.user / 'comfyui.db'}",
             *folders.flags(),
         ]
-        if cpu if cpu is not None else not has_accelerator():
+        on_cpu = cpu if cpu is not None else not has_accelerator()
+        if on_cpu:
             command.append("--cpu")
-        return cls(command, directory, folders, environment or {}, start_timeout_s)
+        choosing = EngineAttention(interpreter, environment or {}, wish=attention, cpu=on_cpu)
+        return cls(command, directory, folders, environment or {}, start_timeout_s, choosing)
 
     @classmethod
     def lite(

@@ -1,0 +1,22 @@
+"""What Modal asks for a second of a GPU, for the costs of jobs. A dated copy: the setting `gpu_prices` goes first.
+
+Source: https://modal.com/pricing, as it was reported in September 2026. Base prices: a chosen region and workers that
+cannot be preempted cost a multiple, and CPU and memory are not in it.
+"""
+
+from collections.abc import Mapping
+
+MODAL_USD_PER_S: Mapping[str, float] = {
+    "T4": 0.000164,
+    "L4": 0.000222,
+    "A10": 0.000306,
+    "L40S": 0.000542,
+    "A100-40GB": 0.000583,
+    "A100-80GB": 0.000694,
+    "RTX-PRO-6000": 0.000842,
+    "H100": 0.001097,
+    "H200": 0.001261,
+    "B200": 0.001736,
+    "B300": 0.001972,
+}
+"""By the names of Modal's `gpu=`."""

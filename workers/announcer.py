@@ -1,0 +1,105 @@
+"""What a worker tells of itself: what its engine can do, for the checks of submissions, and what it runs on.
+
+Told whenever the engine got ready, and again while the worker lives, for it is believed for a while only.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from storage.clock import Clock
+from storage.engine_info import FILES_LIFE, EngineInfoStore
+from storage.errors import StorageError
+from storage.values import Runtime
+from storage.worker_facts import WorkerFacts, WorkerFactsStore
+from workers.comfy.host import EngineHost
+from workers.comfy.system import SystemFacts, system_facts
+from workers.errors import EngineUnavailable
+from workers.gpus import gpu_name
+from workflows.catalogue import Catalogue
+
+logger = logging.getLogger(__name__)
+
+REPUBLISH_EVERY = FILES_LIFE / 2
+NEVER = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerIdentity:
+    """`name` stands in leases and logs. `prices`: USD a second, by GPU as `workers.gpus` or the driver calls it."""
+
+    name: str
+    pool: str
+    queue_poll_s: float = 1.0
+    prices: Mapping[str, float] = field(default_factory=dict)
+
+
+class Announcer:
+    """`catalogue` and `runtime` are the engine's, once it was announced."""
+
+    def __init__(
+        self,
+        identity: WorkerIdentity,
+        host: EngineHost,
+        engine_info: EngineInfoStore,
+        worker_facts: WorkerFactsStore,
+        clock: Clock,
+    ) -> None:
+        self.catalogue = Catalogue.absent()
+        self.runtime = Runtime(worker=identity.name)
+        self._identity = identity
+        self._host = host
+        self._engine_info = engine_info
+        self._worker_facts = worker_facts
+        self._clock = clock
+        self._started_at = clock.now()
+        self._published_at = NEVER
+
+    async def announce(self) -> None:
+        """`EngineUnavailable`. A bucket that fails keeps no engine from its work."""
+        info = await self._host.engine.object_info()
+        system = system_facts(await self._host.engine.system_stats())
+        facts = self._facts(system)
+        self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)
+        pool = self._identity.pool
+        try:
+            await self._engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
+            await self._worker_facts.publish(pool, facts)
+            self._published_at = self._clock.now()
+        except StorageError as error:
+            logger.warning("what the engine can do was not published: %s", error)
+
+    async def keep_announced(self) -> None:
+        """Again, if it is time; never raises for the engine's sake."""
+        if self._clock.now() - self._published_at < REPUBLISH_EVERY:
+            return
+        try:
+            await self.announce()
+        except EngineUnavailable as error:
+            logger.warning("what the engine can do is not known: %s", error)
+
+    def _facts(self, system: SystemFacts) -> WorkerFacts:
+        attention = self._host.attention
+        return WorkerFacts(
+            worker=self._identity.name,
+            started_at=self._started_at,
+            engine=system.engine,
+            comfyui_version=system.comfyui_version,
+            python_version=system.python_version,
+            torch_version=system.torch_version,
+            gpu=system.gpu or attention.gpu,
+            gpu_memory_bytes=system.gpu_memory_bytes or attention.gpu_memory_bytes,
+            attention=attention,
+        )
+
+    def _runtime(self, facts: WorkerFacts) -> Runtime:
+        gpu = None if facts.gpu is None else gpu_name(facts.gpu)
+        prices = self._identity.prices
+        return Runtime(
+            worker=facts.worker,
+            gpu=gpu,
+            attention=facts.attention.backend,
+            engine_version=facts.comfyui_version,
+            usd_per_s=None if facts.gpu is None or gpu is None else prices.get(facts.gpu, prices.get(gpu)),
+        )

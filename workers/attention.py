@@ -1,0 +1,192 @@
+"""Which attention ComfyUI is started with: SageAttention where it was seen to be right here, and quicker; else torch's.
+
+ComfyUI itself trusts the flag: with kernels that were built for another GPU it makes noise, or none at all. So before
+the engine starts, a probe (`workers.attention_probe`) runs both on this GPU, in a process of its own and in the
+engine's Python. Whatever it does, crash, hang or talk nonsense, is a reason for torch's attention, and the log says so.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from storage.worker_facts import AttentionChoice
+from workers import attention_probe
+from workers.guard import guarded, kill_group
+
+logger = logging.getLogger(__name__)
+
+Wish = Literal["auto", "sage", "sdpa"]
+"""`sage` takes it also where it is slower, but never where it is wrong."""
+
+SAGE_FLAG = "--use-sage-attention"
+SDPA_FLAG = "--use-pytorch-cross-attention"
+
+LEAST_COSINE = 0.999
+TIME_LIMIT_S = 180.0
+"""Loading torch in a cold container, and SageAttention 1's compiling at run time, included."""
+
+NOT_OURS = AttentionChoice(backend=None, reason="not ours to choose")
+
+
+class Measured(BaseModel):
+    """What the probe said. `failure`: how it ended, where it did not end well."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True)
+
+    torch: str | None = None
+    torch_error: str | None = None
+    cuda: bool = False
+    gpu: str | None = None
+    memory_bytes: int | None = None
+    capability: tuple[int, int] | None = None
+    sageattention: str | None = None
+    sage_error: str | None = None
+    finite: bool | None = None
+    cosine: float | None = None
+    sage_ms: float | None = None
+    sdpa_ms: float | None = None
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAttention:
+    """`python` and `environment` are the engine's."""
+
+    python: str
+    environment: Mapping[str, str]
+    wish: Wish = "auto"
+    cpu: bool = False
+    time_limit_s: float = TIME_LIMIT_S
+
+    async def choose(self) -> AttentionChoice:
+        """Never raises; the log tells the choice."""
+        if self.cpu:
+            return _told(_sdpa("ComfyUI runs on the CPU"))
+        if self.wish == "sdpa":
+            return _told(_sdpa("the setting asks for it"))
+        measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s)
+        return _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
+
+
+def decide(measured: Measured, wish: Wish) -> AttentionChoice:
+    objection = _objection(measured)
+    if objection is not None:
+        return _sdpa(objection, measured)
+    sage_ms, sdpa_ms = measured.sage_ms or 0.0, measured.sdpa_ms or 0.0
+    if sage_ms >= sdpa_ms and wish != "sage":
+        return _sdpa(f"SageAttention is no quicker here: {sage_ms:.2f} ms, torch's takes {sdpa_ms:.2f} ms", measured)
+    reason = f"right here, {sage_ms:.2f} ms where torch's attention takes {sdpa_ms:.2f} ms"
+    return AttentionChoice(backend="sage", flag=SAGE_FLAG, reason=reason, **_facts(measured))
+
+
+def _objection(measured: Measured) -> str | None:  # noqa: PLR0911  one a reason
+    """Why SageAttention cannot be used, whoever asks for it."""
+    if measured.failure is not None:
+        return f"the probe {measured.failure}"
+    if measured.torch is None:
+        return f"the engine's Python has no torch: {measured.torch_error}"
+    if not measured.cuda or measured.capability is None:
+        return "torch sees no GPU"
+    if measured.capability < attention_probe.OLDEST:
+        return f"the GPU's architecture {_dotted(measured.capability)} is older than SageAttention's kernels"
+    if measured.sageattention is None:
+        return "SageAttention is not installed"
+    if measured.sage_error is not None:
+        return f"SageAttention failed: {measured.sage_error}"
+    if not measured.finite or measured.cosine is None or math.isnan(measured.cosine):
+        return "SageAttention gave NaN or infinity"
+    if measured.cosine < LEAST_COSINE:
+        return f"SageAttention is wrong here: its cosine similarity to torch's is {measured.cosine:.5f}"
+    if measured.sage_ms is None or measured.sdpa_ms is None:
+        return "the probe measured no times"
+    return None
+
+
+def _sdpa(reason: str, measured: Measured | None = None) -> AttentionChoice:
+    return AttentionChoice(backend="sdpa", flag=SDPA_FLAG, reason=reason, **_facts(measured or Measured()))
+
+
+def _facts(measured: Measured) -> dict[str, Any]:
+    cosine = measured.cosine
+    return {
+        "gpu": measured.gpu,
+        "gpu_memory_bytes": measured.memory_bytes,
+        "capability": None if measured.capability is None else _dotted(measured.capability),
+        "sageattention": measured.sageattention,
+        "cosine": None if cosine is None or not math.isfinite(cosine) else cosine,
+        "sage_ms": measured.sage_ms,
+        "sdpa_ms": measured.sdpa_ms,
+    }
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"
+
+
+def _told(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionChoice:
+    level = logging.WARNING if is_fallback and choice.backend != "sage" else logging.INFO
+    logger.log(level, "attention: %s (%s)", choice.backend, choice.reason)
+    return choice
+
+
+async def probe(python: str, environment: Mapping[str, str], *, time_limit_s: float) -> Measured:
+    """What the probe says in that Python; ends with this process, and never takes longer than its limit."""
+    command = [python, attention_probe.__file__]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *guarded(command),
+            env=dict(environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Measured(failure=f"could not be started: {error}")
+    assert process.stdin is not None  # noqa: S101  it was asked for
+    try:
+        async with asyncio.timeout(time_limit_s):
+            said, complaints = await _output(process)
+    except TimeoutError:
+        return Measured(failure=f"took longer than {time_limit_s:.0f} s")
+    finally:
+        kill_group(process.pid)
+        await process.wait()
+    failure = None if process.returncode == 0 else f"ended with {process.returncode}: {_last_line(complaints)}"
+    return parse(said, failure)
+
+
+async def _output(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Both to their ends. Standard input stays open: its end would be taken for this process's own."""
+    assert process.stdout is not None  # noqa: S101  both were asked for
+    assert process.stderr is not None  # noqa: S101
+    said, complaints, _ = await asyncio.gather(process.stdout.read(), process.stderr.read(), process.wait())
+    return said, complaints
+
+
+def parse(said: bytes, failure: str | None = None) -> Measured:
+    """Lines that are JSON objects, the later ones over the earlier; other lines are some library's talk."""
+    facts: dict[str, Any] = {}
+    for line in said.decode(errors="replace").splitlines():
+        try:
+            told = json.loads(line)
+        except ValueError:
+            continue
+        facts |= told if isinstance(told, dict) else {}
+    if not facts and failure is None:
+        failure = "said nothing"
+    try:
+        return Measured.model_validate(facts | {"failure": failure})
+    except ValidationError as error:
+        return Measured(failure=f"talked nonsense ({error.error_count()} errors)")
+
+
+def _last_line(complaints: bytes) -> str:
+    lines = complaints.decode(errors="replace").split("\n")
+    return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no message")

@@ -1,0 +1,183 @@
+"""Which attention kernels this Python can run, and how well: `python attention_probe.py` in the engine's own Python.
+
+Self-contained: the standard library, and torch and sageattention where they are installed. Each line of standard output
+that is a JSON object tells some facts; a later one adds to the earlier ones, so that a kernel that takes the whole
+process down leaves what was known before it. `workers.attention` starts this, and decides.
+
+A kernel takes query, key and value of shape (batch, heads, length, head dimension), and returns the same shape.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Protocol
+
+Kernel = Callable[[Any, Any, Any], Any]
+
+OLDEST = (8, 0)
+"""Ampere: SageAttention has kernels for nothing older (its README, "Base environment")."""
+
+REPETITIONS = 9
+WARM_UPS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A self-attention. `dtype` is a name of torch's."""
+
+    name: str
+    heads: int
+    length: int
+    head_dim: int
+    dtype: str
+    batch: int = 1
+
+
+CASES = (
+    Case("64 wide", heads=10, length=4096, head_dim=64, dtype="float16"),
+    Case("128 wide", heads=24, length=4096, head_dim=128, dtype="bfloat16"),
+)
+"""Small, with the head dimensions and types of SDXL and Wan: kernels differ by both."""
+
+
+class Device(Protocol):
+    """What tensors are made on, compared on and timed on."""
+
+    def inputs(self, case: Case) -> tuple[Any, Any, Any]: ...
+
+    def cosine(self, one: Any, other: Any) -> float:
+        """Similarity of all values, computed in 32 bits."""
+        ...
+
+    def is_finite(self, tensor: Any) -> bool: ...
+
+    def milliseconds(self, work: Callable[[], object]) -> float:
+        """Of one run, until the device has finished."""
+        ...
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`cosine` is None where the kernel gave NaN or infinity."""
+
+    finite: bool
+    cosine: float | None
+    ms: float
+    reference_ms: float
+
+
+def compare(device: Device, case: Case, kernel: Kernel, reference: Kernel) -> Comparison:
+    """Medians of several runs, after some that compile what has to be compiled. Whatever a kernel raises is raised."""
+    query, key, value = device.inputs(case)
+    result, expected = kernel(query, key, value), reference(query, key, value)
+    finite = device.is_finite(result)
+    return Comparison(
+        finite=finite,
+        cosine=device.cosine(result, expected) if finite else None,
+        ms=_median(device, lambda: kernel(query, key, value)),
+        reference_ms=_median(device, lambda: reference(query, key, value)),
+    )
+
+
+def measure(device: Device, kernel: Kernel, reference: Kernel, cases: Sequence[Case] = CASES) -> dict[str, Any]:
+    """All cases as one: the worst cosine, the sum of the times. A kernel that raises is told as `sage_error`."""
+    try:
+        compared = [compare(device, case, kernel, reference) for case in cases]
+    except Exception as error:
+        return {"sage_error": f"{type(error).__name__}: {error}"[:300]}
+    cosines = [one.cosine for one in compared if one.cosine is not None]
+    finite = all(one.finite for one in compared)
+    return {
+        "finite": finite,
+        "cosine": min(cosines) if finite else None,
+        "sage_ms": sum(one.ms for one in compared),
+        "sdpa_ms": sum(one.reference_ms for one in compared),
+    }
+
+
+def _median(device: Device, work: Callable[[], object]) -> float:
+    for _ in range(WARM_UPS):
+        device.milliseconds(work)
+    return statistics.median(device.milliseconds(work) for _ in range(REPETITIONS))
+
+
+class CudaDevice:
+    """`torch` is the module."""
+
+    def __init__(self, torch: Any) -> None:
+        self._torch = torch
+
+    def inputs(self, case: Case) -> tuple[Any, Any, Any]:
+        generator = self._torch.Generator(device="cuda").manual_seed(1)
+        shape = (case.batch, case.heads, case.length, case.head_dim)
+        dtype = getattr(self._torch, case.dtype)
+        query, key, value = (
+            self._torch.randn(shape, generator=generator, device="cuda", dtype=dtype) for _ in range(3)
+        )
+        return query, key, value
+
+    def cosine(self, one: Any, other: Any) -> float:
+        similarity = self._torch.nn.functional.cosine_similarity
+        return float(similarity(one.float().flatten(), other.float().flatten(), dim=0))
+
+    def is_finite(self, tensor: Any) -> bool:
+        return bool(self._torch.isfinite(tensor).all())
+
+    def milliseconds(self, work: Callable[[], object]) -> float:
+        begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        self._torch.cuda.synchronize()
+        return float(begin.elapsed_time(end))
+
+
+def sage_kernel() -> Kernel:
+    """SageAttention's own choice among its kernels, called as ComfyUI calls it. ImportError."""
+    sageattn = import_module("sageattention").sageattn
+    return lambda query, key, value: sageattn(query, key, value, is_causal=False, tensor_layout="HND")
+
+
+def sage_version() -> str | None:
+    """None where it is not installed."""
+    try:
+        return version("sageattention")
+    except PackageNotFoundError:
+        return None
+
+
+def main() -> int:
+    del sys.path[0]  # this file's folder: a module beside it must not take the place of one that torch imports
+    try:
+        torch = import_module("torch")
+    except ImportError as error:
+        _tell({"torch": None, "torch_error": str(error)[:300]})
+        return 0
+    _tell({"torch": str(torch.__version__), "cuda": bool(torch.cuda.is_available()), "sageattention": sage_version()})
+    if not torch.cuda.is_available():
+        return 0
+    device = torch.cuda.get_device_properties(0)
+    capability = (device.major, device.minor)
+    _tell({"gpu": device.name, "memory_bytes": device.total_memory, "capability": capability})
+    if capability < OLDEST or sage_version() is None:
+        return 0
+    try:
+        kernel = sage_kernel()
+    except Exception as error:
+        _tell({"sage_error": f"{type(error).__name__}: {error}"[:300]})
+        return 0
+    _tell(measure(CudaDevice(torch), kernel, torch.nn.functional.scaled_dot_product_attention))
+    return 0
+
+
+def _tell(facts: dict[str, Any]) -> None:
+    sys.stdout.write("\n" + json.dumps(facts) + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
