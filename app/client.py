@@ -138,14 +138,9 @@ class Client:
     def health(self) -> Json:
         return self._json("GET", "/health")
 
-    def system(self) -> Json | None:
-        """What workers said of themselves; None where the API does not tell."""
-        try:
-            return self._json("GET", "/v1/system")
-        except ApiProblem as problem:
-            if problem.status == 404:
-                return None
-            raise
+    def system(self) -> Json:
+        """Versions, and what each pool's last worker runs on."""
+        return self._json("GET", "/v1/system")
 
     # Files.
 

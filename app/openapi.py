@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, problems, wire
+from app.system_view import SystemView
 
 _WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
@@ -332,6 +333,13 @@ OPERATIONS = (
             "upload-too-large",
             *_IDEMPOTENCY_PROBLEMS,
         ),
+    ),
+    Operation(
+        "get_system",
+        "get",
+        "/v1/system",
+        "What runs here: versions, GPUs, attention",
+        {200: ("the API, and the last worker of each pool", SystemView)},
     ),
     Operation(
         "get_health", "get", "/health", "Whether the process lives", {200: ("it lives", wire.Health)}, is_open=True

@@ -9,18 +9,22 @@ from app.wire import (
     BatchJob,
     BatchUrls,
     BatchView,
+    CostView,
     ErrorView,
+    GpuCost,
     JobRow,
     JobUrls,
     JobView,
     OutputUrl,
     OutputView,
     ProgressView,
+    RuntimeView,
 )
 from storage.batches import BatchRecord
 from storage.objects import ObjectStore
 from storage.record import DEFAULT_POOL, JobRecord, Status
-from storage.values import ErrorDetail, Output
+from storage.usage import total_seconds, total_usd
+from storage.values import ErrorDetail, Output, Runtime
 
 
 def job_urls(job_id: str, base: str) -> JobUrls:
@@ -29,7 +33,14 @@ def job_urls(job_id: str, base: str) -> JobUrls:
 
 
 def job_row(record: JobRecord) -> JobRow:
-    return JobRow(job_id=record.job_id, status=record.status, created_at=record.created_at, progress=record.progress)
+    return JobRow(
+        job_id=record.job_id,
+        status=record.status,
+        created_at=record.created_at,
+        progress=record.progress,
+        workflow_shape=record.workflow_shape,
+        cost=_cost_view(record),
+    )
 
 
 def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: str) -> JobView:
@@ -52,6 +63,8 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         queue_timeout_s=record.queue_timeout_s,
         attempt=record.attempt,
         gpu=None if record.pool == DEFAULT_POOL else record.pool,
+        runtime=_runtime_view(record.runtime),
+        cost=_cost_view(record),
         expires_at=record.next_deadline if record.status.is_terminal else None,
         batch_id=record.batch_id,
         metadata=record.metadata,
@@ -81,6 +94,20 @@ def _batch_status(counts: Mapping[str, int]) -> Literal["queued", "running", "fi
     if not counts[Status.QUEUED] and not counts[Status.RUNNING]:
         return "finished"
     return "queued" if counts[Status.QUEUED] == sum(counts.values()) else "running"
+
+
+def _runtime_view(runtime: Runtime | None) -> RuntimeView | None:
+    return None if runtime is None else RuntimeView.model_validate(runtime.model_dump(exclude={"usd_per_s"}))
+
+
+def _cost_view(record: JobRecord) -> CostView:
+    spent = record.spent
+    return CostView(
+        gpu=spent[-1].gpu if spent else None,
+        gpu_seconds=total_seconds(spent),
+        usd=total_usd(spent),
+        by_gpu=[GpuCost(gpu=one.gpu, gpu_seconds=one.seconds, usd=one.usd) for one in spent],
+    )
 
 
 def _error_view(error: ErrorDetail | None) -> ErrorView | None:

@@ -172,6 +172,30 @@ class ErrorView(_Answer):
     log_tail: list[str] | None = Field(description="the engine's last lines, where its worker was lost")
 
 
+class RuntimeView(_Answer):
+    """What the last attempt runs on, or ran on."""
+
+    worker: str
+    gpu: str | None = Field(description="as Modal calls it, or the driver")
+    attention: str | None = Field(description="sage or sdpa; null where it is not ours to choose")
+    engine_version: str | None
+
+
+class GpuCost(_Answer):
+    gpu: str | None
+    gpu_seconds: float
+    usd: float | None
+
+
+class CostView(_Answer):
+    """How long workers held the job in all its attempts, and what their GPUs cost meanwhile."""
+
+    gpu: str | None = Field(description="the last one that was used; null without one")
+    gpu_seconds: float = Field(description="without a GPU the same, of the worker")
+    usd: float | None = Field(description="at the prices of the time; null where one of them is not known")
+    by_gpu: list[GpuCost]
+
+
 class JobView(_Answer):
     """The whole job."""
 
@@ -192,6 +216,8 @@ class JobView(_Answer):
     queue_timeout_s: int | None
     attempt: int
     gpu: str | None = Field(description="the GPU pool that was asked for")
+    runtime: RuntimeView | None = Field(description="null until a worker has begun the job")
+    cost: CostView
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None
     metadata: dict[str, str]
@@ -203,6 +229,8 @@ class JobRow(_Answer):
     status: Status
     created_at: Moment
     progress: int
+    workflow_shape: str = Field(description="the same for workflows of the same classes and links")
+    cost: CostView
 
 
 class JobList(_Answer):

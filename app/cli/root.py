@@ -145,6 +145,33 @@ def remove(job_id: str, *, target: Target | None = None) -> int:
     return remove_job((target or Target()).resolve(), job_id)
 
 
+@jobs.command
+@ends_well
+def cost(
+    *,
+    since: Annotated[str, Parameter(help="a span (7d, 12h, 30m), or a date")] = "7d",
+    json: Annotated[bool, Parameter(help="print the sums as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Sum what jobs have cost, by GPU, workflow and status."""
+    from app.cli.cost import show_costs
+
+    return show_costs((target or Target()).resolve(), since, as_json=json)
+
+
+@cli.command
+@ends_well
+def system(
+    *,
+    json: Annotated[bool, Parameter(help="print the answer as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Show what runs there: versions, and the GPU and attention of each pool's last worker."""
+    from app.cli.system import show_system
+
+    return show_system((target or Target()).resolve(), as_json=json)
+
+
 @webhooks.command(name="test")
 @ends_well
 def try_receiver(

@@ -86,8 +86,10 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield "", in_words(pool.scale)
     if "jobs" in api:
         yield "jobs", ", ".join(f"{count}{'+' if count == PAGE else ''} {name}" for name, count in api["jobs"].items())
-    for worker in (api.get("system") or {}).get("workers", ()):
-        yield "worker", json.dumps(worker)
+    for pool in api.get("system", {}).get("pools", ()):
+        if (worker := pool["worker"]) is not None:
+            facts = (worker["worker"], worker["gpu"], worker["attention"]["backend"])
+            yield f"last of {pool['name']}", ", ".join(fact for fact in facts if fact)
 
 
 def _ask(url: str, key: str | None) -> Json:

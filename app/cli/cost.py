@@ -1,0 +1,128 @@
+"""`comfyui-modal jobs cost`: what jobs have cost since a moment, by GPU, workflow shape and status.
+
+Sums what the list of jobs tells. Jobs that were removed meanwhile are not in it.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.exit_codes import REFUSED
+from app.client import Client, Json
+
+PAGE = 200
+_SPAN = re.compile(r"(\d{1,5})([dhm])")
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+_SHOWN = 12
+"""Characters of a workflow shape that the table shows."""
+
+
+@dataclass(slots=True)
+class Sum:
+    """`usd` is of the priced time alone; `unpriced_gpu_seconds` is GPU time whose price is not known."""
+
+    jobs: int = 0
+    gpu_seconds: float = 0.0
+    usd: float = 0.0
+    unpriced_gpu_seconds: float = 0.0
+
+    def add(self, part: Json) -> None:
+        self.jobs += 1
+        self.add_time(part)
+
+    def add_time(self, part: Json) -> None:
+        self.gpu_seconds = round(self.gpu_seconds + part["gpu_seconds"], 3)
+        self.usd = round(self.usd + (part["usd"] or 0.0), 6)
+        if part["gpu"] is not None and part["usd"] is None:
+            self.unpriced_gpu_seconds = round(self.unpriced_gpu_seconds + part["gpu_seconds"], 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """`rows` by GPU, workflow shape and status. A job that used two GPUs counts in a row of each, and once in all."""
+
+    total: Sum = field(default_factory=Sum)
+    rows: dict[tuple[str | None, str, str], Sum] = field(default_factory=dict)
+
+
+def show_costs(api: tuple[str, str], since: str, *, as_json: bool) -> int:
+    try:
+        begin = moment(since, datetime.now(UTC))
+    except ValueError:
+        sys.stderr.write(f"--since {since} is neither a span (7d, 12h, 30m) nor a date (2026-11-23)\n")
+        return REFUSED
+    with Client(*api) as client:
+        costs = summed(jobs_since(client, begin))
+    _print_json(costs, begin) if as_json else _print_table(costs, begin)
+    return 0
+
+
+def moment(text: str, now: datetime) -> datetime:
+    """`7d`, `12h` or `30m` before now, or a date or time in ISO 8601, in UTC unless it says otherwise. ValueError."""
+    if span := _SPAN.fullmatch(text):
+        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
+
+
+def jobs_since(client: Client, begin: datetime) -> Iterator[Json]:
+    """Newest first, page by page, as long as they are young enough."""
+    cursor: str | None = None
+    while True:
+        page = client.jobs(limit=PAGE, cursor=cursor)
+        for job in page["jobs"]:
+            if datetime.fromisoformat(job["created_at"]) < begin:
+                return
+            yield job
+        cursor = page["next_cursor"]
+        if cursor is None:
+            return
+
+
+def summed(jobs: Iterable[Json]) -> Costs:
+    costs = Costs()
+    for job in jobs:
+        parts = job["cost"]["by_gpu"] or [{"gpu": None, "gpu_seconds": 0.0, "usd": None}]
+        costs.total.jobs += 1
+        for part in parts:
+            costs.total.add_time(part)
+            costs.rows.setdefault((part["gpu"], job["workflow_shape"], job["status"]), Sum()).add(part)
+    return costs
+
+
+def _print_json(costs: Costs, begin: datetime) -> None:
+    rows = [
+        {"gpu": gpu, "workflow_shape": shape, "status": status, **asdict(row)}
+        for (gpu, shape, status), row in _dearest_first(costs)
+    ]
+    document = {"since": begin.isoformat(), "total": asdict(costs.total), "rows": rows}
+    sys.stdout.write(json.dumps(document, indent=1) + "
+")
+
+
+def _print_table(costs: Costs, begin: datetime) -> None:
+    table = Table("GPU", "workflow", "status", "jobs", "GPU seconds", "USD", box=None, pad_edge=False)
+    for (gpu, shape, status), row in _dearest_first(costs):
+        table.add_row(gpu or "none", shape[:_SHOWN], status, str(row.jobs), f"{row.gpu_seconds:.1f}", _usd(row, gpu))
+    total = costs.total
+    table.add_row("all", "", "", str(total.jobs), f"{total.gpu_seconds:.1f}", f"{total.usd:.4f}")
+    console = Console()
+    console.print(f"jobs since {begin.isoformat(timespec='seconds')}", highlight=False)
+    console.print(table)
+    if total.unpriced_gpu_seconds:
+        line = f"{total.unpriced_gpu_seconds:.1f} GPU seconds have no known price: set COMFYUI_MODAL_GPU_PRICES"
+        console.print(line, highlight=False)
+
+
+def _usd(row: Sum, gpu: str | None) -> str:
+    return "" if gpu is None or row.unpriced_gpu_seconds == row.gpu_seconds else f"{row.usd:.4f}"
+
+
+def _dearest_first(costs: Costs) -> list[tuple[tuple[str | None, str, str], Sum]]:
+    return sorted(costs.rows.items(), key=lambda item: (-item[1].usd, -item[1].gpu_seconds, str(item[0])))

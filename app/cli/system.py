@@ -1,0 +1,44 @@
+"""`comfyui-modal system`."""
+
+import json
+import sys
+
+from rich.console import Console
+
+from app.client import Client, Json
+
+GIB = 1024**3
+
+
+def show_system(api: tuple[str, str], *, as_json: bool) -> int:
+    with Client(*api) as client:
+        system = client.system()
+    if as_json:
+        sys.stdout.write(json.dumps(system, indent=1) + "\n")
+        return 0
+    console = Console()
+    console.print(f"API {system['version']}, Python {system['python_version']}", highlight=False)
+    for pool in system["pools"]:
+        for line in _lines(pool):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _lines(pool: Json) -> list[str]:
+    worker = pool["worker"]
+    if worker is None:
+        return [f"pool {pool['name']}: no worker has told yet"]
+    versions = {"ComfyUI": worker["comfyui_version"], "torch": worker["torch_version"]}
+    said = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    attention = worker["attention"]
+    return [
+        f"pool {pool['name']}: worker {worker['worker']} since {worker['started_at'][:19]}",
+        f"  engine     {worker['engine']}, {said}" if said else f"  engine     {worker['engine']}",
+        f"  GPU        {_gpu_line(worker)}",
+        f"  attention  {attention['backend'] or 'unknown'}: {attention['reason']}",
+    ]
+
+
+def _gpu_line(worker: Json) -> str:
+    memory = worker["gpu_memory_bytes"]
+    return (worker["gpu"] or "none") + (f", {memory / GIB:.0f} GiB" if memory and worker["gpu"] else "")

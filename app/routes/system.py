@@ -1,0 +1,20 @@
+"""/v1/system: what runs here. Reads one small object a pool."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from app.routes.context import answer, context_of
+from app.system_view import system_view
+from storage.record import DEFAULT_POOL
+from storage.together import together
+
+
+async def show(request: Request) -> Response:
+    context = context_of(request)
+    pools = (DEFAULT_POOL, *context.config.gpu_pools)
+    found = await together(*(context.services.worker_facts.read(pool) for pool in pools))
+    return answer(system_view(dict(zip(pools, found, strict=True))), headers={"cache-control": "no-store"})
+
+
+ROUTES = (Route("/v1/system", show, methods=["GET"], name="get_system"),)
