@@ -3,6 +3,7 @@
 identify (Idempotency-Key) → job.json, announced first → spawn
 """
 
+import asyncio
 import logging
 import uuid
 from collections.abc import Mapping
@@ -141,7 +142,8 @@ class Acceptance:
 
     async def spawn(self, record: JobRecord) -> None:
         try:
-            await self._services.launcher.spawn(record.pool)
+            async with asyncio.timeout(self._config.spawn_wait_s):
+                await self._services.launcher.spawn(record.pool)
         except Exception:  # the job is safe: whoever looks at the queue next runs it
             logger.exception("no worker could be started")
 

@@ -33,11 +33,16 @@ PATIENCE = timedelta(seconds=30)
 
 
 class Backlog:
-    def __init__(self, jobs: JobStore, objects: ObjectStore, launcher: Launcher, clock: Clock) -> None:
+    """`lease`: of running jobs. One that has lost its worker is older, and so never new to a look."""
+
+    def __init__(
+        self, jobs: JobStore, objects: ObjectStore, launcher: Launcher, clock: Clock, *, lease: timedelta
+    ) -> None:
         self._jobs = jobs
         self._objects = objects
         self._launcher = launcher
         self._clock = clock
+        self._patience = min(PATIENCE, lease / 2)
 
     async def sweep(self) -> list[str]:
         """What was done: "spawned" or "dropped", one a ticket or hint."""
@@ -61,9 +66,9 @@ class Backlog:
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
         """Hints that name no job are looked at as well, and dropped then."""
         now = self._clock.now()
-        return [key for key in found if (entry := _parsed(key)) is None or now - entry.created_at > PATIENCE][
-            :LOOKED_AT
-        ]
+        entries = ((key, _parsed(key)) for key in found)
+        long = [key for key, entry in entries if entry is None or now - entry.created_at > self._patience]
+        return long[:LOOKED_AT]
 
     async def _look(self, key: str) -> str | None:
         """The pool in which the job waits, `NO_POOL` if that cannot be told; None if the hint was stale, and is

@@ -77,6 +77,21 @@ async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
     assert api.services.launcher.spawned == ["default"]  # type: ignore[attr-defined]  # the in-memory one counts
 
 
+class SilentLauncher(NoLauncher):
+    """Whoever starts workers does not answer."""
+
+    async def spawn(self, pool: str) -> str | None:
+        await asyncio.Event().wait()
+        return None
+
+
+async def test_a_launcher_that_hangs_keeps_no_answer(clock: ManualClock) -> None:
+    """The job is accepted all the same: the reaper asks for a worker again."""
+    config = ApiConfig(api_key=KEY, spawn_wait_s=0.05)
+    async with running_api(MemoryObjectStore(clock), clock, config, SilentLauncher()) as api:
+        assert (await submit(api))["status"] == "queued"
+
+
 async def test_a_finished_job_shows_its_outputs(api: Api) -> None:
     """With presigned URLs and never a byte of their content."""
     accepted = await submit(api)

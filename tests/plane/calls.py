@@ -45,6 +45,8 @@ class Calls:
         return answers
 
     async def FunctionMap(self, request: Any) -> Any:
+        if self._state.functions[request.function_id].data.function_name == self._state.refuses_calls_of:
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, "too many inputs wait for this function")
         call = self.new_call(request.function_id, request.function_call_invocation_type)
         return pb.FunctionMapResponse(
             function_call_id=call.id,
@@ -109,6 +111,14 @@ class Calls:
                 finish(entry, result, data_format)
                 self._state.changed.notify_all()
             return
+        async with self._state.changed:
+            function.queue.appendleft(entry)
+            self._state.changed.notify_all()
+        await self._containers.scale(function)
+
+    async def deliver_again(self, entry: Input) -> None:
+        """As if its container were dead; the one that has it works on."""
+        function = self._state.functions[entry.call.function_id]
         async with self._state.changed:
             function.queue.appendleft(entry)
             self._state.changed.notify_all()

@@ -18,7 +18,7 @@ from tests.plane.calls import Calls, finish
 from tests.plane.container_calls import ContainerCalls
 from tests.plane.containers import Containers
 from tests.plane.functions import Functions
-from tests.plane.state import Container, Function, State
+from tests.plane.state import Container, Function, Input, State
 from tests.plane.web import Web
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["ModalClient"]
@@ -33,7 +33,7 @@ class Plane:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.state = State(folder, dict(container_env or {}))
         self._containers = Containers(self.state)
-        calls = Calls(self.state, self._containers)
+        self._calls = calls = Calls(self.state, self._containers)
         self._services = (Apps(self.state), Functions(self.state), calls)
         self._container_calls = ContainerCalls(self.state, calls)
         self._containers.serve = lambda container: _Mapping(self._handlers(container))
@@ -74,6 +74,16 @@ class Plane:
 
     def containers_of(self, tag: str) -> list[Container]:
         return [c for c in self.state.containers.values() if c.function.data.function_name == tag]
+
+    def deliver_again(self, entry: Input) -> None:
+        """An input that runs is handed to another container as well: delivery is at least once."""
+        self._run(self._calls.deliver_again(entry))
+
+    def forget_ended_calls(self) -> None:
+        """As Modal does when their results expire."""
+        ended = [call for call in self.state.calls.values() if all(entry.result is not None for entry in call.inputs)]
+        for call in ended:
+            del self.state.calls[call.id]
 
     def logs(self) -> str:
         """Every container's log, for a failure's message."""

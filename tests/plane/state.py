@@ -97,6 +97,8 @@ class State:
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     secrets: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
+    refuses_calls_of: str = ""
+    """A function that has too many calls waiting, by tag."""
     volumes: dict[str, str] = field(default_factory=dict)
     mounts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from infra.compose import Stores, api_services, make_stores
 from infra.settings import Settings
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
-from storage.launcher import MemoryLauncher
+from storage.launcher import Launcher, MemoryLauncher
 from storage.objects import ObjectStore
 from storage.queue import JobQueue
 from storage.remote import Fetched
@@ -69,10 +69,14 @@ class Api:
 
 
 @asynccontextmanager
-async def running_api(objects: ObjectStore, clock: Clock, config: ApiConfig | None = None) -> AsyncIterator[Api]:
+async def running_api(
+    objects: ObjectStore, clock: Clock, config: ApiConfig | None = None, launcher: Launcher | None = None
+) -> AsyncIterator[Api]:
     signal = MemorySignal()
     stores = make_stores(Settings(bucket="tests"), objects, signal, clock)
-    services = replace(api_services(Settings(bucket="tests"), stores, MemoryLauncher()), fetcher=CannedFetcher())
+    services = replace(
+        api_services(Settings(bucket="tests"), stores, launcher or MemoryLauncher()), fetcher=CannedFetcher()
+    )
     app = create_app(services, config or ApiConfig(api_key=KEY))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
     with socket.socket() as listener:

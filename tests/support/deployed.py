@@ -1,0 +1,115 @@
+"""The app on the loopback control plane: deployed with the real command, its settings in a secret."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from infra.modal_names import APP_NAME
+from infra.settings import ENV_PREFIX
+from storage.s3 import S3Config
+from tests.plane import Plane
+from tests.support.environment import clean_environment
+
+ROOT = Path(__file__).parents[2]
+KEY = "ck_test_modal"
+BLUE = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+
+
+def slow(seconds: float) -> dict[str, Any]:
+    """`BLUE`, and a step each tenth of a second between."""
+    steps = {"image": ["1", 0], "steps": round(seconds * 10), "seconds_per_step": 0.1, "preview": False}
+    return {
+        **BLUE,
+        "3": {"class_type": "LiteSlowSteps", "inputs": steps},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "slow"}},
+    }
+
+
+def bucket_settings(s3: S3Config, prefix: str) -> dict[str, Any]:
+    return {
+        "bucket": s3.bucket,
+        "s3_endpoint": s3.endpoint_url,
+        "s3_access_key": s3.access_key,
+        "s3_secret_key": s3.secret_key,
+        "s3_prefix": prefix,
+    }
+
+
+class Deployed:
+    """`variables` are those of the shell that deploys."""
+
+    def __init__(self, plane: Plane, settings: dict[str, Any], variables: dict[str, str]) -> None:
+        self.plane = plane
+        values = (f"{ENV_PREFIX}{name.upper()}={value}" for name, value in settings.items())
+        self.modal_command("secret", "create", APP_NAME, *values)
+        self.modal_command("deploy", "-m", "infra.modal_app", **variables)
+        url = plane.deployed(APP_NAME)["api"].data.web_url
+        self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+
+    def modal_command(self, *arguments: str, **variables: str) -> str:
+        return self.run(str(Path(sys.executable).parent / "modal"), *arguments, **variables)
+
+    def call(self, function: str) -> str:
+        """Waits for a deployed function, as a client of Modal does; what it returned, as text."""
+        script = f"import modal; print(modal.Function.from_name({APP_NAME!r}, {function!r}).remote())"
+        return self.run(sys.executable, "-W", "error::modal.exception.DeprecationError", "-c", script)
+
+    def run(self, *command: str, **variables: str) -> str:
+        env = clean_environment() | self.plane.client_env() | variables
+        finished = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}\n{self.plane.missing}"
+        return finished.stdout
+
+    def submit(self, workflow: dict[str, Any], **options: Any) -> str:
+        """The id of an accepted job."""
+        accepted = self.api.post("/v1/jobs", json={"workflow": workflow, **options})
+        assert accepted.status_code == 202, f"{accepted.text}\n{self.plane.logs()}"
+        job_id: str = accepted.json()["job_id"]
+        return job_id
+
+    def job(self, job_id: str, wait_s: int = 0) -> dict[str, Any]:
+        answer = self.api.get(f"/v1/jobs/{job_id}", params={"wait": wait_s} if wait_s else {})
+        assert answer.status_code == 200, f"{answer.text}\n{self.plane.logs()}"
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def ended(self, job_id: str, *, is_swept: bool = False) -> dict[str, Any]:
+        """The job in the end. `is_swept`: the reaper is called meanwhile, as its schedule does in the cloud."""
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            job = self.job(job_id, wait_s=1 if is_swept else 10)
+            if job["status"] in ("completed", "failed"):
+                return job
+            if is_swept:
+                self.call("reap")
+        raise AssertionError(self.plane.logs())
+
+    def runs(self, job_id: str) -> None:
+        """Returns once a worker has claimed the job."""
+        deadline = time.monotonic() + 60
+        while self.job(job_id)["status"] == "queued":
+            assert time.monotonic() < deadline, self.plane.logs()
+            time.sleep(0.1)
+
+
+@contextmanager
+def deployed(folder: Path, settings: dict[str, Any], **variables: str) -> Iterator[Deployed]:
+    """The app with the lite engine. What the plane could not answer fails the test in the end."""
+    with Plane(folder, container_env={"PATH": os.environ["PATH"]}) as plane:
+        plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
+        app = Deployed(plane, settings | {"api_key": KEY, "engine": "lite"}, variables)
+        try:
+            yield app
+        finally:
+            app.api.close()
+        assert dict(plane.missing) == {}, plane.missing
