@@ -41,6 +41,7 @@ from workers.backlog import Backlog
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.comfy.warm import WarmHost
 from workers.deadlines import Deadlines, Keeper
 from workers.loop import WorkerLoop
 from workers.reaper import Reaper
@@ -49,6 +50,7 @@ from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
+from workflows import examples
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,16 @@ def engine_host(settings: Settings, environment: Mapping[str, str]) -> EngineHos
             attention=settings.attention,
         )
     )
+
+
+def warm(settings: Settings, host: EngineHost) -> EngineHost:
+    """The host, with the warm-up that the settings ask for."""
+    if settings.warm_up is None:
+        return host
+    if settings.warm_up not in examples.names():
+        raise ValueError(f"warm_up: no workflow {settings.warm_up!r} is shipped, only {', '.join(examples.names())}")
+    policy = runner_policy(settings).execution
+    return WarmHost(host, examples.load(settings.warm_up), policy, limit_s=settings.engine_start_timeout_s)
 
 
 def worker_loop(

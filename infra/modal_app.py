@@ -5,6 +5,7 @@ what containers must know of them travels along as variables.
 """
 
 import modal
+import modal.experimental
 
 from infra.image import COMFYUI, ENGINE_PYTHON, MODELS, comfyui_image, control_image
 from infra.modal_names import APP_NAME
@@ -68,11 +69,11 @@ def deliver() -> None:
     volumes={MODELS: volume.with_mount_options(read_only=True)},
     timeout=deployment.container_start_s,
 )
-def check_image(pool: str = DEFAULT_POOL) -> list[str]:
-    """Starts the engine without a GPU, and publishes which nodes it has. Returns what is missing."""
+def check_image() -> list[str]:
+    """Starts the engine without a GPU, and publishes for each pool which nodes it has. Returns what is missing."""
     from infra.modal_runtime import publish_engine
 
-    return publish_engine(pool)
+    return publish_engine()
 
 
 @app.cls(
@@ -102,8 +103,17 @@ class ComfyWorker:
 
     @modal.method()
     def run(self) -> str | None:
-        """Run the best queued job; returns its id, or None if there was none left."""
-        return self.worker.run_ticket()
+        """Run the best queued job; returns its id, or None if there was none left.
+
+        A container whose engine cannot be started again takes no other ticket.
+        """
+        from infra.modal_runtime import EngineUnavailable
+
+        try:
+            return self.worker.run_ticket()
+        except EngineUnavailable:
+            modal.experimental.stop_fetching_inputs()
+            raise
 
     @modal.exit()
     def stop(self) -> None:

@@ -5,5 +5,6 @@ WORKER_CLASS = "ComfyWorker"
 API_FUNCTION = "api"
 REAP_FUNCTION = "reap"
 DELIVER_FUNCTION = "deliver"
-PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION)
+CHECK_FUNCTION = "check_image"
+PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION, CHECK_FUNCTION)
 """What a deployment consists of; without any one of these jobs do not get done."""

@@ -18,6 +18,7 @@ from infra.compose import (
     open_stores,
     reaper,
     s3_config,
+    warm,
     webhook_transport,
     worker_loop,
 )
@@ -27,8 +28,12 @@ from infra.modal_launcher import ModalLauncher
 from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
 from infra.settings import Settings
+from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
 from storage.signal import MemorySignal
+from workers.errors import EngineUnavailable
+
+__all__ = ["EngineUnavailable", "TicketWorker", "api_application", "deliver_due", "publish_engine", "sweep"]
 
 T = TypeVar("T")
 
@@ -76,16 +81,17 @@ def deliver_due() -> None:
     asyncio.run(once())
 
 
-def publish_engine(pool: str) -> list[str]:
-    """Which nodes the deployed engine has, for the checks of submissions. Returns what is missing for our own
-    workflows, in words."""
+def publish_engine() -> list[str]:
+    """Which nodes the deployed engine has, for the checks of submissions to any pool. Returns what is missing for our
+    own workflows, in words."""
     settings = Settings().model_copy(update={"comfyui_cpu": True})
     configure_logging("check-image", settings.log_level)
 
     async def once() -> list[str]:
         report = await examine(engine_host(settings, engine_environment()), shipped_workflows())
         async with open_stores(settings, MemorySignal()) as stores:
-            await stores.engine_info.publish(pool, report.object_info)
+            for pool in (DEFAULT_POOL, *settings.gpu_pools):
+                await stores.engine_info.publish(pool, report.object_info)
         return list(report.problems)
 
     return asyncio.run(once())
@@ -103,7 +109,7 @@ class TicketWorker:
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._objects = S3ObjectStore(s3_config(settings))
         stores = make_stores(settings, self._objects, ModalSignal())
-        host = engine_host(settings, engine_environment())
+        host = warm(settings, engine_host(settings, engine_environment()))
         self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
 
     def start(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 
-from infra.compose import engine_environment, engine_host, open_stores, worker_loop
+from infra.compose import engine_environment, engine_host, open_stores, warm, worker_loop
 from infra.local.lifeline import stop_with_parent
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
@@ -17,7 +17,7 @@ from workers.errors import EngineUnavailable
 async def serve(settings: Settings) -> int:
     stop = await stop_with_parent()
     async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
-        host = engine_host(settings, engine_environment())
+        host = warm(settings, engine_host(settings, engine_environment()))
         worker = worker_loop(settings, stores, host, on_ready=lambda: _announce(settings, host))
         try:
             await worker.start()

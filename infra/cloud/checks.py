@@ -130,6 +130,12 @@ class CloudChecks:
             )
         return "a worker took it, and found no job" if job_id is None else f"a worker took it, and ran job {job_id}"
 
+    async def image(self) -> str:
+        """What a deploy does last: submissions are then judged by what the deployed engine has."""
+        if missing := await _asked(self._cloud.check_image()):
+            raise CheckFailed("; ".join(missing), "add it to the manifest of nodes, and deploy again")
+        return "the engine starts, and has every node of the shipped workflows; its nodes are published"
+
     async def url(self) -> str:
         """Where the API is, as given or as the cloud says."""
         if self._url is None:

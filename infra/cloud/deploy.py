@@ -36,6 +36,8 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
     except CheckFailed as failure:
         console.print(f"deployed, but where the API is cannot be told: {failure.detail}", style="red", markup=False)
         return FAILED
+    if await show({"image": checks.image}, console):
+        return FAILED
     console.print("next: `comfyui-modal doctor --cloud` tries it, a worker included", highlight=False)
     return 0
 

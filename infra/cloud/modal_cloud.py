@@ -1,6 +1,6 @@
 """`Cloud` by the Modal client. Objects are looked up by name at every call: a command asks each question once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,7 +8,7 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
-from infra.modal_names import APP_NAME, WORKER_CLASS
+from infra.modal_names import APP_NAME, CHECK_FUNCTION, WORKER_CLASS
 from infra.modal_pools import ModalPools, UnknownPool
 
 
@@ -76,17 +76,26 @@ class ModalCloud:
         with _translated():
             return _scale(await self._run(pool).autoscaler.update.aio(**given))
 
+    async def check_image(self) -> list[str]:
+        with _translated():
+            missing: list[str] = await self._call(self._function(CHECK_FUNCTION).remote.aio())
+        return missing
+
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
         """A ticket that is not taken in time is left: withdrawing it could stop a job that it meanwhile runs."""
         with _translated():
             call = await self._run(pool).spawn.aio()
-            try:
-                job_id: str | None = await call.get.aio(timeout=timeout_s)
-            except (TimeoutError, Error):
-                raise
-            except Exception as error:  # the client raises again what the worker raised, of any type
-                raise CloudError(f"the worker failed: {type(error).__name__}: {error}") from error
+            job_id: str | None = await self._call(call.get.aio(timeout=timeout_s))
         return job_id
+
+    async def _call(self, answer: Awaitable[Any]) -> Any:
+        """The client raises again what a container raised, of any type."""
+        try:
+            return await answer
+        except (TimeoutError, Error):
+            raise
+        except Exception as error:
+            raise CloudError(f"the container failed: {type(error).__name__}: {error}") from error
 
     def _function(self, name: str) -> Any:
         return modal.Function.from_name(APP_NAME, name, environment_name=self._environment)

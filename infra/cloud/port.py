@@ -72,6 +72,10 @@ class Cloud(Protocol):
         """What holds afterwards, until the next deploy."""
         ...
 
+    async def check_image(self) -> list[str]:
+        """Start the deployed engine without a GPU, and publish which nodes it has. Returns what is missing."""
+        ...
+
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
         """Have a worker take one ticket: the job that it ran, None if none waited. TimeoutError if it takes longer."""
         ...

@@ -175,8 +175,9 @@ def test_deploy(deployed: Shell) -> None:
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     assert lines(said, "FAIL") == []
     assert "App deployed" in said
-    assert said.splitlines()[-2:] == [
+    assert said.splitlines()[-3:] == [
         f"API: {url}",
+        "ok   image: the engine starts, and has every node of the shipped workflows; its nodes are published",
         "next: `comfyui-modal doctor --cloud` tries it, a worker included",
     ]
     assert httpx.get(f"{url}/health", timeout=60).json() == {"status": "ok", "version": __version__}

@@ -1,9 +1,11 @@
 """What Modal does to containers and calls, caused on the loopback control plane: an accepted job ends as promised."""
 
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from storage.s3 import S3Config
@@ -84,6 +86,19 @@ def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
     job = app.ended(job_id)
     assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 1, 1), job
     assert len({name for name in entry.attempts if name.startswith("ta-")}) == 2
+
+
+def test_an_engine_that_cannot_be_started_again(app: Deployed) -> None:
+    """Its container takes no other ticket, so that it does not swallow them all; another one runs the job."""
+    app.ended(app.submit(BLUE))
+    (container,) = app.plane.containers_of(WORKER)
+    assert container.process is not None
+    shutil.rmtree(container.folder / "fs" / "root" / "workers" / "lite")
+    for child in psutil.Process(container.process.pid).children(recursive=True):
+        child.kill()
+    job = app.ended(app.submit(BLUE), is_swept=True)
+    assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
+    assert container.process.returncode is not None, app.plane.logs()
 
 
 def test_no_room_for_another_ticket(app: Deployed) -> None:

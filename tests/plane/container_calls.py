@@ -29,6 +29,11 @@ class ContainerCalls:
         cancelled, container.to_cancel = container.to_cancel, []
         return pb.ContainerHeartbeatResponse(cancel_input_event=pb.CancelInputEvent(input_ids=cancelled))
 
+    async def ContainerStop(self, _: Any, container: Container) -> Any:
+        """It wants no more inputs."""
+        container.stopping = True
+        return pb.ContainerStopResponse()
+
     async def FunctionGetInputs(self, _: Any, container: Container) -> Any:
         """The next input; the kill switch after the idle window."""
         function = container.function

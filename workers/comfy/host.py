@@ -94,6 +94,7 @@ class EngineProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
+        began = asyncio.get_running_loop().time()
         port = _free_port()
         try:
             self._spec.folders.make()
@@ -106,6 +107,7 @@ class EngineProcess:
         files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
         self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
         await self._wait_ready(self._engine)
+        logger.info("engine ready", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
 
     async def _attention_flags(self) -> list[str]:
         """Chosen once: a restart finds the same GPU."""

@@ -35,6 +35,7 @@ class FakeCloud:
     volumes: Sequence[str] = ("comfyui-modal-models",)
     api_url: str | None = None
     ticket_says: str | Exception | None = None
+    image_lacks: Sequence[str] = ()
     trouble: Exception | None = None
     now: PoolScale = field(default_factory=lambda: PoolScale(0, 4, 0, 100))
     asked: list[float] = field(default_factory=list)
@@ -76,6 +77,10 @@ class FakeCloud:
             self.now.idle_s,
         )
         return self.now
+
+    async def check_image(self) -> list[str]:
+        self._meet()
+        return list(self.image_lacks)
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
         self.asked.append(timeout_s)
@@ -176,6 +181,13 @@ async def test_an_api_that_fails() -> None:
         findings = await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None))
     for name in ("API alive", "API ready", "API key"):
         assert (findings[name].holds, "503" in findings[name].detail) == (False, True)
+
+
+async def test_an_image_that_lacks_something() -> None:
+    """Everything is named."""
+    cloud = FakeCloud(image_lacks=("custom node X does not import", "workflow y needs the node Z"))
+    finding = (await found({"image": checks_of(cloud).image}))["image"]
+    assert (finding.holds, finding.detail) == (False, "custom node X does not import; workflow y needs the node Z")
 
 
 async def test_a_part_that_is_missing() -> None:

@@ -1,0 +1,73 @@
+"""A warm engine: it has run a workflow before the first job, and is none the worse for one that fails."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.compose import engine_environment, engine_host, warm
+from infra.settings import Settings
+from workers.comfy.execution import ExecutionPolicy
+from workers.comfy.host import EngineHost
+from workers.comfy.warm import WarmHost
+
+pytestmark = pytest.mark.anyio
+
+
+def _host(folder: Path) -> EngineHost:
+    settings = Settings(bucket="tests", engine="lite", engine_dir=folder, lite_fault_nodes=True)
+    return engine_host(settings, engine_environment())
+
+
+def _fails(kind: str) -> dict[str, Any]:
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": kind}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "warm"}},
+    }
+
+
+async def test_it_has_run_and_left_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The phases are in the log, with their seconds."""
+    caplog.set_level(logging.INFO)
+    host = WarmHost(_host(tmp_path), _fails("none"), ExecutionPolicy(), limit_s=60)
+    await host.start()
+    try:
+        assert list((tmp_path / "output").iterdir()) == []
+    finally:
+        await host.stop()
+    phases = [record for record in caplog.records if record.message in ("engine ready", "engine warm")]
+    assert [record.message for record in phases] == ["engine ready", "engine warm"]
+    assert all(record.__dict__["seconds"] >= 0 for record in phases)
+
+
+@pytest.mark.parametrize("kind", ["runtime", "crash"])
+async def test_one_that_fails_is_a_warning(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The engine is a fresh one then, and ready."""
+    host = WarmHost(_host(tmp_path), _fails(kind), ExecutionPolicy(), limit_s=60)
+    await host.start()
+    try:
+        assert host.is_alive()
+        assert await host.engine.object_info()
+    finally:
+        await host.stop()
+    assert "could not be warmed up" in caplog.text
+
+
+async def test_one_that_takes_too_long_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not waited for."""
+    graph = _fails("none") | {"2": {"class_type": "LiteHang", "inputs": {"image": ["1", 0], "seconds": 3600.0}}}
+    host = WarmHost(_host(tmp_path), graph, ExecutionPolicy(), limit_s=0.5)
+    await host.start()
+    await host.stop()
+    assert "it took too long" in caplog.text
+
+
+def test_the_setting_names_a_shipped_workflow(tmp_path: Path) -> None:
+    """Another name is refused at the start, and tells the known ones."""
+    host = _host(tmp_path)
+    assert warm(Settings(bucket="tests"), host) is host
+    assert isinstance(warm(Settings(bucket="tests", warm_up="words"), host), WarmHost)
+    with pytest.raises(ValueError, match="only clip, silence, still, words"):
+        warm(Settings(bucket="tests", warm_up="nothing"), host)

@@ -1,0 +1,79 @@
+"""`WarmHost`: an engine that has run a workflow before the first job comes.
+
+What a first run pays for (models into memory, kernels compiled) is paid while the container starts.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from storage.worker_facts import AttentionChoice
+from workers.comfy.engine import ComfyEngine, Prompt
+from workers.comfy.execution import Execution, ExecutionPolicy
+from workers.comfy.host import EngineHost
+from workers.comfy.log import EngineLog
+from workers.errors import WorkerError
+
+logger = logging.getLogger(__name__)
+
+
+class WarmHost:
+    """`graph` in API format, without media. A run that fails or takes longer than `limit_s` is a warning: the engine
+    is ready all the same, and the job that comes tells what is wrong."""
+
+    def __init__(self, host: EngineHost, graph: Mapping[str, Any], policy: ExecutionPolicy, *, limit_s: float) -> None:
+        self._host = host
+        self._graph = graph
+        self._policy = policy
+        self._limit_s = limit_s
+
+    @property
+    def engine(self) -> ComfyEngine:
+        return self._host.engine
+
+    @property
+    def url(self) -> str:
+        return self._host.url
+
+    @property
+    def log(self) -> EngineLog:
+        return self._host.log
+
+    @property
+    def attention(self) -> AttentionChoice:
+        return self._host.attention
+
+    @property
+    def pid(self) -> int | None:
+        return self._host.pid
+
+    def is_alive(self) -> bool:
+        return self._host.is_alive()
+
+    async def start(self) -> None:
+        await self._host.start()
+        await self._warm_up()
+
+    async def restart(self) -> None:
+        await self._host.restart()
+        await self._warm_up()
+
+    async def stop(self) -> None:
+        await self._host.stop()
+
+    async def _warm_up(self) -> None:
+        """What it made is wiped, as after any job."""
+        began = asyncio.get_running_loop().time()
+        prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), self._graph)
+        try:
+            async with asyncio.timeout(self._limit_s):
+                async for _ in Execution(self.engine, prompt, self._policy):
+                    pass
+        except (WorkerError, TimeoutError) as error:
+            logger.warning("the engine could not be warmed up: %s", str(error) or "it took too long")
+            await self._host.restart()
+        else:
+            logger.info("engine warm", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
+        await self.engine.clean()
