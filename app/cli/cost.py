@@ -102,8 +102,7 @@ def _print_json(costs: Costs, begin: datetime) -> None:
         for (gpu, shape, status), row in _dearest_first(costs)
     ]
     document = {"since": begin.isoformat(), "total": asdict(costs.total), "rows": rows}
-    sys.stdout.write(json.dumps(document, indent=1) + "
-")
+    sys.stdout.write(json.dumps(document, indent=1) + "\n")
 
 
 def _print_table(costs: Costs, begin: datetime) -> None:
