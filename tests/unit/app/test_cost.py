@@ -1,0 +1,63 @@
+"""Costs, summed from what the list of jobs tells."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app.cli.cost import Sum, moment, summed
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+def job(*parts: tuple[str | None, float, float | None], status: str = "completed", shape: str = "s") -> dict[str, Any]:
+    by_gpu = [{"gpu": gpu, "gpu_seconds": seconds, "usd": usd} for gpu, seconds, usd in parts]
+    return {"status": status, "workflow_shape": shape, "cost": {"by_gpu": by_gpu}}
+
+
+def test_jobs_are_summed_by_gpu_shape_and_status() -> None:
+    """One that used two GPUs stands with each, and counts once in all."""
+    costs = summed(
+        [
+            job(("L40S", 10.0, 0.01)),
+            job(("L40S", 20.0, 0.02)),
+            job(("L40S", 5.0, 0.005), status="failed"),
+            job(("L40S", 1.0, 0.001), ("H100", 2.0, 0.004), shape="t"),
+        ]
+    )
+    assert costs.rows == {
+        ("L40S", "s", "completed"): Sum(2, 30.0, 0.03),
+        ("L40S", "s", "failed"): Sum(1, 5.0, 0.005),
+        ("L40S", "t", "completed"): Sum(1, 1.0, 0.001),
+        ("H100", "t", "completed"): Sum(1, 2.0, 0.004),
+    }
+    assert costs.total == Sum(4, 38.0, 0.04)
+
+
+def test_time_without_a_price_is_told_apart() -> None:
+    """That of a GPU; without one there is nothing to pay. A job that never ran counts as a job."""
+    costs = summed([job(("X", 3.0, None)), job((None, 4.0, None)), job(status="queued")])
+    assert costs.total == Sum(3, 7.0, 0.0, unpriced_gpu_seconds=3.0)
+    assert costs.rows[None, "s", "queued"] == Sum(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("7d", NOW - timedelta(days=7)),
+        ("12h", NOW - timedelta(hours=12)),
+        ("30m", NOW - timedelta(minutes=30)),
+        ("2026-11-01", datetime(2026, 11, 1, tzinfo=UTC)),
+        ("2026-11-01T10:00:00+02:00", datetime(2026, 11, 1, 8, tzinfo=UTC)),
+    ],
+)
+def test_since_when(text: str, found: datetime) -> None:
+    """A span before now, or a date in UTC."""
+    assert moment(text, NOW) == found
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "7w", "d", "99999d999"])
+def test_since_nonsense(text: str) -> None:
+    """Is refused."""
+    with pytest.raises(ValueError, match=r"."):
+        moment(text, NOW)

@@ -1,0 +1,149 @@
+"""Which attention is chosen, from what a probe says; and a probe that does not behave."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from infra.settings import EngineSettings
+from workers.attention import SAGE_FLAG, SDPA_FLAG, EngineAttention, Measured, Wish, decide, parse, probe
+
+pytestmark = pytest.mark.anyio
+
+ENVIRONMENT = {"PATH": os.defpath}
+GOOD: dict[str, Any] = {
+    "torch": "2.9.1+cu128",
+    "cuda": True,
+    "gpu": "NVIDIA L40S",
+    "memory_bytes": 48 * 1024**3,
+    "capability": (8, 9),
+    "sageattention": "2.2.0",
+    "finite": True,
+    "cosine": 0.9996,
+    "sage_ms": 1.5,
+    "sdpa_ms": 3.0,
+}
+
+
+def good(**changes: Any) -> Measured:
+    return Measured(**(GOOD | changes))
+
+
+def interpreter(folder: Path, script: str) -> str:
+    """Something that is started as the engine's Python would be, and does as the script says."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def is_running(pid: int) -> bool:
+    """Not so of one that ended and waits for its parent to notice."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_sage_where_it_is_right_and_quicker() -> None:
+    """The choice tells what was measured."""
+    choice = decide(good(), "auto")
+    assert (choice.backend, choice.flag, choice.capability) == ("sage", SAGE_FLAG, "8.9")
+    assert (choice.gpu, choice.sageattention, choice.cosine) == ("NVIDIA L40S", "2.2.0", 0.9996)
+    assert (choice.sage_ms, choice.sdpa_ms) == (1.5, 3.0)
+
+
+@pytest.mark.parametrize("wish", ["auto", "sage"])
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"capability": (7, 5), "sageattention": "1.0.6"}, "architecture 7.5 is older"),
+        ({"sageattention": None}, "not installed"),
+        ({"sage_error": "RuntimeError: no kernel image"}, "no kernel image"),
+        ({"finite": False, "cosine": None}, "NaN"),
+        ({"cosine": float("nan")}, "NaN"),
+        ({"cosine": 0.9989}, "0.99890"),
+        ({"sage_ms": None}, "no times"),
+        ({"cuda": False, "capability": None}, "no GPU"),
+        ({"torch": None, "torch_error": "No module named 'torch'"}, "No module named 'torch'"),
+        ({"failure": "ended with -11: Segmentation fault"}, "Segmentation fault"),
+    ],
+)
+def test_torchs_attention_where_sage_cannot_be_trusted(wish: Wish, changes: dict[str, Any], reason: str) -> None:
+    """Whoever asks for it: the reason is told, and what is known of the GPU."""
+    choice = decide(good(**changes), wish)
+    assert (choice.backend, choice.flag, choice.gpu) == ("sdpa", SDPA_FLAG, "NVIDIA L40S")
+    assert reason in choice.reason
+
+
+def test_a_slower_sage_is_taken_only_by_name() -> None:
+    """`auto` wants the quicker one."""
+    slower = good(sage_ms=3.5)
+    assert decide(slower, "auto").backend == "sdpa"
+    assert decide(slower, "sage").backend == "sage"
+
+
+def test_a_later_line_adds_to_the_earlier_ones() -> None:
+    """Whatever else a library prints."""
+    said = b'{"torch": "2.9.1", "cuda": true}\nloading kernels...\n[1, 2]\n{"gpu": "NVIDIA L4"}\n'
+    assert parse(said) == Measured(torch="2.9.1", cuda=True, gpu="NVIDIA L4")
+    assert parse(b'{"cosine": NaN, "cuda": true}').cuda
+    assert parse(b"hello").failure == "said nothing"
+    assert "nonsense" in (parse(b'{"capability": "high"}').failure or "")
+
+
+async def test_a_probe_that_crashes_leaves_what_it_had_said(tmp_path: Path) -> None:
+    """The GPU's name is known, and the crash is the reason."""
+    python = interpreter(tmp_path, """echo '{"torch": "2", "cuda": true, "gpu": "X"}'; echo boom >&2; kill -SEGV $$""")
+    measured = await probe(python, ENVIRONMENT, time_limit_s=60)
+    assert measured.gpu == "X"
+    assert "boom" in (measured.failure or "")
+
+
+async def test_a_probe_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """With everything that it started, and the log warns."""
+    python = interpreter(tmp_path, f"echo $$ > {tmp_path}/pid; sleep 600")
+    choice = await EngineAttention(python, ENVIRONMENT, time_limit_s=1.0).choose()
+    assert (choice.backend, choice.reason) == ("sdpa", "the probe took longer than 1 s")
+    assert [record.levelno for record in caplog.records if "took longer" in record.message] == [logging.WARNING]
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+async def test_a_fallback_on_a_gpu_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What was promised and is not used is never silent."""
+    python = interpreter(tmp_path, """echo '{"torch": "2", "cuda": true, "capability": [8, 0]}'""")
+    choice = await EngineAttention(python, ENVIRONMENT).choose()
+    assert "not installed" in choice.reason
+    assert [record.levelno for record in caplog.records if "not installed" in record.message] == [logging.WARNING]
+
+
+async def test_a_python_that_is_not_there(tmp_path: Path) -> None:
+    """Is a reason too; the engine's start will say more."""
+    choice = await EngineAttention(str(tmp_path / "none"), ENVIRONMENT).choose()
+    assert choice.backend == "sdpa"
+    assert "No such file" in choice.reason
+
+
+async def test_no_probe_where_the_answer_is_known(tmp_path: Path) -> None:
+    """On the CPU, or where torch's attention is asked for."""
+    python = interpreter(tmp_path, f"touch {tmp_path}/ran")
+    assert (await EngineAttention(python, ENVIRONMENT, cpu=True).choose()).backend == "sdpa"
+    assert (await EngineAttention(python, ENVIRONMENT, wish="sdpa").choose()).flag == SDPA_FLAG
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_the_real_probe() -> None:
+    """In the Python of a configured ComfyUI, whatever it has; else in ours, which has no torch."""
+    configured = EngineSettings().comfyui_python
+    measured = await probe(str(configured or sys.executable), ENVIRONMENT, time_limit_s=300)
+    assert measured.failure is None
+    if configured is None:
+        assert measured.torch is None
+        assert "torch" in decide(measured, "auto").reason
+    else:
+        assert measured.torch is not None
+        assert decide(measured, "auto").backend == ("sage" if measured.sageattention and measured.cuda else "sdpa")

@@ -1,0 +1,53 @@
+"""GPUs, by the names that drivers and ComfyUI give them."""
+
+import pytest
+
+from infra.gpu_prices import MODAL_USD_PER_S
+from workers.comfy.system import SystemFacts, system_facts
+from workers.gpus import gpu_name
+
+
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA L4", "L4"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA A10", "A10"),
+        ("NVIDIA A10G", "A10"),
+        ("NVIDIA A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100-80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100-80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA B200", "B200"),
+        ("NVIDIA RTX PRO 6000 Blackwell Server Edition", "RTX-PRO-6000"),
+    ],
+)
+def test_modals_gpus_have_their_names_and_prices(driver: str, name: str) -> None:
+    """The driver's name leads to a price."""
+    assert gpu_name(driver) == name
+    assert 0 < MODAL_USD_PER_S[name] < 0.01
+
+
+@pytest.mark.parametrize("driver", ["NVIDIA L40", "NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000", "NVIDIA A1000"])
+def test_other_gpus_keep_theirs(driver: str) -> None:
+    """None of them is taken for one whose name is a part of it."""
+    assert gpu_name(driver) == driver
+
+
+def test_what_comfyui_says_of_itself() -> None:
+    """The GPU without its number and its allocator."""
+    system = {"comfyui_version": "0.33.0", "python_version": "3.12.3 (main)", "pytorch_version": "2.9.1+cu128"}
+    device = {"name": "cuda:0 NVIDIA H100 80GB HBM3 : cudaMallocAsync", "type": "cuda", "vram_total": 85 * 10**9}
+    assert system_facts({"system": system, "devices": [device]}) == SystemFacts(
+        "comfyui", "0.33.0", "3.12.3", "2.9.1+cu128", "NVIDIA H100 80GB HBM3", 85 * 10**9
+    )
+
+
+def test_a_cpu_is_no_gpu_and_nonsense_is_nothing() -> None:
+    """Every field may be missing, or of another kind."""
+    cpu = {"name": "cpu", "type": "cpu", "vram_total": 1}
+    assert system_facts({"system": {"engine": "lite"}, "devices": [cpu]}) == SystemFacts("lite")
+    for stats in ({}, {"system": 3, "devices": "none"}, {"system": {"python_version": ""}, "devices": [1, {}]}):
+        assert system_facts(stats) == SystemFacts()
