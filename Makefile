@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench simulate interop up lock openapi clean
+.PHONY: help setup demo test check bench bench-attention simulate interop up lock openapi clean
 
 help: ## Print this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 setup: .venv/.installed ## Make .venv and install the locked requirements (no-op when fresh)
 
@@ -35,6 +35,9 @@ test: check ## Everything CI runs: make check, then unit, contract and acceptanc
 
 bench: setup ## Figures: memory and bucket requests per job
 	$(BIN)/python -m tests.bench
+
+bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…
+	$(or $(PYTHON_WITH_TORCH),$(PYTHON)) tests/bench/attention.py
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)

@@ -1,0 +1,172 @@
+"""GET /v1/system and costs, over the in-memory store and the real S3 server; the commands that show them."""
+
+import json
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from app import __version__
+from app.cli.cost import show_costs
+from app.cli.exit_codes import REFUSED
+from app.cli.system import show_system
+from app.config import ApiConfig
+from storage import keys
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.values import Runtime
+from storage.worker_facts import AttentionChoice, WorkerFacts, WorkerFactsStore
+from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.engines import saved
+from tests.support.workbench import workbench
+
+pytestmark = pytest.mark.anyio
+
+L40S = Runtime(worker="w", gpu="L40S", attention="sage", engine_version="0.33.0", usd_per_s=0.0005)
+ATTENTION = AttentionChoice(
+    backend="sage",
+    flag="--use-sage-attention",
+    reason="right here",
+    gpu="NVIDIA L40S",
+    gpu_memory_bytes=48 * 1024**3,
+    capability="8.9",
+    sageattention="2.2.0",
+    cosine=0.9996,
+    sage_ms=1.5,
+    sdpa_ms=3.0,
+)
+
+
+@pytest.fixture
+async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(objects, clock, ApiConfig(api_key=KEY, gpu_pools=("h100",))) as api:
+        yield api
+
+
+def facts(clock: ManualClock) -> WorkerFacts:
+    return WorkerFacts(
+        worker="ta-1",
+        started_at=clock.now(),
+        engine="comfyui",
+        comfyui_version="0.33.0",
+        python_version="3.12.3",
+        torch_version="2.9.1+cu128",
+        gpu="NVIDIA L40S",
+        gpu_memory_bytes=48 * 1024**3,
+        attention=ATTENTION,
+    )
+
+
+async def run_one(api: Api, clock: ManualClock, seconds: float, runtime: Runtime | None = L40S) -> dict[str, Any]:
+    """A job as GET shows it, after a worker has completed it in its second attempt."""
+    job_id = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+    for attempt in (1, 2):
+        claimed = await api.queue.claim("default", "w", runtime)
+        assert claimed is not None
+        clock.set(clock.now() + timedelta(seconds=seconds))
+        now = clock.now()
+        if attempt == 1:
+            await api.services.jobs.evolve_from(claimed, lambda record: record.release(attempt=1, now=now))  # noqa: B023
+        else:
+            await api.services.jobs.evolve_from(claimed, lambda record: record.complete(attempt=2, now=now, outputs=()))  # noqa: B023
+    shown: dict[str, Any] = (await api.client.get(f"/v1/jobs/{job_id}")).json()
+    return shown
+
+
+async def test_system_tells_what_workers_said(api: Api, clock: ManualClock) -> None:
+    """Every pool of the deployment, whether one has told or not."""
+    await api.stores.worker_facts.publish("h100", facts(clock))
+    answer = await api.client.get("/v1/system")
+    assert answer.headers["cache-control"] == "no-store"
+    system = answer.json()
+    assert system["version"] == __version__
+    assert system["pools"][0] == {"name": "default", "worker": None}
+    worker = system["pools"][1]["worker"]
+    assert (worker["worker"], worker["gpu"], worker["comfyui_version"]) == ("ta-1", "NVIDIA L40S", "0.33.0")
+    assert worker["attention"] == ATTENTION.model_dump()
+
+
+async def test_system_needs_the_key(api: Api) -> None:
+    """As everything below /v1."""
+    answer = await api.client.get("/v1/system", headers={"authorization": "Bearer other"})
+    assert answer.status_code == 401
+
+
+async def test_facts_that_cannot_be_read_count_as_absent(objects: ObjectStore, clock: ManualClock) -> None:
+    """Another version may have written them; the next worker writes them anew."""
+    store = WorkerFactsStore(objects)
+    await objects.put(keys.worker_facts("default"), b'{"worker": "w", "colour": "green"}')
+    assert await store.read("default") is None
+    await store.publish("default", facts(clock))
+    assert await store.read("default") == facts(clock)
+
+
+async def test_a_job_tells_what_it_ran_on_and_has_cost(api: Api, clock: ManualClock) -> None:
+    """All its attempts together; the list says the same."""
+    queued = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+    waiting = (await api.client.get(f"/v1/jobs/{queued}")).json()
+    assert waiting["runtime"] is None
+    assert waiting["cost"] == {"gpu": None, "gpu_seconds": 0.0, "usd": None, "by_gpu": []}
+    await api.client.delete(f"/v1/jobs/{queued}")
+    job = await run_one(api, clock, 10.0)
+    assert job["runtime"] == {"worker": "w", "gpu": "L40S", "attention": "sage", "engine_version": "0.33.0"}
+    part = {"gpu": "L40S", "gpu_seconds": 20.0, "usd": 0.01}
+    assert job["cost"] == {**part, "by_gpu": [part]}
+    rows = (await api.client.get("/v1/jobs?status=completed")).json()["jobs"]
+    assert [(row["job_id"], row["cost"]) for row in rows] == [(job["job_id"], job["cost"])]
+
+
+async def test_a_running_job_costs_what_its_worker_last_reported(api: Api, clock: ManualClock) -> None:
+    """So that an answer differs only where the record does."""
+    job_id = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+    await api.queue.claim("default", "w", L40S)
+    clock.set(clock.now() + timedelta(seconds=5))
+    assert (await api.client.get(f"/v1/jobs/{job_id}")).json()["cost"]["gpu_seconds"] == 0.0
+
+
+async def test_a_worker_tells_of_itself(tmp_path: Path) -> None:
+    """The lite engine has neither GPU nor attention, and its jobs cost their time alone."""
+    async with workbench(tmp_path) as bench:
+        told = await bench.stores.worker_facts.read("default")
+        assert told is not None
+        assert (told.worker, told.engine, told.gpu, told.attention.backend) == ("w1", "lite", None, None)
+        assert told.python_version
+        record = await bench.run(saved("blue"))
+    assert record.runtime is not None
+    assert (record.runtime.worker, record.runtime.gpu) == ("w1", None)
+    assert record.runtime.engine_version == told.comfyui_version
+    assert [(one.gpu, one.usd) for one in record.usage] == [(None, None)]
+    assert record.usage[0].seconds > 0
+
+
+async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """`jobs cost` and `system`, for people and as JSON."""
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        await api.stores.worker_facts.publish("default", facts(clock))
+        await run_one(api, clock, 10.0)
+        await run_one(api, clock, 1.0, None)
+        target = (str(api.client.base_url), KEY)
+
+        async def said(show: Any, *args: Any, as_json: bool) -> tuple[int, str]:
+            code = await anyio.to_thread.run_sync(lambda: show(target, *args, as_json=as_json))
+            return code, capsys.readouterr().out
+
+        code, text = await said(show_costs, "2020-01-01", as_json=True)
+        costs = json.loads(text)
+        assert (code, costs["total"]) == (
+            0,
+            {"jobs": 2, "gpu_seconds": 22.0, "usd": 0.01, "unpriced_gpu_seconds": 0.0},
+        )
+        assert [(row["gpu"], row["status"], row["usd"]) for row in costs["rows"]] == [
+            ("L40S", "completed", 0.01),
+            (None, "completed", 0.0),
+        ]
+        assert "L40S" in (await said(show_costs, "2020-01-01", as_json=False))[1]
+        assert json.loads((await said(show_costs, "2100-01-01", as_json=True))[1])["rows"] == []
+        assert (await said(show_costs, "yesterday", as_json=False))[0] == REFUSED
+        assert json.loads((await said(show_system, as_json=True))[1])["pools"][0]["worker"]["worker"] == "ta-1"
+        assert "NVIDIA L40S, 48 GiB" in (await said(show_system, as_json=False))[1]
