@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
 from storage.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
+from storage.usage import total_seconds
 from storage.values import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -105,6 +106,8 @@ class JobMachine(RuleBasedStateMachine):
         """As the store commits it."""
         if record is not self.record:
             record = record.model_copy(update={"rev": self.record.rev + 1})
+        spent, before = total_seconds(record.spent), total_seconds(self.record.spent)
+        assert before <= spent <= (self.now - NOW).total_seconds(), "time was lost, or counted twice"
         self.record = record
         for event in record.events:
             assert self.told.setdefault(event.sequence, event) == event, "an event changed"
