@@ -147,22 +147,22 @@ def engine_host(settings: Settings, environment: Mapping[str, str]) -> EngineHos
     """The engine that the setting `engine` names; `environment` is what its process may know."""
     if settings.engine.startswith(("http://", "https://")):
         return RunningEngine(settings.engine)
-    parent = settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
-    folders = EngineFolders(parent)
+    return EngineProcess(engine_spec(settings, environment))
+
+
+def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpec:
+    """How an engine of this worker's own is started."""
+    folders = EngineFolders(settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-")))
     if settings.engine == "lite":
-        return EngineProcess(
-            EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
-        )
-    return EngineProcess(
-        EngineSpec.comfyui(
-            Path(settings.engine),
-            python=settings.comfyui_python,
-            folders=folders,
-            cpu=settings.comfyui_cpu,
-            environment=environment,
-            start_timeout_s=settings.engine_start_timeout_s,
-            attention=settings.attention,
-        )
+        return EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
+    return EngineSpec.comfyui(
+        Path(settings.engine),
+        python=settings.comfyui_python,
+        folders=folders,
+        cpu=settings.comfyui_cpu,
+        environment=environment,
+        start_timeout_s=settings.engine_start_timeout_s,
+        attention=settings.attention,
     )
 
 

@@ -20,6 +20,7 @@ DELIVER_CONCURRENCY = 20
 EVERY_MINUTE = "* * * * *"
 
 deployment = DeploymentSettings()
+is_photographed = deployment.snapshot != "off"
 volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
 
 if deployment.image == "comfyui":
@@ -87,18 +88,30 @@ def check_image() -> list[str]:
     scaledown_window=deployment.scaledown_s,
     startup_timeout=deployment.container_start_s,
     timeout=deployment.container_run_s,
+    enable_memory_snapshot=is_photographed,
+    experimental_options={"enable_gpu_snapshot": True} if deployment.snapshot == "gpu" else {},
 )
 class ComfyWorker:
     """One engine, one job at a time. A ticket is a call of `run`; `pool` is whose queue it serves."""
 
     pool: str = modal.parameter(default=DEFAULT_POOL)
 
+    @modal.enter(snap=is_photographed)
+    def prepare(self) -> None:
+        """What a snapshot of the container holds, if there is to be one."""
+        from infra.modal_runtime import TicketWorker
+
+        if is_photographed:
+            self.worker = TicketWorker(self.pool)
+            self.worker.prepare(is_on_gpu=deployment.snapshot == "gpu")
+
     @modal.enter()
     def start(self) -> None:
         """The engine is ready when this returns."""
         from infra.modal_runtime import TicketWorker
 
-        self.worker = TicketWorker(self.pool)
+        if not is_photographed:
+            self.worker = TicketWorker(self.pool)
         self.worker.start()
 
     @modal.method()

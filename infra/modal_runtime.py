@@ -1,8 +1,10 @@
 """What the Modal app's functions run: the same parts as on one machine. Knows nothing of Modal but its launcher."""
 
 import asyncio
+import logging
 import os
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ from infra.compose import (
     dispatcher,
     engine_environment,
     engine_host,
+    engine_spec,
     make_stores,
     open_stores,
     reaper,
@@ -31,11 +34,14 @@ from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
 from storage.signal import MemorySignal
+from workers.comfy.snapshot import SnapshotHost
 from workers.errors import EngineUnavailable
 
 __all__ = ["EngineUnavailable", "TicketWorker", "api_application", "deliver_due", "publish_engine", "sweep"]
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 GIVE_BACK_S = 20.0
 """How long an interrupted ticket may take to give its job back: Modal's grace is 30 s, the engine's stop included."""
@@ -98,23 +104,41 @@ def publish_engine() -> list[str]:
 
 
 class TicketWorker:
-    """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched."""
+    """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
+
+    `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
+    differ between containers (connections, names) begins with `start`.
+    """
 
     def __init__(self, pool: str) -> None:
-        settings = Settings()
-        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
-        settings = settings.model_copy(update={"process_name": name, "pool": pool})
-        configure_logging(name, settings.log_level)
+        self._pool = pool
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
-        self._objects = S3ObjectStore(s3_config(settings))
-        stores = make_stores(settings, self._objects, ModalSignal())
-        host = warm(settings, engine_host(settings, engine_environment()))
-        self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
+        self._snapshot: SnapshotHost | None = None
+
+    def prepare(self, *, is_on_gpu: bool) -> None:
+        """The engine is started, for a snapshot of it. `is_on_gpu`: the snapshot holds the GPU's memory too."""
+        settings = Settings()
+        configure_logging("snapshot", settings.log_level)
+        self._thread.start()
+        self._snapshot = SnapshotHost(engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
+        self._run(self._snapshot.prepare())
 
     def start(self) -> None:
-        self._thread.start()
+        """The engine is ready when this returns; the log tells what took how long."""
+        began = time.monotonic()
+        settings = Settings()
+        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
+        settings = settings.model_copy(update={"process_name": name, "pool": self._pool})
+        configure_logging(name, settings.log_level)
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._objects = S3ObjectStore(s3_config(settings))
+        stores = make_stores(settings, self._objects, ModalSignal())
+        host = warm(settings, self._snapshot or engine_host(settings, engine_environment()))
+        self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
         self._run(self._worker.start())
+        logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
 
     def run_ticket(self) -> str | None:
         """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""

@@ -158,6 +158,11 @@ class DeploymentSettings(BaseSettings):
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )
+    snapshot: Literal["off", "cpu", "gpu"] = Field(
+        "off",
+        description="what a container of a worker comes back to life from: nothing, its memory with a ready ComfyUI, "
+        "or the GPU's memory as well (alpha at Modal)",
+    )
     container_start_s: Count = Field(600, description="how long a GPU container may take to start, seconds")
     container_run_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
         24 * 3600, description="how long one job may hold a GPU container, seconds"

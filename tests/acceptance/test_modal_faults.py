@@ -85,7 +85,7 @@ def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
     app.plane.deliver_again(entry)
     job = app.ended(job_id)
     assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 1, 1), job
-    assert len({name for name in entry.attempts if name.startswith("ta-")}) == 2
+    assert len({name for name in entry.attempts if name.startswith("ta-")}) > 1
 
 
 def test_an_engine_that_cannot_be_started_again(app: Deployed) -> None:

@@ -10,7 +10,9 @@ from modal_proto import api_pb2 as pb
 from infra.image import CUDA_TAG
 from infra.modal_names import APP_NAME
 from infra.nodes import custom_nodes
+from storage.s3 import S3Config
 from tests.plane import Plane
+from tests.support.deployed import BLUE, bucket_settings, deployed
 from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,22 @@ STEPS = (
     "pip install -r /.requirements.txt",
     "infra.check_image",
 )
+
+
+@pytest.mark.xdist_group("modal-image")
+@pytest.mark.parametrize("snapshot", ["cpu", "gpu"])
+def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
+    """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's."""
+    settings = bucket_settings(s3_server, f"snapshot-{snapshot}")
+    with deployed(tmp_path, settings, COMFYUI_MODAL_SNAPSHOT=snapshot) as app:
+        worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
+        assert worker.checkpointing_enabled
+        assert ("enable_gpu_snapshot" in worker.experimental_options) == (snapshot == "gpu")
+        job = app.ended(app.submit(BLUE))
+        assert job["status"] == "completed", app.plane.logs()
+        log = app.plane.logs()
+    assert '"message": "worker ready"' in log
+    assert ('"message": "engine restored"' in log) == (snapshot == "gpu")
 
 
 @pytest.mark.xdist_group("modal-image")

@@ -153,6 +153,13 @@ class HttpEngine:
         """POST /free: unload every model and empty the caches, as soon as nothing runs."""
         await self._http.post_json("/free", {"unload_models": True, "free_memory": True})
 
+    async def restore(self) -> str:
+        """After a snapshot: ComfyUI looks for the GPU again (`engine_side/`). What it found, as torch's device type."""
+        status, answer = await self._http.post_json("/comfyui-modal/restore", {})
+        if status != 200 or not isinstance(answer, dict):
+            raise EngineUnavailable(f"it could not be restored: {status} {str(answer)[:300]}")
+        return str(answer.get("device"))
+
     async def clean(self) -> None:
         await self._files.clean()
 

@@ -1,0 +1,129 @@
+"""An engine that was started before its container is photographed, and what it does where it comes to life again."""
+
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infra.compose import engine_environment
+from infra.settings import EngineSettings
+from workers.attention import EngineAttention
+from workers.comfy.snapshot import SnapshotHost, pretending
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.errors import EngineUnavailable
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parents[2]
+
+
+def _spec(folder: Path, device: str) -> EngineSpec:
+    folders = EngineFolders(folder)
+    command = [sys.executable, "-m", "tests.support.restorable_engine", device, *folders.flags()]
+    return EngineSpec(command, ROOT, folders, engine_environment(), 60.0)
+
+
+@asynccontextmanager
+async def restored(spec: EngineSpec, *, is_on_gpu: bool = False) -> AsyncIterator[tuple[SnapshotHost, int | None]]:
+    """The host after the restore, and the process that it had before."""
+    host = SnapshotHost(spec, is_on_gpu=is_on_gpu)
+    try:
+        await host.prepare()
+        before = host.pid
+        await host.start()
+        yield host, before
+    finally:
+        await host.stop()
+
+
+async def test_it_goes_on_where_it_finds_a_gpu(tmp_path: Path) -> None:
+    """The same process, which was told of a GPU, and found one."""
+    async with restored(_spec(tmp_path, "cuda")) as (host, before):
+        assert before is not None
+        assert host.pid == before
+        assert await host.engine.object_info()
+
+
+async def test_it_goes_on_with_the_memory_of_its_gpu(tmp_path: Path) -> None:
+    """Where the snapshot holds it, nothing was pretended, and nothing is asked again."""
+    spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
+    async with restored(spec, is_on_gpu=True) as (host, before):
+        assert host.pid == before
+
+
+@pytest.mark.parametrize("device", ["cpu", "none"])
+async def test_a_fresh_one_where_it_does_not_go_on(
+    device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Because it finds no GPU, or cannot be restored at all; loudly."""
+    spec = _spec(tmp_path, device)
+    if device == "none":
+        spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
+    async with restored(spec) as (host, before):
+        assert host.pid not in (None, before)
+        assert await host.engine.object_info()
+    assert "a fresh one starts" in caplog.text
+
+
+async def test_a_fresh_one_for_another_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The probe after the restore decides: what was guessed before is not believed."""
+    attention = EngineAttention(sys.executable, engine_environment())
+    async with restored(replace(_spec(tmp_path, "cuda"), attention=attention)) as (host, before):
+        assert host.pid not in (None, before)
+        assert host.attention.backend == "sdpa"
+    assert "its attention is not sdpa" in caplog.text
+
+
+async def test_one_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None:
+    """A fresh engine answers."""
+    host = SnapshotHost(_spec(tmp_path, "cuda"), is_on_gpu=False)
+    await host.prepare()
+    await host._process.stop()
+    try:
+        await host.start()
+        assert host.is_alive()
+    finally:
+        await host.stop()
+
+
+async def test_one_that_does_not_start_is_not_in_the_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The snapshot is taken without it; the start afterwards says why it cannot be."""
+    spec = replace(_spec(tmp_path, "cuda"), command=[sys.executable, "-c", "raise SystemExit('no')"])
+    host = SnapshotHost(spec, is_on_gpu=False)
+    await host.prepare()
+    assert "nothing of the engine is in the snapshot" in caplog.text
+    with pytest.raises(EngineUnavailable):
+        await host.start()
+
+
+def test_what_the_pretending_engine_is_told(tmp_path: Path) -> None:
+    """No --cpu, and the attention that is likely; the environment says that the GPU is not there."""
+    spec = EngineSpec.comfyui(tmp_path, python=None, folders=EngineFolders(tmp_path / "w"), cpu=True)
+    told = pretending(spec)
+    assert "--cpu" not in told.command
+    assert "--use-sage-attention" in told.command
+    assert told.environment["COMFYUI_MODAL_PRETEND_GPU"] == "1"
+
+
+async def test_a_real_comfyui_is_told_of_a_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Where COMFYUI_DIR names one: it starts with the pretended GPU; without a real one a fresh engine takes over."""
+    caplog.set_level(logging.INFO)
+    settings = EngineSettings()
+    if settings.comfyui_dir is None:
+        return  # the tests above are what can be seen without one
+    spec = EngineSpec.comfyui(
+        settings.comfyui_dir,
+        python=settings.comfyui_python,
+        folders=EngineFolders(tmp_path),
+        cpu=True,
+        environment=engine_environment(),
+        attention="sdpa",
+    )
+    async with restored(spec) as (host, before):
+        assert before is not None, caplog.text
+        assert host.is_alive()
+        assert await host.engine.object_info()

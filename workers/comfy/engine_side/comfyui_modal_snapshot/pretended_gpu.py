@@ -1,0 +1,64 @@
+"""A GPU that is not there yet, pretended to torch while ComfyUI is imported for a snapshot. Runs in ComfyUI's process.
+
+Without one ComfyUI would not start, or decide for the CPU for ever. What it asks torch at import is answered for a
+plausible GPU; nothing is computed. `end` gives torch its own answers back and has ComfyUI ask again.
+"""
+
+import importlib
+import sys
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+MEMORY_BYTES = 48 * 1024**3
+CAPABILITY = (8, 9)
+NAME = "GPU of the snapshot"
+MEMORY_MANAGEMENT = "comfy.model_management"
+
+
+class PretendedGpu:
+    def __init__(self) -> None:
+        self._cuda: Any = None
+        self._own: dict[str, Any] = {}
+
+    def begin(self, torch: Any) -> None:
+        major, minor = CAPABILITY
+        properties = SimpleNamespace(
+            name=NAME, major=major, minor=minor, total_memory=MEMORY_BYTES, multi_processor_count=128, gcnArchName=""
+        )
+        answers = {
+            "is_available": lambda: True,
+            "device_count": lambda: 1,
+            "current_device": lambda: torch.device("cuda", 0),  # a number would ask for the driver
+            "get_device_name": lambda *_: NAME,
+            "get_device_capability": lambda *_: CAPABILITY,
+            "get_device_properties": lambda *_: properties,
+            "mem_get_info": lambda *_: (MEMORY_BYTES, MEMORY_BYTES),
+            "memory_stats": lambda *_: defaultdict(int),
+        }
+        self._cuda = torch.cuda
+        for name, answer in answers.items():
+            self._own[name] = getattr(self._cuda, name)
+            setattr(self._cuda, name, answer)
+
+    def end(self) -> dict[str, Any]:
+        """What ComfyUI now runs on. Raises whatever it raises where there is no GPU.
+
+        Exceptions keep their identity: other modules have imported them.
+        """
+        for name, own in self._own.items():
+            setattr(self._cuda, name, own)
+        self._own.clear()
+        management = sys.modules[MEMORY_MANAGEMENT]
+        exceptions = {
+            name: value
+            for name, value in vars(management).items()
+            if isinstance(value, type) and issubclass(value, BaseException)
+        }
+        importlib.reload(management)
+        vars(management).update(exceptions)
+        device = management.get_torch_device()
+        return {"device": device.type, "memory_bytes": management.get_total_memory(device)}
+
+
+gpu = PretendedGpu()

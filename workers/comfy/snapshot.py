@@ -1,0 +1,116 @@
+"""`SnapshotHost`: an engine that is started before its container is photographed, and goes on where a GPU is.
+
+Two ways. Where the snapshot holds the GPU's memory too, the engine is simply started before. Where it does not, no GPU
+is there at that time: the engine is told that there is one (`engine_side/`), and asks again after the restore. Whatever
+does not go well on either way ends in a fresh engine, with a warning: a snapshot saves time, and decides nothing.
+"""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+from storage.worker_facts import AttentionChoice
+from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
+from workers.comfy.host import EngineProcess
+from workers.comfy.http_engine import HttpEngine
+from workers.comfy.log import EngineLog
+from workers.comfy.spec import EngineSpec
+from workers.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+ENGINE_SIDE = Path(__file__).parent / "engine_side"
+PRETEND = {"COMFYUI_MODAL_PRETEND_GPU": "1"}
+
+
+def pretending(spec: EngineSpec) -> EngineSpec:
+    """The same engine, on a GPU that is not there yet, with the attention that it most likely gets."""
+    paths = spec.folders.parent / "snapshot.yaml"
+    wish = spec.attention.wish if spec.attention is not None else "sdpa"
+    command = [part for part in spec.command if part != "--cpu"]
+    command += [f"--extra-model-paths-config={paths}", SDPA_FLAG if wish == "sdpa" else SAGE_FLAG]
+    return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)
+
+
+class SnapshotHost:
+    """An `EngineHost`. `prepare` comes before the snapshot, `start` after the restore; `is_on_gpu`: a GPU is there at
+    both times."""
+
+    def __init__(self, spec: EngineSpec, *, is_on_gpu: bool) -> None:
+        self._spec = spec
+        self._is_on_gpu = is_on_gpu
+        self._process = EngineProcess(spec)
+        self._is_prepared = False
+
+    @property
+    def engine(self) -> HttpEngine:
+        return self._process.engine
+
+    @property
+    def url(self) -> str:
+        return self._process.url
+
+    @property
+    def log(self) -> EngineLog:
+        return self._process.log
+
+    @property
+    def attention(self) -> AttentionChoice:
+        return self._process.attention
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    async def prepare(self) -> None:
+        """An engine that does not start is left to `start`."""
+        if not self._is_on_gpu:
+            self._process = EngineProcess(pretending(self._spec))
+            _lay_paths(self._spec)
+        try:
+            await self._process.start()
+            self._is_prepared = True
+        except EngineUnavailable as error:
+            logger.warning("nothing of the engine is in the snapshot: %s", error)
+
+    async def start(self) -> None:
+        if self._is_prepared and await self._goes_on():
+            logger.info("engine restored")
+            return
+        await self.restart()
+
+    async def restart(self) -> None:
+        await self._process.stop()
+        self._process = EngineProcess(self._spec)
+        await self._process.start()
+
+    async def stop(self) -> None:
+        await self._process.stop()
+
+    async def _goes_on(self) -> bool:
+        try:
+            await self._process.engine.command_line()
+            return self._is_on_gpu or await self._is_on_a_gpu_now()
+        except EngineUnavailable as error:
+            logger.warning("the engine of the snapshot cannot go on, a fresh one starts: %s", error)
+            return False
+
+    async def _is_on_a_gpu_now(self) -> bool:
+        """And with the attention that is the right one here."""
+        if await self._process.engine.restore() == "cpu":
+            raise EngineUnavailable("it sees no GPU")
+        choice = NOT_OURS if self._spec.attention is None else await self._spec.attention.choose()
+        if choice.flag is not None and choice.flag not in pretending(self._spec).command:
+            raise EngineUnavailable(f"its attention is not {choice.backend}")
+        self._process.attention = choice
+        return True
+
+
+def _lay_paths(spec: EngineSpec) -> None:
+    """ComfyUI finds the custom node by a file of paths, in the worker's own folder."""
+    spec.folders.make()
+    text = f"comfyui_modal_snapshot:\n  base_path: {ENGINE_SIDE.parent}\n  custom_nodes: {ENGINE_SIDE.name}\n"
+    (spec.folders.parent / "snapshot.yaml").write_text(text)
