@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench bench-attention simulate interop up lock openapi clean
+.PHONY: help setup demo test check bench bench-attention simulate interop smoke-modal up lock openapi clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -47,6 +47,9 @@ interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
 	$(BIN)/python -m tests.interop.requests > tests/interop/requests.json
 	sed -n '/^```js$$/,/^```$$/p' docs/webhooks.md | sed '/^```/d' > tests/interop/receiver.mjs
 	node tests/interop/check.mjs tests/interop/requests.json tests/interop/receiver.mjs
+
+smoke-modal: setup ## A deployment on Modal, tried from outside (needs a token and COMFYUI_MODAL_API_KEY; costs GPU seconds)
+	$(BIN)/python -m tests.smoke
 
 up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
 	$(BIN)/comfyui-modal up --data .local

@@ -1,6 +1,7 @@
 """The real `modal deploy`, and a job through the deployed API, on the loopback control plane."""
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,7 @@ from storage.jobs import JobStore
 from storage.s3 import S3Config
 from storage.signal import MemorySignal
 from storage.signing import new_secret
-from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow
+from tests.support.deployed import BLUE, KEY, Deployed, bucket_settings, deployed, slow
 from tests.support.receiver import Receiver, receiver
 from tests.support.records import a_job
 
@@ -131,6 +132,14 @@ def test_a_job_chooses_its_gpu(app: Deployed) -> None:
     assert (job["status"], job["gpu"]) == ("completed", "h100"), f"{job}\n{app.plane.logs()}"
     (variant,) = (function for function in app.plane.state.functions.values() if b"h100" in function.params)
     assert variant.spec.resources.gpu_config.gpu_type == "H100"
+
+
+def test_the_smoke_test_of_the_cloud(app: Deployed) -> None:
+    """`make smoke-modal` holds here as far as it can: every step, with the lite engine."""
+    said = app.run(sys.executable, "-m", "tests.smoke", COMFYUI_MODAL_API_KEY=KEY, **POOLS)
+    steps = said.splitlines()
+    assert len(steps) == 6, said
+    assert all(step.startswith("ok   ") for step in steps), said
 
 
 def test_the_image_is_checked_and_published(app: Deployed) -> None:

@@ -1,0 +1,1 @@
+"""What only the cloud shows: `make smoke-modal`, against a deployment that stands."""

@@ -1,0 +1,133 @@
+"""`make smoke-modal`: a deployment on Modal, tried from outside, one line a step. Costs some GPU seconds.
+
+Needs a Modal token and COMFYUI_MODAL_API_KEY; the API's URL is asked of Modal unless COMFYUI_MODAL_API_URL names it.
+Exit code 0 if every step held, 1 if one did not, 3 without a token or a key.
+"""
+
+import asyncio
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from app.cli.exit_codes import FAILED, UNREACHABLE
+from app.client import ApiProblem, Client, Json
+from infra.cloud.modal_cloud import ModalCloud
+from infra.cloud.port import Cloud, CloudError
+from infra.modal_names import API_FUNCTION
+from infra.photograph import write_photograph
+from infra.settings import DeploymentSettings
+from workflows import examples
+
+LONG = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 4096, "height": 4096, "batch_size": 64, "color": 0}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "long"}},
+}
+"""Model-free, and busy for long enough to be cancelled."""
+
+
+class Smoke:
+    def __init__(self, client: Client, folder: Path) -> None:
+        self._client = client
+        self._folder = folder
+
+    def steps(self, pools: tuple[str, ...]) -> Iterator[tuple[str, Callable[[], str]]]:
+        yield "a photograph through a presigned upload, a worker, and back", self.picture
+        yield "a video", self.video
+        for pool in pools:
+            yield f"a job in pool {pool}", lambda pool=pool: self.in_pool(pool)  # type: ignore[misc]
+        yield "a job that cannot run is refused before a GPU starts", self.refused
+        yield "a running job is cancelled", self.cancelled
+        yield "what the workers run on", self.system
+
+    def picture(self) -> str:
+        return self._ran(self._example("still"))
+
+    def video(self) -> str:
+        return self._ran(self._example("clip"))
+
+    def in_pool(self, pool: str) -> str:
+        return self._ran(self._example("words", gpu=pool))
+
+    def refused(self) -> str:
+        try:
+            self._client.submit({"1": {"class_type": "NoSuchNode", "inputs": {}}})
+        except ApiProblem as problem:
+            return f"{problem.status}: {problem.title}"
+        raise AssertionError("it was accepted")
+
+    def cancelled(self) -> str:
+        job_id = self._client.submit(LONG)["job_id"]
+        while self._client.job(job_id)["status"] == "queued":
+            time.sleep(0.2)
+        began = time.monotonic()
+        self._client.cancel(job_id)
+        ended = self._client.wait(job_id)
+        assert ended["error"] == "Cancelled by user", ended["error"]
+        return f"after {time.monotonic() - began:.1f} s"
+
+    def system(self) -> str:
+        workers = [pool["worker"] for pool in self._client.system()["pools"] if pool["worker"] is not None]
+        assert workers, "no worker has told"
+        return "; ".join(f"{worker['gpu']}: attention {worker['attention']['backend']}" for worker in workers)
+
+    def _example(self, name: str, **fields: object) -> Json:
+        graph = examples.load(name)
+        media = []
+        if any(node["class_type"] == "LoadImage" for node in graph.values()):
+            photo = self._folder / "photo.png"
+            write_photograph(photo)
+            media = [self._client.medium(photo)]
+            for node in graph.values():
+                if node["class_type"] == "LoadImage":
+                    node["inputs"]["image"] = photo.name
+        return self._client.submit(graph, media=media, **fields)
+
+    def _ran(self, accepted: Json) -> str:
+        began = time.monotonic()
+        job = self._client.wait(accepted["job_id"])
+        assert job["status"] == "completed", f"{job['status']}: {job['error']}"
+        assert job["outputs"], "it made nothing"
+        for output in job["outputs"]:
+            self._client.download(output, self._folder)  # compares the sha256
+        return f"{len(job['outputs'])} output(s) after {time.monotonic() - began:.1f} s"
+
+
+@contextmanager
+def _connected(cloud: Cloud) -> Iterator[Client]:
+    url = os.environ.get("COMFYUI_MODAL_API_URL") or asyncio.run(cloud.url(API_FUNCTION))
+    with Client(url, os.environ["COMFYUI_MODAL_API_KEY"]) as client:
+        yield client
+
+
+def main() -> int:
+    if "COMFYUI_MODAL_API_KEY" not in os.environ:
+        sys.stderr.write("set COMFYUI_MODAL_API_KEY to a key of the deployment\n")
+        return UNREACHABLE
+    pools = DeploymentSettings().gpu_pools
+    cloud = ModalCloud(pools)
+    try:
+        asyncio.run(cloud.hello())
+        with _connected(cloud) as client, tempfile.TemporaryDirectory() as folder:
+            held = [_step(name, step) for name, step in Smoke(client, Path(folder)).steps(tuple(pools))]
+    except CloudError as error:
+        sys.stderr.write(f"{error}\n")
+        return UNREACHABLE
+    return 0 if all(held) else FAILED
+
+
+def _step(name: str, step: Callable[[], str]) -> bool:
+    try:
+        said = step()
+    except Exception as error:  # whatever it is: the steps that follow tell more
+        sys.stdout.write(f"FAIL {name}: {type(error).__name__}: {error}\n")
+        return False
+    sys.stdout.write(f"ok   {name}: {said}\n")
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
