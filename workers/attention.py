@@ -149,12 +149,12 @@ async def probe(python: str, environment: Mapping[str, str], *, time_limit_s: fl
         )
     except OSError as error:
         return Measured(failure=f"could not be started: {error}")
-    assert process.stdin is not None  # noqa: S101  it was asked for
+    said, complaints = bytearray(), bytearray()
     try:
         async with asyncio.timeout(time_limit_s):
-            said, complaints = await _output(process)
+            await asyncio.gather(_read(process.stdout, said), _read(process.stderr, complaints), process.wait())
     except TimeoutError:
-        return Measured(failure=f"took longer than {time_limit_s:.0f} s")
+        return parse(said, f"took longer than {time_limit_s:.0f} s")
     finally:
         kill_group(process.pid)
         await process.wait()
@@ -162,15 +162,13 @@ async def probe(python: str, environment: Mapping[str, str], *, time_limit_s: fl
     return parse(said, failure)
 
 
-async def _output(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    """Both to their ends. Standard input stays open: its end would be taken for this process's own."""
-    assert process.stdout is not None  # noqa: S101  both were asked for
-    assert process.stderr is not None  # noqa: S101
-    said, complaints, _ = await asyncio.gather(process.stdout.read(), process.stderr.read(), process.wait())
-    return said, complaints
+async def _read(stream: asyncio.StreamReader | None, into: bytearray) -> None:
+    """To its end; what was read before is kept if this is cancelled."""
+    while stream is not None and (piece := await stream.read(4096)):
+        into.extend(piece)
 
 
-def parse(said: bytes, failure: str | None = None) -> Measured:
+def parse(said: bytes | bytearray, failure: str | None = None) -> Measured:
     """Lines that are JSON objects, the later ones over the earlier; other lines are some library's talk."""
     facts: dict[str, Any] = {}
     for line in said.decode(errors="replace").splitlines():
@@ -187,6 +185,6 @@ def parse(said: bytes, failure: str | None = None) -> Measured:
         return Measured(failure=f"talked nonsense ({error.error_count()} errors)")
 
 
-def _last_line(complaints: bytes) -> str:
+def _last_line(complaints: bytearray) -> str:
     lines = complaints.decode(errors="replace").split("\n")
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "no message")

@@ -106,9 +106,9 @@ async def test_a_probe_that_crashes_leaves_what_it_had_said(tmp_path: Path) -> N
 
 async def test_a_probe_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """With everything that it started, and the log warns."""
-    python = interpreter(tmp_path, f"echo $$ > {tmp_path}/pid; sleep 600")
-    choice = await EngineAttention(python, ENVIRONMENT, time_limit_s=1.0).choose()
-    assert (choice.backend, choice.reason) == ("sdpa", "the probe took longer than 1 s")
+    python = interpreter(tmp_path, f"""echo $$ > {tmp_path}/pid; echo '{{"gpu": "X"}}'; sleep 600""")
+    choice = await EngineAttention(python, ENVIRONMENT, time_limit_s=2.0).choose()
+    assert (choice.backend, choice.reason, choice.gpu) == ("sdpa", "the probe took longer than 2 s", "X")
     assert [record.levelno for record in caplog.records if "took longer" in record.message] == [logging.WARNING]
     assert not is_running(int((tmp_path / "pid").read_text()))
 
