@@ -1,0 +1,156 @@
+"""One file from a web server onto the disk: resumed where it broke off, hashed on its way, never half in place.
+
+The bytes go to `<file>.part`, beside which `<file>.part.etag` says of which content they are. Only a file with the
+right size and hash takes the final name, by a rename. A part is held by a lock: two syncs do not write one file.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+import httpx
+import stamina
+
+from infra.models.manifest import HUB, Model
+
+CHUNK_BYTES = 4 * 1024**2
+TIMEOUT_S = 60.0
+"""For one answer or one piece of a body; the whole may take as long as it needs."""
+TRIES = 6
+MAX_REDIRECTS = 5
+
+OnBytes = Callable[[int], None]
+"""How many bytes of the file are here."""
+
+
+class ModelRefused(Exception):
+    """The file cannot be had, or is not the one that was expected; the message says which of both, and why."""
+
+
+class TryAgain(Exception):
+    """A fault of the moment: the server's, or the network's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    sha256: str
+    size_bytes: int
+    revision: str | None
+
+
+class Downloader:
+    """`token` goes to `hub` alone, never to where a redirect leads."""
+
+    def __init__(self, *, hub: str = HUB, token: str | None = None, wait_s: float = 1.0) -> None:
+        self._hub = hub
+        self._token = token
+        self._wait_s = wait_s
+        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, max_redirects=MAX_REDIRECTS)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def fetch(self, model: Model, part: Path, on_bytes: OnBytes) -> Arrived:
+        """The whole file, in `part`. `ModelRefused`."""
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with _held(part) as file:
+            try:
+                for attempt in stamina.retry_context(
+                    on=(TryAgain, httpx.TransportError), attempts=TRIES, timeout=None, wait_initial=self._wait_s
+                ):
+                    with attempt:
+                        return self._go_on(model, part, file, on_bytes)
+            except (TryAgain, httpx.HTTPError) as error:
+                raise ModelRefused(f"{model.name}: {type(error).__name__}: {error}") from error
+        raise AssertionError("unreachable")
+
+    def _go_on(self, model: Model, part: Path, file: IO[bytes], on_bytes: OnBytes) -> Arrived:
+        etag_file = part.with_name(part.name + ".etag")
+        digest, have = hashlib.sha256(), 0
+        known = etag_file.read_text() if etag_file.exists() else ""
+        if known:
+            have = _hashed(file, digest, on_bytes)
+        with self._client.stream("GET", model.source(self._hub), headers=self._headers(model, have, known)) as answer:
+            _check_status(model, answer)
+            if have and not _goes_on(answer, have):
+                digest, have = hashlib.sha256(), 0
+            file.seek(have)
+            file.truncate()
+            etag_file.write_text(answer.headers.get("etag", ""))
+            _check_size(model, answer, have)
+            for chunk in answer.iter_raw(CHUNK_BYTES):
+                file.write(chunk)
+                digest.update(chunk)
+                have += len(chunk)
+                on_bytes(have)
+            revision = answer.headers.get("x-repo-commit") or _first(answer).headers.get("x-repo-commit")
+        file.flush()
+        os.fsync(file.fileno())
+        return Arrived(digest.hexdigest(), have, revision)
+
+    def _headers(self, model: Model, have: int, etag: str) -> dict[str, str]:
+        headers = {"accept-encoding": "identity"}
+        if have:
+            headers |= {"range": f"bytes={have}-", "if-range": etag}
+        if self._token is not None and urlsplit(model.source(self._hub)).netloc == urlsplit(self._hub).netloc:
+            headers["authorization"] = f"Bearer {self._token}"
+        return headers
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[IO[bytes]]:
+    with part.open("a+b") as file, part.open("r+b") as writer:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ModelRefused(f"{part.name}: another sync is downloading it") from error
+        yield writer
+
+
+def _hashed(file: IO[bytes], digest: "hashlib._Hash", on_bytes: OnBytes) -> int:
+    file.seek(0)
+    size = 0
+    while chunk := file.read(CHUNK_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    on_bytes(size)
+    return size
+
+
+def _check_status(model: Model, answer: httpx.Response) -> None:
+    status = answer.status_code
+    if status in (200, 206):
+        return
+    if status == 416:  # what is here is not the beginning of what is there
+        raise ModelRefused(f"{model.name}: the source does not go on from here; remove the .part file")
+    if status >= 500 or status in (408, 429):
+        raise TryAgain(f"the source answered {status}")
+    if status in (401, 403):
+        raise ModelRefused(
+            f"{model.name}: the source answered {status}: it is gated. Accept its licence on its page, and set "
+            "COMFYUI_MODAL_HUGGINGFACE_TOKEN"
+        )
+    raise ModelRefused(f"{model.name}: the source answered {status} for {answer.request.url.copy_with(query=None)}")
+
+
+def _goes_on(answer: httpx.Response, have: int) -> bool:
+    return answer.status_code == 206 and answer.headers.get("content-range", "").startswith(f"bytes {have}-")
+
+
+def _check_size(model: Model, answer: httpx.Response, have: int) -> None:
+    length = answer.headers.get("content-length")
+    if model.size_bytes is not None and length is not None and have + int(length) != model.size_bytes:
+        raise ModelRefused(
+            f"{model.name}: the source has {have + int(length)} bytes, the manifest says {model.size_bytes}"
+        )
+
+
+def _first(answer: httpx.Response) -> httpx.Response:
+    """Before any redirect: the hub itself names the commit."""
+    return answer.history[0] if answer.history else answer

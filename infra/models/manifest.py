@@ -1,0 +1,70 @@
+"""The manifest of models: which files a deployment has, and where each comes from."""
+
+import tomllib
+from pathlib import Path
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra.nodes import BadManifest
+
+HUB = "https://huggingface.co"
+_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
+
+
+class Model(BaseModel):
+    """One file. It comes from `repository` (of Hugging Face) at `path`, or from `url`.
+
+    `revision` None is the repository's newest; `sha256` and `size_bytes` None are taken from the first sync.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field(pattern=rf"^{_SEGMENT}$")
+    file: str = Field(pattern=rf"^{_SEGMENT}(/{_SEGMENT})*$")
+    repository: str | None = Field(None, pattern=rf"^{_SEGMENT}/{_SEGMENT}$")
+    revision: str | None = Field(None, pattern=r"^[A-Za-z0-9._/-]+$")
+    path: str | None = None
+    url: str | None = Field(None, pattern=r"^https?://\S+$")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int | None = Field(None, gt=0)
+    licence: str | None = None
+    gated: bool = False
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> "Model":
+        if (self.url is None) == (self.repository is None) or (self.repository is None) != (self.path is None):
+            raise ValueError("needs either url, or repository and path")
+        return self
+
+    @property
+    def name(self) -> str:
+        """`folder/file`: as workflows name it, and where it lies on the volume."""
+        return f"{self.folder}/{self.file}"
+
+    def source(self, hub: str = HUB) -> str:
+        if self.url is not None:
+            return self.url
+        return f"{hub}/{self.repository}/resolve/{quote(self.revision or 'main', safe='')}/{quote(self.path or '')}"
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    model: tuple[Model, ...] = ()
+
+
+def models(path: Path) -> tuple[Model, ...]:
+    """In the manifest's order; `BadManifest`, whose message names the file and the field."""
+    try:
+        found = _Manifest.model_validate(tomllib.loads(path.read_text())).model
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BadManifest(f"{path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BadManifest(f"{path}: {where}: {first['msg']}") from error
+    names = [model.name.casefold() for model in found]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise BadManifest(f"{path}: {', '.join(sorted(twice))} stands there twice")
+    return found

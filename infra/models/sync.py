@@ -1,0 +1,154 @@
+"""A folder of models made as its manifest says: missing files are downloaded, known ones left alone, strangers told.
+
+A file with the right name is believed if the lock has seen it with this size; one that the lock does not know is
+hashed first. Whatever is wrong with one file leaves it, and the others, as they are.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from infra.models.download import CHUNK_BYTES, Downloader, ModelRefused
+from infra.models.lock import LOCK_NAME, Lock, Locked
+from infra.models.manifest import Model
+
+AT_ONCE = 4
+
+State = Literal["present", "downloaded", "missing", "wrong", "failed"]
+OnProgress = Callable[[str, int, int | None], None]
+"""A model's name, its bytes that are here, and how many there are, if that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is of one model. `detail` says what is wrong, if something is."""
+
+    name: str
+    state: State
+    size_bytes: int | None = None
+    sha256: str | None = None
+    detail: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        return self.state in ("present", "downloaded")
+
+
+class ModelFolder:
+    """ComfyUI's models on this disk, by folder."""
+
+    def __init__(self, folder: Path, downloader: Downloader) -> None:
+        self._folder = folder
+        self._lock = Lock(folder)
+        self._downloader = downloader
+
+    def sync(self, models: Sequence[Model], on_progress: OnProgress = lambda *_: None) -> list[Found]:
+        """In the models' order. `BadLock`; a fault of one model is in its `Found`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        locked = self._lock.read()
+        if refusal := self._refusal(models):
+            return [Found(model.name, "failed", detail=refusal) for model in models]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda model: self._synced(model, locked.get(model.name), on_progress), models))
+
+    def plan(self, models: Sequence[Model]) -> list[Found]:
+        """What a sync would find: `missing` is what it would download. Nothing is hashed."""
+        locked = self._lock.read()
+        return [self._seen(model, locked.get(model.name)) for model in models]
+
+    def verify(self, models: Sequence[Model], on_progress: OnProgress = lambda *_: None) -> list[Found]:
+        """Every file hashed, and compared with manifest and lock."""
+        locked = self._lock.read()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(lambda model: self._verified(model, locked.get(model.name), on_progress), models))
+
+    def strangers(self, models: Iterable[Model]) -> list[str]:
+        """Files that the manifest does not name."""
+        known = {model.name for model in models} | {LOCK_NAME}
+        files = (path for path in self._folder.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(self._folder).as_posix() for path in files)
+        return [name for name in names if name not in known and not name.endswith((".part", ".part.etag"))]
+
+    def _seen(self, model: Model, locked: Locked | None) -> Found:
+        path = self._folder / model.name
+        if not path.is_file():
+            return Found(model.name, "missing", model.size_bytes)
+        size = path.stat().st_size
+        expected = locked.size_bytes if locked is not None else model.size_bytes
+        if expected is not None and size != expected:
+            return Found(model.name, "wrong", size, detail=f"it has {size} bytes instead of {expected}")
+        return Found(model.name, "present", size, None if locked is None else locked.sha256)
+
+    def _synced(self, model: Model, locked: Locked | None, on_progress: OnProgress) -> Found:
+        seen = self._seen(model, locked)
+        if seen.state == "present" and locked is not None and _agree(model, locked) is None:
+            return seen
+        try:
+            if seen.state == "missing":
+                return self._downloaded(model, locked, on_progress)
+            verified = self._verified(model, locked, on_progress)
+            if verified.state == "present" and locked is None:
+                self._lock.put(model.name, Locked(sha256=verified.sha256 or "", size_bytes=verified.size_bytes or 0))
+        except (ModelRefused, OSError) as error:
+            return Found(model.name, "failed", detail=str(error))
+        return verified
+
+    def _downloaded(self, model: Model, locked: Locked | None, on_progress: OnProgress) -> Found:
+        path = self._folder / model.name
+        part = path.with_name(path.name + ".part")
+        arrived = self._downloader.fetch(model, part, lambda have: on_progress(model.name, have, model.size_bytes))
+        seen = Locked(sha256=arrived.sha256, size_bytes=arrived.size_bytes, revision=arrived.revision)
+        etag = part.with_name(part.name + ".etag")
+        if (objection := _objection(model, locked, seen)) is not None:
+            part.unlink()
+            etag.unlink(missing_ok=True)
+            raise ModelRefused(f"{model.name}: {objection}")
+        self._lock.put(model.name, locked or seen)
+        part.replace(path)
+        etag.unlink(missing_ok=True)
+        return Found(model.name, "downloaded", seen.size_bytes, seen.sha256)
+
+    def _verified(self, model: Model, locked: Locked | None, on_progress: OnProgress) -> Found:
+        path = self._folder / model.name
+        if not path.is_file():
+            return Found(model.name, "missing", model.size_bytes)
+        size = path.stat().st_size
+        digest, have = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                digest.update(chunk)
+                have += len(chunk)
+                on_progress(model.name, have, size)
+        found = Locked(sha256=digest.hexdigest(), size_bytes=size)
+        objection = _objection(model, locked, found)
+        state: State = "present" if objection is None else "wrong"
+        return Found(model.name, state, size, found.sha256, objection or "")
+
+    def _refusal(self, models: Sequence[Model]) -> str | None:
+        """Before a byte is fetched: whether what is missing has room, as far as its size is known."""
+        missing = sum(model.size_bytes or 0 for model in models if not (self._folder / model.name).exists())
+        free = shutil.disk_usage(self._folder).free
+        return None if missing <= free else f"{missing} bytes are to come, and {free} are free"
+
+
+def _objection(model: Model, locked: Locked | None, found: Locked) -> str | None:
+    """Why this is not the expected file: the manifest's word goes first, then the lock's."""
+    if locked is not None and (conflict := _agree(model, locked)) is not None:
+        return conflict
+    if model.sha256 is not None and found.sha256 != model.sha256:
+        return f"its sha256 is {found.sha256}, the manifest says {model.sha256}"
+    if model.size_bytes is not None and found.size_bytes != model.size_bytes:
+        return f"it has {found.size_bytes} bytes, the manifest says {model.size_bytes}"
+    if locked is not None and found.sha256 != locked.sha256:
+        return f"its sha256 is {found.sha256}, the first sync saw {locked.sha256}"
+    return None
+
+
+def _agree(model: Model, locked: Locked) -> str | None:
+    if model.sha256 is not None and model.sha256 != locked.sha256:
+        return f"the manifest says sha256 {model.sha256}, the first sync saw {locked.sha256}: one of both is wrong"
+    return None
