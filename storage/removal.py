@@ -18,6 +18,7 @@ from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
 from storage.tombstone import Tombstone, clear
 
+DISCARD_TRIES = 5
 EVENTS_PENDING = timedelta(minutes=10)
 """Before a job is looked at again whose events are still being delivered."""
 
@@ -40,13 +41,23 @@ class JobRemover:
         )
 
     async def discard(self, tenant: str, job_id: str, created_at: datetime) -> None:
-        """Remove a job of a batch that can no longer be accepted, written or not: no worker knows of it."""
-        try:
-            await self._entomb(await self._jobs.read(tenant, job_id))
-        except JobGone:
+        """Remove a job of a batch that can no longer be accepted, written or not: no worker knows of it.
+
+        Only a look at one of its old deadlines can come between, once each: it is tried again at once, for the next
+        sweep would look at the batch and at such a deadline together again.
+        """
+        for tries_left in reversed(range(DISCARD_TRIES)):
+            try:
+                await self._entomb(await self._jobs.read(tenant, job_id))
+            except PreconditionFailed:
+                if tries_left == 0:
+                    raise
+                continue
+            except JobGone:
+                pass
+            except JobNotFound:
+                await self.bury(tenant, job_id, created_at)
             return
-        except JobNotFound:
-            await self.bury(tenant, job_id, created_at)
 
     async def _entomb(self, stored: StoredJob) -> None:
         record = stored.record

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -313,3 +314,29 @@ async def test_a_look_at_what_is_not_due_costs_one_request(clock: ManualClock) -
     objects.requests.clear()
     assert not await shop.reaper.sweep()
     assert dict(objects.requests) == {"LIST": 3}
+
+
+class Meddled(MemoryObjectStore):
+    """`meddle` comes between a reader of this key and its next write."""
+
+    key = ""
+    meddle: Callable[[], Awaitable[object]] | None = None
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        if key == self.key and (meddle := self.meddle) is not None:
+            self.meddle = None
+            await meddle()
+        return await super().replace(key, body, etag=etag, content_type=content_type)
+
+
+async def test_a_job_that_is_touched_meanwhile_is_discarded_all_the_same(clock: ManualClock) -> None:
+    """A batch that is abandoned, and an old deadline of its job, are looked at by one sweep: neither waits for ever."""
+    objects = Meddled(clock)
+    shop = Shop(objects, clock)
+    record = a_job()
+    stored = await shop.jobs.create(record, workflow=b"{}")
+    objects.key = keys.record(record.tenant, record.job_id)
+    objects.meddle = lambda: shop.jobs.touch(stored)
+    await shop.stores.remover.discard(record.tenant, record.job_id, record.created_at)
+    with pytest.raises(JobGone):
+        await shop.jobs.read(record.tenant, record.job_id)
