@@ -12,6 +12,7 @@ from rich.console import Console
 from app.cli import cli
 from infra.bucket_commands import bucket as bucket_commands
 from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
+from infra.models.commands import models as model_commands
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.local.up import UpOptions
@@ -21,6 +22,7 @@ DEFAULT_DATA = Path(".local")
 DEFAULT_PORT = 8000
 
 cli.command(bucket_commands)
+cli.command(model_commands)
 
 
 def main() -> None:

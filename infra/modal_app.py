@@ -4,6 +4,8 @@ Containers get their settings (bucket, API key) from one secret. The numbers her
 what containers must know of them travels along as variables.
 """
 
+from typing import Any
+
 import modal
 import modal.experimental
 
@@ -17,6 +19,8 @@ API_CONCURRENCY = 100
 """Requests that one API container serves at once: they wait for the bucket, not for the CPU."""
 DELIVER_CONCURRENCY = 20
 """Calls of the deliverer at once: one that waits for a slow receiver does not keep the others from theirs."""
+LONGEST_DOWNLOAD_S = 24 * 3600
+"""Modal's own limit; a download that it ends goes on at the next sync."""
 EVERY_MINUTE = "* * * * *"
 
 deployment = DeploymentSettings()
@@ -75,6 +79,22 @@ def check_image() -> list[str]:
     from infra.modal_runtime import publish_engine
 
     return publish_engine()
+
+
+@app.function(
+    env=known,
+    region=deployment.region,
+    volumes={MODELS: volume},
+    max_containers=1,
+    timeout=LONGEST_DOWNLOAD_S,
+)
+def download_models(command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """`sync`, `plan` or `verify` the volume. The manifest's models come from the caller; nothing is retried here."""
+    from infra.modal_runtime import see_to_models
+
+    found = see_to_models(command, wanted, MODELS)
+    volume.commit()
+    return found
 
 
 @app.cls(

@@ -6,5 +6,6 @@ API_FUNCTION = "api"
 REAP_FUNCTION = "reap"
 DELIVER_FUNCTION = "deliver"
 CHECK_FUNCTION = "check_image"
-PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION, CHECK_FUNCTION)
+MODELS_FUNCTION = "download_models"
+PARTS = (API_FUNCTION, WORKER_CLASS, REAP_FUNCTION, DELIVER_FUNCTION, CHECK_FUNCTION, MODELS_FUNCTION)
 """What a deployment consists of; without any one of these jobs do not get done."""

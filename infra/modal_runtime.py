@@ -3,9 +3,12 @@
 import asyncio
 import logging
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Coroutine
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from app.asgi import create_app
@@ -30,6 +33,8 @@ from infra.logs import configure_logging
 from infra.modal_launcher import ModalLauncher
 from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
+from infra.models.folders import model_folder, perform
+from infra.models.manifest import Model
 from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
@@ -37,7 +42,15 @@ from storage.signal import MemorySignal
 from workers.comfy.snapshot import SnapshotHost
 from workers.errors import EngineUnavailable
 
-__all__ = ["EngineUnavailable", "TicketWorker", "api_application", "deliver_due", "publish_engine", "sweep"]
+__all__ = [
+    "EngineUnavailable",
+    "TicketWorker",
+    "api_application",
+    "deliver_due",
+    "publish_engine",
+    "see_to_models",
+    "sweep",
+]
 
 T = TypeVar("T")
 
@@ -103,6 +116,24 @@ def publish_engine() -> list[str]:
     return asyncio.run(once())
 
 
+def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
+    """One of `ModelFolder`'s commands on the volume: what was found, one a model. What was downloaded is known to the
+    checks of submissions at once."""
+    settings = Settings()
+    configure_logging("models", settings.log_level)
+    here = model_folder(settings.huggingface_token, Path(folder))
+    found = perform(command, [Model.model_validate(model) for model in wanted], here)
+
+    async def tell() -> None:
+        async with open_stores(settings, MemorySignal()) as stores:
+            for pool in (DEFAULT_POOL, *settings.gpu_pools):
+                await stores.engine_info.files_changed(pool)
+
+    if any(one.state == "downloaded" for one in found):
+        asyncio.run(tell())
+    return [asdict(one) for one in found]
+
+
 class TicketWorker:
     """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
 
@@ -121,7 +152,9 @@ class TicketWorker:
         settings = Settings()
         configure_logging("snapshot", settings.log_level)
         self._thread.start()
-        self._snapshot = SnapshotHost(engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
+        folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
+        settings = settings.model_copy(update={"engine_dir": settings.engine_dir or folder})
+        self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
         self._run(self._snapshot.prepare())
 
     def start(self) -> None:

@@ -114,6 +114,10 @@ class Settings(BaseSettings):
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
     inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
 
+    huggingface_token: SecretStr | None = Field(
+        None, description="token for gated models, sent to Hugging Face alone when models are downloaded"
+    )
+
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
     presence: Path | None = Field(None, description="file in which a local process says that it is ready")
@@ -172,6 +176,7 @@ class DeploymentSettings(BaseSettings):
     )
     comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
     nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
+    models: Path = Field(Path("infra/models.toml"), description="manifest of the models")
     sage_architectures: str = Field(
         "8.9;9.0",
         description="GPU architectures that SageAttention 2 is built for, `;` between; "
@@ -188,6 +193,14 @@ class DeploymentSettings(BaseSettings):
     def gpus(self) -> list[str] | None:
         """As Modal takes them: falls back in order."""
         return [name.strip() for name in self.gpu.split(",") if name.strip()] or None
+
+
+class HubSettings(BaseSettings):
+    """What a download of models needs where there is no bucket."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    huggingface_token: SecretStr | None = None
 
 
 class EngineSettings(BaseSettings):

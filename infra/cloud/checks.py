@@ -10,7 +10,8 @@ from typing import TypeVar
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
-from infra.modal_names import API_FUNCTION, APP_NAME, PARTS
+from infra.modal_names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
+from infra.models.manifest import models
 from infra.settings import ENV_PREFIX, DeploymentSettings
 
 REQUIRED = (f"{ENV_PREFIX}BUCKET", f"{ENV_PREFIX}API_KEY")
@@ -24,6 +25,8 @@ SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
 T = TypeVar("T")
 
 DEPLOY_IT = "run `comfyui-modal deploy`"
+NAMED = 3
+"""Missing models that are told by name."""
 API_START_S = 60.0
 """The first request to an API without a container waits for one to start."""
 _COLD_START_S = 60.0
@@ -135,6 +138,18 @@ class CloudChecks:
         if missing := await _asked(self._cloud.check_image()):
             raise CheckFailed("; ".join(missing), "add it to the manifest of nodes, and deploy again")
         return "the engine starts, and has every node of the shipped workflows; its nodes are published"
+
+    async def models(self) -> str | Note:
+        """Of the manifest. A deployment without them stands: whoever needs one is told at submission."""
+        wanted = [model.model_dump(exclude_none=True) for model in models(self._deployment.models)]
+        if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
+            return Note("not asked: nothing is deployed yet", "after the deploy: `comfyui-modal models sync`")
+        found = await _asked(self._cloud.see_to_models("plan", wanted))
+        lacking = [one["name"] for one in found if one["state"] != "present"]
+        if lacking:
+            names = ", ".join(lacking[:NAMED]) + (" …" if len(lacking) > NAMED else "")
+            return Note(f"{len(lacking)} of {len(found)} are missing: {names}", "run `comfyui-modal models sync`")
+        return f"{len(found)} are there"
 
     async def url(self) -> str:
         """Where the API is, as given or as the cloud says."""

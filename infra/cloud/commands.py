@@ -13,6 +13,7 @@ from storage.record import DEFAULT_POOL
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.cloud.checks import CloudChecks
+    from infra.findings import Check
 
 Environment = Annotated[
     str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
@@ -104,10 +105,11 @@ async def _deploy(env: str | None, *, dry: bool) -> int:
     from storage.clock import SystemClock
 
     checks, settings = _cloud_checks(env), external_settings()
+    models: dict[str, Check] = {"models": checks.models}
     if settings is None:
-        return await run(checks, {"bucket": bucket_not_seen}, env, dry=dry)
+        return await run(checks, {"bucket": bucket_not_seen} | models, env, dry=dry)
     async with open_objects(settings) as objects:
-        return await run(checks, BucketChecks(objects, SystemClock()).all(), env, dry=dry)
+        return await run(checks, BucketChecks(objects, SystemClock()).all() | models, env, dry=dry)
 
 
 def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | None = None) -> "CloudChecks":

@@ -8,7 +8,7 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
-from infra.modal_names import APP_NAME, CHECK_FUNCTION, WORKER_CLASS
+from infra.modal_names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
 from infra.modal_pools import ModalPools, UnknownPool
 
 
@@ -80,6 +80,13 @@ class ModalCloud:
         with _translated():
             missing: list[str] = await self._call(self._function(CHECK_FUNCTION).remote.aio())
         return missing
+
+    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
+        with _translated():
+            answer = self._function(MODELS_FUNCTION).remote.aio(command, wanted)
+            found: list[dict[str, Any]] = await self._call(answer)
+        return found
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
         """A ticket that is not taken in time is left: withdrawing it could stop a job that it meanwhile runs."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class CloudError(Exception):
@@ -74,6 +74,10 @@ class Cloud(Protocol):
 
     async def check_image(self) -> list[str]:
         """Start the deployed engine without a GPU, and publish which nodes it has. Returns what is missing."""
+        ...
+
+    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
         ...
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:

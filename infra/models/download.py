@@ -51,10 +51,6 @@ class Downloader:
         self._hub = hub
         self._token = token
         self._wait_s = wait_s
-        self._client = httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, max_redirects=MAX_REDIRECTS)
-
-    def close(self) -> None:
-        self._client.close()
 
     def fetch(self, model: Model, part: Path, on_bytes: OnBytes) -> Arrived:
         """The whole file, in `part`. `ModelRefused`."""
@@ -76,7 +72,10 @@ class Downloader:
         known = etag_file.read_text() if etag_file.exists() else ""
         if known:
             have = _hashed(file, digest, on_bytes)
-        with self._client.stream("GET", model.source(self._hub), headers=self._headers(model, have, known)) as answer:
+        with self._asked(model, have, known) as answer:
+            if answer.status_code == 416:  # all of it is here, or what is here is longer than what is there
+                etag_file.unlink(missing_ok=True)
+                raise TryAgain("the source has nothing to go on with")
             _check_status(model, answer)
             if have and not _goes_on(answer, have):
                 digest, have = hashlib.sha256(), 0
@@ -84,7 +83,7 @@ class Downloader:
             file.truncate()
             etag_file.write_text(answer.headers.get("etag", ""))
             _check_size(model, answer, have)
-            for chunk in answer.iter_raw(CHUNK_BYTES):
+            for chunk in answer.iter_raw():
                 file.write(chunk)
                 digest.update(chunk)
                 have += len(chunk)
@@ -93,6 +92,15 @@ class Downloader:
         file.flush()
         os.fsync(file.fileno())
         return Arrived(digest.hexdigest(), have, revision)
+
+    @contextmanager
+    def _asked(self, model: Model, have: int, etag: str) -> Iterator[httpx.Response]:
+        headers = self._headers(model, have, etag)
+        with (
+            httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, max_redirects=MAX_REDIRECTS) as client,
+            client.stream("GET", model.source(self._hub), headers=headers) as answer,
+        ):
+            yield answer
 
     def _headers(self, model: Model, have: int, etag: str) -> dict[str, str]:
         headers = {"accept-encoding": "identity"}
@@ -127,8 +135,6 @@ def _check_status(model: Model, answer: httpx.Response) -> None:
     status = answer.status_code
     if status in (200, 206):
         return
-    if status == 416:  # what is here is not the beginning of what is there
-        raise ModelRefused(f"{model.name}: the source does not go on from here; remove the .part file")
     if status >= 500 or status in (408, 429):
         raise TryAgain(f"the source answered {status}")
     if status in (401, 403):

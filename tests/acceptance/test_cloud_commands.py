@@ -166,7 +166,10 @@ def test_a_bucket_that_this_shell_does_not_know_is_a_note(shell: Shell) -> None:
     """The check then runs in the cloud."""
     finished = shell.command("deploy", "--dry-run", without="COMFYUI_MODAL")
     assert finished.returncode == 0, finished.stderr
-    assert lines(finished.stdout, "note") == ["note bucket: not tried: COMFYUI_MODAL_BUCKET is not set here"]
+    assert lines(finished.stdout, "note") == [
+        "note bucket: not tried: COMFYUI_MODAL_BUCKET is not set here",
+        "note models: not asked: nothing is deployed yet",
+    ]
 
 
 def test_deploy(deployed: Shell) -> None:

@@ -39,7 +39,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterat
 def test_what_is_deployed(app: Deployed) -> None:
     """One API, one worker class, the reaper and the deliverer, with the first version's numbers."""
     functions = app.plane.deployed(APP_NAME)
-    assert set(functions) == {"api", "reap", "deliver", "check_image", "ComfyWorker.*"}
+    assert set(functions) == {"api", "reap", "deliver", "check_image", "download_models", "ComfyWorker.*"}
     for scheduled in ("reap", "deliver"):
         assert functions[scheduled].spec.schedule.cron.cron_string == "* * * * *"
         assert functions[scheduled].spec.autoscaler_settings.max_containers == 1

@@ -30,7 +30,7 @@ def _spec(folder: Path, device: str) -> EngineSpec:
 @asynccontextmanager
 async def restored(spec: EngineSpec, *, is_on_gpu: bool = False) -> AsyncIterator[tuple[SnapshotHost, int | None]]:
     """The host after the restore, and the process that it had before."""
-    host = SnapshotHost(spec, is_on_gpu=is_on_gpu)
+    host = SnapshotHost(lambda: spec, is_on_gpu=is_on_gpu)
     try:
         await host.prepare()
         before = host.pid
@@ -78,9 +78,27 @@ async def test_a_fresh_one_for_another_attention(tmp_path: Path, caplog: pytest.
     assert "its attention is not sdpa" in caplog.text
 
 
+async def test_the_fresh_one_is_asked_for_where_the_gpu_is(tmp_path: Path) -> None:
+    """Not where the snapshot was taken: there no GPU was seen, and the engine would run on the CPU."""
+    seen: list[str] = []
+
+    def spec() -> EngineSpec:
+        seen.append("asked")
+        return _spec(tmp_path, "cpu")
+
+    host = SnapshotHost(spec, is_on_gpu=False)
+    try:
+        await host.prepare()
+        asked_before = len(seen)
+        await host.start()
+        assert len(seen) > asked_before
+    finally:
+        await host.stop()
+
+
 async def test_one_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None:
     """A fresh engine answers."""
-    host = SnapshotHost(_spec(tmp_path, "cuda"), is_on_gpu=False)
+    host = SnapshotHost(lambda: _spec(tmp_path, "cuda"), is_on_gpu=False)
     await host.prepare()
     await host._process.stop()
     try:
@@ -93,7 +111,7 @@ async def test_one_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None
 async def test_one_that_does_not_start_is_not_in_the_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The snapshot is taken without it; the start afterwards says why it cannot be."""
     spec = replace(_spec(tmp_path, "cuda"), command=[sys.executable, "-c", "raise SystemExit('no')"])
-    host = SnapshotHost(spec, is_on_gpu=False)
+    host = SnapshotHost(lambda: spec, is_on_gpu=False)
     await host.prepare()
     assert "nothing of the engine is in the snapshot" in caplog.text
     with pytest.raises(EngineUnavailable):

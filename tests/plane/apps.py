@@ -123,6 +123,9 @@ class Apps:
         metadata = pb.VolumeMetadata(name=name, version=request.version)
         return pb.VolumeGetOrCreateResponse(volume_id=volume_id, version=request.version, metadata=metadata)
 
+    async def VolumeReload(self, _: Any) -> Any:
+        return empty_pb2.Empty()
+
     async def VolumeCommit(self, _: Any) -> Any:
         return pb.VolumeCommitResponse()
 

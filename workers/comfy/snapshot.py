@@ -6,6 +6,7 @@ does not go well on either way ends in a fresh engine, with a warning: a snapsho
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,12 +35,12 @@ def pretending(spec: EngineSpec) -> EngineSpec:
 
 class SnapshotHost:
     """An `EngineHost`. `prepare` comes before the snapshot, `start` after the restore; `is_on_gpu`: a GPU is there at
-    both times."""
+    both times. `spec` is asked anew each time: it says --cpu where no GPU is seen."""
 
-    def __init__(self, spec: EngineSpec, *, is_on_gpu: bool) -> None:
+    def __init__(self, spec: Callable[[], EngineSpec], *, is_on_gpu: bool) -> None:
         self._spec = spec
         self._is_on_gpu = is_on_gpu
-        self._process = EngineProcess(spec)
+        self._process = EngineProcess(spec())
         self._is_prepared = False
 
     @property
@@ -68,8 +69,8 @@ class SnapshotHost:
     async def prepare(self) -> None:
         """An engine that does not start is left to `start`."""
         if not self._is_on_gpu:
-            self._process = EngineProcess(pretending(self._spec))
-            _lay_paths(self._spec)
+            self._process = EngineProcess(pretending(self._spec()))
+            _lay_paths(self._spec())
         try:
             await self._process.start()
             self._is_prepared = True
@@ -84,7 +85,7 @@ class SnapshotHost:
 
     async def restart(self) -> None:
         await self._process.stop()
-        self._process = EngineProcess(self._spec)
+        self._process = EngineProcess(self._spec())
         await self._process.start()
 
     async def stop(self) -> None:
@@ -102,8 +103,9 @@ class SnapshotHost:
         """And with the attention that is the right one here."""
         if await self._process.engine.restore() == "cpu":
             raise EngineUnavailable("it sees no GPU")
-        choice = NOT_OURS if self._spec.attention is None else await self._spec.attention.choose()
-        if choice.flag is not None and choice.flag not in pretending(self._spec).command:
+        spec = self._spec()
+        choice = NOT_OURS if spec.attention is None else await spec.attention.choose()
+        if choice.flag is not None and choice.flag not in pretending(spec).command:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
         self._process.attention = choice
         return True

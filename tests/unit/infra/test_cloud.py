@@ -4,6 +4,7 @@ import io
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -36,6 +37,7 @@ class FakeCloud:
     api_url: str | None = None
     ticket_says: str | Exception | None = None
     image_lacks: Sequence[str] = ()
+    models_are: str = "present"
     trouble: Exception | None = None
     now: PoolScale = field(default_factory=lambda: PoolScale(0, 4, 0, 100))
     asked: list[float] = field(default_factory=list)
@@ -81,6 +83,10 @@ class FakeCloud:
     async def check_image(self) -> list[str]:
         self._meet()
         return list(self.image_lacks)
+
+    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self._meet()
+        return [{"name": model["file"], "state": self.models_are} for model in wanted]
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
         self.asked.append(timeout_s)
@@ -181,6 +187,22 @@ async def test_an_api_that_fails() -> None:
         findings = await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None))
     for name in ("API alive", "API ready", "API key"):
         assert (findings[name].holds, "503" in findings[name].detail) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("state", "parts", "said"),
+    [
+        ("present", PARTS, " are there"),
+        ("missing", PARTS, " are missing: Wan2_2-I2V"),
+        ("present", (), "nothing is deployed yet"),
+    ],
+)
+async def test_models_that_are_missing_are_a_note(state: str, parts: Sequence[str], said: str) -> None:
+    """The deploy goes on: only who needs one is refused."""
+    finding = (await found({"models": checks_of(FakeCloud(models_are=state, parts=parts)).models}))["models"]
+    assert finding.holds
+    assert said in finding.detail
+    assert bool(finding.advice) == (said != " are there")
 
 
 async def test_an_image_that_lacks_something() -> None:

@@ -1,0 +1,135 @@
+"""The commands `models sync`, `models verify` and `models list`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from infra.models.folders import Models
+    from infra.models.manifest import Model
+    from infra.models.sync import Found
+
+models = App(name="models", help="Download the models of workflows, and check them.")
+
+MANIFEST = Path("infra/models.toml")
+GIB = 1024**3
+
+Manifest = Annotated[Path, Parameter(help="manifest of models", env_var="COMFYUI_MODAL_MODELS")]
+Folder = Annotated[
+    Path | None, Parameter(name="--dir", help="a folder of models on this machine; otherwise the volume on Modal")
+]
+Only = Annotated[
+    list[str] | None,
+    Parameter(help="a model's file or folder/file, or a workflow by name; may be repeated", negative=""),
+]
+AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
+Environment = Annotated[
+    str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
+]
+
+
+@models.command
+def sync(
+    *,
+    only: Only = None,
+    dry_run: Annotated[bool, Parameter(help="say what is missing, and download nothing", negative="")] = False,
+    folder: Folder = None,
+    manifest: Manifest = MANIFEST,
+    env: Environment = None,
+    as_json: AsJson = False,
+) -> int:
+    """Download what is missing: resumed, checked, and in place as a whole or not at all."""
+    return _perform("plan" if dry_run else "sync", only, folder, manifest, env, as_json=as_json, may_lack=dry_run)
+
+
+@models.command
+def verify(
+    *,
+    only: Only = None,
+    folder: Folder = None,
+    manifest: Manifest = MANIFEST,
+    env: Environment = None,
+    as_json: AsJson = False,
+) -> int:
+    """Hash every model, and compare it with the manifest and with what the first sync saw."""
+    return _perform("verify", only, folder, manifest, env, as_json=as_json)
+
+
+@models.command(name="list")
+def list_(
+    *,
+    workflow: Annotated[str | None, Parameter(help="only what this workflow needs")] = None,
+    folder: Folder = None,
+    manifest: Manifest = MANIFEST,
+    env: Environment = None,
+    as_json: AsJson = False,
+) -> int:
+    """Show each model, and whether it is there."""
+    only = None if workflow is None else [workflow]
+    return _perform("plan", only, folder, manifest, env, as_json=as_json, may_lack=True)
+
+
+def _perform(
+    command: str,
+    only: list[str] | None,
+    folder: Path | None,
+    manifest: Path,
+    env: str | None,
+    *,
+    as_json: bool,
+    may_lack: bool = False,
+) -> int:
+    from infra.cloud.port import CloudError, CloudUnreachable
+    from infra.models.choice import chosen
+    from infra.models.folders import models_at
+    from infra.models.lock import BadLock
+    from infra.models.manifest import models as read
+    from infra.nodes import BadManifest
+
+    console = Console(stderr=True)
+    try:
+        wanted = chosen(read(manifest), only)
+        found = _with_progress(models_at(folder, env), command, wanted)
+    except (BadManifest, BadLock) as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        return REFUSED
+    except CloudError as error:
+        console.print(str(error), style="red", highlight=False, markup=False)
+        return UNREACHABLE if isinstance(error, CloudUnreachable) else FAILED
+    _show(found, as_json=as_json)
+    good = all(one.is_good or (may_lack and one.state == "missing") for one in found)
+    return 0 if good else FAILED
+
+
+def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> "list[Found]":
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def tell(name: str, have: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name, total=total)
+            progress.update(tasks[name], completed=have)
+
+        return where.perform(command, wanted, tell)
+
+
+def _show(found: "Sequence[Found]", *, as_json: bool) -> None:
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        return
+    console = Console()
+    for one in found:
+        size = "" if one.size_bytes is None else f"  {one.size_bytes / GIB:.2f} GiB"
+        detail = f"  {one.detail}" if one.detail else ""
+        console.print(f"{one.state:<10} {one.name}{size}{detail}", highlight=False, markup=False, soft_wrap=True)

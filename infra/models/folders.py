@@ -1,0 +1,65 @@
+"""Where models lie: in a folder of this machine, or on the deployment's volume. Both take the same commands."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import SecretStr
+
+from infra.cloud.modal_cloud import ModalCloud
+from infra.models.download import Downloader
+from infra.models.manifest import Model
+from infra.models.sync import Found, ModelFolder, OnProgress
+from infra.settings import HubSettings
+
+
+class Models(Protocol):
+    """`sync`, `plan` and `verify` as `ModelFolder` tells."""
+
+    def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]: ...
+
+
+class LocalModels:
+    def __init__(self, folder: ModelFolder) -> None:
+        self._folder = folder
+
+    def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]:
+        return perform(command, models, self._folder, on_progress)
+
+
+class VolumeModels:
+    """The deployed function does it; how far it is stands in its log."""
+
+    def __init__(self, cloud: ModalCloud) -> None:
+        self._cloud = cloud
+
+    def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]:
+        wanted = [model.model_dump(exclude_none=True) for model in models]
+        answer: list[dict[str, Any]] = asyncio.run(self._cloud.see_to_models(command, wanted))
+        return [Found(**one) for one in answer]
+
+
+def models_at(folder: Path | None, environment: str | None) -> Models:
+    """A folder of this machine; the volume, in a Modal environment, where there is none."""
+    if folder is None:
+        return VolumeModels(ModalCloud({}, environment))
+    return LocalModels(model_folder(HubSettings().huggingface_token, folder))
+
+
+def model_folder(token: SecretStr | None, folder: Path) -> ModelFolder:
+    return ModelFolder(folder, Downloader(token=token.get_secret_value() if token is not None else None))
+
+
+def perform(
+    command: str, models: Sequence[Model], folder: ModelFolder, on_progress: OnProgress = lambda *_: None
+) -> list[Found]:
+    """ValueError for a command that is none."""
+    commands: dict[str, Callable[[], list[Found]]] = {
+        "sync": lambda: folder.sync(models, on_progress),
+        "plan": lambda: folder.plan(models),
+        "verify": lambda: folder.verify(models, on_progress),
+    }
+    if command not in commands:
+        raise ValueError(f"no command {command!r}: there are {', '.join(commands)}")
+    return commands[command]()

@@ -1,0 +1,117 @@
+"""The commands for models: in a folder of this machine, and on a deployment's volume."""
+
+import asyncio
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.compose import open_stores
+from infra.settings import ENV_PREFIX, Settings
+from storage.s3 import S3Config
+from storage.signal import MemorySignal
+from tests.support.deployed import bucket_settings, deployed
+from tests.support.environment import clean_environment
+from tests.support.model_hub import Hub, model_hub
+
+ROOT = Path(__file__).parents[2]
+BODY = b"weights" * 1000
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with model_hub() as hub:
+        hub.files["wan.safetensors"] = BODY
+        yield hub
+
+
+@pytest.fixture
+def manifest(hub: Hub, tmp_path: Path) -> Path:
+    path = tmp_path / "models.toml"
+    path.write_text(
+        f'[[model]]\nfolder = "vae"\nfile = "wan.safetensors"\nurl = "{hub.url}/wan.safetensors"\n'
+        f'sha256 = "{hashlib.sha256(BODY).hexdigest()}"\n'
+        f'[[model]]\nfolder = "loras"\nfile = "fast.safetensors"\nurl = "{hub.url}/nowhere"\n'
+    )
+    return path
+
+
+def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "infra.cli", "models", *map(str, arguments)],
+        cwd=ROOT,
+        env=clean_environment() | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_folder_is_synced_verified_and_listed(manifest: Path, tmp_path: Path) -> None:
+    """Exit code 1 as long as a model cannot be had, though the others arrive; `list` takes what is missing calmly."""
+    here = ("--manifest", manifest, "--dir", tmp_path / "models")
+    dry = command("sync", "--dry-run", *here)
+    assert (dry.returncode, dry.stdout.count("missing")) == (0, 2), dry.stderr
+    synced = command("sync", *here)
+    assert synced.returncode == 1, synced.stderr
+    assert "downloaded vae/wan.safetensors" in synced.stdout
+    assert "failed     loras/fast.safetensors" in synced.stdout
+    assert (tmp_path / "models" / "vae" / "wan.safetensors").read_bytes() == BODY
+    assert command("verify", "--only", "wan.safetensors", *here).returncode == 0
+    assert command("verify", *here).returncode == 1
+    listed = command("list", "--json", *here)
+    states = {one["name"]: one["state"] for one in json.loads(listed.stdout)}
+    assert states == {"vae/wan.safetensors": "present", "loras/fast.safetensors": "missing"}
+    assert listed.returncode == 0
+
+
+def test_what_is_wrong_is_named(manifest: Path, tmp_path: Path) -> None:
+    """A manifest's fault with its field; a name that means nothing. Exit code 2."""
+    unknown = command("list", "--workflow", "nothing", "--manifest", manifest, "--dir", tmp_path)
+    assert (unknown.returncode, "'nothing' is neither" in unknown.stderr) == (2, True), unknown.stderr
+    manifest.write_text('[[model]]\nfolder = "../vae"\nfile = "x"\nurl = "https://example.com"\n')
+    refused = command("list", "--manifest", manifest, "--dir", tmp_path)
+    assert (refused.returncode, "model.0.folder" in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.xdist_group("modal")
+def test_the_volume_of_a_deployment(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
+    """The deployed function is asked, with the models of this shell's manifest. The plane has no volumes: all lack."""
+    with deployed(tmp_path, bucket_settings(s3_server, "models-plane")) as app:
+        said = app.run(sys.executable, "-m", "infra.cli", "models", "list", "--manifest", str(manifest))
+        (mounted,) = app.plane.deployed("comfyui-modal-api")["download_models"].spec.volume_mounts
+    assert said.count("missing") == 2, said
+    assert (mounted.mount_path, mounted.read_only) == ("/models", False)
+
+
+def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
+    """What was published of files is no longer believed once a model has arrived."""
+    settings = bucket_settings(s3_server, "models-told")
+
+    async def published() -> bool:
+        async with open_stores(Settings(**settings), MemorySignal()) as stores:
+            info = await stores.engine_info.info("default")
+            if info is None:
+                info = await stores.engine_info.publish("default", {})
+            return info.files_listed
+
+    assert asyncio.run(published())
+    script = (
+        "import sys; from pathlib import Path; from infra.models.manifest import models; "
+        "from infra.modal_runtime import see_to_models; "
+        "see_to_models('sync', [model.model_dump() for model in models(Path(sys.argv[1]))], sys.argv[2])"
+    )
+    variables = {ENV_PREFIX + name.upper(): str(value) for name, value in settings.items()}
+    subprocess.run(
+        [sys.executable, "-c", script, str(manifest), str(tmp_path / "volume")],
+        cwd=ROOT,
+        env=clean_environment() | variables,
+        check=True,
+        timeout=60,
+    )
+    assert not asyncio.run(published())
