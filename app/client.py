@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import httpx
 import stamina
@@ -69,6 +70,19 @@ class Client:
     def submit(self, workflow: Json, **fields: Any) -> Json:
         """POST /v1/jobs; `fields` are the other members of the request, `inputs` and `media` for two."""
         return self._make("/v1/jobs", {"workflow": workflow, **fields})
+
+    def workflows(self) -> list[Json]:
+        """What can be run by name."""
+        found: list[Json] = self._json("GET", "/v1/workflows")["workflows"]
+        return found
+
+    def workflow(self, name: str) -> Json:
+        """One of them, with its graph as `workflow`."""
+        return self._json("GET", f"/v1/workflows/{quote(name, safe='')}")
+
+    def submit_named(self, name: str, inputs: Json, **fields: Any) -> Json:
+        """POST /v1/workflows/{name}/jobs; media are inputs too, as `MediumInput`."""
+        return self._make(f"/v1/workflows/{quote(name, safe='')}/jobs", {"inputs": inputs, **fields})
 
     def job(self, job_id: str) -> Json:
         return self._json("GET", f"/v1/jobs/{job_id}")

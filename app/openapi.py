@@ -11,7 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, problems, wire
+from app.named import NamedJobRequest
 from app.system_view import SystemView
+from app.workflow_views import WorkflowList, WorkflowView
 
 _WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
@@ -91,6 +93,7 @@ class Operation:
 
 _ID = Parameter("job_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the job")
 _BATCH_ID = Parameter("batch_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the batch")
+_NAME = Parameter("name", "path", {"type": "string", "examples": ["still"]}, "the workflow")
 _KEY = Parameter(
     "Idempotency-Key", "header", {"type": "string", "maxLength": 255}, "the same key and body make one thing, for 24 h"
 )
@@ -333,6 +336,36 @@ OPERATIONS = (
             "upload-too-large",
             *_IDEMPOTENCY_PROBLEMS,
         ),
+    ),
+    Operation(
+        "list_workflows",
+        "get",
+        "/v1/workflows",
+        "What can be run by name",
+        {200: ("all of them", WorkflowList)},
+    ),
+    Operation(
+        "get_workflow_by_name",
+        "get",
+        "/v1/workflows/{name}",
+        "Look at a workflow",
+        {200: ("its inputs, what it needs, and its graph", WorkflowView)},
+        parameters=(_NAME,),
+        refusals=("unknown-workflow",),
+    ),
+    Operation(
+        "submit_named_job",
+        "post",
+        "/v1/workflows/{name}/jobs",
+        "Run a workflow by name",
+        {
+            202: ("stored: it will end in exactly one way", wire.JobAccepted),
+            200: ("an earlier request with this Idempotency-Key had made it", wire.JobAccepted),
+        },
+        parameters=(_NAME, _KEY),
+        request=NamedJobRequest,
+        example={"inputs": {"image": {"url": "https://example.com/cat.png"}, "prompt": "a cat in the rain"}},
+        refusals=(*_SUBMISSION_PROBLEMS, "unknown-workflow"),
     ),
     Operation(
         "get_system",

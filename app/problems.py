@@ -96,6 +96,7 @@ _TYPES = (
     ProblemType("invalid-parameter", 422, "A query parameter has a wrong value", "see the parameter's range"),
     ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
+    ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
     ProblemType("job-gone", 410, "The job was removed", "jobs and their files stay for a limited time after their end"),
     ProblemType(

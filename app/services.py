@@ -1,6 +1,7 @@
 """What the HTTP face works with. Put together by a composition root, never by a route."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from storage.runtimes import RuntimeStore
 from storage.signal import Signal
 from storage.uploads import UploadStore
 from storage.worker_facts import WorkerFactsStore
+from workflows.manifest import NamedWorkflow
 
 
 class Fetcher(Protocol):
@@ -46,3 +48,5 @@ class Services:
     signal: Signal
     clock: Clock
     fetcher: Fetcher
+    workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
+    """Those that may be called by name."""

@@ -8,13 +8,13 @@ import asyncio
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from workers.comfy.host import EngineHost
-from workflows import examples
+from workflows.library import shipped
 
 LOG_LINES = 500
 _IMPORT_FAILED = re.compile(r"\(IMPORT FAILED\):?\s*(?P<path>\S.*)$")
@@ -54,8 +54,19 @@ def missing_classes(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[st
     ]
 
 
-def shipped_workflows() -> dict[str, dict[str, Any]]:
-    return {name: examples.load(name) for name in examples.names()}
+def shipped_workflows(packs: Collection[str], *, has_models: bool = True) -> dict[str, dict[str, Any]]:
+    """Those that an engine with these packs of custom nodes is to run; without models, those that need none."""
+    return {
+        name: dict(workflow.graph)
+        for name, workflow in shipped().items()
+        if set(workflow.manifest.nodes) <= set(packs) and (has_models or not workflow.manifest.models)
+    }
+
+
+def packs_of(comfyui: Path) -> set[str]:
+    """The packs of custom nodes that lie in this installation."""
+    folder = comfyui / "custom_nodes"
+    return {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
 
 
 def main() -> int:
@@ -75,7 +86,7 @@ def main() -> int:
         )
         host = EngineProcess(spec)
         try:
-            report = asyncio.run(examine(host, shipped_workflows()))
+            report = asyncio.run(examine(host, shipped_workflows(packs_of(Path(COMFYUI)))))
         except EngineUnavailable as error:
             sys.stderr.write(f"{error}\n")
             return 1

@@ -50,7 +50,7 @@ from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
-from workflows import examples
+from workflows.library import library
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +170,11 @@ def warm(settings: Settings, host: EngineHost) -> EngineHost:
     """The host, with the warm-up that the settings ask for."""
     if settings.warm_up is None:
         return host
-    if settings.warm_up not in examples.names():
-        raise ValueError(f"warm_up: no workflow {settings.warm_up!r} is shipped, only {', '.join(examples.names())}")
+    known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_media}
+    if settings.warm_up not in known:
+        raise ValueError(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
     policy = runner_policy(settings).execution
-    return WarmHost(host, examples.load(settings.warm_up), policy, limit_s=settings.engine_start_timeout_s)
+    return WarmHost(host, known[settings.warm_up].graph, policy, limit_s=settings.engine_start_timeout_s)
 
 
 def worker_loop(
@@ -310,4 +311,5 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         signal=stores.signal,
         clock=stores.clock,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
+        workflows=library(settings.workflows_dir),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.asgi import create_app
-from infra.check_image import examine, shipped_workflows
+from infra.check_image import examine, packs_of, shipped_workflows
 from infra.compose import (
     api_config,
     api_services,
@@ -107,7 +107,10 @@ def publish_engine() -> list[str]:
     configure_logging("check-image", settings.log_level)
 
     async def once() -> list[str]:
-        report = await examine(engine_host(settings, engine_environment()), shipped_workflows())
+        is_lite = settings.engine == "lite"
+        packs = set() if is_lite else packs_of(Path(settings.engine))
+        workflows = shipped_workflows(packs, has_models=not is_lite)
+        report = await examine(engine_host(settings, engine_environment()), workflows)
         async with open_stores(settings, MemorySignal()) as stores:
             for pool in (DEFAULT_POOL, *settings.gpu_pools):
                 await stores.engine_info.publish(pool, report.object_info)

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
         "and unknown on one's own machine",
     )
 
+    workflows_dir: Path | None = Field(
+        None, description="folder of your own workflows with names: a manifest `NAME.toml` beside each graph"
+    )
+
     # Webhooks.
     webhook_secret: SecretStr | None = Field(
         None,
@@ -95,7 +99,7 @@ class Settings(BaseSettings):
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
     engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
     warm_up: str | None = Field(
-        None, description="a shipped workflow without media that every engine runs before its worker takes a job"
+        None, description="a workflow without media, by name, that every engine runs before its worker takes a job"
     )
     engine_stall_s: Seconds = Field(
         600.0, description="how long a running job may go without any message from its engine, seconds"

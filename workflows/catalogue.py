@@ -47,6 +47,11 @@ class Catalogue:
     def absent(cls) -> "Catalogue":
         return cls(None)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether anything is known of the engine: without, graphs are judged by their structure alone."""
+        return self._info is not None
+
     def believing_files(self, *, files_are_known: bool) -> "Catalogue":
         """The same, its parsed classes shared, with this much trust in the lists of files."""
         if files_are_known is self._files_are_known:

@@ -21,7 +21,9 @@ cli = App(
 )
 jobs = App(name="jobs", help="Look at jobs, cancel and remove them.")
 webhooks = App(name="webhooks", help="Try receivers, and see how deliveries went.")
+workflows = App(name="workflows", help="Look at what can be run by name.")
 cli.command(jobs)
+cli.command(workflows)
 cli.command(webhooks)
 
 
@@ -57,10 +59,10 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
 def run(  # noqa: PLR0913  one a flag
     workflow: str,
     *,
-    image: Annotated[Path | None, Parameter(help="the picture for the workflow's one LoadImage node")] = None,
+    image: Annotated[Path | None, Parameter(help="the picture, where the workflow takes one")] = None,
     media: Annotated[list[str] | None, Parameter(help="NAME=FILE or NAME=URL, may be repeated", negative="")] = None,
     set_: Annotated[
-        list[str] | None, Parameter(name="--set", help="NODE.FIELD=VALUE, may be repeated", negative="")
+        list[str] | None, Parameter(name="--set", help="NAME=VALUE or NODE.FIELD=VALUE, may be repeated", negative="")
     ] = None,
     out: Annotated[Path, Parameter(help="folder for the outputs")] = Path("outputs"),
     priority: int = 0,
@@ -74,12 +76,39 @@ def run(  # noqa: PLR0913  one a flag
     Parameters
     ----------
     workflow
-        A file in ComfyUI's API format, or the name of a shipped example (still, clip, words, silence).
+        A file in ComfyUI's API format, or the name of a workflow (see `workflows list`).
     """
     from app.cli.run import Wishes, run_workflow
 
     wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook)
     return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
+
+
+@workflows.command(name="list")
+@ends_well
+def list_workflows(
+    *,
+    json: Annotated[bool, Parameter(help="print the answer as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """List the workflows that can be run by name."""
+    from app.cli.workflows import list_all
+
+    return list_all((target or Target()).resolve(), as_json=json)
+
+
+@workflows.command(name="show")
+@ends_well
+def show_workflow(
+    name: str,
+    *,
+    json: Annotated[bool, Parameter(help="print the answer as JSON, with the graph", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Show a workflow: its inputs, what it needs, whether it can run."""
+    from app.cli.workflows import show_one
+
+    return show_one((target or Target()).resolve(), name, as_json=json)
 
 
 @jobs.command(name="list")

@@ -11,9 +11,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from app.cli.exit_codes import FAILED, INTERRUPTED
 from app.client import ApiProblem, Client, Json
-from workflows import examples
 
 _LOADER = "LoadImage"
+_MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +32,8 @@ class Wishes:
 
 def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     console = Console(stderr=as_json)
-    workflow = _load(wishes.workflow)
-    inputs = [_value(text) for text in wishes.values]
     with Client(*api) as client:
-        media = [_medium(client, text) for text in wishes.media]
-        if wishes.image is not None:
-            node = _only_loader(workflow)
-            inputs.append({"node": node, "field": "image", "value": wishes.image.name})
-            media.append(client.medium(_existing(wishes.image)))
-        fields: Json = {"inputs": inputs, "media": media, "priority": wishes.priority}
-        if wishes.timeout is not None:
-            fields["timeout_s"] = wishes.timeout
-        if wishes.webhook is not None:
-            fields["webhook_url"] = wishes.webhook
-        accepted = client.submit(workflow, **fields)
+        accepted = _submitted(client, wishes)
         console.print(f"job {accepted['job_id']}", highlight=False)
         try:
             job = _follow(client, accepted["job_id"], console)
@@ -59,6 +47,59 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     else:
         _tell(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED
+
+
+def _submitted(client: Client, wishes: Wishes) -> Json:
+    """A file's graph, or a workflow by name; a named one too is set by NODE.FIELD, if that is asked for."""
+    if _is_file(wishes.workflow):
+        return _submit_graph(client, wishes, _load(Path(wishes.workflow)))
+    named = client.workflow(wishes.workflow)
+    if any("." in text.partition("=")[0] for text in wishes.values):
+        return _submit_graph(client, wishes, named["workflow"])
+    return client.submit_named(wishes.workflow, _inputs(client, wishes, named["inputs"]), **_options(wishes))
+
+
+def _submit_graph(client: Client, wishes: Wishes, workflow: Json) -> Json:
+    inputs = [_value(text) for text in wishes.values]
+    media = [_medium(client, text) for text in wishes.media]
+    if wishes.image is not None:
+        node = _only_loader(workflow)
+        inputs.append({"node": node, "field": "image", "value": wishes.image.name})
+        media.append(client.medium(_existing(wishes.image)))
+    return client.submit(workflow, inputs=inputs, media=media, **_options(wishes))
+
+
+def _options(wishes: Wishes) -> Json:
+    given = {"priority": wishes.priority, "timeout_s": wishes.timeout, "webhook_url": wishes.webhook}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _inputs(client: Client, wishes: Wishes, declared: list[Json]) -> Json:
+    """By name. What is no text is JSON; whether it fits, the API says."""
+    types = {one["name"]: one["type"] for one in declared}
+    inputs: Json = {}
+    for text in wishes.values:
+        name, equals, value = text.partition("=")
+        if not equals or name not in types:
+            raise _refusal(f"--set {text}: expected NAME=VALUE or NODE.FIELD=VALUE", _known(types))
+        inputs[name] = value if types[name] in ("string", "choice") else _json_or_text(value)
+    for text in wishes.media:
+        medium = _medium(client, text)
+        name = medium.pop("name")
+        if types.get(name) not in _MEDIA:
+            raise _refusal(f"--media {text}: {name} takes no file", _known(types))
+        inputs[name] = medium
+    if wishes.image is not None:
+        pictures = [name for name, kind in types.items() if kind == "image"]
+        if len(pictures) != 1:
+            raise _refusal(f"--image needs a workflow with one picture, this one has {len(pictures)}", _known(types))
+        path = _existing(wishes.image)
+        inputs[pictures[0]] = {"upload_id": client.upload(path), "filename": path.name}
+    return inputs
+
+
+def _known(types: Json) -> str:
+    return "its inputs are " + ", ".join(f"{name} ({kind})" for name, kind in types.items())
 
 
 def _follow(client: Client, job_id: str, console: Console) -> Json:
@@ -102,17 +143,21 @@ def _tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
         console.print(f"  {output['url']}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
-def _load(name: str) -> Json:
-    if name in examples.names():
-        return examples.load(name)
+def _is_file(name: str) -> bool:
+    """A name that looks like a file has to be one."""
     path = Path(name)
-    if not path.is_file():
-        shipped = ", ".join(examples.names())
-        raise _refusal(f"{name} is neither a file nor a shipped example ({shipped})")
+    if path.is_file():
+        return True
+    if path.suffix or len(path.parts) > 1:
+        raise _refusal(f"{name} is not a file", "workflows by name: `comfyui-modal workflows list`")
+    return False
+
+
+def _load(path: Path) -> Json:
     try:
         document: Json = json.loads(path.read_text())
     except ValueError as error:
-        raise _refusal(f"{name} is not JSON: {error}") from None
+        raise _refusal(f"{path} is not JSON: {error}") from None
     return document
 
 

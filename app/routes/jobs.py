@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.acceptance import Acceptance
+from app.acceptance import Acceptance, Accepted
 from app.body import Body
 from app.preparation import Preparation, parsed
 from app.problems import Problem
@@ -38,6 +38,11 @@ async def submit(request: Request) -> Response:
         prepared = await preparation.whole_job(parsed(JobRequest, document))
         acceptance = Acceptance(context.services, context.config, tenant)
         accepted = await acceptance.job(prepared, identity_of(request, body))
+    return accepted_answer(request, accepted)
+
+
+def accepted_answer(request: Request, accepted: Accepted) -> Response:
+    """202, or 200 for what an earlier request had made."""
     record = accepted.stored.record
     urls = job_urls(record.job_id, base_url(request))
     return answer(

@@ -1,25 +1,29 @@
 """Which models of a manifest are meant: by their own name, or by a workflow that needs them."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from infra.models.manifest import Model
 from infra.nodes import BadManifest
-from workflows import examples
+from workflows.library import library
 
 
-def chosen(models: Sequence[Model], only: Sequence[str] | None) -> tuple[Model, ...]:
-    """All of them where nothing is named. `BadManifest` for a name that means nothing, and for a workflow whose
-    models the manifest lacks."""
+def chosen(models: Sequence[Model], only: Sequence[str] | None, folder: Path | None = None) -> tuple[Model, ...]:
+    """All of them where nothing is named; `folder` is a user's, of workflows. `BadManifest` for a name that means
+    nothing, and for a workflow whose models the manifest lacks."""
     if not only:
         return tuple(models)
-    names = {name for word in only for name in _named(models, word)}
+    names = {name for word in only for name in _named(models, word, folder)}
     return tuple(model for model in models if model.name in names)
 
 
-def _named(models: Sequence[Model], word: str) -> list[str]:
+def _named(models: Sequence[Model], word: str, folder: Path | None) -> list[str]:
     found = [model.name for model in models if word in (model.name, model.file, model.folder)]
     if found:
         return found
-    if word not in examples.names():
-        raise BadManifest(f"{word!r} is neither a model of the manifest nor a workflow that is shipped")
-    return []
+    workflow = library(folder).get(word)
+    if workflow is None:
+        raise BadManifest(f"{word!r} is neither a model of the manifest nor a workflow")
+    if unknown := set(workflow.manifest.models) - {model.name for model in models}:
+        raise BadManifest(f"the manifest has no {', '.join(sorted(unknown))}, which {word} needs")
+    return list(workflow.manifest.models)

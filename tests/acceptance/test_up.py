@@ -117,13 +117,15 @@ def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["run", "nothing.json"], 2, "neither a file nor a shipped example"),
-        (["run", "still", "--set", "nonsense"], 2, "expected NODE.FIELD=VALUE"),
+        (["run", "nothing.json"], 2, "is not a file"),
+        (["run", "nothing"], 2, "there is no workflow of this name, only clip"),
+        (["run", "still", "--set", "nonsense"], 2, "expected NAME=VALUE or NODE.FIELD=VALUE"),
+        (["run", "still", "--set", "width=small"], 2, "/inputs/width"),
         (["run", "words", "--set", "9.x=1"], 2, "has no node 9"),
-        (["run", "words", "--image", "x.png"], 2, "exactly one LoadImage"),
+        (["run", "words", "--image", "x.png"], 2, "this one has 0"),
         (["run", "still", "--image", "/nowhere.png"], 2, "is not a file"),
         (["jobs", "show", "nope"], 2, "no job with this id"),
-        (["run", "still"], 2, "needs the file 'photo.png'"),
+        (["run", "still"], 2, "/inputs/image"),
     ],
 )
 def test_commands_say_what_is_wrong(running: Up, arguments: list[str], code: int, words: str) -> None:

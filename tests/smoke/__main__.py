@@ -20,7 +20,6 @@ from infra.cloud.port import Cloud, CloudError
 from infra.modal_names import API_FUNCTION
 from infra.photograph import write_photograph
 from infra.settings import DeploymentSettings
-from workflows import examples
 
 LONG = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 4096, "height": 4096, "batch_size": 64, "color": 0}},
@@ -75,16 +74,12 @@ class Smoke:
         return "; ".join(f"{worker['gpu']}: attention {worker['attention']['backend']}" for worker in workers)
 
     def _example(self, name: str, **fields: object) -> Json:
-        graph = examples.load(name)
-        media = []
-        if any(node["class_type"] == "LoadImage" for node in graph.values()):
+        inputs: Json = {}
+        if any(one["type"] == "image" for one in self._client.workflow(name)["inputs"]):
             photo = self._folder / "photo.png"
             write_photograph(photo)
-            media = [self._client.medium(photo)]
-            for node in graph.values():
-                if node["class_type"] == "LoadImage":
-                    node["inputs"]["image"] = photo.name
-        return self._client.submit(graph, media=media, **fields)
+            inputs["image"] = {"upload_id": self._client.upload(photo), "filename": photo.name}
+        return self._client.submit_named(name, inputs, **fields)
 
     def _ran(self, accepted: Json) -> str:
         began = time.monotonic()

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from app.openapi import OPERATIONS, document
 from app.problems import PROBLEM_TYPES
-from app.routes import batches, health, jobs, system, uploads, webhooks
+from app.routes import batches, health, jobs, system, uploads, webhooks, workflows
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -21,7 +21,7 @@ def test_the_committed_document_is_the_codes() -> None:
 def test_every_route_is_an_operation() -> None:
     """And every operation has its route."""
     routes: list[Route] = [
-        route for module in (jobs, batches, webhooks, uploads, system, health) for route in module.ROUTES
+        route for module in (jobs, batches, webhooks, uploads, workflows, system, health) for route in module.ROUTES
     ]
     known = {
         (route.name, method.lower(), route.path.replace(":int", ""))

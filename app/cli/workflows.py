@@ -1,0 +1,57 @@
+"""`comfyui-modal workflows list` and `workflows show`."""
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from app.client import Client, Json
+
+
+def list_all(api: tuple[str, str], *, as_json: bool) -> int:
+    with Client(*api) as client:
+        found = client.workflows()
+    if as_json:
+        return _print(found)
+    width = max((len(row["name"]) for row in found), default=0)
+    for row in found:
+        Console().print(
+            f"{row['name']:<{width}}  {_state(row):<8}  {row['title']}", highlight=False, markup=False, soft_wrap=True
+        )
+    return 0
+
+
+def show_one(api: tuple[str, str], name: str, *, as_json: bool) -> int:
+    with Client(*api) as client:
+        found = client.workflow(name)
+    if as_json:
+        return _print(found)
+    console = Console()
+    for line in _lines(found):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _lines(found: Json) -> list[str]:
+    lines = [f"{found['name']}: {found['title']} ({_state(found)})", found["description"], ""]
+    lines += [_input(one) for one in found["inputs"]]
+    lines += [f"needs {name}" for name in (*found["models"], *found["nodes"])]
+    return lines + [f"missing: {what}" for what in found["missing"]]
+
+
+def _input(one: Json) -> str:
+    limits = [f"{bound} {one[bound]:g}" for bound in ("min", "max") if one[bound] is not None]
+    facts = [one["type"], *limits, *one["choices"]]
+    facts.append("required" if one["required"] else f"default {json.dumps(one['default'])}")
+    about = f"  {one['description']}" if one["description"] else ""
+    return f"  {one['name']:<16} {', '.join(facts)}{about}"
+
+
+def _state(row: Json) -> str:
+    return {True: "ready", False: "lacks", None: "unknown"}[row["runnable"]]
+
+
+def _print(found: Any) -> int:
+    sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    return 0

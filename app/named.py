@@ -1,0 +1,86 @@
+"""Jobs of workflows that have names: typed inputs in, an ordinary submission out."""
+
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from app.wire import InputValue, JobOptions, JobRequest, MediumSource
+from workflows.manifest import NamedInput, NamedWorkflow
+
+SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
+"""Of a medium that comes without a file name: loaders choose their decoder by it."""
+
+
+PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
+
+
+class MediumInput(BaseModel):
+    """A file for an input of a named workflow; exactly one of the sources is given."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filename: str | None = Field(None, description="as the node sees it; its suffix matters", examples=["cat.png"])
+    data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
+    url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
+    upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
+
+
+class NamedJobRequest(JobOptions):
+    """What POST /v1/workflows/{name}/jobs takes. `media` come by `inputs`."""
+
+    inputs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="by the names that GET /v1/workflows/{name} tells; the others keep their default",
+    )
+
+    @model_validator(mode="after")
+    def _media_have_names(self) -> "NamedJobRequest":
+        if self.media:
+            raise ValueError("media of a named workflow come as its inputs")
+        return self
+
+
+def request_model(workflow: NamedWorkflow) -> type[NamedJobRequest]:
+    """`NamedJobRequest` with this workflow's inputs: each of its type, within its limits, and no other."""
+    return _request_model(workflow.name, tuple(workflow.manifest.inputs.items()))
+
+
+@lru_cache(maxsize=256)
+def _request_model(name: str, inputs: tuple[tuple[str, NamedInput], ...]) -> type[NamedJobRequest]:
+    fields: dict[str, Any] = {input_name: _field(named) for input_name, named in inputs}
+    inputs_model = create_model(f"Inputs of {name}", __config__=ConfigDict(extra="forbid"), **fields)
+    required = any(named.is_medium for _, named in inputs)
+    default = ... if required else Field(default_factory=inputs_model)
+    return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))
+
+
+def _field(named: NamedInput) -> tuple[Any, Any]:
+    if named.is_medium:
+        return MediumInput, ...
+    if named.type == "choice":
+        return Literal[named.choices] | None, None
+    plain = PLAIN[named.type]
+    return Annotated[plain, Field(strict=True, ge=named.min, le=named.max)] | None, None
+
+
+def job_request(workflow: NamedWorkflow, named: NamedJobRequest) -> JobRequest:
+    """The submission of the graph itself: each value at its places, each medium under a name."""
+    values: list[InputValue] = []
+    media: list[MediumSource] = []
+    for name, given in dict(named.inputs).items():
+        if given is None:
+            continue
+        value = given
+        if isinstance(given, MediumInput):
+            media.append(_medium(name, workflow.manifest.inputs[name], given))
+            value = media[-1].name
+        targets = workflow.manifest.inputs[name].targets()
+        values += [InputValue(node=node, field=field, value=value) for node, field in targets]
+    options = {option: getattr(named, option) for option in JobOptions.model_fields}
+    return JobRequest(**options | {"workflow": dict(workflow.graph), "inputs": values, "media": media})
+
+
+def _medium(name: str, named: NamedInput, value: MediumInput) -> MediumSource:
+    filename = value.filename or f"{name}{SUFFIXES[named.type]}"
+    return MediumSource(name=filename, data=value.data, url=value.url, upload_id=value.upload_id)

@@ -1,0 +1,124 @@
+"""/v1/workflows: what can be run by name, and jobs by typed inputs."""
+
+import base64
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from tests.support.api_server import PNG, Api, running_api
+from workers.lite.nodes import node_classes
+from workflows.library import shipped
+
+pytestmark = pytest.mark.anyio
+
+DATA = base64.b64encode(PNG).decode()
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        yield api
+
+
+async def post(api: Api, name: str, **document: Any) -> Any:
+    return await api.client.post(f"/v1/workflows/{name}/jobs", json=document)
+
+
+async def test_what_can_be_run(api: Api, clock: ManualClock) -> None:
+    """Typed inputs with limits and defaults; whether the engine has all that is needed, once that is known."""
+    rows = {row["name"]: row for row in (await api.client.get("/v1/workflows")).json()["workflows"]}
+    assert list(rows) == list(shipped())
+    assert rows["still"]["runnable"] is None
+    assert rows["still"]["inputs"][1] == {
+        "name": "width",
+        "type": "integer",
+        "description": "the height follows",
+        "required": False,
+        "default": 640,
+        "min": 16,
+        "max": 4096,
+        "choices": [],
+    }
+    classes = {name: declared.object_info() for name, declared in node_classes(faults_too=False).items()}
+    await api.services.engine_info.publish("default", classes)
+    clock.set(clock.now() + timedelta(seconds=5))
+    rows = {row["name"]: row for row in (await api.client.get("/v1/workflows")).json()["workflows"]}
+    assert (rows["still"]["runnable"], rows["still"]["missing"]) == (True, [])
+    assert rows["wan22"]["runnable"] is False
+    assert any("WanVideoSampler" in what for what in rows["wan22"]["missing"])
+
+
+async def test_one_with_its_graph(api: Api) -> None:
+    """Another name is a problem that tells the known ones."""
+    found = (await api.client.get("/v1/workflows/wan22")).json()
+    assert found["workflow"]["107"]["class_type"] == "LoadImage"
+    assert found["vram_gb"] == 48
+    missing = await api.client.get("/v1/workflows/nothing")
+    assert (missing.status_code, missing.json()["type"]) == (404, "/problems/unknown-workflow")
+    assert "still" in missing.json()["detail"]
+
+
+async def test_a_job_by_name(api: Api) -> None:
+    """Its inputs are set at their places, its picture comes along; the rest is as with any job."""
+    accepted = await post(
+        api, "wan22", inputs={"image": {"data": DATA, "filename": "cat.png"}, "prompt": "rain", "seed": 7}, priority=2
+    )
+    assert accepted.status_code == 202, accepted.text
+    stored = await api.services.jobs.read("default", accepted.json()["job_id"])
+    values = {(value.node, value.field): value.value for value in stored.record.inputs}
+    assert values == {
+        ("107", "image"): "cat.png",
+        ("16", "positive_prompt"): "rain",
+        ("27", "seed"): 7,
+        ("90", "seed"): 7,
+    }
+    assert stored.record.priority == 2
+    assert (await api.client.get(f"/v1/jobs/{stored.record.job_id}/workflow")).json() == dict(shipped()["wan22"].graph)
+
+
+async def test_without_inputs_the_defaults_hold(api: Api) -> None:
+    """Where nothing is required, an empty object does; a medium without a name gets one of its kind."""
+    assert (await post(api, "words")).status_code == 202
+    accepted = await post(api, "still", inputs={"image": {"data": DATA}})
+    stored = await api.services.jobs.read("default", accepted.json()["job_id"])
+    assert [value.value for value in stored.record.inputs] == ["image.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "pointer"),
+    [
+        ("still", {}, "/inputs"),
+        ("still", {"inputs": {}}, "/inputs/image"),
+        ("still", {"inputs": {"image": {"data": DATA}, "width": "320"}}, "/inputs/width"),
+        ("still", {"inputs": {"image": {"data": DATA}, "width": 15}}, "/inputs/width"),
+        ("still", {"inputs": {"image": {"data": DATA}, "width": 4097}}, "/inputs/width"),
+        ("still", {"inputs": {"image": {"data": DATA}, "width": 20.5}}, "/inputs/width"),
+        ("still", {"inputs": {"image": {"data": DATA}, "height": 20}}, "/inputs/height"),
+        ("still", {"inputs": {"image": "cat.png"}}, "/inputs/image"),
+        ("still", {"inputs": {"image": {}}}, "/media/0"),
+        ("words", {"inputs": {"first": 3}}, "/inputs/first"),
+        ("words", {"inputs": {"first": "a"}, "media": [{"name": "a.png", "data": DATA}]}, ""),
+        ("wan22", {"inputs": {"image": {"data": DATA}, "attention": "magic"}}, "/inputs/attention"),
+        ("words", {"priority": 1000000}, "/priority"),
+    ],
+)
+async def test_inputs_that_do_not_fit(api: Api, name: str, document: dict[str, Any], pointer: str) -> None:
+    """Refused with their place, and nothing is stored."""
+    refused = await post(api, name, **document)
+    assert refused.status_code == 422, refused.text
+    assert refused.json()["pointer"] == pointer
+    assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
+
+
+async def test_a_key_stands_for_one_workflow(api: Api) -> None:
+    """The same key and inputs make one job; for another workflow it is another request."""
+    headers = {"idempotency-key": "k"}
+    made = [await api.client.post("/v1/workflows/words/jobs", json={}, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in made] == [202, 200]
+    assert made[0].json()["job_id"] == made[1].json()["job_id"]
+    other = await api.client.post("/v1/workflows/silence/jobs", json={}, headers=headers)
+    assert other.json()["type"] == "/problems/idempotency-key-reused"

@@ -1,0 +1,138 @@
+"""Workflows with names: the shipped ones fit the engines that they are for, and a user's own are checked.
+
+`node_types.json` has the core classes as ComfyUI 0.33.0 answered GET /object_info, without the words for people. The
+custom nodes' are what their public sources declare in INPUT_TYPES: WanVideoSampler at the commit of infra/nodes.toml,
+the others at the newest version of the file that could be had.
+"""
+
+import copy
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.catalogue import Catalogue
+from workflows.graph import parse_graph
+from workflows.library import library, shipped
+from workflows.manifest import BadWorkflow, NamedWorkflow
+
+ROOT = Path(__file__).parents[3]
+TYPES = json.loads((Path(__file__).parent / "node_types.json").read_text())
+NEEDS_MODELS = [workflow for workflow in shipped().values() if workflow.manifest.models]
+FOLDERS = {
+    "unet_name": "diffusion_models",
+    "model": "diffusion_models",
+    "lora_name": "loras",
+    "lora": "loras",
+    "clip_name": "text_encoders",
+    "vae_name": "vae",
+    "ckpt_name": "checkpoints",
+}
+LOADERS = {"WanVideoVAELoader": "vae", "LoadWanVideoT5TextEncoder": "text_encoders"}
+"""Of `model_name`, which both have."""
+
+
+def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
+    """An engine that has just the models of this workflow's manifest."""
+    info = copy.deepcopy(classes)
+    for class_type, declared in info.items():
+        for name, declaration in declared["input"]["required"].items():
+            folder = LOADERS.get(class_type) if name == "model_name" else FOLDERS.get(name)
+            if folder is not None and isinstance(declaration[0], list):
+                models = workflow.manifest.models
+                declaration[0] = [model.partition("/")[2] for model in models if model.startswith(f"{folder}/")]
+    return Catalogue(info)
+
+
+@pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
+def test_a_shipped_workflow_fits_its_engine(workflow: NamedWorkflow) -> None:
+    """Classes, types, ranges, choices and links; its manifest names every model that its loaders want."""
+    catalogue = engine_with(workflow, TYPES["core"] | TYPES["custom"])
+    verdict = catalogue.judge(parse_graph(workflow.graph), frozenset({"input.png"}))
+    assert [fault.message for fault in verdict.faults] == []
+    without = engine_with(workflow, TYPES["core"])
+    faults = without.judge(parse_graph(workflow.graph), frozenset({"input.png"})).faults
+    assert bool(faults) == bool(workflow.manifest.nodes)
+
+
+@pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
+def test_what_a_shipped_workflow_needs_is_in_the_manifests(workflow: NamedWorkflow) -> None:
+    """Models in infra/models.toml, packs of custom nodes in infra/nodes.toml."""
+    models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
+    assert set(workflow.manifest.models) <= {f"{model['folder']}/{model['file']}" for model in models}
+    nodes = tomllib.loads((ROOT / "infra" / "nodes.toml").read_text())["node"]
+    assert set(workflow.manifest.nodes) <= {node["name"] for node in nodes}
+
+
+def test_the_first_versions_workflow_keeps_its_places() -> None:
+    """Node 107 loads the image, node 16 has the prompt, the video's name begins as it did."""
+    graph = shipped()["wan22"].graph
+    assert graph["107"]["class_type"] == "LoadImage"
+    assert "positive_prompt" in graph["16"]["inputs"]
+    assert graph["60"]["inputs"]["filename_prefix"] == "Wan22_SmoothLoop"
+    assert graph["89"]["inputs"]["start_image"] == graph["89"]["inputs"]["end_image"]
+
+
+GRAPH = json.dumps(
+    {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "color": ["2", 0], "ok": True}},
+        "2": {"class_type": "PrimitiveInt", "inputs": {"value": 0}},
+    }
+)
+PLAIN = 'title = "T"\ngraph = "g.json"\n'
+
+
+def put(folder: Path, manifest: str, name: str = "mine", graph: str = GRAPH) -> Path:
+    (folder / "g.json").write_text(graph)
+    (folder / f"{name}.toml").write_text(manifest)
+    return folder
+
+
+def test_a_users_own_workflows_stand_beside_the_shipped(tmp_path: Path) -> None:
+    """In the order of their names."""
+    put(tmp_path, PLAIN + '[inputs.width]\ntype = "integer"\nplaces = ["1.width"]\nmin = 1\n')
+    known = library(tmp_path)
+    assert list(known) == sorted([*shipped(), "mine"])
+    assert known["mine"].default("width") == 8
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"),
+    [
+        ("title = ", "mine.toml"),
+        ('title = "T"\n', "mine.toml: graph"),
+        ('title = "T"\ngraph = "../g.json"\n', "mine.toml: graph"),
+        ('title = "T"\ngraph = "none.json"\n', "none.json cannot be read"),
+        (PLAIN + "spice = 1\n", "mine.toml: spice"),
+        (PLAIN + '[inputs.x]\ntype = "colour"\nplaces = ["1.width"]\n', "mine.toml: inputs.x.type"),
+        (PLAIN + '[inputs.x]\ntype = "integer"\nplaces = []\n', "mine.toml: inputs.x.places"),
+        (PLAIN + '[inputs.x]\ntype = "integer"\nplaces = ["9.width"]\n', "9.width: the graph has no such input"),
+        (PLAIN + '[inputs.x]\ntype = "integer"\nplaces = ["1.color"]\n', "a link leads there"),
+        (PLAIN + '[inputs.x]\ntype = "string"\nplaces = ["1.width"]\n', "own value 8 is no string"),
+        (PLAIN + '[inputs.x]\ntype = "integer"\nplaces = ["1.width"]\nmin = 9\n', "own value 8 is no integer"),
+        (PLAIN + '[inputs.x]\ntype = "integer"\nplaces = ["1.ok"]\n', "own value True is no integer"),
+        (PLAIN + '[inputs.x]\ntype = "choice"\nplaces = ["1.width"]\n', "choices belong to"),
+        (PLAIN + '[inputs.x]\ntype = "string"\nplaces = ["1.width"]\nmax = 3\n', "are for numbers"),
+    ],
+)
+def test_a_bad_manifest_is_named(manifest: str, said: str, tmp_path: Path) -> None:
+    """With its file and its field."""
+    with pytest.raises(BadWorkflow) as refused:
+        library(put(tmp_path, manifest))
+    assert said in str(refused.value)
+
+
+def test_a_bad_graph_a_bad_name_and_a_name_that_is_taken(tmp_path: Path) -> None:
+    """A name means one workflow."""
+    with pytest.raises(BadWorkflow, match=r"g\.json"):
+        library(put(tmp_path, PLAIN, graph="{"))
+    with pytest.raises(BadWorkflow, match="small letters"):
+        library(put(tmp_path, PLAIN, name="Mine"))
+    (tmp_path / "Mine.toml").unlink()
+    (tmp_path / "mine.toml").unlink()
+    with pytest.raises(BadWorkflow, match="still is shipped"):
+        library(put(tmp_path, PLAIN, name="still"))
+    with pytest.raises(BadWorkflow, match="not a folder"):
+        library(tmp_path / "nowhere")

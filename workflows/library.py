@@ -1,0 +1,51 @@
+"""The workflows that have names: those that are shipped, and those of a user's own folder."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from workflows.manifest import BadWorkflow, NamedWorkflow, named_workflow, parse_manifest
+
+SUFFIX = ".toml"
+
+
+def shipped() -> dict[str, NamedWorkflow]:
+    """By name, sorted."""
+    return _read(files("workflows"), files("workflows.examples"))
+
+
+def library(folder: Path | None = None) -> Mapping[str, NamedWorkflow]:
+    """The shipped ones and a folder's. `BadWorkflow`, also for a name that is taken: whoever calls by a name must
+    know what runs."""
+    known = shipped()
+    if folder is None:
+        return known
+    if not folder.is_dir():
+        raise BadWorkflow(f"{folder} is not a folder of workflows")
+    own = _read(folder)
+    if taken := own.keys() & known.keys():
+        raise BadWorkflow(f"{folder}: {', '.join(sorted(taken))} is shipped; choose another name")
+    return dict(sorted((known | own).items()))
+
+
+def _read(*folders: Traversable) -> dict[str, NamedWorkflow]:
+    found = dict(_workflows(folders))
+    return dict(sorted(found.items()))
+
+
+def _workflows(folders: Iterable[Traversable]) -> Iterator[tuple[str, NamedWorkflow]]:
+    for folder in folders:
+        for entry in folder.iterdir():
+            if entry.name.endswith(SUFFIX):
+                name = entry.name.removesuffix(SUFFIX)
+                yield name, _workflow(folder, name)
+
+
+def _workflow(folder: Traversable, name: str) -> NamedWorkflow:
+    manifest = parse_manifest(name, (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8"))
+    try:
+        graph = (folder / manifest.graph).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadWorkflow(f"{name}.toml: its graph {manifest.graph} cannot be read: {error.strerror}") from error
+    return named_workflow(name, manifest, graph)

@@ -1,0 +1,137 @@
+"""A workflow with a name: its graph, and what of it can be set, by names and types of its own.
+
+The default of an input is what stands in the graph; without a value it stays. A medium has none: an image must come.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from workflows.errors import WorkflowError
+from workflows.graph import parse_graph
+
+InputType = Literal["string", "integer", "number", "boolean", "choice", "image", "video", "audio"]
+MEDIA: tuple[InputType, ...] = ("image", "video", "audio")
+NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
+
+
+class BadWorkflow(ValueError):
+    """A manifest or its graph is not usable; the message names the file and the field."""
+
+
+class NamedInput(BaseModel):
+    """`places`: NODE.FIELD of the graph, all of which get the value. `min` and `max` are inclusive."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: InputType
+    places: tuple[str, ...] = Field(min_length=1)
+    description: str = ""
+    min: float | None = None
+    max: float | None = None
+    choices: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _limits_fit_the_type(self) -> "NamedInput":
+        if (self.min is not None or self.max is not None) and self.type not in ("integer", "number"):
+            raise ValueError(f"min and max are for numbers, not for {self.type}")
+        if (self.type == "choice") != bool(self.choices):
+            raise ValueError("choices belong to the type choice")
+        return self
+
+    @property
+    def is_medium(self) -> bool:
+        return self.type in MEDIA
+
+    def targets(self) -> Iterator[tuple[str, str]]:
+        """Node and field."""
+        for place in self.places:
+            node, _, field = place.partition(".")
+            yield node, field
+
+
+class Manifest(BaseModel):
+    """What a `.toml` beside a graph says. `models` as "folder/file", `nodes` as in infra/nodes.toml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    description: str = ""
+    graph: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a file beside the manifest")
+    inputs: dict[str, NamedInput] = Field(default_factory=dict)
+    models: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+    vram_gb: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedWorkflow:
+    """`graph` in API format. It is shared: whoever changes it takes a copy."""
+
+    name: str
+    manifest: Manifest
+    graph: Mapping[str, Any]
+
+    @property
+    def needs_media(self) -> bool:
+        return any(named.is_medium for named in self.manifest.inputs.values())
+
+    def default(self, input_name: str) -> Any:
+        """What stands in the graph; None for a medium, which has to come."""
+        named = self.manifest.inputs[input_name]
+        if named.is_medium:
+            return None
+        node, field = next(named.targets())
+        return self.graph[node]["inputs"][field]
+
+
+def parse_manifest(name: str, text: str) -> Manifest:
+    """`BadWorkflow`."""
+    try:
+        return Manifest.model_validate(tomllib.loads(text))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadWorkflow(f"{name}.toml: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadWorkflow(f"{name}.toml: {error}") from error
+
+
+def named_workflow(name: str, manifest: Manifest, graph_text: str) -> NamedWorkflow:
+    """`BadWorkflow` where the two do not fit."""
+    if not re.fullmatch(NAME, name):
+        raise BadWorkflow(f"{name}.toml: a name is small letters, digits, - and _")
+    try:
+        graph = json.loads(graph_text)
+        parse_graph(graph)
+    except (WorkflowError, ValueError) as error:
+        raise BadWorkflow(f"{manifest.graph}: {error}") from error
+    for input_name, named in manifest.inputs.items():
+        for node, field in named.targets():
+            _check_place(f"{name}.toml: inputs.{input_name}: {node}.{field}", graph, node, field, named)
+    return NamedWorkflow(name, manifest, graph)
+
+
+def _check_place(where: str, graph: Mapping[str, Any], node: str, field: str, named: NamedInput) -> None:
+    inputs = graph.get(node, {}).get("inputs", {})
+    if field not in inputs:
+        raise BadWorkflow(f"{where}: the graph has no such input")
+    if isinstance(inputs[field], list):
+        raise BadWorkflow(f"{where}: a link leads there, and a value would cut it")
+    if not named.is_medium and not _fits(inputs[field], named):
+        raise BadWorkflow(f"{where}: the graph's own value {inputs[field]!r} is no {named.type} within the limits")
+
+
+def _fits(value: Any, named: NamedInput) -> bool:
+    if named.type == "choice":
+        return value in named.choices
+    if named.type in ("string", "boolean"):
+        return isinstance(value, str if named.type == "string" else bool)
+    if isinstance(value, bool) or not isinstance(value, int if named.type == "integer" else (int, float)):
+        return False
+    return (named.min is None or value >= named.min) and (named.max is None or value <= named.max)
