@@ -17,6 +17,8 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
+"""Modal ends a call after a day."""
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
 
@@ -171,10 +173,8 @@ class DeploymentSettings(BaseSettings):
         description="what a container of a worker comes back to life from: nothing, its memory with a ready ComfyUI, "
         "or the GPU's memory as well (alpha at Modal)",
     )
-    container_start_s: Count = Field(600, description="how long a GPU container may take to start, seconds")
-    container_run_s: Annotated[int, Field(ge=1, le=24 * 3600)] = Field(
-        24 * 3600, description="how long one job may hold a GPU container, seconds"
-    )
+    container_start_s: CallSeconds = Field(600, description="how long a GPU container may take to start, seconds")
+    container_run_s: CallSeconds = Field(24 * 3600, description="how long one job may hold a GPU container, seconds")
     image: Literal["comfyui", "lite"] = Field(
         "comfyui", description="what workers run: a ComfyUI that is built into their image, or the lite engine"
     )

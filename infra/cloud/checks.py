@@ -25,6 +25,9 @@ SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
 T = TypeVar("T")
 
 DEPLOY_IT = "run `comfyui-modal deploy`"
+KNOWN_GPUS = frozenset(
+    ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "H100", "H200", "B200", "RTX-PRO-6000")
+)
 NAMED = 3
 """Missing models that are told by name."""
 API_START_S = 60.0
@@ -49,7 +52,7 @@ class CloudChecks:
         return {"Modal token": self.token}
 
     def preflight(self) -> dict[str, Check]:
-        return {"secret": self.secret, "webhook secret": self.signing, "model volume": self.volume}
+        return {"GPUs": self.gpus, "secret": self.secret, "webhook secret": self.signing, "model volume": self.volume}
 
     def deployed(self, *, pool: str | None) -> dict[str, Check]:
         """`pool` None leaves out the ticket."""
@@ -75,6 +78,16 @@ class CloudChecks:
         except CloudError as error:
             raise CheckFailed(str(error), "look at https://status.modal.com, and try again") from error
         return "accepted"
+
+    async def gpus(self) -> str | Note:
+        """Modal's client does not check a name; its scheduler refuses an unknown one when the first worker starts."""
+        wanted = [*(self._deployment.gpus or []), *self._deployment.gpu_pools.values()]
+        unknown = [name for name in wanted if name.partition(":")[0].rstrip("!").upper() not in KNOWN_GPUS]
+        if unknown:
+            return Note(
+                f"{', '.join(unknown)} is no GPU that this version knows", "see https://modal.com/docs/guide/gpu"
+            )
+        return ", ".join(wanted) or "none: workers run on CPUs"
 
     async def secret(self) -> str:
         """Which variable lacks is asked one by one, and only when something does."""

@@ -233,6 +233,7 @@ def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
     assert lines(said, "FAIL") == lines(said, "note") == [], said
     assert [re.split(": ", line[5:])[0] for line in lines(said, "ok")] == [
         "Modal token",
+        "GPUs",
         "secret",
         "webhook secret",
         "model volume",

@@ -26,6 +26,15 @@ def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterat
         yield app
 
 
+@pytest.fixture(autouse=True)
+def idle(app: Deployed) -> None:
+    """No ticket is left of the test before, whose time would end in this one."""
+    deadline = time.monotonic() + 30
+    while any(container.running for container in app.plane.containers_of(WORKER)):
+        assert time.monotonic() < deadline, app.plane.logs()
+        time.sleep(0.1)
+
+
 def _busy(app: Deployed) -> Container:
     """The one container that holds a ticket."""
     (busy,) = (container for container in app.plane.containers_of(WORKER) if container.running)

@@ -62,7 +62,7 @@ class Deployed:
     def call(self, function: str) -> str:
         """Waits for a deployed function, as a client of Modal does; what it returned, as text."""
         script = f"import modal; print(modal.Function.from_name({APP_NAME!r}, {function!r}).remote())"
-        return self.run(sys.executable, "-W", "error::modal.exception.DeprecationError", "-c", script)
+        return self.run(sys.executable, "-c", script)
 
     def run(self, *command: str, **variables: str) -> str:
         env = clean_environment() | self.plane.client_env() | variables

@@ -1,0 +1,44 @@
+"""The Modal app as it is written: what can be said before it is deployed."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from infra.settings import DeploymentSettings
+from tests.support.environment import clean_environment
+
+ROOT = Path(__file__).parents[3]
+DAY_S = 24 * 3600
+STRICT = """
+import warnings
+import modal
+warnings.simplefilter("error", modal.exception.DeprecationError)
+import infra.modal_app
+"""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"COMFYUI_MODAL_IMAGE": "comfyui", "COMFYUI_MODAL_GPU": "L40S,A100", "COMFYUI_MODAL_SNAPSHOT": "gpu"},
+    ],
+)
+def test_nothing_that_modal_gives_up_is_used(variables: dict[str, str]) -> None:
+    """A deprecation of Modal's is an error here."""
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", STRICT]
+    finished = subprocess.run(
+        command, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("name", ["container_run_s", "container_start_s"])
+def test_no_time_limit_is_longer_than_modals(name: str) -> None:
+    """A day is the most that Modal lets a call take."""
+    DeploymentSettings(**{name: DAY_S})
+    with pytest.raises(ValidationError):
+        DeploymentSettings(**{name: DAY_S + 1})
