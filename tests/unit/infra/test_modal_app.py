@@ -39,6 +39,6 @@ def test_nothing_that_modal_gives_up_is_used(variables: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", ["container_run_s", "container_start_s"])
 def test_no_time_limit_is_longer_than_modals(name: str) -> None:
     """A day is the most that Modal lets a call take."""
-    DeploymentSettings(**{name: DAY_S})
+    DeploymentSettings.model_validate({name: DAY_S})
     with pytest.raises(ValidationError):
-        DeploymentSettings(**{name: DAY_S + 1})
+        DeploymentSettings.model_validate({name: DAY_S + 1})
