@@ -6,7 +6,8 @@ from pathlib import Path
 
 from starlette.routing import Route
 
-from app.openapi import OPERATIONS, document
+from app.openapi import document
+from app.operations import OPERATIONS
 from app.problems import PROBLEM_TYPES
 from app.routes import batches, health, jobs, system, uploads, webhooks, workflows
 
