@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench bench-attention simulate interop smoke-modal up lock openapi clean
+.PHONY: help setup demo test check bench bench-attention simulate fuzz interop smoke-modal up lock openapi clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ bench-attention: ## SageAttention and torch's on this GPU: make bench-attention 
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)
+
+fuzz: setup ## Generated requests to every operation of the API: make fuzz CASES=20000
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),20000)
 
 interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
 	npm install --prefix tests/interop --no-package-lock --no-audit --no-fund --silent

@@ -13,6 +13,10 @@ class ApiConfig:
     public_url: str | None = None
     docs: bool = True
     max_request_bytes: int = 700 * MIB
+    body_idle_s: float = 30.0
+    """How long a request's body may pause."""
+    max_body_s: float = 1800.0
+    """How long a whole body may take: 700 MiB at 3 Mbit/s."""
     max_text_bytes: int = 1 * MIB
     """Longest string in a request that is not a medium: a prompt, for one."""
     max_media: int = 10

@@ -24,6 +24,7 @@ _IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
 _SUBMISSION_PROBLEMS = (
     "malformed-json",
     "unsupported-media-type",
+    "request-timeout",
     "request-too-large",
     "text-too-long",
     "validation-error",
@@ -274,7 +275,7 @@ OPERATIONS = (
         {202: ("these are sent again", wire.Replayed)},
         request=wire.ReplayRequest,
         example={},
-        refusals=("malformed-json", "request-too-large", "validation-error"),
+        refusals=("malformed-json", "request-timeout", "request-too-large", "validation-error"),
     ),
     Operation(
         "test_webhook",
@@ -287,7 +288,7 @@ OPERATIONS = (
         },
         request=wire.WebhookTestRequest,
         example={"url": "https://example.com/hooks/comfyui"},
-        refusals=("malformed-json", "request-too-large", "validation-error"),
+        refusals=("malformed-json", "request-timeout", "request-too-large", "validation-error"),
     ),
     Operation(
         "list_endpoints",
@@ -330,6 +331,7 @@ OPERATIONS = (
         example={"filename": "cat.png", "content_type": "image/png", "size_bytes": 2034852},
         refusals=(
             "malformed-json",
+            "request-timeout",
             "request-too-large",
             "validation-error",
             "upload-too-large",

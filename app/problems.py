@@ -35,6 +35,7 @@ class ProblemType:
 _TYPES = (
     ProblemType("malformed-json", 400, "The request body is not JSON", "send one JSON object in UTF-8"),
     ProblemType("unsupported-media-type", 415, "The request body has the wrong type", "send application/json"),
+    ProblemType("request-timeout", 408, "The request body came too slowly", "send it again, or by POST /v1/uploads"),
     ProblemType("request-too-large", 413, "The request body is too large", "send large media by POST /v1/uploads"),
     ProblemType("unknown-gpu", 422, "There is no such GPU pool", "name one of the deployment's pools, or none"),
     ProblemType("text-too-long", 422, "A text is too long", "shorten it, or send it as a medium"),

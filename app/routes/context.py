@@ -1,6 +1,9 @@
 """What every route needs: the services, the limits, and whose request it is."""
 
+import asyncio
 import re
+import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +58,22 @@ def idempotency_key(request: Request) -> str | None:
 
 async def json_body(request: Request, body: Body, *, limit: int) -> Any:
     """The request's JSON document, long texts spooled to `body`."""
+    config = context_of(request).config
     try:
-        return await body.receive(request.stream(), limit=limit)
+        return await body.receive(_in_time(request.stream(), config.body_idle_s, config.max_body_s), limit=limit)
+    except TimeoutError:
+        raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None
     except BodyTooLarge as error:
         raise Problem("request-too-large", f"the body has {error}") from None
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-json", str(error)[:200]) from None
+
+
+async def _in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) -> AsyncIterator[bytes]:
+    """TimeoutError where one of them, or all, take longer."""
+    deadline = time.monotonic() + total_s
+    while (chunk := await asyncio.wait_for(anext(chunks, None), min(idle_s, deadline - time.monotonic()))) is not None:
+        yield chunk
 
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

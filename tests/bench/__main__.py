@@ -6,9 +6,9 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import judging, large_output, requests_per_job, storage_memory, webhooks
+from tests.bench import flood, judging, large_output, requests_per_job, storage_memory, webhooks
 
-BENCHES = (judging, requests_per_job, webhooks, storage_memory, large_output)
+BENCHES = (judging, requests_per_job, webhooks, storage_memory, large_output, flood)
 
 
 def main() -> int:

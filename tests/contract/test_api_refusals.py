@@ -1,5 +1,6 @@
 """Everything that the HTTP face refuses: each by its own problem, and nothing is left behind."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -200,6 +201,25 @@ async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], bo
         response = await api.client.post("/v1/jobs", json=body)
         assert response.json()["type"] == f"/problems/{slug}"
         assert await api.keys() == ()
+
+
+@pytest.mark.parametrize("limit", [{"body_idle_s": 0.2}, {"max_body_s": 0.2}])
+async def test_a_body_that_does_not_come_in_time(clock: ManualClock, limit: dict[str, Any]) -> None:
+    """The client is told, and the connection ends."""
+    head = f"POST /v1/jobs HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\n"
+    head += "content-type: application/json\r\ncontent-length: 100\r\n\r\n"
+    async with running_api(MemoryObjectStore(clock), clock, replace(ApiConfig(api_key=KEY), **limit)) as api:
+        reader, writer = await asyncio.open_connection(api.client.base_url.host, api.client.base_url.port)
+        writer.write(head.encode())
+        for _ in range(3):
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(20):
+            answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"/problems/request-timeout" in answer
 
 
 @pytest.mark.parametrize(

@@ -96,8 +96,8 @@ class Calls:
     async def settle(self, entry: Input, result: Any, data_format: int) -> None:
         """A result, a retry by the function's policy, or another run for an input that was preempted."""
         function = self._state.functions[entry.call.function_id]
-        if entry.container is not None:
-            entry.container.running.pop(entry.id, None)
+        for container in self._state.containers.values():
+            container.running.pop(entry.id, None)
         entry.container = None
         policy = function.spec.retry_policy
         if result.status == TERMINATED and not entry.call.cancelled:

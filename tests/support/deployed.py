@@ -1,6 +1,7 @@
 """The app on the loopback control plane: deployed with the real command, its settings in a secret."""
 
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -19,17 +20,23 @@ from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
 KEY = "ck_test_modal"
+
+
+def _image(color: int) -> dict[str, Any]:
+    return {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": color}}
+
+
 BLUE = {
-    "1": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 16, "batch_size": 1, "color": 255}},
+    "1": _image(255),
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
 }
 
 
 def slow(seconds: float) -> dict[str, Any]:
-    """`BLUE`, and a step each tenth of a second between."""
+    """`BLUE` in a colour that no engine has in its cache, and a step each tenth of a second between."""
     steps = {"image": ["1", 0], "steps": round(seconds * 10), "seconds_per_step": 0.1, "preview": False}
     return {
-        **BLUE,
+        "1": _image(secrets.randbelow(2**24)),
         "3": {"class_type": "LiteSlowSteps", "inputs": steps},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "slow"}},
     }

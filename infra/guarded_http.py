@@ -1,0 +1,120 @@
+"""HTTP connections that cost little until a whole request head has arrived.
+
+uvicorn waits for a head as long as a client likes, and keeps as much of it as comes. Here a head has a time and a size;
+and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. Who was
+answered before the whole body had come, an unknown key for one, may send the rest for as long as a head may take.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
+TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
+
+
+@dataclass(frozen=True, slots=True)
+class HeadLimits:
+    """What a connection may use before its request is known."""
+
+    head_s: float = 10.0
+    max_head_bytes: int = 64 * 1024
+    max_waiting: int = 2_000
+    """Connections without a whole head; one more closes the oldest of them, once it has waited for `grace_s`."""
+    grace_s: float = 1.0
+    """Many connections are accepted before the first is read: who sends a head at once must get through."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The limits, and which connections of this process wait for a head, the oldest first."""
+
+    limits: HeadLimits = HeadLimits()
+    waiting: "dict[GuardedProtocol, float]" = field(default_factory=dict)
+    """Since when, by the event loop's clock."""
+
+    def protocol(self, **of_uvicorn: Any) -> "GuardedProtocol":
+        """What uvicorn calls for each connection: `Config(http=guard.protocol)`."""
+        return GuardedProtocol(self, **of_uvicorn)
+
+    def make_room(self, now: float) -> None:
+        while len(self.waiting) > self.limits.max_waiting:
+            oldest, since = next(iter(self.waiting.items()))
+            if now - since < self.limits.grace_s:
+                return
+            oldest.give_way()
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    def __init__(self, guard: Guard, **of_uvicorn: Any) -> None:
+        super().__init__(**of_uvicorn)
+        self._guard = guard
+        self._timer: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+        self._guard.make_room(self.loop.time())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._await_no_more()
+        self._await_no_rest()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is not None:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._timer is not None and self._head_bytes > self._guard.limits.max_head_bytes:
+            self._refuse(*TOO_LARGE)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        if self._timer is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._await_no_more()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._await_no_rest()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body and self._rest is None:
+            self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
+
+    def give_way(self) -> None:
+        self._await_no_more()
+        self.transport.abort()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._guard.waiting[self] = self.loop.time()
+        self._timer = self.loop.call_later(self._guard.limits.head_s, self._refuse, *TOO_SLOW)
+
+    def _await_no_more(self) -> None:
+        self._guard.waiting.pop(self, None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _await_no_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def _refuse(self, status: int, reason: str, detail: str) -> None:
+        """Says why, and closes. A connection that is still busy with the request before is only closed."""
+        self._await_no_more()
+        if getattr(self.cycle, "response_complete", True):
+            body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'
+            head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
+            self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        self.transport.close()

@@ -1,0 +1,35 @@
+"""Clients that hold connections against a running `up`: it stays well, and small."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.flood import flooded
+from tests.support.up import Up, finished, up
+
+pytestmark = pytest.mark.xdist_group("flood")
+
+CONNECTIONS = 10_000
+MANY = 100 * 1024 * 1024
+BLUE = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Up]:
+    with up(tmp_path / "data") as running:
+        yield running
+
+
+def test_silent_connections_keep_nobody_out(running: Up) -> None:
+    """Health is answered all the time, and a job runs; memory stays bounded."""
+    connection = running.connection
+    weather = flooded(connection["api_url"], connection["processes"]["api"], CONNECTIONS)
+    assert weather.rss_most - weather.rss_before < MANY, weather
+    with running.client() as client:
+        job_id = client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"]
+        assert finished(client, job_id)["status"] == "completed"
+    assert connection["processes"]["api"] == running.connection["processes"]["api"]

@@ -1,0 +1,137 @@
+"""Clients that hold connections instead of sending requests, against uvicorn as the local API runs it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from infra.guarded_http import Guard, HeadLimits
+
+pytestmark = pytest.mark.anyio
+
+HEAD = b"GET / HTTP/1.1\r\nhost: here\r\n"
+WHOLE = HEAD + b"\r\n"
+LIVENESS_S = 20
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+Connect = Callable[[], Awaitable[Connection]]
+
+
+async def _answer_at_once(_: Request) -> Response:
+    return PlainTextResponse("well")
+
+
+@asynccontextmanager
+async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
+    guard = Guard(limits)
+    app = Starlette(routes=[Route("/", _answer_at_once, methods=["GET", "POST"])])
+    serves: Any = guard.protocol
+    server = uvicorn.Server(uvicorn.Config(app, http=serves, ws="none", log_config=None, timeout_graceful_shutdown=1))
+    opened: list[asyncio.StreamWriter] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
+
+        async def connect() -> Connection:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            opened.append(writer)
+            return reader, writer
+
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        yield connect, guard
+        for writer in opened:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        server.should_exit = True
+        await serving
+
+
+async def _rest_of(connection: Connection) -> bytes:
+    """What comes until the server closes."""
+    async with asyncio.timeout(LIVENESS_S):
+        return await connection[0].read()
+
+
+async def _is_served(connection: Connection) -> bool:
+    connection[1].write(WHOLE)
+    async with asyncio.timeout(LIVENESS_S):
+        return (await connection[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", HEAD])
+async def test_a_head_that_does_not_come(sent: bytes) -> None:
+    """The client is told, and the connection ends."""
+    async with _server(HeadLimits(head_s=0.2)) as (connect, guard):
+        slow = await connect()
+        slow[1].write(sent)
+        assert (await _rest_of(slow)).startswith(b"HTTP/1.1 408 ")
+        assert not guard.waiting
+
+
+async def test_a_second_head_that_does_not_come() -> None:
+    """A good request does not buy the next one more time."""
+    async with _server(HeadLimits(head_s=0.5)) as (connect, _):
+        slow = await connect()
+        assert await _is_served(slow)
+        slow[1].write(HEAD)
+        assert (await _rest_of(slow)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_without_end() -> None:
+    """It is refused when it is larger than the limit, however fast it comes."""
+    async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
+        endless = await connect()
+        endless[1].write(HEAD)
+        for number in range(11):
+            endless[1].write(b"x-%d: " % number + b"x" * 1_000 + b"\r\n")
+            await endless[1].drain()
+        assert (await _rest_of(endless)).startswith(b"HTTP/1.1 431 ")
+
+
+async def test_the_oldest_silent_connection_makes_room() -> None:
+    """Who sends a request is served, however many say nothing."""
+    async with _server(HeadLimits(max_waiting=5, grace_s=0.1)) as (connect, guard):
+        silent = [await connect() for _ in range(11)]
+        await asyncio.sleep(0.15)
+        silent.append(await connect())
+        assert await _is_served(await connect())
+        assert [await _rest_of(connection) for connection in silent[:7]] == [b""] * 7
+        assert len(guard.waiting) <= 5
+        assert await _is_served(silent[-1])
+
+
+async def test_a_body_that_goes_on_after_the_answer() -> None:
+    """The connection ends, though the client still sends."""
+    async with _server(HeadLimits(head_s=0.3)) as (connect, _):
+        slow = await connect()
+        slow[1].write(b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 1000000\r\n\r\n")
+        async with asyncio.timeout(LIVENESS_S):
+            assert (await slow[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
+            await _drip_until_it_ends(slow[1])
+
+
+async def _drip_until_it_ends(writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+
+async def test_requests_one_behind_the_other() -> None:
+    """Pipelined requests, and one whose head comes in pieces, are answered as ever."""
+    async with _server(HeadLimits(max_head_bytes=1_000)) as (connect, guard):
+        patient = await connect()
+        patient[1].write(WHOLE * 3 + b"GET / HT")
+        await asyncio.sleep(0.05)
+        patient[1].write(WHOLE.removeprefix(b"GET / HT"))
+        async with asyncio.timeout(LIVENESS_S):
+            for _ in range(4):
+                await patient[0].readuntil(b"well")
+        assert not guard.waiting

@@ -1,0 +1,96 @@
+"""schemathesis over the document that clients read: every operation, with a key and without one.
+
+What must never be answered: a status of 500 or more, a status or a content type that the document does not name,
+a body that its schema refuses; and without a key, anything but 401.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.fuzz.world import World
+from tests.support.api_server import BLUE, KEY
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+TIMEOUT_S = 30
+Statuses = Counter[tuple[str, int]]
+"""How often an operation answered a status."""
+
+
+def ask_everything(world: World, *, cases: int, random_seed: int) -> Statuses:
+    """`cases` are shared out over the operations. Raises for the first answer that should not be, made small."""
+    schema = schemathesis.openapi.from_dict(json.loads(DOCUMENT.read_text()))
+    operations: list[Any] = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
+    share = settings(
+        max_examples=max(1, cases // len(operations)),
+        deadline=None,
+        database=None,
+        phases=(Phase.explicit, Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    statuses: Statuses = Counter()
+    for operation in operations:
+        ask = _question(operation, world, statuses)
+        seed(random_seed)(share(given(_cases(operation, world))(ask)))()
+    return statuses
+
+
+def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, bool]]:
+    """A case that fits the document or does not, some made to meet what exists; and whether a key is sent."""
+
+    @st.composite
+    def cases(draw: st.DrawFn) -> tuple[Any, bool]:
+        case = draw(operation.as_strategy(draw(st.sampled_from(GenerationMode))))
+        for name in case.path_parameters or {}:
+            if draw(st.booleans()):
+                case.path_parameters[name] = draw(st.sampled_from(world.known[name]))
+        if isinstance(case.body, dict) and draw(st.booleans()):
+            _make_acceptable(draw, case.body)
+        return case, draw(st.sampled_from((True, True, True, True, False)))
+
+    return cases()
+
+
+def _make_acceptable(draw: st.DrawFn, body: dict[str, Any]) -> None:
+    """Some of its fields are left out, and a workflow is one that runs."""
+    for name in list(body):
+        if name != "workflow" and draw(st.booleans()):
+            del body[name]
+    if "workflow" in body:
+        body["workflow"] = BLUE
+
+
+def _question(operation: Any, world: World, statuses: Statuses) -> Callable[[tuple[Any, bool]], None]:
+    is_open = operation.definition.raw.get("security") == []
+
+    def ask(asked: tuple[Any, bool]) -> None:
+        case, has_key = asked
+        headers = {"authorization": f"Bearer {KEY}" if has_key else "Bearer ck_test_nobody"}
+        response = case.call(base_url=world.url, headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
+        statuses[operation.label, response.status_code] += 1
+        case.validate_response(response, checks=CHECKS)
+        assert has_key or is_open or response.status_code in (401, 404, 405), response.status_code
+
+    return ask

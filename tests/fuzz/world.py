@@ -1,0 +1,57 @@
+"""An API with something behind every id: what a generated request may find."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.config import ApiConfig
+from storage.clock import ManualClock, SystemClock
+from storage.memory import MemoryObjectStore
+from storage.webhook_post import Answer
+from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.post import Post
+from tests.support.workbench import workbench
+
+FINISHED = 6
+GIVEN_UP = Answer(415, 5)
+"""A status after which an event is a dead letter at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """`known` has by path parameter what exists: of jobs, only those that are over, so that no request waits."""
+
+    url: str
+    known: dict[str, tuple[str, ...]]
+
+
+@asynccontextmanager
+async def world(folder: Path) -> AsyncIterator[World]:
+    clock = ManualClock(SystemClock().now())
+    objects = MemoryObjectStore(clock)
+    config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.01, cancel_wait_s=0.01, max_nodes=200)
+    async with workbench(folder, objects) as bench, running_api(objects, clock, config) as api:
+        jobs = [(await bench.run(BLUE)).job_id for _ in range(FINISHED)]
+        post = Post(objects, clock)
+        post.receiver.answers = [GIVEN_UP] * FINISHED
+        told = [(await post.completed("completed")).job_id for _ in range(FINISHED)]
+        await post.send()
+        yield World(
+            url=str(api.client.base_url),
+            known={
+                "job_id": (*jobs, *told),
+                "event_id": tuple(f"evt_{job_id}_000001" for job_id in told),
+                "batch_id": (await _batch(api),),
+                "name": ("still", "sdxl", "wan22"),
+                "number": ("0", "1"),
+                "type": ("comfyui.job.completed.v1",),
+            },
+        )
+
+
+async def _batch(api: Api) -> str:
+    document = {"workflow": BLUE, "input_sets": [[{"node": "1", "field": "color", "value": 1}]]}
+    answer = await api.client.post("/v1/batches", json=document)
+    batch_id: str = answer.json()["batch_id"]
+    return batch_id
