@@ -1,6 +1,8 @@
 """The limits and addresses of the HTTP face. Each has a name, a default and a meaning; `infra.settings` fills them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from workflows.policy import DEFAULT, NodePolicy
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
@@ -23,6 +25,8 @@ class ApiConfig:
     max_medium_bytes: int = 50 * MIB
     max_upload_bytes: int = 5 * GIB
     max_nodes: int = 2_000
+    node_policy: NodePolicy = field(default_factory=lambda: NodePolicy.parse(DEFAULT))
+    """Which node classes a graph may use."""
     max_inputs: int = 1_000
     max_metadata_pairs: int = 16
     max_page: int = 200

@@ -33,6 +33,8 @@ _SUBMISSION_PROBLEMS = (
     "not-a-workflow",
     "bad-node",
     "too-many-nodes",
+    "node-not-allowed",
+    "unsafe-file-name",
     "unknown-node-class",
     "dangling-link",
     "workflow-cycle",

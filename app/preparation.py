@@ -20,6 +20,7 @@ from storage.signing import BadSecret, secret_bytes
 from storage.values import Input
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer
+from workflows.file_names import check_file_names
 from workflows.graph import Graph, parse_graph
 
 M = TypeVar("M", bound=BaseModel)
@@ -138,12 +139,21 @@ class Preparation:
             applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
+        self._check_safety(applied, workflow_at)
         brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
         verdict = catalogue.judge(applied, brought)
         if verdict.faults:
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             raise of_verdict(verdict, workflow_at, given)
         return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
+
+    def _check_safety(self, graph: Graph, where: str) -> None:
+        """By what the graph says, whatever the engine knows."""
+        try:
+            self._config.node_policy.check(graph)
+            check_file_names(graph)
+        except WorkflowError as error:
+            raise of_workflow(error, where) from error
 
     async def _catalogue(self, pool: str) -> Catalogue:
         """The same for every job of one request."""

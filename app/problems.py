@@ -50,6 +50,18 @@ _TYPES = (
     ProblemType("not-a-workflow", 422, "The workflow is not a graph of nodes", "send ComfyUI's API format"),
     ProblemType("bad-node", 422, "A node is malformed", "each node needs class_type and inputs"),
     ProblemType("too-many-nodes", 422, "The workflow has too many nodes", "split it into several jobs"),
+    ProblemType(
+        "node-not-allowed",
+        422,
+        "A node's class is not allowed here",
+        "remove the node; the deployment's policy decides",
+    ),
+    ProblemType(
+        "unsafe-file-name",
+        422,
+        "A loader's file name leads out of the job's files",
+        "send the file in `media`, and name it without folders",
+    ),
     ProblemType("unknown-node-class", 422, "A node's class is not installed here", "install it, or remove the node"),
     ProblemType("dangling-link", 422, "A link leads nowhere", "link to an output of a node in this workflow"),
     ProblemType("workflow-cycle", 422, "Nodes wait for each other", "remove one of the links in the ring"),

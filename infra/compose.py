@@ -51,6 +51,7 @@ from workers.runner import RunnerPolicy, RunnerStores
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
 from workflows.library import library
+from workflows.policy import NodePolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +273,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_medium_bytes=settings.max_medium_bytes,
         max_upload_bytes=settings.max_upload_bytes,
         max_nodes=settings.max_nodes,
+        node_policy=NodePolicy.parse(settings.denied_nodes),
         output_expires_s=settings.output_expires_s,
         default_timeout_s=settings.default_timeout_s,
         max_timeout_s=settings.max_timeout_s,

@@ -8,10 +8,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.signing import public_key, secret_bytes
+from workflows.policy import DEFAULT, NodePolicy
 
 ENV_PREFIX = "COMFYUI_MODAL_"
 
@@ -20,6 +21,11 @@ Count = Annotated[int, Field(ge=1)]
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
+
+
+def _policy(text: str) -> str:
+    NodePolicy.parse(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -45,6 +51,11 @@ class Settings(BaseSettings):
     max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")
     max_upload_bytes: Count = Field(5 * 1024**3, description="largest presigned upload")
     max_nodes: Count = Field(2_000, description="most nodes of a workflow")
+    denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
+        DEFAULT,
+        description="node classes that no workflow may use, as patterns with commas between: the last that fits "
+        "decides, `!` allows, `default` stands for those that run code or reach any path",
+    )
     upload_expires_s: Count = Field(3600, description="how long a presigned upload URL is valid, seconds")
     output_expires_s: Count = Field(3600, description="how long a presigned output URL is valid, seconds")
     default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")

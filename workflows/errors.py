@@ -6,6 +6,8 @@ WorkflowError
 ├── BadNode                a node without class_type or inputs
 ├── DanglingLink           a link to a node or an output slot that does not exist
 ├── WorkflowCycle          nodes that wait for each other
+├── NodeNotAllowed         the deployment's policy refuses this class
+├── UnsafeFileName         a loader is given a name that leads out of the job's own files
 ├── UnknownNodeClass       the deployed engine has no such node
 ├── MissingRequiredInput   a required input is neither set nor linked
 ├── WrongInputType         a value that is not of the input's type, or a list that is no link
@@ -66,6 +68,14 @@ class DanglingLink(WorkflowError):
 
 class WorkflowCycle(WorkflowError):
     code = "workflow-cycle"
+
+
+class NodeNotAllowed(WorkflowError):
+    code = "node-not-allowed"
+
+
+class UnsafeFileName(WorkflowError):
+    code = "unsafe-file-name"
 
 
 class UnknownNodeClass(WorkflowError):

@@ -14,6 +14,10 @@ from typing import Any, NamedTuple
 from workflows.errors import BadNode, DanglingLink, NotAWorkflow, UiFormat, WorkflowCycle, pointer
 
 SHAPE_LENGTH = 16
+LONGEST_NAME = 256
+"""Characters of a node's id, its class or an input's name; the longest that anybody has published has half of them."""
+MOST_INPUTS = 1_000
+"""Of one node. Nodes whose inputs grow have some dozens."""
 
 
 class Link(NamedTuple):
@@ -121,6 +125,13 @@ def _parse_node(node_id: str, node: object) -> Node:
         raise BadNode(
             f"the inputs of node {node_id} are not an object", pointer=pointer(node_id, "inputs"), node_id=node_id
         )
+    if len(inputs) > MOST_INPUTS:
+        problem = f"node {node_id} has {len(inputs)} inputs, at most {MOST_INPUTS} are allowed"
+        raise BadNode(problem, pointer=pointer(node_id, "inputs"), node_id=node_id)
+    for name in (node_id, class_type, *inputs):
+        if len(name) > LONGEST_NAME:
+            problem = f"the name {name[:50]!r}… in node {node_id[:50]} is longer than {LONGEST_NAME} characters"
+            raise BadNode(problem, pointer=pointer(node_id[:LONGEST_NAME]), node_id=node_id[:LONGEST_NAME])
     rest = {key: value for key, value in node.items() if key not in ("class_type", "inputs")}
     return Node(class_type, inputs, rest)
 

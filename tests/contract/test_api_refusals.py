@@ -66,6 +66,38 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
         "/workflow/1",
     ),
     (
+        "a class that runs code",
+        {"workflow": {**BLUE, "3": {"class_type": "RunPython", "inputs": {}}}},
+        422,
+        "node-not-allowed",
+        "/workflow/3/class_type",
+    ),
+    (
+        "a loader that climbs",
+        {"workflow": {**BLUE, "3": {"class_type": "LoadImage", "inputs": {"image": "../x.png"}}}},
+        422,
+        "unsafe-file-name",
+        "/workflow/3/inputs/image",
+    ),
+    (
+        "a loader that is told to climb",
+        {
+            "workflow": {**BLUE, "3": {"class_type": "LoadImage", "inputs": {"image": "x.png"}}},
+            "inputs": [{"node": "3", "field": "image", "value": "x.png [output]"}],
+        },
+        422,
+        "unsafe-file-name",
+        "/workflow/3/inputs/image",
+    ),
+    ("a long name", {"workflow": {**BLUE, "3" * 300: BLUE["1"]}}, 422, "bad-node", f"/workflow/{'3' * 256}"),
+    (
+        "many inputs",
+        {"workflow": {**BLUE, "3": {"class_type": "A", "inputs": {f"x{n}": n for n in range(1_001)}}}},
+        422,
+        "bad-node",
+        "/workflow/3/inputs",
+    ),
+    (
         "unknown input node",
         {"workflow": BLUE, "inputs": [{"node": "7", "field": "x", "value": 1}]},
         422,

@@ -1,0 +1,123 @@
+"""Which classes a graph may use, and where its loaders may look."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.errors import NodeNotAllowed, UnsafeFileName
+from workflows.file_names import check_file_names
+from workflows.graph import Graph, parse_graph
+from workflows.library import library
+from workflows.policy import DEFAULT, NodePolicy
+
+HERE = Path(__file__).parent
+CORE = (HERE / "core_classes.txt").read_text().splitlines()
+"""Every class of ComfyUI 0.3.64 and 0.33."""
+PACKS = json.loads((HERE / "node_types.json").read_text())
+
+
+def graph(class_type: str, **inputs: Any) -> Graph:
+    return parse_graph({"7": {"class_type": class_type, "inputs": inputs}})
+
+
+@pytest.mark.parametrize(
+    ("rules", "class_type", "is_allowed"),
+    [
+        (DEFAULT, "KSampler", True),
+        (DEFAULT, "VHS_LoadVideo", True),
+        (DEFAULT, "VHS_LoadVideoPath", False),
+        (DEFAULT, "Exec Python Code Script", False),
+        (DEFAULT, "ACE_ExpressionEval", False),
+        (DEFAULT, "SaveImageKJ", False),
+        (DEFAULT, "AnyNodeLocal", False),
+        (f"{DEFAULT}, !VHS_LoadVideoPath", "VHS_LoadVideoPath", True),
+        (f"{DEFAULT}, !VHS_LoadVideoPath", "VHS_LoadImagesPath", False),
+        ("", "VHS_LoadVideoPath", True),
+        ("Shell*", "ShellCommand", False),
+        ("Shell*", "shellcommand", True),
+        ("*, !KSampler, !SaveImage", "KSampler", True),
+        ("*, !KSampler, !SaveImage", "LoadImage", False),
+        ("!KSampler, *", "KSampler", False),
+    ],
+)
+def test_the_last_pattern_that_fits_decides(rules: str, class_type: str, is_allowed: bool) -> None:
+    """Allow lists and deny lists are both lists of patterns."""
+    assert (NodePolicy.parse(rules).objection(class_type) is None) == is_allowed
+
+
+@pytest.mark.parametrize("rules", ["a,,b", "!", "a, !", ","])
+def test_an_empty_pattern_is_a_mistake(rules: str) -> None:
+    with pytest.raises(ValueError, match="empty pattern"):
+        NodePolicy.parse(rules)
+
+
+def test_nothing_of_comfyui_itself_is_denied() -> None:
+    """Nor of what the shipped workflows use."""
+    policy = NodePolicy.parse(DEFAULT)
+    assert len(CORE) > 500
+    assert [name for name in (*CORE, *PACKS) if policy.objection(name)] == []
+    for workflow in library().values():
+        policy.check(parse_graph(workflow.graph))
+        check_file_names(parse_graph(workflow.graph))
+
+
+def test_a_denied_node_is_named() -> None:
+    """With its id, its place, and what speaks against it."""
+    with pytest.raises(NodeNotAllowed, match="node 7 is a RunPython, which runs code") as refused:
+        NodePolicy.parse(DEFAULT).check(graph("RunPython", script="import os"))
+    assert refused.value.pointer == "/7/class_type"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../secret.png",
+        "a/../../secret.png",
+        "..\\secret.png",
+        "a/ .. /b.png",
+        "..",
+        "/etc/passwd",
+        " /etc/passwd",
+        "\\\\host\\share\\x.png",
+        "~/x.png",
+        "C:\\x.png",
+        "c:/x.png",
+        "x.png [output]",
+        "x.png[temp]",
+        "x.png [temp] ",
+        "x\0.png",
+    ],
+)
+@pytest.mark.parametrize(
+    "class_type", ["LoadImage", "LoadImageMask", "LoadAudio", "LoadVideo", "VHS_LoadVideo", "Load3D", "UNETLoader"]
+)
+def test_a_loader_stays_in_its_folder(class_type: str, name: str) -> None:
+    """Whatever its field is called, and however deep the name lies in its value."""
+    for value in (name, {"content": name}, {"__value__": [name]}):
+        with pytest.raises(UnsafeFileName) as refused:
+            check_file_names(graph(class_type, image=value))
+        assert refused.value.pointer == "/7/inputs/image"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "field", "value"),
+    [
+        ("LoadImage", "image", "cat.png"),
+        ("LoadImage", "image", "cat.png [input]"),
+        ("LoadImage", "image", "..cat.. (1) [x].png"),
+        ("LoraLoader", "lora_name", "wan/2.2/high.safetensors"),
+        ("WanVideoModelLoader", "model", "Wan2.2\\I2V.safetensors"),
+        ("LoadImage", "image", ["3", 0]),
+        ("LoadText", "prompt", "../ is a path [output]"),
+        ("CLIPTextEncode", "text", "/imagine ../ [temp]"),
+        ("SaveImage", "filename_prefix", "a/b"),
+    ],
+)
+def test_ordinary_values_pass(class_type: str, field: str, value: Any) -> None:
+    document = {
+        "3": {"class_type": "EmptyImage", "inputs": {}},
+        "7": {"class_type": class_type, "inputs": {field: value}},
+    }
+    check_file_names(parse_graph(document))
