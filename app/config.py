@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from storage.media_check import MediaLimits
 from workflows.policy import DEFAULT, NodePolicy
 
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
@@ -24,6 +25,8 @@ class ApiConfig:
     max_media: int = 10
     max_medium_bytes: int = 50 * MIB
     max_upload_bytes: int = 5 * GIB
+    media_limits: MediaLimits = field(default_factory=MediaLimits)
+    """How large a file may become in an engine's memory."""
     max_nodes: int = 2_000
     node_policy: NodePolicy = field(default_factory=lambda: NodePolicy.parse(DEFAULT))
     """Which node classes a graph may use."""

@@ -13,7 +13,8 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.wire import InputValue, MediumSource
-from storage.errors import FetchFailed, FetchRefused, UploadIncomplete, UploadNotFound
+from storage.errors import FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
+from storage.media_check import check_medium
 from storage.values import Medium
 from workflows.errors import pointer
 
@@ -100,7 +101,7 @@ class MediaIntake:
             raise Problem("bad-base64", f"{name!r}: {error}", pointer=where) from None
         if size == 0:
             raise Problem("bad-base64", f"{name!r} is empty", pointer=where)
-        return LocalMedium(name, path, size, filetype.guess_mime(str(path)) or "application/octet-stream")
+        return LocalMedium(name, path, size, await self._checked(name, path, where))
 
     async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalMedium:
         try:
@@ -109,7 +110,14 @@ class MediaIntake:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
         except FetchFailed as error:
             raise Problem("fetch-failed", f"{name!r}: {error}", pointer=where) from None
-        return LocalMedium(name, path, fetched.size_bytes, fetched.content_type)
+        return LocalMedium(name, path, fetched.size_bytes, await self._checked(name, path, where))
+
+    async def _checked(self, name: str, path: Path, where: str) -> str:
+        """Its content type."""
+        try:
+            return await check_medium(path, self._config.media_limits)
+        except MediumRefused as error:
+            raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
 
     async def _uploaded(self, name: str, upload_id: str, where: str) -> UploadedMedium:
         try:

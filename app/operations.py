@@ -50,6 +50,7 @@ _SUBMISSION_PROBLEMS = (
     "unknown-input-field",
     "too-many-media",
     "medium-too-large",
+    "bad-medium",
     "bad-base64",
     "bad-media-name",
     "duplicate-media-name",

@@ -82,6 +82,7 @@ _TYPES = (
     ProblemType("unknown-input-field", 422, "`inputs` names a field that the node lacks", "use the field's name"),
     ProblemType("too-many-media", 422, "There are too many media", "send fewer, or several jobs"),
     ProblemType("medium-too-large", 400, "A medium is too large", "send it by POST /v1/uploads"),
+    ProblemType("bad-medium", 422, "A medium is broken, or too large", "send a sound file, in a smaller format"),
     ProblemType("bad-base64", 422, "A medium is not base64", "encode the file's bytes as standard base64"),
     ProblemType(
         "bad-media-name", 422, "A medium's name is not a plain file name", "use a name like photo.png, without folders"

@@ -23,6 +23,7 @@ from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
 from storage.logs import LogStore
+from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
 from storage.outbox import Outbox
 from storage.queue import JobQueue
@@ -138,9 +139,16 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
         execution=ExecutionPolicy(stall_s=settings.engine_stall_s),
         parallel_uploads=settings.parallel_uploads,
         inline_text_bytes=settings.inline_text_bytes,
+        media_limits=media_limits(settings),
         report=ReportPolicy(
             interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
         ),
+    )
+
+
+def media_limits(settings: Settings) -> MediaLimits:
+    return MediaLimits(
+        settings.max_pixels, settings.max_animation_pixels, settings.max_video_pixels, settings.max_media_s
     )
 
 
@@ -272,6 +280,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_media=settings.max_media,
         max_medium_bytes=settings.max_medium_bytes,
         max_upload_bytes=settings.max_upload_bytes,
+        media_limits=media_limits(settings),
         max_nodes=settings.max_nodes,
         node_policy=NodePolicy.parse(settings.denied_nodes),
         output_expires_s=settings.output_expires_s,

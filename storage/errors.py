@@ -14,6 +14,7 @@ StorageError
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
 ├── FetchFailed           a user's URL did not give its bytes
+├── MediumRefused         a file that is broken, or becomes too large in an engine
 ├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
@@ -86,6 +87,10 @@ class UploadIncomplete(StorageError):
 
 class FetchFailed(StorageError):
     """The other side failed, or was too slow."""
+
+
+class MediumRefused(StorageError):
+    """The message says what of the file is wrong."""
 
 
 class FetchRefused(StorageError):

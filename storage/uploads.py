@@ -7,6 +7,7 @@ used for `retain_s`; its bytes stay as long as a job that uses them has not ende
 import uuid
 from datetime import datetime, timedelta
 
+import filetype
 from pydantic import BaseModel, ConfigDict
 
 from storage import keys
@@ -18,6 +19,7 @@ from storage.objects import ObjectStore, SignedRequest
 from storage.record import DEFAULT_RETAIN_S
 from storage.together import together
 
+SNIFFED_BYTES = 8 * 1024
 SUBMISSION = timedelta(hours=1)
 """Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
 STILL_USED = timedelta(hours=6)
@@ -90,11 +92,13 @@ class UploadStore:
         if self._clock.now() - record.created_at >= self._retain:
             raise UploadNotFound(upload_id)
         try:
-            size = (await self._objects.head(record.key)).size
+            head = await self._objects.head(record.key)
+            start = await self._objects.get_range(record.key, 0, SNIFFED_BYTES)
         except ObjectNotFound:
             raise UploadIncomplete(f"no bytes arrived for upload {upload_id}") from None
-        if size != record.size_bytes:
-            raise UploadIncomplete(f"upload {upload_id} has {size} of {record.size_bytes} bytes")
+        if head.size != record.size_bytes:
+            raise UploadIncomplete(f"upload {upload_id} has {head.size} of {record.size_bytes} bytes")
+        _check_type(record, start)
         return record
 
     async def use(self, tenant: str, upload_id: str, job_id: str) -> None:
@@ -133,3 +137,13 @@ class UploadStore:
         except (ObjectNotFound, ValueError):
             raise UploadNotFound(upload_id) from None
         return UploadRecord.model_validate_json(stored.body)
+
+
+def _check_type(record: UploadRecord, start: bytes) -> None:
+    """A picture, a video or a sound is what it was said to be; other types are not told from their first bytes."""
+    family = record.content_type.partition("/")[0].lower()
+    if family in ("image", "video", "audio"):
+        found = filetype.guess_mime(start) or "unknown bytes"
+        if found.partition("/")[0] != family:
+            promised = f"upload {record.upload_id} was to be {record.content_type}"
+            raise UploadIncomplete(f"{promised}, and begins as {found}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from storage import keys
 from storage.jobs import JobStore
+from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
 from storage.record import JobRecord
 from workers.comfy.engine import ComfyEngine, Prompt
@@ -35,6 +36,7 @@ class Workbench:
     engine: ComfyEngine
     catalogue: Catalogue
     policy: ExecutionPolicy
+    media_limits: MediaLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Attempt:
     async def _prepare(self) -> _Prepared:
         record, bench = self._record, self._bench
         await bench.engine.clean()
-        await stage(record.media, bench.objects, bench.engine)
+        await stage(record.media, bench.objects, bench.engine, bench.media_limits)
         graph = await self._graph()
         document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
         await bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())

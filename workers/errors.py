@@ -9,6 +9,7 @@ WorkerError
 ├── OutOfMemory             a node ran out of GPU memory
 ├── JobTimedOut             the job's timeout_s passed
 ├── JobCancelled            the job's owner asked to stop it
+├── BadMedium               an input is broken, or becomes too large in ComfyUI
 ├── StagingFailed           an input could not be brought to ComfyUI
 └── OutputFailed            an output could not be read, or not be stored
 """
@@ -71,6 +72,10 @@ class JobTimedOut(WorkerError):
 
 class JobCancelled(WorkerError):
     code = "cancelled"
+
+
+class BadMedium(WorkerError):
+    code = "bad_medium"
 
 
 class StagingFailed(WorkerError):

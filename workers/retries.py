@@ -5,6 +5,7 @@ from enum import Enum
 
 from storage.record import WORKER_LOST
 from workers.errors import (
+    BadMedium,
     EngineError,
     EngineStalled,
     EngineUnavailable,
@@ -41,6 +42,7 @@ POLICY: Mapping[str, Repeat] = {
     JobTimedOut.code: Repeat.NEVER,
     JobCancelled.code: Repeat.NEVER,
     StagingFailed.code: Repeat.NEVER,
+    BadMedium.code: Repeat.NEVER,
     OutputFailed.code: Repeat.NEVER,
 }
 

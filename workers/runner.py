@@ -15,6 +15,7 @@ from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
 from storage.jobs import JobStore, StoredJob
 from storage.logs import LogStore
+from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
 from storage.record import CANCELLED_MESSAGE, JobRecord
 from storage.runtimes import RuntimeStore
@@ -46,6 +47,7 @@ class RunnerPolicy:
     log_interval_s: float = 10.0
     parallel_uploads: int = 4
     inline_text_bytes: int = 16 * 1024
+    media_limits: MediaLimits = field(default_factory=MediaLimits)
     report: ReportPolicy = field(default_factory=ReportPolicy)
     execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
 
@@ -141,8 +143,9 @@ class JobRunner:
         )
 
     def _attempt(self, record: JobRecord, uploads: OutputUploads) -> Attempt:
+        stores, policy = self._stores, self._policy
         bench = Workbench(
-            self._stores.jobs, self._stores.objects, self._engine, self._catalogue, self._policy.execution
+            stores.jobs, stores.objects, self._engine, self._catalogue, policy.execution, policy.media_limits
         )
         return Attempt(bench, record, uploads)
 

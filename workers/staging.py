@@ -3,28 +3,35 @@
 import tempfile
 from pathlib import Path
 
-from storage.errors import ObjectNotFound
+from storage.errors import MediumRefused, ObjectNotFound
+from storage.media_check import MediaLimits, check_medium
 from storage.objects import ObjectStore
 from storage.together import together
 from storage.values import Medium
 from workers.comfy.engine import ComfyEngine
-from workers.errors import StagingFailed
+from workers.errors import BadMedium, StagingFailed
 
 
-async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine) -> None:
-    """All at once; memory stays constant however large they are."""
+async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine, limits: MediaLimits) -> None:
+    """All at once; memory stays constant however large they are. What was uploaded by its URL is checked here first."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-input-") as folder:
         await together(
             *(
-                _stage_one(medium, Path(folder) / f"{position:03d}", objects, engine)
+                _stage_one(medium, Path(folder) / f"{position:03d}", objects, engine, limits)
                 for position, medium in enumerate(media)
             )
         )
 
 
-async def _stage_one(medium: Medium, path: Path, objects: ObjectStore, engine: ComfyEngine) -> None:
+async def _stage_one(
+    medium: Medium, path: Path, objects: ObjectStore, engine: ComfyEngine, limits: MediaLimits
+) -> None:
     try:
         await objects.download_file(medium.key, path)
     except ObjectNotFound:
         raise StagingFailed(f"the bytes of {medium.name} are no longer in the bucket") from None
+    try:
+        await check_medium(path, limits)
+    except MediumRefused as error:
+        raise BadMedium(f"{medium.name}: {error}") from error
     await engine.stage(medium.name, path)

@@ -12,7 +12,7 @@ from app.config import ApiConfig
 from storage.clock import ManualClock
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
@@ -113,6 +113,13 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
     ),
     ("11 media", media(*({"name": f"{n}.png", "data": GOOD} for n in range(11))), 422, "too-many-media", "/media"),
     ("bad base64", media({"name": "a.png", "data": "!!"}), 422, "bad-base64", "/media/0/data"),
+    (
+        "a picture that ends early",
+        media({"name": "a.png", "data": base64.b64encode(PNG[:40]).decode()}),
+        422,
+        "bad-medium",
+        "/media/0/data",
+    ),
     ("empty medium", media({"name": "a.png", "data": ""}), 422, "bad-base64", "/media/0/data"),
     ("path in a name", media({"name": "../a.png", "data": GOOD}), 422, "bad-media-name", "/media/0/name"),
     ("hidden name", media({"name": ".env", "data": GOOD}), 422, "bad-media-name", "/media/0/name"),

@@ -18,16 +18,18 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore, clock: ManualClock) -> None:
-    """Not before, not with another length, and for its tenant only."""
+    """Not before, not with another length, not as another kind of file, and for its tenant only."""
     uploads = UploadStore(JobStore(objects, clock, MemorySignal()), objects, clock, expires_s=60)
-    record, signed = await uploads.create("default", size_bytes=3, content_type="image/png", filename="a.png")
+    gif = b"GIF89a"
+    record, signed = await uploads.create("default", size_bytes=6, content_type="image/png", filename="a.png")
     assert signed.method == "PUT"
     with pytest.raises(UploadIncomplete):
         await uploads.resolve("default", record.upload_id)
-    await objects.put(record.key, b"1234", content_type="image/png")
-    with pytest.raises(UploadIncomplete):
-        await uploads.resolve("default", record.upload_id)
-    await objects.put(record.key, b"123", content_type="image/png")
+    for wrong in (gif + b"1", b"123456"):
+        await objects.put(record.key, wrong, content_type="image/png")
+        with pytest.raises(UploadIncomplete):
+            await uploads.resolve("default", record.upload_id)
+    await objects.put(record.key, gif, content_type="image/png")
     assert await uploads.resolve("default", record.upload_id) == record
     for tenant, upload_id in (("other", record.upload_id), ("default", "unknown"), ("default", "../x")):
         with pytest.raises(UploadNotFound):
