@@ -49,6 +49,7 @@ from workers.reaper import Reaper
 from workers.recovery import Recovery
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
+from workers.uploads import UploadPolicy
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
 from workflows.library import library
@@ -137,8 +138,12 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
         max_attempts=settings.max_attempts,
         log_interval_s=settings.log_interval_s,
         execution=ExecutionPolicy(stall_s=settings.engine_stall_s),
-        parallel_uploads=settings.parallel_uploads,
-        inline_text_bytes=settings.inline_text_bytes,
+        uploads=UploadPolicy(
+            parallel=settings.parallel_uploads,
+            inline_text_bytes=settings.inline_text_bytes,
+            max_outputs=settings.max_outputs,
+            max_output_bytes=settings.max_output_bytes,
+        ),
         media_limits=media_limits(settings),
         report=ReportPolicy(
             interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s

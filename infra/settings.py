@@ -133,6 +133,8 @@ class Settings(BaseSettings):
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker looks for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker looks at the queue, seconds")
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
+    max_outputs: Count = Field(1_000, description="most outputs of a job")
+    max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
     inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
 
     huggingface_token: SecretStr | None = Field(

@@ -30,7 +30,7 @@ from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workers.retries import is_repeated, is_retryable
 from workers.strict import strict_json
-from workers.uploads import AttemptKeys, OutputUploads
+from workers.uploads import AttemptKeys, OutputUploads, UploadPolicy
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ class RunnerPolicy:
 
     max_attempts: int = 3
     log_interval_s: float = 10.0
-    parallel_uploads: int = 4
-    inline_text_bytes: int = 16 * 1024
+    uploads: UploadPolicy = field(default_factory=UploadPolicy)
     media_limits: MediaLimits = field(default_factory=MediaLimits)
     report: ReportPolicy = field(default_factory=ReportPolicy)
     execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
@@ -138,8 +137,7 @@ class JobRunner:
             self._engine,
             self._stores.objects,
             AttemptKeys(record.tenant, record.job_id, record.attempt),
-            parallel=self._policy.parallel_uploads,
-            inline_text_bytes=self._policy.inline_text_bytes,
+            self._policy.uploads,
         )
 
     def _attempt(self, record: JobRecord, uploads: OutputUploads) -> Attempt:

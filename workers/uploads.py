@@ -37,22 +37,30 @@ class AttemptKeys:
         return keys.output(self.tenant, self.job_id, self.attempt, position, filename)
 
 
-class OutputUploads:
-    """`parallel` bounds uploads at once; `inline_text_bytes` is the longest text that the record repeats."""
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """`parallel`: uploads at once; `inline_text_bytes`: the longest text that the record repeats."""
 
-    def __init__(
-        self, engine: ComfyEngine, objects: ObjectStore, where: AttemptKeys, *, parallel: int, inline_text_bytes: int
-    ) -> None:
+    parallel: int = 4
+    inline_text_bytes: int = 16 * 1024
+    max_outputs: int = 1_000
+    """Of one job: its record lists them."""
+    max_output_bytes: int = 20 * 1024**3
+    """Of one file, holes included: a node can write a file of holes, and the bucket is paid for by the byte."""
+
+
+class OutputUploads:
+    def __init__(self, engine: ComfyEngine, objects: ObjectStore, where: AttemptKeys, policy: UploadPolicy) -> None:
         self._engine = engine
         self._objects = objects
         self._where = where
-        self._slots = asyncio.Semaphore(parallel)
-        self._inline_text_bytes = inline_text_bytes
+        self._policy = policy
+        self._slots = asyncio.Semaphore(policy.parallel)
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
 
     def add(self, executed: Executed) -> None:
-        """Begin to upload what this node put out."""
+        """Begin to upload what this node put out. `OutputFailed` where it is too much."""
         for found in outputs_of(executed.node, executed.output):
             if isinstance(found, FileOutput):
                 self._add_file(executed.node, found.ref)
@@ -88,6 +96,9 @@ class OutputUploads:
             self._start(_listed_for(node_id, shared))
 
     def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
+        if len(self._uploads) >= self._policy.max_outputs:
+            upload.close()
+            raise OutputFailed(f"more than {self._policy.max_outputs} outputs")
         task = asyncio.create_task(upload)
         self._uploads.append(task)
         return task
@@ -95,12 +106,16 @@ class OutputUploads:
     async def _file(self, node_id: str, ref: FileRef, position: int) -> Output:
         async with self._slots:
             path = await self._engine.fetch(ref)
+            size = path.stat().st_size
+            if size > self._policy.max_output_bytes:
+                most = self._policy.max_output_bytes
+                raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
             return await self._store(node_id, path, ref.filename, position)
 
     async def _inline(self, node_id: str, found: InlineOutput, position: int) -> Output:
         async with self._slots, _temporary_file(found.body) as path:
             output = await self._store(node_id, path, found.filename, position, content_type=found.content_type)
-        is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._inline_text_bytes
+        is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._policy.inline_text_bytes
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_short_text else None})
 
     async def _store(

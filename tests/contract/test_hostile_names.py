@@ -1,0 +1,146 @@
+"""File names that strangers and nodes think of: none leads anywhere, and none breaks a key, a header or a screen."""
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from email.message import Message
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from storage.record import Status
+from storage.s3 import content_disposition
+from tests.support.api_server import BLUE, PNG, Api, running_api
+from tests.support.workbench import Bench, workbench
+from workers.names import LONGEST_BYTES, safe_filename
+
+pytestmark = pytest.mark.anyio
+
+NAMES = (
+    "",
+    " ",
+    ".",
+    "..",
+    "...",
+    "../x.png",
+    "..\\x.png",
+    "/etc/passwd",
+    "\\\\host\\share",
+    "C:\\x.png",
+    "a/b.png",
+    "a\\b.png",
+    "./x.png",
+    "%2e%2e%2fx.png",
+    "..%c0%afx.png",
+    "x.png [output]",
+    "x.png [temp]",
+    ".env",
+    ".htaccess",
+    "x\0.png",
+    "x\n.png",
+    "x\r\nSet-Cookie: a=b",
+    "x\t.png",
+    "x\x7f.png",
+    "x\x1b[31m.png",
+    "x\u202egnp.exe",
+    "x\u2066y.png",
+    "x\u200f.png",
+    "\ud800.png",
+    'x".png',
+    "x';rm -rf /;'.png",
+    "$(id).png",
+    "`id`.png",
+    "<script>.svg",
+    "x|y.png",
+    "x?.png",
+    "x*.png",
+    "con:",
+    "x" * 5_000 + ".png",
+    "é" * 500 + ".png",
+    "x.png.",
+    "x." + "y" * 300,
+)
+UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        yield api
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with workbench(tmp_path) as bench:
+        yield bench
+
+
+def is_harmless(name: str) -> bool:
+    return (
+        not UNSAFE.search(name)
+        and name not in ("", ".", "..")
+        and not name.startswith((".", " "))
+        and len(name.encode()) <= LONGEST_BYTES + 50
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_medium(api: Api, name: str) -> None:
+    """It is refused with its place, or it is a name that is what it seems."""
+    media = [{"name": name, "data": base64.b64encode(PNG).decode()}]
+    body = json.dumps({"workflow": BLUE, "media": media}).encode("ascii")
+    answer = await api.client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
+    if answer.status_code == 202:
+        assert is_harmless(name), name
+    else:
+        assert answer.status_code in (400, 422)
+        assert answer.json()["type"] in ("/problems/bad-media-name", "/problems/malformed-json")
+        assert await api.keys() == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_output(name: str) -> None:
+    """What a node calls its file becomes a plain name, and a header that says nothing else."""
+    safe = safe_filename(name)
+    assert is_harmless(safe), safe
+    header = content_disposition(safe)
+    assert header.isascii()
+    assert header.isprintable()
+    message = Message()
+    message["content-disposition"] = header
+    assert message.get_content_disposition() == "attachment"
+    assert header.endswith(f"filename*=UTF-8''{quote(safe, safe='')}")
+
+
+async def test_a_node_that_names_what_is_not_its_own(bench: Bench, tmp_path: Path) -> None:
+    """Each name fails its job; nothing of the worker's files is stored."""
+    secret = tmp_path / "secret"
+    secret.write_text("do not store me")
+    for named in (
+        {"filename": "secret", "subfolder": "..", "type": "output"},
+        {"filename": "../secret", "subfolder": "", "type": "temp"},
+        {"filename": str(secret), "subfolder": "", "type": "output"},
+        {"filename": "secret", "subfolder": "", "type": "output", "fullpath": str(secret)},
+        {"filename": "x\0", "subfolder": "", "type": "output"},
+        {"filename": "x" * 5_000, "subfolder": "y" * 5_000, "type": "output"},
+    ):
+        emits = {"class_type": "LiteEmit", "inputs": {"ui": json.dumps({"images": [named]})}}
+        record = await bench.run({"1": emits})
+        assert record.status is Status.FAILED, named
+        assert record.error_detail is not None
+        assert record.error_detail.code == "output_failed"
+        assert record.outputs == ()
+    for key in (await bench.objects.list("tenants/", limit=1000)).keys:
+        assert b"do not store me" not in (await bench.objects.get(key)).body
+
+
+async def test_a_node_that_names_too_much(bench: Bench) -> None:
+    """Neither the record nor the bucket grows without an end."""
+    files = [{"filename": f"{number}.png", "subfolder": "", "type": "output"} for number in range(1_001)]
+    record = await bench.run({"1": {"class_type": "LiteEmit", "inputs": {"ui": json.dumps({"images": files})}}})
+    assert record.error_detail is not None
+    assert (record.error_detail.code, "1000" in record.error_detail.message) == ("output_failed", True)
