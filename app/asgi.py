@@ -1,11 +1,12 @@
 """`create_app`: the HTTP face over given services. No work at import."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -34,12 +35,28 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         routes=routes,
         middleware=[
             Middleware(AnswerMiddleware),
+            *_cors(config.cors_origins),
             Middleware(AuthMiddleware, tenant_of=single_key(config.api_key)),
         ],
         exception_handlers=handlers,
     )
     app.state.context = Context(services, config, JobWatch(services.jobs, services.signal))
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Keys come in a header, never in a cookie: so no credentials are allowed."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "if-none-match"],
+            expose_headers=["etag", "idempotency-replayed", "location", "retry-after", "x-request-id"],
+        )
+    ]
 
 
 async def _on_problem(_: Request, problem: Problem) -> Response:

@@ -15,6 +15,8 @@ class ApiConfig:
     api_key: str | None
     public_url: str | None = None
     docs: bool = True
+    cors_origins: tuple[str, ...] = ()
+    """Whose pages may call the API from a browser."""
     max_request_bytes: int = 700 * MIB
     body_idle_s: float = 30.0
     """How long a request's body may pause."""

@@ -73,7 +73,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     settings = Settings()
-    configure_logging(settings.process_name, settings.log_level)
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
     _allow_many_files()
     asyncio.run(serve(settings, parser.parse_args().fd))
 

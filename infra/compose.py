@@ -281,6 +281,7 @@ def api_config(settings: Settings) -> ApiConfig:
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         public_url=settings.public_url,
         docs=settings.docs,
+        cors_origins=settings.cors_origins,
         max_request_bytes=settings.max_request_bytes,
         max_media=settings.max_media,
         max_medium_bytes=settings.max_medium_bytes,

@@ -63,7 +63,7 @@ GIVE_BACK_S = 20.0
 def api_application() -> Any:
     """The ASGI application of one API container."""
     settings = Settings()
-    configure_logging("api", settings.log_level)
+    configure_logging("api", settings.log_level, settings.secret_values())
     stores = make_stores(settings, S3ObjectStore(s3_config(settings)), ModalSignal())
     return create_app(api_services(settings, stores, launcher(settings)), api_config(settings))
 
@@ -75,7 +75,7 @@ def launcher(settings: Settings) -> ModalLauncher:
 def sweep() -> None:
     """One sweep of the reaper."""
     settings = Settings()
-    configure_logging("reaper", settings.log_level)
+    configure_logging("reaper", settings.log_level, settings.secret_values())
 
     async def once() -> None:
         async with open_stores(settings, ModalSignal()) as stores:
@@ -87,7 +87,7 @@ def sweep() -> None:
 def deliver_due() -> None:
     """Everything that is due now, once."""
     settings = Settings()
-    configure_logging("deliverer", settings.log_level)
+    configure_logging("deliverer", settings.log_level, settings.secret_values())
 
     async def once() -> None:
         transport = webhook_transport(settings)
@@ -104,7 +104,7 @@ def publish_engine() -> list[str]:
     """Which nodes the deployed engine has, for the checks of submissions to any pool. Returns what is missing for our
     own workflows, in words."""
     settings = Settings().model_copy(update={"comfyui_cpu": True})
-    configure_logging("check-image", settings.log_level)
+    configure_logging("check-image", settings.log_level, settings.secret_values())
 
     async def once() -> list[str]:
         is_lite = settings.engine == "lite"
@@ -123,7 +123,7 @@ def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> li
     """One of `ModelFolder`'s commands on the volume: what was found, one a model. What was downloaded is known to the
     checks of submissions at once."""
     settings = Settings()
-    configure_logging("models", settings.log_level)
+    configure_logging("models", settings.log_level, settings.secret_values())
     here = model_folder(settings.huggingface_token, Path(folder))
     found = perform(command, [Model.model_validate(model) for model in wanted], here)
 
@@ -153,7 +153,7 @@ class TicketWorker:
     def prepare(self, *, is_on_gpu: bool) -> None:
         """The engine is started, for a snapshot of it. `is_on_gpu`: the snapshot holds the GPU's memory too."""
         settings = Settings()
-        configure_logging("snapshot", settings.log_level)
+        configure_logging("snapshot", settings.log_level, settings.secret_values())
         self._thread.start()
         folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
         settings = settings.model_copy(update={"engine_dir": settings.engine_dir or folder})
@@ -166,7 +166,7 @@ class TicketWorker:
         settings = Settings()
         name = os.environ.get("MODAL_TASK_ID", settings.process_name)
         settings = settings.model_copy(update={"process_name": name, "pool": self._pool})
-        configure_logging(name, settings.log_level)
+        configure_logging(name, settings.log_level, settings.secret_values())
         if not self._thread.is_alive():
             self._thread.start()
         self._objects = S3ObjectStore(s3_config(settings))

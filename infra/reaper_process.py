@@ -28,7 +28,7 @@ async def serve(settings: Settings) -> None:
 
 def main() -> None:
     settings = Settings()
-    configure_logging(settings.process_name, settings.log_level)
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
     asyncio.run(serve(settings))
 
 

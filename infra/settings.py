@@ -143,9 +143,18 @@ class Settings(BaseSettings):
 
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
 
+    cors_origins: tuple[str, ...] = Field(
+        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
+    )
+
     presence: Path | None = Field(None, description="file in which a local process says that it is ready")
     signal_dir: Path | None = Field(None, description="folder of the sockets that carry wake-up hints on one machine")
     process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
+
+    def secret_values(self) -> tuple[str, ...]:
+        """Every secret that is set, for what must never be logged."""
+        secrets = (value for _, value in self if isinstance(value, SecretStr))
+        return tuple(word for secret in secrets for word in secret.get_secret_value().split())
 
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "Settings":

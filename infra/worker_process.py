@@ -37,7 +37,7 @@ def _announce(settings: Settings, host: EngineHost) -> None:
 
 def main() -> int:
     settings = Settings()
-    configure_logging(settings.process_name, settings.log_level)
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
     return asyncio.run(serve(settings))
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -64,6 +65,7 @@ def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> 
         line = process.stdout.readline()
         assert line.startswith("ready: "), line
         running = Up(data, process)
+        connection = running.connection
         yield running
         family = psutil.Process(process.pid).children(recursive=True)
     finally:
@@ -76,6 +78,16 @@ def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> 
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive, alive
     assert not (data / "connection.json").exists()
+    _check_logs(data, connection)
+
+
+def _check_logs(data: Path, connection: dict[str, Any]) -> None:
+    """No line of any process holds a secret, or a presigned query that could be used."""
+    secrets = [connection[name] for name in ("api_key", "secret_key", "webhook_secret") if connection[name]]
+    for log in (data / "logs").glob("*"):
+        for line in log.read_text(errors="replace").splitlines():
+            assert not any(secret in line for secret in secrets), f"{log.name}: {line}"
+            assert not re.search(r"X-Amz-Signature=[0-9a-f]{8}", line), f"{log.name}: {line}"
 
 
 def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""What the API tells browsers: on every answer, and on whose pages may ask."""
+
+import pytest
+
+from app.config import ApiConfig
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from tests.support.api_server import KEY, running_api
+
+pytestmark = pytest.mark.anyio
+
+PAGE = "https://app.example.com"
+PREFLIGHT = {
+    "origin": PAGE,
+    "access-control-request-method": "POST",
+    "access-control-request-headers": "authorization,content-type,idempotency-key",
+}
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/jobs", "/v1/jobs/unknown", "/nowhere", "/openapi.json", "/docs"])
+async def test_no_answer_can_be_framed_or_guessed_at(clock: ManualClock, path: str) -> None:
+    """Refusals and pages included."""
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        headers = (await api.client.get(path)).headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-request-id"]
+    assert "access-control-allow-origin" not in headers
+
+
+async def test_no_page_may_ask_unless_it_is_named(clock: ManualClock) -> None:
+    """A preflight needs no key, and gets nothing."""
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        answer = await api.client.options("/v1/jobs", headers=PREFLIGHT)
+        assert answer.status_code in {401, 405}
+        assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_a_page_that_is_named_may_ask(clock: ManualClock) -> None:
+    """It, and no other."""
+    config = ApiConfig(api_key=KEY, cors_origins=(PAGE,))
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        api.client.headers.pop("authorization")
+        allowed = await api.client.options("/v1/jobs", headers=PREFLIGHT)
+        assert (allowed.status_code, allowed.headers["access-control-allow-origin"]) == (200, PAGE)
+        assert "access-control-allow-credentials" not in allowed.headers
+        refused = await api.client.options("/v1/jobs", headers=PREFLIGHT | {"origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in refused.headers
+        seen = await api.client.get("/v1/jobs", headers={"origin": PAGE, "authorization": f"Bearer {KEY}"})
+        assert (seen.status_code, seen.headers["access-control-allow-origin"]) == (200, PAGE)
+        assert "etag" in seen.headers["access-control-expose-headers"].lower()

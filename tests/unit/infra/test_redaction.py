@@ -1,0 +1,42 @@
+"""Log lines without secrets."""
+
+import json
+import logging
+
+import pytest
+
+from infra.logs import JsonFormatter
+from infra.redaction import HIDDEN, Redactor
+
+SECRET = "s3cr3t-of-the-bucket+/="
+URL = "https://s3.example/b/k?X-Amz-Credential=AKIA%2F20261124&X-Amz-Date=20261124T000000Z&X-Amz-Signature=abcdef0123"
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        (f"the key is {SECRET}.", f"the key is {HIDDEN}."),
+        ("Authorization: Bearer abc.def-ghi", f"Authorization: Bearer {HIDDEN}"),
+        ("ck_live_a1b2c3d4_" + "x" * 43 + "_0badcafe", f"ck_live_a1b2c3d4_{HIDDEN}"),
+        ("ck_local_" + "x" * 32, f"ck_local_{HIDDEN}"),
+        ("kid a1b2c3d4", "kid a1b2c3d4"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", f"whsec_{HIDDEN}"),
+        ("hf_" + "a" * 34, f"hf_{HIDDEN}"),
+        (URL, f"https://s3.example/b/k?X-Amz-Credential={HIDDEN}&X-Amz-Date=20261124T000000Z&X-Amz-Signature={HIDDEN}"),
+        ("nothing of the kind, and short", "nothing of the kind, and short"),
+    ],
+)
+def test_what_is_hidden(text: str, left: str) -> None:
+    """What tells which secret it was stays."""
+    assert Redactor((SECRET, "short"))(text) == left
+
+
+def test_every_part_of_a_line() -> None:
+    """The message, the fields, and the traceback of an error."""
+    info = (OSError, OSError(f"cannot open {URL}"), None)
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (SECRET,), info)
+    record.__dict__["url"] = URL
+    line = JsonFormatter("p", Redactor((SECRET,))).format(record)
+    assert "abcdef0123" not in line
+    assert SECRET not in line
+    assert json.loads(line)["message"] == f"failed with {HIDDEN}"
