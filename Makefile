@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench bench-attention simulate fuzz interop smoke-modal up lock openapi clean
+.PHONY: help setup demo test check bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -45,6 +45,10 @@ simulate: setup ## The job state machine under faults, in virtual time: make sim
 fuzz: setup ## Generated requests to every operation of the API: make fuzz CASES=20000
 	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),20000)
 
+fuzz-guided: setup ## Inputs grown by what they reach, with atheris: make fuzz-guided TARGET=graph SECONDS=60
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
+	mkdir -p .fuzz && cd .fuzz && PYTHONPATH=.. ../$(BIN)/python -m tests.fuzz.guided $(or $(TARGET),graph) -max_total_time=$(or $(SECONDS),60)
+
 interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
 	npm install --prefix tests/interop --no-package-lock --no-audit --no-fund --silent
 	$(BIN)/python -m tests.interop.requests > tests/interop/requests.json
@@ -63,6 +67,7 @@ openapi: setup ## Write docs/openapi.json anew from the code
 lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) pyproject.toml -o requirements/base.txt
 	uv pip compile $(LOCK) --group dev pyproject.toml -o requirements/dev.txt
+	uv pip compile $(LOCK) --group fuzz -o requirements/fuzz.txt
 
 clean: ## Remove .venv, caches and local data
 	rm -rf .venv .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -5,6 +5,7 @@ newer servers and custom nodes send more than is known here.
 """
 
 import json
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -134,14 +135,19 @@ Message = (
 
 
 def decode_text(frame: str | bytes) -> Message:
-    """One text frame: `{"type", "data"}`. Bare NaN and Infinity, which ComfyUI sends, become None."""
+    """One text frame: `{"type", "data"}`. Bare NaN and Infinity, which ComfyUI sends, become None; so does 1e999."""
     try:
-        document = json.loads(frame, parse_constant=lambda _: None)
+        document = json.loads(frame, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):
         return Unknown("", None)
     if not isinstance(document, dict):
         return Unknown("", document)
     return decode_pair(document.get("type"), document.get("data"))
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
 
 
 def decode_pair(kind: object, data: object) -> Message:
@@ -150,7 +156,7 @@ def decode_pair(kind: object, data: object) -> Message:
     if decoder is not None and isinstance(data, dict):
         try:
             return decoder(data)
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
             pass  # not as recorded: a newer server, or a custom node's own message of this type
     return Unknown(str(kind), data)
 
@@ -160,7 +166,7 @@ def decode_binary(frame: bytes) -> Message:
     try:
         (event,) = struct.unpack_from(">I", frame)
         return _BINARY_DECODERS[event](frame[4:])
-    except (struct.error, KeyError, ValueError, TypeError, AttributeError, RecursionError):
+    except (struct.error, KeyError, ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         return Unknown("binary", None)
 
 

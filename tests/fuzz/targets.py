@@ -1,0 +1,165 @@
+"""What takes bytes from strangers apart. A target returns, or refuses by the error that it documents."""
+
+import asyncio
+import json
+import struct
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.body import BadBase64, Body, BodyTooLarge
+from app.wire import BatchRequest, JobRequest, UploadRequest
+from infra.redaction import Redactor
+from storage.errors import MediumRefused
+from storage.media_check import MediaLimits, check_medium
+from storage.s3 import content_disposition
+from tests.support.api_server import BLUE, PNG
+from workers.names import safe_filename
+from workers.outputs import outputs_of
+from workflows.catalogue import Catalogue
+from workflows.errors import WorkflowError
+from workflows.execution import for_execution
+from workflows.file_names import check_file_names
+from workflows.graph import parse_graph
+from workflows.messages import decode_binary, decode_text
+from workflows.policy import DEFAULT, NodePolicy
+from workflows.progress import ProgressModel
+
+POLICY = NodePolicy.parse(DEFAULT)
+
+
+def graph(data: bytes) -> None:
+    """A submitted workflow, up to what is sent to the engine."""
+    try:
+        parsed = parse_graph(_json(data))
+        POLICY.check(parsed)
+        check_file_names(parsed)
+        Catalogue.absent().check(parsed)
+    except WorkflowError:
+        return
+    json.dumps(for_execution(parsed, Catalogue.absent(), "job-1"))
+    parsed.shape()
+
+
+def text_message(data: bytes) -> None:
+    """A text frame of ComfyUI's socket, and the progress that it makes."""
+    model = ProgressModel.start(["1", "2"]).reduce(decode_text(data))
+    assert 0 <= model.percent <= 100
+
+
+def binary_message(data: bytes) -> None:
+    decode_binary(data)
+
+
+def body(data: bytes) -> None:
+    """A request body in pieces: what is accepted is what JSON says."""
+    asyncio.run(_receive(data))
+
+
+async def _receive(data: bytes) -> None:
+    async def pieces() -> Any:
+        for start in range(0, len(data), 7):
+            yield data[start : start + 7]
+
+    with Body() as received:
+        try:
+            document = await received.receive(pieces(), limit=10_000)
+        except (ValueError, RecursionError):
+            return
+        assert document == json.loads(data)
+
+
+def base64_text(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder, Body() as received:
+        try:
+            received.spooled(data.decode(errors="replace")).decode_base64(Path(folder) / "x", 1_000)
+        except (BadBase64, BodyTooLarge):
+            return
+
+
+def requests(data: bytes) -> None:
+    """Jobs, batches and uploads, as their models see them."""
+    for model in (JobRequest, BatchRequest, UploadRequest):
+        try:
+            model.model_validate(_json(data))
+        except ValidationError:
+            continue
+
+
+def names(data: bytes) -> None:
+    """What a node calls its file."""
+    name = safe_filename(data.decode(errors="surrogateescape"))
+    assert name not in ("", ".", "..")
+    assert "/" not in name
+    assert content_disposition(name).isascii()
+
+
+def node_output(data: bytes) -> None:
+    """A node's ui payload."""
+    payload = _json(data)
+    if isinstance(payload, dict):
+        list(outputs_of("1", payload))
+
+
+def log_line(data: bytes) -> None:
+    assert isinstance(Redactor(("a secret",))(data.decode(errors="replace")), str)
+
+
+def medium(data: bytes) -> None:
+    """A picture, a video or anything else."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "medium"
+        path.write_bytes(data)
+        try:
+            asyncio.run(check_medium(path, MediaLimits()))
+        except MediumRefused:
+            return
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        graph,
+        text_message,
+        binary_message,
+        body,
+        base64_text,
+        requests,
+        names,
+        node_output,
+        log_line,
+        medium,
+    )
+}
+
+SEEDS = (
+    json.dumps(BLUE).encode(),
+    json.dumps({"workflow": BLUE, "media": [{"name": "x", "data": "eA=="}], "metadata": {"a": "b"}}).encode(),
+    json.dumps({"workflow": BLUE, "input_sets": [[{"node": "1", "field": "color", "value": 1}]]}).encode(),
+    b'{"size_bytes": 3, "content_type": "image/png", "filename": "x.png"}',
+    b'{"images": [{"filename": "x.png", "subfolder": "a", "type": "output"}], "text": ["x"], "animated": [true]}',
+    b'{"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 1e999}}}}',
+    b'{"type": "progress", "data": {"value": 1e999, "max": 1e308, "node": "1", "prompt_id": "p"}}',
+    b'{"type": "progress", "data": {"value": 1e999, "max": 1e380, "node": "1", "prompt_id": "p"}}',
+    b'{"type": "progress_state", "data": {"prompt_id": "p", "nodes": {"1": {"state": "running", "value": 1}}}}',
+    b'{"type": "execution_error", "data": {"prompt_id": "p", "node_id": "1", "traceback": [], "executed": ["2"]}}',
+    struct.pack(">II", 1, 2) + b"png",
+    struct.pack(">II", 3, 1) + b"7hello",
+    struct.pack(">II", 4, 2**32 - 1) + b"{}",
+    b"[" * 5_000,
+    b'{"a":"\\ud800"}',
+    b"https://h/k?X-Amz-Signature=abcdef&x=Bearer ck_live_abcdefgh_x",
+    "../é\u202e.png".encode(),
+    PNG,
+)
+"""Where mutations begin: each is near to something that a target knows."""
