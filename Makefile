@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi clean
+.PHONY: help setup demo test check bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
 
 openapi: setup ## Write docs/openapi.json anew from the code
 	$(BIN)/comfyui-modal openapi --out docs/openapi.json
+
+licences: setup ## Write docs/licences.md anew from the installed packages
+	$(BIN)/python -m tests.supply.licences > docs/licences.md
 
 lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) pyproject.toml -o requirements/base.txt

@@ -1,0 +1,1 @@
+"""Where what we run comes from: pinned, hashed, licensed."""

@@ -1,0 +1,44 @@
+"""Nothing is installed, cloned or downloaded that was not pinned before."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from infra.nodes import custom_nodes
+from tests.supply.licences import pinned
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENTS = ("base.txt", "dev.txt", "fuzz.txt")
+
+
+@pytest.mark.parametrize("name", REQUIREMENTS)
+def test_every_requirement_has_hashes(name: str) -> None:
+    """pip is told to install nothing else; and no address of an index is in the file."""
+    text = (ROOT / "requirements" / name).read_text()
+    entries = re.split(r"\n(?=[A-Za-z0-9])", text)
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries), name
+    assert "://" not in text
+
+
+def test_every_custom_node_has_its_commit() -> None:
+    """By its full hash, from an https address."""
+    for node in custom_nodes(ROOT / "infra" / "nodes.toml"):
+        assert re.fullmatch(r"[0-9a-f]{40}", node.commit)
+        assert node.repository.startswith("https://")
+
+
+def test_every_model_has_its_hash_or_is_named_as_open() -> None:
+    """Where nobody has published one, the first sync writes it down, and docs/models.md says so."""
+    models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
+    documented = (ROOT / "docs" / "models.md").read_text()
+    for model in models:
+        assert model["licence"]
+        assert re.fullmatch(r"[0-9a-f]{64}", model.get("sha256", "")) or Path(model["file"]).name in documented
+
+
+def test_the_licences_are_those_of_what_is_installed() -> None:
+    """`make licences` writes them anew."""
+    listed = set(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
+    assert listed >= set(pinned("base.txt"))
