@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.auth import single_key
+from app.auth import Doorkeeper
 from app.config import ApiConfig
 from app.middleware import AnswerMiddleware, AuthMiddleware
 from app.problems import Problem, of_storage
@@ -36,7 +36,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         middleware=[
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
-            Middleware(AuthMiddleware, tenant_of=single_key(config.api_key)),
+            Middleware(AuthMiddleware, door=Doorkeeper(services.api_keys, config, services.clock)),
         ],
         exception_handlers=handlers,
     )

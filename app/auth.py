@@ -1,27 +1,88 @@
-"""Who is asking. One key and one tenant, from the settings."""
+"""Who is asking, and what they may do: the key of a request becomes a `Principal`.
+
+A key comes from the bucket (`storage.access`), or is the one of the settings, which is the default tenant's and may do
+everything. Whatever is wrong with a key, the answer is the same; a bucket that does not answer lets nobody in.
+"""
 
 import hmac
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from app.config import ApiConfig
 from app.problems import Problem
+from app.rates import Rates
+from storage.access import ApiKeyStore, KeyScope
+from storage.api_keys import sha256_of
+from storage.clock import Clock
+from storage.errors import StorageError
 from storage.keys import DEFAULT_TENANT
 
-TenantOf = Callable[[Scope], str]
-_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="comfyui-modal"'}
+KID_OF_SETTINGS = "settings"
+"""What logs call the key of the settings, which has no kid."""
+
+READ: KeyScope = "jobs:read"
+WRITE: KeyScope = "jobs:write"
+ADMIN: KeyScope = "admin"
+_NEEDED: dict[str, KeyScope] = {"GET": READ, "HEAD": READ}
+
+_REALM = 'Bearer realm="comfyui-modal"'
 
 
-def single_key(api_key: str | None) -> TenantOf:
-    """The tenant of a request, by comparison in constant time. Without a key in the settings nobody gets in."""
+def scope_for(method: str) -> KeyScope:
+    """What a request needs, whatever its path: to look needs `jobs:read`, everything else `jobs:write`."""
+    return _NEEDED.get(method.upper(), WRITE)
 
-    def tenant_of(scope: Scope) -> str:
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whose request it is, and by which key. Logs may show all of it."""
+
+    tenant: str
+    kid: str
+    scopes: frozenset[KeyScope]
+
+    def may(self, scope: KeyScope) -> bool:
+        return scope in self.scopes or ADMIN in self.scopes
+
+
+class Doorkeeper:
+    """Without a key in the settings and in the bucket nobody gets in."""
+
+    def __init__(self, api_keys: ApiKeyStore, config: ApiConfig, clock: Clock) -> None:
+        self._api_keys = api_keys
+        self._of_settings = None if config.api_key is None else sha256_of(config.api_key)
+        self._rates = None if config.max_requests_per_s is None else Rates(config.max_requests_per_s, clock)
+
+    async def principal_of(self, scope: Scope) -> Principal:
+        """`Problem` for a request without a key that is good now."""
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not given:
-            raise Problem("unauthorized", "the request has no API key", headers=_CHALLENGE)
-        if api_key is None or not hmac.compare_digest(given.strip().encode(), api_key.encode()):
-            raise Problem("unauthorized", "the API key is not valid", headers=_CHALLENGE)
-        return DEFAULT_TENANT
+        if scheme.lower() != "bearer" or not given.strip():
+            raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
+        return await self._principal(given.strip())
 
-    return tenant_of
+    def check(self, principal: Principal, method: str) -> None:
+        """`Problem` where the key may not do this, or has asked too often of late."""
+        needed = scope_for(method)
+        if not principal.may(needed):
+            challenge = f'{_REALM}, error="insufficient_scope", scope="{needed}"'
+            detail = f"this key has no scope {needed}"
+            raise Problem("insufficient-scope", detail, headers={"WWW-Authenticate": challenge})
+        wait_s = 0 if self._rates is None else self._rates.take(principal.kid)
+        if wait_s:
+            detail = "this key sends more requests than this deployment serves"
+            raise Problem("too-many-requests", detail, headers={"Retry-After": str(wait_s)})
+
+    async def _principal(self, key: str) -> Principal:
+        if self._of_settings is not None and hmac.compare_digest(sha256_of(key), self._of_settings):
+            return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}))
+        try:
+            record = await self._api_keys.authenticate(key)
+        except StorageError:
+            detail = "the bucket does not answer, so the API key cannot be looked up"
+            raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
+        if record is None:
+            challenge = f'{_REALM}, error="invalid_token"'
+            raise Problem("unauthorized", "the API key is not valid", headers={"WWW-Authenticate": challenge})
+        return Principal(record.tenant, record.kid, frozenset(record.scopes))

@@ -10,13 +10,15 @@ KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 @dataclass(frozen=True, slots=True)
 class ApiConfig:
-    """Sizes in bytes, times in seconds. Without `api_key` every request to /v1 is refused."""
+    """Sizes in bytes, times in seconds. `api_key` is the one that the settings bring, the default tenant's."""
 
     api_key: str | None
     public_url: str | None = None
     docs: bool = True
     cors_origins: tuple[str, ...] = ()
     """Whose pages may call the API from a browser."""
+    max_requests_per_s: float | None = None
+    """Of one key at one process; None for any number."""
     max_request_bytes: int = 700 * MIB
     body_idle_s: float = 30.0
     """How long a request's body may pause."""

@@ -7,7 +7,7 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import TenantOf
+from app.auth import Doorkeeper, Principal
 from app.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -55,20 +55,28 @@ class AnswerMiddleware:
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
             about = {"request_id": request_id, "method": scope["method"], "path": scope["path"], "status": status}
-            logger.info("request", extra=about | {"ms": milliseconds})
+            logger.info("request", extra=about | {"ms": milliseconds} | _asker(scope))
+
+
+def _asker(scope: Scope) -> dict[str, str]:
+    """Whose request it was, where that is known. Of the key its name alone."""
+    principal: Principal | None = scope.get("state", {}).get("principal")
+    return {} if principal is None else {"tenant": principal.tenant, "kid": principal.kid}
 
 
 class AuthMiddleware:
-    """Every path below /v1 needs the API key; `scope["state"]["tenant"]` says whose it is."""
+    """Every path below /v1 needs an API key that may do this; `scope["state"]["principal"]` says whose it is."""
 
-    def __init__(self, app: ASGIApp, *, tenant_of: TenantOf) -> None:
+    def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
         self._app = app
-        self._tenant_of = tenant_of
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
             try:
-                scope.setdefault("state", {})["tenant"] = self._tenant_of(scope)
+                principal = await self._door.principal_of(scope)
+                scope.setdefault("state", {})["principal"] = principal
+                self._door.check(principal, scope["method"])
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return

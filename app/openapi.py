@@ -9,7 +9,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, problems, wire
+from app.auth import scope_for
 from app.operations import OPERATIONS, Operation
+
+_ALWAYS = ("unauthorized", "insufficient-scope", "too-many-requests", "storage-unavailable", "internal-error")
+_KEYS = (
+    "A key of `comfyui-modal keys create`. The role beside an operation is the scope that its key needs: `jobs:read` "
+    "to look, `jobs:write` for everything else; a key with `admin` has both."
+)
 
 
 def document() -> dict[str, Any]:
@@ -32,7 +39,7 @@ def document() -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
-            "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {"api_key": {"type": "http", "scheme": "bearer", "description": _KEYS}},
         },
         "security": [{"api_key": []}],
     }
@@ -55,8 +62,7 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.request is not None:
         content = {"schema": _ref(operation.request), "example": operation.example}
         built["requestBody"] = {"required": True, "content": {"application/json": content}}
-    if operation.is_open:
-        built["security"] = []
+    built["security"] = [] if operation.is_open else [{"api_key": [scope_for(operation.method)]}]
     return built
 
 
@@ -71,7 +77,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
 
 def _refusals(operation: Operation) -> dict[str, Any]:
     """By status: the problem types that may come with it."""
-    always = () if operation.is_open else ("unauthorized", "storage-unavailable", "internal-error")
+    always = () if operation.is_open else _ALWAYS
     by_status: dict[int, list[problems.ProblemType]] = {}
     for slug in (*operation.refusals, *always):
         kind = problems.PROBLEM_TYPES[slug]

@@ -109,6 +109,13 @@ _TYPES = (
     ),
     ProblemType("invalid-parameter", 422, "A query parameter has a wrong value", "see the parameter's range"),
     ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
+    ProblemType(
+        "insufficient-scope",
+        403,
+        "The API key may not do this",
+        "use a key that has the scope; `comfyui-modal keys create --scopes` makes one",
+    ),
+    ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from storage.access import ApiKeyStore
 from storage.batches import BatchStore
 from storage.clock import Clock
 from storage.deliveries import DeliveryStore
@@ -47,6 +48,7 @@ class Services:
     launcher: Launcher
     signal: Signal
     clock: Clock
+    api_keys: ApiKeyStore
     fetcher: Fetcher
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

@@ -12,6 +12,7 @@ from rich.console import Console
 from app.cli import cli
 from infra.bucket_commands import bucket as bucket_commands
 from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
+from infra.key_commands import keys as key_commands
 from infra.models.commands import models as model_commands
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
@@ -22,6 +23,7 @@ DEFAULT_DATA = Path(".local")
 DEFAULT_PORT = 8000
 
 cli.command(bucket_commands)
+cli.command(key_commands)
 cli.command(model_commands)
 
 
@@ -45,7 +47,8 @@ def up(
 
     Prints one line when all is ready, and writes DATA/connection.json for clients.
     """
-    from infra.local.up import UpOptions, UpRefused
+    from infra.local.data_folder import UpRefused
+    from infra.local.up import UpOptions
     from infra.settings import external_settings
 
     if workers < 1:

@@ -12,6 +12,7 @@ from app.config import ApiConfig
 from app.events import EventRenderer
 from app.services import Services
 from infra.settings import Settings
+from storage.access import ApiKeyStore
 from storage.addresses import is_public_or_loopback
 from storage.batches import BatchStore
 from storage.clock import Clock, SystemClock
@@ -76,6 +77,7 @@ class Stores:
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
     worker_facts: WorkerFactsStore
+    api_keys: ApiKeyStore
 
 
 def s3_config(settings: Settings) -> S3Config:
@@ -130,6 +132,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
         worker_facts=WorkerFactsStore(objects),
+        api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
     )
 
 
@@ -280,6 +283,7 @@ def api_config(settings: Settings) -> ApiConfig:
     return ApiConfig(
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         public_url=settings.public_url,
+        max_requests_per_s=settings.max_requests_per_s,
         docs=settings.docs,
         cors_origins=settings.cors_origins,
         max_request_bytes=settings.max_request_bytes,
@@ -327,6 +331,7 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         launcher=launcher,
         signal=stores.signal,
         clock=stores.clock,
+        api_keys=stores.api_keys,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
         workflows=library(settings.workflows_dir),
     )

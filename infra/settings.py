@@ -5,12 +5,14 @@ no other module reads the environment. `docs/settings.md` lists the same names (
 """
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from storage.access import KeyRecord
 from storage.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
 
@@ -43,8 +45,16 @@ class Settings(BaseSettings):
     s3_prefix: str = Field("", description="folder in the bucket under which every key lies")
 
     # The API.
-    api_key: SecretStr | None = Field(None, description="the key that clients send as `Authorization: Bearer`")
+    api_key: SecretStr | None = Field(
+        None, description="a key of the tenant `default` that may do everything; `keys create` makes others"
+    )
+    api_keys: tuple[KeyRecord, ...] = Field(
+        (), description="records of further keys, as a JSON list; `keys create --for-settings` prints one"
+    )
     public_url: str | None = Field(None, description="base of the links in answers; unset means the request's own host")
+    max_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="most requests a second of one key at one API process; unset means any number"
+    )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
     max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
     max_media: Count = Field(10, description="most media of one job")
@@ -261,6 +271,6 @@ class _BucketName(BaseSettings):
 
 
 def _text(value: object) -> str:
-    if isinstance(value, dict):
-        return json.dumps(value)
+    if isinstance(value, dict | tuple):
+        return json.dumps(value, default=datetime.isoformat)
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

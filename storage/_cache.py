@@ -1,4 +1,4 @@
-"""A value that is read again only after a while: for hints that every submission would otherwise fetch."""
+"""A value that is read again only after a while: for what every request would otherwise fetch."""
 
 from collections import OrderedDict
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class ShortLived(Generic[V]):
-    """Keeps at most `size` values, each for `life`."""
+    """Keeps at most `size` values, each for `life`; the one that was least lately of use makes room."""
 
     def __init__(self, clock: Clock, *, life: timedelta, size: int = 1024) -> None:
         self._clock = clock
@@ -23,6 +23,7 @@ class ShortLived(Generic[V]):
         kept = self._values.get(key)
         if kept is None or self._clock.now() - kept[0] > self._life:
             return None
+        self._values.move_to_end(key)
         return (kept[1],)
 
     def put(self, key: str, value: V) -> None:

@@ -10,6 +10,7 @@ StorageError
 │   └── JobGone           there was one, and it was removed
 ├── BatchNotFound         no such batch in this tenant
 │   └── BatchGone         there was one, and it was removed
+├── KeyNotFound           the bucket has no such API key
 ├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
@@ -71,6 +72,10 @@ class BatchGone(BatchNotFound):
     def __init__(self, batch_id: str, gone_at: datetime) -> None:
         super().__init__(batch_id)
         self.gone_at = gone_at
+
+
+class KeyNotFound(StorageError):
+    """The bucket has no record of such an API key."""
 
 
 class LogNotFound(StorageError):

@@ -19,6 +19,7 @@
                                         /uses/<job_id>  a job that reads them
     tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
+    api-keys/<kid>.json                                 an API key's hash, tenant and scopes
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
                   /worker.json                          what the pool's last worker runs on
     probes/<nonce>                                      what `doctor` writes and removes
@@ -148,6 +149,13 @@ def engine_info(pool: str) -> str:
 
 def worker_facts(pool: str) -> str:
     return f"engines/{check_segment(pool)}/worker.json"
+
+
+API_KEYS = "api-keys/"
+
+
+def api_key(kid: str) -> str:
+    return f"{API_KEYS}{check_segment(kid)}.json"
 
 
 PROBES = "probes/"

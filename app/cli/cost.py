@@ -4,21 +4,19 @@ Sums what the list of jobs tells. Jobs that were removed meanwhile are not in it
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 
 from app.cli.exit_codes import REFUSED
+from app.cli.spans import span
 from app.client import Client, Json
 
 PAGE = 200
-_SPAN = re.compile(r"(\d{1,5})([dhm])")
-_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 _SHOWN = 12
 """Characters of a workflow shape that the table shows."""
 
@@ -65,8 +63,8 @@ def show_costs(api: tuple[str, str], since: str, *, as_json: bool) -> int:
 
 def moment(text: str, now: datetime) -> datetime:
     """`7d`, `12h` or `30m` before now, or a date or time in ISO 8601, in UTC unless it says otherwise. ValueError."""
-    if span := _SPAN.fullmatch(text):
-        return now - timedelta(**{_UNITS[span[2]]: int(span[1])})
+    if (ago := span(text)) is not None:
+        return now - ago
     found = datetime.fromisoformat(text)
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.acceptance import Identity
+from app.auth import Principal
 from app.body import Body, BodyTooLarge
 from app.config import ApiConfig
 from app.problems import Problem
@@ -35,8 +36,8 @@ def context_of(request: Request) -> Context:
 
 
 def tenant_of(request: Request) -> str:
-    tenant: str = request.state.tenant
-    return tenant
+    principal: Principal = request.state.principal
+    return principal.tenant
 
 
 def base_url(request: Request) -> str:

@@ -47,6 +47,7 @@ class Connection(BaseModel):
     s3_endpoint: str | None
     bucket: str
     region: str
+    prefix: str = ""
     access_key: str | None
     secret_key: str | None
     webhook_secret: str | None = None
@@ -71,6 +72,7 @@ class Connection(BaseModel):
             bucket=self.bucket,
             s3_endpoint=self.s3_endpoint,
             s3_region=self.region,
+            s3_prefix=self.prefix,
             s3_access_key=SecretStr(self.access_key) if self.access_key else None,
             s3_secret_key=SecretStr(self.secret_key) if self.secret_key else None,
         )

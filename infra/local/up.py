@@ -14,7 +14,6 @@ connections wait in the socket's backlog and none is refused.
 
 import asyncio
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
@@ -29,21 +28,17 @@ from pydantic import SecretStr
 
 from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
+from infra.local.data_folder import UpRefused, embedded_bucket, locked
 from infra.local.presence import Presence, presence_of
 from infra.local.s3_server import LocalS3Server, S3ServerFailed
 from infra.settings import EngineSettings, Settings
 
 logger = logging.getLogger(__name__)
 
-LOCAL_BUCKET = "comfyui-modal"
 GRACE_S = 5.0
 """How long API and workers may take to stop; the S3 server, which stops after them, needs 2.5 s more."""
 WATCH_INTERVAL_S = 0.1
 BACKLOG = 512
-
-
-class UpRefused(Exception):
-    """`up` cannot start as asked; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +103,7 @@ class LocalRuntime:
             s3_endpoint=settings.s3_endpoint,
             bucket=settings.bucket,
             region=settings.s3_region,
+            prefix=settings.s3_prefix,
             access_key=_clear(settings.s3_access_key),
             secret_key=_clear(settings.s3_secret_key),
             webhook_secret=_clear(settings.webhook_secret),
@@ -152,7 +148,7 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
     """Run until `stop` is set. `on_ready` is called once, when the API and every worker are ready."""
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
-    with _data_folder(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
+    with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
         async with _bucket(options, credentials) as (settings, server), _kept_alive(server):
             runtime = LocalRuntime(options, settings, listener, run_dir)
@@ -221,40 +217,8 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         }
         yield options.external.model_copy(update=common | kept), None
         return
-    server = LocalS3Server(
-        data_dir=options.data / "s3",
-        bucket=LOCAL_BUCKET,
-        access_key=credentials.access_key,
-        secret_key=credentials.secret_key,
-    )
-    await server.start()
-    try:
-        yield (
-            Settings(
-                bucket=LOCAL_BUCKET,
-                s3_endpoint=server.endpoint_url,
-                s3_access_key=SecretStr(credentials.access_key),
-                s3_secret_key=SecretStr(credentials.secret_key),
-            ).model_copy(update=common),
-            server,
-        )
-    finally:
-        await server.stop()
-
-
-@contextlib.contextmanager
-def _data_folder(data: Path) -> Iterator[None]:
-    """Made if missing, and locked: two runtimes on one folder would run two S3 servers on the same data."""
-    (data / "logs").mkdir(parents=True, exist_ok=True)
-    data.chmod(0o700)
-    with (data / "up.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UpRefused(
-                f"{data} is in use by another `comfyui-modal up`: stop it, or choose another --data"
-            ) from None
-        yield
+    async with embedded_bucket(options.data, credentials) as (settings, server):
+        yield settings.model_copy(update=common), server
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from app.config import ApiConfig
 from app.services import Services
 from infra.compose import Stores, api_services, make_stores
 from infra.settings import Settings
+from storage.access import DEFAULT_SCOPES, KeyScope, new_record
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
 from storage.launcher import Launcher, MemoryLauncher
@@ -63,6 +64,18 @@ class Api:
     @property
     def objects(self) -> ObjectStore:
         return self.stores.objects
+
+    async def client_of(self, tenant: str, *scopes: KeyScope, **fields: Any) -> httpx.AsyncClient:
+        """One with a key of this tenant, that the bucket knows. Closed by whoever asks for it."""
+        key = await self.new_key(tenant, *scopes, **fields)
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.AsyncClient(base_url=self.client.base_url, headers=headers, timeout=30)
+
+    async def new_key(self, tenant: str, *scopes: KeyScope, **fields: Any) -> str:
+        now = self.services.clock.now()
+        key, record = new_record(tenant, now=now, scopes=scopes or DEFAULT_SCOPES, **fields)
+        await self.stores.api_keys.add(record)
+        return key
 
     async def keys(self) -> tuple[str, ...]:
         return (await self.objects.list("", limit=1000)).keys

@@ -1,0 +1,205 @@
+"""The commands `keys create`, `keys list` and `keys revoke`. They work on the bucket: there is no way to it by HTTP."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from app.cli.exit_codes import FAILED, REFUSED
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from pydantic_core import ErrorDetails
+
+    from infra.settings import Settings
+    from storage.access import ApiKeyStore, KeyRecord
+
+keys = App(name="keys", help="Make API keys, list and revoke them.")
+
+DEFAULT_DATA = Path(".local")
+
+Data = Annotated[
+    Path | None,
+    Parameter(help="the folder of a `comfyui-modal up`; otherwise COMFYUI_MODAL_BUCKET, and .local without one"),
+]
+AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
+
+
+class Refused(Exception):
+    """The command cannot do this; the message says what to do."""
+
+
+@keys.command
+def create(
+    *,
+    tenant: Annotated[str, Parameter(help="whose key it is: a-z, 0-9 and `-`, at most 63")],
+    scopes: Annotated[
+        str, Parameter(help="of jobs:read, jobs:write and admin, commas between")
+    ] = "jobs:read,jobs:write",
+    expires: Annotated[str | None, Parameter(help="a span (90d, 12h, 30m); for ever unless given")] = None,
+    name: Annotated[str | None, Parameter(help="a note for `keys list`")] = None,
+    for_settings: Annotated[
+        bool, Parameter(help="store nothing, and print the record for COMFYUI_MODAL_API_KEYS", negative="")
+    ] = False,
+    data: Data = None,
+    as_json: AsJson = False,
+) -> int:
+    """Make an API key, and print it once: only its hash is kept."""
+    try:
+        key, record = _new(tenant, scopes, expires, name)
+    except Refused as refused:
+        return _refuse(str(refused))
+
+    async def keep(store: "ApiKeyStore") -> None:
+        await store.add(record)
+
+    code = 0 if for_settings else _run(data, keep)
+    if code == 0:
+        _print_new(key, record, as_json=as_json, with_record=for_settings)
+    return code
+
+
+@keys.command(name="list")
+def list_all(*, data: Data = None, as_json: AsJson = False) -> int:
+    """List the keys of the bucket: whose they are, what they may do, whether they are good."""
+
+    async def show(store: "ApiKeyStore") -> None:
+        _print_all(await store.all(), as_json=as_json)
+
+    return _run(data, show)
+
+
+@keys.command
+def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
+    """Revoke a key for good: every process refuses it within a minute."""
+
+    async def end(store: "ApiKeyStore") -> None:
+        from storage.errors import KeyNotFound
+
+        try:
+            record = await store.revoke(kid)
+        except KeyNotFound:
+            raise Refused(f"the bucket has no key {kid}: see `comfyui-modal keys list`") from None
+        if as_json:
+            _print_json(_shown(record))
+        else:
+            Console().print(f"revoked {kid} of {record.tenant}: refused everywhere within a minute", highlight=False)
+
+    return _run(data, end)
+
+
+def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]]) -> int:
+    from infra.local.data_folder import UpRefused
+    from infra.local.s3_server import S3ServerFailed
+    from storage.errors import StorageError
+
+    async def on_the_bucket() -> None:
+        from infra.compose import open_objects
+        from storage.access import ApiKeyStore
+        from storage.clock import SystemClock
+
+        async with _bucket(data) as settings, open_objects(settings) as objects:
+            await command(ApiKeyStore(objects, SystemClock()))
+
+    try:
+        asyncio.run(on_the_bucket())
+    except (Refused, UpRefused, ValidationError) as refused:
+        return _refuse(str(refused))
+    except (StorageError, S3ServerFailed) as error:
+        _refuse(str(error))
+        return FAILED
+    return 0
+
+
+@asynccontextmanager
+async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
+    from infra.local.data_folder import bucket_of
+    from infra.settings import external_settings
+
+    external = external_settings() if data is None else None
+    if external is not None:
+        yield external
+        return
+    async with bucket_of(data or DEFAULT_DATA) as settings:
+        yield settings
+
+
+def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tuple[str, "KeyRecord"]:
+    from app.cli.spans import span
+    from storage.access import SCOPES, new_record
+
+    named = [scope.strip() for scope in scopes.split(",")]
+    wanted = [scope for scope in SCOPES if scope in named]
+    if not wanted or set(named) != set(wanted):
+        raise Refused(f"--scopes {scopes} is not a list of {', '.join(SCOPES)}")
+    now, life = datetime.now(UTC), None if expires is None else span(expires)
+    if expires is not None and not life:
+        raise Refused(f"--expires {expires} is not a span: 90d, 12h or 30m")
+    try:
+        return new_record(tenant, now=now, scopes=wanted, expires_at=None if life is None else now + life, name=name)
+    except ValidationError as error:
+        raise Refused("; ".join(_told(item) for item in error.errors())) from None
+
+
+def _told(error: "ErrorDetails") -> str:
+    return f"--{error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: bool = False) -> None:
+    beside = {"record": record.model_dump(mode="json", exclude_none=True)} if with_record else {}
+    if as_json:
+        _print_json({"key": key, **_shown(record), **beside})
+        return
+    sys.stdout.write(f"{key}\n")
+    if with_record:
+        sys.stdout.write(f"{json.dumps(beside['record'])}\n")
+    end = "never" if record.expires_at is None else record.expires_at.isoformat(timespec="seconds")
+    Console(stderr=True).print(
+        f"tenant {record.tenant}, kid {record.kid}, scopes {' '.join(record.scopes)}, ends {end}. "
+        "Keep the key: it is not shown again.",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
+    if as_json:
+        _print_json([_shown(record) for record in records])
+        return
+    table = Table("kid", "tenant", "scopes", "state", "created", "ends", "name", box=None)
+    for record in records:
+        ends = "never" if record.expires_at is None else f"{record.expires_at:%Y-%m-%d %H:%M}"
+        created = f"{record.created_at:%Y-%m-%d %H:%M}"
+        table.add_row(
+            record.kid, record.tenant, " ".join(record.scopes), _state(record), created, ends, record.name or ""
+        )
+    Console().print(table, highlight=False, markup=False)
+
+
+def _shown(record: "KeyRecord") -> dict[str, object]:
+    """Without the hash, which is of no use to anyone who reads this."""
+    return record.model_dump(mode="json", exclude={"sha256", "nonce"}) | {"state": _state(record)}
+
+
+def _state(record: "KeyRecord") -> str:
+    if record.revoked_at is not None:
+        return "revoked"
+    return "live" if record.is_live(datetime.now(UTC)) else "expired"
+
+
+def _print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _refuse(message: str) -> int:
+    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
+    return REFUSED

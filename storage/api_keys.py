@@ -1,0 +1,57 @@
+"""The text of an API key: `ck_live_{kid}_{secret}_{checksum}`. Pure.
+
+The kid names the key's record, and may be logged; the secret has 256 random bits, so that a plain SHA-256 guards it as
+well as a slow hash would. The checksum tells a mistyped key without a look at the bucket. It is no secret.
+"""
+
+import hashlib
+import re
+import secrets
+import zlib
+from dataclasses import dataclass
+
+PREFIX = "ck_live_"
+KID_LENGTH = 8
+SECRET_BYTES = 32
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
+_KID = rf"[a-z2-7]{{{KID_LENGTH}}}"
+_KEY = re.compile(rf"(?P<signed>{PREFIX}(?P<kid>{_KID})_[A-Za-z0-9_-]{{43}})_(?P<checksum>[0-9a-f]{{8}})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class PresentedKey:
+    """What remains of a key that somebody showed: which one it claims to be, and the hash of all of it."""
+
+    kid: str
+    sha256: str
+
+
+def new_kid() -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(KID_LENGTH))
+
+
+def new_key(kid: str) -> str:
+    """A key of this kid that nobody has seen."""
+    signed = f"{PREFIX}{kid}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    return f"{signed}_{_checksum(signed)}"
+
+
+def parse_key(text: str) -> PresentedKey | None:
+    """None for whatever is not a key: another form, a wrong checksum."""
+    match = _KEY.fullmatch(text)
+    if match is None or match["checksum"] != _checksum(match["signed"]):
+        return None
+    return PresentedKey(match["kid"], sha256_of(text))
+
+
+def is_kid(text: str) -> bool:
+    return re.fullmatch(_KID, text, re.ASCII) is not None
+
+
+def sha256_of(key: str) -> str:
+    """In hex, as a key's record has it."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _checksum(signed: str) -> str:
+    return f"{zlib.crc32(signed.encode()):08x}"

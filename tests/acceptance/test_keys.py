@@ -1,0 +1,118 @@
+"""`comfyui-modal keys`, and what its keys are good for, on real processes."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from storage.s3 import S3Config
+from tests.support.api_process import api_process, bucket_variables
+from tests.support.environment import clean_environment
+from tests.support.up import up
+
+ROOT = Path(__file__).parents[2]
+
+
+def keys(settings: dict[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.cli", "keys", *arguments],
+        cwd=ROOT,
+        env=clean_environment() | settings,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def made(settings: dict[str, str], *arguments: str) -> dict[str, Any]:
+    key: dict[str, Any] = json.loads(keys(settings, "create", *arguments, "--json").stdout)
+    return key
+
+
+def asked(url: str, key: str) -> int:
+    return httpx.get(f"{url}/v1/jobs", headers={"authorization": f"Bearer {key}"}, timeout=30).status_code
+
+
+def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
+    """Two processes that know both refuse it within a minute; the other one goes on."""
+    settings = bucket_variables(s3_config)
+    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme", "--name", "old")
+    with api_process(settings) as first, api_process(settings) as second:
+        for url in (first, second):
+            assert [asked(url, key["key"]) for key in (kept, revoked)] == [200, 200]
+        keys(settings, "revoke", revoked["kid"])
+        deadline = time.monotonic() + 60
+        while (answers := [asked(url, revoked["key"]) for url in (first, second)]) != [401, 401]:
+            assert time.monotonic() < deadline, answers
+            time.sleep(0.5)
+        assert [asked(url, kept["key"]) for url in (first, second)] == [200, 200]
+    states = {key["kid"]: (key["state"], key["name"]) for key in json.loads(keys(settings, "list", "--json").stdout)}
+    assert states == {kept["kid"]: ("live", None), revoked["kid"]: ("revoked", "old")}
+
+
+def test_keys_of_a_data_folder_whether_or_not_it_runs(tmp_path: Path) -> None:
+    """A key that was made while `up` ran is listed after it, one that was made after it is good in the next."""
+    data, in_data = tmp_path / "data", ("--data", str(tmp_path / "data"))
+    with up(data) as running:
+        first = made({}, "--tenant", "acme", "--scopes", "jobs:read", *in_data)
+        assert asked(running.connection["api_url"], first["key"]) == 200
+    assert first["kid"] in keys({}, "list", *in_data).stdout
+    second = made({}, "--tenant", "acme", "--expires", "90d", *in_data)
+    keys({}, "revoke", first["kid"], *in_data)
+    with up(data) as running:
+        url = running.connection["api_url"]
+        assert [asked(url, key["key"]) for key in (first, second)] == [401, 200]
+        assert asked(url, running.connection["api_key"]) == 200
+        log = (data / "logs" / "api.log").read_text()
+    assert second["kid"] in log
+    assert not any(key["key"] in log for key in (first, second))
+
+
+def test_what_is_printed(s3_config: S3Config) -> None:
+    """The key alone on standard output, its data beside it; never the hash, unless it is asked for."""
+    settings = bucket_variables(s3_config)
+    done = keys(settings, "create", "--tenant", "acme", "--scopes", "admin")
+    assert done.stdout.startswith("ck_live_")
+    assert done.stdout.count("\n") == 1
+    assert "Keep the key" in done.stderr
+    listed = keys(settings, "list")
+    assert "admin" in listed.stdout
+    assert done.stdout.strip() not in listed.stdout
+    record = json.loads(keys({}, "create", "--tenant", "acme", "--for-settings", "--json").stdout)["record"]
+    assert (record["tenant"], len(record["sha256"])) == ("acme", 64)
+
+
+def test_a_record_of_the_settings_lets_in(s3_config: S3Config) -> None:
+    """As the Modal secret brings it, beside the one key of the settings."""
+    given = json.loads(keys({}, "create", "--tenant", "acme", "--for-settings", "--json").stdout)
+    settings = bucket_variables(s3_config) | {
+        "COMFYUI_MODAL_API_KEY": "the-first-key",
+        "COMFYUI_MODAL_API_KEYS": json.dumps([given["record"]]),
+    }
+    with api_process(settings) as url:
+        assert [asked(url, key) for key in (given["key"], "the-first-key", given["key"][:-1])] == [200, 200, 401]
+
+
+def test_what_cannot_be_done_is_refused(s3_config: S3Config, tmp_path: Path) -> None:
+    """With what to do, and without a traceback."""
+    settings = bucket_variables(s3_config)
+    for arguments in (
+        ("create", "--tenant", "../acme"),
+        ("create", "--tenant", "acme", "--scopes", "jobs:all"),
+        ("create", "--tenant", "acme", "--expires", "soon"),
+        ("revoke", "aaaaaaaa"),
+        ("revoke", "../../x"),
+        ("list", "--data", str(tmp_path / "none")),
+        ("list", "--data", str(tmp_path)),
+    ):
+        refused = keys(settings, *arguments, code=2)
+        assert "Traceback" not in refused.stderr
+        assert refused.stdout == ""
+    assert json.loads(keys(settings, "list", "--json").stdout) == []

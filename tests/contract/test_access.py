@@ -1,0 +1,261 @@
+"""API keys of the bucket: who comes in, who does not, what it costs to find out."""
+
+import json
+import logging
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from app.config import ApiConfig
+from app.operations import OPERATIONS, Operation
+from storage import keys
+from storage.access import CACHE_LIFE, ApiKeyStore, new_record
+from storage.api_keys import new_key, parse_key
+from storage.clock import ManualClock
+from storage.errors import KeyNotFound, PreconditionFailed, StorageUnavailable
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore, StoredObject
+from tests.support.api_server import BLUE, KEY, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+PROTECTED = [operation for operation in OPERATIONS if not operation.is_open]
+
+
+class DownableStore(MemoryObjectStore):
+    """A bucket that can be made unreachable."""
+
+    is_down = False
+
+    async def get(self, key: str) -> StoredObject:
+        if self.is_down:
+            raise StorageUnavailable(key)
+        return await super().get(key)
+
+
+@pytest.fixture
+async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(objects, clock) as api:
+        yield api
+
+
+@pytest.fixture
+def bucket(clock: ManualClock) -> DownableStore:
+    return DownableStore(clock)
+
+
+@pytest.fixture
+async def memory_api(bucket: DownableStore, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(bucket, clock) as api:
+        yield api
+
+
+async def asked(api: Api, key: str, path: str = "/v1/jobs") -> httpx.Response:
+    return await api.client.get(path, headers={b"authorization": f"Bearer {key}".encode()})
+
+
+async def test_a_key_of_the_bucket_lets_its_tenant_in(api: Api) -> None:
+    """What it submits is that tenant's, and the settings' own key goes on as it did."""
+    async with await api.client_of("acme") as acme:
+        accepted = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()
+    assert (await api.services.jobs.read("acme", accepted["job_id"])).record.tenant == "acme"
+    assert (await asked(api, KEY)).json()["jobs"] == []
+
+
+async def test_no_key_is_told_from_another(memory_api: Api, clock: ManualClock) -> None:
+    """Unknown, mistyped, with a wrong secret, expired or revoked: one answer, to the byte."""
+    good = await memory_api.new_key("acme")
+    expired = await memory_api.new_key("acme", expires_at=clock.now() + timedelta(hours=1))
+    revoked = await memory_api.new_key("acme")
+    await memory_api.stores.api_keys.revoke(revoked.split("_")[2])
+    clock.set(clock.now() + timedelta(hours=1))
+    wrong_secret = new_key(good.split("_")[2])
+    answers = [
+        await asked(memory_api, key)
+        for key in (expired, revoked, wrong_secret, new_key("aaaaaaaa"), good[:-1], "nonsense", "é" * 40)
+    ]
+    assert {(answer.status_code, answer.text, answer.headers["www-authenticate"]) for answer in answers} == {
+        (401, answers[0].text, 'Bearer realm="comfyui-modal", error="invalid_token"')
+    }
+    assert (await asked(memory_api, good)).status_code == 200
+
+
+async def test_a_key_costs_one_request_in_half_a_minute(
+    memory_api: Api, bucket: DownableStore, clock: ManualClock
+) -> None:
+    """Also one that does not exist; a text that is no key costs none."""
+    good, unknown = await memory_api.new_key("acme"), new_key("aaaaaaaa")
+    for key, cost in ((good, 1), (unknown, 1), (good[:-1], 0)):
+        bucket.requests.clear()
+        for _ in range(3):
+            await asked(memory_api, key, "/v1/workflows/none")
+        assert bucket.requests["GET"] == cost
+        clock.set(clock.now() + CACHE_LIFE + timedelta(milliseconds=1))
+        await asked(memory_api, key, "/v1/workflows/none")
+        assert bucket.requests["GET"] == 2 * cost
+        assert bucket.requests["LIST"] == 0
+
+
+async def test_a_revoked_key_is_refused_when_its_cache_is_over(memory_api: Api, clock: ManualClock) -> None:
+    """And well within a minute of it."""
+    assert timedelta(seconds=30) >= CACHE_LIFE
+    key = await memory_api.new_key("acme")
+    assert (await asked(memory_api, key)).status_code == 200
+    await memory_api.stores.api_keys.revoke(key.split("_")[2])
+    clock.set(clock.now() + CACHE_LIFE + timedelta(milliseconds=1))
+    assert (await asked(memory_api, key)).status_code == 401
+
+
+async def test_a_key_ends_at_its_time_also_out_of_the_cache(memory_api: Api, clock: ManualClock) -> None:
+    """Its end is known with it."""
+    key = await memory_api.new_key("acme", expires_at=clock.now() + timedelta(seconds=10))
+    assert (await asked(memory_api, key)).status_code == 200
+    clock.set(clock.now() + timedelta(seconds=10))
+    assert (await asked(memory_api, key)).status_code == 401
+
+
+async def test_invented_kids_push_no_key_out(clock: ManualClock) -> None:
+    """Keys that exist and kids that do not are remembered apart."""
+    bucket = MemoryObjectStore(clock)
+    store = ApiKeyStore(bucket, clock)
+    key, record = new_record("acme", now=clock.now())
+    await store.add(record)
+    assert await store.authenticate(key) == record
+    letters = "abcdefghij"
+    for number in range(2000):
+        kid = "".join(letters[int(digit)] for digit in f"{number:08d}")
+        await store.authenticate(new_key(kid))
+    bucket.requests.clear()
+    assert await store.authenticate(key) == record
+    assert not bucket.requests
+
+
+async def test_a_bucket_that_does_not_answer_lets_nobody_in(memory_api: Api, bucket: DownableStore) -> None:
+    """503, also for a good key; and the next answer of the bucket counts."""
+    key = await memory_api.new_key("acme")
+    bucket.is_down = True
+    refused = await asked(memory_api, key)
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/storage-unavailable")
+    assert refused.headers["retry-after"] == "5"
+    bucket.is_down = False
+    assert (await asked(memory_api, key)).status_code == 200
+
+
+async def test_a_record_that_cannot_be_read_lets_nobody_in(memory_api: Api, bucket: DownableStore) -> None:
+    """Nor does one that lies under another's name."""
+    key, record = new_record("acme", now=memory_api.services.clock.now())
+    await bucket.put(keys.api_key(record.kid), b'{"newer": true}')
+    assert (await asked(memory_api, key)).status_code == 401
+    other, borrowed = new_record("acme", now=memory_api.services.clock.now())
+    await bucket.put(keys.api_key("aaaaaaaa"), borrowed.model_dump_json().encode())
+    assert (await asked(memory_api, other)).status_code == 401
+
+
+async def test_records_of_the_settings_need_no_bucket(clock: ManualClock) -> None:
+    """The second source: for those who keep their keys in a secret."""
+    bucket = DownableStore(clock)
+    bucket.is_down = True
+    key, record = new_record("acme", now=clock.now(), scopes=("jobs:read",))
+    store = ApiKeyStore(bucket, clock, fixed=[record])
+    assert await store.authenticate(key) == record
+    assert await store.authenticate(new_key(record.kid)) is None
+
+
+@pytest.mark.parametrize("operation", PROTECTED, ids=lambda operation: operation.id)
+async def test_every_operation_needs_its_scope(memory_api: Api, operation: Operation) -> None:
+    """A key that may only look cannot change a thing, and one that may only submit sees nothing."""
+    path = _path(operation)
+    needed, other = ("jobs:read", "jobs:write") if operation.method == "get" else ("jobs:write", "jobs:read")
+    without = await memory_api.client_of("acme", other)  # type: ignore[arg-type]  # one of the scopes
+    async with without:
+        before = await memory_api.keys()
+        refused = await without.request(operation.method, path, json=operation.example)
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/insufficient-scope")
+        assert f'error="insufficient_scope", scope="{needed}"' in refused.headers["www-authenticate"]
+        assert await memory_api.keys() == before
+    for scope in (needed, "admin"):
+        async with await memory_api.client_of("acme", scope) as allowed:  # type: ignore[arg-type]  # as above
+            answer = await allowed.request(operation.method, path, json=operation.example)
+            assert answer.status_code not in (401, 403), answer.text
+
+
+def _path(operation: Operation) -> str:
+    path = operation.path
+    for parameter in operation.parameters:
+        if parameter.where == "path":
+            value = 0 if parameter.schema["type"] == "integer" else "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+            path = path.replace(f"{{{parameter.name}}}", str(value))
+    return path
+
+
+async def test_what_is_open_needs_no_key(memory_api: Api) -> None:
+    """Probes, schemas and public keys."""
+    for operation in OPERATIONS:
+        if operation.is_open:
+            path = operation.path.replace("{type}", "comfyui.job.completed.v1")
+            answer = await memory_api.client.get(path, headers={"authorization": ""})
+            assert answer.status_code == 200, path
+
+
+async def test_logs_name_the_key_and_never_show_it(memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Each request's line has tenant and kid; no line has anything of the secret."""
+    key = await memory_api.new_key("acme")
+    presented = parse_key(key)
+    assert presented is not None
+    with caplog.at_level(logging.DEBUG):
+        await asked(memory_api, key)
+        await asked(memory_api, new_key(presented.kid))
+    lines: list[Any] = [record for record in caplog.records if record.getMessage() == "request"]
+    assert (lines[0].tenant, lines[0].kid) == ("acme", presented.kid)
+    assert not hasattr(lines[1], "kid")
+    everything = json.dumps([vars(record) for record in caplog.records], default=str)
+    secret = key.removeprefix(f"ck_live_{presented.kid}_")[:20]
+    assert presented.kid in everything
+    assert secret not in everything
+    assert presented.sha256 not in everything
+
+
+async def test_a_key_that_asks_too_often_waits(clock: ManualClock) -> None:
+    """429 with Retry-After, whoever else asks; the next second is free again."""
+    config = ApiConfig(api_key=KEY, max_requests_per_s=1)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, await api.client_of("acme") as acme:
+        statuses = [(await acme.get("/v1/jobs")).status_code for _ in range(3)]
+        assert statuses == [200, 200, 429]
+        refused = await acme.get("/v1/jobs")
+        assert (refused.json()["type"], refused.headers["retry-after"]) == ("/problems/too-many-requests", "1")
+        assert (await api.client.get("/v1/jobs")).status_code == 200
+        assert (await acme.get("/health")).status_code == 200
+        clock.set(clock.now() + timedelta(seconds=1))
+        assert (await acme.get("/v1/jobs")).status_code == 200
+
+
+async def test_the_store_lists_and_revokes(objects: ObjectStore, clock: ManualClock) -> None:
+    """Oldest first; a key is revoked once, and its kid is not given twice."""
+    store = ApiKeyStore(objects, clock)
+    records = []
+    for name in ("first", "second"):
+        _, record = new_record("acme", now=clock.now(), name=name)
+        await store.add(record)
+        records.append(record)
+        clock.set(clock.now() + timedelta(seconds=1))
+    assert await store.all() == records
+    with pytest.raises(PreconditionFailed):
+        await store.add(records[0].model_copy(update={"nonce": "another"}))
+    revoked = await store.revoke(records[0].kid)
+    assert revoked.revoked_at == clock.now()
+    clock.set(clock.now() + timedelta(seconds=1))
+    assert await store.revoke(records[0].kid) == revoked
+    assert await store.all() == [revoked, records[1]]
+    for kid in ("aaaaaaaa", "../x", ""):
+        with pytest.raises(KeyNotFound):
+            await store.revoke(kid)
+
+
+@pytest.mark.parametrize("tenant", ["", "-a", "A", "a.b", "a/b", "..", "a" * 64, "a\n", "ä"])
+def test_a_tenant_has_a_plain_name(tenant: str, clock: ManualClock) -> None:
+    """It becomes a folder of the bucket."""
+    with pytest.raises(ValueError, match="tenant"):
+        new_record(tenant, now=clock.now())
