@@ -3,11 +3,11 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
@@ -17,8 +17,6 @@ from rich.table import Table
 from app.cli.exit_codes import FAILED, REFUSED
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
-    from pydantic_core import ErrorDetails
-
     from infra.settings import Settings
     from storage.access import ApiKeyStore, KeyRecord
 
@@ -149,7 +147,7 @@ def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tup
         raise Refused("; ".join(_told(item) for item in error.errors())) from None
 
 
-def _told(error: "ErrorDetails") -> str:
+def _told(error: Mapping[str, Any]) -> str:
     return f"--{error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -115,6 +115,10 @@ class MemoryObjectStore:
         """Every key, for a test that looks at the whole bucket. Counts as no request."""
         return tuple(sorted(self._entries))
 
+    def contents(self) -> dict[str, bytes]:
+        """All of the bucket, as `keys`."""
+        return {key: entry.body for key, entry in self._entries.items()}
+
     def _entry(self, key: str) -> _Entry:
         try:
             return self._entries[key]

@@ -65,6 +65,21 @@ async def test_a_key_of_the_bucket_lets_its_tenant_in(api: Api) -> None:
     assert (await asked(api, KEY)).json()["jobs"] == []
 
 
+async def test_tenants_whose_names_begin_alike_are_apart(api: Api) -> None:
+    """Their folders lie side by side, and a list of one shows nothing of the other."""
+    names = ("acme", "acme-2", "acme2", "a")
+    made: dict[str, set[str]] = {}
+    for tenant in names:
+        async with await api.client_of(tenant) as client:
+            jobs = [(await client.post("/v1/jobs", json={"workflow": BLUE})).json() for _ in range(2)]
+            made[tenant] = {job["job_id"] for job in jobs}
+    for tenant in names:
+        async with await api.client_of(tenant) as client:
+            for query in ("", "?status=queued"):
+                rows = (await client.get(f"/v1/jobs{query}")).json()["jobs"]
+                assert {row["job_id"] for row in rows} == made[tenant]
+
+
 async def test_no_key_is_told_from_another(memory_api: Api, clock: ManualClock) -> None:
     """Unknown, mistyped, with a wrong secret, expired or revoked: one answer, to the byte."""
     good = await memory_api.new_key("acme")

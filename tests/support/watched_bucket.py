@@ -1,0 +1,73 @@
+"""A bucket in memory that remembers which keys were touched."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from storage.clock import Clock
+from storage.memory import MemoryObjectStore
+from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+
+
+class WatchedBucket(MemoryObjectStore):
+    """`touched` has each request's verb and key, or prefix, in order; a presigned URL is a touch too."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.touched: list[tuple[str, str]] = []
+
+    def watch(self) -> None:
+        """From now on."""
+        self.touched.clear()
+        self.requests.clear()
+
+    async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        self._note("PUT", key)
+        return await super().put(key, body, content_type=content_type)
+
+    async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        self._note("CREATE", key)
+        return await super().create(key, body, content_type=content_type)
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        self._note("REPLACE", key)
+        return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    async def get(self, key: str) -> StoredObject:
+        self._note("GET", key)
+        return await super().get(key)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        self._note("GET", key)
+        return await super().get_range(key, start, length)
+
+    def stream(self, key: str) -> AsyncIterator[bytes]:
+        self._note("GET", key)
+        return super().stream(key)
+
+    async def head(self, key: str) -> ObjectHead:
+        self._note("HEAD", key)
+        return await super().head(key)
+
+    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        self._note("PUT", key)
+        await super().upload_file(key, path, content_type=content_type)
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+        self._note("LIST", prefix)
+        return await super().list(prefix, after=after, limit=limit)
+
+    async def delete(self, *keys: str) -> None:
+        for key in keys:
+            self._note("DELETE", key)
+        await super().delete(*keys)
+
+    def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
+        self._note("PRESIGN", key)
+        return super().presign_get(key, expires_s=expires_s, filename=filename, content_type=content_type)
+
+    def presign_put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
+        self._note("PRESIGN", key)
+        return super().presign_put(key, expires_s=expires_s, size=size, content_type=content_type)
+
+    def _note(self, verb: str, key: str) -> None:
+        self.touched.append((verb, key))
