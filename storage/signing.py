@@ -10,7 +10,9 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from storage.keys import DEFAULT_TENANT
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  the prefix of secrets, not one of them
 PRIVATE_KEY_PREFIX = "whsk_"
@@ -41,12 +43,27 @@ def secret_bytes(secret: str) -> bytes:
     return raw
 
 
+def tenant_secret(secret: str, tenant: str) -> str:
+    """What signs this tenant's events where the deployment has `secret`: that itself for the default tenant.
+
+    For every other one it is derived, HMAC-SHA256(secret, "tenant:" + name): no tenant learns another's, or the
+    deployment's, from its own, so none can forge what another one receives.
+    """
+    if tenant == DEFAULT_TENANT:
+        return secret
+    return SECRET_PREFIX + _b64(hmac.digest(secret_bytes(secret), f"tenant:{tenant}".encode(), hashlib.sha256))
+
+
 @dataclass(frozen=True, slots=True)
 class Signer:
     """`hmac_secrets`: the newest first; `ed25519_key`: `whsk_` and seed, or seed and public key, in base64."""
 
     hmac_secrets: Sequence[str] = ()
     ed25519_key: str | None = None
+
+    def of_tenant(self, tenant: str) -> "Signer":
+        """With the tenant's secrets in place of the deployment's."""
+        return replace(self, hmac_secrets=tuple(tenant_secret(secret, tenant) for secret in self.hmac_secrets))
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
         """`timestamp` in seconds since 1970. `message_id` has no dot."""

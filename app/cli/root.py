@@ -238,6 +238,26 @@ def redeliver(job_id: str, event_id: str, *, target: Target | None = None) -> in
     return send_again((target or Target()).resolve(), job_id, event_id)
 
 
+@webhooks.command(name="secret")
+@ends_well
+def show_secret(
+    *,
+    tenant: Annotated[str, Parameter(help="whose events it signs")],
+    secret: Annotated[
+        str | None,
+        Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="the deployment's, whsec_…", show_default=False),
+    ] = None,
+    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")] = Path(
+        ".local"
+    ),
+) -> int:
+    """Print the secret that signs a tenant's events, the newest first while secrets rotate."""
+    from app.cli.connection import webhook_secret_of
+    from app.cli.webhooks import print_secrets
+
+    return print_secrets(secret or webhook_secret_of(data), tenant)
+
+
 @cli.command
 @ends_well
 def listen(

@@ -5,8 +5,21 @@ import sys
 
 from rich.console import Console
 
-from app.cli.exit_codes import FAILED
+from app.cli.exit_codes import FAILED, REFUSED
 from app.client import Client, Json
+from storage.access import check_tenant
+from storage.signing import tenant_secret
+
+
+def print_secrets(deployment: str, tenant: str) -> int:
+    """`deployment` has the deployment's secrets, a space between."""
+    try:
+        secrets = [tenant_secret(secret, check_tenant(tenant)) for secret in deployment.split()]
+    except ValueError as error:
+        sys.stderr.write(f"{error}\n")
+        return REFUSED
+    sys.stdout.write("".join(f"{secret}\n" for secret in secrets))
+    return 0
 
 
 def test_receiver(api: tuple[str, str], url: str, *, as_json: bool) -> int:

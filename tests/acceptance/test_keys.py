@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from storage.s3 import S3Config
+from storage.signing import new_secret, tenant_secret
 from tests.support.api_process import api_process, bucket_variables
 from tests.support.environment import clean_environment
 from tests.support.up import up
@@ -98,6 +99,24 @@ def test_a_record_of_the_settings_lets_in(s3_config: S3Config) -> None:
     }
     with api_process(settings) as url:
         assert [asked(url, key) for key in (given["key"], "the-first-key", given["key"][:-1])] == [200, 200, 401]
+
+
+def test_the_webhook_secret_of_a_tenant_is_printed() -> None:
+    """The deployment's own for the default tenant; one a line while they rotate."""
+    secrets = [new_secret(), new_secret()]
+    environment = clean_environment() | {"COMFYUI_MODAL_WEBHOOK_SECRET": " ".join(secrets)}
+    for tenant, code in (("default", 0), ("acme", 0), ("../x", 2)):
+        done = subprocess.run(
+            [sys.executable, "-m", "infra.cli", "webhooks", "secret", "--tenant", tenant],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        expected = [tenant_secret(secret, tenant) for secret in secrets] if code == 0 else []
+        assert (done.returncode, done.stdout.split()) == (code, expected)
 
 
 def test_what_cannot_be_done_is_refused(s3_config: S3Config, tmp_path: Path) -> None:

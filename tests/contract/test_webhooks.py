@@ -1,10 +1,11 @@
 """From a job's change to its event at the receiver, over both stores, on a clock that the test moves."""
 
+import contextlib
 from collections import Counter
 from typing import Any
 
 import pytest
-from standardwebhooks import Webhook
+from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.config import ApiConfig
 from app.events import EventRenderer
@@ -16,7 +17,7 @@ from storage.hints import endpoint_of, event_ref, hints_of
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import JobRecord
-from storage.signing import Signer, new_secret
+from storage.signing import Signer, new_secret, tenant_secret
 from storage.values import Output, ProgressDetails
 from storage.webhook_post import Answer
 from tests.support.post import DOWN, URL, Post
@@ -231,6 +232,23 @@ async def test_a_job_signs_with_its_own_secret(post: Post) -> None:
     ((_, headers, body),) = post.receiver.posts
     Webhook(own).verify(body, dict(headers))
     assert own.encode() not in (await post.objects.get(keys.record("default", record.job_id))).body
+
+
+async def test_each_tenants_events_have_its_own_signature(post: Post) -> None:
+    """What signs one tenant's events verifies no other's."""
+    secrets = {tenant: tenant_secret(post.secret, tenant) for tenant in ("default", "acme", "other")}
+    for tenant in secrets:
+        await post.queued("queued", tenant=tenant)
+    await post.send()
+    good = set()
+    for _, headers, body in post.receiver.posts:
+        for tenant, secret in secrets.items():
+            with contextlib.suppress(WebhookVerificationError):
+                Webhook(secret).verify(body, dict(headers))
+                good.add((headers["webhook-id"], tenant))
+    assert len(good) == 3
+    assert {tenant for _, tenant in good} == set(secrets)
+    assert secrets["default"] == post.secret
 
 
 async def test_while_secrets_rotate_both_verify(post: Post) -> None:

@@ -55,7 +55,7 @@ class DeliveryRoom:
 
 
 class Deliverer:
-    """`signer` has the tenant's secrets; the own one of a job or batch takes their place."""
+    """`signer` has the deployment's secrets; the own one of a job or batch takes their place."""
 
     def __init__(self, room: DeliveryRoom, *, transport: WebhookTransport, renderer: Renderer, signer: Signer) -> None:
         self._outbox = room.outbox
@@ -151,7 +151,7 @@ class Deliverer:
 
     async def _signer_of(self, found: Committed) -> Signer:
         if isinstance(found, TestAsked) or not found.record.has_webhook_secret:
-            return self._signer
+            return self._signer.of_tenant(found.ref.tenant)
         of_owner = keys.webhook_secret if isinstance(found, JobHappened) else keys.batch_webhook_secret
         secret = await self._objects.get(of_owner(found.ref.tenant, found.ref.id))
         return Signer((secret.body.decode(),), self._signer.ed25519_key)

@@ -1,12 +1,23 @@
 """Secrets and signatures of Standard Webhooks, without other people's libraries (see the interop tests for these)."""
 
 import base64
+import hmac
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.signing import TOLERANCE_S, BadSecret, BadSignature, Signer, new_secret, public_key, secret_bytes, verify
+from storage.signing import (
+    TOLERANCE_S,
+    BadSecret,
+    BadSignature,
+    Signer,
+    new_secret,
+    public_key,
+    secret_bytes,
+    tenant_secret,
+    verify,
+)
 
 NOW = 1_795_428_000
 SECRET = new_secret()
@@ -51,6 +62,17 @@ def test_an_old_message_is_not_believed() -> None:
     for now in (NOW + TOLERANCE_S + 1, NOW - TOLERANCE_S - 1):
         with pytest.raises(BadSignature, match="5 minutes"):
             verify(SECRET, headers, b"{}", now=now)
+
+
+def test_each_tenant_has_a_secret_of_its_own() -> None:
+    """The default tenant's is the deployment's; every other one is derived from it, and usable."""
+    secrets = [tenant_secret(SECRET, tenant) for tenant in ("default", "acme", "acme-2")]
+    assert secrets[0] == SECRET
+    assert len({secret_bytes(secret) for secret in secrets}) == 3
+    wanted = hmac.digest(secret_bytes(SECRET), b"tenant:acme", "sha256")
+    assert secrets[1] == "whsec_" + base64.b64encode(wanted).decode()
+    signer = Signer((SECRET,), encoded("whsk_", 32)).of_tenant("acme")
+    assert signer == Signer((secrets[1],), encoded("whsk_", 32))
 
 
 def test_a_missing_header_is_named() -> None:
