@@ -1,6 +1,6 @@
 """Storing what was checked: the acceptance of one job. A job is accepted by the commit of its job.json, and not before.
 
-identify (Idempotency-Key) → job.json, announced first → spawn
+identify (Idempotency-Key) → quotas → job.json, announced first → spawn
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from pydantic_core import to_json
 from app.config import ApiConfig
 from app.media import LocalMedium, PreparedMedium
 from app.preparation import PreparedJob
+from app.quotas import Quotas
 from app.services import Services
 from storage import keys
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
@@ -50,6 +51,7 @@ class Acceptance:
         self._services = services
         self._config = config
         self._tenant = tenant
+        self._quotas = Quotas(services, config, tenant)
 
     async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
         """The job, or the one that an earlier request with the same key made."""
@@ -63,16 +65,20 @@ class Acceptance:
                 raise
             except JobNotFound:
                 pass  # its maker crashed in between, or is not ready: make it, under the same id
+        async with self._quotas.admitted({job_id: prepared}):
+            try:
+                stored = await self._create(prepared, job_id, identity)
+            except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
+                return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
+        await self.spawn(stored.record)
+        return Accepted(stored, estimate)
+
+    async def _create(self, prepared: PreparedJob, job_id: str, identity: Identity) -> StoredJob:
         record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
-        try:
-            stored = await self._services.jobs.create(
-                record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
-            )
-        except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
-            return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
-        await self.spawn(record)
-        return Accepted(stored, estimate)
+        return await self._services.jobs.create(
+            record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
+        )
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
         """The id of what is to be made, and whether no earlier request claimed it."""

@@ -8,10 +8,11 @@ from app.batch_preparation import PreparedBatch
 from app.config import ApiConfig
 from app.media import LocalMedium, PreparedMedium
 from app.preparation import PreparedJob
+from app.quotas import Quotas
 from app.services import Services
 from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
-from storage.errors import PreconditionFailed
+from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
 from storage.record import JobRecord
 from storage.together import for_each
 from storage.values import Medium
@@ -31,15 +32,25 @@ class BatchAcceptance:
         self._config = config
         self._tenant = tenant
         self._acceptance = Acceptance(services, config, tenant)
+        self._quotas = Quotas(services, config, tenant)
 
     async def batch(self, prepared: PreparedBatch, identity: Identity) -> AcceptedBatch:
         """All of the jobs, or none. Media that every job uses are stored once, beside the batch."""
-        batch_id, _ = await self._acceptance.identify("batches", identity)
+        batch_id, is_first = await self._acceptance.identify("batches", identity)
+        if not is_first and (known := await self._known(batch_id)) is not None:
+            return AcceptedBatch(known, is_replay=True)
+        job_ids = [member_id(batch_id, position) for position in range(len(prepared.jobs))]
+        async with self._quotas.admitted(dict(zip(job_ids, prepared.jobs, strict=True))):
+            return await self._make(prepared, identity, batch_id, job_ids)
+
+    async def _make(
+        self, prepared: PreparedBatch, identity: Identity, batch_id: str, job_ids: Sequence[str]
+    ) -> AcceptedBatch:
         draft = await self._services.batches.draft(
             BatchRecord(
                 tenant=self._tenant,
                 batch_id=batch_id,
-                job_ids=tuple(member_id(batch_id, position) for position in range(len(prepared.jobs))),
+                job_ids=tuple(job_ids),
                 metadata=prepared.metadata,
                 created_at=self._services.clock.now(),
                 retain_s=self._config.retain_s,
@@ -58,6 +69,15 @@ class BatchAcceptance:
         opened = await self._services.batches.accept(draft, records)
         await for_each(records, self._acceptance.spawn)
         return AcceptedBatch(opened)
+
+    async def _known(self, batch_id: str) -> StoredBatch | None:
+        """None for one that was not accepted: its maker crashed in between, was refused, or is not ready."""
+        try:
+            return await self._services.batches.read(self._tenant, batch_id)
+        except BatchGone:
+            raise
+        except BatchNotFound:
+            return None
 
     async def _store_shared(self, batch_id: str, shared: Sequence[PreparedMedium]) -> dict[PreparedMedium, Medium]:
         stored: dict[PreparedMedium, Medium] = {}

@@ -43,8 +43,8 @@ def _only_jobs(request: BatchRequest) -> None:
 
 
 def _check_count(field: str, count: int, config: ApiConfig) -> None:
-    if not 1 <= count <= config.max_batch_jobs:
-        detail = f"{count} jobs, from 1 to {config.max_batch_jobs} make a batch"
+    if not 1 <= count <= config.most_jobs_at_once:
+        detail = f"{count} jobs, from 1 to {config.most_jobs_at_once} make a batch"
         raise Problem("too-many-jobs" if count else "validation-error", detail, pointer=f"/{field}")
 
 

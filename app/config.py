@@ -19,6 +19,10 @@ class ApiConfig:
     """Whose pages may call the API from a browser."""
     max_requests_per_s: float | None = None
     """Of one key at one process; None for any number."""
+    max_active_jobs: int | None = None
+    """Queued or running, of one tenant; None for any number, as with the next two."""
+    max_queued_jobs: int | None = None
+    max_upload_bytes_a_day: int | None = None
     max_request_bytes: int = 700 * MIB
     body_idle_s: float = 30.0
     """How long a request's body may pause."""
@@ -58,3 +62,14 @@ class ApiConfig:
     """Whether the deployment has a secret: an event that nobody can verify is not sent."""
     webhook_test_wait_s: float = 20.0
     """How long POST /v1/webhooks/test waits for the receiver's answer."""
+
+    @property
+    def most_jobs_at_once(self) -> int:
+        """Of one request: more than a tenant may have would be refused for ever."""
+        limits = (self.max_batch_jobs, self.max_active_jobs, self.max_queued_jobs)
+        return min(limit for limit in limits if limit is not None)
+
+    @property
+    def largest_upload(self) -> int:
+        """As `most_jobs_at_once`, in bytes."""
+        return min(self.max_upload_bytes, self.max_upload_bytes_a_day or self.max_upload_bytes)

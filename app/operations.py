@@ -63,6 +63,9 @@ _SUBMISSION_PROBLEMS = (
     "fetch-failed",
     *_IDEMPOTENCY_PROBLEMS,
     "job-gone",
+    "too-many-active-jobs",
+    "too-many-queued-jobs",
+    "too-many-bytes",
 )
 
 
@@ -338,6 +341,7 @@ OPERATIONS = (
             "request-too-large",
             "validation-error",
             "upload-too-large",
+            "too-many-bytes",
             *_IDEMPOTENCY_PROBLEMS,
         ),
     ),

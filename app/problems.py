@@ -115,6 +115,13 @@ _TYPES = (
         "The API key may not do this",
         "use a key that has the scope; `comfyui-modal keys create --scopes` makes one",
     ),
+    ProblemType(
+        "too-many-active-jobs", 429, "The tenant has too many jobs", "wait for Retry-After seconds, or cancel some"
+    ),
+    ProblemType(
+        "too-many-queued-jobs", 429, "Too many jobs of the tenant wait", "wait for Retry-After seconds, or cancel some"
+    ),
+    ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),

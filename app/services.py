@@ -7,6 +7,7 @@ from typing import Protocol
 
 from storage.access import ApiKeyStore
 from storage.batches import BatchStore
+from storage.byte_ledger import ByteLedger
 from storage.clock import Clock
 from storage.deliveries import DeliveryStore
 from storage.endpoints import EndpointStore
@@ -14,6 +15,7 @@ from storage.engine_info import EngineInfoStore
 from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
+from storage.loads import LoadStore
 from storage.logs import LogStore
 from storage.objects import ObjectStore
 from storage.remote import Fetched
@@ -49,6 +51,8 @@ class Services:
     signal: Signal
     clock: Clock
     api_keys: ApiKeyStore
+    loads: LoadStore
+    byte_ledger: ByteLedger
     fetcher: Fetcher
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

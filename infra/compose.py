@@ -15,6 +15,7 @@ from infra.settings import Settings
 from storage.access import ApiKeyStore
 from storage.addresses import is_public_or_loopback
 from storage.batches import BatchStore
+from storage.byte_ledger import ByteLedger
 from storage.clock import Clock, SystemClock
 from storage.deliveries import DeliveryStore
 from storage.endpoints import EndpointStore
@@ -23,6 +24,7 @@ from storage.hint_keys import Kind
 from storage.idempotency import IdempotencyStore
 from storage.jobs import JobStore
 from storage.launcher import Launcher
+from storage.loads import LoadStore
 from storage.logs import LogStore
 from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
@@ -78,6 +80,8 @@ class Stores:
     engine_info: EngineInfoStore
     worker_facts: WorkerFactsStore
     api_keys: ApiKeyStore
+    loads: LoadStore
+    byte_ledger: ByteLedger
 
 
 def s3_config(settings: Settings) -> S3Config:
@@ -133,6 +137,8 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         engine_info=EngineInfoStore(objects, clock),
         worker_facts=WorkerFactsStore(objects),
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
+        loads=LoadStore(jobs, objects, clock),
+        byte_ledger=ByteLedger(objects, clock),
     )
 
 
@@ -284,6 +290,9 @@ def api_config(settings: Settings) -> ApiConfig:
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
         public_url=settings.public_url,
         max_requests_per_s=settings.max_requests_per_s,
+        max_active_jobs=settings.max_active_jobs,
+        max_queued_jobs=settings.max_queued_jobs,
+        max_upload_bytes_a_day=settings.max_upload_bytes_a_day,
         docs=settings.docs,
         cors_origins=settings.cors_origins,
         max_request_bytes=settings.max_request_bytes,
@@ -332,6 +341,8 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         signal=stores.signal,
         clock=stores.clock,
         api_keys=stores.api_keys,
+        loads=stores.loads,
+        byte_ledger=stores.byte_ledger,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
         workflows=library(settings.workflows_dir),
     )

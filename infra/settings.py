@@ -20,6 +20,8 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
+"""A thousand cost one LIST."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
@@ -54,6 +56,15 @@ class Settings(BaseSettings):
     public_url: str | None = Field(None, description="base of the links in answers; unset means the request's own host")
     max_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="most requests a second of one key at one API process; unset means any number"
+    )
+    max_active_jobs: CountedJobs | None = Field(
+        None, description="most jobs of one tenant that are queued or running; unset means any number"
+    )
+    max_queued_jobs: CountedJobs | None = Field(
+        None, description="most jobs of one tenant that are queued; unset means any number"
+    )
+    max_upload_bytes_a_day: Count | None = Field(
+        None, description="most bytes that one tenant brings on a day (UTC); unset means any number"
     )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
     max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")

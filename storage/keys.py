@@ -17,6 +17,7 @@
     tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
                                         /data           the bytes
                                         /uses/<job_id>  a job that reads them
+    tenants/<tenant>/bytes.json                         what it has brought today, where that has a limit
     tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
     api-keys/<kid>.json                                 an API key's hash, tenant and scopes
@@ -133,6 +134,10 @@ def upload_uses(tenant: str, upload_id: str) -> str:
 
 def upload_use(tenant: str, upload_id: str, job_id: str) -> str:
     return upload_uses(tenant, upload_id) + check_segment(job_id)
+
+
+def byte_ledger(tenant: str) -> str:
+    return f"tenants/{check_segment(tenant)}/bytes.json"
 
 
 def idempotency(tenant: str, digest: str) -> str:

@@ -101,6 +101,14 @@ class UploadStore:
         _check_type(record, start)
         return record
 
+    async def is_known(self, tenant: str, upload_id: str) -> bool:
+        """Whether there is such an upload, whatever became of its bytes."""
+        try:
+            await self._read(tenant, upload_id)
+        except UploadNotFound:
+            return False
+        return True
+
     async def use(self, tenant: str, upload_id: str, job_id: str) -> None:
         """Keep the bytes until this job, which is about to be written, has ended."""
         await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")

@@ -7,6 +7,7 @@ from starlette.routing import Route
 from app.body import Body
 from app.preparation import parsed
 from app.problems import Problem
+from app.quotas import Quotas
 from app.routes.context import REPLAYED, answer, context_of, idempotency_key, json_body, tenant_of
 from app.wire import UploadCreated, UploadRequest
 
@@ -18,12 +19,14 @@ async def create(request: Request) -> Response:
     key = idempotency_key(request)
     with Body() as body:
         wanted = parsed(UploadRequest, await json_body(request, body, limit=MAX_BODY_BYTES))
-    if wanted.size_bytes > context.config.max_upload_bytes:
-        detail = f"{wanted.size_bytes} bytes, at most {context.config.max_upload_bytes} are allowed"
+    if wanted.size_bytes > context.config.largest_upload:
+        detail = f"{wanted.size_bytes} bytes, at most {context.config.largest_upload} are allowed"
         raise Problem("upload-too-large", detail, pointer="/size_bytes")
     claim = None
     if key is not None:
         claim = await context.services.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
+    if claim is None or claim.is_first or not await context.services.uploads.is_known(tenant_of(request), claim.id):
+        await Quotas(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
     upload, signed = await context.services.uploads.create(
         tenant_of(request),
         size_bytes=wanted.size_bytes,

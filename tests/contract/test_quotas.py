@@ -1,0 +1,217 @@
+"""What a tenant may have and bring: counted when it submits, over both stores."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from app.config import ApiConfig
+from storage.byte_ledger import ByteLedger
+from storage.clock import ManualClock
+from storage.hint_keys import IndexEntry
+from storage.loads import AUDIT_EVERY, COUNT_LIFE
+from storage.memory import MemoryObjectStore
+from storage.objects import ObjectStore
+from storage.together import together
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def limited(objects: ObjectStore, clock: ManualClock, **limits: int) -> AsyncIterator[Api]:
+    async with running_api(objects, clock, ApiConfig(api_key=KEY, **limits)) as api:  # type: ignore[arg-type]
+        yield api
+
+
+async def submit(client: httpx.AsyncClient, **headers: str) -> httpx.Response:
+    return await client.post("/v1/jobs", json={"workflow": BLUE}, headers=headers)
+
+
+async def submit_batch(client: httpx.AsyncClient, jobs: int, **headers: str) -> httpx.Response:
+    return await client.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[]] * jobs}, headers=headers)
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str, str | None]:
+    return answer.status_code, answer.json()["type"], answer.headers.get("retry-after")
+
+
+def pass_time(clock: ManualClock, span: timedelta) -> None:
+    clock.set(clock.now() + span + timedelta(milliseconds=1))
+
+
+async def test_a_tenant_has_so_many_jobs_and_no_more(objects: ObjectStore, clock: ManualClock) -> None:
+    """429 with Retry-After; others go on, and one that ends makes room."""
+    async with limited(objects, clock, max_active_jobs=2) as api, await api.client_of("other") as other:
+        jobs = [(await submit(api.client)).json()["job_id"] for _ in range(2)]
+        before = await api.keys()
+        assert refusal(await submit(api.client)) == (429, "/problems/too-many-active-jobs", "15")
+        assert await api.keys() == before
+        assert (await submit(other)).status_code == 202
+        await api.client.delete(f"/v1/jobs/{jobs[0]}")
+        pass_time(clock, COUNT_LIFE)
+        assert (await submit(api.client)).status_code == 202
+        assert (await submit(api.client)).status_code == 429
+
+
+async def test_a_running_job_is_active_and_waits_no_more(clock: ManualClock) -> None:
+    """Each of the two quotas counts its own."""
+    for limits, status in (({"max_queued_jobs": 1}, 202), ({"max_active_jobs": 1}, 429)):
+        async with limited(MemoryObjectStore(clock), clock, **limits) as api:
+            await submit(api.client)
+            assert (await submit(api.client)).status_code == 429
+            assert await api.queue.claim("default", "w") is not None
+            pass_time(clock, COUNT_LIFE)
+            assert (await submit(api.client)).status_code == status
+
+
+async def test_a_batch_counts_all_its_jobs(clock: ManualClock) -> None:
+    """It is accepted as a whole or not at all; one that could never fit is told so."""
+    async with limited(MemoryObjectStore(clock), clock, max_queued_jobs=3) as api:
+        assert (await submit_batch(api.client, 2)).status_code == 202
+        before = await api.keys()
+        assert refusal(await submit_batch(api.client, 2)) == (429, "/problems/too-many-queued-jobs", "15")
+        assert await api.keys() == before
+        assert refusal(await submit_batch(api.client, 4)) == (422, "/problems/too-many-jobs", None)
+        assert (await submit_batch(api.client, 1)).status_code == 202
+
+
+@pytest.mark.parametrize("send", [submit, submit_batch])
+async def test_a_repeated_request_is_no_new_job(clock: ManualClock, send: Any) -> None:
+    """It is answered although the quota is used up; a refused one is accepted later, by the same key."""
+    more = () if send is submit else (1,)
+    async with limited(MemoryObjectStore(clock), clock, max_active_jobs=1) as api:
+        first = (await send(api.client, *more, **{"idempotency-key": "a"})).json()
+        assert (await send(api.client, *more, **{"idempotency-key": "b"})).status_code == 429
+        again = await send(api.client, *more, **{"idempotency-key": "a"})
+        assert (again.status_code, again.headers["idempotency-replayed"]) == (200, "true")
+        assert again.json().get("job_id") == first.get("job_id")
+        for row in (await api.client.get("/v1/jobs")).json()["jobs"]:
+            await api.client.delete(f"/v1/jobs/{row['job_id']}")
+        pass_time(clock, COUNT_LIFE)
+        assert (await send(api.client, *more, **{"idempotency-key": "b"})).status_code == 202
+        assert (await send(api.client, *more, **{"idempotency-key": "b"})).status_code == 200
+
+
+async def test_submissions_at_once_do_not_slip_through_one_process(clock: ManualClock) -> None:
+    """They share one count."""
+    async with limited(MemoryObjectStore(clock), clock, max_active_jobs=5) as api:
+        answers = await together(*(submit(api.client) for _ in range(20)))
+        assert sorted(answer.status_code for answer in answers) == [202] * 5 + [429] * 15
+
+
+async def test_a_stale_hint_keeps_nobody_out(clock: ManualClock) -> None:
+    """What counts one too many is found by the records, before a job is refused, and at most once a minute."""
+    bucket = MemoryObjectStore(clock)
+    async with limited(bucket, clock, max_active_jobs=1) as api:
+        ended = (await submit(api.client)).json()["job_id"]
+        stored = (await api.services.jobs.read("default", ended)).record
+        stale = IndexEntry(stored.created_at, ended, 0).key("default", "queued")
+        await api.client.delete(f"/v1/jobs/{ended}")
+        await bucket.put(stale, b"")
+        pass_time(clock, COUNT_LIFE)
+        assert (await submit(api.client)).status_code == 202
+        assert stale not in await api.keys()
+        bucket.requests.clear()
+        for _ in range(5):
+            assert (await submit(api.client)).status_code == 429
+        assert bucket.requests["LIST"] == 0
+        pass_time(clock, AUDIT_EVERY)
+        assert (await submit(api.client)).status_code == 429
+        assert bucket.requests["LIST"] == 4
+
+
+async def test_without_quotas_nothing_is_counted(clock: ManualClock) -> None:
+    """A submission costs what it did before there were any; with one, two LISTs in two seconds."""
+    costs = []
+    for limits in ({}, {"max_active_jobs": 10_000}):
+        bucket = MemoryObjectStore(clock)
+        async with limited(bucket, clock, **limits) as api:
+            bucket.requests.clear()
+            await together(*(submit(api.client) for _ in range(2)))
+            await submit(api.client)
+            costs.append(bucket.requests["LIST"])
+    assert costs[0] == 0
+    assert costs[1] in (2, 4)  # the first two may have counted at once
+
+
+async def test_more_jobs_than_one_list_has_are_counted(clock: ManualClock) -> None:
+    """Page after page, and no further than the quota."""
+    bucket = MemoryObjectStore(clock)
+    for number in range(2500):
+        entry = IndexEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
+        await bucket.put(entry.key("default", "queued"), b"")
+    async with limited(bucket, clock, max_queued_jobs=10_000) as api:
+        load = await api.services.loads.of("default", at_most=10_000)
+        assert (load.queued, load.active) == (2500, 2500)
+        pass_time(clock, COUNT_LIFE)
+        bucket.requests.clear()
+        assert (await api.services.loads.of("default", at_most=1500)).queued == 2000
+        assert bucket.requests["LIST"] == 3
+
+
+async def upload(client: httpx.AsyncClient, size: int, **headers: str) -> httpx.Response:
+    return await client.post("/v1/uploads", json={"size_bytes": size, "content_type": "image/png"}, headers=headers)
+
+
+async def test_a_tenant_brings_so_many_bytes_a_day(objects: ObjectStore, clock: ManualClock) -> None:
+    """Uploads as they are promised; Retry-After leads to midnight, when the next day begins."""
+    async with limited(objects, clock, max_upload_bytes_a_day=100) as api, await api.client_of("other") as other:
+        assert (await upload(api.client, 60)).status_code == 201
+        refused = await upload(api.client, 41)
+        assert refusal(refused) == (429, "/problems/too-many-bytes", str(12 * 3600))
+        assert (await upload(other, 41)).status_code == 201
+        assert (await upload(api.client, 40)).status_code == 201
+        assert (await upload(api.client, 1)).status_code == 429
+        assert refusal(await upload(api.client, 101)) == (422, "/problems/upload-too-large", None)
+        pass_time(clock, timedelta(hours=12))
+        assert (await upload(api.client, 100)).status_code == 201
+
+
+async def test_files_in_a_request_count_as_well(clock: ManualClock) -> None:
+    """Those of media and of image inputs, each once, also where many jobs of a batch use it; uploads are paid for."""
+
+    data = base64.b64encode(PNG).decode()
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+    }
+    document = {"workflow": graph, "media": [{"name": "a.png", "data": data}]}
+    async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
+        assert (await api.client.post("/v1/jobs", json=document)).status_code == 202
+        batch = document | {"input_sets": [[], [], []]}
+        assert (await api.client.post("/v1/batches", json=batch)).status_code == 202
+        refused = await api.client.post("/v1/jobs", json=document)
+        assert refused.json()["type"] == "/problems/too-many-bytes"
+        assert (await submit(api.client)).status_code == 202
+
+
+async def test_a_repeated_upload_is_paid_for_once(clock: ManualClock) -> None:
+    """And a refused one is not free the second time."""
+    async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=100) as api:
+        statuses = [(await upload(api.client, 60, **{"idempotency-key": "a"})).status_code for _ in range(3)]
+        assert statuses == [201, 200, 200]
+        statuses = [(await upload(api.client, 50, **{"idempotency-key": "b"})).status_code for _ in range(2)]
+        assert statuses == [429, 429]
+        assert (await upload(api.client, 40)).status_code == 201
+
+
+async def test_bytes_are_exact_however_many_come_at_once(objects: ObjectStore, clock: ManualClock) -> None:
+    """Rivals over one bucket never exceed the limit together."""
+    ledgers = [ByteLedger(objects, clock) for _ in range(8)]
+    paid = await together(*(ledger.charge("acme", 30, limit=100) for ledger in ledgers))
+    assert sorted(paid) == [False] * 5 + [True] * 3
+
+
+async def test_a_process_with_a_late_clock_begins_no_day_anew(clock: ManualClock) -> None:
+    """Around midnight, what was charged for the new day stays charged."""
+    bucket = MemoryObjectStore(clock)
+    late, ledger = ByteLedger(bucket, ManualClock(clock.now())), ByteLedger(bucket, clock)
+    clock.set(clock.now() + timedelta(hours=12))
+    assert await ledger.charge("acme", 100, limit=100)
+    assert not await late.charge("acme", 1, limit=100)
+    assert (ledger.seconds_to_midnight(), late.seconds_to_midnight()) == (24 * 3600, 12 * 3600)
