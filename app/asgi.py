@@ -14,7 +14,7 @@ from app.auth import Doorkeeper
 from app.config import ApiConfig
 from app.middleware import AnswerMiddleware, AuthMiddleware
 from app.problems import Problem, of_storage
-from app.routes import batches, docs, health, jobs, system, uploads, webhooks, workflows
+from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
 from app.routes.context import Context
 from app.services import Services
 from app.watch import JobWatch
@@ -23,7 +23,7 @@ from storage.errors import StorageError
 
 def create_app(services: Services, config: ApiConfig) -> Starlette:
     routes = [*jobs.ROUTES, *batches.ROUTES, *uploads.ROUTES, *webhooks.ROUTES, *system.ROUTES, *health.ROUTES]
-    routes += [*workflows.ROUTES, *docs.ROUTES]
+    routes += [*workflows.ROUTES, *limits.ROUTES, *docs.ROUTES]
     if config.docs:
         routes += docs.DOCS_ROUTES
     handlers: Mapping[Any, Any] = {

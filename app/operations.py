@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app import wire
+from app.limits import Limits
 from app.named import NamedJobRequest
 from app.system_view import SystemView
 from app.workflow_views import WorkflowList, WorkflowView
@@ -381,6 +382,9 @@ OPERATIONS = (
         "/v1/system",
         "What runs here: versions, GPUs, attention",
         {200: ("the API, and the last worker of each pool", SystemView)},
+    ),
+    Operation(
+        "get_limits", "get", "/v1/limits", "What you may send, and how much", {200: ("every limit by name", Limits)}
     ),
     Operation(
         "get_health", "get", "/health", "Whether the process lives", {200: ("it lives", wire.Health)}, is_open=True

@@ -18,8 +18,12 @@ Moment = Annotated[
 ]
 """As the first version wrote times, 2025-09-19T17:42:00.123456+00:00: older parsers do not know Z."""
 
+MAX_METADATA_NAME, MAX_METADATA_TEXT = 64, 512
+MAX_URL = 2048
+MAX_IDEMPOTENCY_KEY = 255
+
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-MetadataText = Annotated[str, StringConstraints(max_length=512)]
+MetadataText = Annotated[str, StringConstraints(max_length=MAX_METADATA_TEXT)]
 
 
 def _of_a_receiver(url: str) -> str:
@@ -34,7 +38,7 @@ def _of_a_receiver(url: str) -> str:
     return url
 
 
-WebhookUrl = Annotated[str, StringConstraints(max_length=2048), AfterValidator(_of_a_receiver)]
+WebhookUrl = Annotated[str, StringConstraints(max_length=MAX_URL), AfterValidator(_of_a_receiver)]
 LONGEST_QUEUE_TIMEOUT_S = 30 * DAY_S
 
 
@@ -84,7 +88,7 @@ class JobOptions(_Request):
     )
     retain_days: float | None = Field(None, gt=0, description="how long the job and its files stay after its end")
     gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
-    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=64)], MetadataText] = Field(
+    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
     webhook_url: WebhookUrl | None = Field(None, description="where events are sent")

@@ -18,6 +18,7 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.watch import JobWatch
+from app.wire import MAX_IDEMPOTENCY_KEY
 
 REPLAYED = "idempotency-replayed"
 """The header of an answer that an earlier request with the same Idempotency-Key had made."""
@@ -52,7 +53,7 @@ def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None =
 def idempotency_key(request: Request) -> str | None:
     """The request's Idempotency-Key; None without one."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
+    if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise Problem("bad-idempotency-key", "the Idempotency-Key is empty, too long, or not printable ASCII")
     return key
 

@@ -9,7 +9,7 @@ from starlette.routing import Route
 from app.openapi import document
 from app.operations import OPERATIONS
 from app.problems import PROBLEM_TYPES
-from app.routes import batches, health, jobs, system, uploads, webhooks, workflows
+from app.routes import batches, health, jobs, limits, system, uploads, webhooks, workflows
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -22,7 +22,9 @@ def test_the_committed_document_is_the_codes() -> None:
 def test_every_route_is_an_operation() -> None:
     """And every operation has its route."""
     routes: list[Route] = [
-        route for module in (jobs, batches, webhooks, uploads, workflows, system, health) for route in module.ROUTES
+        route
+        for module in (jobs, batches, webhooks, uploads, workflows, system, limits, health)
+        for route in module.ROUTES
     ]
     known = {
         (route.name, method.lower(), route.path.replace(":int", ""))

@@ -1,0 +1,77 @@
+"""Every limit that a client can meet, by name: GET /v1/limits. A test asks beyond each of them."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app import wire
+from app.body import MAX_DEPTH, MAX_SMALL_JSON
+from app.config import ApiConfig
+from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.record import DAY_S
+
+
+class Limits(BaseModel):
+    """What this deployment takes; null where it sets no limit. Sizes in bytes, lengths in characters, times in s."""
+
+    model_config = ConfigDict(frozen=True)
+
+    max_requests_per_s: float | None = Field(description="requests a second of one key, at one API process")
+    max_active_jobs: int | None = Field(description="your jobs that are queued or running")
+    max_queued_jobs: int | None = Field(description="your jobs that are queued")
+    max_upload_bytes_a_day: int | None = Field(
+        description="what you bring on a day (UTC), uploads and files in requests"
+    )
+    max_request_bytes: int = Field(description="a request's body")
+    max_body_s: float = Field(description="how long a request's body may take")
+    max_structure_bytes: int = Field(description="a request's body without its strings of more than 64 KiB")
+    max_depth: int = Field(description="how deep a request's JSON may be nested")
+    max_text_bytes: int = Field(description="a string that is not a file")
+    max_nodes: int = Field(description="nodes of a workflow")
+    max_inputs: int = Field(description="`inputs` of a job")
+    max_media: int = Field(description="`media` of a job")
+    max_medium_bytes: int = Field(description="a file in a request, or behind a URL")
+    max_upload_bytes: int = Field(description="a presigned upload")
+    max_batch_jobs: int = Field(description="jobs of a batch")
+    max_metadata_pairs: int = Field(description="`metadata` of a job")
+    max_metadata_name_length: int = Field(description="a name in `metadata`")
+    max_metadata_text_length: int = Field(description="a text in `metadata`")
+    max_webhook_url_length: int = Field(description="`webhook_url`")
+    max_idempotency_key_length: int = Field(description="`Idempotency-Key`")
+    min_priority: int = Field(description="`priority`, at least")
+    max_priority: int = Field(description="`priority`, at most")
+    max_timeout_s: int = Field(description="`timeout_s`")
+    max_queue_timeout_s: int = Field(description="`queue_timeout_s`")
+    max_retain_days: float = Field(description="`retain_days`")
+    max_wait_s: int = Field(description="`wait` of GET /v1/jobs/{job_id}")
+    max_page: int = Field(description="`limit` of a list")
+
+
+def limits_of(config: ApiConfig) -> Limits:
+    return Limits(
+        max_requests_per_s=config.max_requests_per_s,
+        max_active_jobs=config.max_active_jobs,
+        max_queued_jobs=config.max_queued_jobs,
+        max_upload_bytes_a_day=config.max_upload_bytes_a_day,
+        max_request_bytes=config.max_request_bytes,
+        max_body_s=config.max_body_s,
+        max_structure_bytes=MAX_SMALL_JSON,
+        max_depth=MAX_DEPTH,
+        max_text_bytes=config.max_text_bytes,
+        max_nodes=config.max_nodes,
+        max_inputs=config.max_inputs,
+        max_media=config.max_media,
+        max_medium_bytes=config.max_medium_bytes,
+        max_upload_bytes=config.largest_upload,
+        max_batch_jobs=config.most_jobs_at_once,
+        max_metadata_pairs=config.max_metadata_pairs,
+        max_metadata_name_length=wire.MAX_METADATA_NAME,
+        max_metadata_text_length=wire.MAX_METADATA_TEXT,
+        max_webhook_url_length=wire.MAX_URL,
+        max_idempotency_key_length=wire.MAX_IDEMPOTENCY_KEY,
+        min_priority=MIN_PRIORITY,
+        max_priority=MAX_PRIORITY,
+        max_timeout_s=config.max_timeout_s,
+        max_queue_timeout_s=wire.LONGEST_QUEUE_TIMEOUT_S,
+        max_retain_days=config.retain_s / DAY_S,
+        max_wait_s=config.max_wait_s,
+        max_page=config.max_page,
+    )

@@ -1,0 +1,155 @@
+"""GET /v1/limits tells every limit, and each of them is kept."""
+
+import base64
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import httpx
+import pytest
+
+from app.config import ApiConfig
+from app.limits import Limits
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+Told = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A request beyond a limit that has this value, and the type of its refusal. `config` sets other limits."""
+
+    slug: str
+    request: Callable[[httpx.Client, Any], httpx.Request]
+    config: Told
+    before: int = 0
+    """How often the same is sent, and accepted, until the limit is met."""
+
+
+def job(slug: str, fields_of: Callable[[Any], Told], *, before: int = 0, **config: Any) -> Beyond:
+    """A submission with these fields."""
+    return Beyond(slug, _post("/v1/jobs", lambda value: {"workflow": BLUE} | fields_of(value)), config, before)
+
+
+def get(slug: str, path: Callable[[Any], str]) -> Beyond:
+    return Beyond(slug, lambda client, value: client.build_request("GET", path(value)), {})
+
+
+def _post(path: str, document: Callable[[Any], Any]) -> Callable[[httpx.Client, Any], httpx.Request]:
+    return lambda client, value: client.build_request("POST", path, json=document(value))
+
+
+def upload(slug: str, size: Callable[[Any], int], **config: Any) -> Beyond:
+    return Beyond(slug, _post("/v1/uploads", lambda value: {"size_bytes": size(value)}), config)
+
+
+def nested(depth: int) -> Any:
+    document: Any = 1
+    for _ in range(depth):
+        document = [document]
+    return document
+
+
+DATA = base64.b64encode(PNG).decode()
+HOOK = "https://h.example/"
+CASES: dict[str, Beyond] = {
+    "max_requests_per_s": Beyond(
+        "too-many-requests", lambda client, _: client.build_request("GET", "/v1/jobs"), {"max_requests_per_s": 1}, 1
+    ),
+    "max_active_jobs": job("too-many-active-jobs", lambda _: {}, before=1, max_active_jobs=1),
+    "max_queued_jobs": job("too-many-queued-jobs", lambda _: {}, before=1, max_queued_jobs=1),
+    "max_upload_bytes_a_day": upload("upload-too-large", lambda value: value + 1, max_upload_bytes_a_day=9),
+    "max_request_bytes": job("request-too-large", lambda value: {"metadata": {"a": "x" * value}}, max_request_bytes=9),
+    "max_structure_bytes": job("request-too-large", lambda value: {"metadata": {"a": "x" * 60_000, "b": [0] * value}}),
+    "max_depth": job("malformed-json", lambda value: {"workflow": nested(value)}),
+    "max_text_bytes": job("text-too-long", lambda _: {"workflow": _with_text(70_000)}, max_text_bytes=65_536),
+    "max_nodes": job("too-many-nodes", lambda _: {}, max_nodes=1),
+    "max_inputs": job("validation-error", lambda _: {"inputs": [_input()] * 2}, max_inputs=1),
+    "max_media": job("too-many-media", lambda value: {"media": [_medium(n) for n in range(value + 1)]}, max_media=1),
+    "max_medium_bytes": job("medium-too-large", lambda _: {"media": [_medium(0)]}, max_medium_bytes=len(PNG) - 1),
+    "max_upload_bytes": upload("upload-too-large", lambda value: value + 1),
+    "max_batch_jobs": Beyond(
+        "too-many-jobs",
+        _post("/v1/batches", lambda value: {"workflow": BLUE, "input_sets": [[]] * (value + 1)}),
+        {"max_batch_jobs": 3},
+    ),
+    "max_metadata_pairs": job(
+        "validation-error", lambda value: {"metadata": {str(n): "" for n in range(value + 1)}}, max_metadata_pairs=2
+    ),
+    "max_metadata_name_length": job("validation-error", lambda value: {"metadata": {"x" * (value + 1): ""}}),
+    "max_metadata_text_length": job("validation-error", lambda value: {"metadata": {"x": "x" * (value + 1)}}),
+    "max_webhook_url_length": job("validation-error", lambda value: {"webhook_url": HOOK.ljust(value + 1, "x")}),
+    "max_idempotency_key_length": Beyond(
+        "bad-idempotency-key",
+        lambda client, value: client.build_request(
+            "POST", "/v1/jobs", json={"workflow": BLUE}, headers={"idempotency-key": "x" * (value + 1)}
+        ),
+        {},
+    ),
+    "min_priority": job("validation-error", lambda value: {"priority": value - 1}),
+    "max_priority": job("validation-error", lambda value: {"priority": value + 1}),
+    "max_timeout_s": job("validation-error", lambda value: {"timeout_s": value + 1}),
+    "max_queue_timeout_s": job("validation-error", lambda value: {"queue_timeout_s": value + 1}),
+    "max_retain_days": job("validation-error", lambda value: {"retain_days": value + 0.1}),
+    "max_wait_s": get("invalid-parameter", lambda value: f"/v1/jobs/x?wait={value + 1}"),
+    "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),
+}
+TRIED_ELSEWHERE = {"max_body_s"}
+"""By test_a_body_that_does_not_come_in_time."""
+
+
+def _with_text(length: int) -> Told:
+    return BLUE | {"2": {**BLUE["2"], "inputs": {**BLUE["2"]["inputs"], "filename_prefix": "x" * length}}}
+
+
+def _input() -> Told:
+    return {"node": "1", "field": "width", "value": 8}
+
+
+def _medium(number: int) -> Told:
+    return {"name": f"{number}.png", "data": DATA}
+
+
+def test_every_limit_is_told_and_tried() -> None:
+    """None of the configuration's is left out, and none is told that no request here goes beyond."""
+    of_config = {field.name for field in fields(ApiConfig) if field.name.startswith("max_")}
+    assert of_config <= set(Limits.model_fields)
+    assert set(CASES) | TRIED_ELSEWHERE == set(Limits.model_fields)
+
+
+@pytest.mark.parametrize("name", CASES)
+async def test_what_is_beyond_a_limit_is_refused(clock: ManualClock, name: str) -> None:
+    """By the value that /v1/limits tells, and nothing is stored."""
+    case = CASES[name]
+    config = replace(ApiConfig(api_key=KEY), **case.config)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        value = (await api.client.get("/v1/limits")).json()[name]
+        if name in case.config:
+            assert value == case.config[name]
+        for _ in range(case.before):
+            assert (await _sent(api, case, value)).status_code < 300
+        before = await api.keys()
+        refused = await _sent(api, case, value)
+        assert refused.json()["type"] == f"/problems/{case.slug}"
+        assert 400 <= refused.status_code < 500
+        assert await api.keys() == before
+
+
+async def test_a_limit_that_is_not_set_is_null(clock: ManualClock) -> None:
+    """And an upload may not be larger than what a day has."""
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        told = (await api.client.get("/v1/limits")).json()
+        unset = {name for name, value in told.items() if value is None}
+        assert unset == {"max_requests_per_s", "max_active_jobs", "max_queued_jobs", "max_upload_bytes_a_day"}
+    config = ApiConfig(api_key=KEY, max_upload_bytes_a_day=9, max_active_jobs=4)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        told = (await api.client.get("/v1/limits")).json()
+        assert (told["max_upload_bytes"], told["max_batch_jobs"]) == (9, 4)
+
+
+async def _sent(api: Api, case: Beyond, value: Any) -> httpx.Response:
+    return await api.client.send(case.request(api.client, value))  # type: ignore[arg-type]  # builds as the other does
