@@ -7,6 +7,7 @@ from app.body import MAX_DEPTH, MAX_SMALL_JSON
 from app.config import ApiConfig
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import DAY_S
+from workflows.graph import LONGEST_NAME, MOST_INPUTS
 
 
 class Limits(BaseModel):
@@ -26,9 +27,15 @@ class Limits(BaseModel):
     max_depth: int = Field(description="how deep a request's JSON may be nested")
     max_text_bytes: int = Field(description="a string that is not a file")
     max_nodes: int = Field(description="nodes of a workflow")
+    max_node_inputs: int = Field(description="inputs of one node")
+    max_node_name_length: int = Field(description="a node's id, its class, or the name of an input")
     max_inputs: int = Field(description="`inputs` of a job")
     max_media: int = Field(description="`media` of a job")
     max_medium_bytes: int = Field(description="a file in a request, or behind a URL")
+    max_pixels: int = Field(description="pixels of a picture, or of one frame")
+    max_animation_pixels: int = Field(description="pixels of all frames of a picture that moves")
+    max_video_pixels: int = Field(description="pixels of all frames of a video")
+    max_media_s: float = Field(description="how long a video or a sound may be")
     max_upload_bytes: int = Field(description="a presigned upload")
     max_batch_jobs: int = Field(description="jobs of a batch")
     max_metadata_pairs: int = Field(description="`metadata` of a job")
@@ -57,9 +64,15 @@ def limits_of(config: ApiConfig) -> Limits:
         max_depth=MAX_DEPTH,
         max_text_bytes=config.max_text_bytes,
         max_nodes=config.max_nodes,
+        max_node_inputs=MOST_INPUTS,
+        max_node_name_length=LONGEST_NAME,
         max_inputs=config.max_inputs,
         max_media=config.max_media,
         max_medium_bytes=config.max_medium_bytes,
+        max_pixels=config.media_limits.max_pixels,
+        max_animation_pixels=config.media_limits.max_animation_pixels,
+        max_video_pixels=config.media_limits.max_video_pixels,
+        max_media_s=config.media_limits.max_duration_s,
         max_upload_bytes=config.largest_upload,
         max_batch_jobs=config.most_jobs_at_once,
         max_metadata_pairs=config.max_metadata_pairs,

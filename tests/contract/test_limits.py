@@ -68,6 +68,10 @@ CASES: dict[str, Beyond] = {
     "max_depth": job("malformed-json", lambda value: {"workflow": nested(value)}),
     "max_text_bytes": job("text-too-long", lambda _: {"workflow": _with_text(70_000)}, max_text_bytes=65_536),
     "max_nodes": job("too-many-nodes", lambda _: {}, max_nodes=1),
+    "max_node_inputs": job(
+        "bad-node", lambda value: {"workflow": BLUE | {"1": _node(dict.fromkeys(map(str, range(value + 1))))}}
+    ),
+    "max_node_name_length": job("bad-node", lambda value: {"workflow": BLUE | {"3" * (value + 1): BLUE["1"]}}),
     "max_inputs": job("validation-error", lambda _: {"inputs": [_input()] * 2}, max_inputs=1),
     "max_media": job("too-many-media", lambda value: {"media": [_medium(n) for n in range(value + 1)]}, max_media=1),
     "max_medium_bytes": job("medium-too-large", lambda _: {"media": [_medium(0)]}, max_medium_bytes=len(PNG) - 1),
@@ -98,12 +102,16 @@ CASES: dict[str, Beyond] = {
     "max_wait_s": get("invalid-parameter", lambda value: f"/v1/jobs/x?wait={value + 1}"),
     "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),
 }
-TRIED_ELSEWHERE = {"max_body_s"}
-"""By test_a_body_that_does_not_come_in_time."""
+TRIED_ELSEWHERE = {"max_body_s", "max_pixels", "max_animation_pixels", "max_video_pixels", "max_media_s"}
+"""By test_a_body_that_does_not_come_in_time, and in test_hostile_media.py."""
 
 
 def _with_text(length: int) -> Told:
     return BLUE | {"2": {**BLUE["2"], "inputs": {**BLUE["2"]["inputs"], "filename_prefix": "x" * length}}}
+
+
+def _node(inputs: int) -> Told:
+    return {"class_type": "EmptyImage", "inputs": {str(number): 1 for number in range(inputs)}}
 
 
 def _input() -> Told:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from app.body import BadBase64, Body, BodyTooLarge
 from app.wire import BatchRequest, JobRequest, UploadRequest
 from infra.redaction import Redactor
+from storage.api_keys import parse_key
 from storage.errors import MediumRefused
 from storage.media_check import MediaLimits, check_medium
 from storage.s3 import content_disposition
@@ -104,6 +105,10 @@ def node_output(data: bytes) -> None:
         list(outputs_of("1", payload))
 
 
+def api_key(data: bytes) -> None:
+    parse_key(data.decode(errors="replace"))
+
+
 def log_line(data: bytes) -> None:
     assert isinstance(Redactor(("a secret",))(data.decode(errors="replace")), str)
 
@@ -137,6 +142,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
         requests,
         names,
         node_output,
+        api_key,
         log_line,
         medium,
     )
