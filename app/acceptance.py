@@ -77,7 +77,7 @@ class Acceptance:
         record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
         return await self._services.jobs.create(
-            record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
+            record, workflow=workflow_json(prepared), files=files, beside=self.beside(prepared, record)
         )
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
@@ -115,6 +115,7 @@ class Acceptance:
             webhook_url=options.webhook_url,
             webhook_events=tuple(options.webhook_events),
             has_webhook_secret=options.webhook_secret is not None,
+            has_partner_key=options.extra_data is not None,
             traceparent=identity.traceparent,
             inputs=prepared.inputs,
             media=tuple(media),
@@ -146,6 +147,17 @@ class Acceptance:
             if not isinstance(medium, LocalMedium):
                 await self._services.uploads.use(self._tenant, medium.upload_id, job_id)
 
+    def beside(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
+        """The secrets that the job brought: not in its record, which is shown."""
+        brought, options = {}, prepared.options
+        if options.webhook_secret is not None:
+            brought[keys.webhook_secret(record.tenant, record.job_id)] = options.webhook_secret.encode()
+        if options.extra_data is not None:
+            partner_key = options.extra_data.api_key_comfy_org.get_secret_value()
+            sealed = self._services.partner_keys.sealed(record.tenant, record.job_id, partner_key)
+            brought[keys.partner_key(record.tenant, record.job_id)] = sealed
+        return brought
+
     async def spawn(self, record: JobRecord) -> None:
         try:
             async with asyncio.timeout(self._config.spawn_wait_s):
@@ -156,13 +168,6 @@ class Acceptance:
 
 def workflow_json(prepared: PreparedJob) -> bytes:
     return to_json(prepared.workflow.document)
-
-
-def beside(prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
-    """A secret that the job brought: not in its record, which is shown."""
-    if prepared.options.webhook_secret is None:
-        return {}
-    return {keys.webhook_secret(record.tenant, record.job_id): prepared.options.webhook_secret.encode()}
 
 
 def stored_medium(local: LocalMedium, key: str) -> Medium:

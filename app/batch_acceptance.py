@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from app.acceptance import Acceptance, Identity, beside, stored_medium, workflow_json
+from app.acceptance import Acceptance, Identity, stored_medium, workflow_json
 from app.batch_preparation import PreparedBatch
 from app.config import ApiConfig
 from app.media import LocalMedium, PreparedMedium
@@ -104,7 +104,7 @@ class BatchAcceptance:
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
             stored = await self._services.jobs.write_new(
-                record, workflow=workflow_json(prepared), files=files, beside=beside(prepared, record)
+                record, workflow=workflow_json(prepared), files=files, beside=self._acceptance.beside(prepared, record)
             )
         except PreconditionFailed:
             stored = await self._services.jobs.read(self._tenant, job_id)

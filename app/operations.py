@@ -56,6 +56,7 @@ _SUBMISSION_PROBLEMS = (
     "bad-media-name",
     "duplicate-media-name",
     "media-source-ambiguous",
+    "partner-keys-unsealed",
     "unknown-upload",
     "upload-incomplete",
     "unknown-gpu",

@@ -115,6 +115,9 @@ class Preparation:
         if options.webhook_url is not None and options.webhook_secret is None and not config.signs_webhooks:
             detail = "this deployment has no secret to sign its events with"
             raise Problem("webhooks-unsigned", detail, pointer=f"{root}/webhook_url")
+        if options.extra_data is not None and not self._services.partner_keys.can_seal:
+            detail = "this deployment has no secret to seal it with"
+            raise Problem("partner-keys-unsealed", detail, pointer=f"{root}/extra_data")
         if options.webhook_secret is not None:
             try:
                 secret_bytes(options.webhook_secret)

@@ -91,6 +91,12 @@ _TYPES = (
     ProblemType(
         "media-source-ambiguous", 422, "A medium needs exactly one source", "give data, url or upload_id, and one only"
     ),
+    ProblemType(
+        "partner-keys-unsealed",
+        422,
+        "This deployment takes no partner keys",
+        "set COMFYUI_MODAL_WEBHOOK_SECRET for the deployment: it seals them",
+    ),
     ProblemType("unknown-upload", 422, "There is no such upload", "use the upload_id of POST /v1/uploads"),
     ProblemType(
         "upload-incomplete", 422, "The upload's bytes are not there", "PUT the file to the presigned URL first"

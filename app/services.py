@@ -18,6 +18,7 @@ from storage.launcher import Launcher
 from storage.loads import LoadStore
 from storage.logs import LogStore
 from storage.objects import ObjectStore
+from storage.partner_keys import PartnerKeyStore
 from storage.remote import Fetched
 from storage.removal import JobRemover
 from storage.runtimes import RuntimeStore
@@ -53,6 +54,7 @@ class Services:
     api_keys: ApiKeyStore
     loads: LoadStore
     byte_ledger: ByteLedger
+    partner_keys: PartnerKeyStore
     fetcher: Fetcher
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

@@ -4,7 +4,16 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, StringConstraints, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    StringConstraints,
+    field_validator,
+)
 
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import DAY_S, Status
@@ -21,6 +30,7 @@ Moment = Annotated[
 MAX_METADATA_NAME, MAX_METADATA_TEXT = 64, 512
 MAX_URL = 2048
 MAX_IDEMPOTENCY_KEY = 255
+MAX_PARTNER_KEY = 512
 
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MetadataText = Annotated[str, StringConstraints(max_length=MAX_METADATA_TEXT)]
@@ -77,6 +87,16 @@ class MediumSource(_Request):
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
 
 
+class ExtraData(_Request):
+    """What goes to the engine with the graph."""
+
+    api_key_comfy_org: SecretStr = Field(
+        min_length=1,
+        max_length=MAX_PARTNER_KEY,
+        description="your key of Comfy.org, for its partner nodes; never shown",
+    )
+
+
 class JobOptions(_Request):
     """How a job is run, whatever it computes."""
 
@@ -91,6 +111,7 @@ class JobOptions(_Request):
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
+    extra_data: ExtraData | None = Field(None, description="ComfyUI's `extra_data`: goes to the engine alone")
     webhook_url: WebhookUrl | None = Field(None, description="where events are sent")
     webhook_secret: str | None = Field(
         None, max_length=200, description="`whsec_…` that signs this job's events instead of yours"

@@ -29,6 +29,7 @@ from storage.logs import LogStore
 from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
 from storage.outbox import Outbox
+from storage.partner_keys import PartnerKeyStore
 from storage.queue import JobQueue
 from storage.record import DAY_S
 from storage.remote import RemoteFetcher
@@ -82,6 +83,7 @@ class Stores:
     api_keys: ApiKeyStore
     loads: LoadStore
     byte_ledger: ByteLedger
+    partner_keys: PartnerKeyStore
 
 
 def s3_config(settings: Settings) -> S3Config:
@@ -139,6 +141,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
         loads=LoadStore(jobs, objects, clock),
         byte_ledger=ByteLedger(objects, clock),
+        partner_keys=PartnerKeyStore(objects, webhook_secrets(settings)),
     )
 
 
@@ -224,7 +227,15 @@ def worker_loop(
 
 
 def runner_stores(stores: Stores) -> RunnerStores:
-    return RunnerStores(stores.jobs, stores.objects, stores.runtimes, stores.logs, stores.signal, stores.clock)
+    return RunnerStores(
+        stores.jobs,
+        stores.objects,
+        stores.partner_keys,
+        stores.runtimes,
+        stores.logs,
+        stores.signal,
+        stores.clock,
+    )
 
 
 def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
@@ -260,10 +271,14 @@ def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) 
     return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
 
 
+def webhook_secrets(settings: Settings) -> tuple[str, ...]:
+    """The newest first."""
+    return tuple(settings.webhook_secret.get_secret_value().split()) if settings.webhook_secret else ()
+
+
 def signer(settings: Settings) -> Signer:
-    secrets = settings.webhook_secret.get_secret_value().split() if settings.webhook_secret else []
     key = settings.webhook_signing_key
-    return Signer(tuple(secrets), None if key is None else key.get_secret_value())
+    return Signer(webhook_secrets(settings), None if key is None else key.get_secret_value())
 
 
 def webhook_transport(settings: Settings) -> RemotePoster:
@@ -343,6 +358,7 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         api_keys=stores.api_keys,
         loads=stores.loads,
         byte_ledger=stores.byte_ledger,
+        partner_keys=stores.partner_keys,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
         workflows=library(settings.workflows_dir),
     )

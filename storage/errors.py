@@ -14,6 +14,7 @@ StorageError
 ├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
+├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
 ├── MediumRefused         a file that is broken, or becomes too large in an engine
 ├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
@@ -88,6 +89,10 @@ class UploadNotFound(StorageError):
 
 class UploadIncomplete(StorageError):
     """The promised bytes are not there, or not all of them."""
+
+
+class SealBroken(StorageError):
+    """The message never repeats what was sealed."""
 
 
 class FetchFailed(StorageError):

@@ -8,6 +8,7 @@
                                   /logs/<attempt>.txt   what the engine said
                                   /deliveries/<nnnnnn>.json   how the delivery of an event went
                                   /webhook_secret       what its events are signed with, where it brought its own
+                                  /partner_key          sealed: for partner nodes, until it ends
     tenants/<tenant>/batches/<batch_id>/batch.json      which jobs belong together, and whether they are accepted
                                       /inputs/<nnn>     media that all of them use
                                       /deliveries/<nnnnnn>.json
@@ -80,6 +81,10 @@ def log(tenant: str, job_id: str, attempt: int) -> str:
 
 def webhook_secret(tenant: str, job_id: str) -> str:
     return job_prefix(tenant, job_id) + "webhook_secret"
+
+
+def partner_key(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "partner_key"
 
 
 def delivery(tenant: str, kind: str, owner_id: str, sequence: int) -> str:

@@ -122,6 +122,8 @@ class JobRecord(Value):
     webhook_events: tuple[EventName, ...] = ()
     has_webhook_secret: bool = False
     """Whether the job brought a secret of its own, which lies beside the record."""
+    has_partner_key: bool = False
+    """Whether a key for partner nodes lies beside the record, sealed."""
     traceparent: str | None = None
     """The W3C trace context of the submission, handed on with each event."""
     events: tuple[JobEvent, ...] = ()

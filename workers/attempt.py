@@ -7,13 +7,15 @@ from collections import Counter
 from dataclasses import dataclass
 
 from storage import keys
+from storage.errors import SealBroken
 from storage.jobs import JobStore
 from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
+from storage.partner_keys import PartnerKeyStore
 from storage.record import JobRecord
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, WorkerError
+from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
 from workers.staging import stage
 from workers.uploads import OutputUploads
 from workflows.catalogue import Catalogue
@@ -23,6 +25,8 @@ from workflows.graph import Graph, parse_graph
 from workflows.messages import Executed, Message, Preview
 from workflows.progress import ProgressModel
 
+PARTNER_KEY = "api_key_comfy_org"
+"""What ComfyUI calls it in a prompt's extra_data."""
 SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
 """ComfyUI's node that sends its pictures by the socket instead of saving them."""
 
@@ -33,6 +37,7 @@ class Workbench:
 
     jobs: JobStore
     objects: ObjectStore
+    partner_keys: PartnerKeyStore
     engine: ComfyEngine
     catalogue: Catalogue
     policy: ExecutionPolicy
@@ -109,7 +114,16 @@ class Attempt:
         graph = await self._graph()
         document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
         await bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())
-        return _Prepared(graph, Prompt(prompt_id=str(uuid.uuid4()), client_id=str(uuid.uuid4()), graph=document))
+        extra_data = await self._extra_data()
+        return _Prepared(graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data))
+
+    async def _extra_data(self) -> dict[str, str]:
+        if not self._record.has_partner_key:
+            return {}
+        try:
+            return {PARTNER_KEY: await self._bench.partner_keys.read(self._record.tenant, self._record.job_id)}
+        except SealBroken as error:
+            raise StagingFailed(str(error)) from error
 
     async def _graph(self) -> Graph:
         """The submitted graph with the job's inputs. It was checked at submission; the engine may have changed."""

@@ -17,6 +17,7 @@ from storage.jobs import JobStore, StoredJob
 from storage.logs import LogStore
 from storage.media_check import MediaLimits
 from storage.objects import ObjectStore
+from storage.partner_keys import PartnerKeyStore
 from storage.record import CANCELLED_MESSAGE, JobRecord
 from storage.runtimes import RuntimeStore
 from storage.signal import Signal
@@ -55,6 +56,7 @@ class RunnerPolicy:
 class RunnerStores:
     jobs: JobStore
     objects: ObjectStore
+    partner_keys: PartnerKeyStore
     runtimes: RuntimeStore
     logs: LogStore
     signal: Signal
@@ -143,7 +145,13 @@ class JobRunner:
     def _attempt(self, record: JobRecord, uploads: OutputUploads) -> Attempt:
         stores, policy = self._stores, self._policy
         bench = Workbench(
-            stores.jobs, stores.objects, self._engine, self._catalogue, policy.execution, policy.media_limits
+            stores.jobs,
+            stores.objects,
+            stores.partner_keys,
+            self._engine,
+            self._catalogue,
+            policy.execution,
+            policy.media_limits,
         )
         return Attempt(bench, record, uploads)
 
@@ -166,7 +174,15 @@ class JobRunner:
         concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded))
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
+        if concluded_job.record.has_partner_key and concluded_job.record.status.is_terminal:
+            await self._forget_partner_key(concluded_job.record)
         return concluded_job
+
+    async def _forget_partner_key(self, record: JobRecord) -> None:
+        try:
+            await self._stores.partner_keys.forget(record.tenant, record.job_id)
+        except StorageError as error:
+            logger.info("the partner key of job %s goes with the job: %s", record.job_id, error)
 
     async def _remember_runtime(self, record: JobRecord) -> None:
         if record.started_at is None or record.completed_at is None:

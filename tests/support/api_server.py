@@ -83,13 +83,15 @@ class Api:
 
 @asynccontextmanager
 async def running_api(
-    objects: ObjectStore, clock: Clock, config: ApiConfig | None = None, launcher: Launcher | None = None
+    objects: ObjectStore,
+    clock: Clock,
+    config: ApiConfig | None = None,
+    launcher: Launcher | None = None,
+    settings: Settings | None = None,
 ) -> AsyncIterator[Api]:
-    signal = MemorySignal()
-    stores = make_stores(Settings(bucket="tests"), objects, signal, clock)
-    services = replace(
-        api_services(Settings(bucket="tests"), stores, launcher or MemoryLauncher()), fetcher=CannedFetcher()
-    )
+    signal, settings = MemorySignal(), settings or Settings(bucket="tests")
+    stores = make_stores(settings, objects, signal, clock)
+    services = replace(api_services(settings, stores, launcher or MemoryLauncher()), fetcher=CannedFetcher())
     app = create_app(services, config or ApiConfig(api_key=KEY))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
     with socket.socket() as listener:

@@ -1,0 +1,145 @@
+"""A key for partner nodes: it reaches the engine, and nobody and nothing else."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from infra.compose import Stores, runner_stores
+from infra.settings import Settings
+from storage import keys
+from storage.clock import SystemClock
+from storage.errors import SealBroken
+from storage.memory import MemoryObjectStore
+from storage.partner_keys import PartnerKeyStore
+from storage.record import JobRecord
+from storage.signing import new_secret
+from tests.support.api_server import BLUE, Api, running_api
+from tests.support.scripted_comfy import Play, ScriptedComfy, serving
+from tests.support.workbench import quick_policy
+from workers.comfy.files import FolderFiles
+from workers.comfy.http_engine import HttpEngine
+from workers.comfy.log import EngineLog
+from workers.runner import JobRunner
+from workflows.catalogue import Catalogue
+
+pytestmark = pytest.mark.anyio
+
+KEY = "comfyui-0123456789abcdef"
+JOB = {"workflow": BLUE, "extra_data": {"api_key_comfy_org": KEY}}
+
+
+def settings(*secrets: str) -> Settings:
+    return Settings(bucket="tests", webhook_secret=SecretStr(" ".join(secrets) or new_secret()))
+
+
+@pytest.fixture
+def objects() -> MemoryObjectStore:
+    return MemoryObjectStore(SystemClock())
+
+
+@pytest.fixture
+async def api(objects: MemoryObjectStore) -> AsyncIterator[Api]:
+    async with running_api(objects, SystemClock(), settings=settings()) as api:
+        yield api
+
+
+async def succeed(play: Play) -> None:
+    await play.succeed({})
+
+
+async def run(stores: Stores, folder: Path, comfy: ScriptedComfy) -> JobRecord:
+    claimed = await stores.queue.claim("default", "w1")
+    assert claimed is not None
+    folders = {f"{name}_dir": folder / name for name in ("input", "output", "temp")}
+    engine = HttpEngine(comfy.url, FolderFiles(**folders))
+    try:
+        async with asyncio.timeout(20):
+            runner = JobRunner(runner_stores(stores), engine, Catalogue.absent(), quick_policy(), EngineLog(100))
+            await runner.run(claimed)
+    finally:
+        await engine.close()
+    return (await stores.jobs.read("default", claimed.record.job_id)).record
+
+
+async def test_it_reaches_the_engine_alone(
+    api: Api, objects: MemoryObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer, no object and no log line shows it, before, while and after the job runs; then it is gone."""
+    caplog.set_level(logging.DEBUG)
+    accepted = await api.client.post("/v1/jobs", json=JOB)
+    assert accepted.status_code == 202, accepted.text
+    job_id = accepted.json()["job_id"]
+    assert await _is_stored(objects, job_id)
+    seen = [accepted.text, await _stored(objects)]
+    async with serving(succeed) as comfy:
+        record = await run(api.stores, tmp_path, comfy)
+        (posted,) = comfy.state.posts
+    assert posted["extra_data"]["api_key_comfy_org"] == KEY
+    assert record.status == "completed"
+    assert not await _is_stored(objects, job_id)
+    paths = ("/v1/jobs", *(f"/v1/jobs/{job_id}{part}" for part in ("", "/workflow", "/logs", "/deliveries")))
+    seen += [(await api.client.get(path)).text for path in paths]
+    seen += [await _stored(objects), caplog.text]
+    assert not any(KEY in text for text in seen)
+
+
+async def _stored(objects: MemoryObjectStore) -> str:
+    page = await objects.list("")
+    return "\n".join([(await objects.get(key)).body.decode(errors="replace") for key in page.keys])
+
+
+async def _is_stored(objects: MemoryObjectStore, job_id: str) -> bool:
+    key = keys.partner_key("default", job_id)
+    return key in (await objects.list(key)).keys
+
+
+async def test_every_job_of_a_batch_has_it(api: Api, tmp_path: Path) -> None:
+    """Each in its own seal."""
+    sets: list[list[Any]] = [[], []]
+    accepted = await api.client.post("/v1/batches", json={**JOB, "input_sets": sets})
+    assert accepted.status_code == 202, accepted.text
+    async with serving(succeed) as comfy:
+        for _ in sets:
+            await run(api.stores, tmp_path, comfy)
+        assert [post["extra_data"]["api_key_comfy_org"] for post in comfy.state.posts] == [KEY, KEY]
+
+
+async def test_without_a_secret_none_is_taken(objects: MemoryObjectStore) -> None:
+    """It could only be stored for everybody to read who reads the bucket."""
+    async with running_api(objects, SystemClock()) as api:
+        refused = await api.client.post("/v1/jobs", json=JOB)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/partner-keys-unsealed")
+        assert refused.json()["pointer"] == "/extra_data"
+        assert objects.keys() == ()
+
+
+@pytest.mark.parametrize(
+    "extra_data", [{}, {"api_key_comfy_org": ""}, {"api_key_comfy_org": KEY, "auth_token": "x"}, "x"]
+)
+async def test_nothing_else_goes_along(api: Api, extra_data: Any) -> None:
+    """And no refusal repeats the key."""
+    refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "extra_data": extra_data})
+    assert (refused.status_code, refused.json()["type"]) == (422, "/problems/validation-error")
+    assert KEY not in refused.text
+
+
+async def test_a_seal(objects: MemoryObjectStore) -> None:
+    """Any secret that is still known opens it; another one, another job and a changed byte do not."""
+    old, new = new_secret(), new_secret()
+    before, after, other = (PartnerKeyStore(objects, secrets) for secrets in ([old], [new, old], [new]))
+    sealed = before.sealed("t", "j", KEY)
+    await objects.put(keys.partner_key("t", "j"), sealed)
+    assert await after.read("t", "j") == KEY
+    for store, job_id, body in ((other, "j", sealed), (before, "k", sealed), (before, "j", sealed[:-1] + b"x")):
+        await objects.put(keys.partner_key("t", job_id), body)
+        with pytest.raises(SealBroken):
+            await store.read("t", job_id)
+    await after.forget("t", "j")
+    with pytest.raises(SealBroken):
+        await after.read("t", "j")
+    await after.forget("t", "j")
