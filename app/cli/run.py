@@ -34,8 +34,8 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     console = Console(stderr=as_json)
     with Client(*api) as client:
         accepted = _submitted(client, wishes)
-        console.print(f"job {accepted['job_id']}", highlight=False)
         try:
+            console.print(f"job {accepted['job_id']}", highlight=False)
             job = _follow(client, accepted["job_id"], console)
         except KeyboardInterrupt:
             client.cancel(accepted["job_id"])

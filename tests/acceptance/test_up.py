@@ -216,7 +216,7 @@ def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
         with running.client() as client:
             eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "running")
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(60) == 130
             assert finished(client, job_id)["error"] == "Cancelled by user"
 
 

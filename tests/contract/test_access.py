@@ -49,7 +49,7 @@ def bucket(clock: ManualClock) -> DownableStore:
 
 @pytest.fixture
 async def memory_api(bucket: DownableStore, clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(bucket, clock) as api:
+    async with running_api(bucket, clock, ApiConfig(api_key=KEY, webhook_test_wait_s=0.1)) as api:
         yield api
 
 
