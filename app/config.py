@@ -22,6 +22,8 @@ class ApiConfig:
     max_active_jobs: int | None = None
     """Queued or running, of one tenant; None for any number, as with the next two."""
     max_queued_jobs: int | None = None
+    max_webhook_targets: int | None = None
+    """Of a tenant, in 30 days."""
     max_upload_bytes_a_day: int | None = None
     max_request_bytes: int = 700 * MIB
     body_idle_s: float = 30.0

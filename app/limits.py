@@ -18,6 +18,7 @@ class Limits(BaseModel):
     max_requests_per_s: float | None = Field(description="requests a second of one key, at one API process")
     max_active_jobs: int | None = Field(description="your jobs that are queued or running")
     max_queued_jobs: int | None = Field(description="your jobs that are queued")
+    max_webhook_targets: int | None = Field(description="your receivers of the last 30 days")
     max_upload_bytes_a_day: int | None = Field(
         description="what you bring on a day (UTC), uploads and files in requests"
     )
@@ -57,6 +58,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_requests_per_s=config.max_requests_per_s,
         max_active_jobs=config.max_active_jobs,
         max_queued_jobs=config.max_queued_jobs,
+        max_webhook_targets=config.max_webhook_targets,
         max_upload_bytes_a_day=config.max_upload_bytes_a_day,
         max_request_bytes=config.max_request_bytes,
         max_body_s=config.max_body_s,

@@ -67,6 +67,7 @@ _SUBMISSION_PROBLEMS = (
     "job-gone",
     "too-many-active-jobs",
     "too-many-queued-jobs",
+    "too-many-webhook-targets",
     "too-many-bytes",
 )
 

@@ -127,6 +127,12 @@ _TYPES = (
     ProblemType(
         "too-many-queued-jobs", 429, "Too many jobs of the tenant wait", "wait for Retry-After seconds, or cancel some"
     ),
+    ProblemType(
+        "too-many-webhook-targets",
+        429,
+        "The tenant has as many receivers as it may",
+        "send events to one that you have",
+    ),
     ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),

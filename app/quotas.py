@@ -13,6 +13,7 @@ from app.preparation import PreparedJob
 from app.problems import Problem
 from app.services import Services
 from storage.loads import Load
+from storage.record import DAY_S
 
 RETRY_S = 15
 """When a refused submission may try again: a job may have ended by then."""
@@ -29,6 +30,7 @@ class Quotas:
     @asynccontextmanager
     async def admitted(self, jobs: Mapping[str, PreparedJob]) -> AsyncIterator[None]:
         """New jobs by their ids, with the files that came in their request, all or none. To be written within this."""
+        await self._admit_targets({url for job in jobs.values() if (url := job.options.webhook_url) is not None})
         await self._admit_jobs(len(jobs))
         with self._services.loads.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
@@ -44,6 +46,15 @@ class Quotas:
         if not await ledger.charge(self._tenant, size_bytes, limit=limit):
             detail = f"{size_bytes} bytes more would exceed the {limit} of a day, which ends at midnight UTC"
             raise Problem("too-many-bytes", detail, headers={"Retry-After": str(ledger.seconds_to_midnight())})
+
+    async def _admit_targets(self, urls: set[str]) -> None:
+        """A receiver counts from its first event on, and for 30 days after its last one."""
+        limit = self._config.max_webhook_targets
+        if limit is None or not urls:
+            return
+        if await self._services.endpoints.count_with(self._tenant, urls, at_most=limit) > limit:
+            detail = f"there would be more than {limit} receivers of the last 30 days"
+            raise Problem("too-many-webhook-targets", detail, headers={"Retry-After": str(DAY_S)})
 
     async def _admit_jobs(self, count: int) -> None:
         limits = [limit for limit in (self._config.max_active_jobs, self._config.max_queued_jobs) if limit is not None]

@@ -307,6 +307,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_requests_per_s=settings.max_requests_per_s,
         max_active_jobs=settings.max_active_jobs,
         max_queued_jobs=settings.max_queued_jobs,
+        max_webhook_targets=settings.max_webhook_targets,
         max_upload_bytes_a_day=settings.max_upload_bytes_a_day,
         docs=settings.docs,
         cors_origins=settings.cors_origins,

@@ -60,6 +60,9 @@ class Settings(BaseSettings):
     max_active_jobs: CountedJobs | None = Field(
         None, description="most jobs of one tenant that are queued or running; unset means any number"
     )
+    max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
+        None, description="most receivers of webhooks that a tenant may have had in 30 days; unset means any number"
+    )
     max_queued_jobs: CountedJobs | None = Field(
         None, description="most jobs of one tenant that are queued; unset means any number"
     )

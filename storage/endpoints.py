@@ -5,7 +5,7 @@ any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled
 """
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -103,6 +103,12 @@ class EndpointStore:
         self._clock = clock
         self._probe = probe
         self._trusted_until: dict[tuple[str, str], datetime] = {}
+
+    async def count_with(self, tenant: str, urls: Iterable[str], *, at_most: int) -> int:
+        """How many receivers the tenant would have had in FORGOTTEN_AFTER, these included; `at_most` + 1 for more."""
+        page = await self._objects.list(keys.endpoints_prefix(tenant), limit=at_most + 1)
+        wanted = {keys.endpoint(tenant, endpoint_of(url)) for url in urls}
+        return len({*page.keys, *wanted})
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None

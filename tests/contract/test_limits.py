@@ -100,8 +100,15 @@ CASES: dict[str, Beyond] = {
     "max_wait_s": get("invalid-parameter", lambda value: f"/v1/jobs/x?wait={value + 1}"),
     "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),
 }
-TRIED_ELSEWHERE = {"max_body_s", "max_pixels", "max_animation_pixels", "max_video_pixels", "max_media_s"}
-"""By test_a_body_that_does_not_come_in_time, and in test_hostile_media.py."""
+TRIED_ELSEWHERE = {
+    "max_webhook_targets",
+    "max_body_s",
+    "max_pixels",
+    "max_animation_pixels",
+    "max_video_pixels",
+    "max_media_s",
+}
+"""In test_quotas.py, by test_a_body_that_does_not_come_in_time, and in test_hostile_media.py."""
 
 
 def _with_text(length: int) -> Told:
@@ -150,7 +157,13 @@ async def test_a_limit_that_is_not_set_is_null(clock: ManualClock) -> None:
     async with running_api(MemoryObjectStore(clock), clock) as api:
         told = (await api.client.get("/v1/limits")).json()
         unset = {name for name, value in told.items() if value is None}
-        assert unset == {"max_requests_per_s", "max_active_jobs", "max_queued_jobs", "max_upload_bytes_a_day"}
+        assert unset == {
+            "max_requests_per_s",
+            "max_active_jobs",
+            "max_queued_jobs",
+            "max_upload_bytes_a_day",
+            "max_webhook_targets",
+        }
     config = ApiConfig(api_key=KEY, max_upload_bytes_a_day=9, max_active_jobs=4)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         told = (await api.client.get("/v1/limits")).json()

@@ -8,14 +8,19 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from app.config import ApiConfig
+from infra.settings import Settings
+from storage import keys
 from storage.byte_ledger import ByteLedger
 from storage.clock import ManualClock
 from storage.hint_keys import IndexEntry
+from storage.hints import endpoint_of
 from storage.loads import AUDIT_EVERY, COUNT_LIFE
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
+from storage.signing import new_secret
 from storage.together import together
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
@@ -215,3 +220,24 @@ async def test_a_process_with_a_late_clock_begins_no_day_anew(clock: ManualClock
     assert await ledger.charge("acme", 100, limit=100)
     assert not await late.charge("acme", 1, limit=100)
     assert (ledger.seconds_to_midnight(), late.seconds_to_midnight()) == (24 * 3600, 12 * 3600)
+
+
+async def test_a_tenant_has_so_many_receivers(clock: ManualClock) -> None:
+    """One that it has is free; what follows its `?` makes no other one; a tenant's are its own."""
+    hooks = ["https://a.example/hook", "https://b.example/hook", "https://c.example/hook"]
+    settings = Settings(bucket="tests", webhook_secret=SecretStr(new_secret()))
+    config = ApiConfig(api_key=KEY, max_webhook_targets=2)
+    objects = MemoryObjectStore(clock)
+    async with running_api(objects, clock, config, settings=settings) as api, await api.client_of("other") as other:
+
+        async def answered(client: httpx.AsyncClient, hook: str) -> httpx.Response:
+            return await client.post("/v1/jobs", json={"workflow": BLUE, "webhook_url": hook})
+
+        for hook in hooks[:2]:
+            assert (await answered(api.client, hook)).status_code == 202
+            await objects.put(keys.endpoint("default", endpoint_of(hook)), b"{}")
+        before = await api.keys()
+        assert refusal(await answered(api.client, hooks[2]))[:2] == (429, "/problems/too-many-webhook-targets")
+        assert await api.keys() == before
+        assert (await answered(api.client, f"{hooks[0]}?job=1")).status_code == 202
+        assert (await answered(other, hooks[2])).status_code == 202
