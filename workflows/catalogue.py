@@ -115,6 +115,10 @@ class Catalogue:
                 )
         return graph.with_values(known)
 
+    def hidden(self, class_type: str) -> frozenset[str]:
+        """Inputs that ComfyUI fills itself."""
+        return self._class(class_type).hidden
+
     def _class(self, class_type: str) -> NodeDeclaration:
         if self._info is None or class_type not in self._info:
             return UNKNOWN

@@ -67,12 +67,16 @@ class InputDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class NodeDeclaration:
-    """`outputs` are types, as strings or lists of choices; None where object_info does not say."""
+    """`outputs` are types, as strings or lists of choices; None where object_info does not say.
+
+    `hidden` inputs are ComfyUI's own to fill: the prompt, the node's id, the keys of partner nodes.
+    """
 
     inputs: Mapping[str, InputDeclaration]
     outputs: Sequence[Any] | None
     is_output: bool
     is_custom: bool
+    hidden: frozenset[str] = frozenset()
 
     def takes(self, name: str) -> bool:
         """Whether this is one of its inputs, or a part of a dynamic one."""
@@ -96,7 +100,14 @@ def declared(described: Any) -> NodeDeclaration:
         outputs=outputs if isinstance(outputs, list) else None,
         is_output=described.get("output_node") is True,
         is_custom=str(described.get("python_module", "")).split(".")[0] == _CUSTOM,
+        hidden=_hidden(groups) if isinstance(groups, Mapping) else frozenset(),
     )
+
+
+def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:
+    """A class may name one of its ordinary inputs as well: that stays one."""
+    members = groups.get("hidden")
+    return frozenset(members if isinstance(members, Mapping) else ()) - _inputs(groups).keys()
 
 
 def _inputs(groups: Mapping[str, Any]) -> dict[str, InputDeclaration]:

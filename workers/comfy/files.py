@@ -15,6 +15,10 @@ from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 _TOO_LARGE = "{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
 
 
+USER = "default"
+"""ComfyUI's one user. Beside this user's folder lie its database and its log, which it keeps open."""
+
+
 class EngineFiles(Protocol):
     """As in `ComfyEngine`, whose `clean`, `stage` and `fetch` these are."""
 
@@ -28,12 +32,13 @@ class EngineFiles(Protocol):
 class FolderFiles:
     """ComfyUI's own folders on this machine, which this worker alone uses."""
 
-    def __init__(self, *, input_dir: Path, output_dir: Path, temp_dir: Path) -> None:
+    def __init__(self, *, input_dir: Path, output_dir: Path, temp_dir: Path, user_dir: Path | None = None) -> None:
         self._folders = {"input": input_dir, "output": output_dir, "temp": temp_dir}
+        self._emptied = [*self._folders.values(), *([user_dir / USER] if user_dir else [])]
 
     async def clean(self) -> None:
         """Empty, not removed: ComfyUI keeps using the folders. Nothing of a job is left for the next one."""
-        for folder in self._folders.values():
+        for folder in self._emptied:
             try:
                 await anyio.to_thread.run_sync(_empty, folder)
             except OSError as error:

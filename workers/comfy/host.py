@@ -104,7 +104,9 @@ class EngineProcess:
             raise EngineUnavailable(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
         folders = self._spec.folders
-        files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
+        files = FolderFiles(
+            input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp, user_dir=folders.user
+        )
         self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
         await self._wait_ready(self._engine)
         logger.info("engine ready", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})

@@ -144,6 +144,22 @@ def test_the_executed_graph_is_unique_to_its_job() -> None:
     assert executed["1"] == saved()["1"]
 
 
+def test_the_executed_graph_holds_what_comfyui_needs() -> None:
+    """Neither what it fills itself, nor what would tell its cache or its messages something."""
+    info = {
+        "Saves": {"input": {"required": {"x": ["INT"]}, "hidden": {"prompt": "PROMPT", "x": "X"}}, "output_node": True}
+    }
+    node = {
+        "class_type": "Saves",
+        "inputs": {"x": 1, "prompt": "mine"},
+        "is_changed": ["a"],
+        "override_display_id": "9",
+        "_meta": {"title": "Mine", "else": 1},
+    }
+    executed = for_execution(parse_graph({"7": node}), Catalogue(info), "t")["7"]
+    assert executed == {"class_type": "Saves", "inputs": {"x": 1, TOKEN_INPUT: "t"}, "_meta": {"title": "Mine"}}
+
+
 def test_the_shape_ignores_values() -> None:
     """Jobs that differ in values alone have one shape; another link makes another."""
     shape = parse_graph(saved()).shape()

@@ -91,6 +91,18 @@ async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_pa
     assert not list((tmp_path / "output").iterdir())
 
 
+async def test_what_a_node_keeps_for_the_user_goes_too(tmp_path: Path) -> None:
+    """But not what ComfyUI has open beside it."""
+    folders = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp", "user")}
+    kept, gone = tmp_path / "user" / "comfyui.db", tmp_path / "user" / "default" / "notes" / "x"
+    gone.parent.mkdir(parents=True)
+    gone.touch()
+    kept.touch()
+    await FolderFiles(**folders).clean()
+    assert kept.exists()
+    assert not list((tmp_path / "user" / "default").iterdir())
+
+
 async def test_a_folder_that_cannot_be_emptied(files: FolderFiles, tmp_path: Path) -> None:
     """The next job must not see this one's files: the engine counts as unusable."""
     (tmp_path / "temp").rmdir()
