@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ pytestmark = pytest.mark.xdist_group("up")
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}}
 SAVE = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}
 BLUE = {"1": EMPTY, "2": SAVE}
+HEEDS_INTERRUPTS = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Runs a command that Ctrl-C reaches, also where the tests themselves were started in a shell's background."""
 
 
 def slow(steps: int, seconds: float) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
     workflow = tmp_path / "slow.json"
     workflow.write_text(json.dumps(slow(600, 0.1)))
     process = subprocess.Popen(
-        [*COMMAND, "run", str(workflow), "--data", str(running.data)],
+        [sys.executable, "-c", HEEDS_INTERRUPTS, *COMMAND, "run", str(workflow), "--data", str(running.data)],
         env=clean_environment(),
         stdout=subprocess.PIPE,
         text=True,

@@ -7,7 +7,7 @@ from anyio.from_thread import start_blocking_portal
 from tests.fuzz.api import ask_everything
 from tests.fuzz.world import world
 
-CASES = 800
+CASES = 500
 
 
 def test_every_operation_answers_as_documented(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ anything = st.binary(max_size=300) | documents.map(lambda document: json.dumps(d
 
 
 @pytest.mark.parametrize("name", FAST)
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(data=anything)
 def test_a_target_takes_anything(name: str, data: bytes) -> None:
     """It returns, or it refuses as it says."""

@@ -11,8 +11,8 @@ from tests.simulation.run import simulate
 
 SEEDS = 2_000
 SHARES = 20
-ENOUGH = 2_000
-"""Seeds within which each broken rule shows; most show in the first few."""
+FIRST_TRIED, ENOUGH = 200, 2_000
+"""Seeds within which each broken rule shows. Most show at once; the rarest comes soon after the first of these."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,4 +41,4 @@ def test_a_seed_gives_one_course_of_events(seed: int) -> None:
 def test_a_broken_rule_is_seen(mutation: Mutation) -> None:
     """Without the rule, some seed violates an invariant: the rule is needed, and the invariant is checked."""
     with mutation():
-        assert any(simulate(seed).violations for seed in range(ENOUGH))
+        assert any(simulate(seed).violations for seed in range(FIRST_TRIED, ENOUGH))
