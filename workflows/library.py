@@ -1,18 +1,21 @@
 """The workflows that have names: those that are shipped, and those of a user's own folder."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
 
 from workflows.manifest import BadWorkflow, NamedWorkflow, named_workflow, parse_manifest
 
 SUFFIX = ".toml"
 
 
-def shipped() -> dict[str, NamedWorkflow]:
-    """By name, sorted."""
-    return _read(files("workflows"), files("workflows.examples"))
+@cache
+def shipped() -> Mapping[str, NamedWorkflow]:
+    """By name, sorted. They are part of the package: one reading serves the process."""
+    return MappingProxyType(_read(files("workflows"), files("workflows.examples")))
 
 
 def library(folder: Path | None = None) -> Mapping[str, NamedWorkflow]:
@@ -26,7 +29,7 @@ def library(folder: Path | None = None) -> Mapping[str, NamedWorkflow]:
     own = _read(folder)
     if taken := own.keys() & known.keys():
         raise BadWorkflow(f"{folder}: {', '.join(sorted(taken))} is shipped; choose another name")
-    return dict(sorted((known | own).items()))
+    return dict(sorted({**known, **own}.items()))
 
 
 def _read(*folders: Traversable) -> dict[str, NamedWorkflow]:
