@@ -1,10 +1,12 @@
 """`make demo`: the main job of the product on this machine, from nothing to files in outputs/.
 
 Starts `comfyui-modal up` in a temporary folder, sends a photograph through a presigned upload, runs a picture
-and a video workflow with the ordinary command line, checks the pixels, and stops everything.
+and a video workflow with the ordinary command line, checks the pixels, and stops everything. A demo that fails
+leaves its folder behind, for the logs.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,12 +37,17 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory(prefix="comfyui-modal-demo-") as folder:
-        try:
-            _run(Path(folder))
-        except DemoFailed as failure:
-            console.print(f"[red]demo failed:[/] {failure}", highlight=False)
-            return 1
+    folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-demo-"))
+    try:
+        _run(folder)
+    except DemoFailed as failure:
+        console.print(f"[red]demo failed:[/] {failure}", highlight=False)
+        console.print(f"its logs are kept: {folder / 'data' / 'logs'}", highlight=False, soft_wrap=True)
+        return 1
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder)
     return 0
 
 
@@ -107,7 +114,7 @@ def _wait_ready(process: subprocess.Popen[bytes], data: Path) -> None:
         if process.poll() is not None:
             raise DemoFailed(f"`comfyui-modal up` ended with {process.returncode}")
         if time.monotonic() > deadline:
-            raise DemoFailed(f"`comfyui-modal up` was not ready within {READY_TIMEOUT_S:.0f} s; see {data / 'logs'}")
+            raise DemoFailed(f"`comfyui-modal up` was not ready within {READY_TIMEOUT_S:.0f} s")
         time.sleep(0.05)
 
 

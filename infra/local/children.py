@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 5.0
+LAST_WORDS_BYTES = 300
+"""Of a child that ended, from the end of its log: most often the error that ended it."""
 STEADY_AFTER_S = 5.0
 """A child that lived so long starts with the first backoff again."""
 
@@ -71,7 +73,10 @@ class Child:
             await self._run_once()
             lived_s = loop.time() - started
             backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_AFTER_S else min(2 * backoff_s, LONGEST_BACKOFF_S)
-            logger.warning("%s ended after %.1f s; starting it again in %.2f s", self.spec.name, lived_s, backoff_s)
+            said = _last_line(self.spec.log)
+            logger.warning(
+                "%s ended after %.1f s (%s); starting it again in %.2f s", self.spec.name, lived_s, said, backoff_s
+            )
             await asyncio.sleep(backoff_s)
 
     async def _run_once(self) -> None:
@@ -92,3 +97,10 @@ class Child:
         await self._process.wait()
         kill_group(self._process.pid)
         self.pid = None
+
+
+def _last_line(log: Path) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")

@@ -2,6 +2,7 @@
 
 import io
 import subprocess
+import sys
 import uuid
 from pathlib import Path
 
@@ -70,6 +71,24 @@ def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, "one worker" in done.stderr) == (2, True)
+
+
+def test_up_tells_why_an_engine_does_not_start(tmp_path: Path) -> None:
+    """Its last words stand in the terminal, not only in a log file."""
+    comfyui = tmp_path / "ComfyUI"
+    comfyui.mkdir()
+    (comfyui / "main.py").write_text("import torch_that_is_not_there\n")
+    process = subprocess.Popen(
+        [*COMMAND, "up", "--port", "0", "--data", str(tmp_path / "data"), "--engine", str(comfyui)],
+        env=clean_environment() | {"COMFYUI_PYTHON": sys.executable},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        told = next(line for line in process.stderr if "worker-1 ended" in line)
+        process.terminate()
+    assert "No module named 'torch_that_is_not_there'" in told
 
 
 def _png() -> bytes:
