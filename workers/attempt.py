@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections import Counter
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from storage import keys
@@ -29,6 +30,8 @@ PARTNER_KEY = "api_key_comfy_org"
 """What ComfyUI calls it in a prompt's extra_data."""
 SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
 """ComfyUI's node that sends its pictures by the socket instead of saving them."""
+LAST_UPLOADS_S = 5.0
+"""How long uploads may still take when the attempt is to stop: the GPU is held meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Attempt:
         self._preparing: asyncio.Task[_Prepared] | None = None
         self._execution: Execution | None = None
         self._reason: WorkerError | None = None
+        self._stopped = asyncio.Event()
         self._pictures: Counter[str] = Counter()
 
     def stop(self, reason: WorkerError) -> None:
@@ -75,6 +79,7 @@ class Attempt:
         if self._reason is not None:
             return
         self._reason = reason
+        self._stopped.set()
         if self._execution is not None:
             self._execution.cancel()
         elif self._preparing is not None:
@@ -94,6 +99,26 @@ class Attempt:
         except OutOfMemory:
             self.engine_suspect = True
             raise
+        finally:
+            if self._execution is not None and self._execution.was_abandoned:
+                self.engine_suspect = True
+
+    async def store_outputs(self) -> None:
+        """Wait for every upload; raises the first failure. Where the attempt is to stop, only a moment longer: then
+        the reason is raised, and what was stored by then is kept."""
+        storing = asyncio.create_task(self._uploads.all())
+        stopping = asyncio.create_task(self._stopped.wait())
+        try:
+            await asyncio.wait({storing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._reason is None:
+                await storing
+                return
+            await asyncio.wait({storing}, timeout=LAST_UPLOADS_S)
+            raise self._reason
+        finally:
+            stopping.cancel()
+            storing.cancel()
+            await asyncio.gather(storing, stopping, return_exceptions=True)
 
     def _because(self, seen: WorkerError) -> WorkerError:
         """Why it was stopped, if it was; else what was seen."""
@@ -136,9 +161,10 @@ class Attempt:
 
     async def _follow(self, graph: Graph, execution: Execution) -> None:
         self.progress = ProgressModel.start(graph.ancestors(self._bench.catalogue.output_nodes(graph)))
-        async for message in execution:
-            self._collect(message, graph, self.progress.current_node)
-            self.progress = self.progress.reduce(message)
+        async with aclosing(aiter(execution)) as messages:
+            async for message in messages:
+                self._collect(message, graph, self.progress.current_node)
+                self.progress = self.progress.reduce(message)
 
     def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
         match message:

@@ -1,6 +1,7 @@
 """The log of one attempt: what the engine says while the job runs, kept in the bucket at intervals.
 
-At intervals, so that a job whose worker is killed still has one.
+At intervals, so that a job whose worker is killed still has one; short ones at first, since what kills a worker most
+often does so soon.
 """
 
 import asyncio
@@ -14,6 +15,8 @@ from storage.record import JobRecord
 
 logger = logging.getLogger(__name__)
 
+FIRST_INTERVAL_S = 2.0
+"""Doubled after each write, up to the interval that was asked for."""
 LAST_WRITE_S = 3.0
 
 
@@ -38,6 +41,7 @@ class JobLog:
         self._interval_s = interval_s
         self._start = self._written = source.position
         self._keeping: asyncio.Task[None] | None = None
+        self._ending = asyncio.Event()
 
     def start(self) -> None:
         """Write at intervals from now on."""
@@ -49,20 +53,29 @@ class JobLog:
             self._keeping.cancel()
 
     async def finish(self) -> None:
-        """The whole log, once more. Waits for a write that is under way: it would else land behind this one."""
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
+        """The whole log, once more. Waits for a write that is under way, which would else land behind this one: its
+        thread goes on after its task was cancelled."""
+        self._ending.set()
         try:
             async with asyncio.timeout(LAST_WRITE_S):
+                if self._keeping is not None:
+                    await self._keeping
                 await self._write()
         except TimeoutError:
             logger.warning("the log of job %s could not be written in time", self._record.job_id)
 
     async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval_s)
+        interval_s = min(FIRST_INTERVAL_S, self._interval_s)
+        while not await self._ends_within(interval_s):
             await self._write()
+            interval_s = min(2 * interval_s, self._interval_s)
+
+    async def _ends_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._ending.wait()
+        except TimeoutError:
+            return False
 
     async def _write(self) -> None:
         """Nothing if nothing was said since. A log that cannot be written is no reason to lose the job."""

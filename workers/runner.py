@@ -218,7 +218,7 @@ class _Outcome:
 async def _perform(attempt: Attempt, uploads: OutputUploads) -> _Outcome:
     """The attempt and its uploads; outputs that were stored before a failure are kept."""
     failure = await _failure_of(attempt.perform())
-    upload_failure = await _failure_of(uploads.all())
+    upload_failure = await _failure_of(attempt.store_outputs())
     outputs = uploads.finished()
     details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
     return _Outcome(outputs, failure or upload_failure, details)

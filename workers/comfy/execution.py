@@ -9,14 +9,22 @@ message was missed are delivered from history before the end.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
+from typing import TypeVar
 
 from workers.comfy.engine import ComfyEngine, History, Prompt
 from workers.comfy.inbox import Inbox
 from workers.comfy.outcome import failure_of
 from workers.comfy.policy import ExecutionPolicy
 from workers.comfy.poll import PromptPoll, PromptVanished
-from workers.errors import EngineError, EngineStalled, EngineUnavailable, JobCancelled, WorkerError
+from workers.errors import (
+    EngineError,
+    EngineStalled,
+    EngineUnavailable,
+    JobCancelled,
+    PromptRefused,
+    WorkerError,
+)
 from workflows.messages import (
     Executed,
     Executing,
@@ -28,11 +36,16 @@ from workflows.messages import (
 
 __all__ = ["Execution", "ExecutionPolicy"]
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 
 class Execution:
-    """Iterate once: `async for message in execution`. Afterwards `history` is what ComfyUI recorded.
+    """Iterate once, in `contextlib.aclosing`. Afterwards `history` is what ComfyUI recorded.
+
+    Whoever stops following before the end leaves `was_abandoned` true: the prompt was withdrawn, but the node that ran
+    may still be at it.
 
     Raises `PromptRefused`, `NodeFailed`, `OutOfMemory`, `JobCancelled` after `cancel()`, `EngineUnavailable` and
     `EngineStalled`; outputs that were finished before are delivered first.
@@ -40,13 +53,16 @@ class Execution:
 
     def __init__(self, engine: ComfyEngine, prompt: Prompt, policy: ExecutionPolicy | None = None) -> None:
         self.history: History | None = None
+        self.was_abandoned = False
         self._engine = engine
         self._prompt = prompt
         self._policy = policy or ExecutionPolicy()
         self._poll = PromptPoll(engine, prompt.prompt_id, self._policy)
         self._inbox = Inbox()
         self._connected = asyncio.Event()
+        self._is_submitted = False
         self._cancelled_at: float | None = None
+        self._patience: asyncio.Timeout | None = None
         self._interrupted_at = 0.0
         self._polled_at = 0.0
         self._heard_at = 0.0
@@ -62,8 +78,14 @@ class Execution:
         if self._cancelled_at is None:
             self._cancelled_at = _now()
             self._inbox.wake()
+            if self._patience is not None:
+                self._patience.reschedule(self._give_up_at)
 
-    async def __aiter__(self) -> AsyncIterator[Message]:
+    @property
+    def _give_up_at(self) -> float | None:
+        return None if self._cancelled_at is None else self._cancelled_at + self._policy.interrupt_grace_s
+
+    async def __aiter__(self) -> AsyncGenerator[Message, None]:
         listener = asyncio.create_task(self._listen())
         failure: WorkerError | None = None
         try:
@@ -81,6 +103,9 @@ class Execution:
         finally:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
+            if self._is_submitted and self.history is None and failure is None:
+                self.was_abandoned = True
+                await self._withdraw()
         if self.history is not None:
             failure = failure_of(self.history, cancelled=self._cancelled_at is not None)
         if failure is not None:
@@ -100,8 +125,33 @@ class Execution:
                 await self._connected.wait()
         if self._cancelled_at is not None:
             raise JobCancelled("stopped before it was submitted")
-        await self._engine.submit(self._prompt)
+        self._is_submitted = True
+        try:
+            await self._answered(self._engine.submit(self._prompt))
+        except PromptRefused:
+            self._is_submitted = False
+            raise
         self._heard_at = self._polled_at = _now()
+
+    async def _withdraw(self) -> None:
+        """It must not run on, and hold up what comes next. An interrupt can be lost: until it has left the queue."""
+        with contextlib.suppress(TimeoutError, EngineUnavailable):
+            async with asyncio.timeout(self._policy.withdraw_s):
+                await self._engine.interrupt(self._prompt.prompt_id)
+                while self._prompt.prompt_id in await self._engine.queue():
+                    await asyncio.sleep(self._policy.interrupt_every_s)
+                    await self._engine.interrupt(self._prompt.prompt_id)
+
+    async def _answered(self, call: Awaitable[T]) -> T:
+        """What the engine answers. `EngineStalled` when it has not done so by the end of the grace after `cancel()`."""
+        try:
+            async with asyncio.timeout_at(self._give_up_at) as self._patience:
+                return await call
+        except TimeoutError:
+            grace_s = self._policy.interrupt_grace_s
+            raise EngineStalled(f"ComfyUI gave no answer for {grace_s:.0f} s after it was to stop") from None
+        finally:
+            self._patience = None
 
     # Listening.
 
@@ -183,7 +233,7 @@ class Execution:
         if idle or self._look_now or now - self._polled_at >= self._policy.poll_s:
             self._look_now, self._polled_at = False, now
             try:
-                self.history = await self._poll.ask(now)
+                self.history = await self._answered(self._poll.ask(now))
             except PromptVanished as vanished:
                 return vanished if self._cancelled_at is None else JobCancelled("removed from ComfyUI's queue")
             except EngineError as error:
@@ -201,8 +251,12 @@ class Execution:
             return EngineStalled(f"ComfyUI ignored interrupts for {self._policy.interrupt_grace_s:.0f} s")
         if _now() - self._interrupted_at >= self._policy.interrupt_every_s:
             self._interrupted_at = _now()
-            with contextlib.suppress(EngineUnavailable):
-                await self._engine.interrupt(self._prompt.prompt_id)
+            try:
+                await self._answered(self._engine.interrupt(self._prompt.prompt_id))
+            except EngineStalled as stalled:
+                return stalled
+            except EngineUnavailable as error:
+                logger.debug("an interrupt was lost: %s", error)
         return None
 
 

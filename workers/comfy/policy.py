@@ -17,7 +17,8 @@ class ExecutionPolicy:
     absent_s             how long a prompt may be neither queued nor recorded before it is given up
     idle_s               how long it may wait while nothing runs: then the thread that executes is dead
     interrupt_every_s    an interrupt can be lost, so it is repeated
-    interrupt_grace_s    until a prompt that ignores interrupts makes its engine count as stuck
+    interrupt_grace_s    until a prompt that ignores interrupts, or an engine that does not answer them, counts as stuck
+    withdraw_s           for a prompt that nobody follows any more to leave ComfyUI's queue
     stall_s              without any sign of life; None waits for ever
     """
 
@@ -33,4 +34,5 @@ class ExecutionPolicy:
     idle_s: float = 30.0
     interrupt_every_s: float = 0.5
     interrupt_grace_s: float = 10.0
+    withdraw_s: float = 1.0
     stall_s: float | None = 600.0
