@@ -25,6 +25,9 @@ MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END_OF_TIME_MS = 9_999_999_999_999
 
+HOST_DIGITS = 8
+"""Of an endpoint's hash, which belong to its host."""
+
 _ID = r"[0-9a-f-]{36}"
 INDEX_ENTRY = re.compile(rf"(?P<ms>\d{{13}})-(?P<job_id>{_ID})(-(?P<attempt>\d{{3,9}}))?")
 """The last segment of an index key; a list cursor is one of these."""
@@ -39,7 +42,7 @@ _DEADLINE_KEY = re.compile(
 
 
 _DUE_KEY = re.compile(
-    r"due/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{16})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
+    r"due/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
     r"-(?P<sequence>\d{6})-(?P<turn>\d{3,9})-(?P<tenant>[^/]+)"
 )
 DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})")
@@ -158,7 +161,8 @@ Kind = Literal["draft", "job", "batch", "upload", "key", "test", "endpoint"]
 class Deadline:
     """A job, batch, upload, Idempotency-Key, … that someone must look at when `due`. What is to be done, it tells.
 
-    A draft is a job whose submission may have died before its commit.
+    A draft is a job whose submission may have died before its commit. The key rounds up: whoever looks at its time
+    finds that what counts in microseconds is due as well.
     """
 
     due: datetime
@@ -168,7 +172,7 @@ class Deadline:
 
     @property
     def key(self) -> str:
-        return f"{DEADLINES}{_ms(self.due):013d}-{self.kind}-{self.id}-{check_segment(self.tenant)}"
+        return f"{DEADLINES}{_ms_up(self.due):013d}-{self.kind}-{self.id}-{check_segment(self.tenant)}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
@@ -202,12 +206,17 @@ class DueEntry:
     that its event is committed with, so that one which is dropped as stale is never that of a later try to commit.
 
     `endpoint` is a hash of the receiver's URL, so that one that is slow can be left waiting without a look at its jobs.
+    It begins with that of its host, which other receivers may share.
     """
 
     due: datetime
     endpoint: str
     ref: EventRef
     turn: int = 0
+
+    @property
+    def host(self) -> str:
+        return self.endpoint[:HOST_DIGITS]
 
     @property
     def key(self) -> str:
@@ -259,6 +268,15 @@ def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
 def _ms(moment: datetime) -> int:
     """Whole milliseconds; in integers, since a float would not come back as the same time."""
     return (moment - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _ms_up(moment: datetime) -> int:
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
+
+
+def whole_ms(moment: datetime) -> datetime:
+    """As a key that begins with a time keeps it."""
+    return _time(_ms(moment))
 
 
 def _time(ms: int) -> datetime:

@@ -25,7 +25,7 @@ from storage.errors import (
     RecordUnreadable,
     StorageUnavailable,
 )
-from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix
+from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix, whole_ms
 from storage.hints import hints_of, list_key, status_key
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
@@ -93,10 +93,10 @@ class JobStore:
 
         Announced before anything else is written, so that what a crash leaves of it is found, and cleared away.
         """
-        announcement, announced_at = _abandonment(record), self._clock.now()
+        announcement = _abandonment(record)
         await self._put_hints((announcement, *hints_of(record), list_key(record)))
         stored = await self.write_new(record, workflow=workflow, files=files, beside=beside)
-        if self._clock.now() - announced_at > YOUNG_HINT / 2:  # someone may have taken the hints for stale
+        if self._clock.now() - record.created_at > YOUNG_HINT / 2:  # someone may have taken the hints for stale
             await self.publish(record)
         await self._drop_hints((announcement,))
         self._signal.ring(queue_topic(record.pool))
@@ -235,7 +235,8 @@ class JobStore:
 
 
 def _abandonment(record: JobRecord) -> str:
-    return Deadline(record.created_at + ABANDONED, "draft", record.tenant, record.job_id).key
+    """From its time, the keys of what was announced can be told again."""
+    return Deadline(whole_ms(record.created_at) + ABANDONED, "draft", record.tenant, record.job_id).key
 
 
 def _encode_cursor(key: str) -> str:

@@ -58,9 +58,11 @@ class Deadlines:
             return "unknown"
         try:
             again = await self._keepers[deadline.kind].look(deadline)
-            if again is not None:
-                await self._objects.put(Deadline(again, deadline.kind, deadline.tenant, deadline.id).key, b"")
-            await self._objects.delete(key)
+            next_key = None if again is None else Deadline(again, deadline.kind, deadline.tenant, deadline.id).key
+            if next_key is not None:
+                await self._objects.put(next_key, b"")
+            if next_key != key:
+                await self._objects.delete(key)
         except PreconditionFailed:
             return None
         except StorageError as error:

@@ -9,7 +9,7 @@ import pytest
 from storage import keys
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, TransitionRefused
-from storage.hint_keys import index_prefix
+from storage.hint_keys import QUEUE, index_prefix
 from storage.hints import list_key, queue_key, status_key
 from storage.jobs import MAX_LISTS, JobStore
 from storage.memory import MemoryObjectStore
@@ -18,6 +18,7 @@ from storage.queue import CANDIDATES, JobQueue
 from storage.record import JobRecord, Status
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job
+from tests.support.shop import Shop
 
 pytestmark = pytest.mark.anyio
 
@@ -314,3 +315,21 @@ async def test_a_released_job_can_be_claimed_again(jobs: JobStore, queue: JobQue
     again = await queue.claim("default", "v")
     assert again is not None
     assert again.record.attempt == 2
+
+
+async def test_a_slow_submission_is_announced_again(clock: ManualClock) -> None:
+    """Its uploads took minutes, then a sweep took its hints for those of one that had died: it is found still."""
+
+    class Slow(MemoryObjectStore):
+        async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+            if key.endswith("workflow.json"):
+                shop.pass_time(minutes=2)
+                await shop.reaper.sweep()
+                assert not await shop.keys(QUEUE)
+            return await super().put(key, body, content_type=content_type)
+
+    shop = Shop(Slow(clock), clock)
+    record = a_job(created_at=clock.now())
+    shop.pass_time(minutes=9)
+    await shop.jobs.create(record, workflow=b"{}")
+    assert (await shop.claim()).job_id == record.job_id

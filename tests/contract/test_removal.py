@@ -340,3 +340,44 @@ async def test_a_job_that_is_touched_meanwhile_is_discarded_all_the_same(clock: 
     await shop.stores.remover.discard(record.tenant, record.job_id, record.created_at)
     with pytest.raises(JobGone):
         await shop.jobs.read(record.tenant, record.job_id)
+
+
+MOMENT = timedelta(microseconds=123_999)
+"""Of a second, and half a millisecond before it: the same millisecond, and not yet due."""
+JUST_BEFORE = timedelta(microseconds=500)
+
+
+async def test_a_look_in_the_millisecond_before_loses_no_deadline(shop: Shop) -> None:
+    """Keys count in milliseconds, records in microseconds: a job's removal, its tombstone's, and a queue limit."""
+    shop.clock.set(shop.clock.now() + MOMENT)
+    ended = (await shop.completed(retain_s=3600)).record
+    gone = await shop.completed()
+    await shop.stores.remover.purge(gone)
+    waiting = await shop.queued(queue_timeout_s=3600)
+
+    async def sweep_around(moment: timedelta) -> None:
+        for look in (moment - JUST_BEFORE, moment + JUST_BEFORE):
+            shop.clock.set(began + look)
+            await shop.reaper.sweep()
+
+    began = shop.clock.now()
+    await sweep_around(timedelta(hours=1))
+    assert (await shop.read(waiting)).status is Status.FAILED
+    with pytest.raises(JobGone):
+        await shop.jobs.read("default", ended.job_id)
+    await sweep_around(timedelta(days=30))
+    with pytest.raises(JobNotFound):
+        await shop.jobs.read("default", gone.record.job_id)
+
+
+async def test_what_a_dead_submission_announced_goes_whatever_its_microseconds(shop: Shop) -> None:
+    """Its list keys are told by the time of its deadline alone."""
+    shop.clock.set(shop.clock.now() + MOMENT)
+    record = a_job(created_at=shop.clock.now())
+    with contextlib.suppress(FileNotFoundError, StorageUnavailable):
+        missing = LocalFile("tenants/default/x", Path("/does/not/exist"), "text/plain")
+        await shop.jobs.create(record, workflow=b"{}", files=[missing])
+    assert await shop.keys("tenants/default/index/")
+    shop.pass_time(days=2)
+    await shop.reaper.sweep()
+    assert not await shop.keys("tenants/default/index/")
