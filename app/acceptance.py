@@ -53,31 +53,51 @@ class Acceptance:
         self._tenant = tenant
         self._quotas = Quotas(services, config, tenant)
 
+    async def replayed(self, identity: Identity) -> Accepted | None:
+        """What an earlier request with the same key made. To be asked before the request is looked into any further:
+        what it refers to may be gone by now."""
+        job_id = await self.known("jobs", identity)
+        return None if job_id is None else await self._replay(job_id)
+
     async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
         """The job, or the one that an earlier request with the same key made."""
-        shape = prepared.workflow.graph.shape()
-        estimate = await self._services.runtimes.estimate(self._tenant, shape) or DEFAULT_ESTIMATE_S
         job_id, is_first = await self.identify("jobs", identity)
-        if not is_first:
-            try:
-                return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
-            except JobGone:
-                raise
-            except JobNotFound:
-                pass  # its maker crashed in between, or is not ready: make it, under the same id
+        if not is_first and (replayed := await self._replay(job_id)) is not None:
+            return replayed
         async with self._quotas.admitted({job_id: prepared}):
             try:
                 stored = await self._create(prepared, job_id, identity)
             except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
-                return Accepted(await self._services.jobs.read(self._tenant, job_id), estimate, is_replay=True)
+                return await self._accepted(await self._services.jobs.read(self._tenant, job_id), is_replay=True)
         await self.spawn(stored.record)
-        return Accepted(stored, estimate)
+        return await self._accepted(stored, is_replay=False)
+
+    async def _replay(self, job_id: str) -> Accepted | None:
+        """None for one whose maker crashed in between, or is not ready: it is made again, under the same id."""
+        try:
+            return await self._accepted(await self._services.jobs.read(self._tenant, job_id), is_replay=True)
+        except JobGone:
+            raise
+        except JobNotFound:
+            return None
+
+    async def _accepted(self, stored: StoredJob, *, is_replay: bool) -> Accepted:
+        estimate = await self._services.runtimes.estimate(self._tenant, stored.record.workflow_shape)
+        return Accepted(stored, estimate or DEFAULT_ESTIMATE_S, is_replay)
 
     async def _create(self, prepared: PreparedJob, job_id: str, identity: Identity) -> StoredJob:
         record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
         return await self._services.jobs.create(
             record, workflow=workflow_json(prepared), files=files, beside=self.beside(prepared, record)
+        )
+
+    async def known(self, scope: str, identity: Identity) -> str | None:
+        """The id that an earlier request with this key has claimed."""
+        if identity.idempotency_key is None:
+            return None
+        return await self._services.idempotency.known(
+            self._tenant, scope, identity.idempotency_key, identity.fingerprint
         )
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:

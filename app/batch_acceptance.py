@@ -34,6 +34,12 @@ class BatchAcceptance:
         self._acceptance = Acceptance(services, config, tenant)
         self._quotas = Quotas(services, config, tenant)
 
+    async def replayed(self, identity: Identity) -> AcceptedBatch | None:
+        """As `Acceptance.replayed`."""
+        batch_id = await self._acceptance.known("batches", identity)
+        known = None if batch_id is None else await self._known(batch_id)
+        return None if known is None else AcceptedBatch(known, is_replay=True)
+
     async def batch(self, prepared: PreparedBatch, identity: Identity) -> AcceptedBatch:
         """All of the jobs, or none. Media that every job uses are stored once, beside the batch."""
         batch_id, is_first = await self._acceptance.identify("batches", identity)

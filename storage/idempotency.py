@@ -51,7 +51,7 @@ class IdempotencyStore:
 
         `scope` keeps the keys of different operations apart; `fingerprint` is a hash of the request's body.
         """
-        digest = hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+        digest = _digest(scope, key)
         name = keys.idempotency(tenant, digest)
         await self._objects.put(Deadline(self._clock.now() + CLEAN_UP_AFTER, "key", tenant, digest).key, b"")
         for _ in range(CLAIM_ATTEMPTS):
@@ -70,11 +70,18 @@ class IdempotencyStore:
                 if await self._take_over(name, body, found):
                     return Claim(mine, is_first=True)
                 continue
-            known = json.loads(found.body)
-            if known["fingerprint"] != fingerprint:
-                raise IdempotencyKeyReused(key)
-            return Claim(known["id"], is_first=False)
+            return Claim(_id_of(found, key, fingerprint), is_first=False)
         raise StorageUnavailable("an idempotency key changes too fast to be claimed")
+
+    async def known(self, tenant: str, scope: str, key: str, fingerprint: str) -> str | None:
+        """The id that an earlier request with this key has claimed; None without one. Claims nothing itself.
+
+        `IdempotencyKeyReused` as in `claim`.
+        """
+        found = await self._find(keys.idempotency(tenant, _digest(scope, key)))
+        if found is None or "retired_at" in json.loads(found.body) or self._is_old(found):
+            return None
+        return _id_of(found, key, fingerprint)
 
     async def look(self, deadline: Deadline) -> datetime | None:
         """Remove a claim whose time is over; returns when to look again. `PreconditionFailed` if it changes now."""
@@ -115,3 +122,15 @@ class IdempotencyStore:
         except PreconditionFailed:
             return False
         return True
+
+
+def _digest(scope: str, key: str) -> str:
+    return hashlib.sha256(f"{scope}\0{key}".encode()).hexdigest()
+
+
+def _id_of(found: StoredObject, key: str, fingerprint: str) -> str:
+    claim = json.loads(found.body)
+    if claim["fingerprint"] != fingerprint:
+        raise IdempotencyKeyReused(key)
+    made: str = claim["id"]
+    return made

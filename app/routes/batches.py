@@ -27,11 +27,13 @@ async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
     with Body() as body:
-        wanted = parsed(BatchRequest, await json_body(request, body, limit=context.config.max_request_bytes))
-        preparation = Preparation(context.services, context.config, tenant, body)
-        prepared = await prepared_batch(preparation, wanted, context.config)
-        acceptance = BatchAcceptance(context.services, context.config, tenant)
-        accepted = await acceptance.batch(prepared, identity_of(request, body))
+        document = await json_body(request, body, limit=context.config.max_request_bytes)
+        acceptance, identity = BatchAcceptance(context.services, context.config, tenant), identity_of(request, body)
+        accepted = await acceptance.replayed(identity)
+        if accepted is None:
+            preparation = Preparation(context.services, context.config, tenant, body)
+            prepared = await prepared_batch(preparation, parsed(BatchRequest, document), context.config)
+            accepted = await acceptance.batch(prepared, identity)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"

@@ -34,10 +34,12 @@ async def submit(request: Request) -> Response:
     check_is_json(request)
     with Body() as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes)
-        preparation = Preparation(context.services, context.config, tenant, body)
-        prepared = await preparation.whole_job(parsed(JobRequest, document))
-        acceptance = Acceptance(context.services, context.config, tenant)
-        accepted = await acceptance.job(prepared, identity_of(request, body))
+        acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
+        accepted = await acceptance.replayed(identity)
+        if accepted is None:
+            preparation = Preparation(context.services, context.config, tenant, body)
+            prepared = await preparation.whole_job(parsed(JobRequest, document))
+            accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 
 

@@ -37,13 +37,13 @@ async def submit(request: Request) -> Response:
     check_is_json(request)
     with Body() as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes)
-        wanted = job_request(workflow, parsed(request_model(workflow), document))
-        preparation = Preparation(context.services, context.config, tenant, body)
-        prepared = await preparation.whole_job(wanted)
-        acceptance = Acceptance(context.services, context.config, tenant)
-        identity = identity_of(request, body)
+        acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
-        accepted = await acceptance.job(prepared, identity)
+        accepted = await acceptance.replayed(identity)
+        if accepted is None:
+            wanted = job_request(workflow, parsed(request_model(workflow), document))
+            preparation = Preparation(context.services, context.config, tenant, body)
+            accepted = await acceptance.job(await preparation.whole_job(wanted), identity)
     return accepted_answer(request, accepted)
 
 

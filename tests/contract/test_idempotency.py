@@ -8,11 +8,12 @@ from typing import Any
 import httpx
 import pytest
 
+from storage import keys
 from storage.clock import ManualClock
 from storage.idempotency import KEY_LIFE
 from storage.objects import ObjectStore
 from storage.signing import new_secret
-from tests.support.api_server import BLUE, Api, running_api
+from tests.support.api_server import BLUE, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
@@ -115,3 +116,31 @@ async def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
     """1 to 255 printable characters."""
     response = await submit(api, key)
     assert response.json()["type"] == "/problems/bad-idempotency-key"
+
+
+async def test_a_repeat_needs_nothing_that_its_first_request_named(api: Api) -> None:
+    """The upload is gone by now: the job that it made is told all the same, and nothing is looked into again."""
+    upload = (await api.client.post("/v1/uploads", json={"size_bytes": len(PNG), "content_type": "image/png"})).json()
+    key = keys.upload_data("default", upload["upload_id"])
+    await api.objects.put(key, PNG, content_type="image/png")
+    media = [{"name": "a.png", "upload_id": upload["upload_id"]}]
+    first = await submit(api, "k", media=media)
+    assert first.status_code == 202, first.text
+    await api.objects.delete(key)
+    second = await submit(api, "k", media=media)
+    assert (second.status_code, second.json()["job_id"]) == (200, first.json()["job_id"])
+    assert (await submit(api, "other", media=media)).status_code in (409, 422)
+
+
+async def test_a_repeated_batch_needs_nothing_either(api: Api) -> None:
+    """As a job."""
+    upload = (await api.client.post("/v1/uploads", json={"size_bytes": len(PNG), "content_type": "image/png"})).json()
+    key = keys.upload_data("default", upload["upload_id"])
+    await api.objects.put(key, PNG, content_type="image/png")
+    batch = {"jobs": [{"workflow": BLUE, "media": [{"name": "a.png", "upload_id": upload["upload_id"]}]}]}
+    headers = {"idempotency-key": "k"}
+    first = await api.client.post("/v1/batches", json=batch, headers=headers)
+    assert first.status_code == 202, first.text
+    await api.objects.delete(key)
+    second = await api.client.post("/v1/batches", json=batch, headers=headers)
+    assert (second.status_code, second.json()["batch_id"]) == (200, first.json()["batch_id"])
