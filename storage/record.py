@@ -49,6 +49,8 @@ DEFAULT_POOL = "default"
 
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
+LONGEST_WAIT = timedelta(seconds=DEFAULT_RETAIN_S)
+"""Of a job in the queue; longer only where jobs are kept longer than this."""
 
 
 class Status(StrEnum):
@@ -168,6 +170,11 @@ class JobRecord(Value):
     def queue_deadline(self) -> datetime | None:
         """Until when a worker must have claimed it for the first time."""
         return None if self.queue_timeout_s is None else self.created_at + timedelta(seconds=self.queue_timeout_s)
+
+    @property
+    def longest_wait(self) -> timedelta:
+        """In the queue, for a job without a limit of its own: nobody waits for ever."""
+        return max(LONGEST_WAIT, timedelta(seconds=self.retain_s))
 
     @property
     def spent(self) -> tuple[GpuTime, ...]:
@@ -334,12 +341,17 @@ class JobRecord(Value):
         ).telling("failed", now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
-        """What becomes of a job that no worker took within its queue limit; the very same record before that."""
-        if self.status is not Status.QUEUED or (due := self.next_deadline) is None or due > now:
+        """What becomes of a job that no worker took within its queue limit, or for as long as a finished one is kept;
+        the very same record before that."""
+        if self.status is not Status.QUEUED:
             return self
-        detail = ErrorDetail(
-            code=QUEUE_TIMEOUT, message=f"no worker was free within {self.queue_timeout_s} s", retryable=True
-        )
+        if (due := self.next_deadline) is not None and due <= now:
+            waited = f"{self.queue_timeout_s} s"
+        elif self.created_at + self.longest_wait <= now:
+            waited = f"{self.longest_wait.days} days"
+        else:
+            return self
+        detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
         return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
             "failed", now
         )

@@ -1,8 +1,8 @@
 """Queued jobs that no worker is coming for: their ticket was lost, or their worker died before it claimed anything.
 
 The launcher tells how many tickets still wait. Where more jobs wait than tickets, and have waited for a while, the
-difference is spawned again. A look costs one LIST, one more for each pool in which jobs wait, and a GET for each of
-the first few that have waited long.
+difference is spawned again. One that has waited for days is given up. A look costs one LIST, one more for each pool in
+which jobs wait, and a GET for each of the first few that have waited long.
 """
 
 import logging
@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 
 from storage.clock import Clock
-from storage.errors import JobNotFound, RecordUnreadable
+from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.hint_keys import QUEUE, QueueEntry
-from storage.jobs import YOUNG_HINT, JobStore
+from storage.jobs import YOUNG_HINT, JobStore, StoredJob
 from storage.launcher import Launcher
 from storage.objects import ObjectStore
-from storage.record import Status
+from storage.record import LONGEST_WAIT, JobRecord, Status
 from storage.together import for_each
 
 logger = logging.getLogger(__name__)
@@ -66,16 +66,19 @@ class Backlog:
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
         """Hints that name no job are looked at as well, and dropped then."""
         now = self._clock.now()
-        entries = ((key, _parsed(key)) for key in found)
+        entries = [(key, _parsed(key)) for key in found]
         long = [key for key, entry in entries if entry is None or now - entry.created_at > self._patience]
-        return long[:LOOKED_AT]
+        too_long = [key for key, entry in entries if entry is not None and now - entry.created_at > LONGEST_WAIT]
+        return list(dict.fromkeys((*long[:LOOKED_AT], *too_long[:LOOKED_AT])))
 
     async def _look(self, key: str) -> str | None:
         """The pool in which the job waits, `NO_POOL` if that cannot be told; None if the hint was stale, and is
         dropped."""
         if (entry := _parsed(key)) is not None:
             try:
-                record = (await self._jobs.read(entry.tenant, entry.job_id)).record
+                record = await self._unless_expired(await self._jobs.read(entry.tenant, entry.job_id))
+            except PreconditionFailed:
+                return entry.pool
             except JobNotFound:
                 if self._clock.now() - entry.created_at <= YOUNG_HINT:
                     return entry.pool
@@ -87,6 +90,11 @@ class Backlog:
                     return entry.pool
         await self._objects.delete(key)
         return None
+
+    async def _unless_expired(self, stored: StoredJob) -> JobRecord:
+        """`PreconditionFailed` if a worker takes it at this very moment."""
+        expired = stored.record.expire_in_queue(now=self._clock.now())
+        return stored.record if expired is stored.record else (await self._jobs.advance(stored, expired)).record
 
     async def _spawn(self, pool: str, jobs: int) -> list[str]:
         try:

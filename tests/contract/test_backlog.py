@@ -7,8 +7,10 @@ from storage.hint_keys import QUEUE
 from storage.hints import queue_key
 from storage.launcher import NoLauncher
 from storage.objects import ObjectStore
+from storage.record import DAY_S, Status
 from tests.support.records import a_job
 from tests.support.shop import Shop
+from workers.backlog import LOOKED_AT
 
 pytestmark = pytest.mark.anyio
 
@@ -60,3 +62,29 @@ async def test_permanent_workers_need_no_tickets(objects: ObjectStore, clock: Ma
     await shop.queued()
     shop.pass_time(31)
     assert not await shop.reaper.sweep()
+
+
+async def test_nobody_waits_for_ever(shop: Shop) -> None:
+    """A job without a queue limit fails after a week, or after as long as it would be kept; its receiver is told."""
+    usual = await shop.queued(webhook_url="https://a.example/hook", webhook_events=("failed",))
+    patient = await shop.queued(retain_s=30 * DAY_S)
+    shop.pass_time(days=7, seconds=-1)
+    await shop.reaper.sweep()
+    assert (await shop.read(usual)).status is Status.QUEUED
+    shop.pass_time(2)
+    await shop.reaper.sweep()
+    ended = await shop.read(usual)
+    assert (ended.error, [event.name for event in ended.events]) == ("no worker was free within 7 days", ["failed"])
+    assert (await shop.read(patient)).status is Status.QUEUED
+    assert await shop.keys(QUEUE) == (queue_key(patient),)
+
+
+async def test_what_waited_too_long_is_found_behind_better_jobs(shop: Shop) -> None:
+    """More wait before it than a sweep looks at."""
+    old = await shop.queued(priority=-1)
+    shop.pass_time(days=7, seconds=1)
+    for _ in range(LOOKED_AT):
+        await shop.queued()
+    shop.pass_time(31)
+    await shop.reaper.sweep()
+    assert (await shop.read(old)).status is Status.FAILED
