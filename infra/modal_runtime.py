@@ -33,6 +33,7 @@ from infra.logs import configure_logging
 from infra.modal_launcher import ModalLauncher
 from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
+from infra.modal_url import with_public_url
 from infra.models.folders import model_folder, perform
 from infra.models.manifest import Model
 from infra.settings import Settings
@@ -86,7 +87,7 @@ def sweep() -> None:
 
 def deliver_due() -> None:
     """Everything that is due now, once."""
-    settings = Settings()
+    settings = with_public_url(Settings())
     configure_logging("deliverer", settings.log_level, settings.secret_values())
 
     async def once() -> None:

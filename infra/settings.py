@@ -53,7 +53,11 @@ class Settings(BaseSettings):
     api_keys: tuple[KeyRecord, ...] = Field(
         (), description="records of further keys, as a JSON list; `keys create --for-settings` prints one"
     )
-    public_url: str | None = Field(None, description="base of the links in answers; unset means the request's own host")
+    public_url: str | None = Field(
+        None,
+        description="base of the links in answers and events; unset means the request's own host, "
+        "and in events on Modal the API's",
+    )
     max_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
         None, description="most requests a second of one key at one API process; unset means any number"
     )
@@ -90,7 +94,7 @@ class Settings(BaseSettings):
     max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
 
     queue_timeout_s: Count | None = Field(
-        None, description="longest wait of a job that names none; unset means for ever"
+        None, description="longest wait of a job that names none; unset means 7 days, or as long as the job is kept"
     )
     retain_days: Annotated[float, Field(gt=0)] = Field(
         7.0, description="how long finished jobs, their files and unused uploads stay, days"

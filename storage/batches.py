@@ -38,6 +38,8 @@ LOOK_AGAIN = timedelta(days=1)
 
 FINISHED_WITHIN = timedelta(seconds=20)
 """How often it is looked at whether a batch is finished."""
+FINISHED_LATE = timedelta(minutes=5)
+"""After a batch's time: each look then reads the jobs that seem not to be over."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
 
@@ -144,12 +146,19 @@ class BatchStore:
         return stored
 
     async def statuses(self, record: BatchRecord) -> Mapping[str, Status | None]:
-        """Each job's status, None for one that was removed: by hints, and by its record where they are unclear."""
+        """Each job's status, None for one that was removed: by hints, and by its record where they are unclear.
+
+        So is a single hint of an old batch that says of a job that it is not over: a write that was held up may have
+        left it after the job's removal.
+        """
         hinted: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
         for entry in await self._members(record):
             if entry.job_id in hinted:
                 hinted[entry.job_id].append(Status(entry.status))
-        unclear = [job_id for job_id, found in hinted.items() if len(found) != 1]
+        is_old = self._clock.now() >= record.expires_at
+        unclear = [
+            job_id for job_id, found in hinted.items() if len(found) != 1 or (is_old and not found[0].is_terminal)
+        ]
         read = await for_each(unclear, lambda job_id: self._status(record.tenant, job_id))
         known = dict(zip(unclear, read, strict=True))
         return {job_id: known[job_id] if job_id in known else hinted[job_id][0] for job_id in record.job_ids}
@@ -204,7 +213,7 @@ class BatchStore:
         record, now = stored.record, self._clock.now()
         assert record.webhook_url is not None  # noqa: S101  else nobody is to be told
         if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
-            return now + FINISHED_WITHIN
+            return now + (FINISHED_WITHIN if now < record.expires_at else FINISHED_LATE)
         await self._objects.put(DueEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
         await self._commit(record.model_copy(update={"finished_at": now}).next, etag=stored.etag)
         return None if now < record.expires_at else now

@@ -27,6 +27,9 @@ from storage.values import Value, read_as
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
 
+YOUNG_LETTER = timedelta(minutes=10)
+"""An entry of the dead letters is written before the commit that makes it true."""
+
 TEST_TYPE = "comfyui.webhook.test.v1"
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
@@ -197,14 +200,18 @@ class DeliveryStore:
         return [delivery for delivery in found if delivery is not None], page.keys[-1] if page.more else None
 
     async def _dead(self, tenant: str, key: str) -> Delivery | None:
-        """None if it is dead no more, or gone with its job; the entry then goes as well."""
+        """None if it is dead no more, or gone with its job; the entry then goes as well, unless it may be that of a
+        commit which is still on its way."""
+        now = self._clock.now()
         try:
-            stored = await self.find(DeadLetter.parse(tenant, key).ref)
+            letter = DeadLetter.parse(tenant, key)
         except ValueError:
-            stored = None
+            await self._objects.delete(key)
+            return None
+        stored = await self.find(letter.ref)
         if stored is not None and stored.record.status == "dead":
             return stored.record
-        if stored is None or not stored.record.is_held(self._clock.now()):
+        if now - letter.died_at > YOUNG_LETTER:
             await self._objects.delete(key)
         return None
 

@@ -2,7 +2,16 @@
 
 import hashlib
 
-from storage.hint_keys import Deadline, DueEntry, EventRef, IndexEntry, MemberEntry, QueueEntry, RunningEntry
+from storage.hint_keys import (
+    HOST_DIGITS,
+    Deadline,
+    DueEntry,
+    EventRef,
+    IndexEntry,
+    MemberEntry,
+    QueueEntry,
+    RunningEntry,
+)
 from storage.record import JobRecord, Status
 from storage.values import JobEvent
 
@@ -36,8 +45,17 @@ def event_ref(record: JobRecord, event: JobEvent) -> EventRef:
 
 
 def endpoint_of(url: str) -> str:
-    """A receiver's short name in keys. What follows `?` is often a token of one job, and makes no other receiver."""
-    return hashlib.sha256(url.partition("#")[0].partition("?")[0].encode()).hexdigest()[:16]
+    """A receiver's short name in keys: a hash of its host and port, then one of the whole URL.
+
+    What follows `?` is often a token of one job, and makes no other receiver.
+    """
+    receiver = url.partition("#")[0].partition("?")[0]
+    host = receiver.partition("://")[2].partition("/")[0].lower()
+    return _hash(host, HOST_DIGITS) + _hash(receiver, 16)
+
+
+def _hash(text: str, digits: int) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:digits]
 
 
 def _hints(record: JobRecord) -> list[str]:

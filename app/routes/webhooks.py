@@ -101,10 +101,13 @@ async def keys(request: Request) -> Response:
 
 
 async def _replay(context: Context, ref: EventRef) -> Delivery | None:
+    """The receiver is asked again first: a deliverer that looks in between would give the event up at once."""
+    stored = await context.services.deliveries.find(ref)
+    if stored is None:
+        return None
+    await context.services.endpoints.change(ref.tenant, stored.record.url, lambda endpoint: endpoint.enabled())
     again = await context.services.deliveries.replay(ref)
-    if again is not None:
-        await context.services.endpoints.change(ref.tenant, again.url, lambda endpoint: endpoint.enabled())
-        context.services.signal.ring(DUE_TOPIC)
+    context.services.signal.ring(DUE_TOPIC)
     return again
 
 

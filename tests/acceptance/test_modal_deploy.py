@@ -91,6 +91,9 @@ def test_its_webhook_arrives(app: Deployed) -> None:
     event = Webhook(SECRET).verify(received.body, dict(received.headers))
     assert event["type"] == "comfyui.job.completed.v1"
     assert event["data"]["job_id"] == job_id
+    base = str(app.api.base_url).rstrip("/")
+    assert event["source"] == event["data"]["urls"]["self"] == f"{base}/v1/jobs/{job_id}"
+    assert event["dataschema"] == f"{base}/schemas/comfyui.job.completed.v1.json"
 
 
 def _arrive(hooks: Receiver, app: Deployed) -> None:

@@ -10,7 +10,7 @@ from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone
-from storage.hint_keys import dead_letters_prefix
+from storage.hint_keys import MemberEntry, dead_letters_prefix
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import DAY_S
@@ -82,7 +82,7 @@ async def test_a_batch_that_outlives_its_time_is_told_all_the_same(post: Post) -
         await post.reap()
     assert post.receiver.posts == []
     await cancel_jobs(post, batch)
-    post.pass_time(minutes=2)
+    post.pass_time(minutes=6)
     await post.reap()
     await post.send()
     assert [event["type"] for event in post.receiver.events()] == ["comfyui.batch.finished.v1"]
@@ -174,3 +174,19 @@ async def test_a_batch_signs_with_its_own_secret(api: tuple[Api, Post]) -> None:
     for _, headers, body in post.receiver.posts:
         assert Webhook(own).verify(body, dict(headers))
     assert own not in answer.text
+
+
+async def test_a_hint_that_comes_late_does_not_keep_a_batch_unfinished(post: Post) -> None:
+    """A job was over and removed before the write of its first hint landed."""
+    batch = await opened(post)
+    await cancel_jobs(post, batch)
+    for job_id in batch.record.job_ids:
+        await post.stores.remover.purge(await post.stores.jobs.read("default", job_id))
+        await post.objects.put(MemberEntry(job_id, 0, "queued").key("default", BATCH_ID), b"")
+    for _ in range(12):
+        post.pass_time(days=1)
+        await post.reap()
+        await post.send()
+    assert len(post.receiver.posts) == 1
+    with pytest.raises(BatchGone):
+        await post.stores.batches.read("default", BATCH_ID)

@@ -20,7 +20,7 @@ from storage.signal import MemorySignal
 from storage.signing import new_secret
 from storage.webhook_post import Answer
 from tests.support.records import a_job
-from workers.webhooks.dispatcher import AT_ONCE_PER_ENDPOINT, MAX_PAGES
+from workers.webhooks.dispatcher import AT_ONCE, AT_ONCE_PER_ENDPOINT, AT_ONCE_PER_HOST, MAX_PAGES
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ SLOW, WELL = "https://slow.example.com/", "https://well.example.com/"
 
 @dataclass
 class Receivers:
-    """A `WebhookTransport` whose one receiver hangs until `released`."""
+    """A `WebhookTransport` whose one host hangs until `released`."""
 
     released: asyncio.Event = field(default_factory=asyncio.Event)
     begun: list[str] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Receivers:
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.begun.append(url)
-        if url == SLOW:
+        if url.startswith(SLOW):
             await self.released.wait()
         self.taken.append(url)
         return Answer(204, 1)
@@ -121,7 +121,8 @@ async def test_a_signal_is_heard_while_others_wait() -> None:
 async def test_more_than_a_page_is_due() -> None:
     """The pages that follow are looked at as soon as there is room."""
     house = House()
-    await asyncio.gather(*(_happen(house.quiet, f"{WELL}{number}", 15) for number in range((PAGE + 50) // 15)))
+    hooks = [f"https://well-{number}.example.com/" for number in range((PAGE + 50) // 15)]
+    await asyncio.gather(*(_happen(house.quiet, hook, 15) for hook in hooks))
     async with house.delivering() as receivers:
         await _until(lambda: len(receivers.taken) == (PAGE + 50) // 15 * 15)
 
@@ -147,3 +148,17 @@ async def test_nothing_is_begun_after_the_end() -> None:
     async with house.delivering() as receivers:
         await _until(lambda: receivers.begun.count(SLOW) == AT_ONCE_PER_ENDPOINT)
     assert len(receivers.taken) == len(receivers.begun) == AT_ONCE_PER_ENDPOINT
+
+
+async def test_a_host_that_hangs_delays_nobody_under_many_paths() -> None:
+    """Each job names a path of its own on it: together they have some attempts under way, and no more."""
+    house = House()
+    hanging = [f"{SLOW}{number}" for number in range(AT_ONCE)]
+    for url in hanging:
+        await _happen(house.quiet, url)
+    await _happen(house.quiet, WELL, 5)
+    async with house.delivering() as receivers:
+        await _until(lambda: receivers.taken.count(WELL) == 5)
+        assert len(receivers.begun) == AT_ONCE_PER_HOST + 5
+        receivers.released.set()
+        await _until(lambda: len(receivers.taken) == AT_ONCE + 5)

@@ -1,7 +1,8 @@
 """What is due, to whom, and how much at once: one receiver that is slow does not delay another.
 
-Each receiver has a few attempts under way at most; the rest of its pointers wait. What was listed is begun without
-another LIST as soon as there is room, but never later than the next look, since other deliverers work as well.
+Each receiver has a few attempts under way at most, and each host some more; the rest of their pointers wait. What was
+listed is begun without another LIST as soon as there is room, but never later than the next look, since other
+deliverers work as well.
 """
 
 import asyncio
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 AT_ONCE = 64
 AT_ONCE_PER_ENDPOINT = 4
+AT_ONCE_PER_HOST = 16
+"""A host that hangs holds no more than this, under however many paths: each job may name one of its own."""
 LATER_S = 2.0
 """Before a pointer is looked at again whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
@@ -36,6 +39,7 @@ class Dispatcher:
         self._poll_s = poll_s
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._per_endpoint: Counter[str] = Counter()
+        self._per_host: Counter[str] = Counter()
         self._waiting: list[DueEntry] = []
         self._has_more = False
         self._not_before: dict[str, float] = {}
@@ -108,16 +112,24 @@ class Dispatcher:
         for entry in entries:
             if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
                 continue
-            if self._has_room and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT:
+            if self._has_room_for(entry):
                 self._begin(entry)
                 begun += 1
             else:
                 self._waiting.append(entry)
         return begun
 
+    def _has_room_for(self, entry: DueEntry) -> bool:
+        return (
+            self._has_room
+            and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT
+            and self._per_host[entry.host] < AT_ONCE_PER_HOST
+        )
+
     def _begin(self, entry: DueEntry) -> None:
         self._not_before.pop(entry.key, None)
         self._per_endpoint[entry.endpoint] += 1
+        self._per_host[entry.host] += 1
         self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
 
     async def _deliver(self, entry: DueEntry) -> None:
@@ -131,6 +143,7 @@ class Dispatcher:
         finally:
             del self._under_way[entry.key]
             self._per_endpoint[entry.endpoint] -= 1
+            self._per_host[entry.host] -= 1
             if result == "later":
                 self._not_before[entry.key] = asyncio.get_running_loop().time() + LATER_S
             elif not self._under_way:
