@@ -4,12 +4,16 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
+from app.config import ApiConfig
 from app.event_data import TYPES
+from app.wire import JobView
+from storage import keys
 from storage.bucket_policy import run_policy
 from storage.record import QUEUE_TIMEOUT, WORKER_LOST
 from storage.signing import Signer, verify
@@ -99,5 +103,20 @@ def test_the_request_in_the_docs_is_one_of_ours() -> None:
     (event,) = (e for e in signed_events(datetime.now(UTC), (secret,)) if e.type == shown["type"])
     ours = json.loads(event.body)
     assert (list(headers), list(shown)) == (list(event.headers), list(ours))
-    for part, whole in ((shown["data"], ours["data"]), (shown["data"]["outputs"][0], ours["data"]["outputs"][0])):
-        assert list(part) == [name for name in whole if name in part]
+    job = JobView.model_validate(shown["data"])
+    assert job.model_dump(mode="json") == shown["data"]
+    assert list(shown["data"]) == list(ours["data"])
+    assert list(shown["data"]["outputs"][0]) == list(ours["data"]["outputs"][0])
+
+
+def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
+    """It is removed when its retention, which begins with its end, is over; its URL shows where outputs lie."""
+    text = (DOCS / "webhooks.md").read_text()
+    (block,) = re.findall(r"```\nPOST .*?\n\n(\{.*?)```", text, re.DOTALL)
+    job = JobView.model_validate(json.loads(block)["data"])
+    assert job.completed_at is not None
+    assert job.expires_at == job.completed_at + timedelta(seconds=ApiConfig(api_key=None).retain_s)
+    (output,) = job.outputs
+    assert urlsplit(output.url).path == "/" + keys.output(
+        keys.DEFAULT_TENANT, job.job_id, job.attempt, 0, output.filename
+    )
