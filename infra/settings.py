@@ -1,7 +1,7 @@
 """Every setting of the product: its name, its default and one line of help.
 
 Parsed once, in a composition root, from `COMFYUI_MODAL_*` variables, and passed on explicitly:
-no other module reads the environment. `docs/settings.md` lists the same names (a test compares).
+no other module reads a setting from the environment. `docs/settings.md` lists the same names (a test compares).
 """
 
 import json
@@ -21,7 +21,7 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
-"""A thousand cost one LIST."""
+"""Counting costs one LIST per thousand jobs."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     pool: str = Field("default", description="the pool whose queue this worker serves")
     lease_s: Seconds = Field(60.0, description="how long a running job may show no sign of life, seconds")
     max_attempts: Annotated[int, Field(ge=1, le=999)] = Field(
-        3, description="how many attempts a job has that loses its worker or its engine"
+        3, description="attempts before a job whose worker or engine keeps failing is marked failed"
     )
     reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for what was left undone, seconds")
     log_interval_s: Seconds = Field(10.0, description="least time between two writes of a running job's log, seconds")
@@ -220,8 +220,8 @@ class DeploymentSettings(BaseSettings):
     )
     snapshot: Literal["off", "cpu", "gpu"] = Field(
         "off",
-        description="what a container of a worker comes back to life from: nothing, its memory with a ready ComfyUI, "
-        "or the GPU's memory as well (alpha at Modal)",
+        description="memory snapshot that workers start from: `off`; `cpu`: memory with ComfyUI ready; "
+        "`gpu`: GPU memory too (alpha at Modal)",
     )
     container_start_s: CallSeconds = Field(600, description="how long a GPU container may take to start, seconds")
     container_run_s: CallSeconds = Field(24 * 3600, description="how long one job may hold a GPU container, seconds")
