@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
 from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
@@ -23,6 +24,7 @@ from workers.retries import POLICY, is_repeated, is_retryable
 from workers.webhooks.policy import SCHEDULE
 
 DOCS = Path(__file__).parents[3] / "docs"
+ROOMS = ("workflows", "storage", "app", "workers", "infra")
 
 
 def commands(app: App, prefix: str) -> set[str]:
@@ -59,6 +61,19 @@ def test_the_policy_knows_every_error_code() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert set(POLICY) == {kind.code for kind in kinds} | {WORKER_LOST}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docs_name_every_module_of_a_room_and_no_other(room: str) -> None:
+    """docs/architecture.md has each module and package, one level below the room, in one row of the room's table."""
+    folder = DOCS.parent / room
+    modules = [path.stem for path in folder.glob("*.py") if not path.name.startswith("_")]
+    packages = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
+    section = (DOCS / "architecture.md").read_text().partition(f"\n### {room}/\n")[2].partition("\n##")[0]
+    named = [
+        name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
+    assert sorted(named) == sorted([*modules, *packages])
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
