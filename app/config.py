@@ -67,7 +67,7 @@ class ApiConfig:
 
     @property
     def most_jobs_at_once(self) -> int:
-        """Of one request: more than a tenant may have would be refused for ever."""
+        """The largest batch that can ever be accepted: one beyond the job quota would be refused on every retry."""
         limits = (self.max_batch_jobs, self.max_active_jobs, self.max_queued_jobs)
         return min(limit for limit in limits if limit is not None)
 

@@ -1,8 +1,8 @@
 """`make demo`: the main job of the product on this machine, from nothing to files in outputs/.
 
 Starts `comfyui-modal up` in a temporary folder, sends a photograph through a presigned upload, runs a picture
-and a video workflow with the ordinary command line, checks the pixels, and stops everything. A demo that fails
-leaves its folder behind, for the logs.
+and a video workflow with the ordinary command line, checks the pixels, receives and verifies a signed webhook,
+and stops everything. A demo that fails leaves its folder behind, for the logs.
 """
 
 import os

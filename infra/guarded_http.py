@@ -1,8 +1,8 @@
 """HTTP connections that cost little until a whole request head has arrived.
 
 uvicorn waits for a head as long as a client likes, and keeps as much of it as comes. Here a head has a time and a size;
-and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. Who was
-answered before the whole body had come, an unknown key for one, may send the rest for as long as a head may take.
+and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. A client
+that was answered before its whole body arrived (with 401, say) gets `head_s` more seconds to finish sending.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What the Modal app's functions run: the same parts as on one machine. Knows nothing of Modal but its launcher."""
+"""What the Modal functions run: the same parts as on one machine. Imports no `modal` itself."""
 
 import asyncio
 import logging

@@ -1,7 +1,7 @@
 """Every setting of the product: its name, its default and one line of help.
 
 Parsed once, in a composition root, from `COMFYUI_MODAL_*` variables, and passed on explicitly:
-no other module reads the environment. `docs/settings.md` lists the same names (a test compares).
+no other module reads a setting from the environment. `docs/settings.md` lists the same names (a test compares).
 """
 
 import json
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from storage.access import KeyRecord
+from storage.record import DEFAULT_POOL
 from storage.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
 
@@ -21,9 +22,10 @@ ENV_PREFIX = "COMFYUI_MODAL_"
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
-"""A thousand cost one LIST."""
+"""Counting costs one LIST per thousand jobs."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
+GPU_POOLS = "GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU"
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
 
@@ -64,16 +66,19 @@ class Settings(BaseSettings):
     max_active_jobs: CountedJobs | None = Field(
         None, description="most jobs of one tenant that are queued or running; unset means any number"
     )
-    max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
-        None, description="most receivers of webhooks that a tenant may have had in 30 days; unset means any number"
-    )
     max_queued_jobs: CountedJobs | None = Field(
         None, description="most jobs of one tenant that are queued; unset means any number"
+    )
+    max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
+        None, description="most receivers of webhooks that a tenant may have had in 30 days; unset means any number"
     )
     max_upload_bytes_a_day: Count | None = Field(
         None, description="most bytes that one tenant brings on a day (UTC); unset means any number"
     )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
+    )
     max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
     max_media: Count = Field(10, description="most media of one job")
     max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")
@@ -92,7 +97,6 @@ class Settings(BaseSettings):
     output_expires_s: Count = Field(3600, description="how long a presigned output URL is valid, seconds")
     default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")
     max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
-
     queue_timeout_s: Count | None = Field(
         None, description="longest wait of a job that names none; unset means 7 days, or as long as the job is kept"
     )
@@ -101,17 +105,13 @@ class Settings(BaseSettings):
     )
     max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
 
-    gpu_pools: Pools = Field(
-        {},
-        description="GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU",
-    )
-
+    # What jobs run on and what it costs, and the workflows that have names.
+    gpu_pools: Pools = Field({}, description=GPU_POOLS)
     gpu_prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {},
         description="prices for the costs that jobs show, as JSON: GPU → USD a second; others are Modal's list prices, "
         "and unknown on one's own machine",
     )
-
     workflows_dir: Path | None = Field(
         None, description="folder of your own workflows with names: a manifest `NAME.toml` beside each graph"
     )
@@ -150,10 +150,10 @@ class Settings(BaseSettings):
         600.0, description="how long a running job may go without any message from its engine, seconds"
     )
     lite_fault_nodes: bool = Field(default=False, description="offer the lite engine's nodes that fail on purpose")
-    pool: str = Field("default", description="the pool whose queue this worker serves")
+    pool: str = Field(DEFAULT_POOL, description="the pool whose queue this worker serves")
     lease_s: Seconds = Field(60.0, description="how long a running job may show no sign of life, seconds")
     max_attempts: Annotated[int, Field(ge=1, le=999)] = Field(
-        3, description="how many attempts a job has that loses its worker or its engine"
+        3, description="attempts before a job whose worker or engine keeps failing is marked failed"
     )
     reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for what was left undone, seconds")
     log_interval_s: Seconds = Field(10.0, description="least time between two writes of a running job's log, seconds")
@@ -165,16 +165,11 @@ class Settings(BaseSettings):
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
     inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
 
+    # Models, and this process.
     huggingface_token: SecretStr | None = Field(
         None, description="token for gated models, sent to Hugging Face alone when models are downloaded"
     )
-
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-
-    cors_origins: tuple[str, ...] = Field(
-        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
-    )
-
     presence: Path | None = Field(None, description="file in which a local process says that it is ready")
     signal_dir: Path | None = Field(None, description="folder of the sockets that carry wake-up hints on one machine")
     process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
@@ -213,10 +208,7 @@ class DeploymentSettings(BaseSettings):
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
     max_workers: Count = Field(4, description="most GPU containers at once")
     max_api_containers: Count = Field(3, description="most API containers at once")
-    gpu_pools: Pools = Field(
-        {},
-        description="GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU",
-    )
+    gpu_pools: Pools = Field({}, description=GPU_POOLS)
     region: str | None = Field(None, description="Modal region of all containers; unset means any")
     min_workers: int = Field(0, ge=0, description="GPU containers that are kept without work")
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
@@ -224,8 +216,8 @@ class DeploymentSettings(BaseSettings):
     )
     snapshot: Literal["off", "cpu", "gpu"] = Field(
         "off",
-        description="what a container of a worker comes back to life from: nothing, its memory with a ready ComfyUI, "
-        "or the GPU's memory as well (alpha at Modal)",
+        description="memory snapshot that workers start from: `off`; `cpu`: memory with ComfyUI ready; "
+        "`gpu`: GPU memory too (alpha at Modal)",
     )
     container_start_s: CallSeconds = Field(600, description="how long a GPU container may take to start, seconds")
     container_run_s: CallSeconds = Field(24 * 3600, description="how long one job may hold a GPU container, seconds")

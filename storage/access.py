@@ -118,7 +118,9 @@ class ApiKeyStore:
         if record is None or not fits:
             return None
         if not record.is_live(self._clock.now()):
-            logger.info("a key that is over was shown", extra={"kid": record.kid, "tenant": record.tenant})
+            logger.info(
+                "an expired or revoked API key was presented", extra={"kid": record.kid, "tenant": record.tenant}
+            )
             return None
         return record
 

@@ -196,10 +196,10 @@ class BatchStore:
         return await self._finish(stored) if record.awaits_its_end else None
 
     async def _go_on(self, stored: StoredBatch) -> StoredBatch:
-        """What the process that opened or cancelled it may have left undone; once, for it is much.
+        """Do, once, what the process that opened or cancelled the batch may have left undone.
 
-        Writes the record in any case: whoever wrote a deadline for a change of the version before must write it
-        again, so that this one may be dropped.
+        Always rewrites the record, even unchanged. The new ETag makes a writer that holds the older version fail and
+        write its deadline again; only then may the present one be deleted.
         """
         record = stored.record
         if not record.is_seen_to:

@@ -1,7 +1,8 @@
 """The least that a bucket's owner must allow, as AWS IAM policies.
 
-`RUN` is what `S3ObjectStore` does; a test sends each of its requests through a recorder and compares. A multipart
-upload needs no action but PutObject, HeadObject none but GetObject, a conditional write both.
+`OBJECT_ACTIONS` and `BUCKET_ACTIONS` are what `S3ObjectStore` does; a test sends each of its requests through a
+recorder and compares. A multipart upload needs no action but PutObject, HeadObject none but GetObject, and a
+conditional write needs both.
 """
 
 from typing import Any

@@ -1,10 +1,12 @@
-"""Every error of this room.
+"""The errors of this room.
 
 StorageError
 ├── ObjectNotFound        no object under this key
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
+│   └── NotSupported      the store does not know the request (in `storage.bucket_setup`)
+├── RangeBeyondEnd        the object ends before the first byte that was asked for (in `storage._s3_errors`)
 ├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
 ├── JobNotFound           no such job in this tenant
 │   └── JobGone           there was one, and it was removed
@@ -16,8 +18,8 @@ StorageError
 ├── UploadIncomplete      the bytes that an upload promised are not there
 ├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
-├── MediumRefused         a file that is broken, or becomes too large in an engine
 ├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
+├── MediumRefused         a file that is broken, or becomes too large in an engine
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
 └── TransitionRefused     the job's state does not allow the change

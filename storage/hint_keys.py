@@ -202,11 +202,13 @@ class EventRef:
 
 @dataclass(frozen=True, slots=True)
 class DueEntry:
-    """An event that is to be sent when `due`. `turn` tells the pointers of one event apart: the first has the `rev`
-    that its event is committed with, so that one which is dropped as stale is never that of a later try to commit.
+    """A pointer to an event that must be sent at `due`.
 
-    `endpoint` is a hash of the receiver's URL, so that one that is slow can be left waiting without a look at its jobs.
-    It begins with that of its host, which other receivers may share.
+    `turn` keeps the keys of one event's pointers apart. The first pointer's turn is the `rev` of the commit that
+    carries the event, so a retried commit writes another key, and dropping a stale pointer cannot hit the new one.
+
+    `endpoint` is a hash of the receiver's URL: the pointers of a slow receiver can wait without a read of their jobs.
+    It begins with the hash of its host, which other receivers may share.
     """
 
     due: datetime

@@ -1,8 +1,7 @@
 """How many jobs of a tenant are not over, by the hints of its lists: for quotas, without a counter that could drift.
 
 A hint is written before the commit that needs it, so no job is missed but those that another process is just about to
-write. A stale hint counts one too many until someone finds it: who is about to refuse a job has the records looked at
-first.
+write. A stale hint counts one job too many, so before refusing, the caller recounts by the records (`audited`).
 """
 
 from collections import Counter

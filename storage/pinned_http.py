@@ -1,4 +1,4 @@
-"""HTTP to URLs that strangers name: connects only to an address that was checked. This room's one HTTP client.
+"""HTTP to URLs that strangers name: connects only to an address that was checked. This room's one HTTP transport.
 
 A name is resolved once, every answer must pass the check, and the connection goes to the checked address, below TLS:
 URL, Host, SNI and certificate keep the name. So a resolver that answers differently a second time changes nothing.

@@ -130,8 +130,10 @@ class JobRemover:
 
 
 def _is_about_to_end(record: JobRecord, deadline: Deadline, now: datetime) -> bool:
-    """Whether the deadline may be that of an end without retention, which is being committed: such a deadline is due
-    at once, and dropping it could hit the very same one, written again for a second try."""
+    """Whether this deadline may belong to an end with `retain_s` 0 that is still being committed.
+
+    It is due at once; deleting it could delete the identical key that a second try writes.
+    """
     if record.status.is_terminal or now - deadline.due >= YOUNG_HINT:
         return False
     limit = record.queue_deadline

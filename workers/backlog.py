@@ -33,7 +33,11 @@ PATIENCE = timedelta(seconds=30)
 
 
 class Backlog:
-    """`lease`: of running jobs. One that has lost its worker is older, and so never new to a look."""
+    """`lease` is that of running jobs.
+
+    The grace period is at most half of it, so a job that was requeued after losing its worker is always old enough to
+    be looked at.
+    """
 
     def __init__(
         self, jobs: JobStore, objects: ObjectStore, launcher: Launcher, clock: Clock, *, lease: timedelta

@@ -11,7 +11,8 @@ WorkerError
 ├── JobCancelled            the job's owner asked to stop it
 ├── BadMedium               an input is broken, or becomes too large in ComfyUI
 ├── StagingFailed           an input could not be brought to ComfyUI
-└── OutputFailed            an output could not be read, or not be stored
+├── OutputFailed            an output could not be read, or not be stored
+└── StorageFailed           the bucket failed for longer than a worker waits
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,8 @@ ComfyUI answers an identical graph from its cache: it then names the old file an
 covers every input that the prompt gives to a node, also one that the node does not know and never receives.
 So each output node gets an unknown input with the job's token: it runs again, while all before it may be cached.
 
-What ComfyUI fills itself, and what it does not need of a node, is left out: `is_changed` would tell its cache, and
-`override_display_id` its messages, what the author of the graph likes.
+Hidden inputs and all other keys of a node are dropped, save for its title: `is_changed` would let the graph's author
+control ComfyUI's cache, `override_display_id` its messages.
 """
 
 from collections.abc import Mapping

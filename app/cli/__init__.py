@@ -1,4 +1,7 @@
-"""The command line's client side: `run`, `jobs`, `openapi`. `infra.cli` adds what runs and examines a deployment."""
+"""The client commands: `run`, `jobs`, `logs`, `workflows`, `webhooks`, `listen`, `system` and `openapi`.
+
+`infra.cli` adds the commands that run, deploy and examine.
+"""
 
 from app.cli.root import cli
 

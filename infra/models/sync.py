@@ -1,4 +1,4 @@
-"""A folder of models made as its manifest says: missing files are downloaded, known ones left alone, strangers told.
+"""A folder of models made as its manifest says: missing files are downloaded, all others are left alone.
 
 A file with the right name is believed if the lock has seen it with this size; one that the lock does not know is
 hashed first. Whatever is wrong with one file leaves it, and the others, as they are.

@@ -43,9 +43,11 @@ def test_every_reference_leads_somewhere() -> None:
 
 
 def test_docs_name_every_problem_type_and_no_other() -> None:
-    """docs/problems.md lists status and meaning of each."""
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \| (\d+) \|", (DOCS / "problems.md").read_text(), re.MULTILINE)
-    assert {slug: int(status) for slug, status in rows} == {kind.slug: kind.status for kind in PROBLEM_TYPES.values()}
+    """docs/problems.md lists the status, the title and the hint of each, in the code's words and order."""
+    rows = re.findall(
+        r"^\| `([a-z0-9-]+)` \| (\d+) \| (.+) \| (.+) \|$", (DOCS / "problems.md").read_text(), re.MULTILINE
+    )
+    assert rows == [(kind.slug, str(kind.status), kind.title, kind.hint) for kind in PROBLEM_TYPES.values()]
 
 
 def test_docs_show_every_operation() -> None:

@@ -4,12 +4,17 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import pytest
 from cyclopts import App
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
+from app.config import ApiConfig
 from app.event_data import TYPES
+from app.wire import JobView
+from storage import keys
 from storage.bucket_policy import run_policy
 from storage.record import QUEUE_TIMEOUT, WORKER_LOST
 from storage.signing import Signer, verify
@@ -19,6 +24,7 @@ from workers.retries import POLICY, is_repeated, is_retryable
 from workers.webhooks.policy import SCHEDULE
 
 DOCS = Path(__file__).parents[3] / "docs"
+ROOMS = ("workflows", "storage", "app", "workers", "infra")
 
 
 def commands(app: App, prefix: str) -> set[str]:
@@ -55,6 +61,19 @@ def test_the_policy_knows_every_error_code() -> None:
     for kind in kinds:
         kinds += kind.__subclasses__()
     assert set(POLICY) == {kind.code for kind in kinds} | {WORKER_LOST}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_docs_name_every_module_of_a_room_and_no_other(room: str) -> None:
+    """docs/architecture.md has each module and package, one level below the room, in one row of the room's table."""
+    folder = DOCS.parent / room
+    modules = [path.stem for path in folder.glob("*.py") if not path.name.startswith("_")]
+    packages = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
+    section = (DOCS / "architecture.md").read_text().partition(f"\n### {room}/\n")[2].partition("\n##")[0]
+    named = [
+        name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
+    ]
+    assert sorted(named) == sorted([*modules, *packages])
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
@@ -99,5 +118,20 @@ def test_the_request_in_the_docs_is_one_of_ours() -> None:
     (event,) = (e for e in signed_events(datetime.now(UTC), (secret,)) if e.type == shown["type"])
     ours = json.loads(event.body)
     assert (list(headers), list(shown)) == (list(event.headers), list(ours))
-    for part, whole in ((shown["data"], ours["data"]), (shown["data"]["outputs"][0], ours["data"]["outputs"][0])):
-        assert list(part) == [name for name in whole if name in part]
+    job = JobView.model_validate(shown["data"])
+    assert job.model_dump(mode="json") == shown["data"]
+    assert list(shown["data"]) == list(ours["data"])
+    assert list(shown["data"]["outputs"][0]) == list(ours["data"]["outputs"][0])
+
+
+def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
+    """It is removed when its retention, which begins with its end, is over; its URL shows where outputs lie."""
+    text = (DOCS / "webhooks.md").read_text()
+    (block,) = re.findall(r"```\nPOST .*?\n\n(\{.*?)```", text, re.DOTALL)
+    job = JobView.model_validate(json.loads(block)["data"])
+    assert job.completed_at is not None
+    assert job.expires_at == job.completed_at + timedelta(seconds=ApiConfig(api_key=None).retain_s)
+    (output,) = job.outputs
+    assert urlsplit(output.url).path == "/" + keys.output(
+        keys.DEFAULT_TENANT, job.job_id, job.attempt, 0, output.filename
+    )

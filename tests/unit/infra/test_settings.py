@@ -10,6 +10,9 @@ from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Setti
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
+CLIENT_VARIABLES = {ENV_PREFIX + "API_URL", ENV_PREFIX + "API_KEY"}
+"""What `app.cli.connection` reads."""
+
 
 def test_docs_name_every_setting_and_no_other() -> None:
     """docs/settings.md lists exactly the settings that exist."""
@@ -17,7 +20,15 @@ def test_docs_name_every_setting_and_no_other() -> None:
     fields = [*Settings.model_fields, *DeploymentSettings.model_fields]
     existing = {ENV_PREFIX + name.upper() for name in fields}
     existing |= {name.upper() for name in EngineSettings.model_fields}
-    assert documented == existing
+    assert documented == existing | CLIENT_VARIABLES
+
+
+def test_docs_list_the_settings_in_the_order_of_the_code() -> None:
+    """So that whoever reads one finds their place in the other."""
+    tables = DOCS.read_text().partition("Read where `modal deploy` runs:")
+    for model, table in ((Settings, tables[0]), (DeploymentSettings, tables[2].partition("\nRead by")[0])):
+        listed = [name.lower() for name in re.findall(rf"^\| `{ENV_PREFIX}([A-Z0-9_]+)`", table, re.MULTILINE)]
+        assert listed == [name for name in model.model_fields if name in listed]
 
 
 def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
@@ -27,8 +38,9 @@ def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
         row = next(line for line in text.splitlines() if f"`{ENV_PREFIX}{name.upper()}`" in line)
         assert field.description is not None
         assert field.description in row
-        if field.default and not field.is_required():
-            assert f"`{field.default}`" in row
+        if not field.is_required():
+            is_set = field.default not in (None, "", (), {})
+            assert row.split(" | ")[1] == (f"`{field.default}`" if is_set else "unset")
 
 
 def test_a_child_process_parses_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
