@@ -26,6 +26,7 @@ EVERY_MINUTE = "* * * * *"
 deployment = DeploymentSettings()
 is_photographed = deployment.snapshot != "off"
 volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
+models = volume.with_mount_options(read_only=True)
 
 if deployment.image == "comfyui":
     worker_image = comfyui_image(
@@ -71,7 +72,7 @@ def deliver() -> None:
 @app.function(
     image=worker_image,
     env=known | engine,
-    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    volumes={MODELS: models},
     timeout=deployment.container_start_s,
 )
 def check_image() -> list[str]:
@@ -102,7 +103,7 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> list[dict[str
     env=known | engine,
     gpu=deployment.gpus,
     region=deployment.region,
-    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    volumes={MODELS: models},
     min_containers=deployment.min_workers,
     max_containers=deployment.max_workers,
     scaledown_window=deployment.scaledown_s,
@@ -122,7 +123,7 @@ class ComfyWorker:
         from infra.modal_runtime import TicketWorker
 
         if is_photographed:
-            self.worker = TicketWorker(self.pool)
+            self.worker = TicketWorker(self.pool, models.reload)
             self.worker.prepare(is_on_gpu=deployment.snapshot == "gpu")
 
     @modal.enter()
@@ -131,7 +132,7 @@ class ComfyWorker:
         from infra.modal_runtime import TicketWorker
 
         if not is_photographed:
-            self.worker = TicketWorker(self.pool)
+            self.worker = TicketWorker(self.pool, models.reload)
         self.worker.start()
 
     @modal.method()

@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,11 +141,13 @@ class TicketWorker:
     """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
 
     `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
-    differ between containers (connections, names) begins with `start`.
+    differ between containers (connections, names) begins with `start`. `reload_models` makes visible what was
+    downloaded since the container has mounted the models.
     """
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
         self._pool = pool
+        self._reload_models = reload_models
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._snapshot: SnapshotHost | None = None
@@ -178,6 +180,7 @@ class TicketWorker:
 
     def run_ticket(self) -> str | None:
         """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""
+        self._see_new_models()
         stored = self._run(self._worker.serve_one())
         return None if stored is None else stored.record.job_id
 
@@ -186,6 +189,13 @@ class TicketWorker:
         self._run(self._objects.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _see_new_models(self) -> None:
+        """As far as it can be: Modal refuses a reload while the engine has a model's file open."""
+        try:
+            self._reload_models()
+        except Exception as error:  # the ticket's job may need none of them
+            logger.info("models are those of before", extra={"reason": str(error)})
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         ended = threading.Event()

@@ -81,6 +81,17 @@ def test_a_job_runs_in_a_container(app: Deployed) -> None:
     assert app.plane.containers_of("ComfyWorker.*")
 
 
+def test_a_worker_that_runs_sees_new_models(app: Deployed) -> None:
+    """It asks for them before each job; one that cannot, as the engine holds a file open, runs the job all the same."""
+    for has_open_files in (True, False):
+        app.plane.state.has_open_files = has_open_files
+        asked = app.plane.state.rpcs["VolumeReload"]
+        job = app.ended(app.submit(BLUE))
+        assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
+        assert app.plane.state.rpcs["VolumeReload"] > asked
+    assert '"message": "models are those of before"' in app.plane.logs()
+
+
 def test_its_webhook_arrives(app: Deployed) -> None:
     """The end of a job calls `deliver`, which has signed it."""
     with receiver() as hooks:
