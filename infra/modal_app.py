@@ -4,6 +4,7 @@ Containers get their settings (bucket, API key) from one secret. The numbers her
 what containers must know of them travels along as variables.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import modal
@@ -89,13 +90,12 @@ def check_image() -> list[str]:
     max_containers=1,
     timeout=LONGEST_DOWNLOAD_S,
 )
-def download_models(command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`sync`, `plan` or `verify` the volume. The manifest's models come from the caller; nothing is retried here."""
+def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
+    """`sync`, `plan` or `verify` the volume: steps, then what was found. The manifest's models come from the caller;
+    nothing is retried here."""
     from infra.modal_runtime import see_to_models
 
-    found = see_to_models(command, wanted, MODELS)
-    volume.commit()
-    return found
+    yield from see_to_models(command, wanted, MODELS, volume.commit)
 
 
 @app.cls(

@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +35,7 @@ from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
 from infra.models.folders import model_folder, perform
 from infra.models.manifest import Model
+from infra.models.progress import Step, streamed
 from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
@@ -119,13 +120,17 @@ def publish_engine() -> list[str]:
     return asyncio.run(once())
 
 
-def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
-    """One of `ModelFolder`'s commands on the volume: what was found, one a model. What was downloaded is known to the
-    checks of submissions at once."""
+def see_to_models(
+    command: str, wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
+) -> Iterator[Step | dict[str, list[dict[str, Any]]]]:
+    """One of `ModelFolder`'s commands on the volume: steps as it goes on, and last `{"found": […]}`, one a model. What
+    was downloaded is committed, and then known to the checks of submissions at once."""
     settings = Settings()
     configure_logging("models", settings.log_level, settings.secret_values())
     here = model_folder(settings.huggingface_token, Path(folder))
-    found = perform(command, [Model.model_validate(model) for model in wanted], here)
+    models = [Model.model_validate(model) for model in wanted]
+    found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
+    commit()
 
     async def tell() -> None:
         async with open_stores(settings, MemorySignal()) as stores:
@@ -134,7 +139,7 @@ def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> li
 
     if any(one.state == "downloaded" for one in found):
         asyncio.run(tell())
-    return [asdict(one) for one in found]
+    yield {"found": [asdict(one) for one in found]}
 
 
 class TicketWorker:
