@@ -73,6 +73,7 @@ def deliver() -> None:
 @app.function(
     image=worker_image,
     env=known | engine,
+    region=deployment.region,
     volumes={MODELS: models},
     timeout=deployment.container_start_s,
 )
@@ -102,6 +103,8 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
     image=worker_image,
     env=known | engine,
     gpu=deployment.gpus,
+    cpu=deployment.worker_cpu,
+    memory=deployment.worker_memory_mib,
     region=deployment.region,
     volumes={MODELS: models},
     min_containers=deployment.min_workers,
