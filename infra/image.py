@@ -79,7 +79,7 @@ def _sage_attention(architectures: str) -> list[str]:
     """Compiled for these architectures; without any, the registry's older release, which compiles at run time."""
     if not architectures:
         return [f"{ENGINE_PYTHON} -m pip install {SAGE_FALLBACK}"]
-    wanted = f"TORCH_CUDA_ARCH_LIST='{architectures}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
+    wanted = f"CC=gcc CXX=g++ TORCH_CUDA_ARCH_LIST='{architectures}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
     return [
         *_checkout(SAGE_REPOSITORY, SAGE_COMMIT, "/opt/sageattention"),
         f"{ENGINE_PYTHON} -m pip install setuptools wheel packaging ninja",
@@ -89,7 +89,8 @@ def _sage_attention(architectures: str) -> list[str]:
 
 
 def _comfyui(version: str) -> list[str]:
-    comfy = f"{VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
+    """Without VIRTUAL_ENV, comfy-cli makes an environment of its own in the workspace, and installs ComfyUI there."""
+    comfy = f"VIRTUAL_ENV={VENV} {VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
     return [
         f"{ENGINE_PYTHON} -m pip install {COMFY_CLI}",
         f"{comfy} tracking disable",

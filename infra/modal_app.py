@@ -4,6 +4,7 @@ Containers get their settings (bucket, API key) from one secret. The numbers her
 what containers must know of them travels along as variables.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import modal
@@ -26,6 +27,7 @@ EVERY_MINUTE = "* * * * *"
 deployment = DeploymentSettings()
 is_photographed = deployment.snapshot != "off"
 volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
+models = volume.with_mount_options(read_only=True)
 
 if deployment.image == "comfyui":
     worker_image = comfyui_image(
@@ -71,7 +73,8 @@ def deliver() -> None:
 @app.function(
     image=worker_image,
     env=known | engine,
-    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    region=deployment.region,
+    volumes={MODELS: models},
     timeout=deployment.container_start_s,
 )
 def check_image() -> list[str]:
@@ -88,21 +91,22 @@ def check_image() -> list[str]:
     max_containers=1,
     timeout=LONGEST_DOWNLOAD_S,
 )
-def download_models(command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """`sync`, `plan` or `verify` the volume. The manifest's models come from the caller; nothing is retried here."""
+def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
+    """`sync`, `plan` or `verify` the volume: steps, then what was found. The manifest's models come from the caller;
+    nothing is retried here."""
     from infra.modal_runtime import see_to_models
 
-    found = see_to_models(command, wanted, MODELS)
-    volume.commit()
-    return found
+    yield from see_to_models(command, wanted, MODELS, volume.commit)
 
 
 @app.cls(
     image=worker_image,
     env=known | engine,
     gpu=deployment.gpus,
+    cpu=deployment.worker_cpu,
+    memory=deployment.worker_memory_mib,
     region=deployment.region,
-    volumes={MODELS: volume.with_mount_options(read_only=True)},
+    volumes={MODELS: models},
     min_containers=deployment.min_workers,
     max_containers=deployment.max_workers,
     scaledown_window=deployment.scaledown_s,
@@ -122,7 +126,7 @@ class ComfyWorker:
         from infra.modal_runtime import TicketWorker
 
         if is_photographed:
-            self.worker = TicketWorker(self.pool)
+            self.worker = TicketWorker(self.pool, models.reload)
             self.worker.prepare(is_on_gpu=deployment.snapshot == "gpu")
 
     @modal.enter()
@@ -131,7 +135,7 @@ class ComfyWorker:
         from infra.modal_runtime import TicketWorker
 
         if not is_photographed:
-            self.worker = TicketWorker(self.pool)
+            self.worker = TicketWorker(self.pool, models.reload)
         self.worker.start()
 
     @modal.method()

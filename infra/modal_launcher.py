@@ -25,5 +25,5 @@ class ModalLauncher:
         try:
             call = await modal.FunctionCall.from_id.aio(ticket)
             await call.cancel.aio()
-        except modal.exception.NotFoundError:
-            return  # finished and forgotten
+        except (modal.exception.NotFoundError, modal.exception.OutputExpiredError):
+            return  # finished, and forgotten as Modal does after seven days

@@ -6,7 +6,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from infra.modal_signal import ModalSignal
 from infra.modal_url import with_public_url
 from infra.models.folders import model_folder, perform
 from infra.models.manifest import Model
+from infra.models.progress import Step, streamed
 from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
@@ -120,13 +121,17 @@ def publish_engine() -> list[str]:
     return asyncio.run(once())
 
 
-def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> list[dict[str, Any]]:
-    """One of `ModelFolder`'s commands on the volume: what was found, one a model. What was downloaded is known to the
-    checks of submissions at once."""
+def see_to_models(
+    command: str, wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
+) -> Iterator[Step | dict[str, list[dict[str, Any]]]]:
+    """One of `ModelFolder`'s commands on the volume: steps as it goes on, and last `{"found": […]}`, one a model. What
+    was downloaded is committed, and then known to the checks of submissions at once."""
     settings = Settings()
     configure_logging("models", settings.log_level, settings.secret_values())
     here = model_folder(settings.huggingface_token, Path(folder))
-    found = perform(command, [Model.model_validate(model) for model in wanted], here)
+    models = [Model.model_validate(model) for model in wanted]
+    found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
+    commit()
 
     async def tell() -> None:
         async with open_stores(settings, MemorySignal()) as stores:
@@ -135,18 +140,20 @@ def see_to_models(command: str, wanted: list[dict[str, Any]], folder: str) -> li
 
     if any(one.state == "downloaded" for one in found):
         asyncio.run(tell())
-    return [asdict(one) for one in found]
+    yield {"found": [asdict(one) for one in found]}
 
 
 class TicketWorker:
     """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
 
     `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
-    differ between containers (connections, names) begins with `start`.
+    differ between containers (connections, names) begins with `start`. `reload_models` makes visible what was
+    downloaded since the container has mounted the models.
     """
 
-    def __init__(self, pool: str) -> None:
+    def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
         self._pool = pool
+        self._reload_models = reload_models
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._snapshot: SnapshotHost | None = None
@@ -179,6 +186,7 @@ class TicketWorker:
 
     def run_ticket(self) -> str | None:
         """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""
+        self._see_new_models()
         stored = self._run(self._worker.serve_one())
         return None if stored is None else stored.record.job_id
 
@@ -187,6 +195,13 @@ class TicketWorker:
         self._run(self._objects.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _see_new_models(self) -> None:
+        """As far as it can be: Modal refuses a reload while the engine has a model's file open."""
+        try:
+            self._reload_models()
+        except Exception as error:  # the ticket's job may need none of them
+            logger.info("models are those of before", extra={"reason": str(error)})
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         ended = threading.Event()

@@ -207,6 +207,14 @@ class DeploymentSettings(BaseSettings):
     gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
     max_workers: Count = Field(4, description="most GPU containers at once")
+    worker_cpu: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="CPU cores that a GPU container asks for; unset means Modal's default"
+    )
+    worker_memory_mib: Count | None = Field(
+        None,
+        description="memory that a GPU container asks for, MiB; unset means Modal's default. Models that do not fit "
+        "the GPU wait there",
+    )
     max_api_containers: Count = Field(3, description="most API containers at once")
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
     region: str | None = Field(None, description="Modal region of all containers; unset means any")

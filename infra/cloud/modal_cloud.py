@@ -1,13 +1,13 @@
 """`Cloud` by the Modal client. Objects are looked up by name at every call: a command asks each question once."""
 
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
-from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
+from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
 from infra.modal_names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
 from infra.modal_pools import ModalPools, UnknownPool
 
@@ -81,11 +81,13 @@ class ModalCloud:
             missing: list[str] = await self._call(self._function(CHECK_FUNCTION).remote.aio())
         return missing
 
-    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def see_to_models(
+        self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
+    ) -> list[dict[str, Any]]:
         """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
         with _translated():
-            answer = self._function(MODELS_FUNCTION).remote.aio(command, wanted)
-            found: list[dict[str, Any]] = await self._call(answer)
+            told = self._function(MODELS_FUNCTION).remote_gen.aio(command, wanted)
+            found: list[dict[str, Any]] = await self._call(_listened(told, on_progress))
         return found
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
@@ -125,6 +127,17 @@ def _scale(settings: Any) -> PoolScale:
         buffer_containers=settings.buffer_containers or 0,
         idle_s=settings.scaledown_window,
     )
+
+
+async def _listened(told: AsyncIterator[dict[str, Any]], on_progress: OnModel) -> list[dict[str, Any]]:
+    """What `infra.modal_runtime.see_to_models` yields, heard to its end."""
+    found: list[dict[str, Any]] = []
+    async for message in told:
+        if "found" in message:
+            found = message["found"]
+        else:
+            on_progress(message["name"], message["have"], message["total"])
+    return found
 
 
 @contextmanager

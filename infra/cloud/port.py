@@ -1,8 +1,11 @@
 """What an operator's commands ask of the cloud. `ModalCloud` is the one that a deployment has; tests have their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+OnModel = Callable[[str, int, int | None], None]
+"""A model's name, its bytes that are there, and how many there are, if that is known."""
 
 
 class CloudError(Exception):
@@ -76,7 +79,9 @@ class Cloud(Protocol):
         """Start the deployed engine without a GPU, and publish which nodes it has. Returns what is missing."""
         ...
 
-    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def see_to_models(
+        self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
+    ) -> list[dict[str, Any]]:
         """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
         ...
 

@@ -1,11 +1,13 @@
 """One file from a web server onto the disk: resumed where it broke off, hashed on its way, never half in place.
 
 The bytes go to `<file>.part`, beside which `<file>.part.etag` says of which content they are. Only a file with the
-right size and hash takes the final name, by a rename. A part is held by a lock: two syncs do not write one file.
+right size and hash takes the final name, by a rename. A part is held by a lock, where the file system has locks: two
+syncs do not write one file.
 """
 
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,8 @@ import httpx
 import stamina
 
 from infra.models.manifest import HUB, Model
+
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 4 * 1024**2
 TIMEOUT_S = 60.0
@@ -116,8 +120,10 @@ def _held(part: Path) -> Iterator[IO[bytes]]:
     with part.open("a+b") as file, part.open("r+b") as writer:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise ModelRefused(f"{part.name}: another sync is downloading it") from error
+        except OSError as error:  # a file system without locks
+            logger.warning("a download is not locked", extra={"file": part.name, "reason": str(error)})
         yield writer
 
 

@@ -29,14 +29,14 @@ class LocalModels:
 
 
 class VolumeModels:
-    """The deployed function does it; how far it is stands in its log."""
+    """The deployed function does it, and tells how far it is."""
 
     def __init__(self, cloud: ModalCloud) -> None:
         self._cloud = cloud
 
     def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]:
         wanted = [model.model_dump(exclude_none=True) for model in models]
-        answer: list[dict[str, Any]] = asyncio.run(self._cloud.see_to_models(command, wanted))
+        answer: list[dict[str, Any]] = asyncio.run(self._cloud.see_to_models(command, wanted, on_progress))
         return [Found(**one) for one in answer]
 
 

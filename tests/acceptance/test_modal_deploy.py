@@ -1,6 +1,7 @@
 """The real `modal deploy`, and a job through the deployed API, on the loopback control plane."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
@@ -10,7 +11,8 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from infra.compose import open_objects
+from infra.cloud.checks import KNOWN_GPUS
+from infra.compose import open_objects, open_stores
 from infra.modal_names import APP_NAME
 from infra.settings import Settings
 from storage.clock import SystemClock
@@ -18,6 +20,7 @@ from storage.jobs import JobStore
 from storage.s3 import S3Config
 from storage.signal import MemorySignal
 from storage.signing import new_secret
+from tests.plane.state import Function
 from tests.support.deployed import BLUE, KEY, Deployed, bucket_settings, deployed, slow
 from tests.support.receiver import Receiver, receiver
 from tests.support.records import a_job
@@ -25,48 +28,99 @@ from tests.support.records import a_job
 pytestmark = pytest.mark.xdist_group("modal")
 
 PREFIX = "modal-test"
-POOLS = {"COMFYUI_MODAL_GPU_POOLS": '{"h100": "H100"}', "COMFYUI_MODAL_REGION": "eu-west"}
+POOLS = {"COMFYUI_MODAL_GPU_POOLS": '{"h100": "H100"}'}
+SHELL = POOLS | {
+    "COMFYUI_MODAL_GPU": "L40S,A100-40GB",
+    "COMFYUI_MODAL_REGION": "eu-west",
+    "COMFYUI_MODAL_WORKER_CPU": "8",
+    "COMFYUI_MODAL_WORKER_MEMORY_MIB": "65536",
+}
 SECRET = new_secret()
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterator[Deployed]:
     settings = bucket_settings(s3_server, PREFIX) | {"webhook_secret": SECRET, "webhook_loopback": True}
-    with deployed(tmp_path_factory.mktemp("plane"), settings, **POOLS) as app:
+    with deployed(tmp_path_factory.mktemp("plane"), settings, **SHELL) as app:
         yield app
 
 
+DAY_S = 24 * 3600
+CRON_RANGES = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
+PLAIN = {
+    "gpus": [],
+    "cpu_and_memory": (0, 0),
+    "timeout_s": 300,
+    "most_containers": None,
+    "concurrency": 0,
+    "volumes": [],
+    "cron": "",
+    "regions": ["eu-west"],
+    "retries": 0,
+    "snapshot": (False, False),
+}
+"""What a function has of which the table says nothing."""
+DEPLOYED: dict[str, dict[str, Any]] = {
+    "api": {"most_containers": 3, "concurrency": 100},
+    "reap": {"most_containers": 1, "cron": "* * * * *"},
+    "deliver": {"most_containers": 1, "concurrency": 20, "cron": "* * * * *"},
+    "check_image": {"timeout_s": 600, "volumes": [("/models", True)]},
+    "download_models": {"timeout_s": DAY_S, "most_containers": 1, "volumes": [("/models", False)]},
+    "ComfyWorker.*": {
+        "gpus": ["L40S", "A100-40GB"],
+        "cpu_and_memory": (8000, 65536),
+        "timeout_s": DAY_S,
+        "most_containers": 4,
+        "volumes": [("/models", True)],
+    },
+}
+
+
+def _facts(function: Function) -> dict[str, Any]:
+    """What the client has asked for; a volume is (path, whether read-only)."""
+    spec = function.spec
+    ranked = [one.function.resources.gpu_config.gpu_type for one in function.data.ranked_functions]
+    return {
+        "gpus": [gpu for gpu in ranked if gpu],
+        "cpu_and_memory": (spec.resources.milli_cpu, spec.resources.memory_mb),
+        "timeout_s": spec.timeout_secs,
+        "most_containers": spec.autoscaler_settings.max_containers or None,
+        "concurrency": spec.max_concurrent_inputs,
+        "volumes": [(mounted.mount_path, mounted.read_only) for mounted in spec.volume_mounts],
+        "cron": spec.schedule.cron.cron_string,
+        "regions": list(spec.scheduler_placement.regions),
+        "retries": spec.retry_policy.retries,
+        "snapshot": (spec.checkpointing_enabled, "enable_gpu_snapshot" in spec.experimental_options),
+    }
+
+
 def test_what_is_deployed(app: Deployed) -> None:
-    """One API, one worker class, the reaper and the deliverer, with the first version's numbers."""
+    """Every function's limits: Modal's client checks few of them, and its scheduler refuses or bills the rest."""
     functions = app.plane.deployed(APP_NAME)
-    assert set(functions) == {"api", "reap", "deliver", "check_image", "download_models", "ComfyWorker.*"}
-    for scheduled in ("reap", "deliver"):
-        assert functions[scheduled].spec.schedule.cron.cron_string == "* * * * *"
-        assert functions[scheduled].spec.autoscaler_settings.max_containers == 1
-    assert functions["deliver"].spec.max_concurrent_inputs == 20
-    api = functions["api"].spec
-    assert api.autoscaler_settings.max_containers == 3
-    assert api.max_concurrent_inputs == 100
+    assert {name: _facts(function) for name, function in functions.items()} == {
+        name: PLAIN | facts for name, facts in DEPLOYED.items()
+    }
     secret = next(secret_id for secret_id, (name, _) in app.plane.state.secrets.items() if name == APP_NAME)
     for name, function in functions.items():
         assert secret in function.spec.secret_ids, name
-        assert name == "check_image" or list(function.spec.scheduler_placement.regions) == ["eu-west"], name
+        assert 0 < function.spec.timeout_secs <= DAY_S, name
+        assert function.spec.startup_timeout_secs <= DAY_S, name
+        gpus = _facts(function)["gpus"]
+        assert {gpu.upper() for gpu in gpus} <= KNOWN_GPUS, name
+    worker = functions["ComfyWorker.*"].spec
+    assert (worker.autoscaler_settings.scaledown_window, worker.startup_timeout_secs) == (100, 600)
 
 
-def test_what_the_workers_are(app: Deployed) -> None:
-    """One job a container, no retries of Modal's own, models that no job can change, no snapshot unless asked for."""
-    function = app.plane.deployed(APP_NAME)["ComfyWorker.*"]
-    worker = function.spec
-    assert [ranked.function.resources.gpu_config.gpu_type for ranked in function.data.ranked_functions] == ["L40S"]
-    assert worker.autoscaler_settings.max_containers == 4
-    assert worker.autoscaler_settings.scaledown_window == 100
-    assert worker.max_concurrent_inputs <= 1
-    assert worker.timeout_secs == 24 * 3600
-    assert worker.startup_timeout_secs == 600
-    assert worker.retry_policy.retries == 0
-    assert not worker.checkpointing_enabled
-    (mounted,) = worker.volume_mounts
-    assert (mounted.mount_path, mounted.read_only) == ("/models", True)
+def test_the_schedules_are_crons(app: Deployed) -> None:
+    """Modal's client does not look at them: five fields, each `*`, `*/n`, or numbers in its range."""
+    schedules = [function.spec.schedule for function in app.plane.deployed(APP_NAME).values()]
+    crons = [schedule.cron.cron_string for schedule in schedules if schedule.WhichOneof("schedule_oneof")]
+    assert len(crons) == 2
+    for cron in crons:
+        for field, (least, most) in zip(cron.split(" "), CRON_RANGES, strict=True):
+            numbers = [int(number) for number in re.findall(r"\d+", field)]
+            assert re.fullmatch(r"\*(/\d+)?|\d+(-\d+)?(,\d+(-\d+)?)*", field), cron
+            assert all(least <= number <= most for number in numbers), cron
 
 
 def test_a_job_runs_in_a_container(app: Deployed) -> None:
@@ -79,6 +133,17 @@ def test_a_job_runs_in_a_container(app: Deployed) -> None:
     assert (output["width"], output["height"], output["content_type"]) == (32, 16, "image/png")
     assert len(picture.content) == output["size_bytes"]
     assert app.plane.containers_of("ComfyWorker.*")
+
+
+def test_a_worker_that_runs_sees_new_models(app: Deployed) -> None:
+    """It asks for them before each job; one that cannot, as the engine holds a file open, runs the job all the same."""
+    for has_open_files in (True, False):
+        app.plane.state.has_open_files = has_open_files
+        asked = app.plane.state.rpcs["VolumeReload"]
+        job = app.ended(app.submit(BLUE))
+        assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
+        assert app.plane.state.rpcs["VolumeReload"] > asked
+    assert '"message": "models are those of before"' in app.plane.logs()
 
 
 def test_its_webhook_arrives(app: Deployed) -> None:
@@ -145,6 +210,17 @@ def test_the_smoke_test_of_the_cloud(app: Deployed) -> None:
     assert all(step.startswith("ok   ") for step in steps), said
 
 
-def test_the_image_is_checked_and_published(app: Deployed) -> None:
-    """What a deployment does last: submissions are then judged by the nodes that the deployed engine has."""
-    app.call("check_image")
+@pytest.mark.anyio
+async def test_the_image_is_checked_and_published(app: Deployed, s3_server: S3Config) -> None:
+    """What a deployment does last: submissions to each pool are judged by the nodes that the deployed engine has."""
+    settings = Settings(**bucket_settings(s3_server, PREFIX))
+    async with open_stores(settings, MemorySignal()) as stores:
+        before = [await stores.engine_info.publish(pool, {"OfBefore": {}}) for pool in ("default", "h100")]
+    assert app.call("check_image").strip() == "[]"
+    async with open_stores(settings, MemorySignal()) as stores:
+        after = [await stores.engine_info.info(pool) for pool in ("default", "h100")]
+    for old, new in zip(before, after, strict=True):
+        assert new is not None
+        assert new.published_at > old.published_at
+        assert {"EmptyImage", "LoadImage", "SaveImage"} <= new.object_info.keys()
+        assert "OfBefore" not in new.object_info

@@ -16,6 +16,7 @@ from tests.support.deployed import BLUE, bucket_settings, deployed
 from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
+RECIPE = Path(__file__).parent / "recipes" / "default.txt"
 
 STEPS = (
     f"FROM nvidia/cuda:{CUDA_TAG}",
@@ -47,7 +48,8 @@ def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3
 
 @pytest.mark.xdist_group("modal-image")
 def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
-    """Each step is a layer of its own, made after those before it; the workers run on the last one, on a GPU."""
+    """Each step is a layer of its own, made after those before it; the workers run on the last one. What is built with
+    the settings' defaults is recorded word by word: a change of it is seen in review."""
     with Plane(tmp_path) as plane:
         env = clean_environment() | plane.client_env() | {"COMFYUI_MODAL_IMAGE": "comfyui"}
         modal = str(Path(sys.executable).parent / "modal")
@@ -68,3 +70,6 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
     assert positions == sorted(positions), dict(zip(STEPS, positions, strict=True))
     assert len(set(positions)) == len(STEPS)
     assert str(ROOT) not in "".join(layers)
+    found = tmp_path / "recipe.txt"
+    found.write_text("\n\n".join(layers) + "\n")
+    assert found.read_text() == RECIPE.read_text(), f"if this is meant: cp {found} {RECIPE}"

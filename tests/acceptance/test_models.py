@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from infra.compose import open_stores
 from infra.settings import ENV_PREFIX, Settings
 from storage.s3 import S3Config
 from storage.signal import MemorySignal
+from tests.plane import Plane
 from tests.support.deployed import bucket_settings, deployed
 from tests.support.environment import clean_environment
 from tests.support.model_hub import Hub, model_hub
@@ -104,14 +106,37 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
     script = (
         "import sys; from pathlib import Path; from infra.models.manifest import models; "
         "from infra.modal_runtime import see_to_models; "
-        "see_to_models('sync', [model.model_dump() for model in models(Path(sys.argv[1]))], sys.argv[2])"
+        "wanted = [model.model_dump() for model in models(Path(sys.argv[1]))]; "
+        "print(*see_to_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
     )
     variables = {ENV_PREFIX + name.upper(): str(value) for name, value in settings.items()}
-    subprocess.run(
+    said = subprocess.run(
         [sys.executable, "-c", script, str(manifest), str(tmp_path / "volume")],
         cwd=ROOT,
         env=clean_environment() | variables,
         check=True,
+        capture_output=True,
+        text=True,
         timeout=60,
-    )
+    ).stdout.splitlines()
     assert not asyncio.run(published())
+    assert said[0] == "committed"
+    assert any(line.startswith("{'name': 'vae/wan.safetensors', 'have': ") for line in said[1:-1]), said
+    assert said[-1].startswith("{'found': [{'name': 'vae/wan.safetensors', 'state': 'downloaded'"), said
+
+
+@pytest.mark.xdist_group("modal")
+def test_how_far_a_volume_is_arrives_here(tmp_path: Path) -> None:
+    """Step by step while the deployed function works, before what it has found."""
+    listen = (
+        "import asyncio; from infra.cloud.modal_cloud import ModalCloud; "
+        "print(asyncio.run(ModalCloud({}).see_to_models('sync', [{'n': 1}], print)))"
+    )
+    with Plane(tmp_path, container_env={"PATH": os.environ["PATH"]}) as plane:
+        env = clean_environment() | plane.client_env()
+        modal = str(Path(sys.executable).parent / "modal")
+        for command in ([modal, "deploy", "-m", "tests.support.telling_app"], [sys.executable, "-c", listen]):
+            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{plane.missing}\n{plane.logs()}"
+        assert dict(plane.missing) == {}
+    assert done.stdout.splitlines() == ["vae/a 1 2", "vae/a 2 2", "[{'command': 'sync', 'wanted': [{'n': 1}]}]"]

@@ -1,5 +1,7 @@
 """Models arrive whole or not at all, whatever the server, the network or a kill does."""
 
+import errno
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -229,6 +231,19 @@ def test_two_syncs_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
     first.join()
     assert (second.state, "another sync" in second.detail) == ("failed", True)
     assert found[0].sha256 == SHA
+
+
+def test_a_file_system_without_locks_is_no_other_sync(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file arrives, with a warning: a container of which there is one at most has no one to lock out."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert synced(tmp_path, hub).state == "downloaded"
+    assert [record.message for record in caplog.records] == ["a download is not locked"]
 
 
 def test_a_sync_that_was_killed_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:

@@ -124,6 +124,8 @@ class Apps:
         return pb.VolumeGetOrCreateResponse(volume_id=volume_id, version=request.version, metadata=metadata)
 
     async def VolumeReload(self, _: Any) -> Any:
+        if self._state.has_open_files:
+            raise GRPCError(Status.FAILED_PRECONDITION, "there are open files preventing the operation")
         return empty_pb2.Empty()
 
     async def VolumeCommit(self, _: Any) -> Any:

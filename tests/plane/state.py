@@ -100,6 +100,8 @@ class State:
     refuses_calls_of: str = ""
     """A function that has too many calls waiting, by tag."""
     volumes: dict[str, str] = field(default_factory=dict)
+    has_open_files: bool = False
+    """Volumes cannot be reloaded."""
     mounts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)

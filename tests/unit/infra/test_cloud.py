@@ -12,7 +12,7 @@ from rich.console import Console
 
 from app import __version__
 from infra.cloud.checks import CloudChecks
-from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, PoolLoad, PoolScale, ScaleChange
+from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
 from infra.cloud.scale import in_words, refusal, rescale
 from infra.cloud.status import look, show_status
 from infra.findings import Check, Finding, examine, show
@@ -84,7 +84,9 @@ class FakeCloud:
         self._meet()
         return list(self.image_lacks)
 
-    async def see_to_models(self, command: str, wanted: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    async def see_to_models(
+        self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
+    ) -> list[dict[str, Any]]:
         self._meet()
         return [{"name": model["file"], "state": self.models_are} for model in wanted]
 

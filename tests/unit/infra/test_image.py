@@ -63,6 +63,9 @@ def test_comfyui_is_installed_at_its_version() -> None:
     """By comfy-cli, without torch, which is there; models are looked for on the volume."""
     commands = image._comfyui("0.33.0")
     assert any("--version 0.33.0" in command and "--skip-torch-or-directml" in command for command in commands)
+    cli = [command for command in commands if "bin/comfy " in command]
+    assert len(cli) == 2
+    assert all(command.startswith(f"VIRTUAL_ENV={image.VENV} {image.VENV}/bin/comfy ") for command in cli)
     assert any("base_path: /models" in command and "extra_model_paths.yaml" in command for command in commands)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from workflows.catalogue import Catalogue
+from workflows.declarations import declared
 from workflows.graph import parse_graph
 from workflows.library import library, shipped
 from workflows.manifest import BadWorkflow, NamedWorkflow
@@ -32,13 +33,17 @@ FOLDERS = {
 }
 LOADERS = {"WanVideoVAELoader": "vae", "LoadWanVideoT5TextEncoder": "text_encoders"}
 """Of `model_name`, which both have."""
+FORMAT_FIELDS = {"VHS_VideoCombine": {"pix_fmt", "crf", "save_metadata", "trim_to_audio"}}
+"""Which fields there are depends on the value of `format`; these are of video/h264-mp4."""
 
 
 def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
-    """An engine that has just the models of this workflow's manifest."""
+    """An engine that has just the models of this workflow's manifest. The catalogue leaves ranges, choices and types of
+    custom nodes to them: here all of them count as ComfyUI's own."""
     info = copy.deepcopy(classes)
-    for class_type, declared in info.items():
-        for name, declaration in declared["input"]["required"].items():
+    for class_type, described in info.items():
+        described["python_module"] = "nodes"
+        for name, declaration in described["input"]["required"].items():
             folder = LOADERS.get(class_type) if name == "model_name" else FOLDERS.get(name)
             if folder is not None and isinstance(declaration[0], list):
                 models = workflow.manifest.models
@@ -55,6 +60,46 @@ def test_a_shipped_workflow_fits_its_engine(workflow: NamedWorkflow) -> None:
     without = engine_with(workflow, TYPES["core"])
     faults = without.judge(parse_graph(workflow.graph), frozenset({"input.png"})).faults
     assert bool(faults) == bool(workflow.manifest.nodes)
+
+
+@pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
+def test_a_shipped_workflow_sets_no_field_that_its_node_lacks(workflow: NamedWorkflow) -> None:
+    """An engine ignores such a field: what it was to say would be lost silently."""
+    classes = TYPES["core"] | TYPES["custom"]
+    for node_id, node in workflow.graph.items():
+        about, more = declared(classes[node["class_type"]]), FORMAT_FIELDS.get(node["class_type"], ())
+        assert [field for field in node["inputs"] if not about.takes(field) and field not in more] == [], node_id
+
+
+@pytest.mark.parametrize(
+    ("node_id", "field", "value"),
+    [
+        ("27", "scheduler", "eulerish"),
+        ("27", "cfg", 31.0),
+        ("22", "attention_mode", "sage"),
+        ("22", "base_precision", "fp17"),
+        ("22", "lora", ["38", 0]),
+        ("68", "keep_proportion", "squash"),
+        ("60", "format", "video/h266-mp4"),
+    ],
+)
+def test_a_value_that_a_custom_node_lacks_is_noticed(node_id: str, field: str, value: Any) -> None:
+    """Its choices, ranges and types of links: the check above is no check of classes alone."""
+    workflow = shipped()["wan22"]
+    graph = json.loads(json.dumps(workflow.graph))
+    graph[node_id]["inputs"][field] = value
+    verdict = engine_with(workflow, TYPES["core"] | TYPES["custom"]).judge(parse_graph(graph), frozenset({"input.png"}))
+    (fault,) = verdict.faults
+    assert f"node {node_id}" in fault.message
+    assert field in fault.message
+
+
+def test_the_first_versions_workflow_follows_the_workers_attention() -> None:
+    """`comfy` is ComfyUI's own attention, which the worker has chosen; another one may be asked for."""
+    workflow = shipped()["wan22"]
+    assert workflow.default("attention") == "comfy"
+    modes = TYPES["custom"]["WanVideoModelLoader"]["input"]["optional"]["attention_mode"][0]
+    assert set(workflow.manifest.inputs["attention"].choices or ()) <= set(modes)
 
 
 @pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)

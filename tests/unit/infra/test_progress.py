@@ -1,0 +1,43 @@
+"""A download's steps as a stream."""
+
+import pytest
+
+from infra.models.progress import streamed
+from infra.models.sync import OnProgress
+
+
+def test_each_model_is_told_once_an_interval() -> None:
+    """Its newest step, then what the work returned."""
+
+    def work(tell: OnProgress) -> str:
+        for have in range(1000):
+            tell("a", have, 1000)
+        tell("b", 1, None)
+        return "done"
+
+    said = []
+
+    def stream() -> str:
+        steps = streamed(work, interval_s=5)
+        while True:
+            try:
+                said.append(next(steps))
+            except StopIteration as end:
+                result: str = end.value
+                return result
+
+    assert stream() == "done"
+    assert said == [{"name": "a", "have": 999, "total": 1000}, {"name": "b", "have": 1, "total": None}]
+
+
+def test_what_the_work_raises_is_raised() -> None:
+    """After the steps that came before it."""
+
+    def work(tell: OnProgress) -> None:
+        tell("a", 1, 2)
+        raise OSError("no room")
+
+    steps = streamed(work)
+    assert next(steps)["have"] == 1
+    with pytest.raises(OSError, match="no room"):
+        next(steps)
