@@ -341,16 +341,18 @@ class JobRecord(Value):
         ).telling("failed", now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
-        """What becomes of a job that no worker took within its queue limit, or for as long as a finished one is kept;
-        the very same record before that."""
-        if self.status is not Status.QUEUED:
+        """What becomes of a job that no worker took within its queue limit; the very same record before that."""
+        if self.status is not Status.QUEUED or (due := self.next_deadline) is None or due > now:
             return self
-        if (due := self.next_deadline) is not None and due <= now:
-            waited = f"{self.queue_timeout_s} s"
-        elif self.created_at + self.longest_wait <= now:
-            waited = f"{self.longest_wait.days} days"
-        else:
+        return self._nobody_took_it(f"{self.queue_timeout_s} s", now)
+
+    def give_up_waiting(self, *, now: datetime) -> "JobRecord":
+        """The same without a limit of its own, after `longest_wait`."""
+        if self.status is not Status.QUEUED or self.created_at + self.longest_wait > now:
             return self
+        return self._nobody_took_it(f"{self.longest_wait.days} days", now)
+
+    def _nobody_took_it(self, waited: str, now: datetime) -> "JobRecord":
         detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
         return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
             "failed", now

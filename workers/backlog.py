@@ -80,7 +80,7 @@ class Backlog:
         dropped."""
         if (entry := _parsed(key)) is not None:
             try:
-                record = await self._unless_expired(await self._jobs.read(entry.tenant, entry.job_id))
+                record = await self._unless_given_up(await self._jobs.read(entry.tenant, entry.job_id))
             except PreconditionFailed:
                 return entry.pool
             except JobNotFound:
@@ -95,10 +95,10 @@ class Backlog:
         await self._objects.delete(key)
         return None
 
-    async def _unless_expired(self, stored: StoredJob) -> JobRecord:
-        """`PreconditionFailed` if a worker takes it at this very moment."""
-        expired = stored.record.expire_in_queue(now=self._clock.now())
-        return stored.record if expired is stored.record else (await self._jobs.advance(stored, expired)).record
+    async def _unless_given_up(self, stored: StoredJob) -> JobRecord:
+        """The record as it is afterwards. `PreconditionFailed` if a worker takes the job at this very moment."""
+        given_up = stored.record.give_up_waiting(now=self._clock.now())
+        return stored.record if given_up is stored.record else (await self._jobs.advance(stored, given_up)).record
 
     async def _spawn(self, pool: str, jobs: int) -> list[str]:
         try:
