@@ -35,6 +35,7 @@ from infra.modal_pools import ModalPools
 from infra.modal_signal import ModalSignal
 from infra.models.folders import model_folder, perform
 from infra.models.manifest import Model
+from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
@@ -174,6 +175,7 @@ class TicketWorker:
         host = warm(settings, self._snapshot or engine_host(settings, engine_environment()))
         self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
         self._run(self._worker.start())
+        keep_secrets()
         logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
 
     def run_ticket(self) -> str | None:
