@@ -45,6 +45,8 @@ CARGO = frozenset(
         "VIDEO",
     }
 )
+_NEVER = "manual_format_widgets"
+"""VideoHelperSuite's former way to set options of ffmpeg: a dictionary, as a LATENT or an AUDIO is one too."""
 _NUMBERED = re.compile(r"(?P<stem>.*\D)\d+\Z", re.DOTALL)
 
 ClassOf = Callable[[str], NodeDeclaration]
@@ -70,6 +72,8 @@ def _reduced(node: Node, graph: Graph, class_of: ClassOf) -> Node:
 
 
 def _is_extra(node: Node, name: str, graph: Graph, class_of: ClassOf) -> bool:
+    if name == _NEVER:
+        return False
     collected = COLLECTORS.get(node.class_type)
     if collected is not None and fnmatchcase(name, collected):
         return True

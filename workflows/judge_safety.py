@@ -17,7 +17,7 @@ from workflows.model_files import Listing, listing
 from workflows.place import Place
 
 _MAY_BE_TEXT = ("STRING", "COMBO", "*", "COMFY_MATCHTYPE")
-_LOADED = frozenset({"audio", "file", "image", "mask", "video"})
+_LOADED = frozenset({"audio", "image", "latent", "mask", "video"})
 _FRAMES = "WEBCAM"
 """What the browser has photographed: ComfyUI reads it as LoadImage does."""
 
@@ -82,7 +82,7 @@ def _is_a_file(node: Node, declared: InputDeclaration) -> bool:
     if choices is not None:
         if listing(declared, choices, "") is Listing.MODELS:
             return False
-        is_list_of_files = listing(declared, choices, "") is Listing.OTHER_FILES
+        is_list_of_files = bool(choices) and listing(declared, choices, "") is Listing.OTHER_FILES
     elif isinstance(declared.kind, str) and any(kind in declared.kind.split(",") for kind in ("STRING", "COMBO", "*")):
         is_list_of_files = False
     else:

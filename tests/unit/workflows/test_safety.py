@@ -72,6 +72,8 @@ INFO: dict[str, Any] = {
     "LoadText": described({"file_path": ["STRING"], "note": ["STRING"], "name": ["STRING"]}, ["STRING"], pack="Pack"),
     "LoadImage": described({"image": [["a.png"], {"image_upload": True}]}, ["IMAGE", "MASK"]),
     "LoraLoader": described({"lora_name": [["a.safetensors"]], "file": [["b.safetensors"]]}, ["MODEL"]),
+    "CustomCombo": described({"choice": ["COMBO", {"options": []}]}, ["STRING"]),
+    "LoadLatent": described({"latent": [[]]}, ["LATENT"]),
     "Show3D": described({"model_file": ["STRING,FILE_3D"]}, []),
     "Load3D": described({}, ["FILE_3D"]),
     "SaveImage": described({"images": ["IMAGE"], "filename_prefix": ["STRING"]}, []),
@@ -155,6 +157,7 @@ def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
         ("text", "-i /etc/passwd"),
         ("manual_format_widgets", {"dither": FILTER}),
         ("manual_format_widgets", ["any", 0]),
+        ("manual_format_widgets", ["picture", 0]),
         ("has_alpha", True),
         ("videopreview", {"paused": False}),
         ("crf.x", 1),
@@ -273,6 +276,7 @@ def test_a_name_leads_nowhere_else_however_it_is_written(class_type: str, field:
         ("WebcamCapture", "image"),
         ("InputFiles", "file"),
         ("LoadText", "file_path"),
+        ("LoadLatent", "latent"),
         ("Show3D", "model_file"),
     ],
 )
@@ -297,6 +301,8 @@ def test_a_file_is_not_named_by_a_link(class_type: str, field: str, link: list[A
         ("SaveImage", "filename_prefix", ["text", 0]),
         ("SaveImage", "filename_prefix", "../x"),
         ("InputFiles", "file", "a.txt"),
+        ("CustomCombo", "choice", "/imagine ../ anything"),
+        ("CustomCombo", "choice", ["text", 0]),
     ],
 )
 def test_what_names_no_file_may_be_linked(class_type: str, field: str, value: Any) -> None:
