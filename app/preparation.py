@@ -142,7 +142,7 @@ class Preparation:
             applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
-        self._check_safety(applied, workflow_at)
+        self._check_safety(applied, catalogue, workflow_at)
         brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
         verdict = catalogue.judge(applied, brought)
         if verdict.faults:
@@ -150,11 +150,12 @@ class Preparation:
             raise of_verdict(verdict, workflow_at, given)
         return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
 
-    def _check_safety(self, graph: Graph, where: str) -> None:
-        """By what the graph says, whatever the engine knows."""
+    def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
+        """By what the graph says, and by what is known of the engine; the worker looks at the latter again."""
         try:
             self._config.node_policy.check(graph)
             check_file_names(graph)
+            catalogue.check_safety(graph)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
 

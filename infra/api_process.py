@@ -16,6 +16,7 @@ from infra.local.lifeline import parent_gone
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
+from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
     _allow_many_files()
     asyncio.run(serve(settings, parser.parse_args().fd))
 

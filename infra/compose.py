@@ -293,11 +293,17 @@ def engine_environment() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if name in _ENGINE_VARIABLES or name.startswith(("CUDA_", "NVIDIA_", "HF_", "TORCH", "PYTORCH_", "LC_"))
+        if name in _ENGINE_VARIABLES or name.startswith(("CUDA_", "NVIDIA_", "TORCH", "PYTORCH_", "LC_"))
     }
 
 
-_ENGINE_VARIABLES = frozenset({"PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "XDG_CACHE_HOME"})
+_ENGINE_VARIABLES = frozenset(
+    {
+        *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "XDG_CACHE_HOME"),
+        *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"),  # not HF_TOKEN
+        *("HF_HUB_ENABLE_HF_TRANSFER", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_XET_CACHE"),
+    }
+)
 
 
 def api_config(settings: Settings) -> ApiConfig:

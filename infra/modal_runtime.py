@@ -37,6 +37,7 @@ from infra.modal_url import with_public_url
 from infra.models.folders import model_folder, perform
 from infra.models.manifest import Model
 from infra.models.progress import Step, streamed
+from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.record import DEFAULT_POOL
 from storage.s3 import S3ObjectStore
@@ -182,6 +183,7 @@ class TicketWorker:
         host = warm(settings, self._snapshot or engine_host(settings, engine_environment()))
         self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
         self._run(self._worker.start())
+        keep_secrets()
         logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
 
     def run_ticket(self) -> str | None:

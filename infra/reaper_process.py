@@ -9,6 +9,7 @@ from infra.local.lifeline import stop_with_parent
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
+from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -29,6 +30,7 @@ async def serve(settings: Settings) -> None:
 def main() -> None:
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
     asyncio.run(serve(settings))
 
 

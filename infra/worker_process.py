@@ -9,6 +9,7 @@ from infra.local.lifeline import stop_with_parent
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
+from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from workers.comfy.host import EngineHost
 from workers.errors import EngineUnavailable
@@ -38,6 +39,7 @@ def _announce(settings: Settings, host: EngineHost) -> None:
 def main() -> int:
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
     return asyncio.run(serve(settings))
 
 

@@ -151,11 +151,17 @@ class Attempt:
             raise StagingFailed(str(error)) from error
 
     async def _graph(self) -> Graph:
-        """The submitted graph with the job's inputs. It was checked at submission; the engine may have changed."""
+        """The submitted graph with the job's inputs, as far as they reach the engine.
+
+        It was checked at submission; the engine may have changed, or have been unknown then.
+        """
         document = json.loads(await self._bench.jobs.workflow(self._record.tenant, self._record.job_id))
         try:
             graph = parse_graph(document)
-            return self._bench.catalogue.apply(graph, [(i.node, i.field, i.value) for i in self._record.inputs])
+            catalogue = self._bench.catalogue
+            applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in self._record.inputs])
+            catalogue.check_safety(applied)
+            return catalogue.reaching(applied)
         except WorkflowError as error:
             raise PromptRefused(error.message, node_id=error.node_id) from error
 

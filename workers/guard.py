@@ -8,6 +8,9 @@ unlike Linux's parent-death signal, which also fires when merely the thread that
 The guard has one thread alone, so on Linux its command gets that signal: a guard and then its parent,
 both killed, would else leave the command to no one.
 
+The command loses the privileges by which root reads and changes what other processes know: their memory, their
+environment. It keeps those over files, so that it works in folders of any owner as before.
+
 Start it as the leader of a new session. The guard passes SIGTERM and SIGINT on and ends with the command's
 own exit status; a parent that finds the guard gone calls `kill_group`, for whatever was left behind.
 """
@@ -26,7 +29,18 @@ GRACE_S = 3.0
 """From SIGTERM to SIGKILL when the parent is gone."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
 """prctl(2)."""
+_OVER_OTHERS = {
+    "CAP_SYS_MODULE": 16,
+    "CAP_SYS_RAWIO": 17,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+    "CAP_CHECKPOINT_RESTORE": 40,
+}
+"""capabilities(7): the ways to another process's memory, the kernel's included."""
 
 
 def guarded(command: Sequence[str]) -> list[str]:
@@ -73,6 +87,8 @@ def _dying_with(guard: int) -> Callable[[], None] | None:
 
     def bind() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        for capability in _OVER_OTHERS.values():  # who is not root has none, and is told so
+            prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
         if os.getppid() != guard:  # it was killed before the signal was asked for
             os._exit(1)
 

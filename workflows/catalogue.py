@@ -24,8 +24,10 @@ from typing import Any
 
 from workflows.declarations import UNKNOWN, NodeDeclaration, declared
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
+from workflows.extras import reaching
 from workflows.graph import Graph, Node
 from workflows.judge_nodes import NodeJudge
+from workflows.judge_safety import unsafe
 from workflows.judge_values import Files
 from workflows.suggestions import suggestion
 from workflows.verdict import Verdict, reachable, verdict
@@ -63,6 +65,11 @@ class Catalogue:
     def check(self, graph: Graph) -> None:
         """Raises the first fault of `judge`."""
         for fault in self.judge(graph).faults:
+            raise fault
+
+    def check_safety(self, graph: Graph) -> None:
+        """Raises the first fault that would lead a node out of the job, whether or not ComfyUI would refuse it."""
+        for fault in unsafe(graph, self._class):
             raise fault
 
     def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Verdict:
@@ -115,9 +122,9 @@ class Catalogue:
                 )
         return graph.with_values(known)
 
-    def hidden(self, class_type: str) -> frozenset[str]:
-        """Inputs that ComfyUI fills itself."""
-        return self._class(class_type).hidden
+    def reaching(self, graph: Graph) -> Graph:
+        """Without the inputs that are not given to the engine; see `workflows.extras`."""
+        return graph if self._info is None else reaching(graph, self._class)
 
     def _class(self, class_type: str) -> NodeDeclaration:
         if self._info is None or class_type not in self._info:

@@ -14,6 +14,7 @@ _DYNAMIC = "COMFY_"
 _UPLOAD = "_upload"
 _AUTOGROW = "COMFY_AUTOGROW"
 _NEVER_LISTED = ("remote", "remote_combo")
+_NUMBERS = ("INT", "FLOAT", "BOOLEAN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,16 @@ class InputDeclaration:
         )
 
     @property
+    def formats(self) -> Mapping[str, Any]:
+        """VideoHelperSuite's: what may be set beside each choice, undeclared. See `widgets`."""
+        listed = self.options.get("formats")
+        return listed if isinstance(listed, Mapping) else {}
+
+    @property
+    def is_number(self) -> bool:
+        return self.kind in _NUMBERS
+
+    @property
     def is_dynamic(self) -> bool:
         return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC)
 
@@ -84,6 +95,27 @@ class NodeDeclaration:
             return True
         whole = self.inputs.get(name.split(".", 1)[0])
         return whole is not None and whole.is_dynamic
+
+    def widgets(self, given: Mapping[str, Any]) -> dict[str, InputDeclaration]:
+        """What the formats chosen by these inputs add, each as [name, kind, …], kind a number's or a list of choices.
+
+        Free text is none: where VideoHelperSuite puts these values, it would be options of ffmpeg.
+        """
+        found: dict[str, InputDeclaration] = {}
+        for combo in self.inputs.values():
+            chosen = unwrapped(given.get(combo.name))
+            listed = combo.formats.get(chosen) if isinstance(chosen, str) else None
+            for one in listed if isinstance(listed, list) else ():
+                if isinstance(one, list) and len(one) > 1 and isinstance(one[0], str) and one[0] not in self.inputs:
+                    widget = _input(one[0], one[1:], required=False)
+                    if widget.is_number or isinstance(widget.kind, list):
+                        found[widget.name] = widget
+        return found
+
+
+def unwrapped(value: Any) -> Any:
+    """ComfyUI takes `{"__value__": x}` for x, which may then be a list."""
+    return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
 UNKNOWN = NodeDeclaration(inputs={}, outputs=None, is_output=False, is_custom=False)

@@ -1,41 +1,59 @@
-"""File names in a graph that would lead a loader out of the job's own input folder.
+"""File names in a graph that would lead a node out of the job's own input folder.
 
 ComfyUI joins what a loader is given to its input folder, `..` included, and a mark at the end (`x.png [output]`) makes
-it look into another folder. A job's files all lie in the input folder itself, and models by their names in the models'
-folders, so a name that climbs, begins at a root or carries such a mark is a mistake or an attack.
+it look into another folder; VideoHelperSuite takes away quotes and blanks around a name before. A job's files all lie
+in the input folder itself, and models by their names in the models' folders, so a name that climbs, begins at a root or
+carries such a mark is a mistake or an attack.
 """
 
 import re
 from collections.abc import Iterator
 
 from workflows.errors import UnsafeFileName, pointer
-from workflows.graph import Graph
+from workflows.graph import Graph, as_link
 
-_LOADER = re.compile(r"load", re.IGNORECASE)
-_OTHER_FOLDER = re.compile(r"\[(output|temp)\]\s*\Z")
+_LOADER = re.compile(r"load|webcam", re.IGNORECASE)
+_FILE = re.compile(
+    r"(.*[_ ])?(path|paths|folder|folders|file|files|filename|filenames|file_?name|file_?path|directory|dir)([_ ]name)?"
+    r"|folder.*",
+    re.IGNORECASE,
+)
+_MARK = re.compile(r"\[(input|output|temp)\]\Z")
+_AROUND = " \t\r\n\v\f\"'"
 _ROOTED = re.compile(r"\A\s*([/\\~]|[A-Za-z]:[/\\])")
 _CLIMBS = re.compile(r"(\A|[/\\])\s*\.\.\s*([/\\]|\Z)")
 _FIELDS_OF_TEXT = frozenset({"text", "prompt", "positive_prompt", "negative_prompt", "string", "title"})
 
 
 def check_file_names(graph: Graph) -> None:
-    """Raises `UnsafeFileName` for the first value of a loader (any class with `load` in its name) that leads away."""
-    for node_id, name, value in _values_of_loaders(graph):
-        fault = _fault(value)
-        if fault:
-            raise UnsafeFileName(
-                f"{name} of node {node_id} is {value[:100]!r}, which {fault}",
-                pointer=pointer(node_id, "inputs", name),
-                node_id=node_id,
-            )
-
-
-def _values_of_loaders(graph: Graph) -> Iterator[tuple[str, str, str]]:
+    """Raises `UnsafeFileName` for the first value that leads away: of a loader's inputs, or one named like a file."""
     for node_id, node in graph.nodes.items():
-        if _LOADER.search(node.class_type):
-            for name, value in node.inputs.items():
-                if name not in _FIELDS_OF_TEXT:
-                    yield from ((node_id, name, text) for text in _texts(value))
+        loads = is_loader(node.class_type)
+        for name, value in node.inputs.items():
+            if (loads and name not in _FIELDS_OF_TEXT) or names_a_file(name):
+                fault = None if as_link(value) else fault_of_value(value)
+                if fault:
+                    raise UnsafeFileName(
+                        f"{name} of node {node_id} {fault}", pointer=pointer(node_id, "inputs", name), node_id=node_id
+                    )
+
+
+def is_loader(class_type: str) -> bool:
+    return _LOADER.search(class_type) is not None
+
+
+def names_a_file(name: str) -> bool:
+    """Whether an input is called like a file or a folder; of a part of a dynamic one, its own name counts."""
+    return _FILE.fullmatch(name.rpartition(".")[2]) is not None
+
+
+def fault_of_value(value: object) -> str | None:
+    """In words that follow the input's name; None for a value that leads nowhere else, however deep its texts lie."""
+    for text in _texts(value):
+        fault = _fault(text)
+        if fault:
+            return f"is {text[:100]!r}, which {fault}"
+    return None
 
 
 def _texts(value: object) -> Iterator[str]:
@@ -50,10 +68,26 @@ def _texts(value: object) -> Iterator[str]:
 def _fault(value: str) -> str | None:
     if "\0" in value:
         return "holds a NUL character"
-    if _OTHER_FOLDER.search(value):
-        return "names a file of another folder"
-    if _ROOTED.search(value):
-        return "begins at a root"
-    if _CLIMBS.search(value):
-        return "climbs out of its folder"
+    for form in _forms(value):
+        mark = _MARK.search(form)
+        if mark and mark[1] != "input":
+            return "names a file of another folder"
+        if _ROOTED.search(form):
+            return "begins at a root"
+        if _CLIMBS.search(form):
+            return "climbs out of its folder"
     return None
+
+
+def _forms(value: str) -> Iterator[str]:
+    """The name as it stands, and as it may be read: without what is around it, and without a mark.
+
+    With a mark ComfyUI takes away the character before it too, whatever it is.
+    """
+    yield value
+    form = value.strip().strip(_AROUND)
+    yield form
+    while mark := _MARK.search(form):
+        yield form[: mark.start()].strip(_AROUND)
+        form = form[: max(0, mark.start() - 1)].strip(_AROUND)
+        yield form

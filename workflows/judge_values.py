@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workflows.declarations import InputDeclaration, unwrapped
 from workflows.errors import MissingMedium, MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
 from workflows.model_files import Listing, listing
 from workflows.place import Place, clipped, short, words
@@ -39,14 +40,39 @@ def judge_value(place: Place, value: Any, files: Files) -> WorkflowError | None:
     declared = place.declared
     if declared.is_dynamic:
         return None
-    if isinstance(value, dict) and "__value__" in value:
-        value = value["__value__"]
+    value = unwrapped(value)
     try:
         if isinstance(declared.kind, str) and declared.kind in _CONVERSIONS:
             value = _CONVERSIONS[declared.kind](value)
     except (ValueError, TypeError, OverflowError) as error:
         return _not_converted(place, value, error)
     return (None if place.is_custom else _judge_range(place, value)) or _judge_choice(place, value, files)
+
+
+def judge_listed(place: Place, value: Any) -> WorkflowError | None:
+    """A literal that must be one of the choices, or convert to the number, whoever's class it is."""
+    choices = place.declared.choices
+    if choices is not None and not is_listed(unwrapped(value), choices):
+        return _not_in_list(ValueNotInList, place, choices, [unwrapped(value)], value)
+    try:
+        as_listed(place.declared, value)
+    except (ValueError, TypeError, OverflowError) as error:
+        return _not_converted(place, value, error)
+    return None
+
+
+def as_listed(declared: InputDeclaration, value: Any) -> Any:
+    """The value as the number, or the choice, that it is taken for. ValueError, TypeError or OverflowError if none."""
+    value = unwrapped(value)
+    if isinstance(declared.kind, str) and declared.is_number:
+        return _CONVERSIONS[declared.kind](value)
+    if not is_listed(value, declared.choices or []):
+        raise ValueError("none of the choices")
+    return value
+
+
+def is_listed(value: Any, choices: list[Any]) -> bool:
+    return any(value == choice and type(value) is type(choice) for choice in choices)
 
 
 def _judge_choice(place: Place, value: Any, files: Files) -> WorkflowError | None:

@@ -76,10 +76,19 @@ DENIED: Mapping[str, tuple[str, ...]] = {
         "LoadImage*FromDir //Inspire",  # Inspire pack
         "LoadPromptsFrom* //Inspire",
         "LoadImageFromPath",
-        "LoadImagesFromFolderKJ",  # KJNodes
+        "LoadTrainingDataset",  # ComfyUI's own, to SaveTrainingDataset: join a folder's name to another as it comes
+        "SaveImageDataSetToFolder",
+        "SaveImageTextDataSetToFolder",
+        "SaveTrainingDataset",
+        "CameraPoseVisualizer",  # KJNodes, to VisualizeCUDAMemoryHistory
+        "CreateAudioMask",
+        "EndRecordCUDAMemoryHistory",
+        "LoadImagesFromFolderKJ",
         "LoadVideosFromFolder",
+        "PlaySoundKJ",
         "SaveImageKJ",
         "SaveStringKJ",
+        "VisualizeCUDAMemoryHistory",
         "VHS_LoadAudio",  # VideoHelperSuite; its *Upload nodes read the input folder
         "VHS_LoadImagePath",
         "VHS_LoadImagesPath",

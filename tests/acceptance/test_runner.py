@@ -87,6 +87,30 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
     assert np.abs(got - wanted).max() <= 1.5
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"1": node("LoadImage", image=["3", 0]), "3": node("PrimitiveString", value="../x.png")},
+        {"1": node("LoadImage", image='"../secret.png" [input]')},
+    ],
+)
+async def test_a_worker_refuses_what_nobody_could_judge_before(bench: Bench, hostile: dict[str, Any]) -> None:
+    """A job may have been accepted when no engine's nodes were known."""
+    record = await bench.run(hostile | {"2": saved()})
+    assert (record.status, record.error_detail and record.error_detail.code) == (Status.FAILED, "prompt_refused")
+    assert record.error is not None
+    assert "image of node 1 (LoadImage)" in record.error
+
+
+async def test_the_engine_is_not_given_what_a_class_does_not_declare(bench: Bench) -> None:
+    """The document that was executed is kept in the bucket."""
+    stray = {**EMPTY, "inputs": {**EMPTY["inputs"], "stray": ["4", 0], "words": "x"}}
+    record = await bench.run({"1": stray, "2": saved(), "4": node("PrimitiveString", value="x")})
+    assert (record.status, record.progress_details.nodes_total) == (Status.COMPLETED, 2)
+    kept = json.loads((await bench.objects.get(keys.prompt(record.tenant, record.job_id))).body)
+    assert kept["1"] == EMPTY
+
+
 async def test_a_video_arrives_whole(bench: Bench) -> None:
     """With its size, length and frames."""
     record = await bench.run(examples.load("clip"), media=(await bench.medium("photo.png", png((640, 428))),))

@@ -64,6 +64,20 @@ def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
     assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc elsewhere")
+def test_no_process_shows_a_secret_in_its_environment(running: Up) -> None:
+    """Whoever reads files of /proc finds none of the keys; where this cannot be read at all, so much the better."""
+    connection = running.connection
+    secrets = [connection[name] for name in ("api_key", "secret_key", "webhook_secret")]
+    ours = [name for name in connection["processes"] if name not in ("up", "s3")]
+    for name in ours:
+        try:
+            shown = Path(f"/proc/{connection['processes'][name]}/environ").read_text()
+        except PermissionError:
+            continue
+        assert not [secret for secret in secrets if secret in shown], name
+
+
 def test_eight_jobs_run_four_at_a_time(running: Up) -> None:
     """Never more than the workers, and all of them at once at some moment."""
     with running.client() as client:

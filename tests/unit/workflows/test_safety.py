@@ -1,0 +1,337 @@
+"""Hostile graphs: each is refused, or what is hostile of it does not reach the engine."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows.catalogue import Catalogue
+from workflows.errors import UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType
+from workflows.execution import TOKEN_INPUT, for_execution
+from workflows.file_names import check_file_names
+from workflows.graph import Graph, parse_graph
+from workflows.library import library
+from workflows.policy import DEFAULT, NodePolicy
+
+HERE = Path(__file__).parent
+KNOWN = json.loads((HERE / "node_types.json").read_text())
+
+FORMATS = {
+    "video/ffmpeg-gif": [
+        ["dither", ["bayer", "none"], {"default": "none"}, "[a] palettegen [p]; [b][p] paletteuse=dither=$val"]
+    ],
+    "video/h264-mp4": [
+        ["pix_fmt", ["yuv420p", "yuv420p10le"]],
+        ["crf", "INT", {"default": 19, "min": 0, "max": 100}],
+        ["save_metadata", "BOOLEAN", {"default": True}],
+        ["text", "STRING", {}],
+        ["format", ["a"]],
+        "odd",
+        ["odd"],
+    ],
+    "image/webp": [["lossless", "BOOLEAN", {"default": True}]],
+    "odd": {"target_rate": 8},
+}
+
+
+def described(
+    required: dict[str, Any], output: list[Any], *, optional: dict[str, Any] | None = None, pack: str = ""
+) -> dict[str, Any]:
+    return {
+        "input": {"required": required, "optional": optional or {}, "hidden": {"prompt": "PROMPT"}},
+        "output": output,
+        "output_node": not output,
+        "python_module": f"custom_nodes.{pack}" if pack else "nodes",
+    }
+
+
+INFO: dict[str, Any] = {
+    "EmptyImage": described({"width": ["INT"]}, ["IMAGE", "MASK"]),
+    "PrimitiveString": described({"value": ["STRING"]}, ["STRING"]),
+    "PrimitiveInt": described({"value": ["INT"]}, ["INT"]),
+    "Anything": described({}, ["*"], pack="Pack"),
+    "Chooser": described({}, [["a", "b"]], pack="Pack"),
+    "Unsaid": {"input": {"required": {}}},
+    "VHS_VideoCombine": described(
+        {
+            "images": ["IMAGE,LATENT"],
+            "filename_prefix": ["STRING", {}],
+            "format": [["image/gif", *FORMATS], {"formats": FORMATS}],
+        },
+        [],
+        pack="VHS",
+    ),
+    "VHS_LoadVideo": described(
+        {"video": [["a.mp4"]], "format": [["None", "Wan"], {"formats": {"Wan": {}}}]}, ["IMAGE"]
+    ),
+    "VHS_LoadImages": described({"directory": [["one", "two"]]}, ["IMAGE"], pack="VHS"),
+    "Painter": described({"mask": ["STRING", {"image_upload": True}]}, ["IMAGE"], optional={"image": ["IMAGE"]}),
+    "WebcamCapture": described({"image": ["WEBCAM", {}]}, ["IMAGE"]),
+    "InputFiles": described({"file": ["COMBO", {"options": ["a.txt", "b.txt"]}]}, ["FILES"]),
+    "LoadText": described({"file_path": ["STRING"], "note": ["STRING"], "name": ["STRING"]}, ["STRING"], pack="Pack"),
+    "LoadImage": described({"image": [["a.png"], {"image_upload": True}]}, ["IMAGE", "MASK"]),
+    "LoraLoader": described({"lora_name": [["a.safetensors"]], "file": [["b.safetensors"]]}, ["MODEL"]),
+    "CustomCombo": described({"choice": ["COMBO", {"options": []}]}, ["STRING"]),
+    "LoadLatent": described({"latent": [[]]}, ["LATENT"]),
+    "Show3D": described({"model_file": ["STRING,FILE_3D"]}, []),
+    "Load3D": described({}, ["FILE_3D"]),
+    "SaveImage": described({"images": ["IMAGE"], "filename_prefix": ["STRING"]}, []),
+    "ImageBatchMulti": described({"inputcount": ["INT"], "image_1": ["IMAGE"], "image_2": ["IMAGE"]}, ["IMAGE"]),
+    "JoinStringMulti": described({"string_1": ["STRING"]}, ["STRING"], pack="KJ"),
+    "Any Switch (rgthree)": described({}, ["*"], pack="rgthree"),
+    "Power Lora Loader (rgthree)": described({}, ["MODEL"], pack="rgthree"),
+    "Grows": described({"images": ["COMFY_AUTOGROW_V3", {}], "mode": ["COMFY_DYNAMICCOMBO_V3", {}]}, [], pack="Pack"),
+}
+CATALOGUE = Catalogue(INFO)
+SOURCES: dict[str, Any] = {
+    "picture": {"class_type": "EmptyImage", "inputs": {"width": 8}},
+    "text": {"class_type": "PrimitiveString", "inputs": {"value": "../../x"}},
+    "number": {"class_type": "PrimitiveInt", "inputs": {"value": 7}},
+    "any": {"class_type": "Anything", "inputs": {}},
+    "choice": {"class_type": "Chooser", "inputs": {}},
+    "unsaid": {"class_type": "Unsaid", "inputs": {}},
+    "shape": {"class_type": "Load3D", "inputs": {}},
+}
+
+
+def graph(class_type: str, **inputs: Any) -> Graph:
+    return parse_graph({**SOURCES, "7": {"class_type": class_type, "inputs": inputs}})
+
+
+def check(submitted: Graph) -> None:
+    """As the API does."""
+    NodePolicy.parse(DEFAULT).check(submitted)
+    check_file_names(submitted)
+    CATALOGUE.check_safety(submitted)
+
+
+def executed(submitted: Graph) -> dict[str, Any]:
+    inputs: dict[str, Any] = for_execution(submitted, CATALOGUE, "t")["7"]["inputs"]
+    return {name: value for name, value in inputs.items() if name != TOKEN_INPUT}
+
+
+FILTER = "none;movie=filename=/proc/1/environ"
+FROM_TEXT = [["text", 0], ["any", 0], ["choice", 0], ["unsaid", 0]]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "widget", "value"),
+    [
+        ("video/ffmpeg-gif", "dither", FILTER),
+        ("video/ffmpeg-gif", "dither", "evil.safetensors;movie=x"),
+        ("video/ffmpeg-gif", "dither", {"__value__": FILTER}),
+        ("video/ffmpeg-gif", "dither", {"a": "bayer"}),
+        ("video/ffmpeg-gif", "dither", None),
+        ({"__value__": "video/ffmpeg-gif"}, "dither", FILTER),
+        ("video/h264-mp4", "pix_fmt", "yuv420p -i /etc/passwd"),
+        ("video/h264-mp4", "crf", "1 -i /etc/passwd"),
+        ("video/h264-mp4", "crf", "nan"),
+        ("video/h264-mp4", "crf", {"__value__": "x"}),
+        *(("video/ffmpeg-gif", "dither", link) for link in (*FROM_TEXT, ["number", 0], ["picture", 0], ["text", 9])),
+        *(("video/h264-mp4", "crf", link) for link in (*FROM_TEXT, ["picture", 0], ["number", 0, 0], [])),
+    ],
+)
+def test_an_option_of_a_format_is_one_of_its_choices_or_a_number(chosen: Any, widget: str, value: Any) -> None:
+    """Refused; and where nobody knew the class at submission, the worker leaves it out."""
+    hostile = graph("VHS_VideoCombine", images=["picture", 0], format=chosen, **{widget: value})
+    with pytest.raises((ValueNotInList, WrongInputType)):
+        check(hostile)
+    assert widget not in executed(hostile)
+
+
+@pytest.mark.parametrize(
+    "value", ["video/../../../input/mine", "video/none", {"__value__": "video/../x"}, 7, *FROM_TEXT, ["number", 0]]
+)
+@pytest.mark.parametrize("class_type", ["VHS_VideoCombine", "VHS_LoadVideo"])
+def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
+    """It becomes the name of a file that holds options of ffmpeg, and ComfyUI lets an untyped link through."""
+    with pytest.raises((ValueNotInList, WrongInputType)):
+        CATALOGUE.check_safety(graph(class_type, format=value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dither", "bayer"),
+        ("text", "-i /etc/passwd"),
+        ("manual_format_widgets", {"dither": FILTER}),
+        ("manual_format_widgets", ["any", 0]),
+        ("manual_format_widgets", ["picture", 0]),
+        ("has_alpha", True),
+        ("videopreview", {"paused": False}),
+        ("crf.x", 1),
+        ("prompt", ["picture", 0]),
+        ("extra_pnginfo", {"a": 1}),
+        ("unheard_of", ["text", 0]),
+        ("unheard_of", ["number", 0]),
+        ("unheard_of", ["unsaid", 0]),
+        (TOKEN_INPUT, "mine"),
+    ],
+)
+def test_what_a_class_does_not_declare_does_not_reach_it(name: str, value: Any) -> None:
+    """Options of another format, free text, and whatever its function might take for something."""
+    submitted = graph(
+        "VHS_VideoCombine", images=["picture", 0], format="video/h264-mp4", filename_prefix="x", **{name: value}
+    )
+    check(submitted)
+    assert executed(submitted) == {"images": ["picture", 0], "format": "video/h264-mp4", "filename_prefix": "t/x"}
+
+
+def test_the_options_of_the_chosen_format_do() -> None:
+    """As numbers and choices: no conversion of ComfyUI's stands behind them."""
+    given = {"pix_fmt": {"__value__": "yuv420p"}, "crf": " 19 ", "save_metadata": "no"}
+    submitted = graph("VHS_VideoCombine", format="video/h264-mp4", **given)
+    check(submitted)
+    expected = {"format": "video/h264-mp4", "pix_fmt": "yuv420p", "crf": 19, "save_metadata": True}
+    assert executed(submitted) == expected
+    linked = graph("VHS_VideoCombine", format="video/h264-mp4", crf=["number", 0])
+    check(linked)
+    assert executed(linked)["crf"] == ["number", 0]
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("ImageBatchMulti", {"inputcount": 3, "image_1": ["picture", 0], "image_3": ["picture", 0]}),
+        ("JoinStringMulti", {"string_1": "a", "string_2": "b", "string_10": ["text", 0]}),
+        ("Any Switch (rgthree)", {"any_01": ["text", 0], "any_02": ["any", 0]}),
+        ("Power Lora Loader (rgthree)", {"lora_1": {"on": True, "lora": "a.safetensors", "strength": 1}}),
+        ("Grows", {"images.image0": ["picture", 0], "mode": "x", "mode.size": 7}),
+        ("VHS_VideoCombine", {"format": "image/gif", "latents": ["picture", 0]}),
+        ("Unheard of", {"anything": "goes", "linked": ["any", 0]}),
+    ],
+)
+def test_rows_parts_and_pictures_reach_the_engine(class_type: str, inputs: dict[str, Any]) -> None:
+    """What packs take without declaring it; of a class that nobody knows everything."""
+    submitted = graph(class_type, **inputs)
+    check(submitted)
+    assert executed(submitted) == inputs
+
+
+def test_nothing_is_left_out_of_the_shipped_workflows() -> None:
+    """Nor refused, by what the engine declares of their nodes."""
+    catalogue = Catalogue({name: about for pack in KNOWN.values() for name, about in pack.items()})
+    for workflow in library().values():
+        shipped = parse_graph(workflow.graph)
+        catalogue.check_safety(shipped)
+        assert catalogue.reaching(shipped) == shipped
+
+
+LEADS_AWAY = [
+    "../secret.png",
+    '"/proc/1/environ',
+    '/proc/1/environ"',
+    ' "/srv/other" ',
+    "'/srv/other'",
+    '"sub [output]"',
+    'sub [output]"',
+    "x.png [temp] ",
+    ".. [input]",
+    "..x[input]",
+    "..[input]",
+    '".." [input]',
+    "../x [input]",
+    ".. [input] [input]",
+    "x [output][input]",
+    "a/..",
+    {"__value__": "../x.png"},
+    {"__value__": '"/srv/other'},
+    {"__value__": ["../x.png", 0]},
+    {"filename": "../x.png"},
+    {"list": [{"deep": "/etc/x"}]},
+]
+
+
+@pytest.mark.parametrize("value", LEADS_AWAY, ids=str)
+@pytest.mark.parametrize(
+    ("class_type", "field"),
+    [
+        ("LoadImage", "image"),
+        ("VHS_LoadAudioUpload", "audio"),
+        ("VHS_LoadImages", "directory"),
+        ("WebcamCapture", "image"),
+        ("Painter", "mask"),
+        ("InputFiles", "file"),
+        ("AnyPack", "pose_file_path"),
+        ("AnyPack", "folder_name"),
+        ("AnyPack", "mode.directory"),
+        ("AnyPack", "filename"),
+    ],
+)
+def test_a_name_leads_nowhere_else_however_it_is_written(class_type: str, field: str, value: Any) -> None:
+    """Quotes, blanks, marks and wrappings are taken away before a name is judged, in every class."""
+    with pytest.raises(UnsafeFileName) as refused:
+        check(graph(class_type, **{field: value}))
+    assert refused.value.pointer == f"/7/inputs/{field}"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "field"),
+    [
+        ("LoadImage", "image"),
+        ("VHS_LoadVideo", "video"),
+        ("VHS_LoadImages", "directory"),
+        ("Painter", "mask"),
+        ("WebcamCapture", "image"),
+        ("InputFiles", "file"),
+        ("LoadText", "file_path"),
+        ("LoadLatent", "latent"),
+        ("Show3D", "model_file"),
+    ],
+)
+@pytest.mark.parametrize("link", FROM_TEXT)
+def test_a_file_is_not_named_by_a_link(class_type: str, field: str, link: list[Any]) -> None:
+    """What another node says of it, nobody has judged."""
+    with pytest.raises(UnsafeFileName, match="is linked"):
+        CATALOGUE.check_safety(graph(class_type, **{field: link}))
+
+
+@pytest.mark.parametrize(
+    ("class_type", "field", "value"),
+    [
+        ("Painter", "image", ["picture", 0]),
+        ("Show3D", "model_file", ["shape", 0]),
+        ("Show3D", "model_file", "3d/x.glb"),
+        ("LoraLoader", "lora_name", ["choice", 0]),
+        ("LoraLoader", "file", ["choice", 0]),
+        ("LoadText", "note", ["text", 0]),
+        ("LoadImage", "image", "a (1) [x] 'y'.png [input]"),
+        ("LoadImage", "image", "a...png"),
+        ("SaveImage", "filename_prefix", ["text", 0]),
+        ("SaveImage", "filename_prefix", "../x"),
+        ("InputFiles", "file", "a.txt"),
+        ("CustomCombo", "choice", "/imagine ../ anything"),
+        ("CustomCombo", "choice", ["text", 0]),
+    ],
+)
+def test_what_names_no_file_may_be_linked(class_type: str, field: str, value: Any) -> None:
+    """Nor is an ordinary name refused. ComfyUI itself keeps what is saved in its output folder."""
+    check(graph(class_type, **{field: value}))
+
+
+def test_a_wrapped_prefix_gets_the_jobs_folder_too() -> None:
+    """ComfyUI unwraps it."""
+    submitted = graph("SaveImage", images=["picture", 0], filename_prefix={"__value__": "a"})
+    assert executed(submitted)["filename_prefix"] == "t/a"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs"),
+    [
+        ("SaveImageTextDataSetToFolder", {"folder_name": "x"}),
+        ("SaveImageDataSetToFolder", {"folder_name": "x"}),
+        ("SaveTrainingDataset", {"folder_name": "x"}),
+        ("LoadTrainingDataset", {"folder_name": ["text", 0]}),
+        ("CameraPoseVisualizer", {"pose_file_path": "x"}),
+        ("PlaySoundKJ", {"audio_path": "http://127.0.0.1/"}),
+        ("CreateAudioMask", {"audio_path": "x.wav"}),
+        ("VisualizeCUDAMemoryHistory", {"snapshot_path": ["text", 0]}),
+        ("EndRecordCUDAMemoryHistory", {"output_path": "x"}),
+        ("WebcamCaptureCV2", {}),
+    ],
+)
+def test_classes_that_take_any_path_are_denied(class_type: str, inputs: dict[str, Any]) -> None:
+    """ComfyUI's own that join a name without a look at it, and those of the packs in our image."""
+    with pytest.raises(WorkflowError, match=r"reads or writes any path|camera"):
+        check(graph(class_type, **inputs))
