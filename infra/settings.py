@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     max_upload_bytes: Count = Field(5 * 1024**3, description="largest presigned upload")
     max_pixels: Count = Field(100_000_000, description="most pixels of a picture, or of one frame")
     max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
-    max_video_pixels: Count = Field(50_000_000_000, description="most pixels of all frames of a video")
+    max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
     max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
     max_nodes: Count = Field(2_000, description="most nodes of a workflow")
     denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
