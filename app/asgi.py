@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.auth import Doorkeeper
 from app.config import ApiConfig
+from app.large_bodies import LargeBodies
 from app.middleware import AnswerMiddleware, AuthMiddleware
 from app.problems import Problem, of_storage
 from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
@@ -40,7 +41,9 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         ],
         exception_handlers=handlers,
     )
-    app.state.context = Context(services, config, JobWatch(services.jobs, services.signal))
+    app.state.context = Context(
+        services, config, JobWatch(services.jobs, services.signal), LargeBodies(config.max_large_requests)
+    )
     return app
 
 

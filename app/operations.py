@@ -27,6 +27,7 @@ _SUBMISSION_PROBLEMS = (
     "unsupported-media-type",
     "request-timeout",
     "request-too-large",
+    "too-many-large-requests",
     "text-too-long",
     "validation-error",
     "missing-workflow",

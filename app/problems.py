@@ -135,6 +135,12 @@ _TYPES = (
     ),
     ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
+    ProblemType(
+        "too-many-large-requests",
+        429,
+        "Too many large requests at once",
+        "wait for Retry-After seconds, or send files by POST /v1/uploads",
+    ),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),

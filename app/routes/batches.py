@@ -6,12 +6,12 @@ from starlette.routing import Route
 
 from app.batch_acceptance import BatchAcceptance
 from app.batch_preparation import prepared_batch
-from app.body import Body
-from app.preparation import Preparation, parsed
+from app.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.routes.context import (
     REPLAYED,
     answer,
     base_url,
+    body_of,
     check_is_json,
     context_of,
     identity_of,
@@ -26,8 +26,10 @@ from storage.batches import StoredBatch
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    with Body() as body:
-        wanted = parsed(BatchRequest, await json_body(request, body, limit=context.config.max_request_bytes))
+    with body_of(request) as body:
+        limit = context.config.max_request_bytes
+        document = await json_body(request, body, limit=limit, keep=LONG_IN_BATCHES)
+        wanted = parsed(BatchRequest, document)
         preparation = Preparation(context.services, context.config, tenant, body)
         prepared = await prepared_batch(preparation, wanted, context.config)
         acceptance = BatchAcceptance(context.services, context.config, tenant)

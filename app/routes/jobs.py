@@ -7,14 +7,14 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.acceptance import Acceptance, Accepted
-from app.body import Body
-from app.preparation import Preparation, parsed
+from app.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.problems import Problem
 from app.routes.context import (
     REPLAYED,
     Context,
     answer,
     base_url,
+    body_of,
     check_is_json,
     context_of,
     identity_of,
@@ -32,8 +32,8 @@ from storage.record import JobRecord, Status
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    with Body() as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
+    with body_of(request) as body:
+        document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
         preparation = Preparation(context.services, context.config, tenant, body)
         prepared = await preparation.whole_job(parsed(JobRequest, document))
         acceptance = Acceptance(context.services, context.config, tenant)
