@@ -156,7 +156,12 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
         self._check_safety(applied, workflow_at)
-        brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
+        names = {medium.name for medium in options.media}
+        for picture in pictures:
+            if picture.name in names:
+                detail = f"{picture.name!r} is the name of an image input's file"
+                raise Problem("duplicate-media-name", detail, pointer=inputs_at)
+        brought = frozenset((*names, *(picture.name for picture in pictures)))
         verdict = catalogue.judge(applied, brought)
         if verdict.faults:
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}

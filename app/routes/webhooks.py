@@ -9,6 +9,7 @@ from starlette.routing import Route
 from app.events import schema
 from app.preparation import parsed
 from app.problems import Problem
+from app.quotas import Quotas
 from app.routes.context import Context, answer, base_url, body_of, context_of, json_body, tenant_of, whole_number
 from app.webhook_views import delivery_view, endpoint_view
 from app.wire import (
@@ -75,6 +76,7 @@ async def test(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
+    await Quotas(context.services, context.config, tenant).admit_targets({url})
     await context.services.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
     ref = await context.services.deliveries.test(tenant, url, str(uuid.uuid4()))
     context.services.signal.ring(DUE_TOPIC)

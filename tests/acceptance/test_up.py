@@ -18,7 +18,7 @@ from PIL import Image
 
 from infra.photograph import write_photograph
 from tests.support.environment import clean_environment
-from tests.support.up import COMMAND, Up, eventually, finished, up
+from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -62,6 +62,13 @@ def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
     assert set(connection["processes"]) == wanted
     assert all(psutil.pid_exists(pid) for pid in connection["processes"].values())
     assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_key_for_partner_nodes_is_in_no_log(running: Up) -> None:
+    """Every log is searched for it when this `up` has ended."""
+    with running.client() as client:
+        document = {"workflow": slow(1, 0), "extra_data": {"api_key_comfy_org": PARTNER_KEY}}
+        assert finished(client, client.post("/v1/jobs", json=document).json()["job_id"])["status"] == "completed"
 
 
 def test_eight_jobs_run_four_at_a_time(running: Up) -> None:
