@@ -32,9 +32,17 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         StorageError: _on_storage_error,
         HTTPException: _on_http_exception,
     }
+    counting: list[Middleware] = []
+    if config.metrics:
+        from app.metrics import Metrics, MetricsMiddleware, metrics_route
+
+        metrics = Metrics()
+        routes.append(metrics_route(metrics))
+        counting.append(Middleware(MetricsMiddleware, metrics=metrics))
     app = Starlette(
         routes=routes,
         middleware=[
+            *counting,
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
             Middleware(AuthMiddleware, door=Doorkeeper(services.api_keys, config, services.clock)),

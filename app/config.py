@@ -16,6 +16,8 @@ class ApiConfig:
     api_key: str | None
     public_url: str | None = None
     docs: bool = True
+    metrics: bool = False
+    """Whether GET /metrics is served."""
     cors_origins: tuple[str, ...] = ()
     """Whose pages may call the API from a browser."""
     max_requests_per_s: float | None = None

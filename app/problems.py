@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
+from app.outcome import outcome_of
 from storage import errors as storage_errors
 from workflows.errors import WorkflowError
 from workflows.verdict import Verdict
@@ -213,7 +215,19 @@ class Problem(Exception):
         return body
 
     def response(self) -> Response:
-        return JSONResponse(self.body(), self.type.status, headers=self.headers, media_type=MEDIA_TYPE)
+        return _ProblemResponse(self)
+
+
+class _ProblemResponse(JSONResponse):
+    """Says in the request's scope which problem it was."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.body(), problem.type.status, headers=problem.headers, media_type=MEDIA_TYPE)
+        self._slug = problem.type.slug
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome_of(scope).problem = self._slug
+        await super().__call__(scope, receive, send)
 
 
 def of_workflow(error: WorkflowError, root: str) -> Problem:

@@ -74,6 +74,7 @@ class Settings(BaseSettings):
         None, description="most bytes that one tenant brings on a day (UTC); unset means any number"
     )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
+    metrics: bool = Field(default=False, description="serve /metrics, to keys with the scope `admin`")
     max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
     max_media: Count = Field(10, description="most media of one job")
     max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")

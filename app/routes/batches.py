@@ -6,6 +6,7 @@ from starlette.routing import Route
 
 from app.batch_acceptance import BatchAcceptance
 from app.batch_preparation import prepared_batch
+from app.outcome import outcome_of
 from app.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.routes.context import (
     REPLAYED,
@@ -34,6 +35,7 @@ async def submit(request: Request) -> Response:
         prepared = await prepared_batch(preparation, wanted, context.config)
         acceptance = BatchAcceptance(context.services, context.config, tenant)
         accepted = await acceptance.batch(prepared, identity_of(request, body))
+    outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else len(accepted.stored.record.job_ids)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"

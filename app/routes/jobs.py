@@ -7,6 +7,7 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.acceptance import Acceptance, Accepted
+from app.outcome import outcome_of
 from app.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.problems import Problem
 from app.routes.context import (
@@ -44,6 +45,7 @@ async def submit(request: Request) -> Response:
 def accepted_answer(request: Request, accepted: Accepted) -> Response:
     """202, or 200 for what an earlier request had made."""
     record = accepted.stored.record
+    outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else 1
     urls = job_urls(record.job_id, base_url(request))
     return answer(
         JobAccepted(
