@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from app.auth import Doorkeeper
 from app.config import ApiConfig
+from app.large_bodies import LargeBodies
 from app.middleware import AnswerMiddleware, AuthMiddleware
 from app.problems import Problem, of_storage
 from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
@@ -31,16 +32,26 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         StorageError: _on_storage_error,
         HTTPException: _on_http_exception,
     }
+    counting: list[Middleware] = []
+    if config.metrics:
+        from app.metrics import Metrics, MetricsMiddleware, metrics_route
+
+        metrics = Metrics()
+        routes.append(metrics_route(metrics))
+        counting.append(Middleware(MetricsMiddleware, metrics=metrics))
     app = Starlette(
         routes=routes,
         middleware=[
+            *counting,
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
             Middleware(AuthMiddleware, door=Doorkeeper(services.api_keys, config, services.clock)),
         ],
         exception_handlers=handlers,
     )
-    app.state.context = Context(services, config, JobWatch(services.jobs, services.signal))
+    app.state.context = Context(
+        services, config, JobWatch(services.jobs, services.signal), LargeBodies(config.max_large_requests)
+    )
     return app
 
 

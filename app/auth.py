@@ -27,12 +27,19 @@ WRITE: KeyScope = "jobs:write"
 ADMIN: KeyScope = "admin"
 _NEEDED: dict[str, KeyScope] = {"GET": READ, "HEAD": READ}
 
+METRICS_PATH = "/metrics"
+
 _REALM = 'Bearer realm="comfyui-modal"'
 
 
-def scope_for(method: str) -> KeyScope:
-    """What a request needs, whatever its path: to look needs `jobs:read`, everything else `jobs:write`."""
-    return _NEEDED.get(method.upper(), WRITE)
+def needs_key(path: str) -> bool:
+    """The metrics' path also where there are none: it does not tell whether they are on."""
+    return path.startswith("/v1/") or path == METRICS_PATH
+
+
+def scope_for(method: str, path: str = "/v1/") -> KeyScope:
+    """What a request needs: to look needs `jobs:read`, everything else `jobs:write`; the metrics need `admin`."""
+    return ADMIN if path == METRICS_PATH else _NEEDED.get(method.upper(), WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +69,9 @@ class Doorkeeper:
             raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
         return await self._principal(given.strip())
 
-    def check(self, principal: Principal, method: str) -> None:
+    def check(self, principal: Principal, method: str, path: str) -> None:
         """`Problem` where the key may not do this, or has asked too often of late."""
-        needed = scope_for(method)
+        needed = scope_for(method, path)
         if not principal.may(needed):
             challenge = f'{_REALM}, error="insufficient_scope", scope="{needed}"'
             detail = f"this key has no scope {needed}"

@@ -46,7 +46,8 @@ class BatchAcceptance:
         if not is_first and (known := await self._known(batch_id)) is not None:
             return AcceptedBatch(known, is_replay=True)
         job_ids = [member_id(batch_id, position) for position in range(len(prepared.jobs))]
-        async with self._quotas.admitted(dict(zip(job_ids, prepared.jobs, strict=True))):
+        jobs = dict(zip(job_ids, prepared.jobs, strict=True))
+        async with self._quotas.admitted(jobs, prepared.webhook_url):
             return await self._make(prepared, identity, batch_id, job_ids)
 
     async def _make(

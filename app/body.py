@@ -2,26 +2,40 @@
 
 JSON is scanned as it arrives. A string longer than SPOOL_THRESHOLD, a medium in base64 for one, goes to a temporary
 file, and a short placeholder takes its place; what is left is small and parsed as usual. Sans-I/O but for those files.
+
+Whoever reads the document must say where a placeholder may stand: `receive` puts all other strings back.
 """
 
+import asyncio
 import binascii
 import hashlib
 import json
+import math
 import re
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 SPOOL_THRESHOLD = 64 * 1024
 MAX_SMALL_JSON = 32 * 1024 * 1024
 """What may be left when the long strings are taken out: a graph of thousands of nodes has a few megabytes."""
+MAX_VALUES = 1_000_000
+"""Commas, colons and opening brackets: each may become an object of dozens of bytes. A graph has some thousands."""
 MAX_DEPTH = 64
 """ComfyUI's own documents are ten deep at most; everything behind this may recurse."""
 CHUNK = 1024 * 1024
+LIGHT = 1024 * 1024
+"""Documents of more bytes, texts included, are held in memory only by who has a place: see `app.large_bodies`."""
 
+Place = tuple[str, ...]
+"""Names and positions from the root, `*` for any."""
+
+_MARKS = (b",", b":", b"[", b"{")
+_BRACKET = re.compile(rb"[\[\]{}]")
 _QUOTE = re.compile(rb'"')
 _QUOTE_OR_ESCAPE = re.compile(rb'["\\]')
 _ESCAPE = re.compile(rb"\\(?:u00([0-9a-fA-F]{2})|(.))", re.DOTALL)
@@ -31,15 +45,24 @@ _DATA_URL = re.compile(rb"data:[^,]{0,200},")
 
 
 class BodyTooLarge(ValueError):
-    """The body, or what is left of it without its long strings, exceeds its limit."""
+    """The body, what is left of it without its long strings, or the number of its values exceeds its limit."""
 
 
 class TextTooLong(ValueError):
-    """A string that has to be held in memory exceeds its limit."""
+    """A string that has to be held in memory exceeds its limit, or all of them together theirs."""
 
 
 class BadText(ValueError):
-    """A string with half of a surrogate pair: JSON can write it, UTF-8 cannot, so nothing could store it."""
+    """A string that is not JSON, or has half of a surrogate pair: JSON can write it, UTF-8 cannot, so nothing could
+    store it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """In bytes, of long strings that have to be held in memory: one of them, and all of a request."""
+
+    one: int
+    total: int
 
 
 class BadBase64(ValueError):
@@ -58,9 +81,17 @@ class SpooledText:
             return self._source
         if self._source.stat().st_size > limit:
             raise TextTooLong(f"a text of {self._source.stat().st_size} bytes, at most {limit} are allowed")
-        text: str = json.loads(b'"' + self._source.read_bytes() + b'"')
+        try:
+            text: str = json.loads(b'"' + self._source.read_bytes() + b'"')
+        except ValueError as error:
+            raise BadText(f"a long string is not JSON: {error}"[:200]) from None
         _check_text(text)
         return text
+
+    @property
+    def held_bytes(self) -> int:
+        """What it would add to the memory that the document takes."""
+        return 0 if isinstance(self._source, str) else self._source.stat().st_size
 
     def decode_base64(self, path: Path, limit: int) -> int:
         """Write the decoded bytes to `path`; returns their number. `BodyTooLarge` beyond `limit`.
@@ -95,13 +126,20 @@ class SpooledText:
 
 
 class Body:
-    """A received document. Close it, or use it as a context: its temporary files go then."""
+    """A received document. Close it, or use it as a context: its temporary files go then.
 
-    def __init__(self) -> None:
+    `enter` waits for a place for a large document, and is told when that is left.
+    """
+
+    def __init__(self, enter: Callable[[], Awaitable[Callable[[], None]]] | None = None) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
         self._nonce = secrets.token_hex(8)
         self._spools: list[Path] = []
         self._digest = hashlib.sha256()
+        self._enter = enter
+        self._leave: Callable[[], None] | None = None
+        self._in_memory = 0
+        self._texts = 0
         self.folder = Path(self._folder.name)
 
     def __enter__(self) -> Self:
@@ -110,25 +148,33 @@ class Body:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._leave is not None:
+            self._leave()
         self._folder.cleanup()
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
         """The document, long strings replaced by placeholders. ValueError if it is not JSON, `BodyTooLarge`."""
-        scanner = _Scanner(self._new_spool)
-        size = 0
-        async for chunk in chunks:
-            size += len(chunk)
-            if size > limit:
-                raise BodyTooLarge(f"more than {limit} bytes")
-            self._digest.update(chunk)
-            scanner.feed(chunk)
-        small = scanner.finish()
-        document = json.loads(small, parse_constant=_refuse_constant)
-        if _is_deeper(document, MAX_DEPTH):
-            raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        if _SURROGATE.search(small):
-            _check_text(json.dumps(document, ensure_ascii=False))
-        return document
+        with tempfile.SpooledTemporaryFile(LIGHT, dir=self._folder.name) as small:
+            scanner = _Scanner(small, self._new_spool)
+            try:
+                size = 0
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > limit:
+                        raise BodyTooLarge(f"more than {limit} bytes")
+                    self._digest.update(chunk)
+                    scanner.feed(chunk)
+                scanner.finish()
+            finally:
+                scanner.close()
+            await self._hold(scanner.size)
+            small.seek(0)
+            return await _aside(scanner.size, _parsed, small.read())
+
+    @property
+    def is_spooled(self) -> bool:
+        """Whether there are placeholders."""
+        return bool(self._spools)
 
     @property
     def fingerprint(self) -> str:
@@ -140,17 +186,56 @@ class Body:
         number = self._number(value)
         return SpooledText(value if number is None else self._spools[number])
 
-    def restore(self, document: Any, limit: int) -> Any:
-        """The document with its long strings put back, each of at most `limit` bytes."""
+    async def restored(self, document: Any, limits: TextLimits, keep: Sequence[Place] = ()) -> Any:
+        """The document with its long strings put back but for those at `keep`. `TextTooLong`, `BadText`."""
         if not self._spools:
+            return document
+        found = [spooled.held_bytes for spooled in self._found(document, keep)]
+        self._texts += sum(found)
+        if max(found, default=0) > limits.one:
+            raise TextTooLong(f"a text of {max(found)} bytes, at most {limits.one} are allowed")
+        if self._texts > limits.total:
+            raise TextTooLong(f"long texts of {self._texts} bytes in all, at most {limits.total} are allowed")
+        if not found:
+            return document
+        await self._hold(sum(found))
+        return await _aside(sum(found), self._put_back, document, limits.one, keep)
+
+    def _found(self, document: Any, keep: Sequence[Place]) -> Iterator[SpooledText]:
+        """Every long string, names included."""
+        if () in keep:
+            return
+        if isinstance(document, str):
+            if self._number(document) is not None:
+                yield self.spooled(document)
+        elif isinstance(document, dict):
+            for name, item in document.items():
+                yield from self._found(name, ())
+                yield from self._found(item, _below(keep, name))
+        elif isinstance(document, list):
+            for item in document:
+                yield from self._found(item, _below(keep, "*"))
+
+    def _put_back(self, document: Any, limit: int, keep: Sequence[Place]) -> Any:
+        if () in keep:
             return document
         if isinstance(document, str):
             return self.spooled(document).text(limit)
         if isinstance(document, list):
-            return [self.restore(item, limit) for item in document]
+            inner = _below(keep, "*")
+            return [self._put_back(item, limit, inner) for item in document]
         if isinstance(document, dict):
-            return {self.restore(key, limit): self.restore(item, limit) for key, item in document.items()}
+            return {
+                self._put_back(name, limit, ()): self._put_back(item, limit, _below(keep, name))
+                for name, item in document.items()
+            }
         return document
+
+    async def _hold(self, more: int) -> None:
+        """So many bytes more will be in memory, for as long as this body is open."""
+        self._in_memory += more
+        if self._in_memory > LIGHT and self._enter is not None and self._leave is None:
+            self._leave = await self._enter()
 
     def new_file(self, name: str) -> Path:
         """A path for the caller's own use, removed with the body."""
@@ -168,35 +253,53 @@ class Body:
 
 
 class _Scanner:
-    """Finds the strings in a stream of JSON bytes, whatever else is wrong with it."""
+    """Finds the strings in a stream of JSON bytes, whatever else is wrong with it. What is left goes to `small`."""
 
-    def __init__(self, new_spool: Any) -> None:
+    def __init__(self, small: IO[bytes], new_spool: Callable[[], tuple[BinaryIO, bytes]]) -> None:
         self._new_spool = new_spool
-        self._small = bytearray()
+        self._small = small
+        self._pending = bytearray()
         self._string: bytearray | None = None
         self._spool: BinaryIO | None = None
         self._placeholder = b""
         self._escaped = False
+        self._values = 0
+        self._depth = 0
+        self.size = 0
 
     def feed(self, chunk: bytes) -> None:
         position = 0
         while position < len(chunk):
             position = self._outside(chunk, position) if self._string is None else self._inside(chunk, position)
 
-    def finish(self) -> bytes:
+    def finish(self) -> None:
         if self._string is not None:
-            self._small += b'"'  # not closed: the parser will say so
-            self._close()
-            self._small = self._small[:-1]
-        return bytes(self._small)
+            raise ValueError("it ends within a string")
+        self._flush()
+
+    def close(self) -> None:
+        if self._spool is not None:
+            self._spool.close()
 
     def _outside(self, chunk: bytes, position: int) -> int:
         quote = _QUOTE.search(chunk, position)
         end = quote.end() if quote else len(chunk)
-        self._grow(chunk[position:end])
+        piece = chunk[position:end]
+        self._weigh(piece)
+        self._grow(piece)
         if quote:
             self._string = bytearray()
         return end
+
+    def _weigh(self, piece: bytes) -> None:
+        """Before anything is made of it: a parser is quick to fill the memory, and stops for nobody."""
+        self._values += sum(piece.count(mark) for mark in _MARKS)
+        if self._values > MAX_VALUES:
+            raise BodyTooLarge(f"more than {MAX_VALUES} values")
+        for bracket in _BRACKET.findall(piece):
+            self._depth += 1 if bracket in b"[{" else -1
+            if self._depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
     def _inside(self, chunk: bytes, position: int) -> int:
         if self._escaped:
@@ -213,7 +316,7 @@ class _Scanner:
         else:
             self._take(chunk[position : found.start()])
             self._close()
-            self._small += b'"'
+            self._grow(b'"')
         return found.end()
 
     def _take(self, piece: bytes) -> None:
@@ -236,9 +339,16 @@ class _Scanner:
         self._string = self._spool = None
 
     def _grow(self, piece: bytes | bytearray) -> None:
-        self._small += piece
-        if len(self._small) > MAX_SMALL_JSON:
+        self._pending += piece
+        self.size += len(piece)
+        if len(self._pending) > SPOOL_THRESHOLD:
+            self._flush()
+        if self.size > MAX_SMALL_JSON:
             raise BodyTooLarge(f"more than {MAX_SMALL_JSON} bytes without its long strings")
+
+    def _flush(self) -> None:
+        self._small.write(self._pending)
+        self._pending.clear()
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
@@ -282,19 +392,28 @@ def _check_text(text: str) -> None:
         raise BadText("a string holds half of a surrogate pair, which is no character") from None
 
 
-def _is_deeper(document: Any, limit: int) -> bool:
-    """Level by level, without recursion."""
-    level = [document]
-    for _ in range(limit):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
-            return False
-    return True
+def _parsed(small: bytes) -> Any:
+    document = json.loads(small, parse_constant=_refuse_constant, parse_float=_finite)
+    if _SURROGATE.search(small):
+        _check_text(json.dumps(document, ensure_ascii=False))
+    return document
+
+
+async def _aside(size: int, work: Callable[..., Any], *args: Any) -> Any:
+    """What takes a while is done in a thread: others are answered meanwhile."""
+    return work(*args) if size <= SPOOL_THRESHOLD else await asyncio.to_thread(work, *args)
+
+
+def _below(keep: Sequence[Place], name: str) -> Sequence[Place]:
+    return [place[1:] for place in keep if place and place[0] in ("*", name)] if keep else ()
+
+
+def _finite(text: str) -> float:
+    """1e999 is a number of JSON's, but none that could be written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:50]} is beyond a double's range")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from app.body import TextLimits
 from storage.media_check import MediaLimits
 from workflows.policy import DEFAULT, NodePolicy
 
@@ -15,6 +16,8 @@ class ApiConfig:
     api_key: str | None
     public_url: str | None = None
     docs: bool = True
+    metrics: bool = False
+    """Whether GET /metrics is served."""
     cors_origins: tuple[str, ...] = ()
     """Whose pages may call the API from a browser."""
     max_requests_per_s: float | None = None
@@ -32,6 +35,10 @@ class ApiConfig:
     """How long a whole body may take: 700 MiB at 3 Mbit/s."""
     max_text_bytes: int = 1 * MIB
     """Longest string in a request that is not a medium: a prompt, for one."""
+    max_total_text_bytes: int = 32 * MIB
+    """Of all strings of a request together that have more than 64 KiB and are not media."""
+    max_large_requests: int = 4
+    """So many requests of more than a MiB without media are worked on at once in a process; a tenant's half of them."""
     max_media: int = 10
     max_medium_bytes: int = 50 * MIB
     max_upload_bytes: int = 5 * GIB
@@ -64,6 +71,10 @@ class ApiConfig:
     """Whether the deployment has a secret: an event that nobody can verify is not sent."""
     webhook_test_wait_s: float = 20.0
     """How long POST /v1/webhooks/test waits for the receiver's answer."""
+
+    @property
+    def text_limits(self) -> TextLimits:
+        return TextLimits(self.max_text_bytes, self.max_total_text_bytes)
 
     @property
     def most_jobs_at_once(self) -> int:

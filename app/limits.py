@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from app import wire
-from app.body import MAX_DEPTH, MAX_SMALL_JSON
+from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import DAY_S
@@ -25,8 +25,14 @@ class Limits(BaseModel):
     max_request_bytes: int = Field(description="a request's body")
     max_body_s: float = Field(description="how long a request's body may take")
     max_structure_bytes: int = Field(description="a request's body without its strings of more than 64 KiB")
+    max_values: int = Field(description="values in a request's JSON: its commas, colons and opening brackets")
     max_depth: int = Field(description="how deep a request's JSON may be nested")
     max_text_bytes: int = Field(description="a string that is not a file")
+    max_total_text_bytes: int = Field(description="all strings of more than 64 KiB in a request that are not files")
+    max_large_requests: int = Field(
+        description="requests of more than 1 MiB, files not counted, that are worked on at once at one API process; "
+        "yours half of them"
+    )
     max_nodes: int = Field(description="nodes of a workflow")
     max_node_inputs: int = Field(description="inputs of one node")
     max_node_name_length: int = Field(description="a node's id, its class, or the name of an input")
@@ -63,8 +69,11 @@ def limits_of(config: ApiConfig) -> Limits:
         max_request_bytes=config.max_request_bytes,
         max_body_s=config.max_body_s,
         max_structure_bytes=MAX_SMALL_JSON,
+        max_values=MAX_VALUES,
         max_depth=MAX_DEPTH,
         max_text_bytes=config.max_text_bytes,
+        max_total_text_bytes=config.max_total_text_bytes,
+        max_large_requests=config.max_large_requests,
         max_nodes=config.max_nodes,
         max_node_inputs=MOST_INPUTS,
         max_node_name_length=LONGEST_NAME,

@@ -7,7 +7,7 @@ import uuid
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import Doorkeeper, Principal
+from app.auth import Doorkeeper, Principal, needs_key
 from app.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -65,18 +65,19 @@ def _asker(scope: Scope) -> dict[str, str]:
 
 
 class AuthMiddleware:
-    """Every path below /v1 needs an API key that may do this; `scope["state"]["principal"]` says whose it is."""
+    """Every path below /v1, and that of the metrics, needs an API key that may do this; `scope["state"]["principal"]`
+    says whose it is."""
 
     def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
         self._app = app
         self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+        if scope["type"] == "http" and needs_key(scope["path"]):
             try:
                 principal = await self._door.principal_of(scope)
                 scope.setdefault("state", {})["principal"] = principal
-                self._door.check(principal, scope["method"])
+                self._door.check(principal, scope["method"], scope["path"])
             except Problem as problem:
                 await problem.response()(scope, receive, send)
                 return

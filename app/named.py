@@ -5,12 +5,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
+from app.body import Place
 from app.wire import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.manifest import NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 """Of a medium that comes without a file name: loaders choose their decoder by it."""
 
+
+LONG_IN_NAMED_JOBS: tuple[Place, ...] = (("inputs", "*", "data"), ("inputs", "*", "url"))
+"""Where strings that are still in a file may stand."""
 
 PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 

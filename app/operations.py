@@ -27,6 +27,7 @@ _SUBMISSION_PROBLEMS = (
     "unsupported-media-type",
     "request-timeout",
     "request-too-large",
+    "too-many-large-requests",
     "text-too-long",
     "validation-error",
     "missing-workflow",
@@ -297,7 +298,13 @@ OPERATIONS = (
         },
         request=wire.WebhookTestRequest,
         example={"url": "https://example.com/hooks/comfyui"},
-        refusals=("malformed-json", "request-timeout", "request-too-large", "validation-error"),
+        refusals=(
+            "malformed-json",
+            "request-timeout",
+            "request-too-large",
+            "validation-error",
+            "too-many-webhook-targets",
+        ),
     ),
     Operation(
         "list_endpoints",

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from app.body import BadText, Body, TextTooLong
+from app.body import BadText, Body, Place, TextTooLong
 from app.config import ApiConfig
 from app.media import LocalMedium, MediaIntake, PreparedMedium
 from app.problems import Problem, of_validation, of_verdict, of_workflow
@@ -22,6 +22,19 @@ from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer
 from workflows.file_names import check_file_names
 from workflows.graph import Graph, parse_graph
+
+LONG_IN_JOBS: tuple[Place, ...] = (
+    ("workflow",),
+    ("inputs", "*", "value"),
+    ("media", "*", "data"),
+    ("media", "*", "url"),
+)
+"""Where this expects strings that are still in a file. In a batch the same below each of its jobs, and its sets."""
+LONG_IN_BATCHES: tuple[Place, ...] = (
+    *LONG_IN_JOBS,
+    *(("jobs", "*", *place) for place in LONG_IN_JOBS),
+    ("input_sets", "*", "*", "value"),
+)
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -79,7 +92,7 @@ class Preparation:
 
     async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
         where = f"{root}/workflow"
-        document = self._text(document, where)
+        document = await self._text(document, where)
         if document is None:
             raise Problem("missing-workflow", "`workflow` is null", pointer=where)
         try:
@@ -143,7 +156,12 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
         self._check_safety(applied, catalogue, workflow_at)
-        brought = frozenset((*(medium.name for medium in options.media), *(picture.name for picture in pictures)))
+        names = {medium.name for medium in options.media}
+        for picture in pictures:
+            if picture.name in names:
+                detail = f"{picture.name!r} is the name of an image input's file"
+                raise Problem("duplicate-media-name", detail, pointer=inputs_at)
+        brought = frozenset((*names, *(picture.name for picture in pictures)))
         verdict = catalogue.judge(applied, brought)
         if verdict.faults:
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
@@ -172,16 +190,17 @@ class Preparation:
         for position, given in enumerate(inputs):
             where = f"{root}/{position}/value"
             if given.type == "raw":
-                values.append(Input(node=given.node, field=given.field, value=self._text(given.value, where)))
+                value = await self._text(given.value, where)
+                values.append(Input(node=given.node, field=given.field, value=value))
                 continue
             picture = await self._intake.picture(given, position, where)
             pictures.append(picture)
             values.append(Input(node=given.node, field=given.field, value=picture.name))
         return values, pictures
 
-    def _text(self, value: Any, where: str) -> Any:
+    async def _text(self, value: Any, where: str) -> Any:
         try:
-            return self._body.restore(value, self._config.max_text_bytes)
+            return await self._body.restored(value, self._config.text_limits)
         except TextTooLong as error:
             raise Problem("text-too-long", str(error), pointer=where) from None
         except BadText as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
+from app.outcome import outcome_of
 from storage import errors as storage_errors
 from workflows.errors import WorkflowError
 from workflows.verdict import Verdict
@@ -145,6 +147,12 @@ _TYPES = (
     ),
     ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
+    ProblemType(
+        "too-many-large-requests",
+        429,
+        "Too many large requests at once",
+        "wait for Retry-After seconds, or send files by POST /v1/uploads",
+    ),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
     ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
@@ -217,7 +225,19 @@ class Problem(Exception):
         return body
 
     def response(self) -> Response:
-        return JSONResponse(self.body(), self.type.status, headers=self.headers, media_type=MEDIA_TYPE)
+        return _ProblemResponse(self)
+
+
+class _ProblemResponse(JSONResponse):
+    """Says in the request's scope which problem it was."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.body(), problem.type.status, headers=problem.headers, media_type=MEDIA_TYPE)
+        self._slug = problem.type.slug
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outcome_of(scope).problem = self._slug
+        await super().__call__(scope, receive, send)
 
 
 def of_workflow(error: WorkflowError, root: str) -> Problem:

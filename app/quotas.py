@@ -28,9 +28,13 @@ class Quotas:
         self._tenant = tenant
 
     @asynccontextmanager
-    async def admitted(self, jobs: Mapping[str, PreparedJob]) -> AsyncIterator[None]:
-        """New jobs by their ids, with the files that came in their request, all or none. To be written within this."""
-        await self._admit_targets({url for job in jobs.values() if (url := job.options.webhook_url) is not None})
+    async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[None]:
+        """New jobs by their ids, with the files that came in their request, all or none. To be written within this.
+
+        `receivers` are others than the jobs' own.
+        """
+        targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
+        await self.admit_targets({url for url in targets if url is not None})
         await self._admit_jobs(len(jobs))
         with self._services.loads.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
@@ -47,7 +51,7 @@ class Quotas:
             detail = f"{size_bytes} bytes more would exceed the {limit} of a day, which ends at midnight UTC"
             raise Problem("too-many-bytes", detail, headers={"Retry-After": str(ledger.seconds_to_midnight())})
 
-    async def _admit_targets(self, urls: set[str]) -> None:
+    async def admit_targets(self, urls: set[str]) -> None:
         """A receiver counts from its first event on, and for 30 days after its last one."""
         limit = self._config.max_webhook_targets
         if limit is None or not urls:

@@ -316,6 +316,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_webhook_targets=settings.max_webhook_targets,
         max_upload_bytes_a_day=settings.max_upload_bytes_a_day,
         docs=settings.docs,
+        metrics=settings.metrics,
         cors_origins=settings.cors_origins,
         max_request_bytes=settings.max_request_bytes,
         max_media=settings.max_media,

@@ -1,9 +1,11 @@
 """What must not stand in a log, taken out of each line before it is written, whoever wrote it.
 
 A net, not the rule: nobody here logs secrets on purpose. It catches what an error of a library carries along: a
-presigned URL's query, a header, a key.
+presigned URL's query, a header, a key. A line is JSON when it comes here: secrets are hidden as they are, and as JSON
+writes them.
 """
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -28,7 +30,9 @@ class Redactor:
     """`secrets` are hidden wherever they stand, besides everything that looks like a key or a signature."""
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
-        known = sorted({secret for secret in secrets if len(secret) >= SHORTEST_SECRET}, key=len, reverse=True)
+        long = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+        escaped = [json.dumps(secret, ensure_ascii=plain)[1:-1] for secret in long for plain in (True, False)]
+        known = sorted({*long, *escaped}, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(secret) for secret in known)) if known else None
 
     def __call__(self, text: str) -> str:

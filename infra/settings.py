@@ -23,6 +23,10 @@ Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
 """Counting costs one LIST per thousand jobs."""
+UrlSeconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
+"""S3 takes no presigned URL that is valid for longer."""
+PutBytes = Annotated[int, Field(ge=1, le=5 * 1024**3)]
+"""S3 takes no more in one PUT."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
 GPU_POOLS = "GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU"
@@ -79,13 +83,14 @@ class Settings(BaseSettings):
     cors_origins: tuple[str, ...] = Field(
         (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
     )
+    metrics: bool = Field(default=False, description="serve /metrics, to keys with the scope `admin`")
     max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
     max_media: Count = Field(10, description="most media of one job")
     max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")
-    max_upload_bytes: Count = Field(5 * 1024**3, description="largest presigned upload")
+    max_upload_bytes: PutBytes = Field(5 * 1024**3, description="largest presigned upload")
     max_pixels: Count = Field(100_000_000, description="most pixels of a picture, or of one frame")
     max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
-    max_video_pixels: Count = Field(50_000_000_000, description="most pixels of all frames of a video")
+    max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
     max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
     max_nodes: Count = Field(2_000, description="most nodes of a workflow")
     denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
@@ -93,8 +98,8 @@ class Settings(BaseSettings):
         description="node classes that no workflow may use, as patterns with commas between: the last that fits "
         "decides, `!` allows, `default` stands for those that run code or reach any path",
     )
-    upload_expires_s: Count = Field(3600, description="how long a presigned upload URL is valid, seconds")
-    output_expires_s: Count = Field(3600, description="how long a presigned output URL is valid, seconds")
+    upload_expires_s: UrlSeconds = Field(3600, description="how long a presigned upload URL is valid, seconds")
+    output_expires_s: UrlSeconds = Field(3600, description="how long a presigned output URL is valid, seconds")
     default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")
     max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
     queue_timeout_s: Count | None = Field(

@@ -2,9 +2,11 @@
 
 A record is found by its kid with one GET and is believed for `CACHE_LIFE`, as is its absence: so every process refuses
 a revoked key soon after, and a key that does not exist costs no request each time. Both are bounded, and apart from
-each other: kids that somebody invents push no real key out.
+each other: kids that somebody invents push no real key out. Nor do they cost a request each: where many are looked up,
+one LIST in `LIST_LIFE` tells which kids there are, and only those are asked for.
 """
 
+import asyncio
 import hmac
 import logging
 import re
@@ -28,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 CACHE_LIFE = timedelta(seconds=30)
 """A revoked key is refused everywhere after this and the time that one GET may take: within a minute."""
+MOST_LOOKUPS = 50
+"""So many in `LIST_LIFE` need no list."""
+LIST_LIFE = timedelta(seconds=10)
+"""A key that is made while strangers flood a process with invented ones gets in after this."""
 CAS_ATTEMPTS = 5
 LONGEST_NAME = 100
 
@@ -104,6 +110,9 @@ class ApiKeyStore:
         self._fixed: Mapping[str, KeyRecord] = {record.kid: record for record in fixed}
         self._known: ShortLived[KeyRecord] = ShortLived(clock, life=cache_life)
         self._unknown: ShortLived[None] = ShortLived(clock, life=cache_life)
+        self._looked: tuple[datetime, int] = (clock.now(), 0)
+        self._kids: tuple[datetime, frozenset[str]] | None = None
+        self._listing = asyncio.Lock()
 
     async def authenticate(self, text: str) -> KeyRecord | None:
         """Whose key this is; None for every text that is no live key, whatever is wrong with it.
@@ -162,6 +171,8 @@ class ApiKeyStore:
             return cached[0]
         if self._unknown.get(kid) is not None:
             return None
+        if self._looks_too_often() and kid not in await self._listed_kids():
+            return None
         stored = await self._get(kid)
         record = None if stored is None else _readable(stored)
         if record is None or record.kid != kid:
@@ -169,6 +180,25 @@ class ApiKeyStore:
             return None
         self._known.put(kid, record)
         return record
+
+    def _looks_too_often(self) -> bool:
+        since, looked = self._looked
+        now = self._clock.now()
+        self._looked = (now, 1) if now - since >= LIST_LIFE else (since, looked + 1)
+        return self._looked[1] > MOST_LOOKUPS
+
+    async def _listed_kids(self) -> frozenset[str]:
+        """As they were at most `LIST_LIFE` ago."""
+        async with self._listing:
+            if self._kids is None or self._clock.now() - self._kids[0] >= LIST_LIFE:
+                found = set[str]()
+                after, more, asked_at = "", True, self._clock.now()
+                while more:
+                    page = await self._objects.list(keys.API_KEYS, after=after)
+                    found |= {key.removeprefix(keys.API_KEYS).removesuffix(".json") for key in page.keys}
+                    after, more = page.keys[-1] if page.keys else "", page.more
+                self._kids = asked_at, frozenset(found)
+            return self._kids[1]
 
     async def _get(self, kid: str) -> StoredObject | None:
         if not is_kid(kid):

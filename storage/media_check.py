@@ -1,17 +1,18 @@
 """Whether a file from a stranger may be given to an engine: what it is, by its bytes, and how large it becomes.
 
 A small file may be a huge picture: a loader holds every pixel of every frame as three floats. So sizes are read from
-headers, without decoding, and refused where they are beyond what a worker should hold. Formats that only a native
-library can look into (`storage.probe`) are looked at in a process of its own, which may hang, crash or grow.
+headers, frames are counted, without decoding, and refused where they are beyond what a worker should hold. An engine
+asks no first bytes, but every decoder that it has: so what is not one of a few plain formats is shown to all of ours,
+in a process of its own (`storage.probe`), which may hang, crash or grow.
 """
 
 import asyncio
 import json
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import anyio.to_thread
 import filetype
@@ -25,13 +26,14 @@ MOST_GIF_BLOCKS = 1_000_000
 """A GIF of 250 MB has as many when they are full."""
 UNKNOWN = "application/octet-stream"
 
-_BY_PILLOW = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/bmp": "BMP"}
+_BY_PILLOW = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 _GIF = "image/gif"
+_GIF_COMMENT = b"\xfe"
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """In pixels, of one frame; `frames` of a video may be an estimate. Zero for what a file does not have."""
+    """In pixels, of the largest frame; `frames` of that size have as many as all. Zero for what a file lacks."""
 
     width: int = 0
     height: int = 0
@@ -47,8 +49,8 @@ class MediaLimits:
     """Of a picture, or of a frame."""
     max_animation_pixels: int = 500_000_000
     """Of all frames of a picture that moves: it is loaded as a whole."""
-    max_video_pixels: int = 50_000_000_000
-    """Of all frames of a video: ten minutes of 1080p at 40 a second."""
+    max_video_pixels: int = 8_000_000_000
+    """Of all frames of a video: a minute of 1080p at 60 a second, and 96 GB as floats, which few workers have."""
     max_duration_s: float = 4 * 3600.0
 
     def check(self, extent: Extent, content_type: str) -> None:
@@ -71,24 +73,23 @@ async def check_medium(path: Path, limits: MediaLimits) -> str:
     kind = filetype.guess(str(path))  # its first bytes alone
     content_type = UNKNOWN if kind is None else str(kind.mime)
     if content_type in _BY_PILLOW:
-        extent = await anyio.to_thread.run_sync(_picture, path, _BY_PILLOW[content_type])
-    elif content_type == _GIF:
-        extent = await anyio.to_thread.run_sync(_gif, path)
-    elif content_type in (*probe.DEMUXERS, *probe.PICTURES):
-        extent = await _probed(path, content_type)
-    else:
+        extent = await anyio.to_thread.run_sync(_picture, path, _BY_PILLOW[content_type], limits)
+        limits.check(extent, content_type)
         return content_type
-    limits.check(extent, content_type)
-    return content_type
+    if content_type == _GIF:
+        limits.check(await anyio.to_thread.run_sync(_gif, path), content_type)
+    return await _probed(path, content_type, limits)
 
 
-def _picture(path: Path, kind: str) -> Extent:
+def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent:
     from PIL import Image
 
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         try:
             with Image.open(path, formats=[kind]) as picture:
                 extent = Extent(picture.width, picture.height, getattr(picture, "n_frames", 1))
+                if picture.format == "MPO":  # a JPEG whose other frames have sizes of their own
+                    return _with_frames(picture, extent, limits)
                 if kind == "PNG":
                     picture.verify()
                 return extent
@@ -98,34 +99,56 @@ def _picture(path: Path, kind: str) -> Extent:
             raise MediumRefused(f"cannot be read as {kind}: {error}") from error
 
 
+def _with_frames(picture: Any, first: Extent, limits: MediaLimits) -> Extent:
+    for number in range(1, first.frames):
+        picture.seek(number)
+        limits.check(Extent(picture.width, picture.height, first.frames), "image/jpeg")
+    return first
+
+
 def _gif(path: Path) -> Extent:
-    """By walking over its blocks: Pillow would keep each frame."""
+    """By walking over its blocks, as its specification says. What others make of it is looked at besides."""
     with path.open("rb") as file:
         header = file.read(13)
         if len(header) < 13:
             raise MediumRefused("cannot be read as GIF: it ends within its header")
         width, height = int.from_bytes(header[6:8], "little"), int.from_bytes(header[8:10], "little")
         _skip_colours(file, header[10])
-        return Extent(width, height, max(1, _gif_frames(file)))
+        return _gif_frames(file, width, height)
 
 
-def _gif_frames(file: BinaryIO) -> int:
+def _gif_frames(file: BinaryIO, width: int, height: int) -> Extent:
+    """A frame that reaches beyond the picture makes it larger."""
     frames = blocks = 0
     while (mark := file.read(1)) not in (b";", b""):
+        label = b""
         if mark == b",":
             frames += 1
-            _skip_colours(file, int.from_bytes(file.read(9)[-1:]))
+            about = file.read(9)
+            left, top, across, down = (int.from_bytes(about[at : at + 2], "little") for at in (0, 2, 4, 6))
+            width, height = max(width, left + across), max(height, top + down)
+            _skip_colours(file, int.from_bytes(about[-1:]))
             file.read(1)
         elif mark == b"!":
-            file.read(1)
+            label = file.read(1)
         else:
             raise MediumRefused("cannot be read as GIF: there is an unknown block")
-        while (size := file.read(1)) not in (b"\0", b""):
-            file.seek(size[0], 1)
-            blocks += 1
-            if blocks > MOST_GIF_BLOCKS:
-                raise MediumRefused(f"more than {MOST_GIF_BLOCKS} blocks in a GIF")
-    return frames
+        count = _skip_blocks(file)
+        if not count and label not in (b"", _GIF_COMMENT):
+            raise MediumRefused("cannot be read as GIF: an extension is empty")  # some read on behind it, some do not
+        blocks += count
+        if blocks > MOST_GIF_BLOCKS:
+            raise MediumRefused(f"more than {MOST_GIF_BLOCKS} blocks in a GIF")
+    return Extent(width, height, max(1, frames))
+
+
+def _skip_blocks(file: BinaryIO) -> int:
+    """How many there are, up to the empty one that ends them."""
+    count = 0
+    while (size := file.read(1)) not in (b"\0", b"") and count <= MOST_GIF_BLOCKS:
+        file.seek(size[0], 1)
+        count += 1
+    return count
 
 
 def _skip_colours(file: BinaryIO, flags: int) -> None:
@@ -133,10 +156,22 @@ def _skip_colours(file: BinaryIO, flags: int) -> None:
         file.seek(3 * 2 ** ((flags & 7) + 1), 1)
 
 
-async def _probed(path: Path, content_type: str) -> Extent:
+async def _probed(path: Path, content_type: str, limits: MediaLimits) -> str:
+    """The content type, by Pillow where the first bytes tell nothing."""
+    found = await _said(path, content_type, limits)
+    if (picture := found["picture"]) is not None:
+        by_pillow = picture.pop("content_type") or content_type
+        limits.check(Extent(**picture), by_pillow)
+        content_type = by_pillow if content_type == UNKNOWN else content_type
+    if found["stream"] is not None:
+        limits.check(Extent(**found["stream"]), content_type if content_type in probe.DEMUXERS else "video/x-unknown")
+    return content_type
+
+
+async def _said(path: Path, content_type: str, limits: MediaLimits) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", probe.__file__, str(path), content_type),
+        *("-P", probe.__file__, str(path), content_type, json.dumps(asdict(limits))),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -152,4 +187,5 @@ async def _probed(path: Path, content_type: str) -> Extent:
             await process.wait()
     if process.returncode != 0:
         raise MediumRefused(f"cannot be read as {content_type}")
-    return Extent(**json.loads(said))
+    found: dict[str, Any] = json.loads(said)
+    return found

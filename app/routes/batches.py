@@ -6,12 +6,13 @@ from starlette.routing import Route
 
 from app.batch_acceptance import BatchAcceptance
 from app.batch_preparation import prepared_batch
-from app.body import Body
-from app.preparation import Preparation, parsed
+from app.outcome import outcome_of
+from app.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.routes.context import (
     REPLAYED,
     answer,
     base_url,
+    body_of,
     check_is_json,
     context_of,
     identity_of,
@@ -26,14 +27,16 @@ from storage.batches import StoredBatch
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    with Body() as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
+    with body_of(request) as body:
+        limit = context.config.max_request_bytes
+        document = await json_body(request, body, limit=limit, keep=LONG_IN_BATCHES)
         acceptance, identity = BatchAcceptance(context.services, context.config, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, context.config, tenant, body)
             prepared = await prepared_batch(preparation, parsed(BatchRequest, document), context.config)
             accepted = await acceptance.batch(prepared, identity)
+    outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else len(accepted.stored.record.job_ids)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"

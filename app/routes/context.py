@@ -3,8 +3,9 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel
@@ -13,8 +14,9 @@ from starlette.responses import Response
 
 from app.acceptance import Identity
 from app.auth import Principal
-from app.body import Body, BodyTooLarge
+from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.config import ApiConfig
+from app.large_bodies import LargeBodies
 from app.problems import Problem
 from app.services import Services
 from app.watch import JobWatch
@@ -29,6 +31,7 @@ class Context:
     services: Services
     config: ApiConfig
     watch: JobWatch
+    large_bodies: LargeBodies
 
 
 def context_of(request: Request) -> Context:
@@ -58,15 +61,23 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def json_body(request: Request, body: Body, *, limit: int) -> Any:
-    """The request's JSON document, long texts spooled to `body`."""
+def body_of(request: Request) -> Body:
+    """For the request's document, which waits for its place where it is large."""
+    return Body(partial(context_of(request).large_bodies.enter, tenant_of(request)))
+
+
+async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:
+    """The request's JSON document; long texts at `keep` stay spooled in `body`."""
     config = context_of(request).config
     try:
-        return await body.receive(_in_time(request.stream(), config.body_idle_s, config.max_body_s), limit=limit)
+        chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
+        return await body.restored(await body.receive(chunks, limit=limit), config.text_limits, keep)
     except TimeoutError:
         raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None
     except BodyTooLarge as error:
         raise Problem("request-too-large", f"the body has {error}") from None
+    except TextTooLong as error:
+        raise Problem("text-too-long", str(error)) from None
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-json", str(error)[:200]) from None
 

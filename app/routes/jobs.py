@@ -7,14 +7,15 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from app.acceptance import Acceptance, Accepted
-from app.body import Body
-from app.preparation import Preparation, parsed
+from app.outcome import outcome_of
+from app.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.problems import Problem
 from app.routes.context import (
     REPLAYED,
     Context,
     answer,
     base_url,
+    body_of,
     check_is_json,
     context_of,
     identity_of,
@@ -32,8 +33,8 @@ from storage.record import JobRecord, Status
 async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     check_is_json(request)
-    with Body() as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
+    with body_of(request) as body:
+        document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
         acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
@@ -46,6 +47,7 @@ async def submit(request: Request) -> Response:
 def accepted_answer(request: Request, accepted: Accepted) -> Response:
     """202, or 200 for what an earlier request had made."""
     record = accepted.stored.record
+    outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else 1
     urls = job_urls(record.job_id, base_url(request))
     return answer(
         JobAccepted(

@@ -4,11 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.body import Body
 from app.preparation import parsed
 from app.problems import Problem
 from app.quotas import Quotas
-from app.routes.context import REPLAYED, answer, context_of, idempotency_key, json_body, tenant_of
+from app.routes.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
 from app.wire import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -17,7 +16,7 @@ MAX_BODY_BYTES = 64 * 1024
 async def create(request: Request) -> Response:
     context = context_of(request)
     key = idempotency_key(request)
-    with Body() as body:
+    with body_of(request) as body:
         wanted = parsed(UploadRequest, await json_body(request, body, limit=MAX_BODY_BYTES))
     if wanted.size_bytes > context.config.largest_upload:
         detail = f"{wanted.size_bytes} bytes, at most {context.config.largest_upload} are allowed"

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.body import Body
 from app.events import schema
 from app.preparation import parsed
 from app.problems import Problem
-from app.routes.context import Context, answer, base_url, context_of, json_body, tenant_of, whole_number
+from app.quotas import Quotas
+from app.routes.context import Context, answer, base_url, body_of, context_of, json_body, tenant_of, whole_number
 from app.webhook_views import delivery_view, endpoint_view
 from app.wire import (
     DeadLetterList,
@@ -63,7 +63,7 @@ async def dead_letters(request: Request) -> Response:
 async def replay(request: Request) -> Response:
     """All dead letters, the newest 1,000 at a time, or those of them that are named."""
     context, tenant = context_of(request), tenant_of(request)
-    with Body() as body:
+    with body_of(request) as body:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
     dead, _ = await context.services.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
@@ -74,8 +74,9 @@ async def replay(request: Request) -> Response:
 async def test(request: Request) -> Response:
     """A signed event to any receiver; waits a while for its answer."""
     context, tenant = context_of(request), tenant_of(request)
-    with Body() as body:
+    with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
+    await Quotas(context.services, context.config, tenant).admit_targets({url})
     await context.services.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
     ref = await context.services.deliveries.test(tenant, url, str(uuid.uuid4()))
     context.services.signal.ring(DUE_TOPIC)

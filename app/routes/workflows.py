@@ -7,11 +7,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.acceptance import Acceptance
-from app.body import Body
-from app.named import job_request, request_model
+from app.named import LONG_IN_NAMED_JOBS, job_request, request_model
 from app.preparation import Preparation, parsed
 from app.problems import Problem
-from app.routes.context import Context, answer, check_is_json, context_of, identity_of, json_body, tenant_of
+from app.routes.context import Context, answer, body_of, check_is_json, context_of, identity_of, json_body, tenant_of
 from app.routes.jobs import accepted_answer
 from app.workflow_views import WorkflowList, workflow_row, workflow_view
 from storage.record import DEFAULT_POOL
@@ -35,8 +34,8 @@ async def submit(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     workflow = _found(context, request)
     check_is_json(request)
-    with Body() as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes)
+    with body_of(request) as body:
+        document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_NAMED_JOBS)
         acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
         accepted = await acceptance.replayed(identity)

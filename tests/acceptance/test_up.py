@@ -18,7 +18,7 @@ from PIL import Image
 
 from infra.photograph import write_photograph
 from tests.support.environment import clean_environment
-from tests.support.up import COMMAND, Up, eventually, finished, up
+from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -76,6 +76,13 @@ def test_no_process_shows_a_secret_in_its_environment(running: Up) -> None:
         except PermissionError:
             continue
         assert not [secret for secret in secrets if secret in shown], name
+
+
+def test_a_key_for_partner_nodes_is_in_no_log(running: Up) -> None:
+    """Every log is searched for it when this `up` has ended."""
+    with running.client() as client:
+        document = {"workflow": slow(1, 0), "extra_data": {"api_key_comfy_org": PARTNER_KEY}}
+        assert finished(client, client.post("/v1/jobs", json=document).json()["job_id"])["status"] == "completed"
 
 
 def test_eight_jobs_run_four_at_a_time(running: Up) -> None:

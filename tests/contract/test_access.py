@@ -12,8 +12,8 @@ import pytest
 from app.config import ApiConfig
 from app.operations import OPERATIONS, Operation
 from storage import keys
-from storage.access import CACHE_LIFE, ApiKeyStore, new_record
-from storage.api_keys import new_key, parse_key
+from storage.access import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record
+from storage.api_keys import new_key, new_kid, parse_key
 from storage.clock import ManualClock
 from storage.errors import KeyNotFound, PreconditionFailed, StorageUnavailable
 from storage.memory import MemoryObjectStore
@@ -96,6 +96,24 @@ async def test_no_key_is_told_from_another(memory_api: Api, clock: ManualClock) 
         (401, answers[0].text, 'Bearer realm="comfyui-modal", error="invalid_token"')
     }
     assert (await asked(memory_api, good)).status_code == 200
+
+
+async def test_invented_keys_cost_no_request_each(memory_api: Api, bucket: DownableStore, clock: ManualClock) -> None:
+    """A flood of them costs a few GETs and one LIST in ten seconds, and no key that exists is kept out by it."""
+    known, cold = await memory_api.new_key("acme"), await memory_api.new_key("other")
+    assert (await asked(memory_api, known)).status_code == 200
+    bucket.requests.clear()
+    for _ in range(4):
+        answers = [await asked(memory_api, new_key(new_kid()), "/v1/workflows/none") for _ in range(MOST_LOOKUPS)]
+        assert {answer.status_code for answer in answers} == {401}
+    assert (bucket.requests["GET"], bucket.requests["LIST"]) == (MOST_LOOKUPS - 1, 1)
+    assert [(await asked(memory_api, key)).status_code for key in (known, cold)] == [200, 200]
+    made = await memory_api.new_key("late")
+    assert (await asked(memory_api, made)).status_code == 401
+    clock.set(clock.now() + LIST_LIFE)
+    for _ in range(MOST_LOOKUPS + 1):
+        await asked(memory_api, new_key(new_kid()), "/v1/workflows/none")
+    assert (await asked(memory_api, made)).status_code == 200
 
 
 async def test_a_key_costs_one_request_in_half_a_minute(

@@ -32,6 +32,7 @@ def media(*entries: dict[str, Any]) -> dict[str, Any]:
 
 
 GOOD = base64.b64encode(b"good").decode()
+PICTURE = base64.b64encode(PNG).decode()
 BAD_RECEIVERS = (
     "http://[",
     "https://",
@@ -130,6 +131,17 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
         422,
         "duplicate-media-name",
         "/media/1/name",
+    ),
+    (
+        "a medium with the name of an input's file",
+        {
+            "workflow": BLUE,
+            "inputs": [{"node": "2", "field": "filename_prefix", "value": PICTURE, "type": "image_base64"}],
+            "media": [{"name": "input_2_0.png", "data": GOOD}],
+        },
+        422,
+        "duplicate-media-name",
+        "/inputs",
     ),
     (
         "two sources",

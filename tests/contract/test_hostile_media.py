@@ -6,10 +6,13 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from storage.errors import MediumRefused
@@ -35,17 +38,77 @@ def gif(width: int, height: int, frames: int, tail: bytes = b";") -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + frame * frames + tail
 
 
-def picture(kind: str, *, size: tuple[int, int] = (8, 8), frames: int = 1) -> bytes:
+def picture(kind: str, *, size: tuple[int, int] = (8, 8), frames: int = 1, mode: str = "RGB") -> bytes:
     out = io.BytesIO()
-    pictures = [Image.new("RGB", size, (number * 30 % 255, 0, 0)) for number in range(frames)]
+    colours = [(number * 30 % 255, 0, 0) if mode == "RGB" else 0 for number in range(frames)]
+    pictures = [Image.new(mode, size, colour) for colour in colours]
     pictures[0].save(out, kind, **({"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}))
     return out.getvalue()
 
 
-def video(width: int, height: int, frames: int, rate: int = 10) -> bytes:
+def tiff(width: int, height: int, pages: int, mark: bytes = b"") -> bytes:
+    """All pages share one strip. The mark after the header is that of a camera's raw file."""
+    strip = zlib.compress(bytes(width) * height, 9)
+    start = 8 + len(mark)
+    at = start + len(strip)
+    entries = (
+        (256, width),
+        (257, height),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (273, start),
+        (278, height),
+        (279, len(strip)),
+    )
+    out = b"II*\0" + struct.pack("<I", at) + mark + strip
+    for page in range(1, pages + 1):
+        at += 2 + 12 * len(entries) + 4
+        out += struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries)
+        out += struct.pack("<I", at if page < pages else 0)
+    return out
+
+
+def two_readings(extension: bytes, frames: int) -> bytes:
+    """A GIF whose extension is over for some, while others read on: to its end, with what some took for a comment."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    hidden = bytes(32) + frame * frames
+    comment = b"!\xfe" + bytes([len(hidden)]) + hidden + b"\0"
+    return gif(500, 500, 0, tail=extension + comment + b";")
+
+
+def wide_frame(width: int, height: int) -> bytes:
+    """Of a GIF that says it is small."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
+    return gif(5, 5, 1, tail=frame + b";")
+
+
+def icon(width: int, height: int) -> bytes:
+    """Its list says 16 by 16, the picture inside something else."""
+    inside = png(width, height)
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
+
+
+def frames_of(*sizes: tuple[int, int], kind: str) -> bytes:
     out = io.BytesIO()
-    with av.open(out, "w", format="mp4") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
+    first, *others = (Image.new("RGB", size) for size in sizes)
+    first.save(out, kind, save_all=True, append_images=others)
+    return out.getvalue()
+
+
+def short_by_its_header() -> bytes:
+    """A Matroska file of two seconds that says 40 milliseconds."""
+    body = video(640, 480, 20, container_format="matroska")
+    at = body.index(b"\x44\x89\x88")
+    return patched(body, at + 3, struct.pack(">d", 40.0))
+
+
+def video(width: int, height: int, frames: int, rate: int = 10, container_format: str = "mp4") -> bytes:
+    out = io.BytesIO()
+    with av.open(out, "w", format=container_format) as container:
+        stream: Any = container.add_stream(
+            {"flv": "flv1", "mpegts": "mpeg2video"}.get(container_format, "mpeg4"), rate=rate
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for _ in range(frames):
             frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
@@ -88,6 +151,20 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a GIF of endless blocks": lambda: gif(5, 5, 0, tail=b"!\xfe" + b"\x01x" * 1_000_001),
     "a WebP of too many frames": lambda: picture("WEBP", size=(600, 600), frames=8),
     "a WebP that ends early": lambda: picture("WEBP")[:40],
+    "a TIFF of many pages": lambda: tiff(900, 900, 3),
+    "a camera's TIFF of many pages": lambda: tiff(900, 900, 3, b"CR\x02\0\0\0\0\0"),
+    "a TIFF whose second page is large": lambda: frames_of((8, 8), (2_000, 2_000), kind="TIFF"),
+    "a JPEG whose second picture is large": lambda: frames_of((8, 8), (2_000, 2_000), kind="MPO"),
+    "a GIF whose frames are behind an empty extension": lambda: two_readings(b"!\xf9\0", 9),
+    "a GIF whose frames are behind a short extension": lambda: two_readings(b"!\xff\x0bNETSCAPE2.0\0", 9),
+    "a GIF whose frame is larger than itself": lambda: wide_frame(3_000, 3_000),
+    "an AVIF of too many frames": lambda: picture("AVIF", size=(600, 600), frames=8),
+    "a PCX of few bytes": lambda: picture("PCX", size=(3_000, 3_000), mode="1"),
+    "a TGA": lambda: picture("TGA", size=(3_000, 3_000), mode="L"),
+    "an icon that is none": lambda: icon(3_000, 3_000),
+    "a Matroska file that is longer than it says": short_by_its_header,
+    "an FLV of too many frames": lambda: video(640, 480, 20, container_format="flv"),
+    "a transport stream, which has no mark": lambda: video(640, 480, 20, container_format="mpegts"),
     "a BMP of 2^31 by 1": lambda: patched(picture("BMP"), 18, struct.pack("<i", 2**31 - 1)),
     "a TIFF that points to itself": lambda: b"II*\0\x08\0\0\0\0\0" + struct.pack("<I", 8),
     "a TIFF that ends early": lambda: picture("TIFF")[:60],
@@ -124,6 +201,11 @@ async def test_a_hostile_file_is_refused(tmp_path: Path, name: str) -> None:
         (picture("BMP"), "image/bmp"),
         (picture("TIFF"), "image/tiff"),
         (picture("AVIF"), "image/avif"),
+        (picture("AVIF", frames=3), "image/avif"),
+        (tiff(100, 100, 3), "image/tiff"),
+        (icon(16, 16), "image/x-icon"),
+        (picture("TGA", mode="L"), "image/x-tga"),
+        (video(64, 48, 3, container_format="matroska"), "video/x-matroska"),
         (gif(100, 100, 30), "image/gif"),
         (gif(100, 100, 3, tail=b""), "image/gif"),
         (MP4, "video/mp4"),
@@ -149,3 +231,37 @@ async def test_the_limits_of_a_deployment_are_larger(tmp_path: Path) -> None:
     """What is refused above for its size is an ordinary file there."""
     for name in ("a WebP of too many frames", "an MP4 of too many frames"):
         assert await checked(tmp_path, HOSTILE[name](), MediaLimits())
+
+
+def test_the_hidden_frames_are_there() -> None:
+    """The files above are what they are said to be: a loader counts what we refuse."""
+    for extension in (b"!\xf9\0", b"!\xff\x0bNETSCAPE2.0\0"):
+        with Image.open(io.BytesIO(two_readings(extension, 9))) as opened:
+            assert getattr(opened, "n_frames", 1) == 9
+
+
+BLOCKS = st.sampled_from(
+    [
+        b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00",
+        b"!\xf9\x04\0\0\0\0\0",
+        b"!\xf9\0",
+        b"!\xfe\0",
+        b"!\xfe\x03abc\0",
+        b"!\x01\0",
+        b"!\xff\x0bNETSCAPE2.0\x03\x01\0\0\0",
+        b"!\xff\x0bNETSCAPE2.0\0",
+        b"!\xff\0",
+    ]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(BLOCKS, min_size=1, max_size=12))
+async def test_no_gif_has_more_frames_than_we_count(tmp_path: Path, blocks: list[bytes]) -> None:
+    """What a loader makes of it is within the limits, or it is refused."""
+    body = gif(100, 100, 1, tail=b"".join(blocks) + b";")
+    with Image.open(io.BytesIO(body)) as opened:
+        frames = getattr(opened, "n_frames", 1)
+    if frames > 3:
+        with pytest.raises(MediumRefused):
+            await checked(tmp_path, body, MediaLimits(max_animation_pixels=30_000))

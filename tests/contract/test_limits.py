@@ -64,9 +64,15 @@ CASES: dict[str, Beyond] = {
     "max_queued_jobs": job("too-many-queued-jobs", lambda _: {}, before=1, max_queued_jobs=1),
     "max_upload_bytes_a_day": upload("upload-too-large", lambda value: value + 1, max_upload_bytes_a_day=9),
     "max_request_bytes": job("request-too-large", lambda value: {"metadata": {"a": "x" * value}}, max_request_bytes=9),
-    "max_structure_bytes": job("request-too-large", lambda value: {"metadata": {"a": "x" * 60_000, "b": [0] * value}}),
+    "max_structure_bytes": job(
+        "request-too-large", lambda value: {"metadata": {"a": ["x" * 60_000] * (value // 60_000 + 1)}}
+    ),
+    "max_values": job("request-too-large", lambda value: {"metadata": {"a": [0] * value}}),
     "max_depth": job("malformed-json", lambda value: {"workflow": nested(value)}),
     "max_text_bytes": job("text-too-long", lambda _: {"workflow": _with_text(70_000)}, max_text_bytes=65_536),
+    "max_total_text_bytes": job(
+        "text-too-long", lambda _: {"workflow": _with_text(70_000), "inputs": [_text()]}, max_total_text_bytes=130_000
+    ),
     "max_nodes": job("too-many-nodes", lambda _: {}, max_nodes=1),
     "max_node_inputs": job("bad-node", lambda value: {"workflow": BLUE | {"1": _node(value + 1)}}),
     "max_node_name_length": job("bad-node", lambda value: {"workflow": BLUE | {"3" * (value + 1): BLUE["1"]}}),
@@ -101,6 +107,7 @@ CASES: dict[str, Beyond] = {
     "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),
 }
 TRIED_ELSEWHERE = {
+    "max_large_requests",
     "max_webhook_targets",
     "max_body_s",
     "max_pixels",
@@ -108,7 +115,7 @@ TRIED_ELSEWHERE = {
     "max_video_pixels",
     "max_media_s",
 }
-"""In test_quotas.py, by test_a_body_that_does_not_come_in_time, and in test_hostile_media.py."""
+"""In test_quotas.py, test_hostile_media.py, test_large_bodies.py, and by test_a_body_that_does_not_come_in_time."""
 
 
 def _with_text(length: int) -> Told:
@@ -121,6 +128,10 @@ def _node(inputs: int) -> Told:
 
 def _input() -> Told:
     return {"node": "1", "field": "width", "value": 8}
+
+
+def _text() -> Told:
+    return {"node": "2", "field": "filename_prefix", "value": "x" * 70_000}
 
 
 def _medium(number: int) -> Told:

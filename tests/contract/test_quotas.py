@@ -241,3 +241,8 @@ async def test_a_tenant_has_so_many_receivers(clock: ManualClock) -> None:
         assert await api.keys() == before
         assert (await answered(api.client, f"{hooks[0]}?job=1")).status_code == 202
         assert (await answered(other, hooks[2])).status_code == 202
+        for document in ({"jobs": [{"workflow": BLUE}]}, {"workflow": BLUE, "input_sets": [[]]}):
+            batch = await api.client.post("/v1/batches", json=document | {"webhook_url": hooks[2]})
+            assert refusal(batch)[:2] == (429, "/problems/too-many-webhook-targets")
+        tried = await api.client.post("/v1/webhooks/test", json={"url": hooks[2]})
+        assert refusal(tried)[:2] == (429, "/problems/too-many-webhook-targets")

@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from app.body import SPOOL_THRESHOLD
 from tests.fuzz.world import World
 from tests.support.api_server import BLUE, KEY
 
@@ -35,6 +36,8 @@ CHECKS = [
     response_schema_conformance,
 ]
 TIMEOUT_S = 30
+GOOD = f"Bearer {KEY}"
+BAD = "Bearer ck_test_nobody"
 Statuses = Counter[tuple[str, int]]
 """How often an operation answered a status."""
 
@@ -57,18 +60,20 @@ def ask_everything(world: World, *, cases: int, random_seed: int) -> Statuses:
     return statuses
 
 
-def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, bool]]:
-    """A case that fits the document or does not, some made to meet what exists; and whether a key is sent."""
+def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, str | None]]:
+    """A case that fits the document or does not, some made to meet what exists; and what it says of a key."""
 
     @st.composite
-    def cases(draw: st.DrawFn) -> tuple[Any, bool]:
+    def cases(draw: st.DrawFn) -> tuple[Any, str | None]:
         case = draw(operation.as_strategy(draw(st.sampled_from(GenerationMode))))
         for name in case.path_parameters or {}:
             if draw(st.booleans()):
                 case.path_parameters[name] = draw(st.sampled_from(world.known[name]))
         if isinstance(case.body, dict) and draw(st.booleans()):
             _make_acceptable(draw, case.body)
-        return case, draw(st.sampled_from((True, True, True, True, False)))
+        if isinstance(case.body, dict) and case.body and draw(st.integers(0, 9)) == 0:
+            case.body = _with_a_long_string(draw, case.body)
+        return case, draw(st.sampled_from((GOOD, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD, GOOD, BAD, None)))
 
     return cases()
 
@@ -82,15 +87,22 @@ def _make_acceptable(draw: st.DrawFn, body: dict[str, Any]) -> None:
         body["workflow"] = BLUE
 
 
-def _question(operation: Any, world: World, statuses: Statuses) -> Callable[[tuple[Any, bool]], None]:
+def _with_a_long_string(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
+    """One of its fields, or a name in it, is one that goes to a file on its way."""
+    text = draw(st.sampled_from(("x", "\0", "é", '\\"'))) * (SPOOL_THRESHOLD + 1)
+    field = draw(st.sampled_from(sorted(body)))
+    return body | draw(st.sampled_from(({field: text}, {field: {text: text}}, {field: [text]}, {text: 1})))
+
+
+def _question(operation: Any, world: World, statuses: Statuses) -> Callable[[tuple[Any, str | None]], None]:
     is_open = operation.definition.raw.get("security") == []
 
-    def ask(asked: tuple[Any, bool]) -> None:
-        case, has_key = asked
-        headers = {"authorization": f"Bearer {KEY}" if has_key else "Bearer ck_test_nobody"}
+    def ask(asked: tuple[Any, str | None]) -> None:
+        case, authorization = asked
+        headers = {} if authorization is None else {"authorization": authorization}
         response = case.call(base_url=world.url, headers=headers, timeout=TIMEOUT_S, allow_redirects=False)
         statuses[operation.label, response.status_code] += 1
         case.validate_response(response, checks=CHECKS)
-        assert has_key or is_open or response.status_code in (401, 404, 405), response.status_code
+        assert authorization == GOOD or is_open or response.status_code in (401, 404, 405), response.status_code
 
     return ask

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.body import BadBase64, Body, BodyTooLarge
+from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, TextLimits
 from app.wire import BatchRequest, JobRequest, UploadRequest
 from infra.redaction import Redactor
 from storage.api_keys import parse_key
@@ -71,6 +71,26 @@ async def _receive(data: bytes) -> None:
         except (ValueError, RecursionError):
             return
         assert document == json.loads(data)
+
+
+def long_text(data: bytes) -> None:
+    """A string that goes to a file on its way: what comes back is what JSON says, or neither takes it."""
+    text = data * (SPOOL_THRESHOLD // max(1, len(data)) + 1)
+    asyncio.run(_restore(b'{"a":["' + text + b'"]}'))
+
+
+async def _restore(raw: bytes) -> None:
+    async def pieces() -> Any:
+        for start in range(0, len(raw), 5_003):
+            yield raw[start : start + 5_003]
+
+    with Body() as received:
+        try:
+            document = await received.receive(pieces(), limit=10_000_000)
+            document = await received.restored(document, TextLimits(10_000_000, 10_000_000))
+        except (ValueError, RecursionError):
+            return
+        assert document == json.loads(raw)
 
 
 def base64_text(data: bytes) -> None:
@@ -138,6 +158,7 @@ TARGETS: Mapping[str, Callable[[bytes], None]] = {
         text_message,
         binary_message,
         body,
+        long_text,
         base64_text,
         requests,
         names,
@@ -164,6 +185,11 @@ SEEDS = (
     struct.pack(">II", 4, 2**32 - 1) + b"{}",
     b"[" * 5_000,
     b'{"a":"\\ud800"}',
+    b'{"a":1e999}',
+    b"\\q",
+    b"\\u12",
+    b"\xff",
+    b"\n",
     b"https://h/k?X-Amz-Signature=abcdef&x=Bearer ck_live_abcdefgh_x",
     "../é\u202e.png".encode(),
     PNG,

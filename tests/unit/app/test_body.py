@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, SpooledText, TextTooLong
+from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, SpooledText, TextLimits, TextTooLong
 
 pytestmark = pytest.mark.anyio
 
@@ -33,7 +33,9 @@ async def in_pieces(raw: bytes, size: int) -> AsyncIterator[bytes]:
 
 async def received(raw: bytes, size: int = 4096, limit: int = 100 * MIB) -> Any:
     with Body() as body:
-        return body.restore(await body.receive(in_pieces(raw, size), limit=limit), 10 * MIB)
+        return await body.restored(
+            await body.receive(in_pieces(raw, size), limit=limit), TextLimits(10 * MIB, 100 * MIB)
+        )
 
 
 @given(json_values, st.booleans(), st.integers(1, 7))
@@ -68,7 +70,8 @@ async def test_a_placeholder_cannot_be_forged() -> None:
     """A string that looks like one is just a string."""
     with Body() as body:
         raw = json.dumps({"real": "x" * LONG, "forged": "\0spool:0"}).encode()
-        document = body.restore(await body.receive(in_pieces(raw, 999), limit=MIB), MIB)
+        document = await body.receive(in_pieces(raw, 999), limit=MIB)
+        document = await body.restored(document, TextLimits(MIB, MIB))
     assert document["forged"] == "\0spool:0"
 
 
@@ -77,7 +80,7 @@ async def test_a_long_text_has_a_limit_of_its_own() -> None:
     with Body() as body:
         document = await body.receive(in_pieces(json.dumps({"a": "x" * LONG}).encode(), 4096), limit=MIB)
         with pytest.raises(TextTooLong):
-            body.restore(document, 1000)
+            await body.restored(document, TextLimits(1000, MIB))
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 100, LONG, 3 * MIB + 1])

@@ -40,3 +40,13 @@ def test_every_part_of_a_line() -> None:
     assert "abcdef0123" not in line
     assert SECRET not in line
     assert json.loads(line)["message"] == f"failed with {HIDDEN}"
+
+
+@pytest.mark.parametrize("secret", ['quo"ted-secret', "back\\slashed-secret", "ünicode-secret", "line\nbroken-secret"])
+def test_a_secret_that_json_escapes(secret: str) -> None:
+    """It is hidden in a line as well, whichever way it was escaped."""
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (secret,), None)
+    line = JsonFormatter("p", Redactor((secret,))).format(record)
+    assert json.loads(line)["message"] == f"failed with {HIDDEN}"
+    for plain in (True, False):
+        assert "secret" not in Redactor((secret,))(json.dumps({"a": secret}, ensure_ascii=plain))

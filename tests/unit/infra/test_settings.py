@@ -69,3 +69,15 @@ def test_secrets_do_not_show() -> None:
     """The settings can be logged without giving a key away."""
     shown = repr(Settings(bucket="b", api_key=SecretStr("very-secret")))
     assert "very-secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("upload_expires_s", 7 * 24 * 3600), ("output_expires_s", 7 * 24 * 3600), ("max_upload_bytes", 5 * 1024**3)],
+)
+def test_what_s3_would_refuse_is_refused_at_start(name: str, most: int) -> None:
+    """A presigned URL of more than seven days, a PUT of more than 5 GiB."""
+    assert getattr(Settings(bucket="b", **{name: most}), name) == most  # type: ignore[arg-type]  # any of them
+    for beyond in (most + 1, 0):
+        with pytest.raises(ValidationError, match=name):
+            Settings(bucket="b", **{name: beyond})  # type: ignore[arg-type]  # as above

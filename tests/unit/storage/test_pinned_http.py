@@ -24,7 +24,8 @@ PRIVATE = """
 127.0.0.1 0.0.0.0 10.1.1.1 100.64.0.1 100.100.100.200 169.254.169.254 168.63.129.16 172.31.255.255 192.0.0.1 192.0.2.1
 192.168.0.1 198.18.0.1 224.0.0.1 255.255.255.255 :: ::1 ::ffff:127.0.0.1 ::127.0.0.1 ::ffff:0:7f00:1 64:ff9b::7f00:1
 64:ff9b::808:808 64:ff9b:1::1 2001::1 2002:7f00:1:: 2001:db8::1 3fff::1 5f00::1 100::1 fc00::1 fd00:ec2::254 fe80::1
-fe80::1%eth0 fec0::1 ff02::1
+fe80::1%eth0 fec0::1 ff02::1 192.88.99.1 203.0.113.7 198.51.100.1 240.0.0.1
+169.254.170.2 ::ffff:10.0.0.1 ::ffff:a9fe:a9fe
 """
 
 
@@ -115,6 +116,10 @@ async def test_one_bad_answer_refuses_the_name(spy: Spy, answers: dict[str, list
         "https://[fe80::1%25lo]/",
         "https://good.test\\@127.0.0.1/",
         "https://127。0。0。1/",
+        "https://0177.0.0.1/",
+        "https://[::]/",
+        "https://[fd00:ec2::254]/",
+        "https://169.254.169.254/latest/meta-data/",
         "ftp://good.test/",
         "file:///etc/passwd",
         "gopher://good.test/",
@@ -165,6 +170,9 @@ async def site() -> AsyncIterator[str]:
                 return web.Response(body=PNG, headers={"content-encoding": "gzip"})
             case "/elsewhere":
                 return web.Response(status=302, headers={"location": "http://10.0.0.1/"})
+            case path if path.startswith("/hops/"):
+                left = int(path.rsplit("/", 1)[1])
+                return web.Response(status=302, headers={"location": f"/hops/{left - 1}" if left > 1 else "/picture"})
             case "/loop":
                 return web.Response(status=302, headers={"location": "/loop"})
         return web.Response(status=500)
@@ -206,6 +214,14 @@ async def test_what_is_not_taken(site: str, tmp_path: Path, path: str, error: ty
     """No media, too large, packed, redirected to a private address, redirected for ever, failing."""
     with pytest.raises(error):
         await fetcher(site).fetch(f"{site}/{path}", tmp_path / "file")
+
+
+async def test_three_redirects_are_followed_and_no_fourth(site: str, tmp_path: Path) -> None:
+    """Each to an address that is checked again."""
+    fetched = await fetcher(site).fetch(f"{site}/hops/3", tmp_path / "file")
+    assert fetched.content_type == "image/png"
+    with pytest.raises(FetchFailed, match="TooManyRedirects"):
+        await fetcher(site).fetch(f"{site}/hops/4", tmp_path / "file")
 
 
 async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None:

@@ -1,0 +1,173 @@
+"""Documents that would fill the API's memory, or keep others waiting: refused, or worked on a few at a time."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from app.body import MAX_VALUES
+from app.config import ApiConfig
+from app.large_bodies import LargeBodies
+from app.problems import Problem
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from tests.support.api_server import BLUE, KEY, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+LONG = 70_000
+KIB = 1024
+
+
+def with_prefix(text: str) -> dict[str, Any]:
+    return BLUE | {"2": {**BLUE["2"], "inputs": {**BLUE["2"]["inputs"], "filename_prefix": text}}}
+
+
+async def sent(api: Api, document: Any, path: str = "/v1/jobs") -> httpx.Response:
+    body = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return await api.client.post(path, content=body, headers={"content-type": "application/json"})
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> Any:
+    config = ApiConfig(api_key=KEY, max_total_text_bytes=200 * KIB)
+    async with running_api(MemoryObjectStore(clock), clock, config) as running:
+        yield running
+
+
+BAD_TEXTS = {
+    "an unknown escape": b"\\q" + b"a" * LONG,
+    "a line break": b"a\n" + b"a" * LONG,
+    "a byte of no UTF-8": b"\xff" + b"a" * LONG,
+    "half a character": b"\\ud800" + b"a" * LONG,
+    "half an escape": b"\\u12" + b"g" * LONG,
+}
+PLACES = {
+    "a value": lambda text: b'{"workflow":{"1":{"class_type":"SaveImage","inputs":{"x":"' + text + b'"}}}}',
+    "a name": lambda text: b'{"workflow":{"' + text + b'":{"class_type":"SaveImage","inputs":{}}}}',
+    "an input": lambda text: (
+        b'{"workflow":{"1":{"class_type":"A","inputs":{"x":1}}},"inputs":[{"node":"1","field":"x","value":"'
+        + text
+        + b'"}]}'
+    ),
+    "metadata": lambda text: b'{"workflow":{},"metadata":{"k":"' + text + b'"}}',
+    "an unknown field": lambda text: b'{"' + text + b'":1}',
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", BAD_TEXTS)
+async def test_a_long_string_that_is_none_is_refused(api: Api, kind: str, place: str) -> None:
+    """Wherever it stands: as the same string would be if it were short."""
+    answer = await sent(api, PLACES[place](BAD_TEXTS[kind]))
+    assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-json")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"workflow": BLUE, "metadata": {"k": "x" * LONG}},
+        {"workflow": BLUE, "metadata": {"x" * LONG: ""}},
+        {"workflow": BLUE, "extra_data": {"api_key_comfy_org": "x" * LONG}},
+        {"workflow": BLUE, "webhook_url": "https://h.example/" + "x" * LONG},
+        {"workflow": BLUE, "inputs": [{"node": "x" * LONG, "field": "x", "value": 1}]},
+    ],
+)
+async def test_a_long_string_is_as_long_as_it_is(api: Api, document: Any) -> None:
+    """No limit on a length takes it for something shorter."""
+    answer = await sent(api, document)
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation-error")
+    batch = await sent(api, {"jobs": [document]}, "/v1/batches")
+    assert (batch.status_code, batch.json()["type"]) == (422, "/problems/validation-error")
+    named = {name: value for name, value in document.items() if name not in ("workflow", "inputs")}
+    assert (await sent(api, named | {"inputs": {"prompt": "x"}}, "/v1/workflows/still/jobs")).status_code == 422
+
+
+async def test_a_receiver_to_be_tried_has_a_length(api: Api) -> None:
+    """As one of a job."""
+    answer = await sent(api, {"url": "https://h.example/" + "x" * LONG}, "/v1/webhooks/test")
+    assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation-error")
+
+
+async def test_a_long_prompt_arrives_whole(api: Api) -> None:
+    """In the graph, as an input, and in a batch."""
+    text = "x" * LONG
+    own = await sent(api, {"workflow": with_prefix(text)})
+    stored = (await api.client.get(f"/v1/jobs/{own.json()['job_id']}/workflow")).json()
+    assert stored["2"]["inputs"]["filename_prefix"] == text
+    value = {"node": "2", "field": "filename_prefix", "value": text}
+    for path, document in (
+        ("/v1/jobs", {"workflow": BLUE, "inputs": [value]}),
+        ("/v1/batches", {"workflow": BLUE, "input_sets": [[value]]}),
+        ("/v1/batches", {"jobs": [{"workflow": BLUE, "inputs": [value]}]}),
+    ):
+        assert (await sent(api, document, path)).status_code == 202
+
+
+async def test_long_texts_together_have_a_limit(api: Api) -> None:
+    """Of one request: three fit here, in one graph or in the inputs of several jobs."""
+    value = {"node": "2", "field": "filename_prefix", "value": "x" * LONG}
+    assert (await sent(api, {"workflow": BLUE, "input_sets": [[value]] * 2}, "/v1/batches")).status_code == 202
+    for path, document in (
+        ("/v1/jobs", {"workflow": with_prefix("x" * LONG), "inputs": [value] * 2}),
+        ("/v1/batches", {"workflow": BLUE, "input_sets": [[value]] * 3}),
+    ):
+        answer = await sent(api, document, path)
+        assert (answer.status_code, answer.json()["type"]) == (422, "/problems/text-too-long")
+
+
+@pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
+async def test_a_number_beyond_a_double_is_refused(api: Api, number: bytes) -> None:
+    """In a graph or as an input: what JSON cannot write must not be stored."""
+    graph = json.dumps(BLUE).replace('"width": 8', '"width": N').encode().replace(b"N", number)
+    value = b',"inputs":[{"node":"1","field":"width","value":' + number + b"}]"
+    for body in (b'{"workflow":' + graph + b"}", b'{"workflow":' + json.dumps(BLUE).encode() + value + b"}"):
+        answer = await sent(api, body)
+        assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-json")
+
+
+async def test_many_values_are_refused_while_they_arrive(api: Api) -> None:
+    """And others are answered meanwhile: the slowest of them within seconds."""
+    body = b'{"x":[' + b",".join([b"[]"] * (MAX_VALUES * 2)) + b"]}"
+    slowest, asked = 0.0, asyncio.create_task(sent(api, body))
+    while not asked.done():
+        started = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.01)
+        slowest = max(slowest, asyncio.get_running_loop().time() - started)
+    assert (await asked).json()["type"] == "/problems/request-too-large"
+    assert slowest < 3
+
+
+async def test_large_documents_wait_for_a_place() -> None:
+    """A tenant has half of them; another one's place does not depend on it; whoever waits too long is told so."""
+    places = LargeBodies(4, wait_s=0.05)
+    first, second = await places.enter("a"), await places.enter("a")
+    with pytest.raises(Problem) as refused:
+        await places.enter("a")
+    assert refused.value.type.slug == "too-many-large-requests"
+    await places.enter("b")
+    await places.enter("b")
+    with pytest.raises(Problem):
+        await places.enter("c")
+    second()
+    await places.enter("c")
+    first()
+    await places.enter("a")
+
+
+async def test_a_place_is_left_with_the_request(clock: ManualClock) -> None:
+    """Accepted or refused: one after the other is worked on where there is one place."""
+    config = ApiConfig(api_key=KEY, max_large_requests=1)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        padding = {str(number): "x" * 60_000 for number in range(20)}
+        node = {"class_type": "EmptyImage", "inputs": {**BLUE["1"]["inputs"], **padding}}
+        statuses = [
+            answer.status_code
+            for answer in await asyncio.gather(
+                *(sent(api, {"workflow": BLUE | {"1": node}}) for _ in range(3)),
+                *(sent(api, {"workflow": BLUE, "metadata": padding}) for _ in range(3)),
+            )
+        ]
+        assert statuses == [202] * 3 + [422] * 3

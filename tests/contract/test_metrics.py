@@ -1,0 +1,83 @@
+"""GET /metrics: off by default, for operators alone, and about nobody in particular."""
+
+import re
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from app.config import ApiConfig
+from storage.clock import ManualClock
+from storage.memory import MemoryObjectStore
+from tests.support.api_server import BLUE, KEY, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, metrics=True)) as running:
+        yield running
+
+
+async def told(api: Api) -> dict[str, float]:
+    answer = await api.client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    lines = (line.rpartition(" ") for line in answer.text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def requests(operation: str, method: str, status: str) -> str:
+    return f'comfyui_modal_requests_total{{method="{method}",operation="{operation}",status="{status}"}}'
+
+
+async def test_requests_jobs_and_refusals_are_counted(api: Api) -> None:
+    """Of one job and of a batch; a repeat is a request and no new job."""
+    key = {"idempotency-key": "a"}
+    for _ in range(2):
+        await api.client.post("/v1/jobs", json={"workflow": BLUE}, headers=key)
+    await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[], [], []]})
+    await api.client.post("/v1/jobs", json={"workflow": {}})
+    await api.client.get("/v1/jobs", headers={"authorization": "Bearer nonsense"})
+    found = await told(api)
+    assert found[requests("submit_job", "POST", "2xx")] == 2
+    assert found[requests("submit_job", "POST", "4xx")] == 1
+    assert found[requests("submit_batch", "POST", "2xx")] == 1
+    assert found["comfyui_modal_jobs_accepted_total"] == 4
+    assert found['comfyui_modal_refusals_total{problem="not-a-workflow"}'] == 1
+    assert found['comfyui_modal_refusals_total{problem="unauthorized"}'] == 1
+    count = 'comfyui_modal_request_seconds_count{method="POST",operation="submit_job",status="2xx"}'
+    assert found[count] == 2
+
+
+async def test_strangers_invent_no_labels(api: Api) -> None:
+    """Paths and methods that do not exist are one series, and nothing tells of tenants, keys or jobs."""
+    async with await api.client_of("acme-the-tenant") as acme:
+        job_id = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+        await acme.get(f"/v1/jobs/{job_id}")
+    for number in range(5):
+        await api.client.get(f"/v1/invented-{number}")
+        await api.client.request(f"BREW{number}", "/health")
+    text = (await api.client.get("/metrics")).text
+    assert not re.search(rf"acme-the-tenant|{job_id}|{KEY}|invented|BREW", text)
+    assert requests("other", "GET", "4xx") in text
+
+
+async def test_it_needs_a_key_for_everything(api: Api) -> None:
+    """One that may read and write jobs is not enough."""
+    async with httpx.AsyncClient(base_url=api.client.base_url) as nobody:
+        assert (await nobody.get("/metrics")).status_code == 401
+    async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
+        refused = await acme.get("/metrics")
+        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/insufficient-scope")
+        assert 'scope="admin"' in refused.headers["www-authenticate"]
+    async with await api.client_of("ops", "admin") as ops:
+        assert (await ops.get("/metrics")).status_code == 200
+
+
+async def test_by_default_there_are_none(clock: ManualClock) -> None:
+    """And who has no key does not learn it."""
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        assert (await api.client.get("/metrics")).status_code == 404
+        assert (await api.client.get("/metrics", headers={"authorization": ""})).status_code == 401
