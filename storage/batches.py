@@ -32,7 +32,6 @@ from storage.together import for_each
 from storage.tombstone import Tombstone, clear
 from storage.values import read_as
 
-MAX_JOBS = 1000
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""
 

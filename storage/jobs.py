@@ -42,7 +42,6 @@ YOUNG_HINT = timedelta(minutes=10)
 ABANDONED = timedelta(hours=25)
 """Afterwards a submission that never committed is cleared away: when no repeat with its Idempotency-Key can come."""
 
-MAX_PAGE = 200
 MAX_LISTS = 4
 """LISTs that one page may cost: where more of its hints are stale, the page is short and its cursor leads on."""
 

@@ -60,11 +60,6 @@ class Catalogue:
         other._declared = self._declared
         return other
 
-    def check(self, graph: Graph) -> None:
-        """Raises the first fault of `judge`."""
-        for fault in self.judge(graph).faults:
-            raise fault
-
     def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Verdict:
         """All that is wrong with the graph, up to MOST_FAULTS; see above for what is judged.
 
