@@ -20,7 +20,7 @@ from storage._cache import ShortLived
 from storage.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
 from storage.clock import Clock
 from storage.errors import KeyNotFound, ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
-from storage.objects import ObjectStore, StoredObject
+from storage.objects import ObjectStore, StoredObject, all_keys
 from storage.together import for_each
 from storage.values import Value, read_as
 
@@ -129,11 +129,8 @@ class ApiKeyStore:
     async def all(self) -> list[KeyRecord]:
         """Those of the bucket, oldest first; unreadable ones are left out, and told of in the log."""
         found: list[KeyRecord] = []
-        after, more = "", True
-        while more:
-            page = await self._objects.list(keys.API_KEYS, after=after)
-            found += [record for record in await for_each(page.keys, self._listed) if record is not None]
-            after, more = page.keys[-1] if page.keys else "", page.more
+        async for page in all_keys(self._objects, keys.API_KEYS):
+            found += [record for record in await for_each(page, self._listed) if record is not None]
         return sorted(found, key=lambda record: (record.created_at, record.kid))
 
     async def revoke(self, kid: str) -> KeyRecord:

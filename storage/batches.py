@@ -25,7 +25,7 @@ from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
 from storage.hints import endpoint_of
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, all_keys
 from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.removal import EVENTS_PENDING, JobRemover
 from storage.together import for_each
@@ -261,14 +261,8 @@ class BatchStore:
             return None
 
     async def _members(self, record: BatchRecord) -> list[MemberEntry]:
-        entries: list[MemberEntry] = []
-        after = ""
-        while True:
-            page = await self._objects.list(members_prefix(record.tenant, record.batch_id), after=after)
-            entries += [MemberEntry.parse(key) for key in page.keys]
-            if not page.more:
-                return entries
-            after = page.keys[-1]
+        pages = all_keys(self._objects, members_prefix(record.tenant, record.batch_id))
+        return [MemberEntry.parse(key) async for page in pages for key in page]
 
     async def _read(self, tenant: str, batch_id: str) -> StoredBatch:
         try:

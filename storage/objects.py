@@ -5,7 +5,7 @@ A conditional write never retries blindly: its body carries a nonce, and after a
 the caller's write is recognised by reading it back.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -104,3 +104,15 @@ class ObjectStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def all_keys(objects: ObjectStore, prefix: str, *, page: int = 1000) -> AsyncIterator[Sequence[str]]:
+    """Every key below a prefix: one LIST a page, and no empty page."""
+    after = ""
+    while True:
+        listed = await objects.list(prefix, after=after, limit=page)
+        if listed.keys:
+            yield listed.keys
+        if not listed.more:
+            return
+        after = listed.keys[-1]
