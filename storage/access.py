@@ -8,7 +8,6 @@ each other: kids that somebody invents push no real key out.
 import hmac
 import logging
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -19,6 +18,7 @@ from storage import keys
 from storage._cache import ShortLived
 from storage.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
 from storage.clock import Clock
+from storage.conditional import commit, new_nonce
 from storage.errors import KeyNotFound, ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
 from storage.objects import ObjectStore, StoredObject, all_keys
 from storage.together import for_each
@@ -83,7 +83,7 @@ def new_record(
         created_at=now,
         expires_at=expires_at,
         name=name,
-        nonce=secrets.token_hex(8),
+        nonce=new_nonce(),
     )
     return key, record
 
@@ -142,12 +142,11 @@ class ApiKeyStore:
             record = read_as(KeyRecord, stored.head.key, stored.body)
             if record.revoked_at is not None:
                 return record
-            revoked = record.model_copy(update={"revoked_at": self._clock.now(), "nonce": secrets.token_hex(8)})
+            revoked = record.model_copy(update={"revoked_at": self._clock.now()})
             try:
-                await self._objects.replace(stored.head.key, revoked.model_dump_json().encode(), etag=stored.head.etag)
+                return (await commit(self._objects, stored.head.key, revoked, etag=stored.head.etag))[0]
             except PreconditionFailed:
                 continue
-            return revoked
         raise StorageUnavailable(f"key {kid} changes too fast to be revoked")
 
     async def _find(self, kid: str) -> KeyRecord | None:

@@ -9,17 +9,17 @@ deadline is written before each step, so that the reaper publishes what was open
 and clears away a draft that was left.
 """
 
-import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.deliveries import DeliveryStore
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
@@ -30,7 +30,7 @@ from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.removal import EVENTS_PENDING, JobRemover
 from storage.together import for_each
 from storage.tombstone import Tombstone, clear
-from storage.values import read_as
+from storage.values import Value, read_as
 
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""
@@ -41,10 +41,8 @@ PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
 
 
-class BatchRecord(BaseModel):
+class BatchRecord(Value):
     """The content of batch.json. `rev` and `nonce` as in a job's record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tenant: str
     batch_id: str
@@ -289,12 +287,7 @@ class BatchStore:
                 stored = await self._read(stored.record.tenant, stored.record.batch_id)
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
-        record = record.model_copy(update={"nonce": secrets.token_hex(8)})
-        key = keys.batch(record.tenant, record.batch_id)
-        body = record.model_dump_json().encode()
-        if etag is None:
-            return StoredBatch(record, await self._objects.create(key, body))
-        return StoredBatch(record, await self._objects.replace(key, body, etag=etag))
+        return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))
 
     async def _put_deadline(self, record: BatchRecord, due: datetime) -> None:
         await self._objects.put(Deadline(due, "batch", record.tenant, record.batch_id).key, b"")

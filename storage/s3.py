@@ -20,6 +20,7 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
+from storage import keys
 from storage._s3_clients import S3Config, make_client
 from storage._s3_errors import RangeBeyondEnd, of_entry, translated
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
@@ -42,7 +43,7 @@ class S3ObjectStore:
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
-        self._prefix = f"{config.prefix.strip('/')}/" if config.prefix.strip("/") else ""
+        self._prefix = keys.root(config.prefix)
         self._limiter = anyio.CapacityLimiter(config.threads)
         self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
         self._clients: dict[str, S3Client] = {}

@@ -2,20 +2,17 @@
 
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
-
 from storage import keys
 from storage.errors import ObjectNotFound
 from storage.objects import ObjectStore, all_keys
+from storage.values import Value
 
 LIFE = timedelta(days=30)
 """So long one is told that a thing was removed; afterwards it is unknown."""
 
 
-class Tombstone(BaseModel):
+class Tombstone(Value):
     """`gone_at` comes first: by it a tombstone's bytes are told from a record's. `hints` are still to be removed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gone_at: datetime
     hints: tuple[str, ...] = ()
