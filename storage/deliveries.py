@@ -22,12 +22,11 @@ from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_let
 from storage.hints import endpoint_of
 from storage.objects import ObjectStore
 from storage.together import for_each
-from storage.values import Value, read_as
+from storage.values import TEST_TYPE, Value, job_event_type, read_as
 
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
 
-TEST_TYPE = "comfyui.webhook.test.v1"
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
 
@@ -83,7 +82,7 @@ class Delivery(Value):
 
     @property
     def is_progress(self) -> bool:
-        return self.type.endswith(".progress.v1")
+        return self.type == job_event_type("progress")
 
     @property
     def tries(self) -> int:
