@@ -28,6 +28,7 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/vulture
+	$(BIN)/vulture --config tests/supply/vulture.toml
 	$(BIN)/deptry .
 
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests

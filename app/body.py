@@ -172,11 +172,6 @@ class Body:
             return await _aside(scanner.size, _parsed, small.read())
 
     @property
-    def is_spooled(self) -> bool:
-        """Whether there are placeholders."""
-        return bool(self._spools)
-
-    @property
     def fingerprint(self) -> str:
         """A hash of the body's very bytes."""
         return self._digest.hexdigest()

@@ -6,7 +6,7 @@ from app.body import TextLimits
 from storage.media_check import MediaLimits
 from workflows.policy import DEFAULT, NodePolicy
 
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
+MIB, GIB = 1024**2, 1024**3
 
 
 @dataclass(frozen=True, slots=True)

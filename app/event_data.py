@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.wire import BatchView, JobView, Moment, OutputView, ProgressView
+from storage.values import BATCH_TYPE, TEST_TYPE, EventName, job_event_type
 
 
 class _Data(BaseModel):
@@ -52,7 +53,7 @@ class WebhookTested(_Data):
     message: str
 
 
-JOB_DATA: Mapping[str, type[BaseModel]] = {
+JOB_DATA: Mapping[EventName, type[BaseModel]] = {
     "queued": JobQueued,
     "started": JobStarted,
     "progress": JobProgressed,
@@ -62,8 +63,8 @@ JOB_DATA: Mapping[str, type[BaseModel]] = {
 }
 
 TYPES: Mapping[str, type[BaseModel]] = {
-    **{f"comfyui.job.{name}.v1": model for name, model in JOB_DATA.items()},
-    "comfyui.batch.finished.v1": BatchView,
-    "comfyui.webhook.test.v1": WebhookTested,
+    **{job_event_type(name): model for name, model in JOB_DATA.items()},
+    BATCH_TYPE: BatchView,
+    TEST_TYPE: WebhookTested,
 }
 """Every event type, with the model of its data."""

@@ -19,7 +19,7 @@ from storage.batches import BatchRecord
 from storage.objects import ObjectStore
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
 from storage.record import JobRecord, Status
-from storage.values import JobEvent, ProgressDetails
+from storage.values import BATCH_TYPE, TEST_TYPE, JobEvent, ProgressDetails, job_event_type
 
 SCHEMAS_PATH = "/schemas"
 
@@ -37,11 +37,11 @@ class EventRenderer:
     def type_of(self, found: Committed) -> str:
         match found:
             case JobHappened(event=event):
-                return f"comfyui.job.{event.name}.v1"
+                return job_event_type(event.name)
             case BatchFinished():
-                return "comfyui.batch.finished.v1"
+                return BATCH_TYPE
             case TestAsked():
-                return "comfyui.webhook.test.v1"
+                return TEST_TYPE
 
     def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         """The request's headers and body."""

@@ -6,7 +6,7 @@ One tenant has half of the places at most.
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from app.problems import Problem
 
@@ -14,7 +14,6 @@ WAIT_S = 30
 """How long a large document waits for a place."""
 
 Leave = Callable[[], None]
-Enter = Callable[[], Awaitable[Leave]]
 
 
 class LargeBodies:

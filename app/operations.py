@@ -10,11 +10,13 @@ from typing import Any
 from pydantic import BaseModel
 
 from app import wire
+from app.config import ApiConfig
 from app.limits import Limits
 from app.named import NamedJobRequest
 from app.system_view import SystemView
 from app.workflow_views import WorkflowList, WorkflowView
 
+_DEFAULTS = ApiConfig(api_key=None)
 _WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
@@ -105,7 +107,10 @@ _ID = Parameter("job_id", "path", {"type": "string", "examples": [_JOB_ID]}, "th
 _BATCH_ID = Parameter("batch_id", "path", {"type": "string", "examples": [_JOB_ID]}, "the batch")
 _NAME = Parameter("name", "path", {"type": "string", "examples": ["still"]}, "the workflow")
 _KEY = Parameter(
-    "Idempotency-Key", "header", {"type": "string", "maxLength": 255}, "the same key and body make one thing, for 24 h"
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "maxLength": wire.MAX_IDEMPOTENCY_KEY},
+    "the same key and body make one thing, for 24 h",
 )
 _KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
 
@@ -134,7 +139,12 @@ OPERATIONS = (
             Parameter(
                 "status", "query", {"enum": ["queued", "running", "completed", "failed"]}, "only jobs of this status"
             ),
-            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "page size"),
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": _DEFAULTS.max_page, "default": 50},
+                "page size",
+            ),
             Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
         ),
         refusals=("invalid-parameter", "bad-cursor"),
@@ -150,7 +160,7 @@ OPERATIONS = (
             Parameter(
                 "wait",
                 "query",
-                {"type": "integer", "minimum": 1, "maximum": 60},
+                {"type": "integer", "minimum": 1, "maximum": _DEFAULTS.max_wait_s},
                 "seconds to wait until the job is over, or with If-None-Match until it changes",
             ),
             _KNOWN,
@@ -272,7 +282,12 @@ OPERATIONS = (
         "Events that were given up, newest first",
         {200: ("one page", wire.DeadLetterList)},
         parameters=(
-            Parameter("limit", "query", {"type": "integer", "minimum": 1, "maximum": 200, "default": 50}, "page size"),
+            Parameter(
+                "limit",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": _DEFAULTS.max_page, "default": 50},
+                "page size",
+            ),
             Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
         ),
         refusals=("invalid-parameter", "bad-cursor"),

@@ -4,18 +4,14 @@ import platform
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app import __version__
-from app.wire import Moment
+from app.wire import Answer, Moment
 from storage.worker_facts import WorkerFacts
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class AttentionView(_Answer):
+class AttentionView(Answer):
     """The attention that ComfyUI was started with, and what was measured before, if anything was."""
 
     backend: Literal["sage", "sdpa"] | None = Field(description="null where it is not ours to choose")
@@ -30,7 +26,7 @@ class AttentionView(_Answer):
     sdpa_ms: float | None
 
 
-class WorkerView(_Answer):
+class WorkerView(Answer):
     """The worker of a pool that told last; it may be gone."""
 
     worker: str
@@ -44,12 +40,12 @@ class WorkerView(_Answer):
     attention: AttentionView
 
 
-class PoolView(_Answer):
+class PoolView(Answer):
     name: str
     worker: WorkerView | None = Field(description="null until a first worker has told")
 
 
-class SystemView(_Answer):
+class SystemView(Answer):
     """What runs here."""
 
     version: str = Field(description="of this API's code")

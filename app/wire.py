@@ -17,10 +17,9 @@ from pydantic import (
 
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.record import DAY_S, Status
-from storage.values import OutputType
+from storage.values import EventName, OutputType
 
-Event = Literal["queued", "started", "progress", "output", "completed", "failed"]
-DEFAULT_EVENTS: tuple[Event, ...] = ("completed", "failed")
+DEFAULT_EVENTS: tuple[EventName, ...] = ("completed", "failed")
 
 Moment = Annotated[
     datetime, PlainSerializer(lambda moment: moment.isoformat(timespec="microseconds"), when_used="json")
@@ -31,6 +30,7 @@ MAX_METADATA_NAME, MAX_METADATA_TEXT = 64, 512
 MAX_URL = 2048
 MAX_IDEMPOTENCY_KEY = 255
 MAX_PARTNER_KEY = 512
+MAX_REPLAYED = 1000
 
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MetadataText = Annotated[str, StringConstraints(max_length=MAX_METADATA_TEXT)]
@@ -58,7 +58,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class _Answer(BaseModel):
+class Answer(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
@@ -116,7 +116,7 @@ class JobOptions(_Request):
     webhook_secret: str | None = Field(
         None, max_length=200, description="`whsec_…` that signs this job's events instead of yours"
     )
-    webhook_events: list[Event] = Field(
+    webhook_events: list[EventName] = Field(
         default_factory=lambda: list(DEFAULT_EVENTS), description="which events are sent"
     )
 
@@ -136,7 +136,7 @@ class BatchRequest(JobOptions):
     jobs: list[JobRequest] | None = Field(None, description="whole jobs instead")
 
 
-class JobUrls(_Answer):
+class JobUrls(Answer):
     """Where the job is to be found."""
 
     self: str
@@ -145,7 +145,7 @@ class JobUrls(_Answer):
     logs: str
 
 
-class JobAccepted(_Answer):
+class JobAccepted(Answer):
     """202: the job is stored, and will end in exactly one way."""
 
     job_id: str
@@ -155,7 +155,7 @@ class JobAccepted(_Answer):
     urls: JobUrls
 
 
-class OutputView(_Answer):
+class OutputView(Answer):
     """A file that the job made. `url` needs no key, until it expires."""
 
     filename: str
@@ -173,19 +173,19 @@ class OutputView(_Answer):
     text: str | None = Field(None, description="the content of a short text")
 
 
-class OutputUrl(_Answer):
+class OutputUrl(Answer):
     url: str
     url_expires_at: Moment
 
 
-class ProgressView(_Answer):
+class ProgressView(Answer):
     current_node: str | None
     nodes_completed: int
     nodes_total: int
     step: str | None = Field(description="the current sampler's, as 12/49")
 
 
-class ErrorView(_Answer):
+class ErrorView(Answer):
     code: str
     message: str
     node_id: str | None
@@ -197,7 +197,7 @@ class ErrorView(_Answer):
     log_tail: list[str] | None = Field(description="the engine's last lines, where its worker was lost")
 
 
-class RuntimeView(_Answer):
+class RuntimeView(Answer):
     """What the last attempt runs on, or ran on."""
 
     worker: str
@@ -206,13 +206,13 @@ class RuntimeView(_Answer):
     engine_version: str | None
 
 
-class GpuCost(_Answer):
+class GpuCost(Answer):
     gpu: str | None
     gpu_seconds: float
     usd: float | None
 
 
-class CostView(_Answer):
+class CostView(Answer):
     """How long workers held the job in all its attempts, and what their GPUs cost meanwhile."""
 
     gpu: str | None = Field(description="the last one that was used; null without one")
@@ -221,7 +221,7 @@ class CostView(_Answer):
     by_gpu: list[GpuCost]
 
 
-class JobView(_Answer):
+class JobView(Answer):
     """The whole job."""
 
     job_id: str
@@ -249,7 +249,7 @@ class JobView(_Answer):
     urls: JobUrls
 
 
-class JobRow(_Answer):
+class JobRow(Answer):
     job_id: str
     status: Status
     created_at: Moment
@@ -258,24 +258,24 @@ class JobRow(_Answer):
     cost: CostView
 
 
-class JobList(_Answer):
+class JobList(Answer):
     jobs: list[JobRow]
     next_cursor: str | None = Field(description="pass it as cursor for the next page")
 
 
-class BatchUrls(_Answer):
+class BatchUrls(Answer):
     self: str
     cancel: str
 
 
-class BatchJob(_Answer):
+class BatchJob(Answer):
     """`removed` once its time was over."""
 
     job_id: str
     status: Status | Literal["removed"]
 
 
-class BatchView(_Answer):
+class BatchView(Answer):
     """`counts` by status, `removed` included; `status` is finished when every job is over."""
 
     batch_id: str
@@ -299,7 +299,7 @@ class UploadRequest(_Request):
     filename: str | None = Field(None, max_length=255, description="for your own records")
 
 
-class UploadCreated(_Answer):
+class UploadCreated(Answer):
     """Send `method` to `url` with exactly these headers."""
 
     upload_id: str
@@ -309,7 +309,7 @@ class UploadCreated(_Answer):
     expires_at: Moment
 
 
-class AttemptView(_Answer):
+class AttemptView(Answer):
     """One POST to the receiver. `status` is the answer's; `error` says why there was none."""
 
     number: int
@@ -320,7 +320,7 @@ class AttemptView(_Answer):
     excerpt: str | None = Field(description="the first 4 KB of the answer")
 
 
-class DeliveryView(_Answer):
+class DeliveryView(Answer):
     """How the delivery of one event went."""
 
     event_id: str = Field(description="the CloudEvent's id, and the webhook-id")
@@ -333,11 +333,11 @@ class DeliveryView(_Answer):
     attempts: list[AttemptView]
 
 
-class DeliveryList(_Answer):
+class DeliveryList(Answer):
     deliveries: list[DeliveryView]
 
 
-class DeadLetterList(_Answer):
+class DeadLetterList(Answer):
     dead_letters: list[DeliveryView]
     next_cursor: str | None = Field(description="pass it as cursor for the next page")
 
@@ -345,10 +345,10 @@ class DeadLetterList(_Answer):
 class ReplayRequest(_Request):
     """Which dead letters are sent again; all of them unless they are named."""
 
-    event_ids: list[str] | None = Field(None, max_length=1000)
+    event_ids: list[str] | None = Field(None, max_length=MAX_REPLAYED)
 
 
-class Replayed(_Answer):
+class Replayed(Answer):
     replayed: list[str] = Field(description="the ids of the events that are sent again")
 
 
@@ -356,7 +356,7 @@ class WebhookTestRequest(_Request):
     url: WebhookUrl = Field(description="the receiver to try")
 
 
-class EndpointView(_Answer):
+class EndpointView(Answer):
     """How a receiver has been doing."""
 
     url: str
@@ -368,25 +368,25 @@ class EndpointView(_Answer):
     disabled_reason: str | None
 
 
-class EndpointList(_Answer):
+class EndpointList(Answer):
     endpoints: list[EndpointView]
 
 
-class WebhookKeys(_Answer):
+class WebhookKeys(Answer):
     keys: list[str] = Field(description="ed25519 public keys, as whpk_…")
 
 
-class Health(_Answer):
+class Health(Answer):
     status: Literal["ok"]
     version: str = Field(description="of this API's code")
 
 
-class Ready(_Answer):
+class Ready(Answer):
     status: Literal["ready", "not_ready"]
     detail: str
 
 
-class ProblemView(_Answer):
+class ProblemView(Answer):
     """RFC 9457."""
 
     type: str

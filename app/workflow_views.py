@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from app.wire import Answer
 from workflows.catalogue import Catalogue
 from workflows.graph import parse_graph
 from workflows.manifest import InputType, NamedWorkflow
@@ -11,11 +12,7 @@ from workflows.manifest import InputType, NamedWorkflow
 LACKING = frozenset({"unknown-node-class", "missing-model"})
 
 
-class _Answer(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class WorkflowInput(_Answer):
+class WorkflowInput(Answer):
     """An input, by the name that POST /v1/workflows/{name}/jobs takes."""
 
     name: str
@@ -28,7 +25,7 @@ class WorkflowInput(_Answer):
     choices: list[str]
 
 
-class WorkflowRow(_Answer):
+class WorkflowRow(Answer):
     """A workflow that can be run by name."""
 
     name: str
@@ -43,7 +40,7 @@ class WorkflowRow(_Answer):
     missing: list[str] = Field(description="what it has not")
 
 
-class WorkflowList(_Answer):
+class WorkflowList(Answer):
     """All that can be run by name."""
 
     workflows: list[WorkflowRow]

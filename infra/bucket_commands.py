@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED, REFUSED
+from app.cli.output import print_json
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.settings import Settings
@@ -56,7 +56,7 @@ def policy(
     if settings is None:
         return REFUSED
     document = setup_policy(settings.bucket) if for_setup else run_policy(settings.bucket, settings.s3_prefix)
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    print_json(document, indent=2)
     return 0
 
 

@@ -10,6 +10,9 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from app.cli import cli
+from app.cli.connection import DEFAULT_DATA
+from app.cli.exit_codes import FAILED
+from app.cli.output import refuse
 from infra.bucket_commands import bucket as bucket_commands
 from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
 from infra.key_commands import keys as key_commands
@@ -19,7 +22,6 @@ if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.local.up import UpOptions
     from infra.settings import EngineSettings
 
-DEFAULT_DATA = Path(".local")
 DEFAULT_PORT = 8000
 
 cli.command(bucket_commands)
@@ -52,7 +54,7 @@ def up(
     from infra.settings import external_settings
 
     if workers < 1:
-        return _refuse("--workers must be at least 1")
+        return refuse("--workers must be at least 1")
     try:
         options = UpOptions(
             port=port,
@@ -64,7 +66,7 @@ def up(
         )
         asyncio.run(_serve(options))
     except (UpRefused, ValidationError) as error:
-        return _refuse(str(error))
+        return refuse(str(error))
     return 0
 
 
@@ -112,13 +114,13 @@ async def _examine(data: Path) -> int:
     connection = Connection.of(data)
     settings = connection.settings() if connection else external_settings()
     if settings is None:
-        return _refuse(f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket")
+        return refuse(f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket")
     async with open_objects(settings) as objects:
         checks = BucketChecks(objects, SystemClock()).all()
         if connection:
             checks |= ApiChecks(connection.api_url, connection.api_key).all()
             checks |= EngineChecks(connection.comfyui_url).all()
-        return 1 if await show(checks, Console()) else 0
+        return FAILED if await show(checks, Console()) else 0
 
 
 def _engine(choice: str | None) -> "EngineSettings":
@@ -132,11 +134,6 @@ def _engine(choice: str | None) -> "EngineSettings":
     if choice.startswith(("http://", "https://")):
         return EngineSettings(comfyui_url=choice.rstrip("/"))
     return EngineSettings(comfyui_dir=Path(choice).resolve(), comfyui_python=found.comfyui_python, comfyui_url=None)
-
-
-def _refuse(message: str) -> int:
-    Console(stderr=True).print(message, style="red", highlight=False)
-    return 2
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.exit_codes import FAILED, REFUSED
+from app.cli.connection import DEFAULT_DATA
+from app.cli.exit_codes import FAILED
+from app.cli.output import print_json, refuse
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.settings import Settings
@@ -22,7 +24,6 @@ if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
 
 keys = App(name="keys", help="Make API keys, list and revoke them.")
 
-DEFAULT_DATA = Path(".local")
 
 Data = Annotated[
     Path | None,
@@ -54,7 +55,7 @@ def create(
     try:
         key, record = _new(tenant, scopes, expires, name)
     except Refused as refused:
-        return _refuse(str(refused))
+        return refuse(str(refused))
 
     async def keep(store: "ApiKeyStore") -> None:
         await store.add(record)
@@ -87,7 +88,7 @@ def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
         except KeyNotFound:
             raise Refused(f"the bucket has no key {kid}: see `comfyui-modal keys list`") from None
         if as_json:
-            _print_json(_shown(record))
+            print_json(_shown(record), indent=2)
         else:
             Console().print(f"revoked {kid} of {record.tenant}: refused everywhere within a minute", highlight=False)
 
@@ -110,9 +111,9 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
     try:
         asyncio.run(on_the_bucket())
     except (Refused, UpRefused, ValidationError) as refused:
-        return _refuse(str(refused))
+        return refuse(str(refused))
     except (StorageError, S3ServerFailed) as error:
-        _refuse(str(error))
+        refuse(str(error))
         return FAILED
     return 0
 
@@ -154,7 +155,7 @@ def _told(error: Mapping[str, Any]) -> str:
 def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: bool = False) -> None:
     beside = {"record": record.model_dump(mode="json", exclude_none=True)} if with_record else {}
     if as_json:
-        _print_json({"key": key, **_shown(record), **beside})
+        print_json({"key": key, **_shown(record), **beside}, indent=2)
         return
     sys.stdout.write(f"{key}\n")
     if with_record:
@@ -171,7 +172,7 @@ def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: boo
 
 def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
     if as_json:
-        _print_json([_shown(record) for record in records])
+        print_json([_shown(record) for record in records], indent=2)
         return
     table = Table("kid", "tenant", "scopes", "state", "created", "ends", "name", box=None)
     for record in records:
@@ -192,12 +193,3 @@ def _state(record: "KeyRecord") -> str:
     if record.revoked_at is not None:
         return "revoked"
     return "live" if record.is_live(datetime.now(UTC)) else "expired"
-
-
-def _print_json(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
-
-
-def _refuse(message: str) -> int:
-    Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
-    return REFUSED

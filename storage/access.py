@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import logging
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -21,8 +20,9 @@ from storage import keys
 from storage._cache import ShortLived
 from storage.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
 from storage.clock import Clock
+from storage.conditional import commit, new_nonce
 from storage.errors import KeyNotFound, ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
-from storage.objects import ObjectStore, StoredObject
+from storage.objects import ObjectStore, StoredObject, all_keys
 from storage.together import for_each
 from storage.values import Value, read_as
 
@@ -89,7 +89,7 @@ def new_record(
         created_at=now,
         expires_at=expires_at,
         name=name,
-        nonce=secrets.token_hex(8),
+        nonce=new_nonce(),
     )
     return key, record
 
@@ -140,11 +140,8 @@ class ApiKeyStore:
     async def all(self) -> list[KeyRecord]:
         """Those of the bucket, oldest first; unreadable ones are left out, and told of in the log."""
         found: list[KeyRecord] = []
-        after, more = "", True
-        while more:
-            page = await self._objects.list(keys.API_KEYS, after=after)
-            found += [record for record in await for_each(page.keys, self._listed) if record is not None]
-            after, more = page.keys[-1] if page.keys else "", page.more
+        async for page in all_keys(self._objects, keys.API_KEYS):
+            found += [record for record in await for_each(page, self._listed) if record is not None]
         return sorted(found, key=lambda record: (record.created_at, record.kid))
 
     async def revoke(self, kid: str) -> KeyRecord:
@@ -156,12 +153,11 @@ class ApiKeyStore:
             record = read_as(KeyRecord, stored.head.key, stored.body)
             if record.revoked_at is not None:
                 return record
-            revoked = record.model_copy(update={"revoked_at": self._clock.now(), "nonce": secrets.token_hex(8)})
+            revoked = record.model_copy(update={"revoked_at": self._clock.now()})
             try:
-                await self._objects.replace(stored.head.key, revoked.model_dump_json().encode(), etag=stored.head.etag)
+                return (await commit(self._objects, stored.head.key, revoked, etag=stored.head.etag))[0]
             except PreconditionFailed:
                 continue
-            return revoked
         raise StorageUnavailable(f"key {kid} changes too fast to be revoked")
 
     async def _find(self, kid: str) -> KeyRecord | None:

@@ -9,30 +9,29 @@ deadline is written before each step, so that the reaper publishes what was open
 and clears away a draft that was left.
 """
 
-import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.deliveries import DeliveryStore
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
 from storage.hints import endpoint_of
 from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, all_keys
 from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.removal import EVENTS_PENDING, JobRemover
 from storage.together import for_each
 from storage.tombstone import Tombstone, clear
-from storage.values import read_as
+from storage.values import Value, read_as
 
-MAX_JOBS = 1000
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""
 
@@ -44,10 +43,8 @@ PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
 
 
-class BatchRecord(BaseModel):
+class BatchRecord(Value):
     """The content of batch.json. `rev` and `nonce` as in a job's record."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tenant: str
     batch_id: str
@@ -271,14 +268,8 @@ class BatchStore:
             return None
 
     async def _members(self, record: BatchRecord) -> list[MemberEntry]:
-        entries: list[MemberEntry] = []
-        after = ""
-        while True:
-            page = await self._objects.list(members_prefix(record.tenant, record.batch_id), after=after)
-            entries += [MemberEntry.parse(key) for key in page.keys]
-            if not page.more:
-                return entries
-            after = page.keys[-1]
+        pages = all_keys(self._objects, members_prefix(record.tenant, record.batch_id))
+        return [MemberEntry.parse(key) async for page in pages for key in page]
 
     async def _read(self, tenant: str, batch_id: str) -> StoredBatch:
         try:
@@ -305,12 +296,7 @@ class BatchStore:
                 stored = await self._read(stored.record.tenant, stored.record.batch_id)
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
-        record = record.model_copy(update={"nonce": secrets.token_hex(8)})
-        key = keys.batch(record.tenant, record.batch_id)
-        body = record.model_dump_json().encode()
-        if etag is None:
-            return StoredBatch(record, await self._objects.create(key, body))
-        return StoredBatch(record, await self._objects.replace(key, body, etag=etag))
+        return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))
 
     async def _put_deadline(self, record: BatchRecord, due: datetime) -> None:
         await self._objects.put(Deadline(due, "batch", record.tenant, record.batch_id).key, b"")

@@ -7,6 +7,8 @@ conditional write needs both.
 
 from typing import Any
 
+from storage import keys
+
 OBJECT_ACTIONS = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
 BUCKET_ACTIONS = ("s3:ListBucket",)
 SETUP_ACTIONS = (
@@ -20,7 +22,7 @@ SETUP_ACTIONS = (
 
 def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
     """For the key that the deployment holds."""
-    folder = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    folder = keys.root(prefix)
     listing: dict[str, Any] = {
         "Sid": "ListKeys",
         "Effect": "Allow",

@@ -74,7 +74,7 @@ def cors_rules(prefix: str, origins: Sequence[str]) -> list[Rule]:
 
 def lifecycle_rules(prefix: str) -> list[Rule]:
     """For what no program of ours removes when it dies: parts of broken uploads, and probes."""
-    folder = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+    folder = keys.root(prefix)
     abort = {
         "ID": _rule_id("broken-uploads", prefix),
         "Status": "Enabled",

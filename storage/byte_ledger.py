@@ -2,11 +2,11 @@
 
 import asyncio
 import random
-import secrets
 from datetime import datetime, timedelta
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageUnavailable
 from storage.objects import ObjectStore
 from storage.values import Value, read_as
@@ -20,7 +20,7 @@ class Spent(Value):
 
     day: str
     size_bytes: int
-    nonce: str
+    nonce: str = ""
 
 
 class ByteLedger:
@@ -36,12 +36,8 @@ class ByteLedger:
             charged = self._after(spent, size_bytes)
             if charged.size_bytes > limit:
                 return False
-            body = charged.model_dump_json().encode()
             try:
-                if etag is None:
-                    await self._objects.create(key, body)
-                else:
-                    await self._objects.replace(key, body, etag=etag)
+                await commit(self._objects, key, charged, etag=etag)
             except PreconditionFailed:
                 await asyncio.sleep(random.uniform(0, BACKOFF_S))  # noqa: S311  spreads load, guards nothing
                 continue
@@ -60,7 +56,7 @@ class ByteLedger:
         day, before = today, 0
         if spent is not None and spent.day >= today:
             day, before = spent.day, spent.size_bytes
-        return Spent(day=day, size_bytes=before + size_bytes, nonce=secrets.token_hex(8))
+        return Spent(day=day, size_bytes=before + size_bytes)
 
     async def _read(self, key: str) -> tuple[Spent | None, str | None]:
         try:

@@ -9,7 +9,6 @@ it sent, the event is sent again: at least once, with the same id.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,12 +16,13 @@ from typing import Literal
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
 from storage.hints import endpoint_of
 from storage.objects import ObjectStore
 from storage.together import for_each
-from storage.values import Value, read_as
+from storage.values import TEST_TYPE, Value, job_event_type, read_as
 
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
@@ -30,7 +30,6 @@ LEASE = timedelta(seconds=60)
 YOUNG_LETTER = timedelta(minutes=10)
 """An entry of the dead letters is written before the commit that makes it true."""
 
-TEST_TYPE = "comfyui.webhook.test.v1"
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
 
@@ -86,7 +85,7 @@ class Delivery(Value):
 
     @property
     def is_progress(self) -> bool:
-        return self.type.endswith(".progress.v1")
+        return self.type == job_event_type("progress")
 
     @property
     def tries(self) -> int:
@@ -236,11 +235,8 @@ class DeliveryStore:
         return [stored.record for stored in await for_each(refs, self.find) if stored is not None]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
-        body = record.model_copy(update={"nonce": secrets.token_hex(8), "rev": record.rev + 1})
-        key = _key(record.ref)
-        if etag is None:
-            return StoredDelivery(body, await self._objects.create(key, body.model_dump_json().encode()))
-        return StoredDelivery(body, await self._objects.replace(key, body.model_dump_json().encode(), etag=etag))
+        numbered = record.model_copy(update={"rev": record.rev + 1})
+        return StoredDelivery(*await commit(self._objects, _key(record.ref), numbered, etag=etag))
 
 
 def _key(ref: EventRef) -> str:

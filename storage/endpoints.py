@@ -4,7 +4,6 @@ closed ──5 failures in a row──▶ open ──its time is over──▶ o
 any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until someone replays or tests it
 """
 
-import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,6 +11,7 @@ from typing import Literal
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline
 from storage.hints import endpoint_of
@@ -192,12 +192,10 @@ class EndpointStore:
         return StoredEndpoint(read_as(Endpoint, stored.head.key, stored.body), stored.head.etag)
 
     async def _write(self, stored: StoredEndpoint, record: Endpoint) -> Endpoint:
-        record = record.model_copy(update={"rev": record.rev + 1, "nonce": secrets.token_hex(8)})
-        key, body = keys.endpoint(record.tenant, endpoint_of(record.url)), record.model_dump_json().encode()
+        name = endpoint_of(record.url)
         if stored.etag is None:
             forget_at = self._clock.now() + FORGOTTEN_AFTER
-            await self._objects.put(Deadline(forget_at, "endpoint", record.tenant, endpoint_of(record.url)).key, b"")
-            await self._objects.create(key, body)
-        else:
-            await self._objects.replace(key, body, etag=stored.etag)
-        return record
+            await self._objects.put(Deadline(forget_at, "endpoint", record.tenant, name).key, b"")
+        numbered = record.model_copy(update={"rev": record.rev + 1})
+        written, _ = await commit(self._objects, keys.endpoint(record.tenant, name), numbered, etag=stored.etag)
+        return written

@@ -12,7 +12,6 @@ Either way the next job is let through, and the worker that it starts publishes 
 
 import asyncio
 import gzip
-import hashlib
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -34,23 +33,18 @@ INFO_LIFE = timedelta(hours=24)
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """`files_listed`: the models were mounted when the engine was asked. `digest` tells two contents apart."""
+    """`files_listed`: the models were mounted when the engine was asked."""
 
     object_info: dict[str, Any]
     comfyui_version: str | None
     published_at: datetime
     files_listed: bool
 
-    @property
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps(self.object_info, sort_keys=True).encode()).hexdigest()
-
     def to_bytes(self) -> bytes:
         document = {
             "comfyui_version": self.comfyui_version,
             "published_at": self.published_at.isoformat(),
             "files_listed": self.files_listed,
-            "digest": self.digest,
             "object_info": self.object_info,
         }
         return gzip.compress(json.dumps(document).encode(), mtime=0)
@@ -109,15 +103,6 @@ class EngineInfoStore:
             return
         except PreconditionFailed:
             await self.files_changed(pool)
-
-    async def load(self, pool: str) -> dict[str, Any] | None:
-        """The object_info; None if nobody has published for this pool yet."""
-        read = await self._read(pool)
-        return read.info.object_info if read is not None else None
-
-    async def info(self, pool: str) -> EngineInfo | None:
-        read = await self._read(pool)
-        return read.info if read is not None else None
 
     async def catalogue(self, pool: str) -> Catalogue:
         """What graphs for this pool are judged by; the parsed classes are kept for as long as nothing is published."""

@@ -8,7 +8,6 @@ they find to be stale. A job that was removed leaves a tombstone in its place fo
 import base64
 import binascii
 import logging
-import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from storage import keys
 from storage.clock import Clock
+from storage.conditional import commit
 from storage.errors import (
     BadCursor,
     JobGone,
@@ -42,7 +42,6 @@ YOUNG_HINT = timedelta(minutes=10)
 ABANDONED = timedelta(hours=25)
 """Afterwards a submission that never committed is cleared away: when no repeat with its Idempotency-Key can come."""
 
-MAX_PAGE = 200
 MAX_LISTS = 4
 """LISTs that one page may cost: where more of its hints are stale, the page is short and its cursor leads on."""
 
@@ -216,12 +215,7 @@ class JobStore:
         return None
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
-        record = record.model_copy(update={"nonce": secrets.token_hex(8)})
-        key = keys.record(record.tenant, record.job_id)
-        body = record.model_dump_json().encode()
-        if etag is None:
-            return StoredJob(record, await self._objects.create(key, body))
-        return StoredJob(record, await self._objects.replace(key, body, etag=etag))
+        return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
 
     async def _put_hints(self, hints: Iterable[str]) -> None:
         await together(*(self._objects.put(hint, b"") for hint in sorted(hints)))

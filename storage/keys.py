@@ -44,6 +44,12 @@ def check_segment(value: str) -> str:
     return value
 
 
+def root(prefix: str) -> str:
+    """What comes before every key in a bucket that is shared: `a/` for `a`, `/a` and `a/`; nothing for no prefix."""
+    name = prefix.strip("/")
+    return f"{name}/" if name else ""
+
+
 def folder(key: str) -> str:
     """The prefix of a record's key, below which everything of its thing lies."""
     return key.rsplit("/", 1)[0] + "/"

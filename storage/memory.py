@@ -5,7 +5,6 @@ It refuses keys that some S3 server would mishandle (see `storage.keys`), so tha
 
 import hashlib
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,6 @@ from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 
-_CHUNK = 1024 * 1024
 _LONGEST_SEGMENT = 255
 
 
@@ -65,12 +63,6 @@ class MemoryObjectStore:
         self.requests["GET"] += 1
         return self._entry(key).body[start : start + length]
 
-    async def stream(self, key: str) -> AsyncIterator[bytes]:
-        self.requests["GET"] += 1
-        body = self._entry(key).body
-        for start in range(0, len(body), _CHUNK):
-            yield body[start : start + _CHUNK]
-
     async def head(self, key: str) -> ObjectHead:
         self.requests["HEAD"] += 1
         return _head(key, self._entry(key))
@@ -78,12 +70,6 @@ class MemoryObjectStore:
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
         self.requests["PUT"] += 1
         self._write(key, path.read_bytes(), content_type)
-
-    async def upload_stream(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
-        body = b"".join([chunk async for chunk in chunks])
-        self.requests["PUT"] += 1
-        self._write(key, body, content_type)
-        return len(body)
 
     async def download_file(self, key: str, path: Path) -> None:
         self.requests["GET"] += 1

@@ -5,7 +5,7 @@ A conditional write never retries blindly: its body carries a nonce, and after a
 the caller's write is recognised by reading it back.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -75,23 +75,12 @@ class ObjectStore(Protocol):
         """At most `length` (≥ 1) bytes from `start`, none where the object ends before; `ObjectNotFound`."""
         ...
 
-    def stream(self, key: str) -> AsyncIterator[bytes]:
-        """The object's bytes in chunks, memory constant; `ObjectNotFound` at the first chunk."""
-        ...
-
     async def head(self, key: str) -> ObjectHead:
         """`ObjectNotFound`."""
         ...
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
         """A file of any size, multipart where large, memory constant."""
-        ...
-
-    async def upload_stream(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
-        """Bytes of unknown length, multipart where large, memory constant; returns the size.
-
-        An error in `chunks` aborts the upload and leaves nothing behind.
-        """
         ...
 
     async def download_file(self, key: str, path: Path) -> None:
@@ -115,3 +104,15 @@ class ObjectStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+async def all_keys(objects: ObjectStore, prefix: str, *, page: int = 1000) -> AsyncIterator[Sequence[str]]:
+    """Every key below a prefix: one LIST a page, and no empty page."""
+    after = ""
+    while True:
+        listed = await objects.list(prefix, after=after, limit=page)
+        if listed.keys:
+            yield listed.keys
+        if not listed.more:
+            return
+        after = listed.keys[-1]

@@ -8,9 +8,8 @@ Three clients, because their needs differ:
 - transfers have a connection pool of their own, so that a large file never starves the small requests.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -21,6 +20,7 @@ from weakref import WeakValueDictionary
 import anyio
 import anyio.to_thread
 
+from storage import keys
 from storage._s3_clients import S3Config, make_client
 from storage._s3_errors import RangeBeyondEnd, of_entry, translated
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
@@ -33,18 +33,17 @@ __all__ = ["S3Config", "S3ObjectStore", "content_disposition"]
 
 T = TypeVar("T")
 
-CHUNK_BYTES = 1024 * 1024
 PART_BYTES = 8 * 1024 * 1024
-"""Parts of a multipart upload; S3 takes 10,000 parts, so a stream may have 78 GiB."""
+"""Parts of a multipart upload; the SDK makes them larger where 10,000, S3's most, are too few."""
 DELETE_BATCH = 1000
 
 
 class S3ObjectStore:
-    """`requests` counts the operations by S3's verbs: a stream's parts each, a file as one."""
+    """`requests` counts the operations by S3's verbs, a file's transfer as one."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
-        self._prefix = f"{config.prefix.strip('/')}/" if config.prefix.strip("/") else ""
+        self._prefix = keys.root(config.prefix)
         self._limiter = anyio.CapacityLimiter(config.threads)
         self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
         self._clients: dict[str, S3Client] = {}
@@ -117,7 +116,7 @@ class S3ObjectStore:
             else:
                 await self._call(lambda batch=batch: self._delete_batch(batch), batch[0])  # type: ignore[misc]
 
-    # Files and streams.
+    # Files.
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
         self.requests["PUT"] += 1
@@ -136,55 +135,6 @@ class S3ObjectStore:
             self._transfer.download_file(**self._at(key), Filename=str(path), Config=self._transfer_config())
 
         await self._call(receive, key, self._transfer_limiter)  # s3transfer writes beside `path`, then renames
-
-    async def stream(self, key: str) -> AsyncIterator[bytes]:
-        self.requests["GET"] += 1
-        answer = await self._call(lambda: self._transfer.get_object(**self._at(key)), key, self._transfer_limiter)
-        body = answer["Body"]
-        with contextlib.closing(body):
-            while chunk := await self._call(lambda: body.read(CHUNK_BYTES), key, self._transfer_limiter):
-                yield chunk
-
-    async def upload_stream(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
-        buffer = bytearray()
-        async for chunk in chunks:
-            buffer += chunk
-            if len(buffer) >= PART_BYTES:
-                return await self._upload_parts(key, buffer, chunks, content_type)
-        await self.put(key, bytes(buffer), content_type=content_type)
-        return len(buffer)
-
-    async def _upload_parts(self, key: str, buffer: bytearray, chunks: AsyncIterator[bytes], content_type: str) -> int:
-        """The parts one after another; an error aborts the upload, so that no part is left behind."""
-        started = await self._call(
-            lambda: self._transfer.create_multipart_upload(**self._at(key), ContentType=content_type), key
-        )
-        upload = {**self._at(key), "UploadId": started["UploadId"]}
-        parts: list[dict[str, Any]] = []
-        size = 0
-
-        async def send(part: bytes) -> None:
-            nonlocal size
-            self.requests["PUT"] += 1
-            number = len(parts) + 1
-            answer = await self._call(
-                lambda: self._transfer.upload_part(**upload, PartNumber=number, Body=part), key, self._transfer_limiter
-            )
-            parts.append({"ETag": answer["ETag"], "PartNumber": number})
-            size += len(part)
-
-        try:
-            async for chunk in _parts(buffer, chunks):
-                await send(chunk)
-            await self._call(
-                lambda: self._transfer.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}),  # type: ignore[typeddict-item]
-                key,
-            )
-        except BaseException:
-            with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-                await self._call(lambda: self._transfer.abort_multipart_upload(**upload), key)
-            raise
-        return size
 
     # Presigned requests: computed here, no request is made.
 
@@ -306,26 +256,6 @@ def content_disposition(filename: str) -> str:
     """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
     plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
-
-
-async def _parts(buffer: bytearray, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Parts of exactly PART_BYTES, the last one shorter, beginning with what `buffer` holds."""
-    while len(buffer) >= PART_BYTES:
-        yield _cut_part(buffer)
-    async for chunk in chunks:
-        buffer += chunk
-        while len(buffer) >= PART_BYTES:
-            yield _cut_part(buffer)
-    if buffer:
-        yield bytes(buffer)
-
-
-def _cut_part(buffer: bytearray) -> bytes:
-    """Through a view: a slice of the buffer would be one more copy of the part."""
-    with memoryview(buffer) as whole, whole[:PART_BYTES] as first:
-        part = bytes(first)
-    del buffer[:PART_BYTES]
-    return part
 
 
 def _head(key: str, answer: Any, size: int) -> ObjectHead:

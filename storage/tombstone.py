@@ -2,20 +2,17 @@
 
 from datetime import datetime, timedelta
 
-from pydantic import BaseModel, ConfigDict
-
 from storage import keys
 from storage.errors import ObjectNotFound
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, all_keys
+from storage.values import Value
 
 LIFE = timedelta(days=30)
 """So long one is told that a thing was removed; afterwards it is unknown."""
 
 
-class Tombstone(BaseModel):
+class Tombstone(Value):
     """`gone_at` comes first: by it a tombstone's bytes are told from a record's. `hints` are still to be removed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     gone_at: datetime
     hints: tuple[str, ...] = ()
@@ -53,11 +50,5 @@ async def clear(objects: ObjectStore, record_key: str, now: datetime) -> datetim
 
 
 async def _empty(objects: ObjectStore, record_key: str) -> None:
-    prefix = keys.folder(record_key)
-    after = ""
-    while True:
-        page = await objects.list(prefix, after=after)
-        await objects.delete(*(key for key in page.keys if key != record_key))
-        if not page.more:
-            return
-        after = page.keys[-1]
+    async for page in all_keys(objects, keys.folder(record_key)):
+        await objects.delete(*(key for key in page if key != record_key))

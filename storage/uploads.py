@@ -8,7 +8,6 @@ import uuid
 from datetime import datetime, timedelta
 
 import filetype
-from pydantic import BaseModel, ConfigDict
 
 from storage import keys
 from storage.clock import Clock
@@ -18,6 +17,7 @@ from storage.jobs import JobStore
 from storage.objects import ObjectStore, SignedRequest
 from storage.record import DEFAULT_RETAIN_S
 from storage.together import together
+from storage.values import Value
 
 SNIFFED_BYTES = 8 * 1024
 SUBMISSION = timedelta(hours=1)
@@ -25,10 +25,8 @@ SUBMISSION = timedelta(hours=1)
 STILL_USED = timedelta(hours=6)
 
 
-class UploadRecord(BaseModel):
+class UploadRecord(Value):
     """The content of upload.json, immutable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     tenant: str
     upload_id: str

@@ -8,8 +8,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.errors import RecordUnreadable
 
 EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
-
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]
+
+BATCH_TYPE = "comfyui.batch.finished.v1"
+TEST_TYPE = "comfyui.webhook.test.v1"
+
+
+def job_event_type(name: EventName) -> str:
+    """The CloudEvent's `type`."""
+    return f"comfyui.job.{name}.v1"
 
 
 class Value(BaseModel):

@@ -12,9 +12,8 @@ from typing import Protocol
 from storage.clock import Clock
 from storage.errors import PreconditionFailed, StorageError
 from storage.hint_keys import DEADLINES, Deadline, Kind
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, all_keys
 from storage.together import for_each
-from workers.sweep import all_keys
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,9 @@ from storage.errors import JobNotFound, PreconditionFailed, StorageError
 from storage.hint_keys import RUNNING, RunningEntry
 from storage.jobs import JobStore, StoredJob
 from storage.logs import LogStore
-from storage.objects import ObjectStore
+from storage.objects import ObjectStore, all_keys
 from storage.record import JobRecord, Status
 from storage.together import for_each
-from workers.sweep import all_keys
 
 logger = logging.getLogger(__name__)
 

@@ -62,11 +62,6 @@ class Catalogue:
         other._declared = self._declared
         return other
 
-    def check(self, graph: Graph) -> None:
-        """Raises the first fault of `judge`."""
-        for fault in self.judge(graph).faults:
-            raise fault
-
     def check_safety(self, graph: Graph) -> None:
         """Raises the first fault that would lead a node out of the job, whether or not ComfyUI would refuse it."""
         for fault in unsafe(graph, self._class):

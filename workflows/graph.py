@@ -44,13 +44,6 @@ class Node:
 class Graph:
     nodes: Mapping[str, Node]
 
-    def to_json(self) -> dict[str, Any]:
-        """The document again, as ComfyUI takes it."""
-        return {
-            node_id: {**node.rest, "class_type": node.class_type, "inputs": dict(node.inputs)}
-            for node_id, node in self.nodes.items()
-        }
-
     def with_values(self, values: Iterable[tuple[str, str, Any]]) -> "Graph":
         """The graph with (node id, field, value) set; the caller knows that node and field exist."""
         changed = {node_id: dict(node.inputs) for node_id, node in self.nodes.items()}

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+DEFAULT_DATA = Path(".local")
+
 
 class NoConnection(Exception):
     """Nothing says where the API is; the message says what to do."""
@@ -21,7 +23,7 @@ class Target:
     api_key: Annotated[
         str | None, Parameter(env_var="COMFYUI_MODAL_API_KEY", help="the key to send", show_default=False)
     ] = None
-    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = Path(".local")
+    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = DEFAULT_DATA
 
     def resolve(self) -> tuple[str, str]:
         """URL and key; flags first, then the folder's connection.json."""

@@ -3,7 +3,6 @@
 Sums what the list of jobs tells. Jobs that were removed meanwhile are not in it.
 """
 
-import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.exit_codes import REFUSED
+from app.cli.output import print_json
 from app.cli.spans import span
 from app.client import Client, Json
 
@@ -100,7 +100,7 @@ def _print_json(costs: Costs, begin: datetime) -> None:
         for (gpu, shape, status), row in _dearest_first(costs)
     ]
     document = {"since": begin.isoformat(), "total": asdict(costs.total), "rows": rows}
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
+    print_json(document)
 
 
 def _print_table(costs: Costs, begin: datetime) -> None:

@@ -6,6 +6,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.output import print_json
 from app.client import Client, Json
 
 
@@ -13,7 +14,7 @@ def list_page(api: tuple[str, str], status: str | None, limit: int, cursor: str 
     with Client(*api) as client:
         page = client.jobs(status=status, limit=limit, cursor=cursor)
     if as_json:
-        return _print_json(page)
+        return print_json(page)
     table = Table("job", "status", "created", "progress", box=None, pad_edge=False)
     for job in page["jobs"]:
         table.add_row(job["job_id"], job["status"], job["created_at"][:19], f"{job['progress']} %")
@@ -27,7 +28,7 @@ def list_page(api: tuple[str, str], status: str | None, limit: int, cursor: str 
 def show_job(api: tuple[str, str], job_id: str, *, as_json: bool) -> int:
     with Client(*api) as client:
         job = client.job(job_id)
-    return _print_json(job) if as_json else _print_job(job)
+    return print_json(job) if as_json else _print_job(job)
 
 
 def cancel_job(api: tuple[str, str], job_id: str) -> int:
@@ -62,9 +63,4 @@ def _print_job(job: Json) -> int:
     for output in job["outputs"]:
         console.print(f"{'output':13}{output['filename']}  {output['size_bytes']} bytes", highlight=False, markup=False)
         console.print(f"{'':13}{output['url']}", highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def _print_json(document: Json) -> int:
-    sys.stdout.write(json.dumps(document, indent=1) + "\n")
     return 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from app.cli.exit_codes import FAILED
 from storage.signing import BadSignature, verify
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -37,7 +38,7 @@ class Listening:
                     server.handle_request()
             except KeyboardInterrupt:
                 return 0
-        return 1 if self.forged else 0
+        return FAILED if self.forged else 0
 
     def receive(self, headers: dict[str, str], body: bytes) -> int:
         """The status to answer: 401 for what is not to be believed."""

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from app import __version__
-from app.cli.connection import NoConnection, Target
+from app.cli.connection import DEFAULT_DATA, NoConnection, Target
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
 
 cli = App(
@@ -22,6 +22,8 @@ cli = App(
 jobs = App(name="jobs", help="Look at jobs, cancel and remove them.")
 webhooks = App(name="webhooks", help="Try receivers, and see how deliveries went.")
 workflows = App(name="workflows", help="Look at what can be run by name.")
+SecretFolder = Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")]
+
 cli.command(jobs)
 cli.command(workflows)
 cli.command(webhooks)
@@ -247,9 +249,7 @@ def show_secret(
         str | None,
         Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="the deployment's, whsec_…", show_default=False),
     ] = None,
-    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")] = Path(
-        ".local"
-    ),
+    data: SecretFolder = DEFAULT_DATA,
 ) -> int:
     """Print the secret that signs a tenant's events, the newest first while secrets rotate."""
     from app.cli.connection import webhook_secret_of
@@ -269,9 +269,7 @@ def listen(
     answer: Annotated[int, Parameter(help="the status that each event is answered")] = 204,
     count: Annotated[int | None, Parameter(help="end after so many events")] = None,
     json: Annotated[bool, Parameter(help="print each event as a line of JSON", negative="")] = False,
-    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")] = Path(
-        ".local"
-    ),
+    data: SecretFolder = DEFAULT_DATA,
 ) -> int:
     """Receive webhooks on this machine: each event is verified and shown. For development."""
     from app.cli.connection import webhook_secret_of

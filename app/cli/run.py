@@ -1,7 +1,6 @@
 """`comfyui-modal run`: one workflow from a file to files."""
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.cli.exit_codes import FAILED, INTERRUPTED
+from app.cli.output import print_json
 from app.client import ApiProblem, Client, Json
 
 _LOADER = "LoadImage"
@@ -43,7 +43,7 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
             return INTERRUPTED
         paths = [(output, client.download(output, wishes.out)) for output in job["outputs"]]
     if as_json:
-        sys.stdout.write(json.dumps(job, indent=1) + "\n")
+        print_json(job)
     else:
         _tell(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED

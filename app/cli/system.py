@@ -1,10 +1,8 @@
 """`comfyui-modal system`."""
 
-import json
-import sys
-
 from rich.console import Console
 
+from app.cli.output import print_json
 from app.client import Client, Json
 
 GIB = 1024**3
@@ -14,7 +12,7 @@ def show_system(api: tuple[str, str], *, as_json: bool) -> int:
     with Client(*api) as client:
         system = client.system()
     if as_json:
-        sys.stdout.write(json.dumps(system, indent=1) + "\n")
+        print_json(system)
         return 0
     console = Console()
     console.print(f"API {system['version']}, Python {system['python_version']}", highlight=False)

@@ -1,11 +1,11 @@
 """`comfyui-modal webhooks`."""
 
-import json
 import sys
 
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED, REFUSED
+from app.cli.output import print_json
 from app.client import Client, Json
 from storage.access import check_tenant
 from storage.signing import tenant_secret
@@ -44,7 +44,7 @@ def redeliver(api: tuple[str, str], job_id: str, event_id: str) -> int:
 
 def _print(deliveries: list[Json], *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps(deliveries, indent=1) + "\n")
+        print_json(deliveries)
         return
     console = Console()
     for delivery in deliveries:

@@ -1,11 +1,10 @@
 """`comfyui-modal workflows list` and `workflows show`."""
 
 import json
-import sys
-from typing import Any
 
 from rich.console import Console
 
+from app.cli.output import print_json
 from app.client import Client, Json
 
 
@@ -13,7 +12,7 @@ def list_all(api: tuple[str, str], *, as_json: bool) -> int:
     with Client(*api) as client:
         found = client.workflows()
     if as_json:
-        return _print(found)
+        return print_json(found)
     width = max((len(row["name"]) for row in found), default=0)
     for row in found:
         Console().print(
@@ -26,7 +25,7 @@ def show_one(api: tuple[str, str], name: str, *, as_json: bool) -> int:
     with Client(*api) as client:
         found = client.workflow(name)
     if as_json:
-        return _print(found)
+        return print_json(found)
     console = Console()
     for line in _lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -50,8 +49,3 @@ def _input(one: Json) -> str:
 
 def _state(row: Json) -> str:
     return {True: "ready", False: "lacks", None: "unknown"}[row["runnable"]]
-
-
-def _print(found: Any) -> int:
-    sys.stdout.write(json.dumps(found, indent=1) + "\n")
-    return 0

@@ -9,6 +9,7 @@ from app.batch_preparation import prepared_batch
 from app.outcome import outcome_of
 from app.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.routes.context import (
+    NO_STORE,
     REPLAYED,
     answer,
     base_url,
@@ -60,7 +61,7 @@ async def _batch_answer(
 ) -> Response:
     statuses = await context_of(request).services.batches.statuses(stored.record)
     view = batch_view(stored.record, statuses, base_url(request))
-    return answer(view, status, {"cache-control": "no-store"} | (headers or {}))
+    return answer(view, status, NO_STORE | (headers or {}))
 
 
 ROUTES = (

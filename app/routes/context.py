@@ -25,6 +25,9 @@ from app.wire import MAX_IDEMPOTENCY_KEY
 REPLAYED = "idempotency-replayed"
 """The header of an answer that an earlier request with the same Idempotency-Key had made."""
 
+NO_STORE = {"cache-control": "no-store"}
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -87,9 +90,6 @@ async def _in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) 
     deadline = time.monotonic() + total_s
     while (chunk := await asyncio.wait_for(anext(chunks, None), min(idle_s, deadline - time.monotonic()))) is not None:
         yield chunk
-
-
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def identity_of(request: Request, body: Body) -> Identity:

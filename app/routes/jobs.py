@@ -11,6 +11,7 @@ from app.outcome import outcome_of
 from app.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.problems import Problem
 from app.routes.context import (
+    NO_STORE,
     REPLAYED,
     Context,
     answer,
@@ -126,7 +127,7 @@ async def logs(request: Request) -> Response:
     record = (await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])).record
     attempt = whole_number(request, "attempt", default=record.attempt, low=1, high=max(1, record.attempt))
     text = await context.services.logs.read(record.tenant, record.job_id, attempt)
-    return PlainTextResponse(text, headers={"cache-control": "no-store", "job-attempt": str(attempt)})
+    return PlainTextResponse(text, headers=NO_STORE | {"job-attempt": str(attempt)})
 
 
 async def output(request: Request) -> Response:
@@ -138,8 +139,8 @@ async def output(request: Request) -> Response:
         raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far")
     signed = output_url(stored.record.outputs[number], context.services.objects, context.config)
     if request.query_params.get("redirect") == "false":
-        return answer(signed, headers={"cache-control": "no-store"})
-    return RedirectResponse(signed.url, 302, {"cache-control": "no-store"})
+        return answer(signed, headers=NO_STORE)
+    return RedirectResponse(signed.url, 302, NO_STORE)
 
 
 async def workflow(request: Request) -> Response:
@@ -152,7 +153,7 @@ async def workflow(request: Request) -> Response:
 def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
     context = context_of(request)
     view = job_view(stored.record, context.services.objects, context.config, base_url(request))
-    return answer(view, status, {"etag": _etag(stored.record), "cache-control": "no-store"})
+    return answer(view, status, {"etag": _etag(stored.record)} | NO_STORE)
 
 
 def _etag(record: JobRecord) -> str:

@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.routes.context import answer, context_of
+from app.routes.context import NO_STORE, answer, context_of
 from app.system_view import system_view
 from storage.record import DEFAULT_POOL
 from storage.together import together
@@ -14,7 +14,7 @@ async def show(request: Request) -> Response:
     context = context_of(request)
     pools = (DEFAULT_POOL, *context.config.gpu_pools)
     found = await together(*(context.services.worker_facts.read(pool) for pool in pools))
-    return answer(system_view(dict(zip(pools, found, strict=True))), headers={"cache-control": "no-store"})
+    return answer(system_view(dict(zip(pools, found, strict=True))), headers=NO_STORE)
 
 
 ROUTES = (Route("/v1/system", show, methods=["GET"], name="get_system"),)

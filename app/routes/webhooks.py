@@ -10,9 +10,20 @@ from app.events import schema
 from app.preparation import parsed
 from app.problems import Problem
 from app.quotas import Quotas
-from app.routes.context import Context, answer, base_url, body_of, context_of, json_body, tenant_of, whole_number
+from app.routes.context import (
+    NO_STORE,
+    Context,
+    answer,
+    base_url,
+    body_of,
+    context_of,
+    json_body,
+    tenant_of,
+    whole_number,
+)
 from app.webhook_views import delivery_view, endpoint_view
 from app.wire import (
+    MAX_REPLAYED,
     DeadLetterList,
     DeliveryList,
     EndpointList,
@@ -28,7 +39,6 @@ from storage.signal import DUE_TOPIC
 from storage.together import for_each
 
 MAX_BODY_BYTES = 256 * 1024
-MAX_REPLAYED = 1000
 
 
 async def deliveries(request: Request) -> Response:
@@ -36,7 +46,7 @@ async def deliveries(request: Request) -> Response:
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
     record = (await context.services.jobs.read(tenant, job_id)).record
     found = await context.services.deliveries.of(event_ref(record, event) for event in record.events)
-    return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=_FRESH)
+    return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=NO_STORE)
 
 
 async def redeliver(request: Request) -> Response:
@@ -57,7 +67,7 @@ async def dead_letters(request: Request) -> Response:
     found, last = await context.services.deliveries.dead_letters(tenant, limit=limit, after=_after(request, tenant))
     views = [delivery_view(delivery) for delivery in found]
     next_cursor = None if last is None else last.rsplit("/", 1)[-1]
-    return answer(DeadLetterList(dead_letters=views, next_cursor=next_cursor), headers=_FRESH)
+    return answer(DeadLetterList(dead_letters=views, next_cursor=next_cursor), headers=NO_STORE)
 
 
 async def replay(request: Request) -> Response:
@@ -86,7 +96,7 @@ async def test(request: Request) -> Response:
 
 async def endpoints(request: Request) -> Response:
     found = await context_of(request).services.endpoints.all(tenant_of(request))
-    return answer(EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found]), headers=_FRESH)
+    return answer(EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found]), headers=NO_STORE)
 
 
 async def event_schema(request: Request) -> Response:
@@ -120,8 +130,6 @@ def _after(request: Request, tenant: str) -> str:
         raise Problem("bad-cursor", "this cursor was not issued by this list")
     return dead_letters_prefix(tenant) + cursor
 
-
-_FRESH = {"cache-control": "no-store"}
 
 ROUTES = (
     Route("/v1/jobs/{job_id}/deliveries", deliveries, methods=["GET"], name="list_deliveries"),

@@ -10,6 +10,7 @@ from typing import TypeVar
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
+from infra.gpu_prices import MODAL_USD_PER_S
 from infra.modal_names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.models.manifest import models
 from infra.settings import ENV_PREFIX, DeploymentSettings
@@ -25,9 +26,8 @@ SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
 T = TypeVar("T")
 
 DEPLOY_IT = "run `comfyui-modal deploy`"
-KNOWN_GPUS = frozenset(
-    ("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "H100", "H200", "B200", "RTX-PRO-6000")
-)
+KNOWN_GPUS = frozenset({*MODAL_USD_PER_S, "A10G", "A100"})
+"""What has a price, and what Modal takes as another name of one."""
 NAMED = 3
 """Missing models that are told by name."""
 API_START_S = 60.0

@@ -2,6 +2,7 @@
 
 from rich.console import Console
 
+from app.cli.exit_codes import REFUSED
 from infra.cloud.port import Cloud, PoolScale, ScaleChange
 
 
@@ -24,7 +25,7 @@ async def rescale(cloud: Cloud, pool: str, change: ScaleChange, console: Console
     high = before.max_containers if change.max_containers is None else change.max_containers
     if high is not None and low > high:
         console.print(f"pool {pool} cannot keep {low} containers and have at most {high}", style="red", highlight=False)
-        return 2
+        return REFUSED
     after = await cloud.rescale(pool, change)
     console.print(f"pool {pool}: {in_words(after)} (was: {in_words(before)})", highlight=False, soft_wrap=True)
     console.print("holds until the next deploy, which sets what the settings say", highlight=False)

@@ -1,7 +1,5 @@
 """`comfyui-modal status`: where the API is, what each pool has to do, how many jobs wait."""
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +8,7 @@ import anyio.to_thread
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED
+from app.cli.output import print_json
 from app.client import ApiProblem, ApiUnreachable, Client
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
 from infra.cloud.scale import in_words
@@ -61,7 +60,7 @@ async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key:
 def show_status(status: Status, *, as_json: bool) -> int:
     """0 if all parts are there and the API answers, else 1."""
     if as_json:
-        sys.stdout.write(json.dumps(asdict(status), indent=1) + "\n")
+        print_json(asdict(status))
     else:
         console = Console()
         table = list(_lines(status))

@@ -93,12 +93,11 @@ class _Ports:
 class LocalS3Server:
     """`start` may be called again after the process died: it comes back on the same ports."""
 
-    def __init__(self, *, data_dir: Path, bucket: str, access_key: str, secret_key: str, cors_origin: str = "") -> None:
+    def __init__(self, *, data_dir: Path, bucket: str, access_key: str, secret_key: str) -> None:
         self._data_dir = data_dir
         self._bucket = bucket
         self._access_key = access_key
         self._secret_key = secret_key
-        self._cors_origin = cors_origin
         self._port_file = data_dir / "s3.port"
         self._ports = _Ports.choose(self._kept_port())
         self._process: asyncio.subprocess.Process | None = None
@@ -179,8 +178,6 @@ class LocalS3Server:
 
     def _command(self, log: Path) -> list[str]:
         own = [f"-dir={self._data_dir / 'data'}", f"-bucket={self._bucket}", *_FIXED_FLAGS, *self._ports.flags()]
-        if self._cors_origin:
-            own.append(f"-s3.allowedOrigins={self._cors_origin}")
         weed = Path(sys.executable).parent / "weed"
         return guarded([str(weed), f"-logdir={log}", "mini", *own])
 

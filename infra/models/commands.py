@@ -1,7 +1,5 @@
 """The commands `models sync`, `models verify` and `models list`."""
 
-import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +9,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+from app.cli.output import print_json
+from infra.cloud.commands import Environment
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.models.folders import Models
@@ -31,9 +31,6 @@ Only = Annotated[
     Parameter(help="a model's file or folder/file, or a workflow by name; may be repeated", negative=""),
 ]
 AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
-Environment = Annotated[
-    str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
-]
 
 
 @models.command
@@ -126,7 +123,7 @@ def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> 
 
 def _show(found: "Sequence[Found]", *, as_json: bool) -> None:
     if as_json:
-        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        print_json([asdict(one) for one in found])
         return
     console = Console()
     for one in found:

@@ -6,14 +6,14 @@ hashed first. Whatever is wrong with one file leaves it, and the others, as they
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from infra.models.download import CHUNK_BYTES, Downloader, ModelRefused
-from infra.models.lock import LOCK_NAME, Lock, Locked
+from infra.models.lock import Lock, Locked
 from infra.models.manifest import Model
 
 AT_ONCE = 4
@@ -65,13 +65,6 @@ class ModelFolder:
         locked = self._lock.read()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda model: self._verified(model, locked.get(model.name), on_progress), models))
-
-    def strangers(self, models: Iterable[Model]) -> list[str]:
-        """Files that the manifest does not name."""
-        known = {model.name for model in models} | {LOCK_NAME}
-        files = (path for path in self._folder.rglob("*") if path.is_file())
-        names = sorted(path.relative_to(self._folder).as_posix() for path in files)
-        return [name for name in names if name not in known and not name.endswith((".part", ".part.etag"))]
 
     def _seen(self, model: Model, locked: Locked | None) -> Found:
         path = self._folder / model.name

@@ -19,7 +19,7 @@ from storage.record import DEFAULT_POOL
 from storage.s3 import S3Config
 from tests.plane import Plane
 from tests.support.environment import clean_environment
-from workflows import examples
+from tests.support.graphs import example
 
 pytestmark = pytest.mark.xdist_group("cloud-commands")
 
@@ -258,7 +258,7 @@ def test_status_and_logs_of_a_job(deployed: Shell) -> None:
     """The API is found by Modal; `logs` is `jobs logs`."""
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as api:
-        job_id = api.post("/v1/jobs", json={"workflow": examples.load("words")}).json()["job_id"]
+        job_id = api.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
         deadline = time.monotonic() + 60
         while api.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] not in ("completed", "failed"):
             assert time.monotonic() < deadline, deployed.plane.logs()

@@ -15,7 +15,9 @@ from infra.cloud.checks import KNOWN_GPUS
 from infra.compose import open_objects, open_stores
 from infra.modal_names import APP_NAME
 from infra.settings import Settings
+from storage import keys
 from storage.clock import SystemClock
+from storage.engine_info import EngineInfo
 from storage.jobs import JobStore
 from storage.s3 import S3Config
 from storage.signal import MemorySignal
@@ -218,9 +220,9 @@ async def test_the_image_is_checked_and_published(app: Deployed, s3_server: S3Co
         before = [await stores.engine_info.publish(pool, {"OfBefore": {}}) for pool in ("default", "h100")]
     assert app.call("check_image").strip() == "[]"
     async with open_stores(settings, MemorySignal()) as stores:
-        after = [await stores.engine_info.info(pool) for pool in ("default", "h100")]
+        published = [await stores.objects.get(keys.engine_info(pool)) for pool in ("default", "h100")]
+    after = [EngineInfo.from_bytes(stored.body) for stored in published]
     for old, new in zip(before, after, strict=True):
-        assert new is not None
         assert new.published_at > old.published_at
         assert {"EmptyImage", "LoadImage", "SaveImage"} <= new.object_info.keys()
         assert "OfBefore" not in new.object_info

@@ -13,6 +13,9 @@ import pytest
 
 from infra.compose import open_stores
 from infra.settings import ENV_PREFIX, Settings
+from storage import keys
+from storage.engine_info import EngineInfo
+from storage.errors import ObjectNotFound
 from storage.s3 import S3Config
 from storage.signal import MemorySignal
 from tests.plane import Plane
@@ -97,10 +100,11 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
 
     async def published() -> bool:
         async with open_stores(Settings(**settings), MemorySignal()) as stores:
-            info = await stores.engine_info.info("default")
-            if info is None:
-                info = await stores.engine_info.publish("default", {})
-            return info.files_listed
+            try:
+                stored = await stores.objects.get(keys.engine_info("default"))
+            except ObjectNotFound:
+                return (await stores.engine_info.publish("default", {})).files_listed
+            return EngineInfo.from_bytes(stored.body).files_listed
 
     assert asyncio.run(published())
     script = (

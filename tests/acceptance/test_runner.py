@@ -18,12 +18,13 @@ from PIL import Image
 from infra.compose import runner_stores
 from storage import keys
 from storage.clock import ManualClock, SystemClock
-from storage.engine_info import EngineInfoStore
+from storage.engine_info import EngineInfo
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.record import JobRecord, Status
 from storage.s3 import S3ObjectStore
 from storage.values import Input
+from tests.support.graphs import example
 from tests.support.workbench import Bench, quick_policy, workbench
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.engine import PromptQueue
@@ -32,7 +33,6 @@ from workers.loop import WorkerLoop
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
 from workers.uploads import UploadPolicy
-from workflows import examples
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
 
@@ -70,7 +70,7 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
     """LoadImage → ImageScale → ImageInvert → SaveImage on a staged picture."""
     picture = png()
     record = await bench.run(
-        examples.load("still"),
+        example("still"),
         media=(await bench.medium("photo.png", picture),),
         inputs=(Input(node="2", field="width", value=32),),
     )
@@ -113,7 +113,7 @@ async def test_the_engine_is_not_given_what_a_class_does_not_declare(bench: Benc
 
 async def test_a_video_arrives_whole(bench: Bench) -> None:
     """With its size, length and frames."""
-    record = await bench.run(examples.load("clip"), media=(await bench.medium("photo.png", png((640, 428))),))
+    record = await bench.run(example("clip"), media=(await bench.medium("photo.png", png((640, 428))),))
     (output,) = record.outputs
     assert (output.type, output.content_type, output.width, output.height) == ("video", "video/mp4", 320, 214)
     assert (output.frames, output.duration_s) == (24, 2.0)
@@ -246,7 +246,7 @@ async def test_a_missing_input_file_is_named(bench: Bench) -> None:
     """Its bytes were removed from the bucket after the submission."""
     medium = await bench.medium("photo.png", png())
     await bench.objects.delete(medium.key)
-    record = await bench.run(examples.load("still"), media=(medium,))
+    record = await bench.run(example("still"), media=(medium,))
     assert record.error_detail is not None
     assert (record.error_detail.code, "photo.png" in record.error_detail.message) == ("staging_failed", True)
 
@@ -259,8 +259,8 @@ async def test_a_job_without_outputs_completes(bench: Bench) -> None:
 
 async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
     """Input, output and temp are wiped before each job."""
-    await bench.run(examples.load("still"), media=(await bench.medium("photo.png", png()),))
-    record = await bench.run(examples.load("still"))
+    await bench.run(example("still"), media=(await bench.medium("photo.png", png()),))
+    record = await bench.run(example("still"))
     assert record.error_detail is not None
     assert record.error_detail.code == "prompt_refused"
 
@@ -472,8 +472,7 @@ async def test_a_worker_that_lives_on_says_again_what_its_engine_can_do(tmp_path
         for minutes in (0, 10, 25, 10):
             clock.set(clock.now() + timedelta(minutes=minutes))
             await bench.worker.serve_one()
-            info = await EngineInfoStore(bench.objects, clock).info("default")
-            assert info is not None
+            info = EngineInfo.from_bytes((await bench.objects.get(keys.engine_info("default"))).body)
             assert "SaveImage" in info.object_info
             said.append(info.published_at)
     start = said[0]

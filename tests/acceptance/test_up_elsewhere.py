@@ -12,11 +12,11 @@ from PIL import Image
 
 from storage.s3 import S3Config
 from tests.support.environment import clean_environment
+from tests.support.graphs import example
 from tests.support.up import COMMAND, finished, up
 from tests.support.workbench import ENGINE_ENVIRONMENT
 from workers.comfy.host import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
-from workflows import examples
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -34,7 +34,7 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: P
         assert "s3" not in connection["processes"]
         assert (connection["bucket"], connection["s3_endpoint"]) == (s3_config.bucket, s3_config.endpoint_url)
         with running.client() as client:
-            job_id = client.post("/v1/jobs", json={"workflow": examples.load("words")}).json()["job_id"]
+            job_id = client.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
             (output,) = finished(client, job_id)["outputs"]
         assert f"/{s3_config.bucket}/{settings['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
         assert httpx.get(output["url"]).text == output["text"] == "hello, world"

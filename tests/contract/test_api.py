@@ -19,8 +19,9 @@ from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.values import Output, ProgressDetails
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+from tests.support.graphs import example
 from workers.lite.nodes import node_classes
-from workflows import examples
+from workflows.library import shipped
 
 pytestmark = pytest.mark.anyio
 
@@ -411,5 +412,5 @@ async def test_answers_carry_safe_headers(memory_api: Api) -> None:
 
 async def test_shipped_examples_are_accepted(memory_api: Api) -> None:
     """Each of them, as it is."""
-    for name in examples.names():
-        assert (await memory_api.client.post("/v1/jobs", json={"workflow": examples.load(name)})).status_code == 202
+    for name in shipped():
+        assert (await memory_api.client.post("/v1/jobs", json={"workflow": example(name)})).status_code == 202

@@ -182,7 +182,7 @@ def test_a_file_that_was_there_before(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_verify_hashes_everything(hub: Hub, tmp_path: Path) -> None:
-    """A flipped byte is found, which size alone would not show; strangers are listed."""
+    """A flipped byte is found, which size alone would not show."""
     synced(tmp_path, hub)
     folder = folder_of(tmp_path, hub)
     assert folder.verify([wan()])[0].state == "present"
@@ -194,9 +194,6 @@ def test_verify_hashes_everything(hub: Hub, tmp_path: Path) -> None:
         Found("vae/gone", "missing"),
     ]
     assert folder.verify([wan()])[0].state == "wrong"
-    (tmp_path / "loras").mkdir()
-    (tmp_path / "loras" / "mine.safetensors").touch()
-    assert folder.strangers([wan()]) == ["loras/mine.safetensors"]
 
 
 def test_a_plan_downloads_nothing(hub: Hub, tmp_path: Path) -> None:

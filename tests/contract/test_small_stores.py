@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
+from storage import keys
 from storage.clock import ManualClock
-from storage.engine_info import FILES_LIFE, INFO_LIFE, EngineInfoStore
+from storage.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
 from storage.errors import UploadIncomplete, UploadNotFound
 from storage.jobs import JobStore
 from storage.objects import ObjectStore
@@ -48,18 +49,17 @@ async def test_the_estimate_is_the_median_of_recent_runs(objects: ObjectStore, c
 async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: ManualClock) -> None:
     """Readers see it, and a changed one after a while."""
     info = EngineInfoStore(objects, clock)
-    assert await info.load("default") is None
+    assert not (await info.catalogue("default")).is_known
     await EngineInfoStore(objects, clock).publish("default", {"SaveImage": {}})
     clock.set(clock.now() + timedelta(seconds=3))
-    assert await info.load("default") == {"SaveImage": {}}
-    await EngineInfoStore(objects, clock).publish("default", {"LoadImage": {}}, comfyui_version="0.33.0")
-    assert await info.load("default") == {"SaveImage": {}}
+    assert await refusals(info) == ["unknown-node-class"]
+    await EngineInfoStore(objects, clock).publish("default", LOADER, comfyui_version="0.33.0")
+    assert await refusals(info) == ["unknown-node-class"]
     clock.set(clock.now() + timedelta(seconds=61))
-    assert await info.load("default") == {"LoadImage": {}}
-    known = await info.info("default")
-    assert known is not None
-    assert (known.comfyui_version, known.files_listed) == ("0.33.0", True)
-    assert await info.load("another") is None
+    assert await refusals(info) == ["missing-model"]
+    known = EngineInfo.from_bytes((await objects.get(keys.engine_info("default"))).body)
+    assert (known.object_info, known.comfyui_version, known.files_listed) == (LOADER, "0.33.0", True)
+    assert not (await info.catalogue("another")).is_known
 
 
 async def test_what_an_engine_can_do_is_parsed_once_a_publication(objects: ObjectStore, clock: ManualClock) -> None:

@@ -18,6 +18,7 @@ from storage.errors import MediumRefused
 from storage.media_check import MediaLimits, check_medium
 from storage.s3 import content_disposition
 from tests.support.api_server import BLUE, PNG
+from tests.support.graphs import check
 from workers.names import safe_filename
 from workers.outputs import outputs_of
 from workflows.catalogue import Catalogue
@@ -38,7 +39,7 @@ def graph(data: bytes) -> None:
         parsed = parse_graph(_json(data))
         POLICY.check(parsed)
         check_file_names(parsed)
-        Catalogue.absent().check(parsed)
+        check(Catalogue.absent(), parsed)
     except WorkflowError:
         return
     json.dumps(for_execution(parsed, Catalogue.absent(), "job-1"))

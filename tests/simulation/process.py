@@ -1,7 +1,7 @@
 """A simulated process: tasks that die together, and a bucket client of its own at which they may die."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -88,17 +88,11 @@ class ProcessStore:
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         return await self._call("get", key, lambda: self._bucket.get_range(key, start, length))
 
-    async def stream(self, key: str) -> AsyncIterator[bytes]:
-        yield (await self.get(key)).body
-
     async def head(self, key: str) -> ObjectHead:
         return await self._call("head", key, lambda: self._bucket.head(key))
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
         await self._call("put", key, lambda: self._bucket.upload_file(key, path, content_type=content_type))
-
-    async def upload_stream(self, key: str, chunks: AsyncIterator[bytes], *, content_type: str) -> int:
-        return await self._call("put", key, lambda: self._bucket.upload_stream(key, chunks, content_type=content_type))
 
     async def download_file(self, key: str, path: Path) -> None:
         await self._call("get", key, lambda: self._bucket.download_file(key, path))

@@ -1,6 +1,5 @@
 """A bucket in memory that remembers which keys were touched."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from storage.clock import Clock
@@ -39,10 +38,6 @@ class WatchedBucket(MemoryObjectStore):
     async def get_range(self, key: str, start: int, length: int) -> bytes:
         self._note("GET", key)
         return await super().get_range(key, start, length)
-
-    def stream(self, key: str) -> AsyncIterator[bytes]:
-        self._note("GET", key)
-        return super().stream(key)
 
     async def head(self, key: str) -> ObjectHead:
         self._note("HEAD", key)

@@ -7,13 +7,14 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.graphs import example
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.validation import Refused, Validator
-from workflows import examples
 from workflows.catalogue import Catalogue
 from workflows.errors import DanglingLink, WorkflowCycle
 from workflows.graph import parse_graph
+from workflows.library import shipped
 
 CLASSES = node_classes()
 CATALOGUE = Catalogue({name: declared.object_info() for name, declared in CLASSES.items()})
@@ -35,7 +36,7 @@ literals = (
 @st.composite
 def broken(draw: st.DrawFn) -> dict[str, Any]:
     """A shipped example with some inputs changed, removed or relinked, and some nodes turned into others."""
-    graph: dict[str, Any] = copy.deepcopy(examples.load(draw(st.sampled_from(list(examples.names())))))
+    graph: dict[str, Any] = copy.deepcopy(example(draw(st.sampled_from(list(shipped())))))
     for _ in range(draw(st.integers(1, 3))):
         node = graph[draw(st.sampled_from(sorted(graph)))]
         change = draw(st.sampled_from(["value", "value", "link", "remove", "class"]))
