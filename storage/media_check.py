@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import anyio.to_thread
 import filetype
 
 from storage import probe
@@ -73,11 +72,11 @@ async def check_medium(path: Path, limits: MediaLimits) -> str:
     kind = filetype.guess(str(path))  # its first bytes alone
     content_type = UNKNOWN if kind is None else str(kind.mime)
     if content_type in _BY_PILLOW:
-        extent = await anyio.to_thread.run_sync(_picture, path, _BY_PILLOW[content_type], limits)
+        extent = await asyncio.to_thread(_picture, path, _BY_PILLOW[content_type], limits)
         limits.check(extent, content_type)
         return content_type
     if content_type == _GIF:
-        limits.check(await anyio.to_thread.run_sync(_gif, path), content_type)
+        limits.check(await asyncio.to_thread(_gif, path), content_type)
     return await _probed(path, content_type, limits)
 
 

@@ -1,5 +1,6 @@
 """Running seeds: `simulate(seed)` says what was violated, if anything."""
 
+import base64
 import random
 import tempfile
 import uuid
@@ -18,6 +19,12 @@ YOUNG = timedelta(seconds=10)
 """Shorter than the longest pause, so that writers which were given up wake up again and must be fenced."""
 
 
+PICTURE = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""One pixel. A file of another type would be looked into by a process, which takes its time outside of ours."""
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """How a seed went: its violations, every call that had effect, and how many jobs were accepted."""
@@ -32,7 +39,7 @@ def simulate(seed: int, rates: Rates | None = None) -> Course:
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-simulation-") as name:
         folder = Path(name)
         (folder / "output.txt").write_text("made\n")
-        (folder / "input.txt").write_text("given")
+        (folder / "input.png").write_bytes(PICTURE)
         with _seeded(seed), patch("storage.outbox.YOUNG_HINT", YOUNG):
             return run_virtually(lambda: _course(seed, rates or Rates(), folder))
 

@@ -288,7 +288,8 @@ class World:
             webhook_url=RECEIVER if self.chance.random() < 0.7 else None,
             webhook_events=["started", "progress", "output", *ENDS] if self.chance.random() < 0.2 else [*ENDS],
         )
-        pictures = (LocalMedium("a.txt", self.folder / "input.txt", 5, "text/plain"),)
+        picture = self.folder / "input.png"
+        pictures = (LocalMedium("a.png", picture, picture.stat().st_size, "image/png"),)
         return PreparedJob(options, WORKFLOW, (), pictures if self.chance.random() < 0.3 else (), ())
 
     async def _cancel(self, api: Services, job_id: str, *, purge: bool) -> None:
