@@ -43,8 +43,8 @@ bench-attention: ## SageAttention and torch's on this GPU: make bench-attention 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)
 
-fuzz: setup ## Generated requests to every operation of the API: make fuzz CASES=20000
-	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),20000)
+fuzz: setup ## Generated requests to every operation of the API: make fuzz CASES=24000
+	$(BIN)/python -m tests.fuzz --cases $(or $(CASES),24000)
 
 fuzz-guided: setup ## Inputs grown by what they reach, with atheris: make fuzz-guided TARGET=graph SECONDS=60
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt

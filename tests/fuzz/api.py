@@ -7,6 +7,7 @@ a body that its schema refuses; and without a key, anything but 401.
 import json
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, str | N
     @st.composite
     def cases(draw: st.DrawFn) -> tuple[Any, str | None]:
         case = draw(operation.as_strategy(draw(st.sampled_from(GenerationMode))))
+        case.body = deepcopy(case.body)  # what is drawn may be drawn again: it must not be changed
         for name in case.path_parameters or {}:
             if draw(st.booleans()):
                 case.path_parameters[name] = draw(st.sampled_from(world.known[name]))
