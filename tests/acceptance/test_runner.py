@@ -1,55 +1,32 @@
-"""Claimed jobs on a real engine process: every way in which they end, and what they leave in the bucket."""
+"""Claimed jobs on a real engine process: what becomes of their graphs, and what they leave in the bucket."""
 
 import asyncio
 import hashlib
 import io
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 from PIL import Image
 
-from infra.compose import runner_stores
 from storage import keys
 from storage.clock import ManualClock, SystemClock
 from storage.engine_info import EngineInfo
 from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
+from storage.record import Status
 from storage.s3 import S3ObjectStore
 from storage.values import Input
-from tests.support.graphs import example
+from tests.support.graphs import EMPTY, example, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
-from workers.announcer import Announcer, WorkerIdentity
-from workers.comfy.engine import PromptQueue
-from workers.comfy.host import RunningEngine
-from workers.loop import WorkerLoop
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
-from workers.uploads import UploadPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
-
-
-def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs}
-
-
-EMPTY = node("EmptyImage", width=32, height=16, batch_size=1, color=255)
-
-
-def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
-    return node("SaveImage", images=[source, 0], filename_prefix=prefix)
-
-
-def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
-    return node("LiteSlowSteps", image=["1", 0], steps=steps, seconds_per_step=seconds, preview=False)
 
 
 def png(size: tuple[int, int] = (64, 48)) -> bytes:
@@ -275,170 +252,11 @@ async def test_the_executed_graph_is_stored_beside_the_submitted(bench: Bench) -
     assert submitted["2"]["inputs"]["filename_prefix"] == "x"
 
 
-async def until(bench: Bench, job_id: str, wanted: Any) -> JobRecord:
-    """Look at the job until `wanted` holds."""
-    async with asyncio.timeout(20):
-        while True:
-            record = (await bench.jobs.read("default", job_id)).record
-            if wanted(record):
-                return record
-            await asyncio.sleep(0.05)
-
-
-async def test_a_cancelled_job_stops(bench: Bench) -> None:
-    """The engine is interrupted, and what was finished is kept."""
-    record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(), "4": saved("3")})
-    running = asyncio.create_task(bench.worker.serve_one())
-    await until(bench, record.job_id, lambda r: r.progress_details.step)
-    now = SystemClock().now()
-    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
-    async with asyncio.timeout(5):
-        await running
-    ended = (await bench.jobs.read("default", record.job_id)).record
-    assert (ended.status, ended.error) == (Status.FAILED, "Cancelled by user")
-    assert [output.node_id for output in ended.outputs] == ["2"]
-
-
-async def test_a_job_that_ignores_interrupts_costs_the_engine(bench: Bench) -> None:
-    """The job ends as cancelled all the same, and the next one runs."""
-    graph = {"1": EMPTY, "2": node("LiteHang", image=["1", 0], seconds=600.0), "3": saved("2")}
-    record = await bench.submit(graph)
-    running = asyncio.create_task(bench.worker.serve_one())
-    await until(bench, record.job_id, lambda r: r.progress_details.current_node == "2")
-    now = SystemClock().now()
-    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
-    await running
-    assert (await bench.jobs.read("default", record.job_id)).record.error == "Cancelled by user"
-    assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
-
-
-async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
-    """By its own timeout_s."""
-    record = await bench.run({"1": EMPTY, "2": slow(), "3": saved("2")}, timeout_s=1)
-    assert record.error_detail is not None
-    assert record.error_detail.code == "timeout"
-
-
-async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
-    """Another attempt took the job over: its record is left alone."""
-    record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
-    running = asyncio.create_task(bench.worker.serve_one())
-    await until(bench, record.job_id, lambda r: r.progress_details.step)
-    now = SystemClock().now()
-    taken = await bench.jobs.evolve(
-        "default",
-        record.job_id,
-        lambda r: r.release(attempt=1, now=now).claim(worker="other", now=now, lease_s=600),
-    )
-    await running
-    assert (await bench.jobs.read("default", record.job_id)).record == taken.record
-
-
-async def test_a_stopped_worker_gives_its_job_back(bench: Bench) -> None:
-    """At once, and another worker may claim it."""
-    record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
-    stop = asyncio.Event()
-    serving = asyncio.create_task(bench.worker.serve(stop))
-    await until(bench, record.job_id, lambda r: r.progress_details.step)
-    stop.set()
-    await serving
-    back = (await bench.jobs.read("default", record.job_id)).record
-    assert (back.status, back.lease) == (Status.QUEUED, None)
-    claimed = await bench.stores.queue.claim("default", "other")
-    assert claimed is not None
-    assert claimed.record.job_id == record.job_id
-    await bench.host.restart()
-
-
-async def test_a_prompt_that_its_worker_gives_up_is_withdrawn(tmp_path: Path) -> None:
-    """The job failed for a reason of ours: its graph must not run on, and the next job's time is its own."""
-    policy = replace(quick_policy(), uploads=UploadPolicy(max_outputs=1))
-    async with workbench(tmp_path, policy=policy) as bench:
-        graph = {"1": EMPTY, "2": saved(prefix="a"), "3": saved(prefix="b"), "4": slow(600), "5": saved("4", "c")}
-        failed = await bench.run(graph)
-        assert failed.error_detail is not None
-        assert failed.error_detail.code == "output_failed"
-        assert await bench.host.engine.queue() == PromptQueue()
-        assert (await bench.run({"1": EMPTY, "2": saved()}, timeout_s=10)).status is Status.COMPLETED
-
-
-@pytest.mark.parametrize("how", ["stopped", "fenced"])
-async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -> None:
-    """Only its URL is known: it is not restarted with the worker, so the prompt is withdrawn."""
-    host, stores = RunningEngine(bench.host.engine.url), bench.stores
-    identity = WorkerIdentity("guest", "default", queue_poll_s=0.2)
-    announcer = Announcer(identity, host, stores.engine_info, stores.worker_facts, SystemClock())
-    worker = WorkerLoop(identity, host, stores.queue, announcer, runner_stores(stores), quick_policy())
-    await worker.start()
-    record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
-    stop = asyncio.Event()
-    serving = asyncio.create_task(worker.serve(stop))
-    await until(bench, record.job_id, lambda r: r.progress_details.step)
-    if how == "fenced":
-        now = SystemClock().now()
-        await bench.jobs.evolve(
-            "default",
-            record.job_id,
-            lambda r: r.release(attempt=1, now=now).claim(worker="other", now=now, lease_s=600),
-        )
-        async with asyncio.timeout(10):
-            while (await bench.host.engine.queue()).running:  # noqa: ASYNC110  it has no Event
-                await asyncio.sleep(0.05)
-    stop.set()
-    await serving
-    assert await bench.host.engine.queue() == PromptQueue()
-    await worker.stop()
-    now = SystemClock().now()
-    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
-
-
-async def test_a_frozen_engine_holds_no_cancelled_job(bench: Bench) -> None:
-    """It answers nothing at all, not even that it was told to stop."""
-    record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
-    running = asyncio.create_task(bench.worker.serve_one())
-    await until(bench, record.job_id, lambda r: r.progress_details.step)
-    assert bench.host.pid is not None
-    (engine,) = psutil.Process(bench.host.pid).children()
-    engine.suspend()
-    await asyncio.sleep(1.5)  # a look at its history is under way
-    now = SystemClock().now()
-    await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
-    async with asyncio.timeout(20):
-        ended = await until(bench, record.job_id, lambda r: r.status.is_terminal)
-    assert (ended.error, ended.completed_at is not None) == ("Cancelled by user", True)
-    assert ended.completed_at is not None
-    assert ended.completed_at - now < timedelta(seconds=8)
-    await running
-    assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
-
-
-class SlowUploads(MemoryObjectStore):
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        await asyncio.sleep(60)
-
-
-@pytest.mark.parametrize("why", ["timeout", "cancelled"])
-async def test_outputs_that_take_too_long_do_not_hold_the_gpu(tmp_path: Path, why: str) -> None:
-    """The graph is done, its output is on its way: a timeout and a cancel hold all the same."""
-    async with workbench(tmp_path, objects=SlowUploads(SystemClock())) as bench:
-        record = await bench.submit({"1": EMPTY, "2": saved()}, timeout_s=2 if why == "timeout" else 600)
-        running = asyncio.create_task(bench.worker.serve_one())
-        if why == "cancelled":
-            await until(bench, record.job_id, lambda r: r.progress_details.nodes_completed == 2)
-            now = SystemClock().now()
-            await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
-        async with asyncio.timeout(20):
-            await running
-        ended = (await bench.jobs.read("default", record.job_id)).record
-        assert ended.error_detail is not None
-        assert (ended.error_detail.code, ended.outputs) == (why, ())
-
-
 async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
     """A running job's record lists what is already in the bucket."""
     record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(30, 0.1), "4": saved("3")})
     running = asyncio.create_task(bench.worker.serve_one())
-    seen = await until(bench, record.job_id, lambda r: r.outputs)
+    seen = await bench.until(record.job_id, lambda r: r.outputs)
     assert seen.status is Status.RUNNING
     assert [output.node_id for output in seen.outputs] == ["2"]
     await bench.objects.head(seen.outputs[0].key)

@@ -17,3 +17,18 @@ def check(catalogue: Catalogue, graph: Graph) -> None:
     """Raises the first fault."""
     for fault in catalogue.judge(graph).faults:
         raise fault
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+EMPTY = node("EmptyImage", width=32, height=16, batch_size=1, color=255)
+
+
+def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
+    return node("SaveImage", images=[source, 0], filename_prefix=prefix)
+
+
+def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
+    return node("LiteSlowSteps", image=["1", 0], steps=steps, seconds_per_step=seconds, preview=False)

@@ -1,8 +1,9 @@
 """A job runner over the in-memory store and a lite engine, and what tests look at in it."""
 
+import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +57,15 @@ class Bench:
         stored = await self.worker.serve_one()
         assert isinstance(stored, StoredJob)
         return stored.record
+
+    async def until(self, job_id: str, wanted: Callable[[JobRecord], object]) -> JobRecord:
+        """Look at the job until `wanted` holds."""
+        async with asyncio.timeout(20):
+            while True:
+                record = (await self.jobs.read("default", job_id)).record
+                if wanted(record):
+                    return record
+                await asyncio.sleep(0.05)
 
     async def medium(self, name: str, body: bytes) -> Medium:
         await self.objects.put(f"media/{name}", body, content_type="image/png")
