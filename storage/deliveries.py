@@ -64,6 +64,7 @@ class Delivery(Value):
     tries_left_from: int = 0
     """The attempts before a replay do not count against the schedule."""
     turn: int = 0
+    """Grows with everything that becomes of it; a pointer with a greater one is of a commit that is still to come."""
     next_at: datetime | None = None
     lease_until: datetime | None = None
 
@@ -103,7 +104,7 @@ class Delivery(Value):
 
     def rescheduled(self, attempt: DeliveryAttempt | None, next_at: datetime) -> "Delivery":
         """To be tried again; without an attempt where the receiver is not bothered for now."""
-        return self._after(attempt, next_at=next_at, turn=self.turn + 1)
+        return self._after(attempt, next_at=next_at)
 
     def died(self, attempt: DeliveryAttempt | None, reason: str, now: datetime) -> "Delivery":
         return self._after(attempt, status="dead", reason=reason, died_at=now, next_at=None)
@@ -111,11 +112,11 @@ class Delivery(Value):
     def replayed(self, now: datetime) -> "Delivery":
         """From the start of the schedule, with the same id."""
         fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": len(self.attempts)}
-        return self._after(None, next_at=now, turn=self.turn + 1, **fresh)
+        return self._after(None, next_at=now, **fresh)
 
     def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
         attempts = self.attempts if attempt is None else (*self.attempts, attempt)
-        return self.model_copy(update={"attempts": attempts, "lease_until": None, **fields})
+        return self.model_copy(update={"attempts": attempts, "lease_until": None, "turn": self.turn + 1, **fields})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +155,12 @@ class DeliveryStore:
         if before is not None and after.dead_letter is None:
             await self._objects.delete(before.key)
         return settled
+
+    async def outrun(self, stored: StoredDelivery, pointer: DueEntry) -> StoredDelivery:
+        """Nobody can commit any more what this pointer was written for: whoever is about to begins anew, with another
+        pointer. So this one may be dropped. `PreconditionFailed` if someone else wrote meanwhile.
+        """
+        return await self.settle(stored, stored.record.model_copy(update={"turn": pointer.turn + 1}))
 
     async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
         """Apply `change` to the present record; None if there is none."""

@@ -79,10 +79,16 @@ class Endpoint(Value):
         return self.model_copy(update={"open_until": until})
 
     def enabled(self) -> "Endpoint":
-        """A person wants it tried again; the very same one where nothing keeps it from that."""
+        """A person wants it tried again; the very same one where nothing keeps it from that.
+
+        One more failure opens it, for the first pause: of many failures before, no more than that is remembered.
+        """
         if self.open_until is None and self.disabled_reason is None and self.failing_since is None:
             return self
-        return self.model_copy(update={"open_until": None, "disabled_reason": None, "failing_since": None})
+        failures = min(self.failures, OPEN_AFTER - 1)
+        return self.model_copy(
+            update={"open_until": None, "disabled_reason": None, "failing_since": None, "failures": failures}
+        )
 
 
 MOST_TRUSTED = 10_000

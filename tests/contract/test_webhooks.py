@@ -11,6 +11,7 @@ from app.config import ApiConfig
 from app.events import EventRenderer
 from storage import keys
 from storage.clock import ManualClock, SystemClock
+from storage.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
 from storage.hint_keys import DUE, DueEntry
 from storage.hints import endpoint_of, event_ref, hints_of
@@ -20,7 +21,7 @@ from storage.record import JobRecord
 from storage.signing import Signer, new_secret, tenant_secret
 from storage.values import Output, ProgressDetails
 from storage.webhook_post import Answer
-from tests.support.post import DOWN, URL, Post
+from tests.support.post import DOWN, OK, URL, Post
 from tests.support.records import a_job
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 
@@ -185,6 +186,32 @@ async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
     assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
     assert len(post.receiver.posts) == 12
     assert await post.stores.deliveries.dead_letters("default", limit=9, after="") == ([], None)
+
+
+@pytest.mark.parametrize("first", [Answer(413, 5), DOWN, OK], ids=["dead", "pending", "delivered"])
+async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
+    post: Post, monkeypatch: pytest.MonkeyPatch, first: Answer
+) -> None:
+    """Its pointer is found before the replay is committed, and dropped: the replay writes another one."""
+    record = await post.completed("completed")
+    post.receiver.answers = [first]
+    await post.send()
+    ref, commit, raced = event_ref(record, record.events[0]), DeliveryStore._commit, list[str]()
+
+    async def late(store: DeliveryStore, delivery: Delivery, *, etag: str | None) -> StoredDelivery:
+        if not raced and (pointer := delivery.pointer) is not None:
+            raced.append("now")
+            raced.append(await post.deliverer.deliver(pointer))
+        return await commit(store, delivery, etag=etag)
+
+    monkeypatch.setattr(DeliveryStore, "_commit", late)
+    await post.stores.deliveries.replay(ref)
+    await post.send()
+    assert raced == ["now", "dropped"]
+    assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [ref.event_id] * 2
+    post.pass_time(hours=1)
+    await post.send()
+    assert (len(post.receiver.posts), await post.pointers()) == (2, [])
 
 
 async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
+from storage.deliveries import DeliveryStore, StoredDelivery
 from storage.hint_keys import DueEntry
 from storage.hints import hints_of, list_key
 from storage.jobs import JobStore, LocalFile, StoredJob
@@ -92,6 +93,15 @@ def no_touch() -> AbstractContextManager[Any]:
     return patch.object(JobStore, "touch", untouched)
 
 
+def pointers_outrun() -> AbstractContextManager[Any]:
+    """A pointer that is ahead of its delivery is dropped, and a replay commits it all the same."""
+
+    async def unchanged(store: DeliveryStore, stored: StoredDelivery, pointer: DueEntry) -> StoredDelivery:
+        return stored
+
+    return patch.object(DeliveryStore, "outrun", unchanged)
+
+
 def pointers_share_a_key() -> AbstractContextManager[Any]:
     """The next pointer of an event may have the key of the one that is removed after it."""
 
@@ -114,5 +124,6 @@ MUTATIONS: tuple[Mutation, ...] = (
     no_condition,
     no_announcement,
     no_touch,
+    pointers_outrun,
     pointers_share_a_key,
 )

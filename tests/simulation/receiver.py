@@ -14,8 +14,8 @@ from tests.simulation.watcher import Watcher
 class SimulatedReceiver:
     faults: Faults
     watcher: Watcher
-    taken: set[str] = field(default_factory=set)
-    """Ids of the events that arrived, whatever the sender heard of it."""
+    taken: dict[str, float] = field(default_factory=dict)
+    """When each event arrived last, by its id, whatever the sender heard of it."""
 
     async def agrees(self, url: str, origin: str) -> str | None:
         return None
@@ -29,7 +29,7 @@ class SimulatedReceiver:
         if self.faults.happens(rates.receiver_hangs):
             await asyncio.sleep(1)
             return Answer(None, 1000, "simulated: no answer")
-        self.taken.add(event["id"])
+        self.taken[event["id"]] = asyncio.get_running_loop().time()
         if self.faults.happens(rates.answer_lost):
             return Answer(None, 1000, "simulated: the answer was lost")
         return Answer(204, 5)

@@ -33,6 +33,8 @@ class Watcher:
     events: dict[str, JobEvent] = field(default_factory=dict)
     """Every event that was committed, by its id."""
     superseded: set[str] = field(default_factory=set)
+    replays: dict[str, float] = field(default_factory=dict)
+    """When a client asked that an event be sent again, in the loop's time, by the event's id."""
     batches: dict[str, BatchRecord] = field(default_factory=dict)
     """The newest record of each, by its key, until it is removed."""
     _changed_at: dict[str, float] = field(default_factory=dict)
@@ -220,10 +222,16 @@ class Watcher:
             if key not in self.gone
         )
 
-    def check_delivered(self, taken: set[str]) -> None:
-        """Each event that was committed has arrived, for every receiver is well by now."""
-        for event_id in self.events.keys() - taken - self.superseded:
+    def check_delivered(self, taken: Mapping[str, float]) -> None:
+        """Each event that was committed has arrived, for every receiver is well by now; again, where that was asked.
+
+        `taken`: when each arrived last, in the loop's time.
+        """
+        for event_id in self.events.keys() - taken.keys() - self.superseded:
             self._violated("it was never delivered", event_id)
+        for event_id, asked_at in self.replays.items():
+            if taken.get(event_id, 0.0) < asked_at:
+                self._violated("it was not delivered again", event_id)
         for key, batch in self.batches.items():
             if batch.is_open and batch.webhook_url is not None and batch.finish.event_id not in taken:
                 self._violated("its end was never delivered", key)

@@ -28,6 +28,7 @@ from infra.compose import Stores, api_services, dispatcher, make_stores, reaper,
 from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.errors import JobGone, PreconditionFailed, StorageError
+from storage.hints import event_ref
 from storage.jobs import StoredJob
 from storage.launcher import NoLauncher
 from storage.memory import MemoryObjectStore
@@ -62,6 +63,7 @@ CHAOS_S = (20.0, 50.0)
 SETTLING_S = 1800.0
 LOOK_S = 5.0
 CLIENT_PATIENCE_S = 30.0
+REPLAY_TRIES = 3
 
 RECEIVER = "https://receiver.example/hook"
 CONFIG = ApiConfig(api_key=None)
@@ -262,6 +264,26 @@ class World:
             await asyncio.sleep(self.chance.uniform(0, 20))
             self.accepted[job_id] = "cancel"
             await self._until_answered(lambda api: self._cancel(api, job_id, purge=fate < 0.07))
+        elif fate < 0.5:
+            await self._ask_for_its_end_again(job_id)
+
+    async def _ask_for_its_end_again(self, job_id: str) -> None:
+        """As someone who replays a dead letter, or wants an event once more that was delivered."""
+        for _ in range(REPLAY_TRIES):
+            await asyncio.sleep(self.chance.uniform(0, 20))
+            asked_at, event_id = await self._until_answered(lambda api: self._replay_its_end(api, job_id))
+            if event_id is not None:
+                self.watcher.replays[event_id] = asked_at
+                return
+
+    async def _replay_its_end(self, api: Services, job_id: str) -> tuple[float, str | None]:
+        """When this was asked, and the event's id; None where there was no attempt to tell of the job's end yet."""
+        asked_at = asyncio.get_running_loop().time()
+        record = (await api.jobs.read(TENANT, job_id)).record
+        for event in record.events:
+            if event.name in ENDS and (again := await api.deliveries.replay(event_ref(record, event))) is not None:
+                return asked_at, again.ref.event_id
+        return asked_at, None
 
     async def _batch_client(self) -> None:
         await asyncio.sleep(self.chance.uniform(0, 20))

@@ -95,17 +95,16 @@ class Deliverer:
         if stored is None:
             return await self._start(entry, found)
         delivery = stored.record
-        if delivery.status != "pending":
-            await self._outbox.drop(entry)
-            return "dropped"
         if delivery.is_held(now):
             return "later"
-        pointer = delivery.pointer
-        if pointer is not None and pointer.key != entry.key and (pointer.turn > entry.turn or pointer.due > now):
-            await self._outbox.keep(pointer)
-            await self._outbox.drop(entry)
-            return "dropped"
-        return await self._deliveries.settle(stored, delivery.held(now + self._lease))
+        if entry.turn > delivery.turn:
+            await self._deliveries.outrun(stored, entry)
+        elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
+            return await self._deliveries.settle(stored, delivery.held(now + self._lease))
+        if delivery.pointer is not None:
+            await self._outbox.keep(delivery.pointer)
+        await self._outbox.drop(entry)
+        return "dropped"
 
     async def _start(self, entry: DueEntry, found: Committed) -> StoredDelivery:
         delivery = _new_delivery(entry, found, self._renderer)
@@ -205,6 +204,12 @@ def _is_first(entry: DueEntry, found: Committed) -> bool:
     return isinstance(found, JobHappened) and entry.turn == found.event.rev
 
 
+def _is_replaced(entry: DueEntry, delivery: Delivery, now: datetime) -> bool:
+    """Whether another pointer leads to the next attempt."""
+    pointer = delivery.pointer
+    return pointer is not None and pointer.key != entry.key and (pointer.turn > entry.turn or pointer.due > now)
+
+
 def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Delivery:
     ref = entry.ref
     return Delivery(
@@ -215,5 +220,5 @@ def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Deli
         type=renderer.type_of(found),
         url=found.url,
         next_at=entry.due,
-        turn=entry.turn,
+        turn=max(entry.turn, found.event.rev) if isinstance(found, JobHappened) else entry.turn,
     )

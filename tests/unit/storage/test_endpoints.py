@@ -50,10 +50,10 @@ def test_days_of_failures_disable_it() -> None:
 
 
 def test_a_person_may_have_it_tried_again() -> None:
-    """Whatever it was; its failures are not forgotten, so that one more opens it again."""
-    again = failed(OPEN_AFTER).failed(NOW, disable="410").enabled()
+    """Whatever it was; its failures are not forgotten, so that one more opens it again, but not for an hour."""
+    again = failed(OPEN_AFTER + 60).failed(NOW, disable="410").enabled()
     assert again.state == "closed"
-    assert again.failed(NOW).state == "open"
+    assert again.failed(NOW).open_until == NOW + FIRST_PAUSE
 
 
 def test_success_after_success_is_not_written() -> None:
