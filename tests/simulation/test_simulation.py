@@ -1,4 +1,4 @@
-"""Thousands of courses of events, each from a seed; and that the simulation sees a broken rule."""
+"""A thousand courses of events, each from a seed; and that the simulation sees a broken rule."""
 
 import hashlib
 import logging
@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulation.mutations import MUTATIONS, Mutation
+from tests.simulation.mutations import MUTATIONS, Mutation, pointers_outrun
 from tests.simulation.run import simulate
 
-SEEDS = 2_000
-SHARES = 20
-FIRST_TRIED, ENOUGH = 200, 2_000
-"""Seeds within which each broken rule shows. Most show at once; the rarest comes soon after the first of these."""
+SEEDS = 1_000
+SHARES = 10
+ENOUGH = 3_000
+"""Seeds within which each broken rule shows. Most show at once; the search for the rarest begins where it is near."""
+FIRST_TRIED = {pointers_outrun: 860}
 
 
 @pytest.fixture(autouse=True)
@@ -41,4 +42,4 @@ def test_a_seed_gives_one_course_of_events(seed: int) -> None:
 def test_a_broken_rule_is_seen(mutation: Mutation) -> None:
     """Without the rule, some seed violates an invariant: the rule is needed, and the invariant is checked."""
     with mutation():
-        assert any(simulate(seed).violations for seed in range(FIRST_TRIED, ENOUGH))
+        assert any(simulate(seed).violations for seed in range(FIRST_TRIED.get(mutation, 0), ENOUGH))

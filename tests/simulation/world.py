@@ -264,7 +264,7 @@ class World:
             await asyncio.sleep(self.chance.uniform(0, 20))
             self.accepted[job_id] = "cancel"
             await self._until_answered(lambda api: self._cancel(api, job_id, purge=fate < 0.07))
-        elif fate < 0.5:
+        elif fate < 0.8:
             await self._ask_for_its_end_again(job_id)
 
     async def _ask_for_its_end_again(self, job_id: str) -> None:
