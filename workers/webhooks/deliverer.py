@@ -101,7 +101,7 @@ class Deliverer:
             await self._deliveries.outrun(stored, entry)
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
             return await self._deliveries.settle(stored, delivery.held(now + self._lease))
-        if delivery.pointer is not None:
+        elif delivery.pointer is not None:
             await self._outbox.keep(delivery.pointer)
         await self._outbox.drop(entry)
         return "dropped"
