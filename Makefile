@@ -34,7 +34,7 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
 	$(BIN)/pytest
 
-bench: setup ## Figures: memory and bucket requests per job
+bench: setup ## Measure everything in docs/performance.md anew and write it there
 	$(BIN)/python -m tests.bench
 
 bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…

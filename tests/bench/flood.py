@@ -4,7 +4,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from tests.bench.row import Row
+from tests.bench.figures import Figure, Table, figures
 from tests.support.flood import flooded
 from tests.support.up import up
 
@@ -12,14 +12,19 @@ CONNECTIONS = 10_000
 MIB = 1024 * 1024
 
 
-def run() -> list[Row]:
+def run() -> Table:
     with tempfile.TemporaryDirectory() as folder, up(Path(folder)) as running:
         connection = running.connection
         weather = flooded(connection["api_url"], connection["processes"]["api"], CONNECTIONS)
     health = sorted(seconds * 1000 for seconds in weather.health_s)
-    return [
-        Row("silent connections opened", f"{weather.connections}"),
-        Row("/health meanwhile: p50, worst", f"{statistics.median(health):.0f} ms, {health[-1]:.0f} ms"),
-        Row("the API's memory before and at most", f"{weather.rss_before / MIB:.0f}, {weather.rss_most / MIB:.0f} MiB"),
-        Row("its open files at most", f"{weather.open_most}"),
-    ]
+    return figures(
+        [
+            Figure("silent connections opened", f"{weather.connections}"),
+            Figure("/health meanwhile: p50, worst", f"{statistics.median(health):.0f} ms, {health[-1]:.0f} ms"),
+            Figure(
+                "the API's memory: before, at most",
+                f"{weather.rss_before / MIB:.0f}, {weather.rss_most / MIB:.0f} MiB",
+            ),
+            Figure("its open files at most", f"{weather.open_most}"),
+        ]
+    )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage.engine_info import EngineInfo
-from tests.bench.row import Row
+from tests.bench.figures import Figure, Table, figures
 from workflows.catalogue import Catalogue
 from workflows.graph import parse_graph
 
@@ -17,7 +17,7 @@ ROUNDS = 20
 WORDS = "What this input does, told in a sentence or two, as the editor shows it above the field. " * 2
 
 
-def run() -> list[Row]:
+def run() -> Table:
     info = EngineInfo(object_info(), "0.33.0", datetime.now(UTC), files_listed=True)
     body = info.to_bytes()
     size = f"{len(str(info.object_info)) / 1e6:.1f} MB"
@@ -26,15 +26,19 @@ def run() -> list[Row]:
     good, bad = parse_graph(document), parse_graph(chain("nothing of this name"))
     assert catalogue.judge(good).faults == ()
     assert catalogue.judge(bad).faults
-    return [
-        Row(
-            f"object_info of {CLASSES} classes ({size}) read, once a publication",
-            milliseconds(lambda: EngineInfo.from_bytes(body)),
-        ),
-        Row(f"a graph of {NODES} nodes parsed", milliseconds(lambda: parse_graph(document))),
-        Row(f"a graph of {NODES} nodes judged: fits", milliseconds(lambda: catalogue.judge(good)), "≤ 20 ms"),
-        Row(f"a graph of {NODES} nodes judged: all wrong", milliseconds(lambda: catalogue.judge(bad)), "≤ 100 ms"),
-    ]
+    return figures(
+        [
+            Figure(
+                f"object_info of {CLASSES} classes ({size}) read, once a publication",
+                milliseconds(lambda: EngineInfo.from_bytes(body)),
+            ),
+            Figure(f"a graph of {NODES} nodes parsed", milliseconds(lambda: parse_graph(document))),
+            Figure(f"a graph of {NODES} nodes judged: fits", milliseconds(lambda: catalogue.judge(good)), "≤ 20 ms"),
+            Figure(
+                f"a graph of {NODES} nodes judged: all wrong", milliseconds(lambda: catalogue.judge(bad)), "≤ 100 ms"
+            ),
+        ]
+    )
 
 
 def object_info() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Self
 import psutil
 
 from storage.record import Status
-from tests.bench.row import Row
+from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store
 from tests.support.workbench import workbench
 
@@ -44,7 +44,7 @@ class PeakMemory:
         return (self.peak - self.start) / MIB
 
 
-async def measure() -> list[Row]:
+async def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         async with bench_store() as objects, workbench(Path(folder), objects) as bench:
             await bench.run(SMALL)  # what a first job loads is not what a large one costs
@@ -54,10 +54,10 @@ async def measure() -> list[Row]:
                 seconds = time.perf_counter() - started
     assert record.status is Status.COMPLETED, record.error_detail
     return [
-        Row("1 GiB output: growth of the worker's RSS", f"{memory.growth_mib:.0f} MiB", "≤ 64 MiB"),
-        Row("1 GiB output: written, hashed and uploaded", f"{seconds:.1f} s, {MEBIBYTES / seconds:.0f} MiB/s"),
+        Figure("1 GiB output: growth of the worker's RSS", f"{memory.growth_mib:.0f} MiB", "≤ 64 MiB"),
+        Figure("1 GiB output: written, hashed and uploaded", f"{seconds:.1f} s, {MEBIBYTES / seconds:.0f} MiB/s"),
     ]
 
 
-def run() -> list[Row]:
-    return asyncio.run(measure())
+def run() -> Table:
+    return figures(asyncio.run(measure()))

@@ -8,20 +8,20 @@ from typing import Any
 
 from storage.clock import SystemClock
 from storage.memory import MemoryObjectStore
-from tests.bench.row import Row
+from tests.bench.figures import Figure, Table, figures
 from tests.support.api_server import BLUE, running_api
 from tests.support.workbench import workbench
 
 
-async def measure() -> list[Row]:
+async def measure() -> list[Figure]:
     objects = MemoryObjectStore(SystemClock())
-    rows: list[Row] = []
+    rows: list[Figure] = []
 
     def phase(name: str) -> None:
         counted = Counter(objects.requests)
         objects.requests.clear()
         parts = ", ".join(f"{count} {verb}" for verb, count in sorted(counted.items()) if count)
-        rows.append(Row(f"requests: {name}", f"{sum(counted.values())} ({parts})"))
+        rows.append(Figure(f"requests: {name}", f"{sum(counted.values())} ({parts})"))
 
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         async with running_api(objects, SystemClock()) as api, workbench(Path(folder), objects) as bench:
@@ -46,5 +46,5 @@ async def _submit(client: Any) -> str:
     return job_id
 
 
-def run() -> list[Row]:
-    return asyncio.run(measure())
+def run() -> Table:
+    return figures(asyncio.run(measure()))

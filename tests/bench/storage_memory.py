@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from storage.s3 import S3ObjectStore
+from tests.bench.figures import Figure, Table, figures
 from tests.bench.large_output import MEBIBYTES, MIB, PeakMemory
-from tests.bench.row import Row
 from tests.bench.server import bench_config, bench_server
 
 LARGE = Path("large.bin")
@@ -40,13 +40,13 @@ async def _transfer(name: str, endpoint_url: str) -> str:
     return f"{memory.growth_mib:.0f} MiB, {MEBIBYTES / seconds:.0f} MiB/s"
 
 
-async def _measure() -> list[Row]:
+async def _measure() -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         _make_file(Path(folder, LARGE))
         async with bench_server() as endpoint_url:
             values = [await asyncio.to_thread(_in_a_process, name, endpoint_url, folder) for name in TRANSFERS]
     return [
-        Row(f"1 GiB by {name}: growth of RSS, speed", value, "≤ 64 MiB")
+        Figure(f"1 GiB by {name}: growth of RSS, speed", value, "≤ 64 MiB")
         for name, value in zip(TRANSFERS, values, strict=True)
     ]
 
@@ -62,8 +62,8 @@ def _in_a_process(name: str, endpoint_url: str, folder: str) -> str:
     return subprocess.run(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def run() -> list[Row]:
-    return asyncio.run(_measure())
+def run() -> Table:
+    return figures(asyncio.run(_measure()))
 
 
 if __name__ == "__main__":

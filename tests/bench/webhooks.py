@@ -18,7 +18,7 @@ from storage.memory import MemoryObjectStore
 from storage.objects import ObjectStore
 from storage.signal import MemorySignal
 from storage.signing import new_secret
-from tests.bench.row import Row
+from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store
 from tests.support.records import a_job
 
@@ -79,7 +79,7 @@ async def _cancelled(stores: Stores, url: str) -> str:
     return f"evt_{record.job_id}_000001"
 
 
-async def latency() -> list[Row]:
+async def latency() -> list[Figure]:
     async with _receivers() as there, bench_store() as objects, _delivering(objects) as stores:
         waits = []
         for _ in range(LATENCIES):
@@ -88,10 +88,10 @@ async def latency() -> list[Row]:
             await _until(there.arrivals.__contains__, event_id)
             waits.append(1000 * max(0.0, there.arrivals[event_id] - committed))
     cuts = statistics.quantiles(waits, n=100)
-    return [Row("webhook: commit to receipt, real S3 server", f"p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")]
+    return [Figure("webhook: commit to receipt, real S3 server", f"p50 {cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms")]
 
 
-async def throughput(receivers: int, *, one_hangs: bool) -> list[Row]:
+async def throughput(receivers: int, *, one_hangs: bool) -> list[Figure]:
     async with _receivers() as there:
         objects = MemoryObjectStore(SystemClock())
         quiet = make_stores(SETTINGS, objects, MemorySignal())
@@ -105,10 +105,10 @@ async def throughput(receivers: int, *, one_hangs: bool) -> list[Row]:
             seconds = time.perf_counter() - started
     beside = ", beside one that hangs" if one_hangs else ""
     name = f"webhook: {EVENTS} events, receivers: {receivers}{beside}"
-    return [Row(name, f"{EVENTS / seconds:.0f} a second")]
+    return [Figure(name, f"{EVENTS / seconds:.0f} a second")]
 
 
-async def requests() -> list[Row]:
+async def requests() -> list[Figure]:
     """On the happy path, with the receiver known to be well."""
     async with _receivers() as there:
         objects = MemoryObjectStore(SystemClock())
@@ -131,7 +131,7 @@ async def requests() -> list[Row]:
     parts = ", ".join(f"{count} {verb}" for verb, count in sorted(asked.items()) if count)
     total = sum(count for verb, count in asked.items() if verb != "LIST")
     return [
-        Row("webhook: requests an event, beside the LISTs that many share", f"{total} ({parts})", "≤ 4 and its pointer")
+        Figure("webhook: requests an event, but for LISTs that many share", f"{total} ({parts})", "≤ 4 and its pointer")
     ]
 
 
@@ -151,12 +151,12 @@ async def _until(check: Callable[..., bool], *arguments: object) -> None:
         await asyncio.sleep(0.0005)
 
 
-async def measure() -> list[Row]:
+async def measure() -> list[Figure]:
     rows = await latency()
     for receivers, one_hangs in ((1, False), (RECEIVERS, False), (RECEIVERS, True)):
         rows += await throughput(receivers, one_hangs=one_hangs)
     return rows + await requests()
 
 
-def run() -> list[Row]:
-    return asyncio.run(measure())
+def run() -> Table:
+    return figures(asyncio.run(measure()))

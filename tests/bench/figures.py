@@ -1,0 +1,49 @@
+"""What a bench has measured, as a table of docs/performance.md."""
+
+import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """`rows` are as long as `columns`. `notes` tell, one sentence each, what the rows were measured with or lack."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        lines = [_row(self.columns), _row(["---"] * len(self.columns)), *map(_row, self.rows)]
+        return "\n".join([*lines, *(f"\n{note}" for note in self.notes)])
+
+
+class Figure(NamedTuple):
+    """`aim` is what the project promises, where it promises something."""
+
+    name: str
+    value: str
+    aim: str = ""
+
+
+def figures(rows: Sequence[Figure], *notes: str) -> Table:
+    return Table(("figure", "value", "aim"), rows, notes)
+
+
+def placed(page: str, name: str, text: str) -> str:
+    """The page with this text between its markers `<!-- name -->` and `<!-- /name -->`; KeyError without them."""
+    pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(page):
+        raise KeyError(name)
+    return pattern.sub(lambda _: f"\n{text}\n\n", page)
+
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """Linear between neighbours; `percent` from 1 to 99."""
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
