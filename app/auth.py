@@ -1,7 +1,8 @@
 """Who is asking, and what they may do: the key of a request becomes a `Principal`.
 
-A key comes from the bucket (`storage.access`), or is the one of the settings, which is the default tenant's and may do
-everything. Whatever is wrong with a key, the answer is the same; a bucket that does not answer lets nobody in.
+A key comes from the bucket (`storage.access.key_store`), or is the one of the settings, which is the default tenant's
+and may do everything. Whatever is wrong with a key, the answer is the same; a bucket that does not answer lets nobody
+in.
 """
 
 import hmac
@@ -13,8 +14,8 @@ from starlette.types import Scope
 from app.config import ApiConfig
 from app.problems import Problem
 from app.rates import Rates
-from storage.access import ApiKeyStore, KeyScope
-from storage.api_keys import sha256_of
+from storage.access.api_keys import sha256_of
+from storage.access.key_store import ApiKeyStore, KeyScope
 from storage.clock import Clock
 from storage.errors import StorageError
 from storage.keys import DEFAULT_TENANT

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.body import TextLimits
-from storage.media_check import MediaLimits
+from storage.untrusted.media_check import MediaLimits
 from workflows.policy import DEFAULT, NodePolicy
 
 MIB, GIB = 1024**2, 1024**3

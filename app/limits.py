@@ -6,7 +6,7 @@ from app import wire
 from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
-from storage.record import DAY_S
+from storage.jobs.record import DAY_S
 from workflows.graph import LONGEST_NAME, MOST_INPUTS
 
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from app import wire
 from app.config import ApiConfig
 from app.limits import Limits
-from app.named import NamedJobRequest
-from app.system_view import SystemView
-from app.workflow_views import WorkflowList, WorkflowView
+from app.submission.named import NamedJobRequest
+from app.views.system import SystemView
+from app.views.workflows import WorkflowList, WorkflowView
 
 _DEFAULTS = ApiConfig(api_key=None)
 _WORKFLOW = {

@@ -5,31 +5,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from storage.access import ApiKeyStore
+from storage.access.byte_ledger import ByteLedger
+from storage.access.key_store import ApiKeyStore
+from storage.access.partner_keys import PartnerKeyStore
 from storage.batches import BatchStore
-from storage.byte_ledger import ByteLedger
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.deliveries import DeliveryStore
-from storage.endpoints import EndpointStore
-from storage.engine_info import EngineInfoStore
-from storage.idempotency import IdempotencyStore
-from storage.jobs import JobStore
+from storage.jobs.idempotency import IdempotencyStore
+from storage.jobs.loads import LoadStore
+from storage.jobs.logs import LogStore
+from storage.jobs.store import JobStore
+from storage.jobs.uploads import UploadStore
 from storage.launcher import Launcher
-from storage.loads import LoadStore
-from storage.logs import LogStore
-from storage.objects import ObjectStore
-from storage.partner_keys import PartnerKeyStore
-from storage.remote import Fetched
+from storage.published.engine_info import EngineInfoStore
+from storage.published.runtimes import RuntimeStore
+from storage.published.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
-from storage.runtimes import RuntimeStore
 from storage.signal import Signal
-from storage.uploads import UploadStore
-from storage.worker_facts import WorkerFactsStore
+from storage.untrusted.remote import Fetched
+from storage.webhooks.deliveries import DeliveryStore
+from storage.webhooks.endpoints import EndpointStore
 from workflows.manifest import NamedWorkflow
 
 
 class Fetcher(Protocol):
-    """Brings the bytes behind a URL to a file; see `storage.remote`."""
+    """Brings the bytes behind a URL to a file; see `storage.untrusted.remote`."""
 
     async def fetch(self, url: str, path: Path) -> Fetched: ...
 

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Callable
 
 from storage.errors import JobNotFound, StorageError
-from storage.jobs import JobStore, StoredJob
-from storage.record import JobRecord
+from storage.jobs.record import JobRecord
+from storage.jobs.store import JobStore, StoredJob
 from storage.signal import Signal, job_topic
 
 POLL_S = 1.0

@@ -1,4 +1,4 @@
-"""The bodies of requests and answers, as clients see them. What is stored is another thing (`storage.record`)."""
+"""The bodies of requests and answers, as clients see them. What is stored is another thing (`storage.jobs.record`)."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
-from storage.record import DAY_S, Status
-from storage.values import EventName, OutputType
+from storage.jobs.record import DAY_S, Status
+from storage.jobs.values import EventName, OutputType
 
 DEFAULT_EVENTS: tuple[EventName, ...] = ("completed", "failed")
 

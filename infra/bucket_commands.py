@@ -13,7 +13,7 @@ from app.cli.output import print_json
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.settings import Settings
-    from storage.bucket_setup import RuleChange
+    from storage.bucket.setup import RuleChange
 
 bucket = App(name="bucket", help="Set up the bucket, and print the policy that its key needs.")
 
@@ -50,7 +50,7 @@ def policy(
     name: Bucket = None,
 ) -> int:
     """Print the least-privilege IAM policy for the deployment's key."""
-    from storage.bucket_policy import run_policy, setup_policy
+    from storage.bucket.policy import run_policy, setup_policy
 
     settings = _settings(name)
     if settings is None:
@@ -63,7 +63,7 @@ def policy(
 async def _set_up(settings: "Settings", origins: list[str], *, dry: bool) -> int:
     """Each kind of rule on its own: a store that does not know one may know the other."""
     from infra.compose import s3_config
-    from storage.bucket_setup import BucketSetup
+    from storage.bucket.setup import BucketSetup
     from storage.errors import StorageError
 
     target = BucketSetup(s3_config(settings))

@@ -9,51 +9,51 @@ from datetime import timedelta
 from pathlib import Path
 
 from app.config import ApiConfig
-from app.events import EventRenderer
 from app.services import Services
+from app.views.events import EventRenderer
 from infra.settings import Settings
-from storage.access import ApiKeyStore
-from storage.addresses import is_public_or_loopback
+from storage.access.byte_ledger import ByteLedger
+from storage.access.key_store import ApiKeyStore
+from storage.access.partner_keys import PartnerKeyStore
 from storage.batches import BatchStore
-from storage.byte_ledger import ByteLedger
+from storage.bucket.objects import ObjectStore
+from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import Clock, SystemClock
-from storage.deliveries import DeliveryStore
-from storage.endpoints import EndpointStore
-from storage.engine_info import EngineInfoStore
 from storage.hint_keys import Kind
-from storage.idempotency import IdempotencyStore
-from storage.jobs import JobStore
+from storage.jobs.idempotency import IdempotencyStore
+from storage.jobs.loads import LoadStore
+from storage.jobs.logs import LogStore
+from storage.jobs.queue import JobQueue
+from storage.jobs.record import DAY_S
+from storage.jobs.store import JobStore
+from storage.jobs.uploads import UploadStore
 from storage.launcher import Launcher
-from storage.loads import LoadStore
-from storage.logs import LogStore
-from storage.media_check import MediaLimits
-from storage.objects import ObjectStore
 from storage.outbox import Outbox
-from storage.partner_keys import PartnerKeyStore
-from storage.queue import JobQueue
-from storage.record import DAY_S
-from storage.remote import RemoteFetcher
+from storage.published.engine_info import EngineInfoStore
+from storage.published.runtimes import RuntimeStore
+from storage.published.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
-from storage.runtimes import RuntimeStore
-from storage.s3 import S3Config, S3ObjectStore
 from storage.signal import Signal
-from storage.signing import Signer, public_key
-from storage.uploads import UploadStore
-from storage.webhook_post import RemotePoster, WebhookTransport
-from storage.worker_facts import WorkerFactsStore
+from storage.untrusted.addresses import is_public_or_loopback
+from storage.untrusted.media_check import MediaLimits
+from storage.untrusted.remote import RemoteFetcher
+from storage.webhooks.deliveries import DeliveryStore
+from storage.webhooks.endpoints import EndpointStore
+from storage.webhooks.post import RemotePoster, WebhookTransport
+from storage.webhooks.signing import Signer, public_key
 from workers.announcer import Announcer, WorkerIdentity
-from workers.backlog import Backlog
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.comfy.warm import WarmHost
-from workers.deadlines import Deadlines, Keeper
 from workers.loop import WorkerLoop
-from workers.reaper import Reaper
-from workers.recovery import Recovery
+from workers.outputs.uploads import UploadPolicy
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
-from workers.uploads import UploadPolicy
+from workers.upkeep.backlog import Backlog
+from workers.upkeep.deadlines import Deadlines, Keeper
+from workers.upkeep.reaper import Reaper
+from workers.upkeep.recovery import Recovery
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
 from workflows.library import library

@@ -12,9 +12,9 @@ import httpx
 from app import __version__
 from infra.findings import REACHABLE, Check, CheckFailed
 from storage import keys
+from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
-from storage.objects import ObjectStore, SignedRequest
 
 MAX_SKEW_S = 30.0
 """A presigned URL lives for minutes, a lease for a minute: half of that is the most a clock may be off."""

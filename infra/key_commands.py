@@ -20,7 +20,7 @@ from app.cli.output import print_json, refuse
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.settings import Settings
-    from storage.access import ApiKeyStore, KeyRecord
+    from storage.access.key_store import ApiKeyStore, KeyRecord
 
 keys = App(name="keys", help="Make API keys, list and revoke them.")
 
@@ -102,7 +102,7 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
 
     async def on_the_bucket() -> None:
         from infra.compose import open_objects
-        from storage.access import ApiKeyStore
+        from storage.access.key_store import ApiKeyStore
         from storage.clock import SystemClock
 
         async with _bucket(data) as settings, open_objects(settings) as objects:
@@ -133,7 +133,7 @@ async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
 
 def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tuple[str, "KeyRecord"]:
     from app.cli.spans import span
-    from storage.access import SCOPES, new_record
+    from storage.access.key_store import SCOPES, new_record
 
     named = [scope.strip() for scope in scopes.split(",")]
     wanted = [scope for scope in SCOPES if scope in named]

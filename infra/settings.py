@@ -12,9 +12,9 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from storage.access import KeyRecord
-from storage.record import DEFAULT_POOL
-from storage.signing import public_key, secret_bytes
+from storage.access.key_store import KeyRecord
+from storage.jobs.record import DEFAULT_POOL
+from storage.webhooks.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
 
 ENV_PREFIX = "COMFYUI_MODAL_"

@@ -18,19 +18,19 @@ from typing import Literal
 from pydantic import Field
 
 from storage import keys
+from storage.bucket.conditional import commit
+from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
-from storage.conditional import commit
-from storage.deliveries import DeliveryStore
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
-from storage.hints import endpoint_of
-from storage.jobs import ABANDONED, YOUNG_HINT, JobStore
-from storage.objects import ObjectStore, all_keys
-from storage.record import DEFAULT_RETAIN_S, JobRecord, Status
+from storage.jobs.hints import endpoint_of
+from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
+from storage.jobs.store import ABANDONED, YOUNG_HINT, JobStore
+from storage.jobs.tombstone import Tombstone, clear
 from storage.removal import EVENTS_PENDING, JobRemover
 from storage.together import for_each
-from storage.tombstone import Tombstone, clear
-from storage.values import Value, read_as
+from storage.value import Value, read_as
+from storage.webhooks.deliveries import DeliveryStore
 
 LOOK_AGAIN = timedelta(days=1)
 """After its time a batch waits for its last job to be removed."""

@@ -5,8 +5,8 @@ StorageError
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
-│   └── NotSupported      the store does not know the request (in `storage.bucket_setup`)
-├── RangeBeyondEnd        the object ends before the first byte that was asked for (in `storage._s3_errors`)
+│   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
+├── RangeBeyondEnd        the object ends before the first byte that was asked for (in `storage.bucket._s3_errors`)
 ├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
 ├── JobNotFound           no such job in this tenant
 │   └── JobGone           there was one, and it was removed

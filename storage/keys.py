@@ -77,7 +77,7 @@ def input_medium(tenant: str, job_id: str, position: int) -> str:
 
 
 def output(tenant: str, job_id: str, attempt: int, position: int, filename: str) -> str:
-    """`filename` must be a safe segment already (`workers.outputs` sanitises it)."""
+    """`filename` must be a safe segment already (`workers.outputs.payload` sanitises it)."""
     return job_prefix(tenant, job_id) + f"outputs/{attempt:03d}/{position:04d}/{filename}"
 
 

@@ -1,7 +1,7 @@
 """The outbox: events that were committed inside a record, and the pointers that lead to them.
 
-A pointer is written before the commit of its event (`storage.hints`), so it may lead to an event that is about to be
-committed, or never will be. It is dropped only when that is settled: after the event was delivered or given up, was
+A pointer is written before the commit of its event (`storage.jobs.hints`), so it may lead to an event that is about to
+be committed, or never will be. It is dropped only when that is settled: after the event was delivered or given up, was
 superseded, or after a touch has made sure that no paused writer still commits it.
 """
 
@@ -11,14 +11,14 @@ from datetime import datetime
 from typing import Literal
 
 from storage.batches import BatchRecord, BatchStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.deliveries import DeliveryStore
 from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
 from storage.hint_keys import DUE, DueEntry, EventRef
-from storage.jobs import YOUNG_HINT, JobStore
-from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
-from storage.values import JobEvent
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import YOUNG_HINT, JobStore
+from storage.jobs.values import JobEvent
+from storage.webhooks.deliveries import DeliveryStore
 
 PAGE = 1000
 

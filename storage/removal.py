@@ -8,15 +8,15 @@ tombstone, so that whatever dies in between, the reaper goes on.
 from datetime import datetime, timedelta
 
 from storage import keys
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.deliveries import DeliveryStore
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, IndexEntry, members_prefix
-from storage.hints import event_ref, hints_of, list_key
-from storage.jobs import ABANDONED, YOUNG_HINT, JobStore, StoredJob
-from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
-from storage.tombstone import Tombstone, clear
+from storage.jobs.hints import event_ref, hints_of, list_key
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import ABANDONED, YOUNG_HINT, JobStore, StoredJob
+from storage.jobs.tombstone import Tombstone, clear
+from storage.webhooks.deliveries import DeliveryStore
 
 DISCARD_TRIES = 5
 EVENTS_PENDING = timedelta(minutes=10)

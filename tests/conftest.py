@@ -12,10 +12,10 @@ import pytest
 from hypothesis import settings
 
 from infra.local.s3_server import LocalS3Server
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
+from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.s3 import S3Config, S3ObjectStore
 
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from storage.clock import Clock
-from storage.engine_info import FILES_LIFE, EngineInfoStore
 from storage.errors import StorageError
-from storage.values import Runtime
-from storage.worker_facts import WorkerFacts, WorkerFactsStore
+from storage.jobs.values import Runtime
+from storage.published.engine_info import FILES_LIFE, EngineInfoStore
+from storage.published.worker_facts import WorkerFacts, WorkerFactsStore
 from workers.comfy.host import EngineHost
 from workers.comfy.system import SystemFacts, system_facts
 from workers.errors import EngineUnavailable

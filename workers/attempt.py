@@ -8,17 +8,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from storage import keys
+from storage.access.partner_keys import PartnerKeyStore
+from storage.bucket.objects import ObjectStore
 from storage.errors import SealBroken
-from storage.jobs import JobStore
-from storage.media_check import MediaLimits
-from storage.objects import ObjectStore
-from storage.partner_keys import PartnerKeyStore
-from storage.record import JobRecord
+from storage.jobs.record import JobRecord
+from storage.jobs.store import JobStore
+from storage.untrusted.media_check import MediaLimits
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
+from workers.outputs.uploads import OutputUploads
 from workers.staging import stage
-from workers.uploads import OutputUploads
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.execution import for_execution

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.worker_facts import AttentionChoice
+from storage.published.worker_facts import AttentionChoice
 from workers import attention_probe
 from workers.guard import guarded, kill_group
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from storage.errors import StorageError
-from storage.logs import LogStore
-from storage.record import JobRecord
+from storage.jobs.logs import LogStore
+from storage.jobs.record import JobRecord
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable
 
 from storage.errors import AttemptFenced, StorageError
-from storage.jobs import StoredJob
-from storage.queue import JobQueue
+from storage.jobs.queue import JobQueue
+from storage.jobs.store import StoredJob
 from storage.signal import queue_topic
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.host import EngineHost

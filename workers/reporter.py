@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from storage.clock import Clock
 from storage.errors import AttemptFenced, JobNotFound, StorageError
-from storage.jobs import JobStore, StoredJob
-from storage.record import JobRecord, Status
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.values import Output, ProgressDetails
 from storage.signal import Bell, Signal, job_topic
-from storage.values import Output, ProgressDetails
 from workflows.progress import ProgressModel
 
 logger = logging.getLogger(__name__)

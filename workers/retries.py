@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from enum import Enum
 
-from storage.record import WORKER_LOST
+from storage.jobs.record import WORKER_LOST
 from workers.errors import (
     BadMedium,
     EngineError,

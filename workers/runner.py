@@ -11,27 +11,27 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from storage.access.partner_keys import PartnerKeyStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
-from storage.jobs import JobStore, StoredJob
-from storage.logs import LogStore
-from storage.media_check import MediaLimits
-from storage.objects import ObjectStore
-from storage.partner_keys import PartnerKeyStore
-from storage.record import CANCELLED_MESSAGE, JobRecord
-from storage.runtimes import RuntimeStore
+from storage.jobs.logs import LogStore
+from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.values import ErrorDetail, Output, ProgressDetails
+from storage.published.runtimes import RuntimeStore
 from storage.signal import Signal
-from storage.values import ErrorDetail, Output, ProgressDetails
+from storage.untrusted.media_check import MediaLimits
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
 from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed, WorkerError
 from workers.joblog import JobLog, LogSource
+from workers.outputs.strict import strict_json
+from workers.outputs.uploads import AttemptKeys, OutputUploads, UploadPolicy
 from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workers.retries import is_repeated, is_retryable
-from workers.strict import strict_json
-from workers.uploads import AttemptKeys, OutputUploads, UploadPolicy
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)

@@ -3,11 +3,11 @@
 import tempfile
 from pathlib import Path
 
+from storage.bucket.objects import ObjectStore
 from storage.errors import MediumRefused, ObjectNotFound
-from storage.media_check import MediaLimits, check_medium
-from storage.objects import ObjectStore
+from storage.jobs.values import Medium
 from storage.together import together
-from storage.values import Medium
+from storage.untrusted.media_check import MediaLimits, check_medium
 from workers.comfy.engine import ComfyEngine
 from workers.errors import BadMedium, StagingFailed
 

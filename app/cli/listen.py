@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED
-from storage.signing import BadSignature, verify
+from storage.webhooks.signing import BadSignature, verify
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 

@@ -7,8 +7,8 @@ from rich.console import Console
 from app.cli.exit_codes import FAILED, REFUSED
 from app.cli.output import print_json
 from app.client import Client, Json
-from storage.access import check_tenant
-from storage.signing import tenant_secret
+from storage.access.key_store import check_tenant
+from storage.webhooks.signing import tenant_secret
 
 
 def print_secrets(deployment: str, tenant: str) -> int:

@@ -4,10 +4,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.batch_acceptance import BatchAcceptance
-from app.batch_preparation import prepared_batch
 from app.outcome import outcome_of
-from app.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.routes.context import (
     NO_STORE,
     REPLAYED,
@@ -20,7 +17,10 @@ from app.routes.context import (
     json_body,
     tenant_of,
 )
-from app.views import batch_view
+from app.submission.batch_acceptance import BatchAcceptance
+from app.submission.batch_preparation import prepared_batch
+from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
+from app.views.jobs import batch_view
 from app.wire import BatchRequest
 from storage.batches import StoredBatch
 

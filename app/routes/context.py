@@ -12,13 +12,13 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.acceptance import Identity
 from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.config import ApiConfig
 from app.large_bodies import LargeBodies
 from app.problems import Problem
 from app.services import Services
+from app.submission.acceptance import Identity
 from app.watch import JobWatch
 from app.wire import MAX_IDEMPOTENCY_KEY
 

@@ -6,9 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.acceptance import Acceptance, Accepted
 from app.outcome import outcome_of
-from app.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.problems import Problem
 from app.routes.context import (
     NO_STORE,
@@ -24,11 +22,13 @@ from app.routes.context import (
     tenant_of,
     whole_number,
 )
-from app.views import job_row, job_urls, job_view, output_url
+from app.submission.acceptance import Acceptance, Accepted
+from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
+from app.views.jobs import job_row, job_urls, job_view, output_url
 from app.wire import JobAccepted, JobList, JobRequest
 from storage.errors import JobGone, PreconditionFailed
-from storage.jobs import StoredJob
-from storage.record import JobRecord, Status
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import StoredJob
 
 
 async def submit(request: Request) -> Response:

@@ -5,8 +5,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from app.routes.context import NO_STORE, answer, context_of
-from app.system_view import system_view
-from storage.record import DEFAULT_POOL
+from app.views.system import system_view
+from storage.jobs.record import DEFAULT_POOL
 from storage.together import together
 
 

@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.preparation import parsed
 from app.problems import Problem
-from app.quotas import Quotas
 from app.routes.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
+from app.submission.preparation import parsed
+from app.submission.quotas import Quotas
 from app.wire import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024

@@ -6,10 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.events import schema
-from app.preparation import parsed
 from app.problems import Problem
-from app.quotas import Quotas
 from app.routes.context import (
     NO_STORE,
     Context,
@@ -21,7 +18,10 @@ from app.routes.context import (
     tenant_of,
     whole_number,
 )
-from app.webhook_views import delivery_view, endpoint_view
+from app.submission.preparation import parsed
+from app.submission.quotas import Quotas
+from app.views.events import schema
+from app.views.webhooks import delivery_view, endpoint_view
 from app.wire import (
     MAX_REPLAYED,
     DeadLetterList,
@@ -32,11 +32,11 @@ from app.wire import (
     WebhookKeys,
     WebhookTestRequest,
 )
-from storage.deliveries import Delivery
 from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
-from storage.hints import event_ref
+from storage.jobs.hints import event_ref
 from storage.signal import DUE_TOPIC
 from storage.together import for_each
+from storage.webhooks.deliveries import Delivery
 
 MAX_BODY_BYTES = 256 * 1024
 

@@ -6,14 +6,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.acceptance import Acceptance
-from app.named import LONG_IN_NAMED_JOBS, job_request, request_model
-from app.preparation import Preparation, parsed
 from app.problems import Problem
 from app.routes.context import Context, answer, body_of, check_is_json, context_of, identity_of, json_body, tenant_of
 from app.routes.jobs import accepted_answer
-from app.workflow_views import WorkflowList, workflow_row, workflow_view
-from storage.record import DEFAULT_POOL
+from app.submission.acceptance import Acceptance
+from app.submission.named import LONG_IN_NAMED_JOBS, job_request, request_model
+from app.submission.preparation import Preparation, parsed
+from app.views.workflows import WorkflowList, workflow_row, workflow_view
+from storage.jobs.record import DEFAULT_POOL
 from workflows.catalogue import Catalogue
 from workflows.manifest import NamedWorkflow
 

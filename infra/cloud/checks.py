@@ -11,8 +11,8 @@ from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
 from infra.gpu_prices import MODAL_USD_PER_S
-from infra.modal_names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.models.manifest import models
+from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.settings import ENV_PREFIX, DeploymentSettings
 
 REQUIRED = (f"{ENV_PREFIX}BUCKET", f"{ENV_PREFIX}API_KEY")

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from app.cli import cli
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from storage.record import DEFAULT_POOL
+from storage.jobs.record import DEFAULT_POOL
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.cloud.checks import CloudChecks

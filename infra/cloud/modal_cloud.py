@@ -8,8 +8,8 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
-from infra.modal_names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
-from infra.modal_pools import ModalPools, UnknownPool
+from infra.on_modal.names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
+from infra.on_modal.pools import ModalPools, UnknownPool
 
 
 class ModalCloud:

@@ -12,7 +12,7 @@ from app.cli.output import print_json
 from app.client import ApiProblem, ApiUnreachable, Client
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
 from infra.cloud.scale import in_words
-from infra.modal_names import API_FUNCTION, PARTS
+from infra.on_modal.names import API_FUNCTION, PARTS
 
 PAGE = 200
 """Jobs are counted up to one page: a row of it costs the API a request to the bucket. As many means at least."""

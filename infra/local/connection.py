@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from infra.local.presence import replace_private
 from infra.settings import Settings
-from storage.signing import new_secret
+from storage.webhooks.signing import new_secret
 
 
 class Credentials(BaseModel):

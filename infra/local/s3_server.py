@@ -17,8 +17,8 @@ from pathlib import Path
 
 from infra.local.ports import free_port, is_free
 from storage import keys
+from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.errors import StorageError
-from storage.s3 import S3Config, S3ObjectStore
 from workers.guard import guarded, kill_group
 
 logger = logging.getLogger(__name__)

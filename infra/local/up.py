@@ -64,11 +64,11 @@ class LocalRuntime:
         self._written: Connection | None = None
         self.server: LocalS3Server | None = None
         self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        workers = [self._child(f"worker-{n + 1}", "infra.worker_process") for n in range(options.workers)]
+        workers = [self._child(f"worker-{n + 1}", "infra.local.worker_process") for n in range(options.workers)]
         self.children = [
-            self._child("api", "infra.api_process", fd=listener.fileno()),
-            self._child("reaper", "infra.reaper_process"),
-            self._child("deliverer", "infra.deliver_process"),
+            self._child("api", "infra.local.api_process", fd=listener.fileno()),
+            self._child("reaper", "infra.local.reaper_process"),
+            self._child("deliverer", "infra.local.deliver_process"),
             *workers,
         ]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from storage._s3_clients import make_client
-from storage.bucket_policy import run_policy, setup_policy
-from storage.s3 import S3Config
+from storage.bucket._s3_clients import make_client
+from storage.bucket.policy import run_policy, setup_policy
+from storage.bucket.s3 import S3Config
 from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]

@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from app import __version__
-from infra.modal_names import APP_NAME, PARTS
+from infra.on_modal.names import APP_NAME, PARTS
 from infra.settings import ENV_PREFIX
-from storage.record import DEFAULT_POOL
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
+from storage.jobs.record import DEFAULT_POOL
 from tests.plane import Plane
 from tests.support.environment import clean_environment
 from tests.support.graphs import example

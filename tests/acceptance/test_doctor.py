@@ -6,8 +6,8 @@ import pytest
 
 from infra.doctor import BucketChecks
 from infra.findings import Finding, examine
+from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.s3 import S3Config, S3ObjectStore
 from tests.support.faulty_proxy import faulty_proxy
 
 pytestmark = pytest.mark.anyio

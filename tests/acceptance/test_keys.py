@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from storage.s3 import S3Config
-from storage.signing import new_secret, tenant_secret
+from storage.bucket.s3 import S3Config
+from storage.webhooks.signing import new_secret, tenant_secret
 from tests.support.api_process import api_process, bucket_variables
 from tests.support.environment import clean_environment
 from tests.support.up import up

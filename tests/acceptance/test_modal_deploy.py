@@ -13,15 +13,15 @@ from standardwebhooks import Webhook
 
 from infra.cloud.checks import KNOWN_GPUS
 from infra.compose import open_objects, open_stores
-from infra.modal_names import APP_NAME
+from infra.on_modal.names import APP_NAME
 from infra.settings import Settings
 from storage import keys
+from storage.bucket.s3 import S3Config
 from storage.clock import SystemClock
-from storage.engine_info import EngineInfo
-from storage.jobs import JobStore
-from storage.s3 import S3Config
+from storage.jobs.store import JobStore
+from storage.published.engine_info import EngineInfo
 from storage.signal import MemorySignal
-from storage.signing import new_secret
+from storage.webhooks.signing import new_secret
 from tests.plane.state import Function
 from tests.support.deployed import BLUE, KEY, Deployed, bucket_settings, deployed, slow
 from tests.support.receiver import Receiver, receiver

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
 from tests.plane.state import Container
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow
 

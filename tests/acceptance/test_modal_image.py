@@ -8,9 +8,9 @@ import pytest
 from modal_proto import api_pb2 as pb
 
 from infra.image import CUDA_TAG
-from infra.modal_names import APP_NAME
 from infra.nodes import custom_nodes
-from storage.s3 import S3Config
+from infra.on_modal.names import APP_NAME
+from storage.bucket.s3 import S3Config
 from tests.plane import Plane
 from tests.support.deployed import BLUE, bucket_settings, deployed
 from tests.support.environment import clean_environment

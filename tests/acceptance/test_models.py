@@ -14,9 +14,9 @@ import pytest
 from infra.compose import open_stores
 from infra.settings import ENV_PREFIX, Settings
 from storage import keys
-from storage.engine_info import EngineInfo
+from storage.bucket.s3 import S3Config
 from storage.errors import ObjectNotFound
-from storage.s3 import S3Config
+from storage.published.engine_info import EngineInfo
 from storage.signal import MemorySignal
 from tests.plane import Plane
 from tests.support.deployed import bucket_settings, deployed
@@ -109,7 +109,7 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
     assert asyncio.run(published())
     script = (
         "import sys; from pathlib import Path; from infra.models.manifest import models; "
-        "from infra.modal_runtime import see_to_models; "
+        "from infra.on_modal.runtime import see_to_models; "
         "wanted = [model.model_dump() for model in models(Path(sys.argv[1]))]; "
         "print(*see_to_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
     )

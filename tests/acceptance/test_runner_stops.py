@@ -10,16 +10,16 @@ import psutil
 import pytest
 
 from infra.compose import runner_stores
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.memory import MemoryObjectStore
-from storage.record import Status
+from storage.jobs.record import Status
 from tests.support.graphs import EMPTY, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.engine import PromptQueue
 from workers.comfy.host import RunningEngine
 from workers.loop import WorkerLoop
-from workers.uploads import UploadPolicy
+from workers.outputs.uploads import UploadPolicy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
 from tests.support.faulty_proxy import WEATHER, FaultyProxy, faulty_proxy
 from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
 from tests.support.up import up

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from infra.local.s3_server import LocalS3Server
-from storage.s3 import S3ObjectStore
+from storage.bucket.s3 import S3ObjectStore
 
 pytestmark = pytest.mark.anyio
 

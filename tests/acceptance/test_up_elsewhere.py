@@ -10,7 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
 from tests.support.environment import clean_environment
 from tests.support.graphs import example
 from tests.support.up import COMMAND, finished, up

@@ -9,7 +9,7 @@ from typing import Self
 
 import psutil
 
-from storage.record import Status
+from storage.jobs.record import Status
 from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store
 from tests.support.workbench import workbench

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.memory import MemoryObjectStore
 from tests.bench.figures import Figure, Table, figures
 from tests.support.api_server import BLUE, running_api
 from tests.support.workbench import workbench

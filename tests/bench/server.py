@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from infra.local.s3_server import LocalS3Server
-from storage.s3 import S3Config, S3ObjectStore
+from storage.bucket.s3 import S3Config, S3ObjectStore
 
 BUCKET, ACCESS_KEY, SECRET_KEY = "bench", "BENCHACCESSKEY", "bench-secret-key"
 

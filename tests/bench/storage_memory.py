@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from storage.s3 import S3ObjectStore
+from storage.bucket.s3 import S3ObjectStore
 from tests.bench.figures import Figure, Table, figures
 from tests.bench.large_output import MEBIBYTES, MIB, PeakMemory
 from tests.bench.server import bench_config, bench_server

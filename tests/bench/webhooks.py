@@ -13,11 +13,11 @@ from pydantic import SecretStr
 
 from infra.compose import Stores, dispatcher, make_stores, webhook_transport
 from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import SystemClock
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
 from storage.signal import MemorySignal
-from storage.signing import new_secret
+from storage.webhooks.signing import new_secret
 from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store
 from tests.support.records import a_job

@@ -12,12 +12,12 @@ import pytest
 from app.config import ApiConfig
 from app.operations import OPERATIONS, Operation
 from storage import keys
-from storage.access import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record
-from storage.api_keys import new_key, new_kid, parse_key
+from storage.access.api_keys import new_key, new_kid, parse_key
+from storage.access.key_store import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore, StoredObject
 from storage.clock import ManualClock
 from storage.errors import KeyNotFound, PreconditionFailed, StorageUnavailable
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore, StoredObject
 from tests.support.api_server import BLUE, KEY, Api, running_api
 
 pytestmark = pytest.mark.anyio

@@ -13,11 +13,11 @@ from app.config import ApiConfig
 from infra.compose import reaper
 from infra.settings import Settings
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
+from storage.jobs.values import Output, ProgressDetails
 from storage.launcher import NoLauncher
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.values import Output, ProgressDetails
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 from tests.support.graphs import example
 from workers.lite.nodes import node_classes

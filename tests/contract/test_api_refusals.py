@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

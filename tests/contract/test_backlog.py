@@ -2,15 +2,15 @@
 
 import pytest
 
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import QUEUE
-from storage.hints import queue_key
+from storage.jobs.hints import queue_key
+from storage.jobs.record import DAY_S, Status
 from storage.launcher import NoLauncher
-from storage.objects import ObjectStore
-from storage.record import DAY_S, Status
 from tests.support.records import a_job
 from tests.support.shop import Shop
-from workers.backlog import LOOKED_AT
+from workers.upkeep.backlog import LOOKED_AT
 
 pytestmark = pytest.mark.anyio
 

@@ -8,14 +8,14 @@ from standardwebhooks import Webhook
 
 from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone
 from storage.hint_keys import MemberEntry, dead_letters_prefix
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import DAY_S
-from storage.signing import new_secret
-from storage.webhook_post import Answer
+from storage.jobs.record import DAY_S
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import DOWN, URL, Post
 from tests.support.records import a_job

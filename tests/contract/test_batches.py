@@ -12,13 +12,13 @@ from app.config import ApiConfig
 from infra.compose import reaper
 from infra.settings import Settings
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import BatchGone, StorageUnavailable
 from storage.hint_keys import QUEUE
+from storage.jobs.record import JobRecord
 from storage.launcher import NoLauncher
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import JobRecord
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

@@ -3,8 +3,8 @@
 import pytest
 
 from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from tests.support.api_server import KEY, running_api
 
 pytestmark = pytest.mark.anyio

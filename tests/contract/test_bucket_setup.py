@@ -9,12 +9,12 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from storage._s3_clients import make_client
-from storage.bucket_policy import BUCKET_ACTIONS, OBJECT_ACTIONS, run_policy, setup_policy
-from storage.bucket_setup import BucketSetup, NotSupported, cors_rules
+from storage.bucket._s3_clients import make_client
+from storage.bucket.objects import ObjectStore, SignedRequest
+from storage.bucket.policy import BUCKET_ACTIONS, OBJECT_ACTIONS, run_policy, setup_policy
+from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore
+from storage.bucket.setup import BucketSetup, NotSupported, cors_rules
 from storage.errors import StorageError, StorageUnavailable
-from storage.objects import ObjectStore, SignedRequest
-from storage.s3 import PART_BYTES, S3Config, S3ObjectStore
 from tests.support.faulty_proxy import FaultyProxy, faulty_proxy
 
 pytestmark = pytest.mark.anyio

@@ -11,14 +11,14 @@ from pydantic import SecretStr
 
 from infra.compose import Stores, dispatcher, make_stores
 from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.hint_keys import DueEntry, EventRef
-from storage.hints import endpoint_of
-from storage.memory import MemoryObjectStore
+from storage.jobs.hints import endpoint_of
 from storage.outbox import PAGE
 from storage.signal import MemorySignal
-from storage.signing import new_secret
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import new_secret
 from tests.support.records import a_job
 from workers.webhooks.dispatcher import AT_ONCE, AT_ONCE_PER_ENDPOINT, AT_ONCE_PER_HOST, MAX_PAGES
 

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import pytest
 
 from app.config import ApiConfig
-from app.events import EventRenderer
+from app.views.events import EventRenderer
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from storage.outbox import Committed
 from storage.signal import MemorySignal
-from storage.signing import Signer
+from storage.webhooks.signing import Signer
 from tests.support.post import Post
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher

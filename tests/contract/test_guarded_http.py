@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from infra.guarded_http import Guard, HeadLimits
+from infra.local.guarded_http import Guard, HeadLimits
 
 pytestmark = pytest.mark.anyio
 

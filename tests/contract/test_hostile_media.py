@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from storage.errors import MediumRefused
-from storage.media_check import UNKNOWN, MediaLimits, check_medium
+from storage.untrusted.media_check import UNKNOWN, MediaLimits, check_medium
 
 pytestmark = pytest.mark.anyio
 

@@ -10,13 +10,13 @@ from urllib.parse import quote
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.s3 import content_disposition
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
-from storage.record import Status
-from storage.s3 import content_disposition
+from storage.jobs.record import Status
 from tests.support.api_server import BLUE, PNG, Api, running_api
 from tests.support.workbench import Bench, workbench
-from workers.names import LONGEST_BYTES, safe_filename
+from workers.outputs.names import LONGEST_BYTES, safe_filename
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ import httpx
 import pytest
 
 from storage import keys
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.idempotency import KEY_LIFE
-from storage.objects import ObjectStore
-from storage.signing import new_secret
+from storage.jobs.idempotency import KEY_LIFE
+from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

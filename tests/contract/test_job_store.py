@@ -7,15 +7,15 @@ from datetime import timedelta
 import pytest
 
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, TransitionRefused
 from storage.hint_keys import QUEUE, index_prefix
-from storage.hints import list_key, queue_key, status_key
-from storage.jobs import MAX_LISTS, JobStore
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.queue import CANDIDATES, JobQueue
-from storage.record import JobRecord, Status
+from storage.jobs.hints import list_key, queue_key, status_key
+from storage.jobs.queue import CANDIDATES, JobQueue
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import MAX_LISTS, JobStore
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job
 from tests.support.shop import Shop

@@ -11,8 +11,8 @@ from app.body import MAX_VALUES
 from app.config import ApiConfig
 from app.large_bodies import LargeBodies
 from app.problems import Problem
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from tests.support.api_server import BLUE, KEY, Api, running_api
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.modal_names import APP_NAME
+from infra.on_modal.names import APP_NAME
 from storage.launcher import Launcher, MemoryLauncher
 from tests.plane import Plane
 
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 PRELUDE = """
 import asyncio, sys
-from infra.modal_launcher import ModalLauncher
-from infra.modal_pools import ModalPools
+from infra.on_modal.launcher import ModalLauncher
+from infra.on_modal.pools import ModalPools
 from tests.contract.test_launcher import keeps_the_contract
 launcher = ModalLauncher(ModalPools({}))
 """

@@ -10,8 +10,8 @@ import pytest
 
 from app.config import ApiConfig
 from app.limits import Limits
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

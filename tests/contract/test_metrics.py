@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from tests.support.api_server import BLUE, KEY, Api, running_api
 
 pytestmark = pytest.mark.anyio

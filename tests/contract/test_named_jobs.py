@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
 from tests.support.api_server import PNG, Api, running_api
 from workers.lite.nodes import node_classes
 from workflows.library import shipped

@@ -10,9 +10,9 @@ from typing import cast
 import httpx
 import pytest
 
+from storage.bucket.objects import ObjectStore
+from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
-from storage.objects import ObjectStore
-from storage.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
 from tests.support.faulty_proxy import Fault, faulty_proxy
 
 pytestmark = pytest.mark.anyio

@@ -12,12 +12,12 @@ from pydantic import SecretStr
 from infra.compose import Stores, runner_stores
 from infra.settings import Settings
 from storage import keys
+from storage.access.partner_keys import PartnerKeyStore
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import SealBroken
-from storage.memory import MemoryObjectStore
-from storage.partner_keys import PartnerKeyStore
-from storage.record import JobRecord
-from storage.signing import new_secret
+from storage.jobs.record import JobRecord
+from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.scripted_comfy import Play, ScriptedComfy, serving
 from tests.support.workbench import quick_policy

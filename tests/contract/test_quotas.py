@@ -13,15 +13,15 @@ from pydantic import SecretStr
 from app.config import ApiConfig
 from infra.settings import Settings
 from storage import keys
-from storage.byte_ledger import ByteLedger
+from storage.access.byte_ledger import ByteLedger
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import IndexEntry
-from storage.hints import endpoint_of
-from storage.loads import AUDIT_EVERY, COUNT_LIFE
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.signing import new_secret
+from storage.jobs.hints import endpoint_of
+from storage.jobs.loads import AUDIT_EVERY, COUNT_LIFE
 from storage.together import together
+from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import RUNNING
-from storage.hints import running_key
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import Status
+from storage.jobs.hints import running_key
+from storage.jobs.record import Status
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 

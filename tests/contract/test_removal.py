@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable, UploadNotFound
 from storage.hint_keys import DEADLINES, QUEUE, Deadline
-from storage.hints import hints_of
-from storage.idempotency import Claim
-from storage.jobs import YOUNG_HINT, LocalFile
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import DAY_S, Status
-from storage.uploads import UploadStore
+from storage.jobs.hints import hints_of
+from storage.jobs.idempotency import Claim
+from storage.jobs.record import DAY_S, Status
+from storage.jobs.store import YOUNG_HINT, LocalFile
+from storage.jobs.uploads import UploadStore
 from tests.support.records import a_job
 from tests.support.shop import Shop
-from workers.deadlines import Deadlines
+from workers.upkeep.deadlines import Deadlines
 
 pytestmark = pytest.mark.anyio
 

@@ -13,13 +13,13 @@ import pytest
 
 from infra.compose import make_stores, runner_stores
 from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import StorageUnavailable
-from storage.jobs import StoredJob
-from storage.memory import MemoryObjectStore
-from storage.record import JobRecord, Status
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import StoredJob
+from storage.jobs.values import Medium
 from storage.signal import MemorySignal
-from storage.values import Medium
 from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
 from tests.support.workbench import quick_policy

@@ -5,14 +5,14 @@ from datetime import timedelta
 import pytest
 
 from storage import keys
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
 from storage.errors import UploadIncomplete, UploadNotFound
-from storage.jobs import JobStore
-from storage.objects import ObjectStore
-from storage.runtimes import RuntimeStore
+from storage.jobs.store import JobStore
+from storage.jobs.uploads import UploadStore
+from storage.published.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
+from storage.published.runtimes import RuntimeStore
 from storage.signal import MemorySignal
-from storage.uploads import UploadStore
 from workflows.graph import parse_graph
 
 pytestmark = pytest.mark.anyio

@@ -15,11 +15,11 @@ from app.cli.exit_codes import REFUSED
 from app.cli.system import show_system
 from app.config import ApiConfig
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.values import Runtime
-from storage.worker_facts import AttentionChoice, WorkerFacts, WorkerFactsStore
+from storage.jobs.values import Runtime
+from storage.published.worker_facts import AttentionChoice, WorkerFacts, WorkerFactsStore
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.engines import saved
 from tests.support.workbench import workbench

@@ -19,11 +19,11 @@ import pytest
 
 from app.config import ApiConfig
 from app.operations import OPERATIONS, Operation
-from storage.api_keys import new_key
+from storage.access.api_keys import new_key
 from storage.clock import ManualClock
 from storage.hint_keys import IndexEntry
-from storage.values import Output
-from storage.webhook_post import Answer
+from storage.jobs.values import Output
+from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post
 from tests.support.watched_bucket import WatchedBucket

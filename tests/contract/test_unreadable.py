@@ -5,11 +5,11 @@ import json
 import pytest
 
 from storage import keys
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import JobGone, RecordUnreadable
 from storage.hint_keys import RUNNING
-from storage.objects import ObjectStore
-from storage.record import JobRecord, Status
+from storage.jobs.record import JobRecord, Status
 from tests.support.shop import LEASE_S, Shop
 
 pytestmark = pytest.mark.anyio

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.memory import MemoryObjectStore
-from storage.signing import new_secret
-from storage.values import ProgressDetails
-from storage.webhook_post import Answer
+from storage.jobs.values import ProgressDetails
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import URL, Post
 

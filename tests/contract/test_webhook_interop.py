@@ -18,9 +18,9 @@ from cloudevents.core.v1.event import CloudEvent
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.event_data import TYPES
-from app.events import schema
-from storage.signing import new_secret, public_key
+from app.views.event_data import TYPES
+from app.views.events import schema
+from storage.webhooks.signing import new_secret, public_key
 from tests.interop.requests import SignedEvent, signed_events
 
 SECRET, OTHER = new_secret(), new_secret()

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from storage.addresses import is_public_or_loopback
-from storage.webhook_post import EXCERPT_BYTES, Answer, RemotePoster
+from storage.untrusted.addresses import is_public_or_loopback
+from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 
 pytestmark = pytest.mark.anyio
 

@@ -8,19 +8,19 @@ import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from app.config import ApiConfig
-from app.events import EventRenderer
+from app.views.events import EventRenderer
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
 from storage.hint_keys import DUE, DueEntry
-from storage.hints import endpoint_of, event_ref, hints_of
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import JobRecord
-from storage.signing import Signer, new_secret, tenant_secret
-from storage.values import Output, ProgressDetails
-from storage.webhook_post import Answer
+from storage.jobs.hints import endpoint_of, event_ref, hints_of
+from storage.jobs.record import JobRecord
+from storage.jobs.values import Output, ProgressDetails
+from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import Signer, new_secret, tenant_secret
 from tests.support.post import DOWN, OK, URL, Post
 from tests.support.records import a_job
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
@@ -77,7 +77,7 @@ async def test_only_wanted_events_are_told(post: Post) -> None:
 @pytest.mark.parametrize("end", ["cancelled", "node_error", "queue_timeout", "worker_lost", "timeout"])
 async def test_every_end_is_told(post: Post, end: str) -> None:
     """Whoever ends the job: its owner, a node, the queue limit, the reaper."""
-    from storage.values import ErrorDetail
+    from storage.jobs.values import ErrorDetail
 
     jobs = post.stores.jobs
     if end == "queue_timeout":

@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, TextLimits
 from app.wire import BatchRequest, JobRequest, UploadRequest
 from infra.redaction import Redactor
-from storage.api_keys import parse_key
+from storage.access.api_keys import parse_key
+from storage.bucket.s3 import content_disposition
 from storage.errors import MediumRefused
-from storage.media_check import MediaLimits, check_medium
-from storage.s3 import content_disposition
+from storage.untrusted.media_check import MediaLimits, check_medium
 from tests.support.api_server import BLUE, PNG
 from tests.support.graphs import check
-from workers.names import safe_filename
-from workers.outputs import outputs_of
+from workers.outputs.names import safe_filename
+from workers.outputs.payload import outputs_of
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.execution import for_execution

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.memory import MemoryObjectStore
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post
 from tests.support.workbench import workbench

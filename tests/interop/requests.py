@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 from app.config import ApiConfig
-from app.events import EventRenderer
+from app.views.events import EventRenderer
 from storage.batches import BatchRecord
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import EventRef
-from storage.memory import MemoryObjectStore
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.values import ErrorDetail, EventName, Output, ProgressDetails
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
-from storage.record import JobRecord, Status
-from storage.signing import Signer, new_secret
-from storage.values import ErrorDetail, EventName, Output, ProgressDetails
+from storage.webhooks.signing import Signer, new_secret
 from tests.support.records import a_job
 
 URL = "https://receiver.example/hook"

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.worker_facts import AttentionChoice
+from storage.published.worker_facts import AttentionChoice
 from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue

@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
-from storage.deliveries import DeliveryStore, StoredDelivery
 from storage.hint_keys import DueEntry
-from storage.hints import hints_of, list_key
-from storage.jobs import JobStore, LocalFile, StoredJob
-from storage.record import JobRecord, Status
-from storage.values import Lease
+from storage.jobs.hints import hints_of, list_key
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import JobStore, LocalFile, StoredJob
+from storage.jobs.values import Lease
+from storage.webhooks.deliveries import DeliveryStore, StoredDelivery
 from tests.simulation.process import ProcessStore
 
 Mutation = Callable[[], AbstractContextManager[Any]]

@@ -6,8 +6,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from storage.memory import MemoryObjectStore
-from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 from tests.simulation.faults import Faults, ProcessDied
 
 T = TypeVar("T")

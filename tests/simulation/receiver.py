@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
 from tests.simulation.faults import Faults
 from tests.simulation.watcher import Watcher
 

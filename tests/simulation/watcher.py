@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 from storage import keys
 from storage.batches import BatchRecord
+from storage.bucket.memory import MemoryObjectStore
 from storage.hint_keys import DUE, RUNNING, IndexEntry, index_prefix
-from storage.hints import event_ref, queue_key
-from storage.memory import MemoryObjectStore
-from storage.record import TRANSITIONS, JobRecord, Status
-from storage.tombstone import Tombstone
-from storage.values import JobEvent
+from storage.jobs.hints import event_ref, queue_key
+from storage.jobs.record import TRANSITIONS, JobRecord, Status
+from storage.jobs.tombstone import Tombstone
+from storage.jobs.values import JobEvent
 from tests.simulation.process import Process
 from tests.simulation.virtual_time import START, VirtualClock
 

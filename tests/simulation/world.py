@@ -16,25 +16,25 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from app.acceptance import Acceptance, Identity
-from app.batch_acceptance import BatchAcceptance
-from app.batch_preparation import PreparedBatch
 from app.config import ApiConfig
-from app.media import LocalMedium
-from app.preparation import PreparedJob, PreparedWorkflow
 from app.services import Services
+from app.submission.acceptance import Acceptance, Identity
+from app.submission.batch_acceptance import BatchAcceptance
+from app.submission.batch_preparation import PreparedBatch
+from app.submission.media import LocalMedium
+from app.submission.preparation import PreparedJob, PreparedWorkflow
 from app.wire import JobOptions
 from infra.compose import Stores, api_services, dispatcher, make_stores, reaper, worker_loop
 from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
+from storage.bucket.memory import MemoryObjectStore
 from storage.errors import JobGone, PreconditionFailed, StorageError
-from storage.hints import event_ref
-from storage.jobs import StoredJob
+from storage.jobs.hints import event_ref
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import StoredJob
+from storage.jobs.tombstone import LIFE
 from storage.launcher import NoLauncher
-from storage.memory import MemoryObjectStore
-from storage.record import JobRecord, Status
 from storage.signal import MemorySignal
-from storage.tombstone import LIFE
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
 from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory

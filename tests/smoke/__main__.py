@@ -17,7 +17,7 @@ from app.cli.exit_codes import FAILED, UNREACHABLE
 from app.client import ApiProblem, Client, Json
 from infra.cloud.modal_cloud import ModalCloud
 from infra.cloud.port import Cloud, CloudError
-from infra.modal_names import API_FUNCTION
+from infra.on_modal.names import API_FUNCTION
 from infra.photograph import write_photograph
 from infra.settings import DeploymentSettings
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
 from tests.support.environment import clean_environment
 
 
@@ -33,7 +33,7 @@ def api_process(settings: Mapping[str, str]) -> Iterator[str]:
         listener.listen()
         os.set_inheritable(listener.fileno(), True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "infra.api_process", "--fd", str(listener.fileno())],
+            [sys.executable, "-m", "infra.local.api_process", "--fd", str(listener.fileno())],
             env=clean_environment() | dict(settings),
             pass_fds=(listener.fileno(),),
             stderr=subprocess.DEVNULL,

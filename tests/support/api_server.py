@@ -16,14 +16,14 @@ from app.config import ApiConfig
 from app.services import Services
 from infra.compose import Stores, api_services, make_stores
 from infra.settings import Settings
-from storage.access import DEFAULT_SCOPES, KeyScope, new_record
+from storage.access.key_store import DEFAULT_SCOPES, KeyScope, new_record
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
+from storage.jobs.queue import JobQueue
 from storage.launcher import Launcher, MemoryLauncher
-from storage.objects import ObjectStore
-from storage.queue import JobQueue
-from storage.remote import Fetched
 from storage.signal import MemorySignal
+from storage.untrusted.remote import Fetched
 
 KEY = "test-key"
 BLUE: dict[str, Any] = {

@@ -12,9 +12,9 @@ from typing import Any
 
 import httpx
 
-from infra.modal_names import APP_NAME
+from infra.on_modal.names import APP_NAME
 from infra.settings import ENV_PREFIX
-from storage.s3 import S3Config
+from storage.bucket.s3 import S3Config
 from tests.plane import Plane
 from tests.support.environment import clean_environment
 

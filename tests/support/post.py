@@ -7,18 +7,18 @@ from datetime import timedelta
 from typing import Any
 
 from app.config import ApiConfig
-from app.events import EventRenderer
+from app.views.events import EventRenderer
 from infra.compose import make_stores, reaper
 from infra.settings import Settings
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import DUE, DueEntry
-from storage.jobs import StoredJob
+from storage.jobs.record import JobRecord
+from storage.jobs.store import StoredJob
 from storage.launcher import NoLauncher
-from storage.objects import ObjectStore
-from storage.record import JobRecord
 from storage.signal import MemorySignal
-from storage.signing import Signer, new_secret
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import Signer, new_secret
 from tests.support.records import a_job
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher

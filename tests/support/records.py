@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from storage.record import JobRecord
+from storage.jobs.record import JobRecord
 
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

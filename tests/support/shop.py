@@ -4,11 +4,11 @@ from datetime import timedelta
 
 from infra.compose import make_stores, reaper
 from infra.settings import Settings
+from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.jobs import StoredJob
+from storage.jobs.record import JobRecord
+from storage.jobs.store import StoredJob
 from storage.launcher import Launcher, MemoryLauncher
-from storage.objects import ObjectStore
-from storage.record import JobRecord
 from storage.signal import MemorySignal
 from tests.support.records import a_job
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 from storage.clock import Clock
-from storage.memory import MemoryObjectStore
-from storage.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 
 
 class WatchedBucket(MemoryObjectStore):

@@ -11,13 +11,13 @@ from typing import Any
 
 from infra.compose import Stores, make_stores, runner_stores
 from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, SystemClock
-from storage.jobs import JobStore, StoredJob
-from storage.memory import MemoryObjectStore
-from storage.objects import ObjectStore
-from storage.record import JobRecord
+from storage.jobs.record import JobRecord
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.values import Medium
 from storage.signal import MemorySignal
-from storage.values import Medium
 from tests.support.records import a_job
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy

@@ -7,7 +7,7 @@ import random
 import socket
 from typing import Protocol
 
-from storage.worker_facts import AttentionChoice
+from storage.published.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from storage.worker_facts import AttentionChoice
+from storage.published.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
 from workers.comfy.host import EngineProcess
 from workers.comfy.http_engine import HttpEngine

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from storage.worker_facts import AttentionChoice
+from storage.published.worker_facts import AttentionChoice
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.host import EngineHost

@@ -12,15 +12,15 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from storage import keys
+from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
-from storage.endpoints import EndpointStore
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
 from storage.hint_keys import DueEntry
-from storage.objects import ObjectStore
 from storage.outbox import Committed, JobHappened, Outbox, TestAsked
-from storage.signing import Signer
-from storage.webhook_post import Answer, WebhookTransport
+from storage.webhooks.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
+from storage.webhooks.endpoints import EndpointStore
+from storage.webhooks.post import Answer, WebhookTransport
+from storage.webhooks.signing import Signer
 from workers.webhooks.policy import Verdict, judge
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ Result = Literal["delivered", "again", "dead", "dropped", "later"]
 
 
 class Renderer(Protocol):
-    """Makes the CloudEvent, with presigned URLs that are fresh; `app.events` does."""
+    """Makes the CloudEvent, with presigned URLs that are fresh; `app.views.events` does."""
 
     def type_of(self, found: Committed) -> str: ...
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
 
 SCHEDULE = (
     timedelta(seconds=5),

@@ -16,9 +16,9 @@ from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel,
 from infra.cloud.scale import in_words, refusal, rescale
 from infra.cloud.status import look, show_status
 from infra.findings import Check, Finding, examine, show
-from infra.modal_names import PARTS
+from infra.on_modal.names import PARTS
 from infra.settings import DeploymentSettings
-from storage.record import DEFAULT_POOL
+from storage.jobs.record import DEFAULT_POOL
 
 pytestmark = pytest.mark.anyio
 

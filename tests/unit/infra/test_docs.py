@@ -12,12 +12,12 @@ from cyclopts import App
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
 from app.config import ApiConfig
-from app.event_data import TYPES
+from app.views.event_data import TYPES
 from app.wire import JobView
 from storage import keys
-from storage.bucket_policy import run_policy
-from storage.record import QUEUE_TIMEOUT, WORKER_LOST
-from storage.signing import Signer, verify
+from storage.bucket.policy import run_policy
+from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST
+from storage.webhooks.signing import Signer, verify
 from tests.interop.requests import signed_events
 from workers import errors
 from workers.retries import POLICY, is_repeated, is_retryable

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.api_keys import PREFIX, PresentedKey, is_kid, new_key, new_kid, parse_key, sha256_of
+from storage.access.api_keys import PREFIX, PresentedKey, is_kid, new_key, new_kid, parse_key, sha256_of
 
 KEY = new_key("abcdefg2")
 

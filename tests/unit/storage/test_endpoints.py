@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from storage.endpoints import DISABLE_AFTER, FIRST_PAUSE, LONGEST_PAUSE, OPEN_AFTER, QUIET, Endpoint
+from storage.webhooks.endpoints import DISABLE_AFTER, FIRST_PAUSE, LONGEST_PAUSE, OPEN_AFTER, QUIET, Endpoint
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 FRESH = Endpoint(tenant="t", url="https://receiver.example/")

@@ -2,8 +2,8 @@
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.memory import MemoryObjectStore
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from aiohttp import web
 
-from storage.addresses import is_public
 from storage.errors import FetchFailed, FetchRefused
-from storage.pinned_http import MAX_ADDRESSES, DestinationRefused, PinnedTransport, pinned_client
-from storage.remote import RemoteFetcher
+from storage.untrusted.addresses import is_public
+from storage.untrusted.pinned_http import MAX_ADDRESSES, DestinationRefused, PinnedTransport, pinned_client
+from storage.untrusted.remote import RemoteFetcher
 from tests.support.api_server import PNG
 
 pytestmark = pytest.mark.anyio

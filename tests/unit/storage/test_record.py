@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
-from storage.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
-from storage.usage import total_seconds
-from storage.values import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
+from storage.jobs.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
+from storage.jobs.usage import total_seconds
+from storage.jobs.values import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 OUTPUT = Output(

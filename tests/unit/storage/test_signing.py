@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.signing import (
+from storage.webhooks.signing import (
     TOLERANCE_S,
     BadSecret,
     BadSignature,

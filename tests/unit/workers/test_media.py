@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from workers.media import Facts, content_type_of, examine
+from workers.outputs.media import Facts, content_type_of, examine
 
 
 def written(folder: Path, name: str, body: bytes) -> Path:

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.comfy.engine import FileRef
-from workers.names import LONGEST_BYTES, safe_filename
-from workers.outputs import FileOutput, InlineOutput, outputs_of, type_of
-from workers.strict import strict_json, strict_text
+from workers.outputs.names import LONGEST_BYTES, safe_filename
+from workers.outputs.payload import FileOutput, InlineOutput, outputs_of, type_of
+from workers.outputs.strict import strict_json, strict_text
 
 PNG = {"filename": "a_00001_.png", "subfolder": "x", "type": "output"}
 REF = FileRef("a_00001_.png", "x", "output")

@@ -5,13 +5,13 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import StorageRefused
-from storage.jobs import JobStore, StoredJob
-from storage.memory import MemoryObjectStore
-from storage.queue import JobQueue
+from storage.jobs.queue import JobQueue
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.values import ProgressDetails
 from storage.signal import MemorySignal, job_topic
-from storage.values import ProgressDetails
 from tests.support.records import a_job
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.webhook_post import Answer
+from storage.webhooks.post import Answer
 from workers.webhooks.policy import JITTER, LONGEST_RETRY_AFTER, SCHEDULE, Verdict, delay, judge
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)

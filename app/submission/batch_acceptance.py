@@ -1,0 +1,118 @@
+"""Storing a batch: every job is written, then one write accepts them all. See `storage.batches`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from app.config import ApiConfig
+from app.services import Services
+from app.submission.acceptance import Acceptance, Identity, stored_medium, workflow_json
+from app.submission.batch_preparation import PreparedBatch
+from app.submission.media import LocalMedium, PreparedMedium
+from app.submission.preparation import PreparedJob
+from app.submission.quotas import Quotas
+from storage import keys
+from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
+from storage.jobs.record import JobRecord
+from storage.jobs.values import Medium
+from storage.together import for_each
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptedBatch:
+    """`is_replay`: an earlier request with this Idempotency-Key made the batch."""
+
+    stored: StoredBatch
+    is_replay: bool = False
+
+
+class BatchAcceptance:
+    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+        self._services = services
+        self._config = config
+        self._tenant = tenant
+        self._acceptance = Acceptance(services, config, tenant)
+        self._quotas = Quotas(services, config, tenant)
+
+    async def replayed(self, identity: Identity) -> AcceptedBatch | None:
+        """As `Acceptance.replayed`."""
+        batch_id = await self._acceptance.known("batches", identity)
+        known = None if batch_id is None else await self._known(batch_id)
+        return None if known is None else AcceptedBatch(known, is_replay=True)
+
+    async def batch(self, prepared: PreparedBatch, identity: Identity) -> AcceptedBatch:
+        """All of the jobs, or none. Media that every job uses are stored once, beside the batch."""
+        batch_id, is_first = await self._acceptance.identify("batches", identity)
+        if not is_first and (known := await self._known(batch_id)) is not None:
+            return AcceptedBatch(known, is_replay=True)
+        job_ids = [member_id(batch_id, position) for position in range(len(prepared.jobs))]
+        jobs = dict(zip(job_ids, prepared.jobs, strict=True))
+        async with self._quotas.admitted(jobs, prepared.webhook_url):
+            return await self._make(prepared, identity, batch_id, job_ids)
+
+    async def _make(
+        self, prepared: PreparedBatch, identity: Identity, batch_id: str, job_ids: Sequence[str]
+    ) -> AcceptedBatch:
+        draft = await self._services.batches.draft(
+            BatchRecord(
+                tenant=self._tenant,
+                batch_id=batch_id,
+                job_ids=tuple(job_ids),
+                metadata=prepared.metadata,
+                created_at=self._services.clock.now(),
+                retain_s=self._config.retain_s,
+                webhook_url=prepared.webhook_url,
+                has_webhook_secret=prepared.webhook_secret is not None,
+            )
+        )
+        if draft.record.is_open:
+            return AcceptedBatch(draft, is_replay=True)
+        stored_media = await self._store_shared(batch_id, prepared.shared)
+        if prepared.webhook_secret is not None:
+            key = keys.batch_webhook_secret(self._tenant, batch_id)
+            await self._services.objects.put(key, prepared.webhook_secret.encode())
+        numbered = list(enumerate(prepared.jobs))
+        records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
+        opened = await self._services.batches.accept(draft, records)
+        await for_each(records, self._acceptance.spawn)
+        return AcceptedBatch(opened)
+
+    async def _known(self, batch_id: str) -> StoredBatch | None:
+        """None for one that was not accepted: its maker crashed in between, was refused, or is not ready."""
+        try:
+            return await self._services.batches.read(self._tenant, batch_id)
+        except BatchGone:
+            raise
+        except BatchNotFound:
+            return None
+
+    async def _store_shared(self, batch_id: str, shared: Sequence[PreparedMedium]) -> dict[PreparedMedium, Medium]:
+        stored: dict[PreparedMedium, Medium] = {}
+        for position, given in enumerate(shared):
+            if isinstance(given, LocalMedium):
+                key = keys.batch_medium(self._tenant, batch_id, position)
+                await self._services.objects.upload_file(key, given.path, content_type=given.content_type)
+                stored[given] = stored_medium(given, key)
+        return stored
+
+    async def _write(
+        self,
+        batch: BatchRecord,
+        position: int,
+        prepared: PreparedJob,
+        identity: Identity,
+        shared: dict[PreparedMedium, Medium],
+    ) -> JobRecord:
+        """The job's record as it stands in the bucket: a repeat of the request finds those of the first one."""
+        job_id = batch.job_ids[position]
+        record, files = self._acceptance.draft(
+            prepared, job_id, batch.created_at, identity, batch_id=batch.batch_id, shared=shared
+        )
+        await self._acceptance.hold_uploads(prepared, job_id)
+        try:
+            stored = await self._services.jobs.write_new(
+                record, workflow=workflow_json(prepared), files=files, beside=self._acceptance.beside(prepared, record)
+            )
+        except PreconditionFailed:
+            stored = await self._services.jobs.read(self._tenant, job_id)
+        return stored.record

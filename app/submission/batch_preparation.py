@@ -1,0 +1,75 @@
+"""Checking a batch: either one workflow with many sets of inputs, or a list of jobs of their own."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from app.config import ApiConfig
+from app.problems import Problem
+from app.submission.media import PreparedMedium
+from app.submission.preparation import Preparation, PreparedJob
+from app.wire import BatchRequest, InputValue, JobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedBatch:
+    """`shared` are media that every job uses."""
+
+    jobs: tuple[PreparedJob, ...]
+    shared: tuple[PreparedMedium, ...]
+    metadata: dict[str, str]
+    webhook_url: str | None
+    webhook_secret: str | None = None
+
+
+async def prepared_batch(preparation: Preparation, request: BatchRequest, config: ApiConfig) -> PreparedBatch:
+    """`Problem` for the first job that something is wrong with: then none is accepted."""
+    if request.jobs is not None and request.input_sets is None:
+        _only_jobs(request)
+        preparation.check(request, "")
+        _check_count("jobs", len(request.jobs), config)
+        return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata, request.webhook_url)
+    if request.input_sets is not None and request.jobs is None:
+        _check_count("input_sets", len(request.input_sets), config)
+        return await _variations(preparation, request, request.input_sets)
+    raise Problem("batch-ambiguous", "a batch has either `workflow` and `input_sets`, or `jobs`", pointer="")
+
+
+def _only_jobs(request: BatchRequest) -> None:
+    beside = sorted(request.model_fields_set - {"jobs", "metadata", "webhook_url"})
+    if beside:
+        detail = f"beside `jobs`, {beside[0]} has no meaning: each job has its own"
+        raise Problem("batch-ambiguous", detail, pointer=f"/{beside[0]}")
+
+
+def _check_count(field: str, count: int, config: ApiConfig) -> None:
+    if not 1 <= count <= config.most_jobs_at_once:
+        detail = f"{count} jobs, from 1 to {config.most_jobs_at_once} make a batch"
+        raise Problem("too-many-jobs" if count else "validation-error", detail, pointer=f"/{field}")
+
+
+async def _own_jobs(preparation: Preparation, requests: Sequence[JobRequest]) -> tuple[PreparedJob, ...]:
+    jobs = []
+    for position, request in enumerate(requests):
+        jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
+        await asyncio.sleep(0)  # a thousand graphs take their time: others are served in between
+    return tuple(jobs)
+
+
+async def _variations(
+    preparation: Preparation, request: BatchRequest, input_sets: Sequence[Sequence[InputValue]]
+) -> PreparedBatch:
+    preparation.check(request, "")
+    workflow = await preparation.workflow(request.workflow, "")
+    jobs = []
+    for position, inputs in enumerate(input_sets):
+        jobs.append(await preparation.job(request, workflow, inputs, f"/input_sets/{position}", "/workflow"))
+        await asyncio.sleep(0)
+    media = await preparation.media(request, "")
+    return PreparedBatch(
+        tuple(replace(job, media=media) for job in jobs),
+        media,
+        request.metadata,
+        request.webhook_url,
+        request.webhook_secret,
+    )

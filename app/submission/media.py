@@ -1,0 +1,147 @@
+"""The files of a submission: decoded, fetched or looked up, and checked, before anything is stored."""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import filetype
+
+from app.body import BadBase64, BadText, Body, BodyTooLarge, TextTooLong
+from app.config import ApiConfig
+from app.problems import Problem
+from app.services import Services
+from app.wire import InputValue, MediumSource
+from storage.errors import FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
+from storage.jobs.values import Medium
+from storage.untrusted.media_check import check_medium
+from workflows.errors import pointer
+
+_FORBIDDEN_IN_NAMES = frozenset('/\\\0:*?"<>|')
+LONGEST_NAME_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LocalMedium:
+    """A medium that waits in a local file to be stored."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedMedium:
+    """A medium that lies in the bucket already, and is used there: an upload never changes."""
+
+    upload_id: str
+    medium: Medium
+
+
+PreparedMedium = LocalMedium | UploadedMedium
+
+
+class MediaIntake:
+    """Files land in the folder of `body` and go with it. Every method raises `Problem`."""
+
+    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+        self._services = services
+        self._config = config
+        self._tenant = tenant
+        self._body = body
+
+    async def picture(self, given: InputValue, position: int, where: str) -> LocalMedium:
+        """The file of an image input, under a name that the input is then set to."""
+        if not isinstance(given.value, str):
+            raise Problem("validation-error", f"{where} is not a string", pointer=where)
+        path = self._new_file()
+        if given.type == "image_url":
+            medium = await self._fetched("picture", given.value, path, where)
+        else:
+            medium = await self._decoded("picture", given.value, path, where)
+        name = f"input_{given.node}_{position}.{_extension(path)}"
+        return LocalMedium(_plain(name), path, medium.size_bytes, medium.content_type)
+
+    async def media(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedMedium, ...]:
+        """`root` is where `media` stands in the request."""
+        names: set[str] = set()
+        found: list[PreparedMedium] = []
+        for position, source in enumerate(sources):
+            where = root + pointer(position)
+            _check_name(source.name, f"{where}/name")
+            if source.name in names:
+                raise Problem("duplicate-media-name", f"{source.name!r} is given twice", pointer=f"{where}/name")
+            names.add(source.name)
+            found.append(await self._medium(source, self._new_file(), where))
+        return tuple(found)
+
+    def _new_file(self) -> Path:
+        return self._body.new_file(f"medium-{uuid.uuid4().hex}")
+
+    async def _medium(self, source: MediumSource, path: Path, where: str) -> PreparedMedium:
+        given = [kind for kind in ("data", "url", "upload_id") if getattr(source, kind) is not None]
+        if len(given) != 1:
+            said = " and ".join(given) or "none of data, url and upload_id"
+            raise Problem("media-source-ambiguous", f"{source.name!r} has {said}", pointer=where)
+        if source.data is not None:
+            return await self._decoded(source.name, source.data, path, f"{where}/data")
+        if source.url is not None:
+            return await self._fetched(source.name, source.url, path, f"{where}/url")
+        return await self._uploaded(source.name, source.upload_id or "", f"{where}/upload_id")
+
+    async def _decoded(self, name: str, value: str, path: Path, where: str) -> LocalMedium:
+        limit = self._config.max_medium_bytes
+        try:
+            size = await asyncio.to_thread(self._body.spooled(value).decode_base64, path, limit)
+        except BodyTooLarge:
+            raise Problem("medium-too-large", f"{name!r} has more than {limit} bytes", pointer=where) from None
+        except BadBase64 as error:
+            raise Problem("bad-base64", f"{name!r}: {error}", pointer=where) from None
+        if size == 0:
+            raise Problem("bad-base64", f"{name!r} is empty", pointer=where)
+        return LocalMedium(name, path, size, await self._checked(name, path, where))
+
+    async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalMedium:
+        try:
+            fetched = await self._services.fetcher.fetch(self._body.spooled(url).text(2048), path)
+        except (FetchRefused, TextTooLong, BadText) as error:
+            raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
+        except FetchFailed as error:
+            raise Problem("fetch-failed", f"{name!r}: {error}", pointer=where) from None
+        return LocalMedium(name, path, fetched.size_bytes, await self._checked(name, path, where))
+
+    async def _checked(self, name: str, path: Path, where: str) -> str:
+        """Its content type."""
+        try:
+            return await check_medium(path, self._config.media_limits)
+        except MediumRefused as error:
+            raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
+
+    async def _uploaded(self, name: str, upload_id: str, where: str) -> UploadedMedium:
+        try:
+            upload = await self._services.uploads.resolve(self._tenant, upload_id)
+        except UploadNotFound:
+            raise Problem("unknown-upload", f"there is no upload {upload_id!r}", pointer=where) from None
+        except UploadIncomplete as error:
+            raise Problem("upload-incomplete", str(error), pointer=where) from None
+        medium = Medium(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
+        return UploadedMedium(upload_id, medium)
+
+
+def _check_name(name: str, where: str) -> None:
+    """A plain file name: loader nodes and file systems must not see anything else in it."""
+    plain = not _FORBIDDEN_IN_NAMES & set(name) and name.isprintable() and name.strip(" .") == name
+    if not name or not plain or len(name.encode()) > LONGEST_NAME_BYTES:
+        raise Problem("bad-media-name", f"{name[:100]!r} is not a plain file name", pointer=where)
+
+
+def _plain(name: str) -> str:
+    """Node ids may hold anything."""
+    return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
+
+
+def _extension(path: Path) -> str:
+    kind = filetype.guess(str(path))
+    return kind.extension if kind else "png"

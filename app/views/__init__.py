@@ -1,0 +1,1 @@
+"""Records as clients see them, in answers and in events."""

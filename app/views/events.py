@@ -1,0 +1,103 @@
+"""Events as receivers see them: CloudEvents 1.0 in structured mode, at once the body of a Standard Webhooks message.
+
+The id of an event never changes; the presigned URLs in its data are fresh each time it is made.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloudevents.core.bindings.http import to_structured
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
+from pydantic import BaseModel
+
+from app.config import ApiConfig
+from app.views.event_data import TYPES, JobProgressed, JobQueued, JobStarted, OutputsMade, WebhookTested
+from app.views.jobs import batch_view, job_view, output_view
+from app.wire import ProgressView
+from storage.batches import BatchRecord
+from storage.bucket.objects import ObjectStore
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.values import BATCH_TYPE, TEST_TYPE, JobEvent, ProgressDetails, job_event_type
+from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
+
+SCHEMAS_PATH = "/schemas"
+
+TEST_MESSAGE = "This receiver works: the signature can be verified now."
+
+
+class EventRenderer:
+    """`config.public_url` is the base of links in events; without it they are relative."""
+
+    def __init__(self, objects: ObjectStore, config: ApiConfig) -> None:
+        self._objects = objects
+        self._config = config
+        self._base = (config.public_url or "").rstrip("/")
+
+    def type_of(self, found: Committed) -> str:
+        match found:
+            case JobHappened(event=event):
+                return job_event_type(event.name)
+            case BatchFinished():
+                return BATCH_TYPE
+            case TestAsked():
+                return TEST_TYPE
+
+    def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
+        """The request's headers and body."""
+        kind = self.type_of(found)
+        attributes: dict[str, Any] = {
+            "id": found.ref.event_id,
+            "type": kind,
+            "time": found.time,
+            "datacontenttype": "application/json",
+            "dataschema": f"{self._base}{SCHEMAS_PATH}/{kind}.json",
+            "sequence": f"{found.ref.sequence:08d}",
+            "partitionkey": found.ref.id,
+        }
+        match found:
+            case JobHappened(record=record, event=event):
+                attributes |= {"source": f"{self._base}/v1/jobs/{record.job_id}", "subject": record.job_id}
+                if record.traceparent is not None:
+                    attributes["traceparent"] = record.traceparent
+                data = self._job_data(record, event)
+            case BatchFinished(record=batch, statuses=statuses):
+                attributes |= {"source": f"{self._base}/v1/batches/{batch.batch_id}", "subject": batch.batch_id}
+                data = self._batch_data(batch, statuses)
+            case TestAsked():
+                attributes |= {"source": f"{self._base}/v1/webhooks", "subject": found.ref.id}
+                data = WebhookTested(message=TEST_MESSAGE)
+        message = to_structured(CloudEvent(attributes, data.model_dump(mode="json")), JSONFormat())
+        return message.headers, message.body
+
+    def _job_data(self, record: JobRecord, event: JobEvent) -> BaseModel:
+        """Terminal events carry the whole job, as GET shows it."""
+        about: dict[str, Any] = {"job_id": record.job_id, "attempt": event.attempt}
+        match event.name:
+            case "completed" | "failed":
+                return job_view(record, self._objects, self._config, self._base)
+            case "queued":
+                return JobQueued(**about, created_at=record.created_at, metadata=record.metadata)
+            case "started":
+                return JobStarted(**about, started_at=event.time, metadata=record.metadata)
+            case "progress":
+                details = (event.progress_details or ProgressDetails()).model_dump()
+                view = ProgressView.model_validate(details)
+                return JobProgressed(**about, progress=event.progress or 0, progress_details=view)
+            case "output":
+                news = [output for output in record.outputs if output.key in event.outputs]
+                views = [output_view(output, self._objects, self._config) for output in news]
+                return OutputsMade(**about, outputs=views)
+
+    def _batch_data(self, batch: BatchRecord, statuses: Mapping[str, Status | None]) -> BaseModel:
+        return batch_view(batch, statuses, self._base)
+
+
+def schema(kind: str, base: str) -> dict[str, Any]:
+    """The JSON Schema of a type's data; KeyError for an unknown type."""
+    document: dict[str, Any] = TYPES[kind].model_json_schema(mode="serialization")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"{base}{SCHEMAS_PATH}/{kind}.json",
+        **document,
+    }

@@ -1,0 +1,29 @@
+"""Deliveries and receivers as clients see them. A receiver's URL may hold a token: what follows `?` is not shown."""
+
+from app.wire import AttemptView, DeliveryView, EndpointView
+from storage.webhooks.deliveries import Delivery
+from storage.webhooks.endpoints import Endpoint
+
+
+def delivery_view(delivery: Delivery) -> DeliveryView:
+    return DeliveryView(
+        event_id=delivery.ref.event_id,
+        type=delivery.type,
+        sequence=delivery.sequence,
+        url=_shown(delivery.url),
+        status=delivery.status,
+        reason=delivery.reason,
+        next_at=delivery.next_at,
+        attempts=[AttemptView.model_validate(attempt.model_dump()) for attempt in delivery.attempts],
+    )
+
+
+def endpoint_view(endpoint: Endpoint) -> EndpointView:
+    return EndpointView(
+        url=_shown(endpoint.url), state=endpoint.state, **endpoint.model_dump(exclude={"tenant", "url", "rev", "nonce"})
+    )
+
+
+def _shown(url: str) -> str:
+    path, query, _ = url.partition("?")
+    return f"{path}?…" if query else path

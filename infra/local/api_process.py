@@ -1,0 +1,84 @@
+"""The local API: `python -m infra.local.api_process --fd N`, where N is a listening socket that the parent owns."""
+
+import argparse
+import asyncio
+import os
+import resource
+import socket
+from pathlib import Path
+
+import uvicorn
+
+from app.asgi import create_app
+from infra.compose import api_config, api_services, open_stores
+from infra.local.guarded_http import Guard
+from infra.local.lifeline import parent_gone
+from infra.local.presence import Presence, announce
+from infra.local.signal import open_local_signal
+from infra.logs import configure_logging
+from infra.secrecy import keep_secrets
+from infra.settings import Settings
+from storage.launcher import NoLauncher
+
+FILES = 65_536
+"""Many times the connections that may wait for a request: those of one second are let in."""
+GRACEFUL_S = 3
+"""How long open requests may take to end; long polls are cut."""
+
+
+class _Server(uvicorn.Server):
+    """Says that it is ready, and ends with its parent. Signals are uvicorn's own business."""
+
+    def __init__(self, config: uvicorn.Config, presence: Path | None) -> None:
+        super().__init__(config)
+        self._presence = presence
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._presence is not None:
+            announce(self._presence, Presence(pid=os.getpid()))
+
+    async def end_with_parent(self) -> None:
+        await (await parent_gone()).wait()
+        self.should_exit = True
+
+
+async def serve(settings: Settings, descriptor: int) -> None:
+    async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
+        app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
+        config = uvicorn.Config(
+            app,
+            http=Guard().protocol,  # type: ignore[arg-type]  # it only calls it
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=GRACEFUL_S,
+            server_header=False,
+        )
+        server = _Server(config, settings.presence)
+        watching = asyncio.create_task(server.end_with_parent())
+        with socket.socket(fileno=descriptor) as listener:
+            await server.serve(sockets=[listener])
+        watching.cancel()
+
+
+def _allow_many_files() -> None:
+    """Connections are files, and some systems allow a process 256 unless it asks for more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fd", type=int, required=True)
+    settings = Settings()
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
+    _allow_many_files()
+    asyncio.run(serve(settings, parser.parse_args().fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""`Launcher` on Modal: a ticket is a spawned call of `ComfyWorker.run`."""
+
+import modal
+
+from infra.on_modal.pools import ModalPools
+
+
+class ModalLauncher:
+    """Modal scales a pool's containers to the calls that wait."""
+
+    def __init__(self, pools: ModalPools) -> None:
+        self._pools = pools
+
+    async def spawn(self, pool: str) -> str | None:
+        call = await self._pools.run(pool).spawn.aio()
+        ticket: str = call.object_id
+        return ticket
+
+    async def waiting(self, pool: str) -> int | None:
+        stats = await self._pools.run(pool).get_current_stats.aio()
+        backlog: int = stats.backlog
+        return backlog
+
+    async def cancel(self, ticket: str) -> None:
+        try:
+            call = await modal.FunctionCall.from_id.aio(ticket)
+            await call.cancel.aio()
+        except (modal.exception.NotFoundError, modal.exception.OutputExpiredError):
+            return  # finished, and forgotten as Modal does after seven days

@@ -1,0 +1,34 @@
+"""`Signal` on Modal: within a container at once, and a call of `deliver` where an event is due. Other hints are polled.
+
+A call is only a hint: the schedule of `deliver` finds what it missed.
+"""
+
+import asyncio
+import logging
+
+import modal
+
+from infra.on_modal.names import APP_NAME, DELIVER_FUNCTION
+from storage.signal import DUE_TOPIC, MemorySignal
+
+logger = logging.getLogger(__name__)
+
+
+class ModalSignal(MemorySignal):
+    def __init__(self, app_name: str = APP_NAME) -> None:
+        super().__init__()
+        self._deliver = modal.Function.from_name(app_name, DELIVER_FUNCTION)
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def ring(self, topic: str) -> None:
+        super().ring(topic)
+        if topic == DUE_TOPIC and not self._calls:
+            call = asyncio.get_running_loop().create_task(self._call())
+            self._calls.add(call)
+            call.add_done_callback(self._calls.discard)
+
+    async def _call(self) -> None:
+        try:
+            await self._deliver.spawn.aio()
+        except Exception as error:  # whatever Modal raises: the schedule comes anyway
+            logger.info("the deliverer could not be called: %s", error)

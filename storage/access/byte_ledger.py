@@ -1,0 +1,66 @@
+"""How many bytes a tenant has brought today: one small object a tenant, changed by conditional writes, so exact."""
+
+import asyncio
+import random
+from datetime import datetime, timedelta
+
+from storage import keys
+from storage.bucket.conditional import commit
+from storage.bucket.objects import ObjectStore
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.value import Value, read_as
+
+CAS_ATTEMPTS = 20
+BACKOFF_S = 0.05
+
+
+class Spent(Value):
+    """The content of bytes.json. `day` is a date of UTC."""
+
+    day: str
+    size_bytes: int
+    nonce: str = ""
+
+
+class ByteLedger:
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    async def charge(self, tenant: str, size_bytes: int, *, limit: int) -> bool:
+        """False, and nothing is charged, where it would be more than `limit` on this day."""
+        key = keys.byte_ledger(tenant)
+        for _ in range(CAS_ATTEMPTS):
+            spent, etag = await self._read(key)
+            charged = self._after(spent, size_bytes)
+            if charged.size_bytes > limit:
+                return False
+            try:
+                await commit(self._objects, key, charged, etag=etag)
+            except PreconditionFailed:
+                await asyncio.sleep(random.uniform(0, BACKOFF_S))  # noqa: S311  spreads load, guards nothing
+                continue
+            return True
+        raise StorageUnavailable(f"the ledger of {tenant} changes too fast to be written")
+
+    def seconds_to_midnight(self) -> int:
+        """When the next day begins, in UTC; at least 1."""
+        now = self._clock.now()
+        midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), now.tzinfo)
+        return max(1, round((midnight - now).total_seconds()))
+
+    def _after(self, spent: Spent | None, size_bytes: int) -> Spent:
+        """A process whose clock is late does not begin the day before anew."""
+        today = self._clock.now().date().isoformat()
+        day, before = today, 0
+        if spent is not None and spent.day >= today:
+            day, before = spent.day, spent.size_bytes
+        return Spent(day=day, size_bytes=before + size_bytes)
+
+    async def _read(self, key: str) -> tuple[Spent | None, str | None]:
+        try:
+            stored = await self._objects.get(key)
+        except ObjectNotFound:
+            return None, None
+        return read_as(Spent, key, stored.body), stored.head.etag

@@ -1,0 +1,64 @@
+"""The key that a client brings for ComfyUI's partner nodes, on its way to the engine that runs the job.
+
+A job outlives the process that accepted it, so the key must lie in the bucket while the job waits. It lies there sealed
+(AES-256-GCM) with a key that is derived from the deployment's webhook secrets, which are not in the bucket, and bound
+to its job. The newest secret seals, each of them opens. It goes when the job ends, with the job at the latest.
+"""
+
+import secrets
+from collections.abc import Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from storage import keys
+from storage.bucket.objects import ObjectStore
+from storage.errors import ObjectNotFound, SealBroken
+from storage.webhooks.signing import secret_bytes
+
+_PURPOSE = b"comfyui-modal-api partner key"
+_KEY_BYTES = 32
+_NONCE_BYTES = 12
+
+
+class PartnerKeyStore:
+    """`webhook_secrets` as settings have them, the newest first. Without any, no key can be taken."""
+
+    def __init__(self, objects: ObjectStore, webhook_secrets: Sequence[str]) -> None:
+        self._objects = objects
+        self._ciphers = tuple(AESGCM(_derived(secret_bytes(secret))) for secret in webhook_secrets)
+
+    @property
+    def can_seal(self) -> bool:
+        return bool(self._ciphers)
+
+    def sealed(self, tenant: str, job_id: str, partner_key: str) -> bytes:
+        """What to store under `keys.partner_key`."""
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        return nonce + self._ciphers[0].encrypt(nonce, partner_key.encode(), _bound_to(tenant, job_id))
+
+    async def read(self, tenant: str, job_id: str) -> str:
+        """`SealBroken` if it is not there, or was sealed with a secret that is no longer known."""
+        try:
+            sealed = (await self._objects.get(keys.partner_key(tenant, job_id))).body
+        except ObjectNotFound:
+            raise SealBroken("the partner key is no longer there") from None
+        for cipher in self._ciphers:
+            try:
+                return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _bound_to(tenant, job_id)).decode()
+            except InvalidTag:
+                continue
+        raise SealBroken("the partner key was sealed with a secret that this deployment no longer has")
+
+    async def forget(self, tenant: str, job_id: str) -> None:
+        await self._objects.delete(keys.partner_key(tenant, job_id))
+
+
+def _derived(secret: bytes) -> bytes:
+    return HKDF(hashes.SHA256(), _KEY_BYTES, salt=None, info=_PURPOSE).derive(secret)
+
+
+def _bound_to(tenant: str, job_id: str) -> bytes:
+    return f"{tenant}/{job_id}".encode()

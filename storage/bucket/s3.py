@@ -1,0 +1,276 @@
+"""`ObjectStore` over boto3, for any S3 endpoint: blocking calls on a bounded pool of threads.
+
+Three clients, because their needs differ:
+
+- conditional writes are sent exactly once: an SDK retry after a lost answer would report 412 for our own write.
+  One at a time a key, too: some servers let the losers of a race wait for seconds;
+- reads, lists, deletes and unconditional puts are idempotent, so the SDK may retry them;
+- transfers have a connection pool of their own, so that a large file never starves the small requests.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+from weakref import WeakValueDictionary
+
+import anyio
+import anyio.to_thread
+
+from storage import keys
+from storage.bucket._s3_clients import S3Config, make_client
+from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
+from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.client import S3Client
+
+__all__ = ["S3Config", "S3ObjectStore", "content_disposition"]
+
+T = TypeVar("T")
+
+PART_BYTES = 8 * 1024 * 1024
+"""Parts of a multipart upload; the SDK makes them larger where 10,000, S3's most, are too few."""
+DELETE_BATCH = 1000
+
+
+class S3ObjectStore:
+    """`requests` counts the operations by S3's verbs, a file's transfer as one."""
+
+    def __init__(self, config: S3Config) -> None:
+        self._config = config
+        self._prefix = keys.root(config.prefix)
+        self._limiter = anyio.CapacityLimiter(config.threads)
+        self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
+        self._clients: dict[str, S3Client] = {}
+        self._making = Lock()
+        self._writing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self.requests: Counter[str] = Counter()
+
+    # Small objects.
+
+    async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        self.requests["PUT"] += 1
+        answer = await self._call(
+            lambda: self._reader.put_object(**self._at(key), Body=body, ContentType=content_type), key
+        )
+        return _unquoted(answer["ETag"])
+
+    async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+        return await self._conditional(key, body, content_type, {"IfNoneMatch": "*"})
+
+    async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+        return await self._conditional(key, body, content_type, {"IfMatch": etag})
+
+    async def get(self, key: str) -> StoredObject:
+        self.requests["GET"] += 1
+
+        def read() -> StoredObject:
+            answer, body = self._read_whole(key)
+            return StoredObject(_head(key, answer, len(body)), body)
+
+        return await self._call(read, key)
+
+    async def get_range(self, key: str, start: int, length: int) -> bytes:
+        self.requests["GET"] += 1
+        wanted = f"bytes={start}-{start + length - 1}"
+
+        def read() -> bytes:
+            return self._read_whole(key, Range=wanted)[1]
+
+        try:
+            return await self._call(read, key)
+        except RangeBeyondEnd:
+            return b""
+
+    async def head(self, key: str) -> ObjectHead:
+        self.requests["HEAD"] += 1
+        answer = await self._call(lambda: self._reader.head_object(**self._at(key)), key)
+        return _head(key, answer, answer["ContentLength"])
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
+        self.requests["LIST"] += 1
+        start = {"StartAfter": self._prefix + after} if after else {}
+        answer = await self._call(
+            lambda: self._reader.list_objects_v2(
+                Bucket=self._config.bucket,
+                Prefix=self._prefix + prefix,
+                MaxKeys=limit,
+                **start,  # type: ignore[arg-type]  # the stubs type each keyword alone
+            ),
+            prefix,
+        )
+        found = tuple(entry["Key"].removeprefix(self._prefix) for entry in answer.get("Contents", ()))
+        return KeyPage(found, more=answer["IsTruncated"])
+
+    async def delete(self, *keys: str) -> None:
+        for start in range(0, len(keys), DELETE_BATCH):
+            batch = keys[start : start + DELETE_BATCH]
+            self.requests["DELETE"] += 1
+            if len(batch) == 1:
+                await self._call(lambda key=batch[0]: self._reader.delete_object(**self._at(key)), batch[0])  # type: ignore[misc]
+            else:
+                await self._call(lambda batch=batch: self._delete_batch(batch), batch[0])  # type: ignore[misc]
+
+    # Files.
+
+    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        self.requests["PUT"] += 1
+
+        def send() -> None:
+            self._transfer.upload_file(
+                str(path), **self._at(key), ExtraArgs={"ContentType": content_type}, Config=self._transfer_config()
+            )
+
+        await self._call(send, key, self._transfer_limiter)
+
+    async def download_file(self, key: str, path: Path) -> None:
+        self.requests["GET"] += 1
+
+        def receive() -> None:
+            self._transfer.download_file(**self._at(key), Filename=str(path), Config=self._transfer_config())
+
+        await self._call(receive, key, self._transfer_limiter)  # s3transfer writes beside `path`, then renames
+
+    # Presigned requests: computed here, no request is made.
+
+    def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
+        params = {
+            **self._at(key),
+            "ResponseContentDisposition": content_disposition(filename),
+            "ResponseContentType": content_type,
+        }
+        url = self._signer.generate_presigned_url("get_object", Params=params, ExpiresIn=expires_s)
+        return SignedRequest("GET", url, _expiry(expires_s))
+
+    def presign_put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
+        params = {**self._at(key), "ContentLength": size, "ContentType": content_type, "IfNoneMatch": "*"}
+        url = self._signer.generate_presigned_url("put_object", Params=params, ExpiresIn=expires_s)
+        headers = {"content-length": str(size), "content-type": content_type, "if-none-match": "*"}
+        return SignedRequest("PUT", url, _expiry(expires_s), headers)
+
+    async def close(self) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    # The conditional write.
+
+    async def _conditional(self, key: str, body: bytes, content_type: str, condition: dict[str, str]) -> str:
+        """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
+
+        def write() -> str:
+            answer = self._writer.put_object(
+                **self._at(key),
+                Body=body,
+                ContentType=content_type,
+                **condition,  # type: ignore[arg-type]  # the stubs type each keyword alone
+            )
+            return _unquoted(answer["ETag"])
+
+        self.requests["PUT"] += 1
+        try:
+            async with self._writing.setdefault(key, anyio.Lock()):
+                return await self._call(write, key)
+        except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
+            raise PreconditionFailed(key) from lost
+        except (PreconditionFailed, StorageUnavailable) as unclear:
+            return await self._settle(key, body, unclear)
+
+    async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
+        """Nothing there after a failure: the write may still be on its way, so no one may say that it is lost."""
+        try:
+            present = await self.get(key)
+        except ObjectNotFound:
+            raise unclear from None
+        if present.body == body:
+            return present.head.etag
+        raise PreconditionFailed(key)
+
+    # Plumbing.
+
+    def _at(self, key: str) -> Any:
+        return {"Bucket": self._config.bucket, "Key": self._prefix + key}
+
+    def _read_whole(self, key: str, **options: str) -> tuple[Any, bytes]:
+        """Once more where the connection breaks in the middle of a body: the SDK repeats only what comes before."""
+        from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
+
+        for last in (*(False for _ in range(self._config.attempts - 1)), True):
+            answer = self._reader.get_object(**self._at(key), **options)  # type: ignore[arg-type]  # a keyword of it
+            try:
+                return answer, answer["Body"].read()
+            except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
+                if last:
+                    raise
+        raise AssertionError("the last attempt returns or raises")  # pragma: no cover
+
+    async def _call(self, request: Callable[[], T], key: str, limiter: anyio.CapacityLimiter | None = None) -> T:
+        with translated(key):
+            return await anyio.to_thread.run_sync(request, limiter=limiter or self._limiter)
+
+    def _delete_batch(self, keys: tuple[str, ...]) -> None:
+        objects = [{"Key": self._prefix + key} for key in keys]
+        answer = self._reader.delete_objects(Bucket=self._config.bucket, Delete={"Objects": objects, "Quiet": True})  # type: ignore[typeddict-item]
+        for failed in answer.get("Errors", ()):
+            raise of_entry(failed.get("Code", ""), failed.get("Key", "").removeprefix(self._prefix))
+
+    @property
+    def _writer(self) -> "S3Client":
+        return self._client("writer", attempts=1)
+
+    @property
+    def _reader(self) -> "S3Client":
+        return self._client("reader", attempts=self._config.attempts)
+
+    @property
+    def _transfer(self) -> "S3Client":
+        return self._client("transfer", attempts=self._config.attempts)
+
+    @property
+    def _signer(self) -> "S3Client":
+        endpoint = self._config.public_endpoint_url
+        return self._client("signer", attempts=1, endpoint=endpoint) if endpoint else self._reader
+
+    def _client(self, role: str, *, attempts: int, endpoint: str | None = None) -> "S3Client":
+        with self._making:  # the threads of the pool ask for it
+            if role not in self._clients:
+                self._clients[role] = make_client(self._config, attempts, endpoint or self._config.endpoint_url)
+            return self._clients[role]
+
+    def _transfer_config(self) -> Any:
+        from boto3.s3.transfer import TransferConfig
+
+        return TransferConfig(
+            multipart_threshold=2 * PART_BYTES,
+            multipart_chunksize=PART_BYTES,
+            max_concurrency=self._config.transfer_threads,
+            preferred_transfer_client="classic",
+        )
+
+
+def content_disposition(filename: str) -> str:
+    """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
+    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
+
+
+def _head(key: str, answer: Any, size: int) -> ObjectHead:
+    return ObjectHead(
+        key,
+        _unquoted(answer["ETag"]),
+        size,
+        answer.get("ContentType", "application/octet-stream"),
+        answer["LastModified"],
+    )
+
+
+def _unquoted(etag: str) -> str:
+    return etag.strip('"')
+
+
+def _expiry(expires_s: int) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=expires_s)

@@ -1,0 +1,155 @@
+"""Presigned uploads: what was promised to an uploader, and whether the bytes arrived.
+
+The presigned PUT is bound to length and type and creates only, so an upload never changes after its use. It may be
+used for `retain_s`; its bytes stay as long as a job that uses them has not ended.
+"""
+
+import uuid
+from datetime import datetime, timedelta
+
+import filetype
+
+from storage import keys
+from storage.bucket.objects import ObjectStore, SignedRequest
+from storage.clock import Clock
+from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
+from storage.hint_keys import Deadline
+from storage.jobs.record import DEFAULT_RETAIN_S
+from storage.jobs.store import JobStore
+from storage.together import together
+from storage.value import Value
+
+SNIFFED_BYTES = 8 * 1024
+SUBMISSION = timedelta(hours=1)
+"""Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
+STILL_USED = timedelta(hours=6)
+
+
+class UploadRecord(Value):
+    """The content of upload.json, immutable."""
+
+    tenant: str
+    upload_id: str
+    filename: str | None
+    size_bytes: int
+    content_type: str
+    created_at: datetime
+    expires_at: datetime
+
+    @property
+    def key(self) -> str:
+        """Where the bytes lie."""
+        return keys.upload_data(self.tenant, self.upload_id)
+
+
+class UploadStore:
+    """`expires_s`: how long a presigned URL may be used; `retain_s`: how long the upload may be used in new jobs."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        objects: ObjectStore,
+        clock: Clock,
+        *,
+        expires_s: int,
+        retain_s: int = DEFAULT_RETAIN_S,
+    ) -> None:
+        self._jobs = jobs
+        self._objects = objects
+        self._clock = clock
+        self._expires_s = expires_s
+        self._retain = timedelta(seconds=retain_s)
+
+    async def create(
+        self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None, upload_id: str | None = None
+    ) -> tuple[UploadRecord, SignedRequest]:
+        """`upload_id` is given where it was fixed before; an upload of that id that exists is signed again."""
+        now = self._clock.now()
+        record = UploadRecord(
+            tenant=tenant,
+            upload_id=upload_id or str(uuid.uuid4()),
+            filename=filename,
+            size_bytes=size_bytes,
+            content_type=content_type,
+            created_at=now,
+            expires_at=now + timedelta(seconds=self._expires_s),
+        )
+        await self._objects.put(self._deadline(record).key, b"")
+        try:
+            await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
+        except PreconditionFailed:
+            record = await self._read(tenant, record.upload_id)
+        signed = self._objects.presign_put(
+            record.key, expires_s=self._expires_s, size=size_bytes, content_type=content_type
+        )
+        return record, signed
+
+    async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
+        """`UploadNotFound` for an unknown or old id, `UploadIncomplete` while the promised bytes are not there."""
+        record = await self._read(tenant, upload_id)
+        if self._clock.now() - record.created_at >= self._retain:
+            raise UploadNotFound(upload_id)
+        try:
+            head = await self._objects.head(record.key)
+            start = await self._objects.get_range(record.key, 0, SNIFFED_BYTES)
+        except ObjectNotFound:
+            raise UploadIncomplete(f"no bytes arrived for upload {upload_id}") from None
+        if head.size != record.size_bytes:
+            raise UploadIncomplete(f"upload {upload_id} has {head.size} of {record.size_bytes} bytes")
+        _check_type(record, start)
+        return record
+
+    async def is_known(self, tenant: str, upload_id: str) -> bool:
+        """Whether there is such an upload, whatever became of its bytes."""
+        try:
+            await self._read(tenant, upload_id)
+        except UploadNotFound:
+            return False
+        return True
+
+    async def use(self, tenant: str, upload_id: str, job_id: str) -> None:
+        """Keep the bytes until this job, which is about to be written, has ended."""
+        await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Remove an upload whose time is over and that no job needs any more; returns when to look again."""
+        uses = keys.upload_uses(deadline.tenant, deadline.id)
+        page = await self._objects.list(uses)
+        job_ids = [key.removeprefix(uses) for key in page.keys]
+        if any(await together(*(self._needs(deadline.tenant, job_id) for job_id in job_ids))):
+            return self._clock.now() + STILL_USED
+        await self._objects.delete(*page.keys)
+        if page.more:
+            return self._clock.now()
+        await self._objects.delete(
+            keys.upload_data(deadline.tenant, deadline.id), keys.upload(deadline.tenant, deadline.id)
+        )
+        return None
+
+    def _deadline(self, record: UploadRecord) -> Deadline:
+        """When nobody can use it, or its URL, any more."""
+        ends_at = max(record.created_at + self._retain, record.expires_at)
+        return Deadline(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id)
+
+    async def _needs(self, tenant: str, job_id: str) -> bool:
+        try:
+            return not (await self._jobs.read(tenant, job_id)).record.status.is_terminal
+        except JobNotFound:
+            return False
+
+    async def _read(self, tenant: str, upload_id: str) -> UploadRecord:
+        try:
+            stored = await self._objects.get(keys.upload(tenant, upload_id))
+        except (ObjectNotFound, ValueError):
+            raise UploadNotFound(upload_id) from None
+        return UploadRecord.model_validate_json(stored.body)
+
+
+def _check_type(record: UploadRecord, start: bytes) -> None:
+    """A picture, a video or a sound is what it was said to be; other types are not told from their first bytes."""
+    family = record.content_type.partition("/")[0].lower()
+    if family in ("image", "video", "audio"):
+        found = filetype.guess_mime(start) or "unknown bytes"
+        if found.partition("/")[0] != family:
+            promised = f"upload {record.upload_id} was to be {record.content_type}"
+            raise UploadIncomplete(f"{promised}, and begins as {found}")

@@ -1,0 +1,1 @@
+"""What workers publish for the API: small objects that the newest writer wins."""

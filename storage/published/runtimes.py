@@ -1,0 +1,43 @@
+"""How long jobs of one workflow shape took of late, for `estimated_time`. A hint: the last writer wins."""
+
+import json
+import statistics
+from datetime import timedelta
+
+from storage import keys
+from storage._cache import ShortLived
+from storage.bucket.objects import ObjectStore
+from storage.clock import Clock
+from storage.errors import ObjectNotFound
+
+RECENT = 20
+CACHE_LIFE = timedelta(seconds=60)
+
+
+class RuntimeStore:
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._cache: ShortLived[list[float]] = ShortLived(clock, life=CACHE_LIFE)
+
+    async def record(self, tenant: str, shape: str, seconds: float) -> None:
+        """Remember one run; two workers at once may lose one of theirs, which a median survives."""
+        key = keys.runtimes(tenant, shape)
+        recent = [*await self._read(key), round(seconds, 3)][-RECENT:]
+        await self._objects.put(key, json.dumps(recent).encode())
+        self._cache.put(key, recent)
+
+    async def estimate(self, tenant: str, shape: str) -> int | None:
+        """The median in whole seconds, at least 1; None for a shape that never completed."""
+        recent = await self._read(keys.runtimes(tenant, shape))
+        return max(1, round(statistics.median(recent))) if recent else None
+
+    async def _read(self, key: str) -> list[float]:
+        cached = self._cache.get(key)
+        if cached is not None:
+            return cached[0]
+        try:
+            recent: list[float] = json.loads((await self._objects.get(key)).body)
+        except ObjectNotFound:
+            recent = []
+        self._cache.put(key, recent)
+        return recent

@@ -1,0 +1,1 @@
+"""Whatever strangers hand in: their URLs and their files."""

@@ -1,0 +1,251 @@
+"""How the delivery of each event went: one record an event, changed by conditional writes, and every attempt kept.
+
+    pending ──claim──▶ pending, under a lease ──▶ delivered
+                          │      └──────────────▶ dead ──replay──▶ pending
+                          └─────reschedule──────▶ pending
+
+The first claim creates the record. A lease keeps two deliverers from sending the same attempt; where one dies after
+it sent, the event is sent again: at least once, with the same id.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from storage import keys
+from storage.bucket.conditional import commit
+from storage.bucket.objects import ObjectStore
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
+from storage.jobs.hints import endpoint_of
+from storage.jobs.values import TEST_TYPE, job_event_type
+from storage.together import for_each
+from storage.value import Value, read_as
+
+LEASE = timedelta(seconds=60)
+"""Longer than an attempt may take (15 s), with everything around it."""
+
+YOUNG_LETTER = timedelta(minutes=10)
+"""An entry of the dead letters is written before the commit that makes it true."""
+
+TEST_KEPT = timedelta(days=1)
+ATTEMPT_POLL_S = 0.2
+
+
+class DeliveryAttempt(Value):
+    """`status` is the answer's, None without one; `excerpt` its first bytes; `duration_ms` until it was there."""
+
+    number: int
+    at: datetime
+    status: int | None
+    duration_ms: int
+    error: str | None
+    excerpt: str | None
+
+
+class Delivery(Value):
+    """The content of a delivery's object. `turn` is its newest pointer's."""
+
+    tenant: str
+    kind: Literal["job", "batch", "test"]
+    owner_id: str
+    sequence: int
+    type: str
+    url: str
+    rev: int = 0
+    nonce: str = ""
+    status: Literal["pending", "delivered", "dead"] = "pending"
+    reason: str | None = None
+    """Why it was given up."""
+    died_at: datetime | None = None
+    attempts: tuple[DeliveryAttempt, ...] = ()
+    tries_left_from: int = 0
+    """The attempts before a replay do not count against the schedule."""
+    turn: int = 0
+    """Grows with everything that becomes of it; a pointer with a greater one is of a commit that is still to come."""
+    next_at: datetime | None = None
+    lease_until: datetime | None = None
+
+    @property
+    def ref(self) -> EventRef:
+        return EventRef(self.tenant, self.kind, self.owner_id, self.sequence)
+
+    @property
+    def pointer(self) -> DueEntry | None:
+        """The pointer that leads to the next attempt."""
+        if self.status != "pending" or self.next_at is None:
+            return None
+        return DueEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
+
+    @property
+    def dead_letter(self) -> DeadLetter | None:
+        """Its entry in the list of what was given up. A progress event is soon outdated, and no loss."""
+        return DeadLetter(self.died_at, self.ref) if self.died_at is not None and not self.is_progress else None
+
+    @property
+    def is_progress(self) -> bool:
+        return self.type == job_event_type("progress")
+
+    @property
+    def tries(self) -> int:
+        """Attempts since it was first sent, or replayed."""
+        return len(self.attempts) - self.tries_left_from
+
+    def is_held(self, now: datetime) -> bool:
+        return self.lease_until is not None and self.lease_until > now
+
+    def held(self, until: datetime) -> "Delivery":
+        return self.model_copy(update={"lease_until": until})
+
+    def delivered(self, attempt: DeliveryAttempt) -> "Delivery":
+        return self._after(attempt, status="delivered", next_at=None)
+
+    def rescheduled(self, attempt: DeliveryAttempt | None, next_at: datetime) -> "Delivery":
+        """To be tried again; without an attempt where the receiver is not bothered for now."""
+        return self._after(attempt, next_at=next_at)
+
+    def died(self, attempt: DeliveryAttempt | None, reason: str, now: datetime) -> "Delivery":
+        return self._after(attempt, status="dead", reason=reason, died_at=now, next_at=None)
+
+    def replayed(self, now: datetime) -> "Delivery":
+        """From the start of the schedule, with the same id."""
+        fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": len(self.attempts)}
+        return self._after(None, next_at=now, **fresh)
+
+    def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
+        attempts = self.attempts if attempt is None else (*self.attempts, attempt)
+        return self.model_copy(update={"attempts": attempts, "lease_until": None, "turn": self.turn + 1, **fields})
+
+
+@dataclass(frozen=True, slots=True)
+class StoredDelivery:
+    record: Delivery
+    etag: str
+
+
+class DeliveryStore:
+    def __init__(self, objects: ObjectStore, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+
+    async def find(self, ref: EventRef) -> StoredDelivery | None:
+        try:
+            stored = await self._objects.get(_key(ref))
+        except ObjectNotFound:
+            return None
+        return StoredDelivery(read_as(Delivery, stored.head.key, stored.body), stored.head.etag)
+
+    async def start(self, delivery: Delivery) -> StoredDelivery:
+        """`PreconditionFailed` if it was started already."""
+        return await self._commit(delivery, etag=None)
+
+    async def settle(self, stored: StoredDelivery, after: Delivery) -> StoredDelivery:
+        """Commit what became of it; a pointer or dead letter that needs the commit is written before it.
+
+        `PreconditionFailed` if someone else wrote meanwhile.
+        """
+        if (pointer := after.pointer) is not None and pointer != stored.record.pointer:
+            await self._objects.put(pointer.key, b"")
+        before = stored.record.dead_letter
+        if after.dead_letter is not None:
+            await self._objects.put(after.dead_letter.key, b"")
+        settled = await self._commit(after, etag=stored.etag)
+        if before is not None and after.dead_letter is None:
+            await self._objects.delete(before.key)
+        return settled
+
+    async def outrun(self, stored: StoredDelivery, pointer: DueEntry) -> StoredDelivery:
+        """Nobody can commit any more what this pointer was written for: whoever is about to begins anew, with another
+        pointer. So this one may be dropped. `PreconditionFailed` if someone else wrote meanwhile.
+        """
+        return await self.settle(stored, stored.record.model_copy(update={"turn": pointer.turn + 1}))
+
+    async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
+        """Apply `change` to the present record; None if there is none."""
+        while (stored := await self.find(ref)) is not None:
+            try:
+                return await self.settle(stored, change(stored.record))
+            except PreconditionFailed:
+                continue
+        return None
+
+    async def replay(self, ref: EventRef) -> Delivery | None:
+        """Send the event again, with the same id and from the start of the schedule; None if it was never begun."""
+        now = self._clock.now()
+        stored = await self.change(ref, lambda delivery: delivery.replayed(now))
+        return None if stored is None else stored.record
+
+    async def test(self, tenant: str, url: str, test_id: str) -> EventRef:
+        """An event that belongs to nothing, for whoever wants to know whether a receiver works."""
+        now = self._clock.now()
+        ref = EventRef(tenant, "test", test_id, 1)
+        await self._objects.put(Deadline(now + TEST_KEPT, "test", tenant, test_id).key, b"")
+        asked = Delivery(tenant=tenant, kind="test", owner_id=test_id, sequence=1, type=TEST_TYPE, url=url, next_at=now)
+        await self._objects.put(DueEntry(now, endpoint_of(url), ref).key, b"")
+        await self.start(asked)
+        return ref
+
+    async def attempted(self, ref: EventRef, *, patience_s: float) -> Delivery:
+        """As soon as there was an attempt, or as it is when patience ends; `ObjectNotFound` if it was removed."""
+        deadline = asyncio.get_running_loop().time() + patience_s
+        while True:
+            stored = await self.find(ref)
+            if stored is None:
+                raise ObjectNotFound(ref.event_id)
+            delivery = stored.record
+            if delivery.attempts or delivery.status != "pending" or asyncio.get_running_loop().time() >= deadline:
+                return delivery
+            await asyncio.sleep(ATTEMPT_POLL_S)
+
+    async def dead_letters(self, tenant: str, *, limit: int, after: str) -> tuple[list[Delivery], str | None]:
+        """Newest first: one LIST and one GET each, and where the next page begins."""
+        page = await self._objects.list(dead_letters_prefix(tenant), after=after, limit=limit)
+        found = await for_each(page.keys, lambda key: self._dead(tenant, key))
+        return [delivery for delivery in found if delivery is not None], page.keys[-1] if page.more else None
+
+    async def _dead(self, tenant: str, key: str) -> Delivery | None:
+        """None if it is dead no more, or gone with its job; the entry then goes as well, unless it may be that of a
+        commit which is still on its way."""
+        now = self._clock.now()
+        try:
+            letter = DeadLetter.parse(tenant, key)
+        except ValueError:
+            await self._objects.delete(key)
+            return None
+        stored = await self.find(letter.ref)
+        if stored is not None and stored.record.status == "dead":
+            return stored.record
+        if now - letter.died_at > YOUNG_LETTER:
+            await self._objects.delete(key)
+        return None
+
+    async def is_over(self, refs: Iterable[EventRef]) -> bool:
+        """Whether each of these events was delivered or given up."""
+        found = await for_each(refs, self.find)
+        return all(stored is not None and stored.record.status != "pending" for stored in found)
+
+    async def dead_letters_of(self, refs: Iterable[EventRef]) -> list[str]:
+        """The entries of those that were given up, in the list of dead letters."""
+        letters = [delivery.dead_letter for delivery in await self.of(refs)]
+        return [letter.key for letter in letters if letter is not None]
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Remove what is known of a test; the deliveries of jobs and batches go with them."""
+        ref = EventRef(deadline.tenant, "test", deadline.id, 1)
+        await self._objects.delete(*await self.dead_letters_of([ref]), _key(ref))
+        return None
+
+    async def of(self, refs: Iterable[EventRef]) -> list[Delivery]:
+        """Those of these events, as far as they were begun."""
+        return [stored.record for stored in await for_each(refs, self.find) if stored is not None]
+
+    async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
+        numbered = record.model_copy(update={"rev": record.rev + 1})
+        return StoredDelivery(*await commit(self._objects, _key(record.ref), numbered, etag=etag))
+
+
+def _key(ref: EventRef) -> str:
+    return keys.delivery(ref.tenant, ref.kind, ref.id, ref.sequence)

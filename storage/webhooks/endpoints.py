@@ -1,0 +1,207 @@
+"""How each receiver of webhooks has been doing, so that one that is down is not asked again and again (a breaker).
+
+closed ──5 failures in a row──▶ open ──its time is over──▶ one probe ──▶ closed, or open for twice as long
+any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until someone replays or tests it
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from storage import keys
+from storage.bucket.conditional import commit
+from storage.bucket.objects import ObjectStore
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.hint_keys import Deadline
+from storage.jobs.hints import endpoint_of
+from storage.together import for_each
+from storage.value import Value, read_as
+
+OPEN_AFTER = 5
+FIRST_PAUSE = timedelta(minutes=1)
+LONGEST_PAUSE = timedelta(hours=1)
+PROBE = timedelta(seconds=30)
+DISABLE_AFTER = timedelta(days=5)
+FORGOTTEN_AFTER = timedelta(days=30)
+QUIET = timedelta(minutes=5)
+"""A success is written down at most so often while all is well."""
+TRUSTED_FOR = timedelta(seconds=10)
+"""So long a receiver that was seen to be well is not looked up again."""
+
+
+class Endpoint(Value):
+    tenant: str
+    url: str
+    rev: int = 0
+    nonce: str = ""
+    failures: int = 0
+    """In a row."""
+    failing_since: datetime | None = None
+    last_success_at: datetime | None = None
+    open_until: datetime | None = None
+    disabled_reason: str | None = None
+    agreed_at: datetime | None = None
+    """When it agreed to be sent events, where it is asked first."""
+
+    @property
+    def state(self) -> Literal["closed", "open", "disabled"]:
+        if self.disabled_reason is not None:
+            return "disabled"
+        return "closed" if self.open_until is None else "open"
+
+    def succeeded(self, now: datetime) -> "Endpoint":
+        fresh = self.last_success_at is not None and now - self.last_success_at < QUIET
+        if self.failures == 0 and self.open_until is None and self.disabled_reason is None and fresh:
+            return self
+        return Endpoint(tenant=self.tenant, url=self.url, rev=self.rev, last_success_at=now, agreed_at=self.agreed_at)
+
+    def agreed(self, now: datetime) -> "Endpoint":
+        return self.model_copy(update={"agreed_at": now})
+
+    def failed(self, now: datetime, *, disable: str | None = None, scale: float = 1.0) -> "Endpoint":
+        """`scale` multiplies the pause."""
+        failures, since = self.failures + 1, self.failing_since or now
+        if disable is None and now - since >= DISABLE_AFTER:
+            disable = f"it has failed since {since.isoformat(timespec='seconds')}"
+        pause = min(FIRST_PAUSE * 2 ** min(max(failures - OPEN_AFTER, 0), 10), LONGEST_PAUSE)
+        return self.model_copy(
+            update={
+                "failures": failures,
+                "failing_since": since,
+                "open_until": now + scale * pause if failures >= OPEN_AFTER else None,
+                "disabled_reason": disable or self.disabled_reason,
+            }
+        )
+
+    def probed(self, until: datetime) -> "Endpoint":
+        return self.model_copy(update={"open_until": until})
+
+    def enabled(self) -> "Endpoint":
+        """A person wants it tried again; the very same one where nothing keeps it from that.
+
+        One more failure opens it, for the first pause: of many failures before, no more than that is remembered.
+        """
+        if self.open_until is None and self.disabled_reason is None and self.failing_since is None:
+            return self
+        failures = min(self.failures, OPEN_AFTER - 1)
+        return self.model_copy(
+            update={"open_until": None, "disabled_reason": None, "failing_since": None, "failures": failures}
+        )
+
+
+MOST_TRUSTED = 10_000
+"""Then all are looked up again."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEndpoint:
+    record: Endpoint
+    etag: str | None
+
+
+class EndpointStore:
+    """`probe`: how long one sender may take to see whether a receiver is well again."""
+
+    def __init__(self, objects: ObjectStore, clock: Clock, *, probe: timedelta = PROBE) -> None:
+        self._objects = objects
+        self._clock = clock
+        self._probe = probe
+        self._trusted_until: dict[tuple[str, str], datetime] = {}
+
+    async def count_with(self, tenant: str, urls: Iterable[str], *, at_most: int) -> int:
+        """How many receivers the tenant would have had in FORGOTTEN_AFTER, these included; `at_most` + 1 for more."""
+        page = await self._objects.list(keys.endpoints_prefix(tenant), limit=at_most + 1)
+        wanted = {keys.endpoint(tenant, endpoint_of(url)) for url in urls}
+        return len({*page.keys, *wanted})
+
+    async def has_agreed(self, tenant: str, url: str) -> bool:
+        return (await self._read(tenant, url)).record.agreed_at is not None
+
+    async def may_send(self, tenant: str, url: str) -> datetime | str | None:
+        """None if the receiver may be asked now; else until when it is left alone, or why it is disabled.
+
+        Where a probe is due, whoever gets None is the one who probes.
+        """
+        if self._is_trusted(tenant, url):
+            return None
+        stored = await self._read(tenant, url)
+        record, now = stored.record, self._clock.now()
+        if record.disabled_reason is not None:
+            return record.disabled_reason
+        if record.open_until is None:
+            return None
+        if record.open_until > now:
+            return record.open_until
+        try:
+            await self._write(stored, record.probed(now + self._probe))
+        except PreconditionFailed:
+            return now + self._probe
+        return None
+
+    async def succeeded(self, tenant: str, url: str) -> None:
+        """The receiver took an event."""
+        if self._is_trusted(tenant, url):
+            return
+        now = self._clock.now()
+        well = await self.change(tenant, url, lambda endpoint: endpoint.succeeded(now))
+        if well.last_success_at is not None and now + TRUSTED_FOR < well.last_success_at + QUIET:
+            self._trusted_until[tenant, endpoint_of(url)] = now + TRUSTED_FOR
+
+    async def failed(self, tenant: str, url: str, *, disable: str | None, scale: float) -> None:
+        """It did not; `disable` says why it is to get nothing more."""
+        self._trusted_until.pop((tenant, endpoint_of(url)), None)
+        now = self._clock.now()
+        await self.change(tenant, url, lambda endpoint: endpoint.failed(now, disable=disable, scale=scale))
+
+    def _is_trusted(self, tenant: str, url: str) -> bool:
+        known, now = self._trusted_until, self._clock.now()
+        if len(known) > MOST_TRUSTED:
+            known.clear()
+        return known.get((tenant, endpoint_of(url)), now) > now
+
+    async def change(self, tenant: str, url: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
+        while True:
+            stored = await self._read(tenant, url)
+            changed = change(stored.record)
+            if changed is stored.record:
+                return changed
+            try:
+                return await self._write(stored, changed)
+            except PreconditionFailed:
+                continue
+
+    async def look(self, deadline: Deadline) -> datetime | None:
+        """Forget a receiver of which nothing was heard for long; returns when to look again."""
+        key = keys.endpoint(deadline.tenant, deadline.id)
+        try:
+            stored = await self._objects.get(key)
+        except ObjectNotFound:
+            return None
+        if self._clock.now() < (forget_at := stored.head.last_modified + FORGOTTEN_AFTER):
+            return forget_at
+        await self._objects.delete(key)
+        return None
+
+    async def all(self, tenant: str) -> list[Endpoint]:
+        """At most 1,000 of them."""
+        page = await self._objects.list(keys.endpoints_prefix(tenant))
+        found = await for_each(page.keys, self._objects.get)
+        return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
+
+    async def _read(self, tenant: str, url: str) -> StoredEndpoint:
+        try:
+            stored = await self._objects.get(keys.endpoint(tenant, endpoint_of(url)))
+        except ObjectNotFound:
+            return StoredEndpoint(Endpoint(tenant=tenant, url=url), None)
+        return StoredEndpoint(read_as(Endpoint, stored.head.key, stored.body), stored.head.etag)
+
+    async def _write(self, stored: StoredEndpoint, record: Endpoint) -> Endpoint:
+        name = endpoint_of(record.url)
+        if stored.etag is None:
+            forget_at = self._clock.now() + FORGOTTEN_AFTER
+            await self._objects.put(Deadline(forget_at, "endpoint", record.tenant, name).key, b"")
+        numbered = record.model_copy(update={"rev": record.rev + 1})
+        written, _ = await commit(self._objects, keys.endpoint(record.tenant, name), numbered, etag=stored.etag)
+        return written

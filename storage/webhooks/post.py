@@ -1,0 +1,108 @@
+"""`WebhookTransport`: one POST to a receiver, to a checked address, without redirects and with bounded patience."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import httpx
+
+from storage.untrusted.addresses import AddressCheck, is_public
+from storage.untrusted.pinned_http import DestinationRefused, PinnedTransport
+
+TIMEOUT_S = 15.0
+"""Wall clock for the whole of an attempt."""
+EXCERPT_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of a POST. `status` is None without an answer, and `error` says why then."""
+
+    status: int | None
+    duration_ms: int
+    error: str | None = None
+    excerpt: str | None = None
+    retry_after: str | None = None
+    wants_no_more: bool = False
+    """The receiver sent `webhook-delivery: disable`."""
+    aborts: bool = False
+    """The receiver sent `webhook-delivery: abort-message`: this event is not wanted, others are."""
+    is_refused: bool = False
+    """Nothing was sent, for the URL leads where we do not go, or there is nothing to send: no repeat helps."""
+
+
+class WebhookTransport(Protocol):
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Never raises for what the network or the receiver does."""
+        ...
+
+    async def agrees(self, url: str, origin: str) -> str | None:
+        """Whether the receiver wants our events: None if it does, else why not. Never raises either."""
+        ...
+
+
+class RemotePoster:
+    """`check` decides which addresses may be reached; ports are 80 and 443 unless any may be."""
+
+    def __init__(
+        self, *, check: AddressCheck = is_public, any_port: bool = False, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._timeout_s = timeout_s
+        transport = PinnedTransport(check=check, ports=range(1, 65536) if any_port else None)
+        self._client = httpx.AsyncClient(
+            transport=transport, follow_redirects=False, timeout=timeout_s, trust_env=False
+        )
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await self._send(url, headers, body, started)
+        except TimeoutError:
+            return Answer(None, _ms(started), f"no complete answer within {self._timeout_s:g} s")
+        except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            return Answer(None, _ms(started), str(error), is_refused=True)
+        except httpx.HTTPError as error:
+            return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
+
+    async def agrees(self, url: str, origin: str) -> str | None:
+        """The handshake of CloudEvents for webhooks: None if the receiver allows us, else why it does not."""
+        headers = {"webhook-request-origin": origin}
+        try:
+            async with (
+                asyncio.timeout(self._timeout_s),
+                self._client.stream("OPTIONS", url, headers=headers) as response,
+            ):
+                pass  # what follows the headers is of no interest
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
+            return f"the handshake failed: {type(error).__name__}"
+        allowed = response.headers.get("webhook-allowed-origin", "").strip()
+        if response.is_success and allowed in (origin, "*"):
+            return None
+        return f"the receiver does not allow {origin} (it answered {response.status_code})"
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, started: float) -> Answer:
+        async with self._client.stream("POST", url, headers=dict(headers), content=body) as response:
+            excerpt = b""
+            async for chunk in response.aiter_raw():
+                excerpt += chunk
+                if len(excerpt) >= EXCERPT_BYTES:
+                    break
+            wish = response.headers.get("webhook-delivery", "").strip().lower()
+            return Answer(
+                response.status_code,
+                _ms(started),
+                excerpt=excerpt[:EXCERPT_BYTES].decode("utf-8", "replace") or None,
+                retry_after=response.headers.get("retry-after"),
+                wants_no_more=wish == "disable",
+                aborts=wish == "abort-message",
+            )
+
+
+def _ms(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

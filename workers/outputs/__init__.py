@@ -1,0 +1,1 @@
+"""From a node's result to objects in the bucket."""

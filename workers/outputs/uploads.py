@@ -1,0 +1,158 @@
+"""Outputs on their way to the bucket, while later nodes still run.
+
+Listed in the order in which nodes finished, then in each node's own order, whichever upload ends first.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage import keys
+from storage.bucket.objects import ObjectStore
+from storage.errors import StorageError
+from storage.jobs.values import Output
+from storage.together import together
+from workers.comfy.engine import ComfyEngine, FileRef
+from workers.errors import OutputFailed, StorageFailed
+from workers.outputs.media import examine
+from workers.outputs.names import safe_filename
+from workers.outputs.payload import FileOutput, InlineOutput, outputs_of, type_of
+from workers.patience import patiently
+from workflows.messages import Executed
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptKeys:
+    """Where one attempt's outputs go: never over another attempt's."""
+
+    tenant: str
+    job_id: str
+    attempt: int
+
+    def output(self, position: int, filename: str) -> str:
+        return keys.output(self.tenant, self.job_id, self.attempt, position, filename)
+
+
+@dataclass(frozen=True, slots=True)
+class UploadPolicy:
+    """`parallel`: uploads at once; `inline_text_bytes`: the longest text that the record repeats."""
+
+    parallel: int = 4
+    inline_text_bytes: int = 16 * 1024
+    max_outputs: int = 1_000
+    """Of one job: its record lists them."""
+    max_output_bytes: int = 20 * 1024**3
+    """Of one file, holes included: a node can write a file of holes, and the bucket is paid for by the byte."""
+
+
+class OutputUploads:
+    def __init__(self, engine: ComfyEngine, objects: ObjectStore, where: AttemptKeys, policy: UploadPolicy) -> None:
+        self._engine = engine
+        self._objects = objects
+        self._where = where
+        self._policy = policy
+        self._slots = asyncio.Semaphore(policy.parallel)
+        self._uploads: list[asyncio.Task[Output]] = []
+        self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
+
+    def add(self, executed: Executed) -> None:
+        """Begin to upload what this node put out. `OutputFailed` where it is too much."""
+        for found in outputs_of(executed.node, executed.output):
+            if isinstance(found, FileOutput):
+                self._add_file(executed.node, found.ref)
+            else:
+                self._start(self._inline(executed.node, found, len(self._uploads)))
+
+    def add_picture(self, node_id: str, filename: str, body: bytes) -> None:
+        """A picture that came by the socket, from SaveImageWebsocket."""
+        found = InlineOutput(filename, "image", f"image/{Path(filename).suffix[1:]}", body)
+        self._start(self._inline(node_id, found, len(self._uploads)))
+
+    def finished(self) -> tuple[Output, ...]:
+        """The outputs that are safely stored by now, in order."""
+        return tuple(
+            task.result() for task in self._uploads if task.done() and not task.cancelled() and not task.exception()
+        )
+
+    async def all(self) -> tuple[Output, ...]:
+        """Waits for every upload; raises the first failure, after all have ended."""
+        return tuple(await together(*self._uploads))
+
+    async def stop(self) -> None:
+        for task in self._uploads:
+            task.cancel()
+        await asyncio.gather(*self._uploads, return_exceptions=True)
+
+    def _add_file(self, node_id: str, ref: FileRef) -> None:
+        """Identical save nodes share one file: it is uploaded once and listed for each."""
+        shared = self._by_file.get(ref)
+        if shared is None:
+            self._by_file[ref] = self._start(self._file(node_id, ref, len(self._uploads)))
+        else:
+            self._start(_listed_for(node_id, shared))
+
+    def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
+        if len(self._uploads) >= self._policy.max_outputs:
+            upload.close()
+            raise OutputFailed(f"more than {self._policy.max_outputs} outputs")
+        task = asyncio.create_task(upload)
+        self._uploads.append(task)
+        return task
+
+    async def _file(self, node_id: str, ref: FileRef, position: int) -> Output:
+        async with self._slots:
+            path = await self._engine.fetch(ref)
+            size = path.stat().st_size
+            if size > self._policy.max_output_bytes:
+                most = self._policy.max_output_bytes
+                raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
+            return await self._store(node_id, path, ref.filename, position)
+
+    async def _inline(self, node_id: str, found: InlineOutput, position: int) -> Output:
+        async with self._slots, _temporary_file(found.body) as path:
+            output = await self._store(node_id, path, found.filename, position, content_type=found.content_type)
+        is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._policy.inline_text_bytes
+        return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_short_text else None})
+
+    async def _store(
+        self, node_id: str, path: Path, name: str, position: int, *, content_type: str | None = None
+    ) -> Output:
+        """`content_type` where it is known better than by looking at the file."""
+        filename = safe_filename(Path(name).name)
+        key = self._where.output(position, filename)
+        try:
+            facts = await asyncio.to_thread(examine, path, filename, content_type)
+            await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
+        except OSError as error:
+            raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
+        except StorageError as error:
+            raise StorageFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
+        return Output(
+            filename=filename,
+            type=type_of(filename, facts.content_type),
+            node_id=node_id,
+            key=key,
+            size_bytes=facts.size_bytes,
+            content_type=facts.content_type,
+            sha256=facts.sha256,
+            width=facts.width,
+            height=facts.height,
+            duration_s=facts.duration_s,
+            frames=facts.frames,
+        )
+
+
+async def _listed_for(node_id: str, shared: asyncio.Task[Output]) -> Output:
+    return (await asyncio.shield(shared)).model_copy(update={"node_id": node_id})
+
+
+@asynccontextmanager
+async def _temporary_file(body: bytes) -> AsyncIterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-output-") as folder:
+        path = Path(folder) / "output"
+        path.write_bytes(body)
+        yield path

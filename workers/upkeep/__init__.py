@@ -1,0 +1,1 @@
+"""The reaper, and the duties that repair what dead processes left behind."""
