@@ -245,8 +245,10 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
         base_url=memory_api.client.base_url, headers=headers, limits=limits, timeout=30
     ) as client:
         waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
-        await asyncio.sleep(1.5)
         requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
+        async with asyncio.timeout(15):
+            while requests["GET"] < len(waiting):  # noqa: ASYNC110  each looks once for itself before it waits
+                await asyncio.sleep(0.05)
         before = requests["GET"]
         await asyncio.sleep(2.2)
         assert requests["GET"] - before <= 4
