@@ -45,12 +45,12 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
             *counting,
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
-            Middleware(AuthMiddleware, door=Doorkeeper(services.api_keys, config, services.clock)),
+            Middleware(AuthMiddleware, door=Doorkeeper(services.stores.api_keys, config, services.stores.clock)),
         ],
         exception_handlers=handlers,
     )
     app.state.context = Context(
-        services, config, JobWatch(services.jobs, services.signal), LargeBodies(config.max_large_requests)
+        services, config, JobWatch(services.stores.jobs, services.stores.signal), LargeBodies(config.max_large_requests)
     )
     return app
 

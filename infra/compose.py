@@ -4,7 +4,6 @@ import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from storage.published.runtimes import RuntimeStore
 from storage.published.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
 from storage.signal import Signal
+from storage.stores import Stores
 from storage.untrusted.addresses import is_public_or_loopback
 from storage.untrusted.media_check import MediaLimits
 from storage.untrusted.remote import RemoteFetcher
@@ -58,32 +58,6 @@ from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 from workers.webhooks.dispatcher import Dispatcher
 from workflows.library import library
 from workflows.policy import NodePolicy
-
-
-@dataclass(frozen=True, slots=True)
-class Stores:
-    """The storage room, opened."""
-
-    clock: Clock
-    objects: ObjectStore
-    signal: Signal
-    jobs: JobStore
-    remover: JobRemover
-    batches: BatchStore
-    outbox: Outbox
-    deliveries: DeliveryStore
-    endpoints: EndpointStore
-    logs: LogStore
-    queue: JobQueue
-    uploads: UploadStore
-    idempotency: IdempotencyStore
-    runtimes: RuntimeStore
-    engine_info: EngineInfoStore
-    worker_facts: WorkerFactsStore
-    api_keys: ApiKeyStore
-    loads: LoadStore
-    byte_ledger: ByteLedger
-    partner_keys: PartnerKeyStore
 
 
 def s3_config(settings: Settings) -> S3Config:
@@ -348,25 +322,8 @@ def _seconds(days: float) -> int:
 
 def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
     return Services(
-        jobs=stores.jobs,
-        batches=stores.batches,
-        deliveries=stores.deliveries,
-        endpoints=stores.endpoints,
-        remover=stores.remover,
-        logs=stores.logs,
-        objects=stores.objects,
-        uploads=stores.uploads,
-        idempotency=stores.idempotency,
-        runtimes=stores.runtimes,
-        engine_info=stores.engine_info,
-        worker_facts=stores.worker_facts,
+        stores=stores,
         launcher=launcher,
-        signal=stores.signal,
-        clock=stores.clock,
-        api_keys=stores.api_keys,
-        loads=stores.loads,
-        byte_ledger=stores.byte_ledger,
-        partner_keys=stores.partner_keys,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
         workflows=library(settings.workflows_dir),
     )

@@ -45,13 +45,13 @@ async def submit(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    stored = await context_of(request).services.batches.read(tenant_of(request), request.path_params["batch_id"])
+    stored = await context_of(request).stores.batches.read(tenant_of(request), request.path_params["batch_id"])
     return await _batch_answer(request, stored)
 
 
 async def cancel(request: Request) -> Response:
     """Queued jobs fail at once, running ones are asked to stop; what is over stays."""
-    batches = context_of(request).services.batches
+    batches = context_of(request).stores.batches
     stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
     return await _batch_answer(request, stored, 202)
 
@@ -59,7 +59,7 @@ async def cancel(request: Request) -> Response:
 async def _batch_answer(
     request: Request, stored: StoredBatch, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    statuses = await context_of(request).services.batches.statuses(stored.record)
+    statuses = await context_of(request).stores.batches.statuses(stored.record)
     view = batch_view(stored.record, statuses, base_url(request))
     return answer(view, status, NO_STORE | (headers or {}))
 

@@ -21,6 +21,7 @@ from app.services import Services
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
 from app.wire import MAX_IDEMPOTENCY_KEY
+from storage.stores import Stores
 
 REPLAYED = "idempotency-replayed"
 """The header of an answer that an earlier request with the same Idempotency-Key had made."""
@@ -35,6 +36,10 @@ class Context:
     config: ApiConfig
     watch: JobWatch
     large_bodies: LargeBodies
+
+    @property
+    def stores(self) -> Stores:
+        return self.services.stores
 
 
 def context_of(request: Request) -> Context:

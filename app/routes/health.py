@@ -31,7 +31,7 @@ async def ready(request: Request) -> Response:
 
 async def _look(request: Request) -> Ready:
     try:
-        await context_of(request).services.objects.list(keys.PROBES, limit=1)
+        await context_of(request).stores.objects.list(keys.PROBES, limit=1)
     except StorageError:
         return Ready(status="not_ready", detail="the bucket does not answer")
     return Ready(status="ready", detail="the bucket answers")

@@ -67,7 +67,7 @@ async def show(request: Request) -> Response:
     """With `wait`: until the job is over, or, with If-None-Match, until it differs from that version."""
     context = context_of(request)
     wait_s = whole_number(request, "wait", default=None, low=1, high=context.config.max_wait_s)
-    stored = await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])
+    stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     known = request.headers.get("if-none-match")
     if wait_s is not None:
         stored = await context.watch.until(
@@ -80,7 +80,7 @@ async def show(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     context = context_of(request)
-    listed = await context.services.jobs.page(
+    listed = await context.stores.jobs.page(
         tenant_of(request),
         status=_status(request),
         limit=whole_number(request, "limit", default=50, low=1, high=context.config.max_page),
@@ -95,16 +95,16 @@ async def cancel(request: Request) -> Response:
     A job that has not stopped yet, or whose events are still being delivered, is removed by the reaper afterwards.
     """
     context, purge = context_of(request), _flag(request, "purge")
-    now = context.services.clock.now()
+    now = context.stores.clock.now()
 
     def cancelled(record: JobRecord) -> JobRecord:
         return record.retain(0).cancel(now=now) if purge else record.cancel(now=now)
 
-    stored = await context.services.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
+    stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
     if not purge:
         return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
-    if not await context.services.remover.is_free_to_go(stored.record):
+    if not await context.stores.remover.is_free_to_go(stored.record):
         return _job_answer(request, stored, 202)
     await _purge(context, stored)
     return Response(status_code=204)
@@ -113,31 +113,31 @@ async def cancel(request: Request) -> Response:
 async def _purge(context: Context, stored: StoredJob) -> None:
     """Whoever else writes to it now is told so once: nothing changes a finished job but its removal."""
     try:
-        await context.services.remover.purge(stored)
+        await context.stores.remover.purge(stored)
     except PreconditionFailed:
         with contextlib.suppress(JobGone):
-            await context.services.remover.purge(
-                await context.services.jobs.read(stored.record.tenant, stored.record.job_id)
+            await context.stores.remover.purge(
+                await context.stores.jobs.read(stored.record.tenant, stored.record.job_id)
             )
 
 
 async def logs(request: Request) -> Response:
     """What the engine said, as text: of the current attempt, or of the one that is asked for."""
     context = context_of(request)
-    record = (await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])).record
+    record = (await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])).record
     attempt = whole_number(request, "attempt", default=record.attempt, low=1, high=max(1, record.attempt))
-    text = await context.services.logs.read(record.tenant, record.job_id, attempt)
+    text = await context.stores.logs.read(record.tenant, record.job_id, attempt)
     return PlainTextResponse(text, headers=NO_STORE | {"job-attempt": str(attempt)})
 
 
 async def output(request: Request) -> Response:
     """302 to a fresh presigned URL, or with ?redirect=false that URL as JSON."""
     context = context_of(request)
-    stored = await context.services.jobs.read(tenant_of(request), request.path_params["job_id"])
+    stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     number = request.path_params["number"]
     if number >= len(stored.record.outputs):
         raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far")
-    signed = output_url(stored.record.outputs[number], context.services.objects, context.config)
+    signed = output_url(stored.record.outputs[number], context.stores.objects, context.config)
     if request.query_params.get("redirect") == "false":
         return answer(signed, headers=NO_STORE)
     return RedirectResponse(signed.url, 302, NO_STORE)
@@ -145,14 +145,14 @@ async def output(request: Request) -> Response:
 
 async def workflow(request: Request) -> Response:
     """The graph as it was submitted."""
-    jobs = context_of(request).services.jobs
+    jobs = context_of(request).stores.jobs
     document = await jobs.workflow(tenant_of(request), request.path_params["job_id"])
     return Response(document, media_type="application/json")
 
 
 def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
     context = context_of(request)
-    view = job_view(stored.record, context.services.objects, context.config, base_url(request))
+    view = job_view(stored.record, context.stores.objects, context.config, base_url(request))
     return answer(view, status, {"etag": _etag(stored.record)} | NO_STORE)
 
 

@@ -13,7 +13,7 @@ from storage.together import together
 async def show(request: Request) -> Response:
     context = context_of(request)
     pools = (DEFAULT_POOL, *context.config.gpu_pools)
-    found = await together(*(context.services.worker_facts.read(pool) for pool in pools))
+    found = await together(*(context.stores.worker_facts.read(pool) for pool in pools))
     return answer(system_view(dict(zip(pools, found, strict=True))), headers=NO_STORE)
 
 

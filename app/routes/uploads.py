@@ -23,10 +23,10 @@ async def create(request: Request) -> Response:
         raise Problem("upload-too-large", detail, pointer="/size_bytes")
     claim = None
     if key is not None:
-        claim = await context.services.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
-    if claim is None or claim.is_first or not await context.services.uploads.is_known(tenant_of(request), claim.id):
+        claim = await context.stores.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
+    if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
         await Quotas(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
-    upload, signed = await context.services.uploads.create(
+    upload, signed = await context.stores.uploads.create(
         tenant_of(request),
         size_bytes=wanted.size_bytes,
         content_type=wanted.content_type,

@@ -44,15 +44,15 @@ MAX_BODY_BYTES = 256 * 1024
 async def deliveries(request: Request) -> Response:
     """Of each event that counts: a progress event goes when a newer one comes, and its delivery is of no interest."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    record = (await context.services.jobs.read(tenant, job_id)).record
-    found = await context.services.deliveries.of(event_ref(record, event) for event in record.events)
+    record = (await context.stores.jobs.read(tenant, job_id)).record
+    found = await context.stores.deliveries.of(event_ref(record, event) for event in record.events)
     return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=NO_STORE)
 
 
 async def redeliver(request: Request) -> Response:
     """Once more, whatever became of it; the receiver is asked again even if it was given up."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    record = (await context.services.jobs.read(tenant, job_id)).record
+    record = (await context.stores.jobs.read(tenant, job_id)).record
     refs = {ref.event_id: ref for ref in (event_ref(record, event) for event in record.events)}
     ref = refs.get(request.path_params["event_id"])
     again = await _replay(context, ref) if ref is not None else None
@@ -64,7 +64,7 @@ async def redeliver(request: Request) -> Response:
 async def dead_letters(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
-    found, last = await context.services.deliveries.dead_letters(tenant, limit=limit, after=_after(request, tenant))
+    found, last = await context.stores.deliveries.dead_letters(tenant, limit=limit, after=_after(request, tenant))
     views = [delivery_view(delivery) for delivery in found]
     next_cursor = None if last is None else last.rsplit("/", 1)[-1]
     return answer(DeadLetterList(dead_letters=views, next_cursor=next_cursor), headers=NO_STORE)
@@ -75,7 +75,7 @@ async def replay(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
-    dead, _ = await context.services.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
+    dead, _ = await context.stores.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
     again = await for_each(refs, lambda ref: _replay(context, ref))
     return answer(Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None]), 202)
@@ -87,15 +87,15 @@ async def test(request: Request) -> Response:
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
     await Quotas(context.services, context.config, tenant).admit_targets({url})
-    await context.services.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
-    ref = await context.services.deliveries.test(tenant, url, str(uuid.uuid4()))
-    context.services.signal.ring(DUE_TOPIC)
-    tested = await context.services.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
+    await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
+    ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
+    context.stores.signal.ring(DUE_TOPIC)
+    tested = await context.stores.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
     return answer(delivery_view(tested), 200 if tested.attempts else 202)
 
 
 async def endpoints(request: Request) -> Response:
-    found = await context_of(request).services.endpoints.all(tenant_of(request))
+    found = await context_of(request).stores.endpoints.all(tenant_of(request))
     return answer(EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found]), headers=NO_STORE)
 
 
@@ -113,12 +113,12 @@ async def keys(request: Request) -> Response:
 
 async def _replay(context: Context, ref: EventRef) -> Delivery | None:
     """The receiver is asked again first: a deliverer that looks in between would give the event up at once."""
-    stored = await context.services.deliveries.find(ref)
+    stored = await context.stores.deliveries.find(ref)
     if stored is None:
         return None
-    await context.services.endpoints.change(ref.tenant, stored.record.url, lambda endpoint: endpoint.enabled())
-    again = await context.services.deliveries.replay(ref)
-    context.services.signal.ring(DUE_TOPIC)
+    await context.stores.endpoints.change(ref.tenant, stored.record.url, lambda endpoint: endpoint.enabled())
+    again = await context.stores.deliveries.replay(ref)
+    context.stores.signal.ring(DUE_TOPIC)
     return again
 
 

@@ -47,7 +47,7 @@ async def submit(request: Request) -> Response:
 
 
 async def _catalogue(context: Context) -> Catalogue:
-    return await context.services.engine_info.catalogue(DEFAULT_POOL)
+    return await context.stores.engine_info.catalogue(DEFAULT_POOL)
 
 
 def _found(context: Context, request: Request) -> NamedWorkflow:

@@ -48,7 +48,7 @@ class Identity:
 
 class Acceptance:
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
-        self._services = services
+        self._launcher, self._stores = services.launcher, services.stores
         self._config = config
         self._tenant = tenant
         self._quotas = Quotas(services, config, tenant)
@@ -68,27 +68,27 @@ class Acceptance:
             try:
                 stored = await self._create(prepared, job_id, identity)
             except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
-                return await self._accepted(await self._services.jobs.read(self._tenant, job_id), is_replay=True)
+                return await self._accepted(await self._stores.jobs.read(self._tenant, job_id), is_replay=True)
         await self.spawn(stored.record)
         return await self._accepted(stored, is_replay=False)
 
     async def _replay(self, job_id: str) -> Accepted | None:
         """None for one whose maker crashed in between, or is not ready: it is made again, under the same id."""
         try:
-            return await self._accepted(await self._services.jobs.read(self._tenant, job_id), is_replay=True)
+            return await self._accepted(await self._stores.jobs.read(self._tenant, job_id), is_replay=True)
         except JobGone:
             raise
         except JobNotFound:
             return None
 
     async def _accepted(self, stored: StoredJob, *, is_replay: bool) -> Accepted:
-        estimate = await self._services.runtimes.estimate(self._tenant, stored.record.workflow_shape)
+        estimate = await self._stores.runtimes.estimate(self._tenant, stored.record.workflow_shape)
         return Accepted(stored, estimate or DEFAULT_ESTIMATE_S, is_replay)
 
     async def _create(self, prepared: PreparedJob, job_id: str, identity: Identity) -> StoredJob:
-        record, files = self.draft(prepared, job_id, self._services.clock.now(), identity)
+        record, files = self.draft(prepared, job_id, self._stores.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
-        return await self._services.jobs.create(
+        return await self._stores.jobs.create(
             record, workflow=workflow_json(prepared), files=files, beside=self.beside(prepared, record)
         )
 
@@ -96,15 +96,13 @@ class Acceptance:
         """The id that an earlier request with this key has claimed."""
         if identity.idempotency_key is None:
             return None
-        return await self._services.idempotency.known(
-            self._tenant, scope, identity.idempotency_key, identity.fingerprint
-        )
+        return await self._stores.idempotency.known(self._tenant, scope, identity.idempotency_key, identity.fingerprint)
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
         """The id of what is to be made, and whether no earlier request claimed it."""
         if identity.idempotency_key is None:
             return str(uuid.uuid4()), True
-        claim = await self._services.idempotency.claim(
+        claim = await self._stores.idempotency.claim(
             self._tenant, scope, identity.idempotency_key, identity.fingerprint
         )
         return claim.id, claim.is_first
@@ -165,7 +163,7 @@ class Acceptance:
         """Uploads stay until the job that uses them is over."""
         for medium in prepared.media:
             if not isinstance(medium, LocalMedium):
-                await self._services.uploads.use(self._tenant, medium.upload_id, job_id)
+                await self._stores.uploads.use(self._tenant, medium.upload_id, job_id)
 
     def beside(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
         """The secrets that the job brought: not in its record, which is shown."""
@@ -174,14 +172,14 @@ class Acceptance:
             brought[keys.webhook_secret(record.tenant, record.job_id)] = options.webhook_secret.encode()
         if options.extra_data is not None:
             partner_key = options.extra_data.api_key_comfy_org.get_secret_value()
-            sealed = self._services.partner_keys.sealed(record.tenant, record.job_id, partner_key)
+            sealed = self._stores.partner_keys.sealed(record.tenant, record.job_id, partner_key)
             brought[keys.partner_key(record.tenant, record.job_id)] = sealed
         return brought
 
     async def spawn(self, record: JobRecord) -> None:
         try:
             async with asyncio.timeout(self._config.spawn_wait_s):
-                await self._services.launcher.spawn(record.pool)
+                await self._launcher.spawn(record.pool)
         except Exception:  # the job is safe: whoever looks at the queue next runs it
             logger.exception("no worker could be started")
 

@@ -28,7 +28,7 @@ class AcceptedBatch:
 
 class BatchAcceptance:
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
-        self._services = services
+        self._stores = services.stores
         self._config = config
         self._tenant = tenant
         self._acceptance = Acceptance(services, config, tenant)
@@ -53,13 +53,13 @@ class BatchAcceptance:
     async def _make(
         self, prepared: PreparedBatch, identity: Identity, batch_id: str, job_ids: Sequence[str]
     ) -> AcceptedBatch:
-        draft = await self._services.batches.draft(
+        draft = await self._stores.batches.draft(
             BatchRecord(
                 tenant=self._tenant,
                 batch_id=batch_id,
                 job_ids=tuple(job_ids),
                 metadata=prepared.metadata,
-                created_at=self._services.clock.now(),
+                created_at=self._stores.clock.now(),
                 retain_s=self._config.retain_s,
                 webhook_url=prepared.webhook_url,
                 has_webhook_secret=prepared.webhook_secret is not None,
@@ -70,17 +70,17 @@ class BatchAcceptance:
         stored_media = await self._store_shared(batch_id, prepared.shared)
         if prepared.webhook_secret is not None:
             key = keys.batch_webhook_secret(self._tenant, batch_id)
-            await self._services.objects.put(key, prepared.webhook_secret.encode())
+            await self._stores.objects.put(key, prepared.webhook_secret.encode())
         numbered = list(enumerate(prepared.jobs))
         records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
-        opened = await self._services.batches.accept(draft, records)
+        opened = await self._stores.batches.accept(draft, records)
         await for_each(records, self._acceptance.spawn)
         return AcceptedBatch(opened)
 
     async def _known(self, batch_id: str) -> StoredBatch | None:
         """None for one that was not accepted: its maker crashed in between, was refused, or is not ready."""
         try:
-            return await self._services.batches.read(self._tenant, batch_id)
+            return await self._stores.batches.read(self._tenant, batch_id)
         except BatchGone:
             raise
         except BatchNotFound:
@@ -91,7 +91,7 @@ class BatchAcceptance:
         for position, given in enumerate(shared):
             if isinstance(given, LocalMedium):
                 key = keys.batch_medium(self._tenant, batch_id, position)
-                await self._services.objects.upload_file(key, given.path, content_type=given.content_type)
+                await self._stores.objects.upload_file(key, given.path, content_type=given.content_type)
                 stored[given] = stored_medium(given, key)
         return stored
 
@@ -110,9 +110,9 @@ class BatchAcceptance:
         )
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
-            stored = await self._services.jobs.write_new(
+            stored = await self._stores.jobs.write_new(
                 record, workflow=workflow_json(prepared), files=files, beside=self._acceptance.beside(prepared, record)
             )
         except PreconditionFailed:
-            stored = await self._services.jobs.read(self._tenant, job_id)
+            stored = await self._stores.jobs.read(self._tenant, job_id)
         return stored.record

@@ -47,7 +47,7 @@ class MediaIntake:
     """Files land in the folder of `body` and go with it. Every method raises `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
-        self._services = services
+        self._fetcher, self._stores = services.fetcher, services.stores
         self._config = config
         self._tenant = tenant
         self._body = body
@@ -105,7 +105,7 @@ class MediaIntake:
 
     async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalMedium:
         try:
-            fetched = await self._services.fetcher.fetch(self._body.spooled(url).text(2048), path)
+            fetched = await self._fetcher.fetch(self._body.spooled(url).text(2048), path)
         except (FetchRefused, TextTooLong, BadText) as error:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
         except FetchFailed as error:
@@ -121,7 +121,7 @@ class MediaIntake:
 
     async def _uploaded(self, name: str, upload_id: str, where: str) -> UploadedMedium:
         try:
-            upload = await self._services.uploads.resolve(self._tenant, upload_id)
+            upload = await self._stores.uploads.resolve(self._tenant, upload_id)
         except UploadNotFound:
             raise Problem("unknown-upload", f"there is no upload {upload_id!r}", pointer=where) from None
         except UploadIncomplete as error:

@@ -77,7 +77,7 @@ class Preparation:
     """Of one request. `root` is always where the thing at hand stands in the request; all methods raise `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
-        self._services = services
+        self._stores = services.stores
         self._config = config
         self._body = body
         self._intake = MediaIntake(services, config, tenant, body)
@@ -128,7 +128,7 @@ class Preparation:
         if options.webhook_url is not None and options.webhook_secret is None and not config.signs_webhooks:
             detail = "this deployment has no secret to sign its events with"
             raise Problem("webhooks-unsigned", detail, pointer=f"{root}/webhook_url")
-        if options.extra_data is not None and not self._services.partner_keys.can_seal:
+        if options.extra_data is not None and not self._stores.partner_keys.can_seal:
             detail = "this deployment has no secret to seal it with"
             raise Problem("partner-keys-unsealed", detail, pointer=f"{root}/extra_data")
         if options.webhook_secret is not None:
@@ -180,7 +180,7 @@ class Preparation:
     async def _catalogue(self, pool: str) -> Catalogue:
         """The same for every job of one request."""
         if pool not in self._catalogues:
-            self._catalogues[pool] = await self._services.engine_info.catalogue(pool)
+            self._catalogues[pool] = await self._stores.engine_info.catalogue(pool)
         return self._catalogues[pool]
 
     async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalMedium]]:

@@ -23,7 +23,7 @@ class Quotas:
     """Of one tenant. Every method raises `Problem` with Retry-After where a quota is used up."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
-        self._services = services
+        self._stores = services.stores
         self._config = config
         self._tenant = tenant
 
@@ -36,7 +36,7 @@ class Quotas:
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
         await self.admit_targets({url for url in targets if url is not None})
         await self._admit_jobs(len(jobs))
-        with self._services.loads.pending(self._tenant, jobs):
+        with self._stores.loads.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
             await self.charge(sum(medium.size_bytes for medium in brought if isinstance(medium, LocalMedium)))
             yield
@@ -46,7 +46,7 @@ class Quotas:
         limit = self._config.max_upload_bytes_a_day
         if limit is None or not size_bytes:
             return
-        ledger = self._services.byte_ledger
+        ledger = self._stores.byte_ledger
         if not await ledger.charge(self._tenant, size_bytes, limit=limit):
             detail = f"{size_bytes} bytes more would exceed the {limit} of a day, which ends at midnight UTC"
             raise Problem("too-many-bytes", detail, headers={"Retry-After": str(ledger.seconds_to_midnight())})
@@ -56,7 +56,7 @@ class Quotas:
         limit = self._config.max_webhook_targets
         if limit is None or not urls:
             return
-        if await self._services.endpoints.count_with(self._tenant, urls, at_most=limit) > limit:
+        if await self._stores.endpoints.count_with(self._tenant, urls, at_most=limit) > limit:
             detail = f"there would be more than {limit} receivers of the last 30 days"
             raise Problem("too-many-webhook-targets", detail, headers={"Retry-After": str(DAY_S)})
 
@@ -64,7 +64,7 @@ class Quotas:
         limits = [limit for limit in (self._config.max_active_jobs, self._config.max_queued_jobs) if limit is not None]
         if not limits:
             return
-        loads, at_most = self._services.loads, max(limits)
+        loads, at_most = self._stores.loads, max(limits)
         load = await loads.of(self._tenant, at_most=at_most)
         if self._excess(load, count) is not None:
             load = await loads.audited(self._tenant, at_most=at_most) or load

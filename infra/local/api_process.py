@@ -2,21 +2,16 @@
 
 import argparse
 import asyncio
-import os
 import resource
 import socket
-from pathlib import Path
 
 import uvicorn
 
 from app.asgi import create_app
-from infra.compose import api_config, api_services, open_stores
+from infra.compose import api_config, api_services
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
-from infra.local.presence import Presence, announce
-from infra.local.signal import open_local_signal
-from infra.logs import configure_logging
-from infra.secrecy import keep_secrets
+from infra.local.process import begin, local_stores, say_ready
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -29,14 +24,13 @@ GRACEFUL_S = 3
 class _Server(uvicorn.Server):
     """Says that it is ready, and ends with its parent. Signals are uvicorn's own business."""
 
-    def __init__(self, config: uvicorn.Config, presence: Path | None) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
         super().__init__(config)
-        self._presence = presence
+        self._settings = settings
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._presence is not None:
-            announce(self._presence, Presence(pid=os.getpid()))
+        say_ready(self._settings)
 
     async def end_with_parent(self) -> None:
         await (await parent_gone()).wait()
@@ -44,7 +38,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: Settings, descriptor: int) -> None:
-    async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
+    async with local_stores(settings) as stores:
         app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
         config = uvicorn.Config(
             app,
@@ -55,7 +49,7 @@ async def serve(settings: Settings, descriptor: int) -> None:
             timeout_graceful_shutdown=GRACEFUL_S,
             server_header=False,
         )
-        server = _Server(config, settings.presence)
+        server = _Server(config, settings)
         watching = asyncio.create_task(server.end_with_parent())
         with socket.socket(fileno=descriptor) as listener:
             await server.serve(sockets=[listener])
@@ -73,11 +67,10 @@ def _allow_many_files() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
-    settings = Settings()
-    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
-    keep_secrets()
+    descriptor = parser.parse_args().fd
+    settings = begin()
     _allow_many_files()
-    asyncio.run(serve(settings, parser.parse_args().fd))
+    asyncio.run(serve(settings, descriptor))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from pydantic import SecretStr
 
-from infra.compose import Stores, dispatcher, make_stores, webhook_transport
+from infra.compose import dispatcher, make_stores, webhook_transport
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import SystemClock
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from storage.webhooks.signing import new_secret
 from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store

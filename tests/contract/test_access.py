@@ -61,7 +61,7 @@ async def test_a_key_of_the_bucket_lets_its_tenant_in(api: Api) -> None:
     """What it submits is that tenant's, and the settings' own key goes on as it did."""
     async with await api.client_of("acme") as acme:
         accepted = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()
-    assert (await api.services.jobs.read("acme", accepted["job_id"])).record.tenant == "acme"
+    assert (await api.stores.jobs.read("acme", accepted["job_id"])).record.tenant == "acme"
     assert (await asked(api, KEY)).json()["jobs"] == []
 
 
@@ -179,10 +179,10 @@ async def test_a_bucket_that_does_not_answer_lets_nobody_in(memory_api: Api, buc
 
 async def test_a_record_that_cannot_be_read_lets_nobody_in(memory_api: Api, bucket: DownableStore) -> None:
     """Nor does one that lies under another's name."""
-    key, record = new_record("acme", now=memory_api.services.clock.now())
+    key, record = new_record("acme", now=memory_api.stores.clock.now())
     await bucket.put(keys.api_key(record.kid), b'{"newer": true}')
     assert (await asked(memory_api, key)).status_code == 401
-    other, borrowed = new_record("acme", now=memory_api.services.clock.now())
+    other, borrowed = new_record("acme", now=memory_api.stores.clock.now())
     await bucket.put(keys.api_key("aaaaaaaa"), borrowed.model_dump_json().encode())
     assert (await asked(memory_api, other)).status_code == 401
 

@@ -62,8 +62,8 @@ async def work(api: Api, *outputs: Output) -> None:
     """Be a worker that runs the best job."""
     claimed = await api.queue.claim("default", "w")
     assert claimed is not None
-    now = api.services.clock.now()
-    await api.services.jobs.evolve_from(claimed, lambda r: r.complete(attempt=r.attempt, now=now, outputs=outputs))
+    now = api.stores.clock.now()
+    await api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=r.attempt, now=now, outputs=outputs))
 
 
 async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
@@ -72,7 +72,7 @@ async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
     assert accepted["status"] == "queued"
     assert accepted["estimated_time"] == 30
     assert accepted["created_at"] == "2026-11-23T12:00:00.000000+00:00"
-    stored = await api.services.jobs.read("default", accepted["job_id"])
+    stored = await api.stores.jobs.read("default", accepted["job_id"])
     assert (stored.record.priority, stored.record.timeout_s) == (3, 9)
     assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}/workflow")).json() == BLUE
     assert api.services.launcher.spawned == ["default"]  # type: ignore[attr-defined]  # the in-memory one counts
@@ -197,7 +197,7 @@ async def test_a_running_job_is_removed_when_it_has_stopped(clock: ManualClock) 
         asked = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
         assert (asked.status_code, asked.json()["status"]) == (202, "running")
         now = clock.now()
-        await api.services.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
+        await api.stores.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
         await reaper(Settings(bucket="tests"), api.stores, NoLauncher()).sweep()
         assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).status_code == 410
 
@@ -218,13 +218,13 @@ async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
     accepted = await submit(api)
     path = f"/v1/jobs/{accepted['job_id']}/logs"
     assert (await api.client.get(path)).json()["type"] == "/problems/no-log"
-    now = api.services.clock.now()
+    now = api.stores.clock.now()
     for attempt in (1, 2):
         claimed = await api.queue.claim("default", "w")
         assert claimed is not None
-        await api.services.logs.write("default", accepted["job_id"], attempt, [f"attempt {attempt}", "naïve"])
+        await api.stores.logs.write("default", accepted["job_id"], attempt, [f"attempt {attempt}", "naïve"])
         if attempt == 1:
-            await api.services.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
+            await api.stores.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
     current = await api.client.get(path)
     assert current.text == "attempt 2\nnaïve\n"
     assert (current.headers["content-type"], current.headers["job-attempt"]) == ("text/plain; charset=utf-8", "2")
@@ -252,8 +252,8 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
         before = requests["GET"]
         await asyncio.sleep(2.2)
         assert requests["GET"] - before <= 4
-        now = memory_api.services.clock.now()
-        await memory_api.services.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
+        now = memory_api.stores.clock.now()
+        await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
         answers = await asyncio.gather(*waiting)
     assert {answer.json()["status"] for answer in answers} == {"completed"}
 
@@ -266,7 +266,7 @@ async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None
     etag = (await memory_api.client.get(url)).headers["etag"]
     waiting = asyncio.create_task(memory_api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
     await asyncio.sleep(0.1)
-    await memory_api.services.remover.purge(await memory_api.services.jobs.read("default", job_id))
+    await memory_api.stores.remover.purge(await memory_api.stores.jobs.read("default", job_id))
     assert (await waiting).status_code == 410
 
 
@@ -285,8 +285,8 @@ async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> 
     answer = await waiting
     assert answer.json()["status"] == "running"
     details = ProgressDetails(current_node="1", nodes_completed=1, nodes_total=2, step="3/8")
-    now = api.services.clock.now()
-    await api.services.jobs.evolve_from(
+    now = api.stores.clock.now()
+    await api.stores.jobs.evolve_from(
         claimed,
         lambda r: r.report(attempt=1, now=now, lease_s=60, progress=42, details=details, outputs=(OUTPUT,)),
     )
@@ -309,7 +309,7 @@ async def test_media_of_every_kind_are_stored(api: Api) -> None:
         {"node": "2", "field": "filename_prefix", "value": base64.b64encode(PNG).decode(), "type": "image_base64"},
     ]
     accepted = await submit(api, media=media, inputs=inputs)
-    record = (await api.services.jobs.read("default", accepted["job_id"])).record
+    record = (await api.stores.jobs.read("default", accepted["job_id"])).record
     assert {medium.name for medium in record.media} == {"a.png", "b.png", "c.png", "input_2_1.png"}
     bodies = {medium.name: (await api.objects.get(medium.key)).body for medium in record.media}
     assert (bodies["a.png"], bodies["b.png"], bodies["c.png"]) == (PNG, PNG, PNG)
@@ -320,13 +320,13 @@ async def test_a_long_prompt_is_kept_whole(api: Api) -> None:
     """A text beyond the spool's threshold is no medium, and is not cut."""
     prompt = "a cat, " * 12_000
     accepted = await submit(api, inputs=[{"node": "2", "field": "filename_prefix", "value": prompt}])
-    record = (await api.services.jobs.read("default", accepted["job_id"])).record
+    record = (await api.stores.jobs.read("default", accepted["job_id"])).record
     assert record.inputs[0].value == prompt
 
 
 async def test_known_node_classes_are_checked(api: Api) -> None:
     """Once a worker has said what its engine can do."""
-    await api.services.engine_info.publish("default", {"EmptyImage": {"input": {}, "output": ["IMAGE"]}})
+    await api.stores.engine_info.publish("default", {"EmptyImage": {"input": {}, "output": ["IMAGE"]}})
     response = await api.client.post("/v1/jobs", json={"workflow": BLUE})
     assert response.json()["type"] == "/problems/unknown-node-class"
     assert response.json()["pointer"] == "/workflow/2/class_type"
@@ -335,7 +335,7 @@ async def test_known_node_classes_are_checked(api: Api) -> None:
 async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_its_faults(api: Api) -> None:
     """Each with its place in the request, in `inputs` if it came from there, and all in ComfyUI's words beside."""
     classes = {name: node.object_info() for name, node in node_classes().items()}
-    await api.services.engine_info.publish("default", classes)
+    await api.stores.engine_info.publish("default", classes)
     workflow = {**BLUE, "1": {**BLUE["1"], "inputs": {**BLUE["1"]["inputs"], "height": "tall"}}}
     given = [{"node": "1", "field": "width", "value": 10**6}]
     response = await api.client.post("/v1/jobs", json={"workflow": workflow, "inputs": given})
@@ -356,7 +356,7 @@ async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_its_faul
 async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
     """A picture of `media` or of an input passes; one that nobody brings is a missing medium."""
     classes = {name: node.object_info() for name, node in node_classes().items()}
-    await api.services.engine_info.publish("default", classes)
+    await api.stores.engine_info.publish("default", classes)
     workflow = {**BLUE, "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
     cat = base64.b64encode(b"cat").decode()
     refused = await api.client.post("/v1/jobs", json={"workflow": workflow})

@@ -61,10 +61,8 @@ async def claim(api: Api) -> JobRecord:
 
 
 async def complete(api: Api, record: JobRecord) -> None:
-    now = api.services.clock.now()
-    await api.services.jobs.evolve(
-        "default", record.job_id, lambda r: r.complete(attempt=r.attempt, now=now, outputs=())
-    )
+    now = api.stores.clock.now()
+    await api.stores.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=r.attempt, now=now, outputs=()))
 
 
 async def test_each_set_of_inputs_is_a_job(api: Api) -> None:
@@ -75,7 +73,7 @@ async def test_each_set_of_inputs_is_a_job(api: Api) -> None:
     for number, job in enumerate(batch["jobs"], 1):
         shown = (await api.client.get(f"/v1/jobs/{job['job_id']}")).json()
         assert (shown["batch_id"], shown["priority"]) == (batch["batch_id"], 4)
-        record = (await api.services.jobs.read("default", job["job_id"])).record
+        record = (await api.stores.jobs.read("default", job["job_id"])).record
         assert [given.value for given in record.inputs] == [number]
     assert api.services.launcher.spawned == ["default"] * 3  # type: ignore[attr-defined]  # the in-memory one counts
     assert len((await api.client.get("/v1/jobs")).json()["jobs"]) == 3
@@ -84,7 +82,7 @@ async def test_each_set_of_inputs_is_a_job(api: Api) -> None:
 async def test_a_list_of_whole_jobs_is_a_batch_as_well(api: Api) -> None:
     """Each with options of its own."""
     batch = await submit(api, {"jobs": [{"workflow": BLUE, "priority": 1}, {"workflow": BLUE, "timeout_s": 9}]})
-    first, second = [(await api.services.jobs.read("default", job["job_id"])).record for job in batch["jobs"]]
+    first, second = [(await api.stores.jobs.read("default", job["job_id"])).record for job in batch["jobs"]]
     assert (first.priority, second.timeout_s) == (1, 9)
 
 
@@ -119,7 +117,7 @@ async def test_a_cancelled_batch_stops(api: Api) -> None:
     cancelled = await api.client.delete(f"/v1/batches/{batch['batch_id']}")
     assert cancelled.status_code == 202
     assert cancelled.json()["counts"] == {"queued": 0, "running": 1, "completed": 1, "failed": 1, "removed": 0}
-    assert (await api.services.jobs.read("default", running.job_id)).record.cancel_requested_at is not None
+    assert (await api.stores.jobs.read("default", running.job_id)).record.cancel_requested_at is not None
     assert cancelled.json()["cancel_requested_at"] is not None
 
 
@@ -219,7 +217,7 @@ async def test_what_was_not_accepted_never_runs_and_is_cleared_away(clock: Manua
             await sweeper.sweep()
             assert await api.queue.claim("default", "w") is None
         with pytest.raises(BatchGone):
-            await api.services.batches.read("default", batch_id)
+            await api.stores.batches.read("default", batch_id)
         assert {key.rsplit("/", 1)[1] for key in await api.keys() if "/jobs/" in key} == {"job.json"}
         clock.set(clock.now() + timedelta(days=31))
         for _ in range(2):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from pydantic import SecretStr
 
-from infra.compose import Stores, dispatcher, make_stores
+from infra.compose import dispatcher, make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
@@ -17,6 +17,7 @@ from storage.hint_keys import DueEntry, EventRef
 from storage.jobs.hints import endpoint_of
 from storage.outbox import PAGE
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.records import a_job

@@ -76,7 +76,7 @@ async def test_a_repeat_after_removal_stores_nothing(api: Api) -> None:
     headers = {"idempotency-key": "once"}
     job_id = (await api.client.post("/v1/jobs", json=document, headers=headers)).json()["job_id"]
     await api.client.delete(f"/v1/jobs/{job_id}")
-    await api.services.remover.purge(await api.services.jobs.read("default", job_id))
+    await api.stores.remover.purge(await api.stores.jobs.read("default", job_id))
     before = await api.keys()
     assert (await api.client.post("/v1/jobs", json=document, headers=headers)).status_code == 410
     assert [key for key in await api.keys() if job_id in key] == [key for key in before if job_id in key]

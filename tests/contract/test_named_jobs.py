@@ -44,7 +44,7 @@ async def test_what_can_be_run(api: Api, clock: ManualClock) -> None:
         "choices": [],
     }
     classes = {name: declared.object_info() for name, declared in node_classes(faults_too=False).items()}
-    await api.services.engine_info.publish("default", classes)
+    await api.stores.engine_info.publish("default", classes)
     clock.set(clock.now() + timedelta(seconds=5))
     rows = {row["name"]: row for row in (await api.client.get("/v1/workflows")).json()["workflows"]}
     assert (rows["still"]["runnable"], rows["still"]["missing"]) == (True, [])
@@ -68,7 +68,7 @@ async def test_a_job_by_name(api: Api) -> None:
         api, "wan22", inputs={"image": {"data": DATA, "filename": "cat.png"}, "prompt": "rain", "seed": 7}, priority=2
     )
     assert accepted.status_code == 202, accepted.text
-    stored = await api.services.jobs.read("default", accepted.json()["job_id"])
+    stored = await api.stores.jobs.read("default", accepted.json()["job_id"])
     values = {(value.node, value.field): value.value for value in stored.record.inputs}
     assert values == {
         ("107", "image"): "cat.png",
@@ -84,7 +84,7 @@ async def test_without_inputs_the_defaults_hold(api: Api) -> None:
     """Where nothing is required, an empty object does; a medium without a name gets one of its kind."""
     assert (await post(api, "words")).status_code == 202
     accepted = await post(api, "still", inputs={"image": {"data": DATA}})
-    stored = await api.services.jobs.read("default", accepted.json()["job_id"])
+    stored = await api.stores.jobs.read("default", accepted.json()["job_id"])
     assert [value.value for value in stored.record.inputs] == ["image.png"]
 
 

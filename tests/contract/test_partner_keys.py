@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.compose import Stores, runner_stores
+from infra.compose import runner_stores
 from infra.settings import Settings
 from storage import keys
 from storage.access.partner_keys import PartnerKeyStore
@@ -17,6 +17,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import SealBroken
 from storage.jobs.record import JobRecord
+from storage.stores import Stores
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.scripted_comfy import Play, ScriptedComfy, serving

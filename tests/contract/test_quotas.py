@@ -114,7 +114,7 @@ async def test_a_stale_hint_keeps_nobody_out(clock: ManualClock) -> None:
     bucket = MemoryObjectStore(clock)
     async with limited(bucket, clock, max_active_jobs=1) as api:
         ended = (await submit(api.client)).json()["job_id"]
-        stored = (await api.services.jobs.read("default", ended)).record
+        stored = (await api.stores.jobs.read("default", ended)).record
         stale = IndexEntry(stored.created_at, ended, 0).key("default", "queued")
         await api.client.delete(f"/v1/jobs/{ended}")
         await bucket.put(stale, b"")
@@ -151,11 +151,11 @@ async def test_more_jobs_than_one_list_has_are_counted(clock: ManualClock) -> No
         entry = IndexEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
         await bucket.put(entry.key("default", "queued"), b"")
     async with limited(bucket, clock, max_queued_jobs=10_000) as api:
-        load = await api.services.loads.of("default", at_most=10_000)
+        load = await api.stores.loads.of("default", at_most=10_000)
         assert (load.queued, load.active) == (2500, 2500)
         pass_time(clock, COUNT_LIFE)
         bucket.requests.clear()
-        assert (await api.services.loads.of("default", at_most=1500)).queued == 2000
+        assert (await api.stores.loads.of("default", at_most=1500)).queued == 2000
         assert bucket.requests["LIST"] == 3
 
 

@@ -70,9 +70,9 @@ async def run_one(api: Api, clock: ManualClock, seconds: float, runtime: Runtime
         clock.set(clock.now() + timedelta(seconds=seconds))
         now = clock.now()
         if attempt == 1:
-            await api.services.jobs.evolve_from(claimed, lambda record: record.release(attempt=1, now=now))  # noqa: B023
+            await api.stores.jobs.evolve_from(claimed, lambda record: record.release(attempt=1, now=now))  # noqa: B023
         else:
-            await api.services.jobs.evolve_from(claimed, lambda record: record.complete(attempt=2, now=now, outputs=()))  # noqa: B023
+            await api.stores.jobs.evolve_from(claimed, lambda record: record.complete(attempt=2, now=now, outputs=()))  # noqa: B023
     shown: dict[str, Any] = (await api.client.get(f"/v1/jobs/{job_id}")).json()
     return shown
 

@@ -113,7 +113,7 @@ async def settled(api: Api, post: Post, tenant: str) -> Belongings:
         post.receiver.answers = [Answer(415, 5)]
         await post.send()
         (event_id,) = (letter["event_id"] for letter in (await client.get("/v1/dead-letters")).json()["dead_letters"])
-        await api.services.endpoints.failed(tenant, hook["webhook_url"], disable=None, scale=1)
+        await api.stores.endpoints.failed(tenant, hook["webhook_url"], disable=None, scale=1)
         wanted = {"size_bytes": 3, "content_type": "model/gltf-binary"}
         upload_id = (await client.post("/v1/uploads", json=wanted)).json()["upload_id"]
         await api.objects.put(f"tenants/{tenant}/uploads/{upload_id}/data", b"abc", content_type="model/gltf-binary")
@@ -136,9 +136,9 @@ async def ended(api: Api, tenant: str) -> None:
         content_type="image/png",
         sha256="0" * 64,
     )
-    await api.services.logs.write(tenant, record.job_id, 1, [f"said for {tenant} alone"])
-    now = api.services.clock.now()
-    await api.services.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=(output,)))
+    await api.stores.logs.write(tenant, record.job_id, 1, [f"said for {tenant} alone"])
+    now = api.stores.clock.now()
+    await api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=(output,)))
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ async def test_foreign_dead_letters_are_not_replayed(town: Town) -> None:
 
 async def test_lists_show_ones_own_alone(town: Town) -> None:
     """Also from a cursor that the other tenant was given."""
-    stored = (await town.api.services.jobs.read(VICTIM, town.theirs.job_id)).record
+    stored = (await town.api.stores.jobs.read(VICTIM, town.theirs.job_id)).record
     entry = IndexEntry(stored.created_at, stored.job_id, None).key(VICTIM, None).rsplit("/", 1)[1]
     for cursor in ("", f"&cursor={_cursor(entry)}"):
         shown = (await town.attacker.get(f"/v1/jobs?limit=200{cursor}")).json()["jobs"]

@@ -24,7 +24,7 @@ from app.submission.batch_preparation import PreparedBatch
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob, PreparedWorkflow
 from app.wire import JobOptions
-from infra.compose import Stores, api_services, dispatcher, make_stores, reaper, worker_loop
+from infra.compose import api_services, dispatcher, make_stores, reaper, worker_loop
 from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.bucket.memory import MemoryObjectStore
@@ -35,6 +35,7 @@ from storage.jobs.store import StoredJob
 from storage.jobs.tombstone import LIFE
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
 from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory
@@ -279,9 +280,12 @@ class World:
     async def _replay_its_end(self, api: Services, job_id: str) -> tuple[float, str | None]:
         """When this was asked, and the event's id; None where there was no attempt to tell of the job's end yet."""
         asked_at = asyncio.get_running_loop().time()
-        record = (await api.jobs.read(TENANT, job_id)).record
+        record = (await api.stores.jobs.read(TENANT, job_id)).record
         for event in record.events:
-            if event.name in ENDS and (again := await api.deliveries.replay(event_ref(record, event))) is not None:
+            if (
+                event.name in ENDS
+                and (again := await api.stores.deliveries.replay(event_ref(record, event))) is not None
+            ):
                 return asked_at, again.ref.event_id
         return asked_at, None
 
@@ -299,7 +303,7 @@ class World:
             batch_id = accepted.stored.record.batch_id
 
             async def cancel(api: Services) -> object:
-                return await api.batches.cancel(await api.batches.read(TENANT, batch_id))
+                return await api.stores.batches.cancel(await api.stores.batches.read(TENANT, batch_id))
 
             await self._until_answered(cancel)
 
@@ -321,9 +325,9 @@ class World:
             return (record.retain(0) if purge else record).cancel(now=now)
 
         try:
-            stored: StoredJob = await api.jobs.evolve(TENANT, job_id, change)
-            if purge and await api.remover.is_free_to_go(stored.record):
-                await api.remover.purge(stored)
+            stored: StoredJob = await api.stores.jobs.evolve(TENANT, job_id, change)
+            if purge and await api.stores.remover.is_free_to_go(stored.record):
+                await api.stores.remover.purge(stored)
         except (JobGone, PreconditionFailed):
             return
 

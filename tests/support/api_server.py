@@ -14,7 +14,7 @@ import uvicorn
 from app.asgi import create_app
 from app.config import ApiConfig
 from app.services import Services
-from infra.compose import Stores, api_services, make_stores
+from infra.compose import api_services, make_stores
 from infra.settings import Settings
 from storage.access.key_store import DEFAULT_SCOPES, KeyScope, new_record
 from storage.bucket.objects import ObjectStore
@@ -23,6 +23,7 @@ from storage.errors import FetchFailed, FetchRefused
 from storage.jobs.queue import JobQueue
 from storage.launcher import Launcher, MemoryLauncher
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from storage.untrusted.remote import Fetched
 
 KEY = "test-key"
@@ -72,7 +73,7 @@ class Api:
         return httpx.AsyncClient(base_url=self.client.base_url, headers=headers, timeout=30)
 
     async def new_key(self, tenant: str, *scopes: KeyScope, **fields: Any) -> str:
-        now = self.services.clock.now()
+        now = self.stores.clock.now()
         key, record = new_record(tenant, now=now, scopes=scopes or DEFAULT_SCOPES, **fields)
         await self.stores.api_keys.add(record)
         return key

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.compose import Stores, make_stores, runner_stores
+from infra.compose import make_stores, runner_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
@@ -18,6 +18,7 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
 from storage.jobs.values import Medium
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from tests.support.records import a_job
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy

@@ -1,0 +1,34 @@
+"""What our local processes share: how they start, open the stores, and say that they are ready."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from infra.compose import open_stores
+from infra.local.presence import Presence, announce
+from infra.local.signal import open_local_signal
+from infra.logs import configure_logging
+from infra.secrecy import keep_secrets
+from infra.settings import Settings
+from storage.stores import Stores
+
+
+def begin() -> Settings:
+    """The settings of this process. It logs from now on, and keeps its secrets to itself."""
+    settings = Settings()
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
+    return settings
+
+
+@asynccontextmanager
+async def local_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """The stores, with the signal that all processes of this machine hear."""
+    async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
+        yield stores
+
+
+def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
+    """To `comfyui-modal up`, if that is who started this process."""
+    if settings.presence is not None:
+        announce(settings.presence, Presence(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
