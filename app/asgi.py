@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.auth import Doorkeeper
+from app.body.large import LargeBodies
 from app.config import ApiConfig
-from app.large_bodies import LargeBodies
 from app.middleware import AnswerMiddleware, AuthMiddleware
 from app.problems import Problem, of_storage
 from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows

@@ -2,9 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app import wire
 from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig
+from app.wire.base import LONGEST_QUEUE_TIMEOUT_S, MAX_IDEMPOTENCY_KEY, MAX_METADATA_NAME, MAX_METADATA_TEXT, MAX_URL
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import DAY_S
 from workflows.graph import LONGEST_NAME, MOST_INPUTS
@@ -87,14 +87,14 @@ def limits_of(config: ApiConfig) -> Limits:
         max_upload_bytes=config.largest_upload,
         max_batch_jobs=config.most_jobs_at_once,
         max_metadata_pairs=config.max_metadata_pairs,
-        max_metadata_name_length=wire.MAX_METADATA_NAME,
-        max_metadata_text_length=wire.MAX_METADATA_TEXT,
-        max_webhook_url_length=wire.MAX_URL,
-        max_idempotency_key_length=wire.MAX_IDEMPOTENCY_KEY,
+        max_metadata_name_length=MAX_METADATA_NAME,
+        max_metadata_text_length=MAX_METADATA_TEXT,
+        max_webhook_url_length=MAX_URL,
+        max_idempotency_key_length=MAX_IDEMPOTENCY_KEY,
         min_priority=MIN_PRIORITY,
         max_priority=MAX_PRIORITY,
         max_timeout_s=config.max_timeout_s,
-        max_queue_timeout_s=wire.LONGEST_QUEUE_TIMEOUT_S,
+        max_queue_timeout_s=LONGEST_QUEUE_TIMEOUT_S,
         max_retain_days=config.retain_s / DAY_S,
         max_wait_s=config.max_wait_s,
         max_page=config.max_page,

@@ -21,7 +21,7 @@ from app.submission.batch_acceptance import BatchAcceptance
 from app.submission.batch_preparation import prepared_batch
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.views.jobs import batch_view
-from app.wire import BatchRequest
+from app.wire.batches import BatchRequest
 from storage.batches import StoredBatch
 
 

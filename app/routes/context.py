@@ -14,13 +14,13 @@ from starlette.responses import Response
 
 from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
+from app.body.large import LargeBodies
 from app.config import ApiConfig
-from app.large_bodies import LargeBodies
 from app.problems import Problem
 from app.services import Services
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
-from app.wire import MAX_IDEMPOTENCY_KEY
+from app.wire.base import MAX_IDEMPOTENCY_KEY
 from storage.stores import Stores
 
 REPLAYED = "idempotency-replayed"

@@ -8,7 +8,7 @@ from starlette.routing import Route
 
 from app import __version__
 from app.routes.context import answer, context_of
-from app.wire import Health, Ready
+from app.wire.service import Health, Ready
 from storage import keys
 from storage.errors import StorageError
 

@@ -25,7 +25,7 @@ from app.routes.context import (
 from app.submission.acceptance import Acceptance, Accepted
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.views.jobs import job_row, job_urls, job_view, output_url
-from app.wire import JobAccepted, JobList, JobRequest
+from app.wire.jobs import JobAccepted, JobList, JobRequest
 from storage.errors import JobGone, PreconditionFailed
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob

@@ -8,7 +8,7 @@ from app.problems import Problem
 from app.routes.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
 from app.submission.preparation import parsed
 from app.submission.quotas import Quotas
-from app.wire import UploadCreated, UploadRequest
+from app.wire.uploads import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
 

@@ -22,8 +22,8 @@ from app.submission.preparation import parsed
 from app.submission.quotas import Quotas
 from app.views.events import schema
 from app.views.webhooks import delivery_view, endpoint_view
-from app.wire import (
-    MAX_REPLAYED,
+from app.wire.base import MAX_REPLAYED
+from app.wire.webhooks import (
     DeadLetterList,
     DeliveryList,
     EndpointList,

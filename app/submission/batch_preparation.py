@@ -8,7 +8,8 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.submission.media import PreparedMedium
 from app.submission.preparation import Preparation, PreparedJob
-from app.wire import BatchRequest, InputValue, JobRequest
+from app.wire.batches import BatchRequest
+from app.wire.jobs import InputValue, JobRequest
 
 
 @dataclass(frozen=True, slots=True)

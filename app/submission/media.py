@@ -12,7 +12,7 @@ from app.body import BadBase64, BadText, Body, BodyTooLarge, TextTooLong
 from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
-from app.wire import InputValue, MediumSource
+from app.wire.jobs import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.values import Medium
 from storage.untrusted.media_check import check_medium

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 
 from app.body import Place
-from app.wire import InputValue, JobOptions, JobRequest, MediumSource
+from app.wire.jobs import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.manifest import NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}

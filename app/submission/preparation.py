@@ -14,7 +14,7 @@ from app.config import ApiConfig
 from app.problems import Problem, of_validation, of_verdict, of_workflow
 from app.services import Services
 from app.submission.media import LocalMedium, MediaIntake, PreparedMedium
-from app.wire import InputValue, JobOptions, JobRequest
+from app.wire.jobs import InputValue, JobOptions, JobRequest
 from storage.jobs.record import DAY_S, DEFAULT_POOL
 from storage.jobs.values import Input
 from storage.webhooks.signing import BadSecret, secret_bytes

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.wire import BatchView, JobView, Moment, OutputView, ProgressView
+from app.wire.base import Moment
+from app.wire.batches import BatchView
+from app.wire.jobs import JobView, OutputView, ProgressView
 from storage.jobs.values import BATCH_TYPE, TEST_TYPE, EventName, job_event_type
 
 

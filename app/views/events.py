@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app.config import ApiConfig
 from app.views.event_data import TYPES, JobProgressed, JobQueued, JobStarted, OutputsMade, WebhookTested
 from app.views.jobs import batch_view, job_view, output_view
-from app.wire import ProgressView
+from app.wire.jobs import ProgressView
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
 from storage.jobs.record import JobRecord, Status

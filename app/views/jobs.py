@@ -5,10 +5,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from app.config import ApiConfig
-from app.wire import (
-    BatchJob,
-    BatchUrls,
-    BatchView,
+from app.wire.batches import BatchJob, BatchUrls, BatchView
+from app.wire.jobs import (
     CostView,
     ErrorView,
     GpuCost,

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from app import __version__
-from app.wire import Answer, Moment
+from app.wire.base import Answer, Moment
 from storage.published.worker_facts import WorkerFacts
 
 

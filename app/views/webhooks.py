@@ -1,6 +1,6 @@
 """Deliveries and receivers as clients see them. A receiver's URL may hold a token: what follows `?` is not shown."""
 
-from app.wire import AttemptView, DeliveryView, EndpointView
+from app.wire.webhooks import AttemptView, DeliveryView, EndpointView
 from storage.webhooks.deliveries import Delivery
 from storage.webhooks.endpoints import Endpoint
 

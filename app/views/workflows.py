@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from app.wire import Answer
+from app.wire.base import Answer
 from workflows.catalogue import Catalogue
 from workflows.graph import parse_graph
 from workflows.manifest import InputType, NamedWorkflow

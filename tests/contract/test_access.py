@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
-from app.operations import OPERATIONS, Operation
+from app.openapi.operation import Operation
+from app.openapi.operations import OPERATIONS
 from storage import keys
 from storage.access.api_keys import new_key, new_kid, parse_key
 from storage.access.key_store import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record

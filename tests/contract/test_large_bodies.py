@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.body import MAX_VALUES
+from app.body.large import LargeBodies
 from app.config import ApiConfig
-from app.large_bodies import LargeBodies
 from app.problems import Problem
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock

@@ -18,7 +18,8 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
-from app.operations import OPERATIONS, Operation
+from app.openapi.operation import Operation
+from app.openapi.operations import OPERATIONS
 from storage.access.api_keys import new_key
 from storage.clock import ManualClock
 from storage.hint_keys import IndexEntry

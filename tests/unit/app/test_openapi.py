@@ -6,8 +6,8 @@ from pathlib import Path
 
 from starlette.routing import Route
 
-from app.openapi import document
-from app.operations import OPERATIONS
+from app.openapi.document import document
+from app.openapi.operations import OPERATIONS
 from app.problems import PROBLEM_TYPES
 from app.routes import batches, health, jobs, limits, system, uploads, webhooks, workflows
 

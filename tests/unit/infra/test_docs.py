@@ -13,7 +13,7 @@ import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
 from app.config import ApiConfig
 from app.views.event_data import TYPES
-from app.wire import JobView
+from app.wire.jobs import JobView
 from storage import keys
 from storage.bucket.policy import run_policy
 from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST

@@ -8,9 +8,11 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from app import __version__, problems, wire
+from app import __version__, problems
 from app.auth import scope_for
-from app.operations import OPERATIONS, Operation
+from app.openapi.operation import Operation
+from app.openapi.operations import OPERATIONS
+from app.wire.service import ProblemView
 
 _ALWAYS = ("unauthorized", "insufficient-scope", "too-many-requests", "storage-unavailable", "internal-error")
 _KEYS = (
@@ -46,7 +48,7 @@ def document() -> dict[str, Any]:
 
 
 def _models() -> set[type[BaseModel]]:
-    answered: set[type[BaseModel]] = {wire.ProblemView}
+    answered: set[type[BaseModel]] = {ProblemView}
     answered |= {model for operation in OPERATIONS for _, model in operation.answers.values() if model is not None}
     return answered | {operation.request for operation in OPERATIONS if operation.request is not None}
 
@@ -85,7 +87,7 @@ def _refusals(operation: Operation) -> dict[str, Any]:
     return {
         str(status): {
             "description": "; ".join(f"{kind.title} (`{kind.slug}`)" for kind in kinds),
-            "content": {problems.MEDIA_TYPE: {"schema": _ref(wire.ProblemView)}},
+            "content": {problems.MEDIA_TYPE: {"schema": _ref(ProblemView)}},
         }
         for status, kinds in sorted(by_status.items())
     }

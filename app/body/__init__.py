@@ -1,0 +1,27 @@
+"""Request bodies of hundreds of megabytes in constant memory.
+
+JSON is scanned as it arrives. A string longer than SPOOL_THRESHOLD, a medium in base64 for one, goes to a temporary
+file, and a short placeholder takes its place; what is left is small and parsed as usual.
+
+Whoever reads the document must say where a placeholder may stand: `receive` puts all other strings back.
+"""
+
+from app.body._document import Body, Place, TextLimits
+from app.body._errors import BadBase64, BadText, BodyTooLarge, TextTooLong
+from app.body._scanner import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES, SPOOL_THRESHOLD
+from app.body._spooled import SpooledText
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_SMALL_JSON",
+    "MAX_VALUES",
+    "SPOOL_THRESHOLD",
+    "BadBase64",
+    "BadText",
+    "Body",
+    "BodyTooLarge",
+    "Place",
+    "SpooledText",
+    "TextLimits",
+    "TextTooLong",
+]

@@ -1,0 +1,184 @@
+"""A received document: what is left of it in memory, its long strings in files."""
+
+import asyncio
+import hashlib
+import json
+import math
+import re
+import secrets
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+from app.body._errors import BodyTooLarge, TextTooLong
+from app.body._scanner import SPOOL_THRESHOLD, Scanner
+from app.body._spooled import SpooledText, check_text
+
+LIGHT = 1024 * 1024
+"""Documents of more bytes, texts included, are held in memory only by who has a place: see `app.body.large`."""
+
+Place = tuple[str, ...]
+"""Names and positions from the root, `*` for any."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True, slots=True)
+class TextLimits:
+    """In bytes, of long strings that have to be held in memory: one of them, and all of a request."""
+
+    one: int
+    total: int
+
+
+class Body:
+    """A received document. Close it, or use it as a context: its temporary files go then.
+
+    `enter` waits for a place for a large document, and is told when that is left.
+    """
+
+    def __init__(self, enter: Callable[[], Awaitable[Callable[[], None]]] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
+        self._nonce = secrets.token_hex(8)
+        self._spools: list[Path] = []
+        self._digest = hashlib.sha256()
+        self._enter = enter
+        self._leave: Callable[[], None] | None = None
+        self._in_memory = 0
+        self._texts = 0
+        self.folder = Path(self._folder.name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._leave is not None:
+            self._leave()
+        self._folder.cleanup()
+
+    async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
+        """The document, long strings replaced by placeholders. ValueError if it is not JSON, `BodyTooLarge`."""
+        with tempfile.SpooledTemporaryFile(LIGHT, dir=self._folder.name) as small:
+            scanner = Scanner(small, self._new_spool)
+            try:
+                size = 0
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > limit:
+                        raise BodyTooLarge(f"more than {limit} bytes")
+                    self._digest.update(chunk)
+                    scanner.feed(chunk)
+                scanner.finish()
+            finally:
+                scanner.close()
+            await self._hold(scanner.size)
+            small.seek(0)
+            return await _aside(scanner.size, _parsed, small.read())
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the body's very bytes."""
+        return self._digest.hexdigest()
+
+    def spooled(self, value: str) -> SpooledText:
+        """The string that `value` is, or that it stands for."""
+        number = self._number(value)
+        return SpooledText(value if number is None else self._spools[number])
+
+    async def restored(self, document: Any, limits: TextLimits, keep: Sequence[Place] = ()) -> Any:
+        """The document with its long strings put back but for those at `keep`. `TextTooLong`, `BadText`."""
+        if not self._spools:
+            return document
+        found = [spooled.held_bytes for spooled in self._found(document, keep)]
+        self._texts += sum(found)
+        if max(found, default=0) > limits.one:
+            raise TextTooLong(f"a text of {max(found)} bytes, at most {limits.one} are allowed")
+        if self._texts > limits.total:
+            raise TextTooLong(f"long texts of {self._texts} bytes in all, at most {limits.total} are allowed")
+        if not found:
+            return document
+        await self._hold(sum(found))
+        return await _aside(sum(found), self._put_back, document, limits.one, keep)
+
+    def _found(self, document: Any, keep: Sequence[Place]) -> Iterator[SpooledText]:
+        """Every long string, names included."""
+        if () in keep:
+            return
+        if isinstance(document, str):
+            if self._number(document) is not None:
+                yield self.spooled(document)
+        elif isinstance(document, dict):
+            for name, item in document.items():
+                yield from self._found(name, ())
+                yield from self._found(item, _below(keep, name))
+        elif isinstance(document, list):
+            for item in document:
+                yield from self._found(item, _below(keep, "*"))
+
+    def _put_back(self, document: Any, limit: int, keep: Sequence[Place]) -> Any:
+        if () in keep:
+            return document
+        if isinstance(document, str):
+            return self.spooled(document).text(limit)
+        if isinstance(document, list):
+            inner = _below(keep, "*")
+            return [self._put_back(item, limit, inner) for item in document]
+        if isinstance(document, dict):
+            return {
+                self._put_back(name, limit, ()): self._put_back(item, limit, _below(keep, name))
+                for name, item in document.items()
+            }
+        return document
+
+    async def _hold(self, more: int) -> None:
+        """So many bytes more will be in memory, for as long as this body is open."""
+        self._in_memory += more
+        if self._in_memory > LIGHT and self._enter is not None and self._leave is None:
+            self._leave = await self._enter()
+
+    def new_file(self, name: str) -> Path:
+        """A path for the caller's own use, removed with the body."""
+        return self.folder / name
+
+    def _new_spool(self) -> tuple[BinaryIO, bytes]:
+        path = self.folder / f"spool-{len(self._spools)}"
+        self._spools.append(path)
+        return path.open("wb"), f"\\u0000{self._nonce}:{len(self._spools) - 1}".encode()
+
+    def _number(self, value: str) -> int | None:
+        """The nonce cannot be guessed, so no client can name another string's file."""
+        mark = f"\0{self._nonce}:"
+        return int(value.removeprefix(mark)) if value.startswith(mark) else None
+
+
+def _parsed(small: bytes) -> Any:
+    document = json.loads(small, parse_constant=_refuse_constant, parse_float=_finite)
+    if _SURROGATE.search(small):
+        check_text(json.dumps(document, ensure_ascii=False))
+    return document
+
+
+async def _aside(size: int, work: Callable[..., Any], *args: Any) -> Any:
+    """What takes a while is done in a thread: others are answered meanwhile."""
+    return work(*args) if size <= SPOOL_THRESHOLD else await asyncio.to_thread(work, *args)
+
+
+def _below(keep: Sequence[Place], name: str) -> Sequence[Place]:
+    return [place[1:] for place in keep if place and place[0] in ("*", name)] if keep else ()
+
+
+def _finite(text: str) -> float:
+    """1e999 is a number of JSON's, but none that could be written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:50]} is beyond a double's range")
+    return value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")

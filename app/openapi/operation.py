@@ -1,0 +1,117 @@
+"""What an operation of the HTTP face is made of, and what several of them share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.config import ApiConfig
+from app.wire.base import MAX_IDEMPOTENCY_KEY
+
+DEFAULTS = ApiConfig(api_key=None)
+WORKFLOW = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
+}
+JOB_ID = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
+
+IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
+SUBMISSION_PROBLEMS = (
+    "malformed-json",
+    "unsupported-media-type",
+    "request-timeout",
+    "request-too-large",
+    "too-many-large-requests",
+    "text-too-long",
+    "validation-error",
+    "missing-workflow",
+    "ui-format-workflow",
+    "not-a-workflow",
+    "bad-node",
+    "too-many-nodes",
+    "node-not-allowed",
+    "unsafe-file-name",
+    "unknown-node-class",
+    "dangling-link",
+    "workflow-cycle",
+    "no-output-node",
+    "missing-required-input",
+    "wrong-input-type",
+    "value-out-of-range",
+    "value-not-in-list",
+    "missing-model",
+    "missing-medium",
+    "link-type-mismatch",
+    "unknown-input-node",
+    "unknown-input-field",
+    "too-many-media",
+    "medium-too-large",
+    "bad-medium",
+    "bad-base64",
+    "bad-media-name",
+    "duplicate-media-name",
+    "media-source-ambiguous",
+    "partner-keys-unsealed",
+    "unknown-upload",
+    "upload-incomplete",
+    "unknown-gpu",
+    "webhooks-unsigned",
+    "fetch-refused",
+    "fetch-failed",
+    *IDEMPOTENCY_PROBLEMS,
+    "job-gone",
+    "too-many-active-jobs",
+    "too-many-queued-jobs",
+    "too-many-webhook-targets",
+    "too-many-bytes",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    where: str
+    schema: dict[str, Any]
+    about: str
+
+    def as_json(self) -> dict[str, Any]:
+        required = {"required": True} if self.where == "path" else {}
+        return {"name": self.name, "in": self.where, "description": self.about, "schema": self.schema, **required}
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`answers` maps a status to what it means and to the body's model, None for an answer without a JSON body."""
+
+    id: str
+    method: str
+    path: str
+    summary: str
+    answers: dict[int, tuple[str, type[BaseModel] | None]]
+    parameters: Sequence[Parameter] = ()
+    request: type[BaseModel] | None = None
+    example: dict[str, Any] | None = None
+    refusals: Sequence[str] = ()
+    is_open: bool = False
+
+
+ID = Parameter("job_id", "path", {"type": "string", "examples": [JOB_ID]}, "the job")
+BATCH_ID = Parameter("batch_id", "path", {"type": "string", "examples": [JOB_ID]}, "the batch")
+NAME = Parameter("name", "path", {"type": "string", "examples": ["still"]}, "the workflow")
+KEY = Parameter(
+    "Idempotency-Key",
+    "header",
+    {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
+    "the same key and body make one thing, for 24 h",
+)
+KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
+PAGE = (
+    Parameter(
+        "limit",
+        "query",
+        {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_page, "default": 50},
+        "page size",
+    ),
+    Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
+)
