@@ -1,0 +1,145 @@
+"""Whether a look costs more where more jobs are: a claim, a page of a list and the reaper's pass, in buckets of many
+sizes.
+
+On the real S3 server each size is a bucket of its own below a prefix, and the sizes take turns, so that the machine's
+weather is the same for all. The largest are in memory, where requests can be counted and times mean nothing: that store
+looks at every key for a LIST.
+"""
+
+import asyncio
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from infra.compose import Stores, make_stores, reaper
+from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.s3 import S3ObjectStore
+from storage.clock import SystemClock
+from storage.launcher import NoLauncher
+from storage.signal import MemorySignal
+from tests.bench.figures import Table, percentile
+from tests.bench.server import bench_config, bench_server
+from tests.support.crowds import AT_ONCE, fill_finished, fill_queued
+
+QUEUED = (10, 1_000, 50_000)
+FINISHED = (100, 10_000)
+FINISHED_IN_MEMORY = 100_000
+ROUNDS = 8
+"""Fewer than the smallest queue has jobs."""
+PAGE = 50
+SETTINGS = Settings(bucket="bench")
+FILLED = (
+    "Queued jobs are their hints in the queue and the records of the first ones; finished jobs are their rows in the "
+    "list, their deadlines and the records of the newest: these looks read nothing else. The reaper reads at most 100 "
+    "queued jobs of a pool in a pass."
+)
+IN_MEMORY = (
+    f"{FINISHED_IN_MEMORY:,} finished jobs are in the in-memory store, for their requests alone: the real server takes "
+    "minutes to be filled with as many."
+)
+NOTES = (f"Times: real S3 server, {ROUNDS} looks at each size, in turn. {FILLED}", IN_MEMORY)
+
+Bucket = S3ObjectStore | MemoryObjectStore
+Look = Callable[[Stores], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A bucket with so many jobs. `taken` are the seconds of each look, `asked` the requests of the last one."""
+
+    jobs: int
+    objects: Bucket
+    stores: Stores
+    taken: list[float] = field(default_factory=list)
+    asked: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, jobs: int, objects: Bucket) -> "Place":
+        return cls(jobs, objects, make_stores(SETTINGS, objects, MemorySignal()))
+
+    async def look(self, look: Look) -> None:
+        self.objects.requests.clear()
+        started = time.perf_counter()
+        await look(self.stores)
+        self.taken.append(time.perf_counter() - started)
+        self.asked.clear()
+        self.asked.update(self.objects.requests)
+
+    def row(self, name: str) -> tuple[str, ...]:
+        parts = ", ".join(f"{count} {verb}" for verb, count in sorted(self.asked.items()))
+        times = "" if isinstance(self.objects, MemoryObjectStore) else self._times()
+        return (name, f"{self.jobs:,}", f"{self.asked.total()} ({parts})", times)
+
+    def _times(self) -> str:
+        return f"{1000 * statistics.median(self.taken):.0f} ms, {1000 * percentile(self.taken, 90):.0f} ms"
+
+
+async def claim(stores: Stores) -> None:
+    assert await stores.queue.claim("default", "w") is not None
+
+
+async def page(stores: Stores) -> None:
+    assert len((await stores.jobs.page("default", status=None, limit=PAGE, cursor=None)).jobs) == PAGE
+
+
+async def sweep(stores: Stores) -> None:
+    assert not await reaper(SETTINGS, stores, NoLauncher()).sweep()
+
+
+async def measure() -> list[tuple[str, ...]]:
+    async with bench_server() as endpoint_url:
+        async with _queues(endpoint_url) as places:
+            rows = await _rows("reaper's pass; queued jobs", places, sweep)
+            rows += await _rows("claim; queued jobs", places, claim)
+        async with _archives(endpoint_url) as places:
+            rows += await _rows(f"page of {PAGE}; finished jobs", places, page)
+            rows += await _rows("reaper's pass; finished jobs", places, sweep)
+    return rows
+
+
+async def _rows(name: str, places: Sequence[Place], look: Look) -> list[tuple[str, ...]]:
+    for place in places:
+        place.taken.clear()
+    for _ in range(ROUNDS):
+        for place in places:
+            await place.look(look)
+    return [place.row(name) for place in places]
+
+
+@asynccontextmanager
+async def _queues(endpoint_url: str) -> AsyncIterator[list[Place]]:
+    now = SystemClock().now()
+    async with _buckets(endpoint_url, "queued", QUEUED) as places:
+        for place in places:
+            await fill_queued(place.objects, place.jobs, now)
+        yield places
+
+
+@asynccontextmanager
+async def _archives(endpoint_url: str) -> AsyncIterator[list[Place]]:
+    now = SystemClock().now()
+    async with _buckets(endpoint_url, "finished", FINISHED) as places:
+        places.append(Place.of(FINISHED_IN_MEMORY, MemoryObjectStore(SystemClock())))
+        for place in places:
+            await fill_finished(place.objects, place.jobs, now)
+        yield places
+
+
+@asynccontextmanager
+async def _buckets(endpoint_url: str, kind: str, sizes: Sequence[int]) -> AsyncIterator[list[Place]]:
+    """Each below a prefix of its own."""
+    config = replace(bench_config(endpoint_url), threads=AT_ONCE)
+    stores = [S3ObjectStore(replace(config, prefix=f"{kind}-{size}")) for size in sizes]
+    try:
+        yield [Place.of(size, objects) for size, objects in zip(sizes, stores, strict=True)]
+    finally:
+        for objects in stores:
+            await objects.close()
+
+
+def run() -> Table:
+    return Table(("look", "jobs", "requests", "median, 90 %"), asyncio.run(measure()), NOTES)

@@ -1,0 +1,86 @@
+"""What a job costs at the bucket, in counts: no timing, so that a change that asks for more is noticed on any machine.
+
+Whoever changes a number here changes what each job of a deployment costs: docs/performance.md has the prices.
+"""
+
+import pytest
+
+from storage.clock import ManualClock
+from tests.support.counted_bucket import Cost, CountedBucket
+from tests.support.crowds import fill_queued
+from tests.support.phases import Phase, measured_phases
+from tests.support.shop import Shop
+
+pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("counts")]
+
+KIB = 1024
+PROMISED: dict[Phase, dict[str, int]] = {
+    Phase.SUBMIT: {"PUT": 6, "DELETE": 1},
+    Phase.SUBMIT_MEDIUM: {"PUT": 7, "DELETE": 1},
+    Phase.SUBMIT_KEYED: {"PUT": 8, "GET": 1, "DELETE": 1},
+    Phase.REPEAT: {"GET": 2},
+    Phase.RUN: {"PUT": 10, "LIST": 1, "GET": 2, "DELETE": 2},
+    Phase.RUN_TWO: {"PUT": 11, "LIST": 1, "GET": 2, "DELETE": 2},
+    Phase.RUN_MEDIUM: {"PUT": 10, "LIST": 1, "GET": 3, "DELETE": 2},
+    Phase.CLAIM: {"PUT": 3, "LIST": 1, "GET": 1, "DELETE": 1},
+    Phase.PROGRESS: {"PUT": 1},
+    Phase.LOG: {"PUT": 1},
+    Phase.WEBHOOK: {"PUT": 3, "LIST": 2, "GET": 1, "DELETE": 1},
+    Phase.LOOK: {"GET": 1},
+    Phase.PAGE: {"LIST": 1, "GET": 2},
+    Phase.IDLE: {"LIST": 1},
+    Phase.SWEEP: {"LIST": 3},
+    Phase.DUE: {"LIST": 1},
+    Phase.REMOVAL: {"PUT": 3, "LIST": 2, "GET": 4, "DELETE": 7},
+}
+WRITTEN_AT_MOST = {
+    Phase.SUBMIT: 1 * KIB,
+    Phase.RUN: 3 * KIB,
+    Phase.PROGRESS: 1 * KIB,
+    Phase.WEBHOOK: 1 * KIB,
+    Phase.REMOVAL: KIB // 2,
+}
+"""A record is about 1 KiB, and is written whole at each change; the graph and the output of this job are smaller."""
+
+
+@pytest.fixture(scope="module")
+async def phases() -> dict[Phase, Cost]:
+    return await measured_phases()
+
+
+async def test_each_phase_of_a_job_costs_what_it_did(phases: dict[Phase, Cost]) -> None:
+    """From its submission to its removal a job asks the bucket for this, and for nothing more."""
+    assert {phase: dict(cost.requests) for phase, cost in phases.items()} == PROMISED
+
+
+async def test_a_job_writes_little(phases: dict[Phase, Cost]) -> None:
+    """What is written again and again is one small record: not the graph, the log or another job's things with it."""
+    assert {phase for phase, most in WRITTEN_AT_MOST.items() if phases[phase].written > most} == set()
+
+
+async def test_looks_write_nothing(phases: dict[Phase, Cost]) -> None:
+    """A client's reads, a repeated submission, an idle worker and a quiet reaper leave the bucket as it is."""
+    looks = (Phase.LOOK, Phase.PAGE, Phase.REPEAT, Phase.IDLE, Phase.SWEEP, Phase.DUE)
+    assert {phase for phase in looks if phases[phase].requests["PUT"] or phases[phase].written} == set()
+
+
+@pytest.mark.parametrize("waiting", [10, 3_000])
+async def test_a_claim_costs_the_same_however_many_wait(clock: ManualClock, waiting: int) -> None:
+    """One LIST and one GET find the best job, and four requests take it."""
+    bucket = CountedBucket(clock)
+    shop = Shop(bucket, clock)
+    await fill_queued(bucket, waiting, clock.now())
+    bucket.take()
+    await shop.claim()
+    assert bucket.take().requests == PROMISED[Phase.CLAIM]
+
+
+@pytest.mark.parametrize(("waiting", "read"), [(10, 10), (3_000, 100)])
+async def test_a_long_queue_does_not_make_the_reaper_dear(clock: ManualClock, waiting: int, read: int) -> None:
+    """It reads a hundred of the waiting jobs in a pass, and lists the queue's first page and what comes behind it."""
+    bucket = CountedBucket(clock)
+    shop = Shop(bucket, clock)
+    await fill_queued(bucket, waiting, clock.now())
+    bucket.take()
+    await shop.reaper.sweep()
+    assert bucket.take().requests == {"LIST": 4, "GET": read}

@@ -1,0 +1,64 @@
+"""Many jobs in a bucket, as far as a look at it sees them: all hints of a kind, and the records that come first.
+
+Written straight into the bucket by the product's own keys and records: a submission each would write six objects.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from storage import keys
+from storage.bucket.objects import ObjectStore
+from storage.hint_keys import Deadline
+from storage.jobs.hints import list_key, queue_key, status_key
+from storage.jobs.record import JobRecord
+from storage.jobs.values import Runtime
+from tests.support.records import a_job
+
+READ = 100
+"""Records that a look reads at most: a page of a list, the candidates of a claim, the jobs of a look at the backlog."""
+WAITED = timedelta(hours=1)
+AT_ONCE = 32
+
+
+async def fill_queued(objects: ObjectStore, count: int, now: datetime, pool: str = "default") -> None:
+    """Jobs that wait since an hour ago, a millisecond apart: the hints of all, and the records of the first ones."""
+    records = [a_job(pool=pool, created_at=now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
+    hints = dict.fromkeys((queue_key(record) for record in records), b"")
+    await _put_all(objects, hints | {status_key(record): b"" for record in records[:READ]} | _bodies(records[:READ]))
+
+
+async def fill_finished(objects: ObjectStore, count: int, now: datetime) -> None:
+    """Jobs that ended an hour ago: their rows in the list of all, their deadlines, and the records of the newest."""
+    records = [_completed(now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
+    hints = dict.fromkeys((list_key(record) for record in records), b"")
+    hints |= dict.fromkeys((_deadline(record) for record in records), b"")
+    await _put_all(objects, hints | _bodies(records[-READ:]))
+
+
+def _completed(created_at: datetime) -> JobRecord:
+    queued = a_job(created_at=created_at)
+    running = queued.claim(worker="w", now=created_at, lease_s=60, runtime=Runtime(worker="w"))
+    return running.complete(attempt=1, now=created_at, outputs=())
+
+
+def _deadline(record: JobRecord) -> str:
+    assert record.next_deadline is not None
+    return Deadline(record.next_deadline, "job", record.tenant, record.job_id).key
+
+
+def _bodies(records: Sequence[JobRecord]) -> dict[str, bytes]:
+    return {keys.record(one.tenant, one.job_id): one.model_dump_json().encode() for one in records}
+
+
+async def _put_all(objects: ObjectStore, bodies: Mapping[str, bytes]) -> None:
+    """In about the order of their keys, which a server takes more quickly."""
+    todo = iter(sorted(bodies))
+
+    async def put_some() -> None:
+        for key in todo:
+            await objects.put(key, bodies[key])
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(put_some())
