@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from infra.compose import Stores, make_stores, reaper
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3ObjectStore
 from storage.clock import SystemClock
 from storage.launcher import NoLauncher
@@ -25,9 +27,8 @@ from tests.bench.figures import Table, percentile
 from tests.bench.server import bench_config, bench_server
 from tests.support.crowds import AT_ONCE, fill_finished, fill_queued
 
-QUEUED = (10, 1_000, 50_000)
-FINISHED = (100, 10_000)
-FINISHED_IN_MEMORY = 100_000
+QUEUED, QUEUED_IN_MEMORY = (10, 1_000, 10_000), 50_000
+FINISHED, FINISHED_IN_MEMORY = (100, 10_000), 100_000
 ROUNDS = 8
 """Fewer than the smallest queue has jobs."""
 PAGE = 50
@@ -38,13 +39,14 @@ FILLED = (
     "queued jobs of a pool in a pass."
 )
 IN_MEMORY = (
-    f"{FINISHED_IN_MEMORY:,} finished jobs are in the in-memory store, for their requests alone: the real server takes "
-    "minutes to be filled with as many."
+    f"{QUEUED_IN_MEMORY:,} queued and {FINISHED_IN_MEMORY:,} finished jobs are in the in-memory store, for their "
+    "requests alone: the real server takes minutes to be filled with as many."
 )
 NOTES = (f"Times: real S3 server, {ROUNDS} looks at each size, in turn. {FILLED}", IN_MEMORY)
 
 Bucket = S3ObjectStore | MemoryObjectStore
 Look = Callable[[Stores], Awaitable[object]]
+Fill = Callable[[ObjectStore, int, datetime], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +94,10 @@ async def sweep(stores: Stores) -> None:
 
 async def measure() -> list[tuple[str, ...]]:
     async with bench_server() as endpoint_url:
-        async with _queues(endpoint_url) as places:
+        async with _buckets(endpoint_url, QUEUED, QUEUED_IN_MEMORY, fill_queued) as places:
             rows = await _rows("reaper's pass; queued jobs", places, sweep)
             rows += await _rows("claim; queued jobs", places, claim)
-        async with _archives(endpoint_url) as places:
+        async with _buckets(endpoint_url, FINISHED, FINISHED_IN_MEMORY, fill_finished) as places:
             rows += await _rows(f"page of {PAGE}; finished jobs", places, page)
             rows += await _rows("reaper's pass; finished jobs", places, sweep)
     return rows
@@ -111,31 +113,17 @@ async def _rows(name: str, places: Sequence[Place], look: Look) -> list[tuple[st
 
 
 @asynccontextmanager
-async def _queues(endpoint_url: str) -> AsyncIterator[list[Place]]:
-    now = SystemClock().now()
-    async with _buckets(endpoint_url, "queued", QUEUED) as places:
-        for place in places:
-            await fill_queued(place.objects, place.jobs, now)
-        yield places
-
-
-@asynccontextmanager
-async def _archives(endpoint_url: str) -> AsyncIterator[list[Place]]:
-    now = SystemClock().now()
-    async with _buckets(endpoint_url, "finished", FINISHED) as places:
-        places.append(Place.of(FINISHED_IN_MEMORY, MemoryObjectStore(SystemClock())))
-        for place in places:
-            await fill_finished(place.objects, place.jobs, now)
-        yield places
-
-
-@asynccontextmanager
-async def _buckets(endpoint_url: str, kind: str, sizes: Sequence[int]) -> AsyncIterator[list[Place]]:
-    """Each below a prefix of its own."""
+async def _buckets(endpoint_url: str, sizes: Sequence[int], in_memory: int, fill: Fill) -> AsyncIterator[list[Place]]:
+    """Filled: those of the real server below a prefix each, and the one in memory."""
     config = replace(bench_config(endpoint_url), threads=AT_ONCE)
-    stores = [S3ObjectStore(replace(config, prefix=f"{kind}-{size}")) for size in sizes]
+    stores = [S3ObjectStore(replace(config, prefix=f"{fill.__name__}-{size}")) for size in sizes]
+    places = [Place.of(size, objects) for size, objects in zip(sizes, stores, strict=True)]
+    places.append(Place.of(in_memory, MemoryObjectStore(SystemClock())))
+    now = SystemClock().now()
     try:
-        yield [Place.of(size, objects) for size, objects in zip(sizes, stores, strict=True)]
+        for place in places:
+            await fill(place.objects, place.jobs, now)
+        yield places
     finally:
         for objects in stores:
             await objects.close()

@@ -21,9 +21,9 @@ WAITED = timedelta(hours=1)
 AT_ONCE = 32
 
 
-async def fill_queued(objects: ObjectStore, count: int, now: datetime, pool: str = "default") -> None:
+async def fill_queued(objects: ObjectStore, count: int, now: datetime) -> None:
     """Jobs that wait since an hour ago, a millisecond apart: the hints of all, and the records of the first ones."""
-    records = [a_job(pool=pool, created_at=now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
+    records = [a_job(created_at=now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
     hints = dict.fromkeys((queue_key(record) for record in records), b"")
     await _put_all(objects, hints | {status_key(record): b"" for record in records[:READ]} | _bodies(records[:READ]))
 
