@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from infra.compose import Stores, make_stores, reaper
+from infra.compose import make_stores, reaper
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
@@ -23,6 +23,7 @@ from storage.bucket.s3 import S3ObjectStore
 from storage.clock import SystemClock
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from tests.bench.figures import Table, percentile
 from tests.bench.server import bench_config, bench_server
 from tests.support.crowds import AT_ONCE, fill_finished, fill_queued
