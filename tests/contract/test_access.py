@@ -38,12 +38,6 @@ class DownableStore(MemoryObjectStore):
 
 
 @pytest.fixture
-async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(objects, clock) as api:
-        yield api
-
-
-@pytest.fixture
 def bucket(clock: ManualClock) -> DownableStore:
     return DownableStore(clock)
 

@@ -2,68 +2,22 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
 
 from app import __version__
 from app.config import ApiConfig
-from infra.compose import reaper
-from infra.settings import Settings
-from storage import keys
 from storage.bucket.memory import MemoryObjectStore
-from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.jobs.values import Output, ProgressDetails
 from storage.launcher import NoLauncher
-from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit, work
 from tests.support.graphs import example
+from tests.support.records import OUTPUT
 from workers.lite.nodes import node_classes
 from workflows.library import shipped
 
 pytestmark = pytest.mark.anyio
-
-OUTPUT = Output(
-    filename="blue_00001_.png",
-    type="image",
-    node_id="2",
-    key="tenants/default/jobs/x/outputs/001/0000/blue_00001_.png",
-    size_bytes=3,
-    content_type="image/png",
-    sha256="0" * 64,
-    width=8,
-    height=8,
-    frames=1,
-)
-
-
-@pytest.fixture
-async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(objects, clock) as api:
-        yield api
-
-
-@pytest.fixture
-async def memory_api(clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(MemoryObjectStore(clock), clock) as api:
-        yield api
-
-
-async def submit(api: Api, **fields: Any) -> dict[str, Any]:
-    response = await api.client.post("/v1/jobs", json={"workflow": BLUE, **fields})
-    assert response.status_code == 202, response.text
-    accepted: dict[str, Any] = response.json()
-    return accepted
-
-
-async def work(api: Api, *outputs: Output) -> None:
-    """Be a worker that runs the best job."""
-    claimed = await api.queue.claim("default", "w")
-    assert claimed is not None
-    now = api.stores.clock.now()
-    await api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=r.attempt, now=now, outputs=outputs))
 
 
 async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
@@ -163,56 +117,6 @@ async def test_deleting_a_running_job_asks_its_worker(clock: ManualClock) -> Non
         assert response.json()["cancel_requested_at"] is not None
 
 
-async def test_a_removed_job_is_gone(api: Api) -> None:
-    """204, then 410 for everything of it, and it stands in no list; a second removal says the same."""
-    accepted = await submit(api)
-    await work(api)
-    path = f"/v1/jobs/{accepted['job_id']}"
-    removed = await api.client.delete(f"{path}?purge=true")
-    assert (removed.status_code, removed.content) == (204, b"")
-    for method, url in (("GET", path), ("GET", f"{path}/workflow"), ("GET", f"{path}/logs"), ("DELETE", path)):
-        gone = await api.client.request(method, url)
-        assert (gone.status_code, gone.json()["type"]) == (410, "/problems/job-gone")
-    assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
-    assert (await api.client.get("/v1/jobs?status=completed")).json()["jobs"] == []
-
-
-async def test_a_queued_job_is_cancelled_and_removed_at_once(api: Api) -> None:
-    """Nothing of it is left but the tombstone."""
-    accepted = await submit(api)
-    assert (await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")).status_code == 204
-    assert await api.queue.claim("default", "w") is None
-    assert [key for key in await api.keys() if key.startswith("tenants/")] == [
-        keys.record("default", accepted["job_id"])
-    ]
-
-
-async def test_a_running_job_is_removed_when_it_has_stopped(clock: ManualClock) -> None:
-    """202 until then."""
-    config = ApiConfig(api_key=KEY, cancel_wait_s=0.05)
-    async with running_api(MemoryObjectStore(clock), clock, config) as api:
-        accepted = await submit(api)
-        claimed = await api.queue.claim("default", "w")
-        assert claimed is not None
-        asked = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
-        assert (asked.status_code, asked.json()["status"]) == (202, "running")
-        now = clock.now()
-        await api.stores.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
-        await reaper(Settings(bucket="tests"), api.stores, NoLauncher()).sweep()
-        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).status_code == 410
-
-
-async def test_a_job_says_when_it_will_be_removed(api: Api) -> None:
-    """A week after its end, or sooner where the job says so; longer is refused."""
-    for days, wanted in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
-        accepted = await submit(api, **({} if days is None else {"retain_days": days}))
-        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] is None
-        await work(api)
-        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] == wanted
-    refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "retain_days": 8})
-    assert (refused.status_code, refused.json()["pointer"]) == (422, "/retain_days")
-
-
 async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
     """As text; 404 while there is none, and for an attempt that never was."""
     accepted = await submit(api)
@@ -231,67 +135,6 @@ async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
     assert (await api.client.get(f"{path}?attempt=1")).text.startswith("attempt 1")
     for wrong in ("0", "3", "x"):
         assert (await api.client.get(f"{path}?attempt={wrong}")).status_code == 422
-
-
-async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None:
-    """And 200 of them share one look at the bucket."""
-    accepted = await submit(memory_api)
-    claimed = await memory_api.queue.claim("default", "w")
-    assert claimed is not None
-    url = f"/v1/jobs/{accepted['job_id']}?wait=20"
-    limits = httpx.Limits(max_connections=None)
-    headers = dict(memory_api.client.headers)
-    async with httpx.AsyncClient(
-        base_url=memory_api.client.base_url, headers=headers, limits=limits, timeout=30
-    ) as client:
-        waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
-        requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
-        async with asyncio.timeout(15):
-            while requests["GET"] < len(waiting):  # noqa: ASYNC110  each looks once for itself before it waits
-                await asyncio.sleep(0.05)
-        before = requests["GET"]
-        await asyncio.sleep(2.2)
-        assert requests["GET"] - before <= 4
-        now = memory_api.stores.clock.now()
-        await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
-        answers = await asyncio.gather(*waiting)
-    assert {answer.json()["status"] for answer in answers} == {"completed"}
-
-
-async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None:
-    """With 410 as any other look at it, and not with what it was when its time is up."""
-    job_id = (await submit(memory_api))["job_id"]
-    url = f"/v1/jobs/{job_id}"
-    await memory_api.client.delete(url)
-    etag = (await memory_api.client.get(url)).headers["etag"]
-    waiting = asyncio.create_task(memory_api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
-    await asyncio.sleep(0.1)
-    await memory_api.stores.remover.purge(await memory_api.stores.jobs.read("default", job_id))
-    assert (await waiting).status_code == 410
-
-
-async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> None:
-    """304 if nothing changes meanwhile."""
-    accepted = await submit(api)
-    url = f"/v1/jobs/{accepted['job_id']}"
-    etag = (await api.client.get(url)).headers["etag"]
-    assert (await api.client.get(url, headers={"if-none-match": etag})).status_code == 304
-    unchanged = await api.client.get(f"{url}?wait=1", headers={"if-none-match": etag})
-    assert (unchanged.status_code, unchanged.content) == (304, b"")
-    waiting = asyncio.create_task(api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
-    await asyncio.sleep(0.2)
-    claimed = await api.queue.claim("default", "w")
-    assert claimed is not None
-    answer = await waiting
-    assert answer.json()["status"] == "running"
-    details = ProgressDetails(current_node="1", nodes_completed=1, nodes_total=2, step="3/8")
-    now = api.stores.clock.now()
-    await api.stores.jobs.evolve_from(
-        claimed,
-        lambda r: r.report(attempt=1, now=now, lease_s=60, progress=42, details=details, outputs=(OUTPUT,)),
-    )
-    job = (await api.client.get(url)).json()
-    assert (job["progress"], job["progress_details"]["step"], len(job["outputs"])) == (42, "3/8", 1)
 
 
 async def test_media_of_every_kind_are_stored(api: Api) -> None:

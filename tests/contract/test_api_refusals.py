@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,12 +14,6 @@ from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def memory_api(clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(MemoryObjectStore(clock), clock) as api:
-        yield api
 
 
 def changed(node: str, field: str, value: Any) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from standardwebhooks import Webhook
 from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.bucket.memory import MemoryObjectStore
-from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone
 from storage.hint_keys import MemberEntry, dead_letters_prefix
@@ -30,11 +29,6 @@ DELIVERY = keys.delivery("default", "batch", BATCH_ID, 1)
 def clock() -> ManualClock:
     """Begins now: verifiers refuse what is old."""
     return ManualClock(SystemClock().now().replace(microsecond=0))
-
-
-@pytest.fixture
-def post(objects: ObjectStore, clock: ManualClock) -> Post:
-    return Post(objects, clock)
 
 
 async def opened(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:

@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +12,6 @@ from infra.compose import reaper
 from infra.settings import Settings
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
-from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import BatchGone, StorageUnavailable
 from storage.hint_keys import QUEUE
@@ -24,18 +22,6 @@ from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 pytestmark = pytest.mark.anyio
 
 Json = dict[str, Any]
-
-
-@pytest.fixture
-async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(objects, clock) as api:
-        yield api
-
-
-@pytest.fixture
-async def memory_api(clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(MemoryObjectStore(clock), clock) as api:
-        yield api
 
 
 def colours(*values: int) -> Json:

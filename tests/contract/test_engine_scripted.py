@@ -3,106 +3,22 @@
 import asyncio
 import json
 import struct
-import uuid
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from tests.support.scripted_comfy import Answer, ComfyState, Play, Script, serving
-from workers.comfy.engine import Prompt
-from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.http_engine import HttpEngine
+from tests.support.follower import ERROR, PICTURE, QUICK, Follower, completed, never, refused, simple
+from tests.support.scripted_comfy import Answer, ComfyState, Play, serving
 from workers.errors import (
-    EngineStalled,
     EngineUnavailable,
-    JobCancelled,
     NodeFailed,
     OutOfMemory,
     PromptRefused,
     WorkerError,
 )
-from workflows.messages import Executed, Executing, Message, Preview, Progress
+from workflows.messages import Executing, Message, Preview, Progress
 
 pytestmark = pytest.mark.anyio
-
-QUICK = ExecutionPolicy(
-    poll_s=0.05,
-    settle_s=0.01,
-    settling_s=0.1,
-    reconnect_s=0.02,
-    connect_s=5.0,
-    linger_s=0.3,
-    broken_s=0.2,
-    absent_s=0.3,
-    interrupt_every_s=0.02,
-    interrupt_grace_s=10.0,
-)
-PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}
-ERROR = {
-    "node_id": "3",
-    "node_type": "KSampler",
-    "executed": [],
-    "exception_type": "RuntimeError",
-    "exception_message": "boom\n",
-    "traceback": [],
-}
-
-
-class Follower:
-    """Runs one prompt and keeps what it yielded, also where it fails."""
-
-    def __init__(self, url: str, policy: ExecutionPolicy = QUICK) -> None:
-        self.engine = HttpEngine(url)
-        self.prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), {"1": {"class_type": "A", "inputs": {}}})
-        self.execution = Execution(self.engine, self.prompt, policy)
-        self.messages: list[Message] = []
-
-    async def follow(self, then: Callable[[Message], Awaitable[None] | None] = lambda _: None) -> None:
-        try:
-            async with asyncio.timeout(20):
-                async for message in self.execution:
-                    self.messages.append(message)
-                    doing = then(message)
-                    if doing is not None:
-                        await doing
-        finally:
-            await self.engine.close()
-
-    def outputs(self) -> dict[str, Any]:
-        executed = [message for message in self.messages if isinstance(message, Executed)]
-        assert len({message.node for message in executed}) == len(executed), "an output came twice"
-        return {message.node: message.output for message in executed}
-
-
-async def refused(
-    script: Script, error: type[WorkerError], state: ComfyState | None = None, policy: ExecutionPolicy = QUICK
-) -> tuple[Follower, Any]:
-    async with serving(script, state) as server:
-        follower = Follower(server.url, policy)
-        with pytest.raises(error) as caught:
-            await follower.follow()
-    return follower, caught.value
-
-
-async def completed(script: Script, state: ComfyState | None = None, policy: ExecutionPolicy = QUICK) -> Follower:
-    async with serving(script, state) as server:
-        follower = Follower(server.url, policy)
-        await follower.follow()
-        assert follower.execution.history is not None
-    return follower
-
-
-async def simple(play: Play) -> None:
-    await play.say("execution_start")
-    await play.say("executing", node="1", display_node="1")
-    await play.say("executed", node="1", display_node="1", output=PICTURE)
-    await play.succeed({"1": PICTURE})
-
-
-async def never(play: Play) -> None:
-    await asyncio.Event().wait()
 
 
 async def test_messages_are_followed_to_the_end() -> None:
@@ -245,143 +161,6 @@ async def test_a_node_that_raises(exception_type: str, error: type[WorkerError])
     assert follower.outputs() == {"1": PICTURE, "2": {"text": ["b"]}}
     assert (failure.node_id, failure.class_type, failure.exception_type) == ("3", "KSampler", exception_type)
     assert failure.message == "boom"
-
-
-async def test_a_prompt_that_vanishes() -> None:
-    """Neither queued nor recorded, for longer than a moment: the engine lost it. What it told before is delivered."""
-
-    async def script(play: Play) -> None:
-        await play.say("executed", node="1", display_node="1", output=PICTURE)
-        play.state.queue.clear()
-
-    follower, _ = await refused(script, EngineUnavailable)
-    assert follower.outputs() == {"1": PICTURE}
-
-
-async def test_an_engine_that_dies() -> None:
-    """A refused connection ends the job within seconds, not after the patience for a busy engine."""
-    async with serving(never) as server:
-        follower = Follower(server.url)
-        following = asyncio.create_task(follower.follow())
-        await server.state.until(lambda: bool(server.state.queue))
-        await server.die()
-        with pytest.raises(EngineUnavailable):
-            await following
-
-
-async def test_history_that_cannot_be_read() -> None:
-    """A node's unserialisable output breaks /history for good: the job ends instead of polling for ever."""
-    await refused(never, EngineUnavailable, ComfyState(broken_history=True))
-
-
-async def test_a_stalled_prompt() -> None:
-    """Queued, and no sign of life for longer than the policy allows."""
-    await refused(never, EngineStalled, policy=replace(QUICK, stall_s=0.3))
-
-
-async def test_an_engine_whose_thread_is_dead() -> None:
-    """HTTP answers, the prompt waits, and nothing ever runs."""
-    await refused(never, EngineStalled, ComfyState(thread_is_dead=True), policy=replace(QUICK, idle_s=0.3))
-
-
-async def test_a_lost_engine_names_the_node_that_ran() -> None:
-    """It is the likely culprit: a result that cannot be serialised takes the process along."""
-
-    async def script(play: Play) -> None:
-        await play.say("execution_start")
-        await play.say("executing", node="1", display_node="1")
-
-    async with serving(script) as server:
-
-        async def die(message: Message) -> None:
-            if isinstance(message, Executing):
-                await server.die()
-
-        follower = Follower(server.url)
-        with pytest.raises(EngineUnavailable) as lost:
-            await follower.follow(die)
-    assert (lost.value.node_id, lost.value.class_type) == ("1", "A")
-
-
-async def test_interrupts_are_repeated_until_one_is_heard() -> None:
-    """The first two are lost; the third stops the prompt."""
-
-    async def script(play: Play) -> None:
-        await play.say("execution_start")
-        await play.until_interrupted(times=3)
-        record = {"prompt_id": play.prompt_id, "node_id": "1", "node_type": "A", "executed": []}
-        await play.say("execution_interrupted", **record)
-        play.record({"1": PICTURE}, "error", [["execution_interrupted", record]])
-        await play.say("executing", node=None)
-
-    async with serving(script) as server:
-        follower = Follower(server.url)
-        with pytest.raises(JobCancelled):
-            await follower.follow(lambda _: follower.execution.cancel())
-        assert server.state.deletes[0] == follower.prompt.prompt_id
-    assert follower.outputs() == {"1": PICTURE}
-
-
-async def test_a_cancelled_prompt_that_was_still_queued() -> None:
-    """ComfyUI deletes it without a word: gone from queue and history means cancelled."""
-
-    async def script(play: Play) -> None:
-        await play.say("execution_start")
-        await play.until_interrupted()
-        play.state.queue.clear()
-
-    async with serving(script) as server:
-        follower = Follower(server.url)
-        with pytest.raises(JobCancelled):
-            await follower.follow(lambda _: follower.execution.cancel())
-
-
-async def test_a_prompt_that_ends_before_the_interrupt_acts() -> None:
-    """Success is success, even if a cancellation was asked for."""
-
-    async def script(play: Play) -> None:
-        await play.say("execution_start")
-        await play.until_interrupted()
-        await play.succeed({"1": PICTURE})
-
-    async with serving(script) as server:
-        follower = Follower(server.url)
-        await follower.follow(lambda _: follower.execution.cancel())
-    assert follower.outputs() == {"1": PICTURE}
-
-
-async def test_interrupts_that_are_ignored() -> None:
-    """After the grace the engine counts as stuck."""
-
-    async def script(play: Play) -> None:
-        await play.say("execution_start")
-        await never(play)
-
-    async with serving(script) as server:
-        follower = Follower(server.url, replace(QUICK, interrupt_grace_s=0.3))
-        with pytest.raises(EngineStalled):
-            await follower.follow(lambda _: follower.execution.cancel())
-        assert len(server.state.interrupts) > 1
-
-
-async def test_cancelled_before_it_was_submitted() -> None:
-    """Nothing is posted."""
-    async with serving(never) as server:
-        follower = Follower(server.url)
-        follower.execution.cancel()
-        with pytest.raises(JobCancelled):
-            await follower.follow()
-        assert server.state.posts == []
-
-
-async def test_someone_else_interrupts() -> None:
-    """An interrupt that was not ours is the engine's fault, not the node's."""
-
-    async def script(play: Play) -> None:
-        record = {"prompt_id": play.prompt_id, "node_id": "1", "node_type": "A", "executed": []}
-        play.record({}, "error", [["execution_error", {**ERROR, **record}], ["execution_interrupted", record]])
-
-    await refused(script, EngineUnavailable)
 
 
 async def test_a_partly_bad_prompt_is_refused_and_withdrawn() -> None:

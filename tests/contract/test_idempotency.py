@@ -1,7 +1,6 @@
 """Idempotency-Key: the same request twice makes one thing, over the in-memory store and the real S3 server."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -9,19 +8,12 @@ import httpx
 import pytest
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.jobs.idempotency import KEY_LIFE
 from storage.webhooks.signing import new_secret
-from tests.support.api_server import BLUE, PNG, Api, running_api
+from tests.support.api_server import BLUE, PNG, Api
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
-    async with running_api(objects, clock) as api:
-        yield api
 
 
 async def submit(api: Api, key: str, **fields: Any) -> httpx.Response:

@@ -2,28 +2,18 @@
 
 import contextlib
 from collections import Counter
-from typing import Any
 
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.config import ApiConfig
-from app.views.events import EventRenderer
 from storage import keys
-from storage.bucket.memory import MemoryObjectStore
-from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
-from storage.hint_keys import DUE, DueEntry
-from storage.jobs.hints import endpoint_of, event_ref, hints_of
-from storage.jobs.record import JobRecord
+from storage.errors import JobGone
+from storage.jobs.hints import event_ref
 from storage.jobs.values import Output, ProgressDetails
-from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
-from storage.webhooks.post import Answer
-from storage.webhooks.signing import Signer, new_secret, tenant_secret
-from tests.support.post import DOWN, OK, URL, Post
+from storage.webhooks.signing import new_secret, tenant_secret
+from tests.support.post import DOWN, URL, Post
 from tests.support.records import a_job
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 
 pytestmark = pytest.mark.anyio
 
@@ -32,11 +22,6 @@ pytestmark = pytest.mark.anyio
 def clock() -> ManualClock:
     """Begins now: verifiers refuse what is old."""
     return ManualClock(SystemClock().now().replace(microsecond=0))
-
-
-@pytest.fixture
-def post(objects: ObjectStore, clock: ManualClock) -> Post:
-    return Post(objects, clock)
 
 
 async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
@@ -149,106 +134,6 @@ async def test_each_output_is_told_once(post: Post) -> None:
     assert sorted(again) == sorted(told)
 
 
-async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
-    """Later and later, with the same id and a fresh signature; every attempt is kept."""
-    record = await post.completed("completed")
-    post.receiver.answers = [DOWN, DOWN]
-    await post.send()
-    await post.send()
-    assert len(post.receiver.posts) == 1
-    for _ in range(2):
-        post.pass_time(minutes=2)
-        await post.send()
-    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
-    assert len({headers["webhook-timestamp"] for _, headers, _ in post.receiver.posts}) == 3
-    stored = await post.stores.deliveries.find(event_ref(record, record.events[0]))
-    assert stored is not None
-    assert [attempt.status for attempt in stored.record.attempts] == [503, 503, 200]
-    assert (stored.record.status, stored.record.attempts[0].excerpt) == ("delivered", "down")
-    assert await post.pointers() == []
-
-
-async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
-    """After the whole schedule; a replay sends it with the same id, from the start of the schedule."""
-    record = await post.completed("completed")
-    post.receiver.answers = [DOWN] * 11
-    for _ in range(200):
-        await post.send()
-        if not await post.pointers():
-            break
-        post.pass_time(hours=1)
-    assert len(post.receiver.posts) == 11
-    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
-    assert [letter.ref.event_id for letter in dead] == [f"evt_{record.job_id}_000001"]
-    await post.stores.endpoints.change("default", URL, lambda endpoint: endpoint.enabled())
-    await post.stores.deliveries.replay(dead[0].ref)
-    await post.send()
-    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
-    assert len(post.receiver.posts) == 12
-    assert await post.stores.deliveries.dead_letters("default", limit=9, after="") == ([], None)
-
-
-@pytest.mark.parametrize("first", [Answer(413, 5), DOWN, OK], ids=["dead", "pending", "delivered"])
-async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
-    post: Post, monkeypatch: pytest.MonkeyPatch, first: Answer
-) -> None:
-    """Its pointer is found before the replay is committed, and dropped: the replay writes another one."""
-    record = await post.completed("completed")
-    post.receiver.answers = [first]
-    await post.send()
-    ref, commit, raced = event_ref(record, record.events[0]), DeliveryStore._commit, list[str]()
-
-    async def late(store: DeliveryStore, delivery: Delivery, *, etag: str | None) -> StoredDelivery:
-        if not raced and (pointer := delivery.pointer) is not None:
-            raced.append("now")
-            raced.append(await post.deliverer.deliver(pointer))
-        return await commit(store, delivery, etag=etag)
-
-    monkeypatch.setattr(DeliveryStore, "_commit", late)
-    await post.stores.deliveries.replay(ref)
-    await post.send()
-    assert raced == ["now", "dropped"]
-    assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [ref.event_id] * 2
-    post.pass_time(hours=1)
-    await post.send()
-    assert (len(post.receiver.posts), await post.pointers()) == (2, [])
-
-
-async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
-    """After five failures in a row one event probes it, now and then; the others wait without an attempt."""
-    for _ in range(8):
-        await post.completed("completed")
-    post.receiver.answers = [DOWN] * 5
-    deliverer = post.deliverer
-    for entry in await post.pointers():
-        await deliverer.deliver(entry)
-    assert len(post.receiver.posts) == 5
-    (endpoint,) = await post.stores.endpoints.all("default")
-    assert (endpoint.state, endpoint.failures) == ("open", 5)
-    post.pass_time(minutes=3)
-    await post.send()
-    (endpoint,) = await post.stores.endpoints.all("default")
-    assert endpoint.state == "closed"
-    post.pass_time(hours=1)
-    await post.send()
-    assert await post.pointers() == []
-    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 8
-
-
-async def test_a_receiver_that_wants_no_more_gets_no_more(post: Post) -> None:
-    """410: this event and those that follow are dead letters, and nobody is asked."""
-    await post.completed("completed")
-    post.receiver.answers = [Answer(410, 5)]
-    await post.send()
-    await post.completed("completed")
-    await post.send()
-    assert len(post.receiver.posts) == 1
-    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
-    assert len(dead) == 2
-    (endpoint,) = await post.stores.endpoints.all("default")
-    assert endpoint.state == "disabled"
-
-
 async def test_a_job_signs_with_its_own_secret(post: Post) -> None:
     """Where it brought one; it is nowhere in the record."""
     own, now = new_secret(), post.clock.now()
@@ -289,58 +174,6 @@ async def test_while_secrets_rotate_both_verify(post: Post) -> None:
         Webhook(secret).verify(body, dict(headers))
 
 
-async def test_a_receiver_is_asked_first_where_that_is_wanted(post: Post) -> None:
-    """Once, as the CloudEvents webhook specification has it; until it agrees nothing is sent."""
-    room = DeliveryRoom(
-        post.stores.outbox,
-        post.stores.deliveries,
-        post.stores.endpoints,
-        post.objects,
-        post.clock,
-        origin="api.example.com",
-    )
-    renderer = EventRenderer(post.objects, ApiConfig(api_key=None))
-    post.deliverer = Deliverer(room, transport=post.receiver, renderer=renderer, signer=Signer((post.secret,)))
-    post.receiver.wants = False
-    await post.completed("completed")
-    await post.send()
-    assert (post.receiver.posts, post.receiver.asked) == ([], ["api.example.com"])
-    post.receiver.wants = True
-    post.pass_time(minutes=1)
-    await post.send()
-    await post.completed("completed")
-    await post.send()
-    assert (len(post.receiver.posts), len(post.receiver.asked)) == (2, 2)
-
-
-async def test_two_deliverers_send_one_attempt(post: Post) -> None:
-    """The second one finds a lease; when it has ended without a result, the event is sent again."""
-    await post.completed("completed")
-    (entry,) = await post.pointers()
-    held = await post.stores.outbox.find(entry)
-    assert not isinstance(held, str)
-    await post.deliverer._hold(entry, held)
-    assert await post.deliverer.deliver(entry) == "later"
-    assert post.receiver.posts == []
-    post.pass_time(seconds=91)
-    assert await post.deliverer.deliver(entry) == "delivered"
-
-
-async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
-    """It is written first; once its time is over a touch fences the writer, and it goes."""
-    record = (await post.claimed("completed")).record
-    event = _event(record)
-    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
-    await post.objects.put(ahead.key, b"")
-    assert await post.deliverer.deliver(ahead) == "later"
-    before = await post.stores.jobs.read("default", record.job_id)
-    post.pass_time(minutes=11)
-    assert await post.deliverer.deliver(ahead) == "dropped"
-    with pytest.raises(PreconditionFailed):
-        await post.stores.jobs.advance(before, before.record)
-    assert post.receiver.posts == []
-
-
 async def test_an_event_costs_four_requests(post: Post) -> None:
     """The job, a lease, the result, the pointer's end; a receiver that is known to be well is not looked up."""
     await post.completed("completed")
@@ -357,36 +190,6 @@ def _requests(post: Post) -> Counter[str]:
     return Counter(counted)
 
 
-async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
-    """Its key tells milliseconds: by its own clock the delivery may be due a little later than its pointer."""
-    await post.completed("completed")
-    post.receiver.answers = [DOWN]
-    await post.send()
-    (entry,) = await post.pointers()
-    post.clock.set(entry.due)
-    assert await post.deliverer.deliver(entry) == "delivered"
-
-
-async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> None:
-    """A writer that was fenced commits again: whoever still deletes the pointer of its first try does not hit it."""
-    before = await post.claimed("completed")
-
-    def completed(record: JobRecord) -> JobRecord:
-        return record.complete(attempt=1, now=post.clock.now(), outputs=())
-
-    touched = await post.stores.jobs.touch(before)
-    first, second = (
-        {key for key in hints_of(completed(record)) if key.startswith(DUE)}
-        for record in (before.record, touched.record)
-    )
-    assert len(first) == len(second) == 1
-    assert first.isdisjoint(second)
-
-
-def _event(record: JobRecord) -> Any:
-    return record.complete(attempt=1, now=record.created_at, outputs=()).events[-1]
-
-
 async def test_a_job_stays_until_its_events_are_delivered(post: Post) -> None:
     """Its retention is over, and its receiver is still down."""
     record = await post.completed("completed", retain_s=60)
@@ -400,27 +203,3 @@ async def test_a_job_stays_until_its_events_are_delivered(post: Post) -> None:
     await post.reap()
     with pytest.raises(JobGone):
         await post.stores.jobs.read("default", record.job_id)
-
-
-async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
-    """The result could not be written: the event is sent again, with the same id."""
-
-    class Forgetful(MemoryObjectStore):
-        failing = False
-
-        async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
-            if self.failing and "/deliveries/" in key:
-                raise StorageUnavailable("away")
-            return await super().replace(key, body, etag=etag, content_type=content_type)
-
-    objects = Forgetful(clock)
-    post = Post(objects, clock)
-    await post.completed("completed")
-    objects.failing = True
-    await post.send()
-    objects.failing = False
-    post.pass_time(minutes=2)
-    await post.send()
-    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
-    assert len(post.receiver.posts) == 2
-    assert await post.pointers() == []

@@ -7,7 +7,6 @@ ageing    weeks pass: the reaper must leave an empty bucket
 
 import asyncio
 import itertools
-import random
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -34,13 +33,13 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 from storage.jobs.tombstone import LIFE
 from storage.launcher import NoLauncher
-from storage.signal import MemorySignal
 from storage.stores import Stores
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
 from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory
 from tests.simulation.receiver import SimulatedReceiver
 from tests.simulation.virtual_time import VirtualClock
+from tests.simulation.wakeups import LossySignal, TicketOffice
 from tests.simulation.watcher import ENDS, TENANT, Watcher
 from workers.loop import WorkerLoop
 from workflows.graph import parse_graph
@@ -76,35 +75,6 @@ AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
 
 class GaveUp(Exception):
     """A client saw no answer, and will not ask again."""
-
-
-class LossySignal(MemorySignal):
-    """Some wake-up hints do not arrive."""
-
-    def __init__(self, chance: random.Random) -> None:
-        super().__init__()
-        self._chance = chance
-
-    def ring(self, topic: str) -> None:
-        if self._chance.random() < 0.7:
-            super().ring(topic)
-
-
-class TicketOffice:
-    """`Launcher` as Modal has it: a ticket waits until a worker takes it."""
-
-    def __init__(self) -> None:
-        self.tickets: asyncio.Queue[str] = asyncio.Queue()
-
-    async def spawn(self, pool: str) -> str | None:
-        self.tickets.put_nowait(pool)
-        return "ticket"
-
-    async def waiting(self, pool: str) -> int | None:
-        return self.tickets.qsize()
-
-    async def cancel(self, ticket: str) -> None:
-        """Tickets are not told apart here."""
 
 
 @dataclass

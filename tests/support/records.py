@@ -5,8 +5,22 @@ from datetime import UTC, datetime
 from typing import Any
 
 from storage.jobs.record import JobRecord
+from storage.jobs.values import Output
 
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+OUTPUT = Output(
+    filename="blue_00001_.png",
+    type="image",
+    node_id="2",
+    key="tenants/default/jobs/x/outputs/001/0000/blue_00001_.png",
+    size_bytes=3,
+    content_type="image/png",
+    sha256="0" * 64,
+    width=8,
+    height=8,
+    frames=1,
+)
 
 
 def a_job(**fields: Any) -> JobRecord:

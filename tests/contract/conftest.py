@@ -1,0 +1,28 @@
+"""The HTTP face and the deliverer, as most contract tests want them."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
+from storage.clock import ManualClock
+from tests.support.api_server import Api, running_api
+from tests.support.post import Post
+
+
+@pytest.fixture
+async def api(objects: ObjectStore, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(objects, clock) as api:
+        yield api
+
+
+@pytest.fixture
+async def memory_api(clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        yield api
+
+
+@pytest.fixture
+def post(objects: ObjectStore, clock: ManualClock) -> Post:
+    return Post(objects, clock)

@@ -1,0 +1,73 @@
+"""Waiting for a job by GET with `wait`."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from storage.jobs.values import ProgressDetails
+from tests.support.api_server import Api, submit
+from tests.support.records import OUTPUT
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None:
+    """And 200 of them share one look at the bucket."""
+    accepted = await submit(memory_api)
+    claimed = await memory_api.queue.claim("default", "w")
+    assert claimed is not None
+    url = f"/v1/jobs/{accepted['job_id']}?wait=20"
+    limits = httpx.Limits(max_connections=None)
+    headers = dict(memory_api.client.headers)
+    async with httpx.AsyncClient(
+        base_url=memory_api.client.base_url, headers=headers, limits=limits, timeout=30
+    ) as client:
+        waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
+        requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
+        async with asyncio.timeout(15):
+            while requests["GET"] < len(waiting):  # noqa: ASYNC110  each looks once for itself before it waits
+                await asyncio.sleep(0.05)
+        before = requests["GET"]
+        await asyncio.sleep(2.2)
+        assert requests["GET"] - before <= 4
+        now = memory_api.stores.clock.now()
+        await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
+        answers = await asyncio.gather(*waiting)
+    assert {answer.json()["status"] for answer in answers} == {"completed"}
+
+
+async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None:
+    """With 410 as any other look at it, and not with what it was when its time is up."""
+    job_id = (await submit(memory_api))["job_id"]
+    url = f"/v1/jobs/{job_id}"
+    await memory_api.client.delete(url)
+    etag = (await memory_api.client.get(url)).headers["etag"]
+    waiting = asyncio.create_task(memory_api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
+    await asyncio.sleep(0.1)
+    await memory_api.stores.remover.purge(await memory_api.stores.jobs.read("default", job_id))
+    assert (await waiting).status_code == 410
+
+
+async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> None:
+    """304 if nothing changes meanwhile."""
+    accepted = await submit(api)
+    url = f"/v1/jobs/{accepted['job_id']}"
+    etag = (await api.client.get(url)).headers["etag"]
+    assert (await api.client.get(url, headers={"if-none-match": etag})).status_code == 304
+    unchanged = await api.client.get(f"{url}?wait=1", headers={"if-none-match": etag})
+    assert (unchanged.status_code, unchanged.content) == (304, b"")
+    waiting = asyncio.create_task(api.client.get(f"{url}?wait=20", headers={"if-none-match": etag}))
+    await asyncio.sleep(0.2)
+    claimed = await api.queue.claim("default", "w")
+    assert claimed is not None
+    answer = await waiting
+    assert answer.json()["status"] == "running"
+    details = ProgressDetails(current_node="1", nodes_completed=1, nodes_total=2, step="3/8")
+    now = api.stores.clock.now()
+    await api.stores.jobs.evolve_from(
+        claimed,
+        lambda r: r.report(attempt=1, now=now, lease_s=60, progress=42, details=details, outputs=(OUTPUT,)),
+    )
+    job = (await api.client.get(url)).json()
+    assert (job["progress"], job["progress_details"]["step"], len(job["outputs"])) == (42, "3/8", 1)

@@ -1,0 +1,97 @@
+"""Pointers to events: none is lost, and none is kept for nothing."""
+
+from typing import Any
+
+import pytest
+
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.errors import PreconditionFailed, StorageUnavailable
+from storage.hint_keys import DUE, DueEntry
+from storage.jobs.hints import endpoint_of, event_ref, hints_of
+from storage.jobs.record import JobRecord
+from tests.support.post import DOWN, URL, Post
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_two_deliverers_send_one_attempt(post: Post) -> None:
+    """The second one finds a lease; when it has ended without a result, the event is sent again."""
+    await post.completed("completed")
+    (entry,) = await post.pointers()
+    held = await post.stores.outbox.find(entry)
+    assert not isinstance(held, str)
+    await post.deliverer._hold(entry, held)
+    assert await post.deliverer.deliver(entry) == "later"
+    assert post.receiver.posts == []
+    post.pass_time(seconds=91)
+    assert await post.deliverer.deliver(entry) == "delivered"
+
+
+async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
+    """It is written first; once its time is over a touch fences the writer, and it goes."""
+    record = (await post.claimed("completed")).record
+    event = _event(record)
+    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
+    await post.objects.put(ahead.key, b"")
+    assert await post.deliverer.deliver(ahead) == "later"
+    before = await post.stores.jobs.read("default", record.job_id)
+    post.pass_time(minutes=11)
+    assert await post.deliverer.deliver(ahead) == "dropped"
+    with pytest.raises(PreconditionFailed):
+        await post.stores.jobs.advance(before, before.record)
+    assert post.receiver.posts == []
+
+
+async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
+    """Its key tells milliseconds: by its own clock the delivery may be due a little later than its pointer."""
+    await post.completed("completed")
+    post.receiver.answers = [DOWN]
+    await post.send()
+    (entry,) = await post.pointers()
+    post.clock.set(entry.due)
+    assert await post.deliverer.deliver(entry) == "delivered"
+
+
+async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> None:
+    """A writer that was fenced commits again: whoever still deletes the pointer of its first try does not hit it."""
+    before = await post.claimed("completed")
+
+    def completed(record: JobRecord) -> JobRecord:
+        return record.complete(attempt=1, now=post.clock.now(), outputs=())
+
+    touched = await post.stores.jobs.touch(before)
+    first, second = (
+        {key for key in hints_of(completed(record)) if key.startswith(DUE)}
+        for record in (before.record, touched.record)
+    )
+    assert len(first) == len(second) == 1
+    assert first.isdisjoint(second)
+
+
+def _event(record: JobRecord) -> Any:
+    return record.complete(attempt=1, now=record.created_at, outputs=()).events[-1]
+
+
+async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
+    """The result could not be written: the event is sent again, with the same id."""
+
+    class Forgetful(MemoryObjectStore):
+        failing = False
+
+        async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+            if self.failing and "/deliveries/" in key:
+                raise StorageUnavailable("away")
+            return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    objects = Forgetful(clock)
+    post = Post(objects, clock)
+    await post.completed("completed")
+    objects.failing = True
+    await post.send()
+    objects.failing = False
+    post.pass_time(minutes=2)
+    await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len(post.receiver.posts) == 2
+    assert await post.pointers() == []

@@ -1,0 +1,64 @@
+"""DELETE with `purge`, and what stands where a job was."""
+
+import pytest
+
+from app.config import ApiConfig
+from infra.compose import reaper
+from infra.settings import Settings
+from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.launcher import NoLauncher
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_removed_job_is_gone(api: Api) -> None:
+    """204, then 410 for everything of it, and it stands in no list; a second removal says the same."""
+    accepted = await submit(api)
+    await work(api)
+    path = f"/v1/jobs/{accepted['job_id']}"
+    removed = await api.client.delete(f"{path}?purge=true")
+    assert (removed.status_code, removed.content) == (204, b"")
+    for method, url in (("GET", path), ("GET", f"{path}/workflow"), ("GET", f"{path}/logs"), ("DELETE", path)):
+        gone = await api.client.request(method, url)
+        assert (gone.status_code, gone.json()["type"]) == (410, "/problems/job-gone")
+    assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
+    assert (await api.client.get("/v1/jobs?status=completed")).json()["jobs"] == []
+
+
+async def test_a_queued_job_is_cancelled_and_removed_at_once(api: Api) -> None:
+    """Nothing of it is left but the tombstone."""
+    accepted = await submit(api)
+    assert (await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")).status_code == 204
+    assert await api.queue.claim("default", "w") is None
+    assert [key for key in await api.keys() if key.startswith("tenants/")] == [
+        keys.record("default", accepted["job_id"])
+    ]
+
+
+async def test_a_running_job_is_removed_when_it_has_stopped(clock: ManualClock) -> None:
+    """202 until then."""
+    config = ApiConfig(api_key=KEY, cancel_wait_s=0.05)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        accepted = await submit(api)
+        claimed = await api.queue.claim("default", "w")
+        assert claimed is not None
+        asked = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
+        assert (asked.status_code, asked.json()["status"]) == (202, "running")
+        now = clock.now()
+        await api.stores.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
+        await reaper(Settings(bucket="tests"), api.stores, NoLauncher()).sweep()
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).status_code == 410
+
+
+async def test_a_job_says_when_it_will_be_removed(api: Api) -> None:
+    """A week after its end, or sooner where the job says so; longer is refused."""
+    for days, wanted in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
+        accepted = await submit(api, **({} if days is None else {"retain_days": days}))
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] is None
+        await work(api)
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] == wanted
+    refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "retain_days": 8})
+    assert (refused.status_code, refused.json()["pointer"]) == (422, "/retain_days")

@@ -1,0 +1,138 @@
+"""An event until it is delivered or given up: attempts, breakers, dead letters and replays."""
+
+import pytest
+
+from app.config import ApiConfig
+from app.views.events import EventRenderer
+from storage.jobs.hints import event_ref
+from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
+from storage.webhooks.post import Answer
+from storage.webhooks.signing import Signer
+from tests.support.post import DOWN, OK, URL, Post
+from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
+    """Later and later, with the same id and a fresh signature; every attempt is kept."""
+    record = await post.completed("completed")
+    post.receiver.answers = [DOWN, DOWN]
+    await post.send()
+    await post.send()
+    assert len(post.receiver.posts) == 1
+    for _ in range(2):
+        post.pass_time(minutes=2)
+        await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len({headers["webhook-timestamp"] for _, headers, _ in post.receiver.posts}) == 3
+    stored = await post.stores.deliveries.find(event_ref(record, record.events[0]))
+    assert stored is not None
+    assert [attempt.status for attempt in stored.record.attempts] == [503, 503, 200]
+    assert (stored.record.status, stored.record.attempts[0].excerpt) == ("delivered", "down")
+    assert await post.pointers() == []
+
+
+async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
+    """After the whole schedule; a replay sends it with the same id, from the start of the schedule."""
+    record = await post.completed("completed")
+    post.receiver.answers = [DOWN] * 11
+    for _ in range(200):
+        await post.send()
+        if not await post.pointers():
+            break
+        post.pass_time(hours=1)
+    assert len(post.receiver.posts) == 11
+    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
+    assert [letter.ref.event_id for letter in dead] == [f"evt_{record.job_id}_000001"]
+    await post.stores.endpoints.change("default", URL, lambda endpoint: endpoint.enabled())
+    await post.stores.deliveries.replay(dead[0].ref)
+    await post.send()
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
+    assert len(post.receiver.posts) == 12
+    assert await post.stores.deliveries.dead_letters("default", limit=9, after="") == ([], None)
+
+
+@pytest.mark.parametrize("first", [Answer(413, 5), DOWN, OK], ids=["dead", "pending", "delivered"])
+async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
+    post: Post, monkeypatch: pytest.MonkeyPatch, first: Answer
+) -> None:
+    """Its pointer is found before the replay is committed, and dropped: the replay writes another one."""
+    record = await post.completed("completed")
+    post.receiver.answers = [first]
+    await post.send()
+    ref, commit, raced = event_ref(record, record.events[0]), DeliveryStore._commit, list[str]()
+
+    async def late(store: DeliveryStore, delivery: Delivery, *, etag: str | None) -> StoredDelivery:
+        if not raced and (pointer := delivery.pointer) is not None:
+            raced.append("now")
+            raced.append(await post.deliverer.deliver(pointer))
+        return await commit(store, delivery, etag=etag)
+
+    monkeypatch.setattr(DeliveryStore, "_commit", late)
+    await post.stores.deliveries.replay(ref)
+    await post.send()
+    assert raced == ["now", "dropped"]
+    assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [ref.event_id] * 2
+    post.pass_time(hours=1)
+    await post.send()
+    assert (len(post.receiver.posts), await post.pointers()) == (2, [])
+
+
+async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
+    """After five failures in a row one event probes it, now and then; the others wait without an attempt."""
+    for _ in range(8):
+        await post.completed("completed")
+    post.receiver.answers = [DOWN] * 5
+    deliverer = post.deliverer
+    for entry in await post.pointers():
+        await deliverer.deliver(entry)
+    assert len(post.receiver.posts) == 5
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert (endpoint.state, endpoint.failures) == ("open", 5)
+    post.pass_time(minutes=3)
+    await post.send()
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert endpoint.state == "closed"
+    post.pass_time(hours=1)
+    await post.send()
+    assert await post.pointers() == []
+    assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 8
+
+
+async def test_a_receiver_that_wants_no_more_gets_no_more(post: Post) -> None:
+    """410: this event and those that follow are dead letters, and nobody is asked."""
+    await post.completed("completed")
+    post.receiver.answers = [Answer(410, 5)]
+    await post.send()
+    await post.completed("completed")
+    await post.send()
+    assert len(post.receiver.posts) == 1
+    dead, _ = await post.stores.deliveries.dead_letters("default", limit=9, after="")
+    assert len(dead) == 2
+    (endpoint,) = await post.stores.endpoints.all("default")
+    assert endpoint.state == "disabled"
+
+
+async def test_a_receiver_is_asked_first_where_that_is_wanted(post: Post) -> None:
+    """Once, as the CloudEvents webhook specification has it; until it agrees nothing is sent."""
+    room = DeliveryRoom(
+        post.stores.outbox,
+        post.stores.deliveries,
+        post.stores.endpoints,
+        post.objects,
+        post.clock,
+        origin="api.example.com",
+    )
+    renderer = EventRenderer(post.objects, ApiConfig(api_key=None))
+    post.deliverer = Deliverer(room, transport=post.receiver, renderer=renderer, signer=Signer((post.secret,)))
+    post.receiver.wants = False
+    await post.completed("completed")
+    await post.send()
+    assert (post.receiver.posts, post.receiver.asked) == ([], ["api.example.com"])
+    post.receiver.wants = True
+    post.pass_time(minutes=1)
+    await post.send()
+    await post.completed("completed")
+    await post.send()
+    assert (len(post.receiver.posts), len(post.receiver.asked)) == (2, 2)
