@@ -1,14 +1,11 @@
 """The manifest of custom nodes: which are built into the image, and at which commit."""
 
 import re
-import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-
-class BadManifest(ValueError):
-    """The manifest is not usable; the message names the file and the field."""
+from infra.manifests import BadManifest, read_manifest, refuse_twins
 
 
 class CustomNode(BaseModel):
@@ -30,17 +27,8 @@ class _Manifest(BaseModel):
 
 def custom_nodes(path: Path) -> tuple[CustomNode, ...]:
     """In the manifest's order; `BadManifest`."""
-    try:
-        nodes = _Manifest.model_validate(tomllib.loads(path.read_text())).node
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadManifest(f"{path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadManifest(f"{path}: {where}: {first['msg']}") from error
-    names = [node.name.casefold() for node in nodes]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BadManifest(f"{path}: {', '.join(sorted(twice))} stands there twice")
+    nodes = read_manifest(path, _Manifest).node
+    refuse_twins(path, (node.name for node in nodes))
     return nodes
 
 

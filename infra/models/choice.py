@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from infra.manifests import BadManifest
 from infra.models.manifest import Model
-from infra.nodes import BadManifest
 from workflows.library import library
 
 

@@ -85,11 +85,11 @@ def _perform(
     may_lack: bool = False,
 ) -> int:
     from infra.cloud.port import CloudError, CloudUnreachable
+    from infra.manifests import BadManifest
     from infra.models.choice import chosen
     from infra.models.folders import models_at
     from infra.models.lock import BadLock
     from infra.models.manifest import models as read
-    from infra.nodes import BadManifest
 
     console = Console(stderr=True)
     try:

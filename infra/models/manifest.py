@@ -1,12 +1,11 @@
 """The manifest of models: which files a deployment has, and where each comes from."""
 
-import tomllib
 from pathlib import Path
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra.nodes import BadManifest
+from infra.manifests import read_manifest, refuse_twins
 
 HUB = "https://huggingface.co"
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
@@ -56,15 +55,6 @@ class _Manifest(BaseModel):
 
 def models(path: Path) -> tuple[Model, ...]:
     """In the manifest's order; `BadManifest`, whose message names the file and the field."""
-    try:
-        found = _Manifest.model_validate(tomllib.loads(path.read_text())).model
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BadManifest(f"{path}: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadManifest(f"{path}: {where}: {first['msg']}") from error
-    names = [model.name.casefold() for model in found]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise BadManifest(f"{path}: {', '.join(sorted(twice))} stands there twice")
+    found = read_manifest(path, _Manifest).model
+    refuse_twins(path, (model.name for model in found))
     return found

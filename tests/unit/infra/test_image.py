@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from infra import image
-from infra.nodes import BadManifest, CustomNode, custom_nodes, shell_quoted
+from infra.manifests import BadManifest
+from infra.nodes import CustomNode, custom_nodes, shell_quoted
 
 ROOT = Path(__file__).parents[3]
 NODES = custom_nodes(ROOT / "infra" / "nodes.toml")
