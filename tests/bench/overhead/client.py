@@ -1,0 +1,36 @@
+"""The HTTP client of every system that is measured: the same, so that what differs is the system."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+
+PNG = b"\x89PNG"
+
+
+@asynccontextmanager
+async def http_client(headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientSession]:
+    """Connections are kept open, and as many as there are clients."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+        yield session
+
+
+async def post_json(session: aiohttp.ClientSession, url: str, body: Any) -> Any:
+    """The answer, which must be a 2xx."""
+    async with session.post(url, json=body) as answer:
+        assert answer.status < 300, (answer.status, await answer.text())
+        return await answer.json()
+
+
+async def get_json(session: aiohttp.ClientSession, url: str) -> Any:
+    async with session.get(url) as answer:
+        assert answer.status == 200, (answer.status, await answer.text())
+        return await answer.json()
+
+
+async def get_picture(session: aiohttp.ClientSession, url: str, *, headers: Mapping[str, str] | None = None) -> None:
+    """Every byte of it, and a look whether it is one."""
+    async with session.get(url, headers=headers) as answer:
+        assert answer.status == 200, (answer.status, await answer.text())
+        assert (await answer.read()).startswith(PNG)

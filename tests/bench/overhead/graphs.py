@@ -1,0 +1,15 @@
+"""The job that every system runs: a picture of one colour, saved."""
+
+from itertools import count
+from typing import Any
+
+from tests.support.engines import saved
+
+SIZE = 16
+_numbers = count(1)
+
+
+def fresh_graph() -> dict[str, Any]:
+    """EmptyImage → SaveImage, with a colour that no job before had: ComfyUI's cache never answers."""
+    number = next(_numbers)
+    return saved(f"overhead-{number}", color=number)

@@ -1,0 +1,26 @@
+"""Waits for what happens elsewhere, by an id; it may also have happened before anyone waits."""
+
+import asyncio
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Waiting(Generic[T]):
+    def __init__(self) -> None:
+        self._futures: dict[str, asyncio.Future[T]] = {}
+
+    def happened(self, of: str, what: T) -> None:
+        """The first time counts."""
+        future = self._future(of)
+        if not future.done():
+            future.set_result(what)
+
+    async def of(self, of: str) -> T:
+        try:
+            return await self._future(of)
+        finally:
+            del self._futures[of]
+
+    def _future(self, of: str) -> asyncio.Future[T]:
+        return self._futures.setdefault(of, asyncio.get_running_loop().create_future())
