@@ -34,8 +34,13 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
 	$(BIN)/pytest
 
-bench: setup ## Measure everything in docs/performance.md anew and write it there
+bench: setup .bench/.installed ## Measure everything in docs/performance.md anew and write it there
 	$(BIN)/python -m tests.bench
+
+.bench/.installed: requirements/bench.txt
+	$(PYTHON) -m venv .bench
+	.bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	@touch $@
 
 bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…
 	$(or $(PYTHON_WITH_TORCH),$(PYTHON)) tests/bench/attention.py
@@ -72,6 +77,7 @@ lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) pyproject.toml -o requirements/base.txt
 	uv pip compile $(LOCK) --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile $(LOCK) --group fuzz -o requirements/fuzz.txt
+	uv pip compile $(LOCK) --group bench -o requirements/bench.txt
 
 clean: ## Remove .venv, caches and local data
-	rm -rf .venv .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .bench .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ from infra.nodes import custom_nodes
 from tests.supply.licences import pinned
 
 ROOT = Path(__file__).parents[2]
-REQUIREMENTS = ("base.txt", "dev.txt", "fuzz.txt")
+REQUIREMENTS = ("base.txt", "dev.txt", "fuzz.txt", "bench.txt")
 
 
 @pytest.mark.parametrize("name", REQUIREMENTS)

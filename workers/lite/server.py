@@ -61,6 +61,7 @@ class LiteServer:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=self._max_upload_bytes, middlewares=[check_origin])
+        app.router.add_get("/", self.root)
         app.router.add_routes(JobRoutes(self._prompts, self._executor).all())
         for prefix in ("", "/api"):
             app.router.add_routes(self._routes(prefix))
@@ -84,6 +85,7 @@ class LiteServer:
             web.get(f"{prefix}/object_info/{{name}}", self.object_info_of),
             web.get(f"{prefix}/system_stats", self.system_stats),
             web.get(f"{prefix}/features", self.features),
+            web.get(f"{prefix}/models", self.model_folders),
         ]
 
     async def _background(self, _: web.Application) -> Any:
@@ -223,6 +225,14 @@ class LiteServer:
             files = sorted(entry.name for entry in self._folders.input.iterdir() if entry.is_file())
             info["input"]["required"]["image"] = [files, {"image_upload": True}]
         return info
+
+    async def model_folders(self, _: web.Request) -> web.Response:
+        """The kinds of models that it can load: none."""
+        return web.json_response([])
+
+    async def root(self, _: web.Request) -> web.Response:
+        """ComfyUI has its front end here, and clients ask for it to see whether it has started."""
+        return web.Response(text="The lite engine has no front end.\n")
 
     async def features(self, _: web.Request) -> web.Response:
         return web.json_response(self._flags())
