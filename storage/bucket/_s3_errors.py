@@ -45,10 +45,11 @@ def of_entry(code: str, key: str) -> StorageError:
 
 def _of_client_error(error: "ClientError", key: str) -> StorageError:
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return _of_answer(status, error.response.get("Error", {}).get("Code", ""), key)
+    return of_answer(status, error.response.get("Error", {}).get("Code", ""), key)
 
 
-def _of_answer(status: int, code: str, key: str) -> StorageError:
+def of_answer(status: int, code: str, key: str) -> StorageError:
+    """The error that an HTTP answer means; `code` is S3's word for it, where it gave one."""
     if status == 404 and code != "NoSuchBucket":
         return ObjectNotFound(key)
     if status in (409, 412):

@@ -1,10 +1,11 @@
-"""`ObjectStore` over boto3, for any S3 endpoint: blocking calls on a bounded pool of threads.
+"""`ObjectStore` for any S3 endpoint.
 
-Three clients, because their needs differ:
+Records and hints go by object_store (`_s3_small`); lists, large bodies, files and presigned URLs by boto3, whose
+blocking calls run on a bounded pool of threads. Their needs differ:
 
-- conditional writes are sent exactly once: an SDK retry after a lost answer would report 412 for our own write.
+- conditional writes are sent exactly once: a retry after a lost answer would report 412 for our own write.
   One at a time a key, too: some servers let the losers of a race wait for seconds;
-- reads, lists, deletes and unconditional puts are idempotent, so the SDK may retry them;
+- reads, lists, deletes and unconditional puts are idempotent, so they may be retried;
 - transfers have a connection pool of their own, so that a large file never starves the small requests.
 """
 
@@ -23,6 +24,7 @@ import anyio.to_thread
 from storage import keys
 from storage.bucket._s3_clients import S3Config, make_client
 from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
+from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
 from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
@@ -46,6 +48,7 @@ class S3ObjectStore:
         self._prefix = keys.root(config.prefix)
         self._limiter = anyio.CapacityLimiter(config.threads)
         self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
+        self._small = SmallObjects(config)
         self._clients: dict[str, S3Client] = {}
         self._making = Lock()
         self._writing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
@@ -55,19 +58,23 @@ class S3ObjectStore:
 
     async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
         self.requests["PUT"] += 1
+        if fits(self._prefix + key, len(body)):
+            return await self._small.put(self._prefix + key, body, content_type, told=key)
         answer = await self._call(
             lambda: self._reader.put_object(**self._at(key), Body=body, ContentType=content_type), key
         )
-        return _unquoted(answer["ETag"])
+        return unquoted(answer["ETag"])
 
     async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
-        return await self._conditional(key, body, content_type, {"IfNoneMatch": "*"})
+        return await self._conditional(key, body, content_type, None)
 
     async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
-        return await self._conditional(key, body, content_type, {"IfMatch": etag})
+        return await self._conditional(key, body, content_type, etag)
 
     async def get(self, key: str) -> StoredObject:
         self.requests["GET"] += 1
+        if fits(self._prefix + key):
+            return await self._small.get(self._prefix + key, told=key)
 
         def read() -> StoredObject:
             answer, body = self._read_whole(key)
@@ -111,14 +118,19 @@ class S3ObjectStore:
         for start in range(0, len(keys), DELETE_BATCH):
             batch = keys[start : start + DELETE_BATCH]
             self.requests["DELETE"] += 1
-            if len(batch) == 1:
-                await self._call(lambda key=batch[0]: self._reader.delete_object(**self._at(key)), batch[0])  # type: ignore[misc]
+            if all(fits(self._prefix + key) for key in batch):
+                await self._small.delete([self._prefix + key for key in batch], told=batch[0])
             else:
                 await self._call(lambda batch=batch: self._delete_batch(batch), batch[0])  # type: ignore[misc]
 
     # Files.
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        if _size_of(path) <= LARGEST:
+            with translated(key):
+                body = path.read_bytes()
+            await self.put(key, body, content_type=content_type)
+            return
         self.requests["PUT"] += 1
 
         def send() -> None:
@@ -159,26 +171,34 @@ class S3ObjectStore:
 
     # The conditional write.
 
-    async def _conditional(self, key: str, body: bytes, content_type: str, condition: dict[str, str]) -> str:
+    async def _conditional(self, key: str, body: bytes, content_type: str, etag: str | None) -> str:
         """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
+        self.requests["PUT"] += 1
+        try:
+            async with self._writing.setdefault(key, anyio.Lock()):
+                return await self._send_once(key, body, content_type, etag)
+        except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
+            raise PreconditionFailed(key) from lost
+        except (PreconditionFailed, StorageUnavailable) as unclear:
+            return await self._settle(key, body, unclear)
+
+    async def _send_once(self, key: str, body: bytes, content_type: str, etag: str | None) -> str:
+        if fits(self._prefix + key, len(body)):
+            if etag is None:
+                return await self._small.create(self._prefix + key, body, content_type, told=key)
+            return await self._small.replace(self._prefix + key, body, content_type, told=key, etag=etag)
 
         def write() -> str:
+            condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
             answer = self._writer.put_object(
                 **self._at(key),
                 Body=body,
                 ContentType=content_type,
                 **condition,  # type: ignore[arg-type]  # the stubs type each keyword alone
             )
-            return _unquoted(answer["ETag"])
+            return unquoted(answer["ETag"])
 
-        self.requests["PUT"] += 1
-        try:
-            async with self._writing.setdefault(key, anyio.Lock()):
-                return await self._call(write, key)
-        except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
-            raise PreconditionFailed(key) from lost
-        except (PreconditionFailed, StorageUnavailable) as unclear:
-            return await self._settle(key, body, unclear)
+        return await self._call(write, key)
 
     async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
         """Nothing there after a failure: the write may still be on its way, so no one may say that it is lost."""
@@ -261,15 +281,19 @@ def content_disposition(filename: str) -> str:
 def _head(key: str, answer: Any, size: int) -> ObjectHead:
     return ObjectHead(
         key,
-        _unquoted(answer["ETag"]),
+        unquoted(answer["ETag"]),
         size,
         answer.get("ContentType", "application/octet-stream"),
         answer["LastModified"],
     )
 
 
-def _unquoted(etag: str) -> str:
-    return etag.strip('"')
+def _size_of(path: Path) -> int:
+    """0 where it cannot be told: reading it will say why."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _expiry(expires_s: int) -> datetime:
