@@ -69,6 +69,7 @@ class WorkerLoop:
         claimed = await self._claim()
         ran = None if claimed is None else await self._run(claimed)
         await self._announcer.keep_announced()
+        await self._stores.jobs.settled()
         return ran
 
     async def _claim(self) -> StoredJob | None:

@@ -8,7 +8,7 @@ they find to be stale. A job that was removed leaves a tombstone in its place fo
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from storage.errors import (
     StorageUnavailable,
 )
 from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix, whole_ms
+from storage.jobs.hint_writer import HintWriter
 from storage.jobs.hints import hints_of, list_key, status_key
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.tombstone import Tombstone
@@ -84,6 +85,11 @@ class JobStore:
         self._objects = objects
         self._clock = clock
         self._signal = signal
+        self._hints = HintWriter(objects)
+
+    async def settled(self) -> None:
+        """Waits for what was still to be removed after this store's commits."""
+        await self._hints.settled()
 
     async def create(
         self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), beside: Beside = NOTHING
@@ -93,12 +99,12 @@ class JobStore:
         Announced before anything else is written, so that what a crash leaves of it is found, and cleared away.
         """
         announcement = _abandonment(record)
-        await self._put_hints((announcement, *hints_of(record), list_key(record)))
+        await self._hints.put((announcement, *hints_of(record), list_key(record)))
         stored = await self.write_new(record, workflow=workflow, files=files, beside=beside)
         if self._clock.now() - record.created_at > YOUNG_HINT / 2:  # someone may have taken the hints for stale
             await self.publish(record)
-        await self._drop_hints((announcement,))
         self._signal.ring(queue_topic(record.pool))
+        self._hints.drop_soon((announcement,))
         self._ring_if_due(record)
         return stored
 
@@ -113,7 +119,7 @@ class JobStore:
 
     async def publish(self, record: JobRecord) -> None:
         """Make a job that was written findable. Any number of times; `record` may be older than the present one."""
-        await self._put_hints((*hints_of(record), list_key(record)))
+        await self._hints.put((*hints_of(record), list_key(record)))
         self._signal.ring(queue_topic(record.pool))
         self._ring_if_due(record)
 
@@ -170,9 +176,9 @@ class JobStore:
         """Commit `changed` over exactly `stored`; `PreconditionFailed` if another writer was first."""
         before = stored.record
         old, new = hints_of(before), hints_of(changed)
-        await self._put_hints(new - old)
+        await self._hints.put(new - old)
         committed = await self._commit(changed.model_copy(update={"rev": before.rev + 1}), etag=stored.etag)
-        await self._drop_hints(old - new)
+        self._hints.drop_soon(old - new)
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
         if changed.status is Status.QUEUED:
             self._signal.ring(queue_topic(changed.pool))
@@ -203,7 +209,7 @@ class JobStore:
             record = (await self.read(tenant, entry.job_id)).record
         except JobNotFound:
             if self._clock.now() - entry.created_at > YOUNG_HINT:
-                await self._drop_hints((key,))
+                await self._hints.drop((key,))
             return None
         except RecordUnreadable as error:
             logger.warning("a list leaves a job out: %s", error)
@@ -211,21 +217,11 @@ class JobStore:
         if key == (list_key(record) if status is None else status_key(record)):
             return record
         if status is None or entry.attempt is None or record.outdates(status, entry.attempt):
-            await self._drop_hints((key,))
+            await self._hints.drop((key,))
         return None
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
-
-    async def _put_hints(self, hints: Iterable[str]) -> None:
-        await together(*(self._objects.put(hint, b"") for hint in sorted(hints)))
-
-    async def _drop_hints(self, hints: Iterable[str]) -> None:
-        """Best effort: the commit stands, and a hint that stays is dropped by whoever finds it."""
-        try:
-            await self._objects.delete(*sorted(hints))
-        except StorageUnavailable:
-            return
 
 
 def _abandonment(record: JobRecord) -> str:

@@ -150,6 +150,7 @@ async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
     for _ in range(200):
         record = await shop.claimed()
         await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
+    await shop.jobs.settled()
     objects.requests.clear()
     assert not await shop.reaper.sweep()
     assert dict(objects.requests) == {"LIST": 3}

@@ -8,6 +8,7 @@ from typing import Any
 from unittest.mock import patch
 
 from storage.hint_keys import DueEntry
+from storage.jobs.hint_writer import HintWriter
 from storage.jobs.hints import hints_of, list_key
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, LocalFile, StoredJob
@@ -37,15 +38,15 @@ def hints_after_the_commit() -> AbstractContextManager[Any]:
         store: JobStore, record: JobRecord, *, workflow: bytes, files: list[LocalFile], beside: dict[str, bytes]
     ) -> StoredJob:
         stored = await store.write_new(record, workflow=workflow, files=files, beside=beside)
-        await store._put_hints((*hints_of(record), list_key(record)))
+        await store._hints.put((*hints_of(record), list_key(record)))
         return stored
 
     async def advance(store: JobStore, stored: StoredJob, changed: JobRecord) -> StoredJob:
         old, new = hints_of(stored.record), hints_of(changed)
         numbered = changed.model_copy(update={"rev": stored.record.rev + 1})
         committed = await store._commit(numbered, etag=stored.etag)
-        await store._put_hints(new - old)
-        await store._drop_hints(old - new)
+        await store._hints.put(new - old)
+        await store._hints.drop(old - new)
         return committed
 
     changes = ExitStack()
@@ -76,12 +77,12 @@ def no_condition() -> AbstractContextManager[Any]:
 
 def no_announcement() -> AbstractContextManager[Any]:
     """Nothing tells the reaper of a submission that died half-way."""
-    put_hints = JobStore._put_hints
+    put = HintWriter.put
 
-    async def unannounced(store: JobStore, hints: Any) -> None:
-        await put_hints(store, [hint for hint in hints if "-draft-" not in hint])
+    async def unannounced(writer: HintWriter, hints: Any) -> None:
+        await put(writer, [hint for hint in hints if "-draft-" not in hint])
 
-    return patch.object(JobStore, "_put_hints", unannounced)
+    return patch.object(HintWriter, "put", unannounced)
 
 
 def no_touch() -> AbstractContextManager[Any]:

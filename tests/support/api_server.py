@@ -80,6 +80,7 @@ class Api:
         return key
 
     async def keys(self) -> tuple[str, ...]:
+        await self.stores.jobs.settled()
         return (await self.objects.list("", limit=1000)).keys
 
 

@@ -33,7 +33,9 @@ class Shop:
 
     async def queued(self, **fields: object) -> JobRecord:
         record = a_job(**{"created_at": self.clock.now(), "timeout_s": 3600, **fields})
-        return (await self.jobs.create(record, workflow=b"{}")).record
+        created = await self.jobs.create(record, workflow=b"{}")
+        await self.jobs.settled()
+        return created.record
 
     async def claimed(self, **fields: object) -> JobRecord:
         """A job that a worker has just begun."""
@@ -42,6 +44,7 @@ class Shop:
 
     async def claim(self) -> JobRecord:
         stored = await self.queue.claim("default", "w")
+        await self.jobs.settled()
         assert stored is not None
         return stored.record
 
@@ -49,12 +52,15 @@ class Shop:
         """A job that has just ended well."""
         record = await self.claimed(**fields)
         now = self.clock.now()
-        return await self.jobs.evolve(
+        completed = await self.jobs.evolve(
             record.tenant, record.job_id, lambda r: r.complete(attempt=r.attempt, now=now, outputs=())
         )
+        await self.jobs.settled()
+        return completed
 
     async def read(self, record: JobRecord) -> JobRecord:
         return (await self.jobs.read(record.tenant, record.job_id)).record
 
     async def keys(self, prefix: str = "") -> tuple[str, ...]:
+        await self.jobs.settled()
         return (await self.objects.list(prefix)).keys
