@@ -2,15 +2,18 @@
 
 import asyncio
 import json
+import logging
 import uuid
 from collections import Counter
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from storage import keys
 from storage.access.partner_keys import PartnerKeyStore
 from storage.bucket.objects import ObjectStore
-from storage.errors import SealBroken
+from storage.errors import SealBroken, StorageError
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
 from storage.untrusted.media_check import MediaLimits
@@ -25,6 +28,8 @@ from workflows.execution import for_execution
 from workflows.graph import Graph, parse_graph
 from workflows.messages import Executed, Message, Preview
 from workflows.progress import ProgressModel
+
+logger = logging.getLogger(__name__)
 
 PARTNER_KEY = "api_key_comfy_org"
 """What ComfyUI calls it in a prompt's extra_data."""
@@ -90,7 +95,8 @@ class Attempt:
         try:
             prepared = await self._prepared()
             self._execution = Execution(self._bench.engine, prepared.prompt, self._bench.policy)
-            await self._follow(prepared.graph, self._execution)
+            async with self._keeping(prepared.prompt.graph):
+                await self._follow(prepared.graph, self._execution)
         except JobCancelled as cancelled:
             raise self._because(cancelled) from cancelled
         except EngineError as fault:
@@ -134,13 +140,38 @@ class Attempt:
 
     async def _prepare(self) -> _Prepared:
         record, bench = self._record, self._bench
-        await bench.engine.clean()
-        await stage(record.media, bench.objects, bench.engine, bench.media_limits)
-        graph = await self._graph()
+        staging = asyncio.create_task(self._stage())
+        try:
+            graph, extra_data = await self._graph(), await self._extra_data()
+            await staging
+        finally:
+            staging.cancel()
+            await asyncio.gather(staging, return_exceptions=True)
         document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
-        await bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())
-        extra_data = await self._extra_data()
         return _Prepared(graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data))
+
+    async def _stage(self) -> None:
+        bench = self._bench
+        await bench.engine.clean()
+        await stage(self._record.media, bench.objects, bench.engine, bench.media_limits)
+
+    @asynccontextmanager
+    async def _keeping(self, document: Mapping[str, Any]) -> AsyncIterator[None]:
+        """The graph as executed is stored while it runs: who looks into a job afterwards wants it, no one else."""
+        keeping = asyncio.create_task(self._keep(document))
+        try:
+            yield
+            await asyncio.wait({keeping}, timeout=LAST_UPLOADS_S)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+
+    async def _keep(self, document: Mapping[str, Any]) -> None:
+        record = self._record
+        try:
+            await self._bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())
+        except StorageError as error:
+            logger.warning("the prompt of job %s was not stored: %s", record.job_id, error)
 
     async def _extra_data(self) -> dict[str, str]:
         if not self._record.has_partner_key:

@@ -40,17 +40,22 @@ class JobLog:
         self._source = source
         self._interval_s = interval_s
         self._start = self._written = source.position
-        self._keeping: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._writing = asyncio.Lock()
         self._ending = asyncio.Event()
 
     def start(self) -> None:
         """Write at intervals from now on."""
-        self._keeping = asyncio.create_task(self._keep())
+        self._tasks.append(asyncio.create_task(self._keep()))
+
+    def catch_up(self) -> None:
+        """Begin to write what was said by now, while the outputs travel: if that was all, `finish` need not wait."""
+        self._tasks.append(asyncio.create_task(self._write()))
 
     def abandon(self) -> None:
         """Write nothing more."""
-        if self._keeping is not None:
-            self._keeping.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     async def finish(self) -> None:
         """The whole log, once more. Waits for a write that is under way, which would else land behind this one: its
@@ -58,8 +63,7 @@ class JobLog:
         self._ending.set()
         try:
             async with asyncio.timeout(LAST_WRITE_S):
-                if self._keeping is not None:
-                    await self._keeping
+                await asyncio.gather(*self._tasks)
                 await self._write()
         except TimeoutError:
             logger.warning("the log of job %s could not be written in time", self._record.job_id)
@@ -79,12 +83,13 @@ class JobLog:
 
     async def _write(self) -> None:
         """Nothing if nothing was said since. A log that cannot be written is no reason to lose the job."""
-        position, record = self._source.position, self._record
-        if position == self._written:
-            return
-        try:
-            await self._logs.write(record.tenant, record.job_id, record.attempt, self._source.since(self._start))
-        except StorageError as error:
-            logger.warning("the log of job %s could not be written: %s", record.job_id, error)
-        else:
-            self._written = position
+        async with self._writing:
+            position, record = self._source.position, self._record
+            if position == self._written:
+                return
+            try:
+                await self._logs.write(record.tenant, record.job_id, record.attempt, self._source.since(self._start))
+            except StorageError as error:
+                logger.warning("the log of job %s could not be written: %s", record.job_id, error)
+            else:
+                self._written = position

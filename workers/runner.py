@@ -91,18 +91,18 @@ class JobRunner:
         log = JobLog(self._stores.logs, stored.record, self._log, interval_s=self._policy.log_interval_s)
         log.start()
         try:
-            reached, outcome, engine_suspect = await self._attempted(stored)
+            reached, outcome, engine_suspect = await self._attempted(stored, log)
         except BaseException:
             log.abandon()
             raise
         concluded = await _seen_through(self._conclude(reached, outcome, log))
         return RunResult(concluded, engine_suspect)
 
-    async def _attempted(self, stored: StoredJob) -> tuple[StoredJob, "_Outcome", bool]:
+    async def _attempted(self, stored: StoredJob, log: JobLog) -> tuple[StoredJob, "_Outcome", bool]:
         """The newest known record, how the attempt went, and whether the engine is suspect now."""
         uploads = self._uploads(stored.record)
         attempt = self._attempt(stored.record, uploads)
-        work = asyncio.create_task(_perform(attempt, uploads))
+        work = asyncio.create_task(_perform(attempt, uploads, log))
         reporter = self._reporter(stored, attempt, uploads, on_fenced=work.cancel)
         reporting = asyncio.create_task(reporter.run(self._stores.signal))
         try:
@@ -215,9 +215,10 @@ class _Outcome:
     details: ProgressDetails | None
 
 
-async def _perform(attempt: Attempt, uploads: OutputUploads) -> _Outcome:
+async def _perform(attempt: Attempt, uploads: OutputUploads, log: JobLog) -> _Outcome:
     """The attempt and its uploads; outputs that were stored before a failure are kept."""
     failure = await _failure_of(attempt.perform())
+    log.catch_up()
     upload_failure = await _failure_of(attempt.store_outputs())
     outputs = uploads.finished()
     details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
