@@ -31,6 +31,8 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]+)</Code>")
 _ENTRY = re.compile(r"DeleteObjects request failed for key .*?: .*? \(code: (\w+)\)", re.DOTALL)
 _ELSEWHERE = "incorrectly configured region"
+_PANIC = "PanicException"
+"""What Rust's give-up looks like here, for one at an answer that names a key nobody asked for. It is no `Exception`."""
 _BACKOFF = timedelta(milliseconds=50), timedelta(seconds=2)
 """Before the first repetition, and at most."""
 
@@ -157,3 +159,7 @@ def _translated(told: str) -> Iterator[None]:
         if _ELSEWHERE in words:
             raise StorageRefused("the bucket is in another region than the one that is set") from error
         raise StorageUnavailable(f"{told}: {type(error).__name__}") from error
+    except BaseException as error:
+        if type(error).__name__ == _PANIC:
+            raise StorageUnavailable(f"{told}: {_PANIC}") from error
+        raise

@@ -127,6 +127,7 @@ async def test_stale_hints_are_dropped(shop: Shop) -> None:
     """Of jobs that are over, of attempts that are over, and of nothing at all."""
     record = await shop.claimed()
     await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
+    await shop.jobs.settled()
     for stale in (running_key(record), running_key(a_job(attempt=1)), "running/default/nonsense"):
         await shop.objects.put(stale, b"")
     assert await shop.reaper.sweep() == {"dropped": 3}

@@ -59,7 +59,8 @@ class FaultyProxy:
             case "reset":
                 return _reset(request)
             case "refuse_entry" | "fail_entry":
-                error = f"<Error><Key>one</Key><Code>{_ENTRY_CODES[fault]}</Code><Message>as told</Message></Error>"
+                key = body.partition(b"<Key>")[2].partition(b"</Key>")[0].decode()
+                error = f"<Error><Key>{key}</Key><Code>{_ENTRY_CODES[fault]}</Code><Message>as told</Message></Error>"
                 return web.Response(text=f"<DeleteResult>{error}</DeleteResult>", content_type="application/xml")
         answer = await self._forward(request, body)
         if answer.status == 412 and self.ignored_headers & {name.lower() for name in request.headers}:
