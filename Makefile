@@ -14,6 +14,7 @@ setup: .venv/.installed ## Make .venv and install the locked requirements (no-op
 
 .venv/.installed: requirements/dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 setup")'
+	@echo "the first time, this downloads what requirements/dev.txt names: a minute or more"
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
@@ -64,8 +65,8 @@ interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
 smoke-modal: setup ## A deployment on Modal, tried from outside (needs a token and COMFYUI_MODAL_API_KEY; costs GPU seconds)
 	$(BIN)/python -m tests.smoke
 
-up: setup ## Serve the API on this machine until Ctrl-C (data in .local/)
-	$(BIN)/comfyui-modal up --data .local
+up: setup ## Serve the API on this machine until Ctrl-C, data in .local/: make up PORT=8001
+	$(BIN)/comfyui-modal up --data .local $(if $(PORT),--port $(PORT))
 
 openapi: setup ## Write docs/openapi.json anew from the code
 	$(BIN)/comfyui-modal openapi --out docs/openapi.json

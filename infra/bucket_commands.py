@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED, REFUSED
@@ -96,13 +97,13 @@ def _tell(change: "RuleChange", *, dry: bool) -> None:
 
 
 def _settings(name: str | None) -> "Settings | None":
-    from infra.settings import external_settings
+    from infra.settings import external_settings, told
 
     errors = Console(stderr=True)
     try:
         settings = external_settings(name)
-    except ValidationError as error:
-        errors.print(str(error), style="red", highlight=False, markup=False)
+    except (ValidationError, SettingsError) as fault:
+        errors.print(told(fault), style="red", highlight=False, markup=False)
         return None
     if settings is None:
         errors.print("no bucket is named: give --bucket, or set COMFYUI_MODAL_BUCKET", style="red", highlight=False)

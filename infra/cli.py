@@ -1,12 +1,14 @@
 """The command `comfyui-modal`: the client commands of `app.cli`, and those that run or examine a deployment."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 
 from app.cli import cli
@@ -51,10 +53,12 @@ def up(
     """
     from infra.local.data_folder import UpRefused
     from infra.local.up import UpOptions
-    from infra.settings import external_settings
+    from infra.settings import external_settings, told, unknown_variables
 
     if workers < 1:
         return refuse("--workers must be at least 1")
+    for line in unknown_variables(os.environ):
+        refuse(f"note: {line}")
     try:
         options = UpOptions(
             port=port,
@@ -65,8 +69,10 @@ def up(
             lite_fault_nodes=lite_fault_nodes,
         )
         asyncio.run(_serve(options))
-    except (UpRefused, ValidationError) as error:
-        return refuse(str(error))
+    except UpRefused as refused:
+        return refuse(str(refused))
+    except (ValidationError, SettingsError) as fault:
+        return refuse(told(fault))
     return 0
 
 

@@ -120,7 +120,7 @@ def _wait_ready(process: subprocess.Popen[bytes], data: Path) -> None:
 
 def _command(*arguments: str) -> None:
     """Run a command as a user would, its output on this terminal."""
-    console.print(f"[bold]$ comfyui-modal {' '.join(arguments)}[/]", highlight=False)
+    console.print(f"[bold]$ comfyui-modal {' '.join(arguments)}[/]", highlight=False, soft_wrap=True)
     finished = subprocess.run([*COMMAND, *arguments], check=False, env=os.environ)
     if finished.returncode != 0:
         raise DemoFailed(f"`comfyui-modal {arguments[0]}` ended with {finished.returncode}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.table import Table
 
@@ -98,6 +99,7 @@ def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
 def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]]) -> int:
     from infra.local.data_folder import UpRefused
     from infra.local.s3_server import S3ServerFailed
+    from infra.settings import told
     from storage.errors import StorageError
 
     async def on_the_bucket() -> None:
@@ -110,8 +112,10 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
 
     try:
         asyncio.run(on_the_bucket())
-    except (Refused, UpRefused, ValidationError) as refused:
+    except (Refused, UpRefused) as refused:
         return refuse(str(refused))
+    except (ValidationError, SettingsError) as fault:
+        return refuse(told(fault))
     except (StorageError, S3ServerFailed) as error:
         refuse(str(error))
         return FAILED

@@ -5,17 +5,20 @@ no other module reads a setting from the environment. `docs/settings.md` lists t
 """
 
 import json
+import re
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from storage.access.key_store import KeyRecord
 from storage.jobs.record import DEFAULT_POOL
 from storage.webhooks.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
+from workflows.suggestions import suggestion
 
 ENV_PREFIX = "COMFYUI_MODAL_"
 
@@ -187,15 +190,21 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _credentials_come_in_pairs(self) -> "Settings":
         if (self.s3_access_key is None) != (self.s3_secret_key is None):
-            raise ValueError("s3_access_key and s3_secret_key belong together: set both or neither")
+            raise ValueError(f"{ENV_PREFIX}S3_ACCESS_KEY and _S3_SECRET_KEY belong together: set both or neither")
         return self
 
     @model_validator(mode="after")
     def _secrets_are_usable(self) -> "Settings":
-        for secret in self.webhook_secret.get_secret_value().split() if self.webhook_secret else ():
-            secret_bytes(secret)
-        if self.webhook_signing_key is not None:
-            public_key(self.webhook_signing_key.get_secret_value())
+        try:
+            for secret in self.webhook_secret.get_secret_value().split() if self.webhook_secret else ():
+                secret_bytes(secret)
+        except ValueError as error:
+            raise ValueError(f"{ENV_PREFIX}WEBHOOK_SECRET: {error}") from None
+        try:
+            if self.webhook_signing_key is not None:
+                public_key(self.webhook_signing_key.get_secret_value())
+        except ValueError as error:
+            raise ValueError(f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY: {error}") from None
         return self
 
     def environment(self) -> dict[str, str]:
@@ -285,6 +294,27 @@ def external_settings(bucket: str | None = None) -> Settings | None:
     """The settings of an external bucket, named by the argument or by the environment; None if neither names one."""
     named = bucket or _BucketName().bucket
     return Settings(bucket=named) if named else None
+
+
+def told(fault: ValidationError | SettingsError) -> str:
+    """One line for each variable that does not parse, by its name. Without the value: it may be a secret."""
+    if isinstance(fault, SettingsError):
+        field = re.search(r'field "(\w+)"', str(fault))
+        return f"{ENV_PREFIX}{field[1].upper()} is not JSON" if field else str(fault)
+    prefix = "" if fault.title == EngineSettings.__name__ else ENV_PREFIX
+    lines = []
+    for error in fault.errors(include_input=False, include_url=False):
+        words = error["msg"].removeprefix("Value error, ")
+        lines.append(f"{prefix}{str(error['loc'][0]).upper()}: {words}" if error["loc"] else words)
+    return "\n".join(lines)
+
+
+def unknown_variables(names: Iterable[str]) -> list[str]:
+    """Those that look like settings and are none: each is told, with what was probably meant."""
+    fields = {*Settings.model_fields, *DeploymentSettings.model_fields, "api_url"}
+    known = {ENV_PREFIX + name.upper() for name in fields}
+    wrong = sorted(name for name in names if name.startswith(ENV_PREFIX) and name not in known)
+    return [f"{name} is no setting: {suggestion(name, known) or 'see docs/settings.md'}" for name in wrong]
 
 
 class _BucketName(BaseSettings):

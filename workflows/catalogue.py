@@ -34,6 +34,8 @@ from workflows.verdict import Verdict, reachable, verdict
 
 MOST_FAULTS = 50
 """More than these would only be a longer answer."""
+LITE_CATEGORY = "lite"
+"""Of every class of the lite engine, which has few; ComfyUI has no such category."""
 
 
 class Catalogue:
@@ -141,10 +143,10 @@ class Catalogue:
         meta = node.rest.get("_meta")
         title = meta.get("title", node.class_type) if isinstance(meta, Mapping) else node.class_type
         return UnknownNodeClass(
-            f"node {node_id} is a {node.class_type}, which this deployment does not have",
+            f"node {node_id} is of the class {node.class_type}, which this deployment does not have",
             pointer=pointer(node_id, "class_type"),
             node_id=node_id,
-            hint=suggestion(node.class_type, info) or "install the custom node that provides it, or remove the node",
+            hint=suggestion(node.class_type, info) or _remedy(info),
             engine={
                 "type": "missing_node_type",
                 "message": f"Node '{title}' not found. The custom node may not be installed.",
@@ -154,6 +156,18 @@ class Catalogue:
         )
 
     def _sources(self, node: Node) -> list[str]:
-        """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others."""
+        """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others.
+
+        A class that is not there refuses the graph, so all of its links are followed: what is wrong behind them is told
+        in the same answer.
+        """
         about = self._class(node.class_type)
-        return [link.node_id for name, link in node.links().items() if about.takes(name)]
+        follows_all = self._info is not None and node.class_type not in self._info
+        return [link.node_id for name, link in node.links().items() if follows_all or about.takes(name)]
+
+
+def _remedy(info: Mapping[str, Any]) -> str:
+    """What helps where a class is missing and none has a name like it."""
+    if any(about.get("category") == LITE_CATEGORY for about in info.values()):
+        return "the lite engine runs no models: set COMFYUI_DIR to your ComfyUI, or see docs/lite.md for its nodes"
+    return "install the custom node that provides it, or remove the node"

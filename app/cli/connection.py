@@ -35,7 +35,8 @@ class Target:
             return self.api_url or connection["api_url"], self.api_key or connection["api_key"]
         except (OSError, ValueError, KeyError):
             raise NoConnection(
-                f"no API is known: start `comfyui-modal up`, or give --api-url and --api-key ({path} does not help)"
+                f"no API is known: nothing runs in {self.data} ({path} cannot be read)\n"
+                "  → start `comfyui-modal up`, or give --api-url and --api-key"
             ) from None
 
 
@@ -46,6 +47,7 @@ def webhook_secret_of(data: Path) -> str:
         secret: str = json.loads(path.read_text())["webhook_secret"]
     except (OSError, ValueError, KeyError):
         raise NoConnection(
-            f"no secret is known: start `comfyui-modal up`, or give --secret ({path} does not help)"
+            f"no secret is known: nothing runs in {data} ({path} cannot be read)\n"
+            "  → start `comfyui-modal up`, or give --secret"
         ) from None
     return secret

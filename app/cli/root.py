@@ -43,7 +43,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
             errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
             for error in problem.errors[1:]:
                 errors.print(f"  {error['pointer']}: {error['detail']}", highlight=False, markup=False)
-            if problem.hint:
+            if problem.hint and not problem.type.endswith("/validation-error"):  # its hint is: see errors
                 errors.print(f"  → {problem.hint}", highlight=False, markup=False)
             return REFUSED
         except (NoConnection, ApiUnreachable) as error:

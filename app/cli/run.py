@@ -80,8 +80,10 @@ def _inputs(client: Client, wishes: Wishes, declared: list[Json]) -> Json:
     inputs: Json = {}
     for text in wishes.values:
         name, equals, value = text.partition("=")
-        if not equals or name not in types:
+        if not equals:
             raise _refusal(f"--set {text}: expected NAME=VALUE or NODE.FIELD=VALUE", _known(types))
+        if name not in types:
+            raise _refusal(f"--set {text}: {wishes.workflow} has no input {name}", _known(types))
         inputs[name] = value if types[name] in ("string", "choice") else _json_or_text(value)
     for text in wishes.media:
         medium = _medium(client, text)

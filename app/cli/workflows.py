@@ -40,11 +40,16 @@ def _lines(found: Json) -> list[str]:
 
 
 def _input(one: Json) -> str:
-    limits = [f"{bound} {one[bound]:g}" for bound in ("min", "max") if one[bound] is not None]
+    limits = [f"{bound} {_number(one[bound])}" for bound in ("min", "max") if one[bound] is not None]
     facts = [one["type"], *limits, *one["choices"]]
     facts.append("required" if one["required"] else f"default {json.dumps(one['default'])}")
     about = f"  {one['description']}" if one["description"] else ""
     return f"  {one['name']:<16} {', '.join(facts)}{about}"
+
+
+def _number(value: float) -> str:
+    """Digit for digit: a seed's limit has sixteen of them."""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def _state(row: Json) -> str:

@@ -16,6 +16,7 @@ from app.views.workflows import WorkflowList, workflow_row, workflow_view
 from storage.jobs.record import DEFAULT_POOL
 from workflows.catalogue import Catalogue
 from workflows.manifest import NamedWorkflow
+from workflows.suggestions import suggestion
 
 
 async def page(request: Request) -> Response:
@@ -53,8 +54,9 @@ async def _catalogue(context: Context) -> Catalogue:
 def _found(context: Context, request: Request) -> NamedWorkflow:
     workflow = context.services.workflows.get(request.path_params["name"])
     if workflow is None:
-        known = ", ".join(context.services.workflows)
-        raise Problem("unknown-workflow", f"there is no workflow of this name, only {known}")
+        known = tuple(context.services.workflows)
+        detail = f"there is no workflow of this name, only {', '.join(known)}"
+        raise Problem("unknown-workflow", detail, hint=suggestion(request.path_params["name"], known) or None)
     return workflow
 
 

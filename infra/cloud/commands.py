@@ -123,13 +123,15 @@ def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | No
 def _answer(work: Coroutine[Any, Any, int]) -> int:
     """An exit code; a wrong setting, or what the cloud refuses, becomes a message, never a traceback."""
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from infra.cloud.port import CloudError, CloudUnreachable
+    from infra.settings import told
 
     try:
         return asyncio.run(work)
-    except ValidationError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
+    except (ValidationError, SettingsError) as fault:
+        Console(stderr=True).print(told(fault), style="red", highlight=False, markup=False)
         return REFUSED
     except CloudError as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)

@@ -148,6 +148,7 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
     """Run until `stop` is set. `on_ready` is called once, when the API and every worker are ready."""
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
+    _check_engine(options.engine)
     with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
         async with _bucket(options, credentials) as (settings, server), _kept_alive(server):
@@ -221,6 +222,19 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         yield settings.model_copy(update=common), server
 
 
+def _check_engine(engine: EngineSettings) -> None:
+    """A folder that is none would only make workers that die, again and again."""
+    if engine.comfyui_url or engine.comfyui_dir is None:
+        return
+    if not (engine.comfyui_dir / "main.py").is_file():
+        raise UpRefused(
+            f"{engine.comfyui_dir} is no ComfyUI: it has no main.py\n"
+            "  → set COMFYUI_DIR, or --engine, to the folder of a ComfyUI; --engine lite needs none"
+        )
+    if engine.comfyui_python is not None and shutil.which(engine.comfyui_python) is None:
+        raise UpRefused(f"{engine.comfyui_python} is no Python: set COMFYUI_PYTHON to the one of your ComfyUI")
+
+
 @contextlib.contextmanager
 def _listener(port: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
@@ -228,7 +242,10 @@ def _listener(port: int) -> Iterator[socket.socket]:
         try:
             listener.bind(("127.0.0.1", port))
         except OSError as error:
-            raise UpRefused(f"port {port} cannot be used ({error.strerror}): choose another --port, or 0") from None
+            raise UpRefused(
+                f"port {port} cannot be used ({error.strerror})\n"
+                "  → choose another: --port 8001, or --port 0 for any that is free (make up PORT=0)"
+            ) from None
         listener.listen(BACKLOG)
         yield listener
 

@@ -1,6 +1,7 @@
 """`comfyui-modal up` with a bucket, or a ComfyUI, that someone else runs."""
 
 import io
+import socket
 import subprocess
 import sys
 import uuid
@@ -62,15 +63,31 @@ async def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:
 
 def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:
     """It executes one prompt at a time: a second worker would only wait."""
-    done = subprocess.run(
-        [*COMMAND, "up", "--port", "0", "--data", str(tmp_path), "--engine", "http://127.0.0.1:9", "--workers", "2"],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = refused_up(tmp_path, "--port", "0", "--engine", "http://127.0.0.1:9", "--workers", "2")
     assert (done.returncode, "one worker" in done.stderr) == (2, True)
+
+
+def test_a_folder_that_is_no_comfyui_is_refused_at_once(tmp_path: Path) -> None:
+    """Its workers would die and be started again for ever."""
+    done = refused_up(tmp_path / "data", "--port", "0", "--engine", str(tmp_path))
+    assert (done.returncode, "has no main.py" in done.stderr) == (2, True)
+
+
+def test_a_port_that_is_taken_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    """Both for the command and for `make up`."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        done = refused_up(tmp_path, "--port", str(other.getsockname()[1]))
+    assert (done.returncode, "make up PORT=0" in done.stderr) == (2, True)
+
+
+def test_a_variable_that_is_no_setting_is_told(tmp_path: Path) -> None:
+    """It goes on: the variable may belong to another version."""
+    engine = ("--engine", str(tmp_path))
+    done = refused_up(tmp_path / "data", *engine, environment={"COMFYUI_MODAL_MAX_NODE": "3"})
+    assert "COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES" in done.stderr
+    assert "has no main.py" in done.stderr
 
 
 def test_up_tells_why_an_engine_does_not_start(tmp_path: Path) -> None:
@@ -89,6 +106,20 @@ def test_up_tells_why_an_engine_does_not_start(tmp_path: Path) -> None:
         told = next(line for line in process.stderr if "worker-1 ended" in line)
         process.terminate()
     assert "No module named 'torch_that_is_not_there'" in told
+
+
+def refused_up(
+    data: Path, *arguments: str, environment: dict[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """An `up` that ends by itself."""
+    return subprocess.run(
+        [*COMMAND, "up", "--data", str(data), *arguments],
+        env=clean_environment() | (environment or {}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
 
 
 def _png() -> bytes:

@@ -60,6 +60,8 @@ async def test_one_with_its_graph(api: Api) -> None:
     missing = await api.client.get("/v1/workflows/nothing")
     assert (missing.status_code, missing.json()["type"]) == (404, "/problems/unknown-workflow")
     assert "still" in missing.json()["detail"]
+    misspelt = await api.client.get("/v1/workflows/stil")
+    assert misspelt.json()["hint"] == "did you mean still?"
 
 
 async def test_a_job_by_name(api: Api) -> None:

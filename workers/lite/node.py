@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeGuard
 from PIL import Image
 
 from workers.lite.folders import Folders
+from workflows.catalogue import LITE_CATEGORY
 
 Declared = Sequence[Any]
 """An input as object_info shows it: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
@@ -57,7 +58,7 @@ class NodeClass:
     optional: Mapping[str, Declared] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     is_output: bool = False
-    category: str = "lite"
+    category: str = LITE_CATEGORY
     check: tuple[str, Check] | None = None
     fingerprint: Fingerprint | None = None
 

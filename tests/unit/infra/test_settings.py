@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
+from pydantic_settings import SettingsError
 
-from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings
+from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings, told, unknown_variables
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
@@ -81,3 +82,28 @@ def test_what_s3_would_refuse_is_refused_at_start(name: str, most: int) -> None:
     for beyond in (most + 1, 0):
         with pytest.raises(ValidationError, match=name):
             Settings(bucket="b", **{name: beyond})  # type: ignore[arg-type]  # as above
+
+
+def test_a_wrong_setting_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever set it looks for that name, and its value may be a secret."""
+    monkeypatch.setenv("COMFYUI_MODAL_MAX_NODES", "sesame")
+    with pytest.raises(ValidationError) as refused:
+        Settings(bucket="b")
+    words = told(refused.value)
+    assert words.startswith("COMFYUI_MODAL_MAX_NODES: Input should be a valid integer")
+    assert "sesame" not in words
+
+
+def test_a_setting_that_is_no_json_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists and tables are JSON."""
+    monkeypatch.setenv("COMFYUI_MODAL_CORS_ORIGINS", "https://app.example")
+    with pytest.raises(SettingsError) as refused:
+        Settings(bucket="b")
+    assert told(refused.value) == "COMFYUI_MODAL_CORS_ORIGINS is not JSON"
+
+
+def test_an_invented_variable_is_noticed() -> None:
+    """A limit that is misspelt would be none."""
+    names = ("COMFYUI_MODAL_MAX_NODE", "COMFYUI_MODAL_API_URL", "COMFYUI_MODAL_GPU", "COMFYUI_DIR", "PATH")
+    (line,) = unknown_variables(names)
+    assert line.startswith("COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES")

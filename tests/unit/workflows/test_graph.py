@@ -111,6 +111,22 @@ def test_a_misspelt_class_gets_a_suggestion() -> None:
     assert "SaveImage" in refused.value.hint
 
 
+def test_what_is_wrong_behind_an_unknown_class_is_told_with_it() -> None:
+    """The graph is refused anyway: one answer with all that is to mend."""
+    graph = parse_graph(saved() | {"5": {"class_type": "Unheard", "inputs": {"images": ["1", 0]}}})
+    graph = graph.with_values([("9", "images", ["5", 0]), ("1", "width", "wide")])
+    codes = [fault.code for fault in Catalogue(INFO).judge(graph).faults]
+    assert codes == ["unknown-node-class", "wrong-input-type"]
+
+
+def test_a_class_that_the_lite_engine_lacks_needs_a_comfyui() -> None:
+    """No custom node would help there."""
+    lite = {name: about | {"category": "lite"} for name, about in INFO.items()}
+    graph = parse_graph({"1": {"class_type": "Unheard", "inputs": {}}})
+    hints = [Catalogue(info).judge(graph).faults[0].hint for info in (INFO, lite)]
+    assert ["COMFYUI_DIR" in hint for hint in hints] == [False, True]
+
+
 def test_without_object_info_only_the_structure_is_checked() -> None:
     """An engine that is not known yet must not make the API refuse anything it may have."""
     graph = parse_graph({"1": {"class_type": "Anything", "inputs": {}}})
