@@ -4,14 +4,17 @@ import json
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from cyclopts import App
+from pydantic import BaseModel
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
 from app.config import ApiConfig
+from app.operations import OPERATIONS, Operation
 from app.views.event_data import TYPES
 from app.wire.jobs import JobView
 from storage import keys
@@ -74,6 +77,32 @@ def test_docs_name_every_module_of_a_room_and_no_other(room: str) -> None:
         name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
     ]
     assert sorted(named) == sorted([*modules, *packages])
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
+def test_docs_show_a_call_and_its_answer_for_every_operation(operation: Operation) -> None:
+    """docs/http-api.md calls it with curl, and shows an answer that has the fields of one of its models."""
+    method, path = operation.method.upper(), operation.path
+    section = (DOCS / "http-api.md").read_text().partition(f"\n### `{method} {path}`\n")[2].partition("\n## ")[0]
+    section = section.partition("\n### ")[0]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+    (shown,), answers = ([body for kind, body in blocks if (kind == "sh") is wanted] for wanted in (True, False))
+    calls = re.findall(r"^curl (?:.*\\\n)*.*$", shown, re.MULTILINE)
+    place = re.sub(r"\\{\w+\\}", r"[\\w.$-]+", re.escape(path))
+    assert any(_method(call) == method and re.search(rf'\$API{place}(["? ]|$)', call) for call in calls)
+    assert answers
+    models = [model for _, model in operation.answers.values() if model is not None]
+    assert not models or any(_has_the_fields(model, json.loads(answers[0])) for model in models)
+
+
+def _method(call: str) -> str:
+    named = re.search(r"-X ([A-Z]+)", call)
+    return named[1] if named else "POST" if " -d " in call else "GET"
+
+
+def _has_the_fields(model: type[BaseModel], answer: dict[str, Any]) -> bool:
+    """All of them, and no other."""
+    return model.model_validate(answer).model_dump(mode="json").keys() == answer.keys()
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
