@@ -15,12 +15,14 @@ from tests.bench.figures import Table, placed
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BENCHES = (
     "overhead",
+    "outputs",
+    "base64_way",
+    "overlap",
     "requests_per_job",
     "scale",
     "cost",
     "webhooks",
     "storage_memory",
-    "large_output",
     "judging",
     "flood",
 )

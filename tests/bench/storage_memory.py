@@ -10,9 +10,10 @@ from pathlib import Path
 
 from storage.bucket.s3 import S3ObjectStore
 from tests.bench.figures import Figure, Table, figures
-from tests.bench.large_output import MEBIBYTES, MIB, PeakMemory
+from tests.bench.processes import MIB, PeakMemory
 from tests.bench.server import bench_config, bench_server
 
+MEBIBYTES = 1024
 LARGE = Path("large.bin")
 
 

@@ -79,12 +79,13 @@ async def workbench(
     objects: ObjectStore | None = None,
     policy: RunnerPolicy | None = None,
     clock: Clock | None = None,
+    process: Callable[[EngineSpec], EngineProcess] = EngineProcess,
 ) -> AsyncIterator[Bench]:
     clock, signal = clock or SystemClock(), MemorySignal()
     store = objects or MemoryObjectStore(clock)
     stores = make_stores(Settings(bucket="tests"), store, signal, clock)
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
-    host = EngineProcess(spec)
+    host = process(spec)
     identity = WorkerIdentity("w1", "default", queue_poll_s=0.2)
     worker = WorkerLoop(
         identity,

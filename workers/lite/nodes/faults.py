@@ -35,8 +35,8 @@ def emit(run: Running, *, ui: str, image: Pixels | None = None) -> Result:
     return Result(ui=json.loads(ui))
 
 
-def noise(run: Running, *, mebibytes: int, filename_prefix: str) -> Result:
-    """Writes a file of random bytes, quickly: one random block, repeated."""
+def noise(run: Running, *, mebibytes: int, filename_prefix: str, image: Pixels | None = None) -> Result:
+    """Writes a file of random bytes, quickly: one random block, repeated. An image only makes it wait for one."""
     folder, base, counter = run.folders.save_path(filename_prefix, run.folders.output)
     path = folder / f"{base}_{counter:05}_.bin"
     block = os.urandom(MIB)
@@ -59,6 +59,7 @@ NODES = (
         "LiteNoise",
         noise,
         {"mebibytes": integer(1, 1, 4096), "filename_prefix": text("noise")},
+        optional={"image": link("IMAGE")},
         is_output=True,
     ),
 )

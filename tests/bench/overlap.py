@@ -1,0 +1,93 @@
+"""What it saves that outputs are uploaded while later nodes run: a graph of two slow branches, with and without.
+
+Without: the engine's socket does not tell which nodes have finished. Outputs are then taken from its history after the
+end, as they are whenever a message was lost, and no other code runs than otherwise.
+"""
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from storage.jobs.record import Status
+from tests.bench.figures import Figure, Table, figures
+from tests.bench.server import bench_store
+from tests.support.workbench import Bench, workbench
+from workers.comfy.files import FolderFiles
+from workers.comfy.host import EngineProcess
+from workers.comfy.http_engine import HttpEngine
+from workflows.messages import Executed, Message
+
+ROUNDS = 3
+STEPS, SECONDS = 30, 3.0
+MEBIBYTES = 256
+
+
+class TacitEngine(HttpEngine):
+    """Its socket keeps to itself what nodes have put out."""
+
+    @asynccontextmanager
+    async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
+        async with super().connect(client_id) as messages:
+            yield (message async for message in messages if not isinstance(message, Executed))
+
+
+class TacitProcess(EngineProcess):
+    async def start(self) -> None:
+        await super().start()
+        folders = self._spec.folders
+        files = FolderFiles(input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp)
+        await self.engine.close()
+        self._engine = TacitEngine(self.url, files)
+
+
+PROCESSES = {"as it is": EngineProcess, "uploads after the end": TacitProcess}
+
+
+def branches(seconds: float) -> dict[str, Any]:
+    """Two pictures that take so long each, and a file of noise after each."""
+    graph: dict[str, Any] = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
+    }
+    for branch in ("left", "right"):
+        slow = {"image": ["1", 0], "steps": STEPS, "seconds_per_step": seconds / STEPS, "preview": False}
+        noise = {"image": [branch, 0], "mebibytes": MEBIBYTES, "filename_prefix": branch}
+        graph[branch] = {"class_type": "LiteSlowSteps", "inputs": slow}
+        graph[f"{branch}_output"] = {"class_type": "LiteNoise", "inputs": noise}
+    return graph
+
+
+async def _job_s(bench: Bench) -> float:
+    """From the claim to the end."""
+    await bench.submit(branches(SECONDS), timeout_s=600)
+    began = time.perf_counter()
+    stored = await bench.worker.serve_one()
+    assert stored is not None
+    assert stored.record.status is Status.COMPLETED, stored.record.error_detail
+    assert len(stored.record.outputs) == 2
+    return time.perf_counter() - began
+
+
+async def _measure() -> dict[str, list[float]]:
+    taken: dict[str, list[float]] = {name: [] for name in PROCESSES}
+    async with bench_store() as objects:
+        for _ in range(ROUNDS):
+            for name, process in PROCESSES.items():
+                with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
+                    async with workbench(Path(folder), objects, process=process) as bench:
+                        taken[name].append(await _job_s(bench))
+    return taken
+
+
+def run() -> Table:
+    taken = asyncio.run(_measure())
+    rows = [Figure(f"job, {name}", f"{statistics.median(seconds):.1f} s") for name, seconds in taken.items()]
+    saved = [after - now for now, after in zip(*taken.values(), strict=True)]
+    return figures(
+        [*rows, Figure("saved", f"{statistics.median(saved):.1f} s")],
+        f"Two branches of {SECONDS:.0f} s, each with an output of {MEBIBYTES} MiB. Medians of {ROUNDS} rounds.",
+    )
