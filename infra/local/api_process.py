@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import resource
 import socket
+from collections.abc import Callable
 
 import uvicorn
 
@@ -18,19 +19,24 @@ from storage.launcher import NoLauncher
 FILES = 65_536
 """Many times the connections that may wait for a request: those of one second are let in."""
 GRACEFUL_S = 3
-"""How long open requests may take to end; long polls are cut."""
+"""How long open requests may take to end; long polls are answered at once."""
 
 
 class _Server(uvicorn.Server):
     """Says that it is ready, and ends with its parent. Signals are uvicorn's own business."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, before_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._settings = settings
+        self._before_end = before_end
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         say_ready(self._settings)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._before_end()
+        await super().shutdown(sockets)
 
     async def end_with_parent(self) -> None:
         await (await parent_gone()).wait()
@@ -49,7 +55,7 @@ async def serve(settings: Settings, descriptor: int) -> None:
             timeout_graceful_shutdown=GRACEFUL_S,
             server_header=False,
         )
-        server = _Server(config, settings)
+        server = _Server(config, settings, app.state.context.watch.end)
         watching = asyncio.create_task(server.end_with_parent())
         with socket.socket(fileno=descriptor) as listener:
             await server.serve(sockets=[listener])

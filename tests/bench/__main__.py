@@ -15,14 +15,16 @@ from tests.bench.figures import Table, placed
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BENCHES = (
     "overhead",
+    "api",
+    "long_polls",
     "outputs",
     "base64_way",
     "overlap",
+    "storage_memory",
     "requests_per_job",
     "scale",
     "cost",
     "webhooks",
-    "storage_memory",
     "judging",
     "flood",
 )

@@ -48,10 +48,15 @@ def flooded(api_url: str, api_pid: int, wanted: int) -> Weather:
     return Weather(number, tuple(health), before, max(rss), max(files))
 
 
-def _may_open() -> int:
+def allow_many_files() -> None:
+    """As many as this process may ask for."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _may_open() -> int:
+    allow_many_files()
     return max(0, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - KEPT_FILES)
 
 

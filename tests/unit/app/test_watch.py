@@ -1,0 +1,60 @@
+"""Waiting for jobs: what many waiters cost the bucket, and how they end."""
+
+import asyncio
+
+import pytest
+
+from app.watch import POLL_S, JobWatch, pause_s
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.jobs.record import JobRecord
+from storage.jobs.store import StoredJob
+from storage.signal import MemorySignal
+from tests.support.records import a_job
+from tests.support.shop import Shop
+
+pytestmark = pytest.mark.anyio
+
+
+def never(record: JobRecord) -> bool:
+    return False
+
+
+async def _waited(watch: JobWatch, stored: StoredJob) -> "asyncio.Task[StoredJob]":
+    waiting = asyncio.create_task(watch.until(stored, never, 60))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    return waiting
+
+
+def test_the_more_jobs_are_watched_the_slower_each_is_looked_at() -> None:
+    """All of them together take no more than a part of what a process may ask of its bucket."""
+    assert pause_s(1) == pause_s(100) == POLL_S
+    assert pause_s(2_000) == 10.0
+
+
+async def test_many_waiters_on_one_job_look_once(clock: ManualClock) -> None:
+    """One GET for all of them."""
+    objects = MemoryObjectStore(clock)
+    shop = Shop(objects, clock)
+    stored = await shop.jobs.create(a_job(), workflow=b"{}")
+    watch = JobWatch(shop.jobs, MemorySignal())
+    objects.requests.clear()
+    waiting = [await _waited(watch, stored) for _ in range(5)]
+    assert objects.requests == {"GET": 1}
+    watch.end()
+    await asyncio.gather(*waiting)
+
+
+async def test_an_end_answers_all_with_the_job_as_it_is(clock: ManualClock) -> None:
+    """Those who wait at once, and who comes later without a look."""
+    objects = MemoryObjectStore(clock)
+    shop = Shop(objects, clock)
+    stored = await shop.jobs.create(a_job(), workflow=b"{}")
+    watch = JobWatch(shop.jobs, MemorySignal())
+    waiting = await _waited(watch, stored)
+    watch.end()
+    assert await asyncio.wait_for(waiting, 1) == stored
+    objects.requests.clear()
+    assert await watch.until(stored, never, 60) is stored
+    assert not objects.requests
