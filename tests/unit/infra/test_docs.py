@@ -14,7 +14,8 @@ from pydantic import BaseModel
 import infra.cli  # noqa: F401  it adds its commands to the client's
 from app.cli import cli
 from app.config import ApiConfig
-from app.operations import OPERATIONS, Operation
+from app.openapi.operation import Operation
+from app.openapi.operations import OPERATIONS
 from app.views.event_data import TYPES
 from app.wire.jobs import JobView
 from storage import keys
