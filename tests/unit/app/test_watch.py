@@ -39,6 +39,7 @@ async def test_many_waiters_on_one_job_look_once(clock: ManualClock) -> None:
     shop = Shop(objects, clock)
     stored = await shop.jobs.create(a_job(), workflow=b"{}")
     watch = JobWatch(shop.jobs, MemorySignal())
+    await shop.jobs.settled()
     objects.requests.clear()
     waiting = [await _waited(watch, stored) for _ in range(5)]
     assert objects.requests == {"GET": 1}
@@ -55,6 +56,7 @@ async def test_an_end_answers_all_with_the_job_as_it_is(clock: ManualClock) -> N
     waiting = await _waited(watch, stored)
     watch.end()
     assert await asyncio.wait_for(waiting, 1) == stored
+    await shop.jobs.settled()
     objects.requests.clear()
     assert await watch.until(stored, never, 60) is stored
     assert not objects.requests
