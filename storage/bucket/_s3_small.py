@@ -19,7 +19,7 @@ from storage.bucket.objects import ObjectHead, StoredObject
 from storage.errors import StorageRefused, StorageUnavailable
 
 if TYPE_CHECKING:
-    from obstore import PutMode, UpdateVersion
+    from obstore import PutMode
     from obstore.store import S3Store
 
 LARGEST = 1024 * 1024
@@ -57,7 +57,7 @@ class SmallObjects:
         return await self._put(self._once, key, body, content_type, told, "create")
 
     async def replace(self, key: str, body: bytes, content_type: str, *, told: str, etag: str) -> str:
-        known: UpdateVersion = {"e_tag": f'"{etag}"'}
+        known: PutMode = {"e_tag": f'"{etag}"'}
         return await self._put(self._once, key, body, content_type, told, known)
 
     async def get(self, key: str, *, told: str) -> StoredObject:

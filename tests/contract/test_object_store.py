@@ -209,9 +209,10 @@ async def test_a_key_that_could_not_be_deleted_is_told(s3_config: S3Config) -> N
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         for fault, error in (("refuse_entry", StorageRefused), ("fail_entry", StorageUnavailable)):
-            proxy.methods, proxy.faults = frozenset({"POST"}), [cast(Fault, fault)]
+            proxy.methods, proxy.faults = frozenset({"POST"}), [cast(Fault, fault)] * s3_config.attempts
             with pytest.raises(error):
                 await objects.delete("one", "two")
+        proxy.faults = []
         await objects.close()
 
 

@@ -12,7 +12,7 @@ Job = Callable[[], Awaitable[None]]
 """One job from its submission to the end that is measured; raises where it went wrong."""
 
 CLIENTS = (1, 4, 16)
-JOBS = {1: 40, 4: 64, 16: 96}
+JOBS = {1: 30, 4: 48, 16: 64}
 """How many all clients together run: enough for a p95, few enough for a bench of many rows."""
 WARM_UP = 3
 LOST_AFTER_S = 20.0
