@@ -1,12 +1,9 @@
 """The commands `bucket setup` and `bucket policy`, for whoever owns the bucket."""
 
-import asyncio
 import json
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 from rich.console import Console
 
 from app.cli.exit_codes import FAILED, REFUSED
@@ -38,6 +35,8 @@ def setup(
     Without --cors-origin CORS is left as it is. The bucket is that of the COMFYUI_MODAL_* settings; without
     COMFYUI_MODAL_S3_ACCESS_KEY, the credentials of the AWS configuration are used.
     """
+    import asyncio
+
     settings = _settings(name)
     return REFUSED if settings is None else asyncio.run(_set_up(settings, cors_origin or [], dry=dry_run))
 
@@ -97,6 +96,9 @@ def _tell(change: "RuleChange", *, dry: bool) -> None:
 
 
 def _settings(name: str | None) -> "Settings | None":
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
     from infra.settings import external_settings, told
 
     errors = Console(stderr=True)

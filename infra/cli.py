@@ -1,14 +1,11 @@
 """The command `comfyui-modal`: the client commands of `app.cli`, and those that run or examine a deployment."""
 
-import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 from rich.console import Console
 
 from app.cli import cli
@@ -51,6 +48,11 @@ def up(
 
     Prints one line when all is ready, and writes DATA/connection.json for clients.
     """
+    import asyncio
+
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
     from infra.local.data_folder import UpRefused
     from infra.local.up import UpOptions
     from infra.settings import external_settings, told, unknown_variables
@@ -92,6 +94,8 @@ def doctor(
     """
     if cloud:
         return examine_cloud(env, api_url, api_key, ticket=ticket)
+    import asyncio
+
     return asyncio.run(_examine(data))
 
 

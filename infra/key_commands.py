@@ -1,6 +1,5 @@
 """The commands `keys create`, `keys list` and `keys revoke`. They work on the bucket: there is no way to it by HTTP."""
 
-import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -10,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.table import Table
 
@@ -97,6 +94,11 @@ def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
 
 
 def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]]) -> int:
+    import asyncio
+
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
     from infra.local.data_folder import UpRefused
     from infra.local.s3_server import S3ServerFailed
     from infra.settings import told
@@ -136,6 +138,8 @@ async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
 
 
 def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tuple[str, "KeyRecord"]:
+    from pydantic import ValidationError
+
     from app.cli.spans import span
     from storage.access.key_store import SCOPES, new_record
 

@@ -14,7 +14,7 @@ from infra.image import COMFYUI, ENGINE_PYTHON, MODELS, comfyui_image, control_i
 from infra.nodes import custom_nodes
 from infra.on_modal.names import APP_NAME
 from infra.settings import ENV_PREFIX, DeploymentSettings
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 
 API_CONCURRENCY = 100
 """Requests that one API container serves at once: they wait for the bucket, not for the CPU."""

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, Valida
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from storage.access.key_store import KeyRecord
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 from storage.webhooks.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
 from workflows.suggestions import suggestion

@@ -33,6 +33,8 @@ numbers, job ids are canonical UUIDs, no sibling folder whose name begins with a
 import re
 
 DEFAULT_TENANT = "default"
+DEFAULT_POOL = "default"
+"""Whose workers run a job that asks for none in particular."""
 
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 

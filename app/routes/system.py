@@ -6,7 +6,7 @@ from starlette.routing import Route
 
 from app.routes.context import NO_STORE, answer, context_of
 from app.views.system import system_view
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 from storage.together import together
 
 

@@ -13,7 +13,7 @@ from app.submission.acceptance import Acceptance
 from app.submission.named import LONG_IN_NAMED_JOBS, job_request, request_model
 from app.submission.preparation import Preparation, parsed
 from app.views.workflows import WorkflowList, workflow_row, workflow_view
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 from workflows.catalogue import Catalogue
 from workflows.manifest import NamedWorkflow
 from workflows.suggestions import suggestion

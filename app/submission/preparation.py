@@ -15,8 +15,9 @@ from app.problems import Problem, of_validation, of_verdict, of_workflow
 from app.services import Services
 from app.submission.media import LocalMedium, MediaIntake, PreparedMedium
 from app.wire.jobs import InputValue, JobOptions, JobRequest
-from storage.jobs.record import DAY_S, DEFAULT_POOL
+from storage.jobs.record import DAY_S
 from storage.jobs.values import Input
+from storage.keys import DEFAULT_POOL
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer

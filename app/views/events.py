@@ -6,9 +6,6 @@ The id of an event never changes; the presigned URLs in its data are fresh each 
 from collections.abc import Mapping
 from typing import Any
 
-from cloudevents.core.bindings.http import to_structured
-from cloudevents.core.formats.json import JSONFormat
-from cloudevents.core.v1.event import CloudEvent
 from pydantic import BaseModel
 
 from app.config import ApiConfig
@@ -67,8 +64,7 @@ class EventRenderer:
             case TestAsked():
                 attributes |= {"source": f"{self._base}/v1/webhooks", "subject": found.ref.id}
                 data = WebhookTested(message=TEST_MESSAGE)
-        message = to_structured(CloudEvent(attributes, data.model_dump(mode="json")), JSONFormat())
-        return message.headers, message.body
+        return _structured(attributes, data.model_dump(mode="json"))
 
     def _job_data(self, record: JobRecord, event: JobEvent) -> BaseModel:
         """Terminal events carry the whole job, as GET shows it."""
@@ -101,3 +97,13 @@ def schema(kind: str, base: str) -> dict[str, Any]:
         "$id": f"{base}{SCHEMAS_PATH}/{kind}.json",
         **document,
     }
+
+
+def _structured(attributes: dict[str, Any], data: dict[str, Any]) -> tuple[Mapping[str, str], bytes]:
+    """The library is imported here, since the API, which shows schemas alone, never makes an event."""
+    from cloudevents.core.bindings.http import to_structured
+    from cloudevents.core.formats.json import JSONFormat
+    from cloudevents.core.v1.event import CloudEvent
+
+    message = to_structured(CloudEvent(attributes, data), JSONFormat())
+    return message.headers, message.body

@@ -20,9 +20,10 @@ from app.wire.jobs import (
 )
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
-from storage.jobs.record import DEFAULT_POOL, JobRecord, Status
+from storage.jobs.record import JobRecord, Status
 from storage.jobs.usage import total_seconds, total_usd
 from storage.jobs.values import ErrorDetail, Output, Runtime
+from storage.keys import DEFAULT_POOL
 
 
 def job_urls(job_id: str, base: str) -> JobUrls:

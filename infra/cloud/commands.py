@@ -1,6 +1,5 @@
 """The commands `deploy`, `scale` and `status`: arguments in, exit codes out."""
 
-import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from app.cli import cli
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.cloud.checks import CloudChecks
@@ -122,6 +121,8 @@ def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | No
 
 def _answer(work: Coroutine[Any, Any, int]) -> int:
     """An exit code; a wrong setting, or what the cloud refuses, becomes a message, never a traceback."""
+    import asyncio
+
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 

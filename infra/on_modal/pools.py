@@ -10,7 +10,7 @@ from typing import Any
 import modal
 
 from infra.on_modal.names import APP_NAME, WORKER_CLASS
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 
 
 class UnknownPool(LookupError):

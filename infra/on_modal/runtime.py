@@ -13,17 +13,13 @@ from typing import Any, TypeVar
 
 from app.asgi import create_app
 from infra.check_image import examine, packs_of, shipped_workflows
-from infra.compose import (
-    api_config,
-    api_services,
+from infra.compose import api_config, api_services, make_stores, open_stores, s3_config
+from infra.compose_workers import (
     dispatcher,
     engine_environment,
     engine_host,
     engine_spec,
-    make_stores,
-    open_stores,
     reaper,
-    s3_config,
     warm,
     webhook_transport,
     worker_loop,
@@ -40,7 +36,7 @@ from infra.on_modal.url import with_public_url
 from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.bucket.s3 import S3ObjectStore
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 from storage.signal import MemorySignal
 from workers.comfy.snapshot import SnapshotHost
 from workers.errors import EngineUnavailable

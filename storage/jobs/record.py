@@ -33,6 +33,7 @@ from storage.jobs.values import (
     ProgressDetails,
     Runtime,
 )
+from storage.keys import DEFAULT_POOL
 from storage.value import Value
 
 CANCELLED_MESSAGE = "Cancelled by user"
@@ -43,9 +44,6 @@ WORKER_LOST = "worker_lost"
 
 QUEUE_TIMEOUT = "queue_timeout"
 """The code of a job that no worker took within its `queue_timeout_s`."""
-
-DEFAULT_POOL = "default"
-"""Whose workers run a job that asks for none in particular."""
 
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S

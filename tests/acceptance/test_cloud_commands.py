@@ -16,7 +16,7 @@ from app import __version__
 from infra.on_modal.names import APP_NAME, PARTS
 from infra.settings import ENV_PREFIX
 from storage.bucket.s3 import S3Config
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 from tests.plane import Plane
 from tests.support.environment import clean_environment
 from tests.support.graphs import example

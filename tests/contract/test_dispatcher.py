@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 from pydantic import SecretStr
 
-from infra.compose import dispatcher, make_stores
+from infra.compose import make_stores
+from infra.compose_workers import dispatcher
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock

@@ -8,7 +8,8 @@ from typing import Any
 
 from app.config import ApiConfig
 from app.views.events import EventRenderer
-from infra.compose import make_stores, reaper
+from infra.compose import make_stores
+from infra.compose_workers import reaper
 from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock

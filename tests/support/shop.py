@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from infra.compose import make_stores, reaper
+from infra.compose import make_stores
+from infra.compose_workers import reaper
 from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock

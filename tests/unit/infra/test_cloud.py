@@ -18,7 +18,7 @@ from infra.cloud.status import look, show_status
 from infra.findings import Check, Finding, examine, show
 from infra.on_modal.names import PARTS
 from infra.settings import DeploymentSettings
-from storage.jobs.record import DEFAULT_POOL
+from storage.keys import DEFAULT_POOL
 
 pytestmark = pytest.mark.anyio
 

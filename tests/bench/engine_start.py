@@ -1,0 +1,82 @@
+"""An engine's start in phases: its process, its port, its catalogue, its first prompt."""
+
+import contextlib
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from infra.local.ports import free_port
+from tests.bench.figures import Figure
+from tests.support.engines import EngineChoice, engine_choices, saved
+
+ROUNDS = 3
+LONGEST_S = 120.0
+LOOK_S = 0.01
+PHASES = ("port open", "/object_info answered", "first prompt done")
+
+
+def rows() -> list[Figure]:
+    """Of the lite engine, and of the ComfyUI that is configured, if one is."""
+    return [row for choice in engine_choices() if choice.settings.comfyui_url is None for row in _rows(choice)]
+
+
+def _rows(choice: EngineChoice) -> list[Figure]:
+    rounds = [_phases(choice) for _ in range(ROUNDS)]
+    medians = [statistics.median(times) for times in zip(*rounds, strict=True)]
+    return [
+        Figure(f"engine {choice.name}: start to {phase}", f"{seconds:.2f} s")
+        for phase, seconds in zip(PHASES, medians, strict=True)
+    ]
+
+
+def _phases(choice: EngineChoice) -> tuple[float, ...]:
+    """Seconds since the process was started."""
+    with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
+        spec, port = choice.spec(Path(folder, "engine")), free_port()
+        spec.folders.make()
+        command = [*spec.command, f"--port={port}"]
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            command, cwd=spec.cwd, env=dict(spec.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        with _ended(process), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            _until(lambda: _is_open(port))
+            is_open = time.perf_counter()
+            client.get("/object_info").raise_for_status()
+            told = time.perf_counter()
+            prompt = {"prompt": saved("first"), "prompt_id": str(uuid.uuid4()), "client_id": str(uuid.uuid4())}
+            client.post("/prompt", json=prompt).raise_for_status()
+            _until(lambda: prompt["prompt_id"] in client.get(f"/history/{prompt['prompt_id']}").json())
+            return tuple(moment - began for moment in (is_open, told, time.perf_counter()))
+
+
+@contextmanager
+def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _until(check: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONGEST_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.HTTPError):
+            if check():
+                return
+        time.sleep(LOOK_S)
+    raise AssertionError("it never came true")
