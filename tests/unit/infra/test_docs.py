@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 from cyclopts import App
 from pydantic import BaseModel
@@ -24,6 +25,7 @@ from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST
 from storage.webhooks.signing import Signer, verify
 from tests.interop.requests import signed_events
 from workers import errors
+from workers.lite.nodes import node_classes
 from workers.retries import POLICY, is_repeated, is_retryable
 from workers.webhooks.policy import SCHEDULE
 
@@ -165,3 +167,24 @@ def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
     assert urlsplit(output.url).path == "/" + keys.output(
         keys.DEFAULT_TENANT, job.job_id, job.attempt, 0, output.filename
     )
+
+
+def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
+    """docs/lite.md has a row for each, with its inputs and outputs in the code's order."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| .+ \|$", (DOCS / "lite.md").read_text(), re.MULTILINE)
+    shown = {name: (re.findall(r"`(\w+)`", inputs), outputs) for name, inputs, outputs in rows}
+    assert shown == {
+        name: ([field for field in about.inputs() if "." not in field], ", ".join(about.outputs) or "—")
+        for name, about in node_classes(faults_too=True).items()
+    }
+
+
+def test_the_node_in_the_docs_can_be_added() -> None:
+    """docs/lite.md shows a module that declares a class and makes a picture."""
+    (module,) = re.findall(r"```python\n(.*?)```", (DOCS / "lite.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(module, names)  # noqa: S102  it is ours
+    (node,) = names["NODES"]
+    (made,) = node.execute(None, image=np.full((1, 2, 2, 3), 0.4), levels=2).values
+    assert made.max() == 0.0
+    assert node.object_info()["input"]["required"].keys() == {"image", "levels"}
