@@ -7,12 +7,15 @@ from typing import Any
 import aiohttp
 
 PNG = b"\x89PNG"
+IDLE_S = 2.0
+"""An unused connection is closed here before a server closes it, just when the next job is posted by it."""
 
 
 @asynccontextmanager
 async def http_client(headers: Mapping[str, str] | None = None) -> AsyncIterator[aiohttp.ClientSession]:
     """Connections are kept open, and as many as there are clients."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), headers=headers) as session:
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S)
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         yield session
 
 
