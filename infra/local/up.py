@@ -165,9 +165,10 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
 async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
     announced = False
     while not stop.is_set():
-        if announced or runtime.ready:
+        is_ready = announced or runtime.ready
+        if is_ready:
             runtime.write_connection()
-        if not announced and runtime.ready:
+        if is_ready and not announced:
             announced = True
             on_ready(runtime.connection())
         with contextlib.suppress(TimeoutError):
