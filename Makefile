@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
+.PHONY: help setup demo test check coverage bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,6 +34,12 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
 	$(BIN)/pytest
+
+coverage: setup ## The tests again, with the lines and branches that they do not reach
+	rm -rf .coverage
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 bench: setup .bench/.installed ## Measure everything in docs/performance.md anew and write it there
 	$(BIN)/python -m tests.bench
@@ -81,4 +87,4 @@ lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) --group bench -o requirements/bench.txt
 
 clean: ## Remove .venv, caches and local data
-	rm -rf .venv .bench .local outputs .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .bench .local outputs .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis

@@ -1,6 +1,7 @@
 """What tests share: a real S3 server a test process, and stores on it or in memory."""
 
 import asyncio
+import signal
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,6 +17,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose containers would never stop
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared-machine", deadline=None)
 settings.load_profile("shared-machine")

@@ -263,7 +263,7 @@ def _run_folder() -> Iterator[Path]:
 
 def _inherited_environment() -> dict[str, str]:
     """What a child needs of ours. Settings reach it by their own variables, credentials not by accident."""
-    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_START")
+    kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
     prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")
     wanted = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixed)}
     return wanted | {"PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{wanted.get('PATH', '')}"}

@@ -128,7 +128,7 @@ async def test_interrupts_that_are_ignored() -> None:
         await never(play)
 
     async with serving(script) as server:
-        follower = Follower(server.url, replace(QUICK, interrupt_grace_s=0.3))
+        follower = Follower(server.url, replace(QUICK, interrupt_grace_s=1.5))
         with pytest.raises(EngineStalled):
             await follower.follow(lambda _: follower.execution.cancel())
         assert len(server.state.interrupts) > 1

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from infra.settings import EngineSettings
+from tests.support.environment import MEASURED
 from workers.comfy.host import EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 
-ENVIRONMENT = {"PATH": os.defpath}
+ENVIRONMENT = {"PATH": os.defpath} | MEASURED
 """All that an engine under test knows of this process."""
 
 Graph = dict[str, Any]

@@ -20,6 +20,7 @@ from storage.jobs.store import JobStore, StoredJob
 from storage.jobs.values import Medium
 from storage.signal import MemorySignal
 from storage.stores import Stores
+from tests.support.environment import MEASURED
 from tests.support.records import a_job
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
@@ -29,7 +30,7 @@ from workers.loop import WorkerLoop
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
 
-ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | MEASURED
 
 
 @dataclass(frozen=True, slots=True)
