@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -12,6 +12,9 @@ from rich.console import Console
 from app import __version__
 from app.cli.connection import DEFAULT_DATA, NoConnection, Target
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+
+if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+    from app.client import ApiProblem
 
 cli = App(
     name="comfyui-modal",
@@ -40,11 +43,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
         try:
             return command(*args, **options)
         except ApiProblem as problem:
-            errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
-            for error in problem.errors[1:]:
-                errors.print(f"  {error['pointer']}: {error['detail']}", highlight=False, markup=False)
-            if problem.hint and not problem.type.endswith("/validation-error"):  # its hint is: see errors
-                errors.print(f"  → {problem.hint}", highlight=False, markup=False)
+            _tell(problem, errors)
             return REFUSED
         except (NoConnection, ApiUnreachable) as error:
             errors.print(str(error), style="red", highlight=False, markup=False)
@@ -54,6 +53,20 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
             return FAILED
 
     return wrapped
+
+
+def _tell(problem: "ApiProblem", errors: Console) -> None:
+    """Each fault with what to do about it below."""
+    errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
+    faults = [
+        (None, problem.hint),
+        *((f"{one['pointer']}: {one['detail']}", one.get("hint")) for one in problem.errors[1:]),
+    ]
+    for words, hint in faults:
+        if words:
+            errors.print(words, highlight=False, markup=False)
+        if hint and not problem.type.endswith("/validation-error"):  # its hint is to see the errors
+            errors.print(f"  → {hint}", highlight=False, markup=False)
 
 
 @cli.command

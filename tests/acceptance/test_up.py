@@ -187,6 +187,13 @@ def test_logs_are_printed_and_jobs_removed(running: Up) -> None:
     assert (shown.returncode, "removed at" in shown.stderr) == (2, True), shown.stderr
 
 
+def test_a_named_workflow_shows_its_limits_and_refuses_an_unknown_input(running: Up) -> None:
+    """A seed's limit digit for digit; a misspelt name is told apart from an argument that is none."""
+    assert "max 9007199254740991" in running.command("workflows", "show", "sdxl").stdout
+    wrong = running.command("run", "still", "--set", "widht=320")
+    assert (wrong.returncode, "still has no input widht" in wrong.stderr) == (2, True), wrong.stderr
+
+
 def test_webhooks_are_listened_to_tested_and_repeated(running: Up) -> None:
     """`listen` verifies each event with the secret of the connection, and shows it."""
     command = [*COMMAND, "listen", "--port", "0", "--count", "3", "--data", str(running.data)]
