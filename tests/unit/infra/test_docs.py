@@ -109,11 +109,19 @@ def _has_the_fields(model: type[BaseModel], answer: dict[str, Any]) -> bool:
 
 
 def test_links_between_the_docs_lead_somewhere() -> None:
-    """Every relative link names a file that is there."""
+    """Every relative link names a file that is there, and a heading in it."""
     root = DOCS.parent
     for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
+            leads_to = page.parent / target if target else page
+            assert leads_to.exists(), f"{page.name}: {target}"
+            assert not anchor or anchor in _anchors(leads_to), f"{page.name}: {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_the_policy_of_the_docs_is_the_one_that_is_printed() -> None:
