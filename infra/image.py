@@ -30,7 +30,9 @@ MODELS = "/models"
 SOURCES = ("app", "infra", "storage", "workers", "workflows")
 _UNWANTED = ["**/__pycache__", "**/*.pyc"]
 
-_SYSTEM_PACKAGES = ("git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
+_CERTIFICATES = "ca-certificates"
+"""Where the S3 client finds whom to trust: it brings no list of its own."""
+_SYSTEM_PACKAGES = (_CERTIFICATES, "git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
 
 _MODEL_PATHS = "\\n".join(
     ["comfyui_modal:", f"  base_path: {MODELS}"]
@@ -57,7 +59,8 @@ _MODEL_PATHS = "\\n".join(
 
 def control_image() -> modal.Image:
     """Of everything that needs no GPU: our code and its requirements."""
-    image = modal.Image.debian_slim(python_version=PYTHON).pip_install_from_requirements("requirements/base.txt")
+    image = modal.Image.debian_slim(python_version=PYTHON).apt_install(_CERTIFICATES)
+    image = image.pip_install_from_requirements("requirements/base.txt")
     return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -213,6 +213,23 @@ async def test_a_key_that_could_not_be_deleted_is_told(s3_config: S3Config) -> N
             with pytest.raises(error):
                 await objects.delete("one", "two")
         proxy.faults = []
+        await objects.close()
+
+
+@pytest.mark.parametrize("method", ["PUT", "GET", "POST"])
+async def test_a_bucket_of_another_region_is_a_refusal(s3_config: S3Config, method: str) -> None:
+    """It is the settings' fault, and asking again would not mend it."""
+    async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
+        objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
+        await objects.put("k", b"1")
+        proxy.methods, proxy.faults = frozenset({method}), ["wrong_region"] * 4
+        asks: dict[str, Callable[[], Awaitable[object]]] = {
+            "PUT": lambda: objects.create("new", b"2"),
+            "GET": lambda: objects.get("k"),
+            "POST": lambda: objects.delete("k"),
+        }
+        with pytest.raises(StorageRefused, match="region"):
+            await asks[method]()
         await objects.close()
 
 

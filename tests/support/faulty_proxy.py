@@ -15,7 +15,7 @@ from yarl import URL
 
 Weather = Literal["error_500", "slow_down", "reset", "drop_answer", "error_500_after_effect", "cut_body", "slow_body"]
 """What may befall any request."""
-Fault = Weather | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry"]
+Fault = Weather | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry", "wrong_region"]
 WEATHER: tuple[Weather, ...] = get_args(Weather)
 
 _ENTRY_CODES = {"refuse_entry": "AccessDenied", "fail_entry": "InternalError"}
@@ -56,6 +56,8 @@ class FaultyProxy:
                 return web.Response(status=500)
             case "slow_down":
                 return _s3_error(503, "SlowDown")
+            case "wrong_region":  # S3 names the other endpoint in the body, not in a Location
+                return _s3_error(301, "PermanentRedirect")
             case "reset":
                 return _reset(request)
             case "refuse_entry" | "fail_entry":

@@ -1,5 +1,6 @@
 """What the command line says when it cannot do as asked."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ FAULTS = [
 ]
 
 
-def said(problem: dict[str, object], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def said(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> list[str]:
     @ends_well
     def command() -> int:
         raise ApiProblem(422, problem)
