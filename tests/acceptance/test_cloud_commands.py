@@ -198,7 +198,7 @@ def test_a_wrong_setting_is_named(shell: Shell) -> None:
     """Without a traceback."""
     refused = shell.command("deploy", container_run_s="0")
     assert (refused.returncode, refused.stdout, "Traceback" in refused.stderr) == (2, "", False)
-    assert "container_run_s" in refused.stderr
+    assert "COMFYUI_MODAL_CONTAINER_RUN_S" in refused.stderr
 
 
 def test_the_scale_of_a_pool(deployed: Shell) -> None:
