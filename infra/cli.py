@@ -39,9 +39,7 @@ def up(
     data: Path = DEFAULT_DATA,
     workers: Annotated[int, Parameter(help="how many workers, each with its own engine")] = 1,
     engine: Annotated[str | None, Parameter(help="lite, the folder of a ComfyUI, or the URL of a running one")] = None,
-    bucket: Annotated[
-        str | None, Parameter(help="an external bucket, described by COMFYUI_MODAL_S3_* settings")
-    ] = None,
+    bucket: Annotated[str | None, Parameter(help="an external bucket, of the COMFYUI_MODAL_S3_* settings")] = None,
     lite_fault_nodes: Annotated[bool, Parameter(help="offer the lite engine's nodes that fail on purpose")] = False,
 ) -> int:
     """Serve the API on this machine: S3 server, API and workers, until Ctrl-C.
@@ -55,12 +53,11 @@ def up(
 
     from infra.local.data_folder import UpRefused
     from infra.local.up import UpOptions
-    from infra.settings import external_settings, told, unknown_variables
+    from infra.settings import external_settings, told
 
     if workers < 1:
         return refuse("--workers must be at least 1")
-    for line in unknown_variables(os.environ):
-        refuse(f"note: {line}")
+    _note_misspelt_settings()
     try:
         options = UpOptions(
             port=port,
@@ -76,6 +73,14 @@ def up(
     except (ValidationError, SettingsError) as fault:
         return refuse(told(fault))
     return 0
+
+
+def _note_misspelt_settings() -> None:
+    """They would set nothing, without a word."""
+    from infra.settings import unknown_variables
+
+    for line in unknown_variables(os.environ):
+        sys.stderr.write(f"note: {line}\n")
 
 
 @cli.command
