@@ -150,13 +150,14 @@ async def test_media_of_every_kind_are_stored(api: Api) -> None:
     inputs = [
         {"node": "1", "field": "width", "value": 16},
         {"node": "2", "field": "filename_prefix", "value": base64.b64encode(PNG).decode(), "type": "image_base64"},
+        {"node": "2", "field": "filename_prefix", "value": "https://example.com/d.png", "type": "image_url"},
     ]
     accepted = await submit(api, media=media, inputs=inputs)
     record = (await api.stores.jobs.read("default", accepted["job_id"])).record
-    assert {medium.name for medium in record.media} == {"a.png", "b.png", "c.png", "input_2_1.png"}
+    assert {medium.name for medium in record.media} == {"a.png", "b.png", "c.png", "input_2_1.png", "input_2_2.png"}
     bodies = {medium.name: (await api.objects.get(medium.key)).body for medium in record.media}
-    assert (bodies["a.png"], bodies["b.png"], bodies["c.png"]) == (PNG, PNG, PNG)
-    assert record.inputs[1].value == "input_2_1.png"
+    assert set(bodies.values()) == {PNG}
+    assert [given.value for given in record.inputs] == [16, "input_2_1.png", "input_2_2.png"]
 
 
 async def test_a_long_prompt_is_kept_whole(api: Api) -> None:

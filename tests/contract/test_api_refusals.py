@@ -33,6 +33,7 @@ BAD_RECEIVERS = (
     "https://user:password@h.example/",
     "https://h.example:99999/",
     "https://h.example:x/",
+    "https://h.example:0/",
     "https://h.example/a b",
     "https://h.example/\u2028",
 )
@@ -163,6 +164,17 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
     *(
         (f"webhook to {url}", {"workflow": BLUE, "webhook_url": url}, 422, "validation-error", "/webhook_url")
         for url in BAD_RECEIVERS
+    ),
+    ("a pool that is not there", {"workflow": BLUE, "gpu": "H100"}, 422, "unknown-gpu", "/gpu"),
+    (
+        "a picture behind a dead URL",
+        {
+            "workflow": BLUE,
+            "inputs": [{"node": "1", "field": "width", "value": "http://h/down", "type": "image_url"}],
+        },
+        422,
+        "fetch-failed",
+        "/inputs/0/value",
     ),
     ("queue limit of ages", {"workflow": BLUE, "queue_timeout_s": 10**13}, 422, "validation-error", "/queue_timeout_s"),
     ("unknown event", {"workflow": BLUE, "webhook_events": ["no"]}, 422, "validation-error", "/webhook_events/0"),
@@ -307,6 +319,8 @@ UNKNOWN = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
         ("GET", "/v1/nothing", 404, "not-found"),
         ("GET", "/problems/nothing", 404, "not-found"),
         ("GET", "/docs/../secret", 404, "not-found"),
+        ("GET", "/docs/secret", 404, "not-found"),
+        ("DELETE", f"/v1/jobs/{UNKNOWN}?purge=maybe", 422, "invalid-parameter"),
     ],
 )
 async def test_a_bad_request_is_a_problem(memory_api: Api, method: str, path: str, status: int, slug: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 from storage.jobs.values import ProgressDetails
 from tests.support.api_server import Api, submit
 from tests.support.records import OUTPUT
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -25,9 +26,7 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
     ) as client:
         waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
         requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
-        async with asyncio.timeout(15):
-            while requests["GET"] < len(waiting):  # noqa: ASYNC110  each looks once for itself before it waits
-                await asyncio.sleep(0.05)
+        await until(lambda: requests["GET"] >= len(waiting))  # each looks once for itself before it waits
         before = requests["GET"]
         await asyncio.sleep(2.2)
         assert requests["GET"] - before <= 4

@@ -1,6 +1,7 @@
 """Recovery of running jobs whose worker was lost, over the in-memory store and the real S3 server."""
 
 import asyncio
+from collections import Counter
 
 import pytest
 
@@ -12,6 +13,7 @@ from storage.jobs.hints import running_key
 from storage.jobs.record import Status
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
+from workers.upkeep.reaper import Reaper
 
 pytestmark = pytest.mark.anyio
 
@@ -155,3 +157,18 @@ async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
     objects.requests.clear()
     assert not await shop.reaper.sweep()
     assert dict(objects.requests) == {"LIST": 3}
+
+
+async def test_a_defect_in_one_duty_keeps_no_other_from_its_own(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """It is logged, and the sweep goes on."""
+
+    class Broken:
+        async def sweep(self) -> list[str]:
+            raise LookupError("a defect")
+
+    class Diligent:
+        async def sweep(self) -> list[str]:
+            return ["done"]
+
+    assert await Reaper(Broken(), Diligent()).sweep() == Counter({"done": 1})
+    assert "LookupError: a defect" in caplog.text

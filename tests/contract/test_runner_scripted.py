@@ -3,6 +3,7 @@
 import asyncio
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from storage.clock import SystemClock
 from storage.jobs.record import Status
 from storage.jobs.values import Medium
 from tests.support.scripted_comfy import Play
-from tests.support.stage import ForgetfulFiles, paint, painting, stage
+from tests.support.stage import BrokenFiles, ForgetfulFiles, paint, painted, painting, stage
 from tests.support.workbench import quick_policy
+from workers.outputs.uploads import UploadPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -188,3 +190,52 @@ async def test_a_job_to_be_cancelled_is_not_repeated(tmp_path: Path) -> None:
         await on.jobs.evolve("default", claimed.record.job_id, lambda record: record.cancel(now=now))
         ended = (await on.run(claimed)).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "Cancelled by user")
+
+
+async def test_a_defect_fails_the_job_and_is_told_to_the_operator(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its words may hold anything, so the client is not told them."""
+    async with stage(tmp_path, painting(tmp_path), BrokenFiles) as on:
+        ended = (await on.run(await on.claimed())).stored.record
+    assert (ended.status, ended.error) == (Status.FAILED, "internal error; the worker's log has the details")
+    assert "LookupError: a defect" in caplog.text
+
+
+async def test_an_input_that_is_no_longer_there(tmp_path: Path) -> None:
+    """Nothing is submitted without it."""
+    gone = Medium(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        ended = (await on.run(await on.claimed(media=(gone,)))).stored.record
+    assert (ended.status, ended.error) == (Status.FAILED, "the bytes of a.png are no longer in the bucket")
+    assert on.comfy.state.posts == []
+
+
+async def test_a_partner_key_that_is_no_longer_there(tmp_path: Path) -> None:
+    """The nodes that need it would fail later, on the GPU."""
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        ended = (await on.run(await on.claimed(has_partner_key=True))).stored.record
+    assert (ended.status, ended.error) == (Status.FAILED, "the partner key is no longer there")
+    assert on.comfy.state.posts == []
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (UploadPolicy(max_outputs=1), "more than 1 outputs"),
+        (UploadPolicy(max_output_bytes=4), "'a.txt' has 5 bytes, at most 4 are allowed"),
+    ],
+)
+async def test_outputs_beyond_a_limit_fail_the_job(tmp_path: Path, limit: UploadPolicy, words: str) -> None:
+    """What was stored before is kept."""
+
+    async def script(play: Play) -> None:
+        outputs = await paint(play, tmp_path)
+        await play.succeed({**outputs, "2": painted(tmp_path, "b.txt")})
+
+    async with stage(tmp_path, script) as on:
+        on.policy = replace(on.policy, uploads=limit)
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.error_detail is not None
+    assert (ended.status, ended.error_detail.code, ended.error) == (Status.FAILED, "output_failed", words)
+    assert len(ended.outputs) < 2

@@ -78,6 +78,13 @@ class ForgetfulFiles(FolderFiles):
         raise EngineUnavailable("connection refused")
 
 
+class BrokenFiles(FolderFiles):
+    """A defect of ours, of which no one knows."""
+
+    async def fetch(self, ref: FileRef) -> Path:
+        raise LookupError("a defect")
+
+
 @dataclass
 class Stage:
     """A queue with one worker at a scripted engine."""

@@ -55,6 +55,10 @@ class Up:
         return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in (self.data / "logs").glob("*.log"))
 
 
+STOP_S = 30
+"""More than its children and the S3 server are given, one after the other, on a machine with much else to do."""
+
+
 @contextmanager
 def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Up]:
     """Started on a free port, ended by SIGTERM; nothing of it is left running."""
@@ -76,10 +80,8 @@ def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> 
     finally:
         process.terminate()
         with process:
-            started = time.monotonic()
-            process.wait(20)
+            process.wait(STOP_S)
     assert process.returncode == 0
-    assert time.monotonic() - started < 10
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not alive, alive
     assert not (data / "connection.json").exists()
