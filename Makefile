@@ -35,9 +35,10 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
 	$(BIN)/pytest
 
-coverage: setup ## The tests again, with the lines and branches that they do not reach
+coverage: setup ## The tests and the demo, and the lines and branches that they do not reach
 	rm -rf .coverage
 	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage run -m infra.demo
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

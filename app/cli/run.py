@@ -86,11 +86,11 @@ def _inputs(client: Client, wishes: Wishes, declared: list[Json]) -> Json:
             raise _refusal(f"--set {text}: {wishes.workflow} has no input {name}", _known(types))
         inputs[name] = value if types[name] in ("string", "choice") else _json_or_text(value)
     for text in wishes.media:
-        medium = _medium(client, text)
-        name = medium.pop("name")
-        if types.get(name) not in _MEDIA:
+        name = text.partition("=")[0]
+        if types.get(name) not in _MEDIA:  # before a file is uploaded
             raise _refusal(f"--media {text}: {name} takes no file", _known(types))
-        inputs[name] = medium
+        medium = _medium(client, text)
+        inputs[medium.pop("name")] = medium
     if wishes.image is not None:
         pictures = [name for name, kind in types.items() if kind == "image"]
         if len(pictures) != 1:

@@ -1,0 +1,154 @@
+"""The commands for clients, each as it is typed, against a running API; and the Python client's own calls."""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import pytest
+
+from app.cli.exit_codes import FAILED, REFUSED
+from app.cli.root import cli
+from app.client import ApiProblem, Client
+from storage.clock import ManualClock
+from storage.jobs.values import ErrorDetail
+from tests.support.api_server import BLUE, KEY, Api, submit
+from tests.support.records import OUTPUT
+from workflows.library import shipped
+
+pytestmark = pytest.mark.anyio
+
+Said = Callable[..., Coroutine[Any, Any, tuple[int, str]]]
+
+
+@pytest.fixture
+def typed(memory_api: Api, capsys: pytest.CaptureFixture[str]) -> Said:
+    """The exit code and all that was printed."""
+
+    async def run(*words: str) -> tuple[int, str]:
+        target = ("--api-url", str(memory_api.client.base_url), "--api-key", KEY)
+        code: int = await anyio.to_thread.run_sync(lambda: cli([*words, *target]))
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run
+
+
+async def test_workflows_are_listed_and_shown(typed: Said) -> None:
+    """What it takes, with its limits; as JSON with its graph."""
+    code, listed = await typed("workflows", "list")
+    assert (code, [line.split()[0] for line in listed.splitlines()]) == (0, list(shipped()))
+    as_json = json.loads((await typed("workflows", "list", "--json"))[1])
+    assert [row["name"] for row in as_json] == list(shipped())
+    shown = (await typed("workflows", "show", "still"))[1]
+    assert shown.startswith("still: ")
+    (width,) = [line for line in shown.splitlines() if line.startswith("  width ")]
+    assert "integer, min 16, max 4096, default " in width
+    (image,) = [line for line in shown.splitlines() if line.startswith("  image ")]
+    assert "image, required" in image
+    assert "workflow" in json.loads((await typed("workflows", "show", "still", "--json"))[1])
+    assert (await typed("workflows", "show", "nothing"))[0] == REFUSED
+
+
+async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Said, clock: ManualClock) -> None:
+    """The cursor of the next page is told."""
+    older = (await submit(memory_api))["job_id"]
+    clock.set(clock.now() + timedelta(seconds=1))
+    newer = (await submit(memory_api))["job_id"]
+    code, page = await typed("jobs", "list", "--limit", "1")
+    assert code == 0
+    assert newer in page
+    assert older not in page
+    cursor = page.rpartition("more: --cursor ")[2].strip()
+    assert older in (await typed("jobs", "list", "--cursor", cursor))[1]
+    assert len(json.loads((await typed("jobs", "list", "--status", "queued", "--json"))[1])["jobs"]) == 2
+
+
+async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Said) -> None:
+    """What it made and why it failed; one that runs is removed when its worker has stopped."""
+    job_id = (await submit(memory_api))["job_id"]
+    claimed = await memory_api.queue.claim("default", "w")
+    assert claimed is not None
+    running = (await typed("jobs", "remove", job_id))[1]
+    assert "running" in running
+    now = memory_api.stores.clock.now()
+    await memory_api.stores.jobs.evolve(
+        "default", job_id, lambda job: job.complete(attempt=1, now=now, outputs=(OUTPUT,))
+    )
+    other = (await submit(memory_api))["job_id"]
+    assert "Cancelled by user" in (await typed("jobs", "cancel", other))[1]
+    shown = (await typed("jobs", "show", other))[1]
+    assert '"code": "cancelled"' in shown
+    assert json.loads((await typed("jobs", "show", other, "--json"))[1])["status"] == "failed"
+    assert (await typed("jobs", "remove", other))[1] == f"removed {other}\n"
+    assert (await typed("jobs", "show", other))[0] == REFUSED
+
+
+async def test_the_files_of_a_job_are_shown(memory_api: Api, typed: Said) -> None:
+    """Each with where it can be fetched."""
+    job_id = (await submit(memory_api))["job_id"]
+    claimed = await memory_api.queue.claim("default", "w")
+    assert claimed is not None
+    now = memory_api.stores.clock.now()
+    await memory_api.stores.jobs.evolve_from(claimed, lambda job: job.complete(attempt=1, now=now, outputs=(OUTPUT,)))
+    shown = (await typed("jobs", "show", job_id))[1]
+    assert f"{OUTPUT.filename}  {OUTPUT.size_bytes} bytes" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("still", "--media", "nothing=broken.json"), "nothing takes no file"),
+        (("still", "--media", "image"), "expected NAME=FILE or NAME=URL"),
+        (("still", "--set", "nothing=1"), "its inputs are image (image), width (integer)"),
+        (("broken.json",), "broken.json is not JSON"),
+    ],
+)
+async def test_what_cannot_be_meant_is_refused(
+    typed: Said, words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is sent."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.json").write_text("{")
+    code, printed = await typed("run", *words)
+    assert code == REFUSED
+    assert told in " ".join(printed.split())
+
+
+async def test_a_job_that_fails_ends_the_command_so(memory_api: Api, typed: Said, tmp_path: Path) -> None:
+    """With what went wrong, and at which node."""
+    workflow = tmp_path / "blue.json"
+    workflow.write_text(json.dumps(BLUE))
+    asking = asyncio.create_task(typed("run", str(workflow), "--media", "cat.png=https://example.com/cat.png"))
+    claimed = None
+    async with asyncio.timeout(20):
+        while claimed is None:
+            await asyncio.sleep(0.05)
+            claimed = await memory_api.queue.claim("default", "w")
+    assert [medium.name for medium in claimed.record.media] == ["cat.png"]
+    now = memory_api.stores.clock.now()
+    detail = ErrorDetail(code="node_failed", message="it is too dark", node_id="2", class_type="SaveImage")
+    await memory_api.stores.jobs.evolve_from(claimed, lambda job: job.fail(attempt=1, now=now, error=detail))
+    code, printed = await asking
+    assert code == FAILED
+    assert "failed at node 2 (SaveImage): it is too dark" in printed
+
+
+async def test_batches_by_the_client(memory_api: Api) -> None:
+    """Submitted, looked at and cancelled; a refusal is an exception that tells."""
+
+    def use() -> tuple[list[str], list[str]]:
+        with Client(str(memory_api.client.base_url), KEY) as client:
+            assert client.health()["status"] == "ok"
+            made = client.submit_batch(workflow=BLUE, input_sets=[[], []])
+            before = client.batch(made["batch_id"])
+            after = client.cancel_batch(made["batch_id"])
+            with pytest.raises(ApiProblem, match="no batch"):
+                client.batch("0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10")
+            return [job["status"] for job in before["jobs"]], [job["status"] for job in after["jobs"]]
+
+    before, after = await anyio.to_thread.run_sync(use)
+    assert (before, after) == (["queued"] * 2, ["failed"] * 2)
