@@ -15,7 +15,7 @@ from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, sl
 pytestmark = pytest.mark.xdist_group("modal-faults")
 
 WORKER = "ComfyWorker.*"
-RUN_S = 8
+RUN_S = 12
 """How long a container may hold one ticket: one that hangs is killed then."""
 
 
@@ -88,7 +88,7 @@ def test_a_ticket_that_takes_too_long(app: Deployed) -> None:
 
 def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
     """Modal takes a container that works for one that is dead: the job runs once, the second one finds nothing."""
-    job_id = app.submit(slow(3))
+    job_id = app.submit(slow(6))
     app.runs(job_id)
     (entry,) = _busy(app).running.values()
     app.plane.deliver_again(entry)
