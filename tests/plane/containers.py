@@ -20,8 +20,7 @@ MAX_CONTAINERS = 8
 MAX_BARREN = 4
 MAX_LOST = 8
 WATCH_S = 0.05
-STOP_GRACE_S = 30.0
-"""As on Modal."""
+STOP_GRACE_S = 5.0
 
 Serve = Callable[[Container], Any]
 """Makes the server that one container talks to."""
