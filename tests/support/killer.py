@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import psutil
 
 from tests.support.up import Up
@@ -12,6 +13,8 @@ from tests.support.up import Up
 KINDS = ("worker", "engine", "api", "reaper", "s3")
 GUARDED = ("engine", "s3")
 """Each of these is two processes, a guard and what it guards: either may be hit."""
+LOOK_S = 0.2
+"""How long the API has for its answer to whether it is up."""
 
 
 class Killer:
@@ -23,7 +26,11 @@ class Killer:
         self._kills = kills
 
     def kill_one(self) -> None:
-        """A process of a random kind that is up now; nothing if all are on their way back."""
+        """A process of a random kind that is up now; nothing if all are on their way back.
+
+        The API is up once it answers: on a slow machine it would else be killed each time before its first answer,
+        and nothing would be submitted meanwhile.
+        """
         alive = self._alive()
         if not any(alive.values()):
             return
@@ -43,7 +50,15 @@ class Killer:
             kind = name.partition("-")[0]
             if kind in alive and pid in family:
                 alive[kind].append(family[pid])
+        if not self._api_answers():
+            alive["api"] = []
         return alive
+
+    def _api_answers(self) -> bool:
+        try:
+            return httpx.get(self._running.connection["api_url"] + "/health", timeout=LOOK_S).is_success
+        except httpx.TransportError:
+            return False
 
 
 def processes_on(data: Path) -> list[psutil.Process]:

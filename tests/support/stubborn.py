@@ -23,8 +23,8 @@ Json = dict[str, Any]
 
 STEP_S = 0.1
 REPEAT_S = 0.2
-PATIENCE_S = 60.0
-"""How long one request is repeated."""
+PATIENCE_S = 120.0
+"""How long one request is repeated: longer than anything is killed, and than the client waits for one answer."""
 MOST_PICTURES = 3
 
 

@@ -37,12 +37,19 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _folders(options: argparse.Namespace) -> Folders:
-    base = options.base_directory or Path(tempfile.mkdtemp(prefix="comfyui-lite-"))
     return Folders(
-        input=options.input_directory or base / "input",
-        output=options.output_directory or base / "output",
-        temp=(options.temp_directory or base) / "temp",
+        input=options.input_directory or _base(options) / "input",
+        output=options.output_directory or _base(options) / "output",
+        temp=(options.temp_directory or _base(options)) / "temp",
     )
+
+
+def _base(options: argparse.Namespace) -> Path:
+    """Made only where a folder is not given: nothing removes it."""
+    if options.base_directory is None:
+        options.base_directory = Path(tempfile.mkdtemp(prefix="comfyui-lite-"))
+    base: Path = options.base_directory
+    return base
 
 
 async def _serve(options: argparse.Namespace) -> None:
