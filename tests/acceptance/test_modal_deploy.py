@@ -167,7 +167,7 @@ def _arrive(hooks: Receiver, app: Deployed) -> None:
     for _ in range(20):
         if hooks.on("modal"):
             return
-        app.call("deliver")
+        app.plane.call(APP_NAME, "deliver")
     raise AssertionError(app.plane.logs())
 
 
@@ -187,7 +187,7 @@ async def test_a_job_without_a_ticket_is_found_by_the_reaper(app: Deployed, s3_s
     async with open_objects(Settings(**settings)) as objects:
         record = a_job(created_at=SystemClock().now() - timedelta(minutes=1))
         await JobStore(objects, SystemClock(), MemorySignal()).create(record, workflow=json.dumps(BLUE).encode())
-    app.call("reap")
+    app.plane.call(APP_NAME, "reap")
     assert app.ended(record.job_id)["status"] == "completed", app.plane.logs()
 
 
@@ -218,7 +218,7 @@ async def test_the_image_is_checked_and_published(app: Deployed, s3_server: S3Co
     settings = Settings(**bucket_settings(s3_server, PREFIX))
     async with open_stores(settings, MemorySignal()) as stores:
         before = [await stores.engine_info.publish(pool, {"OfBefore": {}}) for pool in ("default", "h100")]
-    assert app.call("check_image").strip() == "[]"
+    assert app.plane.call(APP_NAME, "check_image") == []
     async with open_stores(settings, MemorySignal()) as stores:
         published = [await stores.objects.get(keys.engine_info(pool)) for pool in ("default", "h100")]
     after = [EngineInfo.from_bytes(stored.body) for stored in published]

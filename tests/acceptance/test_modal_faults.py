@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
+from infra.on_modal.names import APP_NAME
 from storage.bucket.s3 import S3Config
 from tests.plane.state import Container
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow
@@ -31,6 +32,16 @@ def idle(app: Deployed) -> None:
     """No ticket is left of the test before, whose time would end in this one."""
     deadline = time.monotonic() + 30
     while any(container.running for container in app.plane.containers_of(WORKER)):
+        assert time.monotonic() < deadline, app.plane.logs()
+        time.sleep(0.1)
+
+
+def _make_ready(app: Deployed, count: int) -> None:
+    """So many containers that wait for a ticket."""
+    for job_id in [app.submit(slow(2)) for _ in range(count)]:
+        app.ended(job_id)
+    deadline = time.monotonic() + 30
+    while sum("worker ready" in app.plane.log(container) for container in app.plane.containers_of(WORKER)) < count:
         assert time.monotonic() < deadline, app.plane.logs()
         time.sleep(0.1)
 
@@ -73,7 +84,7 @@ def test_a_job_that_takes_its_container_with_it(app: Deployed) -> None:
         attempt = app.job(job_id)["attempt"]
         _signal(_busy(app), signal.SIGKILL)
         while (job := app.job(job_id))["status"] == "running" and job["attempt"] == attempt:
-            app.call("reap")
+            app.plane.call(APP_NAME, "reap")
             time.sleep(0.2)
     job = app.ended(job_id, is_swept=True)
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "worker_lost"), job
@@ -88,6 +99,7 @@ def test_a_ticket_that_takes_too_long(app: Deployed) -> None:
 
 def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
     """Modal takes a container that works for one that is dead: the job runs once, the second one finds nothing."""
+    _make_ready(app, 2)
     job_id = app.submit(slow(6))
     app.runs(job_id)
     (entry,) = _busy(app).running.values()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import pickle
 import time
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
@@ -11,7 +12,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as pb
 
 from tests.plane.containers import Containers
-from tests.plane.state import FAILURE, TERMINATED, TIMED_OUT, Call, Input, State
+from tests.plane.state import FAILURE, SUCCESS, TERMINATED, TIMED_OUT, Call, Function, Input, State
 
 STREAM_S = 55.0
 """How long one request for a stream lasts; the client asks again."""
@@ -43,6 +44,17 @@ class Calls:
             self._state.changed.notify_all()
         await self._containers.scale(function)
         return answers
+
+    async def result(self, function: Function) -> Any:
+        """What the function returns, called as its schedule calls it: without arguments."""
+        call = self.new_call(function.id, pb.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
+        await self.put(call, [pb.FunctionPutInputsItem(idx=0, input=message())])
+        (entry,) = call.inputs
+        async with self._state.changed:
+            await self._state.changed.wait_for(lambda: entry.result is not None)
+        result = entry.result.result
+        assert result.status == SUCCESS, result.exception
+        return pickle.loads(result.data)  # noqa: S301  what our own containers said
 
     async def FunctionMap(self, request: Any) -> Any:
         if self._state.functions[request.function_id].data.function_name == self._state.refuses_calls_of:
@@ -108,6 +120,8 @@ class Calls:
             await asyncio.sleep(min(backoff_ms, policy.max_delay_ms) / 1000 * BACKOFF_SCALE)
         else:
             async with self._state.changed:
+                with contextlib.suppress(ValueError):  # it was to be delivered again, and no container took it so far
+                    function.queue.remove(entry)
                 finish(entry, result, data_format)
                 self._state.changed.notify_all()
             return
@@ -156,6 +170,12 @@ class Calls:
         if call is None:
             raise GRPCError(Status.NOT_FOUND, f"no call {call_id}")
         return call
+
+
+def message(*arguments: Any, method: str = "") -> Any:
+    """An input of these arguments; `method` of a class."""
+    pickled = pickle.dumps((arguments, {}))
+    return pb.FunctionInput(args=pickled, data_format=pb.DATA_FORMAT_PICKLE, method_name=method)
 
 
 def finish(entry: Input, result: Any, data_format: Any) -> None:

@@ -75,6 +75,10 @@ class Plane:
     def containers_of(self, tag: str) -> list[Container]:
         return [c for c in self.state.containers.values() if c.function.data.function_name == tag]
 
+    def call(self, app: str, tag: str) -> Any:
+        """What a deployed function returns, called as its schedule calls it."""
+        return self._run(self._calls.result(self.deployed(app)[tag]))
+
     def deliver_again(self, entry: Input) -> None:
         """An input that runs is handed to another container as well: delivery is at least once."""
         self._run(self._calls.deliver_again(entry))
@@ -84,6 +88,9 @@ class Plane:
         ended = [call for call in self.state.calls.values() if all(entry.result is not None for entry in call.inputs)]
         for call in ended:
             del self.state.calls[call.id]
+
+    def log(self, container: Container) -> str:
+        return self._containers.log(container)
 
     def logs(self) -> str:
         """Every container's log, for a failure's message."""

@@ -1,13 +1,12 @@
 """Web endpoints and blobs. One HTTP request is one call: its input is the ASGI scope, its streams are the messages."""
 
 import hashlib
-import pickle
 from typing import Any
 
 from aiohttp import web
 from modal_proto import api_pb2 as pb
 
-from tests.plane.calls import Calls
+from tests.plane.calls import Calls, message
 from tests.plane.metadata import web_endpoints
 from tests.plane.state import Call, Function, State
 
@@ -41,9 +40,8 @@ class Web:
         call = self._calls.new_call(function.id, pb.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
         body = pb.Asgi.HttpRequest(body=await request.read(), more_body=False)
         _append(call.data_in, pb.Asgi(http_request=body))
-        arguments = pickle.dumps(((_scope(request),), {}))
-        message = pb.FunctionInput(args=arguments, data_format=pb.DATA_FORMAT_PICKLE, method_name=method)
-        await self._calls.put(call, [pb.FunctionPutInputsItem(idx=0, input=message)])
+        scope = message(_scope(request), method=method)
+        await self._calls.put(call, [pb.FunctionPutInputsItem(idx=0, input=scope)])
         response = await self._answer(request, call)
         async with self._state.changed:
             _append(call.data_in, pb.Asgi(http_disconnect=pb.Asgi.HttpDisconnect()))

@@ -66,11 +66,6 @@ class Deployed:
     def modal_command(self, *arguments: str, **variables: str) -> str:
         return self.run(str(Path(sys.executable).parent / "modal"), *arguments, **variables)
 
-    def call(self, function: str) -> str:
-        """Waits for a deployed function, as a client of Modal does; what it returned, as text."""
-        script = f"import modal; print(modal.Function.from_name({APP_NAME!r}, {function!r}).remote())"
-        return self.run(sys.executable, "-c", script)
-
     def run(self, *command: str, **variables: str) -> str:
         env = clean_environment() | self.plane.client_env() | variables
         finished = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
@@ -98,7 +93,7 @@ class Deployed:
             if job["status"] in ("completed", "failed"):
                 return job
             if is_swept:
-                self.call("reap")
+                self.plane.call(APP_NAME, "reap")
         raise AssertionError(self.plane.logs())
 
     def runs(self, job_id: str) -> None:
