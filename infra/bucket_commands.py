@@ -62,7 +62,7 @@ def policy(
 
 async def _set_up(settings: "Settings", origins: list[str], *, dry: bool) -> int:
     """Each kind of rule on its own: a store that does not know one may know the other."""
-    from infra.compose import s3_config
+    from infra.compose.stores import s3_config
     from storage.bucket.setup import BucketSetup
     from storage.errors import StorageError
 

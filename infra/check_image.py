@@ -70,7 +70,7 @@ def packs_of(comfyui: Path) -> set[str]:
 
 
 def main() -> int:
-    from infra.compose_workers import engine_environment
+    from infra.compose.worker import engine_environment
     from infra.image import COMFYUI, ENGINE_PYTHON
     from workers.comfy.host import EngineProcess
     from workers.comfy.spec import EngineFolders, EngineSpec

@@ -119,7 +119,7 @@ def _say_ready(data: Path, api_url: str) -> None:
 
 
 async def _examine(data: Path) -> int:
-    from infra.compose import open_objects
+    from infra.compose.stores import open_objects
     from infra.doctor import ApiChecks, BucketChecks, EngineChecks
     from infra.findings import show
     from infra.local.connection import Connection

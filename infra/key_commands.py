@@ -105,7 +105,7 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
     from storage.errors import StorageError
 
     async def on_the_bucket() -> None:
-        from infra.compose import open_objects
+        from infra.compose.stores import open_objects
         from storage.access.key_store import ApiKeyStore
         from storage.clock import SystemClock
 

@@ -48,7 +48,7 @@ known: dict[str, str | None] = {**deployment.environment()}
 @modal.asgi_app()
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
     """The HTTP face."""
-    from infra.on_modal.runtime import api_application
+    from infra.on_modal.api import api_application
 
     return api_application()
 
@@ -56,7 +56,7 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
 @app.function(env=known, region=deployment.region, schedule=modal.Cron(EVERY_MINUTE), max_containers=1)
 def reap() -> None:
     """What a process that died has left undone is found and done."""
-    from infra.on_modal.runtime import sweep
+    from infra.on_modal.reaper import sweep
 
     sweep()
 
@@ -65,7 +65,7 @@ def reap() -> None:
 @modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:
     """Events that are due go to their receivers."""
-    from infra.on_modal.runtime import deliver_due
+    from infra.on_modal.deliverer import deliver_due
 
     deliver_due()
 
@@ -79,7 +79,7 @@ def deliver() -> None:
 )
 def check_image() -> list[str]:
     """Starts the engine without a GPU, and publishes for each pool which nodes it has. Returns what is missing."""
-    from infra.on_modal.runtime import publish_engine
+    from infra.on_modal.publication import publish_engine
 
     return publish_engine()
 
@@ -94,7 +94,7 @@ def check_image() -> list[str]:
 def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
     """`sync`, `plan` or `verify` the volume: steps, then what was found. The manifest's models come from the caller;
     nothing is retried here."""
-    from infra.on_modal.runtime import see_to_models
+    from infra.on_modal.models import see_to_models
 
     yield from see_to_models(command, wanted, MODELS, volume.commit)
 
@@ -123,7 +123,7 @@ class ComfyWorker:
     @modal.enter(snap=is_photographed)
     def prepare(self) -> None:
         """What a snapshot of the container holds, if there is to be one."""
-        from infra.on_modal.runtime import TicketWorker
+        from infra.on_modal.worker import TicketWorker
 
         if is_photographed:
             self.worker = TicketWorker(self.pool, models.reload)
@@ -132,7 +132,7 @@ class ComfyWorker:
     @modal.enter()
     def start(self) -> None:
         """The engine is ready when this returns."""
-        from infra.on_modal.runtime import TicketWorker
+        from infra.on_modal.worker import TicketWorker
 
         if not is_photographed:
             self.worker = TicketWorker(self.pool, models.reload)
@@ -144,7 +144,7 @@ class ComfyWorker:
 
         A container whose engine cannot be started again takes no other ticket.
         """
-        from infra.on_modal.runtime import EngineUnavailable
+        from workers.errors import EngineUnavailable
 
         try:
             return self.worker.run_ticket()

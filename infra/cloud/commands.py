@@ -98,7 +98,7 @@ async def _examine(env: str | None, api_url: str | None, api_key: str | None, *,
 async def _deploy(env: str | None, *, dry: bool) -> int:
     from infra.cloud.checks import bucket_not_seen
     from infra.cloud.deploy import deploy as run
-    from infra.compose import open_objects
+    from infra.compose.stores import open_objects
     from infra.doctor import BucketChecks
     from infra.settings import external_settings
     from storage.clock import SystemClock

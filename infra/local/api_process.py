@@ -9,7 +9,7 @@ from collections.abc import Callable
 import uvicorn
 
 from app.asgi import create_app
-from infra.compose import api_config, api_services
+from infra.compose.api import api_config, api_services
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
 from infra.local.process import begin, local_stores, say_ready

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from infra.compose_workers import dispatcher, webhook_transport
+from infra.compose.deliverer import dispatcher, webhook_transport
 from infra.local.lifeline import stop_with_parent
 from infra.local.process import begin, local_stores, say_ready
 from infra.settings import Settings

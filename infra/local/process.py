@@ -4,7 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from infra.compose import open_stores
+from infra.compose.stores import open_stores
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging

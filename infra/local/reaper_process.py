@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
 from infra.local.lifeline import stop_with_parent
 from infra.local.process import begin, local_stores, say_ready
 from infra.settings import Settings

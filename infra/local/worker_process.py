@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from infra.compose_workers import engine_environment, engine_host, warm, worker_loop
+from infra.compose.worker import engine_environment, engine_host, warm, worker_loop
 from infra.local.lifeline import stop_with_parent
 from infra.local.process import begin, local_stores, say_ready
 from infra.settings import Settings

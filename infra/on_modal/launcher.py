@@ -3,6 +3,7 @@
 import modal
 
 from infra.on_modal.pools import ModalPools
+from infra.settings import Settings
 
 
 class ModalLauncher:
@@ -27,3 +28,7 @@ class ModalLauncher:
             await call.cancel.aio()
         except (modal.exception.NotFoundError, modal.exception.OutputExpiredError):
             return  # finished, and forgotten as Modal does after seven days
+
+
+def modal_launcher(settings: Settings) -> ModalLauncher:
+    return ModalLauncher(ModalPools(settings.gpu_pools))

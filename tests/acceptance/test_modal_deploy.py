@@ -12,7 +12,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from infra.cloud.checks import KNOWN_GPUS
-from infra.compose import open_objects, open_stores
+from infra.compose.stores import open_objects, open_stores
 from infra.on_modal.names import APP_NAME
 from infra.settings import Settings
 from storage import keys

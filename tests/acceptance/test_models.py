@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.compose import open_stores
+from infra.compose.stores import open_stores
 from infra.settings import ENV_PREFIX, Settings
 from storage import keys
 from storage.bucket.s3 import S3Config
@@ -109,7 +109,7 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
     assert asyncio.run(published())
     script = (
         "import sys; from pathlib import Path; from infra.models.manifest import models; "
-        "from infra.on_modal.runtime import see_to_models; "
+        "from infra.on_modal.models import see_to_models; "
         "wanted = [model.model_dump() for model in models(Path(sys.argv[1]))]; "
         "print(*see_to_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.compose_workers import runner_stores
+from infra.compose.worker import runner_stores
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.jobs.record import Status

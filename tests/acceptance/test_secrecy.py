@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.compose_workers import engine_environment
+from infra.compose.worker import engine_environment
 from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is promised")

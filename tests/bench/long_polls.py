@@ -11,7 +11,7 @@ import aiohttp
 import psutil
 from anyio.from_thread import start_blocking_portal
 
-from infra.compose import make_stores
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.s3 import S3ObjectStore
 from storage.clock import SystemClock

@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from infra.compose import make_stores
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from aiohttp import web
 from pydantic import SecretStr
 
-from infra.compose import make_stores
-from infra.compose_workers import dispatcher, webhook_transport
+from infra.compose.deliverer import dispatcher, webhook_transport
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.config import ApiConfig
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
 from infra.settings import Settings
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import pytest
 from pydantic import SecretStr
 
-from infra.compose import make_stores
-from infra.compose_workers import dispatcher
+from infra.compose.deliverer import dispatcher
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.compose_workers import runner_stores
+from infra.compose.worker import runner_stores
 from infra.settings import Settings
 from storage import keys
 from storage.access.partner_keys import PartnerKeyStore

@@ -3,7 +3,7 @@
 import pytest
 
 from app.config import ApiConfig
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
 from infra.settings import Settings
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore

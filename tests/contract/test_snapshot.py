@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.compose_workers import engine_environment
+from infra.compose.worker import engine_environment
 from infra.settings import EngineSettings
 from workers.attention import EngineAttention
 from workers.comfy.snapshot import SnapshotHost, pretending

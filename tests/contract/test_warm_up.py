@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from infra.compose_workers import engine_environment, engine_host, warm
+from infra.compose.worker import engine_environment, engine_host, warm
 from infra.settings import Settings
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost

@@ -5,10 +5,13 @@ A container is known by the Unix socket that it speaks on: its requests carry no
 
 import asyncio
 import contextlib
+import importlib.util
 import os
+import py_compile
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import grpclib.server
@@ -133,6 +136,19 @@ class Containers:
                 path = container.folder / "fs" / file.filename.lstrip("/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self._state.files[file.sha256_hex])
+                if path.suffix == ".py":
+                    self._lay_bytecode(path, file.sha256_hex)
+
+    def _lay_bytecode(self, path: Path, digest: str) -> None:
+        """Compiled once: each container has its own copy of the sources, and would else compile them anew."""
+        kept = self._state.folder / "bytecode" / f"{digest}.pyc"
+        if not kept.exists():
+            mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+            py_compile.compile(str(path), str(kept), doraise=True, invalidation_mode=mode)
+        cached = Path(importlib.util.cache_from_source(path))
+        cached.parent.mkdir(exist_ok=True)
+        cached.unlink(missing_ok=True)
+        cached.hardlink_to(kept)
 
     def _arguments(self, container: Container) -> Any:
         function = container.function

@@ -23,8 +23,11 @@ from app.submission.batch_preparation import PreparedBatch
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob, PreparedWorkflow
 from app.wire.jobs import JobOptions
-from infra.compose import api_services, make_stores
-from infra.compose_workers import dispatcher, reaper, worker_loop
+from infra.compose.api import api_services
+from infra.compose.deliverer import dispatcher
+from infra.compose.reaper import reaper
+from infra.compose.stores import make_stores
+from infra.compose.worker import worker_loop
 from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.bucket.memory import MemoryObjectStore

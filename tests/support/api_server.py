@@ -14,7 +14,8 @@ import uvicorn
 from app.asgi import create_app
 from app.config import ApiConfig
 from app.services import Services
-from infra.compose import api_services, make_stores
+from infra.compose.api import api_services
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.access.key_store import DEFAULT_SCOPES, KeyScope, new_record
 from storage.bucket.objects import ObjectStore

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
 from infra.settings import Settings
 from storage.clock import ManualClock
 from storage.jobs.store import StoredJob

@@ -8,8 +8,8 @@ from typing import Any
 
 from app.config import ApiConfig
 from app.views.events import EventRenderer
-from infra.compose import make_stores
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from infra.compose import make_stores
-from infra.compose_workers import reaper
+from infra.compose.reaper import reaper
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infra.compose import make_stores
-from infra.compose_workers import runner_stores
+from infra.compose.stores import make_stores
+from infra.compose.worker import runner_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock

@@ -1,20 +1,13 @@
-"""How workers, the reaper and the deliverer are put together. Apart from `infra.compose`: the API needs none of it."""
+"""How a worker and its engine are put together."""
 
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from pathlib import Path
 
-from app.views.events import EventRenderer
-from infra.compose import api_config, media_limits, webhook_secrets
+from infra.compose.values import media_limits
 from infra.settings import Settings
-from storage.hint_keys import Kind
-from storage.launcher import Launcher
 from storage.stores import Stores
-from storage.untrusted.addresses import is_public_or_loopback
-from storage.webhooks.post import RemotePoster, WebhookTransport
-from storage.webhooks.signing import Signer
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
@@ -24,13 +17,42 @@ from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
-from workers.upkeep.backlog import Backlog
-from workers.upkeep.deadlines import Deadlines, Keeper
-from workers.upkeep.reaper import Reaper
-from workers.upkeep.recovery import Recovery
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
-from workers.webhooks.dispatcher import Dispatcher
 from workflows.library import library
+
+
+def worker_loop(
+    settings: Settings,
+    stores: Stores,
+    host: EngineHost,
+    on_ready: Callable[[], None] = lambda: None,
+    *,
+    prices: Mapping[str, float] | None = None,
+) -> WorkerLoop:
+    """`prices` are those of the place where this runs; those of the settings come before them."""
+    identity = WorkerIdentity(
+        settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
+    )
+    return WorkerLoop(
+        identity,
+        host,
+        stores.queue,
+        Announcer(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
+        runner_stores(stores),
+        runner_policy(settings),
+        on_ready,
+    )
+
+
+def runner_stores(stores: Stores) -> RunnerStores:
+    return RunnerStores(
+        stores.jobs,
+        stores.objects,
+        stores.partner_keys,
+        stores.runtimes,
+        stores.logs,
+        stores.signal,
+        stores.clock,
+    )
 
 
 def runner_policy(settings: Settings) -> RunnerPolicy:
@@ -83,86 +105,6 @@ def warm(settings: Settings, host: EngineHost) -> EngineHost:
         raise ValueError(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
     policy = runner_policy(settings).execution
     return WarmHost(host, known[settings.warm_up].graph, policy, limit_s=settings.engine_start_timeout_s)
-
-
-def worker_loop(
-    settings: Settings,
-    stores: Stores,
-    host: EngineHost,
-    on_ready: Callable[[], None] = lambda: None,
-    *,
-    prices: Mapping[str, float] | None = None,
-) -> WorkerLoop:
-    """`prices` are those of the place where this runs; those of the settings come before them."""
-    identity = WorkerIdentity(
-        settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
-    )
-    return WorkerLoop(
-        identity,
-        host,
-        stores.queue,
-        Announcer(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
-        runner_stores(stores),
-        runner_policy(settings),
-        on_ready,
-    )
-
-
-def runner_stores(stores: Stores) -> RunnerStores:
-    return RunnerStores(
-        stores.jobs,
-        stores.objects,
-        stores.partner_keys,
-        stores.runtimes,
-        stores.logs,
-        stores.signal,
-        stores.clock,
-    )
-
-
-def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
-    keepers: dict[Kind, Keeper] = {
-        "draft": stores.remover,
-        "job": stores.remover,
-        "batch": stores.batches,
-        "upload": stores.uploads,
-        "key": stores.idempotency,
-        "test": stores.deliveries,
-        "endpoint": stores.endpoints,
-    }
-    return Reaper(
-        Recovery(stores.jobs, stores.logs, stores.objects, stores.clock, max_attempts=settings.max_attempts),
-        Backlog(stores.jobs, stores.objects, launcher, stores.clock, lease=timedelta(seconds=settings.lease_s)),
-        Deadlines(keepers, stores.objects, stores.clock),
-    )
-
-
-def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) -> Dispatcher:
-    room = DeliveryRoom(
-        stores.outbox,
-        stores.deliveries,
-        stores.endpoints,
-        stores.objects,
-        stores.clock,
-        lease=timedelta(seconds=15 + 3 * settings.webhook_timeout_s),
-        retry_scale=settings.webhook_retry_scale,
-        origin=settings.webhook_origin,
-    )
-    renderer = EventRenderer(stores.objects, api_config(settings))
-    deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))
-    return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
-
-
-def signer(settings: Settings) -> Signer:
-    key = settings.webhook_signing_key
-    return Signer(webhook_secrets(settings), None if key is None else key.get_secret_value())
-
-
-def webhook_transport(settings: Settings) -> RemotePoster:
-    """Public addresses alone, on the web's ports; where `up` runs, also this machine's own, on any port."""
-    if not settings.webhook_loopback:
-        return RemotePoster(timeout_s=settings.webhook_timeout_s)
-    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=settings.webhook_timeout_s)
 
 
 def engine_environment() -> dict[str, str]:

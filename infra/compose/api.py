@@ -1,0 +1,57 @@
+"""How the API is put together."""
+
+from app.config import ApiConfig
+from app.services import Services
+from infra.compose.values import media_limits, retain_s
+from infra.settings import Settings
+from storage.launcher import Launcher
+from storage.stores import Stores
+from storage.untrusted.remote import RemoteFetcher
+from storage.webhooks.signing import public_key
+from workflows.library import library
+from workflows.policy import NodePolicy
+
+
+def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
+    return Services(
+        stores=stores,
+        launcher=launcher,
+        fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
+        workflows=library(settings.workflows_dir),
+    )
+
+
+def api_config(settings: Settings) -> ApiConfig:
+    return ApiConfig(
+        api_key=settings.api_key.get_secret_value() if settings.api_key else None,
+        public_url=settings.public_url,
+        max_requests_per_s=settings.max_requests_per_s,
+        max_active_jobs=settings.max_active_jobs,
+        max_queued_jobs=settings.max_queued_jobs,
+        max_webhook_targets=settings.max_webhook_targets,
+        max_upload_bytes_a_day=settings.max_upload_bytes_a_day,
+        docs=settings.docs,
+        metrics=settings.metrics,
+        cors_origins=settings.cors_origins,
+        max_request_bytes=settings.max_request_bytes,
+        max_media=settings.max_media,
+        max_medium_bytes=settings.max_medium_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        media_limits=media_limits(settings),
+        max_nodes=settings.max_nodes,
+        node_policy=NodePolicy.parse(settings.denied_nodes),
+        output_expires_s=settings.output_expires_s,
+        default_timeout_s=settings.default_timeout_s,
+        max_timeout_s=settings.max_timeout_s,
+        queue_timeout_s=settings.queue_timeout_s,
+        retain_s=retain_s(settings),
+        max_batch_jobs=settings.max_batch_jobs,
+        gpu_pools=tuple(settings.gpu_pools),
+        webhook_public_keys=_public_keys(settings),
+        signs_webhooks=settings.webhook_secret is not None or settings.webhook_signing_key is not None,
+    )
+
+
+def _public_keys(settings: Settings) -> tuple[str, ...]:
+    key = settings.webhook_signing_key
+    return () if key is None else (public_key(key.get_secret_value()),)

@@ -1,0 +1,42 @@
+"""How the deliverer is put together."""
+
+from datetime import timedelta
+
+from app.views.events import EventRenderer
+from infra.compose.api import api_config
+from infra.compose.values import webhook_secrets
+from infra.settings import Settings
+from storage.stores import Stores
+from storage.untrusted.addresses import is_public_or_loopback
+from storage.webhooks.post import RemotePoster, WebhookTransport
+from storage.webhooks.signing import Signer
+from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.dispatcher import Dispatcher
+
+
+def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) -> Dispatcher:
+    room = DeliveryRoom(
+        stores.outbox,
+        stores.deliveries,
+        stores.endpoints,
+        stores.objects,
+        stores.clock,
+        lease=timedelta(seconds=15 + 3 * settings.webhook_timeout_s),
+        retry_scale=settings.webhook_retry_scale,
+        origin=settings.webhook_origin,
+    )
+    renderer = EventRenderer(stores.objects, api_config(settings))
+    deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))
+    return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
+
+
+def signer(settings: Settings) -> Signer:
+    key = settings.webhook_signing_key
+    return Signer(webhook_secrets(settings), None if key is None else key.get_secret_value())
+
+
+def webhook_transport(settings: Settings) -> RemotePoster:
+    """Public addresses alone, on the web's ports; where `up` runs, also this machine's own, on any port."""
+    if not settings.webhook_loopback:
+        return RemotePoster(timeout_s=settings.webhook_timeout_s)
+    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=settings.webhook_timeout_s)

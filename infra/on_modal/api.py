@@ -1,0 +1,20 @@
+"""What the Modal function of the API runs."""
+
+from typing import Any
+
+from app.asgi import create_app
+from infra.compose.api import api_config, api_services
+from infra.compose.stores import make_stores, s3_config
+from infra.logs import configure_logging
+from infra.on_modal.launcher import modal_launcher
+from infra.on_modal.signal import ModalSignal
+from infra.settings import Settings
+from storage.bucket.s3 import S3ObjectStore
+
+
+def api_application() -> Any:
+    """The ASGI application of one API container."""
+    settings = Settings()
+    configure_logging("api", settings.log_level, settings.secret_values())
+    stores = make_stores(settings, S3ObjectStore(s3_config(settings)), ModalSignal())
+    return create_app(api_services(settings, stores, modal_launcher(settings)), api_config(settings))

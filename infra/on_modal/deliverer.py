@@ -1,0 +1,26 @@
+"""What the Modal function of the deliverer's schedule runs."""
+
+import asyncio
+
+from infra.compose.deliverer import dispatcher, webhook_transport
+from infra.compose.stores import open_stores
+from infra.logs import configure_logging
+from infra.on_modal.url import with_public_url
+from infra.settings import Settings
+from storage.signal import MemorySignal
+
+
+def deliver_due() -> None:
+    """Everything that is due now, once."""
+    settings = with_public_url(Settings())
+    configure_logging("deliverer", settings.log_level, settings.secret_values())
+
+    async def once() -> None:
+        transport = webhook_transport(settings)
+        try:
+            async with open_stores(settings, MemorySignal()) as stores:
+                await dispatcher(settings, stores, transport).sweep()
+        finally:
+            await transport.close()
+
+    asyncio.run(once())

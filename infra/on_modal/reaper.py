@@ -1,0 +1,22 @@
+"""What the Modal function of the reaper's schedule runs."""
+
+import asyncio
+
+from infra.compose.reaper import reaper
+from infra.compose.stores import open_stores
+from infra.logs import configure_logging
+from infra.on_modal.launcher import modal_launcher
+from infra.on_modal.signal import ModalSignal
+from infra.settings import Settings
+
+
+def sweep() -> None:
+    """One sweep of the reaper."""
+    settings = Settings()
+    configure_logging("reaper", settings.log_level, settings.secret_values())
+
+    async def once() -> None:
+        async with open_stores(settings, ModalSignal()) as stores:
+            await reaper(settings, stores, modal_launcher(settings)).sweep()
+
+    asyncio.run(once())

@@ -1,0 +1,107 @@
+"""What Modal's containers with a GPU run."""
+
+import asyncio
+import logging
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.compose.stores import make_stores, s3_config
+from infra.compose.worker import engine_environment, engine_host, engine_spec, warm, worker_loop
+from infra.gpu_prices import MODAL_USD_PER_S
+from infra.logs import configure_logging
+from infra.on_modal.signal import ModalSignal
+from infra.secrecy import keep_secrets
+from infra.settings import Settings
+from storage.bucket.s3 import S3ObjectStore
+from workers.comfy.snapshot import SnapshotHost
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+GIVE_BACK_S = 20.0
+"""How long an interrupted ticket may take to give its job back: Modal's grace is 30 s, the engine's stop included."""
+
+
+class TicketWorker:
+    """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
+
+    `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
+    differ between containers (connections, names) begins with `start`. `reload_models` makes visible what was
+    downloaded since the container has mounted the models.
+    """
+
+    def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
+        self._pool = pool
+        self._reload_models = reload_models
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
+        self._snapshot: SnapshotHost | None = None
+
+    def prepare(self, *, is_on_gpu: bool) -> None:
+        """The engine is started, for a snapshot of it. `is_on_gpu`: the snapshot holds the GPU's memory too."""
+        settings = Settings()
+        configure_logging("snapshot", settings.log_level, settings.secret_values())
+        self._thread.start()
+        folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
+        settings = settings.model_copy(update={"engine_dir": settings.engine_dir or folder})
+        self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
+        self._run(self._snapshot.prepare())
+
+    def start(self) -> None:
+        """The engine is ready when this returns; the log tells what took how long."""
+        began = time.monotonic()
+        settings = Settings()
+        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
+        settings = settings.model_copy(update={"process_name": name, "pool": self._pool})
+        configure_logging(name, settings.log_level, settings.secret_values())
+        if not self._thread.is_alive():
+            self._thread.start()
+        self._objects = S3ObjectStore(s3_config(settings))
+        stores = make_stores(settings, self._objects, ModalSignal())
+        host = warm(settings, self._snapshot or engine_host(settings, engine_environment()))
+        self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
+        self._run(self._worker.start())
+        keep_secrets()
+        logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
+
+    def run_ticket(self) -> str | None:
+        """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""
+        self._see_new_models()
+        stored = self._run(self._worker.serve_one())
+        return None if stored is None else stored.record.job_id
+
+    def stop(self) -> None:
+        self._run(self._worker.stop())
+        self._run(self._objects.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _see_new_models(self) -> None:
+        """As far as it can be: Modal refuses a reload while the engine has a model's file open."""
+        try:
+            self._reload_models()
+        except Exception as error:  # the ticket's job may need none of them
+            logger.info("models are those of before", extra={"reason": str(error)})
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_announced(work, ended), self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            ended.wait(GIVE_BACK_S)
+            raise
+
+
+async def _announced(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()
