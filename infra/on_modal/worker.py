@@ -48,8 +48,9 @@ class TicketWorker:
         settings = Settings()
         configure_logging("snapshot", settings.log_level, settings.secret_values())
         self._thread.start()
-        folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
-        settings = settings.model_copy(update={"engine_dir": settings.engine_dir or folder})
+        if settings.engine_dir is None:  # one folder, for the engine before the snapshot and for the one after it
+            folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
+            settings = settings.model_copy(update={"engine_dir": folder})
         self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
         self._run(self._snapshot.prepare())
 
