@@ -9,9 +9,11 @@ packs that are built into our image are read from their sources. It is no sandbo
 what it does. Who may submit graphs of their own should have only nodes installed that one trusts.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import lru_cache
 from typing import Self
 
 from workflows.errors import NodeNotAllowed, pointer
@@ -114,7 +116,8 @@ class NodePolicy:
 
     def objection(self, class_type: str) -> str | None:
         """Why graphs may not use this class; None if they may."""
-        return next((reason for pattern, reason in reversed(self.rules) if fnmatchcase(class_type, pattern)), None)
+        rule = _last_of(self.rules).match(class_type)
+        return None if rule is None or rule.lastindex is None else self.rules[-rule.lastindex][1]
 
     def check(self, graph: Graph) -> None:
         """Raises `NodeNotAllowed` for the first node that may not be used."""
@@ -126,6 +129,12 @@ class NodePolicy:
                     pointer=pointer(node_id, "class_type"),
                     node_id=node_id,
                 )
+
+
+@lru_cache(maxsize=4)
+def _last_of(rules: tuple[tuple[str, str | None], ...]) -> re.Pattern[str]:
+    """The last pattern that fits, counted from the end, as the number of its group."""
+    return re.compile("|".join(f"({translate(pattern)})" for pattern, _ in reversed(rules)) or r"(?!)")
 
 
 def _rules(pattern: str) -> Iterator[tuple[str, str | None]]:

@@ -41,7 +41,7 @@ class Body:
     """
 
     def __init__(self, enter: Callable[[], Awaitable[Callable[[], None]]] | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._nonce = secrets.token_hex(8)
         self._spools: list[Path] = []
         self._digest = hashlib.sha256()
@@ -49,7 +49,6 @@ class Body:
         self._leave: Callable[[], None] | None = None
         self._in_memory = 0
         self._texts = 0
-        self.folder = Path(self._folder.name)
 
     def __enter__(self) -> Self:
         return self
@@ -59,11 +58,12 @@ class Body:
     ) -> None:
         if self._leave is not None:
             self._leave()
-        self._folder.cleanup()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
         """The document, long strings replaced by placeholders. ValueError if it is not JSON, `BodyTooLarge`."""
-        with tempfile.SpooledTemporaryFile(LIGHT, dir=self._folder.name) as small:
+        with tempfile.SpooledTemporaryFile(LIGHT) as small:
             scanner = Scanner(small, self._new_spool)
             try:
                 size = 0
@@ -142,11 +142,13 @@ class Body:
             self._leave = await self._enter()
 
     def new_file(self, name: str) -> Path:
-        """A path for the caller's own use, removed with the body."""
-        return self.folder / name
+        """A path for the caller's own use, removed with the body. Most bodies need none, and no folder."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
+        return Path(self._folder.name) / name
 
     def _new_spool(self) -> tuple[BinaryIO, bytes]:
-        path = self.folder / f"spool-{len(self._spools)}"
+        path = self.new_file(f"spool-{len(self._spools)}")
         self._spools.append(path)
         return path.open("wb"), f"\\u0000{self._nonce}:{len(self._spools) - 1}".encode()
 
