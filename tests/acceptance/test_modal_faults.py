@@ -30,20 +30,18 @@ def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterat
 @pytest.fixture(autouse=True)
 def idle(app: Deployed) -> None:
     """No ticket is left of the test before, whose time would end in this one."""
-    deadline = time.monotonic() + 30
-    while any(container.running for container in app.plane.containers_of(WORKER)):
-        assert time.monotonic() < deadline, app.plane.logs()
-        time.sleep(0.1)
+    app.until(lambda: not any(container.running for container in app.plane.containers_of(WORKER)))
 
 
 def _make_ready(app: Deployed, count: int) -> None:
     """So many containers that wait for a ticket."""
     for job_id in [app.submit(slow(2)) for _ in range(count)]:
         app.ended(job_id)
-    deadline = time.monotonic() + 30
-    while sum("worker ready" in app.plane.log(container) for container in app.plane.containers_of(WORKER)) < count:
-        assert time.monotonic() < deadline, app.plane.logs()
-        time.sleep(0.1)
+
+    def ready() -> int:
+        return sum("worker ready" in app.plane.log(container) for container in app.plane.containers_of(WORKER))
+
+    app.until(lambda: ready() >= count)
 
 
 def _busy(app: Deployed) -> Container:

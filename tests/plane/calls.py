@@ -48,7 +48,7 @@ class Calls:
     async def result(self, function: Function) -> Any:
         """What the function returns, called as its schedule calls it: without arguments."""
         call = self.new_call(function.id, pb.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
-        await self.put(call, [pb.FunctionPutInputsItem(idx=0, input=message())])
+        await self.put(call, [pb.FunctionPutInputsItem(idx=0, input=input_of())])
         (entry,) = call.inputs
         async with self._state.changed:
             await self._state.changed.wait_for(lambda: entry.result is not None)
@@ -172,7 +172,7 @@ class Calls:
         return call
 
 
-def message(*arguments: Any, method: str = "") -> Any:
+def input_of(*arguments: Any, method: str = "") -> Any:
     """An input of these arguments; `method` of a class."""
     pickled = pickle.dumps((arguments, {}))
     return pb.FunctionInput(args=pickled, data_format=pb.DATA_FORMAT_PICKLE, method_name=method)

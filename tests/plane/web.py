@@ -6,7 +6,7 @@ from typing import Any
 from aiohttp import web
 from modal_proto import api_pb2 as pb
 
-from tests.plane.calls import Calls, message
+from tests.plane.calls import Calls, input_of
 from tests.plane.metadata import web_endpoints
 from tests.plane.state import Call, Function, State
 
@@ -40,8 +40,8 @@ class Web:
         call = self._calls.new_call(function.id, pb.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
         body = pb.Asgi.HttpRequest(body=await request.read(), more_body=False)
         _append(call.data_in, pb.Asgi(http_request=body))
-        scope = message(_scope(request), method=method)
-        await self._calls.put(call, [pb.FunctionPutInputsItem(idx=0, input=scope)])
+        item = pb.FunctionPutInputsItem(idx=0, input=input_of(_scope(request), method=method))
+        await self._calls.put(call, [item])
         response = await self._answer(request, call)
         async with self._state.changed:
             _append(call.data_in, pb.Asgi(http_disconnect=pb.Asgi.HttpDisconnect()))

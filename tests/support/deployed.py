@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,8 +98,12 @@ class Deployed:
 
     def runs(self, job_id: str) -> None:
         """Returns once a worker has claimed the job."""
-        deadline = time.monotonic() + 60
-        while self.job(job_id)["status"] == "queued":
+        self.until(lambda: self.job(job_id)["status"] != "queued", 60)
+
+    def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+        """Looks again and again; fails with the containers' logs."""
+        deadline = time.monotonic() + seconds
+        while not holds():
             assert time.monotonic() < deadline, self.plane.logs()
             time.sleep(0.1)
 
