@@ -11,12 +11,9 @@ from infra.settings import Settings
 async def serve(settings: Settings) -> None:
     stop = await stop_with_parent()
     async with local_stores(settings) as stores:
-        transport = webhook_transport(settings)
+        deliverer = dispatcher(settings, stores, webhook_transport(settings))
         say_ready(settings)
-        try:
-            await dispatcher(settings, stores, transport).serve(stop)
-        finally:
-            await transport.close()
+        await deliverer.serve(stop)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,7 @@ def deliver_due() -> None:
     configure_logging("deliverer", settings.log_level, settings.secret_values())
 
     async def once() -> None:
-        transport = webhook_transport(settings)
-        try:
-            async with open_stores(settings, MemorySignal()) as stores:
-                await dispatcher(settings, stores, transport).sweep()
-        finally:
-            await transport.close()
+        async with open_stores(settings, MemorySignal()) as stores:
+            await dispatcher(settings, stores, webhook_transport(settings)).sweep()
 
     asyncio.run(once())

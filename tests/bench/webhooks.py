@@ -69,7 +69,6 @@ async def _delivering(objects: ObjectStore) -> AsyncIterator[Stores]:
     finally:
         stop.set()
         await serving
-        await transport.close()
 
 
 async def _cancelled(stores: Stores, url: str) -> str:

@@ -1,8 +1,10 @@
 """One POST to a receiver over a real connection: what it sends, what it believes, and what it does not wait for."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -91,18 +93,12 @@ async def receiver() -> AsyncIterator[str]:
         yield url
 
 
-@asynccontextmanager
-async def posting(timeout_s: float = 10.0) -> AsyncIterator[RemotePoster]:
-    poster = RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=timeout_s)
-    try:
-        yield poster
-    finally:
-        await poster.close()
+def local_poster(timeout_s: float = 10.0) -> RemotePoster:
+    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=timeout_s)
 
 
 async def post(url: str, timeout_s: float = 10.0) -> Answer:
-    async with posting(timeout_s) as poster:
-        return await poster.post(url, HEADERS, BODY)
+    return await local_poster(timeout_s).post(url, HEADERS, BODY)
 
 
 async def test_what_was_signed_arrives(receiver: str) -> None:
@@ -173,21 +169,64 @@ async def test_where_we_do_not_go_no_repeat_helps(url: str) -> None:
 
 async def test_loopback_is_private_unless_it_is_permitted(receiver: str) -> None:
     """As deployed."""
-    poster = RemotePoster()
+    assert (await RemotePoster().post(f"{receiver}/take", HEADERS, BODY)).is_refused
+
+
+@pytest.fixture
+def everything_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name is one of this machine's."""
+
+    def getaddrinfo(host: object, port: int, *args: Any, **options: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.usefixtures("everything_is_here")
+@pytest.mark.parametrize("cookies", [1, 45])
+async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
+    """A receiver's cookies, for its host or a parent domain, go to no other one, and no connection is used again."""
+    seen: list[tuple[str, str | None, object]] = []
+
+    async def hook(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        seen.append((request.path, request.headers.get("cookie"), request.transport.get_extra_info("peername")))
+        answer = web.Response(status=204)
+        for number in range(cookies):
+            answer.headers.add("set-cookie", f"c{number}={'x' * 1500}; Domain={request.query['domain']}; Path=/")
+        return answer
+
+    app = web.Application()
+    app.router.add_route("*", "/{path}", hook)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    port, poster = runner.addresses[0][1], local_poster()
     try:
-        assert (await poster.post(f"{receiver}/take", HEADERS, BODY)).is_refused
+        for host, path, domain in (
+            ("a.hooks.test", "a", "hooks.test"),
+            ("b.hooks.test", "b", "hooks.test"),
+            ("a.hooks.test", "c", "a.hooks.test"),
+            ("a.hooks.test", "d", "a.hooks.test"),
+        ):
+            await poster.agrees(f"http://{host}:{port}/{path}?domain={domain}", "ours.example")
+            answer = await poster.post(f"http://{host}:{port}/{path}?domain={domain}", HEADERS, BODY)
+            assert answer.status == 204, answer
     finally:
-        await poster.close()
+        await runner.cleanup()
+    assert len(seen) == 8
+    assert {cookie for _, cookie, _ in seen} == {None}
+    assert len({peer for _, _, peer in seen}) == len(seen)
 
 
 async def test_the_handshake(receiver: str) -> None:
     """A receiver agrees by naming our origin or any; its body is of no interest."""
-    async with posting() as poster:
-        assert await poster.agrees(f"{receiver}/allow", "ours.example") is None
-        assert await poster.agrees(f"{receiver}/allow?allowed=*", "ours.example") is None
-        for path in ("allow?allowed=other.example", "endless"):
-            refusal = await poster.agrees(f"{receiver}/{path}", "ours.example")
-            assert refusal == "the receiver does not allow ours.example (it answered 200)"
-        refusal = await poster.agrees("http://10.0.0.1/", "ours.example")
-        assert refusal is not None
-        assert refusal.startswith("the handshake failed")
+    poster = local_poster()
+    assert await poster.agrees(f"{receiver}/allow", "ours.example") is None
+    assert await poster.agrees(f"{receiver}/allow?allowed=*", "ours.example") is None
+    for path in ("allow?allowed=other.example", "endless"):
+        refusal = await poster.agrees(f"{receiver}/{path}", "ours.example")
+        assert refusal == "the receiver does not allow ours.example (it answered 200)"
+    refusal = await poster.agrees("http://10.0.0.1/", "ours.example")
+    assert refusal is not None
+    assert refusal.startswith("the handshake failed")

@@ -161,7 +161,7 @@ async def site() -> AsyncIterator[str]:
     async def serve(request: web.Request) -> web.StreamResponse:
         match request.path:
             case "/picture":
-                return web.Response(body=PNG)
+                return web.Response(body=b"a cookie came" if "cookie" in request.headers else PNG)
             case "/text":
                 return web.Response(text="hello")
             case "/big":
@@ -172,7 +172,8 @@ async def site() -> AsyncIterator[str]:
                 return web.Response(status=302, headers={"location": "http://10.0.0.1/"})
             case path if path.startswith("/hops/"):
                 left = int(path.rsplit("/", 1)[1])
-                return web.Response(status=302, headers={"location": f"/hops/{left - 1}" if left > 1 else "/picture"})
+                location = f"/hops/{left - 1}" if left > 1 else "/picture"
+                return web.Response(status=302, headers={"location": location, "set-cookie": "c=1; Path=/"})
             case "/loop":
                 return web.Response(status=302, headers={"location": "/loop"})
         return web.Response(status=500)
@@ -222,6 +223,12 @@ async def test_three_redirects_are_followed_and_no_fourth(site: str, tmp_path: P
     assert fetched.content_type == "image/png"
     with pytest.raises(FetchFailed, match="TooManyRedirects"):
         await fetcher(site).fetch(f"{site}/hops/4", tmp_path / "file")
+
+
+async def test_a_cookie_of_a_redirect_is_not_sent_on(site: str, tmp_path: Path) -> None:
+    """Not even to the host that set it."""
+    fetched = await fetcher(site).fetch(f"{site}/hops/1", tmp_path / "file")
+    assert fetched.content_type == "image/png"
 
 
 async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None:
