@@ -13,13 +13,13 @@ from starlette.responses import Response
 from app.auth import Doorkeeper
 from app.body.large import LargeBodies
 from app.config import ApiConfig
-from app.middleware import AnswerMiddleware, AuthMiddleware
-from app.problems import Problem, of_storage
+from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware
+from app.problems import Problem, of_storage, outcome_unknown
 from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
 from app.routes.context import Context
 from app.services import Services
 from app.watch import JobWatch
-from storage.errors import StorageError
+from storage.errors import StorageError, StorageUnavailable
 
 
 def create_app(services: Services, config: ApiConfig) -> Starlette:
@@ -45,6 +45,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
             *counting,
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
+            Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
             Middleware(AuthMiddleware, door=Doorkeeper(services.stores.api_keys, config, services.stores.clock)),
         ],
         exception_handlers=handlers,
@@ -74,7 +75,9 @@ async def _on_problem(_: Request, problem: Problem) -> Response:
     return problem.response()
 
 
-async def _on_storage_error(_: Request, error: StorageError) -> Response:
+async def _on_storage_error(request: Request, error: StorageError) -> Response:
+    if isinstance(error, StorageUnavailable) and request.state.budget.may_have_written:
+        return outcome_unknown().response()
     return of_storage(error).response()
 
 

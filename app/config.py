@@ -53,6 +53,8 @@ class ApiConfig:
     max_wait_s: int = 60
     cancel_wait_s: float = 6.0
     """How long DELETE waits for a running job to stop before it answers 202."""
+    bucket_timeout_s: float = 15.0
+    """How long one request may wait for the bucket, in all."""
     spawn_wait_s: float = 5.0
     """How long an accepted job's answer waits while a worker is asked for; the reaper asks again."""
     output_expires_s: int = 3600

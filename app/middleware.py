@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import Doorkeeper, Principal, needs_key
 from app.problems import Problem
+from storage.bucket.budget import budget_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,19 @@ def _asker(scope: Scope) -> dict[str, str]:
     """Whose request it was, where that is known. Of the key its name alone."""
     principal: Principal | None = scope.get("state", {}).get("principal")
     return {} if principal is None else {"tenant": principal.tenant, "kid": principal.kid}
+
+
+class BudgetMiddleware:
+    """Bounds what each request may wait for the bucket; `scope["state"]["budget"]` tells how it went."""
+
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+        self._app = app
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with budget_of(self._seconds) as budget:
+            scope.setdefault("state", {})["budget"] = budget
+            await self._app(scope, receive, send)
 
 
 class AuthMiddleware:

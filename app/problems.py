@@ -180,6 +180,12 @@ _TYPES = (
     ProblemType(
         "storage-unavailable", 503, "The bucket does not answer", "try again; nothing that was answered 2xx is lost"
     ),
+    ProblemType(
+        "outcome-unknown",
+        503,
+        "The bucket stopped answering while the request was being written",
+        "send it again with the same Idempotency-Key, or read back whether it took effect before you repeat it",
+    ),
     ProblemType("internal-error", 500, "The API failed", "try again; give the request id to the operator"),
 )
 PROBLEM_TYPES: Mapping[str, ProblemType] = {kind.slug: kind for kind in _TYPES}
@@ -284,6 +290,12 @@ def of_validation(error: ValidationError) -> Problem:
     return Problem(
         "validation-error", f"{first['pointer']}: {first['detail']}{more}", pointer=first["pointer"], errors=found
     )
+
+
+def outcome_unknown() -> Problem:
+    """For a bucket that fails once the request has begun to write: it may have taken effect all the same."""
+    detail = "the bucket did not answer in time; the request may have taken effect, or may still do so"
+    return Problem("outcome-unknown", detail, headers={"Retry-After": "5"})
 
 
 def of_storage(error: storage_errors.StorageError) -> Problem:

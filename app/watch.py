@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from storage.bucket.budget import background
 from storage.errors import JobNotFound, StorageError
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
@@ -64,7 +65,7 @@ class _Poll:
         self._gone: JobNotFound | None = None
         self._is_over = False
         self._changed = asyncio.Event()
-        self._task = asyncio.create_task(self._run())
+        self._task = background(self._run())
 
     async def until(self, wanted: Wanted, timeout_s: float) -> StoredJob:
         try:

@@ -111,6 +111,10 @@ class Settings(BaseSettings):
     retain_days: Annotated[float, Field(gt=0)] = Field(
         7.0, description="how long finished jobs, their files and unused uploads stay, days"
     )
+    bucket_timeout_s: Seconds = Field(
+        15.0,
+        description="how long a request may wait for the bucket in all, before it gets a 503, seconds",
+    )
     max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
 
     # What jobs run on and what it costs, and the workflows that have names.

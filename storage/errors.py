@@ -4,6 +4,7 @@ StorageError
 ├── ObjectNotFound        no object under this key
 ├── PreconditionFailed    a conditional write lost the race (S3's 404, 409 and 412 alike): re-read
 ├── StorageUnavailable    the bucket did not answer, or answered 5xx after the configured retries
+│   └── BudgetSpent       it did not answer within what the request may wait for it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 │   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
 ├── RangeBeyondEnd        the object ends before the first byte that was asked for (in `storage.bucket._s3_errors`)
@@ -43,6 +44,10 @@ class PreconditionFailed(StorageError):
 
 class StorageUnavailable(StorageError):
     """The bucket could not be reached, or failed after the configured retries."""
+
+
+class BudgetSpent(StorageUnavailable):
+    """The request has waited for the bucket as long as it may; see `storage.bucket.budget`."""
 
 
 class StorageRefused(StorageError):

@@ -1,5 +1,6 @@
 """/health says that the process lives; /ready that it can do its work."""
 
+import asyncio
 import time
 
 from starlette.requests import Request
@@ -10,10 +11,14 @@ from app import __version__
 from app.routes.context import answer, context_of
 from app.wire.service import Health, Ready
 from storage import keys
+from storage.bucket.budget import background
 from storage.errors import StorageError
 
 READY_LIFE_S = 2.0
 """How long one look at the bucket counts: probes must not cost a request each."""
+READY_WAIT_S = 1.5
+"""How long a probe waits for that look."""
+NOT_READY = Ready(status="not_ready", detail="the bucket does not answer")
 
 
 async def health(_: Request) -> Response:
@@ -21,19 +26,37 @@ async def health(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
+    """Answers within `READY_WAIT_S`, also while the bucket hangs. All probes share one look at it, so that those which
+    give up do not take the bucket's connections one after the other."""
     state = request.app.state
-    checked_at, found = getattr(state, "ready", (0.0, None))
-    if found is None or time.monotonic() - checked_at > READY_LIFE_S:
-        found = await _look(request)
-        state.ready = (time.monotonic(), found)
+    looked: _Looked | None = getattr(state, "ready", None)
+    if looked is None or looked.is_old():
+        looked = state.ready = _Looked(background(_look(request)))
+    await asyncio.wait({looked.task}, timeout=READY_WAIT_S)
+    found = looked.task.result() if looked.task.done() else NOT_READY
     return answer(found, 200 if found.status == "ready" else 503)
+
+
+class _Looked:
+    """A look at the bucket, under way or done. It counts for `READY_LIFE_S` after its end."""
+
+    def __init__(self, task: asyncio.Task[Ready]) -> None:
+        self.task = task
+        self._ended_at: float | None = None
+        task.add_done_callback(self._end)
+
+    def is_old(self) -> bool:
+        return self._ended_at is not None and time.monotonic() - self._ended_at > READY_LIFE_S
+
+    def _end(self, _: asyncio.Task[Ready]) -> None:
+        self._ended_at = time.monotonic()
 
 
 async def _look(request: Request) -> Ready:
     try:
         await context_of(request).stores.objects.list(keys.PROBES, limit=1)
     except StorageError:
-        return Ready(status="not_ready", detail="the bucket does not answer")
+        return NOT_READY
     return Ready(status="ready", detail="the bucket answers")
 
 

@@ -18,7 +18,7 @@ from app.submission.media import LocalMedium, PreparedMedium
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
-from storage.errors import JobGone, JobNotFound, PreconditionFailed
+from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.record import DAY_S, JobRecord
 from storage.jobs.store import LocalFile, StoredJob
 from storage.jobs.values import Medium
@@ -82,8 +82,14 @@ class Acceptance:
             return None
 
     async def _accepted(self, stored: StoredJob, *, is_replay: bool) -> Accepted:
-        estimate = await self._stores.runtimes.estimate(self._tenant, stored.record.workflow_shape)
-        return Accepted(stored, estimate or DEFAULT_ESTIMATE_S, is_replay)
+        return Accepted(stored, await self._estimate_s(stored.record) or DEFAULT_ESTIMATE_S, is_replay)
+
+    async def _estimate_s(self, record: JobRecord) -> int | None:
+        """None where it is not known. The job is accepted by now, so a bucket that fails here must not refuse it."""
+        try:
+            return await self._stores.runtimes.estimate(self._tenant, record.workflow_shape)
+        except StorageUnavailable:
+            return None
 
     async def _create(self, prepared: PreparedJob, job_id: str, identity: Identity) -> StoredJob:
         record, files = self.draft(prepared, job_id, self._stores.clock.now(), identity)

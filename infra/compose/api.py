@@ -45,6 +45,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_timeout_s=settings.max_timeout_s,
         queue_timeout_s=settings.queue_timeout_s,
         retain_s=retain_s(settings),
+        bucket_timeout_s=settings.bucket_timeout_s,
         max_batch_jobs=settings.max_batch_jobs,
         gpu_pools=tuple(settings.gpu_pools),
         webhook_public_keys=_public_keys(settings),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from infra.compose.values import retain_s, webhook_secrets
@@ -42,9 +43,21 @@ def s3_config(settings: Settings) -> S3Config:
     )
 
 
+def api_s3_config(settings: Settings) -> S3Config:
+    """Half of a request's budget for an answer, so that one repetition fits into it, and no thread of the API is held
+    for long by a bucket that hangs."""
+    config, half_s = s3_config(settings), settings.bucket_timeout_s / 2
+    return replace(
+        config,
+        connect_timeout_s=min(config.connect_timeout_s, half_s),
+        read_timeout_s=min(config.read_timeout_s, half_s),
+    )
+
+
 @asynccontextmanager
-async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
-    objects = S3ObjectStore(s3_config(settings))
+async def open_objects(settings: Settings, s3: S3Config | None = None) -> AsyncIterator[ObjectStore]:
+    """`s3` where the bucket is asked in another way than `s3_config` says."""
+    objects = S3ObjectStore(s3 or s3_config(settings))
     try:
         yield objects
     finally:
@@ -52,8 +65,8 @@ async def open_objects(settings: Settings) -> AsyncIterator[ObjectStore]:
 
 
 @asynccontextmanager
-async def open_stores(settings: Settings, signal: Signal) -> AsyncIterator[Stores]:
-    async with open_objects(settings) as objects:
+async def open_stores(settings: Settings, signal: Signal, s3: S3Config | None = None) -> AsyncIterator[Stores]:
+    async with open_objects(settings, s3) as objects:
         stores = make_stores(settings, objects, signal)
         try:
             yield stores

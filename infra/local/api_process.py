@@ -10,6 +10,7 @@ import uvicorn
 
 from app.asgi import create_app
 from infra.compose.api import api_config, api_services
+from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
 from infra.local.process import begin, local_stores, say_ready
@@ -44,7 +45,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: Settings, descriptor: int) -> None:
-    async with local_stores(settings) as stores:
+    async with local_stores(settings, api_s3_config(settings)) as stores:
         app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
         config = uvicorn.Config(
             app,

@@ -10,6 +10,7 @@ from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
 from infra.settings import Settings
+from storage.bucket.s3 import S3Config
 from storage.stores import Stores
 
 
@@ -22,9 +23,9 @@ def begin() -> Settings:
 
 
 @asynccontextmanager
-async def local_stores(settings: Settings) -> AsyncIterator[Stores]:
+async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncIterator[Stores]:
     """The stores, with the signal that all processes of this machine hear."""
-    async with open_local_signal(settings) as signal, open_stores(settings, signal) as stores:
+    async with open_local_signal(settings) as signal, open_stores(settings, signal, s3) as stores:
         yield stores
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from app.asgi import create_app
 from infra.compose.api import api_config, api_services
-from infra.compose.stores import make_stores, s3_config
+from infra.compose.stores import api_s3_config, make_stores
 from infra.logs import configure_logging
 from infra.on_modal.launcher import modal_launcher
 from infra.on_modal.signal import ModalSignal
@@ -16,5 +16,5 @@ def api_application() -> Any:
     """The ASGI application of one API container."""
     settings = Settings()
     configure_logging("api", settings.log_level, settings.secret_values())
-    stores = make_stores(settings, S3ObjectStore(s3_config(settings)), ModalSignal())
+    stores = make_stores(settings, S3ObjectStore(api_s3_config(settings)), ModalSignal())
     return create_app(api_services(settings, stores, modal_launcher(settings)), api_config(settings))

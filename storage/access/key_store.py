@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from storage import keys
 from storage._cache import ShortLived
 from storage.access.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
+from storage.bucket.budget import within_budget
 from storage.bucket.conditional import commit, new_nonce
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.clock import Clock
@@ -185,7 +186,7 @@ class ApiKeyStore:
 
     async def _listed_kids(self) -> frozenset[str]:
         """As they were at most `LIST_LIFE` ago."""
-        async with self._listing:
+        async with within_budget(keys.API_KEYS), self._listing:
             if self._kids is None or self._clock.now() - self._kids[0] >= LIST_LIFE:
                 found = set[str]()
                 after, more, asked_at = "", True, self._clock.now()

@@ -11,10 +11,9 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import anyio.to_thread
-
 from storage.bucket._s3_clients import S3Config
 from storage.bucket._s3_errors import of_answer, of_entry
+from storage.bucket._threads import Threads
 from storage.bucket.objects import ObjectHead, StoredObject
 from storage.errors import StorageRefused, StorageUnavailable
 
@@ -49,7 +48,7 @@ class SmallObjects:
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
-        self._limiter = anyio.CapacityLimiter(config.threads)
+        self.threads = Threads(config.threads)
 
     async def put(self, key: str, body: bytes, content_type: str, *, told: str) -> str:
         """Unconditionally; the ETag."""
@@ -70,7 +69,7 @@ class SmallObjects:
                 answer = obstore.get(self._patient, key)
                 return answer, bytes(answer.bytes())
 
-        answer, body = await self._in_thread(read)
+        answer, body = await self._in_thread(read, told)
         meta = answer.meta
         content_type = str(answer.attributes.get("Content-Type", "application/octet-stream"))
         head = ObjectHead(told, unquoted(meta["e_tag"]), len(body), content_type, meta["last_modified"])
@@ -84,7 +83,7 @@ class SmallObjects:
             with _translated(told):
                 obstore.delete(self._patient, keys)
 
-        await self._in_thread(remove)
+        await self._in_thread(remove, told)
 
     async def _put(self, store: "S3Store", key: str, body: bytes, content_type: str, told: str, mode: "PutMode") -> str:
         import obstore
@@ -96,12 +95,12 @@ class SmallObjects:
                 )
             return unquoted(answer["e_tag"])
 
-        return await self._in_thread(write)
+        return await self._in_thread(write, told)
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def _in_thread(self, call: Callable[[], T], told: str) -> T:
         """Not by the library's own coroutines: its threads would then come back to the interpreter, and one that does
         so while the process ends aborts it."""
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        return await self.threads.run(call, told)
 
     @cached_property
     def _patient(self) -> "S3Store":

@@ -1,7 +1,7 @@
 """`ObjectStore` for any S3 endpoint.
 
 Records and hints go by object_store (`_s3_small`); lists, large bodies, files and presigned URLs by boto3, whose
-blocking calls run on a bounded pool of threads. Their needs differ:
+blocking calls run on bounded pools of threads. Their needs differ:
 
 - conditional writes are sent exactly once: a retry after a lost answer would report 412 for our own write.
   One at a time a key, too: some servers let the losers of a race wait for seconds;
@@ -9,8 +9,10 @@ blocking calls run on a bounded pool of threads. Their needs differ:
 - transfers have a connection pool of their own, so that a large file never starves the small requests.
 """
 
+import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -18,13 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
-import anyio
-import anyio.to_thread
-
 from storage import keys
 from storage.bucket._s3_clients import S3Config, make_client
 from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
 from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
+from storage.bucket._threads import Threads
+from storage.bucket.budget import note_write, within_budget
 from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
@@ -46,12 +47,12 @@ class S3ObjectStore:
     def __init__(self, config: S3Config) -> None:
         self._config = config
         self._prefix = keys.root(config.prefix)
-        self._limiter = anyio.CapacityLimiter(config.threads)
-        self._transfer_limiter = anyio.CapacityLimiter(config.transfer_threads)
+        self._threads = Threads(config.threads)
+        self._transfers = Threads(config.transfer_threads)
         self._small = SmallObjects(config)
         self._clients: dict[str, S3Client] = {}
         self._making = Lock()
-        self._writing: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.requests: Counter[str] = Counter()
 
     # Small objects.
@@ -135,18 +136,26 @@ class S3ObjectStore:
 
         def send() -> None:
             self._transfer.upload_file(
-                str(path), **self._at(key), ExtraArgs={"ContentType": content_type}, Config=self._transfer_config()
+                str(path),
+                **self._at(key),
+                ExtraArgs={"ContentType": content_type},
+                Config=self._transfer_config(),
+                Callback=self._transfers.moved,
             )
 
-        await self._call(send, key, self._transfer_limiter)
+        with translated(key):
+            await self._transfers.transfer(send, key)
 
     async def download_file(self, key: str, path: Path) -> None:
         self.requests["GET"] += 1
 
         def receive() -> None:
-            self._transfer.download_file(**self._at(key), Filename=str(path), Config=self._transfer_config())
+            self._transfer.download_file(
+                **self._at(key), Filename=str(path), Config=self._transfer_config(), Callback=self._transfers.moved
+            )
 
-        await self._call(receive, key, self._transfer_limiter)  # s3transfer writes beside `path`, then renames
+        with translated(key):
+            await self._transfers.transfer(receive, key)  # s3transfer writes beside `path`, then renames
 
     # Presigned requests: computed here, no request is made.
 
@@ -166,6 +175,8 @@ class S3ObjectStore:
         return SignedRequest("PUT", url, _expiry(expires_s), headers)
 
     async def close(self) -> None:
+        for threads in (self._small.threads, self._threads, self._transfers):
+            threads.close()
         for client in self._clients.values():
             client.close()
 
@@ -175,12 +186,24 @@ class S3ObjectStore:
         """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
         self.requests["PUT"] += 1
         try:
-            async with self._writing.setdefault(key, anyio.Lock()):
+            async with self._turn(key):
                 return await self._send_once(key, body, content_type, etag)
         except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
             raise PreconditionFailed(key) from lost
         except (PreconditionFailed, StorageUnavailable) as unclear:
             return await self._settle(key, body, unclear)
+
+    @asynccontextmanager
+    async def _turn(self, key: str) -> AsyncIterator[None]:
+        """To write this key. The wait for it is one for the bucket: another writer of this process waits there."""
+        lock = self._writing.setdefault(key, asyncio.Lock())
+        async with within_budget(key):
+            await lock.acquire()
+        try:
+            note_write()
+            yield
+        finally:
+            lock.release()
 
     async def _send_once(self, key: str, body: bytes, content_type: str, etag: str | None) -> str:
         if fits(self._prefix + key, len(body)):
@@ -228,9 +251,9 @@ class S3ObjectStore:
                     raise
         raise AssertionError("the last attempt returns or raises")  # pragma: no cover
 
-    async def _call(self, request: Callable[[], T], key: str, limiter: anyio.CapacityLimiter | None = None) -> T:
+    async def _call(self, request: Callable[[], T], key: str) -> T:
         with translated(key):
-            return await anyio.to_thread.run_sync(request, limiter=limiter or self._limiter)
+            return await self._threads.run(request, key)
 
     def _delete_batch(self, keys: tuple[str, ...]) -> None:
         objects = [{"Key": self._prefix + key} for key in keys]

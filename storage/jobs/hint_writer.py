@@ -6,6 +6,7 @@ A hint that is still to be removed costs a reader a look at worst, so nobody is 
 import asyncio
 from collections.abc import Iterable
 
+from storage.bucket.budget import background, within_budget
 from storage.bucket.objects import ObjectStore
 from storage.errors import StorageError
 from storage.together import together
@@ -20,7 +21,8 @@ class HintWriter:
         """A removal of the same key that is under way comes first: it must not hit what is written now."""
         keys = sorted(hints)
         if removals := {self._dropping[key] for key in keys if key in self._dropping}:
-            await asyncio.wait(removals)
+            async with within_budget(keys[0]):
+                await asyncio.wait(removals)
         await together(*(self._objects.put(key, b"") for key in keys))
 
     async def drop(self, hints: Iterable[str]) -> None:
@@ -35,7 +37,7 @@ class HintWriter:
         keys = sorted(hints)
         if not keys:
             return
-        removal = asyncio.create_task(self.drop(keys))
+        removal = background(self.drop(keys))
         self._dropping |= dict.fromkeys(keys, removal)
         removal.add_done_callback(self._forget)
 

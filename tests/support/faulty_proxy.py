@@ -42,11 +42,15 @@ class FaultyProxy:
     unknown: frozenset[str] = frozenset()
     passed: int = 0
     seen: list[tuple[str, str]] = field(default_factory=list)
+    hangs_after: int | None = None
+    recovered: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
     _session: aiohttp.ClientSession | None = None
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.seen.append((request.method, request.raw_path))
+        if self.hangs_after is not None and len(self.seen) > self.hangs_after:
+            await self.recovered.wait()
         if self.unknown & request.query.keys():
             return _s3_error(501, "NotImplemented")
         fault = self._next_fault(request)
@@ -77,6 +81,16 @@ class FaultyProxy:
         fault = self.chance.choice(WEATHER)
         self.met[fault] += 1
         return fault
+
+    def hang(self, after: int = 0) -> None:
+        """Answer so many requests more, and then none before `recover`."""
+        self.recovered = asyncio.Event()
+        self.hangs_after = len(self.seen) + after
+
+    def recover(self) -> None:
+        """Requests that wait are passed on now, late as they are."""
+        self.hangs_after = None
+        self.recovered.set()
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
         """With the client's own headers, Host included: the signature covers them."""

@@ -1,0 +1,109 @@
+"""How long one request of the API may wait for the bucket, in all: a budget that every call to the bucket draws on.
+
+The budget belongs to a context (`contextvars`), so code between a route and the bucket does not pass it on. Waits that
+overlap count once. Where there is none, as in workers, deliverer and reaper, calls wait as long as the adapter does.
+Nothing but waiting for the bucket is counted: not a request's body, a long poll's pause or a user's URL.
+"""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from storage.errors import BudgetSpent
+
+T = TypeVar("T")
+
+
+class Budget:
+    """`may_have_written`: a conditional write was sent, so what follows a failure is unknown."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.may_have_written = False
+        self._spent_s = 0.0
+        self._waits = 0
+        self._since = 0.0
+
+    @property
+    def left_s(self) -> float:
+        running = time.monotonic() - self._since if self._waits else 0.0
+        return self.seconds - self._spent_s - running
+
+    @contextmanager
+    def spending(self) -> Iterator[None]:
+        if not self._waits:
+            self._since = time.monotonic()
+        self._waits += 1
+        try:
+            yield
+        finally:
+            self._waits -= 1
+            if not self._waits:
+                self._spent_s += time.monotonic() - self._since
+
+
+_current: contextvars.ContextVar[Budget | None] = contextvars.ContextVar("bucket_budget", default=None)
+
+
+@contextmanager
+def budget_of(seconds: float) -> Iterator[Budget]:
+    """What runs in here, and the tasks that it awaits, share one budget."""
+    budget = Budget(seconds)
+    token = _current.set(budget)
+    try:
+        yield budget
+    finally:
+        _current.reset(token)
+
+
+@asynccontextmanager
+async def within_budget(what: str) -> AsyncIterator[None]:
+    """For one wait; `BudgetSpent` where the budget ends first. `what` is the key, for the error."""
+    budget = _current.get()
+    if budget is None:
+        yield
+        return
+    with budget.spending():
+        if budget.left_s <= 0:
+            raise BudgetSpent(f"{what}: not asked, {budget.seconds:g} s were spent on the bucket before")
+        try:
+            async with asyncio.timeout(budget.left_s):
+                yield
+        except TimeoutError:
+            raise BudgetSpent(f"{what}: no answer within the {budget.seconds:g} s of this request") from None
+
+
+def note_write() -> None:
+    """A conditional write is about to be sent."""
+    if (budget := _current.get()) is not None:
+        budget.may_have_written = True
+
+
+async def while_it_moves(work: asyncio.Future[T], moved: Callable[[], int], what: str) -> T:
+    """The result of a transfer, which may take as long as its bytes move: only a pause is held against the budget.
+
+    `moved` tells the number of bytes so far.
+    """
+    budget = _current.get()
+    if budget is None:
+        return await work
+    try:
+        while True:
+            before = moved()
+            done, _ = await asyncio.wait({work}, timeout=max(0.0, budget.left_s))
+            if done:
+                return work.result()
+            if moved() == before:
+                raise BudgetSpent(f"{what}: no byte moved for {budget.seconds:g} s")
+    finally:
+        work.cancel()
+
+
+def background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """A task that outlives the request that began it, and so has no part in its budget."""
+    context = contextvars.copy_context()
+    context.run(_current.set, None)
+    return asyncio.create_task(work, context=context)
