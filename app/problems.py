@@ -92,8 +92,14 @@ _TYPES = (
     ProblemType(
         "bad-medium",
         422,
-        "A medium is broken, or too large",
-        "send an intact file, with fewer pixels or a shorter duration",
+        "A medium is of another format, broken, or too large",
+        "send an intact file of a listed format, with fewer pixels or a shorter duration",
+    ),
+    ProblemType(
+        "media-checks-busy",
+        503,
+        "Too many files are being examined",
+        "wait for Retry-After seconds; nothing is known to be wrong with the file",
     ),
     ProblemType("bad-base64", 422, "A medium is not base64", "encode the file's bytes as standard base64"),
     ProblemType(

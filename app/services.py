@@ -7,6 +7,7 @@ from typing import Protocol
 
 from storage.launcher import Launcher
 from storage.stores import Stores
+from storage.untrusted.media_check import MediaCheck
 from storage.untrusted.remote import Fetched
 from workflows.manifest import NamedWorkflow
 
@@ -22,5 +23,6 @@ class Services:
     stores: Stores
     launcher: Launcher
     fetcher: Fetcher
+    media_check: MediaCheck
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

@@ -95,6 +95,13 @@ class Settings(BaseSettings):
     max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
     max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
     max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
+    max_media_checks: Count | None = Field(
+        None, description="files that one process examines at once; unset means one for each CPU core, at most 4"
+    )
+    max_waiting_media_checks: Count = Field(
+        100, description="most files of one tenant that wait at one API process to be examined"
+    )
+    media_check_wait_s: Seconds = Field(30.0, description="longest wait of a file to be examined by the API, seconds")
     max_nodes: Count = Field(2_000, description="most nodes of a workflow")
     denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
         DEFAULT,

@@ -20,7 +20,8 @@ StorageError
 ├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
 ├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
-├── MediumRefused         a file that is broken, or becomes too large in an engine
+├── MediumRefused         a file that is of no listed format, is broken, or becomes too large in an engine
+├── CheckUnavailable      a file could not be examined now: it says nothing of the file
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
 └── TransitionRefused     the job's state does not allow the change
@@ -108,6 +109,10 @@ class FetchFailed(StorageError):
 
 class MediumRefused(StorageError):
     """The message says what of the file is wrong."""
+
+
+class CheckUnavailable(StorageError):
+    """Too many files are being examined, or the system ended the examination."""
 
 
 class FetchRefused(StorageError):

@@ -16,12 +16,11 @@ from storage.bucket.objects import ObjectStore
 from storage.errors import SealBroken, StorageError
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
-from storage.untrusted.media_check import MediaLimits
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
 from workers.outputs.uploads import OutputUploads
-from workers.staging import stage
+from workers.staging import StagingPolicy, stage
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.execution import for_execution
@@ -49,7 +48,7 @@ class Workbench:
     engine: ComfyEngine
     catalogue: Catalogue
     policy: ExecutionPolicy
-    media_limits: MediaLimits
+    staging: StagingPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +152,7 @@ class Attempt:
     async def _stage(self) -> None:
         bench = self._bench
         await bench.engine.clean()
-        await stage(self._record.media, bench.objects, bench.engine, bench.media_limits)
+        await stage(self._record.media, bench.objects, bench.engine, bench.staging)
 
     @asynccontextmanager
     async def _keeping(self, document: Mapping[str, Any]) -> AsyncIterator[None]:

@@ -9,7 +9,8 @@ WorkerError
 ├── OutOfMemory             a node ran out of GPU memory
 ├── JobTimedOut             the job's timeout_s passed
 ├── JobCancelled            the job's owner asked to stop it
-├── BadMedium               an input is broken, or becomes too large in ComfyUI
+├── BadMedium               an input is of no listed format, is broken, or becomes too large in ComfyUI
+├── CheckFailed             an input could not be examined: the worker's machine is at its limits
 ├── StagingFailed           an input could not be brought to ComfyUI
 ├── OutputFailed            an output could not be read, or not be stored
 └── StorageFailed           the bucket failed for longer than a worker waits
@@ -77,6 +78,10 @@ class JobCancelled(WorkerError):
 
 class BadMedium(WorkerError):
     code = "bad_medium"
+
+
+class CheckFailed(WorkerError):
+    code = "check_failed"
 
 
 class StagingFailed(WorkerError):

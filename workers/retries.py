@@ -6,6 +6,7 @@ from enum import Enum
 from storage.jobs.record import WORKER_LOST
 from workers.errors import (
     BadMedium,
+    CheckFailed,
     EngineError,
     EngineStalled,
     EngineUnavailable,
@@ -35,6 +36,7 @@ POLICY: Mapping[str, Repeat] = {
     EngineUnavailable.code: Repeat.AUTOMATIC,
     EngineStalled.code: Repeat.AUTOMATIC,
     StorageFailed.code: Repeat.AUTOMATIC,
+    CheckFailed.code: Repeat.AUTOMATIC,
     OutOfMemory.code: Repeat.BY_CALLER,  # a clean engine may have the room that a full one lacked
     WorkerError.code: Repeat.BY_CALLER,
     PromptRefused.code: Repeat.NEVER,

@@ -21,7 +21,6 @@ from storage.jobs.store import JobStore, StoredJob
 from storage.jobs.values import ErrorDetail, Output, ProgressDetails
 from storage.published.runtimes import RuntimeStore
 from storage.signal import Signal
-from storage.untrusted.media_check import MediaLimits
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
@@ -32,6 +31,7 @@ from workers.outputs.uploads import AttemptKeys, OutputUploads, UploadPolicy
 from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workers.retries import is_repeated, is_retryable
+from workers.staging import StagingPolicy
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class RunnerPolicy:
     max_attempts: int = 3
     log_interval_s: float = 10.0
     uploads: UploadPolicy = field(default_factory=UploadPolicy)
-    media_limits: MediaLimits = field(default_factory=MediaLimits)
+    staging: StagingPolicy = field(default_factory=StagingPolicy)
     report: ReportPolicy = field(default_factory=ReportPolicy)
     execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
 
@@ -151,7 +151,7 @@ class JobRunner:
             self._engine,
             self._catalogue,
             policy.execution,
-            policy.media_limits,
+            policy.staging,
         )
         return Attempt(bench, record, uploads)
 

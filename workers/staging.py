@@ -1,37 +1,49 @@
 """A job's media from the bucket into ComfyUI's input folder."""
 
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.bucket.objects import ObjectStore
-from storage.errors import MediumRefused, ObjectNotFound
+from storage.errors import CheckUnavailable, MediumRefused, ObjectNotFound
 from storage.jobs.values import Medium
 from storage.together import together
-from storage.untrusted.media_check import MediaLimits, check_medium
+from storage.untrusted.media_check import MediaCheck, MediaLimits
 from workers.comfy.engine import ComfyEngine
-from workers.errors import BadMedium, StagingFailed
+from workers.errors import BadMedium, CheckFailed, StagingFailed
 
 
-async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine, limits: MediaLimits) -> None:
+@dataclass(frozen=True, slots=True)
+class StagingPolicy:
+    """`probes`: files that are examined at once; None for `default_probes`."""
+
+    limits: MediaLimits = field(default_factory=MediaLimits)
+    probes: int | None = None
+
+
+async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine, policy: StagingPolicy) -> None:
     """All at once; memory stays constant however large they are. What was uploaded by its URL is checked here first."""
+    check = MediaCheck(policy.probes)
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-input-") as folder:
         await together(
             *(
-                _stage_one(medium, Path(folder) / f"{position:03d}", objects, engine, limits)
+                _stage_one(medium, Path(folder) / f"{position:03d}", objects, engine, check, policy.limits)
                 for position, medium in enumerate(media)
             )
         )
 
 
 async def _stage_one(
-    medium: Medium, path: Path, objects: ObjectStore, engine: ComfyEngine, limits: MediaLimits
+    medium: Medium, path: Path, objects: ObjectStore, engine: ComfyEngine, check: MediaCheck, limits: MediaLimits
 ) -> None:
     try:
         await objects.download_file(medium.key, path)
     except ObjectNotFound:
         raise StagingFailed(f"the bytes of {medium.name} are no longer in the bucket") from None
     try:
-        await check_medium(path, limits)
+        await check.check(path, limits, data=True)
     except MediumRefused as error:
         raise BadMedium(f"{medium.name}: {error}") from error
+    except CheckUnavailable as error:
+        raise CheckFailed(f"{medium.name}: {error}") from error
     await engine.stage(medium.name, path)

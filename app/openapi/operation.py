@@ -48,6 +48,7 @@ SUBMISSION_PROBLEMS = (
     "too-many-media",
     "medium-too-large",
     "bad-medium",
+    "media-checks-busy",
     "bad-base64",
     "bad-media-name",
     "duplicate-media-name",

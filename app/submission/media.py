@@ -13,13 +13,14 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.wire.jobs import InputValue, MediumSource
-from storage.errors import FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
+from storage.errors import CheckUnavailable, FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.values import Medium
-from storage.untrusted.media_check import check_medium
 from workflows.errors import pointer
 
 _FORBIDDEN_IN_NAMES = frozenset('/\\\0:*?"<>|')
 LONGEST_NAME_BYTES = 200
+CHECK_RETRY_S = 10
+"""When a request may try again that came while too many files were being examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ class MediaIntake:
     """Files land in the folder of `body` and go with it. Every method raises `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
-        self._fetcher, self._stores = services.fetcher, services.stores
+        self._fetcher, self._check, self._stores = services.fetcher, services.media_check, services.stores
         self._config = config
         self._tenant = tenant
         self._body = body
@@ -115,9 +116,12 @@ class MediaIntake:
     async def _checked(self, name: str, path: Path, where: str) -> str:
         """Its content type."""
         try:
-            return await check_medium(path, self._config.media_limits)
+            return await self._check.check(path, self._config.media_limits, tenant=self._tenant)
         except MediumRefused as error:
             raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
+        except CheckUnavailable as error:
+            headers = {"Retry-After": str(CHECK_RETRY_S)}
+            raise Problem("media-checks-busy", f"{name!r}: {error}", pointer=where, headers=headers) from None
 
     async def _uploaded(self, name: str, upload_id: str, where: str) -> UploadedMedium:
         try:
@@ -126,6 +130,8 @@ class MediaIntake:
             raise Problem("unknown-upload", f"there is no upload {upload_id!r}", pointer=where) from None
         except UploadIncomplete as error:
             raise Problem("upload-incomplete", str(error), pointer=where) from None
+        except MediumRefused as error:
+            raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
         medium = Medium(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
         return UploadedMedium(upload_id, medium)
 

@@ -6,6 +6,7 @@ from infra.compose.values import media_limits, retain_s
 from infra.settings import Settings
 from storage.launcher import Launcher
 from storage.stores import Stores
+from storage.untrusted.media_check import MediaCheck
 from storage.untrusted.remote import RemoteFetcher
 from storage.webhooks.signing import public_key
 from workflows.library import library
@@ -17,6 +18,11 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         stores=stores,
         launcher=launcher,
         fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
+        media_check=MediaCheck(
+            settings.max_media_checks,
+            max_waiting=settings.max_waiting_media_checks,
+            wait_s=settings.media_check_wait_s,
+        ),
         workflows=library(settings.workflows_dir),
     )
 

@@ -17,6 +17,7 @@ from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
+from workers.staging import StagingPolicy
 from workflows.library import library
 
 
@@ -66,7 +67,7 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
             max_outputs=settings.max_outputs,
             max_output_bytes=settings.max_output_bytes,
         ),
-        media_limits=media_limits(settings),
+        staging=StagingPolicy(media_limits(settings), settings.max_media_checks),
         report=ReportPolicy(
             interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
         ),

@@ -7,19 +7,17 @@ used for `retain_s`; its bytes stay as long as a job that uses them has not ende
 import uuid
 from datetime import datetime, timedelta
 
-import filetype
-
 from storage import keys
 from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
 from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
+from storage.formats import HEAD_BYTES, listed_format
 from storage.hint_keys import Deadline
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
 from storage.together import together
 from storage.value import Value
 
-SNIFFED_BYTES = 8 * 1024
 SUBMISSION = timedelta(hours=1)
 """Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
 STILL_USED = timedelta(hours=6)
@@ -85,13 +83,14 @@ class UploadStore:
         return record, signed
 
     async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
-        """`UploadNotFound` for an unknown or old id, `UploadIncomplete` while the promised bytes are not there."""
+        """`UploadNotFound` for an unknown or old id, `UploadIncomplete` while the promised bytes are not there,
+        `MediumRefused` for bytes of no listed format."""
         record = await self._read(tenant, upload_id)
         if self._clock.now() - record.created_at >= self._retain:
             raise UploadNotFound(upload_id)
         try:
             head = await self._objects.head(record.key)
-            start = await self._objects.get_range(record.key, 0, SNIFFED_BYTES)
+            start = await self._objects.get_range(record.key, 0, HEAD_BYTES)
         except ObjectNotFound:
             raise UploadIncomplete(f"no bytes arrived for upload {upload_id}") from None
         if head.size != record.size_bytes:
@@ -146,10 +145,9 @@ class UploadStore:
 
 
 def _check_type(record: UploadRecord, start: bytes) -> None:
-    """A picture, a video or a sound is what it was said to be; other types are not told from their first bytes."""
+    """Of a listed format; and a picture, a video or a sound is what it was promised to be."""
+    found = listed_format(start, record.size_bytes, data=True)
     family = record.content_type.partition("/")[0].lower()
-    if family in ("image", "video", "audio"):
-        found = filetype.guess_mime(start) or "unknown bytes"
-        if found.partition("/")[0] != family:
-            promised = f"upload {record.upload_id} was to be {record.content_type}"
-            raise UploadIncomplete(f"{promised}, and begins as {found}")
+    if family in ("image", "video", "audio") and found.partition("/")[0] != family:
+        promised = f"upload {record.upload_id} was to be {record.content_type}"
+        raise UploadIncomplete(f"{promised}, and begins as {found}")

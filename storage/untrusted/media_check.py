@@ -1,33 +1,39 @@
 """Whether a file from a stranger may be given to an engine: what it is, by its bytes, and how large it becomes.
 
 A small file may be a huge picture: a loader holds every pixel of every frame as three floats. So sizes are read from
-headers, frames are counted, without decoding, and refused where they are beyond what a worker should hold. An engine
-asks no first bytes, but every decoder that it has: so what is not one of a few plain formats is shown to all of ours,
-in a process of its own (`storage.untrusted.probe`), which may hang, crash or grow.
+headers, frames are counted, without decoding, and refused where they are beyond what a worker should hold. Only listed
+formats pass (`storage.formats`). What is not a plain picture is examined in a process of its own
+(`storage.untrusted.probe`), which may hang, crash or grow; few of them run at once, and the others wait.
 """
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import filetype
-
-from storage.errors import MediumRefused
+from storage.errors import CheckUnavailable, MediumRefused
+from storage.formats import HEAD_BYTES, listed_format
 from storage.untrusted import probe
+from storage.untrusted.slots import FairSlots, NoSlot
 
-PROBE_S = 20.0
-"""Wall clock for looking into one file."""
-MOST_GIF_BLOCKS = 1_000_000
-"""A GIF of 250 MB has as many when they are full."""
-UNKNOWN = "application/octet-stream"
+PROBE_S = 120.0
+"""Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""
+HEADERS_AT_ONCE = 4
+"""Plain pictures whose headers are read at the same time: texts in a PNG may have 64 MB in memory."""
+_BY_HEADER = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
+_PACKAGES = Path(__file__).parents[2]
+_PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
-_BY_PILLOW = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
-_GIF = "image/gif"
-_GIF_COMMENT = b"\xfe"
+
+def default_probes() -> int:
+    """One for each CPU core that this process may use, at most 4."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,125 +72,102 @@ class MediaLimits:
             raise MediumRefused(f"{extent.duration_s:.0f} s long, at most {self.max_duration_s:.0f} are allowed")
 
 
-async def check_medium(path: Path, limits: MediaLimits) -> str:
-    """The content type by the file's bytes. `MediumRefused` if it is broken or too large; what no loader reads as a
-    picture, a video or sound passes."""
-    kind = filetype.guess(str(path))  # its first bytes alone
-    content_type = UNKNOWN if kind is None else str(kind.mime)
-    if content_type in _BY_PILLOW:
-        extent = await asyncio.to_thread(_picture, path, _BY_PILLOW[content_type], limits)
-        limits.check(extent, content_type)
+class MediaCheck:
+    """Of one process and event loop. Files wait for one of `probes` processes, tenants in turn; without `max_waiting`
+    and `wait_s`, as many and as long as it takes."""
+
+    def __init__(
+        self, probes: int | None = None, *, max_waiting: int | None = None, wait_s: float | None = None
+    ) -> None:
+        self._probes = FairSlots(probes or default_probes(), max_waiting=max_waiting, wait_s=wait_s)
+        self._headers = FairSlots(HEADERS_AT_ONCE)
+
+    async def check(self, path: Path, limits: MediaLimits, *, tenant: str = "", data: bool = False) -> str:
+        """The content type by the file's bytes.
+
+        `data` lets 3D models, safetensors and JSON pass as well. `MediumRefused` for a file that is of no listed
+        format, broken or too large; `CheckUnavailable` where this process could not find out.
+        """
+        content_type = await asyncio.to_thread(_content_type, path, data=data)
+        if content_type in _BY_HEADER:
+            async with self._headers.slot(tenant):
+                extent = await asyncio.to_thread(_picture, path, _BY_HEADER[content_type], limits)
+            if extent is not None:
+                return content_type
+        for found in await self._probed(path, content_type, limits, tenant):
+            limits.check(Extent(**found), content_type)
         return content_type
-    if content_type == _GIF:
-        limits.check(await asyncio.to_thread(_gif, path), content_type)
-    return await _probed(path, content_type, limits)
+
+    async def _probed(self, path: Path, content_type: str, limits: MediaLimits, tenant: str) -> list[dict[str, Any]]:
+        try:
+            async with self._probes.slot(tenant):
+                answer = await _answer_of_probe(path, content_type, limits)
+        except NoSlot as error:
+            raise CheckUnavailable(f"too many files are being examined: {error}") from error
+        if "refused" in answer:
+            raise MediumRefused(answer["refused"])
+        extents: list[dict[str, Any]] = answer["extents"]
+        return extents
 
 
-def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent:
+def _content_type(path: Path, *, data: bool) -> str:
+    with path.open("rb") as file:
+        return listed_format(file.read(HEAD_BYTES), path.stat().st_size, data=data)
+
+
+def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
+    """By its header, and checked; None for a JPEG with several pictures, each of its own size."""
     from PIL import Image
 
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         try:
             with Image.open(path, formats=[kind]) as picture:
+                if picture.format == "MPO":
+                    return None
                 extent = Extent(picture.width, picture.height, getattr(picture, "n_frames", 1))
-                if picture.format == "MPO":  # a JPEG whose other frames have sizes of their own
-                    return _with_frames(picture, extent, limits)
                 if kind == "PNG":
                     picture.verify()
-                return extent
         except Image.DecompressionBombError as error:
             raise MediumRefused(str(error)) from error
         except Exception as error:  # parsers raise whatever they like on what strangers write
-            raise MediumRefused(f"cannot be read as {kind}: {error}") from error
+            raise MediumRefused(f"cannot be read as {kind}: {str(error).replace(str(path), 'it')}") from error
+    limits.check(extent, f"image/{kind.lower()}")
+    return extent
 
 
-def _with_frames(picture: Any, first: Extent, limits: MediaLimits) -> Extent:
-    for number in range(1, first.frames):
-        picture.seek(number)
-        limits.check(Extent(picture.width, picture.height, first.frames), "image/jpeg")
-    return first
-
-
-def _gif(path: Path) -> Extent:
-    """By walking over its blocks, as its specification says. What others make of it is looked at besides."""
-    with path.open("rb") as file:
-        header = file.read(13)
-        if len(header) < 13:
-            raise MediumRefused("cannot be read as GIF: it ends within its header")
-        width, height = int.from_bytes(header[6:8], "little"), int.from_bytes(header[8:10], "little")
-        _skip_colours(file, header[10])
-        return _gif_frames(file, width, height)
-
-
-def _gif_frames(file: BinaryIO, width: int, height: int) -> Extent:
-    """A frame that reaches beyond the picture makes it larger."""
-    frames = blocks = 0
-    while (mark := file.read(1)) not in (b";", b""):
-        label = b""
-        if mark == b",":
-            frames += 1
-            about = file.read(9)
-            left, top, across, down = (int.from_bytes(about[at : at + 2], "little") for at in (0, 2, 4, 6))
-            width, height = max(width, left + across), max(height, top + down)
-            _skip_colours(file, int.from_bytes(about[-1:]))
-            file.read(1)
-        elif mark == b"!":
-            label = file.read(1)
-        else:
-            raise MediumRefused("cannot be read as GIF: there is an unknown block")
-        count = _skip_blocks(file)
-        if not count and label not in (b"", _GIF_COMMENT):
-            raise MediumRefused("cannot be read as GIF: an extension is empty")  # some read on behind it, some do not
-        blocks += count
-        if blocks > MOST_GIF_BLOCKS:
-            raise MediumRefused(f"more than {MOST_GIF_BLOCKS} blocks in a GIF")
-    return Extent(width, height, max(1, frames))
-
-
-def _skip_blocks(file: BinaryIO) -> int:
-    """How many there are, up to the empty one that ends them."""
-    count = 0
-    while (size := file.read(1)) not in (b"\0", b"") and count <= MOST_GIF_BLOCKS:
-        file.seek(size[0], 1)
-        count += 1
-    return count
-
-
-def _skip_colours(file: BinaryIO, flags: int) -> None:
-    if flags & 0x80:
-        file.seek(3 * 2 ** ((flags & 7) + 1), 1)
-
-
-async def _probed(path: Path, content_type: str, limits: MediaLimits) -> str:
-    """The content type, by Pillow where the first bytes tell nothing."""
-    found = await _said(path, content_type, limits)
-    if (picture := found["picture"]) is not None:
-        by_pillow = picture.pop("content_type") or content_type
-        limits.check(Extent(**picture), by_pillow)
-        content_type = by_pillow if content_type == UNKNOWN else content_type
-    if found["stream"] is not None:
-        limits.check(Extent(**found["stream"]), content_type if content_type in probe.DEMUXERS else "video/x-unknown")
-    return content_type
-
-
-async def _said(path: Path, content_type: str, limits: MediaLimits) -> dict[str, Any]:
+async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", probe.__file__, str(path), content_type, json.dumps(asdict(limits))),
+        *("-P", "-m", probe.__name__, str(path), content_type, json.dumps(asdict(limits))),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env=_probe_environment(),
     )
     try:
         async with asyncio.timeout(PROBE_S):
             said, _ = await process.communicate()
     except TimeoutError:
-        raise MediumRefused(f"it could not be looked into within {PROBE_S:.0f} s") from None
+        raise CheckUnavailable(f"a file could not be examined within {PROBE_S:.0f} s") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode != 0:
-        raise MediumRefused(f"cannot be read as {content_type}")
-    found: dict[str, Any] = json.loads(said)
-    return found
+    match process.returncode:
+        case 0:
+            answer: dict[str, Any] = json.loads(said)
+            return answer
+        case code if code == -signal.SIGXCPU:
+            raise MediumRefused(f"it takes more than {probe.CPU_S} s of computing to be examined")
+        case code if code == -signal.SIGKILL:  # by the system, for a lack of memory: its own limit ends it otherwise
+            raise CheckUnavailable("the system ended the examination of a file")
+        case code if code is not None and code < 0:
+            raise MediumRefused(f"cannot be read as {content_type}: a decoder crashes")
+    raise CheckUnavailable("a file could not be examined: the probe did not start")
+
+
+def _probe_environment() -> dict[str, str]:
+    """No setting and no secret: whoever takes over a decoder finds nothing."""
+    kept = {name: os.environ[name] for name in _PROBE_VARIABLES if name in os.environ}
+    packages = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**kept, "PYTHONPATH": os.pathsep.join(packages)}

@@ -202,7 +202,7 @@ async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
     classes = {name: node.object_info() for name, node in node_classes().items()}
     await api.stores.engine_info.publish("default", classes)
     workflow = {**BLUE, "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
-    cat = base64.b64encode(b"cat").decode()
+    cat = base64.b64encode(PNG).decode()
     refused = await api.client.post("/v1/jobs", json={"workflow": workflow})
     assert refused.json()["type"] == "/problems/missing-medium"
     media = [{"name": "cat.png", "data": cat}]

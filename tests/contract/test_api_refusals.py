@@ -24,7 +24,7 @@ def media(*entries: dict[str, Any]) -> dict[str, Any]:
     return {"workflow": BLUE, "media": list(entries)}
 
 
-GOOD = base64.b64encode(b"good").decode()
+GOOD = base64.b64encode(PNG).decode()
 PICTURE = base64.b64encode(PNG).decode()
 BAD_RECEIVERS = (
     "http://[",

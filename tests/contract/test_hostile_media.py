@@ -1,7 +1,13 @@
 """Files that would hurt who opens them: refused with what is wrong, before an engine sees them."""
 
+import asyncio
+import base64
 import io
+import os
+import signal
 import struct
+import sys
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -9,14 +15,27 @@ from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage.errors import MediumRefused
-from storage.untrusted.media_check import UNKNOWN, MediaLimits, check_medium
+from infra.settings import Settings
+from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import ObjectStore
+from storage.clock import ManualClock
+from storage.errors import CheckUnavailable, MediumRefused
+from storage.jobs.values import Medium
+from storage.together import together
+from storage.untrusted.media_check import MediaCheck, MediaLimits
+from tests.support.api_server import Api, running_api
+from workers.comfy.files import FolderFiles
+from workers.comfy.http_engine import HttpEngine
+from workers.errors import BadMedium
+from workers.staging import StagingPolicy, stage
 
 pytestmark = pytest.mark.anyio
 
@@ -177,10 +196,10 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
 }
 
 
-async def checked(tmp_path: Path, body: bytes, limits: MediaLimits = SMALL) -> str:
+async def checked(tmp_path: Path, body: bytes, limits: MediaLimits = SMALL, *, data: bool = False) -> str:
     path = tmp_path / "file"
     path.write_bytes(body)
-    return await check_medium(path, limits)
+    return await MediaCheck().check(path, limits, data=data)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -203,8 +222,7 @@ async def test_a_hostile_file_is_refused(tmp_path: Path, name: str) -> None:
         (picture("AVIF"), "image/avif"),
         (picture("AVIF", frames=3), "image/avif"),
         (tiff(100, 100, 3), "image/tiff"),
-        (icon(16, 16), "image/x-icon"),
-        (picture("TGA", mode="L"), "image/x-tga"),
+        (frames_of((8, 8), (9, 9), kind="MPO"), "image/jpeg"),
         (video(64, 48, 3, container_format="matroska"), "video/x-matroska"),
         (gif(100, 100, 30), "image/gif"),
         (gif(100, 100, 3, tail=b""), "image/gif"),
@@ -217,14 +235,184 @@ async def test_an_ordinary_file_passes(tmp_path: Path, body: bytes, content_type
     assert await checked(tmp_path, body) == content_type
 
 
-async def test_what_no_loader_decodes_passes_as_bytes(tmp_path: Path) -> None:
-    """A zip bomb, a script, a playlist: nobody unpacks, runs or follows them."""
-    bomb = io.BytesIO()
-    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros", bytes(50 * 1024**2))
-    assert await checked(tmp_path, bomb.getvalue()) == "application/zip"
-    for body in (b"<svg onload='alert(1)'/>", b"#!/bin/sh\nrm -rf /\n", playlist("/etc/passwd"), b"\0"):
-        assert await checked(tmp_path, body) == UNKNOWN
+OTHERS: dict[str, Callable[[], bytes]] = {
+    "PostScript": lambda: picture("EPS"),
+    "PostScript with a preview": lambda: b"\xc5\xd0\xd3\xc6" + struct.pack("<II", 30, 100) + bytes(20) + picture("EPS"),
+    "a Windows metafile": lambda: b"\xd7\xcd\xc6\x9a\0\0" + bytes(100),
+    "an OLE file, as FlashPix is": lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+    "a small icon": lambda: icon(16, 16),
+    "a small TGA": lambda: picture("TGA", mode="L"),
+    "text": lambda: b"hello",
+    "HTML": lambda: b"<html><script>alert(1)</script></html>",
+    "SVG": lambda: b"<svg onload='alert(1)'/>",
+    "a script": lambda: b"#!/bin/sh\nrm -rf /\n",
+    "a playlist": lambda: playlist("/etc/passwd"),
+    "a playlist with a line of a 3D model": lambda: playlist("/etc/passwd") + b"v 1 2 3\n",
+    "a list of files": lambda: b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "a session description": lambda: b"v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+    "a zip": lambda: zipped(b"zeros"),
+    "nothing": lambda: b"",
+    "a zero": lambda: b"\0",
+}
+"""What is of no listed format, as media or as data."""
+DATA: dict[str, tuple[bytes, str]] = {
+    "GLB": (b"glTF" + struct.pack("<II", 2, 20) + bytes(8), "model/gltf-binary"),
+    "glTF": (b'{"asset": {"version": "2.0"}}', "application/json"),
+    "OBJ": (b"# a cube\nmtllib cube.mtl\no cube\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "model/obj"),
+    "long OBJ": (b"v 0.125 0.5 0.25\r\n" * 1000, "model/obj"),
+    "STL": (bytes(80) + struct.pack("<I", 2) + bytes(100), "model/stl"),
+    "STL as text": (b"solid cube\nendsolid\n", "model/stl"),
+    "PLY": (b"ply\nformat ascii 1.0\n", "model/ply"),
+    "safetensors": (struct.pack("<Q", 2) + b"{}", "application/safetensors"),
+}
+
+
+def zipped(content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("content", content)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+async def test_a_file_of_no_listed_format_is_refused(tmp_path: Path, name: str) -> None:
+    """Also where data may be given: no decoder that is not listed sees it, in an engine or here."""
+    for data in (False, True):
+        with pytest.raises(MediumRefused, match="format"):
+            await checked(tmp_path, OTHERS[name](), data=data)
+
+
+@pytest.mark.parametrize("name", DATA)
+async def test_data_for_loaders_passes_where_it_may_be_given(tmp_path: Path, name: str) -> None:
+    """3D models, safetensors and JSON are data, never media."""
+    body, content_type = DATA[name]
+    assert await checked(tmp_path, body, data=True) == content_type
+    with pytest.raises(MediumRefused, match="format"):
+        await checked(tmp_path, body)
+
+
+async def test_a_file_with_two_readings_counts_as_the_larger_one(tmp_path: Path) -> None:
+    """Safetensors that Pillow opens as a PCX are measured as that picture."""
+    length = 0x0100050A  # a PCX's first bytes, with one bit a pixel
+    body = bytearray(struct.pack("<Q", length) + b"{  n" + bytes(length - 4))  # then its last column and row
+    body[65] = 1
+    with pytest.raises(Image.DecompressionBombError), Image.open(io.BytesIO(bytes(body))):
+        pass
+    with pytest.raises(MediumRefused, match="pixels"):
+        await checked(tmp_path, bytes(body), data=True)
+
+
+async def test_what_a_loader_would_take_for_a_playlist_is_refused(tmp_path: Path) -> None:
+    """A file is opened as what FFmpeg finds it to be, among the listed formats alone."""
+    body = b"ID3\x04\0\0\0\0\0\0" + playlist("/etc/passwd")
+    with pytest.raises(MediumRefused, match="cannot be read"):
+        await checked(tmp_path, body)
+
+
+async def test_large_canvases_cost_no_memory(tmp_path: Path) -> None:
+    """A WebP of 90 million pixels is measured in a probe with 512 MiB of memory, where no two canvases fit."""
+    body = picture("WEBP", size=(16, 16), frames=2)
+    at = body.index(b"VP8X") + 12
+    large = patched(body, at, (9_000 - 1).to_bytes(3, "little") + (10_000 - 1).to_bytes(3, "little"))
+    assert await checked(tmp_path, large, MediaLimits()) == "image/webp"
+    with pytest.raises(MediumRefused, match="pixels"):
+        await checked(tmp_path, large)
+
+
+def probes_of_this_process() -> list[int]:
+    """The ids of the probes that run now."""
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    return [int(child) for child in children if b"storage.untrusted.probe" in _command(child)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+SLOW_GIF = gif(5, 5, 0, tail=(b"!\xfe" + b"\x01x" * 100_000 + b"\0") * 8 + b";")
+"""Seconds of a probe's time, and within every limit."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
+async def test_an_examination_that_the_system_ends_says_nothing_of_the_file(tmp_path: Path) -> None:
+    """A probe that is killed for a lack of memory or time is no bad medium."""
+    checking = asyncio.create_task(checked(tmp_path, SLOW_GIF))
+    while not (probes := probes_of_this_process()):
+        await asyncio.sleep(0.005)
+        assert not checking.done()
+    os.kill(probes[0], signal.SIGKILL)
+    with pytest.raises(CheckUnavailable):
+        await checking
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
+async def test_many_files_at_once_wait_for_few_probes(clock: ManualClock) -> None:
+    """No valid picture is refused in the crowd, and no more processes run than the setting says."""
+    settings = Settings(bucket="tests", max_media_checks=2)
+    most = 0
+    async with running_api(MemoryObjectStore(clock), clock, settings=settings) as api:
+        sending = [asyncio.create_task(submit(api, gif(100, 100, 3))) for _ in range(16)]
+        while not all(task.done() for task in sending):
+            most = max(most, len(probes_of_this_process()))
+            await asyncio.sleep(0.005)
+        assert [task.result().status_code for task in sending] == [202] * 16
+    assert 1 <= most <= 2
+
+
+async def test_more_files_than_may_wait_are_sent_away_for_a_while(clock: ManualClock) -> None:
+    """503 with Retry-After and a problem that does not blame the file; those before them are examined."""
+    settings = Settings(bucket="tests", max_media_checks=1, max_waiting_media_checks=1)
+    async with running_api(MemoryObjectStore(clock), clock, settings=settings) as api:
+        answers = await together(*(submit(api, gif(100, 100, 3)) for _ in range(8)))
+        refused = [answer for answer in answers if answer.status_code != 202]
+        assert 1 <= len(refused) <= 6
+        for answer in refused:
+            assert (answer.status_code, answer.json()["type"]) == (503, "/problems/media-checks-busy")
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.json()["pointer"] == "/media/0/data"
+        assert (await submit(api, gif(100, 100, 3))).status_code == 202
+
+
+LOAD = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}},
+}
+
+
+async def submit(api: Api, body: bytes) -> httpx.Response:
+    media = [{"name": "a.png", "data": base64.b64encode(body).decode()}]
+    return await api.client.post("/v1/jobs", json={"workflow": LOAD, "media": media})
+
+
+@pytest.mark.parametrize("name", ["PostScript", "text", "HTML", "a zip"])
+async def test_what_is_no_medium_is_refused_at_submission(objects: ObjectStore, clock: ManualClock, name: str) -> None:
+    """In base64 and as an upload alike, before anything is stored for the job."""
+    body = OTHERS[name]()
+    async with running_api(objects, clock) as api:
+        before = await api.keys()
+        refused = await submit(api, body)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-medium")
+        assert await api.keys() == before
+        wanted = {"size_bytes": len(body), "content_type": "application/octet-stream"}
+        upload = (await api.client.post("/v1/uploads", json=wanted)).json()["upload_id"]
+        await objects.put(keys.upload_data("default", upload), body)
+        document = {"workflow": LOAD, "media": [{"name": "a.png", "upload_id": upload}]}
+        refused = await api.client.post("/v1/jobs", json=document)
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-medium")
+
+
+async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
+    """Whatever the API that took it knew: PostScript does not reach the engine's input folder."""
+    body = picture("EPS")
+    await objects.put("x.png", body)
+    medium = Medium(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
+    engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))
+    with pytest.raises(BadMedium, match=r"x\.png: it is no picture"):
+        await stage((medium,), objects, engine, StagingPolicy())
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_limits_of_a_deployment_are_larger(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import UploadIncomplete, UploadNotFound
+from storage.errors import MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.published.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
@@ -26,9 +26,9 @@ async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore
     assert signed.method == "PUT"
     with pytest.raises(UploadIncomplete):
         await uploads.resolve("default", record.upload_id)
-    for wrong in (gif + b"1", b"123456"):
+    for wrong, error in ((gif + b"1", UploadIncomplete), (b"OggS\0\2", UploadIncomplete), (b"123456", MediumRefused)):
         await objects.put(record.key, wrong, content_type="image/png")
-        with pytest.raises(UploadIncomplete):
+        with pytest.raises(error):
             await uploads.resolve("default", record.upload_id)
     await objects.put(record.key, gif, content_type="image/png")
     assert await uploads.resolve("default", record.upload_id) == record

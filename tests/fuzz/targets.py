@@ -18,7 +18,7 @@ from infra.redaction import Redactor
 from storage.access.api_keys import parse_key
 from storage.bucket.s3 import content_disposition
 from storage.errors import MediumRefused
-from storage.untrusted.media_check import MediaLimits, check_medium
+from storage.untrusted.media_check import MediaCheck, MediaLimits
 from tests.support.api_server import BLUE, PNG
 from tests.support.graphs import check
 from workers.outputs.names import safe_filename
@@ -142,7 +142,7 @@ def medium(data: bytes) -> None:
         path = Path(folder) / "medium"
         path.write_bytes(data)
         try:
-            asyncio.run(check_medium(path, MediaLimits()))
+            asyncio.run(MediaCheck().check(path, MediaLimits(), data=True))
         except MediumRefused:
             return
 

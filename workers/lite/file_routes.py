@@ -7,6 +7,7 @@ from pathlib import Path
 from aiohttp import web
 from PIL import Image
 
+from storage.formats import PILLOW
 from workers.lite.folders import Folders, inside
 
 _PREVIEW_FORMATS = ("webp", "jpeg")
@@ -77,7 +78,7 @@ def _answer(path: Path, preview: str | None, channel: str | None) -> web.StreamR
 
 def _reencoded(path: Path, kind: str, quality: int) -> bytes:
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with Image.open(path, formats=PILLOW) as image:
         image.convert("RGB" if kind == "jpeg" else image.mode).save(buffer, kind, quality=quality)
     return buffer.getvalue()
 
@@ -85,7 +86,7 @@ def _reencoded(path: Path, kind: str, quality: int) -> bytes:
 def _channel(path: Path, channel: str) -> bytes:
     """The colours alone, or black with the picture's opacity."""
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with Image.open(path, formats=PILLOW) as image:
         if channel == "rgb":
             kept = image.convert("RGB")
         else:

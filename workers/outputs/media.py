@@ -10,6 +10,8 @@ from typing import Any
 import filetype
 from PIL import Image
 
+from storage.formats import PILLOW, STREAM_OPTIONS
+
 logger = logging.getLogger(__name__)
 
 HASH_CHUNK = 1024 * 1024
@@ -75,7 +77,7 @@ def sha256_of(path: Path) -> str:
 
 def _picture(path: Path) -> dict[str, Any]:
     Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow believes in; only the header is read here
-    with Image.open(path) as picture:
+    with Image.open(path, formats=PILLOW) as picture:
         frames = getattr(picture, "n_frames", 1)
         seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
         if frames > 1 and picture.width * picture.height <= LARGEST_FRAME:
@@ -95,7 +97,7 @@ def _animation_s(picture: Image.Image, frames: int) -> float | None:
 def _stream(path: Path) -> dict[str, Any]:
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), options=STREAM_OPTIONS) as container:
         seconds = None if container.duration is None else round(container.duration / av.time_base, 3)
         if not container.streams.video:
             return {"duration_s": seconds}

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from storage.formats import STREAM_OPTIONS
 from workers.lite.folders import Folders
 from workers.lite.node import NodeClass, Result, Running, choice, integer, link, number, text
 
@@ -82,7 +83,7 @@ def preview_audio(run: Running, *, audio: Audio) -> Result:
 def _load(path: Path) -> Audio:
     import av
 
-    with av.open(str(path)) as container:
+    with av.open(str(path), options=STREAM_OPTIONS) as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         frames = [part for frame in container.decode(stream) for part in resampler.resample(frame)]

@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFile, ImageOps, ImageSequence
 
+from storage.formats import PILLOW
+
 Pixels = npt.NDArray[np.float32]
 
 
@@ -37,7 +39,7 @@ def load(path: Path) -> tuple[Pixels, Pixels]:
 
 
 def _load(path: Path) -> tuple[Pixels, Pixels]:
-    with Image.open(path) as file:
+    with Image.open(path, formats=PILLOW) as file:
         frames = [ImageOps.exif_transpose(frame) for frame in ImageSequence.Iterator(file)]
         size = frames[0].size
         frames = [frame for frame in frames if frame.size == size]

@@ -1,0 +1,92 @@
+"""The file formats that this project accepts and opens, by their bytes. Pure.
+
+A decoder that is not listed here is never given a stranger's file: Pillow alone has forty, one of which runs
+Ghostscript. Everything of ours that opens a picture or a stream passes these lists to Pillow and FFmpeg.
+"""
+
+import re
+from collections.abc import Mapping
+
+from storage.errors import MediumRefused
+
+HEAD_BYTES = 8 * 1024
+"""How much of a file `listed_format` needs."""
+MAX_SAFETENSORS_HEADER = 100_000_000
+"""Bytes, as in the format's own reader. A longer one is no header, but something that only resembles it."""
+
+PICTURES: Mapping[str, tuple[str, ...]] = {
+    "image/png": ("PNG",),
+    "image/apng": ("PNG",),
+    "image/jpeg": ("JPEG", "MPO"),
+    "image/gif": ("GIF",),
+    "image/webp": ("WEBP",),
+    "image/bmp": ("BMP",),
+    "image/tiff": ("TIFF",),
+    "image/avif": ("AVIF",),
+}
+"""With Pillow's names for each."""
+STREAMS = frozenset(
+    {
+        *("video/mp4", "video/quicktime", "video/x-m4v", "video/3gpp", "video/webm", "video/x-matroska"),
+        *("video/x-msvideo", "video/x-flv", "video/mpeg", "video/x-ms-wmv"),
+        *("audio/mpeg", "audio/mp4", "audio/ogg", "audio/x-flac", "audio/x-wav", "audio/aac", "audio/x-aiff"),
+    }
+)
+"""Videos and sounds."""
+
+PILLOW = ("BMP", "GIF", "JPEG", "PNG", "AVIF", "TIFF", "WEBP")
+"""For `Image.open(formats=…)`. An MPO is opened by the reader of JPEG."""
+PILLOW_LOOKALIKES = ("PCX", "IM", "IMT", "IPTC", "MPEG", "PCD", "SGI", "SPIDER", "TGA")
+"""Formats whose mark is short, late or missing: a file of a listed format can be one of these as well."""
+STREAM_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,matroska,avi,flv,mpeg,mpegvideo,asf,mp3,ogg,flac,wav,aac,aiff",
+}
+"""For `av.open(options=…)`. No listed demuxer opens a file or an address that its input names, as playlists do."""
+
+_OBJ_LINE = re.compile(rb"(#([ \t].*)?|(mtllib|usemtl|v|vn|vt|vp|o|g|s|f|l|p)[ \t].+|)")
+
+
+def listed_format(head: bytes, size: int, *, data: bool = False) -> str:
+    """The content type that a file's first bytes show, or `MediumRefused`. `size` is the whole file's.
+
+    `data` accepts what loaders read besides media, too: 3D models, safetensors, JSON.
+    """
+    content_type = _media_format(head) or (_data_format(head, size) if data else None)
+    if content_type is None:
+        others = ", 3D model, safetensors or JSON" if data else ""
+        raise MediumRefused(f"it is no picture, video or sound{others} of a format that this deployment takes")
+    return content_type
+
+
+def _media_format(head: bytes) -> str | None:
+    import filetype  # a third of a probe's start, which does not need it
+
+    kind = filetype.guess(head[:HEAD_BYTES])
+    content_type = None if kind is None else str(kind.mime)
+    if content_type in PICTURES or content_type in STREAMS:
+        return content_type
+    return "image/avif" if head[4:12] == b"ftypavis" else None  # an animation, which filetype does not know
+
+
+def _data_format(head: bytes, size: int) -> str | None:
+    if head[:4] == b"glTF":
+        return "model/gltf-binary"
+    if head[:20] == b"Kaydara FBX Binary  ":
+        return "model/vnd.fbx"
+    if head[:3] == b"ply" and head[3:4] in (b"\n", b"\r"):
+        return "model/ply"
+    if head[:6] == b"solid " or (len(head) >= 84 and size == 84 + 50 * int.from_bytes(head[80:84], "little")):
+        return "model/stl"
+    if 2 <= int.from_bytes(head[:8], "little") <= min(size - 8, MAX_SAFETENSORS_HEADER) and head[8:9] == b"{":
+        return "application/safetensors"
+    if head.lstrip(b" \t\r\n")[:1] in (b"{", b"["):
+        return "application/json"
+    return "model/obj" if _is_obj(head) else None
+
+
+def _is_obj(head: bytes) -> bool:
+    """Whether every whole line is one of Wavefront's. A comment is `# …`: playlists and scripts begin with `#` too."""
+    lines = [line.rstrip(b"\r") for line in head.split(b"\n")]
+    whole = lines[:-1] if len(head) >= HEAD_BYTES else lines
+    return any(line[:1] not in (b"", b"#") for line in whole) and all(map(_OBJ_LINE.fullmatch, whole))

@@ -1,0 +1,98 @@
+"""How large a GIF or a WebP becomes, from its blocks alone: nothing is decoded, and memory stays constant.
+
+Pillow would decode a GIF's frames, and libwebp allocates two whole canvases before it says how large they are.
+"""
+
+from typing import BinaryIO
+
+MAX_GIF_BLOCKS = 1_000_000
+"""A GIF of 250 MB has as many when they are full."""
+MAX_WEBP_CHUNKS = 1_000_000
+_GIF_COMMENT = b"\xfe"
+
+
+class BadFile(Exception):
+    """The message says what is wrong with the file."""
+
+
+def gif_extent(file: BinaryIO) -> tuple[int, int, int]:
+    """Width, height and frames, as the format's specification says. A frame beyond the picture makes it larger."""
+    header = file.read(13)
+    if len(header) < 13:
+        raise BadFile("cannot be read as GIF: it ends within its header")
+    width, height = int.from_bytes(header[6:8], "little"), int.from_bytes(header[8:10], "little")
+    _skip_colours(file, header[10])
+    frames = blocks = 0
+    while (mark := file.read(1)) not in (b";", b""):
+        label = b""
+        if mark == b",":
+            frames += 1
+            about = file.read(9)
+            left, top, across, down = (int.from_bytes(about[at : at + 2], "little") for at in (0, 2, 4, 6))
+            width, height = max(width, left + across), max(height, top + down)
+            _skip_colours(file, int.from_bytes(about[-1:]))
+            file.read(1)
+        elif mark == b"!":
+            label = file.read(1)
+        else:
+            raise BadFile("cannot be read as GIF: there is an unknown block")
+        count = _skip_blocks(file)
+        if not count and label not in (b"", _GIF_COMMENT):
+            raise BadFile("cannot be read as GIF: an extension is empty")  # some read on behind it, some do not
+        blocks += count
+        if blocks > MAX_GIF_BLOCKS:
+            raise BadFile(f"more than {MAX_GIF_BLOCKS} blocks in a GIF")
+    return width, height, max(1, frames)
+
+
+def _skip_blocks(file: BinaryIO) -> int:
+    """How many there are, up to the empty one that ends them."""
+    count = 0
+    while (size := file.read(1)) not in (b"\0", b"") and count <= MAX_GIF_BLOCKS:
+        file.seek(size[0], 1)
+        count += 1
+    return count
+
+
+def _skip_colours(file: BinaryIO, flags: int) -> None:
+    if flags & 0x80:
+        file.seek(3 * 2 ** ((flags & 7) + 1), 1)
+
+
+def webp_extent(file: BinaryIO) -> tuple[int, int, int]:
+    """Width, height and frames: of the largest chunk that states a size, and of all `ANMF` chunks."""
+    head = file.read(12)
+    end = 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"RIFF" or head[8:] != b"WEBP" or end > file.seek(0, 2):
+        raise BadFile("cannot be read as WebP: it ends early")
+    at, frames, size = 12, 0, (0, 0)
+    for _ in range(MAX_WEBP_CHUNKS):
+        file.seek(at)
+        chunk = file.read(8)
+        if at >= end or len(chunk) < 8:
+            break
+        length = int.from_bytes(chunk[4:], "little")
+        stated = _webp_size(chunk[:4], file.read(16))
+        frames += chunk[:4] == b"ANMF"
+        size = max(size[0], stated[0]), max(size[1], stated[1])
+        at += 8 + length + length % 2
+    else:
+        raise BadFile(f"more than {MAX_WEBP_CHUNKS} chunks in a WebP")
+    if not all(size) or at > end + 1:
+        raise BadFile("cannot be read as WebP: it has no size, or ends within a chunk")
+    return *size, max(1, frames)
+
+
+def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
+    """What a chunk of this kind states; (0, 0) for one that states nothing."""
+    match kind:
+        case b"VP8X":
+            return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+        case b"ANMF":
+            return int.from_bytes(body[6:9], "little") + 1, int.from_bytes(body[9:12], "little") + 1
+        case b"VP8 ":
+            return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+        case b"VP8L":
+            bits = int.from_bytes(body[1:5], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return 0, 0
