@@ -86,6 +86,10 @@ class _Ports:
     def s3(self) -> int:
         return self.by_flag["s3.port"]
 
+    @property
+    def all(self) -> frozenset[int]:
+        return frozenset((*self.by_flag.values(), self.admin, self.admin + ADMIN_GRPC_OFFSET))
+
     def flags(self) -> list[str]:
         return [*(f"-{flag}={port}" for flag, port in self.by_flag.items()), f"-admin.port={self.admin}"]
 
@@ -110,6 +114,11 @@ class LocalS3Server:
     @property
     def endpoint_url(self) -> str:
         return f"http://127.0.0.1:{self._ports.s3}"
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Every TCP port that the server may listen on. Fixed once the first `start` has returned."""
+        return self._ports.all
 
     @property
     def pid(self) -> int | None:

@@ -38,6 +38,14 @@ def processes_of(folder: Path) -> list[psutil.Process]:
     return [process for process in found if any(str(folder) in part for part in process.info["cmdline"] or ())]
 
 
+def listening_ports(server: LocalS3Server) -> set[int]:
+    """Of the server's whole process tree."""
+    assert server.pid is not None
+    family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+    found = (c for process in family for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
+    return {c.laddr.port for c in found}
+
+
 async def write(server: LocalS3Server, key: str) -> None:
     objects = S3ObjectStore(server.config())
     await objects.put(key, key.encode())
@@ -92,6 +100,16 @@ async def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
         taken = other.getsockname()[1]
         (tmp_path / "s3.port").write_text(str(taken))
         assert urlsplit(a_server(tmp_path).endpoint_url).port != taken
+
+
+async def test_every_port_is_known(server: LocalS3Server) -> None:
+    """`ports` covers every listening port, and a restart changes none of them."""
+    known = server.ports
+    assert listening_ports(server) <= known
+    await server.stop()
+    await server.start()
+    assert server.ports == known
+    assert listening_ports(server) <= known
 
 
 async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
