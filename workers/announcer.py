@@ -80,7 +80,8 @@ class Announcer:
             logger.warning("what the engine can do is not known: %s", error)
 
     def _facts(self, system: SystemFacts) -> WorkerFacts:
-        attention = self._host.attention
+        chosen = self._host.attention
+        attention = chosen.model_copy(update={"reason": self._host.paths.hidden(chosen.reason)})
         return WorkerFacts(
             worker=self._identity.name,
             started_at=self._started_at,

@@ -12,6 +12,7 @@ from typing import Protocol
 from storage.errors import StorageError
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord
+from storage.untrusted.host_paths import HostPaths
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,15 @@ class LogSource(Protocol):
 
 
 class JobLog:
-    def __init__(self, logs: LogStore, record: JobRecord, source: LogSource, *, interval_s: float) -> None:
+    """`paths` hides those of this machine, which an engine's tracebacks are full of."""
+
+    def __init__(
+        self, logs: LogStore, record: JobRecord, source: LogSource, paths: HostPaths, *, interval_s: float
+    ) -> None:
         self._logs = logs
         self._record = record
         self._source = source
+        self._paths = paths
         self._interval_s = interval_s
         self._start = self._written = source.position
         self._tasks: list[asyncio.Task[None]] = []
@@ -88,7 +94,8 @@ class JobLog:
             if position == self._written:
                 return
             try:
-                await self._logs.write(record.tenant, record.job_id, record.attempt, self._source.since(self._start))
+                lines = [self._paths.hidden(line) for line in self._source.since(self._start)]
+                await self._logs.write(record.tenant, record.job_id, record.attempt, lines)
             except StorageError as error:
                 logger.warning("the log of job %s could not be written: %s", record.job_id, error)
             else:

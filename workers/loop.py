@@ -106,7 +106,8 @@ class WorkerLoop:
         record = claimed.record
         about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
         logger.info("job claimed", extra=about)
-        runner = JobRunner(self._stores, self._host.engine, self._announcer.catalogue, self._policy, self._host.log)
+        host = self._host
+        runner = JobRunner(self._stores, host.engine, self._announcer.catalogue, self._policy, host.log, host.paths)
         try:
             result = await runner.run(claimed)
         except AttemptFenced as fenced:

@@ -21,6 +21,7 @@ from storage.jobs.store import JobStore, StoredJob
 from storage.jobs.values import ErrorDetail, Output, ProgressDetails
 from storage.published.runtimes import RuntimeStore
 from storage.signal import Signal
+from storage.untrusted.host_paths import HostPaths
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
@@ -72,23 +73,31 @@ class RunResult:
 
 
 class JobRunner:
-    """`log`: what the engine says, as it says it."""
+    """`log`: what the engine says, as it says it. `paths` are hidden in what tenants may read of it and of errors."""
 
     def __init__(
-        self, stores: RunnerStores, engine: ComfyEngine, catalogue: Catalogue, policy: RunnerPolicy, log: LogSource
+        self,
+        stores: RunnerStores,
+        engine: ComfyEngine,
+        catalogue: Catalogue,
+        policy: RunnerPolicy,
+        log: LogSource,
+        paths: HostPaths | None = None,
     ) -> None:
         self._stores = stores
         self._engine = engine
         self._catalogue = catalogue
         self._policy = policy
         self._log = log
+        self._paths = paths or HostPaths()
 
     async def run(self, stored: StoredJob) -> RunResult:
         """The job as the attempt left it: over, or queued again. `AttemptFenced` if another attempt holds it by now.
 
         When this is cancelled, the job goes back to the queue.
         """
-        log = JobLog(self._stores.logs, stored.record, self._log, interval_s=self._policy.log_interval_s)
+        interval_s = self._policy.log_interval_s
+        log = JobLog(self._stores.logs, stored.record, self._log, self._paths, interval_s=interval_s)
         log.start()
         try:
             reached, outcome, engine_suspect = await self._attempted(stored, log)
@@ -166,7 +175,7 @@ class JobRunner:
             if outcome.failure is None:
                 nodes = details.nodes_total if details else 0
                 return record.complete(attempt=attempt, now=now, outputs=outcome.outputs, nodes_total=nodes)
-            error = _detail(outcome.failure, attempt)
+            error = _detail(outcome.failure, attempt, self._paths)
             if is_repeated(error.code) and record.may_be_repeated(self._policy.max_attempts):
                 return record.requeue(attempt=attempt, now=now, fault=error)
             return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
@@ -271,15 +280,16 @@ async def _seen_through(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob
         raise
 
 
-def _detail(failure: WorkerError, attempt: int) -> ErrorDetail:
+def _detail(failure: WorkerError, attempt: int, paths: HostPaths) -> ErrorDetail:
+    """What the record, its events and the API say of a failure: the one place where an engine's words enter them."""
     detail = ErrorDetail(
         code=failure.code,
-        message=failure.message,
+        message=paths.hidden(failure.message),
         node_id=failure.node_id,
         class_type=failure.class_type,
         exception_type=failure.exception_type,
         attempt=attempt,
-        node_errors=dict(failure.node_errors) if failure.node_errors else None,
+        node_errors=paths.hidden_in(failure.node_errors) if failure.node_errors else None,
         retryable=is_retryable(failure.code),
     )
     return ErrorDetail.model_validate(strict_json(detail.model_dump()))

@@ -19,6 +19,7 @@ from typing import Any
 from storage.errors import CheckUnavailable, MediumRefused
 from storage.formats import HEAD_BYTES, listed_format
 from storage.untrusted import probe
+from storage.untrusted.host_paths import HostPaths
 from storage.untrusted.slots import FairSlots, NoSlot
 
 PROBE_S = 120.0
@@ -88,6 +89,12 @@ class MediaCheck:
         `data` lets 3D models, safetensors and JSON pass as well. `MediumRefused` for a file that is of no listed
         format, broken or too large; `CheckUnavailable` where this process could not find out.
         """
+        try:
+            return await self._checked(path, limits, tenant, data=data)
+        except MediumRefused as refused:
+            raise MediumRefused(HostPaths({path: "the file"}).hidden(str(refused))) from refused
+
+    async def _checked(self, path: Path, limits: MediaLimits, tenant: str, *, data: bool) -> str:
         content_type = await asyncio.to_thread(_content_type, path, data=data)
         if content_type in _BY_HEADER:
             async with self._headers.slot(tenant):
@@ -130,7 +137,7 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
         except Image.DecompressionBombError as error:
             raise MediumRefused(str(error)) from error
         except Exception as error:  # parsers raise whatever they like on what strangers write
-            raise MediumRefused(f"cannot be read as {kind}: {str(error).replace(str(path), 'it')}") from error
+            raise MediumRefused(f"cannot be read as {kind}: {error}") from error
     limits.check(extent, f"image/{kind.lower()}")
     return extent
 

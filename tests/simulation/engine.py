@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.published.worker_facts import AttentionChoice
+from storage.untrusted.host_paths import HostPaths
 from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
@@ -157,6 +158,7 @@ class SimulatedHost:
 
     def __init__(self, faults: Faults, output: Path) -> None:
         self.log = EngineLog(100)
+        self.paths = HostPaths()
         self._faults = faults
         self._output = output
         self._engine: SimulatedEngine | None = None

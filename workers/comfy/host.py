@@ -8,6 +8,7 @@ import socket
 from typing import Protocol
 
 from storage.published.worker_facts import AttentionChoice
+from storage.untrusted.host_paths import HostPaths
 from workers.attention import NOT_OURS
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
@@ -43,6 +44,11 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def paths(self) -> HostPaths:
+        """Its folders, as tenants know them."""
+        ...
+
+    @property
     def attention(self) -> AttentionChoice:
         """What the engine was started with."""
         ...
@@ -71,6 +77,7 @@ class EngineProcess:
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
         self.log = EngineLog(LOG_LINES)
+        self.paths = spec.host_paths()
         self.attention = NOT_OURS
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -191,6 +198,7 @@ class RunningEngine:
 
     def __init__(self, url: str) -> None:
         self.log = EngineLog(LOG_LINES)
+        self.paths = HostPaths()
         self.attention = NOT_OURS
         self._engine = HttpEngine(url)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from storage.published.worker_facts import AttentionChoice
+from storage.untrusted.host_paths import HostPaths
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
 from workers.comfy.host import EngineProcess
 from workers.comfy.http_engine import HttpEngine
@@ -54,6 +55,10 @@ class SnapshotHost:
     @property
     def log(self) -> EngineLog:
         return self._process.log
+
+    @property
+    def paths(self) -> HostPaths:
+        return self._process.paths
 
     @property
     def attention(self) -> AttentionChoice:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from storage.untrusted.host_paths import HostPaths
 from workers.attention import EngineAttention, Wish
 from workers.errors import EngineUnavailable
 
@@ -81,6 +82,12 @@ class EngineSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0
     attention: EngineAttention | None = None
+
+    def host_paths(self) -> HostPaths:
+        """What its folders are called where tenants read of them."""
+        folders = self.folders
+        own = {folder: folder.name for folder in (folders.input, folders.output, folders.temp, folders.user)}
+        return HostPaths({**own, folders.parent: "engine", self.cwd: "ComfyUI", Path(sys.prefix): "python"})
 
     @classmethod
     def comfyui(

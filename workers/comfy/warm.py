@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from storage.published.worker_facts import AttentionChoice
+from storage.untrusted.host_paths import HostPaths
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.host import EngineHost
@@ -40,6 +41,10 @@ class WarmHost:
     @property
     def log(self) -> EngineLog:
         return self._host.log
+
+    @property
+    def paths(self) -> HostPaths:
+        return self._host.paths
 
     @property
     def attention(self) -> AttentionChoice:
