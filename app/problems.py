@@ -169,6 +169,12 @@ _TYPES = (
         "Webhooks cannot be signed",
         "set COMFYUI_MODAL_WEBHOOK_SECRET for the deployment, or send webhook_secret with the job",
     ),
+    ProblemType(
+        "webhook-refused",
+        422,
+        "Events may not be sent to this URL",
+        "use a public http or https URL on its usual port, without credentials",
+    ),
     ProblemType("unknown-event", 404, "There is no such event", "see the job's deliveries for the ids of its events"),
     ProblemType("no-log", 404, "There is no log", "a job has one once its engine said something; see attempt"),
     ProblemType("unknown-batch", 404, "There is no such batch", "check the batch_id"),

@@ -9,6 +9,7 @@ from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.untrusted.media_check import MediaCheck
 from storage.untrusted.remote import Fetched
+from storage.webhooks.receivers import ReceiverRules
 from workflows.manifest import NamedWorkflow
 
 
@@ -24,5 +25,6 @@ class Services:
     launcher: Launcher
     fetcher: Fetcher
     media_check: MediaCheck
+    receivers: ReceiverRules
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

@@ -30,6 +30,12 @@ Data = Annotated[
 AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
 
 
+NO_MORE_LOOPBACK = (
+    "This is the second tenant: events no longer go to receivers on this machine (127.0.0.1, localhost). "
+    "COMFYUI_MODAL_WEBHOOK_LOOPBACK=true, where `comfyui-modal up` is started, allows it for all tenants."
+)
+
+
 class Refused(Exception):
     """The command cannot do this; the message says what to do."""
 
@@ -55,12 +61,18 @@ def create(
     except Refused as refused:
         return refuse(str(refused))
 
-    async def keep(store: "ApiKeyStore") -> None:
+    is_second = False
+
+    async def keep(store: "ApiKeyStore", settings: "Settings") -> None:
+        nonlocal is_second
+        is_second = settings.webhook_loopback == "one-tenant" and await _is_second_tenant(record, store, settings)
         await store.add(record)
 
     code = 0 if for_settings else _run(data, keep)
     if code == 0:
         _print_new(key, record, as_json=as_json, with_record=for_settings)
+    if is_second:
+        Console(stderr=True).print(NO_MORE_LOOPBACK, highlight=False, markup=False, soft_wrap=True)
     return code
 
 
@@ -68,7 +80,7 @@ def create(
 def list_all(*, data: Data = None, as_json: AsJson = False) -> int:
     """List the keys of the bucket: whose they are, what they may do, whether they are good."""
 
-    async def show(store: "ApiKeyStore") -> None:
+    async def show(store: "ApiKeyStore", _: "Settings") -> None:
         _print_all(await store.all(), as_json=as_json)
 
     return _run(data, show)
@@ -78,7 +90,7 @@ def list_all(*, data: Data = None, as_json: AsJson = False) -> int:
 def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
     """Revoke a key for good: every process refuses it within a minute."""
 
-    async def end(store: "ApiKeyStore") -> None:
+    async def end(store: "ApiKeyStore", _: "Settings") -> None:
         from storage.errors import KeyNotFound
 
         try:
@@ -93,7 +105,7 @@ def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
     return _run(data, end)
 
 
-def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]]) -> int:
+def _run(data: Path | None, command: Callable[["ApiKeyStore", "Settings"], Awaitable[None]]) -> int:
     import asyncio
 
     from pydantic import ValidationError
@@ -110,7 +122,7 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
         from storage.clock import SystemClock
 
         async with _bucket(data) as settings, open_objects(settings) as objects:
-            await command(ApiKeyStore(objects, SystemClock()))
+            await command(ApiKeyStore(objects, SystemClock(), fixed=settings.api_keys), settings)
 
     try:
         asyncio.run(on_the_bucket())
@@ -126,6 +138,10 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore"], Awaitable[None]])
 
 @asynccontextmanager
 async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
+    from pydantic import SecretStr
+
+    from infra.compose.values import loopback_of_up
+    from infra.local.connection import Credentials
     from infra.local.data_folder import bucket_of
     from infra.settings import external_settings
 
@@ -134,7 +150,18 @@ async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
         yield external
         return
     async with bucket_of(data or DEFAULT_DATA) as settings:
-        yield settings
+        of_up = SecretStr(Credentials.of(data or DEFAULT_DATA).api_key)  # the default tenant's, whose events count too
+        yield settings.model_copy(update={"webhook_loopback": loopback_of_up(settings), "api_key": of_up})
+
+
+async def _is_second_tenant(record: "KeyRecord", store: "ApiKeyStore", settings: "Settings") -> bool:
+    """Whether one other tenant, and no more than that, has had keys before this record."""
+    from storage.keys import DEFAULT_TENANT
+
+    now = datetime.now(UTC)
+    live = {known.tenant for known in (*settings.api_keys, *await store.all()) if known.is_live(now)}
+    tenants = live if settings.api_key is None else live | {DEFAULT_TENANT}
+    return len(tenants) == 1 and record.tenant not in tenants
 
 
 def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tuple[str, "KeyRecord"]:

@@ -11,11 +11,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
+from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
 from workflows.policy import DEFAULT, NodePolicy
 from workflows.suggestions import suggestion
@@ -39,6 +48,11 @@ Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}
 def _policy(text: str) -> str:
     NodePolicy.parse(text)
     return text
+
+
+def _lower(value: object) -> str:
+    """`True` as Python writes it, too."""
+    return str(value).lower()
 
 
 class Settings(BaseSettings):
@@ -141,8 +155,15 @@ class Settings(BaseSettings):
         description="`whsec_…` that signs events; while secrets rotate several, the newest first",
     )
     webhook_signing_key: SecretStr | None = Field(None, description="`whsk_…`: an ed25519 key that signs as well")
-    webhook_loopback: bool = Field(
-        default=False, description="let events go to receivers on this machine; `up` sets it, nothing else should"
+    webhook_loopback: Annotated[Loopback, BeforeValidator(_lower)] = Field(
+        "false",
+        description="let events go to receivers on this machine: `true`, `false`, or `one-tenant`, the default of "
+        "`up`: for as long as one tenant alone has keys",
+    )
+    refused_ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        (),
+        description="ports of this machine that no event and no fetch reaches, as a JSON list; those of our own "
+        "processes: `up` adds its own, and those in other settings' URLs need not be named",
     )
     webhook_origin: str | None = Field(
         None, description="our DNS name; if set, a receiver is asked once whether it takes events from it (OPTIONS)"

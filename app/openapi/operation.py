@@ -58,6 +58,7 @@ SUBMISSION_PROBLEMS = (
     "upload-incomplete",
     "unknown-gpu",
     "webhooks-unsigned",
+    "webhook-refused",
     "fetch-refused",
     "fetch-failed",
     *IDEMPOTENCY_PROBLEMS,

@@ -66,6 +66,7 @@ OPERATIONS = (
             "request-timeout",
             "request-too-large",
             "validation-error",
+            "webhook-refused",
             "too-many-webhook-targets",
         ),
     ),

@@ -18,7 +18,7 @@ from app.routes.context import (
     tenant_of,
     whole_number,
 )
-from app.submission.preparation import parsed
+from app.submission.preparation import check_receiver, parsed
 from app.submission.quotas import Quotas
 from app.views.events import schema
 from app.views.webhooks import delivery_view, endpoint_view
@@ -86,6 +86,7 @@ async def test(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
+    await check_receiver(context.services.receivers, tenant, url, "/url")
     await Quotas(context.services, context.config, tenant).admit_targets({url})
     await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
     ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))

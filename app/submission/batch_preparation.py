@@ -27,7 +27,7 @@ async def prepared_batch(preparation: Preparation, request: BatchRequest, config
     """`Problem` for the first job that something is wrong with: then none is accepted."""
     if request.jobs is not None and request.input_sets is None:
         _only_jobs(request)
-        preparation.check(request, "")
+        await preparation.check(request, "")
         _check_count("jobs", len(request.jobs), config)
         return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata, request.webhook_url)
     if request.input_sets is not None and request.jobs is None:
@@ -60,7 +60,7 @@ async def _own_jobs(preparation: Preparation, requests: Sequence[JobRequest]) ->
 async def _variations(
     preparation: Preparation, request: BatchRequest, input_sets: Sequence[Sequence[InputValue]]
 ) -> PreparedBatch:
-    preparation.check(request, "")
+    await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "")
     jobs = []
     for position, inputs in enumerate(input_sets):

@@ -18,6 +18,7 @@ from app.wire.jobs import InputValue, JobOptions, JobRequest
 from storage.jobs.record import DAY_S
 from storage.jobs.values import Input
 from storage.keys import DEFAULT_POOL
+from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer
@@ -64,6 +65,12 @@ class PreparedJob:
         return self.options.gpu or DEFAULT_POOL
 
 
+async def check_receiver(receivers: ReceiverRules, tenant: str, url: str, where: str) -> None:
+    """What its delivery would be refused for anyway is refused now, in the same words."""
+    if (reason := await receivers.refusal(tenant, url)) is not None:
+        raise Problem("webhook-refused", reason, pointer=where)
+
+
 def parsed(model: type[M], document: Any) -> M:
     """The document as a request body of this shape; `Problem` with every field that is wrong."""
     if not isinstance(document, dict):
@@ -78,15 +85,16 @@ class Preparation:
     """Of one request. `root` is always where the thing at hand stands in the request; all methods raise `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
-        self._stores = services.stores
+        self._stores, self._receivers = services.stores, services.receivers
         self._config = config
+        self._tenant = tenant
         self._body = body
         self._intake = MediaIntake(services, config, tenant, body)
         self._catalogues: dict[str, Catalogue] = {}
 
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
         """Everything of one job; its media last, for they are what takes long."""
-        self.check(request, root)
+        await self.check(request, root)
         workflow = await self.workflow(request.workflow, root)
         prepared = await self.job(request, workflow, request.inputs, f"{root}/inputs", f"{root}/workflow")
         return replace(prepared, media=await self.media(request, root))
@@ -108,8 +116,14 @@ class Preparation:
     async def media(self, options: JobOptions, root: str) -> tuple[PreparedMedium, ...]:
         return await self._intake.media(options.media, f"{root}/media")
 
-    def check(self, options: JobOptions, root: str) -> None:
+    async def check(self, options: JobOptions, root: str) -> None:
         """The counts and values that a schema cannot know."""
+        self._check_counts(options, root)
+        self._check_secrets(options, root)
+        if options.webhook_url is not None:
+            await check_receiver(self._receivers, self._tenant, options.webhook_url, f"{root}/webhook_url")
+
+    def _check_counts(self, options: JobOptions, root: str) -> None:
         config = self._config
         if len(options.media) > config.max_media:
             detail = f"{len(options.media)} media, at most {config.max_media} are allowed"
@@ -126,7 +140,10 @@ class Preparation:
         if len(options.metadata) > config.max_metadata_pairs:
             detail = f"{len(options.metadata)} metadata, at most {config.max_metadata_pairs} are allowed"
             raise _beyond(f"{root}/metadata", detail)
-        if options.webhook_url is not None and options.webhook_secret is None and not config.signs_webhooks:
+
+    def _check_secrets(self, options: JobOptions, root: str) -> None:
+        signs = self._config.signs_webhooks or options.webhook_secret is not None
+        if options.webhook_url is not None and not signs:
             detail = "this deployment has no secret to sign its events with"
             raise Problem("webhooks-unsigned", detail, pointer=f"{root}/webhook_url")
         if options.extra_data is not None and not self._stores.partner_keys.can_seal:

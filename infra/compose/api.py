@@ -2,7 +2,7 @@
 
 from app.config import ApiConfig
 from app.services import Services
-from infra.compose.values import media_limits, retain_s
+from infra.compose.values import media_limits, own_ports, receiver_rules, retain_s
 from infra.settings import Settings
 from storage.launcher import Launcher
 from storage.stores import Stores
@@ -17,12 +17,13 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
     return Services(
         stores=stores,
         launcher=launcher,
-        fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes),
+        fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes, own_ports=own_ports(settings)),
         media_check=MediaCheck(
             settings.max_media_checks,
             max_waiting=settings.max_waiting_media_checks,
             wait_s=settings.media_check_wait_s,
         ),
+        receivers=receiver_rules(settings, stores.api_keys),
         workflows=library(settings.workflows_dir),
     )
 

@@ -4,10 +4,9 @@ from datetime import timedelta
 
 from app.views.events import EventRenderer
 from infra.compose.api import api_config
-from infra.compose.values import webhook_secrets
+from infra.compose.values import receiver_rules, webhook_secrets
 from infra.settings import Settings
 from storage.stores import Stores
-from storage.untrusted.addresses import is_public_or_loopback
 from storage.webhooks.post import RemotePoster, WebhookTransport
 from storage.webhooks.signing import Signer
 from workers.webhooks.deliverer import Deliverer, DeliveryRoom
@@ -35,8 +34,5 @@ def signer(settings: Settings) -> Signer:
     return Signer(webhook_secrets(settings), None if key is None else key.get_secret_value())
 
 
-def webhook_transport(settings: Settings) -> RemotePoster:
-    """Public addresses alone, on the web's ports; where `up` runs, also this machine's own, on any port."""
-    if not settings.webhook_loopback:
-        return RemotePoster(timeout_s=settings.webhook_timeout_s)
-    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=settings.webhook_timeout_s)
+def webhook_transport(settings: Settings, stores: Stores) -> RemotePoster:
+    return RemotePoster(receiver_rules(settings, stores.api_keys), timeout_s=settings.webhook_timeout_s)

@@ -1,8 +1,13 @@
 """Settings as the values that other rooms know, where several kinds of process want them."""
 
+from urllib.parse import urlsplit
+
 from infra.settings import Settings
+from storage.access.key_store import ApiKeyStore
 from storage.jobs.record import DAY_S
+from storage.keys import DEFAULT_TENANT
 from storage.untrusted.media_check import MediaLimits
+from storage.webhooks.receivers import Loopback, ReceiverRules
 
 
 def media_limits(settings: Settings) -> MediaLimits:
@@ -18,3 +23,33 @@ def webhook_secrets(settings: Settings) -> tuple[str, ...]:
 
 def retain_s(settings: Settings) -> int:
     return round(settings.retain_days * DAY_S)
+
+
+def receiver_rules(settings: Settings, api_keys: ApiKeyStore) -> ReceiverRules:
+    return ReceiverRules(
+        api_keys,
+        loopback=settings.webhook_loopback,
+        own_ports=own_ports(settings),
+        named=() if settings.api_key is None else (DEFAULT_TENANT,),
+    )
+
+
+def loopback_of_up(settings: Settings) -> Loopback:
+    """`up` serves a developer's own receivers, unless its operator has chosen otherwise."""
+    return settings.webhook_loopback if "webhook_loopback" in settings.model_fields_set else "one-tenant"
+
+
+def own_ports(settings: Settings) -> frozenset[int]:
+    """The ports of this machine at which this deployment's processes listen, as far as the settings name them."""
+    urls = (settings.s3_endpoint, settings.s3_public_endpoint, settings.public_url, settings.engine)
+    named = (_local_port(url) for url in urls if url is not None)
+    return frozenset(settings.refused_ports) | {port for port in named if port is not None}
+
+
+def _local_port(url: str) -> int | None:
+    """None for the URL of another machine, and for what is no URL."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or parts.hostname is None:
+        return None
+    is_local = parts.hostname in ("localhost", "::1", "0.0.0.0") or parts.hostname.startswith("127.")  # noqa: S104  compared, not bound
+    return (parts.port or (443 if parts.scheme == "https" else 80)) if is_local else None

@@ -11,7 +11,7 @@ from infra.settings import Settings
 async def serve(settings: Settings) -> None:
     stop = await stop_with_parent()
     async with local_stores(settings) as stores:
-        deliverer = dispatcher(settings, stores, webhook_transport(settings))
+        deliverer = dispatcher(settings, stores, webhook_transport(settings, stores))
         say_ready(settings)
         await deliverer.serve(stop)
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from infra.compose.values import loopback_of_up
 from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
@@ -152,7 +153,8 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
     with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
         async with _bucket(options, credentials) as (settings, server), _kept_alive(server):
-            runtime = LocalRuntime(options, settings, listener, run_dir)
+            ruled = _with_receiver_rules(settings, listener, server)
+            runtime = LocalRuntime(options, ruled, listener, run_dir)
             runtime.server = server
             runtime.start()
             try:
@@ -209,7 +211,6 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         "comfyui_python": options.engine.comfyui_python,
         "lite_fault_nodes": options.lite_fault_nodes,
         "webhook_secret": SecretStr(credentials.webhook_secret),
-        "webhook_loopback": True,
         "log_level": options.log_level,
     }
     if options.external is not None:
@@ -221,6 +222,13 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         return
     async with embedded_bucket(options.data, credentials) as (settings, server):
         yield settings.model_copy(update=common), server
+
+
+def _with_receiver_rules(settings: Settings, listener: socket.socket, server: LocalS3Server | None) -> Settings:
+    """No event and no fetch reaches a port of ours; other servers on this machine get events of a single tenant."""
+    own = {listener.getsockname()[1], *(() if server is None else server.ports)}
+    refused = tuple(sorted(own.union(settings.refused_ports)))
+    return settings.model_copy(update={"refused_ports": refused, "webhook_loopback": loopback_of_up(settings)})
 
 
 def _check_engine(engine: EngineSettings) -> None:

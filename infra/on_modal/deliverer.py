@@ -17,6 +17,6 @@ def deliver_due() -> None:
 
     async def once() -> None:
         async with open_stores(settings, MemorySignal()) as stores:
-            await dispatcher(settings, stores, webhook_transport(settings)).sweep()
+            await dispatcher(settings, stores, webhook_transport(settings, stores)).sweep()
 
     asyncio.run(once())

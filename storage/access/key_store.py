@@ -35,6 +35,10 @@ MOST_LOOKUPS = 50
 """So many in `LIST_LIFE` need no list."""
 LIST_LIFE = timedelta(seconds=10)
 """A key that is made while strangers flood a process with invented ones gets in after this."""
+TENANTS_LIFE = timedelta(seconds=5)
+"""How long an answer about other tenants' keys is believed."""
+TENANTS_PAGE = 100
+"""Most often one of the first keys is another tenant's, and the others need not be read."""
 CAS_ATTEMPTS = 5
 LONGEST_NAME = 100
 
@@ -111,6 +115,7 @@ class ApiKeyStore:
         self._fixed: Mapping[str, KeyRecord] = {record.kid: record for record in fixed}
         self._known: ShortLived[KeyRecord] = ShortLived(clock, life=cache_life)
         self._unknown: ShortLived[None] = ShortLived(clock, life=cache_life)
+        self._others: ShortLived[bool] = ShortLived(clock, life=TENANTS_LIFE)
         self._looked: tuple[datetime, int] = (clock.now(), 0)
         self._kids: tuple[datetime, frozenset[str]] | None = None
         self._listing = asyncio.Lock()
@@ -145,6 +150,16 @@ class ApiKeyStore:
             found += [record for record in await for_each(page, self._listed) if record is not None]
         return sorted(found, key=lambda record: (record.created_at, record.kid))
 
+    async def has_other_tenant(self, tenant: str) -> bool:
+        """Whether a tenant besides this one has a live key, as it was at most `TENANTS_LIFE` ago."""
+        if (known := self._others.get(tenant)) is not None:
+            return known[0]
+        found = any(self._is_others(record, tenant) for record in self._fixed.values()) or await self._lists_other(
+            tenant
+        )
+        self._others.put(tenant, found)
+        return found
+
     async def revoke(self, kid: str) -> KeyRecord:
         """The record, revoked for good. `KeyNotFound` for one that the bucket does not have."""
         for _ in range(CAS_ATTEMPTS):
@@ -160,6 +175,26 @@ class ApiKeyStore:
             except PreconditionFailed:
                 continue
         raise StorageUnavailable(f"key {kid} changes too fast to be revoked")
+
+    async def _lists_other(self, tenant: str) -> bool:
+        async for page in all_keys(self._objects, keys.API_KEYS, page=TENANTS_PAGE):
+            found = await for_each(page, self._believed)
+            if any(self._is_others(record, tenant) for record in found if record is not None):
+                return True
+        return False
+
+    def _is_others(self, record: KeyRecord, tenant: str) -> bool:
+        return record.tenant != tenant and record.is_live(self._clock.now())
+
+    async def _believed(self, key: str) -> KeyRecord | None:
+        """The record of a listed key: from memory if that is fresh."""
+        kid = key.removeprefix(keys.API_KEYS).removesuffix(".json")
+        if (cached := self._known.get(kid)) is not None:
+            return cached[0]
+        record = await self._listed(key)
+        if record is not None and record.kid == kid:
+            self._known.put(kid, record)
+        return record
 
     async def _find(self, kid: str) -> KeyRecord | None:
         if kid in self._fixed:

@@ -1,10 +1,11 @@
-"""Which IP addresses a stranger's URL may lead to: public ones alone. Pure.
+"""Which IP addresses a stranger's URL may lead to: public ones alone.
 
 The networks are those of IANA's special-purpose registries and the metadata addresses of clouds. IPv6 is denied by
 default: translation, local and unassigned ranges all lie outside 2000::/3.
 """
 
 import ipaddress
+import socket
 from collections.abc import Callable
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -45,11 +46,6 @@ _DENIED_V6 = tuple(
 )
 
 
-def is_public_or_loopback(address: Address) -> bool:
-    """For receivers that a developer runs on the same machine as `comfyui-modal up`."""
-    return address.is_loopback or is_public(address)
-
-
 def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in network for network in _DENIED_V4)
@@ -57,3 +53,22 @@ def is_public(address: Address) -> bool:
         return is_public(address.ipv4_mapped)
     in_reach = address.scope_id is None and address in _ALLOWED_V6
     return in_reach and not any(address in network for network in _DENIED_V6)
+
+
+def unmapped(address: Address) -> Address:
+    """The IPv4 address that an IPv6 one stands for (::ffff:127.0.0.1), or the address itself."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def is_of_this_machine(address: Address) -> bool:
+    """Loopback, unspecified, or an address of one of this machine's interfaces: those can be bound."""
+    if address.is_loopback or address.is_unspecified:
+        return True
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((str(address), 0))
+    except OSError:
+        return False
+    return True

@@ -12,78 +12,39 @@ tenant's receiver said, and no two tenants share a connection.
 import asyncio
 import functools
 import ipaddress
-import re
 import socket
 import ssl
-from collections.abc import Iterable
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
 
-from storage.untrusted.addresses import AddressCheck, is_public
+from storage.untrusted.destinations import DestinationRefused, Destinations
 
 DNS_TIMEOUT_S = 5.0
 MAX_ADDRESSES = 4
 MAX_REDIRECTS = 3
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_NUMERIC = re.compile(r"0x[0-9a-f]*|\d+", re.IGNORECASE)
-
-
-class DestinationRefused(httpx.RequestError):
-    """The URL leads where this client does not go."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"destination refused: {reason}")
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    """`ports` None means the scheme's own port only; `check` is injected by tests and by nobody else."""
-
-    def __init__(
-        self,
-        *,
-        schemes: Iterable[str] = ("https", "http"),
-        ports: Iterable[int] | None = None,
-        check: AddressCheck = is_public,
-        backend: httpcore.AsyncNetworkBackend | None = None,
-    ) -> None:
+    def __init__(self, destinations: Destinations, *, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
         super().__init__(verify=_tls(), trust_env=False)
-        self._schemes = frozenset(schemes)
-        self._ports = None if ports is None else frozenset(ports)
+        self._destinations = destinations
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_tls(),
             keepalive_expiry=5.0,
-            network_backend=_PinnedBackend(check, backend or httpcore.AnyIOBackend()),
+            network_backend=_PinnedBackend(destinations, backend or httpcore.AnyIOBackend()),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        self._check_url(request.url)
+        await self._destinations.check_url(request.url)
         return await super().handle_async_request(request)
-
-    def _check_url(self, url: httpx.URL) -> None:
-        """Runs for every hop of a redirect."""
-        if url.scheme not in self._schemes:
-            raise DestinationRefused(f"scheme {url.scheme!r}")
-        port = url.port or _DEFAULT_PORTS[url.scheme]
-        if port not in (self._ports or {_DEFAULT_PORTS[url.scheme]}):
-            raise DestinationRefused(f"port {port}")
-        if url.userinfo:
-            raise DestinationRefused("credentials in the URL")
-        host = url.raw_host.decode("ascii", "replace").rstrip(".").lower()
-        if not host or any(character in host for character in "%\\ "):
-            raise DestinationRefused("not a host name")
-        if ":" not in host and _NUMERIC.fullmatch(host.rsplit(".", 1)[-1]):
-            try:
-                ipaddress.IPv4Address(host)
-            except ValueError:
-                raise DestinationRefused("an IP address in an unusual form") from None
 
 
 class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, check: AddressCheck, inner: httpcore.AsyncNetworkBackend) -> None:
-        self._check = check
+    def __init__(self, destinations: Destinations, inner: httpcore.AsyncNetworkBackend) -> None:
+        self._destinations = destinations
         self._inner = inner
 
     async def connect_tcp(
@@ -124,8 +85,8 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         except (OSError, UnicodeError, TimeoutError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host!r}") from error
         addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
-        if not all(self._check(ipaddress.ip_address(address)) for address in addresses):
-            raise DestinationRefused(f"{host!r} has an address that is not public")
+        for address in addresses:
+            await self._destinations.check_address(host, ipaddress.ip_address(address), port)
         return addresses
 
 

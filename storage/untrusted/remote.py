@@ -4,6 +4,7 @@ httpx is imported with the first URL: it takes a fifth of the API's start, and m
 """
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,19 +33,23 @@ class Fetched:
 
 
 class RemoteFetcher:
-    """`transport` is injected by tests and by nobody else."""
+    """`own_ports` are those of this deployment's processes. `transport` is injected by tests and by nobody else."""
 
-    def __init__(self, *, max_bytes: int, transport: "PinnedTransport | None" = None) -> None:
+    def __init__(
+        self, *, max_bytes: int, own_ports: Iterable[int] = (), transport: "PinnedTransport | None" = None
+    ) -> None:
         self._max_bytes = max_bytes
+        self._own_ports = frozenset(own_ports)
         self._transport = transport
 
     async def fetch(self, url: str, path: Path) -> Fetched:
         """`FetchRefused` for a URL or content that is not allowed, `FetchFailed` where the other side failed."""
         import httpx
 
-        from storage.untrusted.pinned_http import DestinationRefused, PinnedTransport, pinned_client
+        from storage.untrusted.destinations import DestinationRefused, Destinations
+        from storage.untrusted.pinned_http import PinnedTransport, pinned_client
 
-        transport = self._transport or PinnedTransport()
+        transport = self._transport or PinnedTransport(Destinations(own_ports=self._own_ports))
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S), pinned_client(transport, timeout_s=READ_TIMEOUT_S) as client:
                 size = await self._download(client, url, path)

@@ -8,8 +8,9 @@ from typing import Protocol
 
 import httpx
 
-from storage.untrusted.addresses import AddressCheck, is_public
-from storage.untrusted.pinned_http import DestinationRefused, PinnedTransport, pinned_client
+from storage.untrusted.destinations import DestinationRefused
+from storage.untrusted.pinned_http import PinnedTransport, pinned_client
+from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0
 """Wall clock for the whole of an attempt."""
@@ -34,34 +35,31 @@ class Answer:
 
 
 class WebhookTransport(Protocol):
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Never raises for what the network or the receiver does."""
         ...
 
-    async def agrees(self, url: str, origin: str) -> str | None:
-        """Whether the receiver wants our events: None if it does, else why not. Never raises either."""
+    async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
+        """Asks the receiver whether it wants our events: None if it does, else what is wrong. Never raises either."""
         ...
 
 
 class RemotePoster:
-    """`check` decides which addresses may be reached; ports are 80 and 443 unless any may be.
+    """`rules` say which addresses a tenant's events may reach.
 
     Each request has a client and a connection of its own, so that no state of one delivery reaches the next. A TLS
     handshake costs about 4 ms of processor time, less than the bucket's requests of one delivery.
     """
 
-    def __init__(
-        self, *, check: AddressCheck = is_public, any_port: bool = False, timeout_s: float = TIMEOUT_S
-    ) -> None:
+    def __init__(self, rules: ReceiverRules, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._rules = rules
         self._timeout_s = timeout_s
-        self._check = check
-        self._ports = frozenset(range(1, 65536)) if any_port else None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._send(url, headers, body, started)
+            async with asyncio.timeout(self._timeout_s), self._client(tenant) as client:
+                return await _send(client, url, headers, body, started)
         except TimeoutError:
             return Answer(None, _ms(started), f"no complete answer within {self._timeout_s:g} s")
         except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
@@ -69,46 +67,46 @@ class RemotePoster:
         except httpx.HTTPError as error:
             return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
 
-    async def agrees(self, url: str, origin: str) -> str | None:
-        """The handshake of CloudEvents for webhooks: None if the receiver allows us, else why it does not."""
-        headers = {"webhook-request-origin": origin}
+    async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
+        """The handshake of CloudEvents for webhooks."""
+        headers, started = {"webhook-request-origin": origin}, time.monotonic()
         try:
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._client() as client,
+                self._client(tenant) as client,
                 client.stream("OPTIONS", url, headers=headers) as response,
             ):
                 pass  # what follows the headers is of no interest
-        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as error:
-            return f"the handshake failed: {type(error).__name__}"
+        except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            return Answer(None, _ms(started), str(error), is_refused=True)
+        except (TimeoutError, httpx.HTTPError) as error:
+            return Answer(None, _ms(started), f"the handshake failed: {type(error).__name__}")
         allowed = response.headers.get("webhook-allowed-origin", "").strip()
         if response.is_success and allowed in (origin, "*"):
             return None
-        return f"the receiver does not allow {origin} (it answered {response.status_code})"
+        return Answer(None, _ms(started), f"the receiver does not allow {origin} (it answered {response.status_code})")
 
-    def _client(self) -> httpx.AsyncClient:
-        transport = PinnedTransport(check=self._check, ports=self._ports)
+    def _client(self, tenant: str) -> httpx.AsyncClient:
+        transport = PinnedTransport(self._rules.destinations(tenant))
         return pinned_client(transport, timeout_s=self._timeout_s, follow_redirects=False)
 
-    async def _send(self, url: str, headers: Mapping[str, str], body: bytes, started: float) -> Answer:
-        async with (
-            self._client() as client,
-            client.stream("POST", url, headers=dict(headers), content=body) as response,
-        ):
-            excerpt = b""
-            async for chunk in response.aiter_raw():
-                excerpt += chunk
-                if len(excerpt) >= EXCERPT_BYTES:
-                    break
-            wish = response.headers.get("webhook-delivery", "").strip().lower()
-            return Answer(
-                response.status_code,
-                _ms(started),
-                excerpt=excerpt[:EXCERPT_BYTES].decode("utf-8", "replace") or None,
-                retry_after=response.headers.get("retry-after"),
-                wants_no_more=wish == "disable",
-                aborts=wish == "abort-message",
-            )
+
+async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str], body: bytes, started: float) -> Answer:
+    async with client.stream("POST", url, headers=dict(headers), content=body) as response:
+        excerpt = b""
+        async for chunk in response.aiter_raw():
+            excerpt += chunk
+            if len(excerpt) >= EXCERPT_BYTES:
+                break
+        wish = response.headers.get("webhook-delivery", "").strip().lower()
+        return Answer(
+            response.status_code,
+            _ms(started),
+            excerpt=excerpt[:EXCERPT_BYTES].decode("utf-8", "replace") or None,
+            retry_after=response.headers.get("retry-after"),
+            wants_no_more=wish == "disable",
+            aborts=wish == "abort-message",
+        )
 
 
 def _ms(started: float) -> int:

@@ -59,13 +59,20 @@ def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
 
 
 def test_keys_of_a_data_folder_whether_or_not_it_runs(tmp_path: Path) -> None:
-    """A key that was made while `up` ran is listed after it, one that was made after it is good in the next."""
+    """A key that was made while `up` ran is listed after it, one that was made after it is good in the next.
+
+    The second tenant's first key tells that events no longer go to receivers on this machine.
+    """
     data, in_data = tmp_path / "data", ("--data", str(tmp_path / "data"))
     with up(data) as running:
-        first = made({}, "--tenant", "acme", "--scopes", "jobs:read", *in_data)
+        done = keys({}, "create", "--tenant", "acme", "--scopes", "jobs:read", "--json", *in_data)
+        first = json.loads(done.stdout)
+        assert "COMFYUI_MODAL_WEBHOOK_LOOPBACK=true" in done.stderr
         assert asked(running.connection["api_url"], first["key"]) == 200
     assert first["kid"] in keys({}, "list", *in_data).stdout
-    second = made({}, "--tenant", "acme", "--expires", "90d", *in_data)
+    done = keys({}, "create", "--tenant", "acme", "--expires", "90d", "--json", *in_data)
+    second = json.loads(done.stdout)
+    assert "second tenant" not in done.stderr
     keys({}, "revoke", first["kid"], *in_data)
     with up(data) as running:
         url = running.connection["api_url"]

@@ -42,7 +42,7 @@ SECRET = new_secret()
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterator[Deployed]:
-    settings = bucket_settings(s3_server, PREFIX) | {"webhook_secret": SECRET, "webhook_loopback": True}
+    settings = bucket_settings(s3_server, PREFIX) | {"webhook_secret": SECRET, "webhook_loopback": "true"}
     with deployed(tmp_path_factory.mktemp("plane"), settings, **SHELL) as app:
         yield app
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -210,6 +211,25 @@ def test_webhooks_are_listened_to_tested_and_repeated(running: Up) -> None:
         assert listener.wait(20) == 0
         said = listener.stdout.read()
     assert (said.count("verified comfyui.webhook.test.v1"), said.count(event_id[0])) == (1, 2), said
+
+
+def test_no_webhook_reaches_a_port_of_ours(running: Up) -> None:
+    """The API's and all of the S3 server's are refused at submission; other receivers on this machine are not."""
+    processes = running.connection["processes"]
+    ours = [psutil.Process(processes["api"]), *psutil.Process(processes["s3"]).children(recursive=True)]
+    ports = {
+        found.laddr.port
+        for process in ours
+        for found in process.net_connections()
+        if found.status == psutil.CONN_LISTEN
+    }
+    with running.client() as client:
+        assert urlsplit(running.connection["s3_endpoint"]).port in ports
+        assert urlsplit(running.connection["api_url"]).port in ports
+        for port in ports:
+            refused = client.post("/v1/webhooks/test", json={"url": f"http://127.0.0.1:{port}/"})
+            assert (refused.status_code, refused.json()["type"]) == (422, "/problems/webhook-refused"), port
+            assert "belongs to this deployment" in refused.json()["detail"]
 
 
 def test_an_event_of_a_stranger_is_refused(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ from tests.support.records import a_job
 LATENCIES = 200
 EVENTS = 640
 RECEIVERS = 64
-SETTINGS = Settings(bucket="bench", webhook_secret=SecretStr(new_secret()), webhook_loopback=True, webhook_timeout_s=5)
+SETTINGS = Settings(
+    bucket="bench", webhook_secret=SecretStr(new_secret()), webhook_loopback="true", webhook_timeout_s=5
+)
 
 
 @dataclass
@@ -62,7 +64,7 @@ async def _receivers() -> AsyncIterator[Receivers]:
 @asynccontextmanager
 async def _delivering(objects: ObjectStore) -> AsyncIterator[Stores]:
     stores = make_stores(SETTINGS, objects, MemorySignal())
-    transport, stop = webhook_transport(SETTINGS), asyncio.Event()
+    transport, stop = webhook_transport(SETTINGS, stores), asyncio.Event()
     serving = asyncio.create_task(dispatcher(SETTINGS, stores, transport).serve(stop))
     try:
         yield stores

@@ -39,14 +39,14 @@ class Receivers:
     begun: list[str] = field(default_factory=list)
     taken: list[str] = field(default_factory=list)
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.begun.append(url)
         if url.startswith(SLOW):
             await self.released.wait()
         self.taken.append(url)
         return Answer(204, 1)
 
-    async def agrees(self, url: str, origin: str) -> str | None:
+    async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
         raise AssertionError("nobody is asked")
 
 

@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from storage.untrusted.addresses import is_public_or_loopback
+from storage.access.key_store import ApiKeyStore
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import SystemClock
 from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
+from storage.webhooks.receivers import Loopback, ReceiverRules
 
 pytestmark = pytest.mark.anyio
 
@@ -93,12 +96,14 @@ async def receiver() -> AsyncIterator[str]:
         yield url
 
 
-def local_poster(timeout_s: float = 10.0) -> RemotePoster:
-    return RemotePoster(check=is_public_or_loopback, any_port=True, timeout_s=timeout_s)
+def local_poster(timeout_s: float = 10.0, *, loopback: Loopback = "true") -> RemotePoster:
+    clock = SystemClock()
+    rules = ReceiverRules(ApiKeyStore(MemoryObjectStore(clock), clock), loopback=loopback)
+    return RemotePoster(rules, timeout_s=timeout_s)
 
 
 async def post(url: str, timeout_s: float = 10.0) -> Answer:
-    return await local_poster(timeout_s).post(url, HEADERS, BODY)
+    return await local_poster(timeout_s).post("acme", url, HEADERS, BODY)
 
 
 async def test_what_was_signed_arrives(receiver: str) -> None:
@@ -169,7 +174,7 @@ async def test_where_we_do_not_go_no_repeat_helps(url: str) -> None:
 
 async def test_loopback_is_private_unless_it_is_permitted(receiver: str) -> None:
     """As deployed."""
-    assert (await RemotePoster().post(f"{receiver}/take", HEADERS, BODY)).is_refused
+    assert (await local_poster(loopback="false").post("acme", f"{receiver}/take", HEADERS, BODY)).is_refused
 
 
 @pytest.fixture
@@ -209,8 +214,8 @@ async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
             ("a.hooks.test", "c", "a.hooks.test"),
             ("a.hooks.test", "d", "a.hooks.test"),
         ):
-            await poster.agrees(f"http://{host}:{port}/{path}?domain={domain}", "ours.example")
-            answer = await poster.post(f"http://{host}:{port}/{path}?domain={domain}", HEADERS, BODY)
+            await poster.handshake("acme", f"http://{host}:{port}/{path}?domain={domain}", "ours.example")
+            answer = await poster.post("globex", f"http://{host}:{port}/{path}?domain={domain}", HEADERS, BODY)
             assert answer.status == 204, answer
     finally:
         await runner.cleanup()
@@ -222,11 +227,13 @@ async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
 async def test_the_handshake(receiver: str) -> None:
     """A receiver agrees by naming our origin or any; its body is of no interest."""
     poster = local_poster()
-    assert await poster.agrees(f"{receiver}/allow", "ours.example") is None
-    assert await poster.agrees(f"{receiver}/allow?allowed=*", "ours.example") is None
+    assert await poster.handshake("acme", f"{receiver}/allow", "ours.example") is None
+    assert await poster.handshake("acme", f"{receiver}/allow?allowed=*", "ours.example") is None
     for path in ("allow?allowed=other.example", "endless"):
-        refusal = await poster.agrees(f"{receiver}/{path}", "ours.example")
-        assert refusal == "the receiver does not allow ours.example (it answered 200)"
-    refusal = await poster.agrees("http://10.0.0.1/", "ours.example")
+        refusal = await poster.handshake("acme", f"{receiver}/{path}", "ours.example")
+        assert refusal is not None
+        assert refusal.error == "the receiver does not allow ours.example (it answered 200)"
+        assert not refusal.is_refused
+    refusal = await poster.handshake("acme", "http://10.0.0.1/", "ours.example")
     assert refusal is not None
-    assert refusal.startswith("the handshake failed")
+    assert refusal.is_refused

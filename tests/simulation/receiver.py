@@ -17,10 +17,10 @@ class SimulatedReceiver:
     taken: dict[str, float] = field(default_factory=dict)
     """When each event arrived last, by its id, whatever the sender heard of it."""
 
-    async def agrees(self, url: str, origin: str) -> str | None:
+    async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
         return None
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         rates, event = self.faults.rates, json.loads(body)
         self.watcher.event_sent(event["id"], event["type"], event["subject"])
         await self.faults.delay()

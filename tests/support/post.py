@@ -38,13 +38,13 @@ class Receiver:
     asked: list[str] = field(default_factory=list)
     wants: bool = True
 
-    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         self.posts.append((url, headers, body))
         return self.answers.pop(0) if self.answers else OK
 
-    async def agrees(self, url: str, origin: str) -> str | None:
+    async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
         self.asked.append(origin)
-        return None if self.wants else "the receiver does not allow it"
+        return None if self.wants else Answer(None, 0, "the receiver does not allow it")
 
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, _, body in self.posts]

@@ -124,7 +124,7 @@ class Deliverer:
 
     async def _send(self, found: Committed, delivery: Delivery) -> Answer:
         if (refusal := await self._refusal(delivery)) is not None:
-            return Answer(None, 0, refusal)
+            return refusal
         try:
             headers, body = self._renderer.render(found)
             signer = await self._signer_of(found)
@@ -136,13 +136,13 @@ class Deliverer:
             logger.exception("event %s could not be made", delivery.ref.event_id)
             return Answer(None, 0, "the event could not be made; the deliverer's log says why", is_refused=True)
         signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
-        return await self._transport.post(delivery.url, {**headers, **signature}, body)
+        return await self._transport.post(delivery.tenant, delivery.url, {**headers, **signature}, body)
 
-    async def _refusal(self, delivery: Delivery) -> str | None:
-        """Why the receiver does not agree to be sent events; asked once."""
+    async def _refusal(self, delivery: Delivery) -> Answer | None:
+        """What came of asking the receiver, if it does not agree to be sent events; asked once."""
         if self._origin is None or await self._endpoints.has_agreed(delivery.tenant, delivery.url):
             return None
-        refusal = await self._transport.agrees(delivery.url, self._origin)
+        refusal = await self._transport.handshake(delivery.tenant, delivery.url, self._origin)
         if refusal is None:
             now = self._clock.now()
             await self._endpoints.change(delivery.tenant, delivery.url, lambda endpoint: endpoint.agreed(now))

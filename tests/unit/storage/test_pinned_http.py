@@ -13,7 +13,8 @@ from aiohttp import web
 
 from storage.errors import FetchFailed, FetchRefused
 from storage.untrusted.addresses import is_public
-from storage.untrusted.pinned_http import MAX_ADDRESSES, DestinationRefused, PinnedTransport, pinned_client
+from storage.untrusted.destinations import DestinationRefused, Destinations
+from storage.untrusted.pinned_http import MAX_ADDRESSES, PinnedTransport, pinned_client
 from storage.untrusted.remote import RemoteFetcher
 from tests.support.api_server import PNG
 
@@ -76,7 +77,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 
 async def get(url: str, spy: Spy) -> None:
-    async with pinned_client(PinnedTransport(backend=spy), timeout_s=5) as client:
+    async with pinned_client(PinnedTransport(Destinations(), backend=spy), timeout_s=5) as client:
         await client.get(url)
 
 
@@ -189,8 +190,8 @@ async def site() -> AsyncIterator[str]:
 
 def fetcher(site: str) -> RemoteFetcher:
     port = int(site.rsplit(":", 1)[1])
-    transport = PinnedTransport(ports=[port], check=lambda address: str(address) == "127.0.0.1")
-    return RemoteFetcher(max_bytes=2000, transport=transport)
+    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: str(address) == "127.0.0.1")
+    return RemoteFetcher(max_bytes=2000, transport=PinnedTransport(here))
 
 
 async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""Where events may go: refused at submission as far as the URL tells, at the connection otherwise, by one rule."""
+
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from app.config import ApiConfig
+from infra.compose.deliverer import dispatcher, webhook_transport
+from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.errors import FetchRefused
+from storage.hint_keys import EventRef
+from storage.untrusted.destinations import Destinations
+from storage.untrusted.pinned_http import PinnedTransport
+from storage.untrusted.remote import RemoteFetcher
+from storage.webhooks.receivers import SEVERAL_TENANTS
+from storage.webhooks.signing import new_secret
+from tests.support.api_server import BLUE, KEY, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+OWN = "port {port} of this machine belongs to this deployment itself"
+PRIVATE = [
+    "http://10.0.0.1/",
+    "http://192.168.1.1/hook",
+    "https://172.16.0.9/",
+    "http://169.254.169.254/latest",
+    "http://100.64.0.1/",
+    "http://0.0.0.0/",
+    "http://[::]/",
+    "http://[fd00::1]/",
+    "http://[fe80::1]/",
+    "http://[::ffff:10.0.0.1]/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://127.0.0.1/",
+    "http://127.9.9.9/",
+    "http://127.0.0.1./",
+    "http://[::1]/",
+    "http://[::ffff:127.0.0.1]/",
+    "http://localhost/",
+    "http://LOCALHOST./",
+    "http://a.localhost/",
+    "http://127.1/",
+    "http://2130706433/",
+    "http://0x7f.1/",
+    "http://0177.0.0.1/",
+    "http://0x7f000001/",
+    "http://example.com:8080/",
+    "https://example.com:22/",
+    "https://example.com:80/",
+    "http://93.184.215.14:8080/",
+    "http://93.184.215.14%00/",
+    "http://a%2eb/",
+    "http://[::1%25lo]/",
+]
+
+
+class Server:
+    """A receiver of events on this machine; `requests` are those that reached it."""
+
+    def __init__(self) -> None:
+        self.requests: list[str] = []
+        self.port = 0
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.requests.append(request.path)
+        if request.path == "/elsewhere":
+            return web.Response(status=302, headers={"location": request.query["to"]})
+        return web.Response(status=204)
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Server]:
+    server, app = Server(), web.Application()
+    app.router.add_route("*", "/{path:.*}", server.take)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    server.port = runner.addresses[0][1]
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every name that ends in .test is one of this machine's."""
+    known = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, port: Any, *args: Any, **options: Any) -> list[Any]:
+        name = host.decode() if isinstance(host, bytes) else host
+        return known("127.0.0.1" if str(name).endswith(".test") else host, port, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+
+
+def settings(**fields: Any) -> Settings:
+    return Settings(bucket="tests", webhook_secret=new_secret(), api_key=KEY, **fields)
+
+
+@asynccontextmanager
+async def api_of(wanted: Settings, clock: ManualClock) -> AsyncIterator[Api]:
+    config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.0)
+    async with running_api(MemoryObjectStore(clock), clock, config, settings=wanted) as api:
+        yield api
+
+
+async def delivered(api: Api, wanted: Settings, tenant: str, url: str) -> tuple[str, str | None]:
+    """What becomes of a test event that was accepted at some time: its status, and why it was given up."""
+    ref: EventRef = await api.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
+    await dispatcher(wanted, api.stores, webhook_transport(wanted, api.stores)).sweep()
+    stored = await api.stores.deliveries.find(ref)
+    assert stored is not None
+    return stored.record.status, stored.record.reason
+
+
+@pytest.mark.parametrize("url", PRIVATE)
+async def test_what_no_delivery_would_reach_is_refused_at_submission(clock: ManualClock, url: str) -> None:
+    """Private and loopback addresses in every form, other ports: with the words that the delivery would end with."""
+    wanted = settings()
+    async with api_of(wanted, clock) as api:
+        refused = await api.client.post("/v1/webhooks/test", json={"url": url})
+        status, reason = await delivered(api, wanted, "default", url)
+    problem = refused.json()
+    assert (refused.status_code, problem["type"], problem["pointer"]) == (422, "/problems/webhook-refused", "/url")
+    assert (status, reason) == ("dead", problem["detail"])
+
+
+SUBMISSIONS = {
+    "job": ("/v1/jobs", {"workflow": BLUE, "webhook_url": "http://10.0.0.1/"}, "/webhook_url"),
+    "batch": ("/v1/batches", {"workflow": BLUE, "input_sets": [[]], "webhook_url": "http://10.0.0.1/"}, "/webhook_url"),
+    "batch of jobs": ("/v1/batches", {"jobs": [{"workflow": BLUE}], "webhook_url": "http://10.0.0.1/"}, "/webhook_url"),
+    "job of a batch": (
+        "/v1/batches",
+        {"jobs": [{"workflow": BLUE}, {"workflow": BLUE, "webhook_url": "http://10.0.0.1/"}]},
+        "/jobs/1/webhook_url",
+    ),
+    "named": ("/v1/workflows/words/jobs", {"webhook_url": "http://10.0.0.1/"}, "/webhook_url"),
+}
+
+
+@pytest.mark.parametrize("kind", SUBMISSIONS)
+async def test_every_submission_refuses_it(clock: ManualClock, kind: str) -> None:
+    """And stores nothing."""
+    path, document, where = SUBMISSIONS[kind]
+    async with api_of(settings(), clock) as api:
+        before = await api.keys()
+        refused = await api.client.post(path, json=document)
+        assert await api.keys() == before
+    problem = refused.json()
+    assert (problem["type"], problem["pointer"]) == ("/problems/webhook-refused", where)
+    assert problem["detail"] == "destination refused: '10.0.0.1' has an address that is not public"
+
+
+async def test_public_receivers_are_accepted(clock: ManualClock) -> None:
+    """Whether by name or by address: names are resolved when something is sent."""
+    async with api_of(settings(webhook_loopback="one-tenant"), clock) as api:
+        for url in ("https://example.com/hook", "http://93.184.215.14/", "https://[2606:4700::1]/", "http://no.such/"):
+            accepted = await api.client.post("/v1/jobs", json={"workflow": BLUE, "webhook_url": url})
+            assert accepted.status_code == 202, accepted.text
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("loopback", ["one-tenant", "true"])
+async def test_no_event_reaches_a_port_of_ours(clock: ManualClock, loopback: str) -> None:
+    """By whatever address of this machine: refused at submission if it is in the URL, dead if a name leads there."""
+    async with serving() as ours:
+        port = ours.port
+        wanted = settings(webhook_loopback=loopback, refused_ports=(port,))
+        literal = ("127.0.0.1", "127.9.9.9", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]")  # noqa: S104  nothing is bound
+        async with api_of(wanted, clock) as api:
+            for host in literal:
+                refused = await api.client.post("/v1/webhooks/test", json={"url": f"http://{host}:{port}/"})
+                assert refused.json()["detail"] == f"destination refused: {OWN.format(port=port)}", host
+            accepted = await api.client.post("/v1/webhooks/test", json={"url": f"http://ours.test:{port}/"})
+            assert accepted.status_code == 202
+            found = await delivered(api, wanted, "default", f"http://ours.test:{port}/")
+            assert found == ("dead", f"destination refused: {OWN.format(port=port)}")
+        assert ours.requests == []
+
+
+async def test_ports_in_the_settings_are_ours(clock: ManualClock) -> None:
+    """Those of the bucket, of the engine and of the API, where they are on this machine."""
+    wanted = settings(
+        webhook_loopback="true",
+        s3_endpoint="http://127.0.0.1:9000",
+        engine="http://localhost:8188",
+        public_url="http://127.0.0.1:8000",
+    )
+    async with api_of(wanted, clock) as api:
+        for port in (9000, 8188, 8000):
+            refused = await api.client.post("/v1/webhooks/test", json={"url": f"http://127.0.0.1:{port}/"})
+            assert refused.json()["detail"] == f"destination refused: {OWN.format(port=port)}"
+        other = await api.client.post("/v1/webhooks/test", json={"url": "http://127.0.0.1:9001/"})
+        assert other.status_code == 202
+
+
+@pytest.mark.usefixtures("names")
+@pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/", "http://ours.test:{port}/"])
+async def test_no_fetch_reaches_a_port_of_ours(tmp_path: Path, target: str) -> None:
+    """Not by a redirect either."""
+    async with serving() as site, serving() as ours:
+        here = Destinations(
+            ports=frozenset({site.port, ours.port}),
+            is_allowed=lambda address: address.is_loopback,
+            own_ports=frozenset({ours.port}),
+        )
+        fetcher = RemoteFetcher(max_bytes=100, transport=PinnedTransport(here))
+        url = target.format(port=ours.port)
+        for asked in (url, f"http://127.0.0.1:{site.port}/elsewhere?to={url}"):
+            with pytest.raises(FetchRefused, match=OWN.format(port=ours.port)):
+                await fetcher.fetch(asked, tmp_path / "file")
+        assert (ours.requests, site.requests) == ([], ["/elsewhere"])
+
+
+@pytest.mark.usefixtures("names")
+async def test_a_second_tenant_ends_receivers_on_this_machine(clock: ManualClock) -> None:
+    """For both tenants, at submission and at delivery, until its key ends or the setting allows it."""
+    wanted = settings(webhook_loopback="one-tenant")
+    async with serving() as there, api_of(wanted, clock) as api:
+        literal, by_name = f"http://127.0.0.1:{there.port}/hook", f"http://there.test:{there.port}/hook"
+        assert (await api.client.post("/v1/webhooks/test", json={"url": literal})).status_code == 202
+        assert await delivered(api, wanted, "default", by_name) == ("delivered", None)
+        there.requests.clear()
+
+        async with await api.client_of("acme", expires_at=clock.now() + timedelta(hours=1)) as acme:
+            clock.set(clock.now() + timedelta(seconds=6))
+            for client in (api.client, acme):
+                refused = await client.post("/v1/webhooks/test", json={"url": literal})
+                assert refused.json()["detail"] == f"destination refused: {SEVERAL_TENANTS}"
+        for tenant in ("default", "acme"):
+            assert await delivered(api, wanted, tenant, by_name) == ("dead", f"destination refused: {SEVERAL_TENANTS}")
+        assert there.requests == []
+        for allowed in (settings(webhook_loopback="true"), settings(webhook_loopback="True")):
+            await delivered(api, allowed, "acme", by_name)
+        assert there.requests != []
+
+        clock.set(clock.now() + timedelta(hours=2))
+        assert (await api.client.post("/v1/webhooks/test", json={"url": literal})).status_code == 202
+        assert (await delivered(api, wanted, "acme", by_name))[0] == "dead"
