@@ -1,4 +1,4 @@
-"""Whether the engine of an image is whole: `python -m infra.check_image`, the last step of its build.
+"""Whether the engine of an image is whole: `comfyui_modal.py infra.check_image`, the last step of its build.
 
 Starts the engine without a GPU, as a worker does, and asks it which nodes it has. A custom node that did not import,
 or a node class of a shipped workflow that is not there, fails the build, rather than a job on a GPU.

@@ -52,6 +52,7 @@ def up(
     from pydantic_settings import SettingsError
 
     from infra.local.data_folder import UpRefused
+    from infra.local.s3_server import S3ServerFailed
     from infra.local.up import UpOptions
     from infra.settings import external_settings, told
 
@@ -68,7 +69,7 @@ def up(
             lite_fault_nodes=lite_fault_nodes,
         )
         asyncio.run(_serve(options))
-    except UpRefused as refused:
+    except (UpRefused, S3ServerFailed) as refused:
         return refuse(str(refused))
     except (ValidationError, SettingsError) as fault:
         return refuse(told(fault))

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+import comfyui_modal
 from infra.local.connection import Connection
 from infra.photograph import write_photograph
 
@@ -27,7 +28,7 @@ OUTPUTS = Path("outputs")
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 WEBHOOK_TIMEOUT_S = 30.0
-COMMAND = (sys.executable, "-m", "infra.cli")
+COMMAND = tuple(comfyui_modal.command("infra.cli"))
 
 console = Console()
 

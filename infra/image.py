@@ -27,7 +27,7 @@ ENGINE_PYTHON = f"{VENV}/bin/python"
 MODELS = "/models"
 """Where the volume is mounted, read-only."""
 
-SOURCES = ("app", "infra", "storage", "workers", "workflows")
+SOURCES = ("app", "comfyui_modal", "infra", "storage", "workers", "workflows")
 _UNWANTED = ["**/__pycache__", "**/*.pyc"]
 
 _CERTIFICATES = "ca-certificates"
@@ -75,7 +75,7 @@ def comfyui_image(*, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_a
         image = image.run_commands(*_custom_node(node))
     image = image.pip_install_from_requirements("requirements/base.txt")
     image = image.add_local_python_source(*SOURCES, copy=True, ignore=_UNWANTED)
-    return image.run_commands("cd /root && python -m infra.check_image")
+    return image.run_commands("python -I /root/comfyui_modal.py infra.check_image")
 
 
 def _sage_attention(architectures: str) -> list[str]:

@@ -55,6 +55,10 @@ def _lower(value: object) -> str:
     return str(value).lower()
 
 
+class BadSetting(ValueError):
+    """A value that parses, but names nothing that can be used. The message begins with the setting's name."""
+
+
 class Settings(BaseSettings):
     """Immutable. A value that does not parse stops the process at start, naming the variable."""
 

@@ -3,6 +3,7 @@
 WorkerError
 ├── EngineError             ComfyUI itself is at fault, not the workflow
 │   ├── EngineUnavailable   it did not start, does not answer, or died
+│   │   └── EngineMisconfigured   … and would not start another time either
 │   └── EngineStalled       it answers, but the job makes no progress, or ignores an interrupt
 ├── PromptRefused           ComfyUI refused the graph, or part of it
 ├── NodeFailed              a node raised
@@ -48,6 +49,10 @@ class EngineError(WorkerError):
 
 class EngineUnavailable(EngineError):
     code = "engine_unavailable"
+
+
+class EngineMisconfigured(EngineUnavailable):
+    """A folder, a flag or a module is wrong or missing: trying again does not help."""
 
 
 class EngineStalled(EngineError):

@@ -28,6 +28,9 @@ from pathlib import Path
 GRACE_S = 3.0
 """From SIGTERM to SIGKILL when the parent is gone."""
 
+NOT_STARTED = 2
+"""Exit code where the command cannot be executed; also that of most programs for arguments that they do not know."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 """prctl(2)."""
@@ -63,11 +66,15 @@ def main(command: Sequence[str]) -> int:
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509  there is no other thread
-    )
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=_dying_with(os.getpid()),  # noqa: PLW1509  there is no other thread
+        )
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
+        return NOT_STARTED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: _forward(process, received))
     while process.poll() is None:

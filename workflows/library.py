@@ -46,9 +46,15 @@ def _workflows(folders: Iterable[Traversable]) -> Iterator[tuple[str, NamedWorkf
 
 
 def _workflow(folder: Traversable, name: str) -> NamedWorkflow:
-    manifest = parse_manifest(name, (folder / f"{name}{SUFFIX}").read_text(encoding="utf-8"))
-    try:
-        graph = (folder / manifest.graph).read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadWorkflow(f"{name}.toml: its graph {manifest.graph} cannot be read: {error.strerror}") from error
+    manifest = parse_manifest(name, _text(folder, f"{name}{SUFFIX}", f"{name}{SUFFIX}"))
+    graph = _text(folder, manifest.graph, f"{name}.toml: its graph {manifest.graph}")
     return named_workflow(name, manifest, graph)
+
+
+def _text(folder: Traversable, file: str, subject: str) -> str:
+    try:
+        return (folder / file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadWorkflow(f"{subject} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadWorkflow(f"{subject} is not UTF-8") from error

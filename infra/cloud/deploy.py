@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio.to_thread
 from rich.console import Console
 
+import comfyui_modal
 from app.cli.exit_codes import FAILED, UNREACHABLE
 from infra.cloud.checks import CloudChecks
 from infra.findings import Check, CheckFailed, show
@@ -25,7 +26,7 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
         return FAILED
     command = _command(environment)
     if dry:
-        console.print(f"would run: {' '.join(command[1:])}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"would run: {' '.join(command[3:])}", highlight=False, markup=False, soft_wrap=True)
         return 0
     code = await anyio.to_thread.run_sync(_run, command)
     if code != 0:
@@ -44,7 +45,7 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
 
 def _command(environment: str | None) -> list[str]:
     chosen = ["--env", environment] if environment else []
-    return [sys.executable, "-m", "modal", "deploy", *chosen, "-m", "infra.modal_app"]
+    return comfyui_modal.command("modal", "deploy", *chosen, "-m", "infra.modal_app")
 
 
 def _run(command: list[str]) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from infra.compose.values import media_limits
-from infra.settings import Settings
+from infra.settings import BadSetting, Settings
 from storage.stores import Stores
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
@@ -103,7 +103,7 @@ def warm(settings: Settings, host: EngineHost) -> EngineHost:
         return host
     known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_media}
     if settings.warm_up not in known:
-        raise ValueError(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
+        raise BadSetting(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
     policy = runner_policy(settings).execution
     return WarmHost(host, known[settings.warm_up].graph, policy, limit_s=settings.engine_start_timeout_s)
 

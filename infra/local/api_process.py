@@ -1,9 +1,10 @@
-"""The local API: `python -m infra.local.api_process --fd N`, where N is a listening socket that the parent owns."""
+"""The local API: `infra.local.api_process --fd N`, where N is a listening socket that the parent owns."""
 
 import argparse
 import asyncio
 import resource
 import socket
+import sys
 from collections.abc import Callable
 
 import uvicorn
@@ -13,7 +14,7 @@ from infra.compose.api import api_config, api_services
 from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
-from infra.local.process import begin, local_stores, say_ready
+from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -71,14 +72,13 @@ def _allow_many_files() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--fd", type=int, required=True)
     descriptor = parser.parse_args().fd
-    settings = begin()
     _allow_many_files()
-    asyncio.run(serve(settings, descriptor))
+    return run(lambda settings: serve(settings, descriptor))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,7 @@
-"""Child processes that are kept alive: started, restarted with a backoff when they die, stopped in order.
+"""Child processes that are kept alive: started, restarted with a backoff when they crash, stopped in order.
+
+A child that ends with the exit code `MISCONFIGURED` is not started again: nothing would be different. Its log then
+ends with `cannot start:` and the reason, which `Child.refused` holds.
 
 A child's standard input is a pipe that its parent never writes to: the end of this pipe tells the child
 that the parent is gone, even by kill -9, and that it must stop too (`infra.local.lifeline`).
@@ -7,11 +10,11 @@ that the parent is gone, even by kill -9, and that it must stop too (`infra.loca
 import asyncio
 import contextlib
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import comfyui_modal
 from workers.guard import kill_group
 
 logger = logging.getLogger(__name__)
@@ -22,11 +25,13 @@ LAST_WORDS_BYTES = 300
 """Of a child that ended, from the end of its log: most often the error that ended it."""
 STEADY_AFTER_S = 5.0
 """A child that lived so long starts with the first backoff again."""
+REASON_BYTES = 4000
+"""The longest reason of a refusal that is read from a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run. `module` is run with this interpreter; `environment` is the child's whole environment."""
+    """What to run. `module` is one of ours; `environment` is the child's whole environment."""
 
     name: str
     module: str
@@ -37,11 +42,12 @@ class ChildSpec:
 
 
 class Child:
-    """One process that is wanted alive. `pid` is None while it is down."""
+    """One process that is wanted alive. `pid` is None while it is down; `refused` is why it cannot start at all."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self.pid: int | None = None
+        self.refused: str | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
 
@@ -70,7 +76,9 @@ class Child:
         backoff_s = FIRST_BACKOFF_S
         while True:
             started = loop.time()
-            await self._run_once()
+            if await self._run_once() == comfyui_modal.MISCONFIGURED:
+                self.refused = _reason(self.spec.log)
+                return
             lived_s = loop.time() - started
             backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_AFTER_S else min(2 * backoff_s, LONGEST_BACKOFF_S)
             said = _last_line(self.spec.log)
@@ -79,13 +87,11 @@ class Child:
             )
             await asyncio.sleep(backoff_s)
 
-    async def _run_once(self) -> None:
+    async def _run_once(self) -> int:
+        """Its exit code."""
         with self.spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                self.spec.module,
-                *self.spec.arguments,
+                *comfyui_modal.command(self.spec.module, *self.spec.arguments),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -94,13 +100,24 @@ class Child:
                 start_new_session=True,
             )
         self.pid = self._process.pid
-        await self._process.wait()
+        code = await self._process.wait()
         kill_group(self._process.pid)
         self.pid = None
+        return code
+
+
+def _reason(log: Path) -> str:
+    """What follows the last `cannot start:`; the last line where a library ended the process with the same code."""
+    _, marker, reason = _end(log, REASON_BYTES).rpartition(comfyui_modal.REASON)
+    return reason.strip() if marker else _last_line(log)
 
 
 def _last_line(log: Path) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - LAST_WORDS_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
+    lines = _end(log, LAST_WORDS_BYTES).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+
+
+def _end(log: Path, size: int) -> str:
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - size))
+        return file.read().decode(errors="replace")

@@ -1,10 +1,10 @@
-"""The local deliverer: `python -m infra.local.deliver_process`, started and watched by `comfyui-modal up`."""
+"""The local deliverer: `infra.local.deliver_process`, started and watched by `comfyui-modal up`."""
 
-import asyncio
+import sys
 
 from infra.compose.deliverer import dispatcher, webhook_transport
 from infra.local.lifeline import stop_with_parent
-from infra.local.process import begin, local_stores, say_ready
+from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
 
 
@@ -17,4 +17,4 @@ async def serve(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(begin()))
+    sys.exit(run(serve))

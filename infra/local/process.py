@@ -1,17 +1,37 @@
 """What our local processes share: how they start, open the stores, and say that they are ready."""
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+import comfyui_modal
 from infra.compose.stores import open_stores
 from infra.local.presence import Presence, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
-from infra.settings import Settings
+from infra.settings import BadSetting, Settings, told
 from storage.bucket.s3 import S3Config
 from storage.stores import Stores
+from workers.errors import EngineMisconfigured
+from workflows.manifest import BadWorkflow
+
+
+def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
+    """The exit code of a process: that of `serve`, or `MISCONFIGURED` for what no restart would change."""
+    try:
+        settings = begin()
+    except (ValidationError, SettingsError) as fault:
+        return comfyui_modal.refuse(told(fault))
+    try:
+        return asyncio.run(serve(settings)) or 0
+    except (BadSetting, BadWorkflow, EngineMisconfigured) as fault:
+        return comfyui_modal.refuse(str(fault))
 
 
 def begin() -> Settings:

@@ -1,11 +1,12 @@
-"""The local reaper: `python -m infra.local.reaper_process`, started and watched by `comfyui-modal up`."""
+"""The local reaper: `infra.local.reaper_process`, started and watched by `comfyui-modal up`."""
 
 import asyncio
 import contextlib
+import sys
 
 from infra.compose.reaper import reaper
 from infra.local.lifeline import stop_with_parent
-from infra.local.process import begin, local_stores, say_ready
+from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -23,4 +24,4 @@ async def serve(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(begin()))
+    sys.exit(run(serve))

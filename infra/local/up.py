@@ -170,6 +170,9 @@ async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[
         is_ready = announced or runtime.ready
         if is_ready:
             runtime.write_connection()
+        for child in runtime.children:
+            if child.refused is not None:
+                raise UpRefused(f"{child.spec.name}: {child.refused}")
         if is_ready and not announced:
             announced = True
             on_ready(runtime.connection())
@@ -274,7 +277,7 @@ def _inherited_environment() -> dict[str, str]:
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
     prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")
     wanted = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixed)}
-    return wanted | {"PYTHONUNBUFFERED": "1", "PATH": f"{Path(sys.executable).parent}:{wanted.get('PATH', '')}"}
+    return wanted | {"PATH": f"{Path(sys.executable).parent}:{wanted.get('PATH', '')}"}
 
 
 def _clear(secret: SecretStr | None) -> str | None:

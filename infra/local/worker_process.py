@@ -1,13 +1,12 @@
-"""A local worker: `python -m infra.local.worker_process`, started and watched by `comfyui-modal up`."""
+"""A local worker: `infra.local.worker_process`, started and watched by `comfyui-modal up`."""
 
-import asyncio
 import sys
 
 from infra.compose.worker import engine_environment, engine_host, warm, worker_loop
 from infra.local.lifeline import stop_with_parent
-from infra.local.process import begin, local_stores, say_ready
+from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
-from workers.errors import EngineUnavailable
+from workers.errors import EngineMisconfigured, EngineUnavailable
 
 
 async def serve(settings: Settings) -> int:
@@ -20,6 +19,8 @@ async def serve(settings: Settings) -> int:
         try:
             await worker.start()
             await worker.serve(stop)
+        except EngineMisconfigured:
+            raise
         except EngineUnavailable as error:
             sys.stderr.write(f"{error}\n")
             return 1
@@ -29,4 +30,4 @@ async def serve(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(serve(begin())))
+    sys.exit(run(serve))

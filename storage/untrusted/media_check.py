@@ -10,12 +10,12 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import comfyui_modal
 from storage.errors import CheckUnavailable, MediumRefused
 from storage.formats import HEAD_BYTES, listed_format
 from storage.untrusted import probe
@@ -27,8 +27,7 @@ PROBE_S = 120.0
 HEADERS_AT_ONCE = 4
 """Plain pictures whose headers are read at the same time: texts in a PNG may have 64 MB in memory."""
 _BY_HEADER = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
-_PACKAGES = Path(__file__).parents[2]
-_PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+_PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
 def default_probes() -> int:
@@ -144,8 +143,7 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
 
 async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-P", "-m", probe.__name__, str(path), content_type, json.dumps(asdict(limits))),
+        *comfyui_modal.command(probe.__name__, str(path), content_type, json.dumps(asdict(limits))),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -175,6 +173,4 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
 
 def _probe_environment() -> dict[str, str]:
     """No setting and no secret: whoever takes over a decoder finds nothing."""
-    kept = {name: os.environ[name] for name in _PROBE_VARIABLES if name in os.environ}
-    packages = [str(_PACKAGES), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**kept, "PYTHONPATH": os.pathsep.join(packages)}
+    return {name: os.environ[name] for name in _PROBE_VARIABLES if name in os.environ}

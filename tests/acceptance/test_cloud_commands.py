@@ -142,7 +142,7 @@ def test_a_dry_run_deploys_nothing(shell: Shell) -> None:
     before = shell.plane.state.rpcs["AppPublish"]
     said = shell.done("deploy", "--dry-run", "--env", "staging")
     assert "ok   conditional create" in said
-    assert "-m modal deploy --env staging -m infra.modal_app" in said
+    assert "would run: modal deploy --env staging -m infra.modal_app" in said
     assert shell.plane.state.rpcs["AppPublish"] == before
 
 

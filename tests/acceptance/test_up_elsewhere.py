@@ -90,22 +90,26 @@ def test_a_variable_that_is_no_setting_is_told(tmp_path: Path) -> None:
     assert "has no main.py" in done.stderr
 
 
-def test_up_tells_why_an_engine_does_not_start(tmp_path: Path) -> None:
-    """Its last words stand in the terminal, not only in a log file."""
+def test_an_engine_that_lacks_a_module_ends_up(tmp_path: Path) -> None:
+    """Its last words stand in the terminal, and it is not started for ever."""
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
     (comfyui / "main.py").write_text("import torch_that_is_not_there\n")
-    process = subprocess.Popen(
-        [*COMMAND, "up", "--port", "0", "--data", str(tmp_path / "data"), "--engine", str(comfyui)],
-        env=clean_environment() | {"COMFYUI_PYTHON": sys.executable},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        assert process.stderr is not None
-        told = next(line for line in process.stderr if "worker-1 ended" in line)
-        process.terminate()
-    assert "No module named 'torch_that_is_not_there'" in told
+    environment = {"COMFYUI_PYTHON": sys.executable}
+    done = refused_up(tmp_path / "data", "--port", "0", "--engine", str(comfyui), environment=environment)
+    assert done.returncode == 2
+    assert "worker-1: the engine ended while it was starting" in done.stderr
+    assert "No module named 'torch_that_is_not_there'" in done.stderr
+
+
+def test_a_workflow_that_cannot_be_used_ends_up(tmp_path: Path) -> None:
+    """With the file and the field; nothing of what was started is left."""
+    (tmp_path / "workflows").mkdir()
+    (tmp_path / "workflows" / "mine.toml").write_text('title = "Mine"\n')
+    environment = {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
+    done = refused_up(tmp_path / "data", "--port", "0", environment=environment)
+    assert (done.returncode, "api: mine.toml: graph: Field required" in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "data" / "connection.json").exists()
 
 
 def refused_up(

@@ -3,13 +3,13 @@
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import httpx
 
+import comfyui_modal
 from storage.bucket.s3 import S3Config
 from tests.support.environment import clean_environment
 
@@ -33,7 +33,7 @@ def api_process(settings: Mapping[str, str]) -> Iterator[str]:
         listener.listen()
         os.set_inheritable(listener.fileno(), True)
         process = subprocess.Popen(
-            [sys.executable, "-m", "infra.local.api_process", "--fd", str(listener.fileno())],
+            comfyui_modal.command("infra.local.api_process", "--fd", str(listener.fileno())),
             env=clean_environment() | dict(settings),
             pass_fds=(listener.fileno(),),
             stderr=subprocess.DEVNULL,

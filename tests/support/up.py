@@ -4,7 +4,6 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import psutil
 
+import comfyui_modal
 from tests.support.environment import clean_environment
 
 PARTNER_KEY = "comfyui-partner-key-of-the-acceptance-tests"
@@ -21,7 +21,7 @@ PARTNER_KEY = "comfyui-partner-key-of-the-acceptance-tests"
 _SECRETS = re.compile(
     r"X-Amz-(Signature|Credential|Security-Token)=[A-Za-z0-9]{8}|\bck_[a-z]+_[a-z2-7]{8}_[A-Za-z0-9_-]{20}|whsec_[A-Za-z0-9+/]{20}"
 )
-COMMAND = [sys.executable, "-m", "infra.cli"]
+COMMAND = comfyui_modal.command("infra.cli")
 
 
 class Up:
@@ -60,11 +60,12 @@ STOP_S = 30
 
 
 @contextmanager
-def up(data: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator[Up]:
+def up(data: Path, *options: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Up]:
     """Started on a free port, ended by SIGTERM; nothing of it is left running."""
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--data", str(data), *options],
         env=clean_environment() | (environment or {}),
+        cwd=cwd,
         stdout=subprocess.PIPE,
         text=True,
     )

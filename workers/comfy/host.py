@@ -5,6 +5,7 @@ import contextlib
 import logging
 import random
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 from storage.published.worker_facts import AttentionChoice
@@ -15,8 +16,8 @@ from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
-from workers.errors import EngineUnavailable
-from workers.guard import guarded, kill_group
+from workers.errors import EngineMisconfigured, EngineUnavailable
+from workers.guard import NOT_STARTED, guarded, kill_group
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,8 @@ class EngineProcess:
             self._spec.folders.make()
             flags = await self._attention_flags()
             self._process = await self._spawn([*self._spec.command, *flags, f"--port={port}"])
+        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+            raise EngineMisconfigured(f"the engine cannot be started: {error}") from error
         except OSError as error:
             raise EngineUnavailable(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
@@ -176,8 +179,11 @@ class EngineProcess:
             failure = f"the engine was not ready within {self._spec.start_timeout_s:.0f} s"
         else:
             failure = "the engine ended while it was starting"
+        code = None if self._process is None else self._process.returncode
         await self.stop()
-        raise EngineUnavailable("\n".join([failure, *self.log.tail(20)]))
+        words = self.log.tail(20)
+        kind = EngineMisconfigured if code == NOT_STARTED or _misses_module(words) else EngineUnavailable
+        raise kind("\n".join([failure, *words]))
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None  # noqa: S101  it was asked for
@@ -227,6 +233,11 @@ class RunningEngine:
 
     async def stop(self) -> None:
         await self._engine.close()
+
+
+def _misses_module(words: Sequence[str]) -> bool:
+    """Whether an engine's last words are Python's for a package that is not installed."""
+    return bool(words) and words[-1].startswith(("ModuleNotFoundError:", "ImportError:"))
 
 
 def _free_port() -> int:

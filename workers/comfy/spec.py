@@ -5,16 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import comfyui_modal
 from storage.untrusted.host_paths import HostPaths
 from workers.attention import EngineAttention, Wish
-from workers.errors import EngineUnavailable
+from workers.errors import EngineMisconfigured
 
 MAX_UPLOAD_MB = 5 * 1024
 """--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
-
-_PACKAGES = Path(__file__).resolve().parents[2]
-"""Where `python -m workers.lite` finds this package, installed or not, whatever the environment."""
-
 
 MARKER = ".comfyui-modal-worker"
 """Says that a folder was made for a worker."""
@@ -48,10 +45,10 @@ class EngineFolders:
         return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
-        """`EngineUnavailable` for a folder that holds someone else's files: these folders are wiped before each job."""
+        """`EngineMisconfigured` for a folder with files of others: these folders are wiped before each job."""
         marker = self.parent / MARKER
         if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
-            raise EngineUnavailable(
+            raise EngineMisconfigured(
                 f"{self.parent} holds files that are not this worker's, and a worker empties its folders: "
                 "set COMFYUI_MODAL_ENGINE_DIR to a new folder"
             )
@@ -128,10 +125,10 @@ class EngineSpec:
     ) -> "EngineSpec":
         """The bundled engine."""
         folders = folders.absolute()
-        command = [sys.executable, "-m", "workers.lite", "--listen=127.0.0.1", "--disable-metadata", *folders.flags()]
+        command = comfyui_modal.command("workers.lite", "--disable-metadata", *folders.flags())
         if fault_nodes:
             command.append("--fault-nodes")
-        return cls(command, _PACKAGES, folders, environment or {}, 30.0)
+        return cls(command, folders.parent, folders, environment or {}, 30.0)
 
 
 def has_accelerator() -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import comfyui_modal
 from workers.comfy.spec import EngineFolders, EngineSpec, has_accelerator
 
 
@@ -48,7 +49,8 @@ def test_lite_offers_its_faults_only_when_asked(faults: bool) -> None:
     """Nodes that fail on purpose are for tests."""
     spec = EngineSpec.lite(folders=EngineFolders(Path("worker")), fault_nodes=faults)
     assert ("--fault-nodes" in spec.command) == faults
-    assert (spec.cwd / "workers" / "lite" / "__main__.py").is_file()
+    assert list(spec.command[:4]) == comfyui_modal.command("workers.lite")
+    assert spec.cwd == spec.folders.parent
 
 
 def test_the_folders_are_made(tmp_path: Path) -> None:

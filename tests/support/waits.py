@@ -1,0 +1,5 @@
+"""A process that does nothing until it is ended."""
+
+import signal
+
+signal.pause()
