@@ -1,6 +1,7 @@
 """What follows from an attempt: delivered, tried again, or given up. Pure.
 
-Every answer but 2xx is tried again, save for those that say it is of no use. The schedule spans about 76 hours.
+The receiver's `webhook-delivery` header counts before its status. Every answer but 2xx is tried again, save for those
+that say it is of no use. The schedule spans about 76 hours.
 """
 
 import random
@@ -53,10 +54,11 @@ def judge(
     if answer.wants_no_more or answer.status == 410:
         reason = "the receiver answered 410" if answer.status == 410 else "the receiver wants no more events"
         return Verdict("dead", reason=reason, disable=reason)
-    if answer.status is not None and 200 <= answer.status < 300:
-        return Verdict("delivered")
+    # Before 2xx: a receiver that answers everything with 204 asks for this by its header alone.
     if answer.aborts:
         return Verdict("dead", reason="the receiver does not want this event")
+    if answer.status is not None and 200 <= answer.status < 300:
+        return Verdict("delivered")
     if answer.is_refused:
         return Verdict("dead", reason=answer.error)
     if answer.status in _NEVER:

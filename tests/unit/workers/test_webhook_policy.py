@@ -62,7 +62,14 @@ def test_who_wants_no_more_gets_no_more(answer: Answer) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [Answer(413, 5), Answer(415, 5), Answer(500, 5, aborts=True), Answer(None, 0, "no", is_refused=True)]
+    "answer",
+    [
+        Answer(413, 5),
+        Answer(415, 5),
+        Answer(500, 5, aborts=True),
+        Answer(204, 5, aborts=True),
+        Answer(None, 0, "no", is_refused=True),
+    ],
 )
 def test_an_event_that_is_of_no_use_is_given_up(answer: Answer) -> None:
     """At once; others go on."""
