@@ -34,8 +34,8 @@ class Quotas:
         `receivers` are others than the jobs' own.
         """
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
-        await self.admit_targets({url for url in targets if url is not None})
         await self._admit_jobs(len(jobs))
+        await self.admit_targets({url for url in targets if url is not None})
         with self._stores.loads.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
             await self.charge(sum(medium.size_bytes for medium in brought if isinstance(medium, LocalMedium)))
@@ -52,11 +52,11 @@ class Quotas:
             raise Problem("too-many-bytes", detail, headers={"Retry-After": str(ledger.seconds_to_midnight())})
 
     async def admit_targets(self, urls: set[str]) -> None:
-        """A receiver counts from its first event on, and for 30 days after its last one."""
+        """A receiver counts from its first submission on, and for 30 days after its last event."""
         limit = self._config.max_webhook_targets
         if limit is None or not urls:
             return
-        if await self._stores.endpoints.count_with(self._tenant, urls, at_most=limit) > limit:
+        if not await self._stores.endpoints.reserve(self._tenant, urls, at_most=limit):
             detail = f"there would be more than {limit} receivers of the last 30 days"
             raise Problem("too-many-webhook-targets", detail, headers={"Retry-After": str(DAY_S)})
 

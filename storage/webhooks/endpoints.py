@@ -4,10 +4,13 @@ closed ──5 failures in a row──▶ open ──its time is over──▶ o
 any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until someone replays or tests it
 """
 
+import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from storage import keys
 from storage.bucket.conditional import commit
@@ -108,13 +111,25 @@ class EndpointStore:
         self._objects = objects
         self._clock = clock
         self._probe = probe
+        self._reserving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._trusted_until: dict[tuple[str, str], datetime] = {}
 
-    async def count_with(self, tenant: str, urls: Iterable[str], *, at_most: int) -> int:
-        """How many receivers the tenant would have had in FORGOTTEN_AFTER, these included; `at_most` + 1 for more."""
-        page = await self._objects.list(keys.endpoints_prefix(tenant), limit=at_most + 1)
-        wanted = {keys.endpoint(tenant, endpoint_of(url)) for url in urls}
-        return len({*page.keys, *wanted})
+    async def reserve(self, tenant: str, urls: Iterable[str], *, at_most: int) -> bool:
+        """Count these receivers from now on. False, and none is stored, if the tenant then had more than `at_most`.
+
+        One LIST if all are known. New ones of a tenant are stored one request after the other in this process, so that
+        requests at the same time cannot exceed the limit together.
+        """
+        wanted = {keys.endpoint(tenant, endpoint_of(url)): url for url in urls}
+        if wanted.keys() <= await self._listed(tenant, at_most):
+            return True
+        lock = self._reserving.setdefault(tenant, asyncio.Lock())
+        async with lock:
+            listed = await self._listed(tenant, at_most)
+            if len(listed | wanted.keys()) > at_most:
+                return False
+            await for_each(wanted.keys() - listed, lambda key: self._introduce(tenant, wanted[key]))
+        return True
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None
@@ -189,6 +204,15 @@ class EndpointStore:
         page = await self._objects.list(keys.endpoints_prefix(tenant))
         found = await for_each(page.keys, self._objects.get)
         return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
+
+    async def _listed(self, tenant: str, at_most: int) -> set[str]:
+        """The keys of its receivers of the last `FORGOTTEN_AFTER`, at most one more than `at_most`."""
+        return set((await self._objects.list(keys.endpoints_prefix(tenant), limit=at_most + 1)).keys)
+
+    async def _introduce(self, tenant: str, url: str) -> None:
+        new = Endpoint(tenant=tenant, url=url)
+        with contextlib.suppress(PreconditionFailed):  # a deliverer or another process was quicker
+            await self._write(StoredEndpoint(new, None), new)
 
     async def _read(self, tenant: str, url: str) -> StoredEndpoint:
         try:

@@ -1,6 +1,8 @@
 """What a tenant may have and bring: counted when it submits, over both stores."""
 
+import asyncio
 import base64
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -12,13 +14,11 @@ from pydantic import SecretStr
 
 from app.config import ApiConfig
 from infra.settings import Settings
-from storage import keys
 from storage.access.byte_ledger import ByteLedger
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.hint_keys import IndexEntry
-from storage.jobs.hints import endpoint_of
 from storage.jobs.loads import AUDIT_EVERY, COUNT_LIFE
 from storage.together import together
 from storage.webhooks.signing import new_secret
@@ -235,7 +235,6 @@ async def test_a_tenant_has_so_many_receivers(clock: ManualClock) -> None:
 
         for hook in hooks[:2]:
             assert (await answered(api.client, hook)).status_code == 202
-            await objects.put(keys.endpoint("default", endpoint_of(hook)), b"{}")
         before = await api.keys()
         assert refusal(await answered(api.client, hooks[2]))[:2] == (429, "/problems/too-many-webhook-targets")
         assert await api.keys() == before
@@ -246,3 +245,24 @@ async def test_a_tenant_has_so_many_receivers(clock: ManualClock) -> None:
             assert refusal(batch)[:2] == (429, "/problems/too-many-webhook-targets")
         tried = await api.client.post("/v1/webhooks/test", json={"url": hooks[2]})
         assert refusal(tried)[:2] == (429, "/problems/too-many-webhook-targets")
+
+
+@pytest.mark.parametrize("path", ["/v1/webhooks/test", "/v1/jobs"])
+async def test_receivers_of_requests_at_the_same_time_are_counted(clock: ManualClock, path: str) -> None:
+    """As many are accepted as there is room for, and no more; those are free from then on."""
+    settings = Settings(bucket="tests", webhook_secret=SecretStr(new_secret()))
+    config = ApiConfig(api_key=KEY, max_webhook_targets=3, webhook_test_wait_s=0.0)
+    hooks = [f"https://{number}.example/hook" for number in range(12)]
+    async with running_api(MemoryObjectStore(clock), clock, config, settings=settings) as api:
+
+        async def named(hook: str) -> int:
+            document = {"url": hook} if path == "/v1/webhooks/test" else {"workflow": BLUE, "webhook_url": hook}
+            return (await api.client.post(path, json=document)).status_code
+
+        statuses = await asyncio.gather(*map(named, hooks))
+        assert Counter(statuses) == {202: 3, 429: 9}
+        assert [await named(hook) for hook in hooks] == statuses
+        listed = (await api.client.get("/v1/webhooks/endpoints")).json()["endpoints"]
+        assert {endpoint["url"] for endpoint in listed} == {
+            hook for hook, status in zip(hooks, statuses, strict=True) if status == 202
+        }
