@@ -50,6 +50,8 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         ],
         exception_handlers=handlers,
     )
+    # A redirect to the path without its slash would be an absolute URL, made from the Host that the client sent.
+    app.router.redirect_slashes = False
     app.state.context = Context(
         services, config, JobWatch(services.stores.jobs, services.stores.signal), LargeBodies(config.max_large_requests)
     )

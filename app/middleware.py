@@ -1,10 +1,14 @@
-"""Pure ASGI middleware: request ids, safe headers and a log line for every answer, a problem for every crash."""
+"""Pure ASGI middleware: request ids, safe headers and a log line for every answer, a problem for every crash.
+
+A client that breaks off gets a line with the status 0.
+"""
 
 import logging
 import time
 import uuid
 
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import Doorkeeper, Principal, needs_key
@@ -47,6 +51,8 @@ class AnswerMiddleware:
 
         try:
             await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            pass  # it broke off while its body was read: there is nobody to answer, and nothing has failed
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
             if status:

@@ -11,7 +11,6 @@ from app.routes.context import (
     NO_STORE,
     Context,
     answer,
-    base_url,
     body_of,
     context_of,
     json_body,
@@ -101,8 +100,9 @@ async def endpoints(request: Request) -> Response:
 
 
 async def event_schema(request: Request) -> Response:
+    """Named by the configured URL alone: this is public, and a cache may hold what another client's Host made."""
     try:
-        document = schema(request.path_params["type"], base_url(request))
+        document = schema(request.path_params["type"], (context_of(request).config.public_url or "").rstrip("/"))
     except KeyError:
         raise Problem("not-found", "there is no event of this type") from None
     return JSONResponse(document, media_type="application/schema+json")

@@ -56,6 +56,7 @@ async def serve(settings: Settings, descriptor: int) -> None:
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_S,
             server_header=False,
+            proxy_headers=False,  # links are made from the setting `public_url`, not from what a client forwards
         )
         server = _Server(config, settings, app.state.context.watch.end)
         watching = asyncio.create_task(server.end_with_parent())

@@ -1,8 +1,11 @@
 """What the API tells browsers: on every answer, and on whose pages may ask."""
 
+import re
+
 import pytest
 
 from app.config import ApiConfig
+from app.openapi.operations import OPERATIONS
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import KEY, running_api
@@ -27,6 +30,18 @@ async def test_no_answer_can_be_framed_or_guessed_at(clock: ManualClock, path: s
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-request-id"]
     assert "access-control-allow-origin" not in headers
+
+
+async def test_no_redirect_leads_where_the_host_header_says(clock: ManualClock) -> None:
+    """A path with a slash too many is no path of this API, whatever Host and forwarding headers come with it."""
+    paths = {re.sub(r"{[^}]*}", "x", operation.path) for operation in OPERATIONS} | {"/docs", "/openapi.json"}
+    evil = {"host": "evil.example", "x-forwarded-host": "evil.example", "x-forwarded-proto": "https"}
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        for path in sorted(paths):
+            answer = await api.client.get(f"{path}/", headers=evil, follow_redirects=False)
+            assert (path, answer.status_code, answer.headers.get("location")) == (path, 404, None)
+        schema = await api.client.get("/schemas/comfyui.job.completed.v1.json", headers=evil)
+        assert "evil.example" not in schema.text
 
 
 async def test_no_page_may_ask_unless_it_is_named(clock: ManualClock) -> None:

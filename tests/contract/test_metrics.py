@@ -1,5 +1,7 @@
 """GET /metrics: off by default, for operators alone, and about nobody in particular."""
 
+import asyncio
+import logging
 import re
 from collections.abc import AsyncIterator
 
@@ -49,6 +51,37 @@ async def test_requests_jobs_and_refusals_are_counted(api: Api) -> None:
     assert found['comfyui_modal_refusals_total{problem="unauthorized"}'] == 1
     count = 'comfyui_modal_request_seconds_count{method="POST",operation="submit_job",status="2xx"}'
     assert found[count] == 2
+
+
+BODIES = {
+    "submit_job": "/v1/jobs",
+    "submit_batch": "/v1/batches",
+    "submit_named_job": "/v1/workflows/words/jobs",
+    "create_upload": "/v1/uploads",
+    "test_webhook": "/v1/webhooks/test",
+    "replay_dead_letters": "/v1/dead-letters/replay",
+}
+
+
+@pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
+async def test_a_client_that_breaks_off_is_no_failure(api: Api, caplog: pytest.LogCaptureFixture, framing: str) -> None:
+    """In the middle of any body: it is counted as without an answer, and logged without an error."""
+    start = '{"url": ' if framing.startswith("content") else '8\r\n{"url": \r\n'
+    for path in BODIES.values():
+        _, writer = await asyncio.open_connection(api.client.base_url.host, api.client.base_url.port)
+        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\n"
+        writer.write(f"{head}{framing}\r\n\r\n{start}".encode())
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+    gone = {requests(operation, "POST", "none") for operation in BODIES}
+    found = await told(api)
+    async with asyncio.timeout(30):
+        while not gone <= set(found):  # each request of this loop gives the server a turn
+            found = await told(api)
+    assert [found[name] for name in gone] == [1] * len(gone)
+    assert not [name for name in found if 'status="5xx"' in name or "internal-error" in name]
+    assert [record.message for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
 async def test_strangers_invent_no_labels(api: Api) -> None:
