@@ -8,11 +8,12 @@ from typing import Any
 
 import httpcore
 import httpx
+import psutil
 import pytest
 from aiohttp import web
 
 from storage.errors import FetchFailed, FetchRefused
-from storage.untrusted.addresses import is_public
+from storage.untrusted.addresses import is_of_this_machine, is_public
 from storage.untrusted.destinations import DestinationRefused, Destinations
 from storage.untrusted.pinned_http import MAX_ADDRESSES, PinnedTransport, pinned_client
 from storage.untrusted.remote import RemoteFetcher
@@ -43,6 +44,20 @@ def test_private_addresses(address: str) -> None:
 def test_public_addresses(address: str) -> None:
     """What is beside those ranges."""
     assert is_public(ipaddress.ip_address(address))
+
+
+def test_this_machine_is_known_by_all_its_addresses() -> None:
+    """Those of every interface, and no other; link-local ones are never public."""
+    ours = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family in (socket.AF_INET, socket.AF_INET6) and "%" not in address.address
+    ]
+    for text in (*ours, "127.9.9.9", "0.0.0.0", "::", "::1"):  # noqa: S104  nothing is bound
+        assert is_of_this_machine(ipaddress.ip_address(text)), text
+    for text in (PUBLIC, "2606:4700::1"):
+        assert not is_of_this_machine(ipaddress.ip_address(text)), text
 
 
 class Spy(httpcore.AsyncNetworkBackend):
