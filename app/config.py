@@ -41,6 +41,12 @@ class ApiConfig:
     """So many requests of more than a MiB without media are worked on at once in a process; a tenant's half of them."""
     max_media: int = 10
     max_medium_bytes: int = 50 * MIB
+    max_urls: int = 20
+    """That are fetched for one job."""
+    max_batch_urls: int = 200
+    """That are fetched for all jobs of a batch."""
+    max_fetch_s: float = 300.0
+    """How long the fetches of one request may take together."""
     max_upload_bytes: int = 5 * GIB
     media_limits: MediaLimits = field(default_factory=MediaLimits)
     """How large a file may become in an engine's memory."""

@@ -39,6 +39,9 @@ class Limits(BaseModel):
     max_inputs: int = Field(description="`inputs` of a job")
     max_media: int = Field(description="`media` of a job")
     max_medium_bytes: int = Field(description="a file in a request, or behind a URL")
+    max_urls: int = Field(description="URLs that are fetched for a job: `url` of its media, and `image_url` inputs")
+    max_batch_urls: int = Field(description="URLs that are fetched for all jobs of a batch")
+    max_fetch_s: float = Field(description="how long the fetches of a request may take together")
     max_pixels: int = Field(description="pixels of a picture, or of one frame")
     max_animation_pixels: int = Field(description="pixels of all frames of a picture that moves")
     max_video_pixels: int = Field(description="pixels of all frames of a video")
@@ -80,6 +83,9 @@ def limits_of(config: ApiConfig) -> Limits:
         max_inputs=config.max_inputs,
         max_media=config.max_media,
         max_medium_bytes=config.max_medium_bytes,
+        max_urls=config.max_urls,
+        max_batch_urls=config.max_batch_urls,
+        max_fetch_s=config.max_fetch_s,
         max_pixels=config.media_limits.max_pixels,
         max_animation_pixels=config.media_limits.max_animation_pixels,
         max_video_pixels=config.media_limits.max_video_pixels,

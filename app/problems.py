@@ -120,6 +120,13 @@ _TYPES = (
         "upload-incomplete", 422, "The upload's bytes are not there", "PUT the file to the presigned URL first"
     ),
     ProblemType("upload-too-large", 422, "The upload is too large", "see the limit in the detail"),
+    ProblemType("too-many-urls", 422, "The request has too many URLs", "send fewer, or the files by POST /v1/uploads"),
+    ProblemType(
+        "fetches-busy",
+        503,
+        "URLs of too many requests are being fetched",
+        "wait for Retry-After seconds, or send the files by POST /v1/uploads",
+    ),
     ProblemType("fetch-refused", 422, "A URL may not be fetched", "use a public http or https URL of a media file"),
     ProblemType("fetch-failed", 422, "A URL could not be fetched", "see that it answers 200 without a login"),
     ProblemType(

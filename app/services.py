@@ -8,7 +8,7 @@ from typing import Protocol
 from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.untrusted.media_check import MediaCheck
-from storage.untrusted.remote import Fetched
+from storage.untrusted.remote import Fetched, FetchPlaces, Meter
 from storage.webhooks.receivers import ReceiverRules
 from workflows.manifest import NamedWorkflow
 
@@ -16,7 +16,7 @@ from workflows.manifest import NamedWorkflow
 class Fetcher(Protocol):
     """Brings the bytes behind a URL to a file; see `storage.untrusted.remote`."""
 
-    async def fetch(self, url: str, path: Path) -> Fetched: ...
+    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,6 @@ class Services:
     fetcher: Fetcher
     media_check: MediaCheck
     receivers: ReceiverRules
+    fetch_places: FetchPlaces = field(default_factory=FetchPlaces)
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""

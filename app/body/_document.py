@@ -49,6 +49,11 @@ class Body:
         self._leave: Callable[[], None] | None = None
         self._in_memory = 0
         self._texts = 0
+        self._last_steps: list[Callable[[], None]] = []
+
+    def at_close(self, step: Callable[[], None]) -> None:
+        """To be called once the files are gone."""
+        self._last_steps.append(step)
 
     def __enter__(self) -> Self:
         return self
@@ -60,6 +65,8 @@ class Body:
             self._leave()
         if self._folder is not None:
             self._folder.cleanup()
+        for step in self._last_steps:
+            step()
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
         """The document, long strings replaced by placeholders. ValueError if it is not JSON, `BodyTooLarge`."""

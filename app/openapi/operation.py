@@ -59,6 +59,8 @@ SUBMISSION_PROBLEMS = (
     "unknown-gpu",
     "webhooks-unsigned",
     "webhook-refused",
+    "too-many-urls",
+    "fetches-busy",
     "fetch-refused",
     "fetch-failed",
     *IDEMPOTENCY_PROBLEMS,

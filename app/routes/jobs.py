@@ -40,7 +40,7 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, context.config, tenant, body)
-            prepared = await preparation.whole_job(parsed(JobRequest, document))
+            prepared = await preparation.only_job(parsed(JobRequest, document))
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 

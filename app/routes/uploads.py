@@ -6,8 +6,8 @@ from starlette.routing import Route
 
 from app.problems import Problem
 from app.routes.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
+from app.submission.byte_quota import ByteQuota
 from app.submission.preparation import parsed
-from app.submission.quotas import Quotas
 from app.wire.uploads import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
@@ -25,7 +25,7 @@ async def create(request: Request) -> Response:
     if key is not None:
         claim = await context.stores.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
     if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
-        await Quotas(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
+        await ByteQuota(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
     upload, signed = await context.stores.uploads.create(
         tenant_of(request),
         size_bytes=wanted.size_bytes,

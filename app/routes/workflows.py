@@ -43,7 +43,7 @@ async def submit(request: Request) -> Response:
         if accepted is None:
             wanted = job_request(workflow, parsed(request_model(workflow), document))
             preparation = Preparation(context.services, context.config, tenant, body)
-            accepted = await acceptance.job(await preparation.whole_job(wanted), identity)
+            accepted = await acceptance.job(await preparation.only_job(wanted), identity)
     return accepted_answer(request, accepted)
 
 

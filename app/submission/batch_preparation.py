@@ -1,11 +1,13 @@
 """Checking a batch: either one workflow with many sets of inputs, or a list of jobs of their own."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.config import ApiConfig
 from app.problems import Problem
+from app.submission.fetching import url_count
 from app.submission.media import PreparedMedium
 from app.submission.preparation import Preparation, PreparedJob
 from app.wire.batches import BatchRequest
@@ -29,9 +31,12 @@ async def prepared_batch(preparation: Preparation, request: BatchRequest, config
         _only_jobs(request)
         await preparation.check(request, "")
         _check_count("jobs", len(request.jobs), config)
+        preparation.check_urls(sum(url_count(job.media, job.inputs) for job in request.jobs), config.max_batch_urls)
         return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata, request.webhook_url)
     if request.input_sets is not None and request.jobs is None:
         _check_count("input_sets", len(request.input_sets), config)
+        urls = url_count(request.media, itertools.chain.from_iterable(request.input_sets))
+        preparation.check_urls(urls, config.max_batch_urls)
         return await _variations(preparation, request, request.input_sets)
     raise Problem("batch-ambiguous", "a batch has either `workflow` and `input_sets`, or `jobs`", pointer="")
 

@@ -3,7 +3,7 @@
 import asyncio
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import filetype
@@ -12,8 +12,9 @@ from app.body import BadBase64, BadText, Body, BodyTooLarge, TextTooLong
 from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
+from app.submission.fetching import UrlFetching
 from app.wire.jobs import InputValue, MediumSource
-from storage.errors import CheckUnavailable, FetchFailed, FetchRefused, MediumRefused, UploadIncomplete, UploadNotFound
+from storage.errors import CheckUnavailable, MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.values import Medium
 from workflows.errors import pointer
 
@@ -25,12 +26,13 @@ CHECK_RETRY_S = 10
 
 @dataclass(frozen=True, slots=True)
 class LocalMedium:
-    """A medium that waits in a local file to be stored."""
+    """A medium that waits in a local file to be stored. `is_charged`: its bytes were, when they were fetched."""
 
     name: str
     path: Path
     size_bytes: int
     content_type: str
+    is_charged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ class MediaIntake:
     """Files land in the folder of `body` and go with it. Every method raises `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
-        self._fetcher, self._check, self._stores = services.fetcher, services.media_check, services.stores
+        self._check, self._stores = services.media_check, services.stores
+        self._fetching = UrlFetching(services, config, tenant, body)
         self._config = config
         self._tenant = tenant
         self._body = body
@@ -63,7 +66,7 @@ class MediaIntake:
         else:
             medium = await self._decoded("picture", given.value, path, where)
         name = f"input_{given.node}_{position}.{_extension(path)}"
-        return LocalMedium(_plain(name), path, medium.size_bytes, medium.content_type)
+        return replace(medium, name=_plain(name))
 
     async def media(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedMedium, ...]:
         """`root` is where `media` stands in the request."""
@@ -106,12 +109,12 @@ class MediaIntake:
 
     async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalMedium:
         try:
-            fetched = await self._fetcher.fetch(self._body.spooled(url).text(2048), path)
-        except (FetchRefused, TextTooLong, BadText) as error:
+            address = self._body.spooled(url).text(2048)
+        except (TextTooLong, BadText) as error:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
-        except FetchFailed as error:
-            raise Problem("fetch-failed", f"{name!r}: {error}", pointer=where) from None
-        return LocalMedium(name, path, fetched.size_bytes, await self._checked(name, path, where))
+        fetched = await self._fetching.fetch(name, address, path, where)
+        content_type = await self._checked(name, path, where)
+        return LocalMedium(name, path, fetched.size_bytes, content_type, is_charged=True)
 
     async def _checked(self, name: str, path: Path, where: str) -> str:
         """Its content type."""

@@ -13,6 +13,7 @@ from app.body import BadText, Body, Place, TextTooLong
 from app.config import ApiConfig
 from app.problems import Problem, of_validation, of_verdict, of_workflow
 from app.services import Services
+from app.submission.fetching import url_count
 from app.submission.media import LocalMedium, MediaIntake, PreparedMedium
 from app.wire.jobs import InputValue, JobOptions, JobRequest
 from storage.jobs.record import DAY_S
@@ -91,6 +92,17 @@ class Preparation:
         self._body = body
         self._intake = MediaIntake(services, config, tenant, body)
         self._catalogues: dict[str, Catalogue] = {}
+
+    def check_urls(self, count: int, most: int) -> None:
+        """Of the whole request, before the first one is fetched."""
+        if count > most:
+            detail = f"{count} URLs to fetch, at most {most} are allowed in such a request"
+            raise Problem("too-many-urls", detail, pointer="")
+
+    async def only_job(self, request: JobRequest) -> PreparedJob:
+        """Everything of a request for one job."""
+        self.check_urls(url_count(request.media, request.inputs), self._config.max_urls)
+        return await self.whole_job(request)
 
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
         """Everything of one job; its media last, for they are what takes long."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
+from app.submission.byte_quota import ByteQuota
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob
 from storage.jobs.loads import Load
@@ -26,6 +27,7 @@ class Quotas:
         self._stores = services.stores
         self._config = config
         self._tenant = tenant
+        self._bytes = ByteQuota(services, config, tenant)
 
     @asynccontextmanager
     async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[None]:
@@ -38,18 +40,9 @@ class Quotas:
         await self.admit_targets({url for url in targets if url is not None})
         with self._stores.loads.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
-            await self.charge(sum(medium.size_bytes for medium in brought if isinstance(medium, LocalMedium)))
+            local = [medium for medium in brought if isinstance(medium, LocalMedium) and not medium.is_charged]
+            await self._bytes.charge(sum(medium.size_bytes for medium in local))
             yield
-
-    async def charge(self, size_bytes: int) -> None:
-        """Bytes that come in a request, or are promised to come by a presigned one."""
-        limit = self._config.max_upload_bytes_a_day
-        if limit is None or not size_bytes:
-            return
-        ledger = self._stores.byte_ledger
-        if not await ledger.charge(self._tenant, size_bytes, limit=limit):
-            detail = f"{size_bytes} bytes more would exceed the {limit} of a day, which ends at midnight UTC"
-            raise Problem("too-many-bytes", detail, headers={"Retry-After": str(ledger.seconds_to_midnight())})
 
     async def admit_targets(self, urls: set[str]) -> None:
         """A receiver counts from its first submission on, and for 30 days after its last event."""

@@ -7,7 +7,7 @@ from infra.settings import Settings
 from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.untrusted.media_check import MediaCheck
-from storage.untrusted.remote import RemoteFetcher
+from storage.untrusted.remote import FetchPlaces, RemoteFetcher
 from storage.webhooks.signing import public_key
 from workflows.library import library
 from workflows.policy import NodePolicy
@@ -17,7 +17,12 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
     return Services(
         stores=stores,
         launcher=launcher,
-        fetcher=RemoteFetcher(max_bytes=settings.max_medium_bytes, own_ports=own_ports(settings)),
+        fetcher=RemoteFetcher(own_ports=own_ports(settings)),
+        fetch_places=FetchPlaces(
+            requests=settings.fetching_requests,
+            of_tenant=settings.fetching_requests_of_tenant,
+            of_host=settings.fetches_of_host,
+        ),
         media_check=MediaCheck(
             settings.max_media_checks,
             max_waiting=settings.max_waiting_media_checks,
@@ -43,6 +48,9 @@ def api_config(settings: Settings) -> ApiConfig:
         max_request_bytes=settings.max_request_bytes,
         max_media=settings.max_media,
         max_medium_bytes=settings.max_medium_bytes,
+        max_urls=settings.max_urls,
+        max_batch_urls=settings.max_batch_urls,
+        max_fetch_s=settings.max_fetch_s,
         max_upload_bytes=settings.max_upload_bytes,
         media_limits=media_limits(settings),
         max_nodes=settings.max_nodes,

@@ -30,11 +30,18 @@ class ByteLedger:
 
     async def charge(self, tenant: str, size_bytes: int, *, limit: int) -> bool:
         """False, and nothing is charged, where it would be more than `limit` on this day."""
+        return await self._change(tenant, size_bytes, limit)
+
+    async def give_back(self, tenant: str, size_bytes: int) -> None:
+        """Of what was charged. After midnight there is nothing to give back."""
+        await self._change(tenant, -size_bytes, None)
+
+    async def _change(self, tenant: str, size_bytes: int, limit: int | None) -> bool:
         key = keys.byte_ledger(tenant)
         for _ in range(CAS_ATTEMPTS):
             spent, etag = await self._read(key)
             charged = self._after(spent, size_bytes)
-            if charged.size_bytes > limit:
+            if limit is not None and charged.size_bytes > limit:
                 return False
             try:
                 await commit(self._objects, key, charged, etag=etag)
@@ -56,7 +63,7 @@ class ByteLedger:
         day, before = today, 0
         if spent is not None and spent.day >= today:
             day, before = spent.day, spent.size_bytes
-        return Spent(day=day, size_bytes=before + size_bytes)
+        return Spent(day=day, size_bytes=max(0, before + size_bytes))
 
     async def _read(self, key: str) -> tuple[Spent | None, str | None]:
         try:

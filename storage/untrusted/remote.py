@@ -4,14 +4,14 @@ httpx is imported with the first URL: it takes a fifth of the API's start, and m
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import filetype
-
-from storage.errors import FetchFailed, FetchRefused
+from storage.errors import FetchFailed, FetchRefused, MediumRefused
+from storage.formats import HEAD_BYTES, listed_format
+from storage.untrusted.slots import FairSlots
 
 if TYPE_CHECKING:
     import httpx
@@ -22,59 +22,132 @@ FETCH_TIMEOUT_S = 60.0
 """Wall clock for the whole of a download: a server that drips bytes never times out otherwise."""
 READ_TIMEOUT_S = 15.0
 CHUNK_BYTES = 64 * 1024
-_MEDIA = ("image/", "video/", "audio/")
+RESERVED_BYTES = 1024**2
+"""How many bytes are reserved at a time where the server does not say how many there are."""
+MAX_WAITING = 100
+"""Requests with URLs of one tenant that wait at one process for a place."""
+WAIT_S = 30.0
+"""How long they wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
     size_bytes: int
     content_type: str
-    extension: str
+
+
+class NotReserved(FetchRefused):
+    """`size_bytes` more could not be reserved."""
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(f"{size_bytes} bytes more are not allowed")
+        self.size_bytes = size_bytes
+
+
+@dataclass(slots=True)
+class Meter:
+    """Bytes of one download. `reserve` is asked for more before they are kept; its False ends the download."""
+
+    reserve: Callable[[int], Awaitable[bool]]
+    reserved: int = 0
+    received: int = 0
+
+    async def expect(self, total: int) -> None:
+        """So many bytes are to come in all. Raises `NotReserved`."""
+        if total > self.reserved and not await self._has_reserved(total):
+            raise NotReserved(total - self.reserved)
+
+    async def receive(self, size_bytes: int) -> None:
+        """So many bytes came. Where they were not expected, more than these are reserved at a time, if there are."""
+        self.received += size_bytes
+        if self.received > self.reserved and not await self._has_reserved(self.received + RESERVED_BYTES):
+            await self.expect(self.received)
+
+    async def _has_reserved(self, total: int) -> bool:
+        if not await self.reserve(total - self.reserved):
+            return False
+        self.reserved = total
+        return True
+
+
+class FetchPlaces:
+    """Of one API process: how many requests may fetch at once, in all and of one tenant, and how many from one host."""
+
+    def __init__(self, *, requests: int = 16, of_tenant: int = 4, of_host: int = 4) -> None:
+        self.requests = FairSlots(requests, each=of_tenant, max_waiting=MAX_WAITING, wait_s=WAIT_S)
+        self.hosts = FairSlots(requests, each=of_host)
 
 
 class RemoteFetcher:
-    """`own_ports` are those of this deployment's processes. `transport` is injected by tests and by nobody else."""
+    """No two downloads share a connection. `own_ports` are those of this deployment's processes. `transport` is
+    injected by tests and by nobody else."""
 
     def __init__(
-        self, *, max_bytes: int, own_ports: Iterable[int] = (), transport: "PinnedTransport | None" = None
+        self, *, own_ports: Iterable[int] = (), transport: "Callable[[], PinnedTransport] | None" = None
     ) -> None:
-        self._max_bytes = max_bytes
         self._own_ports = frozenset(own_ports)
         self._transport = transport
 
-    async def fetch(self, url: str, path: Path) -> Fetched:
+    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched:
         """`FetchRefused` for a URL or content that is not allowed, `FetchFailed` where the other side failed."""
         import httpx
 
         from storage.untrusted.destinations import DestinationRefused, Destinations
         from storage.untrusted.pinned_http import PinnedTransport, pinned_client
 
-        transport = self._transport or PinnedTransport(Destinations(own_ports=self._own_ports))
+        transport = self._transport() if self._transport else PinnedTransport(Destinations(own_ports=self._own_ports))
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S), pinned_client(transport, timeout_s=READ_TIMEOUT_S) as client:
-                size = await self._download(client, url, path)
+                return await self._download(client, url, path, meter, max_bytes)
         except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
             raise FetchRefused(str(error)) from error
         except httpx.HTTPError as error:
             raise FetchFailed(f"{type(error).__name__}: {error}") from error
         except TimeoutError:
             raise FetchFailed(f"not finished within {FETCH_TIMEOUT_S:.0f} s") from None
-        kind = filetype.guess(str(path))
-        if kind is None or not kind.mime.startswith(_MEDIA):
-            raise FetchRefused(f"not an image, video or audio file ({kind.mime if kind else 'unknown type'})")
-        return Fetched(size, kind.mime, kind.extension)
 
-    async def _download(self, client: "httpx.AsyncClient", url: str, path: Path) -> int:
+    async def _download(
+        self, client: "httpx.AsyncClient", url: str, path: Path, meter: Meter, max_bytes: int
+    ) -> Fetched:
         async with client.stream("GET", url) as response:
             if response.status_code != 200:
                 raise FetchFailed(f"the server answered {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise FetchRefused("the server sent a compressed body, which was not asked for")
-            size = 0
+            announced = response.headers.get("content-length", "")
+            if announced.isascii() and announced.isdecimal() and len(announced) < 20:
+                _check_size(int(announced), max_bytes)
+                await meter.expect(int(announced))
+            content_type = ""
             with path.open("wb") as file:
-                async for chunk in response.aiter_raw(CHUNK_BYTES):
-                    size += len(chunk)
-                    if size > self._max_bytes:
-                        raise FetchRefused(f"larger than {self._max_bytes} bytes")
+                async for chunk in _metered(response.aiter_raw(CHUNK_BYTES), meter, max_bytes):
+                    if not content_type:  # the first chunk: what is no medium is not fetched to its end
+                        content_type = _media_type(chunk)
                     file.write(chunk)
-            return size
+            return Fetched(meter.received, content_type or _media_type(b""))
+
+
+async def _metered(chunks: AsyncIterator[bytes], meter: Meter, max_bytes: int) -> AsyncIterator[bytes]:
+    """Reserved before they are passed on; all but the last have at least the bytes that tell a file's type."""
+    head = b""
+    async for chunk in chunks:
+        _check_size(meter.received + len(chunk), max_bytes)
+        await meter.receive(len(chunk))
+        head += chunk
+        if len(head) >= HEAD_BYTES:
+            yield head
+            head = b""
+    if head:
+        yield head
+
+
+def _check_size(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise FetchRefused(f"larger than {max_bytes} bytes")
+
+
+def _media_type(head: bytes) -> str:
+    try:
+        return listed_format(head, len(head))
+    except MediumRefused as error:
+        raise FetchRefused(str(error)) from None

@@ -6,8 +6,9 @@ request of another.
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 
 class NoSlot(Exception):
@@ -33,11 +34,16 @@ class FairSlots:
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
         """A place, for as long as this is entered. Raises `NoSlot`."""
-        await self._enter(key)
+        leave = await self.enter(key)
         try:
             yield
         finally:
-            self._leave(key)
+            leave()
+
+    async def enter(self, key: str) -> Callable[[], None]:
+        """A place, to be left by calling what is returned, once. Raises `NoSlot`."""
+        await self._enter(key)
+        return partial(self._leave, key)
 
     async def _enter(self, key: str) -> None:
         # A free place means that every waiting key already holds as many as it may: no one is overtaken.

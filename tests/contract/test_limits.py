@@ -79,6 +79,12 @@ CASES: dict[str, Beyond] = {
     "max_inputs": job("validation-error", lambda _: {"inputs": [_input()] * 2}, max_inputs=1),
     "max_media": job("too-many-media", lambda value: {"media": [_medium(n) for n in range(value + 1)]}, max_media=1),
     "max_medium_bytes": job("medium-too-large", lambda _: {"media": [_medium(0)]}, max_medium_bytes=len(PNG) - 1),
+    "max_urls": job("too-many-urls", lambda value: {"media": [_behind_url(n) for n in range(value + 1)]}, max_urls=2),
+    "max_batch_urls": Beyond(
+        "too-many-urls",
+        _post("/v1/batches", lambda value: {"jobs": [{"workflow": BLUE, "media": [_behind_url(0)]}] * (value + 1)}),
+        {"max_batch_urls": 2},
+    ),
     "max_upload_bytes": upload("upload-too-large", lambda value: value + 1),
     "max_batch_jobs": Beyond(
         "too-many-jobs",
@@ -110,12 +116,14 @@ TRIED_ELSEWHERE = {
     "max_large_requests",
     "max_webhook_targets",
     "max_body_s",
+    "max_fetch_s",
     "max_pixels",
     "max_animation_pixels",
     "max_video_pixels",
     "max_media_s",
 }
-"""In test_quotas.py, test_hostile_media.py, test_large_bodies.py, and by test_a_body_that_does_not_come_in_time."""
+"""In test_quotas.py, test_fetching.py, test_hostile_media.py, test_large_bodies.py, and by
+test_a_body_that_does_not_come_in_time."""
 
 
 def _with_text(length: int) -> Told:
@@ -136,6 +144,10 @@ def _text() -> Told:
 
 def _medium(number: int) -> Told:
     return {"name": f"{number}.png", "data": DATA}
+
+
+def _behind_url(number: int) -> Told:
+    return {"name": f"{number}.png", "url": "https://x.example/picture"}
 
 
 def test_every_limit_is_told_and_tried() -> None:

@@ -23,7 +23,7 @@ from storage.untrusted.pinned_http import PinnedTransport
 from storage.untrusted.remote import RemoteFetcher
 from storage.webhooks.receivers import SEVERAL_TENANTS
 from storage.webhooks.signing import new_secret
-from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.api_server import BLUE, KEY, Api, running_api, unmetered
 
 pytestmark = pytest.mark.anyio
 
@@ -214,11 +214,11 @@ async def test_no_fetch_reaches_a_port_of_ours(tmp_path: Path, target: str) -> N
             is_allowed=lambda address: address.is_loopback,
             own_ports=frozenset({ours.port}),
         )
-        fetcher = RemoteFetcher(max_bytes=100, transport=PinnedTransport(here))
+        fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
         url = target.format(port=ours.port)
         for asked in (url, f"http://127.0.0.1:{site.port}/elsewhere?to={url}"):
             with pytest.raises(FetchRefused, match=OWN.format(port=ours.port)):
-                await fetcher.fetch(asked, tmp_path / "file")
+                await fetcher.fetch(asked, tmp_path / "file", meter=unmetered(), max_bytes=2000)
         assert (ours.requests, site.requests) == ([], ["/elsewhere"])
 
 

@@ -117,7 +117,7 @@ async def settled(api: Api, post: Post, tenant: str) -> Belongings:
         await api.stores.endpoints.failed(tenant, hook["webhook_url"], disable=None, scale=1)
         wanted = {"size_bytes": 3, "content_type": "model/gltf-binary"}
         upload_id = (await client.post("/v1/uploads", json=wanted)).json()["upload_id"]
-        await api.objects.put(f"tenants/{tenant}/uploads/{upload_id}/data", b"abc", content_type="model/gltf-binary")
+        await api.objects.put(f"tenants/{tenant}/uploads/{upload_id}/data", b"{ }", content_type="model/gltf-binary")
         batch = await client.post("/v1/batches", json={"jobs": [{"workflow": BLUE}]})
         return Belongings(job_id, batch.json()["batch_id"], event_id, upload_id)
 

@@ -13,7 +13,7 @@ import uvicorn
 
 from app.asgi import create_app
 from app.config import ApiConfig
-from app.services import Services
+from app.services import Fetcher, Services
 from infra.compose.api import api_services
 from infra.compose.stores import make_stores
 from infra.settings import Settings
@@ -26,7 +26,7 @@ from storage.jobs.values import Output
 from storage.launcher import Launcher, MemoryLauncher
 from storage.signal import MemorySignal
 from storage.stores import Stores
-from storage.untrusted.remote import Fetched
+from storage.untrusted.remote import Fetched, Meter
 
 KEY = "test-key"
 BLUE: dict[str, Any] = {
@@ -42,14 +42,25 @@ PNG = bytes.fromhex(
 class CannedFetcher:
     """Answers by the URL's last part, as the real fetcher would."""
 
-    async def fetch(self, url: str, path: Path) -> Fetched:
+    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched:
         match url.rsplit("/", 1)[-1]:
             case "private":
                 raise FetchRefused("destination refused: an address that is not public")
             case "down":
                 raise FetchFailed("the server answered 500")
+        await meter.expect(len(PNG))
+        await meter.receive(len(PNG))
         path.write_bytes(PNG)
-        return Fetched(len(PNG), "image/png", "png")
+        return Fetched(len(PNG), "image/png")
+
+
+def unmetered() -> Meter:
+    """For a fetch that no quota limits."""
+
+    async def reserve(_: int) -> bool:
+        return True
+
+    return Meter(reserve)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +103,11 @@ async def running_api(
     config: ApiConfig | None = None,
     launcher: Launcher | None = None,
     settings: Settings | None = None,
+    fetcher: Fetcher | None = None,
 ) -> AsyncIterator[Api]:
     signal, settings = MemorySignal(), settings or Settings(bucket="tests")
     stores = make_stores(settings, objects, signal, clock)
-    services = replace(api_services(settings, stores, launcher or MemoryLauncher()), fetcher=CannedFetcher())
+    services = replace(api_services(settings, stores, launcher or MemoryLauncher()), fetcher=fetcher or CannedFetcher())
     app = create_app(services, config or ApiConfig(api_key=KEY))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
     with socket.socket() as listener:

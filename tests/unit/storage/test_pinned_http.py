@@ -16,8 +16,8 @@ from storage.errors import FetchFailed, FetchRefused
 from storage.untrusted.addresses import is_of_this_machine, is_public
 from storage.untrusted.destinations import DestinationRefused, Destinations
 from storage.untrusted.pinned_http import MAX_ADDRESSES, PinnedTransport, pinned_client
-from storage.untrusted.remote import RemoteFetcher
-from tests.support.api_server import PNG
+from storage.untrusted.remote import Fetched, RemoteFetcher
+from tests.support.api_server import PNG, unmetered
 
 pytestmark = pytest.mark.anyio
 
@@ -206,13 +206,17 @@ async def site() -> AsyncIterator[str]:
 def fetcher(site: str) -> RemoteFetcher:
     port = int(site.rsplit(":", 1)[1])
     here = Destinations(ports=frozenset({port}), is_allowed=lambda address: str(address) == "127.0.0.1")
-    return RemoteFetcher(max_bytes=2000, transport=PinnedTransport(here))
+    return RemoteFetcher(transport=lambda: PinnedTransport(here))
+
+
+async def fetched_from(site: str, url: str, tmp_path: Path) -> Fetched:
+    return await fetcher(site).fetch(url, tmp_path / "file", meter=unmetered(), max_bytes=2000)
 
 
 async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:
     """Its type is told by its content."""
-    fetched = await fetcher(site).fetch(f"{site}/picture", tmp_path / "file")
-    assert (fetched.size_bytes, fetched.content_type, fetched.extension) == (len(PNG), "image/png", "png")
+    fetched = await fetched_from(site, f"{site}/picture", tmp_path)
+    assert (fetched.size_bytes, fetched.content_type) == (len(PNG), "image/png")
     assert (tmp_path / "file").read_bytes() == PNG
 
 
@@ -230,24 +234,24 @@ async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:
 async def test_what_is_not_taken(site: str, tmp_path: Path, path: str, error: type[Exception]) -> None:
     """No media, too large, packed, redirected to a private address, redirected for ever, failing."""
     with pytest.raises(error):
-        await fetcher(site).fetch(f"{site}/{path}", tmp_path / "file")
+        await fetched_from(site, f"{site}/{path}", tmp_path)
 
 
 async def test_three_redirects_are_followed_and_no_fourth(site: str, tmp_path: Path) -> None:
     """Each to an address that is checked again."""
-    fetched = await fetcher(site).fetch(f"{site}/hops/3", tmp_path / "file")
+    fetched = await fetched_from(site, f"{site}/hops/3", tmp_path)
     assert fetched.content_type == "image/png"
     with pytest.raises(FetchFailed, match="TooManyRedirects"):
-        await fetcher(site).fetch(f"{site}/hops/4", tmp_path / "file")
+        await fetched_from(site, f"{site}/hops/4", tmp_path)
 
 
 async def test_a_cookie_of_a_redirect_is_not_sent_on(site: str, tmp_path: Path) -> None:
     """Not even to the host that set it."""
-    fetched = await fetcher(site).fetch(f"{site}/hops/1", tmp_path / "file")
+    fetched = await fetched_from(site, f"{site}/hops/1", tmp_path)
     assert fetched.content_type == "image/png"
 
 
 async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None:
     """No setting opens it."""
     with pytest.raises(FetchRefused):
-        await RemoteFetcher(max_bytes=2000).fetch(f"{site}/picture", tmp_path / "file")
+        await RemoteFetcher().fetch(f"{site}/picture", tmp_path / "file", meter=unmetered(), max_bytes=2000)

@@ -1,0 +1,43 @@
+"""A tenant's bytes of the day, charged before they are taken in."""
+
+import logging
+
+from app.config import ApiConfig
+from app.problems import Problem
+from app.services import Services
+from storage.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+
+class ByteQuota:
+    """Of one tenant. Where no quota is set, nothing costs a request."""
+
+    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+        self._ledger = services.stores.byte_ledger
+        self._limit = config.max_upload_bytes_a_day
+        self._tenant = tenant
+
+    async def charge(self, size_bytes: int) -> None:
+        """Bytes that come in a request, or are promised by an upload. `Problem` where too few are left."""
+        if not await self.has_charged(size_bytes):
+            raise self.refusal(size_bytes)
+
+    async def has_charged(self, size_bytes: int) -> bool:
+        """False, and nothing is charged, where too few are left."""
+        if self._limit is None or not size_bytes:
+            return True
+        return await self._ledger.charge(self._tenant, size_bytes, limit=self._limit)
+
+    def refusal(self, size_bytes: int) -> Problem:
+        detail = f"{size_bytes} bytes more would exceed the {self._limit} of a day, which ends at midnight UTC"
+        return Problem("too-many-bytes", detail, headers={"Retry-After": str(self._ledger.seconds_to_midnight())})
+
+    async def give_back(self, size_bytes: int) -> None:
+        """Bytes that were charged and did not come. A failure is logged: the request does not depend on it."""
+        if self._limit is None or not size_bytes:
+            return
+        try:
+            await self._ledger.give_back(self._tenant, size_bytes)
+        except StorageError:
+            logger.warning("%d bytes were not given back to %s", size_bytes, self._tenant, exc_info=True)

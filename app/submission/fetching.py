@@ -1,0 +1,82 @@
+"""The files behind a request's URLs: bounded in number, bytes, time and concurrency.
+
+A request's fetches run one after the other. Their files lie in local temporary files until the job is stored, because
+a check needs the whole file, and are removed with the request whatever becomes of it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from app.body import Body
+from app.config import ApiConfig
+from app.problems import Problem
+from app.services import Services
+from app.submission.byte_quota import ByteQuota
+from app.wire.jobs import InputValue, MediumSource
+from storage.errors import FetchFailed, FetchRefused
+from storage.untrusted.remote import Fetched, Meter, NotReserved
+from storage.untrusted.slots import NoSlot
+
+RETRY_S = 10
+
+
+def url_count(media: Iterable[MediumSource], inputs: Iterable[InputValue]) -> int:
+    """How many files are to be fetched for them."""
+    return sum(source.url is not None for source in media) + sum(given.type == "image_url" for given in inputs)
+
+
+class UrlFetching:
+    """Of one request. All methods raise `Problem`."""
+
+    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+        self._fetcher, self._places = services.fetcher, services.fetch_places
+        self._config = config
+        self._tenant = tenant
+        self._body = body
+        self._quota = ByteQuota(services, config, tenant)
+        self._deadline: float | None = None
+        self._left = config.max_request_bytes
+
+    async def fetch(self, name: str, url: str, path: Path, where: str) -> Fetched:
+        """The bytes behind the URL are in `path` afterwards, and charged to the tenant."""
+        deadline = await self._begun(where)
+        meter = Meter(self._quota.has_charged)
+        try:
+            async with asyncio.timeout_at(deadline), self._places.hosts.slot(_host(url)):
+                most = min(self._config.max_medium_bytes, self._left)
+                return await self._fetcher.fetch(url, path, meter=meter, max_bytes=most)
+        except NotReserved as error:
+            raise self._quota.refusal(error.size_bytes) from None
+        except FetchRefused as error:
+            raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
+        except FetchFailed as error:
+            raise Problem("fetch-failed", f"{name!r}: {error}", pointer=where) from None
+        except TimeoutError:
+            detail = f"{name!r}: the URLs of this request took more than {self._config.max_fetch_s:g} s"
+            raise Problem("fetch-failed", detail, pointer=where) from None
+        finally:
+            self._left -= meter.received
+            await self._quota.give_back(meter.reserved - meter.received)
+
+    async def _begun(self, where: str) -> float:
+        """When this request's fetches must be over. The first one waits for a place, which is held until the body is
+        closed: so the files of few requests are on the disk at once."""
+        if self._deadline is None:
+            try:
+                leave = await self._places.requests.enter(self._tenant)
+            except NoSlot as error:
+                detail = f"too many requests fetch URLs: {error}"
+                headers = {"Retry-After": str(RETRY_S)}
+                raise Problem("fetches-busy", detail, pointer=where, headers=headers) from None
+            self._body.at_close(leave)
+            self._deadline = asyncio.get_running_loop().time() + self._config.max_fetch_s
+        return self._deadline
+
+
+def _host(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").rstrip(".")
+    except ValueError:
+        return ""  # no host: the fetcher refuses it

@@ -1,0 +1,205 @@
+"""The files behind a request's URLs: how many, how large, how long, how many at once, and who pays for them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx
+import pytest
+from aiohttp import web
+
+from app.config import ApiConfig
+from infra.settings import Settings
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.together import together
+from storage.untrusted.destinations import Destinations
+from storage.untrusted.pinned_http import PinnedTransport
+from storage.untrusted.remote import RemoteFetcher
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024**2
+
+
+@dataclass
+class Site:
+    """A server of pictures. `/large/N` announces N bytes, `/chunked/N` sends them unannounced, `/held` waits."""
+
+    url: str = ""
+    asked: list[str] = field(default_factory=list)
+    sent_bytes: int = 0
+    held: int = 0
+    most_held: int = 0
+    holding: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def serve(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        match request.path.split("/")[1:]:
+            case ["large" | "chunked" as way, size]:
+                return await self._send(request, int(size), announced=way == "large")
+            case ["text"]:
+                return web.Response(text="hello" * MIB)
+            case ["held", *_]:
+                await self._hold()
+        return web.Response(body=PNG)
+
+    async def _send(self, request: web.Request, size: int, *, announced: bool) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"content-length": str(size)} if announced else {})
+        await response.prepare(request)
+        left, chunk = size, PNG
+        while left:
+            chunk = chunk[:left]
+            await response.write(chunk)
+            self.sent_bytes += len(chunk)
+            left, chunk = left - len(chunk), bytes(64 * 1024)
+        return response
+
+    async def _hold(self) -> None:
+        self.held += 1
+        self.most_held = max(self.most_held, self.held)
+        self.holding.release()
+        try:
+            await self.go.wait()
+        finally:
+            self.held -= 1
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    site, app = Site(), web.Application()
+    app.router.add_get("/{path:.*}", site.serve)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    yield site
+    site.go.set()
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def fetching_api(
+    site: Site, clock: ManualClock, settings: Settings | None = None, **limits: Any
+) -> AsyncIterator[Api]:
+    port = int(site.url.rsplit(":", 1)[1])
+    config = replace(ApiConfig(api_key=KEY), **limits)
+    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
+    fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
+    async with running_api(MemoryObjectStore(clock), clock, config, settings=settings, fetcher=fetcher) as api:
+        yield api
+
+
+def document(site: Site, *paths: str) -> dict[str, Any]:
+    return {
+        "workflow": BLUE,
+        "media": [{"name": f"{n}.png", "url": f"{site.url}/{path}"} for n, path in enumerate(paths)],
+    }
+
+
+async def submit(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, str | None]:
+    answer = await client.post("/v1/jobs", json=body)
+    return answer.status_code, answer.json().get("type")
+
+
+async def test_a_request_has_so_many_urls(site: Site, clock: ManualClock) -> None:
+    """Of media, of inputs, and of all jobs of a batch; nothing is fetched for one that has more."""
+    inputs = [{"node": "2", "field": "filename_prefix", "value": f"{site.url}/x", "type": "image_url"}]
+    job = document(site, "a", "b") | {"inputs": inputs}
+    async with fetching_api(site, clock, max_urls=2, max_batch_urls=4) as api:
+        assert await submit(api.client, job) == (422, "/problems/too-many-urls")
+        batches = [
+            {"jobs": [job, job]},
+            {"workflow": BLUE, "input_sets": [inputs] * 5},
+            document(site, "a", "b") | {"input_sets": [inputs] * 3},
+        ]
+        for batch in batches:
+            refused = await api.client.post("/v1/batches", json=batch)
+            assert refused.json()["type"] == "/problems/too-many-urls"
+        assert site.asked == []
+        assert await submit(api.client, document(site, "a", "b")) == (202, None)
+        assert site.asked == ["/a", "/b"]
+
+
+async def test_bytes_are_charged_before_they_are_fetched(site: Site, clock: ManualClock) -> None:
+    """The first file beyond the quota is not read, whatever else the request names; nothing of it is stored."""
+    async with fetching_api(site, clock, max_upload_bytes_a_day=MIB) as api:
+        before = await api.keys()
+        refused = await submit(api.client, document(site, *[f"large/{40 * MIB}"] * 10))
+        assert refused == (429, "/problems/too-many-bytes")
+        assert len(site.asked) == 1
+        assert await api.keys() == before
+        assert await submit(api.client, document(site, "a")) == (202, None)
+
+
+async def test_unannounced_bytes_are_charged_as_they_come(site: Site, clock: ManualClock) -> None:
+    """The fetch ends where the quota does, not at the end of the file."""
+    async with fetching_api(site, clock, max_upload_bytes_a_day=2 * MIB) as api:
+        refused = await submit(api.client, document(site, f"chunked/{40 * MIB}"))
+        assert refused == (429, "/problems/too-many-bytes")
+        assert site.sent_bytes < 40 * MIB
+
+
+@pytest.mark.parametrize("path", ["large", "chunked"])
+async def test_what_was_fetched_is_charged_and_no_more(site: Site, clock: ManualClock, path: str) -> None:
+    """Once for each file: a quota of two files is used up by two, announced or not."""
+    async with fetching_api(site, clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
+        for _ in range(2):
+            assert await submit(api.client, document(site, f"{path}/{len(PNG)}")) == (202, None)
+        assert await submit(api.client, document(site, f"{path}/{len(PNG)}")) == (429, "/problems/too-many-bytes")
+
+
+async def test_a_refused_request_pays_for_what_was_fetched(site: Site, clock: ManualClock) -> None:
+    """Otherwise a tenant could fetch without end by requests that are refused."""
+    async with fetching_api(site, clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
+        for _ in range(2):
+            body = document(site, "a", "text")
+            assert await submit(api.client, body) in [
+                (422, "/problems/fetch-refused"),
+                (429, "/problems/too-many-bytes"),
+            ]
+        assert await submit(api.client, document(site, "a")) == (429, "/problems/too-many-bytes")
+
+
+async def test_the_files_of_a_request_are_bounded_in_sum(site: Site, clock: ManualClock) -> None:
+    """As if they had come in its body."""
+    async with fetching_api(site, clock, max_request_bytes=1000) as api:
+        body = document(site, f"large/{len(PNG)}", f"large/{1000 - len(PNG) + 1}")
+        assert await submit(api.client, body) == (422, "/problems/fetch-refused")
+        assert await submit(api.client, document(site, f"large/{len(PNG)}", "a")) == (202, None)
+
+
+async def test_the_fetches_of_a_request_end_in_time(site: Site, clock: ManualClock) -> None:
+    """However many servers keep it waiting."""
+    async with fetching_api(site, clock, max_fetch_s=0.2) as api:
+        assert await submit(api.client, document(site, "held/1", "held/2")) == (422, "/problems/fetch-failed")
+        assert site.asked == ["/held/1"]
+
+
+async def test_a_tenant_has_so_many_requests_that_fetch(site: Site, clock: ManualClock) -> None:
+    """The others wait, and those of another tenant do not wait for them."""
+    settings = Settings(bucket="tests", fetching_requests=3, fetching_requests_of_tenant=2)
+    async with fetching_api(site, clock, settings) as api, await api.client_of("other") as other:
+        sending = [asyncio.create_task(submit(api.client, document(site, "held"))) for _ in range(5)]
+        for _ in range(2):
+            await site.holding.acquire()
+        assert await submit(other, document(site, "a")) == (202, None)
+        site.go.set()
+        assert await together(*sending) == [(202, None)] * 5
+        assert site.most_held == 2
+
+
+async def test_a_host_is_asked_for_so_many_files_at_once(site: Site, clock: ManualClock) -> None:
+    """By all tenants together."""
+    settings = Settings(bucket="tests", fetches_of_host=1)
+    async with fetching_api(site, clock, settings) as api, await api.client_of("other") as other:
+        sending = [asyncio.create_task(submit(client, document(site, "held"))) for client in (api.client, other) * 2]
+        await site.holding.acquire()
+        await asyncio.sleep(0.1)  # time in which a second one could begin
+        site.go.set()
+        assert await together(*sending) == [(202, None)] * 4
+        assert site.most_held == 1
