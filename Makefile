@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check coverage bench bench-attention simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
+.PHONY: help setup demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ bench: setup .bench/.installed ## Measure everything in docs/performance.md anew
 
 bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…
 	$(or $(PYTHON_WITH_TORCH),$(PYTHON)) tests/bench/attention.py
+
+soak: setup ## 20,000 mixed requests to an `up`, and what the API's memory does meanwhile: make soak REQUESTS=20000
+	$(BIN)/python -m tests.soak --requests $(or $(REQUESTS),20000)
 
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)

@@ -15,6 +15,7 @@ from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
 from infra.local.process import local_stores, run, say_ready
+from infra.memory import bound_malloc, keep_trimmed
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -60,9 +61,11 @@ async def serve(settings: Settings, descriptor: int) -> None:
         )
         server = _Server(config, settings, app.state.context.watch.end)
         watching = asyncio.create_task(server.end_with_parent())
+        trimming = asyncio.create_task(keep_trimmed())
         with socket.socket(fileno=descriptor) as listener:
             await server.serve(sockets=[listener])
         watching.cancel()
+        trimming.cancel()
 
 
 def _allow_many_files() -> None:
@@ -78,6 +81,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True)
     descriptor = parser.parse_args().fd
     _allow_many_files()
+    bound_malloc()
     return run(lambda settings: serve(settings, descriptor))
 
 

@@ -6,6 +6,7 @@ from app.asgi import create_app
 from infra.compose.api import api_config, api_services
 from infra.compose.stores import api_s3_config, make_stores
 from infra.logs import configure_logging
+from infra.memory import bound_malloc
 from infra.on_modal.launcher import modal_launcher
 from infra.on_modal.signal import ModalSignal
 from infra.settings import Settings
@@ -14,6 +15,7 @@ from storage.bucket.s3 import S3ObjectStore
 
 def api_application() -> Any:
     """The ASGI application of one API container."""
+    bound_malloc()
     settings = Settings()
     configure_logging("api", settings.log_level, settings.secret_values())
     stores = make_stores(settings, S3ObjectStore(api_s3_config(settings)), ModalSignal())

@@ -1,0 +1,43 @@
+"""Memory that was taken for a while goes back to the system; the C library alone would keep it."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.environment import clean_environment
+
+SCRIPT = """
+import sys, psutil
+from infra.memory import _glibc, bound_malloc
+if _glibc() is None:
+    sys.exit(3)
+if sys.argv[1] == "bound":
+    bound_malloc()
+before = psutil.Process().memory_info().rss
+bytes(30_000_000)  # from now on glibc takes blocks of less than this from its heap, unless it is bounded
+taken, kept = [], []
+for _ in range(200):
+    taken.append(b"x" * 1_000_000)
+    kept.append(b"x" * 10_000)  # lies behind it, so that the heap cannot shrink
+taken.clear()
+print(psutil.Process().memory_info().rss - before)
+"""
+MIB = 1024 * 1024
+
+
+def _left(how: str) -> int:
+    """Bytes that a process still holds after it has freed 200 MB."""
+    ended = subprocess.run(
+        [sys.executable, "-c", SCRIPT, how], env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    if ended.returncode == 3:
+        pytest.skip("the C library is not glibc")
+    assert ended.returncode == 0, ended.stderr
+    return int(ended.stdout)
+
+
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Nearly all of 200 MB does, of which without the bound most would stay."""
+    assert _left("bound") < 50 * MIB
+    assert _left("free") > 100 * MIB
