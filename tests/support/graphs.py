@@ -32,3 +32,13 @@ def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
 
 def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
     return node("LiteSlowSteps", image=["1", 0], steps=steps, seconds_per_step=seconds, preview=False)
+
+
+def chain(length: int) -> dict[str, Any]:
+    """Every node needs the one before."""
+    nodes: dict[str, Any] = {"0": {"class_type": "PrimitiveString", "inputs": {"value": "x"}}}
+    for number in range(1, length - 1):
+        inputs = {"string_a": [str(number - 1), 0], "string_b": "", "delimiter": ""}
+        nodes[str(number)] = {"class_type": "StringConcatenate", "inputs": inputs}
+    nodes[str(length - 1)] = {"class_type": "PreviewAny", "inputs": {"source": [str(length - 2), 0]}}
+    return nodes

@@ -79,12 +79,11 @@ class _Judgement:
         self._classes = classes
         self._folders = folders
         self._errors: dict[str, Errors] = {}
+        self._sources: dict[str, tuple[str, ...]] = {}
         self._dependents: dict[str, list[str]] = {}
 
     def accepts(self, output: str) -> bool:
-        reached: dict[str, None] = {}
-        self._reach(output, [], reached)
-        bad = [node_id for node_id in reached if self._errors[node_id]]
+        bad = [node_id for node_id in self._reach(output) if self._errors[node_id]]
         for node_id in bad:
             self._dependents.setdefault(node_id, []).append(output)
         return not bad
@@ -106,24 +105,37 @@ class _Judgement:
             for node_id, dependents in self._dependents.items()
         }
 
-    def _reach(self, node_id: str, path: list[str], reached: dict[str, None]) -> None:
+    def _reach(self, output: str) -> list[str]:
         """The node and all that it depends on by declared inputs, each judged once.
 
-        A cycle is the error of every node in it.
+        A cycle is the error of every node in it. Without recursion: a chain may be as long as a graph is large.
         """
-        if node_id in path:
-            self._blame_cycle([*path[path.index(node_id) :], node_id])
-            return
-        if node_id in reached:
-            return
-        reached[node_id] = None
-        if node_id not in self._errors:
-            self._errors[node_id] = []
-            self._errors[node_id] += self._judge_node(node_id)
-        declared = self._classes[self._prompt[node_id]["class_type"]].inputs()
-        for name, value in self._prompt[node_id].get("inputs", {}).items():
-            if name.split(".")[0] in declared and is_link(value) and value[0] in self._prompt:
-                self._reach(value[0], [*path, node_id], reached)
+        reached = {output: None}
+        path = {output: iter(self._judged(output))}  # from the output to where the walk is, in order
+        while path:
+            node_id = next(reversed(path))
+            source = next(path[node_id], None)
+            if source is None:
+                del path[node_id]
+            elif source in path:
+                ring = list(path)
+                self._blame_cycle([*ring[ring.index(source) :], source])
+            elif source not in reached:
+                reached[source] = None
+                path[source] = iter(self._judged(source))
+        return list(reached)
+
+    def _judged(self, node_id: str) -> tuple[str, ...]:
+        """The nodes that it depends on, once it has been judged."""
+        if node_id not in self._sources:
+            self._errors[node_id] = self._judge_node(node_id)
+            declared = self._classes[self._prompt[node_id]["class_type"]].inputs()
+            self._sources[node_id] = tuple(
+                value[0]
+                for name, value in self._prompt[node_id].get("inputs", {}).items()
+                if name.split(".")[0] in declared and is_link(value) and value[0] in self._prompt
+            )
+        return self._sources[node_id]
 
     def _blame_cycle(self, ring: list[str]) -> None:
         words = " -> ".join(f"{node_id} ({self._prompt[node_id]['class_type']})" for node_id in ring)

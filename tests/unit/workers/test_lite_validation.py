@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.graphs import example
+from tests.support.graphs import chain, example
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.validation import Refused, Validator
@@ -69,3 +69,9 @@ def test_both_accept_or_both_refuse(graph: dict[str, Any]) -> None:
         return
     verdict = CATALOGUE.judge(parsed, frozenset())
     assert (not verdict.faults) is lite_accepts(graph), [fault.message for fault in verdict.faults]
+
+
+def test_a_chain_as_long_as_a_graph_may_be() -> None:
+    """Its length is no matter of the interpreter's stack."""
+    verdict = VALIDATOR.judge(chain(2_000))
+    assert (verdict.outputs, verdict.error, verdict.node_errors) == (("1999",), None, {})
