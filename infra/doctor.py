@@ -15,6 +15,9 @@ from storage import keys
 from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
+from workers.comfy.http import ComfyHttp
+from workers.comfy.system import system_facts
+from workers.errors import EngineUnavailable
 
 MAX_SKEW_S = 30.0
 """A presigned URL lives for minutes, a lease for a minute: half of that is the most a clock may be off."""
@@ -130,7 +133,7 @@ _NO_PRESIGN = (
 
 
 class EngineChecks:
-    """The engine of a worker, by its URL."""
+    """The engine of a worker, by its URL or its socket."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
@@ -143,8 +146,14 @@ class EngineChecks:
             raise CheckFailed(
                 "no worker says that its engine is ready", "start `comfyui-modal up`, and look at DIR/logs/worker-1.log"
             )
-        stats = (await _request("GET", f"{self._url}/system_stats")).json()
-        return f"ComfyUI {stats['system'].get('comfyui_version', 'of unknown version')} at {self._url}"
+        http = ComfyHttp(self._url)
+        try:
+            facts = system_facts(await http.get_json("/system_stats"))
+        except EngineUnavailable as error:
+            raise CheckFailed(str(error), REACHABLE) from error
+        finally:
+            await http.close()
+        return f"ComfyUI {facts.comfyui_version or 'of unknown version'} at {self._url}"
 
 
 class ApiChecks:

@@ -31,6 +31,9 @@ GRACE_S = 3.0
 NOT_STARTED = 2
 """Exit code where the command cannot be executed; also that of most programs for arguments that they do not know."""
 
+SOCKET_VARIABLE = "COMFYUI_MODAL_ENGINE_SOCKET"
+"""Tells an engine's process the path of the UNIX socket that it has to listen on."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
 """prctl(2)."""
@@ -111,7 +114,17 @@ def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
+    _remove_socket()
     kill_group(os.getpgrp())  # the guard itself included: no one is left to read its exit status
+
+
+def _remove_socket() -> None:
+    """An engine's, with its folder: the worker that would do so is gone."""
+    socket = os.environ.get(SOCKET_VARIABLE)
+    if socket is not None:
+        with contextlib.suppress(OSError):
+            Path(socket).unlink(missing_ok=True)
+            Path(socket).parent.rmdir()
 
 
 if __name__ == "__main__":

@@ -79,6 +79,16 @@ def test_no_process_shows_a_secret_in_its_environment(running: Up) -> None:
         assert not [secret for secret in secrets if secret in shown], name
 
 
+def test_no_engine_listens_on_a_port(running: Up) -> None:
+    """So no webhook, no web page and no other user reaches its `/interrupt`."""
+    connection = running.connection
+    assert all(url.startswith("unix:") for url in connection["comfyui_urls"].values())
+    engines = [psutil.Process(pid) for name, pid in connection["processes"].items() if name.startswith("engine-")]
+    family = [process for engine in engines for process in (engine, *engine.children(recursive=True))]
+    assert len(family) >= 8
+    assert not [c for process in family for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+
+
 def test_a_key_for_partner_nodes_is_in_no_log(running: Up) -> None:
     """Every log is searched for it when this `up` has ended."""
     with running.client() as client:

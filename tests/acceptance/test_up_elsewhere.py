@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 
 from storage.bucket.s3 import S3Config
+from tests.support.engines import LITE
 from tests.support.environment import clean_environment
 from tests.support.graphs import example
+from tests.support.tcp_engine import tcp_engine
 from tests.support.up import COMMAND, finished, up
-from tests.support.workbench import ENGINE_ENVIRONMENT
-from workers.comfy.host import EngineProcess
-from workers.comfy.spec import EngineFolders, EngineSpec
 
 pytestmark = pytest.mark.xdist_group("up")
 
@@ -41,24 +40,17 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: P
         assert httpx.get(output["url"]).text == output["text"] == "hello, world"
 
 
-@pytest.mark.anyio
-async def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:
+def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:
     """Inputs and outputs travel by HTTP: its folders are not ours."""
-    spec = EngineSpec.lite(folders=EngineFolders(tmp_path / "theirs"), environment=ENGINE_ENVIRONMENT)
-    host = EngineProcess(spec)
-    await host.start()
     photo = tmp_path / "photo.png"
     photo.write_bytes(_png())
-    try:
-        with up(tmp_path / "data", "--engine", host.engine.url) as running:
-            assert running.connection["comfyui_url"] == host.engine.url
-            done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert (tmp_path / "out" / "still_00001_.png").exists()
-            refused = running.command("doctor")
-            assert refused.returncode == 0, refused.stdout
-    finally:
-        await host.stop()
+    with tcp_engine(LITE, tmp_path / "theirs") as url, up(tmp_path / "data", "--engine", url) as running:
+        assert running.connection["comfyui_url"] == url
+        done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (tmp_path / "out" / "still_00001_.png").exists()
+        refused = running.command("doctor")
+        assert refused.returncode == 0, refused.stdout
 
 
 def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tests.bench.outputs import SIZES, WARM, Size
 from tests.bench.processes import MIB, Part, Spent, finished, running, spending, tell
 from tests.bench.server import bench_config, bench_server
 from tests.support.api_process import api_process, bucket_variables
+from tests.support.engines import engine_client
 from tests.support.workbench import workbench
 
 KEY = "bench-key"
@@ -44,7 +45,8 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
             stored = await bench.worker.serve_one()
         assert stored is not None
         assert stored.record.status is Status.COMPLETED, stored.record.error_detail
-        history = httpx.get(f"{bench.host.url}/history").json()  # noqa: ASYNC210  nothing else runs here
+        with engine_client(bench.host.url) as client:
+            history = client.get("/history").json()
         refs = [ref for entry in history.values() for node in entry["outputs"].values() for ref in node["files"]]
         tell(spent, job_id=stored.record.job_id, engine=bench.host.url, refs=refs[WARM.files :])
         await asyncio.to_thread(sys.stdin.read)
@@ -88,7 +90,7 @@ def _base64_worker(engine: str, references: str) -> None:
         def log_message(self, *_: object) -> None:
             pass
 
-    with httpx.Client(base_url=engine, timeout=60) as view, HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with engine_client(engine) as view, HTTPServer(("127.0.0.1", 0), Handler) as server:
         tell(spent, url=f"http://127.0.0.1:{server.server_port}")
         server.handle_request()
     tell(spent)

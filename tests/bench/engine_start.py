@@ -1,4 +1,4 @@
-"""An engine's start in phases: its process, its port, its catalogue, its first prompt."""
+"""An engine's start in phases: its process, its socket, its catalogue, its first prompt."""
 
 import contextlib
 import socket
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import httpx
 
-from infra.local.ports import free_port
 from tests.bench.figures import Figure
-from tests.support.engines import EngineChoice, engine_choices, saved
+from tests.support.engines import EngineChoice, engine_choices, engine_client, saved
+from workers.guard import SOCKET_VARIABLE
 
 ROUNDS = 3
 LONGEST_S = 120.0
 LOOK_S = 0.01
-PHASES = ("port open", "/object_info answered", "first prompt done")
+PHASES = ("socket open", "/object_info answered", "first prompt done")
 
 
 def rows() -> list[Figure]:
@@ -40,15 +40,15 @@ def _rows(choice: EngineChoice) -> list[Figure]:
 def _phases(choice: EngineChoice) -> tuple[float, ...]:
     """Seconds since the process was started."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
-        spec, port = choice.spec(Path(folder, "engine")), free_port()
+        spec, path = choice.spec(Path(folder, "engine")), Path(folder, "socket")
         spec.folders.make()
-        command = [*spec.command, f"--port={port}"]
+        environment = {**spec.environment, SOCKET_VARIABLE: str(path)}
         began = time.perf_counter()
         process = subprocess.Popen(
-            command, cwd=spec.cwd, env=dict(spec.environment), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            spec.command, cwd=spec.cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        with _ended(process), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            _until(lambda: _is_open(port))
+        with _ended(process), engine_client(f"unix:{path}") as client:
+            _until(lambda: _is_open(path))
             is_open = time.perf_counter()
             client.get("/object_info").raise_for_status()
             told = time.perf_counter()
@@ -67,9 +67,9 @@ def _ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
         process.wait(20)
 
 
-def _is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _is_open(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def _until(check: Callable[[], bool]) -> None:

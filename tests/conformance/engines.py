@@ -1,10 +1,11 @@
-"""Starts the engines under test: real processes on free ports, with folders of their own."""
+"""Starts the engines under test: real processes on free ports, with folders of their own.
+
+They listen on TCP, as their users start them; a worker's own engine listens on a UNIX socket."""
 
 import contextlib
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 
+import comfyui_modal
 from tests.conformance.graphs import OwnNodes
 
 READY_WITHIN_S = 120.0
@@ -53,7 +55,7 @@ class RealComfy:
 
 @contextlib.contextmanager
 def lite(folder: Path) -> Iterator[Engine]:
-    command = [sys.executable, "-m", "workers.lite", "--fault-nodes", f"--base-directory={folder}"]
+    command = comfyui_modal.command("workers.lite", "--fault-nodes", f"--base-directory={folder}")
     with _process(command, folder) as url:
         yield Engine(url, _version(url), OwnNodes(lite=True))
 

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from PIL import Image
 
@@ -251,8 +250,9 @@ async def test_two_prompts_at_once_do_not_mix(host: Host, info: dict[str, Any], 
 
 async def test_a_strangers_broadcast_is_not_ours(host: Host, info: dict[str, Any], prefix: str) -> None:
     """A prompt without a client id tells everyone of its progress: none of it reaches ours."""
-    async with httpx.AsyncClient(base_url=host.engine.url, trust_env=False) as client:
-        await client.post("/prompt", json={"prompt": slow(info, prefix, steps=5, color=9)})
+    http = ComfyHttp(host.engine.url)
+    await http.post_json("/prompt", {"prompt": slow(info, prefix, steps=5, color=9)})
+    await http.close()
     execution = execution_of(host.engine, saved(prefix, color=10))
     messages = await followed(execution)
     assert isinstance(messages[0], ExecutionStart)

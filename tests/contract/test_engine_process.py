@@ -14,17 +14,28 @@ import psutil
 import pytest
 
 from tests.support.engines import ENVIRONMENT, LITE, EngineChoice, blank, engine_choices, save, saved, slow
+from tests.support.graphs import chain
 from workers.comfy.engine import Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.files import RemoteFiles
 from workers.comfy.host import EngineProcess, RunningEngine
-from workers.comfy.http import ComfyHttp
+from workers.comfy.http import ComfyHttp, socket_of
 from workers.comfy.spec import EngineFolders, EngineSpec
-from workers.errors import EngineStalled, EngineUnavailable, NodeFailed, OutOfMemory, StagingFailed, WorkerError
+from workers.errors import (
+    EngineMisconfigured,
+    EngineStalled,
+    EngineUnavailable,
+    NodeFailed,
+    OutOfMemory,
+    StagingFailed,
+    WorkerError,
+)
+from workers.guard import SOCKET_VARIABLE
 
 pytestmark = pytest.mark.anyio
 
 LONG_S = 60.0
+OF_OURS = [choice for choice in engine_choices() if choice.settings.comfyui_url is None]
 
 
 @pytest.fixture
@@ -36,7 +47,7 @@ async def lite(tmp_path: Path) -> AsyncIterator[EngineProcess]:
 
 
 def script(tmp_path: Path, code: str, *, start_timeout_s: float = LONG_S) -> EngineSpec:
-    """An engine that is only this Python program; the port comes as its last argument."""
+    """An engine that is only this Python program."""
     command = [sys.executable, "-c", code]
     return EngineSpec(command, tmp_path, EngineFolders(tmp_path), ENVIRONMENT, start_timeout_s)
 
@@ -75,9 +86,7 @@ def execution_of(host: EngineProcess, graph: dict[str, object], policy: Executio
     return Execution(host.engine, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph), policy)
 
 
-@pytest.mark.parametrize(
-    "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("choice", OF_OURS, ids=lambda c: c.name)
 async def test_started_restarted_and_stopped(choice: EngineChoice, tmp_path: Path) -> None:
     """Ready means that it serves; its words are kept; afterwards no process of it is left."""
     host = EngineProcess(choice.spec(tmp_path))
@@ -132,18 +141,36 @@ async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
     await host.stop()
 
 
-async def test_another_server_on_its_port_is_not_taken_for_it(tmp_path: Path) -> None:
-    """A server that was started with other folders may answer there while ours still loads."""
-    code = (
-        "import http.server, json, sys\n"
-        "class H(http.server.BaseHTTPRequestHandler):\n"
-        "    def do_GET(self):\n"
-        "        self.send_response(200); self.end_headers()\n"
-        "        self.wfile.write(json.dumps({'system': {'argv': ['main.py', '--user-directory=/else']}}).encode())\n"
-        "port = int(sys.argv[-1].partition('=')[2])\n"
-        "http.server.HTTPServer(('127.0.0.1', port), H).serve_forever()\n"
-    )
-    host = EngineProcess(script(tmp_path, code, start_timeout_s=2.0))
+@pytest.mark.parametrize("choice", OF_OURS, ids=lambda c: c.name)
+async def test_it_listens_where_only_its_worker_can_reach_it(choice: EngineChoice, tmp_path: Path) -> None:
+    """No process of it has a listening port, and the folder of its socket is closed to other users."""
+    host = EngineProcess(choice.spec(tmp_path))
+    await host.start()
+    try:
+        assert host.pid is not None
+        listening = [c for p in family(host.pid) for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert listening == []
+        path = socket_of(host.url)
+        assert path is not None
+        assert Path(path).parent.stat().st_mode & 0o777 == 0o700
+    finally:
+        await host.stop()
+    assert not Path(path).parent.exists()
+
+
+async def test_a_comfyui_without_our_custom_node_does_not_start(tmp_path: Path) -> None:
+    """Where COMFYUI_DIR names one: it would listen on TCP, and ends instead; the message says what is missing."""
+    for choice in (choice for choice in OF_OURS if choice is not LITE):
+        spec = choice.spec(tmp_path)
+        host = EngineProcess(replace(spec, command=[*spec.command, "--disable-all-custom-nodes"]))
+        with pytest.raises(EngineMisconfigured, match="did not load our custom node"):
+            await host.start()
+
+
+async def test_an_engine_that_listens_elsewhere_is_not_ready(tmp_path: Path) -> None:
+    """A server without the socket counts as not started."""
+    code = "import http.server; http.server.HTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler)"
+    host = EngineProcess(script(tmp_path, f"{code}.serve_forever()", start_timeout_s=2.0))
     with pytest.raises(EngineUnavailable, match="not ready"):
         await host.start()
 
@@ -154,7 +181,11 @@ async def test_its_environment_is_what_it_was_given(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable) as caught:
         await host.start()
     (line,) = [line for line in caught.value.message.splitlines() if line.startswith("env:")]
-    assert set(line.split()[1:]) <= {*ENVIRONMENT, "LC_CTYPE"}  # Python sets this one itself in the C locale
+    assert set(line.split()[1:]) <= {
+        *ENVIRONMENT,
+        SOCKET_VARIABLE,
+        "LC_CTYPE",
+    }  # Python sets this one itself in the C locale
 
 
 async def test_a_progress_bar_does_not_fill_the_log(tmp_path: Path) -> None:
@@ -212,6 +243,14 @@ async def test_a_node_that_ignores_interrupts(lite: EngineProcess) -> None:
     await follow(execution_of(lite, saved("x")))
 
 
+async def test_a_chain_of_two_thousand_nodes_is_taken(lite: EngineProcess) -> None:
+    """The lite engine runs every graph that the API lets through."""
+    http = ComfyHttp(lite.url)
+    status, answer = await http.post_json("/prompt", {"prompt": chain(2_000)})
+    assert (status, answer["node_errors"]) == (200, {})
+    await http.close()
+
+
 async def test_a_file_larger_than_the_server_takes(tmp_path: Path) -> None:
     """The failure names the flag that would help, and the file is not kept."""
     spec = LITE.spec(tmp_path / "engine")
@@ -244,13 +283,14 @@ async def test_the_engine_does_not_outlive_its_parent(tmp_path: Path) -> None:
     assert parent.stdout is not None
     try:
         async with asyncio.timeout(LONG_S):
-            pid = int(json.loads(await parent.stdout.readline())["pid"])
-        processes = family(pid)
+            told = json.loads(await parent.stdout.readline())
+        processes = family(int(told["pid"]))
         assert len(processes) == 2
     finally:
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
     assert await are_gone(processes)
+    assert not Path(str(socket_of(told["url"]))).parent.exists()
 
 
 async def test_the_engine_does_not_outlive_its_guard(lite: EngineProcess) -> None:

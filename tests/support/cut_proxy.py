@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections break when a test says so."""
+"""A TCP proxy whose connections break when a test says so. What is behind it may listen on a UNIX socket."""
 
 import asyncio
 import contextlib
@@ -6,13 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
+from workers.comfy.http import socket_of
+
 
 class CutProxy:
     """Use `cutting`. `url` leads to the server behind it."""
 
     def __init__(self, target: str) -> None:
-        parts = urlsplit(target)
-        self._host, self._port = parts.hostname, parts.port
+        self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.url = ""
@@ -33,9 +34,15 @@ class CutProxy:
             self._server.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection(self._host, self._port)
+        there_reader, there_writer = await self._connect()
         self._writers |= {writer, there_writer}
         await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if (path := socket_of(self._target)) is not None:
+            return await asyncio.open_unix_connection(path)
+        parts = urlsplit(self._target)
+        return await asyncio.open_connection(parts.hostname, parts.port)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from infra.settings import EngineSettings
 from tests.support.environment import MEASURED
 from workers.comfy.host import EngineProcess, RunningEngine
+from workers.comfy.http import socket_of
 from workers.comfy.spec import EngineFolders, EngineSpec
 
 ENVIRONMENT = {"PATH": os.defpath} | MEASURED
@@ -51,6 +54,14 @@ def engine_choices() -> list[EngineChoice]:
     if configured.comfyui_url is None and configured.comfyui_dir is None:
         return [LITE]
     return [LITE, EngineChoice("comfyui", configured)]
+
+
+def engine_client(url: str) -> httpx.Client:
+    """For a few plain requests to an engine, wherever it listens."""
+    path = socket_of(url)
+    transport = None if path is None else httpx.HTTPTransport(uds=path)
+    base_url = url if path is None else "http://localhost"
+    return httpx.Client(base_url=base_url, transport=transport, timeout=60, trust_env=False)
 
 
 def blank(*, width: int = 16, height: int = 16, color: int = 0) -> Graph:

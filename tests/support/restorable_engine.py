@@ -4,11 +4,13 @@
 """
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
 from aiohttp import web
 
+from workers.guard import SOCKET_VARIABLE
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.server import LiteServer
@@ -26,7 +28,7 @@ async def _serve(device: str, flags: dict[str, str]) -> None:
     app.router.add_post("/comfyui-modal/restore", lambda _: _answer(device))
     runner = web.AppRunner(app, shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", int(flags["--port"])).start()
+    await web.UnixSite(runner, os.environ[SOCKET_VARIABLE]).start()
     await asyncio.Event().wait()
 
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import logging
-import random
-import socket
+import shutil
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from storage.published.worker_facts import AttentionChoice
@@ -13,11 +14,12 @@ from storage.untrusted.host_paths import HostPaths
 from workers.attention import NOT_OURS
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
+from workers.comfy.http import UNIX
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineMisconfigured, EngineUnavailable
-from workers.guard import NOT_STARTED, guarded, kill_group
+from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +28,9 @@ LONGEST_LINE = 4000
 READY_POLL_S = 0.1
 STOP_GRACE_S = 3.0
 LAST_WORDS_S = 1.0
-PORTS = range(20_000, 32_768)
-"""Below what systems give to outgoing connections: ComfyUI binds its port only after seconds of loading."""
+_WRONG_PATH = (FileNotFoundError, NotADirectoryError, PermissionError)
+SOCKET_REFUSED = "port must be 0-65535"
+"""What a ComfyUI ends with that tries to listen on the port which there is not, `spec.NO_PORT`."""
 
 
 class EngineHost(Protocol):
@@ -73,7 +76,11 @@ class EngineHost(Protocol):
 
 
 class EngineProcess:
-    """A ComfyUI of this worker's own, on a free loopback port. It ends with the worker, even by kill -9."""
+    """A ComfyUI of this worker's own. It ends with the worker, even by kill -9.
+
+    It listens on a UNIX socket, in a folder that is made for each start and that only this user may enter. No other
+    user and no web page can drive the engine, and no webhook leads to it.
+    """
 
     def __init__(self, spec: EngineSpec) -> None:
         self._spec = spec
@@ -83,6 +90,7 @@ class EngineProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._engine: HttpEngine | None = None
+        self._socket_dir: Path | None = None
 
     @property
     def engine(self) -> HttpEngine:
@@ -103,23 +111,34 @@ class EngineProcess:
 
     async def start(self) -> None:
         began = asyncio.get_running_loop().time()
-        port = _free_port()
         try:
             self._spec.folders.make()
             flags = await self._attention_flags()
-            self._process = await self._spawn([*self._spec.command, *flags, f"--port={port}"])
-        except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-            raise EngineMisconfigured(f"the engine cannot be started: {error}") from error
+            socket = self._new_socket()
+            self._process = await self._spawn([*self._spec.command, *flags], socket)
         except OSError as error:
-            raise EngineUnavailable(f"the engine cannot be started: {error}") from error
+            self._remove_socket()
+            kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
+            raise kind(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
         folders = self._spec.folders
         files = FolderFiles(
             input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp, user_dir=folders.user
         )
-        self._engine = HttpEngine(f"http://127.0.0.1:{port}", files)
+        self._engine = HttpEngine(f"{UNIX}{socket}", files)
         await self._wait_ready(self._engine)
         logger.info("engine ready", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
+
+    def _new_socket(self) -> Path:
+        """In the system's temp folder: a socket's path has at most 104 bytes."""
+        self._remove_socket()
+        self._socket_dir = Path(tempfile.mkdtemp(prefix="comfyui-modal-"))  # its mode is 0700
+        return self._socket_dir / "engine"
+
+    def _remove_socket(self) -> None:
+        if self._socket_dir is not None:
+            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            self._socket_dir = None
 
     async def _attention_flags(self) -> list[str]:
         """Chosen once: a restart finds the same GPU."""
@@ -127,11 +146,11 @@ class EngineProcess:
             self.attention = await self._spec.attention.choose()
         return [] if self.attention.flag is None else [self.attention.flag]
 
-    async def _spawn(self, command: list[str]) -> asyncio.subprocess.Process:
+    async def _spawn(self, command: list[str], socket: Path) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             *guarded(command),
             cwd=self._spec.cwd,
-            env=dict(self._spec.environment),
+            env={**self._spec.environment, SOCKET_VARIABLE: str(socket)},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -147,6 +166,7 @@ class EngineProcess:
         if self._engine is not None:
             await self._engine.close()
             self._engine = None
+        self._remove_socket()
         process, self._process = self._process, None
         if process is None:
             return
@@ -167,14 +187,10 @@ class EngineProcess:
         try:
             async with asyncio.timeout(self._spec.start_timeout_s):
                 while self.is_alive():
-                    try:
-                        arguments = await engine.command_line()
+                    with contextlib.suppress(EngineUnavailable):
                         await engine.object_info()
-                    except EngineUnavailable:
-                        arguments = []
-                    if arguments is None or set(self._spec.folders.flags()) <= set(arguments):
                         return
-                    await asyncio.sleep(READY_POLL_S)  # not there yet, or another server on the same port
+                    await asyncio.sleep(READY_POLL_S)
         except TimeoutError:
             failure = f"the engine was not ready within {self._spec.start_timeout_s:.0f} s"
         else:
@@ -182,6 +198,11 @@ class EngineProcess:
         code = None if self._process is None else self._process.returncode
         await self.stop()
         words = self.log.tail(20)
+        if any(SOCKET_REFUSED in line for line in words):
+            failure = (
+                "the engine did not load our custom node, by which it listens on a socket: is it told to load none?"
+            )
+            code = NOT_STARTED
         kind = EngineMisconfigured if code == NOT_STARTED or _misses_module(words) else EngineUnavailable
         raise kind("\n".join([failure, *words]))
 
@@ -238,12 +259,3 @@ class RunningEngine:
 def _misses_module(words: Sequence[str]) -> bool:
     """Whether an engine's last words are Python's for a package that is not installed."""
     return bool(words) and words[-1].startswith(("ModuleNotFoundError:", "ImportError:"))
-
-
-def _free_port() -> int:
-    """At random, so that workers which start together do not choose the same."""
-    for port in random.sample(PORTS, 100):
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise EngineUnavailable("no free port")

@@ -17,13 +17,30 @@ CONNECT_TIMEOUT_S = 3.0
 CHUNK_BYTES = 1024 * 1024
 
 
-class ComfyHttp:
-    """Thin: routes in, status and JSON out. `EngineUnavailable` where no answer came, `EngineSilent` if in time."""
+UNIX = "unix:"
 
-    def __init__(self, base_url: str) -> None:
-        self.base_url = base_url.rstrip("/")
+
+def socket_of(url: str) -> str | None:
+    """The path of the UNIX socket that a URL names; None for a URL of HTTP."""
+    return url.removeprefix(UNIX) if url.startswith(UNIX) else None
+
+
+class ComfyHttp:
+    """Thin: routes in, status and JSON out. `EngineUnavailable` where no answer came, `EngineSilent` if in time.
+
+    `url` is `http://HOST:PORT` or `unix:PATH`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        path = socket_of(self.url)
         timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(base_url=self.base_url, timeout=timeout, trust_env=False)
+        self._client = httpx.AsyncClient(
+            base_url=self.url if path is None else "http://localhost",
+            transport=None if path is None else httpx.AsyncHTTPTransport(uds=path),
+            timeout=timeout,
+            trust_env=False,
+        )
 
     async def get_json(self, path: str) -> dict[str, Any]:
         """The JSON object of a 200; anything else is `EngineUnavailable`."""

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.asyncio.client import ClientConnection
+from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQueue
 from workers.comfy.files import EngineFiles, RemoteFiles
-from workers.comfy.http import ComfyHttp
+from workers.comfy.http import ComfyHttp, socket_of
 from workers.comfy.refusals import refusal
 from workers.errors import EngineUnavailable
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
@@ -35,15 +35,15 @@ WITHDRAW_EVERY_S = 0.25
 
 
 class HttpEngine:
-    """`files` None means that ComfyUI's folders are not on this machine: files then travel by HTTP."""
+    """`url` as in `ComfyHttp`. `files` None: ComfyUI's folders are not on this machine, and files travel by HTTP."""
 
-    def __init__(self, base_url: str, files: EngineFiles | None = None) -> None:
-        self._http = ComfyHttp(base_url)
+    def __init__(self, url: str, files: EngineFiles | None = None) -> None:
+        self._http = ComfyHttp(url)
         self._files: EngineFiles = files or RemoteFiles(self._http)
 
     @property
     def url(self) -> str:
-        return self._http.base_url
+        return self._http.url
 
     async def submit(self, prompt: Prompt) -> None:
         body = {
@@ -91,23 +91,27 @@ class HttpEngine:
 
     @asynccontextmanager
     async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
-        socket = await self._open_socket(f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}")
+        socket = await self._open_socket(f"/ws?clientId={client_id}")
         try:
             yield _messages(socket)
         finally:
             await socket.close()
 
-    async def _open_socket(self, url: str) -> ClientConnection:
+    async def _open_socket(self, path: str) -> ClientConnection:
+        options: dict[str, Any] = {
+            "max_size": None,
+            "compression": None,
+            "proxy": None,
+            "ping_interval": PING_INTERVAL_S,
+            "ping_timeout": PONG_TIMEOUT_S,
+            "close_timeout": CLOSE_TIMEOUT_S,
+        }
         try:
-            socket = await connect_socket(
-                url,
-                max_size=None,
-                compression=None,
-                proxy=None,
-                ping_interval=PING_INTERVAL_S,
-                ping_timeout=PONG_TIMEOUT_S,
-                close_timeout=CLOSE_TIMEOUT_S,
-            )
+            unix = socket_of(self.url)
+            if unix is None:
+                socket = await connect_socket(self.url.replace("http", "ws", 1) + path, **options)
+            else:
+                socket = await unix_connect(unix, f"ws://localhost{path}", **options)
             await socket.send(FEATURE_FLAGS)
         except (OSError, TimeoutError, WebSocketException) as error:
             raise EngineUnavailable(f"the WebSocket failed: {type(error).__name__}: {error}") from error

@@ -8,7 +8,6 @@ does not go well on either way ends in a fresh engine, with a warning: a snapsho
 import logging
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from storage.published.worker_facts import AttentionChoice
 from storage.untrusted.host_paths import HostPaths
@@ -21,16 +20,14 @@ from workers.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
-ENGINE_SIDE = Path(__file__).parent / "engine_side"
 PRETEND = {"COMFYUI_MODAL_PRETEND_GPU": "1"}
 
 
 def pretending(spec: EngineSpec) -> EngineSpec:
     """The same engine, on a GPU that is not there yet, with the attention that it most likely gets."""
-    paths = spec.folders.parent / "snapshot.yaml"
     wish = spec.attention.wish if spec.attention is not None else "sdpa"
     command = [part for part in spec.command if part != "--cpu"]
-    command += [f"--extra-model-paths-config={paths}", SDPA_FLAG if wish == "sdpa" else SAGE_FLAG]
+    command.append(SDPA_FLAG if wish == "sdpa" else SAGE_FLAG)
     return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)
 
 
@@ -75,7 +72,6 @@ class SnapshotHost:
         """An engine that does not start is left to `start`."""
         if not self._is_on_gpu:
             self._process = EngineProcess(pretending(self._spec()))
-            _lay_paths(self._spec())
         try:
             await self._process.start()
             self._is_prepared = True
@@ -114,10 +110,3 @@ class SnapshotHost:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
         self._process.attention = choice
         return True
-
-
-def _lay_paths(spec: EngineSpec) -> None:
-    """ComfyUI finds the custom node by a file of paths, in the worker's own folder."""
-    spec.folders.make()
-    text = f"comfyui_modal_snapshot:\n  base_path: {ENGINE_SIDE.parent}\n  custom_nodes: {ENGINE_SIDE.name}\n"
-    (spec.folders.parent / "snapshot.yaml").write_text(text)

@@ -13,6 +13,11 @@ from workers.errors import EngineMisconfigured
 MAX_UPLOAD_MB = 5 * 1024
 """--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
 
+NO_PORT = "--port=65536"
+"""No port has this number: a ComfyUI that does not take its socket ends, instead of listening on TCP."""
+ENGINE_SIDE = Path(__file__).resolve().parent / "engine_side"
+"""The custom node of ours that every ComfyUI of a worker gets."""
+
 MARKER = ".comfyui-modal-worker"
 """Says that a folder was made for a worker."""
 
@@ -68,7 +73,7 @@ class EngineFolders:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """`command` lacks only the port, and the flag of the attention, which `attention` chooses where the engine has any.
+    """`command` lacks only the flag of the attention, which `attention` chooses where the engine has any.
 
     `environment` is the whole environment: no secret of ours is in it.
     """
@@ -106,6 +111,8 @@ class EngineSpec:
             interpreter,
             "main.py",
             "--listen=127.0.0.1",
+            NO_PORT,
+            f"--extra-model-paths-config={ENGINE_SIDE / 'paths.yaml'}",
             "--disable-auto-launch",
             "--dont-print-server",
             "--disable-metadata",

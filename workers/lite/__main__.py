@@ -1,14 +1,20 @@
-"""`python -m workers.lite`: takes ComfyUI's flags; those that mean nothing here are ignored."""
+"""`comfyui_modal.py workers.lite`: takes ComfyUI's flags; those that mean nothing here are ignored.
+
+A worker has it listen on a UNIX socket (`--unix-socket`, or the variable that `workers/guard.py` names). Without
+one it listens on TCP, as ComfyUI does, for trials.
+"""
 
 import argparse
 import asyncio
 import logging
+import os
 import sys
 import tempfile
 from pathlib import Path
 
 from aiohttp import web
 
+from workers.guard import SOCKET_VARIABLE
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.server import LiteServer
@@ -27,6 +33,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="workers.lite", description=__doc__)
     parser.add_argument("--listen", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    parser.add_argument("--unix-socket", default=os.environ.get(SOCKET_VARIABLE), help="a path, instead of TCP")
     parser.add_argument("--base-directory", type=Path, default=None)
     for kind in ("input", "output", "temp"):
         parser.add_argument(f"--{kind}-directory", type=Path, default=None)
@@ -63,8 +70,11 @@ async def _serve(options: argparse.Namespace) -> None:
     )
     runner = web.AppRunner(server.application(), shutdown_timeout=1.0)
     await runner.setup()
-    await web.TCPSite(runner, options.listen, options.port).start()
-    logging.getLogger(__name__).info("listening on http://%s:%s", options.listen, options.port)
+    site: web.BaseSite = web.TCPSite(runner, options.listen, options.port)
+    if options.unix_socket is not None:
+        site = web.UnixSite(runner, options.unix_socket)
+    await site.start()
+    logging.getLogger(__name__).info("listening on %s", options.unix_socket or site.name)
     await asyncio.Event().wait()
 
 

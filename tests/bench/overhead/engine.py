@@ -1,5 +1,6 @@
 """The engine that everything is measured on: lite, or the ComfyUI that is configured."""
 
+import contextlib
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from infra.settings import EngineSettings
 from tests.support.engines import EngineChoice, engine_choices
+from tests.support.tcp_engine import tcp_engine
 
 
 def chosen() -> EngineChoice:
@@ -25,11 +27,8 @@ def up_environment(settings: EngineSettings) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_engine() -> AsyncIterator[tuple[str, Path]]:
-    """A fresh engine: its URL, and the folder that holds its own (input, output, …)."""
+    """A fresh engine on TCP, as other programs drive it: its URL, and the parent of its own folders."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
-        host = chosen().host(Path(folder) / "engine")
-        await host.start()
-        try:
-            yield host.url, Path(folder) / "engine"
-        finally:
-            await host.stop()
+        parent, url = Path(folder) / "engine", chosen().settings.comfyui_url
+        with contextlib.nullcontext(url) if url is not None else tcp_engine(chosen(), parent) as running:
+            yield running, parent

@@ -8,12 +8,13 @@ from typing import Any
 
 import aiohttp
 
-from tests.bench.overhead.client import get_json, get_picture, http_client
+from tests.bench.overhead.client import get_picture, http_client
 from tests.bench.overhead.engine import chosen, up_environment
 from tests.bench.overhead.graphs import fresh_graph
 from tests.bench.overhead.load import Job
 from tests.bench.overhead.receiver import Receiver, receiving
 from tests.support.up import up
+from workers.comfy.http import ComfyHttp
 
 
 class Ours:
@@ -29,7 +30,11 @@ class Ours:
 
     async def engine_history(self) -> Any:
         """ComfyUI's history of every job that ran, by prompt id."""
-        return await get_json(self._session, f"{self.engine_url}/history")
+        http = ComfyHttp(self.engine_url)
+        try:
+            return await http.get_json("/history")
+        finally:
+            await http.close()
 
     async def accepted(self, **options: Any) -> str:
         """The id of a job that was just answered 202."""

@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from workers.comfy.snapshot import ENGINE_SIDE
+from workers.comfy.spec import ENGINE_SIDE
 
 MANAGEMENT = """
 from stand_in_torch import cuda
@@ -29,7 +29,7 @@ def get_total_memory(device):
 
 def _loaded() -> ModuleType:
     """By its path, as in ComfyUI's process: the package around it is ComfyUI's to import."""
-    path = ENGINE_SIDE / "comfyui_modal_snapshot" / "pretended_gpu.py"
+    path = ENGINE_SIDE / "comfyui_modal_worker" / "pretended_gpu.py"
     spec = importlib.util.spec_from_file_location("pretended_gpu", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,4 +1,5 @@
-"""A custom node without nodes: POST /comfyui-modal/restore, asked once after a snapshot was restored on a GPU."""
+"""A custom node without nodes, which every worker's ComfyUI gets. Its `prestartup_script` has the server listen on a
+UNIX socket; POST /comfyui-modal/restore is asked once after a snapshot was restored on a GPU."""
 
 import sys
 from typing import Any
