@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+OPEN_INPUTS = "open_inputs"
 _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
 _UPLOAD = "_upload"
@@ -80,7 +81,9 @@ class InputDeclaration:
 class NodeDeclaration:
     """`outputs` are types, as strings or lists of choices; None where object_info does not say.
 
-    `hidden` inputs are ComfyUI's own to fill: the prompt, the node's id, the keys of partner nodes.
+    `hidden` inputs are ComfyUI's own to fill: the prompt, the node's id, the keys of partner nodes. `open_inputs`: its
+    INPUT_TYPES contains every name, so that ComfyUI gives it any literal, declared or not. No ComfyUI publishes that:
+    our part of the engine's process finds it out, and False may mean that nobody did.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -88,6 +91,7 @@ class NodeDeclaration:
     is_output: bool
     is_custom: bool
     hidden: frozenset[str] = frozenset()
+    open_inputs: bool = False
 
     def takes(self, name: str) -> bool:
         """Whether this is one of its inputs, or a part of a dynamic one."""
@@ -133,6 +137,7 @@ def declared(described: Any) -> NodeDeclaration:
         is_output=described.get("output_node") is True,
         is_custom=str(described.get("python_module", "")).split(".")[0] == _CUSTOM,
         hidden=_hidden(groups) if isinstance(groups, Mapping) else frozenset(),
+        open_inputs=described.get(OPEN_INPUTS) is True,
     )
 
 
