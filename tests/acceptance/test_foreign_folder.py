@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ def test_up_runs_a_job_in_another_project(project: Path, tmp_path: Path) -> None
 
 def test_the_console_script_cannot_be_shadowed(project: Path, tmp_path: Path) -> None:
     """It finds our packages although PYTHONPATH has others of these names, and keeps its arguments."""
+    entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert entry == {"comfyui-modal": "comfyui_modal:main"}
     script = tmp_path / "comfyui-modal"
     script.write_text(CONSOLE_SCRIPT)
     path = os.pathsep.join((str(project), str(ROOT)))
