@@ -18,6 +18,10 @@ from workflows.verdict import Verdict
 
 MEDIA_TYPE = "application/problem+json"
 PATH = "/problems"
+MOST_ERRORS = 50
+"""Fields that are listed in one refusal; the others are counted."""
+MOST_SEARCHED_HINTS = 10
+"""Faults of a graph whose hint may be a search for similar names: each takes milliseconds where names are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,9 +284,9 @@ def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem
             "type": PROBLEM_TYPES[fault.code].uri,
             "pointer": given.get(fault.pointer, root + fault.pointer),
             "detail": fault.message,
-            "hint": fault.hint or PROBLEM_TYPES[fault.code].hint,
+            "hint": _hint(fault, position) or PROBLEM_TYPES[fault.code].hint,
         }
-        for fault in verdict.faults
+        for position, fault in enumerate(verdict.faults)
     ]
     first = verdict.faults[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
@@ -296,16 +300,21 @@ def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem
     )
 
 
+def _hint(fault: WorkflowError, position: int) -> str:
+    return "" if position >= MOST_SEARCHED_HINTS and fault.searches_hint else fault.hint
+
+
 def of_validation(error: ValidationError) -> Problem:
     """Every field that is wrong, with its place."""
     found = [
         {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        for item in error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
     ]
     if any(item["pointer"] == "/workflow" and "required" in item["detail"] for item in found):
         return Problem("missing-workflow", "`workflow` is required", pointer="/workflow")
     first = found[0]
-    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    count = error.error_count()
+    more = f" (and {count - 1} more)" if count > 1 else ""
     return Problem(
         "validation-error", f"{first['pointer']}: {first['detail']}{more}", pointer=first["pointer"], errors=found
     )

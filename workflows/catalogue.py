@@ -146,7 +146,7 @@ class Catalogue:
             f"node {node_id} is of the class {node.class_type}, which this deployment does not have",
             pointer=pointer(node_id, "class_type"),
             node_id=node_id,
-            hint=suggestion(node.class_type, info) or _remedy(info),
+            hint=lambda: suggestion(node.class_type, info) or _remedy(info),
             engine={
                 "type": "missing_node_type",
                 "message": f"Node '{title}' not found. The custom node may not be installed.",

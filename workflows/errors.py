@@ -21,12 +21,13 @@ WorkflowError
 └── UnknownInputField      … or a field that this node lacks
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 
 class WorkflowError(ValueError):
-    """`pointer` is an RFC 6901 pointer into the document at fault; `hint` says what to do.
+    """`pointer` is an RFC 6901 pointer into the document at fault; `hint` says what to do. A hint that takes a search
+    to find is given as a function, which is called only if the hint is shown.
 
     `engine` is the same in ComfyUI's words, where it has any: {type, message, details, extra_info}.
     """
@@ -39,15 +40,26 @@ class WorkflowError(ValueError):
         *,
         pointer: str = "",
         node_id: str | None = None,
-        hint: str = "",
+        hint: str | Callable[[], str] = "",
         engine: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.pointer = pointer
         self.node_id = node_id
-        self.hint = hint
         self.engine = engine
+        self._hint = hint
+
+    @property
+    def searches_hint(self) -> bool:
+        """Whether the hint still has to be searched for, which may take milliseconds."""
+        return not isinstance(self._hint, str)
+
+    @property
+    def hint(self) -> str:
+        if not isinstance(self._hint, str):
+            self._hint = self._hint()
+        return self._hint
 
 
 class NotAWorkflow(WorkflowError):

@@ -154,9 +154,9 @@ def _not_in_list(
     about = {"input_config": None if is_long else place.declared.config, "received_value": short(value)}
     if kind is MissingModel:
         problem = f"{place.words} needs the model {words(wrong[0], str)}, which this deployment does not have"
-        return place.fault(kind, problem, said, _sync_hint(wrong[0], choices), **about)
+        return place.fault(kind, problem, said, lambda: _sync_hint(wrong[0], choices), **about)
     problem = f"{place.words} is {words(wrong[0])}, which is none of its {len(choices)} choices"
-    return place.fault(kind, problem, said, suggestion(wrong[0], choices) or _choices_hint(choices), **about)
+    return place.fault(kind, problem, said, lambda: suggestion(wrong[0], choices) or _choices_hint(choices), **about)
 
 
 def _sync_hint(name: Any, choices: list[Any]) -> str:

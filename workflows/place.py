@@ -26,7 +26,12 @@ class Place:
         return f"input {self.declared.name} of node {self.node_id} ({self.node.class_type})"
 
     def fault(
-        self, kind: type[WorkflowError], problem: str, engine: tuple[str, str, str], hint: str = "", **info: Any
+        self,
+        kind: type[WorkflowError],
+        problem: str,
+        engine: tuple[str, str, str],
+        hint: str | Callable[[], str] = "",
+        **info: Any,
     ) -> WorkflowError:
         """`engine` is ComfyUI's own type, message and details; `info` what it adds to the input's name."""
         about = {"input_name": self.declared.name, **info}

@@ -11,14 +11,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 from app.body._errors import BodyTooLarge, TextTooLong
-from app.body._scanner import SPOOL_THRESHOLD, Scanner
-from app.body._spooled import SpooledText, check_text
+from app.body._scanner import PIECE, SPOOL_THRESHOLD, Scanner
+from app.body._spooled import SpooledText, parsed_text
+from app.heavy import off_loop
 
 LIGHT = 1024 * 1024
 """Documents of more bytes, texts included, are held in memory only by who has a place: see `app.body.large`."""
+QUICK = 16 * 1024
+"""Checking a document of at most so many bytes takes a few milliseconds; larger ones are checked in a thread."""
+
+T = TypeVar("T")
 
 Place = tuple[str, ...]
 """Names and positions from the root, `*` for any."""
@@ -73,19 +78,30 @@ class Body:
         with tempfile.SpooledTemporaryFile(LIGHT) as small:
             scanner = Scanner(small, self._new_spool)
             try:
-                size = 0
-                async for chunk in chunks:
-                    size += len(chunk)
-                    if size > limit:
-                        raise BodyTooLarge(f"more than {limit} bytes")
-                    self._digest.update(chunk)
-                    scanner.feed(chunk)
+                async for piece in self._pieces(chunks, limit):
+                    scanner.feed(piece)
                 scanner.finish()
             finally:
                 scanner.close()
             await self._hold(scanner.size)
             small.seek(0)
-            return await _aside(scanner.size, _parsed, small.read())
+            return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
+
+    async def _pieces(self, chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+        """The body in pieces of one size: one that comes byte by byte would be scanned again for each of them."""
+        size, pending = 0, bytearray()
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise BodyTooLarge(f"more than {limit} bytes")
+            self._digest.update(chunk)
+            pending += chunk
+            for start in range(0, len(pending) - PIECE + 1, PIECE):
+                yield bytes(pending[start : start + PIECE])
+                if size > SPOOL_THRESHOLD:
+                    await asyncio.sleep(0)  # other requests are served between the pieces of a large one
+            del pending[: len(pending) // PIECE * PIECE]
+        yield bytes(pending)
 
     @property
     def fingerprint(self) -> str:
@@ -101,7 +117,7 @@ class Body:
         """The document with its long strings put back but for those at `keep`. `TextTooLong`, `BadText`."""
         if not self._spools:
             return document
-        found = [spooled.held_bytes for spooled in self._found(document, keep)]
+        found = await self.aside(lambda: [spooled.held_bytes for spooled in self._found(document, keep)])
         self._texts += sum(found)
         if max(found, default=0) > limits.one:
             raise TextTooLong(f"a text of {max(found)} bytes, at most {limits.one} are allowed")
@@ -148,6 +164,10 @@ class Body:
         if self._in_memory > LIGHT and self._enter is not None and self._leave is None:
             self._leave = await self._enter()
 
+    async def aside(self, work: Callable[..., T], *args: Any) -> T:
+        """What `work` makes of the document; in a thread if the document is so large that others would have to wait."""
+        return work(*args) if self._in_memory <= QUICK else await off_loop(work, *args)
+
     def new_file(self, name: str) -> Path:
         """A path for the caller's own use, removed with the body. Most bodies need none, and no folder."""
         if self._folder is None:
@@ -165,16 +185,20 @@ class Body:
         return int(value.removeprefix(mark)) if value.startswith(mark) else None
 
 
-def _parsed(small: bytes) -> Any:
-    document = json.loads(small, parse_constant=_refuse_constant, parse_float=_finite)
+def _parsed(small: bytes, parse_float: Callable[[str], float] | None) -> Any:
+    """Strictly UTF-8: `json.loads` itself would take bytes in UTF-16 or UTF-32, of which the scanner has seen nothing.
+
+    A callback for each number would be slow, so it is used only where a number may be beyond a double.
+    """
+    text = small.decode()
     if _SURROGATE.search(small):
-        check_text(json.dumps(document, ensure_ascii=False))
-    return document
+        parsed_text(text)  # it refuses half a pair, which `json` does not
+    return json.loads(text, parse_constant=_refuse_constant, parse_float=parse_float)
 
 
 async def _aside(size: int, work: Callable[..., Any], *args: Any) -> Any:
     """What takes a while is done in a thread: others are answered meanwhile."""
-    return work(*args) if size <= SPOOL_THRESHOLD else await asyncio.to_thread(work, *args)
+    return work(*args) if size <= SPOOL_THRESHOLD else await off_loop(work, *args)
 
 
 def _below(keep: Sequence[Place], name: str) -> Sequence[Place]:

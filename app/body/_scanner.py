@@ -1,119 +1,137 @@
-"""JSON as it arrives: which of its bytes are long strings, and which are all the rest. Sans-I/O but for those files."""
+"""JSON as it arrives: which of its bytes are long strings, and which are all the rest. Sans-I/O but for those files.
+
+All work is done by compiled regular expressions and other C loops over pieces of `PIECE` bytes, because Python code
+for each string or bracket lets a few megabytes of empty strings hold the event loop for seconds. What the parser will
+have to build is bounded here, before it starts: values, depth, digits of a number, strings without a separator.
+"""
 
 import re
 from collections.abc import Callable
+from itertools import accumulate
 from typing import IO, BinaryIO
 
 from app.body._errors import BodyTooLarge
 
 SPOOL_THRESHOLD = 64 * 1024
-MAX_SMALL_JSON = 32 * 1024 * 1024
-"""What may be left when the long strings are taken out: a graph of thousands of nodes has a few megabytes."""
-MAX_VALUES = 1_000_000
-"""Commas, colons and opening brackets: each may become an object of dozens of bytes. A graph has some thousands."""
+PIECE = 16 * 1024
+"""Bytes that are scanned without a pause: about a millisecond of the worst input."""
+MAX_SMALL_JSON = 4 * 1024 * 1024
+"""What may be left when the long strings are taken out: a graph of thousands of nodes has half a megabyte."""
+MAX_VALUES = 100_000
+"""Commas, colons and opening brackets: each may become an object of dozens of bytes. A graph has some thousands,
+1,000 input sets of 14 values have 98,000."""
 MAX_DEPTH = 64
 """ComfyUI's own documents are ten deep at most; everything behind this may recurse."""
+MAX_DIGITS = 100
+"""Characters of one number: Python's cost grows with their square, and a double has 17 digits."""
 
-_MARKS = (b",", b":", b"[", b"{")
-_BRACKET = re.compile(rb"[\[\]{}]")
-_QUOTE = re.compile(rb'"')
-_QUOTE_OR_ESCAPE = re.compile(rb'["\\]')
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TOKENS = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+"""Whole strings and what stands between them. Possessive: linear, whatever the input."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_INSIDE = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
+_ADJACENT = re.compile(rb'"\s*"')
+_LONG_NUMBER = re.compile(rb"[0-9eE.+-]{%d}" % (MAX_DIGITS + 1))
+_LARGE_EXPONENT = re.compile(rb"[eE]\+?[0-9]{3}")
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEP)
 
 
 class Scanner:
-    """Finds the strings in a stream of JSON bytes, whatever else is wrong with it. What is left goes to `small`."""
+    """Finds the strings in a stream of JSON bytes, whatever else is wrong with it. What is left goes to `small`.
+
+    `size` is the number of bytes that were left; `has_large_exponent` says that a number may be beyond a double.
+    """
 
     def __init__(self, small: IO[bytes], new_spool: Callable[[], tuple[BinaryIO, bytes]]) -> None:
         self._new_spool = new_spool
         self._small = small
-        self._pending = bytearray()
-        self._string: bytearray | None = None
+        self._rest = b""
         self._spool: BinaryIO | None = None
         self._placeholder = b""
-        self._escaped = False
+        self._started = False
         self._values = 0
+        self._strings = 0
         self._depth = 0
+        self._tail = b""
         self.size = 0
+        self.has_large_exponent = False
 
-    def feed(self, chunk: bytes) -> None:
-        position = 0
-        while position < len(chunk):
-            position = self._outside(chunk, position) if self._string is None else self._inside(chunk, position)
+    def feed(self, piece: bytes) -> None:
+        """At most `PIECE` bytes at a time keep the loop free; ValueError or `BodyTooLarge` for what is refused."""
+        rest, self._rest = self._rest + piece, b""
+        if not self._started:
+            if len(rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(rest):
+                self._rest = rest
+                return
+            rest, self._started = rest.removeprefix(_BYTE_ORDER_MARK), True  # RFC 8259, 8.1: a parser may ignore it
+        while rest:
+            if self._spool is not None:
+                rest = self._into_the_spool(rest)
+                if self._spool is not None:
+                    break
+            elif _begins_with_a_long_string(rest):
+                self._spool, self._placeholder = self._new_spool()
+                rest = rest[1:]
+            else:
+                end = _TOKENS.match(rest).end()  # type: ignore[union-attr]  # it matches the empty string
+                self._keep(rest[:end])
+                rest = rest[end:]
+                if not _begins_with_a_long_string(rest):
+                    break
+        self._rest = rest
 
     def finish(self) -> None:
-        if self._string is not None:
+        if self._rest or self._spool is not None:
             raise ValueError("it ends within a string")
-        self._flush()
 
     def close(self) -> None:
         if self._spool is not None:
             self._spool.close()
 
-    def _outside(self, chunk: bytes, position: int) -> int:
-        quote = _QUOTE.search(chunk, position)
-        end = quote.end() if quote else len(chunk)
-        piece = chunk[position:end]
-        self._weigh(piece)
-        self._grow(piece)
-        if quote:
-            self._string = bytearray()
-        return end
-
-    def _weigh(self, piece: bytes) -> None:
-        """Before anything is made of it: a parser is quick to fill the memory, and stops for nobody."""
-        self._values += sum(piece.count(mark) for mark in _MARKS)
-        if self._values > MAX_VALUES:
-            raise BodyTooLarge(f"more than {MAX_VALUES} values")
-        for bracket in _BRACKET.findall(piece):
-            self._depth += 1 if bracket in b"[{" else -1
-            if self._depth > MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH}")
-
-    def _inside(self, chunk: bytes, position: int) -> int:
-        if self._escaped:
-            self._escaped = False
-            self._take(chunk[position : position + 1])
-            return position + 1
-        found = _QUOTE_OR_ESCAPE.search(chunk, position)
-        if found is None:
-            self._take(chunk[position:])
-            return len(chunk)
-        if chunk[found.start()] == ord("\\"):
-            self._take(chunk[position : found.end()])
-            self._escaped = True
-        else:
-            self._take(chunk[position : found.start()])
-            self._close()
-            self._grow(b'"')
-        return found.end()
-
-    def _take(self, piece: bytes) -> None:
-        assert self._string is not None  # noqa: S101  only called inside a string
-        if self._spool is not None:
-            self._spool.write(piece)
-            return
-        self._string += piece
-        if len(self._string) > SPOOL_THRESHOLD:
-            self._spool, self._placeholder = self._new_spool()
-            self._spool.write(self._string)
-
-    def _close(self) -> None:
-        assert self._string is not None  # noqa: S101  as above
-        if self._spool is None:
-            self._grow(self._string)
-        else:
+    def _into_the_spool(self, rest: bytes) -> bytes:
+        """What of `rest` follows the long string; all of it belongs to the string where that does not end yet."""
+        assert self._spool is not None  # noqa: S101  only called inside a long string
+        end = _INSIDE.match(rest).end()  # type: ignore[union-attr]  # it matches the empty string
+        self._spool.write(rest[:end])
+        if rest[end : end + 1] == b'"':
             self._spool.close()
-            self._grow(self._placeholder)
-        self._string = self._spool = None
+            self._spool = None
+            self._keep(b'"%b"' % self._placeholder)
+            return rest[end + 1 :]
+        return rest[end:]  # at most half an escape
 
-    def _grow(self, piece: bytes | bytearray) -> None:
-        self._pending += piece
-        self.size += len(piece)
-        if len(self._pending) > SPOOL_THRESHOLD:
-            self._flush()
+    def _keep(self, tokens: bytes) -> None:
+        self._weigh(_STRING.sub(b'"', tokens))
+        self.size += len(tokens)
         if self.size > MAX_SMALL_JSON:
             raise BodyTooLarge(f"more than {MAX_SMALL_JSON} bytes without its long strings")
+        self._small.write(tokens)
 
-    def _flush(self) -> None:
-        self._small.write(self._pending)
-        self._pending.clear()
+    def _weigh(self, skeleton: bytes) -> None:
+        """`skeleton` has one quote for each string. A parser is quick to fill the memory and cannot be stopped."""
+        self._values += sum(skeleton.count(mark) for mark in (b",", b":", b"[", b"{"))
+        self._strings += skeleton.count(b'"')
+        if self._values > MAX_VALUES:
+            raise BodyTooLarge(f"more than {MAX_VALUES} values")
+        joined = self._tail + skeleton
+        if self._strings > self._values + 1 or _ADJACENT.search(joined):
+            raise ValueError("two strings without a comma or a colon between them")
+        if _LONG_NUMBER.search(joined):
+            raise ValueError(f"a number of more than {MAX_DIGITS} characters")
+        self.has_large_exponent = self.has_large_exponent or _LARGE_EXPONENT.search(joined) is not None
+        self._tail = joined[-MAX_DIGITS:]
+        steps = map(_STEP.__getitem__, skeleton.translate(None, _ALL_BUT_BRACKETS))
+        depths = list(accumulate(steps, initial=self._depth))
+        if max(depths) > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        if min(depths) < 0:
+            raise ValueError("it closes a bracket that was not opened")
+        self._depth = depths[-1]
+
+
+def _begins_with_a_long_string(rest: bytes) -> bool:
+    if len(rest) <= SPOOL_THRESHOLD or not rest.startswith(b'"'):
+        return False
+    whole = _STRING.match(rest)
+    return (len(rest) - 1 if whole is None else whole.end() - 2) > SPOOL_THRESHOLD

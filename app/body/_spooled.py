@@ -1,10 +1,12 @@
 """One string of a document, however long, and the file that its base64 stands for."""
 
 import binascii
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
 
 from app.body._errors import BadBase64, BadText, BodyTooLarge, TextTooLong
 
@@ -27,10 +29,9 @@ class SpooledText:
         if self._source.stat().st_size > limit:
             raise TextTooLong(f"a text of {self._source.stat().st_size} bytes, at most {limit} are allowed")
         try:
-            text: str = json.loads(b'"' + self._source.read_bytes() + b'"')
+            text: str = parsed_text((b'"' + self._source.read_bytes() + b'"').decode())
         except ValueError as error:
             raise BadText(f"a long string is not JSON: {error}"[:200]) from None
-        check_text(text)
         return text
 
     @property
@@ -104,8 +105,6 @@ def _unescape(match: re.Match[bytes]) -> bytes:
     return b"" if match[2] in b"nrtfb" else match[2]
 
 
-def check_text(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadText("a string holds half of a surrogate pair, which is no character") from None
+def parsed_text(text: str) -> Any:
+    """JSON whose strings hold no half of a surrogate pair, which UTF-8 cannot write and so nothing could store."""
+    return from_json(text, allow_inf_nan=False)

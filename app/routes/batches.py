@@ -35,7 +35,8 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, context.config, tenant, body)
-            prepared = await prepared_batch(preparation, parsed(BatchRequest, document), context.config)
+            wanted = await body.aside(parsed, BatchRequest, document)
+            prepared = await prepared_batch(preparation, wanted, context.config)
             accepted = await acceptance.batch(prepared, identity)
     outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else len(accepted.stored.record.job_ids)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}

@@ -16,6 +16,7 @@ from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.body.large import LargeBodies
 from app.config import ApiConfig
+from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
 from app.submission.acceptance import Identity
@@ -77,6 +78,8 @@ def body_of(request: Request) -> Body:
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:
     """The request's JSON document; long texts at `keep` stay spooled in `body`."""
     config = context_of(request).config
+    if (declared := request.headers.get("content-length", "")).isdecimal() and int(declared[:MAX_DIGITS]) > limit:
+        raise Problem("request-too-large", f"the body has more than {limit} bytes")
     try:
         chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
         return await body.restored(await body.receive(chunks, limit=limit), config.text_limits, keep)
@@ -113,6 +116,7 @@ def whole_number(request: Request, name: str, *, default: Any, low: int, high: i
     text = request.query_params.get(name)
     if text is None:
         return default
-    if not text.isascii() or not text.isdecimal() or not low <= int(text[:20]) <= high:
-        raise Problem("invalid-parameter", f"{name} is {text[:50]!r}, not a whole number from {low} to {high}")
-    return int(text)
+    try:
+        return whole(text, low, high)
+    except ValueError as error:
+        raise Problem("invalid-parameter", f"{name}: {error}") from None

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from app.numbers import whole
 from app.outcome import outcome_of
 from app.problems import Problem
 from app.routes.context import (
@@ -40,7 +41,7 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, context.config, tenant, body)
-            prepared = await preparation.only_job(parsed(JobRequest, document))
+            prepared = await preparation.only_job(await body.aside(parsed, JobRequest, document))
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 
@@ -134,9 +135,10 @@ async def output(request: Request) -> Response:
     """302 to a fresh presigned URL, or with ?redirect=false that URL as JSON."""
     context = context_of(request)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
-    number = request.path_params["number"]
-    if number >= len(stored.record.outputs):
-        raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far")
+    try:
+        number = whole(request.path_params["number"], 0, len(stored.record.outputs) - 1)
+    except ValueError:
+        raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far") from None
     signed = output_url(stored.record.outputs[number], context.stores.objects, context.config)
     if request.query_params.get("redirect") == "false":
         return answer(signed, headers=NO_STORE)
@@ -182,7 +184,7 @@ ROUTES = (
     Route("/v1/jobs", page, methods=["GET"], name="list_jobs"),
     Route("/v1/jobs/{job_id}", show, methods=["GET"], name="get_job"),
     Route("/v1/jobs/{job_id}", cancel, methods=["DELETE"], name="cancel_job"),
-    Route("/v1/jobs/{job_id}/outputs/{number:int}", output, methods=["GET"], name="get_output"),
+    Route("/v1/jobs/{job_id}/outputs/{number}", output, methods=["GET"], name="get_output"),
     Route("/v1/jobs/{job_id}/logs", logs, methods=["GET"], name="get_logs"),
     Route("/v1/jobs/{job_id}/workflow", workflow, methods=["GET"], name="get_workflow"),
 )

@@ -41,7 +41,7 @@ async def submit(request: Request) -> Response:
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            wanted = job_request(workflow, parsed(request_model(workflow), document))
+            wanted = job_request(workflow, await body.aside(parsed, request_model(workflow), document))
             preparation = Preparation(context.services, context.config, tenant, body)
             accepted = await acceptance.job(await preparation.only_job(wanted), identity)
     return accepted_answer(request, accepted)

@@ -116,13 +116,13 @@ class Preparation:
         document = await self._text(document, where)
         if document is None:
             raise Problem("missing-workflow", "`workflow` is null", pointer=where)
+        if isinstance(document, dict) and len(document) > self._config.max_nodes:
+            detail = f"{len(document)} nodes, at most {self._config.max_nodes} are allowed"
+            raise Problem("too-many-nodes", detail, pointer=where)
         try:
-            graph = parse_graph(document)
+            graph = await self._body.aside(parse_graph, document)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
-        if len(graph.nodes) > self._config.max_nodes:
-            detail = f"{len(graph.nodes)} nodes, at most {self._config.max_nodes} are allowed"
-            raise Problem("too-many-nodes", detail, pointer=where)
         return PreparedWorkflow(document, graph)
 
     async def media(self, options: JobOptions, root: str) -> tuple[PreparedMedium, ...]:
@@ -181,22 +181,33 @@ class Preparation:
             raise _beyond(inputs_at, detail)
         catalogue = await self._catalogue(options.gpu or DEFAULT_POOL)
         values, pictures = await self._inputs(inputs, inputs_at)
-        try:
-            applied = catalogue.apply(workflow.graph, [(i.node, i.field, i.value) for i in values])
-        except WorkflowError as error:
-            raise of_workflow(error, inputs_at) from error
-        self._check_safety(applied, catalogue, workflow_at)
         names = {medium.name for medium in options.media}
         for picture in pictures:
             if picture.name in names:
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
+        await self._body.aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
+
+    def _judge(
+        self,
+        graph: Graph,
+        values: Sequence[Input],
+        brought: frozenset[str],
+        catalogue: Catalogue,
+        inputs_at: str,
+        workflow_at: str,
+    ) -> None:
+        try:
+            applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in values])
+        except WorkflowError as error:
+            raise of_workflow(error, inputs_at) from error
+        self._check_safety(applied, catalogue, workflow_at)
         verdict = catalogue.judge(applied, brought)
         if verdict.faults:
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             raise of_verdict(verdict, workflow_at, given)
-        return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
 
     def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
         """By what the graph says, and by what is known of the engine; the worker looks at the latter again."""

@@ -9,9 +9,12 @@ from pydantic import (
     field_validator,
 )
 
+from app.numbers import Number, Whole
 from app.wire.base import (
     DEFAULT_EVENTS,
     LONGEST_QUEUE_TIMEOUT_S,
+    LONGEST_RETAIN_DAYS,
+    LONGEST_TIMEOUT_S,
     MAX_METADATA_NAME,
     MAX_PARTNER_KEY,
     Answer,
@@ -65,12 +68,16 @@ class JobOptions(Request):
     """How a job is run, whatever it computes."""
 
     media: list[MediumSource] = Field(default_factory=list)
-    priority: int = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
-    timeout_s: int | None = Field(None, ge=1, description="longest run time of one attempt, seconds")
-    queue_timeout_s: int | None = Field(
+    priority: Whole = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
+    timeout_s: Whole | None = Field(
+        None, ge=1, le=LONGEST_TIMEOUT_S, description="longest run time of one attempt, seconds"
+    )
+    queue_timeout_s: Whole | None = Field(
         None, ge=1, le=LONGEST_QUEUE_TIMEOUT_S, description="longest wait for a worker, seconds"
     )
-    retain_days: float | None = Field(None, gt=0, description="how long the job and its files stay after its end")
+    retain_days: Number | None = Field(
+        None, gt=0, le=LONGEST_RETAIN_DAYS, description="how long the job and its files stay after its end"
+    )
     gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"

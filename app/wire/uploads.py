@@ -4,13 +4,17 @@ from pydantic import (
     Field,
 )
 
+from app.numbers import Whole
 from app.wire.base import Answer, Moment, Request
+
+LARGEST_UPLOAD = 5 * 1024**4
+"""What S3 stores in one object; the deployment's own limit is smaller."""
 
 
 class UploadRequest(Request):
     """A file to be uploaded by presigned PUT."""
 
-    size_bytes: int = Field(ge=1, description="exactly as many bytes as will be sent")
+    size_bytes: Whole = Field(ge=1, le=LARGEST_UPLOAD, description="exactly as many bytes as will be sent")
     content_type: str = Field(
         "application/octet-stream", pattern=r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$", max_length=200
     )

@@ -3,6 +3,9 @@
 uvicorn waits for a head as long as a client likes, and keeps as much of it as comes. Here a head has a time and a size;
 and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. A client
 that was answered before its whole body arrived (with 401, say) gets `head_s` more seconds to finish sending.
+
+A chunked body has parts that no application sees: sizes, extensions, and the trailer fields after its end, which
+uvicorn would keep and add to the request's headers. Trailers are dropped, and all of this framing is bounded.
 """
 
 import asyncio
@@ -13,6 +16,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
 TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
+TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection than it may have")
+TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
+FIELD_BYTES = len(b": \r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +27,10 @@ class HeadLimits:
 
     head_s: float = 10.0
     max_head_bytes: int = 64 * 1024
+    """Of a head; and of a chunked body's framing beyond the size of its data."""
+    max_head_fields: int = 100
+    max_pipelined: int = 16
+    """Requests that wait on one connection for the answers before theirs."""
     max_waiting: int = 2_000
     """Connections without a whole head; one more closes the oldest of them, once it has waited for `grace_s`."""
     grace_s: float = 1.0
@@ -54,6 +64,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._body_bytes = 0
+        self._framing_bytes = 0
+        self._unbroken_bytes = 0
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -66,22 +80,59 @@ class GuardedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._timer is not None:
+        if self._is_refused:
+            return
+        limit, in_body = self._guard.limits.max_head_bytes, self._timer is None
+        if in_body:
+            self._count_framing(len(data))
+        else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._timer is not None and self._head_bytes > self._guard.limits.max_head_bytes:
+        if self._is_refused:
+            return
+        if self._timer is not None and self._head_bytes > limit:
             self._refuse(*TOO_LARGE)
+        if in_body and max(self._framing_bytes - 2 * self._body_bytes, self._unbroken_bytes) > limit:
+            self._refuse(*TOO_MUCH_FRAMING)
+
+    def _count_framing(self, size: int) -> None:
+        """What has arrived since the head, data included: `on_body` says how much of it was data."""
+        self._framing_bytes += size
+        self._unbroken_bytes += size
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._body_bytes = self._framing_bytes = self._unbroken_bytes = 0
         if self._timer is None:
             self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._timer is not None:  # a trailer field comes after the head, and is no header of the request
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        """The exact size of the head: several fields may have come in one piece that is larger than the limit."""
+        limits = self._guard.limits
+        size = len(self.url) + sum(len(name) + len(value) + FIELD_BYTES for name, value in self.headers)
+        if size > limits.max_head_bytes or len(self.headers) > limits.max_head_fields:
+            self._refuse(*TOO_LARGE)
+        elif len(self.pipeline) >= limits.max_pipelined:
+            self._refuse(*TOO_MANY)
+        if self._is_refused:
+            return
         self._await_no_more()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if self._is_refused:
+            return
+        self._body_bytes += len(body)
+        self._unbroken_bytes = 0
+        super().on_body(body)
+
     def on_message_complete(self) -> None:
+        if self._is_refused:
+            return
         self._await_no_rest()
         super().on_message_complete()
 
@@ -112,6 +163,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, reason: str, detail: str) -> None:
         """Says why, and closes. A connection that is still busy with the request before is only closed."""
+        if self._is_refused:
+            return
+        self._is_refused = True
         self._await_no_more()
         if getattr(self.cycle, "response_complete", True):
             body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'

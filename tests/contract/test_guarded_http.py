@@ -28,10 +28,21 @@ async def _answer_at_once(_: Request) -> Response:
     return PlainTextResponse("well")
 
 
+async def _headers_after_the_body(request: Request) -> Response:
+    """What the application sees of a request once its body, trailers included, has arrived."""
+    await request.body()
+    return PlainTextResponse(f"{sorted(request.headers.keys())} well")
+
+
 @asynccontextmanager
 async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
     guard = Guard(limits)
-    app = Starlette(routes=[Route("/", _answer_at_once, methods=["GET", "POST"])])
+    app = Starlette(
+        routes=[
+            Route("/", _answer_at_once, methods=["GET", "POST"]),
+            Route("/read", _headers_after_the_body, methods=["POST"]),
+        ]
+    )
     serves: Any = guard.protocol
     server = uvicorn.Server(uvicorn.Config(app, http=serves, ws="none", log_config=None, timeout_graceful_shutdown=1))
     opened: list[asyncio.StreamWriter] = []
@@ -135,3 +146,76 @@ async def test_requests_one_behind_the_other() -> None:
             for _ in range(4):
                 await patient[0].readuntil(b"well")
         assert not guard.waiting
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"x: " + b"x" * 20_000 + b"\r\n",
+        b"".join(b"x-%d: %b\r\n" % (number, b"x" * 900) for number in range(12)),
+        b"".join(b"x%d:\r\n" % number for number in range(101)),
+    ],
+)
+async def test_a_head_that_comes_in_one_piece(fields: bytes) -> None:
+    """Its exact size and the number of its fields count, also where it is complete at once."""
+    async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
+        large = await connect()
+        large[1].write(HEAD + fields + b"\r\n")
+        assert (await _rest_of(large)).startswith(b"HTTP/1.1 431 ")
+
+
+CHUNKED = b"POST /read HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+async def test_trailer_fields_are_no_headers() -> None:
+    """An `Authorization` that comes after the body authorises nothing."""
+    async with _server(HeadLimits()) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED)
+        await sent[1].drain()
+        sent[1].write(b"3\r\nabc\r\n0\r\nauthorization: Bearer x\r\nx-late: 1\r\n\r\n")
+        async with asyncio.timeout(LIVENESS_S):
+            answer = await sent[0].readuntil(b"well")
+        assert b"['host', 'transfer-encoding'] well" in answer
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"0\r\n" + b"x-trailer: " + b"x" * 1_000_000,
+        b"0\r\n" + b"x: y\r\n" * 200_000,
+        b"1;" + b"x" * 1_000_000,
+        b"1;x=yyyyyyyyyyyyyyyyyyyyy\r\na\r\n" * 50_000,
+        b"1\r\na\r\n" * 200_000,
+    ],
+)
+async def test_a_body_of_much_framing(framing: bytes) -> None:
+    """Trailers, extensions and tiny chunks cost more than their data: the connection ends before they are kept."""
+    async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED)
+        with suppress(ConnectionError):
+            for start in range(0, len(framing), 50_000):
+                sent[1].write(framing[start : start + 50_000])
+                await sent[1].drain()
+                await asyncio.sleep(0)
+        with suppress(ConnectionError):
+            assert b" 200 " not in await _rest_of(sent)
+
+
+async def test_chunks_of_a_usual_size() -> None:
+    """A body in many chunks is read, extensions and a trailer included."""
+    async with _server(HeadLimits(max_head_bytes=2_000)) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED + b"64;n=v\r\n%b\r\n" % (b"x" * 100) * 5_000 + b"0\r\nx: y\r\n\r\n")
+        async with asyncio.timeout(LIVENESS_S):
+            assert (await sent[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
+
+
+async def test_many_requests_on_one_connection() -> None:
+    """A few may wait for the answers before theirs; with more the connection ends."""
+    async with _server(HeadLimits(max_pipelined=4)) as (connect, _):
+        eager = await connect()
+        eager[1].write(WHOLE * 50)
+        answered = (await _rest_of(eager)).count(b"HTTP/1.1 200")
+        assert answered < 50
