@@ -35,7 +35,7 @@ class ApiConfig:
     """How long a whole body may take: 700 MiB at 3 Mbit/s."""
     max_text_bytes: int = 1 * MIB
     """Longest string in a request that is not a medium: a prompt, for one."""
-    max_total_text_bytes: int = 32 * MIB
+    max_total_text_bytes: int = 8 * MIB
     """Of all strings of a request together that have more than 64 KiB and are not media."""
     max_large_requests: int = 4
     """So many requests of more than a MiB without media are worked on at once in a process; a tenant's half of them."""

@@ -1,6 +1,7 @@
 """`make fuzz CASES=…`: more generated requests than the test suite has time for."""
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 
 from anyio.from_thread import start_blocking_portal
 
-from tests.fuzz.api import Statuses, ask_everything
+from tests.fuzz.api import DOCUMENT, Statuses, ask_everything
+from tests.fuzz.bodies import ask_bodies
+from tests.fuzz.numbers import ask_numbers
 from tests.fuzz.world import world
 
 
@@ -24,8 +27,13 @@ def main() -> int:
         start_blocking_portal() as portal,
         portal.wrap_async_context_manager(world(Path(folder))) as there,
     ):
+        document = json.loads(DOCUMENT.read_text())
+        disguised = [*ask_numbers(there, document), *ask_bodies(there, document)]
         statuses = ask_everything(there, cases=options.cases, random_seed=options.seed)
     sys.stdout.write(_table(statuses))
+    if disguised:
+        sys.stdout.write("\n".join(["taken, or answered by a 5xx:", *disguised, ""]))
+        return 1
     seconds = time.monotonic() - started
     sys.stdout.write(f"{sum(statuses.values())} requests, all answered as documented, {seconds:.0f} s\n")
     return 0
