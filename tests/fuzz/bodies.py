@@ -21,15 +21,21 @@ SURROGATES = (
 )
 
 
+def _nested(depth: int) -> str:
+    """A graph that is good but for a value so deep that what reads it may recurse."""
+    value = "[" * depth + "]" * depth
+    return json.dumps({"workflow": BLUE}).replace('"inputs": {', f'"inputs": {{"deep": {{"__value__": {value}}}, ', 1)
+
+
 def _documents() -> Iterator[tuple[str, bytes]]:
     good = json.dumps({"workflow": BLUE})
     for encoding in ENCODINGS:
         yield f"good in {encoding}", good.encode(encoding)
         for depth in (63, 200, 400, 5_000):
-            yield f"depth {depth} in {encoding}", ('{"workflow":' + "[" * depth + "]" * depth + "}").encode(encoding)
+            yield f"depth {depth} in {encoding}", _nested(depth).encode(encoding)
         yield f"values in {encoding}", ('{"workflow":[' + "0," * 300_000 + "0]}").encode(encoding)
     for depth in (65, 400, 5_000, 200_000):
-        yield f"depth {depth}", b'{"workflow":' + b"[" * depth + b"]" * depth + b"}"
+        yield f"depth {depth}", _nested(depth).encode()
     for text in SURROGATES:
         for where in (b'{"workflow":{"1":{"class_type":"%b","inputs":{}}}}', b'{"%b":1}', b'{"metadata":{"k":"%b"}}'):
             yield f"{text!r} in {where[:12]!r}", where % text

@@ -16,23 +16,9 @@ from tests.fuzz.world import World
 from tests.support.api_server import BLUE, KEY
 
 TEXTS = (
-    *(
-        "007",
-        "0" * 40 + "1",
-        "0" * 20 + "100",
-        "+5",
-        "-5",
-        "-0",
-        " 5",
-        "5 ",
-        "1_0",
-        "5.0",
-        "5e0",
-        "1e400",
-        "0x5",
-        "NaN",
-    ),
-    *("٥", "５", "²", "9" * 20, "9" * 400, "9" * 4_301, "9" * 5_000, "", "null", "true"),
+    *("007", "+5", "-5", "-0", " 5", "5 ", "1_0", "5.0", "5e0", "1e400", "0x5", "NaN", "", "null", "true"),
+    *("٥", "５", "²", "9" * 20, "9" * 400, "9" * 4_301, "9" * 5_000),
+    *("0" * 40 + "1", "0" * 19 + "100", "0" * 19 + "1" + "0" * 5_000),
 )
 """None of these is a whole number in its usual form within any bounds of ours."""
 LITERALS = (
