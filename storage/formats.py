@@ -44,6 +44,9 @@ STREAM_OPTIONS = {
 }
 """For `av.open(options=…)`. No listed demuxer opens a file or an address that its input names, as playlists do."""
 
+HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
+"""What a HEIF file names first, after `ftyp` (ISO/IEC 23008-12). An AVIF may begin with the last two as well."""
+
 _OBJ_LINE = re.compile(rb"(#([ \t].*)?|(mtllib|usemtl|v|vn|vt|vp|o|g|s|f|l|p)[ \t].+|)")
 
 
@@ -53,6 +56,8 @@ def listed_format(head: bytes, size: int, *, data: bool = False) -> str:
     `data` accepts what loaders read besides media, too: 3D models, safetensors, JSON.
     """
     content_type = _media_format(head) or (_data_format(head, size) if data else None)
+    if content_type is None and head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
+        raise MediumRefused("it is a HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG")
     if content_type is None:
         others = ", 3D model, safetensors or JSON" if data else ""
         raise MediumRefused(f"it is no picture, video or sound{others} of a format that this deployment takes")

@@ -282,6 +282,23 @@ async def test_a_file_of_no_listed_format_is_refused(tmp_path: Path, name: str) 
             await checked(tmp_path, OTHERS[name](), data=data)
 
 
+def heic(brand: bytes = b"heic", *others: bytes) -> bytes:
+    """The first box of one; readers decide by it."""
+    brands = b"".join((brand, bytes(4), *others))
+    return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(64)
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
+async def test_heic_is_refused_with_what_helps(tmp_path: Path, brand: bytes) -> None:
+    """ComfyUI takes such a file and fails when it opens it, so the answer says what to convert it to."""
+    for others in ((), (b"mif1", b"heic")):
+        for data in (False, True):
+            with pytest.raises(
+                MediumRefused, match="HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG"
+            ):
+                await checked(tmp_path, heic(brand, *others), data=data)
+
+
 @pytest.mark.parametrize("name", DATA)
 async def test_data_for_loaders_passes_where_it_may_be_given(tmp_path: Path, name: str) -> None:
     """3D models, safetensors and JSON are data, never media."""
@@ -404,14 +421,27 @@ async def test_what_is_no_medium_is_refused_at_submission(objects: ObjectStore, 
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-medium")
 
 
+async def test_heic_is_refused_at_submission(objects: ObjectStore, clock: ManualClock) -> None:
+    """In base64 and as an upload alike, the answer says what to convert it to."""
+    body = heic()
+    async with running_api(objects, clock) as api:
+        wanted = {"size_bytes": len(body), "content_type": "image/heic"}
+        upload = (await api.client.post("/v1/uploads", json=wanted)).json()["upload_id"]
+        await objects.put(keys.upload_data("default", upload), body)
+        document = {"workflow": LOAD, "media": [{"name": "a.png", "upload_id": upload}]}
+        for refused in (await submit(api, body), await api.client.post("/v1/jobs", json=document)):
+            assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-medium")
+            assert "convert it to JPEG or PNG" in refused.json()["detail"]
+
+
 async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
-    """Whatever the API that took it knew: PostScript does not reach the engine's input folder."""
-    body = picture("EPS")
-    await objects.put("x.png", body)
-    medium = Medium(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
+    """Whatever the API that took it knew: PostScript and HEIC do not reach the engine's input folder."""
     engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))
-    with pytest.raises(BadMedium, match=r"x\.png: it is no picture"):
-        await stage((medium,), objects, engine, StagingPolicy())
+    for body, reason in ((picture("EPS"), "it is no picture"), (heic(), "it is a HEIC picture")):
+        await objects.put("x.png", body)
+        medium = Medium(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
+        with pytest.raises(BadMedium, match=rf"x\.png: {reason}"):
+            await stage((medium,), objects, engine, StagingPolicy())
     assert list(tmp_path.iterdir()) == []
 
 
