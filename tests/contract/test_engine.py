@@ -127,6 +127,18 @@ async def test_inputs_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_path:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((7, 5), (0, 0, 255))
 
 
+async def test_an_input_in_folders_reaches_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """By the name that the editor gives to a picture that was pasted, and beside another of the same folder."""
+    for width, name in ((6, f"pasted/{prefix}/image (3).png"), (7, f"pasted/{prefix}/image (4).png")):
+        path = tmp_path / "anything"
+        Image.new("RGB", (width, 5)).save(path, "PNG")
+        await engine.stage(name, path)
+        graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
+        found = outputs(await followed(execution_of(engine, graph)))
+        with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+            assert image.width == width
+
+
 async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
     """The same name with other bytes: the newer ones count, and no second name appears."""
     sizes = []
@@ -141,8 +153,8 @@ async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, 
     assert sizes == [3, 4]
 
 
-@pytest.mark.parametrize("name", ["../x.png", "a/b.png", "..", "", "/etc/x", "a\\b", "nul\0.png"])
-async def test_a_path_is_not_a_name(engine: HttpEngine, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["../x.png", "a/../../b.png", "a//b.png", "..", "", "/etc/x", "a\\b", "nul\0.png"])
+async def test_a_name_that_leads_elsewhere_is_not_staged(engine: HttpEngine, name: str, tmp_path: Path) -> None:
     """Nothing is staged outside ComfyUI's input folder."""
     path = tmp_path / "file"
     path.write_bytes(b"x")

@@ -87,7 +87,7 @@ class ComfyEngine(Protocol):
         ...
 
     async def stage(self, name: str, path: Path) -> None:
-        """Make the file at `path` an input called `name`; takes the file away from `path`."""
+        """Make the file at `path` an input called `name`, folders included; takes the file away from `path`."""
         ...
 
     async def fetch(self, ref: FileRef) -> Path:

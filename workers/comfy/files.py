@@ -1,5 +1,8 @@
 """Bringing inputs to ComfyUI and fetching what it wrote: by its folders, or by HTTP where they are elsewhere."""
 
+import contextlib
+import errno
+import os
 import shutil
 import tempfile
 import uuid
@@ -45,9 +48,9 @@ class FolderFiles:
                 raise EngineUnavailable(f"ComfyUI's folder {folder.name!r} cannot be emptied: {error}") from error
 
     async def stage(self, name: str, path: Path) -> None:
-        _check_segment(name)
+        segments = _segments(name)
         try:
-            await anyio.to_thread.run_sync(shutil.move, path, self._folders["input"] / name)
+            await anyio.to_thread.run_sync(_move_below, self._folders["input"], segments, path)
         except OSError as error:
             raise StagingFailed(f"{name!r} cannot be put into ComfyUI's input folder: {error.strerror}") from error
 
@@ -70,17 +73,18 @@ class RemoteFiles:
         await anyio.to_thread.run_sync(_empty, self._scratch)
 
     async def stage(self, name: str, path: Path) -> None:
-        _check_segment(name)
-        status, answer = await self._upload(name, path)
+        *folders, filename = _segments(name)
+        subfolder = "/".join(folders)
+        status, answer = await self._upload(filename, subfolder, path)
         if status == 413:
             raise StagingFailed(_TOO_LARGE.format(name=name))
-        if status != 200 or _stored_name(answer) != name:
+        if status != 200 or _stored_at(answer) != (filename, subfolder):
             raise StagingFailed(f"ComfyUI did not take {name!r} as an input: {status} {str(answer)[:200]}")
 
-    async def _upload(self, name: str, path: Path) -> tuple[int, Any]:
+    async def _upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """ComfyUI may close the connection on a file that is too large before it has said so."""
         try:
-            return await self._http.upload(name, path)
+            return await self._http.upload(name, subfolder, path)
         except EngineSilent:
             raise
         except EngineUnavailable as error:
@@ -103,14 +107,46 @@ class RemoteFiles:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
 
-def _stored_name(answer: Any) -> str | None:
-    return answer.get("name") if isinstance(answer, dict) else None
+def _stored_at(answer: Any) -> tuple[Any, Any] | None:
+    return (answer.get("name"), answer.get("subfolder", "")) if isinstance(answer, dict) else None
 
 
-def _check_segment(name: str) -> None:
-    """One plain name: neither a path, nor one that leads elsewhere."""
-    if name in ("", ".", "..") or any(character in "/\\\0" for character in name):
+def _segments(name: str) -> list[str]:
+    """The folders and the file of `pasted/image.png`: each one plain name that leads nowhere else."""
+    segments = name.split("/")
+    if any(segment in ("", ".", "..") or "\\" in segment or "\0" in segment for segment in segments):
         raise StagingFailed(f"{name!r} is not a plain file name")
+    return segments
+
+
+def _move_below(root: Path, segments: list[str], path: Path) -> None:
+    """Step by step from an open folder: a link that a node left where a folder belongs is not followed."""
+    *folders, filename = segments
+    parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(folder, dir_fd=parent)
+            outer, parent = parent, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(outer)
+        _move_into(parent, filename, path)
+    finally:
+        os.close(parent)
+
+
+def _move_into(parent: int, filename: str, path: Path) -> None:
+    """A copy where `path` is on another file system."""
+    try:
+        os.replace(path, filename, dst_dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(filename, dir_fd=parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with path.open("rb") as source, os.fdopen(os.open(filename, flags, 0o666, dir_fd=parent), "wb") as target:
+            shutil.copyfileobj(source, target)
+        path.unlink()
 
 
 def _inside(folder: Path, ref: FileRef) -> Path:

@@ -59,12 +59,12 @@ class ComfyHttp:
             response = await self._client.post(path, content=content, headers={"Content-Type": "application/json"})
         return response.status_code, _parsed(response)
 
-    async def upload(self, name: str, path: Path) -> tuple[int, Any]:
+    async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """POST /upload/image, which takes any file; the name arrives raw."""
         with path.open("rb") as file:
             async with _translated("POST /upload/image"):
                 response = await self._client.post(
-                    "/upload/image", files={"image": (name, file)}, data={"overwrite": "true"}
+                    "/upload/image", files={"image": (name, file)}, data={"overwrite": "true", "subfolder": subfolder}
                 )
         return response.status_code, _parsed(response)
 

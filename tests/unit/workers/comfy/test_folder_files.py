@@ -1,6 +1,7 @@
 """ComfyUI's folders: what goes in, what comes out, and what never does."""
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from workers.comfy.files import FolderFiles
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 
 pytestmark = pytest.mark.anyio
+
+MEMORY = Path("/dev/shm")  # noqa: S108  a file system, not a name that could be guessed
 
 
 @pytest.fixture
@@ -115,3 +118,44 @@ async def test_a_file_that_is_not_there_cannot_be_staged(files: FolderFiles, tmp
     """In words, not as an OSError."""
     with pytest.raises(StagingFailed):
         await files.stage("x.png", tmp_path / "nothing")
+
+
+async def test_an_input_is_staged_below_folders(files: FolderFiles, tmp_path: Path) -> None:
+    """Folders are made as needed, and shared; a file of the same name is replaced."""
+    for name, body in (("a/b/x.png", "1"), ("a/b/y.png", "2"), ("a/x.png", "3"), ("a/b/x.png", "4")):
+        path = tmp_path / "file"
+        path.write_text(body)
+        await files.stage(name, path)
+        assert not path.exists()
+        assert (tmp_path / "input" / name).read_text() == body
+
+
+async def test_an_input_is_staged_from_another_file_system(files: FolderFiles, tmp_path: Path) -> None:
+    """The system cannot move it then; a link of the same name is replaced, not written through."""
+    (tmp_path / "input" / "a").mkdir()
+    (tmp_path / "input" / "a" / "x").symlink_to(tmp_path / "secret")
+    if not MEMORY.is_dir() or MEMORY.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this system has no second file system for all users")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        path = Path(folder) / "file"
+        path.write_text("1")
+        await files.stage("a/x", path)
+        assert not path.exists()
+    assert (tmp_path / "input" / "a" / "x").read_text() == "1"
+    assert (tmp_path / "secret").read_text() == "secret"
+
+
+@pytest.mark.parametrize("name", ["link/x", "sub/link/x", "file/x"])
+async def test_an_input_is_not_staged_through_a_link(files: FolderFiles, tmp_path: Path, name: str) -> None:
+    """A node that still runs could put one where a folder belongs."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "input" / "sub").mkdir()
+    (tmp_path / "input" / "link").symlink_to(elsewhere)
+    (tmp_path / "input" / "sub" / "link").symlink_to(elsewhere)
+    (tmp_path / "input" / "file").touch()
+    path = tmp_path / "moved"
+    path.touch()
+    with pytest.raises(StagingFailed):
+        await files.stage(name, path)
+    assert not list(elsewhere.iterdir())
