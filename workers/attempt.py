@@ -199,13 +199,13 @@ class Attempt:
         self.progress = ProgressModel.start(graph.ancestors(self._bench.catalogue.output_nodes(graph)))
         async with aclosing(aiter(execution)) as messages:
             async for message in messages:
-                self._collect(message, graph, self.progress.current_node)
+                await self._collect(message, graph, self.progress.current_node)
                 self.progress = self.progress.reduce(message)
 
-    def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
+    async def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
         match message:
             case Executed():
-                self._uploads.add(message)
+                await self._uploads.add(message)
             case Preview(image_type=image_type, data=data, node_id=node_id):
                 source = node_id or current_node or ""
                 if source in graph.nodes and graph.nodes[source].class_type == SOCKET_OUTPUT_CLASS:

@@ -141,7 +141,9 @@ def _tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
         console.print(f"failed{where}: {job['error']}", style="red", highlight=False, markup=False)
     for output, path in paths:
         size = f"{output['width']}×{output['height']}, " if output["width"] else ""
-        console.print(f"{path}  {size}{output['size_bytes']} bytes", highlight=False, markup=False)
+        folder = f", from folder {output['subfolder']}" if output["subfolder"] else ""
+        preview = ", preview" if output["is_preview"] else ""
+        console.print(f"{path}  {size}{output['size_bytes']} bytes{folder}{preview}", highlight=False, markup=False)
         console.print(f"  {output['url']}", style="dim", highlight=False, markup=False, soft_wrap=True)
 
 

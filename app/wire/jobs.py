@@ -121,8 +121,10 @@ class JobAccepted(Answer):
 class OutputView(Answer):
     """A file that the job made. `url` needs no key, until it expires."""
 
-    filename: str
+    filename: str = Field(description="unlike that of every other output of the job")
+    subfolder: str = Field(description="where the node put it, below ComfyUI's folder; empty for that folder itself")
     type: OutputType
+    is_preview: bool = Field(description="whether it was a temporary file, as PreviewImage writes")
     node_id: str
     size_bytes: int
     content_type: str

@@ -35,10 +35,16 @@ class Medium(Value):
 
 
 class Output(Value):
-    """A file that a node produced, stored under `key`. `text` repeats the content of a short text."""
+    """A file that a node produced, stored under `key`. `text` repeats the content of a short text.
+
+    `filename` is unlike that of every other output of the attempt. `subfolder` is where the node put it below ComfyUI's
+    folder. `is_preview`: in the folder for temporary files.
+    """
 
     filename: str
+    subfolder: str = ""
     type: OutputType
+    is_preview: bool = False
     node_id: str
     key: str
     size_bytes: int

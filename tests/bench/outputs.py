@@ -100,7 +100,7 @@ async def _upload(engine: ComfyEngine, objects: ObjectStore, folder: Path, job_i
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             entry = {"filename": path.name, "subfolder": str(path.parent.relative_to(folder)), "type": "output"}
-            uploads.add(Executed("prompt", path.stem, path.stem, {"files": [entry]}))
+            await uploads.add(Executed("prompt", path.stem, path.stem, {"files": [entry]}))
     await uploads.all()
 
 

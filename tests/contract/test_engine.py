@@ -1,6 +1,7 @@
 """`ComfyEngine` and the driver: lite and, where it is configured, real ComfyUI keep the same contract."""
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.support.engines import EngineChoice, Graph, Host, blank, engine_choic
 from workers.comfy.engine import FileRef, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.files import RemoteFiles
+from workers.comfy.host import EngineProcess
 from workers.comfy.http import ComfyHttp
 from workers.comfy.http_engine import HttpEngine
 from workers.errors import JobCancelled, NodeFailed, OutputFailed, PromptRefused, StagingFailed
@@ -176,6 +178,38 @@ async def test_what_a_node_claims_is_not_believed(engine: HttpEngine, ref: FileR
     """A file that is not there, or lies elsewhere, is an output that failed."""
     with pytest.raises(OutputFailed):
         await engine.fetch(ref)
+
+
+async def test_a_string_that_names_a_file_is_found(engine: HttpEngine, host: Host, prefix: str) -> None:
+    """In the output folder or the temporary one, by its path below them; nothing else is."""
+    await engine.clean()
+    preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+    said = outputs(await followed(execution_of(engine, saved(f"{prefix}/x") | {"3": preview})))
+    saved_ref, preview_ref = only_file(said["2"]), only_file(said["3"])
+    names = {f"{prefix}/{saved_ref.filename}": saved_ref, preview_ref.filename: preview_ref}
+    others = [
+        *(saved_ref.filename, "../x.png", "/etc/host.conf", "x", "", "no\0name.png", "a" * 5_000, "text. More text"),
+        f"{preview_ref.filename} [output]",
+        f"{prefix}/../../{prefix}/{saved_ref.filename}",
+    ]
+    assert await engine.find([*others, *names]) == names
+    assert await engine.find([f"{preview_ref.filename} [temp]"]) == {f"{preview_ref.filename} [temp]": preview_ref}
+    assert (await engine.fetch(saved_ref)).stat().st_size
+
+
+async def test_a_file_of_an_earlier_job_is_not_found_by_its_name(host: Host, prefix: str) -> None:
+    """A ComfyUI by URL keeps the files of all its clients, and any text can name one."""
+    (entry,) = outputs(await followed(execution_of(host.engine, saved(prefix))))["2"]["images"]
+    if isinstance(host, EngineProcess):
+        os.utime(await host.engine.fetch(FileRef(entry["filename"], "", "output")), (1e9, 1e9))
+    by_url = HttpEngine(host.engine.url)
+    try:
+        assert await by_url.find([entry["filename"]]) == {}, "no job has begun"
+        await by_url.clean()
+        found = await by_url.find([entry["filename"]])
+        assert found == {} or not isinstance(host, EngineProcess)
+    finally:
+        await by_url.close()
 
 
 async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ Its messages come in the order of the recorded ones; history, interrupts and the
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,9 @@ class SimulatedEngine:
 
     async def stage(self, name: str, path: Path) -> None:
         path.unlink()
+
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        return {}
 
     async def fetch(self, ref: FileRef) -> Path:
         return self._output

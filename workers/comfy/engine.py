@@ -1,6 +1,6 @@
 """`ComfyEngine`: one ComfyUI server as the job runner sees it. Real ComfyUI and the lite engine serve it alike."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,10 @@ class ComfyEngine(Protocol):
 
     async def stage(self, name: str, path: Path) -> None:
         """Make the file at `path` an input called `name`, folders included; takes the file away from `path`."""
+        ...
+
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        """Which of these strings, from what a node said, name files in the output or temp folder."""
         ...
 
     async def fetch(self, ref: FileRef) -> Path:

@@ -3,9 +3,12 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,16 +21,21 @@ from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 _TOO_LARGE = "{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
 
 
+_ANNOTATION = re.compile(r" ?\[(output|temp)\]$")
+_LIKE_A_FILE = re.compile(r"\A[^\0-\x1f]{0,500}[^\0-\x1f/\\]\.[A-Za-z0-9]{1,10}( ?\[(output|temp)\])?\Z")
+
 USER = "default"
 """ComfyUI's one user. Beside this user's folder lie its database and its log, which it keeps open."""
 
 
 class EngineFiles(Protocol):
-    """As in `ComfyEngine`, whose `clean`, `stage` and `fetch` these are."""
+    """As in `ComfyEngine`, whose `clean`, `stage`, `find` and `fetch` these are."""
 
     async def clean(self) -> None: ...
 
     async def stage(self, name: str, path: Path) -> None: ...
+
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]: ...
 
     async def fetch(self, ref: FileRef) -> Path: ...
 
@@ -54,6 +62,23 @@ class FolderFiles:
         except OSError as error:
             raise StagingFailed(f"{name!r} cannot be put into ComfyUI's input folder: {error.strerror}") from error
 
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        return await anyio.to_thread.run_sync(self._found, names)
+
+    def _found(self, names: Sequence[str]) -> dict[str, FileRef]:
+        found: dict[str, FileRef] = {}
+        for name in names:
+            path, kinds = _annotated(name)
+            for kind in kinds:
+                with contextlib.suppress(OutputFailed):
+                    inside = _inside(self._folders[kind], FileRef(path, "", kind)).relative_to(
+                        self._folders[kind].resolve()
+                    )
+                    subfolder = inside.parent.as_posix()
+                    found[name] = FileRef(inside.name, "" if subfolder == "." else subfolder, kind)
+                    break
+        return found
+
     async def fetch(self, ref: FileRef) -> Path:
         """Never follows a name or a link out of ComfyUI's folders, whatever a node claims to have written."""
         folder = self._folders.get(ref.type)
@@ -68,8 +93,11 @@ class RemoteFiles:
     def __init__(self, http: ComfyHttp) -> None:
         self._http = http
         self._scratch = Path(tempfile.mkdtemp(prefix="comfyui-modal-view-"))
+        self._began_at: datetime | None = None
+        """When this job did, by the server's clock."""
 
     async def clean(self) -> None:
+        self._began_at = await self._http.now()
         await anyio.to_thread.run_sync(_empty, self._scratch)
 
     async def stage(self, name: str, path: Path) -> None:
@@ -93,6 +121,23 @@ class RemoteFiles:
         finally:
             path.unlink(missing_ok=True)
 
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        """Each costs requests, so only what ends like a file's name is asked for.
+
+        Files of other jobs lie there too, and any text could name one: only what was written since this job began
+        counts.
+        """
+        found: dict[str, FileRef] = {}
+        for name in filter(_LIKE_A_FILE.search, names):
+            path, kinds = _annotated(name)
+            subfolder, _, filename = path.replace("\\", "/").rpartition("/")
+            for kind in kinds:
+                changed_at = await self._http.changed_at(filename, subfolder, kind)
+                if changed_at is not None and self._began_at is not None and changed_at >= self._began_at:
+                    found[name] = FileRef(filename, subfolder, kind)
+                    break
+        return found
+
     async def fetch(self, ref: FileRef) -> Path:
         path = self._scratch / uuid.uuid4().hex
         try:
@@ -105,6 +150,12 @@ class RemoteFiles:
 
     def close(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def _annotated(name: str) -> tuple[str, Sequence[str]]:
+    """The path in a string that names a file, and the folders that it may be in: `3d/x.glb` or `3d/x.glb [temp]`."""
+    match = _ANNOTATION.search(name)
+    return (name, ("output", "temp")) if match is None else (name[: match.start()], (match[1],))
 
 
 def _stored_at(answer: Any) -> tuple[Any, Any] | None:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +80,27 @@ class ComfyHttp:
                         file.write(chunk)
             return response.status_code
 
+    async def changed_at(self, filename: str, subfolder: str, folder: str) -> datetime | None:
+        """When the file that GET /view answers with was written, by the server's clock; None if there is none."""
+        query = {"filename": filename, "subfolder": subfolder, "type": folder}
+        async with _translated("HEAD /view"):
+            response = await self._client.head("/view", params=query)
+        return _moment(response, "Last-Modified") if response.status_code == 200 else None
+
+    async def now(self) -> datetime | None:
+        """By the server's clock, in whole seconds."""
+        async with _translated("HEAD /prompt"):
+            return _moment(await self._client.head("/prompt"), "Date")
+
     async def close(self) -> None:
         await self._client.aclose()
+
+
+def _moment(response: httpx.Response, header: str) -> datetime | None:
+    try:
+        return parsedate_to_datetime(response.headers[header])
+    except (KeyError, ValueError):
+        return None
 
 
 def _parsed(response: httpx.Response) -> Any:

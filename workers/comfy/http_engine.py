@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,9 @@ class HttpEngine:
 
     async def stage(self, name: str, path: Path) -> None:
         await self._files.stage(name, path)
+
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        return await self._files.find(names)
 
     async def fetch(self, ref: FileRef) -> Path:
         return await self._files.fetch(ref)

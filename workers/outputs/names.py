@@ -2,6 +2,9 @@
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from itertools import count
+from pathlib import PurePosixPath
 
 LONGEST_BYTES = 150
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -19,3 +22,31 @@ def safe_filename(name: str) -> str:
     room = LONGEST_BYTES - len((dot + extension).encode())
     stem = stem.encode()[:room].decode(errors="ignore").strip(" .")
     return f"{stem or 'file'}{dot}{extension}"
+
+
+def safe_folder(folder: str) -> str:
+    """A folder's path below ComfyUI's, each name of it made safe. An absolute one has no place below it."""
+    path = PurePosixPath(folder)
+    return "" if path.is_absolute() else "/".join(safe_filename(part) for part in path.parts)
+
+
+class DistinctNames:
+    """The file names of one job's outputs, no two of them alike: clients put them into one folder."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, name: str, folder: str = "") -> str:
+        """`name`, or with its folder's name before it where another output has it, or with a number."""
+        safe = safe_filename(name)
+        name = next(one for one in self._candidates(safe, folder) if one.casefold() not in self._taken)
+        self._taken.add(name.casefold())
+        return name
+
+    @staticmethod
+    def _candidates(safe: str, folder: str) -> Iterator[str]:
+        yield safe
+        if folder:
+            yield safe_filename(f"{folder.replace('/', '_')}_{safe}")
+        for number in count(2):  # before the name as well: what is too long loses its end
+            yield safe_filename(f"{number}_{safe}")

@@ -19,8 +19,8 @@ from storage.together import together
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.outputs.media import examine
-from workers.outputs.names import safe_filename
-from workers.outputs.payload import FileOutput, InlineOutput, outputs_of, type_of
+from workers.outputs.names import DistinctNames, safe_folder
+from workers.outputs.payload import FileOutput, InlineOutput, names_in, outputs_of, type_of
 from workers.patience import patiently
 from workflows.messages import Executed
 
@@ -49,6 +49,16 @@ class UploadPolicy:
     """Of one file, holes included: a node can write a file of holes, and the bucket is paid for by the byte."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """What an output is called, decided when its node reports it: uploads end in any order."""
+
+    position: int
+    filename: str
+    subfolder: str
+    is_preview: bool
+
+
 class OutputUploads:
     def __init__(self, engine: ComfyEngine, objects: ObjectStore, where: AttemptKeys, policy: UploadPolicy) -> None:
         self._engine = engine
@@ -58,19 +68,21 @@ class OutputUploads:
         self._slots = asyncio.Semaphore(policy.parallel)
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
+        self._names = DistinctNames()
 
-    def add(self, executed: Executed) -> None:
+    async def add(self, executed: Executed) -> None:
         """Begin to upload what this node put out. `OutputFailed` where it is too much."""
-        for found in outputs_of(executed.node, executed.output):
+        names = names_in(executed.output)
+        files = await self._engine.find(names) if names else {}
+        for found in outputs_of(executed.node, executed.output, files):
             if isinstance(found, FileOutput):
                 self._add_file(executed.node, found.ref)
             else:
-                self._start(self._inline(executed.node, found, len(self._uploads)))
+                self._add_inline(executed.node, found)
 
     def add_picture(self, node_id: str, filename: str, body: bytes) -> None:
         """A picture that came by the socket, from SaveImageWebsocket."""
-        found = InlineOutput(filename, "image", f"image/{Path(filename).suffix[1:]}", body)
-        self._start(self._inline(node_id, found, len(self._uploads)))
+        self._add_inline(node_id, InlineOutput(filename, "image", f"image/{Path(filename).suffix[1:]}", body))
 
     def finished(self) -> tuple[Output, ...]:
         """The outputs that are safely stored by now, in order."""
@@ -91,9 +103,19 @@ class OutputUploads:
         """Identical save nodes share one file: it is uploaded once and listed for each."""
         shared = self._by_file.get(ref)
         if shared is None:
-            self._by_file[ref] = self._start(self._file(node_id, ref, len(self._uploads)))
+            self._by_file[ref] = self._start(self._file(node_id, ref, self._named(ref)))
         else:
             self._start(_listed_for(node_id, shared))
+
+    def _add_inline(self, node_id: str, found: InlineOutput) -> None:
+        self._start(self._inline(node_id, found, self._named(FileRef(found.filename, "", "output"))))
+
+    def _named(self, ref: FileRef) -> _Named:
+        # Files with a `filename_prefix` are in a folder of the attempt's own (`workflows/execution.py`).
+        subfolder = safe_folder(ref.subfolder.removeprefix(f"{self._where.job_id}-{self._where.attempt}").lstrip("/"))
+        is_preview = ref.type == "temp"
+        filename = self._names.take(ref.filename, subfolder or (ref.type if is_preview else ""))
+        return _Named(len(self._uploads), filename, subfolder, is_preview)
 
     def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
         if len(self._uploads) >= self._policy.max_outputs:
@@ -103,27 +125,25 @@ class OutputUploads:
         self._uploads.append(task)
         return task
 
-    async def _file(self, node_id: str, ref: FileRef, position: int) -> Output:
+    async def _file(self, node_id: str, ref: FileRef, named: _Named) -> Output:
         async with self._slots:
             path = await self._engine.fetch(ref)
             size = path.stat().st_size
             if size > self._policy.max_output_bytes:
                 most = self._policy.max_output_bytes
                 raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
-            return await self._store(node_id, path, ref.filename, position)
+            return await self._store(node_id, path, named)
 
-    async def _inline(self, node_id: str, found: InlineOutput, position: int) -> Output:
+    async def _inline(self, node_id: str, found: InlineOutput, named: _Named) -> Output:
         async with self._slots, _temporary_file(found.body) as path:
-            output = await self._store(node_id, path, found.filename, position, content_type=found.content_type)
+            output = await self._store(node_id, path, named, content_type=found.content_type)
         is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._policy.inline_text_bytes
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_short_text else None})
 
-    async def _store(
-        self, node_id: str, path: Path, name: str, position: int, *, content_type: str | None = None
-    ) -> Output:
+    async def _store(self, node_id: str, path: Path, named: _Named, *, content_type: str | None = None) -> Output:
         """`content_type` where it is known better than by looking at the file."""
-        filename = safe_filename(Path(name).name)
-        key = self._where.output(position, filename)
+        filename = named.filename
+        key = self._where.output(named.position, filename)
         try:
             facts = await asyncio.to_thread(examine, path, filename, content_type)
             await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
@@ -133,7 +153,9 @@ class OutputUploads:
             raise StorageFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
         return Output(
             filename=filename,
+            subfolder=named.subfolder,
             type=type_of(filename, facts.content_type),
+            is_preview=named.is_preview,
             node_id=node_id,
             key=key,
             size_bytes=facts.size_bytes,

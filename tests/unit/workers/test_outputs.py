@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.comfy.engine import FileRef
-from workers.outputs.names import LONGEST_BYTES, safe_filename
-from workers.outputs.payload import FileOutput, InlineOutput, outputs_of, type_of
+from workers.outputs.names import LONGEST_BYTES, DistinctNames, safe_filename, safe_folder
+from workers.outputs.payload import (
+    LONGEST_NAME,
+    MAX_NAMES,
+    FileOutput,
+    InlineOutput,
+    names_in,
+    outputs_of,
+    type_of,
+)
 from workers.outputs.strict import strict_json, strict_text
 
 PNG = {"filename": "a_00001_.png", "subfolder": "x", "type": "output"}
@@ -56,6 +64,76 @@ def test_every_other_value_becomes_json(value: Any) -> None:
     assert isinstance(output, InlineOutput)
     assert output.filename == "ui_output_7_result.json"
     assert json.loads(output.body) == (value if isinstance(value, list) else [value])
+
+
+GLB = FileRef("x.glb", "3d", "output")
+FILES = {"3d/x.glb": GLB, "a_00001_.png": FileRef("a_00001_.png", "", "temp")}
+
+
+@pytest.mark.parametrize(
+    ("ui", "files", "values"),
+    [
+        ({"result": ["3d/x.glb", None, []]}, [GLB], []),
+        ({"result": ["3d/x.glb", {"fov": 35}, ""]}, [GLB], [[{"fov": 35}, ""]]),
+        ({"result": list("3d/x.glb")}, [GLB], []),
+        ({"result": "3d/x.glb"}, [GLB], []),
+        ({"result": [["3d/x.glb", "3d/x.glb"]]}, [GLB], [[["3d/x.glb", "3d/x.glb"]]]),
+        ({"result": [{"filename": "3d/x.glb"}]}, [GLB], [[{"filename": "3d/x.glb"}]]),
+        ({"result": ["3d/y.glb", "3d/x.glb"]}, [GLB], [["3d/y.glb"]]),
+        ({"3d": [{"filename": "x.glb", "subfolder": "3d", "type": "output"}], "result": ["3d/x.glb"]}, [GLB], []),
+        ({"images": [{**PNG, "workflow": "3d/x.glb"}]}, [REF], []),
+        ({"a": ["3d/x.glb"], "animated": [True]}, [GLB], []),
+        ({"count": [3], "names": ["no file"]}, [], [[3], ["no file"]]),
+    ],
+)
+def test_a_string_that_names_a_file_is_that_file(ui: dict[str, Any], files: list[FileRef], values: list[Any]) -> None:
+    """At any depth, once for each node; what else the payload holds stays a value, unless it is empty."""
+    outputs = list(outputs_of("7", ui, {name: ref for name, ref in FILES.items() if name in names_in(ui)}))
+    assert [output.ref for output in outputs if isinstance(output, FileOutput)] == files
+    assert [json.loads(output.body) for output in outputs if isinstance(output, InlineOutput)] == values
+
+
+def test_a_text_that_names_a_file_is_kept_beside_it() -> None:
+    """Somebody may want to read it."""
+    file, text = outputs_of("7", {"text": ["3d/x.glb"]}, FILES)
+    assert file == FileOutput(GLB)
+    assert isinstance(text, InlineOutput)
+    assert (text.filename, text.body) == ("text_output_7.txt", b"3d/x.glb")
+
+
+def test_only_so_many_strings_are_looked_up() -> None:
+    """A payload of millions of texts does not hold up its job."""
+    assert names_in({"text": [f"{number}.png" for number in range(MAX_NAMES + 5)]}) == [
+        f"{number}.png" for number in range(MAX_NAMES)
+    ]
+    assert names_in({"text": ["", "  ", "x" * (LONGEST_NAME + 1), 3, None]}) == []
+
+
+def test_a_file_is_the_same_however_its_folder_is_written() -> None:
+    """It is stored once then."""
+    written = [("x.glb", "3d"), ("x.glb", "3d/"), ("3d/x.glb", ""), ("x.glb", "./3d"), ("x.glb", "a\\..\\3d")]
+    ui = {"3d": [{"filename": name, "subfolder": folder, "type": "output"} for name, folder in written]}
+    assert {output.ref for output in outputs_of("7", ui) if isinstance(output, FileOutput)} == {GLB}
+
+
+def test_names_of_outputs_differ() -> None:
+    """Upper and lower case are one name on some systems; what is too long keeps its difference."""
+    names = DistinctNames()
+    long = "x" * 300 + ".png"
+    taken = [
+        names.take(name, folder) for name, folder in [("a.png", "")] * 3 + [("A.png", "b/c")] * 2 + [(long, "")] * 2
+    ]
+    assert taken[:5] == ["a.png", "2_a.png", "3_a.png", "b_c_A.png", "4_A.png"]
+    assert len(set(taken)) == len(taken)
+    assert all(len(name.encode()) <= LONGEST_BYTES and name.endswith(".png") for name in taken)
+
+
+@pytest.mark.parametrize(
+    ("folder", "safe"), [("", ""), ("a/b", "a/b"), ("../a", "file/a"), ("/home/me", ""), ("a\x00/\ud800", "a_/_")]
+)
+def test_folders_are_made_safe(folder: str, safe: str) -> None:
+    """Each name of the path, and no path of the machine."""
+    assert safe_folder(folder) == safe
 
 
 def test_nan_and_half_characters_become_strict() -> None:
@@ -117,6 +195,6 @@ payloads = st.recursive(
 @given(st.dictionaries(st.sampled_from(["images", "text", "result", "animated"]), payloads, max_size=3))
 def test_any_payload_is_taken_apart(ui: dict[str, Any]) -> None:
     """Whatever a node shows, it never fails a job by its form; inline bodies are strict JSON or text."""
-    for output in outputs_of("7", ui):
+    for output in outputs_of("7", ui, dict.fromkeys(names_in(ui)[::2], GLB)):
         if isinstance(output, InlineOutput) and output.content_type == "application/json":
             json.loads(output.body.decode(), parse_constant=pytest.fail)

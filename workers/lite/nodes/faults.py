@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+from workers.lite.folders import inside
 from workers.lite.node import NodeClass, OutOfMemoryError, Result, Running, choice, integer, link, number, text
 from workers.lite.nodes.pixels import Pixels
 
@@ -30,8 +31,16 @@ def hang(run: Running, *, image: Pixels, seconds: float) -> Result:
     return Result((image,))
 
 
-def emit(run: Running, *, ui: str, image: Pixels | None = None) -> Result:
-    """Shows whatever JSON it is given; an image only makes it wait for one."""
+def emit(run: Running, *, ui: str, image: Pixels | None = None, write: str = "") -> Result:
+    """Shows whatever JSON it is given, after it wrote a file: `3d/x.glb`, or `x.png [temp]`. An image only makes it
+    wait for one."""
+    if write:
+        name, kind = run.folders.split_annotation(write)
+        path = inside(run.folders.of(kind or "output") or run.folders.output, name)
+        if path is None:
+            raise ValueError(f"{write!r} is no file below ComfyUI's folders")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"glTF" + name.encode())
     return Result(ui=json.loads(ui))
 
 
@@ -54,7 +63,7 @@ NODES = (
         outputs=("IMAGE",),
     ),
     NodeClass("LiteHang", hang, {"image": link("IMAGE"), "seconds": number(60.0, 0.0, 3600.0)}, outputs=("IMAGE",)),
-    NodeClass("LiteEmit", emit, {"ui": text("{}")}, optional={"image": link("IMAGE")}, is_output=True),
+    NodeClass("LiteEmit", emit, {"ui": text("{}")}, optional={"image": link("IMAGE"), "write": text()}, is_output=True),
     NodeClass(
         "LiteNoise",
         noise,
