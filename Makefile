@@ -56,6 +56,11 @@ bench-attention: ## SageAttention and torch's on this GPU: make bench-attention 
 soak: setup ## 20,000 mixed requests to an `up`, and what the API's memory does meanwhile: make soak REQUESTS=20000
 	$(BIN)/python -m tests.soak --requests $(or $(REQUESTS),20000)
 
+compare: setup ## Your ComfyUI and this project on each graph of a folder: make compare COMFYUI_DIR=… COMFYUI_PYTHON=… GRAPHS=FOLDER
+	$(BIN)/python -m tests.compare $(GRAPHS) $(if $(COMFYUI_DIR),--comfyui-dir $(COMFYUI_DIR) --comfyui-python $(COMFYUI_PYTHON)) \
+		$(if $(COMFYUI_ARGS),--comfyui-args '$(COMFYUI_ARGS)') $(if $(BASE),--base $(BASE)) $(if $(REPORT),--report $(REPORT)) \
+		$(if $(LIMIT_S),--limit-s $(LIMIT_S))
+
 simulate: setup ## The job state machine under faults, in virtual time: make simulate SEEDS=20000
 	$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),20000)
 

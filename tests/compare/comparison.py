@@ -1,0 +1,148 @@
+"""The whole comparison: one engine, every graph judged by both sides, and the model-free ones run by both."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from storage.jobs.record import JobRecord
+from tests.compare.engine import RealJudge, spec
+from tests.compare.files import Folders, Listing, content, input_files, listing, placeholders, probes
+from tests.compare.graphs import NamedGraph, changes
+from tests.compare.ours import Ours, RecordingHost, ended
+from tests.compare.running import Runs, without_models
+from tests.compare.table import Compared
+from workers.comfy.host import EngineProcess
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`directory` None compares the lite engine; `limit_s` 0 runs nothing."""
+
+    base: Path
+    directory: Path | None = None
+    python: Path | None = None
+    arguments: tuple[str, ...] = ()
+    with_placeholders: bool = True
+    limit_s: int = 20
+
+
+class Comparison:
+    """The engine is started twice: some custom nodes list their models only when they are imported."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._host = EngineProcess(spec(options.directory, options.python, options.base, options.arguments))
+        self._real = RealJudge(self._host)
+        self._contents: dict[str, bytes] = {}
+
+    async def run(self, graphs: Sequence[NamedGraph]) -> list[Compared]:
+        ours = Ours("own")
+        worker = ours.worker(self._host)
+        try:
+            await self._host.start()
+            lists = await self._listing(graphs)
+            await self._host.stop()
+            await worker.start()
+            compared = await self._judged(graphs, lists)
+            if self._options.limit_s:
+                await self._ran(
+                    graphs, compared, lists, Runs(self._host, self._real, ours, worker, self._options.limit_s)
+                )
+            return compared
+        finally:
+            await ours.close()
+            await self._real.close()
+            await self._host.stop()
+
+    async def _listing(self, graphs: Sequence[NamedGraph]) -> Listing:
+        """What lists which folder; afterwards the placeholders are there."""
+        base = self._options.base
+        folders = Folders(base / "engine" / "input", await self._real.model_folders())
+        with _made(dict.fromkeys(probes(folders, base), b"")):
+            lists = listing(await self._host.engine.object_info())
+        if self._options.with_placeholders:
+            for path in placeholders(graphs, lists, folders, base):
+                _make(path, b"")
+        return lists
+
+    def _media(self, graph: NamedGraph, lists: Listing) -> dict[str, bytes]:
+        return {name: self._content(name) for name in input_files(graph, lists)}
+
+    def _content(self, name: str) -> bytes:
+        suffix = Path(name).suffix.lower()
+        if suffix not in self._contents:
+            self._contents[suffix] = content(name)
+        return self._contents[suffix]
+
+    async def _judged(self, graphs: Sequence[NamedGraph], lists: Listing) -> list[Compared]:
+        engine = self._host.engine
+        recording = RecordingHost(self._host, await engine.object_info(), await engine.system_stats())
+        own, strangers = Ours("own"), Ours("strangers")
+        worker = own.worker(recording)
+        await worker.start()
+        await strangers.worker(recording).start()
+        compared = []
+        for position, graph in enumerate(graphs):
+            _say(f"judging {position + 1}/{len(graphs)} {graph.name}")
+            media = self._media(graph, lists)
+            with _made({self._options.base / "engine" / "input" / name: body for name, body in media.items()}):
+                said = await self._real.judge(graph.document)
+            one = Compared(graph.name, said, await own.judge(graph, media), await strangers.judge(graph, media))
+            if one.own.says == "accepted":
+                await self._record(one, graph, recording, await ended(worker))
+            compared.append(one)
+        await own.close()
+        await strangers.close()
+        return compared
+
+    @staticmethod
+    async def _record(one: Compared, graph: NamedGraph, host: RecordingHost, record: JobRecord) -> None:
+        """What reached the engine, and which outputs are to run."""
+        sent, host.engine.sent = host.engine.sent, None
+        if sent is None:
+            one.worker = str(record.error)
+            return
+        outputs = host.outputs(graph)
+        one.own = replace(one.own, runs=outputs - one.own.without)
+        one.changes = changes(graph.document, sent.graph, len(outputs))
+
+    async def _ran(
+        self, graphs: Sequence[NamedGraph], compared: Sequence[Compared], lists: Listing, both: Runs
+    ) -> None:
+        info = await self._host.engine.object_info()
+        for graph, one in zip(graphs, compared, strict=True):
+            runs = one.own.runs if one.real.says == "accepted" and not one.worker else None
+            part = without_models(graph, runs, info, lists) if runs else None
+            if part is not None:
+                _say(f"running {graph.name}")
+                outcome, one.differences = await both.compare(part, self._media(part, lists))
+                one.outputs = outcome or None
+
+
+@contextmanager
+def _made(files: Mapping[Path, bytes]) -> Iterator[None]:
+    """These files, for a while: an engine lists its folders anew each time."""
+    made = [path for path, body in files.items() if _make(path, body)]
+    try:
+        yield
+    finally:
+        for path in made:
+            path.unlink(missing_ok=True)
+
+
+def _make(path: Path, body: bytes) -> bool:
+    """False for a name that this system cannot have."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_bytes(body)
+    except OSError:
+        return False
+    return True
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"\r\033[K{what[:100]}" if sys.stderr.isatty() else f"{what}\n")
+    sys.stderr.flush()

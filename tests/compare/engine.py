@@ -1,0 +1,132 @@
+"""The ComfyUI of the comparison, started as a worker starts it, with a base folder of its own and our custom node."""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.environment import clean_environment
+from workers.comfy.host import EngineProcess
+from workers.comfy.http import socket_of
+from workers.comfy.spec import EngineFolders, EngineSpec
+
+MARK = "comfyui_modal_compare"
+"""As our custom node calls it."""
+ENGINE_SIDE = Path(__file__).parent / "engine_side"
+START_S = 900.0
+"""Hundreds of custom nodes on a busy machine."""
+ANSWER_S = 300.0
+BODY = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one side says of a graph.
+
+    `says` is accepted, refused, or raised where the engine failed at it. `errors` are (node id, kind of error).
+    `runs` are the outputs that would run, None where it does not say; `without` those that a warning leaves out.
+    `reason` is for people, `code` names our refusal's type.
+    """
+
+    says: str
+    errors: frozenset[tuple[str, str]] = frozenset()
+    runs: frozenset[str] | None = None
+    reason: str = ""
+    code: str = ""
+    without: frozenset[str] = frozenset()
+
+
+def spec(directory: Path | None, python: Path | None, base: Path, arguments: Sequence[str]) -> EngineSpec:
+    """Of the lite engine where no directory is given. `base` is where its models and its own folders lie."""
+    folders = EngineFolders(base / "engine")
+    if directory is None:
+        return EngineSpec.lite(folders=folders, environment=clean_environment())
+    (base / "models").mkdir(parents=True, exist_ok=True)
+    (base / "custom_nodes").mkdir(exist_ok=True)
+    paths = base / "compare.yaml"
+    packs = {
+        "compare": {"base_path": str(ENGINE_SIDE.parent), "custom_nodes": ENGINE_SIDE.name},
+        "installed": {"base_path": str(directory.absolute()), "custom_nodes": "custom_nodes"},
+    }
+    paths.write_text(json.dumps(packs))  # JSON is YAML
+    made = EngineSpec.comfyui(
+        directory, python=python, folders=folders, cpu=True, environment=clean_environment(), start_timeout_s=START_S
+    )
+    own = [f"--base-directory={base.absolute()}", "--extra-model-paths-config", str(paths.absolute())]
+    return replace(made, command=[*made.command, *own, *arguments])
+
+
+class RealJudge:
+    """POST /prompt of this engine. Without our custom node the prompt is run, too."""
+
+    def __init__(self, host: EngineProcess) -> None:
+        self._host = host
+        self._url = ""
+        self._http = httpx.AsyncClient()
+
+    async def _client(self) -> httpx.AsyncClient:
+        """A restarted engine listens elsewhere."""
+        if self._url != self._host.url:
+            await self._http.aclose()
+            self._url = self._host.url
+            socket = socket_of(self._url)
+            self._http = httpx.AsyncClient(
+                base_url=self._url if socket is None else "http://localhost",
+                transport=None if socket is None else httpx.AsyncHTTPTransport(uds=socket),
+                timeout=ANSWER_S,
+                trust_env=False,
+            )
+        return self._http
+
+    async def judge(self, document: Mapping[str, Any]) -> Judgement:
+        prompt_id = str(uuid.uuid4())
+        body = {"prompt": document, "prompt_id": prompt_id, "extra_data": {MARK: True}}
+        response = await (await self._client()).post("/prompt", content=json.dumps(body).encode(), headers=BODY)
+        if response.status_code not in (200, 400):
+            return Judgement("raised", reason=f"{response.status_code}: {response.text[:200]}")
+        answer = response.json()
+        errors = errors_of(answer.get("node_errors"))
+        if response.status_code == 200:
+            return Judgement("accepted", errors, await self._outputs(prompt_id), words(answer))
+        return Judgement("refused", errors, frozenset(), words(answer))
+
+    async def run(self, document: Mapping[str, Any], prompt_id: str) -> bool:
+        """Whether it was queued."""
+        body = json.dumps({"prompt": document, "prompt_id": prompt_id}).encode()
+        return (await (await self._client()).post("/prompt", content=body, headers=BODY)).status_code == 200
+
+    async def _outputs(self, prompt_id: str) -> frozenset[str] | None:
+        response = await (await self._client()).get(f"/comfyui-modal/compare/outputs/{prompt_id}")
+        outputs = response.json()["outputs"] if response.status_code == 200 else None
+        return None if outputs is None else frozenset(outputs)
+
+    async def model_folders(self) -> dict[str, tuple[list[str], list[str]]]:
+        """Paths and endings by name; nothing where our custom node is not there."""
+        response = await (await self._client()).get("/comfyui-modal/compare/model-folders")
+        return dict(response.json()) if response.status_code == 200 else {}
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+
+def errors_of(node_errors: Any) -> frozenset[tuple[str, str]]:
+    if not isinstance(node_errors, dict):
+        return frozenset()
+    return frozenset(
+        (node_id, str(error.get("type"))) for node_id, about in node_errors.items() for error in about["errors"]
+    )
+
+
+def words(answer: Mapping[str, Any]) -> str:
+    """The first of ComfyUI's errors of nodes, else its general one."""
+    for node_id, about in (answer.get("node_errors") or {}).items():
+        for error in about["errors"]:
+            return f"{node_id} {about.get('class_type')}: {error.get('message')}: {error.get('details')}"
+    error = answer.get("error")
+    if isinstance(error, dict):
+        return f"{error.get('message')}: {error.get('details')}"
+    return str(error or "")

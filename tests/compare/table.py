@@ -1,0 +1,123 @@
+"""What the comparison found, counted. A row that must be empty lists every graph that is in it."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from tests.compare.engine import Judgement
+
+BY_POLICY = frozenset({"node-not-allowed"})
+"""Refusals that are meant: the class runs code from the graph."""
+BOTH_ACCEPT = "both accept"
+BOTH_REFUSE = "both refuse"
+POLICY = "only this project refuses: a class that runs code"
+WRONG_REFUSAL = "only this project refuses"
+WRONG_ACCEPTANCE = "only ComfyUI refuses"
+OTHER_ERRORS = "both accept, with other warnings"
+WORKER_REFUSES = "accepted, and refused by the worker"
+CHANGED = "changed on the way to the engine"
+OTHER_WORDS = "both refuse, with other errors of nodes"
+STRANGERS = "accepted from the team, refused from strangers"
+OUTPUTS = "run on both"
+EQUAL = "  the same outputs"
+DIFFERENT = "  different outputs"
+FAILED = "  failed on both"
+MARKED = (WRONG_REFUSAL, WRONG_ACCEPTANCE, OTHER_ERRORS, WORKER_REFUSES, CHANGED, DIFFERENT)
+ROWS = (
+    BOTH_ACCEPT,
+    BOTH_REFUSE,
+    OTHER_WORDS,
+    POLICY,
+    WRONG_REFUSAL,
+    WRONG_ACCEPTANCE,
+    OTHER_ERRORS,
+    WORKER_REFUSES,
+    CHANGED,
+    STRANGERS,
+    OUTPUTS,
+    EQUAL,
+    FAILED,
+    DIFFERENT,
+)
+
+
+@dataclass(slots=True)
+class Compared:
+    """One graph. `worker` is why the worker refused what was accepted; `outputs` is how both runs ended."""
+
+    name: str
+    real: Judgement
+    own: Judgement
+    strangers: Judgement | None = None
+    worker: str = ""
+    changes: list[str] = field(default_factory=list)
+    outputs: str | None = None
+    differences: list[str] = field(default_factory=list)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """The rows that it counts in, with the reason."""
+        return [*self._judged(), *self._sent(), *self._strangers(), *self._ran()]
+
+    def _judged(self) -> list[tuple[str, str]]:
+        real, own = self.real, self.own
+        if own.says != "accepted":
+            if real.says == "accepted":
+                row = POLICY if own.code in BY_POLICY else WRONG_REFUSAL
+                return [(row, f"{own.code}: {own.reason}")]
+            rows = [(BOTH_REFUSE, f"{own.code}: {own.reason}")]
+            if real.errors != own.errors:
+                rows.append((OTHER_WORDS, _differing(real, own)))
+            return rows
+        if real.says != "accepted":
+            return [(WRONG_ACCEPTANCE, real.reason)]
+        rows = [(BOTH_ACCEPT, "")]
+        if real.errors != own.errors or (own.runs is not None and real.runs is not None and real.runs != own.runs):
+            rows.append((OTHER_ERRORS, _differing(real, own)))
+        return rows
+
+    def _sent(self) -> list[tuple[str, str]]:
+        rows = [(WORKER_REFUSES, self.worker)] if self.worker else []
+        return [*rows, *([(CHANGED, "; ".join(self.changes[:5]))] if self.changes else [])]
+
+    def _strangers(self) -> list[tuple[str, str]]:
+        other = self.strangers
+        if other is None or self.own.says != "accepted" or other.says == "accepted":
+            return []
+        return [(STRANGERS, f"{other.code}: {other.reason}")]
+
+    def _ran(self) -> list[tuple[str, str]]:
+        if self.outputs is None:
+            return []
+        return [(OUTPUTS, ""), (self.outputs, "; ".join(self.differences[:5]))]
+
+
+def _differing(real: Judgement, own: Judgement) -> str:
+    parts = []
+    if missing := sorted(real.errors - own.errors):
+        parts.append(f"only ComfyUI: {missing[:4]}")
+    if more := sorted(own.errors - real.errors):
+        parts.append(f"only this project: {more[:4]}")
+    if own.runs is not None and real.runs is not None and real.runs != own.runs:
+        parts.append(f"ComfyUI runs {sorted(real.runs)}, this project {sorted(own.runs)}")
+    return "; ".join(parts)
+
+
+def table(compared: Sequence[Compared]) -> str:
+    counts = Counter(row for one in compared for row, _ in one.rows())
+    lines = [f"{len(compared):6}  graphs"]
+    lines += [f"{counts[row]:6}  {row}{'   (must be 0)' if row in MARKED else ''}" for row in ROWS]
+    return "\n".join(lines)
+
+
+def listed(compared: Sequence[Compared], rows: Iterable[str] = MARKED) -> str:
+    """Each graph in one of these rows, with the reason."""
+    lines = []
+    for wanted in rows:
+        found = [(one.name, reason) for one in compared for row, reason in one.rows() if row == wanted]
+        if found:
+            lines += [f"\n## {wanted.strip()}: {len(found)}", *(f"- {name}: {reason}" for name, reason in found)]
+    return "\n".join(lines)
+
+
+def is_clean(compared: Sequence[Compared]) -> bool:
+    return not any(row in MARKED for one in compared for row, _ in one.rows())

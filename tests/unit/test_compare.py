@@ -1,0 +1,103 @@
+"""The table of `make compare`."""
+
+from pathlib import Path
+
+from tests.compare import table
+from tests.compare.engine import Judgement
+from tests.compare.files import INPUT, PROBE, content, input_files, listing
+from tests.compare.graphs import NamedGraph, changes, graphs_in
+from tests.compare.table import Compared, is_clean, listed
+from tests.support.graphs import EMPTY, node, saved
+
+GOOD = Judgement("accepted", runs=frozenset({"2"}))
+BAD = Judgement("refused", frozenset({("1", "value_not_in_list")}), frozenset(), "no such model", "missing-model")
+
+
+def rows(real: Judgement, own: Judgement) -> list[str]:
+    return [row for row, _ in Compared("a.json", real, own).rows()]
+
+
+def test_each_pair_of_judgements_has_its_row() -> None:
+    """Only what both sides see alike, or the policy refuses, leaves the marked rows empty."""
+    raised = Judgement("raised")
+    denied = Judgement("refused", runs=frozenset(), code="node-not-allowed")
+    assert rows(GOOD, GOOD) == [table.BOTH_ACCEPT]
+    assert rows(BAD, BAD) == [table.BOTH_REFUSE]
+    assert rows(GOOD, denied) == [table.POLICY]
+    assert rows(GOOD, BAD) == [table.WRONG_REFUSAL]
+    assert rows(BAD, GOOD) == [table.WRONG_ACCEPTANCE]
+    assert rows(raised, GOOD) == [table.WRONG_ACCEPTANCE]
+
+
+def test_an_output_that_only_one_side_runs_is_a_difference() -> None:
+    """Both sides accept the graph, and mean different parts of it."""
+    part = Judgement("accepted", frozenset({("3", "required_input_missing")}), frozenset({"2"}))
+    whole = Judgement("accepted", runs=frozenset({"2", "4"}))
+    assert rows(part, part) == [table.BOTH_ACCEPT]
+    assert rows(part, whole) == [table.BOTH_ACCEPT, table.OTHER_ERRORS]
+
+
+def test_a_graph_that_must_not_be_there_is_listed_with_its_reason() -> None:
+    """A developer finds the graph and the rule without running anything again."""
+    found = [Compared("a.json", GOOD, BAD), Compared("b.json", GOOD, GOOD)]
+    assert not is_clean(found)
+    assert is_clean(found[1:])
+    assert "- a.json: missing-model: no such model" in listed(found)
+    assert "b.json" not in listed(found)
+
+
+def test_one_more_field_for_an_output_is_no_change_and_any_other_is() -> None:
+    """What defeats ComfyUI's cache is allowed, and nothing else."""
+    graph = {"1": EMPTY, "2": saved() | {"_meta": {"title": "x"}}}
+    marked = {"1": EMPTY, "2": {**graph["2"], "inputs": {**graph["2"]["inputs"], "_job": "a"}}}
+    assert changes(graph, marked, outputs=1) == []
+    assert changes(graph, marked, outputs=0) == ["1 fields were added for 0 outputs"]
+    assert changes(graph, {"1": EMPTY, "2": saved(prefix="other")}, outputs=1) == [
+        "node 2: what stands beside its inputs",
+        "node 2: filename_prefix was changed",
+    ]
+    assert changes(graph, {"2": graph["2"]}, outputs=1) == ["node 1 was removed"]
+
+
+def test_a_number_of_another_kind_is_a_change() -> None:
+    """ComfyUI's cache and some nodes tell 1 from 1.0."""
+    one, other = {"1": node("A", x=1)}, {"1": node("A", x=1.0)}
+    assert changes(one, other, outputs=0) == ["node 1: x was changed"]
+
+
+def test_graphs_are_found_wrapped_or_not_and_other_files_are_left_out(tmp_path: Path) -> None:
+    """A folder of graphs holds editor files and lists, too."""
+    for name, text in {
+        "a/plain.json": '{"1": {"class_type": "A", "inputs": {}}}',
+        "wrapped.json": '{"prompt": {"1": {"class_type": "A", "inputs": {}}}}',
+        "editor.json": '{"nodes": [], "links": []}',
+        "list.json": "[]",
+        "broken.json": "{",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert [one.name for one in graphs_in(tmp_path)] == ["a/plain.json", "wrapped.json"]
+    assert all(one.nodes() == {"1": ("A", {})} for one in graphs_in(tmp_path))
+
+
+def test_what_a_graph_names_in_the_input_folder_is_brought() -> None:
+    """By the inputs that list this folder, with ComfyUI's mark or without; never by a path out of it."""
+    info = {
+        "LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}},
+        "LoadMask": {"input": {"optional": {"mask": [[f"{PROBE}.png"]]}}},
+        "Checkpoint": {"input": {"required": {"name": ["COMBO", {"options": [f"{PROBE}=checkpoints=.safetensors"]}]}}},
+    }
+    lists = listing(info)
+    assert lists == {
+        ("LoadImage", "image"): INPUT,
+        ("LoadMask", "mask"): INPUT,
+        ("Checkpoint", "name"): "checkpoints",
+    }
+    graph = {
+        "1": node("LoadImage", image="pasted/a.png [input]"),
+        "2": node("LoadMask", mask="../b.png"),
+        "3": node("LoadImage", image=["2", 0]),
+        "4": node("LoadImage", image="clipspace/c.png [temp]"),
+    }
+    assert input_files(NamedGraph("g", graph), lists) == ["pasted/a.png"]
+    assert content("a.png").startswith(b"\x89PNG")
