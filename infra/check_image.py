@@ -32,7 +32,7 @@ async def examine(host: EngineHost, workflows: Mapping[str, Mapping[str, Any]]) 
     """`workflows` in API format, by name. `EngineUnavailable` if the engine does not start."""
     await host.start()
     try:
-        info = await host.engine.object_info()
+        info = await host.engine.declarations()
         problems = (*failed_imports(host.log.tail(LOG_LINES)), *missing_classes(workflows, info))
     finally:
         await host.stop()

@@ -58,7 +58,7 @@ class Announcer:
 
     async def announce(self) -> None:
         """`EngineUnavailable`. A bucket that fails keeps no engine from its work."""
-        info = await self._host.engine.object_info()
+        info = await self._host.engine.declarations()
         system = system_facts(await self._host.engine.system_stats())
         facts = self._facts(system)
         self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)

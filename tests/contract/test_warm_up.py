@@ -49,7 +49,7 @@ async def test_one_that_fails_is_a_warning(kind: str, tmp_path: Path, caplog: py
     await host.start()
     try:
         assert host.is_alive()
-        assert await host.engine.object_info()
+        assert await host.engine.declarations()
     finally:
         await host.stop()
     assert "could not be warmed up" in caplog.text

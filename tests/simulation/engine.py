@@ -71,7 +71,7 @@ class SimulatedEngine:
         self._check()
         return PromptQueue(running=frozenset(self._running))
 
-    async def object_info(self) -> dict[str, Any]:
+    async def declarations(self) -> dict[str, Any]:
         self._check()
         return OBJECT_INFO
 

@@ -46,8 +46,17 @@ class ComfyHttp:
 
     async def get_json(self, path: str) -> dict[str, Any]:
         """The JSON object of a 200; anything else is `EngineUnavailable`."""
+        answer = await self.find_json(path)
+        if answer is None:
+            raise EngineUnavailable(f"GET {path}: there is no such route")
+        return answer
+
+    async def find_json(self, path: str) -> dict[str, Any] | None:
+        """As `get_json`, and None where the server has no such route."""
         async with _translated(f"GET {path}"):
             response = await self._client.get(path)
+            if response.status_code == 404:
+                return None
             response.raise_for_status()
         answer = _parsed(response)
         if not isinstance(answer, dict):

@@ -17,6 +17,7 @@ from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import ComfyHttp, socket_of
 from workers.comfy.refusals import refusal
 from workers.errors import EngineUnavailable
+from workflows.declarations import OPEN_INPUTS
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,14 @@ class HttpEngine:
 
     async def object_info(self) -> dict[str, Any]:
         return await self._http.get_json("/object_info")
+
+    async def declarations(self) -> dict[str, Any]:
+        info = await self.object_info()
+        asked = await self._http.find_json("/comfyui-modal/open-inputs") or {}
+        for class_type, is_open in asked.get("classes", {}).items():
+            if isinstance(info.get(class_type), dict):
+                info[class_type][OPEN_INPUTS] = is_open
+        return info
 
     async def system_stats(self) -> dict[str, Any]:
         return await self._http.get_json("/system_stats")

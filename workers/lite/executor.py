@@ -117,9 +117,10 @@ class PromptRun:
         self._set_progress(node_id, "finished", last["max"], last["max"])
 
     def _values(self, node_id: str) -> dict[str, Any]:
-        """What the node declares, of what the prompt gives: unknown inputs are ignored."""
+        """What the node declares, of what the prompt gives: unknown inputs are ignored, unless it takes any."""
         node = self._prompt.graph[node_id]
-        declared = self._executor.classes[node["class_type"]].inputs()
+        node_class = self._executor.classes[node["class_type"]]
+        declared = node["inputs"] if node_class.open_inputs else node_class.inputs()
         values = {name.replace(".", "_"): value for name, value in node["inputs"].items() if name in declared}
         for name, value in values.items():
             if isinstance(value, list):

@@ -8,6 +8,7 @@ from PIL import Image
 
 from workers.lite.folders import Folders
 from workflows.catalogue import LITE_CATEGORY
+from workflows.declarations import OPEN_INPUTS
 
 Declared = Sequence[Any]
 """An input as object_info shows it: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
@@ -50,7 +51,7 @@ Fingerprint = Callable[[Folders, Mapping[str, Any]], str]
 @dataclass(frozen=True, slots=True)
 class NodeClass:
     """`check` returns what is wrong with the values, as ComfyUI words it; `fingerprint` tells when inputs that the
-    prompt does not show (a file's content) have changed."""
+    prompt does not show (a file's content) have changed. `open_inputs`: values of any name are given to it."""
 
     name: str
     execute: Execute
@@ -61,6 +62,7 @@ class NodeClass:
     category: str = LITE_CATEGORY
     check: tuple[str, Check] | None = None
     fingerprint: Fingerprint | None = None
+    open_inputs: bool = False
 
     def inputs(self) -> dict[str, Declared]:
         return {**self.required, **self.optional}
@@ -79,9 +81,10 @@ class NodeClass:
             "name": self.name,
             "display_name": self.name,
             "description": "",
-            "python_module": "nodes",
+            "python_module": "custom_nodes.lite" if self.open_inputs else "nodes",
             "category": self.category,
             "output_node": self.is_output,
+            **({OPEN_INPUTS: True} if self.open_inputs else {}),
         }
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from typing import Any
 
 from workers.lite.folders import inside
 from workers.lite.node import NodeClass, OutOfMemoryError, Result, Running, choice, integer, link, number, text
@@ -55,6 +56,12 @@ def noise(run: Running, *, mebibytes: int, filename_prefix: str, image: Pixels |
     return Result(ui={"files": [run.folders.entry(path, "output")]})
 
 
+def open_inputs(run: Running, **values: Any) -> Result:
+    """Shows which values it was given, as JSON: as packs have nodes that declare a dict which contains every name."""
+    shown = json.dumps(values, sort_keys=True, default=lambda value: type(value).__name__)
+    return Result((shown,), {"text": [shown]})
+
+
 NODES = (
     NodeClass(
         "LiteRaise",
@@ -64,6 +71,7 @@ NODES = (
     ),
     NodeClass("LiteHang", hang, {"image": link("IMAGE"), "seconds": number(60.0, 0.0, 3600.0)}, outputs=("IMAGE",)),
     NodeClass("LiteEmit", emit, {"ui": text("{}")}, optional={"image": link("IMAGE"), "write": text()}, is_output=True),
+    NodeClass("LiteOpenInputs", open_inputs, {}, outputs=("STRING",), is_output=True, open_inputs=True),
     NodeClass(
         "LiteNoise",
         noise,

@@ -1,0 +1,107 @@
+"""What a worker publishes of its engine's nodes beyond ComfyUI's object_info."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from infra.check_image import examine
+from storage import keys
+from storage.published.engine_info import EngineInfo
+from tests.support.engines import LITE, EngineChoice, engine_choices
+from tests.support.workbench import workbench
+from workers.comfy.engine import Prompt
+from workers.comfy.execution import Execution
+from workers.comfy.host import EngineProcess
+from workers.comfy.http_engine import HttpEngine
+from workflows.declarations import declared
+from workflows.messages import Executed
+
+pytestmark = pytest.mark.anyio
+
+ONE, TWO = "00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002"
+INFO: dict[str, Any] = {"Context": {"input": {}}, "KSampler": {"input": {}}, "Broken": {"input": {}}}
+
+
+@asynccontextmanager
+async def server(open_inputs: dict[str, Any] | None) -> AsyncIterator[HttpEngine]:
+    """An engine that answers these two requests; None where nothing of ours runs in it."""
+    app = web.Application()
+    app.router.add_get("/object_info", _answering(INFO))
+    if open_inputs is not None:
+        app.router.add_get("/comfyui-modal/open-inputs", _answering(open_inputs))
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    engine = HttpEngine("http://{}:{}".format(*runner.addresses[0]))
+    try:
+        yield engine
+    finally:
+        await engine.close()
+        await runner.cleanup()
+
+
+def _answering(body: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response(body)
+
+    return answer
+
+
+async def test_what_our_code_in_the_engine_knows_is_added() -> None:
+    """A class about which nothing is known has no such entry."""
+    async with server({"classes": {"Context": True, "KSampler": False, "Gone": True}}) as engine:
+        found = await engine.declarations()
+    assert found == {
+        "Context": {"input": {}, "open_inputs": True},
+        "KSampler": {"input": {}, "open_inputs": False},
+        "Broken": {"input": {}},
+    }
+
+
+async def test_an_engine_of_others_says_nothing_of_it() -> None:
+    """By URL: what ComfyUI publishes is all there is."""
+    async with server(None) as engine:
+        assert await engine.declarations() == INFO
+
+
+@pytest.mark.parametrize(
+    "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
+)
+async def test_every_engine_of_a_worker_says_it(choice: EngineChoice, tmp_path: Path) -> None:
+    """The check of an image publishes the same; ComfyUI's own classes have only inputs that they declare."""
+    report = await examine(EngineProcess(choice.spec(tmp_path / "engine")), {})
+    known = {name: about["open_inputs"] for name, about in report.object_info.items() if "open_inputs" in about}
+    if choice is LITE:
+        assert known == {"LiteOpenInputs": True}
+    else:
+        assert known["KSampler"] is False
+        assert len(known) == len(report.object_info)
+
+
+async def test_what_a_worker_publishes_has_it(tmp_path: Path) -> None:
+    """So that a submission can be judged by it."""
+    async with workbench(tmp_path) as bench:
+        stored = await bench.objects.get(keys.engine_info("default"))
+    published = EngineInfo.from_bytes(stored.body).object_info
+    assert [name for name, about in published.items() if declared(about).open_inputs] == ["LiteOpenInputs"]
+
+
+async def test_lite_gives_such_a_class_every_input(tmp_path: Path) -> None:
+    """Values and links, as ComfyUI does; every other class only what it declares."""
+    graph = {
+        "1": {"class_type": "PrimitiveInt", "inputs": {"value": 3, "stray": 1}},
+        "2": {"class_type": "LiteOpenInputs", "inputs": {"number": ["1", 0], "strength.1": 0.5}},
+    }
+    host = EngineProcess(LITE.spec(tmp_path))
+    await host.start()
+    try:
+        messages = [message async for message in Execution(host.engine, Prompt(ONE, TWO, graph))]
+    finally:
+        await host.stop()
+    (shown,) = [message.output["text"] for message in messages if isinstance(message, Executed)]
+    assert json.loads(shown[0]) == {"number": 3, "strength_1": 0.5}

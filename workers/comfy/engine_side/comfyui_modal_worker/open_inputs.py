@@ -1,0 +1,29 @@
+"""Which node classes take inputs of any name: some packs declare a dict that contains every name.
+
+ComfyUI gives a node a literal only where the node's INPUT_TYPES contains its name, and object_info cannot show such a
+dict. Runs in ComfyUI's process.
+"""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+
+def open_inputs(classes: Mapping[str, Any]) -> dict[str, bool]:
+    """Without the classes that cannot say what they declare: ComfyUI cannot run these either."""
+    name = f"comfyui_modal_{uuid.uuid4().hex}"
+    found: dict[str, bool] = {}
+    for class_type, node_class in classes.items():
+        try:
+            found[class_type] = _takes(node_class, name)
+        except Exception:  # noqa: S112  a pack's own code; ComfyUI's log says it, as object_info asks the same
+            continue
+    return found
+
+
+def _takes(node_class: Any, name: str) -> bool:
+    """As in ComfyUI's execution.py: by name, in each group. ComfyUI 0.33 has a flag for classes of its new API too."""
+    if getattr(node_class, "ACCEPT_ALL_INPUTS", False) is True:
+        return True
+    groups = node_class.INPUT_TYPES()
+    return any(group in groups and name in groups[group] for group in ("required", "optional", "hidden"))
