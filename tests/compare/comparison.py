@@ -78,7 +78,7 @@ class Comparison:
 
     async def _judged(self, graphs: Sequence[NamedGraph], lists: Listing) -> list[Compared]:
         engine = self._host.engine
-        recording = RecordingHost(self._host, await engine.object_info(), await engine.system_stats())
+        recording = RecordingHost(self._host, await engine.declarations(), await engine.system_stats())
         own, strangers = Ours("own"), Ours("strangers")
         worker = own.worker(recording)
         await worker.start()

@@ -59,7 +59,7 @@ class RecordingEngine:
     async def queue(self) -> PromptQueue:
         return PromptQueue()
 
-    async def object_info(self) -> dict[str, Any]:
+    async def declarations(self) -> dict[str, Any]:
         return self._object_info
 
     async def system_stats(self) -> dict[str, Any]:

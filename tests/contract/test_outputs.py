@@ -93,6 +93,8 @@ async def test_results_that_differ_by_folder_have_distinct_names(bench: Bench) -
         "3": ("a_x_00001_.png", "a"),
         "4": ("a_b_x_00001_.png", "a/b"),
     }
+    graph = {"1": blank(), "2": save("1", "a/x"), "3": save("1", "x")}
+    assert [output.filename for output in await outputs(bench, graph)] == ["x_00001_.png", "output_x_00001_.png"]
 
 
 async def test_a_preview_is_marked_beside_results(bench: Bench) -> None:

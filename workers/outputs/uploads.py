@@ -55,8 +55,8 @@ class _Named:
 
     position: int
     filename: str
-    subfolder: str
-    is_preview: bool
+    subfolder: str = ""
+    is_preview: bool = False
 
 
 class OutputUploads:
@@ -108,14 +108,14 @@ class OutputUploads:
             self._start(_listed_for(node_id, shared))
 
     def _add_inline(self, node_id: str, found: InlineOutput) -> None:
-        self._start(self._inline(node_id, found, self._named(FileRef(found.filename, "", "output"))))
+        named = _Named(len(self._uploads), self._names.take(found.filename))
+        self._start(self._inline(node_id, found, named))
 
     def _named(self, ref: FileRef) -> _Named:
         # Files with a `filename_prefix` are in a folder of the attempt's own (`workflows/execution.py`).
         subfolder = safe_folder(ref.subfolder.removeprefix(f"{self._where.job_id}-{self._where.attempt}").lstrip("/"))
-        is_preview = ref.type == "temp"
-        filename = self._names.take(ref.filename, subfolder or (ref.type if is_preview else ""))
-        return _Named(len(self._uploads), filename, subfolder, is_preview)
+        filename = self._names.take(ref.filename, subfolder or ref.type)
+        return _Named(len(self._uploads), filename, subfolder, is_preview=ref.type == "temp")
 
     def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
         if len(self._uploads) >= self._policy.max_outputs:
