@@ -18,7 +18,9 @@ TORCH = ("torch==2.9.1", "torchvision==0.24.1", "torchaudio==2.9.1")
 COMFY_CLI = "comfy-cli==1.23.0"
 SAGE_REPOSITORY = "https://github.com/thu-ml/SageAttention"
 SAGE_COMMIT = "d1a57a546c3d395b1ffcbeecc66d81db76f3b4b5"
+SAGE_SOURCES = "/opt/sageattention"
 SAGE_FALLBACK = "sageattention==1.0.6"
+SAGE_BUILD_FAILED = "WARNING: SageAttention 2 did not compile: its older release is installed instead, which is slower"
 COMPILE_JOBS = 8
 
 COMFYUI = "/opt/comfyui"
@@ -64,7 +66,9 @@ def control_image() -> modal.Image:
     return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
 
 
-def comfyui_image(*, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: str) -> modal.Image:
+def comfyui_image(
+    *, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: tuple[str, ...]
+) -> modal.Image:
     """A ComfyUI with these custom nodes, checked."""
     image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAG}", add_python=PYTHON)
     image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
@@ -78,17 +82,42 @@ def comfyui_image(*, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_a
     return image.run_commands("python -I /root/comfyui_modal.py infra.check_image")
 
 
-def _sage_attention(architectures: str) -> list[str]:
-    """Compiled for these architectures; without any, the registry's older release, which compiles at run time."""
+def _sage_attention(architectures: tuple[str, ...]) -> list[str]:
+    """Compiled for these architectures; without any, the registry's older release, which compiles at run time.
+
+    So does a build that fails: workers choose by their own probe, and a deploy must not end for an optimisation.
+    """
+    fallback = f"{ENGINE_PYTHON} -m pip install {SAGE_FALLBACK}"
     if not architectures:
-        return [f"{ENGINE_PYTHON} -m pip install {SAGE_FALLBACK}"]
-    wanted = f"CC=gcc CXX=g++ TORCH_CUDA_ARCH_LIST='{architectures}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
+        return [fallback]
+    wanted = f"CC=gcc CXX=g++ TORCH_CUDA_ARCH_LIST='{';'.join(architectures)}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
+    build = f"{wanted} {ENGINE_PYTHON} -m pip install --no-build-isolation ."
     return [
-        *_checkout(SAGE_REPOSITORY, SAGE_COMMIT, "/opt/sageattention"),
+        *_checkout(SAGE_REPOSITORY, SAGE_COMMIT, SAGE_SOURCES),
+        sage_flags_patch(f"{SAGE_SOURCES}/setup.py"),
         f"{ENGINE_PYTHON} -m pip install setuptools wheel packaging ninja",
-        f"cd /opt/sageattention && {wanted} {ENGINE_PYTHON} -m pip install --no-build-isolation .",
-        "rm -rf /opt/sageattention",
+        f"cd {SAGE_SOURCES} && {{ {build} || {{ echo '{SAGE_BUILD_FAILED}'; {fallback}; }}; }}",
+        f"rm -rf {SAGE_SOURCES}",
     ]
+
+
+def sage_flags_patch(setup: str) -> str:
+    """The command that gives the extension of Hopper's kernels the flags of Hopper alone.
+
+    SageAttention's setup.py compiles every extension for every architecture that is asked for, and these kernels use
+    instructions of 9.0 only: beside another architecture the build fails (its issues 291 and 360). The pairs
+    `-gencode arch=…` of the others are left out of this one extension.
+    """
+    hopper = (
+        '[flag for flag, after in zip(NVCC_FLAGS, NVCC_FLAGS[1:] + [""]) '
+        'if "arch=" not in flag + after or "90a" in flag + after]'
+    )
+    return f'sed -i \'/_qattn_sm90"/,/extra_link_args/ s/"nvcc": NVCC_FLAGS/"nvcc": {_for_sed(hopper)}/\' {setup}'
+
+
+def _for_sed(text: str) -> str:
+    """As the replacement of a sed command between single quotes."""
+    return text.replace("/", "\\/").replace("&", "\\&")
 
 
 def _comfyui(version: str) -> list[str]:

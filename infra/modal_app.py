@@ -33,7 +33,7 @@ if deployment.image == "comfyui":
     worker_image = comfyui_image(
         comfyui_version=deployment.comfyui_version,
         nodes=custom_nodes(deployment.nodes) if modal.is_local() else (),
-        sage_architectures=deployment.sage_architectures,
+        sage_architectures=deployment.sage_targets,
     )
     engine: dict[str, str | None] = {ENV_PREFIX + "ENGINE": COMFYUI, ENV_PREFIX + "COMFYUI_PYTHON": ENGINE_PYTHON}
 else:
@@ -103,8 +103,8 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
     image=worker_image,
     env=known | engine,
     gpu=deployment.gpus,
-    cpu=deployment.worker_cpu,
-    memory=deployment.worker_memory_mib,
+    cpu=deployment.worker_cpu if deployment.gpus else None,
+    memory=deployment.worker_memory_mib if deployment.gpus else None,
     region=deployment.region,
     volumes={MODELS: models},
     min_containers=deployment.min_workers,

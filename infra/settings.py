@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from infra.gpu_architectures import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
 from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
@@ -43,6 +44,12 @@ CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """Modal ends a call after a day."""
 GPU_POOLS = "GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU"
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
+
+
+def _architectures(text: str) -> str:
+    if text not in (AUTO, NONE) and not set(text.split(";")) <= SAGE_ARCHITECTURES:
+        raise ValueError(f"not {AUTO}, {NONE}, or some of {'; '.join(sorted(SAGE_ARCHITECTURES, key=float))}")
+    return text
 
 
 def _policy(text: str) -> str:
@@ -263,13 +270,10 @@ class DeploymentSettings(BaseSettings):
     gpu: str = Field("L40S", description="GPUs to try in this order, comma-separated; empty means none")
     secret: str = Field("comfyui-modal-api", description="name of the Modal secret that holds the settings")
     max_workers: Count = Field(4, description="most GPU containers at once")
-    worker_cpu: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="CPU cores that a GPU container asks for; unset means Modal's default"
-    )
-    worker_memory_mib: Count | None = Field(
-        None,
-        description="memory that a GPU container asks for, MiB; unset means Modal's default. Models that do not fit "
-        "the GPU wait there",
+    worker_cpu: Annotated[float, Field(gt=0)] = Field(8.0, description="CPU cores that a GPU container asks for")
+    worker_memory_mib: Count = Field(
+        64 * 1024,
+        description="memory that a GPU container asks for, MiB: models that do not fit the GPU wait there",
     )
     max_api_containers: Count = Field(3, description="most API containers at once")
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
@@ -291,10 +295,10 @@ class DeploymentSettings(BaseSettings):
     comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
     nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
     models: Path = Field(Path("infra/models.toml"), description="manifest of the models")
-    sage_architectures: str = Field(
-        "8.9;9.0",
-        description="GPU architectures that SageAttention 2 is built for, `;` between; "
-        "empty installs the registry's SageAttention 1 instead",
+    sage_architectures: Annotated[str, AfterValidator(_architectures)] = Field(
+        "auto",
+        description="GPU architectures that SageAttention 2 is built for, `;` between; `auto`: those of the GPUs of "
+        "all pools; `none` installs the registry's SageAttention 1 instead",
     )
     model_volume: str = Field("comfyui-modal-models", description="name of the Modal volume that holds the models")
 
@@ -302,6 +306,18 @@ class DeploymentSettings(BaseSettings):
         """What containers must know of the deployment, as variables of `Settings` and of these settings themselves."""
         values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+    @property
+    def all_gpus(self) -> tuple[str, ...]:
+        """Of every pool."""
+        return (*(self.gpus or ()), *self.gpu_pools.values())
+
+    @property
+    def sage_targets(self) -> tuple[str, ...]:
+        """The architectures that SageAttention 2 is built for, in ascending order; none for an image without it."""
+        if self.sage_architectures == AUTO:
+            return sage_architectures(self.all_gpus)
+        return () if self.sage_architectures == NONE else tuple(self.sage_architectures.split(";"))
 
     @property
     def gpus(self) -> list[str] | None:

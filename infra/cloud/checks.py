@@ -10,6 +10,7 @@ from typing import TypeVar
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
+from infra.gpu_architectures import expected_attention
 from infra.gpu_prices import MODAL_USD_PER_S
 from infra.models.manifest import models
 from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
@@ -52,7 +53,13 @@ class CloudChecks:
         return {"Modal token": self.token}
 
     def preflight(self) -> dict[str, Check]:
-        return {"GPUs": self.gpus, "secret": self.secret, "webhook secret": self.signing, "model volume": self.volume}
+        return {
+            "GPUs": self.gpus,
+            "attention": self.attention,
+            "secret": self.secret,
+            "webhook secret": self.signing,
+            "model volume": self.volume,
+        }
 
     def deployed(self, *, pool: str | None) -> dict[str, Check]:
         """`pool` None leaves out the ticket."""
@@ -88,6 +95,18 @@ class CloudChecks:
                 f"{', '.join(unknown)} is no GPU that this version knows", "see https://modal.com/docs/guide/gpu"
             )
         return ", ".join(wanted) or "none: workers run on CPUs"
+
+    async def attention(self) -> str | Note:
+        """What each pool's GPUs most likely run with; a pool that would run without SageAttention is a note."""
+        wanted = self._deployment.all_gpus
+        if self._deployment.image != "comfyui" or not wanted:
+            return "none: workers run the lite engine, or on CPUs"
+        built_for = self._deployment.sage_targets
+        expected = {gpu: expected_attention(gpu, built_for) for gpu in wanted}
+        said = "; ".join(f"{gpu}: {words}" for gpu, words in expected.items())
+        if all(words.startswith("SageAttention") for words in expected.values()):
+            return said
+        return Note(said, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
 
     async def secret(self) -> str:
         """Which variable lacks is asked one by one, and only when something does."""

@@ -22,7 +22,7 @@ STEPS = (
     f"FROM nvidia/cuda:{CUDA_TAG}",
     "apt-get install",
     "torch==2.9.1",
-    "TORCH_CUDA_ARCH_LIST='8.9;9.0'",
+    "TORCH_CUDA_ARCH_LIST='8.9'",
     "comfy --skip-prompt",
     *(f"fetch -q --depth 1 origin {node.commit}" for node in custom_nodes(ROOT / "infra" / "nodes.toml")),
     "pip install -r /.requirements.txt",

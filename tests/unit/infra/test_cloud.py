@@ -143,7 +143,7 @@ async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception)
     """None raises; every one that asks says what to do."""
     checks = checks_of(FakeCloud(trouble=trouble))
     asked = checks.preflight() | checks.deployed(pool=None)
-    del asked["GPUs"]
+    del asked["GPUs"], asked["attention"]  # they know it without asking the cloud
     findings = await found(asked)
     assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
 

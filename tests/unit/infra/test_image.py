@@ -1,5 +1,6 @@
 """The recipe of the workers' image: what is pinned, in which order, and what a bad manifest is told."""
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,24 @@ def test_a_requirement_is_no_command(text: str) -> None:
 
 def test_sage_attention_is_compiled_for_the_architectures_that_are_named() -> None:
     """From a pinned commit, against the torch that is there; the registry's older release otherwise."""
-    commands = image._sage_attention("8.9;9.0")
+    commands = image._sage_attention(("8.9", "9.0"))
     assert f"fetch -q --depth 1 origin {image.SAGE_COMMIT}" in commands[1]
     assert any(
         "TORCH_CUDA_ARCH_LIST='8.9;9.0'" in command and "--no-build-isolation" in command for command in commands
     )
-    assert image._sage_attention("") == [f"{image.ENGINE_PYTHON} -m pip install sageattention==1.0.6"]
+    assert image._sage_attention(()) == [f"{image.ENGINE_PYTHON} -m pip install sageattention==1.0.6"]
+
+
+@pytest.mark.parametrize("outcome", ["true", "false"])
+def test_a_build_of_sage_attention_that_fails_ends_no_deploy(outcome: str) -> None:
+    """The older release is installed then, and the log says so; after a build that went well it is not."""
+    command = next(one for one in image._sage_attention(("8.9",)) if "--no-build-isolation" in one)
+    build, fallback = (part for part in command.split(" && ", 1)[1].split("||"))
+    script = f"{{ {outcome} ||{fallback}".replace(image.ENGINE_PYTHON, "echo PIP")
+    assert build.startswith("{ ")
+    ended = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=True)
+    assert (image.SAGE_BUILD_FAILED in ended.stdout) == (outcome == "false")
+    assert (f"PIP -m pip install {image.SAGE_FALLBACK}" in ended.stdout) == (outcome == "false")
 
 
 def test_comfyui_is_installed_at_its_version() -> None:

@@ -66,7 +66,7 @@ def test_sage_where_it_is_right_and_quicker() -> None:
         ({"sage_error": "RuntimeError: no kernel image"}, "no kernel image"),
         ({"finite": False, "cosine": None}, "NaN"),
         ({"cosine": float("nan")}, "NaN"),
-        ({"cosine": 0.9989}, "0.99890"),
+        ({"cosine": 0.98}, "0.98000"),
         ({"sage_ms": None}, "no times"),
         ({"cuda": False, "capability": None}, "no GPU"),
         ({"torch": None, "torch_error": "No module named 'torch'"}, "No module named 'torch'"),

@@ -1,0 +1,51 @@
+"""Which architecture each of Modal's GPUs has, and what SageAttention is built for because of it.
+
+Source: NVIDIA's table of compute capabilities; SageAttention's setup.py at the commit that `infra.image` pins, which
+knows 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and 12.1.
+"""
+
+from collections.abc import Iterable, Mapping
+
+ARCHITECTURES: Mapping[str, str] = {
+    "T4": "7.5",
+    "L4": "8.9",
+    "A10": "8.6",
+    "A10G": "8.6",
+    "L40S": "8.9",
+    "A100": "8.0",
+    "A100-40GB": "8.0",
+    "A100-80GB": "8.0",
+    "RTX-PRO-6000": "12.0",
+    "H100": "9.0",
+    "H200": "9.0",
+    "B200": "10.0",
+    "B300": "10.3",
+}
+"""By the names of Modal's `gpu=`."""
+SAGE_ARCHITECTURES = frozenset({"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"})
+"""Those of Modal's GPUs that SageAttention 2 compiles for."""
+AUTO, NONE = "auto", "none"
+"""Of the setting `sage_architectures`: those of the deployment's GPUs, and an image without SageAttention 2."""
+
+
+def architecture(gpu: str) -> str | None:
+    """Of a GPU as Modal's `gpu=` takes it, `H100!` or `L40S:2` included; None for one that is not known here."""
+    return ARCHITECTURES.get(gpu.partition(":")[0].rstrip("!").upper())
+
+
+def sage_architectures(gpus: Iterable[str]) -> tuple[str, ...]:
+    """What SageAttention 2 must be built for so that it runs on these, in ascending order; empty for none of them."""
+    found = {architecture(gpu) for gpu in gpus} & SAGE_ARCHITECTURES
+    return tuple(sorted((one for one in found if one is not None), key=float))
+
+
+def expected_attention(gpu: str, built_for: Iterable[str]) -> str:
+    """What a worker on this GPU most likely runs with, in words; the worker's own probe decides."""
+    found = architecture(gpu)
+    if found is None:
+        return "torch's attention, unless SageAttention's kernels happen to fit: this version does not know the GPU"
+    if found not in SAGE_ARCHITECTURES:
+        return f"torch's attention: SageAttention has no kernels for architecture {found}"
+    if found not in built_for:
+        return f"torch's attention: the image is not built for architecture {found}"
+    return f"SageAttention 2, built for architecture {found}"
