@@ -19,6 +19,7 @@ from storage.access.key_store import ApiKeyStore, KeyScope
 from storage.clock import Clock
 from storage.errors import StorageError
 from storage.keys import DEFAULT_TENANT
+from workflows.policy import GraphTrust
 
 KID_OF_SETTINGS = "settings"
 """What logs call the key of the settings, which has no kid."""
@@ -50,6 +51,8 @@ class Principal:
     tenant: str
     kid: str
     scopes: frozenset[KeyScope]
+    graphs: GraphTrust
+    """The rules for the graphs that it submits."""
 
     def may(self, scope: KeyScope) -> bool:
         return scope in self.scopes or ADMIN in self.scopes
@@ -60,6 +63,7 @@ class Doorkeeper:
 
     def __init__(self, api_keys: ApiKeyStore, config: ApiConfig, clock: Clock) -> None:
         self._api_keys = api_keys
+        self._graphs = config.graphs
         self._of_settings = None if config.api_key is None else sha256_of(config.api_key)
         self._rates = None if config.max_requests_per_s is None else Rates(config.max_requests_per_s, clock)
 
@@ -84,7 +88,7 @@ class Doorkeeper:
 
     async def _principal(self, key: str) -> Principal:
         if self._of_settings is not None and hmac.compare_digest(sha256_of(key), self._of_settings):
-            return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}))
+            return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
         try:
             record = await self._api_keys.authenticate(key)
         except StorageError:
@@ -93,4 +97,4 @@ class Doorkeeper:
         if record is None:
             challenge = f'{_REALM}, error="invalid_token"'
             raise Problem("unauthorized", "the API key is not valid", headers={"WWW-Authenticate": challenge})
-        return Principal(record.tenant, record.kid, frozenset(record.scopes))
+        return Principal(record.tenant, record.kid, frozenset(record.scopes), record.graphs or self._graphs)

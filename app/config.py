@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from app.body import TextLimits
 from storage.untrusted.media_check import MediaLimits
-from workflows.policy import DEFAULT, NodePolicy
+from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
 MIB, GIB = 1024**2, 1024**3
 
@@ -51,6 +51,8 @@ class ApiConfig:
     media_limits: MediaLimits = field(default_factory=MediaLimits)
     """How large a file may become in an engine's memory."""
     max_nodes: int = 2_000
+    graphs: GraphTrust = "own"
+    """Who writes the graphs, where a request's key does not say it."""
     node_policy: NodePolicy = field(default_factory=lambda: NodePolicy.parse(DEFAULT))
     """Which node classes a graph may use."""
     max_inputs: int = 1_000

@@ -14,14 +14,12 @@ from starlette.types import Receive, Scope, Send
 from app.outcome import outcome_of
 from storage import errors as storage_errors
 from workflows.errors import WorkflowError
-from workflows.verdict import Verdict
+from workflows.report import Report, shown_hint
 
 MEDIA_TYPE = "application/problem+json"
 PATH = "/problems"
 MOST_ERRORS = 50
 """Fields that are listed in one refusal; the others are counted."""
-MOST_SEARCHED_HINTS = 10
-"""Faults of a graph whose hint may be a search for similar names: each takes milliseconds where names are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +58,19 @@ _TYPES = (
         "node-not-allowed",
         422,
         "A node's class is not allowed here",
-        "remove the node; the deployment's policy decides",
+        "remove the node; the operator allows it by COMFYUI_MODAL_DENIED_NODES",
     ),
     ProblemType(
         "unsafe-file-name",
         422,
         "A loader's file name leads out of the job's files",
-        "send the file in `media`, and name it without folders",
+        "send the file in `media`, and name it as it is there",
+    ),
+    ProblemType(
+        "undeclared-input",
+        422,
+        "A node is given what its class does not declare",
+        "remove it; graphs of your own team may have it, with COMFYUI_MODAL_GRAPHS=own",
     ),
     ProblemType("unknown-node-class", 422, "A node's class is not installed here", "install it, or remove the node"),
     ProblemType("dangling-link", 422, "A link leads nowhere", "link to an output of a node in this workflow"),
@@ -107,7 +111,10 @@ _TYPES = (
     ),
     ProblemType("bad-base64", 422, "A medium is not base64", "encode the file's bytes as standard base64"),
     ProblemType(
-        "bad-media-name", 422, "A medium's name is not a plain file name", "use a name like photo.png, without folders"
+        "bad-media-name",
+        422,
+        "A medium's name is not usable",
+        "use a plain name like photo.png, or one in folders like pasted/photo.png",
     ),
     ProblemType("duplicate-media-name", 422, "Two media have one name", "give each medium a name of its own"),
     ProblemType(
@@ -274,7 +281,7 @@ def of_workflow(error: WorkflowError, root: str) -> Problem:
     return Problem(error.code, error.message, pointer=root + error.pointer, hint=error.hint or None)
 
 
-def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem:
+def of_report(report: Report, root: str, given: Mapping[str, str]) -> Problem:
     """All that is wrong with a graph, by the type of the first; ComfyUI's `node_errors` beside.
 
     `given` tells by the pointer of an input in the graph where in the request its value stands, if not there.
@@ -284,11 +291,11 @@ def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem
             "type": PROBLEM_TYPES[fault.code].uri,
             "pointer": given.get(fault.pointer, root + fault.pointer),
             "detail": fault.message,
-            "hint": _hint(fault, position) or PROBLEM_TYPES[fault.code].hint,
+            "hint": shown_hint(fault, position) or PROBLEM_TYPES[fault.code].hint,
         }
-        for position, fault in enumerate(verdict.faults)
+        for position, fault in enumerate(report.faults)
     ]
-    first = verdict.faults[0]
+    first = report.faults[0]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(
         first.code,
@@ -296,12 +303,8 @@ def of_verdict(verdict: Verdict, root: str, given: Mapping[str, str]) -> Problem
         pointer=errors[0]["pointer"],
         hint=errors[0]["hint"],
         errors=errors,
-        node_errors=verdict.node_errors,
+        node_errors=report.node_errors,
     )
-
-
-def _hint(fault: WorkflowError, position: int) -> str:
-    return "" if position >= MOST_SEARCHED_HINTS and fault.searches_hint else fault.hint
 
 
 def of_validation(error: ValidationError) -> Problem:

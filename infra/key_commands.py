@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -19,6 +19,7 @@ from app.cli.output import print_json, refuse
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from infra.settings import Settings
     from storage.access.key_store import ApiKeyStore, KeyRecord
+    from workflows.policy import GraphTrust
 
 keys = App(name="keys", help="Make API keys, list and revoke them.")
 
@@ -41,7 +42,7 @@ class Refused(Exception):
 
 
 @keys.command
-def create(
+def create(  # noqa: PLR0913  one a flag
     *,
     tenant: Annotated[str, Parameter(help="whose key it is: a-z, 0-9 and `-`, at most 63")],
     scopes: Annotated[
@@ -49,6 +50,10 @@ def create(
     ] = "jobs:read,jobs:write",
     expires: Annotated[str | None, Parameter(help="a span (90d, 12h, 30m); for ever unless given")] = None,
     name: Annotated[str | None, Parameter(help="a note for `keys list`")] = None,
+    graphs: Annotated[
+        Literal["own", "strangers"] | None,
+        Parameter(help="who writes the graphs that come with this key; COMFYUI_MODAL_GRAPHS unless given"),
+    ] = None,
     for_settings: Annotated[
         bool, Parameter(help="store nothing, and print the record for COMFYUI_MODAL_API_KEYS", negative="")
     ] = False,
@@ -57,7 +62,7 @@ def create(
 ) -> int:
     """Make an API key, and print it once: only its hash is kept."""
     try:
-        key, record = _new(tenant, scopes, expires, name)
+        key, record = _new(tenant, scopes, expires, name, graphs)
     except Refused as refused:
         return refuse(str(refused))
 
@@ -164,7 +169,9 @@ async def _is_second_tenant(record: "KeyRecord", store: "ApiKeyStore", settings:
     return len(tenants) == 1 and record.tenant not in tenants
 
 
-def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tuple[str, "KeyRecord"]:
+def _new(
+    tenant: str, scopes: str, expires: str | None, name: str | None, graphs: "GraphTrust | None"
+) -> tuple[str, "KeyRecord"]:
     from pydantic import ValidationError
 
     from app.cli.spans import span
@@ -177,8 +184,9 @@ def _new(tenant: str, scopes: str, expires: str | None, name: str | None) -> tup
     now, life = datetime.now(UTC), None if expires is None else span(expires)
     if expires is not None and not life:
         raise Refused(f"--expires {expires} is not a span: 90d, 12h or 30m")
+    ends = None if life is None else now + life
     try:
-        return new_record(tenant, now=now, scopes=wanted, expires_at=None if life is None else now + life, name=name)
+        return new_record(tenant, now=now, scopes=wanted, expires_at=ends, name=name, graphs=graphs)
     except ValidationError as error:
         raise Refused("; ".join(_told(item) for item in error.errors())) from None
 
@@ -196,8 +204,9 @@ def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: boo
     if with_record:
         sys.stdout.write(f"{json.dumps(beside['record'])}\n")
     end = "never" if record.expires_at is None else record.expires_at.isoformat(timespec="seconds")
+    graphs = "" if record.graphs is None else f", graphs {record.graphs}"
     Console(stderr=True).print(
-        f"tenant {record.tenant}, kid {record.kid}, scopes {' '.join(record.scopes)}, ends {end}. "
+        f"tenant {record.tenant}, kid {record.kid}, scopes {' '.join(record.scopes)}{graphs}, ends {end}. "
         "Keep the key: it is not shown again.",
         highlight=False,
         markup=False,
@@ -209,13 +218,12 @@ def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
     if as_json:
         print_json([_shown(record) for record in records], indent=2)
         return
-    table = Table("kid", "tenant", "scopes", "state", "created", "ends", "name", box=None)
+    table = Table("kid", "tenant", "scopes", "graphs", "state", "created", "ends", "name", box=None)
     for record in records:
         ends = "never" if record.expires_at is None else f"{record.expires_at:%Y-%m-%d %H:%M}"
         created = f"{record.created_at:%Y-%m-%d %H:%M}"
-        table.add_row(
-            record.kid, record.tenant, " ".join(record.scopes), _state(record), created, ends, record.name or ""
-        )
+        scopes, graphs = " ".join(record.scopes), record.graphs or "as set"
+        table.add_row(record.kid, record.tenant, scopes, graphs, _state(record), created, ends, record.name or "")
     Console().print(table, highlight=False, markup=False)
 
 

@@ -27,7 +27,7 @@ from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
-from workflows.policy import DEFAULT, NodePolicy
+from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 from workflows.suggestions import suggestion
 
 ENV_PREFIX = "COMFYUI_MODAL_"
@@ -134,10 +134,15 @@ class Settings(BaseSettings):
     )
     media_check_wait_s: Seconds = Field(30.0, description="longest wait of a file to be examined by the API, seconds")
     max_nodes: Count = Field(2_000, description="most nodes of a workflow")
+    graphs: GraphTrust = Field(
+        "own",
+        description="who writes the graphs: `own` (your team; they reach ComfyUI as submitted) or `strangers` (end "
+        "users; what may be dangerous is refused); `keys create --graphs` sets it for one key",
+    )
     denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
         DEFAULT,
         description="node classes that no workflow may use, as patterns with commas between: the last that fits "
-        "decides, `!` allows, `default` stands for those that run code or reach any path",
+        "decides, `!` allows, `default` stands for those that run code, and for strangers those that reach any path",
     )
     upload_expires_s: UrlSeconds = Field(3600, description="how long a presigned upload URL is valid, seconds")
     output_expires_s: UrlSeconds = Field(3600, description="how long a presigned output URL is valid, seconds")

@@ -18,9 +18,11 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
+from workers.comfy.refusals import not_run
 from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
 from workers.outputs.uploads import OutputUploads
 from workers.staging import StagingPolicy, stage
+from workflows import strangers
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.execution import for_execution
@@ -77,6 +79,11 @@ class Attempt:
         self._reason: WorkerError | None = None
         self._stopped = asyncio.Event()
         self._pictures: Counter[str] = Counter()
+
+    @property
+    def node_errors(self) -> Mapping[str, Any] | None:
+        """Why the engine runs only some of the outputs; None until it has answered."""
+        return None if self._execution is None else self._execution.node_errors
 
     def stop(self, reason: WorkerError) -> None:
         """Interrupt what runs; the attempt then raises `reason`. The first reason counts."""
@@ -147,7 +154,8 @@ class Attempt:
             staging.cancel()
             await asyncio.gather(staging, return_exceptions=True)
         document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
-        return _Prepared(graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data))
+        prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
+        return _Prepared(graph, prompt)
 
     async def _stage(self) -> None:
         bench = self._bench
@@ -181,7 +189,7 @@ class Attempt:
             raise StagingFailed(str(error)) from error
 
     async def _graph(self) -> Graph:
-        """The submitted graph with the job's inputs, as far as they reach the engine.
+        """The submitted graph with the job's inputs.
 
         It was checked at submission; the engine may have changed, or have been unknown then.
         """
@@ -190,15 +198,20 @@ class Attempt:
             graph = parse_graph(document)
             catalogue = self._bench.catalogue
             applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in self._record.inputs])
-            catalogue.check_safety(applied)
-            return catalogue.reaching(applied)
+            if self._record.graphs == "strangers":
+                strangers.check(applied, catalogue)
         except WorkflowError as error:
             raise PromptRefused(error.message, node_id=error.node_id) from error
+        return applied
 
     async def _follow(self, graph: Graph, execution: Execution) -> None:
-        self.progress = ProgressModel.start(graph.ancestors(self._bench.catalogue.output_nodes(graph)))
+        outputs = self._bench.catalogue.output_nodes(graph)
+        self.progress = ProgressModel.start(graph.ancestors(outputs))
         async with aclosing(aiter(execution)) as messages:
             async for message in messages:
+                if left_out := not_run(execution.node_errors or {}) & outputs:
+                    outputs -= left_out
+                    self.progress = ProgressModel.start(graph.ancestors(outputs))
                 await self._collect(message, graph, self.progress.current_node)
                 self.progress = self.progress.reduce(message)
 

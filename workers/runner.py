@@ -7,7 +7,7 @@ cannot say, because the attempt was fenced or the worker is going away, is not w
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from storage.untrusted.host_paths import HostPaths
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
+from workers.comfy.refusals import warnings_of
 from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed, WorkerError
 from workers.joblog import JobLog, LogSource
 from workers.outputs.strict import strict_json
@@ -172,6 +173,9 @@ class JobRunner:
 
         def concluded(record: JobRecord) -> JobRecord:
             now = self._stores.clock.now()
+            if outcome.node_errors is not None:
+                warnings = warnings_of(self._paths.hidden_in(outcome.node_errors), record.warnings)
+                record = record.with_warnings(strict_json(warnings))
             if outcome.failure is None:
                 nodes = details.nodes_total if details else 0
                 return record.complete(attempt=attempt, now=now, outputs=outcome.outputs, nodes_total=nodes)
@@ -222,6 +226,7 @@ class _Outcome:
     outputs: tuple[Output, ...]
     failure: WorkerError | None
     details: ProgressDetails | None
+    node_errors: Mapping[str, Any] | None
 
 
 async def _perform(attempt: Attempt, uploads: OutputUploads, log: JobLog) -> _Outcome:
@@ -231,7 +236,7 @@ async def _perform(attempt: Attempt, uploads: OutputUploads, log: JobLog) -> _Ou
     upload_failure = await _failure_of(attempt.store_outputs())
     outputs = uploads.finished()
     details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
-    return _Outcome(outputs, failure or upload_failure, details)
+    return _Outcome(outputs, failure or upload_failure, details, attempt.node_errors)
 
 
 async def _failure_of(work: Awaitable[object]) -> WorkerError | None:

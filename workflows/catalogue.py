@@ -1,36 +1,38 @@
 """What the deployed engine's nodes are (ComfyUI's object_info), and whether a graph fits them.
 
 A graph is judged as ComfyUI judges it before it runs anything: every class must exist, and every node that an output
-depends on must have its required inputs, links of matching types, and values of the right type, range and choice.
-All that is wrong is told at once. A broken node that no output needs is the engine's to ignore.
+depends on by declared inputs must have its required inputs, links of matching types, and values of the right type,
+range and choice. An output with a fault behind it does not run; the others do. All that is wrong is told at once. A
+broken node that no output needs is ignored.
+
+ComfyUI executes more than it validates: it follows undeclared links too. One that leads nowhere, or round in a ring,
+ends the whole prompt there (in 0.3.64 the thread that executes dies), so it refuses the graph here.
 
 What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
 - A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices, and object_info does
   not show it. Custom nodes may also compare types as they like. So of custom nodes only classes, required inputs,
   output slots, conversions and missing models are judged.
-- Files of the input folder (LoadImage's `image`) are judged by what the job brings and what lay there.
+- Files of the input folder (LoadImage's `image`) are judged by what the job brings and what the engine lists.
 - Dynamic inputs (`COMFY_…` types) are checked for presence only; combos that the editor fetches (`remote`) not at all.
 - The models' files change while a deployment stands: they are judged only where `files_are_known`.
-- ComfyUI runs the good outputs of a graph whose other outputs are bad, and ComfyUI 0.3 does not look at the choices of
-  new-style combos. Both are refused here: such a job cannot do what it was asked to.
+- ComfyUI 0.3 does not check the choices of new-style combos. They are checked here.
 
 Without object_info (nobody has published one yet) only the graph's own structure is known: then any class is accepted,
 and the nodes that nothing links to count as the outputs.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from workflows.declarations import UNKNOWN, NodeDeclaration, declared
+from workflows.declarations import OPEN_INPUTS, UNKNOWN, NodeDeclaration, declared
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
-from workflows.extras import reaching
 from workflows.graph import Graph, Node
+from workflows.input_files import Files
+from workflows.judge_links import dangling, ring_fault
 from workflows.judge_nodes import NodeJudge
-from workflows.judge_safety import unsafe
-from workflows.judge_values import Files
+from workflows.report import Edges, Report, reachable, report, rings, turned
 from workflows.suggestions import suggestion
-from workflows.verdict import Verdict, reachable, verdict
 
 MOST_FAULTS = 50
 """More than these would only be a longer answer."""
@@ -46,6 +48,8 @@ class Catalogue:
         self._info = object_info
         self._files_are_known = files_are_known
         self._declared: dict[str, NodeDeclaration] = {}
+        described = (object_info or {}).values()
+        self._knows_open_inputs = any(isinstance(about, Mapping) and OPEN_INPUTS in about for about in described)
 
     @classmethod
     def absent(cls) -> "Catalogue":
@@ -64,35 +68,45 @@ class Catalogue:
         other._declared = self._declared
         return other
 
-    def check_safety(self, graph: Graph) -> None:
-        """Raises the first fault that would lead a node out of the job, whether or not ComfyUI would refuse it."""
-        for fault in unsafe(graph, self._class):
-            raise fault
+    def drops_literals(self, about: NodeDeclaration) -> bool:
+        """Whether ComfyUI surely gives such a node no literal that it does not declare.
 
-    def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Verdict:
-        """All that is wrong with the graph, up to MOST_FAULTS; see above for what is judged.
+        Of ComfyUI's own classes none has open inputs. Of others that is known where the engine was asked for it: then
+        at least one class of any larger installation is published as open.
+        """
+        return not about.is_custom or (self._knows_open_inputs and not about.open_inputs)
+
+    def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Report:
+        """What is wrong with the graph, at most MOST_FAULTS faults, and what runs; see above for what is judged.
 
         `brought` are the names of the files that the job brings to the input folder; None if that is not known.
         """
         unknown = self._judge_classes(graph)
-        outputs = self.output_nodes(graph)
-        if not outputs and not unknown:
+        outputs = graph.loose_ends() if self._info is None else self.output_nodes(graph)
+        if not outputs and not unknown and self._info is not None:
             problem = "no node of this workflow saves or shows anything"
             said = {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": "", "extra_info": {}}
-            return Verdict((NoOutputNode(problem, hint="add an output node, SaveImage for one", engine=said),), {})
-        if self._info is None:
-            return Verdict((), {})
-        sources = {node_id: self._sources(node) for node_id, node in graph.nodes.items()}
-        needed = reachable(outputs, sources)
-        judge = NodeJudge(graph, self._class, Files(self._files_are_known, brought))
-        found = (fault for node_id in graph.nodes if node_id in needed for fault in judge.faults(node_id))
-        return verdict(graph, [*unknown, *islice(found, max(0, MOST_FAULTS - len(unknown)))], outputs, sources)
+            return Report((NoOutputNode(problem, hint="add an output node, SaveImage for one", engine=said),))
+        # Of an unknown engine every node may be an output, so a ring that nothing else needs may be what it is all
+        # about.
+        validated = {node_id: self._sources(graph, node) for node_id, node in graph.nodes.items()}
+        needed = reachable(outputs or graph.nodes, validated)
+        faults, users = [*unknown], turned(validated)
+        bad = _collect(self._faults(graph, needed, validated, Files(self._files_are_known, brought)), faults)
+        runs = frozenset() if unknown else outputs - reachable(bad, users)
+        executed = {node_id: _linked(graph, node) for node_id, node in graph.nodes.items()}
+        fatal = _collect(self._fatal(graph, reachable(runs, executed), executed), faults)
+        if fatal:
+            return report(graph, faults, frozenset(), lambda _: outputs)
+        return report(graph, faults, runs, lambda node_id: reachable([node_id], users) & outputs)
 
     def output_nodes(self, graph: Graph) -> frozenset[str]:
         """The nodes for whose sake ComfyUI executes anything."""
         if self._info is None:
             return graph.leaves()
-        return frozenset(node_id for node_id, node in graph.nodes.items() if self._class(node.class_type).is_output)
+        return frozenset(
+            node_id for node_id, node in graph.nodes.items() if self.declaration(node.class_type).is_output
+        )
 
     def apply(self, graph: Graph, values: Iterable[tuple[str, str, Any]]) -> Graph:
         """The graph with (node id, field, value) set; an unknown node or field is refused by name.
@@ -109,7 +123,7 @@ class Catalogue:
                     node_id=node_id,
                     hint=suggestion(node_id, graph.nodes),
                 )
-            about = self._class(node.class_type)
+            about = self.declaration(node.class_type)
             if field not in node.inputs and not about.takes(field):
                 raise UnknownInputField(
                     f"node {node_id} ({node.class_type}) has no field {field}",
@@ -119,11 +133,8 @@ class Catalogue:
                 )
         return graph.with_values(known)
 
-    def reaching(self, graph: Graph) -> Graph:
-        """Without the inputs that are not given to the engine; see `workflows.extras`."""
-        return graph if self._info is None else reaching(graph, self._class)
-
-    def _class(self, class_type: str) -> NodeDeclaration:
+    def declaration(self, class_type: str) -> NodeDeclaration:
+        """What the class declares; `UNKNOWN` for one that nobody has described."""
         if self._info is None or class_type not in self._info:
             return UNKNOWN
         if class_type not in self._declared:
@@ -155,15 +166,50 @@ class Catalogue:
             },
         )
 
-    def _sources(self, node: Node) -> list[str]:
+    def _sources(self, graph: Graph, node: Node) -> list[str]:
         """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others.
 
-        A class that is not there refuses the graph, so all of its links are followed: what is wrong behind them is told
-        in the same answer.
+        Of a class that is not known, all links are followed: what is wrong behind them is told in the same answer.
         """
-        about = self._class(node.class_type)
-        follows_all = self._info is not None and node.class_type not in self._info
-        return [link.node_id for name, link in node.links().items() if follows_all or about.takes(name)]
+        if self._info is None or node.class_type not in self._info:
+            return _linked(graph, node)
+        about = self.declaration(node.class_type)
+        return [
+            link.node_id for name, link in node.links().items() if link.node_id in graph.nodes and about.takes(name)
+        ]
+
+    def _faults(self, graph: Graph, needed: frozenset[str], sources: Edges, files: Files) -> Iterator[WorkflowError]:
+        judge = NodeJudge(graph, self.declaration, files)
+        for node_id in graph.nodes:
+            if node_id in needed:
+                yield from dangling(graph, node_id) if self._info is None else judge.faults(node_id)
+        yield from _rings(graph, needed, sources)
+
+    def _fatal(self, graph: Graph, executed: frozenset[str], links: Edges) -> Iterator[WorkflowError]:
+        """What ends a prompt in its execution: among the nodes that outputs without another fault execute."""
+        for node_id in graph.nodes:
+            if node_id in executed:
+                yield from dangling(graph, node_id)
+        yield from _rings(graph, executed, links)
+
+
+def _rings(graph: Graph, nodes: frozenset[str], sources: Edges) -> Iterator[WorkflowError]:
+    for ring in rings([node_id for node_id in graph.nodes if node_id in nodes], sources):
+        yield ring_fault(graph, ring)
+
+
+def _linked(graph: Graph, node: Node) -> list[str]:
+    return [link.node_id for link in node.links().values() if link.node_id in graph.nodes]
+
+
+def _collect(found: Iterable[WorkflowError], faults: list[WorkflowError]) -> frozenset[str]:
+    """The nodes with a fault, all of them; the faults are added up to MOST_FAULTS."""
+    bad: set[str] = set()
+    for fault in found:
+        bad.add(fault.node_id or "")
+        if len(faults) < MOST_FAULTS:
+            faults.append(fault)
+    return frozenset(bad)
 
 
 def _remedy(info: Mapping[str, Any]) -> str:

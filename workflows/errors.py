@@ -8,6 +8,7 @@ WorkflowError
 ├── WorkflowCycle          nodes that wait for each other
 ├── NodeNotAllowed         the deployment's policy refuses this class
 ├── UnsafeFileName         a loader is given a name that leads out of the job's own files
+├── UndeclaredInput        a stranger's graph gives a node what its class does not declare
 ├── UnknownNodeClass       the deployed engine has no such node
 ├── MissingRequiredInput   a required input is neither set nor linked
 ├── WrongInputType         a value that is not of the input's type, or a list that is no link
@@ -61,6 +62,9 @@ class WorkflowError(ValueError):
             self._hint = self._hint()
         return self._hint
 
+    def add_hint(self, hint: str) -> None:
+        self._hint = f"{self.hint}; {hint}" if self.hint else hint
+
 
 class NotAWorkflow(WorkflowError):
     code = "not-a-workflow"
@@ -88,6 +92,10 @@ class NodeNotAllowed(WorkflowError):
 
 class UnsafeFileName(WorkflowError):
     code = "unsafe-file-name"
+
+
+class UndeclaredInput(WorkflowError):
+    code = "undeclared-input"
 
 
 class UnknownNodeClass(WorkflowError):

@@ -1,47 +1,58 @@
-"""The graph that is really submitted: every output node is made to run, and to save, for this job alone.
+"""The document for POST /prompt: the graph as it was submitted, and one mark that makes its outputs run for this job.
 
-ComfyUI answers an identical graph from its cache: it then names the old file and writes none. The cache's key
-covers every input that the prompt gives to a node, also one that the node does not know and never receives.
-So each output node gets an unknown input with the job's token: it runs again, while all before it may be cached.
-
-What a class does not declare (`workflows.extras`), what ComfyUI fills itself, and what it does not need of a node, is
-left out: `is_changed` would tell its cache, and `override_display_id` its messages, what the author of the graph likes.
+ComfyUI answers an identical graph from its cache: it then names the old file and writes none. The cache's key covers
+every input that the prompt gives to a node, also one that the node does not declare and so never receives. So each
+output node gets an undeclared input with the job's token: it runs again, while all before it may be cached.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from workflows.catalogue import Catalogue
-from workflows.declarations import unwrapped
-from workflows.graph import Graph, Node
+from workflows.graph import Graph
 
 TOKEN_INPUT = "_job"  # noqa: S105  a field's name
-PREFIX_INPUT = "filename_prefix"
+CACHE_NOTE = "is_changed"
+"""What ComfyUI writes into a node for its cache, and so into the graph that a PNG carries."""
 
 
 def for_execution(graph: Graph, catalogue: Catalogue, token: str) -> dict[str, Any]:
-    """The document for POST /prompt. `token` is unique to the attempt, and a safe folder name.
-
-    Files land in a folder of that name: their names stay as the author chose, and saving never has to
-    look through the files of other jobs.
-    """
-    graph = catalogue.reaching(graph)
-    values: list[tuple[str, str, Any]] = []
-    for node_id in catalogue.output_nodes(graph):
-        values.append((node_id, TOKEN_INPUT, token))
-        prefix = unwrapped(graph.nodes[node_id].inputs.get(PREFIX_INPUT))
-        if isinstance(prefix, str):
-            values.append((node_id, PREFIX_INPUT, f"{token}/{prefix}"))
-    prepared = graph.with_values(values)
-    return {node_id: _as_executed(node) for node_id, node in prepared.nodes.items()}
-
-
-def _as_executed(node: Node) -> dict[str, Any]:
-    """Its title stays: ComfyUI names the node by it in errors."""
-    meta = node.rest.get("_meta")
-    title = meta.get("title") if isinstance(meta, Mapping) else None
-    return {
-        "class_type": node.class_type,
-        "inputs": dict(node.inputs),
-        **({"_meta": {"title": title}} if isinstance(title, str) else {}),
+    """`token` is unique to the attempt. Nothing that was submitted is changed or left out."""
+    document: dict[str, Any] = {
+        node_id: {**node.rest, "class_type": node.class_type, "inputs": dict(node.inputs)}
+        for node_id, node in graph.nodes.items()
     }
+    for node_id in _to_be_run(graph, catalogue):
+        inputs = document[node_id]["inputs"]
+        name = TOKEN_INPUT
+        while name in inputs:
+            name += "_"
+        inputs[name] = token
+    return document
+
+
+def _to_be_run(graph: Graph, catalogue: Catalogue) -> frozenset[str]:
+    """The output nodes, and those that bring a note for the cache: a file of this name, but another job's, may be
+    there.
+
+    A class with open inputs would be given the mark, so the nearest nodes before it that have none are marked instead:
+    what a node depends on is a part of its cache's key as well.
+    """
+    noted = (node_id for node_id, node in graph.nodes.items() if CACHE_NOTE in node.rest)
+    starts = [*catalogue.output_nodes(graph), *noted]
+    return frozenset(found for node_id in starts for found in _nearest_closed(node_id, graph, catalogue))
+
+
+def _nearest_closed(node_id: str, graph: Graph, catalogue: Catalogue) -> Iterator[str]:
+    seen: set[str] = set()
+    waiting = [node_id]
+    while waiting:
+        current = waiting.pop()
+        if current in seen or current not in graph.nodes:
+            continue
+        seen.add(current)
+        node = graph.nodes[current]
+        if not catalogue.declaration(node.class_type).open_inputs:
+            yield current
+        else:
+            waiting.extend(link.node_id for link in node.links().values())

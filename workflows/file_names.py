@@ -2,8 +2,9 @@
 
 ComfyUI joins what a loader is given to its input folder, `..` included, and a mark at the end (`x.png [output]`) makes
 it look into another folder; VideoHelperSuite takes away quotes and blanks around a name before. A job's files all lie
-in the input folder itself, and models by their names in the models' folders, so a name that climbs, begins at a root or
-carries such a mark is a mistake or an attack.
+in the input folder or below it, and models by their names in the models' folders, so a name that climbs, begins at a
+root or carries such a mark is a mistake or an attack. These rules guess by the names of classes and inputs: they are
+for graphs of strangers alone (`workflows.strangers`).
 """
 
 import re
@@ -22,15 +23,22 @@ _MARK = re.compile(r"\[(input|output|temp)\]\Z")
 _AROUND = " \t\r\n\v\f\"'"
 _ROOTED = re.compile(r"\A\s*([/\\~]|[A-Za-z]:[/\\])")
 _CLIMBS = re.compile(r"(\A|[/\\])\s*\.\.\s*([/\\]|\Z)")
-_FIELDS_OF_TEXT = frozenset({"text", "prompt", "positive_prompt", "negative_prompt", "string", "title"})
+_FIELDS_OF_TEXT = re.compile(r"(.*[_ .])?(text|prompt|positive|negative|string|title)", re.IGNORECASE)
+_JPEG_IN_BASE64 = re.compile(r"\s*/9j/[A-Za-z0-9+/=\s]+\Z")
+"""No climbing is possible in these characters, and there is no folder of this name at the root."""
 
 
-def check_file_names(graph: Graph) -> None:
-    """Raises `UnsafeFileName` for the first value that leads away: of a loader's inputs, or one named like a file."""
+def check_file_names(graph: Graph, ignored: frozenset[str] = frozenset()) -> None:
+    """Raises `UnsafeFileName` for the first value that leads away: of a loader's inputs, or one named like a file.
+
+    `ignored` are names of inputs that no node reads.
+    """
     for node_id, node in graph.nodes.items():
         loads = is_loader(node.class_type)
         for name, value in node.inputs.items():
-            if (loads and name not in _FIELDS_OF_TEXT) or names_a_file(name):
+            if name in ignored:
+                continue
+            if (loads and not _FIELDS_OF_TEXT.fullmatch(name)) or names_a_file(name):
                 fault = None if as_link(value) else fault_of_value(value)
                 if fault:
                     raise UnsafeFileName(
@@ -66,6 +74,8 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _fault(value: str) -> str | None:
+    if _JPEG_IN_BASE64.match(value):
+        return None
     if "\0" in value:
         return "holds a NUL character"
     for form in _forms(value):

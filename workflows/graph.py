@@ -1,17 +1,16 @@
 """ComfyUI's API format as a value: `{node id: {"class_type", "inputs", …}}`, links as `[node id, output slot]`.
 
-A `Graph` is structurally sound by construction: nodes are well formed, links lead somewhere, nothing waits for itself.
-What the deployed engine knows of the nodes' classes is checked by `workflows.catalogue`.
+The nodes of a `Graph` are well formed. Its links may lead nowhere or round in a ring: ComfyUI runs a graph with such a
+node if no output needs it. Which outputs can run is judged by `workflows.catalogue`.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
 
-from workflows.errors import BadNode, DanglingLink, NotAWorkflow, UiFormat, WorkflowCycle, pointer
+from workflows.errors import BadNode, NotAWorkflow, UiFormat, pointer
 
 SHAPE_LENGTH = 16
 LONGEST_NAME = 256
@@ -59,7 +58,7 @@ class Graph:
         waiting = list(node_ids)
         while waiting:
             node_id = waiting.pop()
-            if node_id not in found:
+            if node_id not in found and node_id in self.nodes:
                 found.add(node_id)
                 waiting.extend(link.node_id for link in self.nodes[node_id].links().values())
         return frozenset(found)
@@ -68,6 +67,11 @@ class Graph:
         """Nodes that nothing links to."""
         used = {link.node_id for node in self.nodes.values() for link in node.links().values()}
         return frozenset(self.nodes) - used
+
+    def loose_ends(self) -> frozenset[str]:
+        """The leaves that depend on other nodes: what a graph is for, as far as its structure says. Else every leaf."""
+        leaves = self.leaves()
+        return frozenset(node_id for node_id in leaves if self.nodes[node_id].links()) or leaves
 
     def shape(self) -> str:
         """A hash of classes and links, values left out: jobs of one shape take about the same time."""
@@ -79,11 +83,14 @@ class Graph:
 
 
 def as_link(value: object) -> Link | None:
-    """ComfyUI takes a list of a node id and a slot for a link; anything else is a literal value."""
+    """ComfyUI takes a list of a node id and a slot for a link; anything else is a literal value.
+
+    A slot is an index as Python knows it: -1 is the last one, and true is 1.
+    """
     if not isinstance(value, list) or len(value) != 2:
         return None
     node_id, slot = value
-    if not isinstance(node_id, str) or isinstance(slot, bool):
+    if not isinstance(node_id, str):
         return None
     if isinstance(slot, int) or (isinstance(slot, float) and slot.is_integer()):
         return Link(node_id, int(slot))
@@ -91,17 +98,30 @@ def as_link(value: object) -> Link | None:
 
 
 def parse_graph(document: object) -> Graph:
-    """Refuses whatever is not a sound API-format workflow, naming the node; see `workflows.errors`."""
+    """Refuses whatever is no workflow in API format, naming the node; see `workflows.errors`."""
     if not isinstance(document, dict):
         raise NotAWorkflow("a workflow is a JSON object of nodes", hint=_EXPORT_HINT)
     if isinstance(document.get("nodes"), list) and "links" in document:
         raise UiFormat("this workflow is in the editor's format, which only the editor can run", hint=_EXPORT_HINT)
     if not document:
         raise NotAWorkflow("the workflow has no nodes", hint=_EXPORT_HINT)
-    graph = Graph({str(node_id): _parse_node(str(node_id), node) for node_id, node in document.items()})
-    _check_links(graph)
-    _check_cycles(graph)
-    return graph
+    for member, origin in _ENVELOPES.items():
+        if _is_graph(document.get(member)):
+            problem = f"this is {origin}, and the workflow is what stands in it under `{member}`"
+            raise NotAWorkflow(problem, pointer=pointer(member), hint=f"send the value of `{member}` as `workflow`")
+    return Graph({str(node_id): _parse_node(str(node_id), node) for node_id, node in document.items()})
+
+
+_ENVELOPES = {"prompt": "a body of ComfyUI's POST /prompt", "output": "what the editor's graphToPrompt() returns"}
+
+
+def _is_graph(value: object) -> bool:
+    """Whether this is a graph, and no node: a node may well have the id `prompt`."""
+    return (
+        isinstance(value, dict)
+        and "class_type" not in value
+        and any(isinstance(node, dict) and "class_type" in node for node in value.values())
+    )
 
 
 _EXPORT_HINT = "in ComfyUI choose Workflow → Export (API) and send that file's content"
@@ -127,32 +147,3 @@ def _parse_node(node_id: str, node: object) -> Node:
             raise BadNode(problem, pointer=pointer(node_id[:LONGEST_NAME]), node_id=node_id[:LONGEST_NAME])
     rest = {key: value for key, value in node.items() if key not in ("class_type", "inputs")}
     return Node(class_type, inputs, rest)
-
-
-def _check_links(graph: Graph) -> None:
-    for node_id, node in graph.nodes.items():
-        for name, link in node.links().items():
-            if link.node_id not in graph.nodes or link.slot < 0:
-                raise DanglingLink(
-                    f"input {name} of node {node_id} ({node.class_type}) links to output {link.slot} of node "
-                    f"{link.node_id}, which is not in the workflow",
-                    pointer=pointer(node_id, "inputs", name),
-                    node_id=node_id,
-                    hint="link to a node of this workflow, or set a value",
-                )
-
-
-def _check_cycles(graph: Graph) -> None:
-    order = TopologicalSorter(
-        {node_id: [link.node_id for link in node.links().values()] for node_id, node in graph.nodes.items()}
-    )
-    try:
-        order.prepare()
-    except CycleError as error:
-        ring = list(reversed(error.args[1]))
-        raise WorkflowCycle(
-            f"nodes wait for each other: {' → '.join(ring)}",
-            pointer=pointer(ring[0]),
-            node_id=ring[0],
-            hint="remove one of these links",
-        ) from None

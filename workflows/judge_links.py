@@ -1,47 +1,52 @@
 """Whether a link fits the input that it goes to, by ComfyUI's own rules and in its own words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from workflows.declarations import NodeDeclaration
-from workflows.errors import DanglingLink, LinkTypeMismatch, WorkflowError, WrongInputType
+from workflows.errors import DanglingLink, LinkTypeMismatch, WorkflowCycle, WorkflowError, WrongInputType, pointer
 from workflows.graph import Graph, as_link
-from workflows.place import Place, short, words
+from workflows.location import Location, short, words
 
+MOST_NAMED = 20
+"""Nodes of a ring that an error names."""
 _ANY = "*"
 _MATCHED_BY_EDITOR = "COMFY_MATCHTYPE"
 
 
 def judge_link(
-    place: Place, value: list[Any], graph: Graph, class_of: Callable[[str], NodeDeclaration]
+    location: Location, value: list[Any], graph: Graph, class_of: Callable[[str], NodeDeclaration]
 ) -> WorkflowError | None:
     """A list is always a link. `class_of` gives the declaration of a class by its name."""
-    declared = place.declared
+    declared = location.declared
     if len(value) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        problem = f"{place.words} is a list, which ComfyUI takes for a link, and a link is [node id, output slot]"
+        problem = f"{location.words} is a list, which ComfyUI takes for a link, and a link is [node id, output slot]"
         said = ("bad_linked_input", message, declared.name)
-        return place.fault(
+        return location.fault(
             WrongInputType, problem, said, _WRAP, input_config=declared.config, received_value=short(value)
         )
     link = as_link(value)
-    if link is None or isinstance(value[1], float):
+    if link is None or link.node_id not in graph.nodes or isinstance(value[1], float):
         said = ("exception_during_validation", "Exception when validating node", repr(value[0]))
-        problem = f"{place.words} is {words(value)}, which ComfyUI takes for a link to a node that does not exist"
-        return place.fault(DanglingLink, problem, said, _WRAP, exception_type="KeyError", traceback=[])
+        problem = f"{location.words} is {words(value)}, which ComfyUI takes for a link to a node that does not exist"
+        hint = f"link to a node of this workflow; {_WRAP}"
+        return location.fault(DanglingLink, problem, said, hint, exception_type="KeyError", traceback=[])
     source = class_of(graph.nodes[link.node_id].class_type)
     if source.outputs is None:
         return None
-    if link.slot >= len(source.outputs):
-        return _no_such_slot(place, link.slot, link.node_id, graph.nodes[link.node_id].class_type, len(source.outputs))
+    if not -len(source.outputs) <= link.slot < len(source.outputs):
+        return _no_such_slot(
+            location, link.slot, link.node_id, graph.nodes[link.node_id].class_type, len(source.outputs)
+        )
     received = source.outputs[link.slot]
-    if place.is_custom or declared.is_dynamic or types_match(received, declared.kind):
+    if location.is_custom or declared.is_dynamic or types_match(received, declared.kind):
         return None
     wanted = "a choice" if declared.is_combo else declared.kind
-    problem = f"{place.words} wants {wanted}, and output {link.slot} of node {link.node_id} is {received}"
+    problem = f"{location.words} wants {wanted}, and output {link.slot} of node {link.node_id} is {received}"
     details = f"{declared.name}, received_type({received}) mismatch input_type({declared.kind})"
     said = ("return_type_mismatch", "Return type mismatch between linked nodes", details)
-    return place.fault(
+    return location.fault(
         LinkTypeMismatch, problem, said, input_config=declared.config, received_type=received, linked_node=value
     )
 
@@ -49,14 +54,46 @@ def judge_link(
 _WRAP = 'to send a list as a value, wrap it: {"__value__": […]}'
 
 
-def _no_such_slot(place: Place, slot: int, source_id: str, class_type: str, count: int) -> WorkflowError:
-    return place.fault(
+def _no_such_slot(location: Location, slot: int, source_id: str, class_type: str, count: int) -> WorkflowError:
+    return location.fault(
         DanglingLink,
-        f"{place.words} links to output {slot} of node {source_id} ({class_type}), which has {count}",
+        f"{location.words} links to output {slot} of node {source_id} ({class_type}), which has {count}",
         ("exception_during_validation", "Exception when validating node", "tuple index out of range"),
         "link to an output that the node has; slots count from 0",
         exception_type="IndexError",
         traceback=[],
+    )
+
+
+def dangling(graph: Graph, node_id: str) -> Iterator[WorkflowError]:
+    """Links of this node, declared or not, to nodes that the workflow lacks: where they are executed, ComfyUI stops."""
+    node = graph.nodes[node_id]
+    for name, link in node.links().items():
+        if link.node_id not in graph.nodes:
+            said = f"Node {link.node_id} not found"
+            yield DanglingLink(
+                f"input {name} of node {node_id} ({node.class_type}) links to node {link.node_id}, which is not in the "
+                "workflow",
+                pointer=pointer(node_id, "inputs", name),
+                node_id=node_id,
+                hint="link to a node of this workflow, or remove the input",
+                engine={"type": "exception_during_validation", "message": said, "details": name, "extra_info": {}},
+            )
+
+
+def ring_fault(graph: Graph, ring: Sequence[str]) -> WorkflowError:
+    """In the words of 0.33; 0.3.64 runs out of its stack instead. Of a long ring the first nodes are named."""
+    closed = [*ring, ring[0]] if len(ring) <= MOST_NAMED else [*ring[:MOST_NAMED], "…"]
+    classes = {node_id: f"{node_id} ({graph.nodes[node_id].class_type})" for node_id in ring[:MOST_NAMED]}
+    words = " -> ".join(classes.get(node_id, node_id) for node_id in closed)
+    info = {"node_id": ring[0], "cycle_nodes": list(ring[:MOST_NAMED])}
+    said = {"type": "dependency_cycle", "message": "Dependency cycle detected", "details": words, "extra_info": info}
+    return WorkflowCycle(
+        f"nodes wait for each other: {' → '.join(closed)}",
+        pointer=pointer(ring[0]),
+        node_id=ring[0],
+        hint="remove one of these links",
+        engine=said,
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.errors import MissingRequiredInput, WorkflowError
 from workflows.graph import Graph
+from workflows.input_files import Files
 from workflows.judge_links import judge_link
-from workflows.judge_values import Files, judge_value
-from workflows.place import Place
+from workflows.judge_values import judge_value
+from workflows.location import Location
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,29 +25,29 @@ class NodeJudge:
         node = self.graph.nodes[node_id]
         about = self.class_of(node.class_type)
         for wanted in about.inputs.values():
-            fault = self._judge(Place(node_id, node, wanted, about.is_custom))
+            fault = self._judge(Location(node_id, node, wanted, about.is_custom))
             if fault is not None:
                 yield fault
         for name, value in node.inputs.items():
             if name not in about.inputs and isinstance(value, list) and about.takes(name):
                 part = InputDeclaration(name, "*", {}, required=False)
-                fault = self._judge(Place(node_id, node, part, about.is_custom))
+                fault = self._judge(Location(node_id, node, part, about.is_custom))
                 if fault is not None:
                     yield fault
 
-    def _judge(self, place: Place) -> WorkflowError | None:
-        given = place.node.inputs
-        name = place.declared.name
+    def _judge(self, location: Location) -> WorkflowError | None:
+        given = location.node.inputs
+        name = location.declared.name
         if name not in given:
-            return _missing(place) if place.declared.is_missing(given) else None
+            return _missing(location) if location.declared.is_missing(given) else None
         value = given[name]
         if not isinstance(value, list):
-            return judge_value(place, value, self.files)
-        return judge_link(place, value, self.graph, self.class_of)
+            return judge_value(location, value, self.files)
+        return judge_link(location, value, self.graph, self.class_of)
 
 
-def _missing(place: Place) -> WorkflowError:
-    name = place.declared.name
-    problem = f"node {place.node_id} ({place.node.class_type}) lacks its required input {name}"
+def _missing(location: Location) -> WorkflowError:
+    name = location.declared.name
+    problem = f"node {location.node_id} ({location.node.class_type}) lacks its required input {name}"
     said = ("required_input_missing", "Required input is missing", name)
-    return place.fault(MissingRequiredInput, problem, said, f"set {name}, or link it")
+    return location.fault(MissingRequiredInput, problem, said, f"set {name}, or link it")

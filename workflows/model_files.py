@@ -33,6 +33,7 @@ _SOUNDS = (".mp3", ".wav", ".flac", ".ogg", ".opus", ".m4a", ".aac")
 _SHAPES = (".glb", ".gltf", ".obj", ".stl", ".fbx", ".usdz", ".ply", ".splat", ".spz", ".ksplat")
 _OTHERS = (".latent", ".txt", ".csv", ".json", ".yaml", ".yml")
 OTHER_EXTENSIONS = frozenset((*_PICTURES, *_FILMS, *_SOUNDS, *_SHAPES, *_OTHERS))
+_MEDIA = frozenset((*_PICTURES, *_FILMS, *_SOUNDS, *_SHAPES, ".latent"))
 _FILE_EXTENSIONS = MODEL_EXTENSIONS | OTHER_EXTENSIONS
 
 
@@ -54,6 +55,10 @@ def listing(declared: InputDeclaration, choices: Sequence[Any], value: Any) -> L
     if all(_extension(choice) in _FILE_EXTENSIONS for choice in choices):
         return Listing.OTHER_FILES
     return Listing.CHOICES
+
+
+def is_medium(name: Any) -> bool:
+    return _extension(name) in _MEDIA
 
 
 def _extension(name: Any) -> str:

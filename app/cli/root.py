@@ -83,6 +83,9 @@ def run(  # noqa: PLR0913  one a flag
     priority: int = 0,
     timeout: Annotated[int | None, Parameter(help="longest run time in seconds")] = None,
     webhook: Annotated[str | None, Parameter(help="URL that is told how the job ended")] = None,
+    strict: Annotated[
+        bool, Parameter(help="refuse the job if an output cannot run, instead of running the others", negative="")
+    ] = False,
     json: Annotated[bool, Parameter(help="print the finished job as JSON", negative="")] = False,
     target: Target | None = None,
 ) -> int:
@@ -95,7 +98,7 @@ def run(  # noqa: PLR0913  one a flag
     """
     from app.cli.run import Wishes, run_workflow
 
-    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook)
+    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook, strict)
     return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
 
 

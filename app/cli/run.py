@@ -28,6 +28,7 @@ class Wishes:
     priority: int
     timeout: int | None
     webhook: str | None = None
+    strict: bool = False
 
 
 def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
@@ -36,6 +37,7 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
         accepted = _submitted(client, wishes)
         try:
             console.print(f"job {accepted['job_id']}", highlight=False)
+            _warn(console, accepted["warnings"])
             job = _follow(client, accepted["job_id"], console)
         except KeyboardInterrupt:
             client.cancel(accepted["job_id"])
@@ -45,6 +47,8 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     if as_json:
         print_json(job)
     else:
+        if job["warnings"] != accepted["warnings"]:
+            _warn(console, job["warnings"])
         _tell(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED
 
@@ -71,6 +75,7 @@ def _submit_graph(client: Client, wishes: Wishes, workflow: Json) -> Json:
 
 def _options(wishes: Wishes) -> Json:
     given = {"priority": wishes.priority, "timeout_s": wishes.timeout, "webhook_url": wishes.webhook}
+    given |= {"strict": True} if wishes.strict else {}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -132,6 +137,14 @@ def _where(job: Json) -> str:
     node = f"node {details['current_node']}" if details["current_node"] else ""
     step = f"step {details['step']}" if details["step"] else ""
     return " ".join(part for part in (node, step) if part)
+
+
+def _warn(console: Console, warnings: Json) -> None:
+    for warning in warnings.values():
+        outputs = ", ".join(warning["dependent_outputs"])
+        hint = f" ({warning['hint']})" if warning["hint"] else ""
+        text = f"warning: {warning['detail']}{hint}; so these outputs do not run: {outputs}"
+        console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:

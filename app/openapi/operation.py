@@ -32,6 +32,7 @@ SUBMISSION_PROBLEMS = (
     "too-many-nodes",
     "node-not-allowed",
     "unsafe-file-name",
+    "undeclared-input",
     "unknown-node-class",
     "dangling-link",
     "workflow-cycle",

@@ -15,6 +15,7 @@ from app.routes.context import (
     context_of,
     identity_of,
     json_body,
+    principal_of,
     tenant_of,
 )
 from app.submission.batch_acceptance import BatchAcceptance
@@ -34,7 +35,7 @@ async def submit(request: Request) -> Response:
         acceptance, identity = BatchAcceptance(context.services, context.config, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, context.config, tenant, body)
+            preparation = Preparation(context.services, context.config, tenant, body, principal_of(request).graphs)
             wanted = await body.aside(parsed, BatchRequest, document)
             prepared = await prepared_batch(preparation, wanted, context.config)
             accepted = await acceptance.batch(prepared, identity)

@@ -48,9 +48,13 @@ def context_of(request: Request) -> Context:
     return context
 
 
-def tenant_of(request: Request) -> str:
+def principal_of(request: Request) -> Principal:
     principal: Principal = request.state.principal
-    return principal.tenant
+    return principal
+
+
+def tenant_of(request: Request) -> str:
+    return principal_of(request).tenant
 
 
 def base_url(request: Request) -> str:

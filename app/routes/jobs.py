@@ -20,12 +20,13 @@ from app.routes.context import (
     context_of,
     identity_of,
     json_body,
+    principal_of,
     tenant_of,
     whole_number,
 )
 from app.submission.acceptance import Acceptance, Accepted
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
-from app.views.jobs import job_row, job_urls, job_view, output_url
+from app.views.jobs import job_row, job_urls, job_view, output_url, warnings_view
 from app.wire.jobs import JobAccepted, JobList, JobRequest
 from storage.errors import JobGone, PreconditionFailed
 from storage.jobs.record import JobRecord, Status
@@ -40,7 +41,7 @@ async def submit(request: Request) -> Response:
         acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, context.config, tenant, body)
+            preparation = Preparation(context.services, context.config, tenant, body, principal_of(request).graphs)
             prepared = await preparation.only_job(await body.aside(parsed, JobRequest, document))
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
@@ -57,6 +58,7 @@ def accepted_answer(request: Request, accepted: Accepted) -> Response:
             status=record.status,
             created_at=record.created_at,
             estimated_time=accepted.estimated_s,
+            warnings=warnings_view(record.warnings),
             urls=urls,
         ),
         200 if accepted.is_replay else 202,

@@ -42,7 +42,8 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             wanted = job_request(workflow, await body.aside(parsed, request_model(workflow), document))
-            preparation = Preparation(context.services, context.config, tenant, body)
+            # Its graph is the operator's own, whoever gives the values.
+            preparation = Preparation(context.services, context.config, tenant, body, "own")
             accepted = await acceptance.job(await preparation.only_job(wanted), identity)
     return accepted_answer(request, accepted)
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,12 @@ from storage.errors import CheckUnavailable, MediumRefused, UploadIncomplete, Up
 from storage.jobs.values import Medium
 from workflows.errors import pointer
 
-_FORBIDDEN_IN_NAMES = frozenset('/\\\0:*?"<>|')
+_FORBIDDEN_IN_NAMES = frozenset('\\\0:*?"<>|')
 LONGEST_NAME_BYTES = 200
+"""Of a file's name, and of each folder's."""
+LONGEST_PATH = 255
+MOST_FOLDERS = 4
+"""Above a file, below the engine's input folder."""
 CHECK_RETRY_S = 10
 """When a request may try again that came while too many files were being examined."""
 
@@ -75,8 +79,9 @@ class MediaIntake:
         for position, source in enumerate(sources):
             where = root + pointer(position)
             _check_name(source.name, f"{where}/name")
-            if source.name in names:
-                raise Problem("duplicate-media-name", f"{source.name!r} is given twice", pointer=f"{where}/name")
+            if collides(source.name, names):
+                detail = f"{source.name!r} is given twice, or is a file and a folder"
+                raise Problem("duplicate-media-name", detail, pointer=f"{where}/name")
             names.add(source.name)
             found.append(await self._medium(source, self._new_file(), where))
         return tuple(found)
@@ -139,11 +144,22 @@ class MediaIntake:
         return UploadedMedium(upload_id, medium)
 
 
+def collides(name: str, others: Collection[str]) -> bool:
+    """Whether these files cannot lie in one folder: two of one name, or one that is a file and a folder."""
+    return any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in others)
+
+
 def _check_name(name: str, where: str) -> None:
-    """A plain file name: loader nodes and file systems must not see anything else in it."""
+    """Plain names with slashes between: loader nodes and file systems must not see anything else in it."""
+    parts = name.split("/")
+    if len(name) > LONGEST_PATH or len(parts) > MOST_FOLDERS + 1 or not all(map(_is_plain, parts)):
+        detail = f"{name[:100]!r} is not a plain file name, with at most {MOST_FOLDERS} plain folders before it"
+        raise Problem("bad-media-name", detail, pointer=where)
+
+
+def _is_plain(name: str) -> bool:
     plain = not _FORBIDDEN_IN_NAMES & set(name) and name.isprintable() and name.strip(" .") == name
-    if not name or not plain or len(name.encode()) > LONGEST_NAME_BYTES:
-        raise Problem("bad-media-name", f"{name[:100]!r} is not a plain file name", pointer=where)
+    return bool(name) and plain and len(name.encode()) <= LONGEST_NAME_BYTES
 
 
 def _plain(name: str) -> str:

@@ -3,7 +3,7 @@
 counts → graph → inputs → node classes → media (decode, fetch, look up)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -11,20 +11,22 @@ from pydantic import BaseModel, ValidationError
 
 from app.body import BadText, Body, Place, TextTooLong
 from app.config import ApiConfig
-from app.problems import Problem, of_validation, of_verdict, of_workflow
+from app.problems import Problem, of_report, of_validation, of_workflow
 from app.services import Services
 from app.submission.fetching import url_count
-from app.submission.media import LocalMedium, MediaIntake, PreparedMedium
+from app.submission.media import LocalMedium, MediaIntake, PreparedMedium, collides
 from app.wire.jobs import InputValue, JobOptions, JobRequest
 from storage.jobs.record import DAY_S
 from storage.jobs.values import Input
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes
+from workflows import strangers
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError, pointer
-from workflows.file_names import check_file_names
 from workflows.graph import Graph, parse_graph
+from workflows.policy import GraphTrust
+from workflows.report import Report
 
 LONG_IN_JOBS: tuple[Place, ...] = (
     ("workflow",),
@@ -59,6 +61,10 @@ class PreparedJob:
     inputs: tuple[Input, ...]
     pictures: tuple[LocalMedium, ...]
     media: tuple[PreparedMedium, ...]
+    graphs: GraphTrust
+    """The rules that it was accepted by."""
+    warnings: Mapping[str, Any]
+    """By node id, why some of its outputs do not run."""
 
     @property
     def pool(self) -> str:
@@ -85,7 +91,8 @@ def parsed(model: type[M], document: Any) -> M:
 class Preparation:
     """Of one request. `root` is always where the thing at hand stands in the request; all methods raise `Problem`."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body, graphs: GraphTrust) -> None:
+        self._graphs = graphs
         self._stores, self._receivers = services.stores, services.receivers
         self._config = config
         self._tenant = tenant
@@ -183,12 +190,17 @@ class Preparation:
         values, pictures = await self._inputs(inputs, inputs_at)
         names = {medium.name for medium in options.media}
         for picture in pictures:
-            if picture.name in names:
+            if collides(picture.name, names):
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
-        await self._body.aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
-        return PreparedJob(options, workflow, tuple(values), tuple(pictures), ())
+        report = await self._body.aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        if report.is_refusal or (options.strict and report.faults):
+            given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
+            raise of_report(report, workflow_at, given)
+        return PreparedJob(
+            options, workflow, tuple(values), tuple(pictures), (), graphs=self._graphs, warnings=report.warnings()
+        )
 
     def _judge(
         self,
@@ -198,23 +210,20 @@ class Preparation:
         catalogue: Catalogue,
         inputs_at: str,
         workflow_at: str,
-    ) -> None:
+    ) -> Report:
         try:
             applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
         self._check_safety(applied, catalogue, workflow_at)
-        verdict = catalogue.judge(applied, brought)
-        if verdict.faults:
-            given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
-            raise of_verdict(verdict, workflow_at, given)
+        return catalogue.judge(applied, brought)
 
     def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
-        """By what the graph says, and by what is known of the engine; the worker looks at the latter again."""
+        """By what the graph says, and by what is known of the engine; the worker checks the latter again."""
         try:
-            self._config.node_policy.check(graph)
-            check_file_names(graph)
-            catalogue.check_safety(graph)
+            self._config.node_policy.check(graph, self._graphs)
+            if self._graphs == "strangers":
+                strangers.check(graph, catalogue)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
 

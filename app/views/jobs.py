@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from app.config import ApiConfig
 from app.wire.batches import BatchJob, BatchUrls, BatchView
@@ -13,6 +13,7 @@ from app.wire.jobs import (
     JobRow,
     JobUrls,
     JobView,
+    NodeWarning,
     OutputUrl,
     OutputView,
     ProgressView,
@@ -37,6 +38,7 @@ def job_row(record: JobRecord) -> JobRow:
         status=record.status,
         created_at=record.created_at,
         progress=record.progress,
+        has_warnings=bool(record.warnings),
         workflow_shape=record.workflow_shape,
         cost=_cost_view(record),
     )
@@ -56,6 +58,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         outputs=[output_view(output, objects, config) for output in record.outputs],
         error=record.error,
         error_detail=_error_view(record.error_detail),
+        warnings=warnings_view(record.warnings),
         last_fault=_error_view(record.last_fault),
         priority=record.priority,
         timeout_s=record.timeout_s,
@@ -66,9 +69,14 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         cost=_cost_view(record),
         expires_at=record.next_deadline if record.status.is_terminal else None,
         batch_id=record.batch_id,
+        graphs=record.graphs,
         metadata=record.metadata,
         urls=job_urls(record.job_id, base),
     )
+
+
+def warnings_view(warnings: Mapping[str, Any]) -> dict[str, NodeWarning]:
+    return {node_id: NodeWarning.model_validate(warning) for node_id, warning in warnings.items()}
 
 
 def batch_view(record: BatchRecord, statuses: Mapping[str, Status | None], base: str) -> BatchView:

@@ -27,6 +27,7 @@ from app.wire.base import (
 from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import Status
 from storage.jobs.values import EventName, OutputType
+from workflows.policy import GraphTrust
 
 
 class InputValue(Request):
@@ -48,7 +49,7 @@ class InputValue(Request):
 class MediumSource(Request):
     """A file that the workflow loads by `name`; exactly one of the sources is given."""
 
-    name: str = Field(description="as the loader node names it", examples=["input.png"])
+    name: str = Field(description="as the loader node names it; folders are allowed", examples=["input.png"])
     data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
     url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
@@ -78,6 +79,9 @@ class JobOptions(Request):
     retain_days: Number | None = Field(
         None, gt=0, le=LONGEST_RETAIN_DAYS, description="how long the job and its files stay after its end"
     )
+    strict: bool = Field(
+        default=False, description="refuse the job if some of its outputs cannot run, instead of running the others"
+    )
     gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
     metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)], MetadataText] = Field(
         default_factory=dict, description="your own labels, given back with the job"
@@ -99,6 +103,16 @@ class JobRequest(JobOptions):
     inputs: list[InputValue] = Field(default_factory=list)
 
 
+class NodeWarning(Answer):
+    """Why the outputs that depend on a node do not run: as in ComfyUI's `node_errors`, and in our own words."""
+
+    class_type: str | None
+    dependent_outputs: list[str] = Field(description="the output nodes that do not run")
+    errors: list[dict[str, Any]]
+    detail: str
+    hint: str
+
+
 class JobUrls(Answer):
     """Where the job is to be found."""
 
@@ -115,6 +129,7 @@ class JobAccepted(Answer):
     status: Status
     created_at: Moment
     estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
+    warnings: dict[str, NodeWarning] = Field(description="by node id: the outputs behind it do not run, the others do")
     urls: JobUrls
 
 
@@ -200,6 +215,7 @@ class JobView(Answer):
     outputs: list[OutputView]
     error: str | None
     error_detail: ErrorView | None
+    warnings: dict[str, NodeWarning] = Field(description="by node id: the outputs behind it do not run, the others do")
     last_fault: ErrorView | None = Field(description="why the attempt before had to be repeated")
     priority: int
     timeout_s: int
@@ -210,6 +226,7 @@ class JobView(Answer):
     cost: CostView
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None
+    graphs: GraphTrust = Field(description="the rules that its graph was accepted by")
     metadata: dict[str, str]
     urls: JobUrls
 
@@ -219,6 +236,7 @@ class JobRow(Answer):
     status: Status
     created_at: Moment
     progress: int
+    has_warnings: bool = Field(description="whether some of its outputs do not run")
     workflow_shape: str = Field(description="the same for workflows of the same classes and links")
     cost: CostView
 

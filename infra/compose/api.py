@@ -54,6 +54,7 @@ def api_config(settings: Settings) -> ApiConfig:
         max_upload_bytes=settings.max_upload_bytes,
         media_limits=media_limits(settings),
         max_nodes=settings.max_nodes,
+        graphs=settings.graphs,
         node_policy=NodePolicy.parse(settings.denied_nodes),
         output_expires_s=settings.output_expires_s,
         default_timeout_s=settings.default_timeout_s,

@@ -26,6 +26,7 @@ from storage.clock import Clock
 from storage.errors import KeyNotFound, ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
 from storage.together import for_each
 from storage.value import Value, read_as
+from workflows.policy import GraphTrust
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,8 @@ class KeyRecord(Value):
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     name: str | None = Field(None, max_length=LONGEST_NAME)
+    graphs: GraphTrust | None = None
+    """The rules for the graphs that come with this key; None leaves it to the deployment's setting."""
     nonce: str = ""
 
     def is_live(self, now: datetime) -> bool:
@@ -82,6 +85,7 @@ def new_record(
     scopes: Iterable[KeyScope] = DEFAULT_SCOPES,
     expires_at: datetime | None = None,
     name: str | None = None,
+    graphs: GraphTrust | None = None,
 ) -> tuple[str, KeyRecord]:
     """A new key, which nothing keeps, and its record. ValueError for what a record cannot hold."""
     kid = new_kid()
@@ -94,6 +98,7 @@ def new_record(
         created_at=now,
         expires_at=expires_at,
         name=name,
+        graphs=graphs,
         nonce=new_nonce(),
     )
     return key, record

@@ -35,6 +35,7 @@ from storage.jobs.values import (
 )
 from storage.keys import DEFAULT_POOL
 from storage.value import Value
+from workflows.policy import GraphTrust
 
 CANCELLED_MESSAGE = "Cancelled by user"
 """The `error` of a cancelled job: the first version's wording, which clients compare with."""
@@ -124,6 +125,14 @@ class JobRecord(Value):
     """Whether the job brought a secret of its own, which lies beside the record."""
     has_partner_key: bool = False
     """Whether a key for partner nodes lies beside the record, sealed."""
+    graphs: GraphTrust = "strangers"
+    """The rules that the graph was accepted by; its worker applies them again. A record of a version before these
+    levels has none, and was accepted by rules like the strict ones.
+    """
+    is_strict: bool = False
+    """Whether the job is to be refused, and not run in part, if some of its outputs cannot run."""
+    warnings: dict[str, Any] = Field(default_factory=dict)
+    """By node id, why the outputs that depend on this node do not run: ComfyUI's `node_errors`, with our own words."""
     traceparent: str | None = None
     """The W3C trace context of the submission, handed on with each event."""
     events: tuple[JobEvent, ...] = ()
@@ -355,6 +364,10 @@ class JobRecord(Value):
         return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
             "failed", now
         )
+
+    def with_warnings(self, warnings: dict[str, Any]) -> "JobRecord":
+        """What the engine said of the outputs that it does not run, in the place of what was known at submission."""
+        return self.model_copy(update={"warnings": warnings})
 
     def retain(self, retain_s: int) -> "JobRecord":
         """Keep the job only so long after its end; 0 means not at all."""

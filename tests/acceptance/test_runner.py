@@ -25,6 +25,8 @@ from tests.support.graphs import EMPTY, example, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
+from workflows.execution import TOKEN_INPUT
+from workflows.policy import GraphTrust
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
 
@@ -73,19 +75,35 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
 )
 async def test_a_worker_refuses_what_nobody_could_judge_before(bench: Bench, hostile: dict[str, Any]) -> None:
     """A job may have been accepted when no engine's nodes were known."""
-    record = await bench.run(hostile | {"2": saved()})
+    record = await bench.run(hostile | {"2": saved()}, graphs="strangers")
     assert (record.status, record.error_detail and record.error_detail.code) == (Status.FAILED, "prompt_refused")
     assert record.error is not None
-    assert "image of node 1 (LoadImage)" in record.error
+    assert "image of node 1" in record.error
 
 
-async def test_the_engine_is_not_given_what_a_class_does_not_declare(bench: Bench) -> None:
-    """The document that was executed is kept in the bucket."""
-    stray = {**EMPTY, "inputs": {**EMPTY["inputs"], "stray": ["4", 0], "words": "x"}}
-    record = await bench.run({"1": stray, "2": saved(), "4": node("PrimitiveString", value="x")})
-    assert (record.status, record.progress_details.nodes_total) == (Status.COMPLETED, 2)
-    kept = json.loads((await bench.objects.get(keys.prompt(record.tenant, record.job_id))).body)
-    assert kept["1"] == EMPTY
+async def test_a_node_is_given_what_its_class_does_not_declare(bench: Bench) -> None:
+    """As in ComfyUI: every link, and every literal where the class takes any. Our mark for the cache is not among
+    them, and the same graph runs anew for the next job."""
+    graph = {
+        "1": node("PrimitiveString", value="glow"),
+        "2": node("LiteOpenInputs", trigger_words=["1", 0], words="neon", rows={"__value__": []}),
+        "3": node("PrimitiveString", value="x") | {"inputs": {"value": "x", "undeclared_literal": "y"}},
+        "4": node("PreviewAny", source=["3", 0]),
+    }
+    for _ in range(2):
+        record = await bench.run(graph, graphs="own")
+        assert record.status is Status.COMPLETED, record.error
+        texts = {output.node_id: output.text for output in record.outputs}
+        assert json.loads(texts["2"] or "") == {"trigger_words": "glow", "words": "neon", "rows": {"__value__": []}}
+
+
+async def test_an_undeclared_link_is_the_nodes_to_take_or_not(bench: Bench) -> None:
+    """ComfyUI passes it, and the function of a class that does not know it fails."""
+    stray = {**EMPTY, "inputs": {**EMPTY["inputs"], "stray": ["4", 0]}}
+    record = await bench.run({"1": stray, "2": saved(), "4": node("PrimitiveString", value="x")}, graphs="own")
+    assert record.error_detail is not None
+    assert (record.error_detail.code, record.error_detail.node_id) == ("node_error", "1")
+    assert "unexpected keyword argument 'stray'" in record.error_detail.message
 
 
 async def test_a_video_arrives_whole(bench: Bench) -> None:
@@ -243,13 +261,48 @@ async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
 
 
 async def test_the_executed_graph_is_stored_beside_the_submitted(bench: Bench) -> None:
-    """With the job's inputs and its own folder."""
+    """It is the submitted one, with the job's inputs and a mark on its outputs."""
     record = await bench.run({"1": EMPTY, "2": saved(prefix="x")}, inputs=(Input(node="1", field="width", value=8),))
     executed = json.loads((await bench.objects.get(keys.prompt("default", record.job_id))).body)
-    assert executed["1"]["inputs"]["width"] == 8
-    assert executed["2"]["inputs"]["filename_prefix"].endswith("/x")
     submitted = json.loads(await bench.jobs.workflow("default", record.job_id))
-    assert submitted["2"]["inputs"]["filename_prefix"] == "x"
+    assert executed["2"]["inputs"].pop(TOKEN_INPUT) == f"{record.job_id}-1"
+    submitted["1"]["inputs"]["width"] = 8
+    assert executed == submitted
+
+
+PARTLY_GOOD = {"1": EMPTY, "2": saved(), "8": node("ImageInvert"), "9": saved("8")}
+
+
+async def test_good_outputs_run_beside_bad_ones(bench: Bench) -> None:
+    """As in ComfyUI: the record says what the engine said of the others, and counts only the nodes that run."""
+    known = {"8": {"detail": "our own words", "hint": "link it"}, "2": {"detail": "what ran after all", "hint": ""}}
+    record = await bench.run(PARTLY_GOOD, warnings=known)
+    assert record.status is Status.COMPLETED
+    assert [output.node_id for output in record.outputs] == ["2"]
+    assert record.progress_details.nodes_total == 2
+    (warning,) = record.warnings.values()
+    assert (warning["class_type"], warning["dependent_outputs"]) == ("ImageInvert", ["9"])
+    assert warning["errors"][0]["type"] == "required_input_missing"
+    assert (warning["detail"], warning["hint"]) == ("our own words", "link it")
+
+
+async def test_a_strict_job_is_refused_for_one_bad_output(bench: Bench) -> None:
+    """Nothing of it is delivered."""
+    record = await bench.run(PARTLY_GOOD, is_strict=True)
+    assert record.error_detail is not None
+    assert (record.error_detail.code, record.error_detail.node_id) == ("prompt_refused", "8")
+    assert record.outputs == ()
+
+
+@pytest.mark.parametrize("graphs", ["own", "strangers"])
+async def test_a_worker_applies_the_rules_that_the_job_was_accepted_by(bench: Bench, graphs: GraphTrust) -> None:
+    """It knows its engine, which the API may not have known at submission."""
+    record = await bench.run({"1": EMPTY, "2": saved() | {"override_display_id": "1"}}, graphs=graphs)
+    if graphs == "own":
+        assert record.status is Status.COMPLETED
+    else:
+        assert record.error_detail is not None
+        assert (record.error_detail.code, record.error_detail.node_id) == ("prompt_refused", "2")
 
 
 async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:

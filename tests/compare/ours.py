@@ -29,8 +29,7 @@ from workers.comfy.host import EngineHost
 from workers.errors import OutputFailed, PromptRefused
 from workers.loop import WorkerLoop
 from workflows.messages import Message
-
-GraphTrust = str
+from workflows.policy import GraphTrust
 
 KEY = "compare"
 RECORDED = "recorded, not run"
@@ -43,7 +42,7 @@ class RecordingEngine:
         self.sent: Prompt | None = None
         self._object_info, self._system_stats = object_info, system_stats
 
-    async def submit(self, prompt: Prompt) -> None:
+    async def submit(self, prompt: Prompt) -> dict[str, Any]:
         self.sent = prompt
         raise PromptRefused(RECORDED)
 
@@ -58,6 +57,9 @@ class RecordingEngine:
 
     async def queue(self) -> PromptQueue:
         return PromptQueue()
+
+    async def declarations(self) -> dict[str, Any]:
+        return self._object_info
 
     async def declarations(self) -> dict[str, Any]:
         return self._object_info
@@ -118,9 +120,7 @@ class Ours:
 
     def __init__(self, trust: GraphTrust) -> None:
         clock, signal = SystemClock(), MemorySignal()
-        values: dict[str, Any] = {"graphs": trust, "max_media": 1_000, "max_attempts": 1}
-        known = {name: value for name, value in values.items() if name in Settings.model_fields}
-        self.settings = Settings(bucket="compare", api_key=KEY, **known)
+        self.settings = Settings(bucket="compare", api_key=KEY, graphs=trust, max_media=1_000, max_attempts=1)
         self.objects = MemoryObjectStore(clock)
         self.stores = make_stores(self.settings, self.objects, signal, clock)
         app = create_app(api_services(self.settings, self.stores, NoLauncher()), api_config(self.settings))

@@ -245,12 +245,22 @@ async def test_what_comfyui_refuses(host: Host, graph: Graph, node_id: str | Non
     assert await is_idle(host.engine)
 
 
-async def test_a_partly_bad_prompt_is_refused(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """One of two outputs is bad: ComfyUI would run the other, so it is withdrawn."""
-    graph = slow(info, prefix, steps=100) | {"99": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
-    with pytest.raises(PromptRefused) as caught:
-        await followed(execution_of(host.engine, graph))
-    assert caught.value.node_id == "99"
+@pytest.mark.parametrize("is_strict", [False, True])
+async def test_a_partly_bad_prompt_runs_its_good_outputs(
+    host: Host, info: dict[str, Any], prefix: str, *, is_strict: bool
+) -> None:
+    """One of two outputs is bad: ComfyUI says so and runs the other; a strict prompt is withdrawn."""
+    graph = slow(info, prefix, steps=2) | {"99": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
+    prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph, is_strict=is_strict)
+    execution = Execution(host.engine, prompt)
+    if is_strict:
+        with pytest.raises(PromptRefused) as caught:
+            await followed(execution)
+        assert caught.value.node_id == "99"
+    else:
+        await followed(execution)
+        assert execution.node_errors is not None
+        assert execution.node_errors["99"]["dependent_outputs"] == ["99"]
     assert await is_idle(host.engine)
 
 

@@ -163,7 +163,7 @@ async def test_a_node_that_raises(exception_type: str, error: type[WorkerError])
     assert failure.message == "boom"
 
 
-async def test_a_partly_bad_prompt_is_refused_and_withdrawn() -> None:
+async def test_a_partly_bad_prompt_that_is_strict_is_refused_and_withdrawn() -> None:
     """200 with node_errors: what was accepted is deleted and interrupted until it is gone."""
     node_errors = {"9": {"class_type": "SaveImage", "errors": [{"message": "Required input", "details": "images"}]}}
 
@@ -172,7 +172,7 @@ async def test_a_partly_bad_prompt_is_refused_and_withdrawn() -> None:
         play.state.queue.clear()
 
     state = ComfyState(answers=[Answer(200, {"prompt_id": "x", "number": 0, "node_errors": node_errors}, accept=True)])
-    follower, failure = await refused(script, PromptRefused, state)
+    follower, failure = await refused(script, PromptRefused, state, is_strict=True)
     assert (failure.node_id, failure.class_type) == ("9", "SaveImage")
     assert failure.message == "node 9 (SaveImage): Required input: images"
     assert failure.node_errors == node_errors

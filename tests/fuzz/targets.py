@@ -23,10 +23,10 @@ from tests.support.api_server import BLUE, PNG
 from tests.support.graphs import check
 from workers.outputs.names import safe_filename
 from workers.outputs.payload import outputs_of
+from workflows import strangers
 from workflows.catalogue import Catalogue
 from workflows.errors import WorkflowError
 from workflows.execution import for_execution
-from workflows.file_names import check_file_names
 from workflows.graph import parse_graph
 from workflows.messages import decode_binary, decode_text
 from workflows.policy import DEFAULT, NodePolicy
@@ -39,8 +39,8 @@ def graph(data: bytes) -> None:
     """A submitted workflow, up to what is sent to the engine."""
     try:
         parsed = parse_graph(_json(data))
-        POLICY.check(parsed)
-        check_file_names(parsed)
+        POLICY.check(parsed, "strangers")
+        strangers.check(parsed, Catalogue.absent())
         check(Catalogue.absent(), parsed)
     except WorkflowError:
         return

@@ -43,9 +43,10 @@ class SimulatedEngine:
         self._sockets: dict[str, asyncio.Queue[Message | None]] = {}
         self._ignores_interrupts = False
 
-    async def submit(self, prompt: Prompt) -> None:
+    async def submit(self, prompt: Prompt) -> dict[str, Any]:
         self._check()
         self._running[prompt.prompt_id] = asyncio.create_task(self._run(prompt))
+        return {}
 
     @asynccontextmanager
     async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:

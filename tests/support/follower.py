@@ -42,9 +42,10 @@ ERROR = {
 class Follower:
     """Runs one prompt and keeps what it yielded, also where it fails."""
 
-    def __init__(self, url: str, policy: ExecutionPolicy = QUICK) -> None:
+    def __init__(self, url: str, policy: ExecutionPolicy = QUICK, *, is_strict: bool = False) -> None:
         self.engine = HttpEngine(url)
-        self.prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), {"1": {"class_type": "A", "inputs": {}}})
+        graph = {"1": {"class_type": "A", "inputs": {}}}
+        self.prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph, is_strict=is_strict)
         self.execution = Execution(self.engine, self.prompt, policy)
         self.messages: list[Message] = []
 
@@ -66,10 +67,15 @@ class Follower:
 
 
 async def refused(
-    script: Script, error: type[WorkerError], state: ComfyState | None = None, policy: ExecutionPolicy = QUICK
+    script: Script,
+    error: type[WorkerError],
+    state: ComfyState | None = None,
+    policy: ExecutionPolicy = QUICK,
+    *,
+    is_strict: bool = False,
 ) -> tuple[Follower, Any]:
     async with serving(script, state) as server:
-        follower = Follower(server.url, policy)
+        follower = Follower(server.url, policy, is_strict=is_strict)
         with pytest.raises(error) as caught:
             await follower.follow()
     return follower, caught.value

@@ -22,6 +22,8 @@ class Prompt:
     client_id: str
     graph: Mapping[str, Any]
     extra_data: Mapping[str, Any] = field(default_factory=dict)
+    is_strict: bool = False
+    """Whether it is refused where ComfyUI would run only some of its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,11 @@ class History:
 class ComfyEngine(Protocol):
     """Every method may raise `EngineUnavailable`, and `EngineSilent` where waiting longer may help."""
 
-    async def submit(self, prompt: Prompt) -> None:
-        """POST /prompt. `PromptRefused` on 4xx, and on 200 with node_errors (then the prompt is withdrawn)."""
+    async def submit(self, prompt: Prompt) -> Mapping[str, Any] | None:
+        """POST /prompt. ComfyUI's `node_errors` for the outputs that it does not run; None where its answer was lost.
+
+        `PromptRefused` on 4xx, and for a strict prompt on 200 with node_errors (then the prompt is withdrawn).
+        """
         ...
 
     def connect(self, client_id: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:

@@ -9,8 +9,8 @@ message was missed are delivered from history before the end.
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping
+from typing import Any, TypeVar
 
 from workers.comfy.engine import ComfyEngine, History, Prompt
 from workers.comfy.inbox import Inbox
@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 class Execution:
     """Iterate once, in `contextlib.aclosing`. Afterwards `history` is what ComfyUI recorded.
 
+    `node_errors` are known from the first message on: why ComfyUI runs only some of the outputs. None if it was not
+    heard.
+
     Whoever stops following before the end leaves `was_abandoned` true: the prompt was withdrawn, but the node that ran
     may still be at it.
 
@@ -53,6 +56,7 @@ class Execution:
 
     def __init__(self, engine: ComfyEngine, prompt: Prompt, policy: ExecutionPolicy | None = None) -> None:
         self.history: History | None = None
+        self.node_errors: Mapping[str, Any] | None = None
         self.was_abandoned = False
         self._engine = engine
         self._prompt = prompt
@@ -127,7 +131,7 @@ class Execution:
             raise JobCancelled("stopped before it was submitted")
         self._is_submitted = True
         try:
-            await self._answered(self._engine.submit(self._prompt))
+            self.node_errors = await self._answered(self._engine.submit(self._prompt))
         except PromptRefused:
             self._is_submitted = False
             raise

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQueue
 from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import ComfyHttp, socket_of
-from workers.comfy.refusals import refusal
+from workers.comfy.refusals import node_errors_of, refusal
 from workers.errors import EngineUnavailable
 from workflows.declarations import OPEN_INPUTS
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
@@ -46,7 +46,7 @@ class HttpEngine:
     def url(self) -> str:
         return self._http.url
 
-    async def submit(self, prompt: Prompt) -> None:
+    async def submit(self, prompt: Prompt) -> Mapping[str, Any] | None:
         body = {
             "prompt": dict(prompt.graph),
             "prompt_id": prompt.prompt_id,
@@ -54,13 +54,15 @@ class HttpEngine:
             "extra_data": dict(prompt.extra_data),
         }
         answer = await self._post_prompt(prompt.prompt_id, body)
-        refused = None if answer is None else refusal(*answer)
-        if answer is None or refused is None:
-            return
+        if answer is None:
+            return None
+        refused = refusal(*answer, is_strict=prompt.is_strict)
+        if refused is None:
+            return node_errors_of(answer[1])
         if answer[0] == 200:
             await self._withdraw(prompt.prompt_id)
         elif answer[0] >= 500 and await self._is_known(prompt.prompt_id):
-            return  # queued although the answer says otherwise
+            return None  # queued although the answer says otherwise
         raise refused
 
     async def _post_prompt(self, prompt_id: str, body: dict[str, Any]) -> tuple[int, Any] | None:

@@ -13,19 +13,19 @@ _NODE_ID = re.compile(r"^Node ID '#(.+)'$")
 _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
-def refusal(status: int, body: object) -> WorkerError | None:
-    """The refusal that this answer is; None if the whole prompt was accepted.
+def refusal(status: int, body: object, *, is_strict: bool = False) -> WorkerError | None:
+    """The refusal that this answer is; None if the prompt was accepted.
 
-    200 with node_errors is one too: one output was bad, and ComfyUI would run only the others. 500 in plain text is
-    what ComfyUI says to a document that it cannot make sense of; 502 to 504 are said by a proxy in front of it.
+    200 with node_errors means that some outputs are bad, and that ComfyUI runs the others: a refusal for a strict
+    prompt alone. 500 in plain text is what ComfyUI says to a document that it cannot make sense of; 502 to 504 are said
+    by a proxy in front of it.
     """
     if status in _GATEWAY_STATUSES:
         return EngineUnavailable(f"POST /prompt: {status}: {str(body)[:LONGEST_MESSAGE]}")
     if not isinstance(body, Mapping):
         return PromptRefused(f"ComfyUI answered {status}: {str(body)[:LONGEST_MESSAGE]}")
-    node_errors = body.get("node_errors")
-    node_errors = node_errors if isinstance(node_errors, dict) else {}
-    if status == 200 and not node_errors:
+    node_errors = node_errors_of(body)
+    if status == 200 and not (node_errors and is_strict):
         return None
     node_id, class_type = _blamed(body.get("error"), node_errors)
     return PromptRefused(
@@ -34,6 +34,37 @@ def refusal(status: int, body: object) -> WorkerError | None:
         class_type=class_type,
         node_errors=node_errors or None,
     )
+
+
+def node_errors_of(body: object) -> Mapping[str, Any]:
+    node_errors = body.get("node_errors") if isinstance(body, Mapping) else None
+    return node_errors if isinstance(node_errors, dict) else {}
+
+
+def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """As a job's record has them. `known` are those of the submission, which has words of our own for most."""
+    return {
+        node_id: {
+            "class_type": error.get("class_type"),
+            "dependent_outputs": [str(output) for output in _listed(error, "dependent_outputs")],
+            "errors": [reason for reason in _listed(error, "errors") if isinstance(reason, Mapping)],
+            "detail": known.get(node_id, {}).get("detail") or _message(None, {node_id: error})[:LONGEST_MESSAGE],
+            "hint": known.get(node_id, {}).get("hint", ""),
+        }
+        for node_id, error in node_errors.items()
+        if isinstance(error, Mapping)
+    }
+
+
+def not_run(node_errors: Mapping[str, Any]) -> frozenset[str]:
+    """The output nodes that the engine leaves out."""
+    errors = (error for error in node_errors.values() if isinstance(error, Mapping))
+    return frozenset(str(output) for error in errors for output in _listed(error, "dependent_outputs"))
+
+
+def _listed(error: Mapping[str, Any], name: str) -> list[Any]:
+    found = error.get(name)
+    return found if isinstance(found, list) else []
 
 
 def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, str | None]:
@@ -56,7 +87,7 @@ def _message(error: object, node_errors: Mapping[str, Any]) -> str:
     """ComfyUI's own words: the first node's first error if there is one, else the general one."""
     for node_id, node_error in node_errors.items():
         if isinstance(node_error, Mapping):
-            reasons = node_error.get("errors") or [{}]
+            reasons = _listed(node_error, "errors") or [{}]
             return f"node {node_id} ({node_error.get('class_type')}): {_words(reasons[0])}"
     return _words(error)
 

@@ -12,8 +12,8 @@ from PIL import Image
 from workers.lite.clients import Clients
 from workers.lite.failures import failure
 from workers.lite.folders import Folders
-from workers.lite.node import Interrupted, NodeClass, Result
-from workers.lite.plan import plan
+from workers.lite.node import Interrupted, NodeClass, Result, is_link
+from workers.lite.plan import DependencyCycleError, NodeNotFoundError, Plan, plan
 from workers.lite.prompts import Prompts, QueuedPrompt, Record, node_meta
 
 logger = logging.getLogger(__name__)
@@ -69,10 +69,18 @@ class PromptRun:
         """Results by signature: of equal nodes only the first runs."""
         self._progress: dict[str, dict[str, Any]] = {}
         self._executed: list[str] = []
-        self._plan = plan(prompt.graph, prompt.outputs, executor.classes, executor.folders)
+        self._plan = Plan((), {})
 
     def run(self) -> Record:
         self._note("execution_start", {})
+        graph, executor = self._prompt.graph, self._executor
+        try:
+            self._plan = plan(graph, self._prompt.outputs, executor.classes, executor.folders)
+        except (NodeNotFoundError, DependencyCycleError) as error:
+            node_id = self._prompt.outputs[0]
+            about = {"node_id": node_id, "node_type": graph[node_id]["class_type"], "executed": []}
+            self._note("execution_error", about | failure(error, {}, self._prompt.outputs))
+            return self._record
         for node_id in self._plan.order:
             cached = self._executor.cache.get(self._plan.signatures[node_id])
             if cached is not None:
@@ -117,14 +125,16 @@ class PromptRun:
         self._set_progress(node_id, "finished", last["max"], last["max"])
 
     def _values(self, node_id: str) -> dict[str, Any]:
-        """What the node declares, of what the prompt gives: unknown inputs are ignored, unless it takes any."""
+        """Every link, declared or not; of the literals those that the class declares, or all where it takes any."""
         node = self._prompt.graph[node_id]
-        node_class = self._executor.classes[node["class_type"]]
-        declared = node["inputs"] if node_class.open_inputs else node_class.inputs()
-        values = {name.replace(".", "_"): value for name, value in node["inputs"].items() if name in declared}
-        for name, value in values.items():
-            if isinstance(value, list):
-                values[name] = self._results[value[0]].result.values[value[1]]
+        about = self._executor.classes[node["class_type"]]
+        declared = about.inputs()
+        values: dict[str, Any] = {}
+        for name, value in node["inputs"].items():
+            if is_link(value):
+                values[name.replace(".", "_")] = self._results[value[0]].result.values[value[1]]
+            elif name in declared or about.open_inputs:
+                values[name.replace(".", "_")] = value
         return values
 
     def _values_now(self) -> dict[str, Any]:

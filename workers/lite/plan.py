@@ -5,13 +5,21 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from graphlib import TopologicalSorter
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from workers.lite.folders import Folders
 from workers.lite.node import NodeClass, is_link
 
 Graph = Mapping[str, Any]
+
+
+class NodeNotFoundError(Exception):
+    """An undeclared link leads nowhere. Validation follows declared links alone, execution all of them."""
+
+
+class DependencyCycleError(Exception):
+    """Undeclared links make a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +31,7 @@ class Plan:
 
 
 def plan(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass], folders: Folders) -> Plan:
+    """`NodeNotFoundError` and `DependencyCycleError` for undeclared links that cannot be followed."""
     order = _order(graph, outputs, classes)
     return Plan(order, _signatures(graph, order, classes, folders))
 
@@ -34,13 +43,18 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
     while waiting:
         node_id = waiting.pop()
         if node_id not in wanted:
-            wanted[node_id] = {value[0] for value in graph[node_id]["inputs"].values() if _depends(value, graph)}
+            wanted[node_id] = {value[0] for value in graph[node_id]["inputs"].values() if is_link(value)}
+            if missing := wanted[node_id] - graph.keys():
+                raise NodeNotFoundError(f"Node {min(missing)} not found")
             waiting += wanted[node_id]
     is_output = {node_id: classes[graph[node_id]["class_type"]].is_output for node_id in wanted}
     feeds = {source for node_id, sources in wanted.items() if is_output[node_id] for source in sources}
     places = {node_id: place for place, node_id in enumerate(graph)}
     sorter = TopologicalSorter(wanted)
-    sorter.prepare()
+    try:
+        sorter.prepare()
+    except CycleError:
+        raise DependencyCycleError("Dependency cycle detected") from None
     ready: list[str] = []
     order: list[str] = []
     while sorter.is_active():
@@ -59,7 +73,7 @@ def _signatures(
     for node_id in order:
         node = graph[node_id]
         inputs = {
-            name: ["link", found[value[0]], value[1]] if _depends(value, graph) else value
+            name: ["link", found[value[0]], value[1]] if is_link(value) else value
             for name, value in sorted(node["inputs"].items())
         }
         seen = _fingerprint(classes[node["class_type"]], folders, inputs)
@@ -76,8 +90,3 @@ def _fingerprint(node_class: NodeClass, folders: Folders, inputs: Mapping[str, A
         return node_class.fingerprint(folders, inputs)
     except OSError:
         return str(uuid.uuid4())
-
-
-def _depends(value: object, graph: Graph) -> bool:
-    """Inputs that the class does not declare are not validated: they may name a node that is not there."""
-    return is_link(value) and value[0] in graph

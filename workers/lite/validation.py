@@ -197,7 +197,7 @@ class _Judgement:
         if not isinstance(value[1], int):
             return _exception(f"tuple indices must be integers or slices, not {type(value[1]).__name__}", "TypeError")
         outputs = self._classes[source["class_type"]].outputs
-        if value[1] >= len(outputs):
+        if not -len(outputs) <= value[1] < len(outputs):
             return _exception("tuple index out of range", "IndexError")
         received, wanted = outputs[value[1]], "COMBO" if isinstance(config[0], list) else config[0]
         if "*" in (received, wanted) or received == wanted:

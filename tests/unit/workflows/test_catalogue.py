@@ -1,6 +1,7 @@
 """What a graph is refused for, by a catalogue that knows the engine, and what is left to the engine."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 from workflows.catalogue import MOST_FAULTS, Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
-from workflows.verdict import Verdict
+from workflows.report import Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
@@ -42,18 +43,25 @@ def told(errors: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("object_info", "case"), recordings())
-def test_the_verdict_is_that_of_the_recorded_engine(object_info: dict[str, Any], case: dict[str, Any]) -> None:
+def test_the_report_is_that_of_the_recorded_engine(object_info: dict[str, Any], case: dict[str, Any]) -> None:
     """A prompt is accepted or refused as two versions of ComfyUI did, in the same words where they are its own."""
+    staged = None if case["scenario"] == "s60_upload" else STAGED  # that one uploads files of random names before
     try:
-        verdict = Catalogue(object_info).judge(parse_graph(case["prompt"]), STAGED)
+        report = Catalogue(object_info).judge(parse_graph(case["prompt"]), staged)
     except WorkflowError as error:
-        verdict = Verdict((error,), {})
-    assert (not verdict.faults) is case["accepted"]
+        report = Report((error,))
+    assert (not report.faults) is case["accepted"]
+    assert report.is_refusal is not (case["accepted"] or case["note"].startswith("one good output, one bad: 200"))
     if not {case["note"], case["scenario"]} & TOLD_OTHERWISE:
-        assert told(dict(verdict.node_errors)) == told(case["node_errors"])
+        assert told(dict(report.node_errors)) == told(case["node_errors"])
 
 
 MODELS = ["a.safetensors", "sub/b.safetensors"]
+UPLOADS = {
+    "image": [["old.png"], {"image_upload": True}],
+    "mask": ["STRING", {"image_upload": True}],
+    "model": [["none"], {"file_upload": True}],
+}
 INFO: dict[str, Any] = {
     "Number": {
         "input": {
@@ -88,7 +96,7 @@ INFO: dict[str, Any] = {
     "Loader": {
         "input": {
             "required": {"name": [MODELS]},
-            "optional": {"vae": [["pixel_space"]], "none": [[]], "image": [["old.png"], {"image_upload": True}]},
+            "optional": {"vae": [["pixel_space"]], "none": [[]], **UPLOADS},
         },
         "output": ["MODEL"],
         "output_node": True,
@@ -116,8 +124,10 @@ def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -
         "w": {"class_type": "New", "inputs": VALID["New"]},
         "1": {"class_type": class_type, "inputs": VALID[class_type.removeprefix("Custom") or "Number"] | inputs},
     }
-    verdict = (catalogue or Catalogue(INFO)).judge(parse_graph(nodes), frozenset({"brought.png"}))
-    return [fault.code for fault in verdict.faults]
+    report = (catalogue or Catalogue(INFO)).judge(
+        parse_graph(nodes), frozenset({"brought.png", "pasted/image (3).png"})
+    )
+    return [fault.code for fault in report.faults]
 
 
 @pytest.mark.parametrize(
@@ -172,12 +182,22 @@ def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -
         ("Loader", "none", "wan.gguf", ["missing-model"]),
         ("Loader", "none", "a_folder", ["value-not-in-list"]),
         ("Loader", "none", "brought.png", []),
+        ("Loader", "none", "new.png", ["missing-medium"]),
         ("Loader", "image", "brought.png", []),
         ("Loader", "image", "old.png", []),
         ("Loader", "image", "new.png", ["missing-medium"]),
         ("Loader", "image", 7, ["missing-medium"]),
-        ("Loader", "image", "sub/new.png", []),
-        ("Loader", "image", "new.png [output]", []),
+        ("Loader", "image", "pasted/image (3).png", []),
+        ("Loader", "image", "pasted//./image (3).png", []),
+        ("Loader", "image", "brought.png [input]", []),
+        ("Loader", "image", "sub/new.png", ["missing-medium"]),
+        ("Loader", "image", "brought.png [output]", ["missing-medium"]),
+        ("Loader", "image", "new.png [temp]", ["missing-medium"]),
+        ("Loader", "image", "../brought.png", ["missing-medium"]),
+        ("Loader", "mask", "", []),
+        ("Loader", "mask", "painted.png", ["missing-medium"]),
+        ("Loader", "model", "", []),
+        ("Loader", "model", "3d/x.glb", ["missing-medium"]),
     ],
 )
 def test_an_input_is_judged_by_its_declaration(class_type: str, field: str, value: Any, codes: list[str]) -> None:
@@ -198,6 +218,41 @@ def test_an_input_is_judged_by_its_declaration(class_type: str, field: str, valu
 def test_what_a_custom_node_may_check_itself_is_left_to_it(field: str, value: Any, codes: list[str]) -> None:
     """Its ranges, choices and link types may not mean what they say; conversions and slots do."""
     assert judged("Custom", **{field: value}) == codes
+
+
+@pytest.mark.parametrize(
+    ("value", "codes"),
+    [
+        ("new.png", ["missing-medium"]),
+        ("sub/new.png [input]", ["missing-medium"]),
+        ("brought.png", []),
+        ("none", []),
+        ("https://example.com/a", []),
+    ],
+)
+def test_a_custom_loader_may_take_more_than_files(value: str, codes: list[str]) -> None:
+    """Words and URLs are left to it; what is named like a file must come with the job."""
+    assert judged("CustomLoader", image=value) == codes
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ("pasted/image.png", "send the file in `media` under this name"),
+        ("https://example.com/a.png", r"media\[\]\.url"),
+        ("clipspace/clipspace-mask-1.png [input]", "clipspace files are in your editor's ComfyUI alone"),
+        ("a.png [output]", "the output folder is empty when a job starts"),
+    ],
+)
+@pytest.mark.parametrize("files_are_known", [True, False])
+def test_a_missing_file_is_refused_with_what_to_send(value: str, hint: str, *, files_are_known: bool) -> None:
+    """A name that no engine can have is refused even where its lists are old."""
+    graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": value}}})
+    faults = Catalogue(INFO).believing_files(files_are_known=files_are_known).judge(graph, frozenset()).faults
+    if value == "pasted/image.png" and not files_are_known:
+        assert not faults
+    else:
+        assert re.search(hint, faults[0].hint)
 
 
 def test_the_models_of_custom_loaders_are_looked_for_too() -> None:
@@ -241,14 +296,14 @@ def test_all_faults_are_told_at_once() -> None:
         "2": {"class_type": "Numbr", "inputs": {}},
         "3": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "none": ["1", 9]}},
     }
-    verdict = Catalogue(INFO).judge(parse_graph(nodes))
-    assert [fault.code for fault in verdict.faults] == [
+    report = Catalogue(INFO).judge(parse_graph(nodes))
+    assert [fault.code for fault in report.faults] == [
         "unknown-node-class",
         "wrong-input-type",
         "value-out-of-range",
         "dangling-link",
     ]
-    assert {node_id: about["dependent_outputs"] for node_id, about in verdict.node_errors.items()} == {
+    assert {node_id: about["dependent_outputs"] for node_id, about in report.node_errors.items()} == {
         "1": ["1", "3"],
         "3": ["3"],
     }
@@ -260,12 +315,57 @@ def test_all_faults_are_told_at_once() -> None:
     assert Catalogue(silent).judge(parse_graph(idle)).faults == ()
 
 
+def test_good_outputs_run_beside_bad_ones() -> None:
+    """As in ComfyUI: what runs, and for each node that is in the way, which outputs do not, in its words and ours."""
+    nodes = {
+        "1": {"class_type": "Number", "inputs": VALID["Number"]},
+        "2": {"class_type": "Number", "inputs": {"part": 1.0}},
+        "3": {"class_type": "Number", "inputs": {"whole": ["2", 0], "part": 1.0}},
+    }
+    report = Catalogue(INFO).judge(parse_graph(nodes))
+    assert (report.is_refusal, report.runs) == (False, frozenset({"1"}))
+    assert report.warnings() == {
+        "2": {
+            "class_type": "Number",
+            "dependent_outputs": ["2", "3"],
+            "errors": [
+                {
+                    "type": "required_input_missing",
+                    "message": "Required input is missing",
+                    "details": "whole",
+                    "extra_info": {"input_name": "whole"},
+                }
+            ],
+            "detail": "node 2 (Number) lacks its required input whole",
+            "hint": "set whole, or link it",
+        }
+    }
+
+
+def test_an_output_beyond_the_told_faults_is_bad_all_the_same() -> None:
+    """The list of faults is cut; what runs is not guessed from it."""
+    good = {"class_type": "Number", "inputs": VALID["Number"]}
+    bad = {"class_type": "Number", "inputs": {"whole": "a", "part": 0}}
+    report = Catalogue(INFO).judge(parse_graph({**{str(n): bad for n in range(200)}, "good": good, "last": bad}))
+    assert report.runs == {"good"}
+
+
+def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
+    """ComfyUI follows undeclared links when it executes: there a dangling one or a ring ends every output."""
+    good = {"class_type": "Number", "inputs": VALID["Number"]}
+    linked = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["77", 0]}}
+    ring = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["2", 0]}}
+    for other, code in ((linked, "dangling-link"), (ring, "workflow-cycle")):
+        report = Catalogue(INFO).judge(parse_graph({"1": good, "2": other}))
+        assert (report.is_refusal, [fault.code for fault in report.faults]) == (True, [code])
+
+
 def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
     """No more than MOST_FAULTS, and no value longer than a line or two."""
     node = {"class_type": "Number", "inputs": {"whole": "a" * 10_000, "part": 0}}
-    verdict = Catalogue(INFO).judge(parse_graph({str(n): node for n in range(500)}))
-    assert len(verdict.faults) == MOST_FAULTS
-    assert len(json.dumps(verdict.node_errors)) < 200_000
+    report = Catalogue(INFO).judge(parse_graph({str(n): node for n in range(500)}))
+    assert len(report.faults) == MOST_FAULTS
+    assert len(json.dumps(report.node_errors)) < 200_000
 
 
 @pytest.mark.parametrize(

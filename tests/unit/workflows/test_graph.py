@@ -57,8 +57,8 @@ def test_a_parsed_graph_is_the_same_document_again() -> None:
         ({"1": {"inputs": {}}}, errors.BadNode, "/1"),
         ({"1": {"class_type": "A", "inputs": []}}, errors.BadNode, "/1/inputs"),
         ({"a/b~": {"class_type": "A", "inputs": 3}}, errors.BadNode, "/a~1b~0/inputs"),
-        (changed("2", "image", ["7", 0]), errors.DanglingLink, "/2/inputs/image"),
-        (changed("2", "image", ["1", -1]), errors.DanglingLink, "/2/inputs/image"),
+        ({"prompt": saved(), "client_id": "x"}, errors.NotAWorkflow, "/prompt"),
+        ({"output": saved(), "workflow": {}}, errors.NotAWorkflow, "/output"),
     ],
 )
 def test_an_unsound_document_is_refused_by_name(document: Any, error: type[errors.WorkflowError], pointer: str) -> None:
@@ -70,21 +70,31 @@ def test_an_unsound_document_is_refused_by_name(document: Any, error: type[error
 
 def test_a_cycle_names_its_ring() -> None:
     """The message lists the nodes that wait for each other."""
-    with pytest.raises(errors.WorkflowCycle, match=r"→") as refused:
-        parse_graph(changed("1", "width", ["2", 0]))
-    assert {"1", "2"} == set(refused.value.message.split(": ")[1].split(" → "))
+    for catalogue in (Catalogue(INFO), Catalogue.absent()):
+        faults = catalogue.judge(parse_graph(changed("1", "width", ["2", 0]))).faults
+        (ring,) = (fault for fault in faults if isinstance(fault, errors.WorkflowCycle))
+        assert {"1", "2"} == set(ring.message.split(": ")[1].split(" → "))
 
 
 def test_a_node_that_links_to_itself_is_a_cycle() -> None:
     """The shortest ring has one node."""
     with pytest.raises(errors.WorkflowCycle):
-        parse_graph(changed("2", "image", ["2", 0]))
+        check(Catalogue(INFO), parse_graph(changed("2", "image", ["2", 0])))
+
+
+def test_a_node_may_be_called_prompt() -> None:
+    """Only what holds nodes is taken for a request's body."""
+    assert parse_graph({"prompt": {"class_type": "A", "inputs": {}}, "output": {"class_type": "B"}}).nodes
 
 
 @pytest.mark.parametrize(
     ("document", "error", "pointer"),
     [
         (changed("9", "images", ["1", 1]), errors.DanglingLink, "/9/inputs/images"),
+        (changed("9", "images", ["1", -2]), errors.DanglingLink, "/9/inputs/images"),
+        (changed("2", "image", ["7", 0]), errors.DanglingLink, "/2/inputs/image"),
+        (changed("9", "undeclared", ["7", 0]), errors.DanglingLink, "/9/inputs/undeclared"),
+        (changed("1", "undeclared", ["9", 0]), errors.WorkflowCycle, "/1"),
         ({"1": {"class_type": "SaveImagee", "inputs": {}}}, errors.UnknownNodeClass, "/1/class_type"),
         ({"1": {"class_type": "SaveImage", "inputs": {}}}, errors.MissingRequiredInput, "/1/inputs/images"),
         ({"1": saved()["1"]}, errors.NoOutputNode, ""),
@@ -100,8 +110,15 @@ def test_what_the_engine_would_refuse_is_refused_before_it(
 
 
 def test_a_broken_branch_that_no_output_needs_is_the_engines_to_ignore() -> None:
-    """ComfyUI runs such a workflow, so it is not refused here."""
-    check(Catalogue(INFO), parse_graph(saved() | {"7": {"class_type": "ImageInvert", "inputs": {}}}))
+    """ComfyUI runs such a workflow, whatever is wrong there, so it is not refused here."""
+    for inputs in ({}, {"image": ["77", 0]}, {"image": ["7", 0]}, {"image": ["9", 0], "undeclared": ["77", 0]}):
+        check(Catalogue(INFO), parse_graph(saved() | {"7": {"class_type": "ImageInvert", "inputs": inputs}}))
+
+
+@pytest.mark.parametrize("slot", [-1, False, 0])
+def test_a_slot_counts_as_python_counts(slot: int) -> None:
+    """ComfyUI takes -1 for the last output, and false for the first."""
+    check(Catalogue(INFO), parse_graph(changed("9", "images", ["2", slot])))
 
 
 def test_a_misspelt_class_gets_a_suggestion() -> None:
@@ -158,27 +175,51 @@ def test_only_ancestors_of_outputs_are_executed() -> None:
     assert graph.ancestors(Catalogue(INFO).output_nodes(graph)) == {"1", "2", "9"}
 
 
-def test_the_executed_graph_is_unique_to_its_job() -> None:
-    """Every output node carries the token, and its files go to a folder of that name."""
+def test_the_executed_graph_is_the_submitted_one_with_a_mark_on_its_outputs() -> None:
+    """Every output node carries the token, so that ComfyUI's cache does not answer for it; nothing else is changed."""
     executed = for_execution(parse_graph(saved()), Catalogue(INFO), "job-1")
-    assert executed["9"]["inputs"] == {"images": ["2", 0], "filename_prefix": "job-1/x", TOKEN_INPUT: "job-1"}
-    assert executed["1"] == saved()["1"]
+    assert executed["9"]["inputs"].pop(TOKEN_INPUT) == "job-1"
+    assert executed == saved()
 
 
-def test_the_executed_graph_holds_what_comfyui_needs() -> None:
-    """Neither what it fills itself, nor what would tell its cache or its messages something."""
-    info = {
-        "Saves": {"input": {"required": {"x": ["INT"]}, "hidden": {"prompt": "PROMPT", "x": "X"}}, "output_node": True}
-    }
+def test_what_nobody_declares_reaches_the_engine() -> None:
+    """Undeclared literals and links, hidden inputs, and whatever else a node says."""
     node = {
         "class_type": "Saves",
-        "inputs": {"x": 1, "prompt": "mine"},
+        "inputs": {"x": 1, "prompt": "mine", "undeclared": ["7", 0], TOKEN_INPUT: "theirs"},
         "is_changed": ["a"],
         "override_display_id": "9",
         "_meta": {"title": "Mine", "else": 1},
     }
+    info = {"Saves": {"input": {"required": {"x": ["INT"]}, "hidden": {"prompt": "PROMPT"}}, "output_node": True}}
     executed = for_execution(parse_graph({"7": node}), Catalogue(info), "t")["7"]
-    assert executed == {"class_type": "Saves", "inputs": {"x": 1, TOKEN_INPUT: "t"}, "_meta": {"title": "Mine"}}
+    assert executed["inputs"].pop(f"{TOKEN_INPUT}_") == "t"
+    assert executed == node
+
+
+def test_a_node_that_would_be_given_the_mark_gets_none() -> None:
+    """Where a class takes any literal, the nearest nodes before it that do not are marked instead."""
+    info = {
+        "Makes": {"input": {"required": {}}, "output": ["IMAGE"]},
+        "Open": {"input": {"required": {}}, "output": ["IMAGE"], "output_node": True, "open_inputs": True},
+    }
+    graph = {
+        "1": {"class_type": "Makes", "inputs": {}},
+        "2": {"class_type": "Makes", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "Open", "inputs": {"any": ["2", 0], "missing": ["77", 0]}},
+        "4": {"class_type": "Open", "inputs": {"any": ["3", 0], "self": ["4", 0]}},
+    }
+    executed = for_execution(parse_graph(graph), Catalogue(info), "t")
+    assert [node_id for node_id, node in executed.items() if TOKEN_INPUT in node["inputs"]] == ["2"]
+
+
+def test_a_note_for_the_cache_brings_no_other_jobs_file() -> None:
+    """A graph out of a PNG says `is_changed` of its loader: its file may be another one in this job."""
+    graph = saved()
+    graph["1"]["is_changed"] = ["0123"]
+    executed = for_execution(parse_graph(graph), Catalogue(INFO), "t")
+    assert executed["1"]["is_changed"] == ["0123"]
+    assert executed["1"]["inputs"][TOKEN_INPUT] == "t"
 
 
 def test_the_shape_ignores_values() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from workflows import strangers
+from workflows.catalogue import Catalogue
 from workflows.errors import NodeNotAllowed, UnsafeFileName
-from workflows.file_names import check_file_names
 from workflows.graph import Graph, parse_graph
 from workflows.library import library
-from workflows.policy import DEFAULT, NodePolicy
+from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
 HERE = Path(__file__).parent
 CORE = (HERE / "core_classes.txt").read_text().splitlines()
@@ -44,7 +45,7 @@ def graph(class_type: str, **inputs: Any) -> Graph:
 )
 def test_the_last_pattern_that_fits_decides(rules: str, class_type: str, is_allowed: bool) -> None:
     """Allow lists and deny lists are both lists of patterns."""
-    assert (NodePolicy.parse(rules).objection(class_type) is None) == is_allowed
+    assert (NodePolicy.parse(rules).objection(class_type, "strangers") is None) == is_allowed
 
 
 @pytest.mark.parametrize("rules", ["a,,b", "!", "a, !", ","])
@@ -57,22 +58,53 @@ def test_of_comfyui_itself_only_what_takes_any_folder_is_denied() -> None:
     """And nothing that the shipped workflows use."""
     policy = NodePolicy.parse(DEFAULT)
     assert len(CORE) > 500
-    assert [name for name in (*CORE, *PACKS) if policy.objection(name)] == [
+    assert [name for name in (*CORE, *PACKS) if policy.objection(name, "strangers")] == [
         "LoadTrainingDataset",
         "SaveImageDataSetToFolder",
         "SaveImageTextDataSetToFolder",
         "SaveTrainingDataset",
     ]
     for workflow in library().values():
-        policy.check(parse_graph(workflow.graph))
-        check_file_names(parse_graph(workflow.graph))
+        policy.check(parse_graph(workflow.graph), "strangers")
+        strangers.check(parse_graph(workflow.graph), Catalogue.absent())
 
 
 def test_a_denied_node_is_named() -> None:
     """With its id, its place, and what speaks against it."""
     with pytest.raises(NodeNotAllowed, match="node 7 is a RunPython, which runs code") as refused:
-        NodePolicy.parse(DEFAULT).check(graph("RunPython", script="import os"))
+        NodePolicy.parse(DEFAULT).check(graph("RunPython", script="import os"), "own")
     assert refused.value.pointer == "/7/class_type"
+
+
+@pytest.mark.parametrize("rules", [DEFAULT, "*, !KSampler"])
+@pytest.mark.parametrize("class_type", ["Image Save", "RunPython[beta]*", "Eval?, all", "!Odd"])
+def test_a_refusal_has_the_value_that_allows_the_class(rules: str, class_type: str) -> None:
+    """It is the present value of the setting and one pattern more, which fits this class."""
+    policy = NodePolicy.parse(f"{rules}, Eval*, !*Odd, *Odd")
+    if policy.objection(class_type, "strangers") is None:
+        return
+    with pytest.raises(NodeNotAllowed) as refused:
+        policy.check(graph(class_type), "strangers")
+    setting, _, value = refused.value.hint.partition('COMFYUI_MODAL_DENIED_NODES="')
+    assert setting
+    NodePolicy.parse(value.removesuffix('"')).check(graph(class_type), "strangers")
+
+
+@pytest.mark.parametrize(
+    ("class_type", "denied_to"),
+    [
+        ("Exec Python Code Script", ["own", "strangers"]),
+        ("Image Save", ["strangers"]),
+        ("VHS_LoadVideoPath", ["strangers"]),
+        ("Screencap_mss", ["strangers"]),
+        ("KSampler", []),
+    ],
+)
+def test_graphs_of_ones_own_are_denied_only_what_runs_code(class_type: str, denied_to: list[str]) -> None:
+    """What reads or writes paths is confined by the engine's isolation."""
+    policy = NodePolicy.parse(DEFAULT)
+    levels: tuple[GraphTrust, ...] = ("own", "strangers")
+    assert [graphs for graphs in levels if policy.objection(class_type, graphs)] == denied_to
 
 
 @pytest.mark.parametrize(
@@ -102,7 +134,7 @@ def test_a_loader_stays_in_its_folder(class_type: str, name: str) -> None:
     """Whatever its field is called, and however deep the name lies in its value."""
     for value in (name, {"content": name}, {"__value__": [name]}):
         with pytest.raises(UnsafeFileName) as refused:
-            check_file_names(graph(class_type, image=value))
+            strangers.check(graph(class_type, image=value), Catalogue.absent())
         assert refused.value.pointer == "/7/inputs/image"
 
 
@@ -125,4 +157,4 @@ def test_ordinary_values_pass(class_type: str, field: str, value: Any) -> None:
         "3": {"class_type": "EmptyImage", "inputs": {}},
         "7": {"class_type": class_type, "inputs": {field: value}},
     }
-    check_file_names(parse_graph(document))
+    strangers.check(parse_graph(document), Catalogue.absent())

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from workers.comfy.refusals import LONGEST_MESSAGE, refusal
+from workers.comfy.refusals import LONGEST_MESSAGE, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
 
 MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
@@ -26,15 +26,33 @@ FAILED = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs
 
 
 def test_accepted() -> None:
-    """200 without node errors is the only yes."""
-    assert refusal(200, {"prompt_id": "x", "number": 3, "node_errors": {}}) is None
+    """200 is the only yes. With node errors it is one for the other outputs, and none for a strict prompt."""
+    assert refusal(200, {"prompt_id": "x", "number": 3, "node_errors": {}}, is_strict=True) is None
+    partly = {"prompt_id": "x", "node_errors": {"3": SAVE_IMAGE}}
+    assert refusal(200, partly) is None
+    refused = refusal(200, partly, is_strict=True)
+    assert isinstance(refused, PromptRefused)
+    assert (refused.node_id, refused.message) == ("3", "node 3 (SaveImage): Required input is missing: images")
+
+
+def test_warnings_have_our_words_where_there_are_any() -> None:
+    """What the engine says of its outputs takes the place of what was expected at submission."""
+    known = {"3": {"detail": "node 3 lacks images", "hint": "link it"}, "7": {"detail": "it ran after all", "hint": ""}}
+    said = {"3": SAVE_IMAGE, "4": SAVE_IMAGE | {"dependent_outputs": ["4", 5]}, "odd": "x", "5": {"errors": 7}}
+    warnings = warnings_of(said, known)
+    assert {node_id: warning["detail"] for node_id, warning in warnings.items()} == {
+        "3": "node 3 lacks images",
+        "4": "node 4 (SaveImage): Required input is missing: images",
+        "5": "node 5 (None): refused without a reason",
+    }
+    assert warnings["3"] == SAVE_IMAGE | known["3"]
+    assert not_run(said) == {"3", "4", "5"}
 
 
 @pytest.mark.parametrize(
     ("status", "body", "node_id", "class_type", "words"),
     [
         (400, {"error": FAILED, "node_errors": {"3": SAVE_IMAGE}}, "3", "SaveImage", "Required input is missing"),
-        (200, {"prompt_id": "x", "node_errors": {"3": SAVE_IMAGE}}, "3", "SaveImage", "Required input is missing"),
         (400, {"error": UNKNOWN_OLD, "node_errors": {}}, "1", None, "NoSuchNode does not exist"),
         (400, {"error": UNKNOWN_NEW, "node_errors": {}}, "1", "NoSuchNode", "'NoSuchNode' not found"),
         (400, {"error": NO_OUTPUTS, "node_errors": {}}, None, None, "Prompt has no outputs"),

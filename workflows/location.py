@@ -13,7 +13,7 @@ LONGEST_VALUE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Location:
     """An input of a node. `is_custom`: its class is not ComfyUI's own, and what it checks itself is not known."""
 
     node_id: str

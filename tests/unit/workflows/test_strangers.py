@@ -1,4 +1,4 @@
-"""Hostile graphs: each is refused, or what is hostile of it does not reach the engine."""
+"""Hostile graphs: in a graph of strangers each is refused by name, and nothing is removed."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from workflows import strangers
 from workflows.catalogue import Catalogue
-from workflows.errors import UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType
+from workflows.errors import UndeclaredInput, UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType
 from workflows.execution import TOKEN_INPUT, for_execution
-from workflows.file_names import check_file_names
 from workflows.graph import Graph, parse_graph
 from workflows.library import library
 from workflows.policy import DEFAULT, NodePolicy
@@ -101,14 +101,20 @@ def graph(class_type: str, **inputs: Any) -> Graph:
 
 def check(submitted: Graph) -> None:
     """As the API does."""
-    NodePolicy.parse(DEFAULT).check(submitted)
-    check_file_names(submitted)
-    CATALOGUE.check_safety(submitted)
+    NodePolicy.parse(DEFAULT).check(submitted, "strangers")
+    strangers.check(submitted, CATALOGUE)
 
 
 def executed(submitted: Graph) -> dict[str, Any]:
     inputs: dict[str, Any] = for_execution(submitted, CATALOGUE, "t")["7"]["inputs"]
     return {name: value for name, value in inputs.items() if name != TOKEN_INPUT}
+
+
+def refusal(submitted: Graph) -> WorkflowError:
+    with pytest.raises(WorkflowError) as refused:
+        check(submitted)
+    assert "COMFYUI_MODAL_GRAPHS=own" in refused.value.hint
+    return refused.value
 
 
 FILTER = "none;movie=filename=/proc/1/environ"
@@ -127,17 +133,19 @@ FROM_TEXT = [["text", 0], ["any", 0], ["choice", 0], ["unsaid", 0]]
         ("video/h264-mp4", "pix_fmt", "yuv420p -i /etc/passwd"),
         ("video/h264-mp4", "crf", "1 -i /etc/passwd"),
         ("video/h264-mp4", "crf", "nan"),
+        ("video/h264-mp4", "crf", " 19 "),
+        ("video/h264-mp4", "save_metadata", "no"),
+        ("video/h264-mp4", "pix_fmt", {"__value__": "yuv420p"}),
         ("video/h264-mp4", "crf", {"__value__": "x"}),
         *(("video/ffmpeg-gif", "dither", link) for link in (*FROM_TEXT, ["number", 0], ["picture", 0], ["text", 9])),
         *(("video/h264-mp4", "crf", link) for link in (*FROM_TEXT, ["picture", 0], ["number", 0, 0], [])),
     ],
 )
 def test_an_option_of_a_format_is_one_of_its_choices_or_a_number(chosen: Any, widget: str, value: Any) -> None:
-    """Refused; and where nobody knew the class at submission, the worker leaves it out."""
-    hostile = graph("VHS_VideoCombine", images=["picture", 0], format=chosen, **{widget: value})
-    with pytest.raises((ValueNotInList, WrongInputType)):
-        check(hostile)
-    assert widget not in executed(hostile)
+    """As it stands: ComfyUI neither converts nor unwraps what is not declared."""
+    refused = refusal(graph("VHS_VideoCombine", images=["picture", 0], format=chosen, **{widget: value}))
+    assert isinstance(refused, ValueNotInList | WrongInputType)
+    assert refused.pointer == f"/7/inputs/{widget}"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +154,7 @@ def test_an_option_of_a_format_is_one_of_its_choices_or_a_number(chosen: Any, wi
 @pytest.mark.parametrize("class_type", ["VHS_VideoCombine", "VHS_LoadVideo"])
 def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
     """It becomes the name of a file that holds options of ffmpeg, and ComfyUI lets an untyped link through."""
-    with pytest.raises((ValueNotInList, WrongInputType)):
-        CATALOGUE.check_safety(graph(class_type, format=value))
+    assert isinstance(refusal(graph(class_type, format=value)), ValueNotInList | WrongInputType | UnsafeFileName)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +166,6 @@ def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
         ("manual_format_widgets", ["any", 0]),
         ("manual_format_widgets", ["picture", 0]),
         ("has_alpha", True),
-        ("videopreview", {"paused": False}),
         ("crf.x", 1),
         ("prompt", ["picture", 0]),
         ("extra_pnginfo", {"a": 1}),
@@ -169,22 +175,56 @@ def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
         (TOKEN_INPUT, "mine"),
     ],
 )
-def test_what_a_class_does_not_declare_does_not_reach_it(name: str, value: Any) -> None:
+def test_what_a_class_does_not_declare_is_refused(name: str, value: Any) -> None:
     """Options of another format, free text, and whatever its function might take for something."""
-    submitted = graph(
-        "VHS_VideoCombine", images=["picture", 0], format="video/h264-mp4", filename_prefix="x", **{name: value}
-    )
-    check(submitted)
-    assert executed(submitted) == {"images": ["picture", 0], "format": "video/h264-mp4", "filename_prefix": "t/x"}
+    refused = refusal(graph("VHS_VideoCombine", images=["picture", 0], format="video/h264-mp4", **{name: value}))
+    assert isinstance(refused, UndeclaredInput)
+    assert refused.pointer == f"/7/inputs/{name}"
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name", "value"),
+    [
+        ("LoadImage", "audioUI", "/api/view?filename=a.flac&type=input"),
+        ("LoadImage", "upload", "image"),
+        ("SaveImage", "unheard_of", "free text"),
+        ("VHS_VideoCombine", "videopreview", {"params": {"fullpath": "/srv/x.mp4"}}),
+        ("VHS_LoadVideo", "choose video to upload", "image"),
+    ],
+)
+def test_what_reaches_no_node_is_no_fault(class_type: str, name: str, value: Any) -> None:
+    """The editor's players and buttons, and literals that ComfyUI does not pass on."""
+    check(graph(class_type, **{name: value}))
+
+
+def test_a_literal_of_a_custom_class_passes_once_its_inputs_are_known_to_be_closed() -> None:
+    """Where the engine has said which classes take any name, the others get no undeclared literal."""
+    known = {**INFO, "VHS_VideoCombine": INFO["VHS_VideoCombine"] | {"open_inputs": True}}
+    strangers.check(graph("LoadText", unheard_of="x"), Catalogue(known))
+    for class_type, info in (("LoadText", INFO), ("VHS_VideoCombine", known)):
+        with pytest.raises(UndeclaredInput):
+            strangers.check(graph(class_type, unheard_of="x"), Catalogue(info))
+
+
+def test_a_node_does_not_speak_for_another() -> None:
+    """`override_display_id` is for nodes that other nodes expand into; a note for the cache does no harm."""
+    node = {"class_type": "EmptyImage", "inputs": {"width": 8}, "is_changed": ["a"], "_meta": {"title": "x"}}
+    check(parse_graph({"7": node}))
+    assert refusal(parse_graph({"7": node | {"override_display_id": "9"}})).pointer == "/7/override_display_id"
+
+
+def test_a_picture_in_base64_is_no_path() -> None:
+    """A JPEG begins with `/9j/`."""
+    check(graph("easy loadImageBase64", base64_data="/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIB=="))
+    refusal(graph("easy loadImageBase64", base64_data="/9j/../etc/passwd"))
 
 
 def test_the_options_of_the_chosen_format_do() -> None:
     """As numbers and choices: no conversion of ComfyUI's stands behind them."""
-    given = {"pix_fmt": {"__value__": "yuv420p"}, "crf": " 19 ", "save_metadata": "no"}
-    submitted = graph("VHS_VideoCombine", format="video/h264-mp4", **given)
+    given = {"pix_fmt": "yuv420p", "crf": 19, "save_metadata": True, "format": "video/h264-mp4"}
+    submitted = graph("VHS_VideoCombine", **given)
     check(submitted)
-    expected = {"format": "video/h264-mp4", "pix_fmt": "yuv420p", "crf": 19, "save_metadata": True}
-    assert executed(submitted) == expected
+    assert executed(submitted) == given
     linked = graph("VHS_VideoCombine", format="video/h264-mp4", crf=["number", 0])
     check(linked)
     assert executed(linked)["crf"] == ["number", 0]
@@ -209,13 +249,11 @@ def test_rows_parts_and_pictures_reach_the_engine(class_type: str, inputs: dict[
     assert executed(submitted) == inputs
 
 
-def test_nothing_is_left_out_of_the_shipped_workflows() -> None:
-    """Nor refused, by what the engine declares of their nodes."""
+def test_nothing_is_refused_of_the_shipped_workflows() -> None:
+    """By what the engine declares of their nodes."""
     catalogue = Catalogue({name: about for pack in KNOWN.values() for name, about in pack.items()})
     for workflow in library().values():
-        shipped = parse_graph(workflow.graph)
-        catalogue.check_safety(shipped)
-        assert catalogue.reaching(shipped) == shipped
+        strangers.check(parse_graph(workflow.graph), catalogue)
 
 
 LEADS_AWAY = [
@@ -284,7 +322,7 @@ def test_a_name_leads_nowhere_else_however_it_is_written(class_type: str, field:
 def test_a_file_is_not_named_by_a_link(class_type: str, field: str, link: list[Any]) -> None:
     """What another node says of it, nobody has judged."""
     with pytest.raises(UnsafeFileName, match="is linked"):
-        CATALOGUE.check_safety(graph(class_type, **{field: link}))
+        strangers.check(graph(class_type, **{field: link}), CATALOGUE)
 
 
 @pytest.mark.parametrize(
@@ -310,12 +348,6 @@ def test_what_names_no_file_may_be_linked(class_type: str, field: str, value: An
     check(graph(class_type, **{field: value}))
 
 
-def test_a_wrapped_prefix_gets_the_jobs_folder_too() -> None:
-    """ComfyUI unwraps it."""
-    submitted = graph("SaveImage", images=["picture", 0], filename_prefix={"__value__": "a"})
-    assert executed(submitted)["filename_prefix"] == "t/a"
-
-
 @pytest.mark.parametrize(
     ("class_type", "inputs"),
     [
@@ -332,6 +364,8 @@ def test_a_wrapped_prefix_gets_the_jobs_folder_too() -> None:
     ],
 )
 def test_classes_that_take_any_path_are_denied(class_type: str, inputs: dict[str, Any]) -> None:
-    """ComfyUI's own that join a name without a look at it, and those of the packs in our image."""
+    """ComfyUI's own that join a name as it comes, and those of the packs in our image. Graphs of one's own may use
+    them."""
     with pytest.raises(WorkflowError, match=r"reads or writes any path|camera"):
         check(graph(class_type, **inputs))
+    NodePolicy.parse(DEFAULT).check(graph(class_type, **inputs), "own")

@@ -1,0 +1,137 @@
+"""Who writes the graphs: what the API accepts and refuses by the level of a deployment and of a key."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.jobs.record import JobRecord
+from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
+from tests.support.graphs import EMPTY, node, saved
+from workers.lite.nodes import node_classes
+from workflows.policy import GraphTrust
+
+pytestmark = pytest.mark.anyio
+
+PUBLISHED = Path(__file__).parent.parent / "unit" / "workflows" / "published" / "object_info.json"
+SAVES_ANYWHERE = {
+    "1": EMPTY,
+    "3": node("Image Save", images=["1", 0], output_path="x", filename_prefix="y", extension="png"),
+}
+VIDEO = {"frame_rate": 8, "loop_count": 0, "format": "image/gif", "pingpong": False, "save_output": True}
+SAYS_TOO_MUCH = {
+    "1": EMPTY,
+    "2": node("VHS_VideoCombine", images=["1", 0], filename_prefix="A", **VIDEO, unheard_of="x"),
+}
+PARTLY_GOOD = {"1": EMPTY, "2": saved("1"), "9": node("PreviewImage")}
+UNUSED = {"1": EMPTY, "2": saved("1"), "9": node("ImageInvert", image=["77", 0])}
+PASTED = {"1": node("LoadImage", image="pasted/image (3).png"), "2": saved("1")}
+
+
+@pytest.fixture
+async def api(clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(MemoryObjectStore(clock), clock) as api:
+        await publish(api)
+        yield api
+
+
+async def publish(api: Api) -> None:
+    lite = {name: declared.object_info() for name, declared in node_classes().items()}
+    packs = {name: about for name, about in json.loads(PUBLISHED.read_text()).items() if name not in lite}
+    await api.stores.engine_info.publish("default", lite | packs)
+
+
+async def record_of(api: Api, job_id: str, tenant: str = "default") -> JobRecord:
+    return (await api.stores.jobs.read(tenant, job_id)).record
+
+
+@pytest.mark.parametrize("graph", [SAVES_ANYWHERE, SAYS_TOO_MUCH], ids=["a denied class", "an undeclared input"])
+@pytest.mark.parametrize(
+    ("of_deployment", "of_key", "level"),
+    [
+        ("own", None, "own"),
+        ("strangers", None, "strangers"),
+        ("own", "strangers", "strangers"),
+        ("strangers", "own", "own"),
+    ],
+)
+async def test_a_keys_own_level_goes_before_the_deployments(
+    clock: ManualClock, graph: dict[str, Any], of_deployment: GraphTrust, of_key: GraphTrust | None, level: GraphTrust
+) -> None:
+    """The job shows the level, and its worker finds it in the record; a refusal names what allows the graph."""
+    config = replace(ApiConfig(api_key=KEY), graphs=of_deployment)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        await publish(api)
+        async with await api.client_of("acme", graphs=of_key) as client:
+            for path, body in (("jobs", {"workflow": graph}), ("batches", {"jobs": [{"workflow": graph}]})):
+                answer = await client.post(f"/v1/{path}", json=body)
+                if level == "strangers":
+                    assert answer.status_code == 422, answer.text
+                    assert "COMFYUI_MODAL_" in answer.json()["hint"]
+                    continue
+                assert answer.status_code == 202, answer.text
+                job_id = answer.json().get("job_id") or answer.json()["jobs"][0]["job_id"]
+                assert (await record_of(api, job_id, "acme")).graphs == "own"
+                assert (await client.get(f"/v1/jobs/{job_id}")).json()["graphs"] == "own"
+
+
+async def test_a_named_workflow_is_the_operators_own(clock: ManualClock) -> None:
+    """Whatever the key that gives the values."""
+    config = replace(ApiConfig(api_key=KEY), graphs="strangers")
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        given = {"image": {"data": base64.b64encode(PNG).decode()}}
+        answer = await api.client.post("/v1/workflows/still/jobs", json={"inputs": given})
+        assert answer.status_code == 202, answer.text
+        assert (await record_of(api, answer.json()["job_id"])).graphs == "own"
+        answer = await api.client.post("/v1/jobs", json={"workflow": BLUE})
+        assert (await record_of(api, answer.json()["job_id"])).graphs == "strangers"
+
+
+async def test_what_no_output_needs_refuses_nothing(api: Api) -> None:
+    """ComfyUI ignores it, so there is nothing to warn of."""
+    answer = await api.client.post("/v1/jobs", json={"workflow": UNUSED, "strict": True})
+    assert (answer.status_code, answer.json()["warnings"]) == (202, {})
+
+
+async def test_good_outputs_are_accepted_with_warnings(api: Api) -> None:
+    """In the answer, the job and the list; a strict job is refused with the same words."""
+    answer = await api.client.post("/v1/jobs", json={"workflow": PARTLY_GOOD})
+    assert answer.status_code == 202, answer.text
+    (warning,) = answer.json()["warnings"].values()
+    assert warning["detail"] == "node 9 (PreviewImage) lacks its required input images"
+    assert (warning["dependent_outputs"], warning["errors"][0]["type"]) == (["9"], "required_input_missing")
+    job = (await api.client.get(f"/v1/jobs/{answer.json()['job_id']}")).json()
+    assert job["warnings"] == answer.json()["warnings"]
+    assert [row["has_warnings"] for row in (await api.client.get("/v1/jobs")).json()["jobs"]] == [True]
+    refused = await api.client.post("/v1/jobs", json={"workflow": PARTLY_GOOD, "strict": True})
+    problem = refused.json()
+    assert (refused.status_code, problem["type"]) == (422, "/problems/missing-required-input")
+    assert (problem["detail"], problem["node_errors"]["9"]["errors"]) == (warning["detail"], warning["errors"])
+
+
+async def test_a_pasted_picture_comes_under_its_own_name(api: Api) -> None:
+    """A medium's name may have folders; without the file the job is refused, and the hint says what to send."""
+    refused = (await api.client.post("/v1/jobs", json={"workflow": PASTED})).json()
+    assert (refused["type"], refused["pointer"]) == ("/problems/missing-medium", "/workflow/1/inputs/image")
+    assert "`media`" in refused["hint"]
+    media = [{"name": "pasted/image (3).png", "data": base64.b64encode(PNG).decode()}]
+    answer = await api.client.post("/v1/jobs", json={"workflow": PASTED, "media": media})
+    assert answer.status_code == 202, answer.text
+    (medium,) = (await record_of(api, answer.json()["job_id"])).media
+    assert medium.name == "pasted/image (3).png"
+
+
+@pytest.mark.parametrize("names", [("a", "a/b.png"), ("a/b.png", "a"), ("a/b.png", "a/b.png")])
+async def test_a_name_is_no_file_and_folder_at_once(api: Api, names: tuple[str, str]) -> None:
+    """Both could not lie in the input folder."""
+    media = [{"name": name, "data": base64.b64encode(PNG).decode()} for name in names]
+    answer = await api.client.post("/v1/jobs", json={"workflow": BLUE, "media": media})
+    problem = answer.json()
+    assert (problem["type"], problem["pointer"]) == ("/problems/duplicate-media-name", "/media/1/name")

@@ -1,0 +1,208 @@
+"""Further rules for graphs of strangers: what could lead a node out of the job is refused by name, and nothing removed.
+
+ComfyUI joins what a loader is given to its input folder, gives a node whatever is linked to it under any name, and
+gives some classes every literal as well. Their functions then do with it what their author never thought of:
+VideoHelperSuite puts what is named like an option of its formats into ffmpeg's command line. So
+
+- a name of a file must lead nowhere else (`workflows.file_names`), and cannot be linked to text;
+- an option of a format is one of its choices, or a number;
+- of what a class does not declare, these may be given: parts of dynamic inputs, the options of the chosen format,
+  further members of a declared row (`image_3`), links that carry a picture, a model or the like, what the classes below
+  are known to collect, what the editor writes for itself, and literals that ComfyUI does not pass on.
+
+Every node is checked, also one that ComfyUI would not validate: it executes more than it validates. Rules that need
+declarations say nothing of a class that nobody has described; the worker, who knows its engine, applies them again.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from workflows.catalogue import Catalogue
+from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration
+from workflows.errors import UndeclaredInput, UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType, pointer
+from workflows.file_names import check_file_names, fault_of_value, is_loader, names_a_file
+from workflows.graph import Graph, Link, Node, as_link
+from workflows.judge_values import judge_listed
+from workflows.location import Location
+from workflows.model_files import Listing, listing
+
+ALLOWED_BY = "for graphs of your own team, COMFYUI_MODAL_GRAPHS=own allows it, or a key of `keys create --graphs own`"
+
+COLLECTORS: Mapping[str, str] = {
+    "Any Switch (rgthree)": "any_*",
+    "Power Lora Loader (rgthree)": "lora_*",
+}
+"""Classes that declare none of a row, and what its members are called."""
+CARGO = frozenset(
+    (
+        *("AUDIO", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "GUIDER", "IMAGE"),
+        *("LATENT", "MASK", "MODEL", "NOISE", "SAMPLER", "SIGMAS", "UPSCALE_MODEL", "VAE", "VIDEO"),
+    )
+)
+"""Types that no author takes for text."""
+EDITORS_OWN = frozenset(
+    (
+        "audioUI",  # the player of LoadAudio
+        "videopreview",  # VideoHelperSuite's player
+        "upload",
+        "image_upload",
+        "choose file to upload",
+        "choose video to upload",
+        "choose folder to upload",
+        "control_after_generate",
+    )
+)
+"""Undeclared inputs that are buttons and players of the editor: no node reads them."""
+_ENGINES_OWN = "override_display_id"
+"""Of a node: as whose outputs ComfyUI announces what it makes."""
+_NEVER = "manual_format_widgets"
+"""VideoHelperSuite's former way to set options of ffmpeg: a dictionary, as a LATENT or an AUDIO is one too."""
+_NUMBERED = re.compile(r"(?P<stem>.*\D)\d+\Z", re.DOTALL)
+_NUMBERS = frozenset({"INT", "FLOAT", "BOOLEAN"})
+_MAY_BE_TEXT = ("STRING", "COMBO", "*", "COMFY_MATCHTYPE")
+_LOADED = frozenset({"audio", "image", "latent", "mask", "video"})
+_FRAMES = "WEBCAM"
+"""What the browser has photographed: ComfyUI reads it as LoadImage does."""
+
+
+def check(graph: Graph, catalogue: Catalogue) -> None:
+    """Raises the first fault, with what allows it."""
+    try:
+        check_file_names(graph, EDITORS_OWN)
+        for fault in _faults(graph, catalogue):
+            raise fault
+    except WorkflowError as fault:
+        fault.add_hint(ALLOWED_BY)
+        raise
+
+
+def _faults(graph: Graph, catalogue: Catalogue) -> Iterator[WorkflowError]:
+    for node_id, node in graph.nodes.items():
+        if _ENGINES_OWN in node.rest:
+            problem = f"node {node_id} has {_ENGINES_OWN}, which only ComfyUI may set"
+            yield UndeclaredInput(problem, pointer=pointer(node_id, _ENGINES_OWN), node_id=node_id, hint="remove it")
+        about = catalogue.declaration(node.class_type)
+        if about is not UNKNOWN:
+            yield from _Inspection(node_id, node, about, graph, catalogue).faults()
+
+
+@dataclass(frozen=True, slots=True)
+class _Inspection:
+    """One node of the graph, whose class declares `about`."""
+
+    node_id: str
+    node: Node
+    about: NodeDeclaration
+    graph: Graph
+    catalogue: Catalogue
+
+    def faults(self) -> Iterator[WorkflowError]:
+        widgets = self.about.widgets(self.node.inputs)
+        for name, value in self.node.inputs.items():
+            declared = self.about.inputs.get(name)
+            if name in widgets:
+                fault = self._of_option(widgets[name], value, is_declared=False)
+            elif declared is None:
+                fault = None if self._may_be_given(name, value) else self._undeclared(name)
+            elif declared.formats:
+                fault = self._of_option(declared, value, is_declared=True)
+            else:
+                fault = self._of_file(declared, value)
+            if fault is not None:
+                yield fault
+
+    def _of_option(self, declared: InputDeclaration, value: Any, *, is_declared: bool) -> WorkflowError | None:
+        """A format, or one of its options: they become a file's name and options of ffmpeg.
+
+        ComfyUI converts and unwraps what is declared. An option is not, so it must be as it is to be used.
+        """
+        location = Location(self.node_id, self.node, declared, self.about.is_custom)
+        link = as_link(value)
+        if link is not None or isinstance(value, list):
+            if declared.is_number and link is not None and self._kinds(link) <= _NUMBERS:
+                return None
+            problem = f"{location.words} cannot be linked here: it must be one of its choices"
+        elif not is_declared and isinstance(value, dict | str) and (declared.is_number or isinstance(value, dict)):
+            problem = f"{location.words} must be {'a number' if declared.is_number else 'one of its choices'}"
+        else:
+            return judge_listed(location, value)
+        kind = WrongInputType if declared.is_number else ValueNotInList
+        return location.fault(kind, problem, ("value_not_in_list", "Value not in list", declared.name), "set a value")
+
+    def _of_file(self, declared: InputDeclaration, value: Any) -> WorkflowError | None:
+        if not _is_a_file(self.node, declared):
+            return None
+        link = as_link(value)
+        if link is None:
+            problem = fault_of_value(value)
+        elif any(kind.startswith(_MAY_BE_TEXT) for kind in self._kinds(link)):
+            problem = "is linked, and which file a link names is not known before it runs"
+        else:
+            problem = None
+        if problem is None:
+            return None
+        return UnsafeFileName(
+            f"input {declared.name} of node {self.node_id} ({self.node.class_type}) {problem}",
+            pointer=pointer(self.node_id, "inputs", declared.name),
+            node_id=self.node_id,
+            hint="set the file's name as a value" if link else "send the file in `media`, and name it as it is there",
+        )
+
+    def _may_be_given(self, name: str, value: Any) -> bool:
+        """Whether an input that is not declared by its name does no harm."""
+        if self.about.takes(name):
+            return True
+        if name in self.about.hidden or name == _NEVER:
+            return False
+        collected = COLLECTORS.get(self.node.class_type)
+        if name in EDITORS_OWN or (collected is not None and fnmatchcase(name, collected)):
+            return True
+        link = as_link(value)
+        if link is None and self.catalogue.drops_literals(self.about):
+            return True
+        return (link is not None and self._kinds(link) <= CARGO) or _continues_a_row(name, self.about)
+
+    def _undeclared(self, name: str) -> WorkflowError:
+        what = "is ComfyUI's own to fill" if name in self.about.hidden else "is none that its class declares"
+        return UndeclaredInput(
+            f"input {name} of node {self.node_id} ({self.node.class_type}) {what}",
+            pointer=pointer(self.node_id, "inputs", name),
+            node_id=self.node_id,
+            hint="remove it",
+        )
+
+    def _kinds(self, link: Link) -> frozenset[str]:
+        """The types that this may bring; `*` for what is not known, and for choices, which are text."""
+        source = self.graph.nodes.get(link.node_id)
+        outputs = None if source is None else self.catalogue.declaration(source.class_type).outputs
+        known = outputs is not None and -len(outputs) <= link.slot < len(outputs)
+        kind = outputs[link.slot] if outputs is not None and known else None
+        return frozenset(one.strip() for one in kind.split(",")) if isinstance(kind, str) else frozenset({"*"})
+
+
+def _continues_a_row(name: str, about: NodeDeclaration) -> bool:
+    numbered = _NUMBERED.match(name)
+    stem = numbered and numbered["stem"]
+    return stem is not None and any(
+        (other := _NUMBERED.match(declared)) and other["stem"] == stem for declared in about.inputs
+    )
+
+
+def _is_a_file(node: Node, declared: InputDeclaration) -> bool:
+    """Of an input that takes text; models' names are looked up in ComfyUI's lists, and lead nowhere else."""
+    choices = declared.choices
+    if declared.uploads or declared.kind == _FRAMES:
+        return True
+    if choices is not None:
+        if listing(declared, choices, "") is Listing.MODELS:
+            return False
+        is_list_of_files = bool(choices) and listing(declared, choices, "") is Listing.OTHER_FILES
+    elif isinstance(declared.kind, str) and any(kind in declared.kind.split(",") for kind in ("STRING", "COMBO", "*")):
+        is_list_of_files = False
+    else:
+        return False
+    named = names_a_file(declared.name) or (is_loader(node.class_type) and declared.name in _LOADED)
+    return is_list_of_files or named
