@@ -5,8 +5,9 @@ of choices (the old form), or `"COMBO"` with the choices in `options["options"]`
 `COMFY_` are dynamic: such an input has parts of its own, sent as `<name>.<part>`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 OPEN_INPUTS = "open_inputs"
@@ -18,8 +19,10 @@ _NEVER_LISTED = ("remote", "remote_combo")
 _NUMBERS = ("INT", "FLOAT", "BOOLEAN")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class InputDeclaration:
+    """What is asked for each value of a graph is computed once: some combos list thousands of files."""
+
     name: str
     kind: Any
     options: Mapping[str, Any]
@@ -43,6 +46,26 @@ class InputDeclaration:
             return None
         listed = self.options.get("options")
         return listed if isinstance(listed, list) else None
+
+    @cached_property
+    def extensions(self) -> frozenset[str]:
+        """Of all choices, in lower case and with the dot; empty for a choice without one."""
+        return frozenset(extension_of(choice) for choice in self.choices or ())
+
+    def offers(self, value: Any) -> bool:
+        """Whether this is one of the choices, as Python's `in` finds it in their list."""
+        try:
+            return value in self._plain_choices
+        except TypeError:  # a list or an object, which no text or number equals
+            return value in self._other_choices
+
+    @cached_property
+    def _plain_choices(self) -> frozenset[Any]:
+        return frozenset(choice for choice in self.choices or () if isinstance(choice, Hashable))
+
+    @cached_property
+    def _other_choices(self) -> list[Any]:
+        return [choice for choice in self.choices or () if not isinstance(choice, Hashable)]
 
     @property
     def uploads(self) -> str:
@@ -77,7 +100,7 @@ class InputDeclaration:
         return not self.options.get("hidden") and not any(name.startswith(f"{self.name}.") for name in given)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class NodeDeclaration:
     """`outputs` are types, as strings or lists of choices; None where object_info does not say.
 
@@ -106,7 +129,7 @@ class NodeDeclaration:
         Free text is none: where VideoHelperSuite puts these values, it would be options of ffmpeg.
         """
         found: dict[str, InputDeclaration] = {}
-        for combo in self.inputs.values():
+        for combo in self._with_formats:
             chosen = unwrapped(given.get(combo.name))
             listed = combo.formats.get(chosen) if isinstance(chosen, str) else None
             for one in listed if isinstance(listed, list) else ():
@@ -115,6 +138,18 @@ class NodeDeclaration:
                     if widget.is_number or isinstance(widget.kind, list):
                         found[widget.name] = widget
         return found
+
+    @cached_property
+    def _with_formats(self) -> list[InputDeclaration]:
+        return [declared for declared in self.inputs.values() if declared.formats]
+
+
+def extension_of(name: Any) -> str:
+    """In lower case and with the dot; empty without one."""
+    if not isinstance(name, str):
+        return ""
+    _, dot, extension = name.rpartition(".")
+    return f".{extension.lower()}" if dot else ""
 
 
 def unwrapped(value: Any) -> Any:

@@ -67,10 +67,10 @@ def _judge_choice(location: Location, value: Any, files: Files) -> WorkflowError
     if choices is None:
         return None
     many = value if location.declared.options.get("multiselect") and isinstance(value, list) else [value]
-    wrong = [one for one in many if one not in choices]
+    wrong = [one for one in many if not location.declared.offers(one)]
     if not wrong:
         return None
-    match listing(location.declared, choices, wrong[0]):
+    match listing(location.declared, wrong[0]):
         case Listing.CHOICES if not location.is_custom:
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
         case Listing.MODELS if files.are_known:

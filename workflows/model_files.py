@@ -4,11 +4,10 @@ Files come and go while a deployment stands, unlike the choices that a node's co
 models folder by `comfyui-modal models sync`; any other file lies in the input folder, and comes with the job.
 """
 
-from collections.abc import Sequence
 from enum import Enum, auto
 from typing import Any
 
-from workflows.declarations import InputDeclaration
+from workflows.declarations import InputDeclaration, extension_of
 
 MODEL_EXTENSIONS = frozenset(
     (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".gguf", ".onnx", ".pkl", ".engine")
@@ -43,26 +42,19 @@ class Listing(Enum):
     OTHER_FILES = auto()
 
 
-def listing(declared: InputDeclaration, choices: Sequence[Any], value: Any) -> Listing:
+def listing(declared: InputDeclaration, value: Any) -> Listing:
     """What this combo lists. An empty one tells nothing by itself: then `value`, not listed there, is asked.
 
     Loaders put words among the files (`pixel_space` among the VAEs), so one model's file among the choices is enough.
     """
     if declared.uploads:
         return Listing.OTHER_FILES
-    if _extension(value) in MODEL_EXTENSIONS or any(_extension(choice) in MODEL_EXTENSIONS for choice in choices):
+    if extension_of(value) in MODEL_EXTENSIONS or declared.extensions & MODEL_EXTENSIONS:
         return Listing.MODELS
-    if all(_extension(choice) in _FILE_EXTENSIONS for choice in choices):
+    if declared.extensions <= _FILE_EXTENSIONS:
         return Listing.OTHER_FILES
     return Listing.CHOICES
 
 
 def is_medium(name: Any) -> bool:
-    return _extension(name) in _MEDIA
-
-
-def _extension(name: Any) -> str:
-    if not isinstance(name, str):
-        return ""
-    _, dot, extension = name.rpartition(".")
-    return f".{extension.lower()}" if dot else ""
+    return extension_of(name) in _MEDIA

@@ -197,9 +197,9 @@ def _is_a_file(node: Node, declared: InputDeclaration) -> bool:
     if declared.uploads or declared.kind == _FRAMES:
         return True
     if choices is not None:
-        if listing(declared, choices, "") is Listing.MODELS:
+        if listing(declared, "") is Listing.MODELS:
             return False
-        is_list_of_files = bool(choices) and listing(declared, choices, "") is Listing.OTHER_FILES
+        is_list_of_files = bool(choices) and listing(declared, "") is Listing.OTHER_FILES
     elif isinstance(declared.kind, str) and any(kind in declared.kind.split(",") for kind in ("STRING", "COMBO", "*")):
         is_list_of_files = False
     else:

@@ -1,20 +1,32 @@
 """The known name that was probably meant by an unknown one.
 
-Comparing costs about a microsecond a name and much more for long ones, and a submission may hold many wrong names.
+difflib takes 20 microseconds a name and much more for long ones, an engine knows thousands of names, and a submission
+may hold many wrong ones: so only the names that share most pairs of letters with the wrong one are compared by it.
 """
 
 import difflib
 from collections.abc import Iterable
+from heapq import nlargest
 from itertools import islice
 
 LONGEST_NAME = 200
 MOST_NAMES = 4000
+MOST_PAIRS = 32
+MOST_COMPARED = 32
 
 
 def suggestion(wrong: object, known: Iterable[object]) -> str:
     """A hint with up to three names that look like it; empty if none does, or if looking would take long."""
     if not isinstance(wrong, str) or len(wrong) > LONGEST_NAME:
         return ""
-    names = [name for name in islice(known, MOST_NAMES) if isinstance(name, str)]
-    close = difflib.get_close_matches(wrong, names, n=3)
+    names = [name for name in islice(known, MOST_NAMES) if isinstance(name, str) and len(name) <= LONGEST_NAME]
+    close = difflib.get_close_matches(wrong, _nearest(wrong, names), n=3)
     return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+def _nearest(wrong: str, names: list[str]) -> list[str]:
+    if len(names) <= MOST_COMPARED:
+        return names
+    step = max(1, len(wrong) // MOST_PAIRS)
+    pairs = [wrong[start : start + 2] for start in range(0, max(1, len(wrong) - 1), step)]
+    return nlargest(MOST_COMPARED, names, key=lambda name: sum(pair in name for pair in pairs))

@@ -1,0 +1,84 @@
+"""What the checks of a large graph cost, counted in calls: values, choices and names must not multiply."""
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from workflows import strangers
+from workflows.catalogue import Catalogue
+from workflows.graph import Graph, parse_graph
+from workflows.suggestions import suggestion
+
+NODES, INPUTS, CHOICES = 50, 10, 2_000
+CALLS_A_VALUE = 100
+MOST_COMPARED = 32
+
+COMBOS = {
+    "choices of a custom node": ([f"choice {number}" for number in range(CHOICES)], "custom_nodes.x", "none of them"),
+    "models": (
+        [f"model {number}.safetensors" for number in range(CHOICES)],
+        "nodes",
+        f"model {CHOICES - 1}.safetensors",
+    ),
+    "files": ([f"picture {number}.png" for number in range(CHOICES)], "custom_nodes.x", "other.png"),
+}
+
+
+def calls_of(work: Callable[[], object]) -> Counter[str]:
+    """The calls of Python and C functions, by name."""
+    calls: Counter[str] = Counter()
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            calls[frame.f_code.co_name] += 1
+        elif event == "c_call":
+            calls[argument.__name__] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def class_of(inputs: dict[str, Any], module: str = "nodes") -> dict[str, Any]:
+    return {"input": {"optional": inputs}, "output": ["IMAGE"], "output_node": True, "python_module": module}
+
+
+def checked(catalogue: Catalogue, graph: Graph) -> None:
+    strangers.check(graph, catalogue)
+    catalogue.judge(graph, frozenset())
+
+
+@pytest.mark.parametrize("kind", COMBOS)
+def test_a_value_costs_the_same_however_many_choices_there_are(kind: str) -> None:
+    """A combo's choices are gone through once for the class, not for each value."""
+    choices, module, value = COMBOS[kind]
+    fields = [f"c{number}" for number in range(INPUTS)]
+    catalogue = Catalogue({"Combos": class_of({field: [choices, {}] for field in fields}, module)})
+    node = {"class_type": "Combos", "inputs": dict.fromkeys(fields, value)}
+    graph = parse_graph({str(number): node for number in range(NODES)})
+    calls = calls_of(lambda: checked(catalogue, graph))
+    assert calls.total() <= CALLS_A_VALUE * NODES * INPUTS + CALLS_A_VALUE * INPUTS * CHOICES / 10
+
+
+def test_a_node_costs_the_same_however_many_inputs_its_class_has() -> None:
+    """A class with a thousand optional inputs is common among generated nodes."""
+    catalogue = Catalogue({"Wide": class_of({f"i{number}": ["INT", {}] for number in range(CHOICES)})})
+    graph = parse_graph({str(number): {"class_type": "Wide", "inputs": {"i1": 1}} for number in range(NODES)})
+    calls = calls_of(lambda: strangers.check(graph, catalogue))
+    assert calls["get"] + calls["formats"] <= 10 * (NODES + CHOICES)
+
+
+def test_few_names_are_compared_letter_by_letter() -> None:
+    """The one that was meant is among them."""
+    names = [f"SomeCustomNodeClass{number:04}" for number in range(4_000)]
+    found: list[str] = []
+    calls = calls_of(lambda: found.append(suggestion("SomeCustomNodeClass0123x", names)))
+    assert calls["set_seq1"] <= 2 * MOST_COMPARED
+    assert "SomeCustomNodeClass0123" in found[0]
