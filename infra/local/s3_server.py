@@ -1,6 +1,6 @@
 """The embedded S3 server: SeaweedFS from its PyPI wheel, one process on loopback, data in one folder.
 
-Its S3 port needs credentials; the internal HTTP ports need signing keys that only this process knows.
+Its S3 port needs credentials; all its other ports demand a certificate that only the server itself has.
 Acknowledged writes survive a kill, but not a power loss: it does not fsync.
 It comes back on the port that it had before, where that is free: presigned URLs name it.
 """
@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from infra.local.ports import free_port, is_free
+from infra.local.server_identity import ServerIdentity
 from storage import keys
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.errors import StorageError
@@ -27,8 +28,10 @@ READY_TIMEOUT_S = 30.0
 POLL_S = 0.1
 PROBE_TIMEOUT_S = 2.0
 """A write that comes while the server is still starting may wait for 20 s there, where the next one is quick."""
-STOP_GRACE_S = 4.0
-"""It usually stops within 2.5 s; acknowledged writes survive a kill, so it is not waited for much longer."""
+STOP_GRACE_S = 3.0
+"""It usually stops within 2.5 s, but waits for TLS connections that never sent a request. A kill loses no write."""
+PORT_POLLS = 20
+"""Of POLL_S each."""
 START_ATTEMPTS = 4
 ADMIN_GRPC_OFFSET = 10_000
 """The admin server's gRPC port is its own port plus this; it must be free too."""
@@ -51,6 +54,8 @@ _FIXED_FLAGS = (
     "-webdav=false",
     "-admin.ui=false",
     "-master.telemetry=false",
+    # The master learns all from its one volume server; with a resumed state it may refuse writes for 15 s.
+    "-master.resumeState=false",
     "-s3.autoCreateBucket=false",
     "-s3.allowDeleteBucketNotEmpty=false",
     "-master.volumeSizeLimitMB=256",
@@ -104,6 +109,7 @@ class LocalS3Server:
         self._secret_key = secret_key
         self._port_file = data_dir / "s3.port"
         self._ports = _Ports.choose(self._kept_port())
+        self._identity = ServerIdentity(data_dir / "tls")
         self._process: asyncio.subprocess.Process | None = None
         self._last_error: StorageError | None = None
         self._jwt = {
@@ -138,15 +144,20 @@ class LocalS3Server:
     async def start(self) -> None:
         """Ready when a real PutObject works. An early exit (a port was taken meanwhile) is tried with new ports."""
         first_start = self._process is None
+        if self._process is not None:
+            kill_group(self._process.pid)  # the guard was killed, the server perhaps not
         for _ in range(START_ATTEMPTS):
-            await self._spawn()
-            if await self._wait_ready():
-                self._port_file.write_text(f"{self._ports.s3}\n")
-                return
-            await self.stop()
+            # SeaweedFS would move a gRPC port that is taken, and `ports` would no longer be true.
+            if await self._ports_are_free():
+                await self._spawn()
+                if await self._wait_ready():
+                    self._port_file.write_text(f"{self._ports.s3}\n")
+                    return
+                await self.stop()
             if first_start:
                 self._ports = _Ports.choose()
-        raise S3ServerFailed(f"the S3 server did not get ready ({self._last_error}); see {self._data_dir / 'log'}")
+        reason = self._last_error or "another program took one of its ports"
+        raise S3ServerFailed(f"the S3 server did not get ready ({reason}); see {self._data_dir / 'log'}")
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL: acknowledged writes survive both."""
@@ -168,9 +179,16 @@ class LocalS3Server:
         except (OSError, ValueError):
             return None
 
+    async def _ports_are_free(self) -> bool:
+        """A server that was just killed may need a moment to close its own."""
+        for _ in range(PORT_POLLS):
+            if all(is_free(port) for port in self._ports.all):
+                return True
+            await asyncio.sleep(POLL_S)
+        return False
+
     async def _spawn(self) -> None:
-        if self._process is not None:
-            kill_group(self._process.pid)  # the guard was killed, the server perhaps not
+        self._identity.renew()
         log = self._data_dir / "log"
         (self._data_dir / "data").mkdir(parents=True, exist_ok=True)
         log.mkdir(exist_ok=True)
@@ -183,6 +201,7 @@ class LocalS3Server:
                 env=self._environment(),
                 cwd=self._data_dir,
                 start_new_session=True,
+                umask=0o077,  # its unix sockets lie in the system's temp folder
             )
 
     def _command(self, log: Path) -> list[str]:
@@ -200,6 +219,7 @@ class LocalS3Server:
             "GOMEMLIMIT": "512MiB",
             "GOGC": "50",
             **self._jwt,
+            **self._identity.environment(),
         }
 
     async def _wait_ready(self) -> bool:

@@ -112,6 +112,17 @@ async def test_every_port_is_known(server: LocalS3Server) -> None:
     assert listening_ports(server) <= known
 
 
+async def test_a_start_moves_from_a_taken_port(tmp_path: Path) -> None:
+    """A port that another program took since it was chosen is given up, so that `ports` stays true."""
+    server = a_server(tmp_path / "s3")
+    with socket.create_server(("127.0.0.1", max(server.ports))):
+        await server.start()
+        try:
+            assert listening_ports(server) <= server.ports
+        finally:
+            await server.stop()
+
+
 async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
     """No request without credentials, no port beyond loopback, and no secret in a command line."""
     assert server.pid is not None
