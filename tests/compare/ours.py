@@ -61,9 +61,6 @@ class RecordingEngine:
     async def declarations(self) -> dict[str, Any]:
         return self._object_info
 
-    async def declarations(self) -> dict[str, Any]:
-        return self._object_info
-
     async def system_stats(self) -> dict[str, Any]:
         return self._system_stats
 
