@@ -58,6 +58,8 @@ class Announcer:
 
     async def announce(self) -> None:
         """`EngineUnavailable`. A bucket that fails keeps no engine from its work."""
+        # Loaders list what lies in the input folder: the last job's files would count as the engine's own.
+        await self._host.engine.clean()
         info = await self._host.engine.declarations()
         system = system_facts(await self._host.engine.system_stats())
         facts = self._facts(system)

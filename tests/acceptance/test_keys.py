@@ -45,6 +45,7 @@ def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
     """Two processes that know both refuse it within a minute; the other one goes on."""
     settings = bucket_variables(s3_config)
     kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme", "--name", "old")
+    stranger = made(settings, "--tenant", "acme", "--graphs", "strangers")
     with api_process(settings) as first, api_process(settings) as second:
         for url in (first, second):
             assert [asked(url, key["key"]) for key in (kept, revoked)] == [200, 200]
@@ -54,8 +55,13 @@ def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
             assert time.monotonic() < deadline, answers
             time.sleep(0.5)
         assert [asked(url, kept["key"]) for url in (first, second)] == [200, 200]
-    states = {key["kid"]: (key["state"], key["name"]) for key in json.loads(keys(settings, "list", "--json").stdout)}
-    assert states == {kept["kid"]: ("live", None), revoked["kid"]: ("revoked", "old")}
+    listed = json.loads(keys(settings, "list", "--json").stdout)
+    assert {key["kid"]: (key["state"], key["name"], key["graphs"]) for key in listed} == {
+        kept["kid"]: ("live", None, None),
+        revoked["kid"]: ("revoked", "old", None),
+        stranger["kid"]: ("live", None, "strangers"),
+    }
+    assert "strangers" in keys(settings, "list").stdout
 
 
 def test_keys_of_a_data_folder_whether_or_not_it_runs(tmp_path: Path) -> None:

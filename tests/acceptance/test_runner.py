@@ -350,6 +350,17 @@ async def test_a_worker_that_lives_on_says_again_what_its_engine_can_do(tmp_path
     assert said == [start, start, start + timedelta(minutes=35), start + timedelta(minutes=35)]
 
 
+async def test_the_files_of_a_job_are_not_published_as_the_engines(tmp_path: Path) -> None:
+    """Loaders list the input folder, and the last job's files are not there for the next one."""
+    clock = ManualClock(datetime(2026, 11, 23, tzinfo=UTC))
+    async with workbench(tmp_path, clock=clock) as bench:
+        await bench.run(example("still"), media=(await bench.medium("photo.png", png()),))
+        assert list(tmp_path.rglob("photo.png"))
+        clock.set(clock.now() + timedelta(minutes=35))
+        await bench.worker.serve_one()
+        assert not list(tmp_path.rglob("photo.png"))
+
+
 async def test_the_whole_on_the_real_server(s3_objects: S3ObjectStore, tmp_path: Path) -> None:
     """The same runner over SeaweedFS: the object is there with its type, and the run time is remembered."""
     objects: ObjectStore = s3_objects

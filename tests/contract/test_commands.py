@@ -16,6 +16,7 @@ from app.client import ApiProblem, Client
 from storage.clock import ManualClock
 from storage.jobs.values import ErrorDetail
 from tests.support.api_server import BLUE, KEY, Api, submit
+from tests.support.graphs import PARTLY_GOOD, publish
 from tests.support.records import OUTPUT
 from workflows.library import shipped
 
@@ -135,6 +136,31 @@ async def test_a_job_that_fails_ends_the_command_so(memory_api: Api, typed: Said
     code, printed = await asking
     assert code == FAILED
     assert "failed at node 2 (SaveImage): it is too dark" in printed
+
+
+async def test_outputs_that_do_not_run_are_a_warning(memory_api: Api, typed: Said, tmp_path: Path) -> None:
+    """Printed when the job is accepted, and again where the engine said something else; `--strict` refuses."""
+    await publish(memory_api.stores)
+    workflow = tmp_path / "partly.json"
+    workflow.write_text(json.dumps(PARTLY_GOOD))
+    code, printed = await typed("run", str(workflow), "--strict")
+    assert (code, "lacks its required input images" in printed) == (REFUSED, True)
+    asking = asyncio.create_task(typed("run", str(workflow)))
+    claimed = None
+    async with asyncio.timeout(20):
+        while claimed is None:
+            await asyncio.sleep(0.05)
+            claimed = await memory_api.queue.claim("default", "w")
+    now = memory_api.stores.clock.now()
+    said = {"9": claimed.record.warnings["9"] | {"detail": "the engine's own words"}}
+    await memory_api.stores.jobs.evolve_from(
+        claimed, lambda job: job.with_warnings(said).complete(attempt=1, now=now, outputs=())
+    )
+    code, printed = await asking
+    assert code == 0
+    warned = "warning: node 9 (PreviewImage) lacks its required input images (set images, or link it); "
+    assert f"{warned}so these outputs do not run: 9" in printed
+    assert "warning: the engine's own words" in printed
 
 
 async def test_batches_by_the_client(memory_api: Api) -> None:

@@ -1,10 +1,8 @@
 """Who writes the graphs: what the API accepts and refuses by the level of a deployment and of a key."""
 
 import base64
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,13 +12,11 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.record import JobRecord
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
-from tests.support.graphs import EMPTY, node, saved
-from workers.lite.nodes import node_classes
+from tests.support.graphs import EMPTY, PARTLY_GOOD, node, publish, saved
 from workflows.policy import GraphTrust
 
 pytestmark = pytest.mark.anyio
 
-PUBLISHED = Path(__file__).parent.parent / "unit" / "workflows" / "published" / "object_info.json"
 SAVES_ANYWHERE = {
     "1": EMPTY,
     "3": node("Image Save", images=["1", 0], output_path="x", filename_prefix="y", extension="png"),
@@ -30,7 +26,6 @@ SAYS_TOO_MUCH = {
     "1": EMPTY,
     "2": node("VHS_VideoCombine", images=["1", 0], filename_prefix="A", **VIDEO, unheard_of="x"),
 }
-PARTLY_GOOD = {"1": EMPTY, "2": saved("1"), "9": node("PreviewImage")}
 UNUSED = {"1": EMPTY, "2": saved("1"), "9": node("ImageInvert", image=["77", 0])}
 PASTED = {"1": node("LoadImage", image="pasted/image (3).png"), "2": saved("1")}
 
@@ -38,14 +33,8 @@ PASTED = {"1": node("LoadImage", image="pasted/image (3).png"), "2": saved("1")}
 @pytest.fixture
 async def api(clock: ManualClock) -> AsyncIterator[Api]:
     async with running_api(MemoryObjectStore(clock), clock) as api:
-        await publish(api)
+        await publish(api.stores)
         yield api
-
-
-async def publish(api: Api) -> None:
-    lite = {name: declared.object_info() for name, declared in node_classes().items()}
-    packs = {name: about for name, about in json.loads(PUBLISHED.read_text()).items() if name not in lite}
-    await api.stores.engine_info.publish("default", lite | packs)
 
 
 async def record_of(api: Api, job_id: str, tenant: str = "default") -> JobRecord:
@@ -68,7 +57,7 @@ async def test_a_keys_own_level_goes_before_the_deployments(
     """The job shows the level, and its worker finds it in the record; a refusal names what allows the graph."""
     config = replace(ApiConfig(api_key=KEY), graphs=of_deployment)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
-        await publish(api)
+        await publish(api.stores)
         async with await api.client_of("acme", graphs=of_key) as client:
             for path, body in (("jobs", {"workflow": graph}), ("batches", {"jobs": [{"workflow": graph}]})):
                 answer = await client.post(f"/v1/{path}", json=body)

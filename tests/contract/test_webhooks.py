@@ -26,7 +26,9 @@ def clock() -> ManualClock:
 
 async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
     """One structured CloudEvent that is a valid Standard Webhooks message, with the job as GET shows it."""
-    record = await post.completed("completed", traceparent=f"00-{'a' * 32}-{'b' * 16}-01")
+    warning = {"class_type": "SaveImage", "dependent_outputs": ["9"], "errors": [], "detail": "no", "hint": ""}
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    record = await post.completed("completed", traceparent=trace, warnings={"9": warning})
     await post.send()
     ((url, headers, body),) = post.receiver.posts
     event = Webhook(post.secret).verify(body, dict(headers))
@@ -42,6 +44,7 @@ async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
         "traceparent": record.traceparent,
     }
     assert (event["data"]["job_id"], event["data"]["status"]) == (record.job_id, "completed")
+    assert event["data"]["warnings"] == {"9": warning}
     assert await post.pointers() == []
     await post.send()
     assert len(post.receiver.posts) == 1

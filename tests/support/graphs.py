@@ -1,11 +1,17 @@
 """Graphs for tests: the shipped ones, and what a catalogue says of one."""
 
 import copy
+import json
+from pathlib import Path
 from typing import Any
 
+from storage.stores import Stores
+from workers.lite.nodes import node_classes
 from workflows.catalogue import Catalogue
 from workflows.graph import Graph
 from workflows.library import shipped
+
+PUBLISHED = Path(__file__).parent.parent / "unit" / "workflows" / "published" / "object_info.json"
 
 
 def example(name: str) -> dict[str, Any]:
@@ -28,6 +34,17 @@ EMPTY = node("EmptyImage", width=32, height=16, batch_size=1, color=255)
 
 def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
     return node("SaveImage", images=[source, 0], filename_prefix=prefix)
+
+
+PARTLY_GOOD = {"1": EMPTY, "2": saved("1"), "9": node("PreviewImage")}
+"""One output is not linked to anything."""
+
+
+async def publish(stores: Stores) -> None:
+    """What the lite engine declares, and some classes of packs."""
+    lite = {name: declared.object_info() for name, declared in node_classes().items()}
+    packs = {name: about for name, about in json.loads(PUBLISHED.read_text()).items() if name not in lite}
+    await stores.engine_info.publish("default", lite | packs)
 
 
 def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
