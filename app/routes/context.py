@@ -30,6 +30,10 @@ REPLAYED = "idempotency-replayed"
 NO_STORE = {"cache-control": "no-store"}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
+_CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]{1,40})", re.IGNORECASE)
+_CHARSETS = ("utf-8", "utf8", "us-ascii")
+"""What is UTF-8 by whatever name; RFC 8259 knows no other encoding and no such parameter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -84,6 +88,9 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
     config = context_of(request).config
     if (declared := request.headers.get("content-length", "")).isdecimal() and int(declared[:MAX_DIGITS]) > limit:
         raise Problem("request-too-large", f"the body has more than {limit} bytes")
+    charset = _CHARSET.search(request.headers.get("content-type", ""))
+    if charset is not None and charset[1].lower() not in _CHARSETS:
+        raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
     try:
         chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
         return await body.restored(await body.receive(chunks, limit=limit), config.text_limits, keep)

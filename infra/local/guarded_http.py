@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 TOO_SLOW = (408, "Request Timeout", "the request's head did not come in time")
 TOO_LARGE = (431, "Request Header Fields Too Large", "the request's head is too large")
 TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection than it may have")
+MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 FIELD_BYTES = len(b": \r\n")
 
@@ -141,6 +142,10 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.cycle.more_body and self._rest is None:
             self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
 
+    def send_400_response(self, _: str) -> None:
+        """What uvicorn calls for what the parser does not understand."""
+        self._refuse(*MALFORMED)
+
     def give_way(self) -> None:
         self._await_no_more()
         self.transport.abort()
@@ -162,13 +167,22 @@ class GuardedProtocol(HttpToolsProtocol):
             self._rest = None
 
     def _refuse(self, status: int, reason: str, detail: str) -> None:
-        """Says why, and closes. A connection that is still busy with the request before is only closed."""
+        """Says why, and closes. A connection whose answer has begun, or is to an earlier request, is only closed."""
         if self._is_refused:
             return
-        self._is_refused = True
+        in_head, self._is_refused = self._timer is not None, True
         self._await_no_more()
-        if getattr(self.cycle, "response_complete", True):
+        if self._may_answer(in_head=in_head):
             body = f'{{"type": "about:blank", "title": "{reason}", "status": {status}, "detail": "{detail}"}}'
             head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         self.transport.close()
+
+    def _may_answer(self, *, in_head: bool) -> bool:
+        if getattr(self.cycle, "response_complete", True):
+            return True
+        if in_head or self.pipeline or self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True  # the application's own answer would come second
+        self.cycle.message_event.set()
+        return True

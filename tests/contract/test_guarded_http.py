@@ -203,6 +203,30 @@ async def test_a_body_of_much_framing(framing: bytes) -> None:
             assert b" 200 " not in await _rest_of(sent)
 
 
+@pytest.mark.parametrize("wrong", [b"1;" + b"x" * 20_000 + b"\r\na\r\n", b"no size\r\n"])
+async def test_a_body_that_is_refused_while_it_is_read(wrong: bytes) -> None:
+    """The client gets a problem that says why."""
+    async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED + b"1\r\na\r\n")
+        await sent[1].drain()
+        await asyncio.sleep(0.05)
+        sent[1].write(wrong)
+        answer = await _rest_of(sent)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"application/problem+json" in answer
+
+
+async def test_what_is_not_http() -> None:
+    """It is refused by a problem too."""
+    async with _server(HeadLimits()) as (connect, _):
+        sent = await connect()
+        sent[1].write(b"hello\r\n\r\n")
+        answer = await _rest_of(sent)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"application/problem+json" in answer
+
+
 async def test_chunks_of_a_usual_size() -> None:
     """A body in many chunks is read, extensions and a trailer included."""
     async with _server(HeadLimits(max_head_bytes=2_000)) as (connect, _):

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -142,3 +143,25 @@ async def test_memory_stays_constant(tmp_path: Path, mebibytes: int) -> None:
         tracemalloc.stop()
     assert size == pieces * 48 * 1024
     assert peak < 12 * MIB
+
+
+@pytest.mark.parametrize("escape", [b"\\u0041", b"\\/", b"\\n\\u0041"])
+async def test_base64_of_escapes_alone(escape: bytes, tmp_path: Path) -> None:
+    """However often base64's own characters are written as escapes, no Python code runs for each of them."""
+    plain = json.loads(b'"' + escape + b'"').replace("\n", "") * 400_000
+    with Body() as body:
+        document = await body.receive(in_pieces(b'{"a":"' + escape * 400_000 + b'"}', 65_536), limit=100 * MIB)
+        calls = 0
+
+        def count(_: Any, event: str, __: Any) -> None:
+            nonlocal calls
+            calls += event in ("call", "c_call")
+
+        before = sys.getprofile()
+        sys.setprofile(count)
+        try:
+            body.spooled(document["a"]).decode_base64(tmp_path / "x", 10 * MIB)
+        finally:
+            sys.setprofile(before)
+    assert (tmp_path / "x").read_bytes() == base64.b64decode(plain)
+    assert calls < 1_000
