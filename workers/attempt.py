@@ -18,7 +18,7 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.refusals import not_run
+from workers.comfy.refusals import not_run, warnings_of
 from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
 from workers.outputs.uploads import OutputUploads
 from workers.staging import StagingPolicy, stage
@@ -209,7 +209,7 @@ class Attempt:
         self.progress = ProgressModel.start(graph.ancestors(outputs))
         async with aclosing(aiter(execution)) as messages:
             async for message in messages:
-                if left_out := not_run(execution.node_errors or {}) & outputs:
+                if left_out := not_run(warnings_of(execution.node_errors or {}, self._record.warnings)) & outputs:
                     outputs -= left_out
                     self.progress = ProgressModel.start(graph.ancestors(outputs))
                 await self._collect(message, graph, self.progress.current_node)

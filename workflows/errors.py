@@ -22,7 +22,7 @@ WorkflowError
 └── UnknownInputField      … or a field that this node lacks
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -83,7 +83,13 @@ class DanglingLink(WorkflowError):
 
 
 class WorkflowCycle(WorkflowError):
+    """`ring` are the nodes that wait for each other, the first ones of a long ring."""
+
     code = "workflow-cycle"
+
+    def __init__(self, message: str, *, ring: Sequence[str], **about: Any) -> None:
+        super().__init__(message, node_id=ring[0], **about)
+        self.ring = ring
 
 
 class NodeNotAllowed(WorkflowError):

@@ -91,7 +91,7 @@ def ring_fault(graph: Graph, ring: Sequence[str]) -> WorkflowError:
     return WorkflowCycle(
         f"nodes wait for each other: {' → '.join(closed)}",
         pointer=pointer(ring[0]),
-        node_id=ring[0],
+        ring=ring[:MOST_NAMED],
         hint="remove one of these links",
         engine=said,
     )

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workflows.errors import UnknownNodeClass, WorkflowError
+from workflows.errors import UnknownNodeClass, WorkflowCycle, WorkflowError
 from workflows.graph import Graph
 
 MOST_SEARCHED_HINTS = 10
@@ -33,11 +33,19 @@ class Report:
         """`node_errors` with our own words for each node, where some outputs run and others do not."""
         first: dict[str, WorkflowError] = {}
         for fault in self.faults:
-            first.setdefault(fault.node_id or "", fault)
+            for node_id in _nodes_of(fault):
+                first.setdefault(node_id, fault)
         return {
             node_id: {**about, "detail": first[node_id].message, "hint": shown_hint(first[node_id], position)}
             for position, (node_id, about) in enumerate(self.node_errors.items())
         }
+
+
+def _nodes_of(fault: WorkflowError) -> Sequence[str]:
+    """Those with an error of their own: ComfyUI 0.33 blames each node of a ring."""
+    if fault.node_id is None or isinstance(fault, UnknownNodeClass):
+        return ()
+    return fault.ring if isinstance(fault, WorkflowCycle) else (fault.node_id,)
 
 
 def shown_hint(fault: WorkflowError, position: int) -> str:
@@ -50,10 +58,8 @@ def report(
 ) -> Report:
     """`dependents_of` gives for a node with a fault the output nodes that do not run for its sake."""
     errors: dict[str, Any] = {}
-    for fault in faults:
-        node_id = fault.node_id
-        if node_id is None or isinstance(fault, UnknownNodeClass):
-            continue
+    blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
+    for node_id, fault in blamed:
         if node_id not in errors:
             dependents = dependents_of(node_id)
             errors[node_id] = {

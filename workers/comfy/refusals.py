@@ -7,6 +7,7 @@ from typing import Any
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
 
 LONGEST_MESSAGE = 2000
+RING = "dependency_cycle"
 
 
 _NODE_ID = re.compile(r"^Node ID '#(.+)'$")
@@ -42,8 +43,16 @@ def node_errors_of(body: object) -> Mapping[str, Any]:
 
 
 def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """As a job's record has them. `known` are those of the submission, which has words of our own for most."""
-    return {
+    """As a job's record has them. `known` are those of the submission, which has words of our own for most.
+
+    Of outputs behind a ring 0.3.64 says nothing, although it runs none of them: there the submission's word stays.
+    """
+    rings = {
+        node_id: warning
+        for node_id, warning in known.items()
+        if node_id not in node_errors and any(error.get("type") == RING for error in warning["errors"])
+    }
+    return rings | {
         node_id: {
             "class_type": error.get("class_type"),
             "dependent_outputs": [str(output) for output in _listed(error, "dependent_outputs")],

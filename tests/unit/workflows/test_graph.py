@@ -74,6 +74,7 @@ def test_a_cycle_names_its_ring() -> None:
         faults = catalogue.judge(parse_graph(changed("1", "width", ["2", 0]))).faults
         (ring,) = (fault for fault in faults if isinstance(fault, errors.WorkflowCycle))
         assert {"1", "2"} == set(ring.message.split(": ")[1].split(" → "))
+        assert catalogue.judge(parse_graph(changed("1", "width", ["2", 0]))).node_errors.keys() == {"1", "2"}
 
 
 def test_a_node_that_links_to_itself_is_a_cycle() -> None:

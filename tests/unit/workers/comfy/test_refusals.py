@@ -37,16 +37,22 @@ def test_accepted() -> None:
 
 def test_warnings_have_our_words_where_there_are_any() -> None:
     """What the engine says of its outputs takes the place of what was expected at submission."""
-    known = {"3": {"detail": "node 3 lacks images", "hint": "link it"}, "7": {"detail": "it ran after all", "hint": ""}}
+    ring = {"errors": [{"type": "dependency_cycle"}], "dependent_outputs": ["9"], "detail": "a ring", "hint": ""}
+    known: dict[str, Any] = {
+        "3": {"detail": "node 3 lacks images", "hint": "link it", "errors": []},
+        "7": {"detail": "it ran after all", "hint": "", "errors": []},
+        "8": ring,
+    }
     said = {"3": SAVE_IMAGE, "4": SAVE_IMAGE | {"dependent_outputs": ["4", 5]}, "odd": "x", "5": {"errors": 7}}
     warnings = warnings_of(said, known)
     assert {node_id: warning["detail"] for node_id, warning in warnings.items()} == {
         "3": "node 3 lacks images",
         "4": "node 4 (SaveImage): Required input is missing: images",
         "5": "node 5 (None): refused without a reason",
+        "8": "a ring",
     }
-    assert warnings["3"] == SAVE_IMAGE | known["3"]
-    assert not_run(said) == {"3", "4", "5"}
+    assert warnings["3"] == known["3"] | SAVE_IMAGE
+    assert not_run(warnings) == {"3", "4", "5", "9"}
 
 
 @pytest.mark.parametrize(
