@@ -9,13 +9,12 @@ ComfyUI executes more than it validates: it follows undeclared links too. One th
 ends the whole prompt there (in 0.3.64 the thread that executes dies), so it refuses the graph here.
 
 What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
-- A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices, and object_info does
-  not show it. Custom nodes may also compare types as they like. So of custom nodes only classes, required inputs,
-  output slots, conversions and missing models are judged.
+- A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices. Where our part of the
+  engine's process did not publish which (`unchecked_inputs`), nothing of the kind is judged of custom nodes.
+- Custom nodes may compare types as they like, so the types of their links are not judged.
 - Files of the input folder (LoadImage's `image`) are judged by what the job brings and what the engine lists.
 - Dynamic inputs (`COMFY_…` types) are checked for presence only; combos that the editor fetches (`remote`) not at all.
 - The models' files change while a deployment stands: they are judged only where `files_are_known`.
-- ComfyUI 0.3 does not check the choices of new-style combos. They are checked here.
 
 Without object_info (nobody has published one yet) only the graph's own structure is known: then any class is accepted,
 and the nodes that nothing links to count as the outputs.

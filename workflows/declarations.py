@@ -11,6 +11,10 @@ from functools import cached_property
 from typing import Any
 
 OPEN_INPUTS = "open_inputs"
+UNCHECKED_INPUTS = "unchecked_inputs"
+ADDED_INSIDE = (OPEN_INPUTS, UNCHECKED_INPUTS)
+"""What our part of the engine's process adds to a class in object_info."""
+_ALL = "*"
 _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
 _UPLOAD = "_upload"
@@ -106,7 +110,9 @@ class NodeDeclaration:
 
     `hidden` inputs are ComfyUI's own to fill: the prompt, the node's id, the keys of partner nodes. `open_inputs`: its
     INPUT_TYPES contains every name, so that ComfyUI gives it any literal, declared or not. No ComfyUI publishes that:
-    our part of the engine's process finds it out, and False may mean that nobody did.
+    our part of the engine's process finds it out, and False may mean that nobody did. As with `unchecked`, the inputs
+    whose values ComfyUI does not compare with their range or choices, for the class checks them itself; None if nobody
+    has found out, and `*` among them stands for all.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -115,6 +121,15 @@ class NodeDeclaration:
     is_custom: bool
     hidden: frozenset[str] = frozenset()
     open_inputs: bool = False
+    unchecked: frozenset[str] | None = None
+
+    def compares(self, name: str) -> bool:
+        """Whether ComfyUI compares a value with the range or the choices of this input. Custom nodes may check theirs
+        themselves, so where nobody has found out, it is only believed of ComfyUI's own.
+        """
+        if self.unchecked is None:
+            return not self.is_custom
+        return name not in self.unchecked and _ALL not in self.unchecked
 
     def takes(self, name: str) -> bool:
         """Whether this is one of its inputs, or a part of a dynamic one."""
@@ -173,7 +188,12 @@ def declared(described: Any) -> NodeDeclaration:
         is_custom=str(described.get("python_module", "")).split(".")[0] == _CUSTOM,
         hidden=_hidden(groups) if isinstance(groups, Mapping) else frozenset(),
         open_inputs=described.get(OPEN_INPUTS) is True,
+        unchecked=_names(described.get(UNCHECKED_INPUTS)),
     )
+
+
+def _names(listed: Any) -> frozenset[str] | None:
+    return frozenset(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else None
 
 
 def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:

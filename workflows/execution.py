@@ -5,6 +5,7 @@ every input that the prompt gives to a node, also one that the node does not dec
 output node gets an undeclared input with the job's token: it runs again, while all before it may be cached.
 """
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,19 +36,21 @@ def _to_be_run(graph: Graph, catalogue: Catalogue) -> frozenset[str]:
     """The output nodes, and those that bring a note for the cache: a file of this name, but another job's, may be
     there.
 
-    A class with open inputs would be given the mark, so the nearest nodes before it that have none are marked instead:
+    A class with open inputs would be given the mark, so the nearest node before it that has none is marked instead:
     what a node depends on is a part of its cache's key as well.
     """
     noted = (node_id for node_id, node in graph.nodes.items() if CACHE_NOTE in node.rest)
     starts = [*catalogue.output_nodes(graph), *noted]
-    return frozenset(found for node_id in starts for found in _nearest_closed(node_id, graph, catalogue))
+    nearest = (next(_closed(node_id, graph, catalogue), None) for node_id in starts)
+    return frozenset(node_id for node_id in nearest if node_id is not None)
 
 
-def _nearest_closed(node_id: str, graph: Graph, catalogue: Catalogue) -> Iterator[str]:
+def _closed(node_id: str, graph: Graph, catalogue: Catalogue) -> Iterator[str]:
+    """From here backwards, the nearest first."""
     seen: set[str] = set()
-    waiting = [node_id]
+    waiting = deque([node_id])
     while waiting:
-        current = waiting.pop()
+        current = waiting.popleft()
         if current in seen or current not in graph.nodes:
             continue
         seen.add(current)

@@ -25,13 +25,13 @@ class NodeJudge:
         node = self.graph.nodes[node_id]
         about = self.class_of(node.class_type)
         for wanted in about.inputs.values():
-            fault = self._judge(Location(node_id, node, wanted, about.is_custom))
+            fault = self._judge(Location(node_id, node, wanted, about))
             if fault is not None:
                 yield fault
         for name, value in node.inputs.items():
             if name not in about.inputs and isinstance(value, list) and about.takes(name):
                 part = InputDeclaration(name, "*", {}, required=False)
-                fault = self._judge(Location(node_id, node, part, about.is_custom))
+                fault = self._judge(Location(node_id, node, part, about))
                 if fault is not None:
                     yield fault
 

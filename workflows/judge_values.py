@@ -30,7 +30,7 @@ def judge_value(location: Location, value: Any, files: Files) -> WorkflowError |
     except (ValueError, TypeError, OverflowError) as error:
         return _not_converted(location, value, error)
     return (
-        (None if location.is_custom else _judge_range(location, value))
+        (_judge_range(location, value) if location.is_compared else None)
         or judge_file(location, value, files)
         or _judge_choice(location, value, files)
     )
@@ -71,15 +71,21 @@ def _judge_choice(location: Location, value: Any, files: Files) -> WorkflowError
     if not wrong:
         return None
     match listing(location.declared, wrong[0]):
-        case Listing.CHOICES if not location.is_custom:
+        # A custom node may make its choices of folders that change, which is known no better than the lists of files.
+        case Listing.CHOICES if location.is_compared and (files.are_known or not location.is_custom):
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
-        case Listing.MODELS if files.are_known:
+        case Listing.MODELS if files.are_known and not location.is_left_to_class:
             return _not_in_list(MissingModel, location, choices, wrong, value)
-        case Listing.OTHER_FILES if files.lacks(wrong[0]) and not (location.is_custom or location.declared.uploads):
-            if is_medium(wrong[0]):  # ComfyUI's own nodes look for media in the input folder alone
+        case Listing.OTHER_FILES if location.is_compared and files.lacks(wrong[0]) and not _is_judged(location):
+            if is_medium(wrong[0]):  # they are looked for in the input folder
                 return missing_medium(location, wrong[0])
-            return None if choices else _not_in_list(ValueNotInList, location, choices, wrong, value)
+            return _not_in_list(ValueNotInList, location, choices, wrong, value)
     return None
+
+
+def _is_judged(location: Location) -> bool:
+    """By `judge_file`, and found good."""
+    return bool(location.declared.uploads) and not location.is_custom
 
 
 def _not_converted(location: Location, value: Any, error: Exception) -> WorkflowError:

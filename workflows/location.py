@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workflows.declarations import InputDeclaration
+from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.errors import WorkflowError, pointer
 from workflows.graph import Node
 
@@ -14,12 +14,27 @@ LONGEST_VALUE = 200
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """An input of a node. `is_custom`: its class is not ComfyUI's own, and what it checks itself is not known."""
+    """An input of a node of the class `about`."""
 
     node_id: str
     node: Node
     declared: InputDeclaration
-    is_custom: bool
+    about: NodeDeclaration
+
+    @property
+    def is_custom(self) -> bool:
+        """Its class is not ComfyUI's own."""
+        return self.about.is_custom
+
+    @property
+    def is_compared(self) -> bool:
+        """ComfyUI compares its value with its range or its choices."""
+        return self.about.compares(self.declared.name)
+
+    @property
+    def is_left_to_class(self) -> bool:
+        """A custom node checks it itself, as far as anybody does."""
+        return self.is_custom and self.about.unchecked is not None and not self.is_compared
 
     @property
     def words(self) -> str:

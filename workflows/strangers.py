@@ -119,7 +119,7 @@ class _Inspection:
 
         ComfyUI converts and unwraps what is declared. An option is not, so it must be as it is to be used.
         """
-        location = Location(self.node_id, self.node, declared, self.about.is_custom)
+        location = Location(self.node_id, self.node, declared, self.about)
         link = as_link(value)
         if link is not None or isinstance(value, list):
             if declared.is_number and link is not None and self._kinds(link) <= _NUMBERS:

@@ -114,10 +114,13 @@ class RealJudge:
 
 
 def errors_of(node_errors: Any) -> frozenset[tuple[str, str]]:
+    """A node that fails while it is judged is blamed as the inner one of the next; that is no other error."""
     if not isinstance(node_errors, dict):
         return frozenset()
     return frozenset(
-        (node_id, str(error.get("type"))) for node_id, about in node_errors.items() for error in about["errors"]
+        (node_id, str(error.get("type")).replace("_inner_", "_"))
+        for node_id, about in node_errors.items()
+        for error in about["errors"]
     )
 
 

@@ -40,7 +40,10 @@ def graphs_in(folder: Path) -> list[NamedGraph]:
 
 
 def changes(submitted: Document, sent: Mapping[str, Any], outputs: int) -> list[str]:
-    """What differs in the document that reached the engine, but for one more field for each of so many outputs."""
+    """What differs in the document that reached the engine, but for one more field for each of so many outputs.
+
+    And for each node that has a note of ComfyUI's cache, which would else keep another job's result.
+    """
     found = [f"node {node_id} was added" for node_id in sent if node_id not in submitted]
     added = 0
     for node_id, node in submitted.items():
@@ -57,7 +60,7 @@ def changes(submitted: Document, sent: Mapping[str, Any], outputs: int) -> list[
             for name in before
             if name in after and _differ(before[name], after[name])
         ]
-    if added > outputs:
+    if added > outputs + sum("is_changed" in node for node in submitted.values()):
         found.append(f"{added} fields were added for {outputs} outputs")
     return found
 

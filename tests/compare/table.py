@@ -8,11 +8,15 @@ from tests.compare.engine import Judgement
 
 BY_POLICY = frozenset({"node-not-allowed"})
 """Refusals that are meant: the class runs code from the graph."""
+NO_FILE = "only this project refuses: a loader whose file has no name"
+"""ComfyUI's validation lets it pass, for the folder of input files is there, and its run ends at once."""
 BOTH_ACCEPT = "both accept"
 BOTH_REFUSE = "both refuse"
 POLICY = "only this project refuses: a class that runs code"
 WRONG_REFUSAL = "only this project refuses"
 WRONG_ACCEPTANCE = "only ComfyUI refuses"
+BY_NODE = "only ComfyUI refuses: by code of the node's own"
+"""Nobody outside of the engine can say what this code accepts; the job fails before anything runs."""
 OTHER_ERRORS = "both accept, with other warnings"
 WORKER_REFUSES = "accepted, and refused by the worker"
 CHANGED = "changed on the way to the engine"
@@ -28,8 +32,10 @@ ROWS = (
     BOTH_REFUSE,
     OTHER_WORDS,
     POLICY,
+    NO_FILE,
     WRONG_REFUSAL,
     WRONG_ACCEPTANCE,
+    BY_NODE,
     OTHER_ERRORS,
     WORKER_REFUSES,
     CHANGED,
@@ -62,14 +68,14 @@ class Compared:
         real, own = self.real, self.own
         if own.says != "accepted":
             if real.says == "accepted":
-                row = POLICY if own.code in BY_POLICY else WRONG_REFUSAL
-                return [(row, f"{own.code}: {own.reason}")]
+                return [(_row(own), f"{own.code}: {own.reason}")]
             rows = [(BOTH_REFUSE, f"{own.code}: {own.reason}")]
             if real.errors != own.errors:
                 rows.append((OTHER_WORDS, _differing(real, own)))
             return rows
         if real.says != "accepted":
-            return [(WRONG_ACCEPTANCE, real.reason)]
+            row = BY_NODE if {kind for _, kind in real.errors} == {"custom_validation_failed"} else WRONG_ACCEPTANCE
+            return [(row, real.reason)]
         rows = [(BOTH_ACCEPT, "")]
         if real.errors != own.errors or (own.runs is not None and real.runs is not None and real.runs != own.runs):
             rows.append((OTHER_ERRORS, _differing(real, own)))
@@ -89,6 +95,12 @@ class Compared:
         if self.outputs is None:
             return []
         return [(OUTPUTS, ""), (self.outputs, "; ".join(self.differences[:5]))]
+
+
+def _row(own: Judgement) -> str:
+    if own.code in BY_POLICY:
+        return POLICY
+    return NO_FILE if own.code == "missing-medium" and "needs the file ''" in own.reason else WRONG_REFUSAL
 
 
 def _differing(real: Judgement, own: Judgement) -> str:

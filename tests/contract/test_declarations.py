@@ -28,12 +28,12 @@ INFO: dict[str, Any] = {"Context": {"input": {}}, "KSampler": {"input": {}}, "Br
 
 
 @asynccontextmanager
-async def server(open_inputs: dict[str, Any] | None) -> AsyncIterator[HttpEngine]:
+async def server(found_inside: dict[str, Any] | None) -> AsyncIterator[HttpEngine]:
     """An engine that answers these two requests; None where nothing of ours runs in it."""
     app = web.Application()
     app.router.add_get("/object_info", _answering(INFO))
-    if open_inputs is not None:
-        app.router.add_get("/comfyui-modal/open-inputs", _answering(open_inputs))
+    if found_inside is not None:
+        app.router.add_get("/comfyui-modal/declarations", _answering(found_inside))
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -54,10 +54,15 @@ def _answering(body: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Re
 
 async def test_what_our_code_in_the_engine_knows_is_added() -> None:
     """A class about which nothing is known has no such entry."""
-    async with server({"classes": {"Context": True, "KSampler": False, "Gone": True}}) as engine:
+    inside = {
+        "Context": {"open_inputs": True, "unchecked_inputs": ["*"], "input": "not this"},
+        "KSampler": {"open_inputs": False},
+        "Gone": {"open_inputs": True},
+    }
+    async with server(inside) as engine:
         found = await engine.declarations()
     assert found == {
-        "Context": {"input": {}, "open_inputs": True},
+        "Context": {"input": {}, "open_inputs": True, "unchecked_inputs": ["*"]},
         "KSampler": {"input": {}, "open_inputs": False},
         "Broken": {"input": {}},
     }

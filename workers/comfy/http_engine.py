@@ -17,7 +17,7 @@ from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import ComfyHttp, socket_of
 from workers.comfy.refusals import node_errors_of, refusal
 from workers.errors import EngineUnavailable
-from workflows.declarations import OPEN_INPUTS
+from workflows.declarations import ADDED_INSIDE
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
 
 logger = logging.getLogger(__name__)
@@ -146,10 +146,10 @@ class HttpEngine:
 
     async def declarations(self) -> dict[str, Any]:
         info = await self.object_info()
-        asked = await self._http.find_json("/comfyui-modal/open-inputs") or {}
-        for class_type, is_open in asked.get("classes", {}).items():
-            if isinstance(info.get(class_type), dict):
-                info[class_type][OPEN_INPUTS] = is_open
+        asked = await self._http.find_json("/comfyui-modal/declarations") or {}
+        for class_type, about in asked.items():
+            if isinstance(info.get(class_type), dict) and isinstance(about, dict):
+                info[class_type] |= {name: about[name] for name in ADDED_INSIDE if name in about}
         return info
 
     async def system_stats(self) -> dict[str, Any]:

@@ -220,6 +220,38 @@ def test_what_a_custom_node_may_check_itself_is_left_to_it(field: str, value: An
     assert judged("Custom", **{field: value}) == codes
 
 
+def knowing(class_type: str, unchecked: list[str], *, files_are_known: bool = True) -> Catalogue:
+    """An engine that says which values ComfyUI leaves to this class."""
+    info = {**INFO, class_type: INFO[class_type] | {"unchecked_inputs": unchecked}}
+    return Catalogue(info, files_are_known=files_are_known)
+
+
+@pytest.mark.parametrize(
+    ("class_type", "field", "value", "code"),
+    [
+        ("Custom", "whole", 99, "value-out-of-range"),
+        ("Custom", "old", "z", "value-not-in-list"),
+        ("New", "one", "z", "value-not-in-list"),
+        ("CustomLoader", "name", "b.safetensors", "missing-model"),
+        ("CustomLoader", "vae", "z", "value-not-in-list"),
+        ("CustomLoader", "none", "z", "value-not-in-list"),
+        ("CustomLoader", "none", "new.png", "missing-medium"),
+    ],
+)
+def test_what_the_engine_says_that_it_compares_is_judged(class_type: str, field: str, value: Any, code: str) -> None:
+    """Of custom nodes as of ComfyUI's own; what it leaves to the class is left to it."""
+    assert judged(class_type, knowing(class_type, []), **{field: value}) == [code]
+    assert judged(class_type, knowing(class_type, [field]), **{field: value}) == []
+    assert judged(class_type, knowing(class_type, ["*"]), **{field: value}) == []
+
+
+def test_choices_of_a_custom_node_are_believed_as_long_as_lists_of_files() -> None:
+    """They may be folders, which come and go without their engine."""
+    catalogue = knowing("Custom", [], files_are_known=False)
+    assert judged("Custom", catalogue, old="z") == []
+    assert judged("Custom", catalogue, whole=99) == ["value-out-of-range"]
+
+
 @pytest.mark.parametrize(
     ("value", "codes"),
     [

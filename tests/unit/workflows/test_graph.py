@@ -199,7 +199,7 @@ def test_what_nobody_declares_reaches_the_engine() -> None:
 
 
 def test_a_node_that_would_be_given_the_mark_gets_none() -> None:
-    """Where a class takes any literal, the nearest nodes before it that do not are marked instead."""
+    """Where a class takes any literal, the nearest node before it that does not is marked instead, and no other."""
     info = {
         "Makes": {"input": {"required": {}}, "output": ["IMAGE"]},
         "Open": {"input": {"required": {}}, "output": ["IMAGE"], "output_node": True, "open_inputs": True},
@@ -207,7 +207,7 @@ def test_a_node_that_would_be_given_the_mark_gets_none() -> None:
     graph = {
         "1": {"class_type": "Makes", "inputs": {}},
         "2": {"class_type": "Makes", "inputs": {"image": ["1", 0]}},
-        "3": {"class_type": "Open", "inputs": {"any": ["2", 0], "missing": ["77", 0]}},
+        "3": {"class_type": "Open", "inputs": {"any": ["2", 0], "missing": ["77", 0], "other": ["1", 0]}},
         "4": {"class_type": "Open", "inputs": {"any": ["3", 0], "self": ["4", 0]}},
     }
     executed = for_execution(parse_graph(graph), Catalogue(info), "t")

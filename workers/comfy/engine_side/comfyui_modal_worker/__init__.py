@@ -1,6 +1,6 @@
 """A custom node without nodes, which every worker's ComfyUI gets. Its `prestartup_script` has the server listen on a
 UNIX socket; POST /comfyui-modal/restore is asked once after a snapshot was restored on a GPU, and GET
-/comfyui-modal/open-inputs when the worker publishes what the engine's nodes are."""
+/comfyui-modal/declarations when the worker publishes what the engine's nodes are."""
 
 import sys
 from typing import Any
@@ -11,6 +11,7 @@ from aiohttp import web
 from server import PromptServer  # type: ignore[import-not-found]
 
 from .open_inputs import open_inputs
+from .unchecked import checks_of_comfyui, unchecked_inputs
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 
@@ -27,8 +28,21 @@ async def restore(_: web.Request) -> web.Response:
         return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=500)
 
 
-@PromptServer.instance.routes.get("/comfyui-modal/open-inputs")  # type: ignore[untyped-decorator]
-async def open_inputs_of_classes(_: web.Request) -> web.Response:
-    """`{"classes": {"KSampler": false, …}}`. Asked on the server's own thread, as /object_info asks the classes too."""
+@PromptServer.instance.routes.get("/comfyui-modal/declarations")  # type: ignore[untyped-decorator]
+async def declarations(_: web.Request) -> web.Response:
+    """By class what object_info does not show: `{"KSampler": {"open_inputs": false, "unchecked_inputs": []}, …}`.
+
+    Asked on the server's own thread, as /object_info asks the classes too.
+    """
+    classes = nodes.NODE_CLASS_MAPPINGS
+    check_of, compares_new_combos = checks_of_comfyui()
     with folder_paths.cache_helper:  # each folder of models is listed once
-        return web.json_response({"classes": open_inputs(nodes.NODE_CLASS_MAPPINGS)})
+        opened = open_inputs(classes)
+        unchecked = unchecked_inputs(classes, check_of, compares_new_combos=compares_new_combos)
+    known = {name: {"open_inputs": is_open} for name, is_open in opened.items()}
+    return web.json_response(
+        {
+            name: {**about, "unchecked_inputs": unchecked[name]} if name in unchecked else about
+            for name, about in known.items()
+        }
+    )
