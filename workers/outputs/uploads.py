@@ -112,8 +112,7 @@ class OutputUploads:
         self._start(self._inline(node_id, found, named))
 
     def _named(self, ref: FileRef) -> _Named:
-        # Files with a `filename_prefix` are in a folder of the attempt's own (`workflows/execution.py`).
-        subfolder = safe_folder(ref.subfolder.removeprefix(f"{self._where.job_id}-{self._where.attempt}").lstrip("/"))
+        subfolder = safe_folder(ref.subfolder)
         filename = self._names.take(ref.filename, subfolder or ref.type)
         return _Named(len(self._uploads), filename, subfolder, is_preview=ref.type == "temp")
 
