@@ -19,7 +19,8 @@ _FILE = re.compile(
     r"|folder.*",
     re.IGNORECASE,
 )
-_MARK = re.compile(r"\[(input|output|temp)\]\Z")
+_MARK = "[input]"
+_OTHER_FOLDERS = ("[output]", "[temp]")
 _AROUND = " \t\r\n\v\f\"'"
 _ROOTED = re.compile(r"\A\s*([/\\~]|[A-Za-z]:[/\\])")
 _CLIMBS = re.compile(r"(\A|[/\\])\s*\.\.\s*([/\\]|\Z)")
@@ -79,25 +80,29 @@ def _fault(value: str) -> str | None:
     if "\0" in value:
         return "holds a NUL character"
     for form in _forms(value):
-        mark = _MARK.search(form)
-        if mark and mark[1] != "input":
+        if form.endswith(_OTHER_FOLDERS):
             return "names a file of another folder"
         if _ROOTED.search(form):
             return "begins at a root"
         if _CLIMBS.search(form):
             return "climbs out of its folder"
-    return None
+    return "carries several marks" if any(form.endswith(_MARK) for form in _without_mark(value)) else None
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The name as it stands, and as it may be read: without what is around it, and without a mark.
-
-    With a mark ComfyUI takes away the character before it too, whatever it is.
-    """
+    """The name as it stands, and as it may be read: without what is around it, and without a mark."""
     yield value
+    yield value.strip().strip(_AROUND)
+    yield from _without_mark(value)
+
+
+def _without_mark(value: str) -> Iterator[str]:
+    """With a mark ComfyUI takes away the character before it too, whatever it is.
+
+    One mark alone is taken away: a text of a mebibyte may have 100,000 of them, and no file name has two.
+    """
     form = value.strip().strip(_AROUND)
-    yield form
-    while mark := _MARK.search(form):
-        yield form[: mark.start()].strip(_AROUND)
-        form = form[: max(0, mark.start() - 1)].strip(_AROUND)
-        yield form
+    if form.endswith(_MARK):
+        form = form.removesuffix(_MARK)
+        yield form.strip(_AROUND)
+        yield form[:-1].strip(_AROUND)
