@@ -36,12 +36,17 @@ _REALM = 'Bearer realm="comfyui-modal"'
 
 def needs_key(path: str) -> bool:
     """The metrics' path also where there are none: it does not tell whether they are on."""
-    return path.startswith("/v1/") or path == METRICS_PATH
+    return path.startswith("/v1/") or _routed(path) == METRICS_PATH
 
 
 def scope_for(method: str, path: str = "/v1/") -> KeyScope:
     """What a request needs: to look needs `jobs:read`, everything else `jobs:write`; the metrics need `admin`."""
-    return ADMIN if path == METRICS_PATH else _NEEDED.get(method.upper(), WRITE)
+    return ADMIN if _routed(path) == METRICS_PATH else _NEEDED.get(method.upper(), WRITE)
+
+
+def _routed(path: str) -> str:
+    """As the router reads it: its patterns end with `$`, which matches before a line feed at the end, too."""
+    return path.removesuffix("\n")
 
 
 @dataclass(frozen=True, slots=True)

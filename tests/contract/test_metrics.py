@@ -109,6 +109,15 @@ async def test_it_needs_a_key_for_everything(api: Api) -> None:
         assert (await ops.get("/metrics")).status_code == 200
 
 
+async def test_no_spelling_of_the_path_gets_around_the_key(api: Api) -> None:
+    """The router matches a path with a line feed at its end as it does the path without."""
+    spellings = ("/metrics%0A", "/metrics%0a?x=1", "//metrics", "/metrics/", "/%6Detrics%0A", "/metrics%0A%0A")
+    async with httpx.AsyncClient(base_url=api.client.base_url) as nobody:
+        assert {(await nobody.get(path)).status_code for path in spellings} <= {401, 404}
+    async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
+        assert {(await acme.get(path)).status_code for path in spellings} <= {403, 404}
+
+
 async def test_by_default_there_are_none(clock: ManualClock) -> None:
     """And who has no key does not learn it."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
