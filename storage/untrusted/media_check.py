@@ -21,6 +21,7 @@ from storage.formats import HEAD_BYTES, listed_format
 from storage.untrusted import probe
 from storage.untrusted.host_paths import HostPaths
 from storage.untrusted.slots import FairSlots, NoSlot
+from storage.untrusted.walkers import has_light_header
 
 PROBE_S = 120.0
 """Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""
@@ -122,9 +123,13 @@ def _content_type(path: Path, *, data: bool) -> str:
 
 
 def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
-    """By its header, and checked; None for a JPEG with several pictures, each of its own size."""
+    """By its header, and checked; None for one whose header is much work, and for a JPEG with several pictures, each of
+    its own size."""
     from PIL import Image
 
+    with path.open("rb") as file:
+        if not has_light_header(file, kind):
+            return None
     with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         try:
             with Image.open(path, formats=[kind]) as picture:

@@ -59,6 +59,8 @@ def picture_extent(path: str, content_type: str, most: int) -> dict[str, Any] | 
                 break
             total += picture.width * picture.height
             width, height = max((width, height), picture.size, key=lambda size: size[0] * size[1])
+        if picture.format == "PNG":
+            picture.verify()
         return {"width": width, "height": height, "frames": -(-total // max(1, width * height))}
 
 

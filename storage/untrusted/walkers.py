@@ -1,6 +1,7 @@
-"""How large a GIF or a WebP becomes, from its blocks alone: nothing is decoded, and memory stays constant.
+"""What a picture's blocks tell: how large a GIF or a WebP becomes, and whether a PNG's or a JPEG's header is a light one.
 
-Pillow would decode a GIF's frames, and libwebp allocates two whole canvases before it says how large they are.
+Nothing is decoded, and memory stays constant. Pillow would decode a GIF's frames, libwebp allocates two whole canvases
+before it says how large they are, and Pillow runs Python for each part of a header and keeps what it has found.
 """
 
 from typing import BinaryIO
@@ -8,7 +9,14 @@ from typing import BinaryIO
 MAX_GIF_BLOCKS = 1_000_000
 """A GIF of 250 MB has as many when they are full."""
 MAX_WEBP_CHUNKS = 1_000_000
+_WITHOUT_LENGTH = frozenset({b"", b"\x00", b"\x01", b"\xff", *(bytes([mark]) for mark in range(0xD0, 0xDA))})
 _GIF_COMMENT = b"\xfe"
+
+MAX_PNG_CHUNKS = 20_000
+"""Of one that Pillow may read in our own process, in less than 100 ms: a PNG of 50 MB has some 6,000."""
+MAX_JPEG_SEGMENTS = 2_000
+MAX_JPEG_HEADER = 4 * 1024**2
+"""Bytes before a JPEG's picture: Pillow joins those of one kind again with each. Colour profiles have up to 2 MB."""
 
 
 class BadFile(Exception):
@@ -96,3 +104,34 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
             bits = int.from_bytes(body[1:5], "little")
             return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     return 0, 0
+
+
+def has_light_header(file: BinaryIO, kind: str) -> bool:
+    """Whether Pillow learns a `PNG`'s or a `JPEG`'s size with little work. False also for an uncommon or broken one."""
+    if kind == "PNG":
+        return _has_few_chunks(file)
+    return kind != "JPEG" or _has_few_segments(file)
+
+
+def _has_few_chunks(file: BinaryIO) -> bool:
+    file.seek(8)
+    for _ in range(MAX_PNG_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8 or head[4:] == b"IEND":
+            return True
+        file.seek(int.from_bytes(head[:4]) + 4, 1)
+    return False
+
+
+def _has_few_segments(file: BinaryIO) -> bool:
+    """Each with a mark and a length, and nothing between them: Pillow goes on byte by byte otherwise."""
+    at = 2
+    for _ in range(MAX_JPEG_SEGMENTS):
+        file.seek(at)
+        mark, length = file.read(2), int.from_bytes(file.read(2))
+        if mark == b"\xff\xda":
+            return True
+        at += 2 + length
+        if mark[:1] != b"\xff" or mark[1:] in _WITHOUT_LENGTH or length < 2 or at > MAX_JPEG_HEADER:
+            return False
+    return False

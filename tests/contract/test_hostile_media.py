@@ -368,6 +368,36 @@ async def test_an_examination_that_the_system_ends_says_nothing_of_the_file(tmp_
         await checking
 
 
+def jpeg(before_the_picture: bytes) -> bytes:
+    plain = picture("JPEG")
+    return plain[:2] + before_the_picture + plain[2:]
+
+
+LABORIOUS: dict[str, bytes] = {
+    "a PNG of many chunks": png(8, 8, png_chunk(b"prVt", b"") * 20_000),
+    "a JPEG of many segments": jpeg(b"\xff\xfe\0\2" * 2_000),
+    "a JPEG whose header is long": jpeg((b"\xff\xe1\xff\xfeExif\0\0" + bytes(0xFFF6)) * 70),
+    "a JPEG with filling between its segments": jpeg(b"\xff" * 10_000),
+}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
+@pytest.mark.parametrize("name", LABORIOUS)
+async def test_a_header_that_is_much_work_is_read_in_a_probe(tmp_path: Path, name: str) -> None:
+    """Pillow runs Python for each part of it: 50 MB of them took 20 s and 1.8 GB of the API itself."""
+    checking = asyncio.create_task(checked(tmp_path, LABORIOUS[name]))
+    while not probes_of_this_process():
+        assert not checking.done()
+        await asyncio.sleep(0.005)
+    assert await checking in ("image/png", "image/jpeg")
+
+
+async def test_a_broken_one_of_many_chunks_is_refused(tmp_path: Path) -> None:
+    """Checksums are compared in the probe as well."""
+    with pytest.raises(MediumRefused):
+        await checked(tmp_path, png(8, 8, png_chunk(b"prVt", b"") * 20_000, png_chunk(b"tEXt", b"a")[:-1] + b"?"))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
 async def test_many_files_at_once_wait_for_few_probes(clock: ManualClock) -> None:
     """No valid picture is refused in the crowd, and no more processes run than the setting says."""
