@@ -3,9 +3,10 @@
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import Field, create_model, model_validator
 
 from app.body import Place
+from app.wire.base import Request
 from app.wire.jobs import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.manifest import NamedInput, NamedWorkflow
 
@@ -19,10 +20,8 @@ LONG_IN_NAMED_JOBS: tuple[Place, ...] = (("inputs", "*", "data"), ("inputs", "*"
 PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 
 
-class MediumInput(BaseModel):
+class MediumInput(Request):
     """A file for an input of a named workflow; exactly one of the sources is given."""
-
-    model_config = ConfigDict(extra="forbid")
 
     filename: str | None = Field(None, description="as the node sees it; its suffix matters", examples=["cat.png"])
     data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
@@ -53,7 +52,7 @@ def request_model(workflow: NamedWorkflow) -> type[NamedJobRequest]:
 @lru_cache(maxsize=256)
 def _request_model(name: str, inputs: tuple[tuple[str, NamedInput], ...]) -> type[NamedJobRequest]:
     fields: dict[str, Any] = {input_name: _field(named) for input_name, named in inputs}
-    inputs_model = create_model(f"Inputs of {name}", __config__=ConfigDict(extra="forbid"), **fields)
+    inputs_model = create_model(f"Inputs of {name}", __base__=Request, **fields)
     required = any(named.is_medium for _, named in inputs)
     default = ... if required else Field(default_factory=inputs_model)
     return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))

@@ -1,13 +1,13 @@
 """Jobs that are submitted together."""
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
     Field,
 )
 
-from app.wire.base import Answer, Moment
-from app.wire.jobs import InputValues, JobOptions, JobRequest
+from app.wire.base import Answer, Many, Moment
+from app.wire.jobs import InputValue, JobOptions, JobRequest
 from storage.jobs.record import Status
 
 
@@ -15,10 +15,8 @@ class BatchRequest(JobOptions):
     """What POST /v1/batches takes: `workflow` and `input_sets`, or `jobs`."""
 
     workflow: Any = Field(None, description="ComfyUI's API-format graph, of every job")
-    input_sets: Annotated[list[InputValues], Field(fail_fast=True)] | None = Field(
-        None, description="the inputs of one job each"
-    )
-    jobs: Annotated[list[JobRequest], Field(fail_fast=True)] | None = Field(None, description="whole jobs instead")
+    input_sets: Many[Many[InputValue]] | None = Field(None, description="the inputs of one job each")
+    jobs: Many[JobRequest] | None = Field(None, description="whole jobs instead")
 
 
 class BatchUrls(Answer):

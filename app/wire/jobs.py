@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     Field,
     SecretStr,
-    StringConstraints,
     field_validator,
 )
 
@@ -15,9 +14,11 @@ from app.wire.base import (
     LONGEST_QUEUE_TIMEOUT_S,
     LONGEST_RETAIN_DAYS,
     LONGEST_TIMEOUT_S,
-    MAX_METADATA_NAME,
     MAX_PARTNER_KEY,
     Answer,
+    Few,
+    Many,
+    MetadataName,
     MetadataText,
     Moment,
     NodeId,
@@ -46,10 +47,6 @@ class InputValue(Request):
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-InputValues = Annotated[list[InputValue], Field(fail_fast=True)]
-"""Only the first bad one is reported: pydantic holds the interpreter for 0.3 s to list 100,000 faults."""
-
-
 class MediumSource(Request):
     """A file that the workflow loads by `name`; exactly one of the sources is given."""
 
@@ -72,7 +69,7 @@ class ExtraData(Request):
 class JobOptions(Request):
     """How a job is run, whatever it computes."""
 
-    media: list[MediumSource] = Field(default_factory=list)
+    media: Many[MediumSource] = Field(default_factory=list)
     priority: Whole = Field(0, ge=MIN_PRIORITY, le=MAX_PRIORITY, description="higher runs first")
     timeout_s: Whole | None = Field(
         None, ge=1, le=LONGEST_TIMEOUT_S, description="longest run time of one attempt, seconds"
@@ -87,7 +84,7 @@ class JobOptions(Request):
         default=False, description="refuse the job if some of its outputs cannot run, instead of running the others"
     )
     gpu: str | None = Field(None, max_length=64, description="which of the deployment's GPU pools runs it")
-    metadata: dict[Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)], MetadataText] = Field(
+    metadata: Annotated[dict[MetadataName, MetadataText], Few] = Field(
         default_factory=dict, description="your own labels, given back with the job"
     )
     extra_data: ExtraData | None = Field(None, description="ComfyUI's `extra_data`: goes to the engine alone")
@@ -95,7 +92,7 @@ class JobOptions(Request):
     webhook_secret: str | None = Field(
         None, max_length=200, description="`whsec_…` that signs this job's events instead of yours"
     )
-    webhook_events: list[EventName] = Field(
+    webhook_events: Many[EventName] = Field(
         default_factory=lambda: list(DEFAULT_EVENTS), description="which events are sent"
     )
 
@@ -104,7 +101,7 @@ class JobRequest(JobOptions):
     """What POST /v1/jobs takes."""
 
     workflow: Any = Field(description="ComfyUI's API-format graph")
-    inputs: InputValues = Field(default_factory=list)
+    inputs: Many[InputValue] = Field(default_factory=list)
 
 
 class NodeWarning(Answer):

@@ -6,7 +6,7 @@ from pydantic import (
     Field,
 )
 
-from app.wire.base import MAX_REPLAYED, Answer, Moment, Request, WebhookUrl
+from app.wire.base import MAX_REPLAYED, Answer, Many, Moment, Request, WebhookUrl
 
 
 class AttemptView(Answer):
@@ -45,7 +45,7 @@ class DeadLetterList(Answer):
 class ReplayRequest(Request):
     """Which dead letters are sent again; all of them unless they are named."""
 
-    event_ids: list[str] | None = Field(None, max_length=MAX_REPLAYED)
+    event_ids: Many[str] | None = Field(None, max_length=MAX_REPLAYED)
 
 
 class Replayed(Answer):
