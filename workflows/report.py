@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from workflows.errors import UnknownNodeClass, WorkflowCycle, WorkflowError
@@ -9,6 +10,8 @@ from workflows.graph import Graph
 
 MOST_SEARCHED_HINTS = 10
 """Faults of a graph whose hint may be a search for similar names: each takes milliseconds where names are many."""
+MOST_DEPENDENTS = 1_000
+"""Outputs that are named in one report: a graph of a megabyte could make an answer of 67 by its names."""
 Edges = Mapping[str, Sequence[str]]
 """From each node to others."""
 
@@ -18,7 +21,7 @@ class Report:
     """No faults: the graph fits. `runs` are the output nodes that ComfyUI would run; without one it runs nothing.
 
     `node_errors` is {node id: {errors, dependent_outputs, class_type}}, as ComfyUI says it; like there, an unknown
-    class or a graph without outputs is no error of a node.
+    class or a graph without outputs is no error of a node. Once `MOST_DEPENDENTS` outputs are named, no more are.
     """
 
     faults: tuple[WorkflowError, ...] = ()
@@ -58,13 +61,16 @@ def report(
 ) -> Report:
     """`dependents_of` gives for a node with a fault the output nodes that do not run for its sake."""
     errors: dict[str, Any] = {}
+    left = MOST_DEPENDENTS
     blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
     for node_id, fault in blamed:
         if node_id not in errors:
             dependents = dependents_of(node_id)
+            named = list(islice((output for output in graph.nodes if output in dependents), left))
+            left -= len(named)
             errors[node_id] = {
                 "errors": [],
-                "dependent_outputs": [output for output in graph.nodes if output in dependents],
+                "dependent_outputs": named,
                 "class_type": graph.nodes[node_id].class_type,
             }
         errors[node_id]["errors"].append(dict(fault.engine or {}))

@@ -10,7 +10,7 @@ import pytest
 from workflows.catalogue import MOST_FAULTS, Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
-from workflows.report import Report
+from workflows.report import MOST_DEPENDENTS, Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
@@ -390,6 +390,18 @@ def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
     for other, code in ((linked, "dangling-link"), (ring, "workflow-cycle")):
         report = Catalogue(INFO).judge(parse_graph({"1": good, "2": other}))
         assert (report.is_refusal, [fault.code for fault in report.faults]) == (True, [code])
+
+
+def test_an_answer_is_no_longer_for_many_outputs() -> None:
+    """Each of 50 faults would name all 1,900 outputs, with names of 256 characters: 67 MB."""
+    bad = {f"bad {number}": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}} for number in range(50)}
+    last = f"bad {len(bad) - 1}"
+    for number in range(1, len(bad)):
+        bad[f"bad {number}"]["inputs"]["part"] = [f"bad {number - 1}", 0]
+    ends = {f"end {n}": {"class_type": "Number", "inputs": VALID["Number"] | {"part": [last, 0]}} for n in range(300)}
+    report = Catalogue(INFO).judge(parse_graph(bad | ends))
+    assert len(report.faults) == MOST_FAULTS
+    assert sum(len(about["dependent_outputs"]) for about in report.node_errors.values()) == MOST_DEPENDENTS
 
 
 def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
