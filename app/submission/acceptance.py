@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic_core import to_json
-
 from app.config import ApiConfig
 from app.services import Services
 from app.submission.media import LocalMedium, PreparedMedium
@@ -95,7 +93,7 @@ class Acceptance:
         record, files = self.draft(prepared, job_id, self._stores.clock.now(), identity)
         await self.hold_uploads(prepared, job_id)
         return await self._stores.jobs.create(
-            record, workflow=workflow_json(prepared), files=files, beside=self.beside(prepared, record)
+            record, workflow=prepared.workflow.document, files=files, beside=self.beside(prepared, record)
         )
 
     async def known(self, scope: str, identity: Identity) -> str | None:
@@ -146,7 +144,7 @@ class Acceptance:
             traceparent=identity.traceparent,
             inputs=prepared.inputs,
             media=tuple(media),
-            workflow_shape=prepared.workflow.graph.shape(),
+            workflow_shape=prepared.workflow.shape,
             created_at=created_at,
         )
         return record.born(), files
@@ -191,10 +189,6 @@ class Acceptance:
                 await self._launcher.spawn(record.pool)
         except Exception:  # the job is safe: whoever looks at the queue next runs it
             logger.exception("no worker could be started")
-
-
-def workflow_json(prepared: PreparedJob) -> bytes:
-    return to_json(prepared.workflow.document)
 
 
 def stored_medium(local: LocalMedium, key: str) -> Medium:

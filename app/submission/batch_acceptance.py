@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from app.config import ApiConfig
 from app.services import Services
-from app.submission.acceptance import Acceptance, Identity, stored_medium, workflow_json
+from app.submission.acceptance import Acceptance, Identity, stored_medium
 from app.submission.batch_preparation import PreparedBatch
 from app.submission.media import LocalMedium, PreparedMedium
 from app.submission.preparation import PreparedJob
@@ -111,7 +111,10 @@ class BatchAcceptance:
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
             stored = await self._stores.jobs.write_new(
-                record, workflow=workflow_json(prepared), files=files, beside=self._acceptance.beside(prepared, record)
+                record,
+                workflow=prepared.workflow.document,
+                files=files,
+                beside=self._acceptance.beside(prepared, record),
             )
         except PreconditionFailed:
             stored = await self._stores.jobs.read(self._tenant, job_id)

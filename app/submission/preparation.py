@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 
 from app.body import BadText, Body, Place, TextTooLong
 from app.config import ApiConfig
@@ -46,10 +47,17 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class PreparedWorkflow:
-    """`document` is the graph as it came, to be stored."""
+    """`document` is the graph as it came, to be stored: JSON."""
 
-    document: Any
+    document: bytes
     graph: Graph
+    shape: str
+
+    @classmethod
+    def of(cls, document: Any) -> "PreparedWorkflow":
+        """Work that grows with the document, for all jobs that share it. Raises `WorkflowError`."""
+        graph = parse_graph(document)
+        return cls(to_json(document), graph, graph.shape())
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +135,9 @@ class Preparation:
             detail = f"{len(document)} nodes, at most {self._config.max_nodes} are allowed"
             raise Problem("too-many-nodes", detail, pointer=where)
         try:
-            graph = await self._body.aside(parse_graph, document)
+            return await self._body.aside(PreparedWorkflow.of, document)
         except WorkflowError as error:
             raise of_workflow(error, where) from error
-        return PreparedWorkflow(document, graph)
 
     async def media(self, options: JobOptions, root: str) -> tuple[PreparedMedium, ...]:
         return await self._intake.media(options.media, f"{root}/media")

@@ -1,4 +1,4 @@
-"""What a picture's blocks tell: how large a GIF or a WebP becomes, and whether a PNG's or a JPEG's header is a light one.
+"""What a picture's blocks tell: how large a GIF or a WebP becomes, and whether the header of a PNG or a JPEG is light.
 
 Nothing is decoded, and memory stays constant. Pillow would decode a GIF's frames, libwebp allocates two whole canvases
 before it says how large they are, and Pillow runs Python for each part of a header and keeps what it has found.

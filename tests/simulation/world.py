@@ -46,7 +46,6 @@ from tests.simulation.virtual_time import VirtualClock
 from tests.simulation.wakeups import LossySignal, TicketOffice
 from tests.simulation.watcher import ENDS, TENANT, Watcher
 from workers.loop import WorkerLoop
-from workflows.graph import parse_graph
 
 T = TypeVar("T")
 
@@ -71,7 +70,7 @@ REPLAY_TRIES = 3
 
 RECEIVER = "https://receiver.example/hook"
 CONFIG = ApiConfig(api_key=None)
-WORKFLOW = PreparedWorkflow(GRAPH, parse_graph(GRAPH))
+WORKFLOW = PreparedWorkflow.of(GRAPH)
 
 AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
 """Spans between sweeps: past a young hint, an Idempotency-Key, the retention of jobs and batches."""
