@@ -394,7 +394,9 @@ def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
 
 def test_an_answer_is_no_longer_for_many_outputs() -> None:
     """Each of 50 faults would name all 1,900 outputs, with names of 256 characters: 67 MB."""
-    bad = {f"bad {number}": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}} for number in range(50)}
+    bad: dict[str, Any] = {
+        f"bad {number}": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}} for number in range(50)
+    }
     last = f"bad {len(bad) - 1}"
     for number in range(1, len(bad)):
         bad[f"bad {number}"]["inputs"]["part"] = [f"bad {number - 1}", 0]
