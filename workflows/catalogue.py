@@ -13,7 +13,8 @@ What object_info cannot tell is left to the engine, for a job that it would run 
   engine's process did not publish which (`unchecked_inputs`), nothing of the kind is judged of custom nodes.
 - Custom nodes may compare types as they like, so the types of their links are not judged.
 - Files of the input folder (LoadImage's `image`) are judged by what the job brings and what the engine lists.
-- Dynamic inputs (`COMFY_…` types) are checked for presence only; combos that the editor fetches (`remote`) not at all.
+- Dynamic inputs (`COMFY_…` types) are checked for presence, and by the parts that a dynamic combo's choice adds; combos
+  that the editor fetches (`remote`) not at all.
 - The models' files change while a deployment stands: they are judged only where `files_are_known`.
 
 Without object_info (nobody has published one yet) only the graph's own structure is known: then any class is accepted,

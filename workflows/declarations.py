@@ -5,8 +5,8 @@ of choices (the old form), or `"COMBO"` with the choices in `options["options"]`
 `COMFY_` are dynamic: such an input has parts of its own, sent as `<name>.<part>`.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
 _UPLOAD = "_upload"
 _AUTOGROW = "COMFY_AUTOGROW"
+_DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO"
 _NEVER_LISTED = ("remote", "remote_combo")
 _NUMBERS = ("INT", "FLOAT", "BOOLEAN")
 
@@ -91,6 +92,22 @@ class InputDeclaration:
     @property
     def is_dynamic(self) -> bool:
         return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC)
+
+    @property
+    def is_dynamic_combo(self) -> bool:
+        return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC_COMBO)
+
+    def parts(self, given: Mapping[str, Any]) -> Iterator["InputDeclaration"]:
+        """What the chosen option of a dynamic combo adds to its node, each called `<name>.<part>`; their parts, too."""
+        if not self.is_dynamic_combo:
+            return
+        options = self.options.get("options")
+        for option in options if isinstance(options, list) else ():
+            if isinstance(option, Mapping) and option.get("key") == given.get(self.name):
+                for part in _inputs(option.get("inputs") or {}, f"{self.name}.").values():
+                    # ComfyUI puts a dynamic combo into what it validates only if it is given.
+                    yield replace(part, required=False) if part.is_dynamic_combo else part
+                    yield from part.parts(given)
 
     def is_missing(self, given: Mapping[str, Any]) -> bool:
         """Whether a node with these inputs lacks this one, its parts included. One that may have no parts never is."""
@@ -202,14 +219,14 @@ def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(members if isinstance(members, Mapping) else ()) - _inputs(groups).keys()
 
 
-def _inputs(groups: Mapping[str, Any]) -> dict[str, InputDeclaration]:
+def _inputs(groups: Mapping[str, Any], prefix: str = "") -> dict[str, InputDeclaration]:
     """ComfyUI lets a required input win over an optional one of the same name."""
     found: dict[str, InputDeclaration] = {}
     for group in ("required", "optional"):
         members = groups.get(group)
         for name, config in (members if isinstance(members, Mapping) else {}).items():
             if name not in found:
-                found[name] = _input(name, config, required=group == "required")
+                found[name] = _input(f"{prefix}{name}", config, required=group == "required")
     return found
 
 

@@ -21,19 +21,19 @@ class NodeJudge:
     files: Files
 
     def faults(self, node_id: str) -> Iterator[WorkflowError]:
-        """In the order in which the class declares its inputs; then the links of their parts, known by slot alone."""
+        """In the order in which the class declares its inputs, then their parts; of some only the links are known."""
         node = self.graph.nodes[node_id]
         about = self.class_of(node.class_type)
+        known = dict(about.inputs)
         for wanted in about.inputs.values():
+            known |= {part.name: part for part in wanted.parts(node.inputs)}
+        for name, value in node.inputs.items():
+            if name not in known and isinstance(value, list) and about.takes(name):
+                known[name] = InputDeclaration(name, "*", {}, required=False)
+        for wanted in known.values():
             fault = self._judge(Location(node_id, node, wanted, about))
             if fault is not None:
                 yield fault
-        for name, value in node.inputs.items():
-            if name not in about.inputs and isinstance(value, list) and about.takes(name):
-                part = InputDeclaration(name, "*", {}, required=False)
-                fault = self._judge(Location(node_id, node, part, about))
-                if fault is not None:
-                    yield fault
 
     def _judge(self, location: Location) -> WorkflowError | None:
         given = location.node.inputs
@@ -49,5 +49,6 @@ class NodeJudge:
 def _missing(location: Location) -> WorkflowError:
     name = location.declared.name
     problem = f"node {location.node_id} ({location.node.class_type}) lacks its required input {name}"
-    said = ("required_input_missing", "Required input is missing", name)
+    part = name if name in location.about.inputs else name.rpartition(".")[2]  # as ComfyUI calls a part
+    said = ("required_input_missing", "Required input is missing", part)
     return location.fault(MissingRequiredInput, problem, said, f"set {name}, or link it")

@@ -89,7 +89,9 @@ class Comparison:
             media = self._media(graph, lists)
             with _made({self._options.base / "engine" / "input" / name: body for name, body in media.items()}):
                 said = await self._real.judge(graph.document)
-            one = Compared(graph.name, said, await own.judge(graph, media), await strangers.judge(graph, media))
+            one = Compared(
+                graph.name, said, await own.judge(graph, media), await strangers.judge(graph, media), frozenset(media)
+            )
             if one.own.says == "accepted":
                 await self._record(one, graph, recording, await ended(worker))
             compared.append(one)

@@ -8,8 +8,8 @@ from tests.compare.engine import Judgement
 
 BY_POLICY = frozenset({"node-not-allowed"})
 """Refusals that are meant: the class runs code from the graph."""
-NO_FILE = "only this project refuses: a loader whose file has no name"
-"""ComfyUI's validation lets it pass, for the folder of input files is there, and its run ends at once."""
+NO_FILE = "only this project refuses: a file that neither side has"
+"""The check of ComfyUI's class is a weak one (the empty name is a folder that exists); its run ends at that node."""
 BOTH_ACCEPT = "both accept"
 BOTH_REFUSE = "both refuse"
 POLICY = "only this project refuses: a class that runs code"
@@ -49,12 +49,15 @@ ROWS = (
 
 @dataclass(slots=True)
 class Compared:
-    """One graph. `worker` is why the worker refused what was accepted; `outputs` is how both runs ended."""
+    """One graph. `brought` are the files that both sides got. `worker` is why the worker refused what was accepted;
+    `outputs` is how both runs ended.
+    """
 
     name: str
     real: Judgement
     own: Judgement
     strangers: Judgement | None = None
+    brought: frozenset[str] = frozenset()
     worker: str = ""
     changes: list[str] = field(default_factory=list)
     outputs: str | None = None
@@ -68,7 +71,7 @@ class Compared:
         real, own = self.real, self.own
         if own.says != "accepted":
             if real.says == "accepted":
-                return [(_row(own), f"{own.code}: {own.reason}")]
+                return [(self._row(), f"{own.code}: {own.reason}")]
             rows = [(BOTH_REFUSE, f"{own.code}: {own.reason}")]
             if real.errors != own.errors:
                 rows.append((OTHER_WORDS, _differing(real, own)))
@@ -80,6 +83,13 @@ class Compared:
         if real.errors != own.errors or (own.runs is not None and real.runs is not None and real.runs != own.runs):
             rows.append((OTHER_ERRORS, _differing(real, own)))
         return rows
+
+    def _row(self) -> str:
+        own = self.own
+        if own.code in BY_POLICY:
+            return POLICY
+        is_brought = any(name in own.reason for name in self.brought)
+        return NO_FILE if own.code == "missing-medium" and not is_brought else WRONG_REFUSAL
 
     def _sent(self) -> list[tuple[str, str]]:
         rows = [(WORKER_REFUSES, self.worker)] if self.worker else []
@@ -95,12 +105,6 @@ class Compared:
         if self.outputs is None:
             return []
         return [(OUTPUTS, ""), (self.outputs, "; ".join(self.differences[:5]))]
-
-
-def _row(own: Judgement) -> str:
-    if own.code in BY_POLICY:
-        return POLICY
-    return NO_FILE if own.code == "missing-medium" and "needs the file ''" in own.reason else WRONG_REFUSAL
 
 
 def _differing(real: Judgement, own: Judgement) -> str:

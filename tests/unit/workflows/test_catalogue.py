@@ -321,6 +321,29 @@ def test_an_input_that_grows_needs_parts_only_if_it_has_a_least_number() -> None
     assert [fault.code for fault in Catalogue(INFO).judge(graph).faults] == ["missing-required-input"]
 
 
+@pytest.mark.parametrize(
+    ("inputs", "codes"),
+    [
+        ({"model": "small"}, []),
+        ({"model": "other"}, []),
+        ({"model": "large", "model.count": 3, "model.mode": "off"}, []),
+        ({"model": "large", "model.count": "many", "model.mode": "off"}, ["wrong-input-type"]),
+        ({"model": "large", "model.count": 99, "model.mode": "off"}, ["value-out-of-range"]),
+        ({"model": "large", "model.mode": "off"}, ["missing-required-input"]),
+        ({"model": "large", "model.count": 3, "model.mode": "on", "model.mode.size": "x"}, ["wrong-input-type"]),
+    ],
+)
+def test_the_choice_of_a_dynamic_combo_decides_what_its_node_needs(inputs: dict[str, Any], codes: list[str]) -> None:
+    """Its parts are judged like any other input, and parts that the choice does not add are left alone."""
+    modes = [{"key": "off", "inputs": {}}, {"key": "on", "inputs": {"optional": {"size": ["INT"]}}}]
+    large = {"count": ["INT", {"max": 9}], "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": modes}]}
+    options = [{"key": "small", "inputs": {}}, {"key": "large", "inputs": {"required": large}}]
+    declared = {"required": {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": options}]}}
+    catalogue = Catalogue({"Makes": {"input": declared, "output_node": True}})
+    report = catalogue.judge(parse_graph({"1": {"class_type": "Makes", "inputs": inputs}}))
+    assert [fault.code for fault in report.faults] == codes
+
+
 def test_all_faults_are_told_at_once() -> None:
     """Those of every node that an output needs, unknown classes among them; not those of a node that none needs."""
     nodes = {
