@@ -10,6 +10,7 @@ from collections.abc import Callable
 import uvicorn
 
 from app.asgi import create_app
+from app.heavy import yield_soon
 from infra.compose.api import api_config, api_services
 from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
@@ -81,6 +82,7 @@ def main() -> int:
     parser.add_argument("--fd", type=int, required=True)
     descriptor = parser.parse_args().fd
     _allow_many_files()
+    yield_soon()
     bound_malloc()
     return run(lambda settings: serve(settings, descriptor))
 

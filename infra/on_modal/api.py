@@ -3,6 +3,7 @@
 from typing import Any
 
 from app.asgi import create_app
+from app.heavy import yield_soon
 from infra.compose.api import api_config, api_services
 from infra.compose.stores import api_s3_config, make_stores
 from infra.logs import configure_logging
@@ -16,6 +17,7 @@ from storage.bucket.s3 import S3ObjectStore
 def api_application() -> Any:
     """The ASGI application of one API container."""
     bound_malloc()
+    yield_soon()
     settings = Settings()
     configure_logging("api", settings.log_level, settings.secret_values())
     stores = make_stores(settings, S3ObjectStore(api_s3_config(settings)), ModalSignal())
