@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 SWITCH_S = 0.001
-"""How long such a thread may keep the interpreter's lock while the event loop waits for it; Python's default is 5 ms."""
+"""How long such a thread may keep the interpreter's lock while the event loop waits for it; the default is 5 ms."""
 
 _THREAD = ThreadPoolExecutor(max_workers=1, thread_name_prefix="heavy")
 
