@@ -131,7 +131,7 @@ class Runs:
             filename, subfolder = value
             for folder in (folders.output, folders.temp):
                 path = folder / subfolder / filename
-                if filename and path.is_file() and path.resolve().is_relative_to(folder.resolve()):
+                if filename and _is_file(path) and path.resolve().is_relative_to(folder.resolve()):
                     where = str(path.parent.relative_to(folder.parent))
                     found[where, path.name, digest(path.read_bytes())] += 1
                     break
@@ -153,6 +153,14 @@ class Runs:
             where = Path("temp" if output.is_preview else "output") / output.subfolder
             found[str(where), output.filename, digest(body)] += 1
         return found
+
+
+def _is_file(path: Path) -> bool:
+    """False for a text that no file can be called."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _strings(value: Any) -> Iterator[tuple[str, str]]:
