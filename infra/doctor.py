@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from app import __version__
-from infra.findings import REACHABLE, Check, CheckFailed
+from infra.findings import REACHABLE, Check, CheckFailed, Note
 from storage import keys
 from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
@@ -132,6 +132,12 @@ _NO_PRESIGN = (
 )
 
 
+_ISOLATE = (
+    "a graph that runs code can read what the worker's user can: run workers as root, or on Linux 5.13 or newer with "
+    "Landlock; COMFYUI_MODAL_ISOLATION=required refuses to run without"
+)
+
+
 class EngineChecks:
     """The engine of a worker, by its URL or its socket."""
 
@@ -165,7 +171,12 @@ class ApiChecks:
         self._timeout_s = timeout_s
 
     def all(self) -> dict[str, Check]:
-        return {"API alive": self.alive, "API ready": self.ready, "API key": self.key}
+        return {
+            "API alive": self.alive,
+            "API ready": self.ready,
+            "API key": self.key,
+            "engine isolation": self.isolation,
+        }
 
     async def alive(self) -> str:
         """And made of the same code as this command."""
@@ -193,6 +204,18 @@ class ApiChecks:
                 "use the api_key of connection.json, or COMFYUI_MODAL_API_KEY",
             )
         return "accepted"
+
+    async def isolation(self) -> str | Note:
+        """What each pool's last worker said of itself."""
+        response = await self._get("/v1/system", {"Authorization": f"Bearer {self._key}"})
+        if response.status_code != 200:
+            raise CheckFailed(f"/v1/system answered {response.status_code}", "look at the API's log")
+        workers = [pool["worker"] for pool in response.json()["pools"] if pool["worker"] is not None]
+        said = {worker.get("isolation") or "unknown" for worker in workers} or {"no worker has started yet"}
+        detail = "; ".join(sorted(said))
+        if any(text.startswith(("none", "unknown")) for text in said):
+            return Note(detail, _ISOLATE)
+        return detail
 
     async def _get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         return await _request("GET", self._url + path, timeout_s=self._timeout_s, headers=headers)

@@ -9,6 +9,7 @@ and fails the build where a custom node does not import or a shipped workflow na
 import modal
 
 from infra.nodes import CustomNode, shell_quoted
+from workers.isolation import FIRST_USER, USER_NAME
 
 CUDA_TAG = "12.8.1-devel-ubuntu22.04"
 """`devel`: SageAttention is compiled with its nvcc."""
@@ -77,6 +78,7 @@ def comfyui_image(
     image = image.run_commands(*_comfyui(comfyui_version))
     for node in nodes:
         image = image.run_commands(*_custom_node(node))
+    image = image.run_commands(*_engine_user())
     image = image.pip_install_from_requirements("requirements/base.txt")
     image = image.add_local_python_source(*SOURCES, copy=True, ignore=_UNWANTED)
     return image.run_commands("python -I /root/comfyui_modal.py infra.check_image")
@@ -140,6 +142,14 @@ def _custom_node(node: CustomNode) -> list[str]:
     if node.requirements:
         commands.append(f"{ENGINE_PYTHON} -m pip install {' '.join(map(shell_quoted, node.requirements))}")
     return commands
+
+
+def _engine_user() -> list[str]:
+    """A name for the user that ComfyUI runs as, and bytecode, which that user cannot write where the sources are."""
+    return [
+        f"useradd --uid {FIRST_USER} --no-create-home --shell /usr/sbin/nologin {USER_NAME}",
+        f"{ENGINE_PYTHON} -m compileall -q -j 0 {COMFYUI} || true",
+    ]
 
 
 def _checkout(repository: str, commit: str, folder: str) -> list[str]:

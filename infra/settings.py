@@ -27,6 +27,7 @@ from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
+from workers.isolation import FIRST_USER, USERS
 from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 from workflows.suggestions import suggestion
 
@@ -204,6 +205,21 @@ class Settings(BaseSettings):
         "`sage` where it is right, `sdpa` torch's always",
     )
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
+    isolation: Literal["auto", "required", "off"] = Field(
+        "auto",
+        description="keep ComfyUI apart from its worker: `auto` as far as this machine can, `required` starts no "
+        "engine otherwise, `off` not at all",
+    )
+    engine_user: Annotated[int, Field(ge=1_000, le=65_000)] = Field(
+        FIRST_USER,
+        description=f"first of the {USERS} user numbers that engines run as where workers are root; "
+        "no other process may have them",
+    )
+    private_dirs: tuple[str, ...] = Field(
+        (),
+        description="folders and files that no engine may read, as a JSON list; "
+        "`up` adds its own, and the worker's temporary files and credentials need not be named",
+    )
     engine_start_timeout_s: Seconds = Field(300.0, description="how long the engine may take to get ready, seconds")
     warm_up: str | None = Field(
         None, description="a workflow without media, by name, that every engine runs before its worker takes a job"

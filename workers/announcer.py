@@ -94,6 +94,7 @@ class Announcer:
             gpu=system.gpu or attention.gpu,
             gpu_memory_bytes=system.gpu_memory_bytes or attention.gpu_memory_bytes,
             attention=attention,
+            isolation=self._host.paths.hidden(str(self._host.isolation)),
         )
 
     def _runtime(self, facts: WorkerFacts) -> Runtime:

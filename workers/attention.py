@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.published.worker_facts import AttentionChoice
 from workers import attention_probe
 from workers.guard import guarded, kill_group
+from workers.isolation import Enclosure
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +72,13 @@ class EngineAttention:
     cpu: bool = False
     time_limit_s: float = TIME_LIMIT_S
 
-    async def choose(self) -> AttentionChoice:
-        """Never raises; the log tells the choice."""
+    async def choose(self, enclosure: Enclosure | None = None) -> AttentionChoice:
+        """Never raises; the log tells the choice. The probe is confined as the engine is."""
         if self.cpu:
             return _told(_sdpa("ComfyUI runs on the CPU"))
         if self.wish == "sdpa":
             return _told(_sdpa("the setting asks for it"))
-        measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s)
+        measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s, enclosure=enclosure)
         return _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
 
 
@@ -141,9 +143,17 @@ def _told(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionCho
     return choice
 
 
-async def probe(python: str, environment: Mapping[str, str], *, time_limit_s: float) -> Measured:
-    """What the probe says in that Python; ends with this process, and never takes longer than its limit."""
-    command = [python, attention_probe.__file__]
+async def probe(
+    python: str, environment: Mapping[str, str], *, time_limit_s: float, enclosure: Enclosure | None = None
+) -> Measured:
+    """What the probe says in that Python; ends with this process, and never takes longer than its limit.
+
+    The probe goes as a text: the engine's user need not be able to read our code.
+    """
+    command = [python, "-c", Path(attention_probe.__file__).read_text()]
+    if enclosure is not None:
+        environment = enclosure.environment(environment)
+        command = enclosure.command(command, environment)
     try:
         process = await asyncio.create_subprocess_exec(
             *guarded(command),

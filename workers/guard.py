@@ -11,6 +11,9 @@ both killed, would else leave the command to no one.
 The command loses the privileges by which root reads and changes what other processes know: their memory, their
 environment. It keeps those over files, so that it works in folders of any owner as before.
 
+Whatever the command leaves behind becomes the guard's child (Linux), also what began a session of its own: a worker
+finds it there between jobs (`kill_strays`), and the guard ends it after the command.
+
 Start it as the leader of a new session. The guard passes SIGTERM and SIGINT on and ends with the command's
 own exit status; a parent that finds the guard gone calls `kill_group`, for whatever was left behind.
 """
@@ -22,11 +25,15 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 GRACE_S = 3.0
 """From SIGTERM to SIGKILL when the parent is gone."""
+
+_ROUNDS, _ROUND_S = 20, 0.005
+"""How often `kill_strays` asks for what appeared meanwhile."""
 
 NOT_STARTED = 2
 """Exit code where the command cannot be executed; also that of most programs for arguments that they do not know."""
@@ -36,6 +43,7 @@ SOCKET_VARIABLE = "COMFYUI_MODAL_ENGINE_SOCKET"
 
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
+_PR_SET_CHILD_SUBREAPER = 36
 """prctl(2)."""
 _OVER_OTHERS = {
     "CAP_SYS_MODULE": 16,
@@ -64,11 +72,47 @@ def kill_group(leader: int) -> None:
         os.killpg(leader, signal.SIGKILL)
 
 
+def children_of(pid: int) -> list[int]:
+    """None where the process is gone, or where /proc is not Linux's."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return _children_by_status(pid)
+
+
+def _children_by_status(parent: int) -> list[int]:
+    """For kernels that are built without the list of children."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # The name in brackets may hold blanks and brackets; the parent is the second field after it.
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(folder.name))
+    return found
+
+
+def kill_strays(guard: int, keep: Collection[int] = ()) -> int:
+    """SIGKILL what the guard inherited, and what that leaves; returns how many. The command's process is in `keep`."""
+    killed: set[int] = set()
+    for _ in range(_ROUNDS):
+        strays = [pid for pid in children_of(guard) if pid not in keep and pid not in killed]
+        if not strays:
+            break
+        for pid in strays:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+        time.sleep(_ROUND_S)  # what they leave is the guard's by then
+    return len(killed)
+
+
 def main(command: Sequence[str]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         process = subprocess.Popen(
             command,
@@ -80,12 +124,13 @@ def main(command: Sequence[str]) -> int:
         return NOT_STARTED
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: _forward(process, received))
-    while process.poll() is None:
+    while not _has_ended(process):
         readable, _, _ = select.select([wake_read, sys.stdin], [], [])
         if wake_read in readable:
             os.read(wake_read, 512)
         if sys.stdin in readable and not os.read(sys.stdin.fileno(), 512):
             _end_with_parent(process)
+    kill_strays(os.getpid())
     return 128 - process.returncode if process.returncode < 0 else process.returncode
 
 
@@ -105,9 +150,23 @@ def _dying_with(guard: int) -> Callable[[], None] | None:
     return bind
 
 
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Waits for inherited children too: nothing else does."""
+    while process.returncode is None:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if pid == 0:
+            return False
+        if pid == process.pid:
+            process.returncode = os.waitstatus_to_exitcode(status)
+    return True
+
+
 def _forward(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.poll() is None:
-        process.send_signal(number)
+    if process.returncode is None:  # not waited for yet, so the pid is still its own
+        os.kill(process.pid, number)
 
 
 def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
@@ -115,6 +174,7 @@ def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_S)
     _remove_socket()
+    kill_strays(os.getpid(), keep={process.pid})
     kill_group(os.getpgrp())  # the guard itself included: no one is left to read its exit status
 
 

@@ -34,6 +34,7 @@ def _lines(pool: Json) -> list[str]:
         f"  engine     {worker['engine']}, {said}" if said else f"  engine     {worker['engine']}",
         f"  GPU        {_gpu_line(worker)}",
         f"  attention  {attention['backend'] or 'unknown'}: {attention['reason']}",
+        f"  isolation  {worker.get('isolation') or 'unknown'}",
     ]
 
 

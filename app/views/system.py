@@ -38,6 +38,9 @@ class WorkerView(Answer):
     gpu: str | None
     gpu_memory_bytes: int | None
     attention: AttentionView
+    isolation: str | None = Field(
+        description="what keeps the engine apart from its worker: a user of its own, Landlock, both, or `none`"
+    )
 
 
 class PoolView(Answer):

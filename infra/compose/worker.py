@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from infra.compose.values import media_limits
@@ -13,6 +14,7 @@ from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.comfy.warm import WarmHost
+from workers.isolation import IsolationPolicy
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
 from workers.reporter import ReportPolicy
@@ -85,8 +87,9 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpe
     """How an engine of this worker's own is started."""
     folders = EngineFolders(settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-")))
     if settings.engine == "lite":
-        return EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
-    return EngineSpec.comfyui(
+        spec = EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
+        return replace(spec, isolation=isolation_policy(settings))
+    spec = EngineSpec.comfyui(
         Path(settings.engine),
         python=settings.comfyui_python,
         folders=folders,
@@ -95,6 +98,14 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpe
         start_timeout_s=settings.engine_start_timeout_s,
         attention=settings.attention,
     )
+    return replace(spec, isolation=isolation_policy(settings))
+
+
+def isolation_policy(settings: Settings) -> IsolationPolicy:
+    """What a process of ours keeps on the disk, an engine must not read."""
+    own = [path for path in (settings.signal_dir, settings.presence) if path is not None]
+    named = [Path(path).expanduser().absolute() for path in settings.private_dirs]
+    return IsolationPolicy(settings.isolation, settings.engine_user, (*named, *own))
 
 
 def warm(settings: Settings, host: EngineHost) -> EngineHost:

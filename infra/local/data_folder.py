@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,8 +23,11 @@ class UpRefused(Exception):
 def locked(data: Path) -> Iterator[None]:
     """Made if missing, and locked: two runtimes on one folder would run two S3 servers on the same data."""
     (data / "logs").mkdir(parents=True, exist_ok=True)
-    data.chmod(0o700)
+    # The engines of root's workers have users of their own, who pass through here to their folders.
+    data.chmod(0o711 if os.geteuid() == 0 else 0o700)
+    (data / "logs").chmod(0o700)
     with (data / "up.lock").open("w") as lock:
+        os.fchmod(lock.fileno(), 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -191,6 +191,7 @@ class LocalS3Server:
         self._identity.renew()
         log = self._data_dir / "log"
         (self._data_dir / "data").mkdir(parents=True, exist_ok=True)
+        self._data_dir.chmod(0o700)
         log.mkdir(exist_ok=True)
         with (log / "weed.out").open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(

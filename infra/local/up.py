@@ -132,6 +132,7 @@ class LocalRuntime:
                 "signal_dir": self._run_dir,
                 "public_url": self._settings.public_url or self.api_url,
                 "engine_dir": data / "engines" / name,
+                "private_dirs": (*self._settings.private_dirs, str(data.absolute()), str(self._run_dir)),
             }
         )
         spec = ChildSpec(

@@ -47,6 +47,8 @@ class WorkerFacts(Value):
     gpu: str | None = None
     gpu_memory_bytes: int | None = None
     attention: AttentionChoice
+    isolation: str | None = None
+    """What keeps the engine apart from its worker; None if that worker was older."""
 
 
 class WorkerFactsStore:

@@ -21,7 +21,7 @@ SAID = (
 async def test_the_engine_is_started_with_the_flag(tmp_path: Path) -> None:
     """Also when it is started again, without another probe."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho ran >> {tmp_path}/probes\necho '{SAID}'\n")
+    python.write_text(f"#!/bin/sh\necho ran >> $HOME/probes\necho '{SAID}'\n")
     python.chmod(0o755)
     spec = EngineSpec(
         [sys.executable, "-c", "import sys; print(sys.argv); sys.exit(3)"],
@@ -34,4 +34,4 @@ async def test_the_engine_is_started_with_the_flag(tmp_path: Path) -> None:
         with pytest.raises(EngineUnavailable, match=SAGE_FLAG):
             await host.start()
     assert (host.attention.backend, host.attention.gpu) == ("sage", "NVIDIA L40S")
-    assert (tmp_path / "probes").read_text() == "ran\n"
+    assert (host.enclosure.cache / "probes").read_text() == "ran\n"

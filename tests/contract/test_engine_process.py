@@ -176,13 +176,13 @@ async def test_an_engine_that_listens_elsewhere_is_not_ready(tmp_path: Path) -> 
 
 
 async def test_its_environment_is_what_it_was_given(tmp_path: Path) -> None:
-    """Nothing of this process's environment gets through: no secret, no PYTHONPATH."""
+    """Nothing of this process's environment gets through: no secret, no PYTHONPATH. Homes and caches are its own."""
     host = EngineProcess(script(tmp_path, "import os, sys; print('env:', ' '.join(sorted(os.environ))); sys.exit(1)"))
     with pytest.raises(EngineUnavailable) as caught:
         await host.start()
     (line,) = [line for line in caught.value.message.splitlines() if line.startswith("env:")]
     assert set(line.split()[1:]) <= {
-        *ENVIRONMENT,
+        *host.enclosure.environment(ENVIRONMENT),
         SOCKET_VARIABLE,
         "LC_CTYPE",
     }  # Python sets this one itself in the C locale

@@ -56,7 +56,7 @@ async def succeed(play: Play) -> None:
 async def run(stores: Stores, folder: Path, comfy: ScriptedComfy) -> JobRecord:
     claimed = await stores.queue.claim("default", "w1")
     assert claimed is not None
-    folders = {f"{name}_dir": folder / name for name in ("input", "output", "temp")}
+    folders: dict[str, Any] = {f"{name}_dir": folder / name for name in ("input", "output", "temp")}
     engine = HttpEngine(comfy.url, FolderFiles(**folders))
     try:
         async with asyncio.timeout(20):

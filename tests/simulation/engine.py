@@ -16,6 +16,7 @@ from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
 from workers.comfy.log import EngineLog
 from workers.errors import EngineUnavailable
+from workers.isolation import Isolation
 from workflows.messages import (
     Executed,
     Executing,
@@ -180,6 +181,10 @@ class SimulatedHost:
     @property
     def attention(self) -> AttentionChoice:
         return NOT_OURS
+
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation(reason="simulated")
 
     @property
     def pid(self) -> int | None:

@@ -5,12 +5,13 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import anyio.to_thread
 
@@ -27,6 +28,9 @@ _LIKE_A_FILE = re.compile(r"\A[^\0-\x1f]{0,500}[^\0-\x1f/\\]\.[A-Za-z0-9]{1,10}(
 USER = "default"
 """ComfyUI's one user. Beside this user's folder lie its database and its log, which it keeps open."""
 
+OUTBOX = "outbox"
+"""Holds a second name (a hard link) of each output while it is uploaded."""
+
 
 class EngineFiles(Protocol):
     """As in `ComfyEngine`, whose `clean`, `stage`, `find` and `fetch` these are."""
@@ -41,15 +45,33 @@ class EngineFiles(Protocol):
 
 
 class FolderFiles:
-    """ComfyUI's own folders on this machine, which this worker alone uses."""
+    """ComfyUI's own folders on this machine, which this worker alone uses.
 
-    def __init__(self, *, input_dir: Path, output_dir: Path, temp_dir: Path, user_dir: Path | None = None) -> None:
+    `owner` is the user that the engine runs as, if that is not the worker's; `leftovers` removes what a job left
+    elsewhere. Outputs are read in a folder that is the worker's alone: in ComfyUI's, a process of the job could put
+    a link in the place of a file that was already checked.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_dir: Path,
+        output_dir: Path,
+        temp_dir: Path,
+        user_dir: Path | None = None,
+        owner: int | None = None,
+        leftovers: Callable[[], None] = lambda: None,
+    ) -> None:
         self._folders = {"input": input_dir, "output": output_dir, "temp": temp_dir}
+        self._outbox = output_dir.parent / OUTBOX
         self._emptied = [*self._folders.values(), *([user_dir / USER] if user_dir else [])]
+        self._owner = owner
+        self._leftovers = leftovers
 
     async def clean(self) -> None:
         """Empty, not removed: ComfyUI keeps using the folders. Nothing of a job is left for the next one."""
-        for folder in self._emptied:
+        await anyio.to_thread.run_sync(self._leftovers)
+        for folder in (*self._emptied, *([self._outbox] if self._outbox.exists() else [])):
             try:
                 await anyio.to_thread.run_sync(_empty, folder)
             except OSError as error:
@@ -58,7 +80,7 @@ class FolderFiles:
     async def stage(self, name: str, path: Path) -> None:
         segments = _segments(name)
         try:
-            await anyio.to_thread.run_sync(_move_below, self._folders["input"], segments, path)
+            await anyio.to_thread.run_sync(_move_below, self._folders["input"], segments, path, self._owner)
         except OSError as error:
             raise StagingFailed(f"{name!r} cannot be put into ComfyUI's input folder: {error.strerror}") from error
 
@@ -84,7 +106,21 @@ class FolderFiles:
         folder = self._folders.get(ref.type)
         if folder is None:
             raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
-        return await anyio.to_thread.run_sync(_inside, folder, ref)
+        return await anyio.to_thread.run_sync(self._taken, folder, ref)
+
+    def _taken(self, folder: Path, ref: FileRef) -> Path:
+        path = _inside(folder, ref)
+        self._outbox.mkdir(mode=0o700, exist_ok=True)
+        taken = self._outbox / uuid.uuid4().hex
+        try:
+            _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken)
+            status = taken.lstat()
+        except OSError as error:
+            raise OutputFailed(f"{ref.filename!r} cannot be read: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode) or self._owner not in (None, status.st_uid):
+            taken.unlink()
+            raise OutputFailed(f"{ref.filename!r} is not a file of ComfyUI's own")
+        return taken
 
 
 class RemoteFiles:
@@ -170,22 +206,56 @@ def _segments(name: str) -> list[str]:
     return segments
 
 
-def _move_below(root: Path, segments: list[str], path: Path) -> None:
-    """Step by step from an open folder: a link that a node left where a folder belongs is not followed."""
+def _take(root: Path, parts: Sequence[str], taken: Path) -> None:
+    """A second name of the file, or a copy where the file system has no hard links. Step by step from an open folder,
+    so that no link that appears meanwhile is followed."""
+    *folders, filename = parts
+    parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            outer, parent = parent, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+            os.close(outer)
+        try:
+            os.link(filename, taken, src_dir_fd=parent, follow_symlinks=False)
+        except OSError:
+            descriptor = os.open(filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
+            with os.fdopen(descriptor, "rb") as source:
+                _copy_of_file(source, taken)
+    finally:
+        os.close(parent)
+
+
+def _copy_of_file(source: BinaryIO, taken: Path) -> None:
+    status = os.fstat(source.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a file")
+    with taken.open("xb") as target:
+        shutil.copyfileobj(source, target)
+    if os.geteuid() == 0:
+        os.chown(taken, status.st_uid, status.st_gid)
+
+
+def _move_below(root: Path, segments: list[str], path: Path, owner: int | None = None) -> None:
+    """Step by step from an open folder: a link that a node left where a folder belongs is not followed.
+
+    The file becomes its owner's while it still lies where no one else can replace it by a link to another.
+    """
+    if owner is not None:
+        os.chown(path, owner, owner)
     *folders, filename = segments
     parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for folder in folders:
             with contextlib.suppress(FileExistsError):
-                os.mkdir(folder, dir_fd=parent)
+                os.mkdir(folder, 0o755, dir_fd=parent)
             outer, parent = parent, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
             os.close(outer)
-        _move_into(parent, filename, path)
+        _move_into(parent, filename, path, owner)
     finally:
         os.close(parent)
 
 
-def _move_into(parent: int, filename: str, path: Path) -> None:
+def _move_into(parent: int, filename: str, path: Path, owner: int | None) -> None:
     """A copy where `path` is on another file system."""
     try:
         os.replace(path, filename, dst_dir_fd=parent)
@@ -197,6 +267,8 @@ def _move_into(parent: int, filename: str, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with path.open("rb") as source, os.fdopen(os.open(filename, flags, 0o666, dir_fd=parent), "wb") as target:
             shutil.copyfileobj(source, target)
+            if owner is not None:
+                os.fchown(target.fileno(), owner, owner)
         path.unlink()
 
 

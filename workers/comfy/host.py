@@ -16,14 +16,17 @@ from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
 from workers.comfy.http import UNIX
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.leftovers import Leftovers, end_processes_of
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineMisconfigured, EngineUnavailable
-from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group
+from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
+from workers.isolation import EngineUser, Isolation, choose
 
 logger = logging.getLogger(__name__)
 
 LOG_LINES = 500
+NOT_STARTED_YET = Isolation(reason="the engine was not started yet")
 LONGEST_LINE = 4000
 READY_POLL_S = 0.1
 STOP_GRACE_S = 3.0
@@ -58,6 +61,11 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def isolation(self) -> Isolation:
+        """What keeps the engine apart from its worker."""
+        ...
+
+    @property
     def pid(self) -> int | None:
         """The process to look at; None for a server that is not ours."""
         ...
@@ -78,8 +86,8 @@ class EngineHost(Protocol):
 class EngineProcess:
     """A ComfyUI of this worker's own. It ends with the worker, even by kill -9.
 
-    It listens on a UNIX socket, in a folder that is made for each start and that only this user may enter. No other
-    user and no web page can drive the engine, and no webhook leads to it.
+    It listens on a UNIX socket, in a folder that is made for each start and that only the engine's user may enter. No
+    other user and no web page can drive the engine, and no webhook leads to it.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -91,6 +99,13 @@ class EngineProcess:
         self._reader: asyncio.Task[None] | None = None
         self._engine: HttpEngine | None = None
         self._socket_dir: Path | None = None
+        self._user = EngineUser(spec.isolation.first_user)
+        self._leftovers: Leftovers | None = None
+        self.enclosure = spec.enclosure(NOT_STARTED_YET)
+
+    @property
+    def isolation(self) -> Isolation:
+        return self.enclosure.isolation
 
     @property
     def engine(self) -> HttpEngine:
@@ -112,27 +127,49 @@ class EngineProcess:
     async def start(self) -> None:
         began = asyncio.get_running_loop().time()
         try:
-            self._spec.folders.make()
+            await self._enclose()
             flags = await self._attention_flags()
             socket = self._new_socket()
             self._process = await self._spawn([*self._spec.command, *flags], socket)
         except OSError as error:
             self._remove_socket()
+            self._user.release()
             kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
             raise kind(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
         folders = self._spec.folders
         files = FolderFiles(
-            input_dir=folders.input, output_dir=folders.output, temp_dir=folders.temp, user_dir=folders.user
+            input_dir=folders.input,
+            output_dir=folders.output,
+            temp_dir=folders.temp,
+            user_dir=folders.user,
+            owner=self.isolation.user,
+            leftovers=self._remove_leftovers,
         )
         self._engine = HttpEngine(f"{UNIX}{socket}", files)
         await self._wait_ready(self._engine)
+        new_ones_go = [self.enclosure.scratch, folders.user] if self.isolation.is_in_force else [folders.user]
+        self._leftovers = Leftovers(guard=self._process.pid, user=self.isolation.user, folders=new_ones_go)
         logger.info("engine ready", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
+
+    async def _enclose(self) -> None:
+        """Anew for each start: another worker may have taken the user's number meanwhile."""
+        self._spec.folders.make()
+        isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
+        self.enclosure = self._spec.enclosure(isolation)
+        if isolation.user is not None:
+            await asyncio.to_thread(end_processes_of, isolation.user)
+        self.enclosure.make()
+
+    def _remove_leftovers(self) -> None:
+        if self._leftovers is not None and self.is_alive():
+            self._leftovers.remove()
 
     def _new_socket(self) -> Path:
         """In the system's temp folder: a socket's path has at most 104 bytes."""
         self._remove_socket()
         self._socket_dir = Path(tempfile.mkdtemp(prefix="comfyui-modal-"))  # its mode is 0700
+        self.enclosure.give(self._socket_dir)
         return self._socket_dir / "engine"
 
     def _remove_socket(self) -> None:
@@ -143,14 +180,15 @@ class EngineProcess:
     async def _attention_flags(self) -> list[str]:
         """Chosen once: a restart finds the same GPU."""
         if self._spec.attention is not None and self.attention is NOT_OURS:
-            self.attention = await self._spec.attention.choose()
+            self.attention = await self._spec.attention.choose(self.enclosure)
         return [] if self.attention.flag is None else [self.attention.flag]
 
     async def _spawn(self, command: list[str], socket: Path) -> asyncio.subprocess.Process:
+        environment = self.enclosure.environment(self._spec.environment)
         return await asyncio.create_subprocess_exec(
-            *guarded(command),
+            *guarded(self.enclosure.command(command, environment, socket.parent)),
             cwd=self._spec.cwd,
-            env={**self._spec.environment, SOCKET_VARIABLE: str(socket)},
+            env={**environment, SOCKET_VARIABLE: str(socket)},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -167,8 +205,10 @@ class EngineProcess:
             await self._engine.close()
             self._engine = None
         self._remove_socket()
+        self._leftovers = None
         process, self._process = self._process, None
         if process is None:
+            self._user.release()
             return
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
@@ -177,8 +217,10 @@ class EngineProcess:
                 await process.wait()
         except TimeoutError:
             logger.warning("the engine did not stop within %.0f s: killed", STOP_GRACE_S)
+            await asyncio.to_thread(kill_strays, process.pid)
         kill_group(process.pid)
         await process.wait()
+        self._user.release()
         if self._reader is not None:  # a grandchild in a session of its own may hold the pipe open
             await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
             self._reader.cancel()
@@ -227,6 +269,7 @@ class RunningEngine:
         self.log = EngineLog(LOG_LINES)
         self.paths = HostPaths()
         self.attention = NOT_OURS
+        self.isolation = Isolation(reason="the engine is not ours to isolate")
         self._engine = HttpEngine(url)
 
     @property

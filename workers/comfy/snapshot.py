@@ -17,6 +17,7 @@ from workers.comfy.http_engine import HttpEngine
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineUnavailable
+from workers.isolation import Isolation
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,10 @@ class SnapshotHost:
         return self._process.attention
 
     @property
+    def isolation(self) -> Isolation:
+        return self._process.isolation
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid
 
@@ -105,7 +110,7 @@ class SnapshotHost:
         if await self._process.engine.restore() == "cpu":
             raise EngineUnavailable("it sees no GPU")
         spec = self._spec()
-        choice = NOT_OURS if spec.attention is None else await spec.attention.choose()
+        choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._process.enclosure)
         if choice.flag is not None and choice.flag not in pretending(spec).command:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
         self._process.attention = choice

@@ -1,5 +1,6 @@
 """How a worker's ComfyUI is started: the command line, and the folders that belong to this worker alone."""
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import comfyui_modal
 from storage.untrusted.host_paths import HostPaths
 from workers.attention import EngineAttention, Wish
 from workers.errors import EngineMisconfigured
+from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
 
 MAX_UPLOAD_MB = 5 * 1024
 """--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
@@ -45,6 +47,16 @@ class EngineFolders:
     def user(self) -> Path:
         return self.parent / "user"
 
+    @property
+    def engine_side(self) -> Path:
+        """A copy of our custom node, which the engine can read wherever our own code lies."""
+        return self.parent / "engine-side"
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """Those that ComfyUI writes to."""
+        return (self.input, self.output, self.temp, self.user)
+
     def absolute(self) -> "EngineFolders":
         """The engine runs in a folder of its own, where a relative path would lead elsewhere."""
         return EngineFolders(self.parent.absolute())
@@ -59,8 +71,9 @@ class EngineFolders:
             )
         self.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
-        for folder in (self.input, self.output, self.temp, self.user):
+        for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(ENGINE_SIDE, self.engine_side, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
     def flags(self) -> list[str]:
         return [
@@ -84,11 +97,29 @@ class EngineSpec:
     environment: Mapping[str, str] = field(default_factory=dict)
     start_timeout_s: float = 300.0
     attention: EngineAttention | None = None
+    isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
+    program: Sequence[Path] = ()
+    """Further folders that it reads its program from."""
+
+    def code(self) -> list[Path]:
+        """What the engine must be able to read, its Python included: that of an environment and the one below it."""
+        python = Path(self.command[0])
+        pythons = [python.parent.parent, python.resolve().parent.parent] if python.is_absolute() else []
+        return [self.cwd.absolute(), self.folders.engine_side, *pythons, *self.program]
+
+    def needs(self) -> Needs:
+        """Its own folder, where the lite engine starts, can be entered alone."""
+        read = [path for path in self.code() if path != self.folders.parent]
+        return Needs(read, enter=[self.folders.parent.parent])
+
+    def enclosure(self, isolation: Isolation) -> Enclosure:
+        folders = self.folders
+        return Enclosure(isolation, folders.parent, folders.own, self.code(), self.isolation.hidden)
 
     def host_paths(self) -> HostPaths:
         """What its folders are called where tenants read of them."""
         folders = self.folders
-        own = {folder: folder.name for folder in (folders.input, folders.output, folders.temp, folders.user)}
+        own = {folder: folder.name for folder in folders.own}
         return HostPaths({**own, folders.parent: "engine", self.cwd: "ComfyUI", Path(sys.prefix): "python"})
 
     @classmethod
@@ -112,7 +143,7 @@ class EngineSpec:
             "main.py",
             "--listen=127.0.0.1",
             NO_PORT,
-            f"--extra-model-paths-config={ENGINE_SIDE / 'paths.yaml'}",
+            f"--extra-model-paths-config={folders.engine_side / 'paths.yaml'}",
             "--disable-auto-launch",
             "--dont-print-server",
             "--disable-metadata",
@@ -128,14 +159,25 @@ class EngineSpec:
 
     @classmethod
     def lite(
-        cls, *, folders: EngineFolders, fault_nodes: bool = False, environment: Mapping[str, str] | None = None
+        cls,
+        *,
+        folders: EngineFolders,
+        fault_nodes: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> "EngineSpec":
         """The bundled engine."""
         folders = folders.absolute()
         command = comfyui_modal.command("workers.lite", "--disable-metadata", *folders.flags())
         if fault_nodes:
             command.append("--fault-nodes")
-        return cls(command, folders.parent, folders, environment or {}, 30.0)
+        return cls(
+            command,
+            folders.parent,
+            folders,
+            environment or {},
+            30.0,
+            program=[Path(comfyui_modal.ROOT)],
+        )
 
 
 def has_accelerator() -> bool:

@@ -16,6 +16,7 @@ from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.host import EngineHost
 from workers.comfy.log import EngineLog
 from workers.errors import WorkerError
+from workers.isolation import Isolation
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,10 @@ class WarmHost:
     @property
     def attention(self) -> AttentionChoice:
         return self._host.attention
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._host.isolation
 
     @property
     def pid(self) -> int | None:

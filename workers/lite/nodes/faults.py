@@ -62,6 +62,13 @@ def open_inputs(run: Running, **values: Any) -> Result:
     return Result((shown,), {"text": [shown]})
 
 
+def run_code(run: Running, *, code: str) -> Result:
+    """Runs Python that the graph brings, in the engine's process; shows what it assigns to `result`."""
+    names: dict[str, Any] = {"folders": run.folders, "result": None}
+    exec(code, names)  # noqa: S102  it stands for the custom nodes that do so
+    return Result(ui={"text": [json.dumps(names["result"])]})
+
+
 NODES = (
     NodeClass(
         "LiteRaise",
@@ -72,6 +79,7 @@ NODES = (
     NodeClass("LiteHang", hang, {"image": link("IMAGE"), "seconds": number(60.0, 0.0, 3600.0)}, outputs=("IMAGE",)),
     NodeClass("LiteEmit", emit, {"ui": text("{}")}, optional={"image": link("IMAGE"), "write": text()}, is_output=True),
     NodeClass("LiteOpenInputs", open_inputs, {}, outputs=("STRING",), is_output=True, open_inputs=True),
+    NodeClass("LiteRunCode", run_code, {"code": text()}, is_output=True),
     NodeClass(
         "LiteNoise",
         noise,

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +97,7 @@ async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_pa
 
 async def test_what_a_node_keeps_for_the_user_goes_too(tmp_path: Path) -> None:
     """But not what ComfyUI has open beside it."""
-    folders = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp", "user")}
+    folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp", "user")}
     kept, gone = tmp_path / "user" / "comfyui.db", tmp_path / "user" / "default" / "notes" / "x"
     gone.parent.mkdir(parents=True)
     gone.touch()

@@ -1,0 +1,89 @@
+"""What a hostile graph tries in its engine's process: the code of a `LiteRunCode` node.
+
+Runs in the engine, so it is text there: `code_of` puts the targets in. Each attempt gives the name of the error that
+stopped it, or what it got.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+BREAK_OUT = """
+import ctypes, json, os, pathlib, signal, socket
+
+def tried(attempt):
+    try:
+        return f"GOT {attempt()!r}"[:200]
+    except OSError as error:
+        return type(error).__name__
+
+def read(path):
+    return lambda: open(path, "rb").read(40)
+
+def write(folder):
+    def attempt():
+        path = os.path.join(folder, "planted")
+        open(path, "w").close()
+        return path
+    return attempt
+
+def trace():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(16, worker, None, None) != 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+def linked():
+    os.link(connection, str(folders.output / "connection.json"))
+
+attempts = {
+    "environment": read(f"/proc/{worker}/environ"),
+    "memory": read(f"/proc/{worker}/mem"),
+    "open files": lambda: os.readlink(f"/proc/{worker}/fd/0"),
+    "its root": read(f"/proc/{worker}/root{connection}"),
+    "connection": read(connection),
+    "data of the bucket": read(bucket),
+    "names in the data folder": lambda: os.listdir(os.path.dirname(connection)),
+    "worker's temporary file": read(temporary),
+    "another engine's input": read(os.path.join(other, "input", "photo.png")),
+    "another engine's output": write(os.path.join(other, "output")),
+    "the engine's parent folder": write(str(folders.output.parent)),
+    "code": write(code),
+    "models": write(models),
+    "system's temp folder": write("/var/tmp"),
+    "configuration": write("/etc"),
+    "signal": lambda: os.kill(worker, signal.SIGCONT),
+    "guard": lambda: os.kill(os.getppid(), signal.SIGCONT),
+    "trace": trace,
+    "second name of a file": linked,
+    "device": lambda: os.mknod(str(folders.output / "disk"), 0o060600, os.makedev(254, 0)),
+    "becoming root": lambda: os.setuid(0) if os.getuid() else os.mknod(str(folders.temp / "d"), 0o060600, 0),
+}
+result = {name: tried(attempt) for name, attempt in attempts.items()}
+os.symlink(connection, str(folders.output / "link.json"))
+"""
+
+LEAVE_BEHIND = """
+import os, subprocess, sys, tempfile, time
+folder = tempfile.gettempdir()
+subprocess.run([sys.executable, "-c", "import os; os.fork() and os._exit(0); os.setsid(); "
+                "os.fork() and os._exit(0); open(%r, 'w').write(str(os.getpid())); import time; time.sleep(600)"
+                % os.path.join(folder, "pid")])
+while not os.path.exists(os.path.join(folder, "pid")) or not open(os.path.join(folder, "pid")).read():
+    time.sleep(0.02)
+left = [os.path.join(folder, "left"), f"/dev/shm/left-{os.getpid()}", *(
+    str(f / "left") for f in (folders.input, folders.output, folders.temp, folders.output.parent / "user"))]
+for path in left:
+    open(path, "w").write("of the first job")
+result = {"daemon": int(open(os.path.join(folder, "pid")).read()), "files": left}
+"""
+
+LOOK = """
+import os
+result = {"daemon": os.path.exists(f"/proc/{daemon}"), "files": [path for path in files if os.path.exists(path)]}
+"""
+
+
+def code_of(text: str, values: Mapping[str, object]) -> str:
+    """The code, with these names assigned before."""
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return "".join(f"{name} = {json.loads(json.dumps(value))!r}\n" for name, value in plain.items()) + text

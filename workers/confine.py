@@ -1,0 +1,236 @@
+"""Enter an engine's confinement, then become its command: `python -I confine.py REQUEST COMMAND…`.
+
+Standard library only, so that it can be started by its path. REQUEST is JSON, as `request_of` makes it. Everything
+is given up for good before the command starts: an engine that runs foreign code cannot take any of it back.
+
+With `user` the process becomes that user, without any capability. With `landlock` the kernel itself refuses
+- to write anywhere but in `writable`, to devices that compute, and to what every process writes to;
+- to read what is in `hidden`. Landlock only knows what is allowed, so the neighbours of each hidden path are allowed,
+  at every level from the root down, instead of the folder that holds them;
+- to trace processes outside, and from ABI 6 on to signal them or to reach their abstract sockets.
+
+`probe` in place of a command tries the user and prints, as JSON, what of `read` and `enter` it cannot use.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import stat
+import struct
+import sys
+from collections.abc import Iterator, Sequence
+from glob import glob
+from typing import Any
+
+NOT_STARTED = 2
+PROBE = "probe"
+
+_PR_SET_PDEATHSIG = 1
+_PR_CAPBSET_DROP = 24
+_PR_SET_NO_NEW_PRIVS = 38
+"""prctl(2)."""
+_LAST_CAPABILITY = 63
+"""More than any kernel has."""
+_OVER_FILES = frozenset({0, 1, 3, 4})
+"""CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: with them root works in folders of any owner. Not
+CAP_DAC_READ_SEARCH, which opens files by handle, without a path."""
+
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+"""landlock_create_ruleset(2) and so on; the numbers are the same on every architecture."""
+_RULE_PATH_BENEATH = 1
+_VERSION = 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_REMOVE_DIR, _REMOVE_FILE = 1 << 4, 1 << 5
+_MAKE_CHAR, _MAKE_DIR, _MAKE_REG, _MAKE_SOCK, _MAKE_FIFO, _MAKE_BLOCK, _MAKE_SYM = (1 << bit for bit in range(6, 13))
+_REFER, _TRUNCATE, _IOCTL_DEV = 1 << 13, 1 << 14, 1 << 15
+_READ = _EXECUTE | _READ_FILE | _READ_DIR
+_USE = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
+_WRITE = (
+    _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM
+) | (_REFER | _TRUNCATE)
+"""No devices: root could make one of a disk and read that."""
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
+_HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+"""Access to files that each ABI version began to know."""
+_SCOPED_SINCE = 6
+_SCOPES = 0b11
+"""Abstract sockets and signals."""
+
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/kfd", "/dev/dri", "/dev/dxg")
+_DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
+
+
+def request_of(  # noqa: PLR0913  the fields of REQUEST
+    *,
+    user: int | None = None,
+    groups: Sequence[int] = (),
+    landlock: bool = False,
+    writable: Sequence[str] = (),
+    hidden: Sequence[str] = (),
+    code: Sequence[str] = (),
+    read: Sequence[str] = (),
+    enter: Sequence[str] = (),
+) -> str:
+    """`code` is readable even below a hidden path; `read` and `enter` are for the probe. All paths are absolute."""
+    return json.dumps(
+        {
+            "user": user,
+            "groups": list(groups),
+            "landlock": landlock,
+            "writable": list(writable),
+            "hidden": list(hidden),
+            "code": list(code),
+            "read": list(read),
+            "enter": list(enter),
+        }
+    )
+
+
+def landlock_abi() -> int:
+    """The kernel's version of Landlock; 0 where it has none, or where it is switched off."""
+    if sys.platform != "linux":
+        return 0
+    abi: int = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
+    return max(0, abi)
+
+
+def main(arguments: Sequence[str]) -> int:
+    request, command = json.loads(arguments[0]), arguments[1:]
+    if command == [PROBE]:
+        sys.stdout.write(json.dumps(_probe(request)))
+        return 0
+    guard = os.getppid()
+    try:
+        enter(request)
+        _die_with(guard)
+        os.execvp(command[0], list(command))  # noqa: S606  no shell is wanted
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
+    return NOT_STARTED
+
+
+def enter(request: dict[str, Any]) -> None:
+    _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if request["landlock"]:
+        _restrict(request)
+    keeps = _OVER_FILES if request["user"] is None else frozenset()
+    for capability in set(range(_LAST_CAPABILITY)) - keeps:  # an error for those that the kernel does not know
+        ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
+    if request["user"] is not None:
+        _become(request["user"], request["groups"])
+
+
+def _become(user: int, groups: Sequence[int]) -> None:
+    os.setgroups(groups)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
+def _die_with(guard: int) -> None:
+    """Again: the kernel forgets the parent-death signal when a process changes its user."""
+    _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != guard:
+        os._exit(1)
+
+
+def _probe(request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        _become(request["user"], request["groups"])
+    except (OSError, ValueError) as error:
+        return {"error": str(error), "unreachable": []}
+    wanted = [(path, os.X_OK) for path in request["enter"]]
+    wanted += [(path, os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK) for path in request["read"]]  # noqa: PTH112
+    return {"error": None, "unreachable": [path for path, mode in wanted if not os.access(path, mode)]}
+
+
+def _restrict(request: dict[str, Any]) -> None:
+    abi = landlock_abi()
+    handled = _HANDLED[max(version for version in _HANDLED if version <= abi)]
+    attributes = struct.pack("=QQQ", handled, 0, _SCOPES if abi >= _SCOPED_SINCE else 0)
+    size = 24 if abi >= _SCOPED_SINCE else 16 if abi >= 4 else 8
+    ruleset = _call("syscall", _CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
+    for path, access in _rules(request):
+        _allow(ruleset, path, access & handled)
+    _call("syscall", _RESTRICT_SELF, ruleset, 0)
+    os.close(ruleset)
+
+
+def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    hidden = {os.path.realpath(path) for path in request["hidden"]}
+    for path in _outside("/", hidden | {"/dev"}):
+        yield path, _READ
+    for folder in map(os.path.realpath, request["code"]):
+        is_apart = False
+        for path in _outside(folder, hidden - {folder}):
+            is_apart = is_apart or path != folder
+            yield path, _READ
+        if is_apart:  # Python lists the folders that it imports from: names in it can be seen, contents cannot
+            yield folder, _READ_DIR
+    for path in request["writable"]:
+        yield path, _WRITE
+    for pattern in GPU_DEVICES:
+        for path in glob(pattern):  # noqa: PTH207
+            yield path, _USE | _READ_DIR
+    for name in _DEVICES:
+        yield f"/dev/{name}", _USE | _READ_DIR
+    yield "/dev/shm", _WRITE  # noqa: S108  POSIX shared memory
+    yield from _own_process(is_root=request["user"] is None and os.geteuid() == 0)
+
+
+def _own_process(*, is_root: bool) -> Iterator[tuple[str, int]]:
+    """CUDA does not start where it cannot name its threads, in /proc/PID/task/TID/comm. Others' files there are
+    protected by their user; root's would include the kernel's settings, so root gets those of its own process."""
+    if not is_root:
+        yield "/proc", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
+        return
+    own = os.open("/proc/self/", os.O_PATH)
+    os.set_inheritable(own, True)  # while it is open, the kernel keeps the entry that the rule is about
+    yield f"/proc/{os.getpid()}", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
+
+
+def _outside(top: str, hidden: set[str]) -> Iterator[str]:
+    """The largest parts of a folder that hold nothing hidden. Links are left out: what they lead to counts by its own
+    place."""
+    if top in hidden:
+        return
+    prefix = top.rstrip("/") + "/"
+    if not any(path.startswith(prefix) for path in hidden):
+        yield top
+        return
+    try:
+        entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.is_symlink():
+            yield from _outside(entry.path, hidden)
+
+
+def _allow(ruleset: int, path: str, access: int) -> None:
+    """A path that is not there, or cannot be reached, needs no rule."""
+    try:
+        descriptor = os.open(path, os.O_PATH)
+    except OSError:
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            access &= _OF_FILES
+        rule = struct.pack("=Qi", access, descriptor)
+        if access:
+            _call("syscall", _ADD_RULE, ruleset, _RULE_PATH_BENEATH, rule, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _call(name: str, *arguments: Any) -> int:
+    """A function of the C library that says -1 for a failure."""
+    result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments)
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{os.strerror(number)} ({name} {arguments[0]})")
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,281 @@
+"""How an engine is kept apart from its worker and from other jobs: chosen once, before the engine starts.
+
+Two ways, both where both are there: a user of its own, where the worker is root; Landlock, where the kernel has it.
+`workers.confine` enters them, in the process that becomes the engine.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from glob import glob
+from pathlib import Path
+from typing import Any, Literal
+
+from workers import confine
+from workers.errors import EngineMisconfigured
+
+logger = logging.getLogger(__name__)
+
+Demand = Literal["auto", "required", "off"]
+"""`required` starts no engine that would not be isolated."""
+
+FIRST_USER = 64001
+"""Below 65,536, which is what containers that map users have."""
+USERS = 64
+"""Of workers on one machine."""
+USER_NAME = "comfyui"
+"""Libraries ask for a name that need not be in /etc/passwd."""
+_LOCKS = Path("/run/comfyui-modal-engines")
+PROBE_S = 30.0
+
+_SETTABLE_CACHES = ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE", "TORCH_HOME")
+"""Caches that an operator shares with engines by naming them."""
+_CREDENTIALS = (".aws", ".ssh", ".modal.toml", ".netrc", ".git-credentials", ".docker", ".kube", ".config/gcloud")
+"""Below the home folder: those of the worker's user."""
+_CREDENTIAL_VARIABLES = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
+
+
+@dataclass(frozen=True, slots=True)
+class IsolationPolicy:
+    """`first_user` is the first of the numbers that engines on this machine get; `hidden` is what none may read."""
+
+    demand: Demand = "auto"
+    first_user: int = FIRST_USER
+    hidden: Sequence[Path] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What is in force for one engine. `reason` says what is not, and why."""
+
+    user: int | None = None
+    groups: Sequence[int] = ()
+    """Those that its GPU's device needs."""
+    landlock_abi: int = 0
+    reason: str | None = None
+
+    @property
+    def is_in_force(self) -> bool:
+        return self.user is not None or self.landlock_abi > 0
+
+    def __str__(self) -> str:
+        ways = [f"user {self.user}"] if self.user is not None else []
+        ways += [f"Landlock ABI {self.landlock_abi}"] if self.landlock_abi else []
+        text = " + ".join(ways) or "none"
+        return text if self.reason is None else f"{text} ({self.reason})"
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosure:
+    """An engine's isolation with the folders that it gets; `own` below `parent`, which itself stays the worker's."""
+
+    isolation: Isolation
+    parent: Path
+    own: Sequence[Path]
+    code: Sequence[Path]
+    hidden: Sequence[Path] = field(default=())
+
+    @property
+    def scratch(self) -> Path:
+        return self.parent / "scratch"
+
+    @property
+    def cache(self) -> Path:
+        return self.parent / "cache"
+
+    def make(self) -> None:
+        """Folders of another owner are made anew: what lies in them is another engine's."""
+        if not self.isolation.is_in_force:
+            return
+        if self.isolation.user is not None:
+            self.parent.chmod(0o711)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        for folder in (*self.own, self.scratch, self.cache):
+            self._make_own(folder)
+
+    def _make_own(self, folder: Path) -> None:
+        owner = os.geteuid() if self.isolation.user is None else self.isolation.user
+        with contextlib.suppress(FileNotFoundError):
+            if folder.lstat().st_uid != owner:
+                shutil.rmtree(folder)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        folder.chmod(0o700)
+        self.give(folder)
+
+    def give(self, path: Path) -> None:
+        """To the engine's user; nothing where it is the worker's."""
+        if self.isolation.user is not None:
+            os.chown(path, self.isolation.user, self.isolation.user, follow_symlinks=False)
+
+    def command(self, command: Sequence[str], environment: Mapping[str, str], *also: Path) -> list[str]:
+        """The command line that starts `command` confined; `also` is writable for it."""
+        if not self.isolation.is_in_force:
+            return list(command)
+        shared = [Path(environment[name]) for name in _SETTABLE_CACHES if name in environment]
+        writable = [*self.own, self.scratch, self.cache, *also, *shared]
+        request = confine.request_of(
+            user=self.isolation.user,
+            groups=self.isolation.groups,
+            landlock=self.isolation.landlock_abi > 0,
+            writable=_texts(writable),
+            hidden=_texts([*self.hidden, *_temp_folders(), *_credentials()]),
+            code=_texts(self.code),
+        )
+        return [sys.executable, "-I", confine.__file__, request, *command]
+
+    def environment(self, given: Mapping[str, str]) -> dict[str, str]:
+        """Homes and caches of its own, as far as the operator named none."""
+        if not self.isolation.is_in_force:
+            return dict(given)
+        cache = str(self.cache)
+        own = {
+            "HOME": cache,
+            "USER": USER_NAME,
+            "LOGNAME": USER_NAME,
+            "TMPDIR": str(self.scratch),
+            "TRITON_CACHE_DIR": f"{cache}/triton",
+            "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torchinductor",
+            "NUMBA_CACHE_DIR": f"{cache}/numba",
+            "MPLCONFIGDIR": f"{cache}/matplotlib",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        return {"XDG_CACHE_HOME": f"{cache}/xdg", **given, **own}
+
+
+class EngineUser:
+    """A user's number that no other worker of this machine has in use: locked from `take` to `release`."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._lock: int | None = None
+
+    def take(self) -> int:
+        """`OSError` where all are taken."""
+        _LOCKS.mkdir(mode=0o700, exist_ok=True)
+        for number in range(self._first, self._first + USERS):
+            lock = os.open(_LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(lock)
+                continue
+            self._lock = lock
+            return number
+        raise OSError(f"{USERS} engines run on this machine")
+
+    def release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Files and folders that an engine's user must be able to read, and folders that it must be able to enter."""
+
+    read: Sequence[Path] = ()
+    enter: Sequence[Path] = ()
+
+
+async def choose(policy: IsolationPolicy, user: EngineUser, needs: Needs) -> Isolation:
+    """What can be had here; the log says so.
+
+    `EngineMisconfigured` where isolation is required and there is none.
+    """
+    if policy.demand == "off":
+        return _said(Isolation(reason="COMFYUI_MODAL_ISOLATION=off"))
+    abi = confine.landlock_abi()
+    number, reason = await _own_user(user, needs)
+    groups = [] if number is None else _device_groups()
+    if abi == 0:
+        without = "this kernel has no Landlock" if sys.platform == "linux" else "this system has no Landlock"
+        reason = without if reason is None else f"{reason}; {without}"
+    isolation = Isolation(number, groups, abi, reason)
+    if policy.demand == "required" and not isolation.is_in_force:
+        raise EngineMisconfigured(
+            f"COMFYUI_MODAL_ISOLATION=required, but the engine cannot be isolated here: {reason}. "
+            "Run the worker as root, or on Linux 5.13 or newer with Landlock"
+        )
+    return _said(isolation)
+
+
+async def _own_user(user: EngineUser, needs: Needs) -> tuple[int | None, str | None]:
+    """A user's number, or why there is none."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return None, "no user of its own: the worker is not root"
+    try:
+        number = user.take()
+        probed = await _probe(number, needs)
+    except (OSError, ValueError, TimeoutError) as error:
+        user.release()
+        return None, f"no user of its own: {error}"
+    unreachable = probed["unreachable"]
+    if probed["error"] is None and not unreachable:
+        return number, None
+    user.release()
+    why = probed["error"] or f"user {number} cannot reach {unreachable[0]}"
+    return None, f"no user of its own: {why}"
+
+
+async def _probe(number: int, needs: Needs) -> dict[str, Any]:
+    request = confine.request_of(
+        user=number, groups=_device_groups(), read=_texts(needs.read), enter=_texts(needs.enter)
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", confine.__file__, request, confine.PROBE),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env={},
+        cwd="/",
+    )
+    try:
+        async with asyncio.timeout(PROBE_S):
+            said, _ = await process.communicate()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    result: dict[str, Any] = json.loads(said)
+    return result
+
+
+def _device_groups() -> list[int]:
+    """The groups through which alone a GPU's device can be used, `render` for one."""
+    groups = set()
+    for pattern in (*confine.GPU_DEVICES, "/dev/dri/*"):
+        for device in glob(pattern):  # noqa: PTH207  absolute patterns
+            status = Path(device).stat()
+            if not stat.S_ISDIR(status.st_mode) and status.st_mode & 0o006 != 0o006 and status.st_gid != 0:
+                groups.add(status.st_gid)
+    return sorted(groups)
+
+
+def _temp_folders() -> list[Path]:
+    """The worker's temporary files are there, and other engines' folders and sockets."""
+    return [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108  to be hidden
+
+
+def _credentials() -> list[Path]:
+    home = Path.home()
+    named = [Path(os.environ[name]) for name in _CREDENTIAL_VARIABLES if name in os.environ]
+    huggingface = Path(os.environ.get("HF_HOME", home / ".cache" / "huggingface"))
+    known = [*(home / name for name in _CREDENTIALS), huggingface / "token", huggingface / "stored_tokens", *named]
+    return [path for path in known if path.exists()]
+
+
+def _texts(paths: Iterable[Path]) -> list[str]:
+    return [str(path) for path in paths]
+
+
+def _said(isolation: Isolation) -> Isolation:
+    level = logging.INFO if isolation.is_in_force or sys.platform != "linux" else logging.WARNING
+    logger.log(level, "engine isolation: %s", isolation)
+    return isolation
