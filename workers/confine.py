@@ -160,6 +160,8 @@ def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:
     hidden = {os.path.realpath(path) for path in request["hidden"]}
     for path in _outside("/", hidden | {"/dev"}):
         yield path, _READ
+    if request["user"] is not None:  # the modes of folders decide what names it sees; some packs list the root
+        yield "/", _READ_DIR
     for folder in map(os.path.realpath, request["code"]):
         is_apart = False
         for path in _outside(folder, hidden - {folder}):

@@ -13,6 +13,7 @@ from tests.support.environment import clean_environment
 from workers.comfy.host import EngineProcess
 from workers.comfy.http import socket_of
 from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.isolation import IsolationPolicy
 
 MARK = "comfyui_modal_compare"
 """As our custom node calls it."""
@@ -57,7 +58,8 @@ def spec(directory: Path | None, python: Path | None, base: Path, arguments: Seq
         directory, python=python, folders=folders, cpu=True, environment=clean_environment(), start_timeout_s=START_S
     )
     own = [f"--base-directory={base.absolute()}", "--extra-model-paths-config", str(paths.absolute())]
-    return replace(made, command=[*made.command, *own, *arguments])
+    # As users start it, who isolate nothing: its models lie in `base`, and packs write beside their code.
+    return replace(made, command=[*made.command, *own, *arguments], isolation=IsolationPolicy("off"))
 
 
 class RealJudge:

@@ -93,6 +93,7 @@ class RecordingHost:
         self._object_info = object_info
         self.engine = RecordingEngine(object_info, system_stats)
         self.url, self.log, self.paths, self.attention, self.pid = "", real.log, real.paths, NOT_OURS, None
+        self.isolation = real.isolation
 
     def outputs(self, graph: NamedGraph) -> frozenset[str]:
         """Its output nodes, good ones or bad."""

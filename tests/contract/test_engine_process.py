@@ -143,7 +143,7 @@ async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
 
 @pytest.mark.parametrize("choice", OF_OURS, ids=lambda c: c.name)
 async def test_it_listens_where_only_its_worker_can_reach_it(choice: EngineChoice, tmp_path: Path) -> None:
-    """No process of it has a listening port, and the folder of its socket is closed to other users."""
+    """No process of it has a listening port; its socket's folder is closed to other users, and shown by no list."""
     host = EngineProcess(choice.spec(tmp_path))
     await host.start()
     try:
@@ -153,6 +153,8 @@ async def test_it_listens_where_only_its_worker_can_reach_it(choice: EngineChoic
         path = socket_of(host.url)
         assert path is not None
         assert Path(path).parent.stat().st_mode & 0o777 == 0o700
+        if sys.platform == "linux":
+            assert Path(path).parent.name not in Path("/proc/net/unix").read_text()
     finally:
         await host.stop()
     assert not Path(path).parent.exists()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -166,9 +167,14 @@ class EngineProcess:
             self._leftovers.remove()
 
     def _new_socket(self) -> Path:
-        """In the system's temp folder: a socket's path has at most 104 bytes."""
+        """In the system's temp folder: a socket's path has at most 104 bytes.
+
+        The name cannot be guessed, and the engine binds so that the kernel's list does not show it: under Landlock
+        alone, another worker's engine could connect to a path that it knows.
+        """
         self._remove_socket()
-        self._socket_dir = Path(tempfile.mkdtemp(prefix="comfyui-modal-"))  # its mode is 0700
+        self._socket_dir = Path(tempfile.gettempdir()) / f"comfyui-modal-{secrets.token_urlsafe(12)}"
+        self._socket_dir.mkdir(mode=0o700)
         self.enclosure.give(self._socket_dir)
         return self._socket_dir / "engine"
 

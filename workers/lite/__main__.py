@@ -6,8 +6,10 @@ one it listens on TCP, as ComfyUI does, for trials.
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -59,6 +61,14 @@ def _base(options: argparse.Namespace) -> Path:
     return base
 
 
+def _bound(path: Path) -> socket.socket:
+    """By the name alone: so the kernel's list of sockets shows no path, as with `engine_side/`."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.chdir(path.parent):
+        listening.bind(path.name)
+    return listening
+
+
 async def _serve(options: argparse.Namespace) -> None:
     folders = _folders(options)
     folders.make()
@@ -72,7 +82,7 @@ async def _serve(options: argparse.Namespace) -> None:
     await runner.setup()
     site: web.BaseSite = web.TCPSite(runner, options.listen, options.port)
     if options.unix_socket is not None:
-        site = web.UnixSite(runner, options.unix_socket)
+        site = web.SockSite(runner, _bound(Path(options.unix_socket)))
     await site.start()
     logging.getLogger(__name__).info("listening on %s", options.unix_socket or site.name)
     await asyncio.Event().wait()
