@@ -211,6 +211,12 @@ _TYPES = (
         "storage-unavailable", 503, "The bucket does not answer", "try again; nothing that was answered 2xx is lost"
     ),
     ProblemType(
+        "insufficient-storage",
+        507,
+        "The disk of the bucket is almost full",
+        "free space on it; jobs that were accepted go on meanwhile, and new ones are taken as soon as there is enough",
+    ),
+    ProblemType(
         "outcome-unknown",
         503,
         "The bucket stopped answering while the request was being written",
@@ -329,22 +335,34 @@ def outcome_unknown() -> Problem:
     return Problem("outcome-unknown", detail, headers={"Retry-After": "5"})
 
 
+_OF_REQUEST: Mapping[type[storage_errors.StorageError], tuple[str, str]] = {
+    storage_errors.BatchNotFound: ("unknown-batch", "there is no batch with this id"),
+    storage_errors.JobNotFound: ("unknown-job", "there is no job with this id"),
+    storage_errors.IdempotencyKeyReused: (
+        "idempotency-key-reused",
+        "this key came with another body within the last 24 hours",
+    ),
+    storage_errors.BadCursor: ("bad-cursor", "this cursor was not issued by this list"),
+}
+
+
 def of_storage(error: storage_errors.StorageError) -> Problem:
     match error:
         case storage_errors.JobGone(gone_at=gone_at):
             return Problem("job-gone", f"this job was removed at {gone_at.isoformat()}")
         case storage_errors.BatchGone(gone_at=gone_at):
             return Problem("batch-gone", f"this batch was removed at {gone_at.isoformat()}")
-        case storage_errors.BatchNotFound():
-            return Problem("unknown-batch", "there is no batch with this id")
         case storage_errors.LogNotFound():
             return Problem("no-log", str(error))
-        case storage_errors.JobNotFound():
-            return Problem("unknown-job", "there is no job with this id")
-        case storage_errors.IdempotencyKeyReused():
-            return Problem("idempotency-key-reused", "this key came with another body within the last 24 hours")
-        case storage_errors.BadCursor():
-            return Problem("bad-cursor", "this cursor was not issued by this list")
+        case (
+            storage_errors.BatchNotFound()
+            | storage_errors.JobNotFound()
+            | storage_errors.IdempotencyKeyReused()
+            | storage_errors.BadCursor()
+        ):
+            return Problem(*_OF_REQUEST[type(error)])
+        case storage_errors.DiskAlmostFull():
+            return Problem("insufficient-storage", str(error), headers={"Retry-After": "60"})
         case storage_errors.StorageUnavailable():
             return Problem("storage-unavailable", "the bucket did not answer in time", headers={"Retry-After": "5"})
         case _:

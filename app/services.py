@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from storage.bucket.disk import BucketDisk
 from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.untrusted.media_check import MediaCheck
@@ -29,3 +30,10 @@ class Services:
     fetch_places: FetchPlaces = field(default_factory=FetchPlaces)
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
     """Those that may be called by name."""
+    disk: BucketDisk | None = None
+    """Of a bucket on this machine; None for any other."""
+
+    def check_disk(self) -> None:
+        """`DiskAlmostFull` where nothing new may be taken in."""
+        if self.disk is not None:
+            self.disk.check()

@@ -108,6 +108,11 @@ class Settings(BaseSettings):
     max_upload_bytes_a_day: Count | None = Field(
         None, description="most bytes that one tenant brings on a day (UTC); unset means any number"
     )
+    min_free_bytes: Annotated[int, Field(ge=0)] = Field(
+        512 * 1024**2,
+        description="free space on the disk of the embedded bucket, beyond the 1 % that its server reserves, below "
+        "which new jobs and uploads are refused",
+    )
     docs: bool = Field(default=True, description="serve /docs and /openapi.json")
     cors_origins: tuple[str, ...] = Field(
         (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
@@ -249,6 +254,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     presence: Path | None = Field(None, description="file in which a local process says that it is ready")
+    bucket_dir: Path | None = Field(None, description="folder of the embedded bucket, whose free space is watched")
     signal_dir: Path | None = Field(None, description="folder of the sockets that carry wake-up hints on one machine")
     process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
 

@@ -51,6 +51,13 @@ class BudgetSpent(StorageUnavailable):
     """The request has waited for the bucket as long as it may; see `storage.bucket.budget`."""
 
 
+class DiskAlmostFull(StorageError):
+    """The disk that holds the bucket has too little free space for new data."""
+
+    def __init__(self, missing_bytes: int) -> None:
+        super().__init__(f"the disk of the bucket is almost full: {missing_bytes} bytes must be freed first")
+
+
 class StorageRefused(StorageError):
     """The bucket refuses this client: credentials, bucket name or policy are wrong."""
 

@@ -181,3 +181,8 @@ PROBES = "probes/"
 
 def probe(nonce: str) -> str:
     return PROBES + check_segment(nonce)
+
+
+def write_probe(number: int) -> str:
+    """Each in a folder of its own."""
+    return f"{PROBES}write-{number:02}/probe"

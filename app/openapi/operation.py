@@ -70,6 +70,7 @@ SUBMISSION_PROBLEMS = (
     "too-many-queued-jobs",
     "too-many-webhook-targets",
     "too-many-bytes",
+    "insufficient-storage",
 )
 
 

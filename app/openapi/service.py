@@ -22,7 +22,7 @@ OPERATIONS = (
         "get",
         "/ready",
         "Whether the API can do its work",
-        {200: ("it can", Ready), 503: ("its bucket does not answer", Ready)},
+        {200: ("it can", Ready), 503: ("its bucket does not take writes", Ready)},
         is_open=True,
     ),
 )

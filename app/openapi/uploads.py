@@ -24,6 +24,7 @@ OPERATIONS = (
             "upload-too-large",
             "too-many-bytes",
             *IDEMPOTENCY_PROBLEMS,
+            "insufficient-storage",
         ),
     ),
 )

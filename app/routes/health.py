@@ -12,13 +12,13 @@ from app.routes.context import answer, context_of
 from app.wire.service import Health, Ready
 from storage import keys
 from storage.bucket.budget import background
-from storage.errors import StorageError
+from storage.errors import DiskAlmostFull, StorageError
 
 READY_LIFE_S = 2.0
 """How long one look at the bucket counts: probes must not cost a request each."""
 READY_WAIT_S = 1.5
 """How long a probe waits for that look."""
-NOT_READY = Ready(status="not_ready", detail="the bucket does not answer")
+NOT_READY = Ready(status="not_ready", detail="the bucket does not answer, or refuses writes")
 
 
 async def health(_: Request) -> Response:
@@ -53,11 +53,17 @@ class _Looked:
 
 
 async def _look(request: Request) -> Ready:
+    """By a read and a write: a bucket whose disk was full still answers reads."""
+    services = context_of(request).services
     try:
-        await context_of(request).stores.objects.list(keys.PROBES, limit=1)
+        services.check_disk()
+        await services.stores.objects.list(keys.PROBES, limit=1)
+        await services.stores.objects.put(keys.probe("ready"), b"probe", content_type="text/plain")
+    except DiskAlmostFull as error:
+        return Ready(status="not_ready", detail=str(error))
     except StorageError:
         return NOT_READY
-    return Ready(status="ready", detail="the bucket answers")
+    return Ready(status="ready", detail="the bucket takes writes")
 
 
 ROUTES = (

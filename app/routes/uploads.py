@@ -25,6 +25,7 @@ async def create(request: Request) -> Response:
     if key is not None:
         claim = await context.stores.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
     if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
+        context.services.check_disk()
         await ByteQuota(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
     upload, signed = await context.stores.uploads.create(
         tenant_of(request),

@@ -31,6 +31,7 @@ class UrlFetching:
     """Of one request. All methods raise `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+        self._services = services
         self._fetcher, self._places = services.fetcher, services.fetch_places
         self._config = config
         self._tenant = tenant
@@ -41,6 +42,7 @@ class UrlFetching:
 
     async def fetch(self, name: str, url: str, path: Path, where: str) -> Fetched:
         """The bytes behind the URL are in `path` afterwards, and charged to the tenant."""
+        self._services.check_disk()
         deadline = await self._begun(where)
         meter = Meter(self._quota.has_charged)
         try:

@@ -24,6 +24,7 @@ class Quotas:
     """Of one tenant. Every method raises `Problem` with Retry-After where a quota is used up."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+        self._services = services
         self._stores = services.stores
         self._config = config
         self._tenant = tenant
@@ -36,6 +37,7 @@ class Quotas:
         `receivers` are others than the jobs' own.
         """
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
+        self._services.check_disk()
         await self._admit_jobs(len(jobs))
         await self.admit_targets({url for url in targets if url is not None})
         with self._stores.loads.pending(self._tenant, jobs):

@@ -2,7 +2,7 @@
 
 from app.config import ApiConfig
 from app.services import Services
-from infra.compose.values import media_limits, own_ports, receiver_rules, retain_s
+from infra.compose.values import bucket_disk, media_limits, own_ports, receiver_rules, retain_s
 from infra.settings import Settings
 from storage.launcher import Launcher
 from storage.stores import Stores
@@ -30,6 +30,7 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
         ),
         receivers=receiver_rules(settings, stores.api_keys),
         workflows=library(settings.workflows_dir),
+        disk=bucket_disk(settings),
     )
 
 

@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 from infra.settings import Settings
 from storage.access.key_store import ApiKeyStore
+from storage.bucket.disk import BucketDisk
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_TENANT
 from storage.untrusted.media_check import MediaLimits
@@ -37,6 +38,11 @@ def receiver_rules(settings: Settings, api_keys: ApiKeyStore) -> ReceiverRules:
 def loopback_of_up(settings: Settings) -> Loopback:
     """`up` serves a developer's own receivers, unless its operator has chosen otherwise."""
     return settings.webhook_loopback if "webhook_loopback" in settings.model_fields_set else "one-tenant"
+
+
+def bucket_disk(settings: Settings) -> BucketDisk | None:
+    """None for a bucket elsewhere, whose space is not ours to watch."""
+    return None if settings.bucket_dir is None else BucketDisk(settings.bucket_dir, settings.min_free_bytes)
 
 
 def own_ports(settings: Settings) -> frozenset[int]:

@@ -26,12 +26,13 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from infra.compose.values import loopback_of_up
+from infra.compose.values import bucket_disk, loopback_of_up
 from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
 from infra.local.presence import Presence, presence_of
-from infra.local.s3_server import LocalS3Server, S3ServerFailed
+from infra.local.s3_keeper import kept_running
+from infra.local.s3_server import LocalS3Server
 from infra.settings import EngineSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -114,11 +115,12 @@ class LocalRuntime:
         )
 
     def write_connection(self) -> None:
-        """Rewrite connection.json if anything in it changed."""
+        """Rewrite connection.json if anything in it changed. On a full disk the next look tries again."""
         connection = self.connection()
         if connection != self._written:
-            connection.write(self._options.data)
-            self._written = connection
+            with contextlib.suppress(OSError):
+                connection.write(self._options.data)
+                self._written = connection
 
     def _presence(self, child: Child) -> Presence | None:
         return presence_of(self._run_dir / f"{child.spec.name}.json", child.pid)
@@ -153,7 +155,7 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
     _check_engine(options.engine)
     with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
-        async with _bucket(options, credentials) as (settings, server), _kept_alive(server):
+        async with _bucket(options, credentials) as (settings, server), kept_running(server, bucket_disk(settings)):
             ruled = _with_receiver_rules(settings, listener, server)
             runtime = LocalRuntime(options, ruled, listener, run_dir)
             runtime.server = server
@@ -183,30 +185,6 @@ async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[
 
 
 @contextlib.asynccontextmanager
-async def _kept_alive(server: LocalS3Server | None) -> AsyncIterator[None]:
-    """Started again whenever it ends. In a task of its own: what else runs is watched meanwhile."""
-    keeping = asyncio.create_task(_keep_alive(server)) if server is not None else None
-    try:
-        yield
-    finally:
-        if keeping is not None:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-
-async def _keep_alive(server: LocalS3Server) -> None:
-    """As often as it takes: a server that fails to come back is tried again."""
-    while True:
-        if not server.is_alive():
-            logger.warning("the S3 server ended; starting it again")
-            try:
-                await server.start()
-            except S3ServerFailed as error:
-                logger.warning("%s", error)
-        await asyncio.sleep(WATCH_INTERVAL_S)
-
-
-@contextlib.asynccontextmanager
 async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator[tuple[Settings, LocalS3Server | None]]:
     """The settings of every process, and the embedded server unless an external bucket is set."""
     common = {
@@ -225,7 +203,7 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         yield options.external.model_copy(update=common | kept), None
         return
     async with embedded_bucket(options.data, credentials) as (settings, server):
-        yield settings.model_copy(update=common), server
+        yield settings.model_copy(update=common | {"bucket_dir": options.data / "s3"}), server
 
 
 def _with_receiver_rules(settings: Settings, listener: socket.socket, server: LocalS3Server | None) -> Settings:

@@ -1,0 +1,104 @@
+"""Keeps the embedded S3 server running, and able to write.
+
+A server whose disk was full does not recover by itself when there is space again: it keeps its metadata in
+several LevelDB databases, chosen by the folder of a key, and a database whose journal could not be written
+refuses every later write until it is opened anew. A restart takes two seconds and loses no acknowledged write.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from infra.local.s3_server import LocalS3Server, S3ServerFailed
+from storage import keys
+from storage.bucket.disk import BucketDisk
+from storage.bucket.s3 import S3ObjectStore
+from storage.errors import StorageError
+
+logger = logging.getLogger(__name__)
+
+WATCH_INTERVAL_S = 0.1
+PROBE_INTERVAL_S = 2.0
+PROBE_TIMEOUT_S = 10.0
+PROBE_FOLDERS = 16
+"""One after the other, so that every database is tried within half a minute."""
+FAILED_PROBES = 3
+"""Of one key in a row, before the server is restarted: a single write may fail for other reasons."""
+RESTART_PAUSE_S = 30.0
+"""Between restarts for failed probes, so that a server which a restart does not help still answers reads."""
+
+
+@contextlib.asynccontextmanager
+async def kept_running(server: LocalS3Server | None, disk: BucketDisk | None) -> AsyncIterator[None]:
+    """Restarts the server whenever it ends or cannot write, in tasks of its own; None does nothing."""
+    if server is None or disk is None:
+        yield
+        return
+    keeper = _Keeper(server, disk)
+    tasks = [asyncio.create_task(keeper.keep_alive()), asyncio.create_task(keeper.keep_writable())]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class _Keeper:
+    def __init__(self, server: LocalS3Server, disk: BucketDisk) -> None:
+        self._server = server
+        self._disk = disk
+        self._was_exhausted = False
+        self._starting = asyncio.Lock()
+
+    async def keep_alive(self) -> None:
+        """Starts the server again as often as it takes, and after its disk was full."""
+        while True:
+            if not self._server.is_alive():
+                await self._restart("it ended")
+            elif self._is_over_full_disk():
+                await self._restart("there is free space again")
+            await asyncio.sleep(WATCH_INTERVAL_S)
+
+    async def keep_writable(self) -> None:
+        """Finds what `keep_alive` cannot see, such as a disk that was full for a moment between two looks."""
+        objects = S3ObjectStore(replace(self._server.config(), attempts=1, read_timeout_s=PROBE_TIMEOUT_S))
+        try:
+            for number in itertools.cycle(range(PROBE_FOLDERS)):
+                await asyncio.sleep(PROBE_INTERVAL_S)
+                if not await self._can_write(objects, keys.write_probe(number)):
+                    await self._restart("it refuses writes, and its disk has space")
+                    await asyncio.sleep(RESTART_PAUSE_S)
+        finally:
+            await objects.close()
+
+    def _is_over_full_disk(self) -> bool:
+        self._was_exhausted = self._was_exhausted or self._disk.is_exhausted()
+        return self._was_exhausted and not self._disk.missing_bytes()
+
+    async def _can_write(self, objects: S3ObjectStore, key: str) -> bool:
+        """Also true where the other task handles it: a server that is down or restarts, a disk that is full."""
+        pid = self._server.pid
+        for _ in range(FAILED_PROBES):
+            try:
+                await objects.put(key, b"probe", content_type="text/plain")
+            except StorageError:
+                await asyncio.sleep(PROBE_INTERVAL_S)
+            else:
+                return True
+            if self._server.pid != pid or self._starting.locked() or self._was_exhausted or self._disk.missing_bytes():
+                return True
+        return False
+
+    async def _restart(self, reason: str) -> None:
+        async with self._starting:
+            logger.warning("restarting the S3 server: %s", reason)
+            self._was_exhausted = False
+            try:
+                await self._server.stop()
+                await self._server.start()
+            except (S3ServerFailed, OSError) as error:  # OSError: the disk is full
+                logger.warning("%s", error)

@@ -1,0 +1,92 @@
+"""A bucket on this machine whose disk is almost full: nothing new is taken in, and what was accepted can be read."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from infra.settings import Settings
+from storage.bucket.disk import BucketDisk
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.errors import DiskAlmostFull, StorageUnavailable
+from tests.support.api_server import BLUE, Api, running_api, submit
+
+pytestmark = pytest.mark.anyio
+
+MORE_THAN_ANY_DISK = 2**60
+URL_JOB = {"workflow": BLUE, "media": [{"name": "a.png", "url": "https://files.example/a.png"}]}
+BATCH = {"workflow": BLUE, "input_sets": [[]]}
+UPLOAD = {"size_bytes": 5, "content_type": "image/png", "filename": "a.png"}
+
+
+class Reads(MemoryObjectStore):
+    """A bucket that takes no write once it is `full`."""
+
+    full = False
+
+    async def put(self, *args: object, **fields: object) -> str:
+        if self.full:
+            raise StorageUnavailable("no space left")
+        return await super().put(*args, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def full(objects: MemoryObjectStore, clock: ManualClock, tmp_path: Path) -> AsyncIterator[Api]:
+    settings = Settings(bucket="tests", bucket_dir=tmp_path, min_free_bytes=MORE_THAN_ANY_DISK)
+    async with running_api(objects, clock, settings=settings) as api:
+        yield api
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [("/v1/jobs", {"workflow": BLUE}), ("/v1/jobs", URL_JOB), ("/v1/batches", BATCH), ("/v1/uploads", UPLOAD)],
+)
+async def test_nothing_new_is_taken_in(full: Api, path: str, body: dict[str, object]) -> None:
+    """A job, a fetch, a batch and an upload get 507 with Retry-After, and leave nothing in the bucket."""
+    answer = await full.client.post(path, json=body)
+    assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage"), answer.text
+    assert "bytes must be freed" in answer.json()["detail"]
+    assert int(answer.headers["retry-after"]) > 0
+    assert await full.keys() == ()
+
+
+async def test_a_full_disk_is_not_ready(full: Api) -> None:
+    """/ready says why, and lists still answer."""
+    answer = await full.client.get("/ready")
+    assert (answer.status_code, "almost full" in answer.json()["detail"]) == (503, True)
+    assert (await full.client.get("/v1/jobs")).status_code == 200
+
+
+async def test_an_accepted_job_can_be_asked_for_again(
+    objects: MemoryObjectStore, clock: ManualClock, full: Api
+) -> None:
+    """A repeat of a request that was accepted before the disk filled up is answered as it was."""
+    headers = {"idempotency-key": "k-1"}
+    async with running_api(objects, clock) as roomy:
+        accepted = await roomy.client.post("/v1/jobs", json={"workflow": BLUE}, headers=headers)
+    repeated = await full.client.post("/v1/jobs", json={"workflow": BLUE}, headers=headers)
+    assert (repeated.status_code, repeated.json()["job_id"]) == (200, accepted.json()["job_id"])
+
+
+async def test_a_bucket_that_takes_no_writes_is_not_ready(clock: ManualClock) -> None:
+    """Although it answers reads."""
+    objects = Reads(clock)
+    async with running_api(objects, clock) as api:
+        objects.full = True
+        assert (await api.client.get("/v1/jobs")).status_code == 200
+        assert (await api.client.get("/ready")).status_code == 503
+
+
+async def test_other_buckets_are_not_watched(objects: MemoryObjectStore, clock: ManualClock) -> None:
+    """Without a folder of the bucket on this machine, its free space is no limit here."""
+    async with running_api(objects, clock, settings=Settings(bucket="b", min_free_bytes=MORE_THAN_ANY_DISK)) as api:
+        await submit(api)
+
+
+def test_the_floor_lies_above_what_the_server_reserves(tmp_path: Path) -> None:
+    """With no floor of ours, 1 % of the disk: below it the server refuses writes."""
+    assert BucketDisk(tmp_path, 0).missing_bytes() == 0
+    assert not BucketDisk(tmp_path, 0).is_exhausted()
+    with pytest.raises(DiskAlmostFull):
+        BucketDisk(tmp_path, MORE_THAN_ANY_DISK).check()
