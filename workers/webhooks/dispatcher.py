@@ -1,6 +1,7 @@
 """What is due, to whom, and how much at once: one receiver that is slow does not delay another.
 
-Each receiver has a few attempts under way at most, and each host some more; the rest of their pointers wait. What was
+Each receiver has a few attempts under way at most, each host some more, and each tenant half of all; the rest of their
+pointers wait. What was
 listed is begun without another LIST as soon as there is room, but never later than the next look, since other
 deliverers work as well.
 """
@@ -22,6 +23,8 @@ AT_ONCE = 64
 AT_ONCE_PER_ENDPOINT = 4
 AT_ONCE_PER_HOST = 16
 """A host that hangs holds no more than this, under however many paths: each job may name one of its own."""
+AT_ONCE_PER_TENANT = 32
+"""A tenant whose receivers hang, under however many hosts, leaves the other half to others."""
 LATER_S = 2.0
 """Before a pointer is looked at again whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
@@ -40,6 +43,7 @@ class Dispatcher:
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._per_endpoint: Counter[str] = Counter()
         self._per_host: Counter[str] = Counter()
+        self._per_tenant: Counter[str] = Counter()
         self._waiting: list[DueEntry] = []
         self._has_more = False
         self._not_before: dict[str, float] = {}
@@ -124,12 +128,14 @@ class Dispatcher:
             self._has_room
             and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT
             and self._per_host[entry.host] < AT_ONCE_PER_HOST
+            and self._per_tenant[entry.ref.tenant] < AT_ONCE_PER_TENANT
         )
 
     def _begin(self, entry: DueEntry) -> None:
         self._not_before.pop(entry.key, None)
         self._per_endpoint[entry.endpoint] += 1
         self._per_host[entry.host] += 1
+        self._per_tenant[entry.ref.tenant] += 1
         self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
 
     async def _deliver(self, entry: DueEntry) -> None:
@@ -144,6 +150,7 @@ class Dispatcher:
             del self._under_way[entry.key]
             self._per_endpoint[entry.endpoint] -= 1
             self._per_host[entry.host] -= 1
+            self._per_tenant[entry.ref.tenant] -= 1
             if result == "later":
                 self._not_before[entry.key] = asyncio.get_running_loop().time() + LATER_S
             elif not self._under_way:
