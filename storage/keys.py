@@ -3,6 +3,7 @@
     tenants/<tenant>/jobs/<job_id>/job.json             the record: the only truth
                                   /workflow.json        the graph as submitted, immutable
                                   /prompt.json          the graph as executed, by the last attempt
+                                  /values.json          its inputs, where they are too long for the record
                                   /inputs/<nnn>         media of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
                                   /logs/<attempt>.txt   what the engine said
@@ -72,6 +73,10 @@ def workflow(tenant: str, job_id: str) -> str:
 
 def prompt(tenant: str, job_id: str) -> str:
     return job_prefix(tenant, job_id) + "prompt.json"
+
+
+def values(tenant: str, job_id: str) -> str:
+    return job_prefix(tenant, job_id) + "values.json"
 
 
 def input_medium(tenant: str, job_id: str, position: int) -> str:

@@ -194,10 +194,11 @@ class Attempt:
         It was checked at submission; the engine may have changed, or have been unknown then.
         """
         document = json.loads(await self._bench.jobs.workflow(self._record.tenant, self._record.job_id))
+        inputs = await self._bench.jobs.inputs(self._record)
         try:
             graph = parse_graph(document)
             catalogue = self._bench.catalogue
-            applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in self._record.inputs])
+            applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in inputs])
             if self._record.graphs == "strangers":
                 strangers.check(applied, catalogue)
         except WorkflowError as error:

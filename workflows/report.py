@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from workflows.errors import UnknownNodeClass, WorkflowCycle, WorkflowError
@@ -10,8 +9,9 @@ from workflows.graph import Graph
 
 MOST_SEARCHED_HINTS = 10
 """Faults of a graph whose hint may be a search for similar names: each takes milliseconds where names are many."""
-MOST_DEPENDENTS = 1_000
-"""Outputs that are named in one report: a graph of a megabyte could make an answer of 67 by its names."""
+LONGEST_DEPENDENTS = 64 * 1024
+"""Characters of all outputs' names in one report, which is kept with its job: 50 faults could name 2,000 outputs each,
+with 256 characters."""
 Edges = Mapping[str, Sequence[str]]
 """From each node to others."""
 
@@ -21,7 +21,8 @@ class Report:
     """No faults: the graph fits. `runs` are the output nodes that ComfyUI would run; without one it runs nothing.
 
     `node_errors` is {node id: {errors, dependent_outputs, class_type}}, as ComfyUI says it; like there, an unknown
-    class or a graph without outputs is no error of a node. Once `MOST_DEPENDENTS` outputs are named, no more are.
+    class or a graph without outputs is no error of a node. Outputs are named up to
+    `LONGEST_DEPENDENTS`.
     """
 
     faults: tuple[WorkflowError, ...] = ()
@@ -61,13 +62,18 @@ def report(
 ) -> Report:
     """`dependents_of` gives for a node with a fault the output nodes that do not run for its sake."""
     errors: dict[str, Any] = {}
-    left = MOST_DEPENDENTS
+    left = LONGEST_DEPENDENTS
     blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
     for node_id, fault in blamed:
         if node_id not in errors:
             dependents = dependents_of(node_id)
-            named = list(islice((output for output in graph.nodes if output in dependents), left))
-            left -= len(named)
+            named = []
+            for output in graph.nodes:
+                left -= len(output) if output in dependents else 0
+                if left < 0:
+                    break
+                if output in dependents:
+                    named.append(output)
             errors[node_id] = {
                 "errors": [],
                 "dependent_outputs": named,

@@ -143,6 +143,7 @@ class Acceptance:
             warnings=dict(prepared.warnings),
             traceparent=identity.traceparent,
             inputs=prepared.inputs,
+            has_values=prepared.values is not None,
             media=tuple(media),
             workflow_shape=prepared.workflow.shape,
             created_at=created_at,
@@ -173,8 +174,10 @@ class Acceptance:
                 await self._stores.uploads.use(self._tenant, medium.upload_id, job_id)
 
     def beside(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
-        """The secrets that the job brought: not in its record, which is shown."""
+        """What the job brought that does not belong into its record: long inputs, and secrets, for it is shown."""
         brought, options = {}, prepared.options
+        if prepared.values is not None:
+            brought[keys.values(record.tenant, record.job_id)] = prepared.values
         if options.webhook_secret is not None:
             brought[keys.webhook_secret(record.tenant, record.job_id)] = options.webhook_secret.encode()
         if options.extra_data is not None:

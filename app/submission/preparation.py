@@ -42,6 +42,9 @@ LONG_IN_BATCHES: tuple[Place, ...] = (
     ("input_sets", "*", "*", "value"),
 )
 
+MOST_IN_RECORD = 64 * 1024
+"""Bytes of inputs: a list of 200 jobs reads 200 records."""
+
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -67,6 +70,8 @@ class PreparedJob:
     options: JobOptions
     workflow: PreparedWorkflow
     inputs: tuple[Input, ...]
+    values: bytes | None
+    """The inputs as JSON, where they are too long for the record."""
     pictures: tuple[LocalMedium, ...]
     media: tuple[PreparedMedium, ...]
     graphs: GraphTrust
@@ -205,8 +210,16 @@ class Preparation:
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             raise of_report(report, workflow_at, given)
+        long = await self._body.aside(_long_values, values)
         return PreparedJob(
-            options, workflow, tuple(values), tuple(pictures), (), graphs=self._graphs, warnings=report.warnings()
+            options,
+            workflow,
+            () if long else tuple(values),
+            long,
+            tuple(pictures),
+            (),
+            graphs=self._graphs,
+            warnings=report.warnings(),
         )
 
     def _judge(
@@ -266,3 +279,9 @@ class Preparation:
 
 def _beyond(where: str, detail: str) -> Problem:
     return Problem("validation-error", detail, pointer=where)
+
+
+def _long_values(values: Sequence[Input]) -> bytes | None:
+    """As JSON, if they are too long for a record."""
+    written = to_json([value.model_dump() for value in values])
+    return written if len(written) > MOST_IN_RECORD else None

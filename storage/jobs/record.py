@@ -139,6 +139,9 @@ class JobRecord(Value):
     """Those to be delivered, or delivered already. A progress event goes when a newer one comes."""
     next_sequence: int = 1
     inputs: tuple[Input, ...] = ()
+    has_values: bool = False
+    """Whether its inputs lie beside the record, for they are long: lists read whole records, workers write them again
+    and again."""
     media: tuple[Medium, ...] = ()
     workflow_shape: str
     """Hash of the graph's classes and links: jobs of one shape take about the same time."""

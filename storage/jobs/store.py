@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from storage import keys
 from storage.bucket.conditional import commit
 from storage.bucket.objects import ObjectStore
@@ -31,6 +33,7 @@ from storage.jobs.hint_writer import HintWriter
 from storage.jobs.hints import hints_of, list_key, status_key
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.tombstone import Tombstone
+from storage.jobs.values import Input
 from storage.signal import DUE_TOPIC, Signal, job_topic, queue_topic
 from storage.together import together
 from storage.value import read_as
@@ -53,6 +56,7 @@ Change = Callable[[JobRecord], JobRecord]
 Beside = Mapping[str, bytes]
 """Small objects that belong to a job, by key."""
 NOTHING: Beside = {}
+_INPUTS = TypeAdapter(tuple[Input, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +144,17 @@ class JobStore:
         except (ObjectNotFound, ValueError):
             await self.read(tenant, job_id)
             raise JobNotFound(job_id) from None
+
+    async def inputs(self, record: JobRecord) -> tuple[Input, ...]:
+        """The values to set in its graph, wherever they lie; errors as of `read`."""
+        if not record.has_values:
+            return record.inputs
+        try:
+            stored = await self._objects.get(keys.values(record.tenant, record.job_id))
+        except ObjectNotFound:
+            await self.read(record.tenant, record.job_id)
+            raise JobNotFound(record.job_id) from None
+        return _INPUTS.validate_json(stored.body)
 
     async def evolve(self, tenant: str, job_id: str, change: Change) -> StoredJob:
         """Apply `change` to the present record and commit it; what `change` raises is raised, nothing written."""

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import uuid
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -268,6 +269,17 @@ async def test_the_executed_graph_is_stored_beside_the_submitted(bench: Bench) -
     assert executed["2"]["inputs"].pop(TOKEN_INPUT) == f"{record.job_id}-1"
     submitted["1"]["inputs"]["width"] = 8
     assert executed == submitted
+
+
+async def test_inputs_beside_the_record_are_set_as_well(bench: Bench) -> None:
+    """Long ones lie there."""
+    graph = {"1": node("PrimitiveString", value="short"), "2": node("PreviewAny", source=["1", 0])}
+    job_id, text = str(uuid.uuid4()), "long " * 50_000
+    body = json.dumps([{"node": "1", "field": "value", "value": text}]).encode()
+    await bench.objects.put(keys.values("default", job_id), body)
+    record = await bench.run(graph, job_id=job_id, has_values=True)
+    executed = json.loads((await bench.objects.get(keys.prompt("default", job_id))).body)
+    assert (record.status, executed["1"]["inputs"]["value"]) == (Status.COMPLETED, text)
 
 
 PARTLY_GOOD = {"1": EMPTY, "2": saved(), "8": node("ImageInvert"), "9": saved("8")}

@@ -166,7 +166,27 @@ async def test_a_long_prompt_is_kept_whole(api: Api) -> None:
     prompt = "a cat, " * 12_000
     accepted = await submit(api, inputs=[{"node": "2", "field": "filename_prefix", "value": prompt}])
     record = (await api.stores.jobs.read("default", accepted["job_id"])).record
-    assert record.inputs[0].value == prompt
+    assert [given.value for given in await api.stores.jobs.inputs(record)] == [prompt]
+
+
+async def test_long_inputs_are_no_part_of_the_record(api: Api) -> None:
+    """Which lists read by the hundred, and a worker writes again with each progress; purging removes them as well."""
+    texts = [{"node": "2", "field": "filename_prefix", "value": "€" * 300_000}] * 3
+    accepted = await submit(api, inputs=texts, webhook_events=[])
+    record = (await api.stores.jobs.read("default", accepted["job_id"])).record
+    assert len(record.model_dump_json()) < 10_000
+    assert [given.model_dump() for given in await api.stores.jobs.inputs(record)] == texts
+    assert (await api.client.delete(f"/v1/jobs/{record.job_id}?purge=true")).status_code == 204
+    assert not [key for key in await api.keys() if key.endswith("values.json")]
+
+
+async def test_long_inputs_of_a_batch_are_no_part_of_its_records(api: Api) -> None:
+    """Each job has its own."""
+    sets = [[{"node": "2", "field": "filename_prefix", "value": letter * 100_000}] for letter in "ab"]
+    response = await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": sets})
+    jobs = [(await api.stores.jobs.read("default", job["job_id"])).record for job in response.json()["jobs"]]
+    found = [[given.model_dump() for given in await api.stores.jobs.inputs(job)] for job in jobs]
+    assert (found, [job.inputs for job in jobs]) == (sets, [(), ()])
 
 
 async def test_known_node_classes_are_checked(api: Api) -> None:

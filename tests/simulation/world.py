@@ -289,7 +289,7 @@ class World:
         )
         picture = self.folder / "input.png"
         pictures = (LocalMedium("a.png", picture, picture.stat().st_size, "image/png"),)
-        return PreparedJob(options, WORKFLOW, (), pictures if self.chance.random() < 0.3 else (), (), "own", {})
+        return PreparedJob(options, WORKFLOW, (), None, pictures if self.chance.random() < 0.3 else (), (), "own", {})
 
     async def _cancel(self, api: Services, job_id: str, *, purge: bool) -> None:
         now = self.clock.now()

@@ -10,7 +10,7 @@ import pytest
 from workflows.catalogue import MOST_FAULTS, Catalogue
 from workflows.errors import WorkflowError
 from workflows.graph import parse_graph
-from workflows.report import MOST_DEPENDENTS, Report
+from workflows.report import LONGEST_DEPENDENTS, Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
@@ -423,10 +423,13 @@ def test_an_answer_is_no_longer_for_many_outputs() -> None:
     last = f"bad {len(bad) - 1}"
     for number in range(1, len(bad)):
         bad[f"bad {number}"]["inputs"]["part"] = [f"bad {number - 1}", 0]
-    ends = {f"end {n}": {"class_type": "Number", "inputs": VALID["Number"] | {"part": [last, 0]}} for n in range(300)}
+    ends = {
+        f"end {n:0250}": {"class_type": "Number", "inputs": VALID["Number"] | {"part": [last, 0]}} for n in range(300)
+    }
     report = Catalogue(INFO).judge(parse_graph(bad | ends))
     assert len(report.faults) == MOST_FAULTS
-    assert sum(len(about["dependent_outputs"]) for about in report.node_errors.values()) == MOST_DEPENDENTS
+    named = [output for about in report.node_errors.values() for output in about["dependent_outputs"]]
+    assert 0 < sum(map(len, named)) <= LONGEST_DEPENDENTS
 
 
 def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
