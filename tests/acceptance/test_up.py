@@ -285,7 +285,8 @@ def test_doctor_finds_all_well(running: Up) -> None:
         "clock",
         "presigned",
         "API key",
-        "engine",
+        "engine isolation",
+        "engine reachable",
     ):
         assert check in done.stdout
 

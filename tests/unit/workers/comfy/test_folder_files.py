@@ -160,3 +160,30 @@ async def test_an_input_is_not_staged_through_a_link(files: FolderFiles, tmp_pat
     with pytest.raises(StagingFailed):
         await files.stage(name, path)
     assert not list(elsewhere.iterdir())
+
+
+async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path: Path) -> None:
+    """A process of the job may put a link in its place while it is uploaded: what was checked is what is read."""
+    (tmp_path / "output" / "a").mkdir()
+    output = tmp_path / "output" / "a" / "x.txt"
+    output.write_text("an output")
+    fetched = await files.fetch(FileRef("x.txt", "a", "output"))
+    output.unlink()
+    output.symlink_to(tmp_path / "secret")
+    assert fetched.read_text() == "an output"
+    await files.clean()
+    assert not fetched.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
+async def test_a_file_of_another_owner_is_no_output(tmp_path: Path) -> None:
+    """Where the engine has a user of its own: a second name of another user's file proves nothing."""
+    folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp")}
+    files = FolderFiles(**folders, owner=64_001)
+    await files.clean()
+    for name, owner in (("own", 64_001), ("other", 0)):
+        (tmp_path / "output" / name).write_text(name)
+        os.chown(tmp_path / "output" / name, owner, owner)
+    assert (await files.fetch(FileRef("own", "", "output"))).read_text() == "own"
+    with pytest.raises(OutputFailed):
+        await files.fetch(FileRef("other", "", "output"))

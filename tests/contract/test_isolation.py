@@ -1,0 +1,53 @@
+"""What is chosen to isolate an engine, and what is said of it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from workers.confine import landlock_abi
+from workers.errors import EngineMisconfigured
+from workers.isolation import EngineUser, Isolation, IsolationPolicy, Needs, choose
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def user() -> Iterator[EngineUser]:
+    user = EngineUser(64_001)
+    yield user
+    user.release()
+
+
+async def test_off_is_off(user: EngineUser) -> None:
+    """And says why there is none."""
+    chosen = await choose(IsolationPolicy("off"), user, Needs())
+    assert not chosen.is_in_force
+    assert str(chosen) == "none (COMFYUI_MODAL_ISOLATION=off)"
+
+
+async def test_required_is_there_or_no_engine_starts(user: EngineUser) -> None:
+    """On every system; the failure says what to do."""
+    if landlock_abi():
+        assert (await choose(IsolationPolicy("required"), user, Needs())).is_in_force
+        return
+    with pytest.raises(EngineMisconfigured, match="COMFYUI_MODAL_ISOLATION=required"):
+        await choose(IsolationPolicy("required"), user, Needs(enter=[Path("/nowhere")]))
+
+
+def test_what_is_in_force_is_said_in_a_line() -> None:
+    """As the log, `doctor` and GET /v1/system show it."""
+    assert str(Isolation(64_002, [], 7)) == "user 64002 + Landlock ABI 7"
+    assert str(Isolation(64_002, reason="this kernel has no Landlock")) == "user 64002 (this kernel has no Landlock)"
+
+
+def test_no_two_engines_have_one_user() -> None:
+    """Each takes a number that no other worker of this machine holds."""
+    first, second = EngineUser(64_001), EngineUser(64_001)
+    try:
+        numbers = (first.take(), second.take())
+    except PermissionError:
+        pytest.skip("only root gives engines users")
+    assert numbers[0] != numbers[1]
+    first.release()
+    second.release()
