@@ -153,7 +153,7 @@ class Attempt:
         finally:
             staging.cancel()
             await asyncio.gather(staging, return_exceptions=True)
-        document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}")
+        document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}", bench.engine.showing)
         prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
         return _Prepared(graph, prompt)
 
@@ -218,8 +218,10 @@ class Attempt:
 
     async def _collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
         match message:
-            case Executed():
-                await self._uploads.add(message)
+            case Executed(node=node_id, display_node=display_node):
+                if await self._uploads.add(message):
+                    shown = graph.nodes.get(node_id) or graph.nodes.get(display_node)
+                    self._bench.engine.showing |= {shown.class_type} if shown is not None else set()
             case Preview(image_type=image_type, data=data, node_id=node_id):
                 source = node_id or current_node or ""
                 if source in graph.nodes and graph.nodes[source].class_type == SOCKET_OUTPUT_CLASS:

@@ -40,6 +40,7 @@ class RecordingEngine:
 
     def __init__(self, object_info: dict[str, Any], system_stats: dict[str, Any]) -> None:
         self.sent: Prompt | None = None
+        self.showing: set[str] = set()
         self._object_info, self._system_stats = object_info, system_stats
 
     async def submit(self, prompt: Prompt) -> dict[str, Any]:

@@ -239,3 +239,15 @@ async def test_outputs_beyond_a_limit_fail_the_job(tmp_path: Path, limit: Upload
     assert ended.error_detail is not None
     assert (ended.status, ended.error_detail.code, ended.error) == (Status.FAILED, "output_failed", words)
     assert len(ended.outputs) < 2
+
+
+async def test_a_node_that_names_a_file_and_is_no_output_runs_for_each_job(tmp_path: Path) -> None:
+    """ComfyUI would take it from its cache and name a file that went with the job before."""
+    graph = {"1": {"class_type": "Painter", "inputs": {}}, "2": {"class_type": "Save", "inputs": {"image": ["1", 0]}}}
+    async with stage(tmp_path, painting(tmp_path)) as on:
+        for _ in range(2):
+            ended = await on.run(await on.claimed(graph=graph))
+            assert ended.stored.record.status is Status.COMPLETED
+    first, second = (post["prompt"] for post in on.comfy.state.posts)
+    assert "_job" not in first["1"]["inputs"]
+    assert second["1"]["inputs"]["_job"] == second["2"]["inputs"]["_job"] != first["2"]["inputs"]["_job"]

@@ -36,6 +36,7 @@ class SimulatedEngine:
 
     def __init__(self, faults: Faults, output: Path, log: EngineLog) -> None:
         self.alive = True
+        self.showing: set[str] = set()
         self._faults = faults
         self._output = output
         self._log = log

@@ -93,6 +93,8 @@ class Stage:
     comfy: ScriptedComfy
     files: Callable[..., FolderFiles] = FolderFiles
     objects: MoodyStore = field(default_factory=MoodyStore)
+    showing: set[str] = field(default_factory=set)
+    """Of the engine, which is another object for each run here, and one for all runs of a worker."""
     policy: RunnerPolicy = field(default_factory=lambda: quick_policy(interval_s=0.02, cancel_poll_s=0.1))
 
     def __post_init__(self) -> None:
@@ -101,8 +103,9 @@ class Stage:
         self.jobs, self.queue, self._stores = stores.jobs, stores.queue, runner_stores(stores)
         self.logs, self.log = stores.logs, EngineLog(100)
 
-    async def claimed(self, **fields: Any) -> StoredJob:
-        await self.jobs.create(a_job(created_at=SystemClock().now(), **fields), workflow=json.dumps(GRAPH).encode())
+    async def claimed(self, graph: dict[str, Any] | None = None, **fields: Any) -> StoredJob:
+        workflow = json.dumps(graph or GRAPH).encode()
+        await self.jobs.create(a_job(created_at=SystemClock().now(), **fields), workflow=workflow)
         claimed = await self.queue.claim("default", "w1")
         assert claimed is not None
         return claimed
@@ -110,6 +113,7 @@ class Stage:
     async def run(self, claimed: StoredJob) -> RunResult:
         folders = {name: self.folder / name for name in ("input", "output", "temp")}
         engine = HttpEngine(self.comfy.url, self.files(**{f"{name}_dir": path for name, path in folders.items()}))
+        engine.showing = self.showing
         runner = JobRunner(self._stores, engine, Catalogue.absent(), self.policy, self.log)
         try:
             async with asyncio.timeout(PATIENCE_S):

@@ -60,7 +60,13 @@ class History:
 
 
 class ComfyEngine(Protocol):
-    """Every method may raise `EngineUnavailable`, and `EngineSilent` where waiting longer may help."""
+    """Every method may raise `EngineUnavailable`, and `EngineSilent` where waiting longer may help.
+
+    `showing` are the classes whose nodes named files since this server began, outputs or not. ComfyUI names these files
+    again when it takes such a node from its cache, but they are gone with their job.
+    """
+
+    showing: set[str]
 
     async def submit(self, prompt: Prompt) -> Mapping[str, Any] | None:
         """POST /prompt. ComfyUI's `node_errors` for the outputs that it does not run; None where its answer was lost.

@@ -39,6 +39,7 @@ class HttpEngine:
     """`url` as in `ComfyHttp`. `files` None: ComfyUI's folders are not on this machine, and files travel by HTTP."""
 
     def __init__(self, url: str, files: EngineFiles | None = None) -> None:
+        self.showing: set[str] = set()
         self._http = ComfyHttp(url)
         self._files: EngineFiles = files or RemoteFiles(self._http)
 

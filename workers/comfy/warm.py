@@ -17,6 +17,7 @@ from workers.comfy.host import EngineHost
 from workers.comfy.log import EngineLog
 from workers.errors import WorkerError
 from workers.isolation import Isolation
+from workflows.messages import Executed
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +80,9 @@ class WarmHost:
         prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), self._graph)
         try:
             async with asyncio.timeout(self._limit_s):
-                async for _ in Execution(self.engine, prompt, self._policy):
-                    pass
+                async for message in Execution(self.engine, prompt, self._policy):
+                    if isinstance(message, Executed) and message.display_node in self._graph:
+                        self.engine.showing.add(self._graph[message.display_node]["class_type"])
         except (WorkerError, TimeoutError) as error:
             logger.warning("the engine could not be warmed up: %s", str(error) or "it took too long")
             await self._host.restart()

@@ -70,15 +70,20 @@ class OutputUploads:
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
         self._names = DistinctNames()
 
-    async def add(self, executed: Executed) -> None:
-        """Begin to upload what this node put out. `OutputFailed` where it is too much."""
+    async def add(self, executed: Executed) -> bool:
+        """Begin to upload what this node put out, and say whether files are in it. `OutputFailed` where it is too
+        much.
+        """
         names = names_in(executed.output)
         files = await self._engine.find(names) if names else {}
+        has_files = False
         for found in outputs_of(executed.node, executed.output, files):
             if isinstance(found, FileOutput):
                 self._add_file(executed.node, found.ref)
+                has_files = True
             else:
                 self._add_inline(executed.node, found)
+        return has_files
 
     def add_picture(self, node_id: str, filename: str, body: bytes) -> None:
         """A picture that came by the socket, from SaveImageWebsocket."""
