@@ -53,7 +53,11 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
     # A redirect to the path without its slash would be an absolute URL, made from the Host that the client sent.
     app.router.redirect_slashes = False
     app.state.context = Context(
-        services, config, JobWatch(services.stores.jobs, services.stores.signal), LargeBodies(config.max_large_requests)
+        services,
+        config,
+        JobWatch(services.stores.jobs, services.stores.signal),
+        LargeBodies(config.max_large_requests),
+        LargeBodies(config.max_receiving_requests),
     )
     return app
 

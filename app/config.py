@@ -37,6 +37,9 @@ class ApiConfig:
     """Longest string in a request that is not a medium: a prompt, for one."""
     max_total_text_bytes: int = 8 * MIB
     """Of all strings of a request together that have more than 64 KiB and are not media."""
+    max_receiving_requests: int = 16
+    """So many bodies of more than 64 KiB are received and worked on at once in a process; a tenant's half of them. This
+    bounds the temporary files: 16 times `max_request_bytes`."""
     max_large_requests: int = 4
     """So many requests of more than a MiB without media are worked on at once in a process; a tenant's half of them."""
     max_media: int = 10
@@ -73,6 +76,8 @@ class ApiConfig:
     retain_s: int = 7 * 24 * 3600
     """How long a finished job stays at most."""
     max_batch_jobs: int = 1_000
+    max_batch_graph_bytes: int = 256 * MIB
+    """Each job of a batch stores the graph, which is sent once."""
     gpu_pools: tuple[str, ...] = ()
     """What a job may name as `gpu`."""
     webhook_public_keys: tuple[str, ...] = ()

@@ -29,6 +29,9 @@ class Limits(BaseModel):
     max_depth: int = Field(description="how deep a request's JSON may be nested")
     max_text_bytes: int = Field(description="a string that is not a file")
     max_total_text_bytes: int = Field(description="all strings of more than 64 KiB in a request that are not files")
+    max_receiving_requests: int = Field(
+        description="requests of more than 64 KiB that are received at once at one API process; yours half of them"
+    )
     max_large_requests: int = Field(
         description="requests of more than 1 MiB, files not counted, that are worked on at once at one API process; "
         "yours half of them"
@@ -48,6 +51,7 @@ class Limits(BaseModel):
     max_media_s: float = Field(description="how long a video or a sound may be")
     max_upload_bytes: int = Field(description="a presigned upload")
     max_batch_jobs: int = Field(description="jobs of a batch")
+    max_batch_graph_bytes: int = Field(description="the size of a batch's graph, times its `input_sets`")
     max_metadata_pairs: int = Field(description="`metadata` of a job")
     max_metadata_name_length: int = Field(description="a name in `metadata`")
     max_metadata_text_length: int = Field(description="a text in `metadata`")
@@ -76,6 +80,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_depth=MAX_DEPTH,
         max_text_bytes=config.max_text_bytes,
         max_total_text_bytes=config.max_total_text_bytes,
+        max_receiving_requests=config.max_receiving_requests,
         max_large_requests=config.max_large_requests,
         max_nodes=config.max_nodes,
         max_node_inputs=MOST_INPUTS,
@@ -92,6 +97,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_media_s=config.media_limits.max_duration_s,
         max_upload_bytes=config.largest_upload,
         max_batch_jobs=config.most_jobs_at_once,
+        max_batch_graph_bytes=config.max_batch_graph_bytes,
         max_metadata_pairs=config.max_metadata_pairs,
         max_metadata_name_length=MAX_METADATA_NAME,
         max_metadata_text_length=MAX_METADATA_TEXT,

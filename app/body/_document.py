@@ -25,6 +25,8 @@ QUICK = 16 * 1024
 
 T = TypeVar("T")
 
+Enter = Callable[[], Awaitable[Callable[[], None]]]
+
 Place = tuple[str, ...]
 """Names and positions from the root, `*` for any."""
 
@@ -42,15 +44,17 @@ class TextLimits:
 class Body:
     """A received document. Close it, or use it as a context: its temporary files go then.
 
-    `enter` waits for a place for a large document, and is told when that is left.
+    `enter` waits for a place for a large document in memory, `begin` for one to receive more than SPOOL_THRESHOLD
+    bytes; what each returns is called when the place is left.
     """
 
-    def __init__(self, enter: Callable[[], Awaitable[Callable[[], None]]] | None = None) -> None:
+    def __init__(self, enter: Enter | None = None, begin: Enter | None = None) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._nonce = secrets.token_hex(8)
         self._spools: list[Path] = []
         self._digest = hashlib.sha256()
         self._enter = enter
+        self._begin = begin
         self._leave: Callable[[], None] | None = None
         self._in_memory = 0
         self._texts = 0
@@ -95,6 +99,9 @@ class Body:
             if size > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             self._digest.update(chunk)
+            if self._begin is not None and size > SPOOL_THRESHOLD:
+                begin, self._begin = self._begin, None
+                self.at_close(await begin())  # meanwhile the rest stays with the client
             pending += chunk
             for start in range(0, len(pending) - PIECE + 1, PIECE):
                 yield bytes(pending[start : start + PIECE])

@@ -41,6 +41,7 @@ class Context:
     config: ApiConfig
     watch: JobWatch
     large_bodies: LargeBodies
+    receiving: LargeBodies
 
     @property
     def stores(self) -> Stores:
@@ -79,8 +80,9 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def body_of(request: Request) -> Body:
-    """For the request's document, which waits for its place where it is large."""
-    return Body(partial(context_of(request).large_bodies.enter, tenant_of(request)))
+    """For the request's document, which waits for its places where it is large."""
+    context, tenant = context_of(request), tenant_of(request)
+    return Body(partial(context.large_bodies.enter, tenant), partial(context.receiving.enter, tenant))
 
 
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:

@@ -37,7 +37,7 @@ async def prepared_batch(preparation: Preparation, request: BatchRequest, config
         _check_count("input_sets", len(request.input_sets), config)
         urls = url_count(request.media, itertools.chain.from_iterable(request.input_sets))
         preparation.check_urls(urls, config.max_batch_urls)
-        return await _variations(preparation, request, request.input_sets)
+        return await _variations(preparation, request, request.input_sets, config)
     raise Problem("batch-ambiguous", "a batch has either `workflow` and `input_sets`, or `jobs`", pointer="")
 
 
@@ -63,10 +63,16 @@ async def _own_jobs(preparation: Preparation, requests: Sequence[JobRequest]) ->
 
 
 async def _variations(
-    preparation: Preparation, request: BatchRequest, input_sets: Sequence[Sequence[InputValue]]
+    preparation: Preparation, request: BatchRequest, input_sets: Sequence[Sequence[InputValue]], config: ApiConfig
 ) -> PreparedBatch:
     await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "")
+    total = len(workflow.document) * len(input_sets)
+    if total > config.max_batch_graph_bytes:
+        detail = f"{len(input_sets)} jobs that store a graph of {len(workflow.document)} bytes each, at most "
+        raise Problem(
+            "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
+        )
     jobs = []
     for position, inputs in enumerate(input_sets):
         jobs.append(await preparation.job(request, workflow, inputs, f"/input_sets/{position}", "/workflow"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -171,3 +172,39 @@ async def test_a_place_is_left_with_the_request(clock: ManualClock) -> None:
             )
         ]
         assert statuses == [202] * 3 + [422] * 3
+
+
+async def test_few_large_bodies_are_received_at_once(clock: ManualClock) -> None:
+    """A tenant's further ones wait until one of its first ends; a small request does not."""
+    config = ApiConfig(api_key=KEY, max_receiving_requests=2)
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"workflow":"' + b"x" * 200_000
+        begun.set()
+        await gate.wait()
+        yield b'"}'
+
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        headers = {"content-type": "application/json"}
+        first = asyncio.create_task(api.client.post("/v1/jobs", content=slow(), headers=headers))
+        await begun.wait()
+        second = asyncio.create_task(sent(api, {"workflow": BLUE, "metadata": {"k": ["x" * 60_000] * 3}}))
+        assert (await sent(api, {"workflow": BLUE})).status_code == 202
+        await asyncio.wait({second}, timeout=0.3)
+        assert not second.done()
+        gate.set()
+        assert (await first).status_code == 422
+        assert (await second).status_code == 422
+
+
+async def test_a_batch_does_not_multiply_a_graph_without_bound(clock: ManualClock) -> None:
+    """Each of its jobs stores the graph that was sent once."""
+    config = ApiConfig(api_key=KEY, max_batch_graph_bytes=10_000)
+    value = [{"node": "1", "field": "width", "value": 8}]
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        few, many = ({"workflow": BLUE, "input_sets": [value] * count} for count in (2, 200))
+        assert (await sent(api, few, "/v1/batches")).status_code == 202
+        refused = await sent(api, many, "/v1/batches")
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
+        assert refused.json()["pointer"] == "/input_sets"
