@@ -115,15 +115,19 @@ class RealJudge:
         await self._http.aclose()
 
 
+_EXCEPTION = "exception_during_validation"
+
+
 def errors_of(node_errors: Any) -> frozenset[tuple[str, str]]:
-    """A node that fails while it is judged is blamed as the inner one of the next; that is no other error."""
-    if not isinstance(node_errors, dict):
-        return frozenset()
-    return frozenset(
-        (node_id, str(error.get("type")).replace("_inner_", "_"))
-        for node_id, about in node_errors.items()
-        for error in about["errors"]
-    )
+    """(node id, kind). A node that fails while it is judged is blamed as the inner one of the next: no other error.
+
+    ComfyUI then says nothing more of this node, whose inputs it takes in no order.
+    """
+    found: set[tuple[str, str]] = set()
+    for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
+        kinds = {str(error.get("type")).replace("_inner_", "_") for error in about["errors"]}
+        found |= {(node_id, kind) for kind in ({_EXCEPTION} if _EXCEPTION in kinds else kinds)}
+    return frozenset(found)
 
 
 def words(answer: Mapping[str, Any]) -> str:
