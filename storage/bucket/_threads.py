@@ -12,6 +12,7 @@ from threading import Lock
 from typing import TypeVar
 
 from storage.bucket.budget import while_it_moves, within_budget
+from storage.errors import StorageUnavailable
 
 T = TypeVar("T")
 
@@ -23,9 +24,9 @@ class Threads:
         self._counting = Lock()
 
     async def run(self, call: Callable[[], T], what: str) -> T:
-        """Within the budget of the request, if there is one: `BudgetSpent`."""
+        """Within the budget of the request, if there is one: `BudgetSpent`. `StorageUnavailable` after `close`."""
         async with within_budget(what):
-            return await asyncio.get_running_loop().run_in_executor(self._pool, call)
+            return await self._start(call, what)
 
     def moved(self, more: int) -> None:
         """Called by a transfer whenever bytes of it have moved, from any thread."""
@@ -34,8 +35,13 @@ class Threads:
 
     async def transfer(self, call: Callable[[], T], what: str) -> T:
         """As `run`, for as long as bytes move: its own, or those of the transfers that it waits for."""
-        work = asyncio.get_running_loop().run_in_executor(self._pool, call)
-        return await while_it_moves(work, lambda: self._moved, what)
+        return await while_it_moves(self._start(call, what), lambda: self._moved, what)
+
+    def _start(self, call: Callable[[], T], what: str) -> asyncio.Future[T]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(self._pool, call)
+        except RuntimeError:  # a removal in the background may begin after the process has closed its bucket
+            raise StorageUnavailable(f"{what}: the bucket's client is closed") from None
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -234,6 +234,7 @@ def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
     assert [re.split(": ", line[5:])[0] for line in lines(said, "ok")] == [
         "Modal token",
         "GPUs",
+        "attention",
         "secret",
         "webhook secret",
         "model volume",
