@@ -6,16 +6,25 @@ ComfyUI has a Python environment of its own: its packages and ours never meet. T
 and fails the build where a custom node does not import or a shipped workflow names a node that is not there.
 """
 
+from collections.abc import Mapping
+from typing import Literal
+
 import modal
 
 from infra.nodes import CustomNode, shell_quoted
 from workers.isolation import FIRST_USER, USER_NAME
 
-CUDA_TAG = "12.8.1-devel-ubuntu22.04"
+Cuda = Literal["cu130", "cu128"]
+"""By the names that torch gives its builds."""
+CUDA_TAGS: Mapping[Cuda, str] = {"cu130": "13.0.2-devel-ubuntu22.04", "cu128": "12.8.1-devel-ubuntu22.04"}
 """`devel`: SageAttention is compiled with its nvcc."""
+TORCH: Mapping[Cuda, tuple[str, ...]] = {
+    "cu130": ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"),
+    "cu128": ("torch==2.9.1", "torchvision==0.24.1", "torchaudio==2.9.1"),
+}
+"""The registry has one build of each release for Linux: of 2.11 that for CUDA 13.0, of 2.9 that for CUDA 12.8. So the
+release chooses the CUDA, and no other index is needed. ComfyUI's quick fp8 operations need CUDA 13."""
 PYTHON = "3.12"
-TORCH = ("torch==2.9.1", "torchvision==0.24.1", "torchaudio==2.9.1")
-"""Built for CUDA 12.8."""
 COMFY_CLI = "comfy-cli==1.23.0"
 SAGE_REPOSITORY = "https://github.com/thu-ml/SageAttention"
 SAGE_COMMIT = "d1a57a546c3d395b1ffcbeecc66d81db76f3b4b5"
@@ -37,26 +46,15 @@ _CERTIFICATES = "ca-certificates"
 """Where the S3 client finds whom to trust: it brings no list of its own."""
 _SYSTEM_PACKAGES = (_CERTIFICATES, "git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
 
+MODEL_FOLDERS = (
+    *("audio_encoders", "background_removal", "checkpoints", "classifiers", "clip", "clip_vision", "controlnet"),
+    *("detection", "diffusers", "diffusion_models", "embeddings", "frame_interpolation", "geometry_estimation"),
+    *("gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches", "optical_flow", "photomaker"),
+    *("style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
+)
+"""Of the volume, by ComfyUI's names: every kind of model that ComfyUI 0.33 knows."""
 _MODEL_PATHS = "\\n".join(
-    ["comfyui_modal:", f"  base_path: {MODELS}"]
-    + [
-        f"  {folder}: {folder}"
-        for folder in (
-            "checkpoints",
-            "clip",
-            "clip_vision",
-            "controlnet",
-            "diffusion_models",
-            "embeddings",
-            "loras",
-            "style_models",
-            "text_encoders",
-            "unet",
-            "upscale_models",
-            "vae",
-            "vae_approx",
-        )
-    ]
+    ["comfyui_modal:", f"  base_path: {MODELS}"] + [f"  {folder}: {folder}" for folder in MODEL_FOLDERS]
 )
 
 
@@ -68,12 +66,13 @@ def control_image() -> modal.Image:
 
 
 def comfyui_image(
-    *, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: tuple[str, ...]
+    *, cuda: Cuda, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: tuple[str, ...]
 ) -> modal.Image:
-    """A ComfyUI with these custom nodes, checked."""
-    image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAG}", add_python=PYTHON)
+    """A ComfyUI with these custom nodes, checked. An image that fails the check is no image: what is deployed stays."""
+    image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAGS[cuda]}", add_python=PYTHON)
+    image = image.entrypoint([])  # NVIDIA's prints a banner, and must not come before Modal's own
     image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
-    image = image.run_commands(f"python -m venv {VENV}", f"{ENGINE_PYTHON} -m pip install {' '.join(TORCH)}")
+    image = image.run_commands(f"python -m venv {VENV}", f"{ENGINE_PYTHON} -m pip install {' '.join(TORCH[cuda])}")
     image = image.run_commands(*_sage_attention(sage_architectures))
     image = image.run_commands(*_comfyui(comfyui_version))
     for node in nodes:

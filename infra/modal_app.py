@@ -31,6 +31,7 @@ models = volume.with_mount_options(read_only=True)
 
 if deployment.image == "comfyui":
     worker_image = comfyui_image(
+        cuda=deployment.cuda,
         comfyui_version=deployment.comfyui_version,
         nodes=custom_nodes(deployment.nodes) if modal.is_local() else (),
         sage_architectures=deployment.sage_targets,

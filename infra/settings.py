@@ -319,6 +319,10 @@ class DeploymentSettings(BaseSettings):
     image: Literal["comfyui", "lite"] = Field(
         "comfyui", description="what workers run: a ComfyUI that is built into their image, or the lite engine"
     )
+    cuda: Literal["cu130", "cu128"] = Field(
+        "cu130",
+        description="the CUDA of the image and of its torch: 13.0, which ComfyUI's quick fp8 operations need, or 12.8",
+    )
     comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
     nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
     models: Path = Field(Path("infra/models.toml"), description="manifest of the models")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from modal_proto import api_pb2 as pb
 
-from infra.image import CUDA_TAG
+from infra.image import CUDA_TAGS, TORCH
 from infra.nodes import custom_nodes
 from infra.on_modal.names import APP_NAME
 from storage.bucket.s3 import S3Config
@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[2]
 RECIPE = Path(__file__).parent / "recipes" / "default.txt"
 
 STEPS = (
-    f"FROM nvidia/cuda:{CUDA_TAG}",
+    f"FROM nvidia/cuda:{CUDA_TAGS['cu130']}",
+    "ENTRYPOINT []",
     "apt-get install",
-    "torch==2.9.1",
+    TORCH["cu130"][0],
     "TORCH_CUDA_ARCH_LIST='8.9'",
     "comfy --skip-prompt",
     *(f"fetch -q --depth 1 origin {node.commit}" for node in custom_nodes(ROOT / "infra" / "nodes.toml")),

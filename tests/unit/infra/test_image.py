@@ -2,6 +2,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -12,6 +13,14 @@ from infra.nodes import CustomNode, custom_nodes, shell_quoted
 ROOT = Path(__file__).parents[3]
 NODES = custom_nodes(ROOT / "infra" / "nodes.toml")
 NODE = '[[node]]\nname = "N"\nrepository = "https://example.com/n"\ncommit = "' + "a" * 40 + '"\n'
+
+COMFYUI_MODEL_FOLDERS = {
+    *("audio_encoders", "background_removal", "checkpoints", "clip", "clip_vision", "controlnet", "detection"),
+    *("diffusers", "diffusion_models", "embeddings", "frame_interpolation", "geometry_estimation", "gligen"),
+    *("hypernetworks", "latent_upscale_models", "loras", "model_patches", "optical_flow", "photomaker", "style_models"),
+    *("t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
+}
+"""Of ComfyUI 0.33.0's models/, as its folder_paths.py names them."""
 
 
 def test_every_custom_node_is_pinned() -> None:
@@ -81,6 +90,22 @@ def test_comfyui_is_installed_at_its_version() -> None:
     assert len(cli) == 2
     assert all(command.startswith(f"VIRTUAL_ENV={image.VENV} {image.VENV}/bin/comfy ") for command in cli)
     assert any("base_path: /models" in command and "extra_model_paths.yaml" in command for command in commands)
+
+
+def test_every_kind_of_model_is_looked_for_on_the_volume() -> None:
+    """A folder that is not mapped would be read from the image, which has no models."""
+    assert set(image.MODEL_FOLDERS) >= COMFYUI_MODEL_FOLDERS
+    paths = next(command for command in image._comfyui("0.33.0") if "extra_model_paths.yaml" in command)
+    assert all(f"  {folder}: {folder}\\n" in paths for folder in COMFYUI_MODEL_FOLDERS)
+
+
+@pytest.mark.parametrize("cuda", get_args(image.Cuda))
+def test_each_cuda_has_a_base_and_a_torch(cuda: image.Cuda) -> None:
+    """The base image's toolkit and torch's build are of the same CUDA: SageAttention is compiled with both."""
+    digits = cuda.removeprefix("cu")
+    assert image.CUDA_TAGS[cuda].startswith(f"{digits[:2]}.{digits[2]}.")
+    assert "-devel-" in image.CUDA_TAGS[cuda]
+    assert [pin.partition("==")[0] for pin in image.TORCH[cuda]] == ["torch", "torchvision", "torchaudio"]
 
 
 def test_a_custom_node_is_checked_out_at_its_commit() -> None:
