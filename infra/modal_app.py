@@ -132,7 +132,7 @@ class ComfyWorker:
 
     @modal.enter()
     def start(self) -> None:
-        """The engine is ready when this returns."""
+        """The engine is ready when this returns, or the tickets are told why it is not."""
         from infra.on_modal.worker import TicketWorker
 
         if not is_photographed:
@@ -143,14 +143,15 @@ class ComfyWorker:
     def run(self) -> str | None:
         """Run the best queued job; returns its id, or None if there was none left.
 
-        A container whose engine cannot be started again takes no other ticket.
+        A container whose engine cannot be started takes no other ticket.
         """
         from workers.errors import EngineUnavailable
 
         try:
             return self.worker.run_ticket()
         except EngineUnavailable:
-            modal.experimental.stop_fetching_inputs()
+            if self.worker.is_broken:
+                modal.experimental.stop_fetching_inputs()
             raise
 
     @modal.exit()

@@ -238,6 +238,14 @@ class Settings(BaseSettings):
     max_attempts: Annotated[int, Field(ge=1, le=999)] = Field(
         3, description="attempts before a job whose worker or engine keeps failing is marked failed"
     )
+    max_failed_starts: Count = Field(
+        3,
+        description="starts in a row that may fail before an engine counts as broken: jobs that wait for it fail, "
+        "and no worker is started for a while",
+    )
+    failed_start_pause_s: Seconds = Field(
+        300.0, description="how long no worker is started for an engine that counts as broken, seconds"
+    )
     reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for what was left undone, seconds")
     log_interval_s: Seconds = Field(10.0, description="least time between two writes of a running job's log, seconds")
     progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")

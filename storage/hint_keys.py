@@ -111,6 +111,10 @@ def queue_prefix(pool: str) -> str:
     return f"{QUEUE}{check_segment(pool)}/"
 
 
+def running_prefix(pool: str) -> str:
+    return f"{RUNNING}{check_segment(pool)}/"
+
+
 @dataclass(frozen=True, slots=True)
 class RunningEntry:
     """An attempt at a job that may need recovery."""
@@ -122,7 +126,7 @@ class RunningEntry:
 
     @property
     def key(self) -> str:
-        return f"{RUNNING}{check_segment(self.pool)}/{self.job_id}-{self.attempt:03d}-{check_segment(self.tenant)}"
+        return f"{running_prefix(self.pool)}{self.job_id}-{self.attempt:03d}-{check_segment(self.tenant)}"
 
     @classmethod
     def parse(cls, key: str) -> Self:

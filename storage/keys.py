@@ -25,6 +25,7 @@
     api-keys/<kid>.json                                 an API key's hash, tenant and scopes
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
                   /worker.json                          what the pool's last worker runs on
+                  /starts.json                          how the engine's latest starts went
     probes/<nonce>                                      what `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -172,6 +173,10 @@ def engine_info(pool: str) -> str:
 
 def worker_facts(pool: str) -> str:
     return f"engines/{check_segment(pool)}/worker.json"
+
+
+def engine_starts(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/starts.json"
 
 
 API_KEYS = "api-keys/"

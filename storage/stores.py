@@ -16,6 +16,7 @@ from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
 from storage.published.engine_info import EngineInfoStore
+from storage.published.engine_starts import EngineStartStore
 from storage.published.runtimes import RuntimeStore
 from storage.published.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
@@ -43,6 +44,7 @@ class Stores:
     idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
+    engine_starts: EngineStartStore
     worker_facts: WorkerFactsStore
     api_keys: ApiKeyStore
     loads: LoadStore

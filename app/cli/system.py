@@ -22,7 +22,27 @@ def show_system(api: tuple[str, str], *, as_json: bool) -> int:
     return 0
 
 
+def failed_starts_line(pool: Json) -> str | None:
+    """What an operator has to know first; None where the engine's last start went well."""
+    failed = pool.get("failed_starts")
+    if failed is None:
+        return None
+    pause = f", none is tried before {failed['paused_until'][:19]}" if failed["paused_until"] else ""
+    return f"the engine's last {failed['failures']} starts failed{pause}: {failed['message']}"
+
+
 def _lines(pool: Json) -> list[str]:
+    failed = failed_starts_line(pool)
+    problem = [] if failed is None else [f"  problem    {failed}", *(f"    {line}" for line in _log_tail(pool))]
+    return [*_worker_lines(pool), *problem]
+
+
+def _log_tail(pool: Json) -> list[str]:
+    lines: list[str] = pool["failed_starts"]["log_tail"]
+    return lines
+
+
+def _worker_lines(pool: Json) -> list[str]:
     worker = pool["worker"]
     if worker is None:
         return [f"pool {pool['name']}: no worker has told yet"]

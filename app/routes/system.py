@@ -1,4 +1,4 @@
-"""/v1/system: what runs here. Reads one small object a pool."""
+"""/v1/system: what runs here. Reads two small objects a pool."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,9 @@ async def show(request: Request) -> Response:
     context = context_of(request)
     pools = (DEFAULT_POOL, *context.config.gpu_pools)
     found = await together(*(context.stores.worker_facts.read(pool) for pool in pools))
-    return answer(system_view(dict(zip(pools, found, strict=True))), headers=NO_STORE)
+    starts = await together(*(context.stores.engine_starts.state(pool) for pool in pools))
+    workers = dict(zip(pools, found, strict=True))
+    return answer(system_view(workers, dict(zip(pools, starts, strict=True))), headers=NO_STORE)
 
 
 ROUTES = (Route("/v1/system", show, methods=["GET"], name="get_system"),)

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from app import __version__
 from app.wire.base import Answer, Moment
+from storage.published.engine_starts import StartState
 from storage.published.worker_facts import WorkerFacts
 
 
@@ -43,9 +44,20 @@ class WorkerView(Answer):
     )
 
 
+class FailedStartsView(Answer):
+    """Why workers of a pool do not get ready. Three in a row fail the jobs that wait, and pause further starts."""
+
+    failures: int = Field(description="starts that failed in a row")
+    last_at: Moment
+    message: str
+    log_tail: list[str] = Field(description="the engine's last lines")
+    paused_until: Moment | None = Field(description="no worker is started before; null if one may be")
+
+
 class PoolView(Answer):
     name: str
     worker: WorkerView | None = Field(description="null until a first worker has told")
+    failed_starts: FailedStartsView | None = Field(description="null if the engine's last start went well")
 
 
 class SystemView(Answer):
@@ -56,12 +68,27 @@ class SystemView(Answer):
     pools: list[PoolView]
 
 
-def system_view(workers: Mapping[str, WorkerFacts | None]) -> SystemView:
-    """`workers` by pool."""
+def system_view(workers: Mapping[str, WorkerFacts | None], starts: Mapping[str, StartState]) -> SystemView:
+    """Both by pool."""
     return SystemView(
         version=__version__,
         python_version=platform.python_version(),
-        pools=[PoolView(name=pool, worker=_worker_view(facts)) for pool, facts in workers.items()],
+        pools=[
+            PoolView(name=pool, worker=_worker_view(facts), failed_starts=_failed_starts_view(starts[pool]))
+            for pool, facts in workers.items()
+        ],
+    )
+
+
+def _failed_starts_view(state: StartState) -> FailedStartsView | None:
+    if state.last is None:
+        return None
+    return FailedStartsView(
+        failures=state.failures,
+        last_at=state.last.at,
+        message=state.last.message,
+        log_tail=list(state.last.log_tail),
+        paused_until=state.paused_until,
     )
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from app.cli.exit_codes import FAILED
 from app.cli.output import print_json
+from app.cli.system import failed_starts_line
 from app.client import ApiProblem, ApiUnreachable, Client
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
 from infra.cloud.scale import in_words
@@ -38,7 +39,15 @@ class Status:
 
     @property
     def is_well(self) -> bool:
-        return not self.missing and "error" not in self.api
+        return (
+            not self.missing and "error" not in self.api and not any(pool.get("failed_starts") for pool in self._told)
+        )
+
+    @property
+    def _told(self) -> Sequence[Json]:
+        """What the API says of each pool."""
+        told: Sequence[Json] = self.api.get("system", {}).get("pools", ())
+        return told
 
 
 async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key: str | None) -> Status:
@@ -58,7 +67,7 @@ async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key:
 
 
 def show_status(status: Status, *, as_json: bool) -> int:
-    """0 if all parts are there and the API answers, else 1."""
+    """0 if all parts are there, the API answers and no engine failed to start last, else 1."""
     if as_json:
         print_json(asdict(status))
     else:
@@ -89,6 +98,8 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         if (worker := pool["worker"]) is not None:
             facts = (worker["worker"], worker["gpu"], worker["attention"]["backend"])
             yield f"last of {pool['name']}", ", ".join(fact for fact in facts if fact)
+        if (problem := failed_starts_line(pool)) is not None:
+            yield f"problem of {pool['name']}", problem
 
 
 def _ask(url: str, key: str | None) -> Json:

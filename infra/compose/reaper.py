@@ -24,6 +24,13 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
     }
     return Reaper(
         Recovery(stores.jobs, stores.logs, stores.objects, stores.clock, max_attempts=settings.max_attempts),
-        Backlog(stores.jobs, stores.objects, launcher, stores.clock, lease=timedelta(seconds=settings.lease_s)),
+        Backlog(
+            stores.jobs,
+            stores.objects,
+            stores.engine_starts,
+            launcher,
+            stores.clock,
+            lease=timedelta(seconds=settings.lease_s),
+        ),
         Deadlines(keepers, stores.objects, stores.clock),
     )

@@ -22,6 +22,7 @@ from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
 from storage.published.engine_info import EngineInfoStore
+from storage.published.engine_starts import EngineStartStore, StartPolicy
 from storage.published.runtimes import RuntimeStore
 from storage.published.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
@@ -96,9 +97,18 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         idempotency=IdempotencyStore(objects, clock),
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
+        engine_starts=EngineStartStore(objects, clock, start_policy(settings)),
         worker_facts=WorkerFactsStore(objects),
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
         loads=LoadStore(jobs, objects, clock),
         byte_ledger=ByteLedger(objects, clock),
         partner_keys=PartnerKeyStore(objects, webhook_secrets(settings)),
+    )
+
+
+def start_policy(settings: Settings) -> StartPolicy:
+    return StartPolicy(
+        settings.max_failed_starts,
+        pause=timedelta(seconds=settings.failed_start_pause_s),
+        lease=timedelta(seconds=settings.lease_s),
     )

@@ -21,4 +21,4 @@ def api_application() -> Any:
     settings = Settings()
     configure_logging("api", settings.log_level, settings.secret_values())
     stores = make_stores(settings, S3ObjectStore(api_s3_config(settings)), ModalSignal())
-    return create_app(api_services(settings, stores, modal_launcher(settings)), api_config(settings))
+    return create_app(api_services(settings, stores, modal_launcher(settings, stores)), api_config(settings))

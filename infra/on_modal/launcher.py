@@ -4,6 +4,8 @@ import modal
 
 from infra.on_modal.pools import ModalPools
 from infra.settings import Settings
+from storage.published.engine_starts import PausingLauncher
+from storage.stores import Stores
 
 
 class ModalLauncher:
@@ -30,5 +32,5 @@ class ModalLauncher:
             return  # finished, and forgotten as Modal does after seven days
 
 
-def modal_launcher(settings: Settings) -> ModalLauncher:
-    return ModalLauncher(ModalPools(settings.gpu_pools))
+def modal_launcher(settings: Settings, stores: Stores) -> PausingLauncher:
+    return PausingLauncher(ModalLauncher(ModalPools(settings.gpu_pools)), stores.engine_starts)

@@ -14,7 +14,7 @@ from storage.signal import MemorySignal
 
 def publish_engine() -> list[str]:
     """Which nodes the deployed engine has, for the checks of submissions to any pool. Returns what is missing for our
-    own workflows, in words."""
+    own workflows, in words. Failed starts of the version before count no more."""
     settings = Settings().model_copy(update={"comfyui_cpu": True})
     configure_logging("check-image", settings.log_level, settings.secret_values())
 
@@ -26,6 +26,7 @@ def publish_engine() -> list[str]:
         async with open_stores(settings, MemorySignal()) as stores:
             for pool in (DEFAULT_POOL, *settings.gpu_pools):
                 await stores.engine_info.publish(pool, report.object_info)
+                await stores.engine_starts.forget(pool)
         return list(report.problems)
 
     return asyncio.run(once())

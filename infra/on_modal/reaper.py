@@ -17,6 +17,6 @@ def sweep() -> None:
 
     async def once() -> None:
         async with open_stores(settings, ModalSignal()) as stores:
-            await reaper(settings, stores, modal_launcher(settings)).sweep()
+            await reaper(settings, stores, modal_launcher(settings, stores)).sweep()
 
     asyncio.run(once())

@@ -10,15 +10,23 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infra.compose.stores import make_stores, s3_config
+from infra.compose.stores import make_stores, open_stores, s3_config
 from infra.compose.worker import engine_environment, engine_host, engine_spec, warm, worker_loop
 from infra.gpu_prices import MODAL_USD_PER_S
 from infra.logs import configure_logging
 from infra.on_modal.signal import ModalSignal
+from infra.redaction import Redactor
 from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.bucket.s3 import S3ObjectStore
+from storage.published.engine_starts import EngineStartStore
+from storage.signal import MemorySignal
+from storage.stores import Stores
+from workers.comfy.host import EngineHost
 from workers.comfy.snapshot import SnapshotHost
+from workers.errors import EngineUnavailable
+from workers.loop import WorkerLoop
+from workers.starts import CountedStarts
 
 T = TypeVar("T")
 
@@ -34,54 +42,112 @@ class TicketWorker:
     `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
     differ between containers (connections, names) begins with `start`. `reload_models` makes visible what was
     downloaded since the container has mounted the models.
+
+    Neither raises for the engine's sake. Modal starts another container when a hook fails, and another, without end;
+    a ticket that fails is over.
     """
 
     def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
+        self.is_broken = False
+        """Whether the container is of no more use."""
         self._pool = pool
         self._reload_models = reload_models
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
         self._snapshot: SnapshotHost | None = None
+        self._worker: WorkerLoop | None = None
+        self._problem: EngineUnavailable | None = None
 
     def prepare(self, *, is_on_gpu: bool) -> None:
         """The engine is started, for a snapshot of it. `is_on_gpu`: the snapshot holds the GPU's memory too."""
-        settings = Settings()
-        configure_logging("snapshot", settings.log_level, settings.secret_values())
+        settings = self._settings()
         self._thread.start()
         if settings.engine_dir is None:  # one folder, for the engine before the snapshot and for the one after it
             folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
             settings = settings.model_copy(update={"engine_dir": folder})
         self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
-        self._run(self._snapshot.prepare())
+        self._run(self._prepare(settings, self._snapshot))
+
+    async def _prepare(self, settings: Settings, snapshot: SnapshotHost) -> None:
+        """The bucket is left again before the snapshot: no connection is in it."""
+        async with open_stores(settings, MemorySignal()) as stores:
+            starts = self._counted_starts(settings, stores.engine_starts, snapshot)
+            async with starts.watched():
+                await snapshot.prepare()
 
     def start(self) -> None:
-        """The engine is ready when this returns; the log tells what took how long."""
+        """The engine is ready when this returns, or each ticket is told why not. The log tells what took how long."""
         began = time.monotonic()
-        settings = Settings()
-        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
-        settings = settings.model_copy(update={"process_name": name, "pool": self._pool})
-        configure_logging(name, settings.log_level, settings.secret_values())
+        settings = self._settings()
         if not self._thread.is_alive():
             self._thread.start()
         self._objects = S3ObjectStore(s3_config(settings))
         stores = make_stores(settings, self._objects, ModalSignal())
-        host = warm(settings, self._snapshot or engine_host(settings, engine_environment()))
-        self._worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
-        self._run(self._worker.start())
-        keep_secrets()
-        logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
+        host = self._snapshot or engine_host(settings, engine_environment())
+        self._starts = self._counted_starts(settings, stores.engine_starts, host)
+        self._start_worker = lambda: self._started(settings, stores, host)
+        try:
+            self._run(self._begin())
+            logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
+        except EngineUnavailable as problem:
+            logger.warning("worker not ready: %s", problem)
+        finally:
+            keep_secrets()
+
+    async def _begin(self) -> None:
+        """`EngineUnavailable`. While the pool's engine counts as broken nothing is started, and this container answers
+        the tickets that wait: each of them would start a container of its own otherwise."""
+        if self.is_broken and self._problem is not None:
+            raise self._problem
+        await self._starts.check()
+        try:
+            await self._starts.run(self._start_worker)
+        except EngineUnavailable as problem:
+            self.is_broken, self._problem = True, problem
+            raise
+
+    async def _started(self, settings: Settings, stores: Stores, host: EngineHost) -> None:
+        worker = worker_loop(settings, stores, warm(settings, host), prices=MODAL_USD_PER_S)
+        try:
+            await worker.start()
+        except BaseException:
+            await worker.stop()
+            raise
+        self._worker = worker
 
     def run_ticket(self) -> str | None:
-        """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue."""
+        """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue.
+
+        `EngineUnavailable`: no job was taken.
+        """
+        if self._worker is None:
+            self._run(self._begin())
+        assert self._worker is not None  # noqa: S101  or `_begin` has raised
         self._see_new_models()
-        stored = self._run(self._worker.serve_one())
+        try:
+            stored = self._run(self._worker.serve_one())
+        except EngineUnavailable:
+            self.is_broken = True
+            raise
         return None if stored is None else stored.record.job_id
 
     def stop(self) -> None:
-        self._run(self._worker.stop())
+        if self._worker is not None:
+            self._run(self._worker.stop())
         self._run(self._objects.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    def _settings(self) -> Settings:
+        """Those of this container and pool; its log knows its name, and none of the secrets."""
+        settings = Settings()
+        name = os.environ.get("MODAL_TASK_ID", settings.process_name)
+        configure_logging(name, settings.log_level, settings.secret_values())
+        return settings.model_copy(update={"process_name": name, "pool": self._pool})
+
+    def _counted_starts(self, settings: Settings, starts: EngineStartStore, host: EngineHost) -> CountedStarts:
+        hide = Redactor(settings.secret_values())
+        return CountedStarts(starts, self._pool, settings.process_name, lambda text: hide(host.paths.hidden(text)))
 
     def _see_new_models(self) -> None:
         """As far as it can be: Modal refuses a reload while the engine has a model's file open."""

@@ -4,7 +4,7 @@
                 │  ▲              │  │
                 │  └─release──────┘  └────fail──────▶ failed
                 │    requeue                            ▲
-                └──cancel, queue_timeout────────────────┘
+                └──cancel, queue_timeout, no_engine─────┘
 
 A change is a pure function from one record to the next; `storage.jobs.store` commits it by a conditional write.
 Only the holder of the current attempt may change a running job (fencing), save for `request_cancel` and
@@ -46,6 +46,9 @@ WORKER_LOST = "worker_lost"
 QUEUE_TIMEOUT = "queue_timeout"
 """The code of a job that no worker took within its `queue_timeout_s`."""
 
+NO_ENGINE = "engine_unavailable"
+"""The code of a job for which no engine could be started; that of `workers.errors.EngineUnavailable`, too."""
+
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
 LONGEST_WAIT = timedelta(seconds=DEFAULT_RETAIN_S)
@@ -80,12 +83,14 @@ class Change(StrEnum):
     FAIL = "fail"
     CANCEL = "cancel"
     QUEUE_TIMEOUT = "queue_timeout"
+    NO_ENGINE = "no_engine"
 
 
 TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
     (Status.QUEUED, Change.CLAIM): Status.RUNNING,
     (Status.QUEUED, Change.CANCEL): Status.FAILED,
     (Status.QUEUED, Change.QUEUE_TIMEOUT): Status.FAILED,
+    (Status.QUEUED, Change.NO_ENGINE): Status.FAILED,
     (Status.RUNNING, Change.PROGRESS): Status.RUNNING,
     (Status.RUNNING, Change.REQUEST_CANCEL): Status.RUNNING,
     (Status.RUNNING, Change.RELEASE): Status.QUEUED,
@@ -365,6 +370,17 @@ class JobRecord(Value):
     def _nobody_took_it(self, waited: str, now: datetime) -> "JobRecord":
         detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
         return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
+            "failed", now
+        )
+
+    def without_engine(
+        self, *, now: datetime, failed_at: datetime, message: str, log_tail: tuple[str, ...]
+    ) -> "JobRecord":
+        """What becomes of a job that waited when its pool's engine failed to start once too often, at `failed_at`."""
+        if self.status is not Status.QUEUED or self.created_at > failed_at:
+            return self
+        detail = ErrorDetail(code=NO_ENGINE, message=message, retryable=True, log_tail=log_tail or None)
+        return self._change(Change.NO_ENGINE, completed_at=now, error=message, error_detail=detail).telling(
             "failed", now
         )
 

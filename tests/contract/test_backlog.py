@@ -88,3 +88,61 @@ async def test_what_waited_too_long_is_found_behind_better_jobs(shop: Shop) -> N
     shop.pass_time(31)
     await shop.reaper.sweep()
     assert (await shop.read(old)).status is Status.FAILED
+
+
+async def _fails_to_start(shop: Shop, times: int, pool: str = "default") -> None:
+    for number in range(times):
+        await shop.stores.engine_starts.begin(pool, f"w{number}")
+        await shop.stores.engine_starts.fail(pool, f"w{number}", "the engine ended", ("no kernel image",))
+
+
+async def test_jobs_of_an_engine_that_cannot_start_fail(shop: Shop) -> None:
+    """After its third failed start, with its last lines; those of other pools wait on, and so do later ones. No worker
+    is asked for in the pause, and one when it is over."""
+    job = await shop.queued(webhook_url="https://a.example/hook", webhook_events=("failed",))
+    other = await shop.queued(pool="h100")
+    shop.pass_time(31)
+    await _fails_to_start(shop, 2)
+    assert await shop.reaper.sweep() == {"spawned": 2}
+    await _fails_to_start(shop, 1)
+    shop.pass_time(1)
+    later = [await shop.queued() for _ in range(3)]
+    shop.pass_time(31)
+    assert await shop.reaper.sweep() == {"failed": 1}
+    ended = await shop.read(job)
+    assert ended.error_detail is not None
+    assert (ended.status, ended.error_detail.code, ended.error_detail.retryable) == (
+        Status.FAILED,
+        "engine_unavailable",
+        True,
+    )
+    assert ended.error == "the engine could not be started, 3 times in a row: the engine ended"
+    assert ended.error_detail.log_tail == ("no kernel image",)
+    assert [event.name for event in ended.events] == ["failed"]
+    assert [(await shop.read(one)).status for one in (other, *later)] == [Status.QUEUED] * 4
+    await shop.launcher.cancel("default-1")
+    assert not await shop.reaper.sweep()
+    shop.pass_time(300)
+    assert await shop.reaper.sweep() == {"spawned": 1}
+
+
+async def test_jobs_wait_on_while_a_worker_is_at_work(shop: Shop) -> None:
+    """Its engine did start: a host that is broken costs no job of a pool that works."""
+    await shop.claimed()
+    waiting = await shop.queued()
+    await _fails_to_start(shop, 3)
+    shop.pass_time(31)
+    assert not await shop.reaper.sweep()
+    assert (await shop.read(waiting)).status is Status.QUEUED
+
+
+async def test_jobs_fail_for_containers_that_die_in_their_start(shop: Shop) -> None:
+    """They can count nothing themselves: a start without a sign of life has failed."""
+    job = await shop.queued()
+    for number in range(3):
+        await shop.stores.engine_starts.begin("default", f"w{number}")
+    shop.pass_time(61)
+    assert await shop.reaper.sweep() == {"failed": 1}
+    assert (await shop.read(job)).error == (
+        "the engine could not be started, 3 times in a row: its container ended while the engine was starting"
+    )

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pytest
 from app import __version__
 from app.cli.cost import show_costs
 from app.cli.exit_codes import REFUSED
-from app.cli.system import show_system
+from app.cli.system import failed_starts_line, show_system
 from app.config import ApiConfig
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
@@ -84,10 +84,25 @@ async def test_system_tells_what_workers_said(api: Api, clock: ManualClock) -> N
     assert answer.headers["cache-control"] == "no-store"
     system = answer.json()
     assert system["version"] == __version__
-    assert system["pools"][0] == {"name": "default", "worker": None}
+    assert system["pools"][0] == {"name": "default", "worker": None, "failed_starts": None}
     worker = system["pools"][1]["worker"]
     assert (worker["worker"], worker["gpu"], worker["comfyui_version"]) == ("ta-1", "NVIDIA L40S", "0.33.0")
     assert worker["attention"] == ATTENTION.model_dump()
+
+
+async def test_system_tells_of_an_engine_that_does_not_start(api: Api, clock: ManualClock) -> None:
+    """How often, why, and until when nothing is tried; the command says the same."""
+    for number in range(3):
+        await api.stores.engine_starts.fail("h100", f"ta-{number}", "the engine ended", ("no kernel image",))
+    pools = (await api.client.get("/v1/system")).json()["pools"]
+    assert pools[0]["failed_starts"] is None
+    failed = pools[1]["failed_starts"]
+    assert (failed["failures"], failed["message"], failed["log_tail"]) == (3, "the engine ended", ["no kernel image"])
+    assert datetime.fromisoformat(failed["paused_until"]) == clock.now() + timedelta(seconds=300)
+    assert failed_starts_line(pools[0]) is None
+    assert failed_starts_line(pools[1]) == (
+        "the engine's last 3 starts failed, none is tried before 2026-11-23T12:05:00: the engine ended"
+    )
 
 
 async def test_system_needs_the_key(api: Api) -> None:

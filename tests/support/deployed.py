@@ -110,10 +110,11 @@ class Deployed:
 
 @contextmanager
 def deployed(folder: Path, settings: dict[str, Any], **variables: str) -> Iterator[Deployed]:
-    """The app with the lite engine. What the plane could not answer fails the test in the end."""
+    """The app, with the lite engine unless the settings name another. What the plane could not answer fails the test
+    in the end."""
     with Plane(folder, container_env={"PATH": os.environ["PATH"]}) as plane:
         plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
-        app = Deployed(plane, settings | {"api_key": KEY, "engine": "lite"}, variables)
+        app = Deployed(plane, {"engine": "lite"} | settings | {"api_key": KEY}, variables)
         try:
             yield app
         finally:

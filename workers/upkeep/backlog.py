@@ -2,21 +2,25 @@
 
 The launcher tells how many tickets still wait. Where more jobs wait than tickets, and have waited for a while, the
 difference is spawned again. One that has waited for days is given up. A look costs one LIST, one more for each pool in
-which jobs wait, and a GET for each of the first few that have waited long.
+which jobs wait, and a GET for each of the first few that have waited long and one for how the pool's engine started.
+
+Where the engine of a pool failed to start once too often, the jobs that waited meanwhile fail, unless a worker of that
+pool is at work all the same. No worker is asked for until the pause is over, and then a single one.
 """
 
 import logging
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from functools import partial
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
-from storage.hint_keys import QUEUE, QueueEntry
+from storage.hint_keys import QUEUE, QueueEntry, running_prefix
 from storage.jobs.record import LONGEST_WAIT, JobRecord, Status
 from storage.jobs.store import YOUNG_HINT, JobStore, StoredJob
 from storage.launcher import Launcher
+from storage.published.engine_starts import WELL, EngineStartStore, StartState
 from storage.together import for_each
 
 logger = logging.getLogger(__name__)
@@ -24,7 +28,8 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 100
 """Jobs of one sweep: as many tickets are spawned at most."""
 
-NO_POOL = ""
+WAITS, FAILED, DROPPED, UNREADABLE = "waits", "failed", "dropped", "unreadable"
+"""What a look at a hint has found, or done."""
 AFTER_ALL = "~"
 """Behind every hint of a pool, which begin with digits."""
 
@@ -40,10 +45,18 @@ class Backlog:
     """
 
     def __init__(
-        self, jobs: JobStore, objects: ObjectStore, launcher: Launcher, clock: Clock, *, lease: timedelta
+        self,
+        jobs: JobStore,
+        objects: ObjectStore,
+        starts: EngineStartStore,
+        launcher: Launcher,
+        clock: Clock,
+        *,
+        lease: timedelta,
     ) -> None:
         self._jobs = jobs
         self._objects = objects
+        self._starts = starts
         self._launcher = launcher
         self._clock = clock
         self._patience = min(PATIENCE, lease / 2)
@@ -52,12 +65,19 @@ class Backlog:
         """What was done: "spawned" or "dropped", one a ticket or hint."""
         done: list[str] = []
         async for found in self._pools():
-            looks = await for_each(self._long_waiting(found), self._look)
-            waiting = Counter(pool for pool in looks if pool)
-            done += ["dropped"] * looks.count(None)
-            for pool, jobs in sorted(waiting.items()):
-                done += await self._spawn(pool, jobs)
+            long = self._long_waiting(found)
+            pool = next((entry.pool for entry in map(_parsed, long) if entry is not None), None)
+            starts = WELL if pool is None else await self._starts.state(pool)
+            is_broken = pool is not None and starts.is_exhausted and not await self._is_served(pool)
+            looks = await for_each(long, partial(self._look, broken=starts if is_broken else None))
+            done += [what for what in looks if what in (DROPPED, FAILED)]
+            if pool is not None:
+                done += await self._spawn(pool, looks.count(WAITS), starts)
         return done
+
+    async def _is_served(self, pool: str) -> bool:
+        """Whether a worker of the pool runs a job: its engine did start."""
+        return bool((await self._objects.list(running_prefix(pool), limit=1)).keys)
 
     async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
         """The first hints of each pool in turn, so that a long queue hides no other. One LIST a pool, and one more."""
@@ -75,37 +95,46 @@ class Backlog:
         too_long = [key for key, entry in entries if entry is not None and now - entry.created_at > LONGEST_WAIT]
         return list(dict.fromkeys((*long[:LOOKED_AT], *too_long[:LOOKED_AT])))
 
-    async def _look(self, key: str) -> str | None:
-        """The pool in which the job waits, `NO_POOL` if that cannot be told; None if the hint was stale, and is
-        dropped."""
+    async def _look(self, key: str, broken: StartState | None) -> str:
+        """One of the words below."""
         if (entry := _parsed(key)) is not None:
             try:
-                record = await self._unless_given_up(await self._jobs.read(entry.tenant, entry.job_id))
+                stored = await self._jobs.read(entry.tenant, entry.job_id)
+                record = await self._unless_given_up(stored, broken)
             except PreconditionFailed:
-                return entry.pool
+                return WAITS
             except JobNotFound:
                 if self._clock.now() - entry.created_at <= YOUNG_HINT:
-                    return entry.pool
+                    return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)
-                return NO_POOL
+                return UNREADABLE
             else:
+                if record.status.is_terminal and not stored.record.status.is_terminal:
+                    return FAILED
                 if not record.outdates(Status.QUEUED, entry.attempt):
-                    return entry.pool
+                    return WAITS
         await self._objects.delete(key)
-        return None
+        return DROPPED
 
-    async def _unless_given_up(self, stored: StoredJob) -> JobRecord:
+    async def _unless_given_up(self, stored: StoredJob, broken: StartState | None) -> JobRecord:
         """The record as it is afterwards. `PreconditionFailed` if a worker takes the job at this very moment."""
-        given_up = stored.record.give_up_waiting(now=self._clock.now())
+        now = self._clock.now()
+        given_up = stored.record.give_up_waiting(now=now)
+        if broken is not None and broken.last is not None:
+            given_up = given_up.without_engine(
+                now=now, failed_at=broken.last.at, message=broken.message, log_tail=broken.last.log_tail
+            )
         return stored.record if given_up is stored.record else (await self._jobs.advance(stored, given_up)).record
 
-    async def _spawn(self, pool: str, jobs: int) -> list[str]:
+    async def _spawn(self, pool: str, jobs: int, starts: StartState) -> list[str]:
+        if jobs == 0 or starts.paused_until is not None:
+            return []
         try:
             coming = await self._launcher.waiting(pool)
             if coming is None:
                 return []
-            missing = max(0, jobs - coming)
+            missing = max(0, (1 if starts.is_exhausted else jobs) - coming)
             for _ in range(missing):
                 await self._launcher.spawn(pool)
         except Exception:  # the queue is the truth: the next sweep counts again

@@ -14,7 +14,7 @@ from app import __version__
 from infra.cloud.checks import CloudChecks
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
 from infra.cloud.scale import in_words, refusal, rescale
-from infra.cloud.status import look, show_status
+from infra.cloud.status import Status, look, show_status
 from infra.findings import Check, Finding, examine, show
 from infra.on_modal.names import PARTS
 from infra.settings import DeploymentSettings
@@ -297,3 +297,13 @@ async def test_the_status_without_a_key(capsys: pytest.CaptureFixture[str]) -> N
         status = await look(FakeCloud(api_url=url), (), None, None)
     assert show_status(status, as_json=True) == 0
     assert status.api == {"url": url, "version": __version__}
+
+
+def test_the_status_of_an_engine_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named with its reason, and the command fails."""
+    failed = {"failures": 3, "message": "the engine ended", "log_tail": [], "paused_until": "2026-11-27T12:05:00+00:00"}
+    pool = {"name": "h100", "worker": None, "failed_starts": failed}
+    api = {"url": "https://api.example", "version": __version__, "system": {"pools": [pool]}}
+    assert show_status(Status((), api, {}), as_json=False) == 1
+    assert "problem of h100" in (said := capsys.readouterr().out)
+    assert "none is tried before 2026-11-27T12:05:00: the engine ended" in said

@@ -1,0 +1,203 @@
+"""How the starts of a pool's engine went of late, so that an engine that cannot start is not started for ever.
+
+    a start begins ──▶ it succeeds: the count is 0 again
+                   ──▶ it fails, or its container dies: one more failure in a row
+    as many failures as allowed ──▶ no worker is started for a pause; then one may try
+
+One object a pool, changed by conditional writes. A start is written before it begins and renewed while it lasts: so a
+container that is killed while its engine starts, and cannot report anything, counts as well.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from storage import keys
+from storage._cache import ShortLived
+from storage.bucket.conditional import commit
+from storage.bucket.objects import ObjectStore
+from storage.clock import Clock
+from storage.errors import ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
+from storage.launcher import Launcher
+from storage.value import Value, read_as
+
+logger = logging.getLogger(__name__)
+
+MAX_FAILED_STARTS = 3
+PAUSE_S = 300.0
+CACHE_LIFE = timedelta(seconds=5)
+CAS_ATTEMPTS = 20
+MOST_STARTING = 100
+"""Starts that are remembered at once; of more, the oldest are forgotten."""
+DIED = "its container ended while the engine was starting"
+
+
+class Starting(Value):
+    """A start that has not ended. The last sign of life was at `renewed_at`."""
+
+    worker: str
+    renewed_at: datetime
+
+
+class FailedStart(Value):
+    """`log_tail`: the engine's last lines."""
+
+    worker: str
+    at: datetime
+    message: str
+    log_tail: tuple[str, ...] = ()
+
+
+class EngineStarts(Value):
+    """`failures` in a row; `last` is the latest of them. Each method gives the record after the change."""
+
+    nonce: str = ""
+    failures: int = 0
+    last: FailedStart | None = None
+    starting: tuple[Starting, ...] = ()
+
+    def counted(self, now: datetime, lease: timedelta) -> "EngineStarts":
+        """With the starts that gave no sign of life for a lease counted as failures."""
+        dead = [one for one in self.starting if one.renewed_at + lease <= now]
+        if not dead:
+            return self
+        latest = max(dead, key=lambda one: one.renewed_at)
+        ended = FailedStart(worker=latest.worker, at=latest.renewed_at + lease, message=DIED)
+        # What an engine said before it failed tells more than a container that ended without a word.
+        last = self.last.model_copy(update={"at": max(self.last.at, ended.at)}) if self.last else ended
+        alive = tuple(one for one in self.starting if one not in dead)
+        return self.model_copy(update={"failures": self.failures + len(dead), "last": last, "starting": alive})
+
+    def begun(self, worker: str, now: datetime) -> "EngineStarts":
+        others = self.without(worker).starting[-(MOST_STARTING - 1) :]
+        return self.model_copy(update={"starting": (*others, Starting(worker=worker, renewed_at=now))})
+
+    def without(self, worker: str) -> "EngineStarts":
+        return self.model_copy(update={"starting": tuple(one for one in self.starting if one.worker != worker)})
+
+    def failed(self, failure: FailedStart) -> "EngineStarts":
+        return self.without(failure.worker).model_copy(update={"failures": self.failures + 1, "last": failure})
+
+    def succeeded(self, worker: str) -> "EngineStarts":
+        return EngineStarts(starting=self.without(worker).starting)
+
+
+@dataclass(frozen=True, slots=True)
+class StartPolicy:
+    """After `max_failures` in a row no worker is started for `pause`; a start without a sign of life for `lease` has
+    failed."""
+
+    max_failures: int = MAX_FAILED_STARTS
+    pause: timedelta = timedelta(seconds=PAUSE_S)
+    lease: timedelta = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class StartState:
+    """`paused_until` is None where another start may be tried."""
+
+    failures: int
+    last: FailedStart | None
+    is_exhausted: bool
+    paused_until: datetime | None
+
+    @property
+    def message(self) -> str:
+        words = self.last.message if self.last is not None else "no reason is known"
+        return f"the engine could not be started, {self.failures} times in a row: {words}"
+
+
+WELL = StartState(0, None, is_exhausted=False, paused_until=None)
+"""Of a pool whose latest start went well, or that had none."""
+
+
+class EngineStartStore:
+    def __init__(self, objects: ObjectStore, clock: Clock, policy: StartPolicy) -> None:
+        self.policy = policy
+        self._objects = objects
+        self._clock = clock
+        self._states: ShortLived[StartState] = ShortLived(clock, life=CACHE_LIFE, size=64)
+
+    async def state(self, pool: str) -> StartState:
+        """One GET."""
+        starts, _ = await self._read(pool)
+        state = self._judged(starts.counted(self._clock.now(), self.policy.lease))
+        self._states.put(pool, state)
+        return state
+
+    def _judged(self, starts: EngineStarts) -> StartState:
+        last = starts.last
+        if last is None or starts.failures < self.policy.max_failures:
+            return StartState(starts.failures, last, is_exhausted=False, paused_until=None)
+        until = last.at + self.policy.pause
+        is_over = until <= self._clock.now()
+        return StartState(starts.failures, last, is_exhausted=True, paused_until=None if is_over else until)
+
+    async def recent_state(self, pool: str) -> StartState:
+        """The same, up to `CACHE_LIFE` old."""
+        cached = self._states.get(pool)
+        return await self.state(pool) if cached is None else cached[0]
+
+    async def begin(self, pool: str, worker: str) -> None:
+        """Also as the sign of life of a start that has begun."""
+        await self._evolve(pool, lambda starts: starts.begun(worker, self._clock.now()))
+
+    async def withdraw(self, pool: str, worker: str) -> None:
+        """The start was given up for a reason that is not the engine's."""
+        await self._evolve(pool, lambda starts: starts.without(worker))
+
+    async def fail(self, pool: str, worker: str, message: str, log_tail: tuple[str, ...] = ()) -> None:
+        failure = FailedStart(worker=worker, at=self._clock.now(), message=message, log_tail=log_tail)
+        await self._evolve(pool, lambda starts: starts.failed(failure))
+
+    async def succeed(self, pool: str, worker: str) -> None:
+        await self._evolve(pool, lambda starts: starts.succeeded(worker))
+
+    async def forget(self, pool: str) -> None:
+        """Another version was deployed: what was before says nothing of it."""
+        await self._objects.delete(keys.engine_starts(pool))
+        self._states.put(pool, WELL)
+
+    async def _evolve(self, pool: str, change: Callable[[EngineStarts], EngineStarts]) -> None:
+        for _ in range(CAS_ATTEMPTS):
+            starts, etag = await self._read(pool)
+            changed = change(starts.counted(self._clock.now(), self.policy.lease))
+            try:
+                await commit(self._objects, keys.engine_starts(pool), changed, etag=etag)
+            except PreconditionFailed:
+                continue
+            return
+        raise StorageUnavailable(f"the starts of pool {pool} change too fast to be written")
+
+    async def _read(self, pool: str) -> tuple[EngineStarts, str | None]:
+        """A record that this version cannot read counts as empty, and is replaced."""
+        key = keys.engine_starts(pool)
+        try:
+            stored = await self._objects.get(key)
+        except ObjectNotFound:
+            return EngineStarts(), None
+        try:
+            return read_as(EngineStarts, key, stored.body), stored.head.etag
+        except RecordUnreadable as error:
+            logger.warning("earlier starts are not known: %s", error)
+            return EngineStarts(), stored.head.etag
+
+
+class PausingLauncher:
+    """A `Launcher` that asks for no worker of a pool whose engine could not be started, until its pause is over."""
+
+    def __init__(self, launcher: Launcher, starts: EngineStartStore) -> None:
+        self._launcher = launcher
+        self._starts = starts
+
+    async def spawn(self, pool: str) -> str | None:
+        if (await self._starts.recent_state(pool)).paused_until is not None:
+            return None
+        return await self._launcher.spawn(pool)
+
+    async def waiting(self, pool: str) -> int | None:
+        return await self._launcher.waiting(pool)
+
+    async def cancel(self, ticket: str) -> None:
+        await self._launcher.cancel(ticket)

@@ -1,0 +1,95 @@
+"""An engine that cannot start, on the loopback control plane: containers come to an end, and so do jobs."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.on_modal.names import APP_NAME
+from storage.bucket.s3 import S3Config
+from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed
+
+pytestmark = pytest.mark.xdist_group("modal-engine")
+
+WORKER = "ComfyWorker.*"
+ROOT = Path(__file__).parents[2]
+PAUSE_S = 20
+ENGINE = f"""\
+import os, pathlib, runpy, sys
+folder = pathlib.Path(__file__).parent
+if not (folder / "repaired").exists():
+    with (folder / "starts").open("a") as starts:
+        starts.write("start\\n")
+    if (folder / "kills").exists():  # as the kernel does where memory runs out
+        import psutil
+        worker = next(p for p in psutil.Process().parents() if "modal._container_entrypoint" in " ".join(p.cmdline()))
+        worker.kill()
+    print("RuntimeError: no kernel image is available, secret-key-of-the-bucket")
+    sys.exit(1)
+sys.path.insert(0, {str(ROOT)!r})
+runpy.run_module("workers.lite", run_name="__main__")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A ComfyUI that ends at its start, until a file says that it is repaired."""
+    folder = tmp_path / "comfyui"
+    folder.mkdir()
+    (folder / "main.py").write_text(ENGINE)
+    return folder
+
+
+@pytest.fixture
+def app(tmp_path: Path, folder: Path, s3_server: S3Config) -> Iterator[Deployed]:
+    settings = bucket_settings(s3_server, tmp_path.name) | {
+        "engine": str(folder),
+        "isolation": "off",
+        "lease_s": 2,
+        "failed_start_pause_s": PAUSE_S,
+        "huggingface_token": "secret-key-of-the-bucket",
+    }
+    with deployed(tmp_path / "plane", settings, COMFYUI_MODAL_GPU_POOLS='{"h100": "H100"}') as app:
+        yield app
+
+
+def _starts(folder: Path) -> int:
+    return len((folder / "starts").read_text().splitlines())
+
+
+def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
+    """After three starts the job has failed with the engine's last words, nothing more is started, and everyone can
+    see why. Another pool runs its jobs, and this one does again when the engine starts again."""
+    job = app.ended(app.submit(BLUE), is_swept=True)
+    assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
+    assert job["error"].startswith("the engine could not be started, 3 times in a row: the engine ended")
+    assert job["error_detail"]["log_tail"] == ["RuntimeError: no kernel image is available, …"]
+    assert "secret-key" not in app.plane.logs()
+    assert _starts(folder) == 3
+
+    system = app.api.get("/v1/system").json()
+    default, h100 = system["pools"]
+    assert (default["failed_starts"]["failures"], h100["failed_starts"]) == (3, None)
+    assert default["failed_starts"]["paused_until"] is not None
+
+    waiting = app.submit(BLUE)
+    time.sleep(2)
+    app.plane.call(APP_NAME, "reap")
+    assert app.job(waiting)["status"] == "queued"
+    assert _starts(folder) == 3
+
+    (folder / "repaired").touch()
+    other = app.ended(app.submit(BLUE, gpu="h100"))
+    assert other["status"] == "completed", app.plane.logs()
+    job = app.ended(waiting, is_swept=True)
+    assert job["status"] == "completed", app.plane.logs()
+    assert app.api.get("/v1/system").json()["pools"][0]["failed_starts"] is None
+
+
+def test_containers_that_are_killed_in_their_start(app: Deployed, folder: Path) -> None:
+    """They cannot say that they failed, and count all the same: the job ends."""
+    (folder / "kills").touch()
+    job = app.ended(app.submit(BLUE), is_swept=True)
+    assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
+    assert "its container ended while the engine was starting" in job["error"]

@@ -1,0 +1,129 @@
+"""A start of the engine, counted in the bucket."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import StoredObject
+from storage.clock import ManualClock
+from storage.errors import StorageUnavailable
+from storage.published.engine_starts import EngineStarts, EngineStartStore, StartPolicy
+from workers.errors import EngineUnavailable
+from workers.starts import TAIL_LINES, CountedStarts
+
+pytestmark = pytest.mark.anyio
+
+SECRET = "hunter2"
+
+
+class Bench:
+    """A pool whose second failure in a row pauses it."""
+
+    def __init__(self, clock: ManualClock, lease_s: float = 60) -> None:
+        self.objects = MemoryObjectStore(clock)
+        policy = StartPolicy(max_failures=2, lease=timedelta(seconds=lease_s))
+        self.store = EngineStartStore(self.objects, clock, policy)
+        self.starts = CountedStarts(self.store, "default", "w1", lambda text: text.replace(SECRET, "…"))
+
+    async def record(self) -> EngineStarts:
+        return EngineStarts.model_validate_json((await self.objects.get(keys.engine_starts("default"))).body)
+
+
+@pytest.fixture
+def bench(clock: ManualClock) -> Bench:
+    return Bench(clock)
+
+
+async def test_a_failed_start_tells_why(bench: Bench) -> None:
+    """The first line is the message, the last ones are the engine's; nothing secret is in them."""
+
+    async def start() -> None:
+        lines = [f"line {number} {SECRET}" for number in range(2 * TAIL_LINES)]
+        raise EngineUnavailable("\n".join([f"the engine ended {SECRET}", *lines]))
+
+    with pytest.raises(EngineUnavailable, match="the engine ended …") as raised:
+        await bench.starts.run(start)
+    assert SECRET not in str(raised.value)
+    last = (await bench.record()).last
+    assert last is not None
+    assert (last.message, len(last.log_tail), last.log_tail[-1]) == ("the engine ended …", TAIL_LINES, "line 39 …")
+
+
+async def test_any_error_counts(bench: Bench) -> None:
+    """A setting that names nothing, too: whatever leaves the start would have Modal repeat it without end."""
+
+    async def start() -> None:
+        raise ValueError("warm_up: there is no workflow 'x'")
+
+    for _ in range(2):
+        await bench.starts.check()
+        with pytest.raises(EngineUnavailable, match="ValueError: warm_up"):
+            await bench.starts.run(start)
+    with pytest.raises(EngineUnavailable, match=r"no start is tried before .* 2 times in a row: ValueError"):
+        await bench.starts.check()
+
+
+async def test_a_start_is_known_while_it_lasts(clock: ManualClock) -> None:
+    """With signs of life, so that a container that ends in it counts; its success ends that."""
+    bench = Bench(clock, lease_s=0.03)
+    renewed = asyncio.Event()
+    first = clock.now()
+    clock_ran = first + timedelta(seconds=0.01)
+
+    async def start() -> None:
+        assert [(one.worker, one.renewed_at) for one in (await bench.record()).starting] == [("w1", first)]
+        clock.set(clock_ran)
+        while (await bench.record()).starting[0].renewed_at == first:  # noqa: ASYNC110  a record rings no bell
+            await asyncio.sleep(0.01)
+        renewed.set()
+
+    await bench.starts.run(start)
+    assert renewed.is_set()
+    assert (await bench.record()).starting == ()
+
+
+async def test_a_preempted_start_counts_as_none(bench: Bench) -> None:
+    """It is no fault of the engine's."""
+    begun = asyncio.Event()
+
+    async def start() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    starting = asyncio.create_task(bench.starts.run(start))
+    await begun.wait()
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    record = await bench.record()
+    assert (record.failures, record.starting) == (0, ())
+
+
+async def test_what_comes_before_a_start_counts_only_if_it_kills_the_container(bench: Bench) -> None:
+    """A snapshot that cannot be made is no failure: the start after it decides."""
+    async with bench.starts.watched():
+        assert [one.worker for one in (await bench.record()).starting] == ["w1"]
+    record = await bench.record()
+    assert (record.failures, record.starting) == (0, ())
+
+
+class DownBucket(MemoryObjectStore):
+    async def get(self, key: str) -> StoredObject:
+        raise StorageUnavailable("the bucket does not answer")
+
+
+async def test_a_bucket_that_fails_keeps_no_engine_from_its_start(clock: ManualClock) -> None:
+    """That start is not counted."""
+    started = asyncio.Event()
+
+    async def start() -> None:
+        started.set()
+
+    store = EngineStartStore(DownBucket(clock), clock, StartPolicy())
+    starts = CountedStarts(store, "default", "w1", str)
+    await starts.check()
+    await starts.run(start)
+    assert started.is_set()

@@ -1,0 +1,101 @@
+"""A start of the engine, counted where every worker of its pool can see it.
+
+So containers that end in their start, one after another, are known for what they are, however they end:
+`storage.published.engine_starts` says what follows from it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from storage.errors import StorageError
+from storage.published.engine_starts import EngineStartStore, StartState
+from workers.errors import EngineUnavailable
+
+logger = logging.getLogger(__name__)
+
+SIGNS_OF_LIFE = 3
+"""In each lease of a start."""
+LAST_WRITE_S = 3.0
+TAIL_LINES = 20
+LONGEST_LINE = 300
+
+
+class CountedStarts:
+    """`hide` takes out of the engine's words what clients must not read. A bucket that fails keeps no engine from its
+    start: that start is not counted."""
+
+    def __init__(self, starts: EngineStartStore, pool: str, worker: str, hide: Callable[[str], str]) -> None:
+        self._starts = starts
+        self._pool = pool
+        self._worker = worker
+        self._hide = hide
+
+    async def check(self) -> None:
+        """`EngineUnavailable` while no start may be tried."""
+        try:
+            state: StartState = await self._starts.state(self._pool)
+        except StorageError as error:
+            logger.warning("earlier starts of the engine are not known: %s", error)
+            return
+        if state.paused_until is not None:
+            raise EngineUnavailable(f"no start is tried before {state.paused_until:%H:%M:%S} UTC: {state.message}")
+
+    async def run(self, start: Callable[[], Awaitable[None]]) -> None:
+        """Whatever `start` raises is counted, and raised as `EngineUnavailable`."""
+        try:
+            async with self._alive():
+                await start()
+        except asyncio.CancelledError:  # the container is preempted: no fault of the engine
+            await self._told(self._starts.withdraw(self._pool, self._worker))
+            raise
+        except Exception as error:
+            logger.exception("the engine could not be started")
+            problem = await self._failed(error)
+        else:
+            await self._told(self._starts.succeed(self._pool, self._worker))
+            return
+        raise problem  # out here, without its cause: Modal writes both into its own log, and nothing hides there
+
+    async def _failed(self, error: Exception) -> EngineUnavailable:
+        words = str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}"
+        problem = self._hide(words)
+        message, *tail = [line[:LONGEST_LINE] for line in problem.splitlines()] or ["no reason is known"]
+        await self._told(self._starts.fail(self._pool, self._worker, message, tuple(tail[-TAIL_LINES:])))
+        return EngineUnavailable(problem)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Something before the start, which counts only if the container does not survive it."""
+        try:
+            async with self._alive():
+                yield
+        finally:
+            await self._told(self._starts.withdraw(self._pool, self._worker))
+
+    @asynccontextmanager
+    async def _alive(self) -> AsyncIterator[None]:
+        """Shows signs of life from before the start until its end."""
+        await self._told(self._starts.begin(self._pool, self._worker))
+        living = asyncio.create_task(self._live())
+        try:
+            yield
+        finally:
+            living.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await living
+
+    async def _live(self) -> None:
+        interval_s = self._starts.policy.lease.total_seconds() / SIGNS_OF_LIFE
+        while True:
+            await asyncio.sleep(interval_s)
+            await self._told(self._starts.begin(self._pool, self._worker))
+
+    async def _told(self, write: Awaitable[None]) -> None:
+        try:
+            async with asyncio.timeout(LAST_WRITE_S):
+                await write
+        except (StorageError, TimeoutError) as error:
+            logger.warning("a start of the engine was not counted: %r", error)
