@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -287,3 +288,25 @@ def test_a_tenant_has_a_plain_name(tenant: str, clock: ManualClock) -> None:
     """It becomes a folder of the bucket."""
     with pytest.raises(ValueError, match="tenant"):
         new_record(tenant, now=clock.now())
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/problems", "/problems/not-found"])
+async def test_what_needs_no_key_costs_little(memory_api: Api, path: str) -> None:
+    """Anybody may ask for these as often as they like: a repeated one makes at most ten times the calls of /health."""
+
+    async def calls(asked_path: str) -> int:
+        await memory_api.client.get(asked_path)
+        counted = 0
+
+        def count(*_: object) -> None:
+            nonlocal counted
+            counted += 1
+
+        sys.setprofile(count)
+        try:
+            assert (await memory_api.client.get(asked_path)).status_code == 200
+        finally:
+            sys.setprofile(None)
+        return counted
+
+    assert await calls(path) <= 10 * await calls("/health")
