@@ -6,6 +6,7 @@ from which a block is mapped alone, and unmapped when it is freed, grows with th
 
 import asyncio
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 
@@ -34,6 +35,16 @@ async def keep_trimmed() -> None:
     while True:
         await asyncio.sleep(TRIM_EVERY_S)
         await asyncio.to_thread(trim, 0)
+
+
+def freeze_heap() -> None:
+    """Excludes what the process has loaded from every later garbage collection. Call it once, when all is set up.
+
+    A full collection holds the interpreter's lock for 30 ms over our modules alone, and parsing a large document
+    causes several, so that other requests would wait for it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -16,7 +16,7 @@ from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
 from infra.local.lifeline import parent_gone
 from infra.local.process import local_stores, run, say_ready
-from infra.memory import bound_malloc, keep_trimmed
+from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
 from storage.launcher import NoLauncher
 
@@ -63,6 +63,7 @@ async def serve(settings: Settings, descriptor: int) -> None:
         server = _Server(config, settings, app.state.context.watch.end)
         watching = asyncio.create_task(server.end_with_parent())
         trimming = asyncio.create_task(keep_trimmed())
+        freeze_heap()
         with socket.socket(fileno=descriptor) as listener:
             await server.serve(sockets=[listener])
         watching.cancel()
