@@ -1,5 +1,6 @@
 """`create_app`: the HTTP face over given services. No work at import."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         JobWatch(services.stores.jobs, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
+        asyncio.Lock(),
     )
     return app
 

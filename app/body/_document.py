@@ -45,16 +45,20 @@ class Body:
     """A received document. Close it, or use it as a context: its temporary files go then.
 
     `enter` waits for a place for a large document in memory, `begin` for one to receive more than SPOOL_THRESHOLD
-    bytes; what each returns is called when the place is left.
+    bytes; what each returns is called when the place is left. Bodies that share `turn` scan one piece at a time.
     """
 
-    def __init__(self, enter: Enter | None = None, begin: Enter | None = None) -> None:
+    def __init__(
+        self, enter: Enter | None = None, begin: Enter | None = None, turn: asyncio.Lock | None = None
+    ) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._nonce = secrets.token_hex(8)
         self._spools: list[Path] = []
         self._digest = hashlib.sha256()
         self._enter = enter
         self._begin = begin
+        self._turn = turn or asyncio.Lock()
+        self._received = 0
         self._leave: Callable[[], None] | None = None
         self._in_memory = 0
         self._texts = 0
@@ -83,7 +87,7 @@ class Body:
             scanner = Scanner(small, self._new_spool)
             try:
                 async for piece in self._pieces(chunks, limit):
-                    scanner.feed(piece)
+                    await self._scan(scanner, piece)
                 scanner.finish()
             finally:
                 scanner.close()
@@ -93,22 +97,29 @@ class Body:
 
     async def _pieces(self, chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
         """The body in pieces of one size: one that comes byte by byte would be scanned again for each of them."""
-        size, pending = 0, bytearray()
+        pending = bytearray()
         async for chunk in chunks:
-            size += len(chunk)
-            if size > limit:
+            self._received += len(chunk)
+            if self._received > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             self._digest.update(chunk)
-            if self._begin is not None and size > SPOOL_THRESHOLD:
+            if self._begin is not None and self._received > SPOOL_THRESHOLD:
                 begin, self._begin = self._begin, None
                 self.at_close(await begin())  # meanwhile the rest stays with the client
             pending += chunk
             for start in range(0, len(pending) - PIECE + 1, PIECE):
                 yield bytes(pending[start : start + PIECE])
-                if size > SPOOL_THRESHOLD:
-                    await asyncio.sleep(0)  # other requests are served between the pieces of a large one
             del pending[: len(pending) // PIECE * PIECE]
         yield bytes(pending)
+
+    async def _scan(self, scanner: Scanner, piece: bytes) -> None:
+        """Scans one piece. Of all large bodies, only one piece is scanned in each iteration of the event loop."""
+        if self._received <= SPOOL_THRESHOLD:
+            scanner.feed(piece)
+            return
+        async with self._turn:
+            scanner.feed(piece)
+        await asyncio.sleep(0)
 
     @property
     def fingerprint(self) -> str:

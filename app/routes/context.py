@@ -42,6 +42,7 @@ class Context:
     watch: JobWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
+    scan_turn: asyncio.Lock
 
     @property
     def stores(self) -> Stores:
@@ -82,7 +83,9 @@ def idempotency_key(request: Request) -> str | None:
 def body_of(request: Request) -> Body:
     """For the request's document, which waits for its places where it is large."""
     context, tenant = context_of(request), tenant_of(request)
-    return Body(partial(context.large_bodies.enter, tenant), partial(context.receiving.enter, tenant))
+    return Body(
+        partial(context.large_bodies.enter, tenant), partial(context.receiving.enter, tenant), context.scan_turn
+    )
 
 
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:

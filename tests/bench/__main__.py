@@ -27,6 +27,7 @@ BENCHES = (
     "webhooks",
     "judging",
     "flood",
+    "hostile_bodies",
     "start",
 )
 MACHINE = "machine"
