@@ -27,6 +27,7 @@ from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
+from workers.comfy.flags import parse_flags
 from workers.isolation import FIRST_USER, USERS
 from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 from workflows.suggestions import suggestion
@@ -55,6 +56,11 @@ def _architectures(text: str) -> str:
 
 def _policy(text: str) -> str:
     NodePolicy.parse(text)
+    return text
+
+
+def _engine_flags(text: str) -> str:
+    parse_flags(text)
     return text
 
 
@@ -208,6 +214,11 @@ class Settings(BaseSettings):
         "auto",
         description="ComfyUI's attention: `auto` takes SageAttention where it is right and quicker on this GPU, "
         "`sage` where it is right, `sdpa` torch's always",
+    )
+    engine_flags: Annotated[str, AfterValidator(_engine_flags)] = Field(
+        "",
+        description="further flags of ComfyUI, as in a shell (`--lowvram --reserve-vram 2`); those that its worker "
+        "needs to set are refused. `--disable-dynamic-vram` is added unless `--enable-dynamic-vram` is among them",
     )
     engine_dir: Path | None = Field(None, description="folder for the engine's input, output, temp and user files")
     isolation: Literal["auto", "required", "off"] = Field(

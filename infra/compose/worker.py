@@ -11,6 +11,7 @@ from infra.settings import BadSetting, Settings
 from storage.stores import Stores
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
+from workers.comfy.flags import parse_flags
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.comfy.warm import WarmHost
@@ -97,7 +98,7 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpe
         environment=environment,
         start_timeout_s=settings.engine_start_timeout_s,
         attention=settings.attention,
-    )
+    ).with_flags(parse_flags(settings.engine_flags))
     return replace(spec, isolation=isolation_policy(settings))
 
 

@@ -12,9 +12,8 @@ from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed
 
 pytestmark = pytest.mark.xdist_group("modal-engine")
 
-WORKER = "ComfyWorker.*"
+POOLS = '{"h100": "H100", "cheap": "T4"}'
 ROOT = Path(__file__).parents[2]
-PAUSE_S = 20
 ENGINE = f"""\
 import os, pathlib, runpy, sys
 folder = pathlib.Path(__file__).parent
@@ -32,25 +31,24 @@ runpy.run_module("workers.lite", run_name="__main__")
 """
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ComfyUI that ends at its start, until a file says that it is repaired."""
-    folder = tmp_path / "comfyui"
+    folder = tmp_path_factory.mktemp("engine") / "comfyui"
     folder.mkdir()
     (folder / "main.py").write_text(ENGINE)
     return folder
 
 
-@pytest.fixture
-def app(tmp_path: Path, folder: Path, s3_server: S3Config) -> Iterator[Deployed]:
-    settings = bucket_settings(s3_server, tmp_path.name) | {
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory, folder: Path, s3_server: S3Config) -> Iterator[Deployed]:
+    settings = bucket_settings(s3_server, "modal-engine") | {
         "engine": str(folder),
         "isolation": "off",
         "lease_s": 2,
-        "failed_start_pause_s": PAUSE_S,
         "huggingface_token": "secret-key-of-the-bucket",
     }
-    with deployed(tmp_path / "plane", settings, COMFYUI_MODAL_GPU_POOLS='{"h100": "H100"}') as app:
+    with deployed(tmp_path_factory.mktemp("plane"), settings, COMFYUI_MODAL_GPU_POOLS=POOLS) as app:
         yield app
 
 
@@ -69,7 +67,7 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     assert _starts(folder) == 3
 
     system = app.api.get("/v1/system").json()
-    default, h100 = system["pools"]
+    default, h100, _ = system["pools"]
     assert (default["failed_starts"]["failures"], h100["failed_starts"]) == (3, None)
     assert default["failed_starts"]["paused_until"] is not None
 
@@ -82,6 +80,7 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     (folder / "repaired").touch()
     other = app.ended(app.submit(BLUE, gpu="h100"))
     assert other["status"] == "completed", app.plane.logs()
+    app.plane.call(APP_NAME, "check_image")  # as a deploy does last, which ends the pause
     job = app.ended(waiting, is_swept=True)
     assert job["status"] == "completed", app.plane.logs()
     assert app.api.get("/v1/system").json()["pools"][0]["failed_starts"] is None
@@ -89,7 +88,8 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
 
 def test_containers_that_are_killed_in_their_start(app: Deployed, folder: Path) -> None:
     """They cannot say that they failed, and count all the same: the job ends."""
+    (folder / "repaired").unlink(missing_ok=True)
     (folder / "kills").touch()
-    job = app.ended(app.submit(BLUE), is_swept=True)
+    job = app.ended(app.submit(BLUE, gpu="cheap"), is_swept=True)
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
     assert "its container ended while the engine was starting" in job["error"]

@@ -3,12 +3,13 @@
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import comfyui_modal
 from storage.untrusted.host_paths import HostPaths
 from workers.attention import EngineAttention, Wish
+from workers.comfy.flags import default_flags
 from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
 
@@ -121,6 +122,10 @@ class EngineSpec:
         folders = self.folders
         own = {folder: folder.name for folder in folders.own}
         return HostPaths({**own, folders.parent: "engine", self.cwd: "ComfyUI", Path(sys.prefix): "python"})
+
+    def with_flags(self, flags: Sequence[str]) -> "EngineSpec":
+        """The operator's flags, of a ComfyUI, and those that we add."""
+        return replace(self, command=[*self.command, *default_flags(self.cwd, flags), *flags])
 
     @classmethod
     def comfyui(
