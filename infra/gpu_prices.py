@@ -1,7 +1,7 @@
-"""What Modal asks for a second of a GPU, for the costs of jobs. A dated copy: the setting `gpu_prices` goes first.
+"""Modal's prices for a second of a GPU, a core and a GiB of memory. A dated copy: the setting `gpu_prices` goes first.
 
 Source: https://modal.com/pricing, as it was reported in September 2026. Base prices: a chosen region and workers that
-cannot be preempted cost a multiple, and CPU and memory are not in it.
+cannot be preempted cost a multiple. The costs of jobs count the GPU alone.
 """
 
 from collections.abc import Mapping
@@ -20,3 +20,7 @@ MODAL_USD_PER_S: Mapping[str, float] = {
     "B300": 0.001972,
 }
 """By the names of Modal's `gpu=`."""
+
+CPU_USD_PER_CORE_S = 0.0000131
+"""A physical core, as requested."""
+MEMORY_USD_PER_GIB_S = 0.00000222

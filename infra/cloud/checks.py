@@ -48,6 +48,10 @@ class CloudChecks:
         self._url = api_url
         self._key = api_key
 
+    @property
+    def deployment(self) -> DeploymentSettings:
+        return self._deployment
+
     def gate(self) -> dict[str, Check]:
         """Without this nothing else can be asked."""
         return {"Modal token": self.token}

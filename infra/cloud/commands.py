@@ -1,4 +1,4 @@
-"""The commands `deploy`, `scale` and `status`: arguments in, exit codes out."""
+"""The commands `deploy`, `destroy`, `scale` and `status`: arguments in, exit codes out."""
 
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +31,29 @@ def deploy(
 ) -> int:
     """Check what a deployment needs, deploy to Modal, print the API's URL."""
     return _answer(_deploy(env, dry=dry_run))
+
+
+@cli.command
+def destroy(
+    *,
+    env: Environment = None,
+    models: Annotated[bool, Parameter(help="delete the volume with the models too", negative="")] = False,
+    yes: Annotated[bool, Parameter(help="do not ask", negative="")] = False,
+) -> int:
+    """Stop the deployment on Modal; the bucket and its jobs stay."""
+    from infra.cloud.destroy import destroy as run
+    from infra.cloud.modal_cloud import ModalCloud
+    from infra.findings import show
+    from infra.settings import DeploymentSettings
+
+    async def ended() -> int:
+        if await show(_cloud_checks(env).gate(), Console()):
+            return UNREACHABLE
+        gpus = _pools()
+        cloud = ModalCloud(gpus, env)
+        return await run(cloud, DeploymentSettings(), (DEFAULT_POOL, *gpus), env, yes=yes, models=models)
+
+    return _answer(ended())
 
 
 @cli.command

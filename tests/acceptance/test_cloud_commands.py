@@ -142,7 +142,7 @@ def test_a_dry_run_deploys_nothing(shell: Shell) -> None:
     before = shell.plane.state.rpcs["AppPublish"]
     said = shell.done("deploy", "--dry-run", "--env", "staging")
     assert "ok   conditional create" in said
-    assert "would run: modal deploy --env staging -m infra.modal_app" in said
+    assert "would run: modal deploy -m infra.modal_app --env staging" in said
     assert shell.plane.state.rpcs["AppPublish"] == before
 
 
@@ -178,9 +178,11 @@ def test_deploy(deployed: Shell) -> None:
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     assert lines(said, "FAIL") == []
     assert "App deployed" in said
-    assert said.splitlines()[-3:] == [
+    assert re.sub(r": [0-9]+ s$", ": N s", "\n".join(said.splitlines()[-5:]), flags=re.MULTILINE).splitlines() == [
+        "build: N s",
         f"API: {url}",
         "ok   image: the engine starts, and has every node of the shipped workflows; its nodes are published",
+        "publish: N s",
         "next: `comfyui-modal doctor --cloud` tries it, a worker included",
     ]
     assert httpx.get(f"{url}/health", timeout=60).json() == {"status": "ok", "version": __version__}
@@ -300,3 +302,22 @@ def test_a_busy_pool(deployed: Shell) -> None:
     assert late.stdout == "late\n", late.stderr
     assert status["api"]["jobs"] == {"queued": 0, "running": 1}
     assert status["pools"]["default"]["load"] == {"waiting": 1, "running": 1, "containers": 1}
+
+
+def test_destroy_ends_what_costs_and_leaves_the_jobs(deployed: Shell) -> None:
+    """It asks first, stops the app and its containers, deletes the models only with --models, and may be repeated."""
+    state = deployed.plane.state
+    deployed.done("deploy")
+    unconfirmed = deployed.command("destroy")
+    assert (unconfirmed.returncode, "--yes" in unconfirmed.stdout) == (2, True), unconfirmed.stderr
+    assert APP_NAME in state.published
+    said = deployed.done("destroy", "--yes")
+    assert f"ends: {APP_NAME}" in said
+    assert "stays: the bucket" in said
+    assert APP_NAME not in state.published
+    assert deployed.plane.containers_of("ComfyWorker.*") == []
+    assert "comfyui-modal-models" in state.volumes
+    assert json.loads(deployed.command("status", "--json").stdout)["missing"] == list(PARTS)
+    assert "deleted for good: the volume" in deployed.done("destroy", "--yes", "--models")
+    assert "comfyui-modal-models" not in state.volumes
+    assert "nothing to do" in deployed.done("destroy", "--yes", "--models")

@@ -1,6 +1,7 @@
 """Apps and what a deploy uploads for them: mounts, images, secrets, blobs. Handlers are named after their RPC."""
 
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from google.protobuf import empty_pb2
@@ -16,8 +17,9 @@ TOKEN = "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9."
 
 
 class Apps:
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, end_containers: Callable[[], Awaitable[None]]) -> None:
         self._state = state
+        self._end_containers = end_containers
 
     async def ClientHello(self, _: Any) -> Any:
         return pb.ClientHelloResponse()
@@ -68,6 +70,12 @@ class Apps:
                     present.add(dependency.object_id)
                     layout.objects.add(object_id=dependency.object_id)
         return pb.AppPublishResponse(url=f"{state.web_url}/apps/{request.name}", deployed_at=time.time())
+
+    async def AppStop(self, request: Any) -> Any:
+        """The plane has one app at a time: its containers are all there are."""
+        self._state.published.pop(self._state.apps[request.app_id], None)
+        await self._end_containers()
+        return empty_pb2.Empty()
 
     async def MountGetOrCreate(self, request: Any) -> Any:
         mount_id = self._state.new_id("mo")
@@ -122,6 +130,11 @@ class Apps:
         volume_id = volumes.setdefault(name, self._state.new_id("vo"))
         metadata = pb.VolumeMetadata(name=name, version=request.version)
         return pb.VolumeGetOrCreateResponse(volume_id=volume_id, version=request.version, metadata=metadata)
+
+    async def VolumeDelete(self, request: Any) -> Any:
+        volumes = self._state.volumes
+        volumes.pop(next(name for name, volume_id in volumes.items() if volume_id == request.volume_id))
+        return empty_pb2.Empty()
 
     async def VolumeReload(self, _: Any) -> Any:
         if self._state.has_open_files:

@@ -34,7 +34,7 @@ class Plane:
         self.state = State(folder, dict(container_env or {}))
         self._containers = Containers(self.state)
         self._calls = calls = Calls(self.state, self._containers)
-        self._services = (Apps(self.state), Functions(self.state), calls)
+        self._services = (Apps(self.state, self._containers.stop), Functions(self.state), calls)
         self._container_calls = ContainerCalls(self.state, calls)
         self._containers.serve = lambda container: _Mapping(self._handlers(container))
         self._containers.finish = finish
