@@ -4,6 +4,8 @@ Containers get their settings (bucket, API key) from one secret. The numbers her
 what containers must know of them travels along as variables.
 """
 
+import importlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +25,18 @@ DELIVER_CONCURRENCY = 20
 LONGEST_DOWNLOAD_S = 24 * 3600
 """Modal's own limit; a download that it ends goes on at the next sync."""
 EVERY_MINUTE = "* * * * *"
+REAP_IDLE_S = 2
+"""Modal's least. With its usual minute, a function that is called every minute would never end."""
+DELIVER_IDLE_S = 10
+"""For the next event of a job that is under way; not until the next minute's call."""
+LEAST_IDLE_S = 2
+"""Of what is called once."""
+EARLY_IMPORT = "IMPORT_BEFORE_SNAPSHOT"
+"""The variable by which a container knows what to import before its memory snapshot, which is taken when this module
+has been imported."""
+
+if early := os.environ.get(EARLY_IMPORT):
+    importlib.import_module(early)
 
 deployment = DeploymentSettings()
 is_photographed = deployment.snapshot != "off"
@@ -44,7 +58,12 @@ app = modal.App(APP_NAME, image=control_image(), secrets=[modal.Secret.from_name
 known: dict[str, str | None] = {**deployment.environment()}
 
 
-@app.function(env=known, region=deployment.region, max_containers=deployment.max_api_containers)
+@app.function(
+    env=known | {EARLY_IMPORT: "infra.on_modal.api"},
+    region=deployment.region,
+    max_containers=deployment.max_api_containers,
+    enable_memory_snapshot=True,
+)
 @modal.concurrent(max_inputs=API_CONCURRENCY)
 @modal.asgi_app()
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
@@ -54,7 +73,13 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
     return api_application()
 
 
-@app.function(env=known, region=deployment.region, schedule=modal.Cron(EVERY_MINUTE), max_containers=1)
+@app.function(
+    env=known,
+    region=deployment.region,
+    schedule=modal.Cron(EVERY_MINUTE),
+    max_containers=1,
+    scaledown_window=REAP_IDLE_S,
+)
 def reap() -> None:
     """What a process that died has left undone is found and done."""
     from infra.on_modal.reaper import sweep
@@ -62,7 +87,13 @@ def reap() -> None:
     sweep()
 
 
-@app.function(env=known, region=deployment.region, schedule=modal.Cron(EVERY_MINUTE), max_containers=1)
+@app.function(
+    env=known,
+    region=deployment.region,
+    schedule=modal.Cron(EVERY_MINUTE),
+    max_containers=1,
+    scaledown_window=DELIVER_IDLE_S,
+)
 @modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:
     """Events that are due go to their receivers."""
@@ -77,6 +108,7 @@ def deliver() -> None:
     region=deployment.region,
     volumes={MODELS: models},
     timeout=deployment.container_start_s,
+    scaledown_window=LEAST_IDLE_S,
 )
 def check_image() -> list[str]:
     """Starts the engine without a GPU, and publishes for each pool which nodes it has. Returns what is missing."""
@@ -91,6 +123,7 @@ def check_image() -> list[str]:
     volumes={MODELS: volume},
     max_containers=1,
     timeout=LONGEST_DOWNLOAD_S,
+    scaledown_window=LEAST_IDLE_S,
 )
 def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
     """`sync`, `plan` or `verify` the volume: steps, then what was found. The manifest's models come from the caller;

@@ -68,12 +68,11 @@ class CountedStarts:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Something before the start, which counts only if the container does not survive it."""
-        try:
-            async with self._alive():
-                yield
-        finally:
-            await self._told(self._starts.withdraw(self._pool, self._worker))
+        """Something before the start, which counts only if the container does not survive it: then this is left by an
+        error."""
+        async with self._alive():
+            yield
+        await self._told(self._starts.withdraw(self._pool, self._worker))
 
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:

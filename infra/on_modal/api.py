@@ -1,5 +1,6 @@
 """What the Modal function of the API runs."""
 
+import random
 from typing import Any
 
 from app.asgi import create_app
@@ -15,7 +16,9 @@ from storage.bucket.s3 import S3ObjectStore
 
 
 def api_application() -> Any:
-    """The ASGI application of one API container."""
+    """The ASGI application of one API container. Its modules may come out of a memory snapshot, which many containers
+    share: what must differ between them is made here."""
+    random.seed()
     bound_malloc()
     yield_soon()
     settings = Settings()

@@ -10,17 +10,17 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infra.compose.stores import make_stores, open_stores, s3_config
+from infra.compose.stores import make_stores, s3_config
 from infra.compose.worker import engine_environment, engine_host, engine_spec, warm, worker_loop
 from infra.gpu_prices import MODAL_USD_PER_S
 from infra.logs import configure_logging
 from infra.on_modal.signal import ModalSignal
+from infra.on_modal.watched_snapshot import watched_snapshot
 from infra.redaction import Redactor
 from infra.secrecy import keep_secrets
 from infra.settings import Settings
 from storage.bucket.s3 import S3ObjectStore
 from storage.published.engine_starts import EngineStartStore
-from storage.signal import MemorySignal
 from storage.stores import Stores
 from workers.comfy.host import EngineHost
 from workers.comfy.snapshot import SnapshotHost
@@ -66,14 +66,11 @@ class TicketWorker:
             folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
             settings = settings.model_copy(update={"engine_dir": folder})
         self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
-        self._run(self._prepare(settings, self._snapshot))
+        self._run(self._prepare(self._snapshot))
 
-    async def _prepare(self, settings: Settings, snapshot: SnapshotHost) -> None:
-        """The bucket is left again before the snapshot: no connection is in it."""
-        async with open_stores(settings, MemorySignal()) as stores:
-            starts = self._counted_starts(settings, stores.engine_starts, snapshot)
-            async with starts.watched():
-                await snapshot.prepare()
+    async def _prepare(self, snapshot: SnapshotHost) -> None:
+        async with watched_snapshot(self._pool):
+            await snapshot.prepare()
 
     def start(self) -> None:
         """The engine is ready when this returns, or each ticket is told why not. The log tells what took how long."""
