@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import Field
 
 from storage import keys
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
@@ -284,16 +284,17 @@ class BatchStore:
         self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, look_at: datetime | None = None
     ) -> StoredBatch:
         """`look_at`: when the reaper shall see that what follows from the change was done. Written before it."""
-        while True:
-            changed = change(stored.record)
-            if changed == stored.record:
-                return stored
+        tenant, batch_id = stored.record.tenant, stored.record.batch_id
+
+        async def write(found: StoredBatch) -> StoredBatch:
+            changed = change(found.record)
+            if changed == found.record:
+                return found
             if look_at is not None:
-                await self._put_deadline(stored.record, look_at)
-            try:
-                return await self._commit(changed.next, etag=stored.etag)
-            except PreconditionFailed:
-                stored = await self._read(stored.record.tenant, stored.record.batch_id)
+                await self._put_deadline(found.record, look_at)
+            return await self._commit(changed.next, etag=found.etag)
+
+        return await compare_and_swap(f"batch {batch_id}", lambda: self._read(tenant, batch_id), write, at_hand=stored)
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))

@@ -8,6 +8,7 @@ tombstone, so that whatever dies in between, the reaper goes on.
 from datetime import datetime, timedelta
 
 from storage import keys
+from storage.bucket.conditional import compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
@@ -18,7 +19,6 @@ from storage.jobs.store import ABANDONED, YOUNG_HINT, JobStore, StoredJob
 from storage.jobs.tombstone import Tombstone, clear
 from storage.webhooks.deliveries import DeliveryStore
 
-DISCARD_TRIES = 5
 EVENTS_PENDING = timedelta(minutes=10)
 """Before a job is looked at again whose events are still being delivered."""
 
@@ -46,18 +46,12 @@ class JobRemover:
         Only a look at one of its old deadlines can come between, once each: it is tried again at once, for the next
         sweep would look at the batch and at such a deadline together again.
         """
-        for tries_left in reversed(range(DISCARD_TRIES)):
-            try:
-                await self._entomb(await self._jobs.read(tenant, job_id))
-            except PreconditionFailed:
-                if tries_left == 0:
-                    raise
-                continue
-            except JobGone:
-                pass
-            except JobNotFound:
-                await self.bury(tenant, job_id, created_at)
-            return
+        try:
+            await compare_and_swap(f"job {job_id}", lambda: self._jobs.read(tenant, job_id), self._entomb)
+        except JobGone:
+            pass
+        except JobNotFound:
+            await self.bury(tenant, job_id, created_at)
 
     async def _entomb(self, stored: StoredJob) -> None:
         record = stored.record

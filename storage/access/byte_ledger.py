@@ -1,18 +1,13 @@
 """How many bytes a tenant has brought today: one small object a tenant, changed by conditional writes, so exact."""
 
-import asyncio
-import random
 from datetime import datetime, timedelta
 
 from storage import keys
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import ObjectNotFound
 from storage.value import Value, read_as
-
-CAS_ATTEMPTS = 20
-BACKOFF_S = 0.05
 
 
 class Spent(Value):
@@ -38,18 +33,16 @@ class ByteLedger:
 
     async def _change(self, tenant: str, size_bytes: int, limit: int | None) -> bool:
         key = keys.byte_ledger(tenant)
-        for _ in range(CAS_ATTEMPTS):
-            spent, etag = await self._read(key)
+
+        async def write(found: tuple[Spent | None, str | None]) -> bool:
+            spent, etag = found
             charged = self._after(spent, size_bytes)
             if limit is not None and charged.size_bytes > limit:
                 return False
-            try:
-                await commit(self._objects, key, charged, etag=etag)
-            except PreconditionFailed:
-                await asyncio.sleep(random.uniform(0, BACKOFF_S))  # noqa: S311  spreads load, guards nothing
-                continue
+            await commit(self._objects, key, charged, etag=etag)
             return True
-        raise StorageUnavailable(f"the ledger of {tenant} changes too fast to be written")
+
+        return await compare_and_swap(f"the ledger of {tenant}", lambda: self._read(key), write)
 
     def seconds_to_midnight(self) -> int:
         """When the next day begins, in UTC; at least 1."""

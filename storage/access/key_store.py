@@ -20,10 +20,10 @@ from storage import keys
 from storage._cache import ShortLived
 from storage.access.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
 from storage.bucket.budget import within_budget
-from storage.bucket.conditional import commit, new_nonce
+from storage.bucket.conditional import commit, compare_and_swap, new_nonce
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.clock import Clock
-from storage.errors import KeyNotFound, ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
+from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
 from storage.together import for_each
 from storage.value import Value, read_as
 from workflows.policy import GraphTrust
@@ -40,7 +40,6 @@ TENANTS_LIFE = timedelta(seconds=5)
 """How long an answer about other tenants' keys is believed."""
 TENANTS_PAGE = 100
 """Most often one of the first keys is another tenant's, and the others need not be read."""
-CAS_ATTEMPTS = 5
 LONGEST_NAME = 100
 
 KeyScope = Literal["jobs:read", "jobs:write", "admin"]
@@ -167,19 +166,17 @@ class ApiKeyStore:
 
     async def revoke(self, kid: str) -> KeyRecord:
         """The record, revoked for good. `KeyNotFound` for one that the bucket does not have."""
-        for _ in range(CAS_ATTEMPTS):
-            stored = await self._get(kid)
+
+        async def write(stored: StoredObject | None) -> KeyRecord:
             if stored is None:
                 raise KeyNotFound(kid)
             record = read_as(KeyRecord, stored.head.key, stored.body)
             if record.revoked_at is not None:
                 return record
             revoked = record.model_copy(update={"revoked_at": self._clock.now()})
-            try:
-                return (await commit(self._objects, stored.head.key, revoked, etag=stored.head.etag))[0]
-            except PreconditionFailed:
-                continue
-        raise StorageUnavailable(f"key {kid} changes too fast to be revoked")
+            return (await commit(self._objects, stored.head.key, revoked, etag=stored.head.etag))[0]
+
+        return await compare_and_swap(f"key {kid}", lambda: self._get(kid), write)
 
     async def _lists_other(self, tenant: str) -> bool:
         async for page in all_keys(self._objects, keys.API_KEYS, page=TENANTS_PAGE):

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from storage import keys
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import (
@@ -24,9 +24,7 @@ from storage.errors import (
     JobGone,
     JobNotFound,
     ObjectNotFound,
-    PreconditionFailed,
     RecordUnreadable,
-    StorageUnavailable,
 )
 from storage.hint_keys import INDEX_ENTRY, Deadline, IndexEntry, index_prefix, whole_ms
 from storage.jobs.hint_writer import HintWriter
@@ -49,8 +47,6 @@ ABANDONED = timedelta(hours=25)
 MAX_LISTS = 4
 """LISTs that one page may cost: where more of its hints are stale, the page is short and its cursor leads on."""
 
-CAS_ATTEMPTS = 20
-"""Lost races in a row after which the bucket counts as unavailable: each loss means that another writer won."""
 
 Change = Callable[[JobRecord], JobRecord]
 Beside = Mapping[str, bytes]
@@ -162,15 +158,13 @@ class JobStore:
 
     async def evolve_from(self, stored: StoredJob, change: Change) -> StoredJob:
         """As `evolve`, from a version that is at hand: saves the GET where no one else wrote meanwhile."""
-        for _ in range(CAS_ATTEMPTS):
-            changed = change(stored.record)
-            if changed is stored.record:
-                return stored
-            try:
-                return await self.advance(stored, changed)
-            except PreconditionFailed:
-                stored = await self.read(stored.record.tenant, stored.record.job_id)
-        raise StorageUnavailable(f"job {stored.record.job_id} changes too fast to be written")
+        tenant, job_id = stored.record.tenant, stored.record.job_id
+
+        async def write(found: StoredJob) -> StoredJob:
+            changed = change(found.record)
+            return found if changed is found.record else await self.advance(found, changed)
+
+        return await compare_and_swap(f"job {job_id}", lambda: self.read(tenant, job_id), write, at_hand=stored)
 
     async def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str | None) -> JobPage:
         """One LIST and one GET a row; further LISTs only where stale hints left the page short, and few of them."""

@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 
 from storage import keys
 from storage._cache import ShortLived
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, PreconditionFailed, RecordUnreadable, StorageUnavailable
+from storage.errors import ObjectNotFound, RecordUnreadable
 from storage.launcher import Launcher
 from storage.value import Value, read_as
 
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 MAX_FAILED_STARTS = 3
 PAUSE_S = 300.0
 CACHE_LIFE = timedelta(seconds=5)
-CAS_ATTEMPTS = 20
 MOST_STARTING = 100
 """Starts that are remembered at once; of more, the oldest are forgotten."""
 DIED = "its container ended while the engine was starting"
@@ -160,15 +159,12 @@ class EngineStartStore:
         self._states.put(pool, WELL)
 
     async def _evolve(self, pool: str, change: Callable[[EngineStarts], EngineStarts]) -> None:
-        for _ in range(CAS_ATTEMPTS):
-            starts, etag = await self._read(pool)
+        async def write(found: tuple[EngineStarts, str | None]) -> None:
+            starts, etag = found
             changed = change(starts.counted(self._clock.now(), self.policy.lease))
-            try:
-                await commit(self._objects, keys.engine_starts(pool), changed, etag=etag)
-            except PreconditionFailed:
-                continue
-            return
-        raise StorageUnavailable(f"the starts of pool {pool} change too fast to be written")
+            await commit(self._objects, keys.engine_starts(pool), changed, etag=etag)
+
+        await compare_and_swap(f"the record of starts of pool {pool}", lambda: self._read(pool), write)
 
     async def _read(self, pool: str) -> tuple[EngineStarts, str | None]:
         """A record that this version cannot read counts as empty, and is replaced."""

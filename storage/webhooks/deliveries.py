@@ -15,10 +15,10 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from storage import keys
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.errors import ObjectNotFound
 from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
 from storage.jobs.hints import endpoint_of
 from storage.jobs.values import TEST_TYPE, job_event_type
@@ -165,12 +165,11 @@ class DeliveryStore:
 
     async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
         """Apply `change` to the present record; None if there is none."""
-        while (stored := await self.find(ref)) is not None:
-            try:
-                return await self.settle(stored, change(stored.record))
-            except PreconditionFailed:
-                continue
-        return None
+
+        async def write(stored: StoredDelivery | None) -> StoredDelivery | None:
+            return None if stored is None else await self.settle(stored, change(stored.record))
+
+        return await compare_and_swap(f"event {ref.event_id}", lambda: self.find(ref), write)
 
     async def replay(self, ref: EventRef) -> Delivery | None:
         """Send the event again, with the same id and from the start of the schedule; None if it was never begun."""

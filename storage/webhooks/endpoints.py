@@ -13,7 +13,7 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from storage import keys
-from storage.bucket.conditional import commit
+from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed
@@ -177,15 +177,11 @@ class EndpointStore:
         return known.get((tenant, endpoint_of(url)), now) > now
 
     async def change(self, tenant: str, url: str, change: Callable[[Endpoint], Endpoint]) -> Endpoint:
-        while True:
-            stored = await self._read(tenant, url)
+        async def write(stored: StoredEndpoint) -> Endpoint:
             changed = change(stored.record)
-            if changed is stored.record:
-                return changed
-            try:
-                return await self._write(stored, changed)
-            except PreconditionFailed:
-                continue
+            return changed if changed is stored.record else await self._write(stored, changed)
+
+        return await compare_and_swap(f"receiver {endpoint_of(url)}", lambda: self._read(tenant, url), write)
 
     async def look(self, deadline: Deadline) -> datetime | None:
         """Forget a receiver of which nothing was heard for long; returns when to look again."""
