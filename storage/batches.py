@@ -21,6 +21,7 @@ from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
 from storage.jobs.hints import endpoint_of
@@ -28,7 +29,6 @@ from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.jobs.store import ABANDONED, YOUNG_HINT, JobStore
 from storage.jobs.tombstone import Tombstone, clear
 from storage.removal import EVENTS_PENDING, JobRemover
-from storage.together import for_each
 from storage.value import Value, read_as
 from storage.webhooks.deliveries import DeliveryStore
 
@@ -128,7 +128,7 @@ class BatchStore:
         opened = await self._change(draft, lambda record: record.moved("open"), look_at=look_at)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
-        await for_each(jobs, self._jobs.publish)
+        await map_bounded(jobs, self._jobs.publish)
         await self._drop_deadline(opened.record, look_at)
         return opened
 
@@ -156,7 +156,7 @@ class BatchStore:
         unclear = [
             job_id for job_id, found in hinted.items() if len(found) != 1 or (is_old and not found[0].is_terminal)
         ]
-        read = await for_each(unclear, lambda job_id: self._status(record.tenant, job_id))
+        read = await map_bounded(unclear, lambda job_id: self._status(record.tenant, job_id))
         known = dict(zip(unclear, read, strict=True))
         return {job_id: known[job_id] if job_id in known else hinted[job_id][0] for job_id in record.job_ids}
 
@@ -200,7 +200,7 @@ class BatchStore:
         """
         record = stored.record
         if not record.is_seen_to:
-            await for_each(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
+            await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
             if record.cancel_requested_at is not None:
                 await self._cancel_jobs(record)
         return await self._commit(record.model_copy(update={"is_seen_to": True}).next, etag=stored.etag)
@@ -227,12 +227,14 @@ class BatchStore:
         record = stored.record
         if record.is_open:
             return record.expires_at
-        await for_each(record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at))
+        await map_bounded(
+            record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at)
+        )
         return await self._entomb(stored)
 
     async def _remove(self, stored: StoredBatch) -> datetime:
         record = stored.record
-        if any(await for_each(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
+        if any(await map_bounded(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
             return self._clock.now() + LOOK_AGAIN
         if record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
             return self._clock.now() + EVENTS_PENDING
@@ -252,7 +254,7 @@ class BatchStore:
         unfinished = [
             job_id for job_id, status in (await self.statuses(record)).items() if status and not status.is_terminal
         ]
-        await for_each(unfinished, lambda job_id: self._cancel_job(record.tenant, job_id))
+        await map_bounded(unfinished, lambda job_id: self._cancel_job(record.tenant, job_id))
 
     async def _cancel_job(self, tenant: str, job_id: str) -> None:
         now = self._clock.now()

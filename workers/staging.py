@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from storage.bucket.objects import ObjectStore
+from storage.concurrency import gather
 from storage.errors import CheckUnavailable, MediumRefused, ObjectNotFound
 from storage.jobs.values import Medium
-from storage.together import together
 from storage.untrusted.media_check import MediaCheck, MediaLimits
 from workers.comfy.engine import ComfyEngine
 from workers.errors import BadMedium, CheckFailed, StagingFailed
@@ -25,7 +25,7 @@ async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEn
     """All at once; memory stays constant however large they are. What was uploaded by its URL is checked here first."""
     check = MediaCheck(policy.probes)
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-input-") as folder:
-        await together(
+        await gather(
             *(
                 _stage_one(medium, Path(folder) / f"{position:03d}", objects, engine, check, policy.limits)
                 for position, medium in enumerate(media)

@@ -31,10 +31,10 @@ from app.wire.webhooks import (
     WebhookKeys,
     WebhookTestRequest,
 )
+from storage.concurrency import map_bounded
 from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
 from storage.jobs.hints import event_ref
 from storage.signal import DUE_TOPIC
-from storage.together import for_each
 from storage.webhooks.deliveries import Delivery
 
 MAX_BODY_BYTES = 256 * 1024
@@ -76,7 +76,7 @@ async def replay(request: Request) -> Response:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
     dead, _ = await context.stores.deliveries.dead_letters(tenant, limit=MAX_REPLAYED, after="")
     refs = [letter.ref for letter in dead if wanted is None or letter.ref.event_id in wanted]
-    again = await for_each(refs, lambda ref: _replay(context, ref))
+    again = await map_bounded(refs, lambda ref: _replay(context, ref))
     return answer(Replayed(replayed=[delivery.ref.event_id for delivery in again if delivery is not None]), 202)
 
 

@@ -12,10 +12,10 @@ from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
 from storage.jobs.record import JobRecord
 from storage.jobs.values import Medium
-from storage.together import for_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,9 @@ class BatchAcceptance:
             key = keys.batch_webhook_secret(self._tenant, batch_id)
             await self._stores.objects.put(key, prepared.webhook_secret.encode())
         numbered = list(enumerate(prepared.jobs))
-        records = await for_each(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
+        records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
         opened = await self._stores.batches.accept(draft, records)
-        await for_each(records, self._acceptance.spawn)
+        await map_bounded(records, self._acceptance.spawn)
         return AcceptedBatch(opened)
 
     async def _known(self, batch_id: str) -> StoredBatch | None:

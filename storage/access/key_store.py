@@ -23,8 +23,8 @@ from storage.bucket.budget import within_budget
 from storage.bucket.conditional import commit, compare_and_swap, new_nonce
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
-from storage.together import for_each
 from storage.value import Value, read_as
 from workflows.policy import GraphTrust
 
@@ -151,7 +151,7 @@ class ApiKeyStore:
         """Those of the bucket, oldest first; unreadable ones are left out, and told of in the log."""
         found: list[KeyRecord] = []
         async for page in all_keys(self._objects, keys.API_KEYS):
-            found += [record for record in await for_each(page, self._listed) if record is not None]
+            found += [record for record in await map_bounded(page, self._listed) if record is not None]
         return sorted(found, key=lambda record: (record.created_at, record.kid))
 
     async def has_other_tenant(self, tenant: str) -> bool:
@@ -180,7 +180,7 @@ class ApiKeyStore:
 
     async def _lists_other(self, tenant: str) -> bool:
         async for page in all_keys(self._objects, keys.API_KEYS, page=TENANTS_PAGE):
-            found = await for_each(page, self._believed)
+            found = await map_bounded(page, self._believed)
             if any(self._is_others(record, tenant) for record in found if record is not None):
                 return True
         return False

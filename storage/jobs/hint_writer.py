@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 from storage.bucket.budget import background, within_budget
 from storage.bucket.objects import ObjectStore
+from storage.concurrency import gather
 from storage.errors import StorageError
-from storage.together import together
 
 
 class HintWriter:
@@ -23,7 +23,7 @@ class HintWriter:
         if removals := {self._dropping[key] for key in keys if key in self._dropping}:
             async with within_budget(keys[0]):
                 await asyncio.wait(removals)
-        await together(*(self._objects.put(key, b"") for key in keys))
+        await gather(*(self._objects.put(key, b"") for key in keys))
 
     async def drop(self, hints: Iterable[str]) -> None:
         """Best effort: the commit stands, and a hint that stays is dropped by whoever finds it."""

@@ -13,10 +13,10 @@ from datetime import timedelta
 from storage._cache import ShortLived
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import gather
 from storage.hint_keys import IndexEntry, index_prefix
 from storage.jobs.record import Status
 from storage.jobs.store import JobStore
-from storage.together import together
 
 COUNT_LIFE = timedelta(seconds=2)
 """How long a count is believed. What this process accepts meanwhile is added to it."""
@@ -88,7 +88,7 @@ class LoadStore:
         under_way = self._counts_under_way.setdefault(tenant, [])
         under_way.append(pending)
         try:
-            queued, running = await together(
+            queued, running = await gather(
                 *(ids_of(tenant, status, at_most) for status in (Status.QUEUED, Status.RUNNING))
             )
         finally:

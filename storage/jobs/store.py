@@ -19,6 +19,7 @@ from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import gather
 from storage.errors import (
     BadCursor,
     JobGone,
@@ -33,7 +34,6 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.tombstone import Tombstone
 from storage.jobs.values import Input
 from storage.signal import DUE_TOPIC, Signal, job_topic, queue_topic
-from storage.together import together
 from storage.value import read_as
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class JobStore:
         """A job that no worker finds before it is published: one of a batch that is being accepted."""
         uploads = (self._objects.upload_file(f.key, f.path, content_type=f.content_type) for f in files)
         small = {keys.workflow(record.tenant, record.job_id): workflow, **beside}
-        await together(*(self._objects.put(key, body) for key, body in small.items()), *uploads)
+        await gather(*(self._objects.put(key, body) for key, body in small.items()), *uploads)
         return await self._commit(record, etag=None)
 
     async def publish(self, record: JobRecord) -> None:
@@ -205,7 +205,7 @@ class JobStore:
         return await self.advance(stored, stored.record)
 
     async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
-        rows = await together(*(self._row(tenant, status, key) for key in index_keys))
+        rows = await gather(*(self._row(tenant, status, key) for key in index_keys))
         return [row for row in rows if row is not None]
 
     async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:

@@ -10,12 +10,12 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.bucket.objects import ObjectStore, SignedRequest
 from storage.clock import Clock
+from storage.concurrency import gather
 from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
 from storage.formats import HEAD_BYTES, listed_format
 from storage.hint_keys import Deadline
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
-from storage.together import together
 from storage.value import Value
 
 SUBMISSION = timedelta(hours=1)
@@ -115,7 +115,7 @@ class UploadStore:
         uses = keys.upload_uses(deadline.tenant, deadline.id)
         page = await self._objects.list(uses)
         job_ids = [key.removeprefix(uses) for key in page.keys]
-        if any(await together(*(self._needs(deadline.tenant, job_id) for job_id in job_ids))):
+        if any(await gather(*(self._needs(deadline.tenant, job_id) for job_id in job_ids))):
             return self._clock.now() + STILL_USED
         await self._objects.delete(*page.keys)
         if page.more:

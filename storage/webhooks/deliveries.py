@@ -18,11 +18,11 @@ from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound
 from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
 from storage.jobs.hints import endpoint_of
 from storage.jobs.values import TEST_TYPE, job_event_type
-from storage.together import for_each
 from storage.value import Value, read_as
 
 LEASE = timedelta(seconds=60)
@@ -202,7 +202,7 @@ class DeliveryStore:
     async def dead_letters(self, tenant: str, *, limit: int, after: str) -> tuple[list[Delivery], str | None]:
         """Newest first: one LIST and one GET each, and where the next page begins."""
         page = await self._objects.list(dead_letters_prefix(tenant), after=after, limit=limit)
-        found = await for_each(page.keys, lambda key: self._dead(tenant, key))
+        found = await map_bounded(page.keys, lambda key: self._dead(tenant, key))
         return [delivery for delivery in found if delivery is not None], page.keys[-1] if page.more else None
 
     async def _dead(self, tenant: str, key: str) -> Delivery | None:
@@ -223,7 +223,7 @@ class DeliveryStore:
 
     async def is_over(self, refs: Iterable[EventRef]) -> bool:
         """Whether each of these events was delivered or given up."""
-        found = await for_each(refs, self.find)
+        found = await map_bounded(refs, self.find)
         return all(stored is not None and stored.record.status != "pending" for stored in found)
 
     async def dead_letters_of(self, refs: Iterable[EventRef]) -> list[str]:
@@ -239,7 +239,7 @@ class DeliveryStore:
 
     async def of(self, refs: Iterable[EventRef]) -> list[Delivery]:
         """Those of these events, as far as they were begun."""
-        return [stored.record for stored in await for_each(refs, self.find) if stored is not None]
+        return [stored.record for stored in await map_bounded(refs, self.find) if stored is not None]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
         numbered = record.model_copy(update={"rev": record.rev + 1})

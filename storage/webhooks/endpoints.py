@@ -16,10 +16,10 @@ from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.hint_keys import Deadline
 from storage.jobs.hints import endpoint_of
-from storage.together import for_each
 from storage.value import Value, read_as
 
 OPEN_AFTER = 5
@@ -128,7 +128,7 @@ class EndpointStore:
             listed = await self._listed(tenant, at_most)
             if len(listed | wanted.keys()) > at_most:
                 return False
-            await for_each(wanted.keys() - listed, lambda key: self._introduce(tenant, wanted[key]))
+            await map_bounded(wanted.keys() - listed, lambda key: self._introduce(tenant, wanted[key]))
         return True
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
@@ -198,7 +198,7 @@ class EndpointStore:
     async def all(self, tenant: str) -> list[Endpoint]:
         """At most 1,000 of them."""
         page = await self._objects.list(keys.endpoints_prefix(tenant))
-        found = await for_each(page.keys, self._objects.get)
+        found = await map_bounded(page.keys, self._objects.get)
         return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
 
     async def _listed(self, tenant: str, at_most: int) -> set[str]:

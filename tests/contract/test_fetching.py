@@ -14,7 +14,7 @@ from app.config import ApiConfig
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.together import together
+from storage.concurrency import gather
 from storage.untrusted.destinations import Destinations
 from storage.untrusted.pinned_http import PinnedTransport
 from storage.untrusted.remote import RemoteFetcher
@@ -189,7 +189,7 @@ async def test_a_tenant_has_so_many_requests_that_fetch(site: Site, clock: Manua
             await site.holding.acquire()
         assert await submit(other, document(site, "a")) == (202, None)
         site.go.set()
-        assert await together(*sending) == [(202, None)] * 5
+        assert await gather(*sending) == [(202, None)] * 5
         assert site.most_held == 2
 
 
@@ -201,5 +201,5 @@ async def test_a_host_is_asked_for_so_many_files_at_once(site: Site, clock: Manu
         await site.holding.acquire()
         await asyncio.sleep(0.1)  # time in which a second one could begin
         site.go.set()
-        assert await together(*sending) == [(202, None)] * 4
+        assert await gather(*sending) == [(202, None)] * 4
         assert site.most_held == 1

@@ -27,9 +27,9 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
+from storage.concurrency import gather
 from storage.errors import CheckUnavailable, MediumRefused
 from storage.jobs.values import Medium
-from storage.together import together
 from storage.untrusted.media_check import MediaCheck, MediaLimits
 from tests.support.api_server import Api, running_api
 from workers.comfy.files import FolderFiles
@@ -416,7 +416,7 @@ async def test_more_files_than_may_wait_are_sent_away_for_a_while(clock: ManualC
     """503 with Retry-After and a problem that does not blame the file; those before them are examined."""
     settings = Settings(bucket="tests", max_media_checks=1, max_waiting_media_checks=1)
     async with running_api(MemoryObjectStore(clock), clock, settings=settings) as api:
-        answers = await together(*(submit(api, gif(100, 100, 3)) for _ in range(8)))
+        answers = await gather(*(submit(api, gif(100, 100, 3)) for _ in range(8)))
         refused = [answer for answer in answers if answer.status_code != 202]
         assert 1 <= len(refused) <= 6
         for answer in refused:

@@ -18,9 +18,9 @@ from storage.access.byte_ledger import ByteLedger
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
+from storage.concurrency import gather
 from storage.hint_keys import IndexEntry
 from storage.jobs.loads import AUDIT_EVERY, COUNT_LIFE
-from storage.together import together
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
@@ -105,7 +105,7 @@ async def test_a_repeated_request_is_no_new_job(clock: ManualClock, send: Any) -
 async def test_submissions_at_once_do_not_slip_through_one_process(clock: ManualClock) -> None:
     """They share one count."""
     async with limited(MemoryObjectStore(clock), clock, max_active_jobs=5) as api:
-        answers = await together(*(submit(api.client) for _ in range(20)))
+        answers = await gather(*(submit(api.client) for _ in range(20)))
         assert sorted(answer.status_code for answer in answers) == [202] * 5 + [429] * 15
 
 
@@ -137,7 +137,7 @@ async def test_without_quotas_nothing_is_counted(clock: ManualClock) -> None:
         bucket = MemoryObjectStore(clock)
         async with limited(bucket, clock, **limits) as api:
             bucket.requests.clear()
-            await together(*(submit(api.client) for _ in range(2)))
+            await gather(*(submit(api.client) for _ in range(2)))
             await submit(api.client)
             costs.append(bucket.requests["LIST"])
     assert costs[0] == 0
@@ -208,7 +208,7 @@ async def test_a_repeated_upload_is_paid_for_once(clock: ManualClock) -> None:
 async def test_bytes_are_exact_however_many_come_at_once(objects: ObjectStore, clock: ManualClock) -> None:
     """Rivals over one bucket never exceed the limit together."""
     ledgers = [ByteLedger(objects, clock) for _ in range(8)]
-    paid = await together(*(ledger.charge("acme", 30, limit=100) for ledger in ledgers))
+    paid = await gather(*(ledger.charge("acme", 30, limit=100) for ledger in ledgers))
     assert sorted(paid) == [False] * 5 + [True] * 3
 
 

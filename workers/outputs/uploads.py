@@ -13,9 +13,9 @@ from typing import Any
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
+from storage.concurrency import gather
 from storage.errors import StorageError
 from storage.jobs.values import Output
-from storage.together import together
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.outputs.media import examine
@@ -97,7 +97,7 @@ class OutputUploads:
 
     async def all(self) -> tuple[Output, ...]:
         """Waits for every upload; raises the first failure, after all have ended."""
-        return tuple(await together(*self._uploads))
+        return tuple(await gather(*self._uploads))
 
     async def stop(self) -> None:
         for task in self._uploads:

@@ -15,13 +15,13 @@ from functools import partial
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.hint_keys import QUEUE, QueueEntry, running_prefix
 from storage.jobs.record import LONGEST_WAIT, JobRecord, Status
 from storage.jobs.store import YOUNG_HINT, JobStore, StoredJob
 from storage.launcher import Launcher
 from storage.published.engine_starts import WELL, EngineStartStore, StartState
-from storage.together import for_each
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Backlog:
             pool = next((entry.pool for entry in map(_parsed, long) if entry is not None), None)
             starts = WELL if pool is None else await self._starts.state(pool)
             is_broken = pool is not None and starts.is_exhausted and not await self._is_served(pool)
-            looks = await for_each(long, partial(self._look, broken=starts if is_broken else None))
+            looks = await map_bounded(long, partial(self._look, broken=starts if is_broken else None))
             done += [what for what in looks if what in (DROPPED, FAILED)]
             if pool is not None:
                 done += await self._spawn(pool, looks.count(WAITS), starts)

@@ -11,9 +11,9 @@ from typing import Protocol
 
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import PreconditionFailed, StorageError
 from storage.hint_keys import DEADLINES, Deadline, Kind
-from storage.together import for_each
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Deadlines:
         until = self._clock.now() + LONGEST
         async for keys in all_keys(self._objects, DEADLINES, page=PAGE):
             due = [key for key in keys if _is_due(key, self._clock.now())]
-            done += [kind for kind in await for_each(due, self._look) if kind is not None]
+            done += [kind for kind in await map_bounded(due, self._look) if kind is not None]
             if len(due) < len(keys) or self._clock.now() >= until:
                 return done
         return done

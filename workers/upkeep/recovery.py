@@ -7,12 +7,12 @@ import logging
 
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
+from storage.concurrency import map_bounded
 from storage.errors import JobNotFound, PreconditionFailed, StorageError
 from storage.hint_keys import RUNNING, RunningEntry
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
-from storage.together import for_each
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Recovery:
         """What was done: "requeued", "failed" or "dropped", one a hint."""
         done: list[str] = []
         async for keys in all_keys(self._objects, RUNNING):
-            done += [what for what in await for_each(keys, self._look) if what is not None]
+            done += [what for what in await map_bounded(keys, self._look) if what is not None]
         return done
 
     async def _look(self, key: str) -> str | None:

@@ -1,0 +1,40 @@
+"""Awaiting several things at once, with one plain error instead of a group of them."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+Item = TypeVar("Item")
+T = TypeVar("T")
+
+AT_ONCE = 16
+"""More would only wait: the bucket's connection pool is not larger."""
+
+
+async def gather(*awaitables: Awaitable[T]) -> list[T]:
+    """Returns all results in order. Waits for every one, then raises the first failure: nothing is left running."""
+    results = await asyncio.gather(*awaitables, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def map_bounded(
+    items: Iterable[Item], call: Callable[[Item], Awaitable[T]], *, at_once: int = AT_ONCE
+) -> list[T]:
+    """As `gather` over `call(item)`, with at most `at_once` under way. After a failure no further call begins."""
+    semaphore = asyncio.Semaphore(at_once)
+    failures: list[BaseException] = []
+
+    async def bounded(item: Item) -> T:
+        async with semaphore:
+            if failures:
+                raise failures[0]
+            try:
+                return await call(item)
+            except BaseException as failure:
+                failures.append(failure)
+                raise
+
+    return await gather(*(bounded(item) for item in items))

@@ -1,0 +1,45 @@
+"""Several calls at once."""
+
+import asyncio
+
+import pytest
+
+from storage.concurrency import map_bounded
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_free_place_is_taken_at_once() -> None:
+    """A slow call holds up no other: the next begins as soon as any has ended, and results keep their order."""
+    slow, under_way, most = asyncio.Event(), 0, 0
+
+    async def call(item: int) -> int:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        if item == 0:
+            await slow.wait()
+        else:
+            await asyncio.sleep(0)
+        if item == 9:
+            slow.set()
+        under_way -= 1
+        return item * 10
+
+    assert await map_bounded(range(10), call, at_once=3) == [item * 10 for item in range(10)]
+    assert most == 3
+
+
+async def test_after_a_failure_no_further_call_begins() -> None:
+    """Those under way are awaited, and the first failure is raised."""
+    begun: list[int] = []
+
+    async def call(item: int) -> None:
+        begun.append(item)
+        await asyncio.sleep(0)
+        if item == 1:
+            raise ValueError("one")
+
+    with pytest.raises(ValueError, match="one"):
+        await map_bounded(range(100), call, at_once=2)
+    assert len(begun) <= 3
