@@ -4,6 +4,7 @@ The default of an input is what stands in the graph; without a value it stays. A
 """
 
 import json
+import math
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -55,8 +56,28 @@ class NamedInput(BaseModel):
             yield node, field
 
 
+class Cap(BaseModel):
+    """What several inputs may come to together: of `width`, `height` and `frames`, the pixels of a video."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    inputs: tuple[str, ...] = Field(min_length=2)
+    product: int = Field(gt=0)
+
+    def excess(self, values: Mapping[str, float]) -> str | None:
+        """Why these values are too much, in words; None if they are not."""
+        found = math.prod(values[name] for name in self.inputs)
+        if found <= self.product:
+            return None
+        return f"{' × '.join(self.inputs)} is {found:.0f}, at most {self.product} is allowed: lower one of them"
+
+
 class Manifest(BaseModel):
-    """What a `.toml` beside a graph says. `models` as "folder/file", `nodes` as in infra/nodes.toml."""
+    """What a `.toml` beside a graph says. `models` as "folder/file", `nodes` as in infra/nodes.toml.
+
+    `vram_gb` and `ram_gb` are what a worker needs, `seconds` how long a run takes where that is known. `timeout_s` is
+    the run-time limit of a job that names none; `cap` keeps a job from asking for what cannot end within it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,6 +88,9 @@ class Manifest(BaseModel):
     models: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
     vram_gb: float | None = Field(None, gt=0)
+    ram_gb: float | None = Field(None, gt=0)
+    timeout_s: int | None = Field(None, gt=0)
+    cap: Cap | None = None
     seconds: float | None = Field(None, gt=0)
 
 
@@ -114,7 +138,20 @@ def named_workflow(name: str, manifest: Manifest, graph_text: str) -> NamedWorkf
     for input_name, named in manifest.inputs.items():
         for node, field in named.targets():
             _check_place(f"{name}.toml: inputs.{input_name}: {node}.{field}", graph, node, field, named)
-    return NamedWorkflow(name, manifest, graph)
+    workflow = NamedWorkflow(name, manifest, graph)
+    _check_cap(workflow)
+    return workflow
+
+
+def _check_cap(workflow: NamedWorkflow) -> None:
+    cap, inputs = workflow.manifest.cap, workflow.manifest.inputs
+    if cap is None:
+        return
+    for name in cap.inputs:
+        if name not in inputs or inputs[name].type not in ("integer", "number"):
+            raise BadWorkflow(f"{workflow.name}.toml: cap.inputs: {name} is no input that is a number")
+    if excess := cap.excess({name: workflow.default(name) for name in cap.inputs}):
+        raise BadWorkflow(f"{workflow.name}.toml: cap.product: the graph's own {excess}")
 
 
 def _check_place(where: str, graph: Mapping[str, Any], node: str, field: str, named: NamedInput) -> None:

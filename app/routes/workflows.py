@@ -41,7 +41,8 @@ async def submit(request: Request) -> Response:
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            wanted = job_request(workflow, await body.aside(parsed, request_model(workflow), document))
+            named = await body.aside(parsed, request_model(workflow), document)
+            wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
             # Its graph is the operator's own, whoever gives the values.
             preparation = Preparation(context.services, context.config, tenant, body, "own")
             accepted = await acceptance.job(await preparation.only_job(wanted), identity)

@@ -1,5 +1,6 @@
 """Jobs of workflows that have names: typed inputs in, an ordinary submission out."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import Field, create_model, model_validator
 from app.body import Place
 from app.wire.base import Request
 from app.wire.jobs import InputValue, JobOptions, JobRequest, MediumSource
-from workflows.manifest import NamedInput, NamedWorkflow
+from workflows.manifest import Cap, NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 """Of a medium that comes without a file name: loaders choose their decoder by it."""
@@ -46,16 +47,35 @@ class NamedJobRequest(JobOptions):
 
 def request_model(workflow: NamedWorkflow) -> type[NamedJobRequest]:
     """`NamedJobRequest` with this workflow's inputs: each of its type, within its limits, and no other."""
-    return _request_model(workflow.name, tuple(workflow.manifest.inputs.items()))
+    cap = workflow.manifest.cap
+    defaults = tuple((name, workflow.default(name)) for name in cap.inputs) if cap is not None else ()
+    return _request_model(workflow.name, tuple(workflow.manifest.inputs.items()), cap, defaults)
 
 
 @lru_cache(maxsize=256)
-def _request_model(name: str, inputs: tuple[tuple[str, NamedInput], ...]) -> type[NamedJobRequest]:
+def _request_model(
+    name: str, inputs: tuple[tuple[str, NamedInput], ...], cap: Cap | None, defaults: tuple[tuple[str, float], ...]
+) -> type[NamedJobRequest]:
+    """`defaults` are those of the inputs that the cap is about."""
     fields: dict[str, Any] = {input_name: _field(named) for input_name, named in inputs}
-    inputs_model = create_model(f"Inputs of {name}", __base__=Request, **fields)
+    validators: dict[str, Any] = (
+        {"_is_within_the_cap": model_validator(mode="after")(_capped(cap, dict(defaults)))} if cap else {}
+    )
+    inputs_model = create_model(f"Inputs of {name}", __base__=Request, __validators__=validators, **fields)
     required = any(named.is_medium for _, named in inputs)
     default = ... if required else Field(default_factory=inputs_model)
     return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))
+
+
+def _capped(cap: Cap, defaults: dict[str, float]) -> Callable[[Any], Any]:
+    def check(inputs: Any) -> Any:
+        given = {name: getattr(inputs, name) for name in cap.inputs}
+        values = {name: defaults[name] if value is None else value for name, value in given.items()}
+        if excess := cap.excess(values):
+            raise ValueError(excess)
+        return inputs
+
+    return check
 
 
 def _field(named: NamedInput) -> tuple[Any, Any]:
@@ -67,8 +87,9 @@ def _field(named: NamedInput) -> tuple[Any, Any]:
     return Annotated[plain, Field(strict=True, ge=named.min, le=named.max)] | None, None
 
 
-def job_request(workflow: NamedWorkflow, named: NamedJobRequest) -> JobRequest:
-    """The submission of the graph itself: each value at its places, each medium under a name."""
+def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_s: int) -> JobRequest:
+    """The submission of the graph itself: each value at its places, each medium under a name. A job that names no
+    run-time limit gets the workflow's, as far as the deployment allows it."""
     values: list[InputValue] = []
     media: list[MediumSource] = []
     for name, given in dict(named.inputs).items():
@@ -81,6 +102,8 @@ def job_request(workflow: NamedWorkflow, named: NamedJobRequest) -> JobRequest:
         targets = workflow.manifest.inputs[name].targets()
         values += [InputValue(node=node, field=field, value=value) for node, field in targets]
     options = {option: getattr(named, option) for option in JobOptions.model_fields}
+    if named.timeout_s is None and workflow.manifest.timeout_s is not None:
+        options["timeout_s"] = min(workflow.manifest.timeout_s, max_timeout_s)
     return JobRequest(**options | {"workflow": dict(workflow.graph), "inputs": values, "media": media})
 
 

@@ -25,6 +25,13 @@ class WorkflowInput(Answer):
     choices: list[str]
 
 
+class WorkflowCap(Answer):
+    """What some inputs may come to together."""
+
+    inputs: list[str]
+    product: int = Field(description="their product is at most this")
+
+
 class WorkflowRow(Answer):
     """A workflow that can be run by name."""
 
@@ -34,7 +41,10 @@ class WorkflowRow(Answer):
     inputs: list[WorkflowInput]
     models: list[str] = Field(description="folder/file")
     nodes: list[str] = Field(description="packs of custom nodes")
-    vram_gb: float | None
+    vram_gb: float | None = Field(description="GPU memory that it needs, where that is known")
+    ram_gb: float | None = Field(description="memory that it needs, where that is known")
+    timeout_s: int | None = Field(description="run-time limit of a job that names none; null: the deployment's")
+    cap: WorkflowCap | None
     seconds: float | None = Field(description="how long a run takes, where that is known")
     runnable: bool | None = Field(description="whether the default pool has all it needs; null while that is not known")
     missing: list[str] = Field(description="what it has not")
@@ -70,6 +80,9 @@ def _row(workflow: NamedWorkflow, catalogue: Catalogue) -> dict[str, Any]:
         "models": list(manifest.models),
         "nodes": list(manifest.nodes),
         "vram_gb": manifest.vram_gb,
+        "ram_gb": manifest.ram_gb,
+        "timeout_s": manifest.timeout_s,
+        "cap": None if manifest.cap is None else WorkflowCap(**manifest.cap.model_dump()),
         "seconds": manifest.seconds,
         "runnable": not missing if catalogue.is_known else None,
         "missing": missing,

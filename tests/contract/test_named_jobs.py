@@ -105,6 +105,8 @@ async def test_without_inputs_the_defaults_hold(api: Api) -> None:
         ("words", {"inputs": {"first": 3}}, "/inputs/first"),
         ("words", {"inputs": {"first": "a"}, "media": [{"name": "a.png", "data": DATA}]}, ""),
         ("wan22", {"inputs": {"image": {"data": DATA}, "attention": "magic"}}, "/inputs/attention"),
+        ("wan22", {"inputs": {"image": {"data": DATA}, "width": 1280, "height": 1280, "frames": 161}}, "/inputs"),
+        ("wan22", {"inputs": {"image": {"data": DATA}, "width": 1280, "height": 1280}}, "/inputs"),
         ("words", {"priority": 1000000}, "/priority"),
     ],
 )
@@ -114,6 +116,26 @@ async def test_inputs_that_do_not_fit(api: Api, name: str, document: dict[str, A
     assert refused.status_code == 422, refused.text
     assert refused.json()["pointer"] == pointer
     assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
+
+
+async def test_what_cannot_end_in_time_is_refused(api: Api) -> None:
+    """The product of width, height and frames has a cap, which also counts the defaults of those that are not given."""
+    refused = await post(api, "wan22", inputs={"image": {"data": DATA}, "width": 1280, "height": 1280, "frames": 161})
+    said = refused.json()["errors"][0]["detail"] if "errors" in refused.json() else refused.json()["detail"]
+    assert "width × height × frames is 263782400, at most 111513600 is allowed: lower one of them" in said
+    shown = (await api.client.get("/v1/workflows/wan22")).json()
+    assert shown["cap"] == {"inputs": ["width", "height", "frames"], "product": 111513600}
+    assert (await post(api, "wan22", inputs={"image": {"data": DATA}, "width": 1280, "height": 720})).is_success
+
+
+@pytest.mark.parametrize(("given", "limit_s"), [({}, 3600), ({"timeout_s": 60}, 60)])
+async def test_a_workflow_names_the_run_time_limit_of_its_jobs(api: Api, given: dict[str, int], limit_s: int) -> None:
+    """A job's own limit goes first; without either it is the deployment's."""
+    accepted = await post(api, "wan21-t2v", inputs={}, **given)
+    stored = await api.stores.jobs.read("default", accepted.json()["job_id"])
+    assert stored.record.timeout_s == limit_s
+    other = await post(api, "words")
+    assert (await api.stores.jobs.read("default", other.json()["job_id"])).record.timeout_s == 1800
 
 
 async def test_a_key_stands_for_one_workflow(api: Api) -> None:

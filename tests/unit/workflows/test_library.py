@@ -1,8 +1,7 @@
 """Workflows with names: the shipped ones fit the engines that they are for, and a user's own are checked.
 
-`node_types.json` has the core classes as ComfyUI 0.33.0 answered GET /object_info, without the words for people. The
-custom nodes' are what their public sources declare in INPUT_TYPES: WanVideoSampler at the commit of infra/nodes.toml,
-the others at the newest version of the file that could be had.
+`node_types.json` has the classes that shipped workflows use, as the image's ComfyUI answered GET /object_info with the
+packs at the commits of infra/nodes.toml: names, types and choices alone. `make replay-image` writes it.
 """
 
 import copy
@@ -31,10 +30,18 @@ FOLDERS = {
     "vae_name": "vae",
     "ckpt_name": "checkpoints",
 }
-LOADERS = {"WanVideoVAELoader": "vae", "LoadWanVideoT5TextEncoder": "text_encoders"}
-"""Of `model_name`, which both have."""
-FORMAT_FIELDS = {"VHS_VideoCombine": {"pix_fmt", "crf", "save_metadata", "trim_to_audio"}}
-"""Which fields there are depends on the value of `format`; these are of video/h264-mp4."""
+LOADERS = {
+    ("WanVideoVAELoader", "model_name"): "vae",
+    ("LoadWanVideoT5TextEncoder", "model_name"): "text_encoders",
+    ("CLIPVisionLoader", "clip_name"): "clip_vision",
+}
+"""Of names that loaders of several folders have."""
+FORMAT_FIELDS = {
+    "VHS_VideoCombine": {"pix_fmt", "crf", "save_metadata", "trim_to_audio"},
+    "SaveVideo": {"format.codec"},
+}
+"""Which fields there are depends on the value of `format`; these are of video/h264-mp4. In releases after 0.33.0,
+SaveVideo has its codec there; the graphs name both."""
 
 
 def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
@@ -44,7 +51,7 @@ def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
     for class_type, described in info.items():
         described["python_module"] = "nodes"
         for name, declaration in described["input"]["required"].items():
-            folder = LOADERS.get(class_type) if name == "model_name" else FOLDERS.get(name)
+            folder = LOADERS.get((class_type, name), FOLDERS.get(name))
             if folder is not None and isinstance(declaration[0], list):
                 models = workflow.manifest.models
                 declaration[0] = [model.partition("/")[2] for model in models if model.startswith(f"{folder}/")]
@@ -120,6 +127,40 @@ def test_the_first_versions_workflow_keeps_its_places() -> None:
     assert graph["89"]["inputs"]["start_image"] == graph["89"]["inputs"]["end_image"]
 
 
+def test_a_loop_does_not_show_its_first_frame_twice() -> None:
+    """The frames of wan22-core end with the one that they begin with: the video has all but the last of them."""
+    graph = shipped()["wan22-core"].graph
+    assert graph["89"]["inputs"]["start_image"] == graph["89"]["inputs"]["end_image"]
+    shown = graph[graph["59"]["inputs"]["images"][0]]
+    count = graph[shown["inputs"]["length"][0]]
+    size, output = count["inputs"]["values.a"]
+    assert (shown["class_type"], shown["inputs"]["batch_index"]) == ("ImageFromBatch", 0)
+    assert count["inputs"]["expression"] == "a - 1"
+    assert (graph[size]["class_type"], output) == ("GetImageSize", 2)  # the third is how many pictures there are
+    assert graph[size]["inputs"]["image"] == shown["inputs"]["image"] == ["28", 0]
+
+
+@pytest.mark.parametrize("workflow", [shipped()[name] for name in ("wan21", "wan21-t2v")], ids=lambda one: one.name)
+def test_the_first_versions_other_models_have_workflows(workflow: NamedWorkflow) -> None:
+    """Wan 2.1 at 480p: image to video, which looks at the picture by clip_vision_h as well, and text to video."""
+    models = [model for model in workflow.manifest.models if "/wan2.1_" in model]
+    assert len(models) == 1
+    assert ("clip_vision/clip_vision_h.safetensors" in workflow.manifest.models) == ("i2v" in models[0])
+
+
+@pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
+def test_a_shipped_workflow_says_what_it_takes(workflow: NamedWorkflow) -> None:
+    """Memory of the GPU and of the worker; where it makes videos, also a run-time limit and what is too much."""
+    manifest = workflow.manifest
+    assert manifest.vram_gb
+    assert manifest.ram_gb
+    if "frames" in manifest.inputs:
+        assert manifest.timeout_s
+        assert manifest.cap is not None
+        most = {name: manifest.inputs[name].max or 0 for name in manifest.cap.inputs}
+        assert manifest.cap.excess(most) is not None
+
+
 GRAPH = json.dumps(
     {
         "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "color": ["2", 0], "ok": True}},
@@ -127,6 +168,10 @@ GRAPH = json.dumps(
     }
 )
 PLAIN = 'title = "T"\ngraph = "g.json"\n'
+SIZED = (
+    '[inputs.width]\ntype = "integer"\nplaces = ["1.width"]\n'
+    '[inputs.again]\ntype = "integer"\nplaces = ["1.width"]\n[cap]\ninputs = ["width", "again"]\n'
+)
 
 
 def put(folder: Path, manifest: str, name: str = "mine", graph: str = GRAPH) -> Path:
@@ -148,6 +193,9 @@ def test_a_users_own_workflows_stand_beside_the_shipped(tmp_path: Path) -> None:
     [
         ("title = ", "mine.toml"),
         ('title = "T"\n', "mine.toml: graph"),
+        (PLAIN + '[cap]\ninputs = ["a", "b"]\nproduct = 9\n', "mine.toml: cap.inputs: a is no input that is a number"),
+        (PLAIN + SIZED + "product = 63\n", "mine.toml: cap.product: the graph's own width × again is 64"),
+        (PLAIN + SIZED.replace('"width", ', "") + "product = 64\n", "mine.toml: cap.inputs"),
         ('title = "T"\ngraph = "../g.json"\n', "mine.toml: graph"),
         ('title = "T"\ngraph = "none.json"\n', "none.json cannot be read"),
         (PLAIN + "spice = 1\n", "mine.toml: spice"),
