@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock openapi licences clean
+.PHONY: help setup demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -94,6 +94,12 @@ lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile $(LOCK) --group fuzz -o requirements/fuzz.txt
 	uv pip compile $(LOCK) --group bench -o requirements/bench.txt
+
+image-lock: setup ## Resolve the image's Python packages anew (needs uv, and git or IMAGE_SOURCES=FOLDER): make image-lock UPGRADE=1
+	$(BIN)/python -m infra.make_image_lock $(if $(UPGRADE),--upgrade)
+
+replay-image: setup ## Run the image's recipe and its engine here, 9 GB: make replay-image INTO=FOLDER PYTHON=python3.12 SOURCES=FOLDER
+	$(BIN)/python -m tests.replay --into $(INTO) --python $(or $(filter-out python3,$(PYTHON)),python3.12) $(if $(SOURCES),--sources $(SOURCES)) $(REPLAY)
 
 clean: ## Remove .venv, caches and local data
 	rm -rf .venv .bench .local outputs .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis

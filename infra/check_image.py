@@ -1,11 +1,14 @@
 """Whether the engine of an image is whole: `comfyui_modal.py infra.check_image`, the last step of its build.
 
-Starts the engine without a GPU, as a worker does, and asks it which nodes it has. A custom node that did not import,
-or a node class of a shipped workflow that is not there, fails the build, rather than a job on a GPU.
+Starts the engine without a GPU, as a worker does, and asks it which nodes it has. A custom node that did not import, a
+shipped workflow that the engine would refuse, or a package in another version than the lock's fails the build, rather
+than a job on a GPU.
 """
 
 import asyncio
+import json
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
@@ -13,10 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.image_lock import by_name, differences, pins, unlocked
 from workers.comfy.host import EngineHost
+from workflows.catalogue import Catalogue
+from workflows.graph import parse_graph
 from workflows.library import shipped
 
 LOG_LINES = 500
+LACKING = frozenset({"unknown-node-class", "missing-model"})
+"""Faults of a graph that are no misfit: a missing class is told once, and models are on the volume."""
 _IMPORT_FAILED = re.compile(r"\(IMPORT FAILED\):?\s*(?P<path>\S.*)$")
 
 
@@ -33,7 +41,11 @@ async def examine(host: EngineHost, workflows: Mapping[str, Mapping[str, Any]]) 
     await host.start()
     try:
         info = await host.engine.declarations()
-        problems = (*failed_imports(host.log.tail(LOG_LINES)), *missing_classes(workflows, info))
+        problems = (
+            *failed_imports(host.log.tail(LOG_LINES)),
+            *missing_classes(workflows, info),
+            *misfits(workflows, info),
+        )
     finally:
         await host.stop()
     return ImageReport(info, problems)
@@ -54,6 +66,17 @@ def missing_classes(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[st
     ]
 
 
+def misfits(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> list[str]:
+    """What the engine would refuse of a workflow, beside classes and models that are not there."""
+    catalogue = Catalogue(info)
+    return [
+        f"workflow {name}: {fault.message}"
+        for name, graph in workflows.items()
+        for fault in catalogue.judge(parse_graph(graph)).faults
+        if fault.code not in LACKING
+    ]
+
+
 def shipped_workflows(packs: Collection[str], *, has_models: bool = True) -> dict[str, dict[str, Any]]:
     """Those that an engine with these packs of custom nodes is to run; without models, those that need none."""
     return {
@@ -69,35 +92,52 @@ def packs_of(comfyui: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
 
 
-def main() -> int:
+def installed_packages(python: str) -> dict[str, str]:
+    """Version by normalised name, of every package in that Python's environment."""
+    script = (
+        "import importlib.metadata as m, json; "
+        "print(json.dumps([(d.metadata['Name'], d.version) for d in m.distributions() if d.metadata['Name']]))"
+    )
+    told = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True).stdout
+    return by_name((name, version) for name, version in json.loads(told))
+
+
+def main(root: Path = Path("/")) -> int:
+    """`root`: where the image's files lie."""
     from infra.compose.worker import engine_environment
-    from infra.image import COMFYUI, ENGINE_PYTHON
+    from infra.image import COMFYUI, CONSTRAINTS, ENGINE_PYTHON
     from workers.comfy.host import EngineProcess
     from workers.comfy.spec import EngineFolders, EngineSpec
     from workers.errors import EngineUnavailable
 
+    comfyui, python = root / COMFYUI[1:], root / ENGINE_PYTHON[1:]
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-check-") as folder:
         spec = EngineSpec.comfyui(
-            Path(COMFYUI),
-            python=Path(ENGINE_PYTHON),
+            comfyui,
+            python=python,
             folders=EngineFolders(Path(folder)),
             cpu=True,
             environment=engine_environment(),
         )
         host = EngineProcess(spec)
         try:
-            report = asyncio.run(examine(host, shipped_workflows(packs_of(Path(COMFYUI)))))
+            report = asyncio.run(examine(host, shipped_workflows(packs_of(comfyui))))
         except EngineUnavailable as error:
             sys.stderr.write(f"{error}\n")
             return 1
-    for problem in report.problems:
+    locked = pins((root / CONSTRAINTS[1:]).read_text())
+    installed = installed_packages(str(python))
+    problems = (*report.problems, *differences(locked, installed))
+    for problem in problems:
         sys.stderr.write(f"{problem}\n")
-    if report.problems:
+    if loose := unlocked(locked, installed):
+        sys.stderr.write(f"not in the lock, see `make image-lock`: {', '.join(loose)}\n")
+    if problems:
         sys.stderr.write("\n".join(["", "the engine's log:", *host.log.tail(60), ""]))
         return 1
-    sys.stdout.write(f"{len(report.object_info)} node classes, nothing is missing\n")
+    sys.stdout.write(f"{len(report.object_info)} node classes, {len(installed)} packages, nothing is missing\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*map(Path, sys.argv[1:])))

@@ -2,6 +2,8 @@
 
 CUDA and system packages → torch → SageAttention → ComfyUI → custom nodes, one layer each → our requirements and code
 
+Every pip line of the engine's environment takes its versions from the lock (`infra.image_lock`).
+
 ComfyUI has a Python environment of its own: its packages and ours never meet. The last step starts it, without a GPU,
 and fails the build where a custom node does not import or a shipped workflow names a node that is not there.
 """
@@ -11,6 +13,7 @@ from typing import Literal
 
 import modal
 
+from infra.image_lock import full_lock, torch_lock
 from infra.nodes import CustomNode, shell_quoted
 from workers.isolation import FIRST_USER, USER_NAME
 
@@ -31,11 +34,15 @@ SAGE_COMMIT = "d1a57a546c3d395b1ffcbeecc66d81db76f3b4b5"
 SAGE_SOURCES = "/opt/sageattention"
 SAGE_FALLBACK = "sageattention==1.0.6"
 SAGE_BUILD_FAILED = "WARNING: SageAttention 2 did not compile: its older release is installed instead, which is slower"
+SAGE_BUILD_TOOLS = ("setuptools", "wheel", "packaging", "ninja")
 COMPILE_JOBS = 8
 
 COMFYUI = "/opt/comfyui"
 VENV = f"{COMFYUI}-venv"
 ENGINE_PYTHON = f"{VENV}/bin/python"
+TORCH_CONSTRAINTS = "/opt/comfyui-torch-constraints.txt"
+CONSTRAINTS = "/opt/comfyui-constraints.txt"
+"""Where the image has its lock: every package of the engine's environment at its version."""
 MODELS = "/models"
 """Where the volume is mounted, read-only."""
 
@@ -72,8 +79,10 @@ def comfyui_image(
     image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAGS[cuda]}", add_python=PYTHON)
     image = image.entrypoint([])  # NVIDIA's prints a banner, and must not come before Modal's own
     image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
-    image = image.run_commands(f"python -m venv {VENV}", f"{ENGINE_PYTHON} -m pip install {' '.join(TORCH[cuda])}")
+    image = image.add_local_file(torch_lock(cuda), TORCH_CONSTRAINTS, copy=True)
+    image = image.run_commands(f"python -m venv {VENV}", pip_install(*TORCH[cuda], constraints=TORCH_CONSTRAINTS))
     image = image.run_commands(*_sage_attention(sage_architectures))
+    image = image.add_local_file(full_lock(cuda), CONSTRAINTS, copy=True)
     image = image.run_commands(*_comfyui(comfyui_version))
     for node in nodes:
         image = image.run_commands(*_custom_node(node))
@@ -83,20 +92,32 @@ def comfyui_image(
     return image.run_commands("python -I /root/comfyui_modal.py infra.check_image")
 
 
+def lock_sources(*, cuda: Cuda, comfyui_version: str, nodes: tuple[CustomNode, ...]) -> tuple[str, ...]:
+    """What the image's lock follows from, as its header lists it."""
+    packages = " ".join((*TORCH[cuda], *SAGE_BUILD_TOOLS, COMFY_CLI))
+    packs = (f"{node.name} {node.commit} {node.requirements_file} {' '.join(node.requirements)}" for node in nodes)
+    return (packages, f"ComfyUI {comfyui_version}", *(pack.strip() for pack in packs))
+
+
+def pip_install(*what: str, constraints: str = CONSTRAINTS) -> str:
+    """Into the engine's environment, at the lock's versions."""
+    return f"{ENGINE_PYTHON} -m pip install -c {constraints} {' '.join(what)}"
+
+
 def _sage_attention(architectures: tuple[str, ...]) -> list[str]:
     """Compiled for these architectures; without any, the registry's older release, which compiles at run time.
 
     So does a build that fails: workers choose by their own probe, and a deploy must not end for an optimisation.
     """
-    fallback = f"{ENGINE_PYTHON} -m pip install {SAGE_FALLBACK}"
+    fallback = pip_install(SAGE_FALLBACK, constraints=TORCH_CONSTRAINTS)
     if not architectures:
         return [fallback]
     wanted = f"CC=gcc CXX=g++ TORCH_CUDA_ARCH_LIST='{';'.join(architectures)}' MAX_JOBS={COMPILE_JOBS} EXT_PARALLEL=1"
-    build = f"{wanted} {ENGINE_PYTHON} -m pip install --no-build-isolation ."
+    build = f"{wanted} {pip_install('--no-build-isolation', '.', constraints=TORCH_CONSTRAINTS)}"
     return [
         *_checkout(SAGE_REPOSITORY, SAGE_COMMIT, SAGE_SOURCES),
         sage_flags_patch(f"{SAGE_SOURCES}/setup.py"),
-        f"{ENGINE_PYTHON} -m pip install setuptools wheel packaging ninja",
+        pip_install(*SAGE_BUILD_TOOLS, constraints=TORCH_CONSTRAINTS),
         f"cd {SAGE_SOURCES} && {{ {build} || {{ echo '{SAGE_BUILD_FAILED}'; {fallback}; }}; }}",
         f"rm -rf {SAGE_SOURCES}",
     ]
@@ -123,9 +144,9 @@ def _for_sed(text: str) -> str:
 
 def _comfyui(version: str) -> list[str]:
     """Without VIRTUAL_ENV, comfy-cli makes an environment of its own in the workspace, and installs ComfyUI there."""
-    comfy = f"VIRTUAL_ENV={VENV} {VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
+    comfy = f"PIP_CONSTRAINT={CONSTRAINTS} VIRTUAL_ENV={VENV} {VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
     return [
-        f"{ENGINE_PYTHON} -m pip install {COMFY_CLI}",
+        pip_install(COMFY_CLI),
         f"{comfy} tracking disable",
         f"{comfy} install --nvidia --version {version} --skip-manager --skip-torch-or-directml",
         f"printf '{_MODEL_PATHS}\\n' > {COMFYUI}/extra_model_paths.yaml",
@@ -134,12 +155,12 @@ def _comfyui(version: str) -> list[str]:
 
 def _custom_node(node: CustomNode) -> list[str]:
     folder = f"{COMFYUI}/custom_nodes/{node.name}"
-    commands = [
-        *_checkout(node.repository, node.commit, folder),
-        f"if [ -f {folder}/requirements.txt ]; then {ENGINE_PYTHON} -m pip install -r {folder}/requirements.txt; fi",
-    ]
+    commands = _checkout(node.repository, node.commit, folder)
+    if node.requirements_file:
+        listed = f"{folder}/{node.requirements_file}"
+        commands.append(f"if [ -f {listed} ]; then {pip_install('-r', listed)}; fi")
     if node.requirements:
-        commands.append(f"{ENGINE_PYTHON} -m pip install {' '.join(map(shell_quoted, node.requirements))}")
+        commands.append(pip_install(*map(shell_quoted, node.requirements)))
     return commands
 
 

@@ -47,7 +47,7 @@ if deployment.image == "comfyui":
     worker_image = comfyui_image(
         cuda=deployment.cuda,
         comfyui_version=deployment.comfyui_version,
-        nodes=custom_nodes(deployment.nodes) if modal.is_local() else (),
+        nodes=custom_nodes(deployment.nodes, deployment.node_packs) if modal.is_local() else (),
         sage_architectures=deployment.sage_targets,
     )
     engine: dict[str, str | None] = {ENV_PREFIX + "ENGINE": COMFYUI, ENV_PREFIX + "COMFYUI_PYTHON": ENGINE_PYTHON}

@@ -1,21 +1,30 @@
 """The manifest of custom nodes: which are built into the image, and at which commit."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.manifests import BadManifest, read_manifest, refuse_twins
+from workflows.suggestions import suggestion
+
+ALL_PACKS = "all"
 
 
 class CustomNode(BaseModel):
-    """`requirements`: Python packages beside those of its own requirements.txt."""
+    """A pack of custom nodes; one named `PACK/FOLDER` is what another pack expects in a folder of its own.
+
+    `requirements_file` is its own list of Python packages, which may be absent, and empty for none; `requirements` are
+    packages beside those.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
     repository: str = Field(pattern=r"^https://[^\s'\"]+$")
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
+    requirements_file: str = Field("requirements.txt", pattern=r"^[A-Za-z0-9._/-]*$")
     requirements: tuple[str, ...] = ()
 
 
@@ -25,11 +34,20 @@ class _Manifest(BaseModel):
     node: tuple[CustomNode, ...] = ()
 
 
-def custom_nodes(path: Path) -> tuple[CustomNode, ...]:
-    """In the manifest's order; `BadManifest`."""
+def custom_nodes(path: Path, packs: str = ALL_PACKS) -> tuple[CustomNode, ...]:
+    """In the manifest's order; of them those that `packs` names, with commas between. `BadManifest`."""
     nodes = read_manifest(path, _Manifest).node
     refuse_twins(path, (node.name for node in nodes))
-    return nodes
+    return nodes if packs == ALL_PACKS else _chosen(path, nodes, packs)
+
+
+def _chosen(path: Path, nodes: Sequence[CustomNode], packs: str) -> tuple[CustomNode, ...]:
+    names = {name.strip() for name in packs.split(",") if name.strip()}
+    known = {node.name.partition("/")[0] for node in nodes}
+    if unknown := sorted(names - known):
+        hint = suggestion(unknown[0], known) or f"it has {', '.join(sorted(known))}"
+        raise BadManifest(f"{path} has no pack {unknown[0]}: {hint}")
+    return tuple(node for node in nodes if node.name.partition("/")[0] in names)
 
 
 def shell_quoted(requirement: str) -> str:

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from infra.gpu_architectures import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
+from infra.nodes import ALL_PACKS
 from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import Loopback
@@ -344,6 +345,10 @@ class DeploymentSettings(BaseSettings):
     )
     comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
     nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
+    node_packs: str = Field(
+        ALL_PACKS,
+        description="packs of that manifest to build in, by name with commas between; empty means none of them",
+    )
     models: Path = Field(Path("infra/models.toml"), description="manifest of the models")
     sage_architectures: Annotated[str, AfterValidator(_architectures)] = Field(
         "auto",

@@ -146,6 +146,7 @@ class Enclosure:
             "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torchinductor",
             "NUMBA_CACHE_DIR": f"{cache}/numba",
             "MPLCONFIGDIR": f"{cache}/matplotlib",
+            "YOLO_CONFIG_DIR": f"{cache}/ultralytics",  # otherwise in /tmp, where ~/.config is not there yet
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         return {"XDG_CACHE_HOME": f"{cache}/xdg", **given, **own}

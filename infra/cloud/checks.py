@@ -7,12 +7,16 @@ ticket's round trip, which starts a GPU container if none is idle.
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from infra.cloud.modal_commands import ROOT
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
 from infra.gpu_architectures import expected_attention
 from infra.gpu_prices import MODAL_USD_PER_S
+from infra.image import lock_sources
+from infra.image_lock import full_lock, pins, recorded_sources
 from infra.models.manifest import models
+from infra.nodes import custom_nodes
 from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.settings import ENV_PREFIX, DeploymentSettings
 
@@ -60,6 +64,7 @@ class CloudChecks:
         return {
             "GPUs": self.gpus,
             "attention": self.attention,
+            "image lock": self.image_lock,
             "secret": self.secret,
             "webhook secret": self.signing,
             "model volume": self.volume,
@@ -111,6 +116,20 @@ class CloudChecks:
         if all(words.startswith("SageAttention") for words in expected.values()):
             return said
         return Note(said, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
+
+    async def image_lock(self) -> str | Note:
+        """Whether the versions of the image's Python packages were resolved for this ComfyUI and these packs."""
+        deployment = self._deployment
+        if deployment.image != "comfyui":
+            return "none: workers run the lite engine"
+        path = full_lock(deployment.cuda)
+        nodes = custom_nodes(ROOT / deployment.nodes, deployment.node_packs)
+        wanted = lock_sources(cuda=deployment.cuda, comfyui_version=deployment.comfyui_version, nodes=nodes)
+        text = (ROOT / path).read_text()
+        other = [source for source in wanted if source not in recorded_sources(text)]
+        if other:
+            return Note(f"{path} was not made for {'; '.join(other)}", "run `make image-lock`: the build may fail")
+        return f"{path} has {len(pins(text))} packages, for {sum('/' not in node.name for node in nodes)} packs"
 
     async def secret(self) -> str:
         """Which variable lacks is asked one by one, and only when something does."""

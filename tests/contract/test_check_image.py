@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.check_image import examine, failed_imports, missing_classes, shipped_workflows
+from infra.check_image import examine, failed_imports, misfits, missing_classes, shipped_workflows
 from tests.support.engines import EngineChoice, engine_choices
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +25,18 @@ def test_a_missing_node_is_named_with_its_workflow() -> None:
     """Each class once."""
     graph = {"1": {"class_type": "A"}, "2": {"class_type": "B"}, "3": {"class_type": "B"}}
     assert missing_classes({"mine": graph}, {"A": {}}) == ["workflow mine needs the node B"]
+
+
+def test_a_workflow_that_the_engine_would_refuse_is_named() -> None:
+    """A class may be there and take other values by now; that a model is not there is no fault of an image."""
+    declared = {
+        "input": {"required": {"side": [["left", "right"]], "ckpt_name": [[]]}},
+        "output": [],
+        "output_node": True,
+    }
+    graph = {"1": {"class_type": "A", "inputs": {"side": "top", "ckpt_name": "a.safetensors"}}}
+    (problem,) = misfits({"mine": graph}, {"A": declared | {"python_module": "nodes"}})
+    assert problem.startswith("workflow mine: input side of node 1 (A)")
 
 
 @pytest.mark.parametrize("choice", engine_choices(), ids=lambda choice: choice.name)

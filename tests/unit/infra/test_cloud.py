@@ -143,9 +143,26 @@ async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception)
     """None raises; every one that asks says what to do."""
     checks = checks_of(FakeCloud(trouble=trouble))
     asked = checks.preflight() | checks.deployed(pool=None)
-    del asked["GPUs"], asked["attention"]  # they know it without asking the cloud
+    del asked["GPUs"], asked["attention"], asked["image lock"]  # they know it without asking the cloud
     findings = await found(asked)
     assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
+
+
+@pytest.mark.parametrize(
+    ("deployment", "said", "is_note"),
+    [
+        ({}, "packages, for 8 packs", False),
+        ({"node_packs": "rgthree-comfy, ComfyUI-GGUF"}, "packages, for 2 packs", False),
+        ({"image": "lite"}, "lite engine", False),
+        ({"comfyui_version": "0.34.0"}, "was not made for ComfyUI 0.34.0", True),
+    ],
+)
+async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any], said: str, is_note: bool) -> None:
+    """A deploy says so before the build, with what makes it anew; a choice of the packs needs no other lock."""
+    checks = CloudChecks(FakeCloud(), DeploymentSettings(**deployment))
+    finding = (await found({"image lock": checks.image_lock}))["image lock"]
+    assert said in finding.detail
+    assert ("make image-lock" in finding.advice) == is_note
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,9 @@ def test_sage_attention_is_compiled_for_the_architectures_that_are_named() -> No
     assert any(
         "TORCH_CUDA_ARCH_LIST='8.9;9.0'" in command and "--no-build-isolation" in command for command in commands
     )
-    assert image._sage_attention(()) == [f"{image.ENGINE_PYTHON} -m pip install sageattention==1.0.6"]
+    constraints = image.TORCH_CONSTRAINTS
+    fallback = f"{image.ENGINE_PYTHON} -m pip install -c {constraints} {image.SAGE_FALLBACK}"
+    assert image._sage_attention(()) == [fallback]
 
 
 @pytest.mark.parametrize("outcome", ["true", "false"])
@@ -79,7 +81,9 @@ def test_a_build_of_sage_attention_that_fails_ends_no_deploy(outcome: str) -> No
     assert build.startswith("{ ")
     ended = subprocess.run(["/bin/bash", "-c", script], capture_output=True, text=True, check=True)
     assert (image.SAGE_BUILD_FAILED in ended.stdout) == (outcome == "false")
-    assert (f"PIP -m pip install {image.SAGE_FALLBACK}" in ended.stdout) == (outcome == "false")
+    assert (f"PIP -m pip install -c {image.TORCH_CONSTRAINTS} {image.SAGE_FALLBACK}" in ended.stdout) == (
+        outcome == "false"
+    )
 
 
 def test_comfyui_is_installed_at_its_version() -> None:
@@ -88,7 +92,7 @@ def test_comfyui_is_installed_at_its_version() -> None:
     assert any("--version 0.33.0" in command and "--skip-torch-or-directml" in command for command in commands)
     cli = [command for command in commands if "bin/comfy " in command]
     assert len(cli) == 2
-    assert all(command.startswith(f"VIRTUAL_ENV={image.VENV} {image.VENV}/bin/comfy ") for command in cli)
+    assert all(f" VIRTUAL_ENV={image.VENV} {image.VENV}/bin/comfy " in command for command in cli)
     assert any("base_path: /models" in command and "extra_model_paths.yaml" in command for command in commands)
 
 
@@ -109,9 +113,22 @@ def test_each_cuda_has_a_base_and_a_torch(cuda: image.Cuda) -> None:
 
 
 def test_a_custom_node_is_checked_out_at_its_commit() -> None:
-    """And its own requirements are installed, then those that the manifest adds."""
+    """And its own requirements are installed, then those that the manifest adds, all within the lock."""
     node = CustomNode(name="N", repository="https://example.com/n", commit="a" * 40, requirements=("x==1",))
     commands = image._custom_node(node)
-    assert commands[-1].endswith("pip install 'x==1'")
+    assert commands[-1].endswith(f"pip install -c {image.CONSTRAINTS} 'x==1'")
     assert f"origin {'a' * 40}" in commands[1]
     assert "/opt/comfyui/custom_nodes/N/requirements.txt" in commands[2]
+    other = image._custom_node(node.model_copy(update={"requirements_file": "others.txt", "requirements": ()}))
+    assert "/N/others.txt" in other[-1]
+    assert len(image._custom_node(node.model_copy(update={"requirements_file": ""}))) == 3
+
+
+def test_some_packs_of_the_manifest_can_be_chosen() -> None:
+    """In the manifest's order; a name that it does not have is refused with the one that was probably meant."""
+    path = ROOT / "infra" / "nodes.toml"
+    chosen = custom_nodes(path, " rgthree-comfy,ComfyUI-KJNodes ")
+    assert [node.name for node in chosen] == ["ComfyUI-KJNodes", "rgthree-comfy"]
+    assert custom_nodes(path, "") == ()
+    with pytest.raises(BadManifest, match="no pack rgthree: did you mean rgthree-comfy"):
+        custom_nodes(path, "rgthree")

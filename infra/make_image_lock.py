@@ -1,0 +1,109 @@
+"""`make image-lock`: resolve the Python packages of the image anew, and write its lock.
+
+Reads the requirements of ComfyUI and of every custom node of the manifest at the commits that the image has: from their
+repositories by git, or, where IMAGE_SOURCES names a folder, from its copies (FOLDER/<name of the repository>). Versions
+that a lock has already are kept where they fit; `--upgrade` takes the newest. Needs uv.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from infra import image
+from infra.image_lock import full_lock, torch_lock, with_header
+from infra.nodes import CustomNode, custom_nodes
+from infra.settings import DeploymentSettings
+
+COMFYUI_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
+PLATFORM = "x86_64-manylinux_2_35"
+"""The glibc of the base image, Ubuntu 22.04."""
+
+
+class SourceMissing(Exception):
+    """A repository, or its copy, has no such file or commit; the message names it."""
+
+
+def requirements_of(repository: str, reference: str, file: str, copy: Path | None) -> str:
+    """The text of a file of a repository: from a copy on this machine, or fetched at that commit or tag alone."""
+    if copy is not None:
+        path = copy / file
+        if not copy.is_dir():
+            raise SourceMissing(f"{copy} is not there, for {repository}")
+        return path.read_text() if path.is_file() else ""
+    with tempfile.TemporaryDirectory(prefix="image-lock-") as folder:
+        git = ["git", "-C", folder]
+        subprocess.run([*git, "init", "-q"], check=True)
+        fetch = [*git, "fetch", "-q", "--depth", "1", "--filter=blob:none", repository, reference]
+        if subprocess.run(fetch, check=False).returncode != 0:
+            raise SourceMissing(f"{repository} has no {reference}, or cannot be reached")
+        shown = subprocess.run([*git, "ls-tree", "--name-only", "FETCH_HEAD", file], capture_output=True, check=True)
+        if not shown.stdout:
+            return ""
+        # A partial fetch has no blobs: `git show` asks the repository for this one.
+        subprocess.run([*git, "remote", "add", "origin", repository], check=True)
+        subprocess.run([*git, "config", "remote.origin.promisor", "true"], check=True)
+        told = subprocess.run([*git, "show", f"FETCH_HEAD:{file}"], capture_output=True, text=True, check=True)
+        return told.stdout
+
+
+def all_requirements(version: str, nodes: Sequence[CustomNode], copies: Path | None) -> list[str]:
+    """Of ComfyUI and of the custom nodes, one text each."""
+    found = [_of(COMFYUI_REPOSITORY, f"refs/tags/v{version}", "requirements.txt", copies)]
+    for node in nodes:
+        if node.requirements_file:
+            found.append(_of(node.repository, node.commit, node.requirements_file, copies))
+        found.append("\n".join(node.requirements))
+    return found
+
+
+def resolve(wanted: Sequence[str], lock: Path, *, within: Path | None = None, upgrade: bool = False) -> str:
+    """Every package that these requirements need, as pins. `within`: a lock whose pins hold here too."""
+    with tempfile.TemporaryDirectory(prefix="image-lock-") as folder:
+        source, result = Path(folder) / "wanted.in", Path(folder) / "pins.txt"
+        source.write_text("\n".join(wanted) + "\n")
+        if lock.exists():
+            result.write_text(lock.read_text())  # uv keeps the versions that it finds there
+        command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url"]
+        command += ["--python-version", image.PYTHON, "--python-platform", PLATFORM, str(source), "-o", str(result)]
+        command += ["--upgrade"] if upgrade else []
+        command += ["-c", str(within)] if within is not None else []
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return result.read_text()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--upgrade", action="store_true")
+    arguments = parser.parse_args()
+    deployment = DeploymentSettings()
+    nodes, version = custom_nodes(deployment.nodes), deployment.comfyui_version
+    copies = os.environ.get("IMAGE_SOURCES")
+    try:
+        wanted = all_requirements(version, nodes, Path(copies) if copies else None)
+    except SourceMissing as missing:
+        sys.stderr.write(f"{missing}\n")
+        return 1
+    for cuda in get_args(image.Cuda):
+        sources = image.lock_sources(cuda=cuda, comfyui_version=version, nodes=nodes)
+        first = [*image.TORCH[cuda], *image.SAGE_BUILD_TOOLS]
+        torch, full = torch_lock(cuda), full_lock(cuda)
+        torch.write_text(with_header(sources[:1], resolve(first, torch, upgrade=arguments.upgrade)))
+        everything = [*first, image.COMFY_CLI, *wanted]
+        full.write_text(with_header(sources, resolve(everything, full, within=torch, upgrade=arguments.upgrade)))
+        sys.stdout.write(f"{full}: {full.read_text().count('==')} packages\n")
+    return 0
+
+
+def _of(repository: str, reference: str, file: str, copies: Path | None) -> str:
+    return requirements_of(
+        repository, reference, file, None if copies is None else copies / repository.rpartition("/")[2]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""`make replay-image`: the image's recipe on this machine, without Docker and without Modal."""
