@@ -209,7 +209,7 @@ class Preparation:
         report = await self._body.aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
-            raise of_report(report, workflow_at, given)
+            raise await self._body.aside(of_report, report, workflow_at, given)  # it searches names to suggest
         long = await self._body.aside(_long_values, values)
         return PreparedJob(
             options,
