@@ -1,4 +1,4 @@
-"""Which architecture each of Modal's GPUs has, and what SageAttention is built for because of it.
+"""Which architecture and memory each of Modal's GPUs has, and what SageAttention is built for because of it.
 
 Source: NVIDIA's table of compute capabilities; SageAttention's setup.py at the commit that `infra.image` pins, which
 knows 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and 12.1.
@@ -22,6 +22,22 @@ ARCHITECTURES: Mapping[str, str] = {
     "B300": "10.3",
 }
 """By the names of Modal's `gpu=`."""
+MEMORY_GB: Mapping[str, int] = {
+    "T4": 16,
+    "L4": 24,
+    "A10": 24,
+    "A10G": 24,
+    "L40S": 48,
+    "A100": 40,
+    "A100-40GB": 40,
+    "A100-80GB": 80,
+    "RTX-PRO-6000": 96,
+    "H100": 80,
+    "H200": 141,
+    "B200": 180,
+    "B300": 270,
+}
+"""By the same names, as Modal's guide and NVIDIA's tables have it. `A100` may be either; this is what is sure."""
 SAGE_ARCHITECTURES = frozenset({"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"})
 """Those of Modal's GPUs that SageAttention 2 compiles for."""
 AUTO, NONE = "auto", "none"
@@ -31,6 +47,11 @@ AUTO, NONE = "auto", "none"
 def architecture(gpu: str) -> str | None:
     """Of a GPU as Modal's `gpu=` takes it, `H100!` or `L40S:2` included; None for one that is not known here."""
     return ARCHITECTURES.get(gpu.partition(":")[0].rstrip("!").upper())
+
+
+def memory_gb(gpu: str) -> int | None:
+    """Of one GPU of that name, for ComfyUI uses one; None for a name that is not known here."""
+    return MEMORY_GB.get(gpu.partition(":")[0].rstrip("!").upper())
 
 
 def sage_architectures(gpus: Iterable[str]) -> tuple[str, ...]:

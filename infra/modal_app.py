@@ -65,7 +65,7 @@ known: dict[str, str | None] = {**deployment.environment()}
     enable_memory_snapshot=True,
 )
 @modal.concurrent(max_inputs=API_CONCURRENCY)
-@modal.asgi_app()
+@modal.asgi_app(label=deployment.api_label)
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
     """The HTTP face."""
     from infra.on_modal.api import api_application
@@ -135,7 +135,7 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
 
 @app.cls(
     image=worker_image,
-    env=known | engine,
+    env={**deployment.threads(), **known, **engine},
     gpu=deployment.gpus,
     cpu=deployment.worker_cpu if deployment.gpus else None,
     memory=deployment.worker_memory_mib if deployment.gpus else None,

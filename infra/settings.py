@@ -34,6 +34,8 @@ from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 from workflows.suggestions import suggestion
 
 ENV_PREFIX = "COMFYUI_MODAL_"
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+"""How many threads the engine's libraries start. A container that asks for some cores sees all of its machine's."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -322,6 +324,11 @@ class DeploymentSettings(BaseSettings):
         64 * 1024,
         description="memory that a GPU container asks for, MiB: models that do not fit the GPU wait there",
     )
+    api_label: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")] | None = Field(
+        None,
+        description="label of the API in its URL, as in `https://WORKSPACE--LABEL.modal.run`; unset means app and "
+        "function; that of another app keeps its clients' base URL",
+    )
     max_api_containers: Count = Field(3, description="most API containers at once")
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
     region: str | None = Field(None, description="Modal region of all containers; unset means any")
@@ -361,6 +368,10 @@ class DeploymentSettings(BaseSettings):
         """What containers must know of the deployment, as variables of `Settings` and of these settings themselves."""
         values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
+
+    def threads(self) -> dict[str, str]:
+        """As many threads of the engine's libraries as its container has cores."""
+        return dict.fromkeys(THREAD_VARIABLES, str(max(1, int(self.worker_cpu)))) if self.gpus else {}
 
     @property
     def all_gpus(self) -> tuple[str, ...]:

@@ -4,14 +4,14 @@
 ticket's round trip, which starts a GPU container if none is idle.
 """
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import TypeVar
 
 from infra.cloud.modal_commands import ROOT
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
-from infra.gpu_architectures import expected_attention
+from infra.gpu_architectures import expected_attention, memory_gb
 from infra.gpu_prices import MODAL_USD_PER_S
 from infra.image import lock_sources
 from infra.image_lock import full_lock, pins, recorded_sources
@@ -19,6 +19,7 @@ from infra.models.manifest import models
 from infra.nodes import custom_nodes
 from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.settings import ENV_PREFIX, DeploymentSettings
+from workflows.library import shipped
 
 REQUIRED = (f"{ENV_PREFIX}BUCKET", f"{ENV_PREFIX}API_KEY")
 CREDENTIALS = (
@@ -30,6 +31,7 @@ SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
 
 T = TypeVar("T")
 
+MIB_PER_GIB = 1024
 DEPLOY_IT = "run `comfyui-modal deploy`"
 KNOWN_GPUS = frozenset({*MODAL_USD_PER_S, "A10G", "A100"})
 """What has a price, and what Modal takes as another name of one."""
@@ -65,6 +67,7 @@ class CloudChecks:
             "GPUs": self.gpus,
             "attention": self.attention,
             "image lock": self.image_lock,
+            "memory": self.memory,
             "secret": self.secret,
             "webhook secret": self.signing,
             "model volume": self.volume,
@@ -116,6 +119,21 @@ class CloudChecks:
         if all(words.startswith("SageAttention") for words in expected.values()):
             return said
         return Note(said, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
+
+    async def memory(self) -> str | Note:
+        """Whether each pool's GPUs, and the workers, have what the manifests of the shipped workflows ask for."""
+        deployment = self._deployment
+        if deployment.image != "comfyui" or not deployment.all_gpus:
+            return "not compared: workers run the lite engine, or on CPUs"
+        needs = {name: workflow.manifest for name, workflow in shipped().items()}
+        worker_gb = deployment.worker_memory_mib / MIB_PER_GIB
+        found = _short("a worker", "memory", worker_gb, {name: one.ram_gb for name, one in needs.items()})
+        for gpu in dict.fromkeys(deployment.all_gpus):
+            if (has := memory_gb(gpu)) is not None:
+                found += _short(gpu, "GPU memory", has, {name: one.vram_gb for name, one in needs.items()})
+        if found:
+            return Note("; ".join(found), "such jobs are slow or end for want of memory: see docs/workflows.md")
+        return f"a worker has {worker_gb:g} GB; the shipped workflows need no more than the pools have"
 
     async def image_lock(self) -> str | Note:
         """Whether the versions of the image's Python packages were resolved for this ComfyUI and these packs."""
@@ -214,6 +232,12 @@ class CloudChecks:
 
     async def _has(self, *variables: str) -> bool:
         return await _asked(self._cloud.secret_has(self._deployment.secret, variables))
+
+
+def _short(owner: str, what: str, has: float, needs: Mapping[str, float | None]) -> list[str]:
+    """In words, which workflows need more than that."""
+    more = [f"{name} needs {need:g}" for name, need in needs.items() if need is not None and need > has]
+    return [f"{owner} has {has:g} GB of {what}: {', '.join(more)}"] if more else []
 
 
 async def bucket_not_seen() -> Note:

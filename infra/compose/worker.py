@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from infra.compose.values import media_limits
-from infra.settings import BadSetting, Settings
+from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
@@ -134,5 +134,6 @@ _ENGINE_VARIABLES = frozenset(
         *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "XDG_CACHE_HOME"),
         *("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_TELEMETRY"),  # not HF_TOKEN
         *("HF_HUB_ENABLE_HF_TRANSFER", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_XET_CACHE"),
+        *THREAD_VARIABLES,
     }
 )

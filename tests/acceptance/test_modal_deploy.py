@@ -15,6 +15,7 @@ from infra.cloud.checks import KNOWN_GPUS
 from infra.compose.stores import open_objects, open_stores
 from infra.on_modal.names import APP_NAME
 from infra.settings import Settings
+from infra.settings import THREAD_VARIABLES
 from storage import keys
 from storage.bucket.s3 import S3Config
 from storage.clock import SystemClock
@@ -36,6 +37,7 @@ SHELL = POOLS | {
     "COMFYUI_MODAL_REGION": "eu-west",
     "COMFYUI_MODAL_WORKER_CPU": "8",
     "COMFYUI_MODAL_WORKER_MEMORY_MIB": "65536",
+    "COMFYUI_MODAL_API_LABEL": "the-old-label",
 }
 SECRET = new_secret()
 
@@ -65,7 +67,13 @@ PLAIN = {
 }
 """What a function has of which the table says nothing."""
 DEPLOYED: dict[str, dict[str, Any]] = {
-    "api": {"most_containers": 3, "concurrency": 100, "snapshot": (True, False), "idle_s": None},
+    "api": {
+        "most_containers": 3,
+        "concurrency": 100,
+        "snapshot": (True, False),
+        "idle_s": None,
+        "label": "the-old-label",
+    },
     "reap": {"most_containers": 1, "cron": "* * * * *"},
     "deliver": {"most_containers": 1, "concurrency": 20, "cron": "* * * * *", "idle_s": 10},
     "check_image": {"timeout_s": 600, "volumes": [("/models", True)]},
@@ -115,6 +123,15 @@ def test_what_is_deployed(app: Deployed) -> None:
         gpus = _facts(function)["gpus"]
         assert {gpu.upper() for gpu in gpus} <= KNOWN_GPUS, name
     assert functions["ComfyWorker.*"].spec.startup_timeout_secs == 600
+
+
+def test_a_worker_starts_as_many_threads_as_it_has_cores(app: Deployed) -> None:
+    """Its machine has many more; the libraries of ComfyUI read these variables."""
+    worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
+    variables: dict[str, str] = {}
+    for secret_id in worker.secret_ids:
+        variables |= app.plane.state.secrets[secret_id][1]
+    assert [variables[name] for name in THREAD_VARIABLES] == ["8"] * 4
 
 
 def test_the_schedules_are_crons(app: Deployed) -> None:

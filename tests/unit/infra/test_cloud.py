@@ -143,7 +143,7 @@ async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception)
     """None raises; every one that asks says what to do."""
     checks = checks_of(FakeCloud(trouble=trouble))
     asked = checks.preflight() | checks.deployed(pool=None)
-    del asked["GPUs"], asked["attention"], asked["image lock"]  # they know it without asking the cloud
+    del asked["GPUs"], asked["attention"], asked["image lock"], asked["memory"]  # they know it without asking the cloud
     findings = await found(asked)
     assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
 
@@ -163,6 +163,25 @@ async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any]
     finding = (await found({"image lock": checks.image_lock}))["image lock"]
     assert said in finding.detail
     assert ("make image-lock" in finding.advice) == is_note
+
+
+@pytest.mark.parametrize(
+    ("deployment", "said", "is_note"),
+    [
+        ({}, "a worker has 64 GB; the shipped workflows need no more", False),
+        ({"gpu_pools": {"cheap": "T4"}}, "T4 has 16 GB of GPU memory: wan21 needs 32, wan21-t2v needs 32, wan22", True),
+        ({"gpu": "L40S,L4"}, "L4 has 24 GB of GPU memory: wan21 needs 32", True),
+        ({"worker_memory_mib": 32 * 1024}, "a worker has 32 GB of memory: wan22 needs 60, wan22-core needs 48", True),
+        ({"gpu": "H100!", "gpu_pools": {"odd": "X1"}}, "no more than the pools have", False),
+        ({"gpu": ""}, "on CPUs", False),
+    ],
+)
+async def test_a_deploy_says_where_memory_is_short(deployment: dict[str, Any], said: str, is_note: bool) -> None:
+    """Of each GPU, and of the workers, against what the manifests of the shipped workflows ask for."""
+    finding = (await found({"memory": CloudChecks(FakeCloud(), DeploymentSettings(**deployment)).memory}))["memory"]
+    assert finding.holds
+    assert said in finding.detail
+    assert bool(finding.advice) == is_note
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 from infra.gpu_architectures import (
     ARCHITECTURES,
+    MEMORY_GB,
     SAGE_ARCHITECTURES,
     architecture,
     expected_attention,
@@ -60,8 +61,9 @@ setup(name="sageattention", ext_modules=ext_modules)
 """
 
 
-def test_every_gpu_with_a_price_has_an_architecture() -> None:
+def test_every_gpu_with_a_price_has_an_architecture_and_memory() -> None:
     assert MODAL_USD_PER_S.keys() <= ARCHITECTURES.keys()
+    assert MEMORY_GB.keys() == ARCHITECTURES.keys()
 
 
 @pytest.mark.parametrize(
