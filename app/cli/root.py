@@ -12,6 +12,7 @@ from rich.console import Console
 from app import __version__
 from app.cli.connection import DEFAULT_DATA, NoConnection, Target
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+from app.cli.output import refuse
 
 if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
     from app.client import ApiProblem
@@ -100,6 +101,38 @@ def run(  # noqa: PLR0913  one a flag
 
     wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook, strict)
     return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
+
+
+@cli.command
+@ends_well
+def batch(
+    workflow: str,
+    *images: Path,
+    set_: Annotated[
+        list[str] | None, Parameter(name="--set", help="NAME=VALUE or NODE.FIELD=VALUE, may be repeated", negative="")
+    ] = None,
+    out: Annotated[Path, Parameter(help="folder for the outputs")] = Path("outputs"),
+    priority: int = 0,
+    timeout: Annotated[int | None, Parameter(help="longest run time of each job in seconds")] = None,
+    json: Annotated[bool, Parameter(help="print the finished jobs as JSON", negative="")] = False,
+    target: Target | None = None,
+) -> int:
+    """Submit a workflow once for each picture, wait for all, download what they make.
+
+    Parameters
+    ----------
+    workflow
+        A file in ComfyUI's API format, or the name of a workflow (see `workflows list`). It takes one picture.
+    images
+        The pictures, a job for each.
+    """
+    from app.cli.batch import run_batch
+    from app.cli.run import Wishes
+
+    if not images:
+        return refuse("name the pictures: `comfyui-modal batch WORKFLOW PICTURE…`")
+    wishes = Wishes(workflow, None, (), tuple(set_ or ()), out, priority, timeout)
+    return run_batch(wishes, images, (target or Target()).resolve(), as_json=json)
 
 
 @workflows.command(name="list")

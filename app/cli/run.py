@@ -34,7 +34,7 @@ class Wishes:
 def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     console = Console(stderr=as_json)
     with Client(*api) as client:
-        accepted = _submitted(client, wishes)
+        accepted = submitted(client, wishes)
         try:
             console.print(f"job {accepted['job_id']}", highlight=False)
             _warn(console, accepted["warnings"])
@@ -49,11 +49,11 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
     else:
         if job["warnings"] != accepted["warnings"]:
             _warn(console, job["warnings"])
-        _tell(console, job, paths)
+        tell(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED
 
 
-def _submitted(client: Client, wishes: Wishes) -> Json:
+def submitted(client: Client, wishes: Wishes) -> Json:
     """A file's graph, or a workflow by name; a named one too is set by NODE.FIELD, if that is asked for."""
     if _is_file(wishes.workflow):
         return _submit_graph(client, wishes, _load(Path(wishes.workflow)))
@@ -147,7 +147,7 @@ def _warn(console: Console, warnings: Json) -> None:
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def _tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
+def tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
     if job["error"]:
         detail = job["error_detail"] or {}
         where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""

@@ -131,6 +131,24 @@ def test_run_brings_the_files(running: Up, tmp_path: Path) -> None:
     assert difference.mean() < 8
 
 
+def test_a_batch_brings_the_files_of_every_picture(running: Up, tmp_path: Path) -> None:
+    """A job for each, all at once; a picture that is not there cancels the others, which are accepted by then."""
+    photos = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
+    for photo in photos:
+        Image.new("RGB", (32, 16)).save(photo)
+    options = ["--set", "width=16", "--out", str(tmp_path / "out")]
+    done = running.command("batch", "still", *map(str, photos), *options)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "2 of 2 completed" in done.stdout
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    refused = running.command("batch", "still", str(photos[0]), "/nowhere.png")
+    assert refused.returncode == 2
+    job_id = refused.stdout.partition("job ")[2].split()[0]
+    with running.client() as client:
+        assert finished(client, job_id)["status"] in ("failed", "completed")
+    assert running.command("batch", "still").returncode == 2
+
+
 def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
     """A second download gets a name of its own; --json prints the job."""
     workflow = tmp_path / "blue.json"

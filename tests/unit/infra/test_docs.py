@@ -177,6 +177,30 @@ def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(
+            "modal deploy FILE",
+            "Authorization: Bearer",
+            "answered 202",
+            "`estimated_time`",
+            "`image_base64`",
+            "`image_url`",
+        ),
+        *("at most 50 MB each", "`webhook_url`", "`priority`", "`progress_details`", "`url` and `url_expires_at`"),
+        *("Cancelled by user", "the GPU stops within seconds", "GET /v1/jobs?status=&limit=", "GET /health", "L40S"),
+        *("comfyui-modal scale --max 8", "SageAttention", "Wan 2.1 and 2.2", "`infra/nodes.toml`", "`/cache`"),
+        *("`workflows/wan22Smoothloop_fixed.json`", "`107` and `16.positive_prompt`", "comfyui-modal run wan22"),
+        *("comfyui-modal batch wan22", "`outputs/`", "without its padding", "survives restarts", "volume locks"),
+        *("400 on upload", "model not found", "stuck in `queued`", "webhook time-outs", "COMFYUI_MODAL_API_LABEL"),
+    ],
+)
+def test_the_upgrade_page_tells_what_became_of_each_thing_of_the_first_version(words: str) -> None:
+    """Its users rely on each of them: a row or a step says what it is now."""
+    assert words in (DOCS / "upgrading.md").read_text()
+
+
 def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
     """docs/lite.md has a row for each, with its inputs and outputs in the code's order."""
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| .+ \|$", (DOCS / "lite.md").read_text(), re.MULTILINE)

@@ -1,0 +1,50 @@
+"""`comfyui-modal batch`: one job for each picture of a workflow, all of them at once, and their outputs in a folder."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from app.cli.exit_codes import FAILED, INTERRUPTED
+from app.cli.output import print_json
+from app.cli.run import Wishes, submitted, tell
+from app.client import ApiProblem, Client, Json
+
+
+def run_batch(wishes: Wishes, pictures: Sequence[Path], api: tuple[str, str], *, as_json: bool) -> int:
+    """`wishes` are those of every job. The deployment decides how many run at once."""
+    console = Console(stderr=as_json)
+    with Client(*api) as client:
+        accepted: list[str] = []
+        try:
+            for number, picture in enumerate(pictures, 1):
+                accepted.append(submitted(client, replace(wishes, image=picture))["job_id"])
+                console.print(f"{number}/{len(pictures)} {picture.name}: job {accepted[-1]}", highlight=False)
+            pairs = zip(accepted, pictures, strict=True)
+            jobs = [_ended(client, job_id, picture, wishes.out, console) for job_id, picture in pairs]
+        except KeyboardInterrupt:
+            _cancel(client, accepted)
+            console.print("cancelled", style="yellow")
+            return INTERRUPTED
+        except ApiProblem:  # a picture that is refused ends the whole: what was asked for is not half done
+            _cancel(client, accepted)
+            raise
+    if as_json:
+        print_json(jobs)
+    done = sum(job["status"] == "completed" for job in jobs)
+    console.print(f"{done} of {len(jobs)} completed", highlight=False)
+    return 0 if done == len(jobs) else FAILED
+
+
+def _ended(client: Client, job_id: str, picture: Path, out: Path, console: Console) -> Json:
+    job = client.wait(job_id, lambda _: None)
+    console.print(f"{picture.name}: {job['status']}", highlight=False, markup=False)
+    tell(console, job, [(output, client.download(output, out)) for output in job["outputs"]])
+    return job
+
+
+def _cancel(client: Client, accepted: Sequence[str]) -> None:
+    """One that has ended meanwhile is left as it is."""
+    for job_id in accepted:
+        client.cancel(job_id)
