@@ -39,7 +39,7 @@ if early := os.environ.get(EARLY_IMPORT):
     importlib.import_module(early)
 
 deployment = DeploymentSettings()
-is_photographed = deployment.snapshot != "off"
+is_photographed = deployment.photographed != "off"
 volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
 models = volume.with_mount_options(read_only=True)
 
@@ -147,7 +147,7 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
     startup_timeout=deployment.container_start_s,
     timeout=deployment.container_run_s,
     enable_memory_snapshot=is_photographed,
-    experimental_options={"enable_gpu_snapshot": True} if deployment.snapshot == "gpu" else {},
+    experimental_options={"enable_gpu_snapshot": True} if deployment.photographed == "gpu" else {},
 )
 class ComfyWorker:
     """One engine, one job at a time. A ticket is a call of `run`; `pool` is whose queue it serves."""
@@ -161,7 +161,7 @@ class ComfyWorker:
 
         if is_photographed:
             self.worker = TicketWorker(self.pool, models.reload)
-            self.worker.prepare(is_on_gpu=deployment.snapshot == "gpu")
+            self.worker.prepare(is_on_gpu=deployment.photographed == "gpu")
 
     @modal.enter()
     def start(self) -> None:

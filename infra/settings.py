@@ -243,6 +243,11 @@ class Settings(BaseSettings):
     warm_up: str | None = Field(
         None, description="a workflow without media, by name, that every engine runs before its worker takes a job"
     )
+    read_ahead: bool = Field(
+        default=True,
+        description="on Modal, read the model files of the next job into memory while ComfyUI starts, as far as half "
+        "of the free memory goes",
+    )
     engine_stall_s: Seconds = Field(
         600.0, description="how long a running job may go without any message from its engine, seconds"
     )
@@ -336,10 +341,10 @@ class DeploymentSettings(BaseSettings):
     scaledown_s: Annotated[int, Field(ge=2, le=3600)] = Field(
         100, description="how long an idle GPU container stays, seconds"
     )
-    snapshot: Literal["off", "cpu", "gpu"] = Field(
-        "off",
+    snapshot: Literal["auto", "off", "cpu", "gpu"] = Field(
+        "auto",
         description="memory snapshot that workers start from: `off`; `cpu`: memory with ComfyUI ready; "
-        "`gpu`: GPU memory too (alpha at Modal)",
+        "`gpu`: GPU memory too, warmed up (alpha at Modal); `auto`: `cpu` for ComfyUI, `off` for the lite engine",
     )
     container_start_s: CallSeconds = Field(600, description="how long a GPU container may take to start, seconds")
     container_run_s: CallSeconds = Field(24 * 3600, description="how long one job may hold a GPU container, seconds")
@@ -372,6 +377,13 @@ class DeploymentSettings(BaseSettings):
     def threads(self) -> dict[str, str]:
         """As many threads of the engine's libraries as its container has cores."""
         return dict.fromkeys(THREAD_VARIABLES, str(max(1, int(self.worker_cpu)))) if self.gpus else {}
+
+    @property
+    def photographed(self) -> Literal["off", "cpu", "gpu"]:
+        """What a snapshot of a worker holds. The lite engine starts faster than it would be restored."""
+        if self.snapshot == "auto":
+            return "cpu" if self.image == "comfyui" else "off"
+        return self.snapshot
 
     @property
     def all_gpus(self) -> tuple[str, ...]:

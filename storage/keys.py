@@ -26,6 +26,7 @@
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
                   /worker.json                          what the pool's last worker runs on
                   /starts.json                          how the engine's latest starts went
+                  /attention.json                       which attention was chosen before, by image, GPU and driver
     probes/<nonce>                                      what `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -173,6 +174,10 @@ def engine_info(pool: str) -> str:
 
 def worker_facts(pool: str) -> str:
     return f"engines/{check_segment(pool)}/worker.json"
+
+
+def attention(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/attention.json"
 
 
 def engine_starts(pool: str) -> str:

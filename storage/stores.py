@@ -15,6 +15,7 @@ from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
+from storage.published.attention import AttentionStore
 from storage.published.engine_info import EngineInfoStore
 from storage.published.engine_starts import EngineStartStore
 from storage.published.runtimes import RuntimeStore
@@ -45,6 +46,7 @@ class Stores:
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
     engine_starts: EngineStartStore
+    attention: AttentionStore
     worker_facts: WorkerFactsStore
     api_keys: ApiKeyStore
     loads: LoadStore

@@ -1,8 +1,9 @@
 """Which attention ComfyUI is started with: SageAttention where it was seen to be right here, and quicker; else torch's.
 
-ComfyUI itself trusts the flag: with kernels that were built for another GPU it makes noise, or none at all. So before
-the engine starts, a probe (`workers.attention_probe`) runs both on this GPU, in a process of its own and in the
-engine's Python. Whatever it does, crash, hang or talk nonsense, is a reason for torch's attention, and the log says so.
+ComfyUI itself trusts the flag: with kernels that were built for another GPU it makes noise, or none at all. So a probe
+(`workers.attention_probe`) runs both on this GPU, in a process of its own and in the engine's Python, while the engine
+starts with the likely one. Whatever it does, crash, hang or talk nonsense, is a reason for torch's attention, and the
+log says so. What it found is remembered for the next start on such a GPU (`workers.attention_memory`).
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from storage.published.worker_facts import AttentionChoice
 from workers import attention_probe
+from workers.attention_memory import AttentionMemory, SeenGpu, has_sage, seen_gpu
 from workers.guard import guarded, kill_group
 from workers.isolation import Enclosure
 
@@ -71,15 +73,44 @@ class EngineAttention:
     wish: Wish = "auto"
     cpu: bool = False
     time_limit_s: float = TIME_LIMIT_S
+    memory: AttentionMemory | None = None
+    _gpus: dict[str, SeenGpu | None] = field(default_factory=dict, compare=False)
+    """The driver is asked once."""
 
     async def choose(self, enclosure: Enclosure | None = None) -> AttentionChoice:
         """Never raises; the log tells the choice. The probe is confined as the engine is."""
+        return await self.known() or await self.tried(enclosure)
+
+    async def known(self) -> AttentionChoice | None:
+        """The choice, where nothing has to be tried for it."""
         if self.cpu:
             return _told(_sdpa("ComfyUI runs on the CPU"))
         if self.wish == "sdpa":
             return _told(_sdpa("the setting asks for it"))
+        if self.memory is None or (gpu := await self._gpu()) is None:
+            return None
+        remembered = await self.memory.recall(gpu, self.wish)
+        return None if remembered is None else _told(remembered, is_fallback=True)
+
+    async def likely_flag(self) -> str:
+        """Of the choice that a trial will most likely lead to."""
+        gpu = await self._gpu()
+        is_new = gpu is None or gpu.capability >= attention_probe.OLDEST
+        return SAGE_FLAG if self.wish != "sdpa" and is_new and has_sage(self.python) else SDPA_FLAG
+
+    async def tried(self, enclosure: Enclosure | None = None) -> AttentionChoice:
         measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s, enclosure=enclosure)
-        return _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
+        choice = _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
+        # A crash, a hang or an error may not come again; what was measured will.
+        is_sure = measured.cuda and measured.failure is None and measured.sage_error is None
+        if is_sure and self.memory is not None and (gpu := await self._gpu()) is not None:
+            await self.memory.remember(gpu, self.wish, choice)
+        return choice
+
+    async def _gpu(self) -> SeenGpu | None:
+        if "first" not in self._gpus:
+            self._gpus["first"] = await seen_gpu(self.environment)
+        return self._gpus["first"]
 
 
 def decide(measured: Measured, wish: Wish) -> AttentionChoice:

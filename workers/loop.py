@@ -16,6 +16,7 @@ from storage.signal import queue_topic
 from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.host import EngineHost
 from workers.errors import EngineUnavailable
+from workers.phases import timed
 from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, give_back
 
 logger = logging.getLogger(__name__)
@@ -44,11 +45,18 @@ class WorkerLoop:
         self._stores = stores
         self._policy = policy
         self._on_ready = on_ready
+        self._start_phases: dict[str, float] | None = None
+        """Of the start that the next job has waited for."""
 
     async def start(self) -> None:
         """`EngineUnavailable` if the engine does not get ready."""
-        await self._host.start()
-        await self._engine_is_ready()
+        phases: dict[str, float] = {}
+        with timed(phases, "total"):
+            await self._host.start()
+            with timed(phases, "announce"):
+                await self._engine_is_ready()
+        self._start_phases = {**self._host.start_phases, **phases}
+        logger.info("worker started", extra={"phases": self._start_phases})
 
     async def stop(self) -> None:
         await self._host.stop()
@@ -74,14 +82,16 @@ class WorkerLoop:
 
     async def _claim(self) -> StoredJob | None:
         """A worker that is stopped while it claims does not keep what it got."""
-        claiming = asyncio.create_task(
-            self._queue.claim(self._identity.pool, self._identity.name, self._announcer.runtime)
-        )
+        runtime = self._announcer.runtime.model_copy(update={"start": self._start_phases})
+        claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name, runtime))
         try:
-            return await asyncio.shield(claiming)
+            claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError:
             await self._give_back(claiming)
             raise
+        if claimed is not None:
+            self._start_phases = None
+        return claimed
 
     async def _give_back(self, claiming: asyncio.Task[StoredJob | None]) -> None:
         await asyncio.wait({claiming}, timeout=LAST_WRITE_S)

@@ -18,6 +18,7 @@ from app.wire.jobs import (
     OutputView,
     ProgressView,
     RuntimeView,
+    TimingsView,
 )
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
@@ -66,6 +67,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         attempt=record.attempt,
         gpu=None if record.pool == DEFAULT_POOL else record.pool,
         runtime=_runtime_view(record.runtime),
+        timings=TimingsView(start=record.runtime.start if record.runtime else None),
         cost=_cost_view(record),
         expires_at=record.next_deadline if record.status.is_terminal else None,
         batch_id=record.batch_id,
@@ -104,7 +106,7 @@ def _batch_status(counts: Mapping[str, int]) -> Literal["queued", "running", "fi
 
 
 def _runtime_view(runtime: Runtime | None) -> RuntimeView | None:
-    return None if runtime is None else RuntimeView.model_validate(runtime.model_dump(exclude={"usd_per_s"}))
+    return None if runtime is None else RuntimeView.model_validate(runtime.model_dump(exclude={"usd_per_s", "start"}))
 
 
 def _cost_view(record: JobRecord) -> CostView:

@@ -187,6 +187,14 @@ class RuntimeView(Answer):
     engine_version: str | None
 
 
+class TimingsView(Answer):
+    """Where the time before the last attempt went."""
+
+    start: dict[str, float] | None = Field(
+        description="seconds of each phase of its worker's start; null for a job that found its worker ready"
+    )
+
+
 class GpuCost(Answer):
     gpu: str | None
     gpu_seconds: float
@@ -224,6 +232,7 @@ class JobView(Answer):
     attempt: int
     gpu: str | None = Field(description="the GPU pool that was asked for")
     runtime: RuntimeView | None = Field(description="null until a worker has begun the job")
+    timings: TimingsView
     cost: CostView
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None

@@ -21,6 +21,7 @@ from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
+from storage.published.attention import AttentionStore
 from storage.published.engine_info import EngineInfoStore
 from storage.published.engine_starts import EngineStartStore, StartPolicy
 from storage.published.runtimes import RuntimeStore
@@ -98,6 +99,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
         engine_starts=EngineStartStore(objects, clock, start_policy(settings)),
+        attention=AttentionStore(objects),
         worker_facts=WorkerFactsStore(objects),
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
         loads=LoadStore(jobs, objects, clock),

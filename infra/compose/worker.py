@@ -5,11 +5,13 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from infra.compose.values import media_limits
 from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
 from workers.announcer import Announcer, WorkerIdentity
+from workers.attention_memory import AttentionMemory
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.flags import parse_flags
 from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
@@ -77,15 +79,19 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
     )
 
 
-def engine_host(settings: Settings, environment: Mapping[str, str]) -> EngineHost:
+def engine_host(
+    settings: Settings, environment: Mapping[str, str], memory: AttentionMemory | None = None
+) -> EngineHost:
     """The engine that the setting `engine` names; `environment` is what its process may know."""
     if settings.engine.startswith(("http://", "https://")):
         return RunningEngine(settings.engine)
-    return EngineProcess(engine_spec(settings, environment))
+    return EngineProcess(engine_spec(settings, environment, memory))
 
 
-def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpec:
-    """How an engine of this worker's own is started."""
+def engine_spec(
+    settings: Settings, environment: Mapping[str, str], memory: AttentionMemory | None = None
+) -> EngineSpec:
+    """How an engine of this worker's own is started; `memory` knows the attention of earlier starts."""
     folders = EngineFolders(settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-")))
     if settings.engine == "lite":
         spec = EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
@@ -99,7 +105,8 @@ def engine_spec(settings: Settings, environment: Mapping[str, str]) -> EngineSpe
         start_timeout_s=settings.engine_start_timeout_s,
         attention=settings.attention,
     ).with_flags(parse_flags(settings.engine_flags))
-    return replace(spec, isolation=isolation_policy(settings))
+    attention = None if spec.attention is None else replace(spec.attention, memory=memory)
+    return replace(spec, isolation=isolation_policy(settings), attention=attention)
 
 
 def isolation_policy(settings: Settings) -> IsolationPolicy:
@@ -111,13 +118,20 @@ def isolation_policy(settings: Settings) -> IsolationPolicy:
 
 def warm(settings: Settings, host: EngineHost) -> EngineHost:
     """The host, with the warm-up that the settings ask for."""
-    if settings.warm_up is None:
+    graph = warm_up_graph(settings)
+    if graph is None:
         return host
+    return WarmHost(host, graph, runner_policy(settings).execution, limit_s=settings.engine_start_timeout_s)
+
+
+def warm_up_graph(settings: Settings) -> Mapping[str, Any] | None:
+    """`BadSetting` for a name that no workflow without media has."""
+    if settings.warm_up is None:
+        return None
     known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_media}
     if settings.warm_up not in known:
         raise BadSetting(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
-    policy = runner_policy(settings).execution
-    return WarmHost(host, known[settings.warm_up].graph, policy, limit_s=settings.engine_start_timeout_s)
+    return known[settings.warm_up].graph
 
 
 def engine_environment() -> dict[str, str]:

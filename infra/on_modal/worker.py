@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import random
 import tempfile
 import threading
 import time
@@ -11,27 +12,40 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from infra.compose.stores import make_stores, s3_config
-from infra.compose.worker import engine_environment, engine_host, engine_spec, warm, worker_loop
+from infra.compose.worker import (
+    engine_environment,
+    engine_host,
+    engine_spec,
+    warm,
+    warm_up_graph,
+    worker_loop,
+)
 from infra.gpu_prices import MODAL_USD_PER_S
+from infra.image import MODELS
 from infra.logs import configure_logging
 from infra.on_modal.signal import ModalSignal
 from infra.on_modal.watched_snapshot import watched_snapshot
 from infra.redaction import Redactor
 from infra.secrecy import keep_secrets
-from infra.settings import Settings
+from infra.settings import BadSetting, Settings
 from storage.bucket.s3 import S3ObjectStore
 from storage.published.engine_starts import EngineStartStore
 from storage.stores import Stores
+from workers.attention_memory import AttentionMemory
 from workers.comfy.host import EngineHost
 from workers.comfy.snapshot import SnapshotHost
+from workers.comfy.warm import WarmHost
 from workers.errors import EngineUnavailable
 from workers.loop import WorkerLoop
+from workers.read_ahead import ReadAhead, expected_values, graph_values
 from workers.starts import CountedStarts
 
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+IMAGE_VARIABLE = "MODAL_IMAGE_ID"
+"""Modal's own: which image a container runs."""
 GIVE_BACK_S = 20.0
 """How long an interrupted ticket may take to give its job back: Modal's grace is 30 s, the engine's stop included."""
 
@@ -54,7 +68,9 @@ class TicketWorker:
         self._reload_models = reload_models
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="worker", daemon=True)
-        self._snapshot: SnapshotHost | None = None
+        self._prepared: EngineHost | None = None
+        self._memory: AttentionMemory | None = None
+        self._reading: asyncio.Task[None] | None = None
         self._worker: WorkerLoop | None = None
         self._problem: EngineUnavailable | None = None
 
@@ -65,22 +81,35 @@ class TicketWorker:
         if settings.engine_dir is None:  # one folder, for the engine before the snapshot and for the one after it
             folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
             settings = settings.model_copy(update={"engine_dir": folder})
-        self._snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment()), is_on_gpu=is_on_gpu)
-        self._run(self._prepare(self._snapshot))
+        snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment(), self._memory), is_on_gpu=is_on_gpu)
+        self._prepared = snapshot
+        self._run(self._prepare(settings, snapshot))
 
-    async def _prepare(self, snapshot: SnapshotHost) -> None:
+    async def _prepare(self, settings: Settings, snapshot: SnapshotHost) -> None:
+        """Where the GPU's memory is in the snapshot as well, the models that the warm-up loads are, too."""
         async with watched_snapshot(self._pool):
             await snapshot.prepare()
+            if not snapshot.is_on_gpu or not snapshot.is_alive():
+                return
+            try:
+                self._prepared = warm(settings, snapshot)
+                if isinstance(self._prepared, WarmHost):
+                    await self._prepared.warm_up()
+            except (BadSetting, EngineUnavailable) as error:
+                logger.warning("nothing warm is in the snapshot: %s", error)
 
     def start(self) -> None:
         """The engine is ready when this returns, or each ticket is told why not. The log tells what took how long."""
         began = time.monotonic()
+        random.seed()  # containers that share a snapshot share its state
         settings = self._settings()
         if not self._thread.is_alive():
             self._thread.start()
         self._objects = S3ObjectStore(s3_config(settings))
         stores = make_stores(settings, self._objects, ModalSignal())
-        host = self._snapshot or engine_host(settings, engine_environment())
+        if (image := os.environ.get(IMAGE_VARIABLE)) is not None:
+            self._memory = AttentionMemory(stores.attention, self._pool, image)
+        host = self._prepared or engine_host(settings, engine_environment(), self._memory)
         self._starts = self._counted_starts(settings, stores.engine_starts, host)
         self._start_worker = lambda: self._started(settings, stores, host)
         try:
@@ -104,13 +133,23 @@ class TicketWorker:
             raise
 
     async def _started(self, settings: Settings, stores: Stores, host: EngineHost) -> None:
-        worker = worker_loop(settings, stores, warm(settings, host), prices=MODAL_USD_PER_S)
+        host = host if isinstance(host, WarmHost) else warm(settings, host)
+        worker = worker_loop(settings, stores, host, prices=MODAL_USD_PER_S)
+        self._reading = asyncio.create_task(self._read_ahead(settings, stores))
         try:
             await worker.start()
         except BaseException:
             await worker.stop()
             raise
         self._worker = worker
+
+    async def _read_ahead(self, settings: Settings, stores: Stores) -> None:
+        """The models of the job that most likely comes first, else of the warm-up."""
+        if not settings.read_ahead:
+            return
+        values = await expected_values(stores.queue, stores.jobs, self._pool)
+        folders = [Path(MODELS), Path(settings.engine) / "models"]
+        await ReadAhead(folders).run(values or graph_values(warm_up_graph(settings) or {}))
 
     def run_ticket(self) -> str | None:
         """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue.
@@ -129,11 +168,17 @@ class TicketWorker:
         return None if stored is None else stored.record.job_id
 
     def stop(self) -> None:
+        self._run(self._stop_reading())
         if self._worker is not None:
             self._run(self._worker.stop())
         self._run(self._objects.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+
+    async def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
 
     def _settings(self) -> Settings:
         """Those of this container and pool; its log knows its name, and none of the secrets."""

@@ -15,7 +15,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.hint_keys import QueueEntry, queue_prefix
-from storage.jobs.record import Status
+from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import YOUNG_HINT, JobStore, StoredJob
 from storage.jobs.values import Runtime
 
@@ -58,6 +58,16 @@ class JobQueue:
             if claimed is not None or not page.more:
                 return claimed
             after = page.keys[-1]
+
+    async def peek(self, pool: str) -> JobRecord | None:
+        """The job that would be claimed first, as far as the first hint tells."""
+        page = await self._objects.list(queue_prefix(pool), limit=1)
+        try:
+            entry = QueueEntry.parse(page.keys[0])
+            record = (await self._jobs.read(entry.tenant, entry.job_id)).record
+        except (IndexError, ValueError, JobNotFound, RecordUnreadable):
+            return None
+        return record if record.status is Status.QUEUED else None
 
     async def _claim_one(self, candidates: list[QueueEntry], claimant: _Claimant) -> StoredJob | None:
         while candidates:

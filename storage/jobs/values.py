@@ -113,7 +113,8 @@ class Lease(Value):
 class Runtime(Value):
     """What an attempt runs on, as its worker knows it. `gpu` is None without one, or where it is not known.
 
-    `usd_per_s` is the GPU's price when the attempt began: prices change, and what a job has cost does not.
+    `usd_per_s` is the GPU's price when the attempt began: prices change, and what a job has cost does not. `start` is
+    how long each phase of the worker's start took, seconds; None for a job that found its worker ready.
     """
 
     worker: str
@@ -121,6 +122,7 @@ class Runtime(Value):
     attention: str | None = None
     engine_version: str | None = None
     usd_per_s: float | None = None
+    start: dict[str, float] | None = None
 
 
 class GpuTime(Value):

@@ -1,5 +1,6 @@
 """The image that a real `modal deploy` asks for: its layers, from what seldom changes to what often does."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +32,18 @@ STEPS = (
 )
 
 
+PHASES = {
+    "cpu": {"restore", "engine", "warm_up", "announce", "total"},  # the lite engine cannot be restored on a GPU
+    "gpu": {"restore", "announce", "total"},
+}
+
+
 @pytest.mark.xdist_group("modal-image")
 @pytest.mark.parametrize("snapshot", ["cpu", "gpu"])
 def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
-    """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's."""
-    settings = bucket_settings(s3_server, f"snapshot-{snapshot}")
+    """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's. With the GPU's
+    memory in it the engine is warm before, and not warmed again."""
+    settings = bucket_settings(s3_server, f"snapshot-{snapshot}") | {"warm_up": "words"}
     with deployed(tmp_path, settings, COMFYUI_MODAL_SNAPSHOT=snapshot) as app:
         worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
         assert worker.checkpointing_enabled
@@ -44,7 +52,9 @@ def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3
         assert job["status"] == "completed", app.plane.logs()
         log = app.plane.logs()
     assert '"message": "worker ready"' in log
-    assert ('"message": "engine restored"' in log) == (snapshot == "gpu")
+    phases = re.findall(r'"message": "(engine restored|engine warm)"', log)
+    assert phases == (["engine warm", "engine restored"] if snapshot == "gpu" else ["engine warm"])
+    assert set(job["timings"]["start"]) == PHASES[snapshot]
 
 
 @pytest.mark.xdist_group("modal-image")
@@ -60,6 +70,8 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
         assert dict(plane.missing) == {}
         images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
         worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec
+    assert worker.checkpointing_enabled
+    assert "enable_gpu_snapshot" not in worker.experimental_options
     layers = []
     image_id = worker.image_id
     while image_id:

@@ -95,6 +95,7 @@ class RecordingHost:
         self.engine = RecordingEngine(object_info, system_stats)
         self.url, self.log, self.paths, self.attention, self.pid = "", real.log, real.paths, NOT_OURS, None
         self.isolation = real.isolation
+        self.start_phases = real.start_phases
 
     def outputs(self, graph: NamedGraph) -> frozenset[str]:
         """Its output nodes, good ones or bad."""

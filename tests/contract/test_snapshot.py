@@ -11,10 +11,14 @@ import pytest
 
 from infra.compose.worker import engine_environment
 from infra.settings import EngineSettings
+from tests.support.engines import saved
 from workers.attention import EngineAttention
+from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.snapshot import SnapshotHost, pretending
 from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.comfy.warm import WarmHost
 from workers.errors import EngineUnavailable
+from workers.isolation import IsolationPolicy
 
 pytestmark = pytest.mark.anyio
 
@@ -70,12 +74,21 @@ async def test_a_fresh_one_where_it_does_not_go_on(
 
 
 async def test_a_fresh_one_for_another_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The probe after the restore decides: what was guessed before is not believed."""
-    attention = EngineAttention(sys.executable, engine_environment())
-    async with restored(replace(_spec(tmp_path, "cuda"), attention=attention)) as (host, before):
+    """The probe after the restore decides: what was guessed before is not believed. It runs once."""
+    python = tmp_path / "venv" / "bin" / "python"
+    package = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "sageattention"
+    for folder in (python.parent, package):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    python.write_text(f"#!/bin/sh\necho ran >> {tmp_path}/probes\necho '{{}}'\n")
+    python.chmod(0o755)
+    attention = EngineAttention(str(python), engine_environment())
+    spec = replace(_spec(tmp_path / "engine", "cuda"), attention=attention, isolation=IsolationPolicy("off"))
+    async with restored(spec) as (host, before):
         assert host.pid not in (None, before)
         assert host.attention.backend == "sdpa"
     assert "its attention is not sdpa" in caplog.text
+    assert (tmp_path / "probes").read_text() == "ran\n"
 
 
 async def test_the_fresh_one_is_asked_for_where_the_gpu_is(tmp_path: Path) -> None:
@@ -120,11 +133,17 @@ async def test_one_that_does_not_start_is_not_in_the_snapshot(tmp_path: Path, ca
 
 def test_what_the_pretending_engine_is_told(tmp_path: Path) -> None:
     """No --cpu, and the attention that is likely; the environment says that the GPU is not there."""
-    spec = EngineSpec.comfyui(tmp_path, python=None, folders=EngineFolders(tmp_path / "w"), cpu=True)
+    package = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "sageattention"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    python = tmp_path / "venv" / "bin" / "python"
+    spec = EngineSpec.comfyui(tmp_path, python=python, folders=EngineFolders(tmp_path / "w"), cpu=True)
     told = pretending(spec)
     assert "--cpu" not in told.command
     assert "--use-sage-attention" in told.command
     assert told.environment["COMFYUI_MODAL_PRETEND_GPU"] == "1"
+    (package / "__init__.py").unlink()
+    assert "--use-pytorch-cross-attention" in pretending(spec).command
 
 
 async def test_a_real_comfyui_is_told_of_a_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -145,3 +164,23 @@ async def test_a_real_comfyui_is_told_of_a_gpu(tmp_path: Path, caplog: pytest.Lo
         assert before is not None, caplog.text
         assert host.is_alive()
         assert await host.engine.object_info()
+
+
+async def test_one_that_is_warm_in_the_snapshot_is_not_warmed_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the snapshot holds the GPU's memory, the models are in it; a fresh engine after it is warmed."""
+    caplog.set_level(logging.INFO)
+    spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
+    snapshot = SnapshotHost(lambda: spec, is_on_gpu=True)
+    host = WarmHost(snapshot, saved("warm"), ExecutionPolicy(), limit_s=60)
+    try:
+        await snapshot.prepare()
+        await host.warm_up()
+        await host.start()
+        assert caplog.text.count("engine warm") == 1
+        assert list(host.start_phases) == ["restore"]
+        await host.restart()
+        assert caplog.text.count("engine warm") == 2
+    finally:
+        await host.stop()

@@ -158,6 +158,29 @@ async def test_a_worker_tells_of_itself(tmp_path: Path) -> None:
     assert record.usage[0].seconds > 0
 
 
+async def test_the_first_job_of_a_worker_tells_how_long_the_start_took(tmp_path: Path) -> None:
+    """The next one found its worker ready."""
+    async with workbench(tmp_path) as bench:
+        first, second = [await bench.run(saved(name)) for name in ("a", "b")]
+    assert first.runtime is not None
+    assert second.runtime is not None
+    assert first.runtime.start is not None
+    assert set(first.runtime.start) == {"engine", "announce", "total"}
+    assert first.runtime.start["total"] >= first.runtime.start["engine"] > 0
+    assert second.runtime.start is None
+
+
+async def test_a_job_shows_the_phases_of_its_workers_start(api: Api, clock: ManualClock) -> None:
+    """Null before the first attempt, and where nothing had to be started."""
+    start = {"engine": 12.5, "announce": 0.3, "total": 12.9}
+    waiting = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+    assert (await api.client.get(f"/v1/jobs/{waiting}")).json()["timings"] == {"start": None}
+    await api.client.delete(f"/v1/jobs/{waiting}")
+    job = await run_one(api, clock, 1.0, L40S.model_copy(update={"start": start}))
+    assert job["timings"] == {"start": start}
+    assert "start" not in job["runtime"]
+
+
 async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
     """`jobs cost` and `system`, for people and as JSON."""
     async with running_api(MemoryObjectStore(clock), clock) as api:

@@ -35,6 +35,8 @@ async def test_it_has_run_and_left_nothing(tmp_path: Path, caplog: pytest.LogCap
     await host.start()
     try:
         assert list((tmp_path / "output").iterdir()) == []
+        assert list(host.start_phases) == ["engine", "warm_up"]
+        assert all(seconds > 0 for seconds in host.start_phases.values())
     finally:
         await host.stop()
     phases = [record for record in caplog.records if record.message in ("engine ready", "engine warm")]

@@ -188,6 +188,10 @@ class SimulatedHost:
         return Isolation(reason="simulated")
 
     @property
+    def start_phases(self) -> dict[str, float]:
+        return {}
+
+    @property
     def pid(self) -> int | None:
         return None
 

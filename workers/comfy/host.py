@@ -6,13 +6,13 @@ import logging
 import secrets
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from storage.published.worker_facts import AttentionChoice
 from storage.untrusted.host_paths import HostPaths
-from workers.attention import NOT_OURS
+from workers.attention import NOT_OURS, EngineAttention
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
 from workers.comfy.http import UNIX
@@ -23,6 +23,7 @@ from workers.comfy.spec import EngineSpec
 from workers.errors import EngineMisconfigured, EngineUnavailable
 from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
 from workers.isolation import EngineUser, Isolation, choose
+from workers.phases import timed
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,11 @@ class EngineHost(Protocol):
         ...
 
     @property
+    def start_phases(self) -> Mapping[str, float]:
+        """What the last start was made of, seconds. Phases may overlap."""
+        ...
+
+    @property
     def pid(self) -> int | None:
         """The process to look at; None for a server that is not ours."""
         ...
@@ -96,6 +102,7 @@ class EngineProcess:
         self.log = EngineLog(LOG_LINES)
         self.paths = spec.host_paths()
         self.attention = NOT_OURS
+        self.start_phases: dict[str, float] = {}
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._engine: HttpEngine | None = None
@@ -126,17 +133,58 @@ class EngineProcess:
         return self._process is not None and self._process.returncode is None
 
     async def start(self) -> None:
-        began = asyncio.get_running_loop().time()
+        self.start_phases.clear()
+        attention = self._spec.attention
+        if attention is not None and self.attention is NOT_OURS:  # chosen once: a restart finds the same GPU
+            with timed(self.start_phases, "attention"):
+                known = await attention.known()
+            if known is None:
+                await self._start_while_trying(attention)
+                return
+            self.attention = known
+        await self._enclose()
+        await self._launch(self.attention.flag)
+
+    async def _start_while_trying(self, attention: EngineAttention) -> None:
+        """With the attention that is likely, while a probe finds out which is right: both load torch, which takes most
+        of their time. Where the guess was wrong, the engine starts anew."""
+        guess = await attention.likely_flag()
+        await self._enclose()
+        trying = asyncio.create_task(self._tried(attention))
         try:
+            failure = await self._failure_to_launch(guess)
+            self.attention = await trying
+        finally:
+            trying.cancel()
+            await asyncio.gather(trying, return_exceptions=True)
+        if self.attention.flag != guess:
+            logger.info("the engine starts anew, with the right attention", extra={"attention": self.attention.backend})
+            await self.stop()
             await self._enclose()
-            flags = await self._attention_flags()
+            await self._launch(self.attention.flag)
+        elif failure is not None:
+            raise failure
+
+    async def _tried(self, attention: EngineAttention) -> AttentionChoice:
+        with timed(self.start_phases, "attention"):
+            return await attention.tried(self.enclosure)
+
+    async def _failure_to_launch(self, attention_flag: str) -> EngineUnavailable | None:
+        try:
+            await self._launch(attention_flag)
+        except EngineUnavailable as error:  # perhaps for the guessed attention's sake
+            return error
+        return None
+
+    async def _launch(self, attention_flag: str | None) -> None:
+        with timed(self.start_phases, "engine"):
+            await self._launched([] if attention_flag is None else [attention_flag])
+        logger.info("engine ready", extra={"seconds": self.start_phases["engine"]})
+
+    async def _launched(self, flags: Sequence[str]) -> None:
+        with self._cannot_be_started():
             socket = self._new_socket()
             self._process = await self._spawn([*self._spec.command, *flags], socket)
-        except OSError as error:
-            self._remove_socket()
-            self._user.release()
-            kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
-            raise kind(f"the engine cannot be started: {error}") from error
         self._reader = asyncio.create_task(self._read_log(self._process))
         folders = self._spec.folders
         files = FolderFiles(
@@ -151,16 +199,27 @@ class EngineProcess:
         await self._wait_ready(self._engine)
         new_ones_go = [self.enclosure.scratch, folders.user] if self.isolation.is_in_force else [folders.user]
         self._leftovers = Leftovers(guard=self._process.pid, user=self.isolation.user, folders=new_ones_go)
-        logger.info("engine ready", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
 
     async def _enclose(self) -> None:
         """Anew for each start: another worker may have taken the user's number meanwhile."""
-        self._spec.folders.make()
-        isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
-        self.enclosure = self._spec.enclosure(isolation)
-        if isolation.user is not None:
-            await asyncio.to_thread(end_processes_of, isolation.user)
-        self.enclosure.make()
+        with self._cannot_be_started():
+            self._spec.folders.make()
+            isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
+            self.enclosure = self._spec.enclosure(isolation)
+            if isolation.user is not None:
+                await asyncio.to_thread(end_processes_of, isolation.user)
+            self.enclosure.make()
+
+    @contextlib.contextmanager
+    def _cannot_be_started(self) -> Iterator[None]:
+        """What the system says against it, as an error of this room."""
+        try:
+            yield
+        except OSError as error:
+            self._remove_socket()
+            self._user.release()
+            kind = EngineMisconfigured if isinstance(error, _WRONG_PATH) else EngineUnavailable
+            raise kind(f"the engine cannot be started: {error}") from error
 
     def _remove_leftovers(self) -> None:
         if self._leftovers is not None and self.is_alive():
@@ -182,12 +241,6 @@ class EngineProcess:
         if self._socket_dir is not None:
             shutil.rmtree(self._socket_dir, ignore_errors=True)
             self._socket_dir = None
-
-    async def _attention_flags(self) -> list[str]:
-        """Chosen once: a restart finds the same GPU."""
-        if self._spec.attention is not None and self.attention is NOT_OURS:
-            self.attention = await self._spec.attention.choose(self.enclosure)
-        return [] if self.attention.flag is None else [self.attention.flag]
 
     async def _spawn(self, command: list[str], socket: Path) -> asyncio.subprocess.Process:
         environment = self.enclosure.environment(self._spec.environment)
@@ -275,6 +328,7 @@ class RunningEngine:
         self.log = EngineLog(LOG_LINES)
         self.paths = HostPaths()
         self.attention = NOT_OURS
+        self.start_phases: dict[str, float] = {}
         self.isolation = Isolation(reason="the engine is not ours to isolate")
         self._engine = HttpEngine(url)
 

@@ -6,18 +6,20 @@ does not go well on either way ends in a fresh engine, with a warning: a snapsho
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from storage.published.worker_facts import AttentionChoice
 from storage.untrusted.host_paths import HostPaths
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
+from workers.attention_memory import has_sage
 from workers.comfy.host import EngineProcess
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineUnavailable
 from workers.isolation import Isolation
+from workers.phases import timed
 
 logger = logging.getLogger(__name__)
 
@@ -26,9 +28,10 @@ PRETEND = {"COMFYUI_MODAL_PRETEND_GPU": "1"}
 
 def pretending(spec: EngineSpec) -> EngineSpec:
     """The same engine, on a GPU that is not there yet, with the attention that it most likely gets."""
-    wish = spec.attention.wish if spec.attention is not None else "sdpa"
+    attention = spec.attention
+    is_sage_likely = attention is not None and attention.wish != "sdpa" and has_sage(attention.python)
     command = [part for part in spec.command if part != "--cpu"]
-    command.append(SDPA_FLAG if wish == "sdpa" else SAGE_FLAG)
+    command.append(SAGE_FLAG if is_sage_likely else SDPA_FLAG)  # ComfyUI ends at the flag of a package it lacks
     return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)
 
 
@@ -38,9 +41,11 @@ class SnapshotHost:
 
     def __init__(self, spec: Callable[[], EngineSpec], *, is_on_gpu: bool) -> None:
         self._spec = spec
-        self._is_on_gpu = is_on_gpu
+        self.is_on_gpu = is_on_gpu
         self._process = EngineProcess(spec())
         self._is_prepared = False
+        self._choice = NOT_OURS
+        self._phases: dict[str, float] = {}
 
     @property
     def engine(self) -> HttpEngine:
@@ -67,6 +72,10 @@ class SnapshotHost:
         return self._process.isolation
 
     @property
+    def start_phases(self) -> Mapping[str, float]:
+        return self._phases
+
+    @property
     def pid(self) -> int | None:
         return self._process.pid
 
@@ -75,7 +84,7 @@ class SnapshotHost:
 
     async def prepare(self) -> None:
         """An engine that does not start is left to `start`."""
-        if not self._is_on_gpu:
+        if not self.is_on_gpu:
             self._process = EngineProcess(pretending(self._spec()))
         try:
             await self._process.start()
@@ -84,15 +93,22 @@ class SnapshotHost:
             logger.warning("nothing of the engine is in the snapshot: %s", error)
 
     async def start(self) -> None:
-        if self._is_prepared and await self._goes_on():
-            logger.info("engine restored")
-            return
+        self._phases = {}
+        if self._is_prepared:
+            with timed(self._phases, "restore"):
+                goes_on = await self._goes_on()
+            if goes_on:
+                logger.info("engine restored", extra={"seconds": self._phases["restore"]})
+                return
         await self.restart()
+        self._phases |= self._process.start_phases
 
     async def restart(self) -> None:
         await self._process.stop()
         self._process = EngineProcess(self._spec())
+        self._process.attention = self._choice  # tried once, whatever engine it was for
         await self._process.start()
+        self._choice = self._process.attention
 
     async def stop(self) -> None:
         await self._process.stop()
@@ -100,7 +116,7 @@ class SnapshotHost:
     async def _goes_on(self) -> bool:
         try:
             await self._process.engine.command_line()
-            return self._is_on_gpu or await self._is_on_a_gpu_now()
+            return self.is_on_gpu or await self._is_on_a_gpu_now()
         except EngineUnavailable as error:
             logger.warning("the engine of the snapshot cannot go on, a fresh one starts: %s", error)
             return False
@@ -110,7 +126,9 @@ class SnapshotHost:
         if await self._process.engine.restore() == "cpu":
             raise EngineUnavailable("it sees no GPU")
         spec = self._spec()
-        choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._process.enclosure)
+        with timed(self._phases, "attention"):
+            choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._process.enclosure)
+        self._choice = choice
         if choice.flag is not None and choice.flag not in pretending(spec).command:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
         self._process.attention = choice

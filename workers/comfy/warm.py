@@ -17,6 +17,7 @@ from workers.comfy.host import EngineHost
 from workers.comfy.log import EngineLog
 from workers.errors import WorkerError
 from workers.isolation import Isolation
+from workers.phases import timed
 from workflows.messages import Executed
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class WarmHost:
         self._graph = graph
         self._policy = policy
         self._limit_s = limit_s
+        self._warm_pid: int | None = None
+        self._phases: dict[str, float] = {}
 
     @property
     def engine(self) -> ComfyEngine:
@@ -57,6 +60,10 @@ class WarmHost:
         return self._host.isolation
 
     @property
+    def start_phases(self) -> Mapping[str, float]:
+        return {**self._host.start_phases, **self._phases}
+
+    @property
     def pid(self) -> int | None:
         return self._host.pid
 
@@ -64,18 +71,25 @@ class WarmHost:
         return self._host.is_alive()
 
     async def start(self) -> None:
+        self._phases.clear()
         await self._host.start()
-        await self._warm_up()
+        if self.pid is None or self.pid != self._warm_pid:  # one that comes out of a snapshot may be warm
+            await self.warm_up()
 
     async def restart(self) -> None:
         await self._host.restart()
-        await self._warm_up()
+        await self.warm_up()
 
     async def stop(self) -> None:
         await self._host.stop()
 
-    async def _warm_up(self) -> None:
+    async def warm_up(self) -> None:
         """What it made is wiped, as after any job."""
+        with timed(self._phases, "warm_up"):
+            await self._run()
+        await self.engine.clean()
+
+    async def _run(self) -> None:
         began = asyncio.get_running_loop().time()
         prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), self._graph)
         try:
@@ -87,5 +101,5 @@ class WarmHost:
             logger.warning("the engine could not be warmed up: %s", str(error) or "it took too long")
             await self._host.restart()
         else:
+            self._warm_pid = self.pid
             logger.info("engine warm", extra={"seconds": round(asyncio.get_running_loop().time() - began, 3)})
-        await self.engine.clean()

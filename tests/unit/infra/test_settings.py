@@ -107,3 +107,11 @@ def test_an_invented_variable_is_noticed() -> None:
     names = ("COMFYUI_MODAL_MAX_NODE", "COMFYUI_MODAL_API_URL", "COMFYUI_MODAL_GPU", "COMFYUI_DIR", "PATH")
     (line,) = unknown_variables(names)
     assert line.startswith("COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES")
+
+
+def test_a_comfyui_is_photographed_unless_it_is_switched_off() -> None:
+    """The lite engine only by name."""
+    assert DeploymentSettings().photographed == "cpu"
+    assert DeploymentSettings(image="lite").photographed == "off"
+    assert DeploymentSettings(snapshot="off").photographed == "off"
+    assert DeploymentSettings(image="lite", snapshot="gpu").photographed == "gpu"

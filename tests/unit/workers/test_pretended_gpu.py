@@ -71,6 +71,40 @@ def torch(tmp_path: Path) -> Iterator[ModuleType]:
             sys.modules.pop(name, None)
 
 
+SAGE = """
+try:
+    from . import hopper
+    SM90_ENABLED = True
+except ImportError:
+    SM90_ENABLED = False
+
+def sageattn():
+    return hopper.NAME if SM90_ENABLED else "switched off"
+"""
+
+
+def test_kernels_that_need_the_driver_are_imported_again(torch: ModuleType, tmp_path: Path) -> None:
+    """Also for those who have imported SageAttention's function before: on an H100 it would raise for ever."""
+    package = tmp_path / "sageattention"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .core import sageattn\n")
+    (package / "core.py").write_text(SAGE)
+    (package / "hopper.py").write_text("raise ImportError('libcuda.so.1: cannot open shared object file')\n")
+    gpu = _loaded().gpu
+    gpu.begin(torch)
+    try:
+        importlib.import_module("comfy.model_management")
+        sageattn = importlib.import_module("sageattention").sageattn
+        assert sageattn() == "switched off"
+        (package / "hopper.py").write_text("NAME = 'the kernel for Hopper'\n")
+        importlib.invalidate_caches()
+        gpu.end()
+        assert sageattn() == "the kernel for Hopper"
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "sageattention"]:
+            del sys.modules[name]
+
+
 def test_what_was_frozen_is_asked_again(torch: ModuleType) -> None:
     """The memory that ComfyUI believes in, the device, and exceptions that others have imported stay the same."""
     pretended = _loaded()

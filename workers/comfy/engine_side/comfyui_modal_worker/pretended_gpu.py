@@ -14,6 +14,9 @@ MEMORY_BYTES = 48 * 1024**3
 CAPABILITY = (8, 9)
 NAME = "GPU of the snapshot"
 MEMORY_MANAGEMENT = "comfy.model_management"
+SAGE_KERNELS = "sageattention.core"
+KERNELS = ("SM80_ENABLED", "SM89_ENABLED", "SM90_ENABLED")
+"""Its names for whether it could import them."""
 
 
 class PretendedGpu:
@@ -57,8 +60,19 @@ class PretendedGpu:
         }
         importlib.reload(management)
         vars(management).update(exceptions)
+        _load_kernels_again()
         device = management.get_torch_device()
         return {"device": device.type, "memory_bytes": management.get_total_memory(device)}
+
+
+def _load_kernels_again() -> None:
+    """SageAttention switches a kernel off that cannot be imported, for good. That for Hopper links the driver, which is
+    not there before the restore. Functions of the module that others have imported see what it then has: they share
+    its names.
+    """
+    kernels = sys.modules.get(SAGE_KERNELS)
+    if kernels is not None and any(name in KERNELS and not value for name, value in vars(kernels).items()):
+        importlib.reload(kernels)
 
 
 gpu = PretendedGpu()

@@ -1,0 +1,47 @@
+"""Which attention was chosen on a GPU before, so that it need not be tried at every start. A hint.
+
+One object a pool, with the newest choices; the last writer wins. A choice is valid for one image, GPU and driver.
+"""
+
+import logging
+
+from storage import keys
+from storage.bucket.objects import ObjectStore
+from storage.errors import ObjectNotFound, RecordUnreadable
+from storage.published.worker_facts import AttentionChoice
+from storage.value import Value, read_as
+
+logger = logging.getLogger(__name__)
+
+MOST_CHOICES = 16
+"""Of a pool: a few GPUs, drivers and images at a time."""
+
+
+class _Choices(Value):
+    """By what they are valid for, the oldest first."""
+
+    choices: dict[str, AttentionChoice]
+
+
+class AttentionStore:
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def recall(self, pool: str, valid_for: str) -> AttentionChoice | None:
+        """One GET."""
+        return (await self._read(pool)).choices.get(valid_for)
+
+    async def remember(self, pool: str, valid_for: str, choice: AttentionChoice) -> None:
+        others = {key: one for key, one in (await self._read(pool)).choices.items() if key != valid_for}
+        newest = dict([*others.items(), (valid_for, choice)][-MOST_CHOICES:])
+        await self._objects.put(keys.attention(pool), _Choices(choices=newest).model_dump_json().encode())
+
+    async def _read(self, pool: str) -> _Choices:
+        key = keys.attention(pool)
+        try:
+            return read_as(_Choices, key, (await self._objects.get(key)).body)
+        except ObjectNotFound:
+            return _Choices(choices={})
+        except RecordUnreadable as error:
+            logger.warning("earlier choices of the attention are not known: %s", error)
+            return _Choices(choices={})
