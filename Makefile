@@ -53,7 +53,8 @@ bench: setup .bench/.installed ## Measure everything in docs/performance.md anew
 bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…
 	$(or $(PYTHON_WITH_TORCH),$(PYTHON)) tests/bench/attention.py
 
-soak: setup ## 20,000 mixed requests to an `up`, and what the API's memory does meanwhile: make soak REQUESTS=20000
+soak: setup ## The tests marked `chaos` at full length, then 20,000 mixed requests and what memory they leave: make soak REQUESTS=20000
+	$(BIN)/pytest --long -m chaos
 	$(BIN)/python -m tests.soak --requests $(or $(REQUESTS),20000)
 
 compare: setup ## Your ComfyUI and this project on each graph of a folder: make compare COMFYUI_DIR=… COMFYUI_PYTHON=… GRAPHS=FOLDER

@@ -28,6 +28,16 @@ RIVALS = 8
 START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked `chaos` at their full length")
+
+
+@pytest.fixture(scope="session")
+def is_long(request: pytest.FixtureRequest) -> bool:
+    """Whether this is `make soak`; a test marked `chaos` has a short version for `make test`."""
+    return bool(request.config.getoption("--long"))
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

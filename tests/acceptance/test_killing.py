@@ -13,10 +13,10 @@ from tests.support.killer import KINDS, Killer, processes_on
 from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
 from tests.support.up import up
 
-pytestmark = pytest.mark.xdist_group("killing")
+pytestmark = [pytest.mark.xdist_group("killing"), pytest.mark.chaos]
 
-JOBS = 60
-KILLS = 60
+KILLS, KILLS_IN_SHORT = 60, 15
+"""As many jobs are submitted meanwhile."""
 EVERY_S = 1.0
 SETTLE_S = 60.0
 QUICK = {
@@ -26,18 +26,20 @@ QUICK = {
 }
 
 
-def test_killing_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """60 jobs, 4 workers, and for a minute a kill -9 each second: all complete, once, and no process is left."""
+def test_killing_loses_and_doubles_nothing(tmp_path: Path, is_long: bool) -> None:
+    """4 workers and a kill -9 each second, for a minute in the long version: all jobs complete, once, and no process
+    is left."""
+    kills_wanted = KILLS if is_long else KILLS_IN_SHORT
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
-    orders = [Order.drawn(number, chance) for number in range(JOBS)]
+    orders = [Order.drawn(number, chance) for number in range(kills_wanted)]
     data = tmp_path / "data"
     kills: Counter[str] = Counter()
     try:
         with up(data, "--workers", "4", environment=QUICK) as running, stubborn(running) as client:
             with ThreadPoolExecutor(1) as pool:
                 submitting = pool.submit(_submit_all, client, orders)
-                _kill_all(Killer(running, chance, kills))
+                _kill_all(Killer(running, chance, kills), kills_wanted)
             _check(client, submitting.result())
         assert all(kills[kind] for kind in KINDS)
         _, alive = psutil.wait_procs(processes_on(data), timeout=5)
@@ -52,14 +54,14 @@ def _submit_all(client: StubbornClient, orders: list[Order]) -> dict[Order, str]
     accepted = {}
     started = time.monotonic()
     for order in orders:
-        due = started + order.number * KILLS * EVERY_S / JOBS
+        due = started + order.number * EVERY_S
         time.sleep(max(0.0, due - time.monotonic()))
         accepted[order] = client.submit(order)
     return accepted
 
 
-def _kill_all(killer: Killer) -> None:
-    for _ in range(KILLS):
+def _kill_all(killer: Killer, number: int) -> None:
+    for _ in range(number):
         time.sleep(EVERY_S)
         killer.kill_one()
 

@@ -16,13 +16,14 @@ from tests.support.faulty_proxy import WEATHER, FaultyProxy, faulty_proxy
 from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
 from tests.support.up import up
 
-pytestmark = pytest.mark.xdist_group("s3-faults")
+pytestmark = [pytest.mark.xdist_group("s3-faults"), pytest.mark.chaos]
 
-JOBS = 20
-CANCELLED = 5
+JOBS, JOBS_IN_SHORT = 20, 8
+CANCELLED_OF = 4
+"""Every fourth job is cancelled."""
 PROBABILITY = 0.3
 SUBMITTERS = 3
-FAULTS_S = 20.0
+FAULTS_S, FAULTS_S_IN_SHORT = 20.0, 6.0
 SETTLE_S = 45.0
 QUICK = {
     "COMFYUI_MODAL_LEASE_S": "5",
@@ -38,11 +39,11 @@ def proxy_before(endpoint: str) -> Iterator[FaultyProxy]:
         yield proxy
 
 
-def test_a_bucket_that_fails_loses_and_doubles_nothing(s3_config: S3Config, tmp_path: Path) -> None:
+def test_a_bucket_that_fails_loses_and_doubles_nothing(s3_config: S3Config, tmp_path: Path, is_long: bool) -> None:
     """Errors, resets, lost answers, slow and cut bodies: each accepted job ends, once, with what it should have."""
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
-    orders = [Order.drawn(number, chance) for number in range(JOBS)]
+    orders = [Order.drawn(number, chance) for number in range(JOBS if is_long else JOBS_IN_SHORT)]
     data = tmp_path / "data"
     with proxy_before(s3_config.endpoint_url or "") as proxy:
         proxy.chance = random.Random(seed)  # noqa: S311  as above
@@ -52,7 +53,7 @@ def test_a_bucket_that_fails_loses_and_doubles_nothing(s3_config: S3Config, tmp_
                 proxy.probability = PROBABILITY
                 accepted = _submit_all(client, orders)
                 cancelled = _cancel_some(client, accepted, chance)
-                time.sleep(FAULTS_S)
+                time.sleep(FAULTS_S if is_long else FAULTS_S_IN_SHORT)
                 proxy.probability = 0.0
                 _check(client, accepted, cancelled)
             assert all(proxy.met[fault] for fault in WEATHER)
@@ -77,7 +78,7 @@ def _submit_all(client: StubbornClient, orders: list[Order]) -> dict[Order, str]
 
 
 def _cancel_some(client: StubbornClient, accepted: dict[Order, str], chance: random.Random) -> set[Order]:
-    cancelled = set(chance.sample(list(accepted), CANCELLED))
+    cancelled = set(chance.sample(list(accepted), len(accepted) // CANCELLED_OF))
     for order in cancelled:
         answer = client.request("DELETE", f"/v1/jobs/{accepted[order]}")
         assert answer.status_code in (200, 202), answer.text

@@ -26,7 +26,7 @@ class Killer:
         self._kills = kills
 
     def kill_one(self) -> None:
-        """A process of a random kind that is up now; nothing if all are on their way back.
+        """A process of a random kind that is up now, of those killed least; nothing if all are on their way back.
 
         The API is up once it answers: on a slow machine it would else be killed each time before its first answer,
         and nothing would be submitted meanwhile.
@@ -34,7 +34,8 @@ class Killer:
         alive = self._alive()
         if not any(alive.values()):
             return
-        kind = self._chance.choice([kind for kind in KINDS if alive[kind]])
+        fewest = min(self._kills[kind] for kind in KINDS if alive[kind])
+        kind = self._chance.choice([kind for kind in KINDS if alive[kind] and self._kills[kind] <= fewest + 1])
         victim = self._chance.choice(alive[kind])
         with contextlib.suppress(psutil.NoSuchProcess):
             if kind in GUARDED:
