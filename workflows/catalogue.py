@@ -10,7 +10,8 @@ ends the whole prompt there (in 0.3.64 the thread that executes dies), so it ref
 
 What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
 - A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices. Where our part of the
-  engine's process did not publish which (`unchecked_inputs`), nothing of the kind is judged of custom nodes.
+  engine's process did not publish which (`unchecked_inputs`), nothing of the kind is judged of custom nodes. Where it
+  published that a check wants a file that exists (`checked_files`), names that surely lead nowhere are refused.
 - Custom nodes may compare types as they like, so the types of their links are not judged.
 - Files of the input folder (LoadImage's `image`) are judged by what the job brings and what the engine lists.
 - Dynamic inputs (`COMFY_…` types) are checked for presence, and by the parts that a dynamic combo's choice adds; combos

@@ -6,13 +6,14 @@ of choices (the old form), or `"COMBO"` with the choices in `options["options"]`
 """
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 OPEN_INPUTS = "open_inputs"
 UNCHECKED_INPUTS = "unchecked_inputs"
-ADDED_INSIDE = (OPEN_INPUTS, UNCHECKED_INPUTS)
+CHECKED_FILES = "checked_files"
+ADDED_INSIDE = (OPEN_INPUTS, UNCHECKED_INPUTS, CHECKED_FILES)
 """What our part of the engine's process adds to a class in object_info."""
 _ALL = "*"
 _CUSTOM = "custom_nodes"
@@ -122,6 +123,20 @@ class InputDeclaration:
 
 
 @dataclass(frozen=True)
+class FileCheck:
+    """What a class's own check of an input accepts, as a trial inside the engine's process has shown.
+
+    A file or a folder that exists: in the input folder, or (`roots` is known then) by a path from the engine's working
+    folder, where the first step must be one of `roots`. `urls` and `empty`: it accepts these too.
+    """
+
+    is_folder: bool
+    roots: frozenset[str] | None
+    urls: bool
+    empty: bool
+
+
+@dataclass(frozen=True)
 class NodeDeclaration:
     """`outputs` are types, as strings or lists of choices; None where object_info does not say.
 
@@ -129,7 +144,7 @@ class NodeDeclaration:
     INPUT_TYPES contains every name, so that ComfyUI gives it any literal, declared or not. No ComfyUI publishes that:
     our part of the engine's process finds it out, and False may mean that nobody did. As with `unchecked`, the inputs
     whose values ComfyUI does not compare with their range or choices, for the class checks them itself; None if nobody
-    has found out, and `*` among them stands for all.
+    has found out, and `*` among them stands for all. `files`, by input: what the class lets name existing files alone.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -139,6 +154,7 @@ class NodeDeclaration:
     hidden: frozenset[str] = frozenset()
     open_inputs: bool = False
     unchecked: frozenset[str] | None = None
+    files: Mapping[str, FileCheck] = field(default_factory=dict)
 
     def compares(self, name: str) -> bool:
         """Whether ComfyUI compares a value with the range or the choices of this input. Custom nodes may check theirs
@@ -206,11 +222,22 @@ def declared(described: Any) -> NodeDeclaration:
         hidden=_hidden(groups) if isinstance(groups, Mapping) else frozenset(),
         open_inputs=described.get(OPEN_INPUTS) is True,
         unchecked=_names(described.get(UNCHECKED_INPUTS)),
+        files=_files(described.get(CHECKED_FILES)),
     )
 
 
 def _names(listed: Any) -> frozenset[str] | None:
     return frozenset(name for name in listed if isinstance(name, str)) if isinstance(listed, list) else None
+
+
+def _files(checked: Any) -> dict[str, FileCheck]:
+    found = {}
+    for name, about in (checked if isinstance(checked, Mapping) else {}).items():
+        if isinstance(about, Mapping) and about.get("is") in ("file", "folder"):
+            roots = None if about.get("below") == "input" else _names(about.get("roots")) or frozenset()
+            is_folder, urls, empty = about["is"] == "folder", about.get("urls") is True, about.get("empty") is True
+            found[name] = FileCheck(is_folder, roots, urls, empty)
+    return found
 
 
 def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:

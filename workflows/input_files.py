@@ -11,11 +11,15 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from workflows.declarations import FileCheck
 from workflows.errors import MissingMedium, WorkflowError
 from workflows.location import Location, words
 
 _MARK = re.compile(r".?\[(input|output|temp)\]\Z", re.DOTALL)
 _URL = re.compile(r"(https?|s3|gs|ftp|data|blob|file):", re.IGNORECASE)
+_WEB = re.compile(r"https?://", re.IGNORECASE)
+_PATTERN = re.compile(r"[%*?\[]")
+"""Of a name that stands for several files."""
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _CLIPSPACE = "clipspace/"
 
@@ -71,7 +75,45 @@ def judge_file(location: Location, value: Any, files: Files) -> WorkflowError | 
     return missing_medium(location, value) if files.lacks(value) else None
 
 
+def judge_checked_file(location: Location, value: Any, files: Files) -> WorkflowError | None:
+    """Of an input that the class lets name existing files alone. Only what surely does not exist is refused."""
+    about = location.about.files.get(location.declared.name)
+    if about is None or location.declared.uploads or not files.are_known or files.brought is None:
+        return None
+    if not isinstance(value, str) or value in (location.declared.choices or ()):
+        return None
+    # Packs take blanks and quotes away from what people paste, or do not.
+    for form in {value, value.strip().strip("\"'").strip()}:
+        if not form:
+            if about.empty:
+                return None
+        elif (about.urls and _WEB.match(form)) or _may_exist(form, about, files.brought):
+            return None
+    if about.is_folder:
+        return missing_medium(location, value, _SEND_FOLDER)
+    return missing_medium(location, value, _SEND if about.roots is None else _SEND_OR_PATH)
+
+
+def _may_exist(name: str, about: FileCheck, brought: frozenset[str]) -> bool:
+    if about.roots is not None:
+        root = "/" if name.startswith("/") else ""
+        first = name.lstrip("/").partition("/")[0]
+        return first in ("", ".", "..") or f"{root}{first}" in about.roots or bool(root and root in about.roots)
+    folder, name = folder_and_name(name)
+    path = posixpath.normpath(name)
+    if folder != "input":
+        return about.is_folder and path == "."
+    if path == "." or path.startswith(("/", "..")) or _PATTERN.search(path):
+        return True
+    return any(one.startswith(f"{path}/") for one in brought) if about.is_folder else path in brought
+
+
 _SEND = "send the file in `media` under this name, or as an input of type image_url or image_base64"
+_SEND_FOLDER = "send its files in `media`, each under a name with this folder before it"
+_SEND_OR_PATH = (
+    "this node reads paths of the engine's machine: send the file in `media`, and name it by a node that reads the "
+    "input folder, such as LoadImage"
+)
 _FETCH = "a loader reads files: send the URL as `media[].url`, or as an input of type image_url"
 _SAVE_CLIPSPACE = (
     "clipspace files are in your editor's ComfyUI alone: save the mask as a file, and send it in `media` under a name "

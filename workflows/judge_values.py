@@ -8,7 +8,7 @@ from typing import Any
 
 from workflows.declarations import InputDeclaration, unwrapped
 from workflows.errors import MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
-from workflows.input_files import Files, judge_file, missing_medium
+from workflows.input_files import Files, judge_checked_file, judge_file, missing_medium
 from workflows.location import Location, clipped, short, words
 from workflows.model_files import Listing, is_medium, listing
 from workflows.suggestions import suggestion
@@ -32,6 +32,7 @@ def judge_value(location: Location, value: Any, files: Files) -> WorkflowError |
     return (
         (_judge_range(location, value) if location.is_compared else None)
         or judge_file(location, value, files)
+        or judge_checked_file(location, value, files)
         or _judge_choice(location, value, files)
     )
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from tests.compare.comparison import Comparison, Options
 from tests.compare.graphs import graphs_in
 from tests.compare.table import (
-    BY_NODE,
     FAILED,
     MARKED,
     NO_FILE,
@@ -42,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     compared = asyncio.run(comparison.run(graphs[: options.first]))
     print(table(compared))  # noqa: T201  what this is for
-    print(listed(compared, [*MARKED, BY_NODE, NO_FILE, POLICY]))  # noqa: T201
+    print(listed(compared, [*MARKED, NO_FILE, POLICY]))  # noqa: T201
     if options.report:
-        rows = [*MARKED, BY_NODE, NO_FILE, POLICY, OTHER_WORDS, FAILED, STRANGERS]
+        rows = [*MARKED, NO_FILE, POLICY, OTHER_WORDS, FAILED, STRANGERS]
         options.report.write_text(f"{table(compared)}\n{listed(compared, rows)}\n")
     return 0 if is_clean(compared) else 1
 

@@ -15,8 +15,6 @@ BOTH_REFUSE = "both refuse"
 POLICY = "only this project refuses: a class that runs code"
 WRONG_REFUSAL = "only this project refuses"
 WRONG_ACCEPTANCE = "only ComfyUI refuses"
-BY_NODE = "only ComfyUI refuses: by code of the node's own"
-"""Nobody outside of the engine can say what this code accepts; the job fails before anything runs."""
 OTHER_ERRORS = "both accept, with other warnings"
 WORKER_REFUSES = "accepted, and refused by the worker"
 CHANGED = "changed on the way to the engine"
@@ -35,7 +33,6 @@ ROWS = (
     NO_FILE,
     WRONG_REFUSAL,
     WRONG_ACCEPTANCE,
-    BY_NODE,
     OTHER_ERRORS,
     WORKER_REFUSES,
     CHANGED,
@@ -77,8 +74,7 @@ class Compared:
                 rows.append((OTHER_WORDS, _differing(real, own)))
             return rows
         if real.says != "accepted":
-            row = BY_NODE if {kind for _, kind in real.errors} == {"custom_validation_failed"} else WRONG_ACCEPTANCE
-            return [(row, real.reason)]
+            return [(WRONG_ACCEPTANCE, real.reason)]
         rows = [(BOTH_ACCEPT, "")]
         if real.errors != own.errors or (own.runs is not None and real.runs is not None and real.runs != own.runs):
             rows.append((OTHER_ERRORS, _differing(real, own)))

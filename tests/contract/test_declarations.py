@@ -55,14 +55,14 @@ def _answering(body: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Re
 async def test_what_our_code_in_the_engine_knows_is_added() -> None:
     """A class about which nothing is known has no such entry."""
     inside = {
-        "Context": {"open_inputs": True, "unchecked_inputs": ["*"], "input": "not this"},
+        "Context": {"open_inputs": True, "unchecked_inputs": ["*"], "checked_files": {"a": {}}, "input": "not this"},
         "KSampler": {"open_inputs": False},
         "Gone": {"open_inputs": True},
     }
     async with server(inside) as engine:
         found = await engine.declarations()
     assert found == {
-        "Context": {"input": {}, "open_inputs": True, "unchecked_inputs": ["*"]},
+        "Context": {"input": {}, "open_inputs": True, "unchecked_inputs": ["*"], "checked_files": {"a": {}}},
         "KSampler": {"input": {}, "open_inputs": False},
         "Broken": {"input": {}},
     }

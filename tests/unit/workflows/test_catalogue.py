@@ -287,6 +287,69 @@ def test_a_missing_file_is_refused_with_what_to_send(value: str, hint: str, *, f
         assert re.search(hint, faults[0].hint)
 
 
+PATH = {"is": "file", "below": "engine", "roots": ["input", "models", "/data"], "urls": True, "empty": False}
+NAME = {"is": "file", "below": "input", "urls": False, "empty": False}
+FOLDER = {"is": "folder", "below": "input", "urls": False, "empty": True}
+
+
+def checking(check: dict[str, Any], value: Any, *, files_are_known: bool = True) -> list[str]:
+    """Of a class whose own check was tried in the engine's process."""
+    declared = {"required": {"it": [["listed"], {}]}, "optional": {}}
+    info = {"input": declared, "output": [], "output_node": True, "python_module": "custom_nodes.x"}
+    known = {"Reader": {**info, "unchecked_inputs": ["it"], "checked_files": {"it": check}}}
+    graph = parse_graph({"1": {"class_type": "Reader", "inputs": {"it": value}}})
+    brought = frozenset({"brought.png", "poses/1.png"})
+    return [fault.code for fault in Catalogue(known, files_are_known=files_are_known).judge(graph, brought).faults]
+
+
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [
+        (PATH, "<INPUT_1>"),
+        (PATH, "K:\\pictures\\a.png"),
+        (PATH, "/home/me/a.png"),
+        (PATH, "ftp://example.com/a.png"),
+        (PATH, ""),
+        (NAME, "new.png"),
+        (NAME, "https://example.com/a.png"),
+        (NAME, "brought.png [output]"),
+        (FOLDER, "scenes"),
+        (FOLDER, "brought.png"),
+    ],
+)
+def test_a_name_that_the_class_would_not_find_is_refused(check: dict[str, Any], value: str) -> None:
+    """Before a worker starts: the trial has shown that the class accepts nothing but what exists."""
+    assert checking(check, value) == ["missing-medium"]
+    assert checking(check, value, files_are_known=False) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [
+        (PATH, "input/a.png"),
+        (PATH, ' "input/a.png" '),
+        (PATH, "./a.png"),
+        (PATH, "../a.png"),
+        (PATH, "/data/a.png"),
+        (PATH, "https://example.com/a.png"),
+        ({**PATH, "roots": ["input", "/"]}, "/anywhere/a.png"),
+        ({**PATH, "empty": True}, ""),
+        (NAME, "brought.png"),
+        (NAME, "listed"),
+        (NAME, '"brought.png"'),
+        (NAME, "poses/1.png [input]"),
+        (NAME, "poses/%04d.png"),
+        (FOLDER, "poses"),
+        (FOLDER, "poses/"),
+        (FOLDER, "."),
+        (NAME, 5),
+    ],
+)
+def test_what_the_class_may_find_is_left_to_it(check: dict[str, Any], value: Any) -> None:
+    """The job brings it, the engine lists it, or it may lie on the engine's machine."""
+    assert checking(check, value) == []
+
+
 def test_the_models_of_custom_loaders_are_looked_for_too() -> None:
     """A missing file is missing whoever loads it."""
     assert judged("CustomLoader", name="b.safetensors") == ["missing-model"]

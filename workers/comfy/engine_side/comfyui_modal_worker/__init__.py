@@ -2,7 +2,9 @@
 UNIX socket; POST /comfyui-modal/restore is asked once after a snapshot was restored on a GPU, and GET
 /comfyui-modal/declarations when the worker publishes what the engine's nodes are."""
 
+import asyncio
 import sys
+import threading
 from typing import Any
 
 import folder_paths  # type: ignore[import-not-found]  # these three are ComfyUI's own modules
@@ -10,6 +12,7 @@ import nodes  # type: ignore[import-not-found]
 from aiohttp import web
 from server import PromptServer  # type: ignore[import-not-found]
 
+from .checked_files import LIMIT_S, CheckedFiles
 from .open_inputs import open_inputs
 from .unchecked import checks_of_comfyui, unchecked_inputs
 
@@ -32,17 +35,20 @@ async def restore(_: web.Request) -> web.Response:
 async def declarations(_: web.Request) -> web.Response:
     """By class what object_info does not show: `{"KSampler": {"open_inputs": false, "unchecked_inputs": []}, …}`.
 
-    Asked on the server's own thread, as /object_info asks the classes too.
+    Asked on the server's own thread, as /object_info asks the classes too; only the trial of checks has its own, which
+    is given up where a check hangs.
     """
     classes = nodes.NODE_CLASS_MAPPINGS
     check_of, compares_new_combos = checks_of_comfyui()
     with folder_paths.cache_helper:  # each folder of models is listed once
         opened = open_inputs(classes)
         unchecked = unchecked_inputs(classes, check_of, compares_new_combos=compares_new_combos)
-    known = {name: {"open_inputs": is_open} for name, is_open in opened.items()}
-    return web.json_response(
-        {
-            name: {**about, "unchecked_inputs": unchecked[name]} if name in unchecked else about
-            for name, about in known.items()
-        }
-    )
+    checked = CheckedFiles(check_of, folder_paths.get_input_directory())
+    trial = threading.Thread(target=checked.search, args=(classes,), daemon=True)
+    trial.start()
+    await asyncio.to_thread(trial.join, LIMIT_S)
+    known: dict[str, dict[str, Any]] = {name: {"open_inputs": is_open} for name, is_open in opened.items()}
+    for key, found in (("unchecked_inputs", unchecked), ("checked_files", dict(checked.found))):
+        for name in known.keys() & found.keys():
+            known[name] = {**known[name], key: found[name]}
+    return web.json_response(known)
