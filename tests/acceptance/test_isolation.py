@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def seen(command: Sequence[str]) -> dict[str, Any]:
-    ended = subprocess.run(
+def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command,
         env=clean_environment() | {"THE_SECRET": "hush-hush", "HOME": "/nowhere"},
         capture_output=True,
@@ -42,6 +42,10 @@ def seen(command: Sequence[str]) -> dict[str, Any]:
         timeout=120,
         check=False,
     )
+
+
+def seen(command: Sequence[str]) -> dict[str, Any]:
+    ended = run(command)
     assert "SEEN" in ended.stdout, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.rpartition("SEEN")[2])
     return result
@@ -51,9 +55,16 @@ def captive(folder: Path) -> list[str]:
     return [sys.executable, "-m", "tests.support.captive", str(folder)]
 
 
-def is_held(found: dict[str, Any]) -> None:
-    """Nothing was got, nothing is left, and a usual job runs."""
-    assert {name: got for name, got in found["got"].items() if got.startswith("GOT")} == {}
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
+
+
+def without_landlock(command: Sequence[str]) -> list[str]:
+    return [sys.executable, "-m", "tests.support.without_landlock", *command]
+
+
+def is_held(found: dict[str, Any], *, may: Collection[str] = ()) -> None:
+    """Nothing else was got, nothing is left, and a usual job runs."""
+    assert {name for name, got in found["got"].items() if got.startswith("GOT")} == set(may)
     assert found["link"] == "refused"
     assert found["left"] == {"daemon": False, "files": []}
     assert found["usual"]
@@ -85,3 +96,26 @@ def test_an_engine_that_its_own_user_could_not_reach_is_held_by_landlock(folder:
     assert found["isolation"].startswith("Landlock ABI")
     assert "no user of its own" in found["isolation"]
     is_held(found)
+
+
+@needs_linux
+def test_an_engine_that_cannot_be_isolated_does_not_start_where_that_is_required(folder: Path) -> None:
+    """The kernel has no Landlock, and no other user reaches the engine's folder, or the worker is not root."""
+    folder.chmod(0o700)
+    ended = run(without_landlock(captive(folder)))
+    assert ended.returncode != 0
+    assert (
+        "COMFYUI_MODAL_ISOLATION=required, but the engine cannot be isolated here: no user of its own" in ended.stderr
+    )
+    assert "this kernel has no Landlock. Run the worker as root" in ended.stderr
+    assert "SEEN" not in ended.stdout
+
+
+@needs_root
+def test_without_landlock_a_user_of_its_own_is_enough(folder: Path) -> None:
+    """As in Modal's gVisor: `required` is met, and what was written where every user may write is removed."""
+    found = seen(reachable(without_landlock(captive(folder))))
+    assert found["isolation"].startswith("user 64")
+    assert "this kernel has no Landlock" in found["isolation"]
+    is_held(found, may=["system's temp folder"])
+    assert not Path("/var/tmp/planted").exists()  # noqa: S108  as the attack calls it
