@@ -15,6 +15,8 @@ UNCHECKED_INPUTS = "unchecked_inputs"
 CHECKED_FILES = "checked_files"
 ADDED_INSIDE = (OPEN_INPUTS, UNCHECKED_INPUTS, CHECKED_FILES)
 """What our part of the engine's process adds to a class in object_info."""
+LONGEST_LIST = 20
+"""ComfyUI's own bound: an error for a value that is not in a longer list leaves the list out."""
 _ALL = "*"
 _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
@@ -35,9 +37,9 @@ class InputDeclaration:
     required: bool
 
     @property
-    def config(self) -> list[Any]:
-        """As ComfyUI repeats it in its errors."""
-        return [self.kind, dict(self.options)]
+    def config(self) -> list[Any] | None:
+        """As ComfyUI repeats it in its errors; None for a long list of choices, which would be repeated for each."""
+        return None if len(self.choices or ()) > LONGEST_LIST else [self.kind, dict(self.options)]
 
     @property
     def is_combo(self) -> bool:

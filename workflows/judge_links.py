@@ -44,7 +44,7 @@ def judge_link(
         return None
     wanted = "a choice" if declared.is_combo else declared.kind
     problem = f"{location.words} wants {wanted}, and output {link.slot} of node {link.node_id} is {received}"
-    details = f"{declared.name}, received_type({received}) mismatch input_type({declared.kind})"
+    details = f"{declared.name}, received_type({received}) mismatch input_type({words(declared.kind, str)})"
     said = ("return_type_mismatch", "Return type mismatch between linked nodes", details)
     return location.fault(
         LinkTypeMismatch, problem, said, input_config=declared.config, received_type=received, linked_node=value

@@ -6,15 +6,13 @@ Values are converted before they are compared, as ComfyUI does: "5" passes for a
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from workflows.declarations import InputDeclaration, unwrapped
+from workflows.declarations import LONGEST_LIST, InputDeclaration, unwrapped
 from workflows.errors import MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
 from workflows.input_files import Files, judge_checked_file, judge_file, missing_medium
 from workflows.location import Location, clipped, short, words
 from workflows.model_files import Listing, is_medium, listing
 from workflows.suggestions import suggestion
 
-LONGEST_LIST = 20
-"""ComfyUI repeats no longer list of choices in its errors."""
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
@@ -135,7 +133,7 @@ def _not_in_list(
         "Value not in list",
         f"{location.declared.name}: {', '.join(words(one) for one in wrong)} not in {listed}",
     )
-    about = {"input_config": None if is_long else location.declared.config, "received_value": short(value)}
+    about = {"input_config": location.declared.config, "received_value": short(value)}
     if kind is MissingModel:
         problem = f"{location.words} needs the model {words(wrong[0], str)}, which this deployment does not have"
         return location.fault(kind, problem, said, lambda: _sync_hint(wrong[0], choices), **about)

@@ -1,5 +1,6 @@
 """What the checks of a large graph cost, counted in calls: values, choices and names must not multiply."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -73,6 +74,17 @@ def test_a_node_costs_the_same_however_many_inputs_its_class_has() -> None:
     graph = parse_graph({str(number): {"class_type": "Wide", "inputs": {"i1": 1}} for number in range(NODES)})
     calls = calls_of(lambda: strangers.check(graph, catalogue))
     assert calls["get"] + calls["formats"] <= 10 * (NODES + CHOICES)
+
+
+@pytest.mark.parametrize("value", [["0", 0], 7, None, ["0", 0, 0]])
+def test_a_long_list_of_choices_is_repeated_by_no_error(value: Any) -> None:
+    """Fifty nodes with a wrong link, number or list for one of 2,000 choices are answered in a few kilobytes."""
+    choices = COMBOS["models"][0]
+    nodes = {"Source": class_of({}), "Combo": class_of({"model": [choices, {}]})}
+    graph = {str(n): {"class_type": "Combo", "inputs": {"model": value}} for n in range(1, NODES)}
+    report = Catalogue(nodes).judge(parse_graph({"0": {"class_type": "Source", "inputs": {}}, **graph}), frozenset())
+    assert report.faults
+    assert len(json.dumps(report.warnings())) < 100_000
 
 
 def test_few_names_are_compared_letter_by_letter() -> None:
