@@ -60,8 +60,18 @@ MODEL_FOLDERS = (
     *("style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
 )
 """Of the volume, by ComfyUI's names: every kind of model that ComfyUI 0.33 knows."""
+PACK_FOLDERS = {
+    "onnx": "onnx",
+    "sams": "sams",
+    "ultralytics": "ultralytics",
+    "ultralytics_bbox": "ultralytics/bbox",
+    "ultralytics_segm": "ultralytics/segm",
+}
+"""Likewise, of kinds that the packs of infra/nodes.toml add: kind → folder."""
 _MODEL_PATHS = "\\n".join(
-    ["comfyui_modal:", f"  base_path: {MODELS}"] + [f"  {folder}: {folder}" for folder in MODEL_FOLDERS]
+    ["comfyui_modal:", f"  base_path: {MODELS}"]
+    + [f"  {folder}: {folder}" for folder in MODEL_FOLDERS]
+    + [f"  {kind}: {folder}" for kind, folder in PACK_FOLDERS.items()]
 )
 
 
@@ -159,6 +169,7 @@ def _custom_node(node: CustomNode) -> list[str]:
     if node.requirements_file:
         listed = f"{folder}/{node.requirements_file}"
         commands.append(f"if [ -f {listed} ]; then {pip_install('-r', listed)}; fi")
+    commands += [f"rm -rf {folder}/{own} && ln -s {MODELS}/{kept} {folder}/{own}" for own, kept in node.links.items()]
     if node.requirements:
         commands.append(pip_install(*map(shell_quoted, node.requirements)))
     return commands

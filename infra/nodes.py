@@ -3,20 +3,22 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.manifests import BadManifest, read_manifest, refuse_twins
 from workflows.suggestions import suggestion
 
 ALL_PACKS = "all"
+_Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class CustomNode(BaseModel):
     """A pack of custom nodes; one named `PACK/FOLDER` is what another pack expects in a folder of its own.
 
     `requirements_file` is its own list of Python packages, which may be absent, and empty for none; `requirements` are
-    packages beside those.
+    packages beside those. `links` are folders of the pack that are folders of the models' volume instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,6 +28,7 @@ class CustomNode(BaseModel):
     commit: str = Field(pattern=r"^[0-9a-f]{40}$")
     requirements_file: str = Field("requirements.txt", pattern=r"^[A-Za-z0-9._/-]*$")
     requirements: tuple[str, ...] = ()
+    links: dict[_Folder, _Folder] = Field(default_factory=dict)
 
 
 class _Manifest(BaseModel):

@@ -54,6 +54,7 @@ DENIED: Mapping[str, tuple[str, ...]] = {
         "MathExpressionNode",
         "NodePython*",
         "NotebookCell",
+        "Power Puter (rgthree)",  # an interpreter of Python that takes any attribute of any object
         "PyExec",
         "PythonCodeExecutor",
         "PythonInterpreter",

@@ -39,6 +39,7 @@ def test_every_custom_node_is_pinned() -> None:
         (NODE.replace("a" * 40, "main"), "node.0.commit"),
         (NODE.replace("https://example.com/n", "git@example.com:n"), "node.0.repository"),
         (NODE + 'branch = "main"\n', "node.0.branch"),
+        (NODE + 'links = { "../x" = "y" }\n', "node.0.links"),
         (NODE.replace('"N"', '"../N"'), "node.0.name"),
         ("[[node", "nodes.toml"),
     ],
@@ -101,6 +102,8 @@ def test_every_kind_of_model_is_looked_for_on_the_volume() -> None:
     assert set(image.MODEL_FOLDERS) >= COMFYUI_MODEL_FOLDERS
     paths = next(command for command in image._comfyui("0.33.0") if "extra_model_paths.yaml" in command)
     assert all(f"  {folder}: {folder}\\n" in paths for folder in COMFYUI_MODEL_FOLDERS)
+    assert "  sams: sams\\n" in paths
+    assert "  ultralytics_bbox: ultralytics/bbox\\n" in paths
 
 
 @pytest.mark.parametrize("cuda", get_args(image.Cuda))
@@ -122,6 +125,13 @@ def test_a_custom_node_is_checked_out_at_its_commit() -> None:
     other = image._custom_node(node.model_copy(update={"requirements_file": "others.txt", "requirements": ()}))
     assert "/N/others.txt" in other[-1]
     assert len(image._custom_node(node.model_copy(update={"requirements_file": ""}))) == 3
+
+
+def test_a_packs_own_folder_of_models_is_on_the_volume() -> None:
+    """It could download none into its folder, which the engine's user cannot write."""
+    node = CustomNode(name="N", repository="https://example.com/n", commit="a" * 40, links={"ckpts": "there"})
+    folder = "/opt/comfyui/custom_nodes/N"
+    assert image._custom_node(node)[-1] == f"rm -rf {folder}/ckpts && ln -s /models/there {folder}/ckpts"
 
 
 def test_some_packs_of_the_manifest_can_be_chosen() -> None:

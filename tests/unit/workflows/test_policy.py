@@ -33,6 +33,8 @@ def graph(class_type: str, **inputs: Any) -> Graph:
         (DEFAULT, "ACE_ExpressionEval", False),
         (DEFAULT, "SaveImageKJ", False),
         (DEFAULT, "AnyNodeLocal", False),
+        (DEFAULT, "Power Puter (rgthree)", False),
+        (DEFAULT, "Any Switch (rgthree)", True),
         (f"{DEFAULT}, !VHS_LoadVideoPath", "VHS_LoadVideoPath", True),
         (f"{DEFAULT}, !VHS_LoadVideoPath", "VHS_LoadImagesPath", False),
         ("", "VHS_LoadVideoPath", True),
