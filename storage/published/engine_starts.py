@@ -164,7 +164,7 @@ class EngineStartStore:
             changed = change(starts.counted(self._clock.now(), self.policy.lease))
             await commit(self._objects, keys.engine_starts(pool), changed, etag=etag)
 
-        await compare_and_swap(f"the record of starts of pool {pool}", lambda: self._read(pool), write)
+        await compare_and_swap(f"how pool {pool} starts", lambda: self._read(pool), write)
 
     async def _read(self, pool: str) -> tuple[EngineStarts, str | None]:
         """A record that this version cannot read counts as empty, and is replaced."""
