@@ -52,6 +52,8 @@ class BatchRecord(Value):
     nonce: str = ""
     state: Literal["draft", "open", "abandoned"] = "draft"
     job_ids: tuple[str, ...]
+    warned: tuple[int, ...] = ()
+    """Positions of the jobs that were accepted with warnings."""
     metadata: dict[str, str] = Field(default_factory=dict)
     created_at: datetime
     cancel_requested_at: datetime | None = None

@@ -58,6 +58,7 @@ class BatchAcceptance:
                 tenant=self._tenant,
                 batch_id=batch_id,
                 job_ids=tuple(job_ids),
+                warned=tuple(position for position, job in enumerate(prepared.jobs) if job.warnings),
                 metadata=prepared.metadata,
                 created_at=self._stores.clock.now(),
                 retain_s=self._config.retain_s,

@@ -83,7 +83,11 @@ def warnings_view(warnings: Mapping[str, Any]) -> dict[str, NodeWarning]:
 
 def batch_view(record: BatchRecord, statuses: Mapping[str, Status | None], base: str) -> BatchView:
     """`statuses` by job id, None for a job that was removed."""
-    jobs = [BatchJob(job_id=job_id, status=status or "removed") for job_id, status in statuses.items()]
+    warned = {record.job_ids[position] for position in record.warned}
+    jobs = [
+        BatchJob(job_id=job_id, status=status or "removed", has_warnings=job_id in warned)
+        for job_id, status in statuses.items()
+    ]
     counts = Counter(str(job.status) for job in jobs)
     url = f"{base}/v1/batches/{record.batch_id}"
     return BatchView(

@@ -29,6 +29,7 @@ class BatchJob(Answer):
 
     job_id: str
     status: Status | Literal["removed"]
+    has_warnings: bool = Field(description="whether it was accepted with `warnings`: some of its outputs do not run")
 
 
 class BatchView(Answer):

@@ -89,6 +89,19 @@ async def test_what_no_output_needs_refuses_nothing(api: Api) -> None:
     assert (answer.status_code, answer.json()["warnings"]) == (202, {})
 
 
+async def test_a_batch_says_which_of_its_jobs_have_warnings(api: Api) -> None:
+    """In the answer, its repetition and the batch; the job itself has them in full."""
+    document = {"jobs": [{"workflow": UNUSED}, {"workflow": PARTLY_GOOD}]}
+    first, second = [
+        await api.client.post("/v1/batches", json=document, headers={"Idempotency-Key": "b"}) for _ in range(2)
+    ]
+    assert (first.status_code, second.status_code) == (202, 200)
+    shown = (await api.client.get(f"/v1/batches/{first.json()['batch_id']}")).json()
+    for batch in (first.json(), second.json(), shown):
+        assert [job["has_warnings"] for job in batch["jobs"]] == [False, True]
+    assert (await api.client.get(f"/v1/jobs/{shown['jobs'][1]['job_id']}")).json()["warnings"]
+
+
 async def test_good_outputs_are_accepted_with_warnings(api: Api) -> None:
     """In the answer, the job and the list; a strict job is refused with the same words."""
     answer = await api.client.post("/v1/jobs", json={"workflow": PARTLY_GOOD})
