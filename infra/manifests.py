@@ -14,6 +14,15 @@ class BadManifest(ValueError):
     """The manifest is not usable; the message names the file and the field."""
 
 
+ROOT = Path(__file__).parents[1]
+"""The folder with the shipped manifests, which settings name from there."""
+
+
+def located(path: Path) -> Path:
+    """A manifest as a person names it, from the working directory, or as a setting does, from the code's folder."""
+    return path if path.exists() else ROOT / path
+
+
 def read_manifest(path: Path, model: type[Manifest]) -> Manifest:
     """`BadManifest` for a file that cannot be read, is no TOML, or does not fit the model."""
     try:

@@ -4,7 +4,7 @@
 ticket's round trip, which starts a GPU container if none is idle.
 """
 
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 from infra.cloud.modal_commands import ROOT
@@ -15,6 +15,7 @@ from infra.gpu_architectures import expected_attention, memory_gb
 from infra.gpu_prices import MODAL_USD_PER_S
 from infra.image import lock_sources
 from infra.image_lock import full_lock, pins, recorded_sources
+from infra.manifests import BadManifest
 from infra.models.manifest import models
 from infra.nodes import custom_nodes
 from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
@@ -141,7 +142,7 @@ class CloudChecks:
         if deployment.image != "comfyui":
             return "none: workers run the lite engine"
         path = full_lock(deployment.cuda)
-        nodes = custom_nodes(ROOT / deployment.nodes, deployment.node_packs)
+        nodes = _read(lambda: custom_nodes(ROOT / deployment.nodes, deployment.node_packs))
         wanted = lock_sources(cuda=deployment.cuda, comfyui_version=deployment.comfyui_version, nodes=nodes)
         text = (ROOT / path).read_text()
         other = [source for source in wanted if source not in recorded_sources(text)]
@@ -214,7 +215,8 @@ class CloudChecks:
 
     async def models(self) -> str | Note:
         """Of the manifest. A deployment without them stands: whoever needs one is told at submission."""
-        wanted = [model.model_dump(exclude_none=True) for model in models(self._deployment.models)]
+        manifest = _read(lambda: models(ROOT / self._deployment.models))
+        wanted = [model.model_dump(exclude_none=True) for model in manifest]
         if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
             return Note("not asked: nothing is deployed yet", "after the deploy: `comfyui-modal models sync`")
         found = await _asked(self._cloud.see_to_models("plan", wanted))
@@ -232,6 +234,14 @@ class CloudChecks:
 
     async def _has(self, *variables: str) -> bool:
         return await _asked(self._cloud.secret_has(self._deployment.secret, variables))
+
+
+def _read(manifest: Callable[[], T]) -> T:
+    """What a manifest says, or a finding: the deploy would end at it."""
+    try:
+        return manifest()
+    except BadManifest as bad:
+        raise CheckFailed(str(bad), "see docs/modal.md#the-image and docs/models.md#add-a-model") from bad
 
 
 def _short(owner: str, what: str, has: float, needs: Mapping[str, float | None]) -> list[str]:

@@ -85,7 +85,7 @@ def _perform(
     may_lack: bool = False,
 ) -> int:
     from infra.cloud.port import CloudError, CloudUnreachable
-    from infra.manifests import BadManifest
+    from infra.manifests import BadManifest, located
     from infra.models.choice import chosen
     from infra.models.folders import models_at
     from infra.models.lock import BadLock
@@ -93,7 +93,7 @@ def _perform(
 
     console = Console(stderr=True)
     try:
-        wanted = chosen(read(manifest), only)
+        wanted = chosen(read(located(manifest)), only)
         found = _with_progress(models_at(folder, env), command, wanted)
     except (BadManifest, BadLock) as error:
         console.print(str(error), style="red", highlight=False, markup=False)

@@ -57,6 +57,20 @@ def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess
     )
 
 
+def test_the_shipped_manifest_is_found_from_any_folder(tmp_path: Path) -> None:
+    """The command may be run anywhere; another manifest is named from there."""
+    line = [sys.executable, str(ROOT / "comfyui_modal.py"), "infra.cli", "models", "list", "--workflow", "wan21"]
+    done = subprocess.run(
+        [*line, "--dir", str(tmp_path)],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "missing    clip_vision/clip_vision_h.safetensors" in done.stdout
+
+
 def test_a_folder_is_synced_verified_and_listed(manifest: Path, tmp_path: Path) -> None:
     """Exit code 1 as long as a model cannot be had, though the others arrive; `list` takes what is missing calmly."""
     here = ("--manifest", manifest, "--dir", tmp_path / "models")

@@ -166,6 +166,23 @@ async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any]
 
 
 @pytest.mark.parametrize(
+    ("deployment", "check", "said"),
+    [
+        ({"node_packs": "rgthree"}, "image lock", "has no pack rgthree: did you mean rgthree-comfy?"),
+        ({"nodes": "nowhere.toml"}, "image lock", "nowhere.toml"),
+        ({"models": "nowhere.toml"}, "models", "nowhere.toml"),
+    ],
+)
+async def test_a_manifest_that_cannot_be_read_is_a_finding(deployment: dict[str, Any], check: str, said: str) -> None:
+    """With what is wrong and where, before anything is built; manifests are looked for beside the code."""
+    checks = CloudChecks(FakeCloud(), DeploymentSettings(**deployment))
+    finding = (await found(checks.preflight() | {"models": checks.models}))[check]
+    assert not finding.holds
+    assert said in finding.detail
+    assert "docs/modal.md" in finding.advice
+
+
+@pytest.mark.parametrize(
     ("deployment", "said", "is_note"),
     [
         ({}, "a worker has 64 GB; the shipped workflows need no more", False),
