@@ -7,6 +7,7 @@ that a lock has already are kept where they fit; `--upgrade` takes the newest. N
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from infra import image
-from infra.image_lock import full_lock, torch_lock, with_header
+from infra.image_lock import full_lock, pins, torch_lock, with_header
 from infra.nodes import CustomNode, custom_nodes
 from infra.settings import DeploymentSettings
 
@@ -28,6 +29,10 @@ class SourceMissing(Exception):
     """A repository, or its copy, has no such file or commit; the message names it."""
 
 
+class Unresolvable(Exception):
+    """No set of versions satisfies all requirements."""
+
+
 def requirements_of(repository: str, reference: str, file: str, copy: Path | None) -> str:
     """The text of a file of a repository: from a copy on this machine, or fetched at that commit or tag alone."""
     if copy is not None:
@@ -38,17 +43,13 @@ def requirements_of(repository: str, reference: str, file: str, copy: Path | Non
     with tempfile.TemporaryDirectory(prefix="image-lock-") as folder:
         git = ["git", "-C", folder]
         subprocess.run([*git, "init", "-q"], check=True)
-        fetch = [*git, "fetch", "-q", "--depth", "1", "--filter=blob:none", repository, reference]
-        if subprocess.run(fetch, check=False).returncode != 0:
+        fetched = subprocess.run([*git, "fetch", "-q", "--depth", "1", repository, reference], check=False)
+        if fetched.returncode != 0:
             raise SourceMissing(f"{repository} has no {reference}, or cannot be reached")
         shown = subprocess.run([*git, "ls-tree", "--name-only", "FETCH_HEAD", file], capture_output=True, check=True)
         if not shown.stdout:
             return ""
-        # A partial fetch has no blobs: `git show` asks the repository for this one.
-        subprocess.run([*git, "remote", "add", "origin", repository], check=True)
-        subprocess.run([*git, "config", "remote.origin.promisor", "true"], check=True)
-        told = subprocess.run([*git, "show", f"FETCH_HEAD:{file}"], capture_output=True, text=True, check=True)
-        return told.stdout
+        return subprocess.run([*git, "show", f"FETCH_HEAD:{file}"], capture_output=True, text=True, check=True).stdout
 
 
 def all_requirements(version: str, nodes: Sequence[CustomNode], copies: Path | None) -> list[str]:
@@ -72,7 +73,8 @@ def resolve(wanted: Sequence[str], lock: Path, *, within: Path | None = None, up
         command += ["--python-version", image.PYTHON, "--python-platform", PLATFORM, str(source), "-o", str(result)]
         command += ["--upgrade"] if upgrade else []
         command += ["-c", str(within)] if within is not None else []
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode != 0:
+            raise Unresolvable(f"no versions fit for {lock}: uv says above which requirements exclude each other")
         return result.read_text()
 
 
@@ -83,20 +85,27 @@ def main() -> int:
     deployment = DeploymentSettings()
     nodes, version = custom_nodes(deployment.nodes), deployment.comfyui_version
     copies = os.environ.get("IMAGE_SOURCES")
+    if shutil.which("uv") is None:
+        sys.stderr.write("uv is needed: pip install uv\n")
+        return 1
     try:
         wanted = all_requirements(version, nodes, Path(copies) if copies else None)
-    except SourceMissing as missing:
-        sys.stderr.write(f"{missing}\n")
+        for cuda in get_args(image.Cuda):
+            sources = image.lock_sources(cuda=cuda, comfyui_version=version, nodes=nodes)
+            _write(cuda, sources, wanted, upgrade=arguments.upgrade)
+    except (SourceMissing, Unresolvable) as fault:
+        sys.stderr.write(f"{fault}\n")
         return 1
-    for cuda in get_args(image.Cuda):
-        sources = image.lock_sources(cuda=cuda, comfyui_version=version, nodes=nodes)
-        first = [*image.TORCH[cuda], *image.SAGE_BUILD_TOOLS]
-        torch, full = torch_lock(cuda), full_lock(cuda)
-        torch.write_text(with_header(sources[:1], resolve(first, torch, upgrade=arguments.upgrade)))
-        everything = [*first, image.COMFY_CLI, *wanted]
-        full.write_text(with_header(sources, resolve(everything, full, within=torch, upgrade=arguments.upgrade)))
-        sys.stdout.write(f"{full}: {full.read_text().count('==')} packages\n")
     return 0
+
+
+def _write(cuda: image.Cuda, sources: Sequence[str], wanted: Sequence[str], *, upgrade: bool) -> None:
+    first = [*image.TORCH[cuda], *image.SAGE_BUILD_TOOLS]
+    torch, full = torch_lock(cuda), full_lock(cuda)
+    torch.write_text(with_header(sources[:1], resolve(first, torch, upgrade=upgrade)))
+    everything = [*first, image.COMFY_CLI, *wanted]
+    full.write_text(with_header(sources, resolve(everything, full, within=torch, upgrade=upgrade)))
+    sys.stdout.write(f"{full}: {len(pins(full.read_text()))} packages\n")
 
 
 def _of(repository: str, reference: str, file: str, copies: Path | None) -> str:

@@ -15,6 +15,7 @@ from infra.image_lock import differences, full_lock, pins, recorded_sources, tor
 from infra.make_image_lock import SourceMissing, all_requirements, requirements_of
 from infra.nodes import CustomNode, custom_nodes
 from infra.settings import DeploymentSettings
+from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[3]
 RECIPE = ROOT / "tests" / "acceptance" / "recipes" / "default.txt"
@@ -98,6 +99,14 @@ def test_requirements_are_read_from_the_repository(repository: Path) -> None:
     assert requirements_of(str(repository), "refs/tags/v1", "other.txt", None) == ""
     with pytest.raises(SourceMissing, match="has no"):
         requirements_of(str(repository), "0" * 40, "requirements.txt", None)
+
+
+def test_without_uv_the_target_says_what_is_needed(tmp_path: Path) -> None:
+    """And leaves the locks as they are."""
+    command = [sys.executable, "-m", "infra.make_image_lock"]
+    env = clean_environment() | {"PATH": str(tmp_path)}
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "uv is needed: pip install uv\n")
 
 
 def test_requirements_are_read_from_local_copies(tmp_path: Path) -> None:
