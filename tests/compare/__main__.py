@@ -18,6 +18,7 @@ from tests.compare.table import (
     OTHER_WORDS,
     POLICY,
     STRANGERS,
+    UNSTABLE,
     is_clean,
     listed,
     table,
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(compared))  # noqa: T201  what this is for
     print(listed(compared, [*MARKED, NO_FILE, POLICY]))  # noqa: T201
     if options.report:
-        rows = [*MARKED, NO_FILE, POLICY, OTHER_WORDS, FAILED, STRANGERS]
+        rows = [*MARKED, NO_FILE, POLICY, OTHER_WORDS, FAILED, UNSTABLE, STRANGERS]
         options.report.write_text(f"{table(compared)}\n{listed(compared, rows)}\n")
     return 0 if is_clean(compared) else 1
 

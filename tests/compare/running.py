@@ -21,7 +21,7 @@ from tests.compare.engine import RealJudge
 from tests.compare.files import INPUT, Listing
 from tests.compare.graphs import Document, NamedGraph
 from tests.compare.ours import Ours, ended
-from tests.compare.table import DIFFERENT, EQUAL, FAILED
+from tests.compare.table import DIFFERENT, EQUAL, FAILED, UNSTABLE
 from workers.comfy.engine import PromptQueue
 from workers.comfy.host import EngineProcess
 from workers.errors import EngineUnavailable
@@ -85,7 +85,11 @@ class Runs:
                 f"only ComfyUI failed: {alone.reason}" if ours.ok else f"only the job failed: {ours.reason}"
             ]
         differences = list(_differences(alone.files, ours.files))
-        return (DIFFERENT, differences) if differences else (EQUAL, [])
+        if not differences:
+            return EQUAL, []
+        again = await self._alone(graph.document, media)
+        is_unstable = again is not None and any(_differences(alone.files, again.files))
+        return UNSTABLE if is_unstable else DIFFERENT, differences
 
     async def _alone(self, document: Document, media: Mapping[str, bytes]) -> Ran | None:
         """None where it takes too long; the engine is a fresh one then."""

@@ -24,6 +24,8 @@ OUTPUTS = "run on both"
 EQUAL = "  the same outputs"
 DIFFERENT = "  different outputs"
 FAILED = "  failed on both"
+UNSTABLE = "  other outputs at each run of ComfyUI's own"
+"""Nodes that draw random numbers without a seed."""
 MARKED = (WRONG_REFUSAL, WRONG_ACCEPTANCE, OTHER_ERRORS, WORKER_REFUSES, CHANGED, DIFFERENT)
 ROWS = (
     BOTH_ACCEPT,
@@ -40,6 +42,7 @@ ROWS = (
     OUTPUTS,
     EQUAL,
     FAILED,
+    UNSTABLE,
     DIFFERENT,
 )
 
