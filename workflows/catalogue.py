@@ -26,12 +26,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
+from workflows.check_links import dangling, ring_fault
+from workflows.check_nodes import NodeCheck
 from workflows.declarations import OPEN_INPUTS, UNKNOWN, NodeDeclaration, declared
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
 from workflows.graph import Graph, Node
 from workflows.input_files import Files
-from workflows.judge_links import dangling, ring_fault
-from workflows.judge_nodes import NodeJudge
 from workflows.report import Edges, Report, reachable, report, rings, turned
 from workflows.suggestions import suggestion
 
@@ -82,7 +82,7 @@ class Catalogue:
 
         `brought` are the names of the files that the job brings to the input folder; None if that is not known.
         """
-        unknown = self._judge_classes(graph)
+        unknown = self._check_classes(graph)
         outputs = graph.loose_ends() if self._info is None else self.output_nodes(graph)
         if not outputs and not unknown and self._info is not None:
             problem = "no node of this workflow saves or shows anything"
@@ -142,7 +142,7 @@ class Catalogue:
             self._declared[class_type] = declared(self._info[class_type])
         return self._declared[class_type]
 
-    def _judge_classes(self, graph: Graph) -> list[WorkflowError]:
+    def _check_classes(self, graph: Graph) -> list[WorkflowError]:
         if self._info is None:
             return []
         info = self._info
@@ -180,10 +180,10 @@ class Catalogue:
         ]
 
     def _faults(self, graph: Graph, needed: frozenset[str], sources: Edges, files: Files) -> Iterator[WorkflowError]:
-        judge = NodeJudge(graph, self.declaration, files)
+        check = NodeCheck(graph, self.declaration, files)
         for node_id in graph.nodes:
             if node_id in needed:
-                yield from dangling(graph, node_id) if self._info is None else judge.faults(node_id)
+                yield from dangling(graph, node_id) if self._info is None else check.faults(node_id)
         yield from _rings(graph, needed, sources)
 
     def _fatal(self, graph: Graph, executed: frozenset[str], links: Edges) -> Iterator[WorkflowError]:

@@ -48,7 +48,7 @@ def folder_and_name(value: str) -> tuple[str, str]:
     return (mark[1], value[: mark.start()]) if mark else ("input", value)
 
 
-def judge_file(location: Location, value: Any, files: Files) -> WorkflowError | None:
+def check_file(location: Location, value: Any, files: Files) -> WorkflowError | None:
     """Of an upload widget. What the engine lists, it has.
 
     A custom node may take more than files in such an input (a word, a URL), so there only what is named like a file
@@ -75,7 +75,7 @@ def judge_file(location: Location, value: Any, files: Files) -> WorkflowError | 
     return missing_medium(location, value) if files.lacks(value) else None
 
 
-def judge_checked_file(location: Location, value: Any, files: Files) -> WorkflowError | None:
+def check_existence(location: Location, value: Any, files: Files) -> WorkflowError | None:
     """Of an input that the class lets name existing files alone. Only what surely does not exist is refused."""
     about = location.about.files.get(location.declared.name)
     if about is None or location.declared.uploads or not files.are_known or files.brought is None:

@@ -21,11 +21,11 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from workflows.catalogue import Catalogue
+from workflows.check_values import check_listed
 from workflows.declarations import UNKNOWN, InputDeclaration, NodeDeclaration
 from workflows.errors import UndeclaredInput, UnsafeFileName, ValueNotInList, WorkflowError, WrongInputType, pointer
 from workflows.file_names import check_file_names, fault_of_value, is_loader, names_a_file
 from workflows.graph import Graph, Link, Node, as_link
-from workflows.judge_values import judge_listed
 from workflows.location import Location
 from workflows.model_files import Listing, listing
 
@@ -128,7 +128,7 @@ class _Inspection:
         elif not is_declared and isinstance(value, dict | str) and (declared.is_number or isinstance(value, dict)):
             problem = f"{location.words} must be {'a number' if declared.is_number else 'one of its choices'}"
         else:
-            return judge_listed(location, value)
+            return check_listed(location, value)
         kind = WrongInputType if declared.is_number else ValueNotInList
         return location.fault(kind, problem, ("value_not_in_list", "Value not in list", declared.name), "set a value")
 

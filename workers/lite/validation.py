@@ -128,7 +128,7 @@ class _Judgement:
     def _judged(self, node_id: str) -> tuple[str, ...]:
         """The nodes that it depends on, once it has been judged."""
         if node_id not in self._sources:
-            self._errors[node_id] = self._judge_node(node_id)
+            self._errors[node_id] = self._check_node(node_id)
             declared = self._classes[self._prompt[node_id]["class_type"]].inputs()
             self._sources[node_id] = tuple(
                 value[0]
@@ -144,7 +144,7 @@ class _Judgement:
                 info = {"node_id": node_id, "cycle_nodes": ring[:-1]}
                 self._errors[node_id].append(_error("dependency_cycle", "Dependency cycle detected", words, info))
 
-    def _judge_node(self, node_id: str) -> Errors:
+    def _check_node(self, node_id: str) -> Errors:
         node = self._prompt[node_id]
         declared = self._classes[node["class_type"]]
         if "inputs" not in node:
@@ -157,15 +157,15 @@ class _Judgement:
                         _error("required_input_missing", "Required input is missing", name, {"input_name": name})
                     )
                 continue
-            error = self._judge_input(node["inputs"], name, config)
+            error = self._check_input(node["inputs"], name, config)
             if error is not None:
                 errors.append(error)
-        return errors or self._judge_values(declared, node["inputs"])
+        return errors or self._check_values(declared, node["inputs"])
 
-    def _judge_input(self, inputs: dict[str, Any], name: str, config: Declared) -> dict[str, Any] | None:
+    def _check_input(self, inputs: dict[str, Any], name: str, config: Declared) -> dict[str, Any] | None:
         value = inputs[name]
         if isinstance(value, list):
-            return self._judge_link(name, value, config)
+            return self._check_link(name, value, config)
         if isinstance(value, dict) and "__value__" in value:  # how a list is sent as a value
             inputs[name] = value = value["__value__"]
         kind = config[0]
@@ -183,9 +183,9 @@ class _Judgement:
             return _error(
                 "invalid_input_type", message, f"{name}, {value}, {error}", about | {"exception_message": str(error)}
             )
-        return _judge_range(name, value, config[1], about)
+        return _check_range(name, value, config[1], about)
 
-    def _judge_link(self, name: str, value: list[Any], config: Declared) -> dict[str, Any] | None:
+    def _check_link(self, name: str, value: list[Any], config: Declared) -> dict[str, Any] | None:
         if len(value) != 2:
             about = {"input_name": name, "input_config": list(config), "received_value": value}
             return _error(
@@ -206,7 +206,7 @@ class _Judgement:
         about = {"input_name": name, "input_config": list(config), "received_type": received, "linked_node": value}
         return _error("return_type_mismatch", "Return type mismatch between linked nodes", details, about)
 
-    def _judge_values(self, declared: NodeClass, inputs: Mapping[str, Any]) -> Errors:
+    def _check_values(self, declared: NodeClass, inputs: Mapping[str, Any]) -> Errors:
         if declared.check is None or isinstance(inputs.get(declared.check[0]), list):
             return []
         name, check = declared.check
@@ -217,7 +217,7 @@ class _Judgement:
         return [_error("custom_validation_failed", "Custom validation failed for node", f"{name} - {wrong}", about)]
 
 
-def _judge_range(name: str, value: Any, options: Mapping[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
+def _check_range(name: str, value: Any, options: Mapping[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
     about = about | {"received_value": value}
     if "min" in options and value < options["min"]:
         return _error("value_smaller_than_min", f"Value {value} smaller than min of {options['min']}", name, about)

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from workflows.check_links import check_link
+from workflows.check_values import check_value
 from workflows.declarations import InputDeclaration, NodeDeclaration
 from workflows.errors import MissingRequiredInput, WorkflowError
 from workflows.graph import Graph
 from workflows.input_files import Files
-from workflows.judge_links import judge_link
-from workflows.judge_values import judge_value
 from workflows.location import Location
 
 
 @dataclass(frozen=True, slots=True)
-class NodeJudge:
+class NodeCheck:
     """Of one graph. `class_of` gives the declaration of a class by its name."""
 
     graph: Graph
@@ -31,19 +31,19 @@ class NodeJudge:
             if name not in known and isinstance(value, list) and about.takes(name):
                 known[name] = InputDeclaration(name, "*", {}, required=False)
         for wanted in known.values():
-            fault = self._judge(Location(node_id, node, wanted, about))
+            fault = self._check(Location(node_id, node, wanted, about))
             if fault is not None:
                 yield fault
 
-    def _judge(self, location: Location) -> WorkflowError | None:
+    def _check(self, location: Location) -> WorkflowError | None:
         given = location.node.inputs
         name = location.declared.name
         if name not in given:
             return _missing(location) if location.declared.is_missing(given) else None
         value = given[name]
         if not isinstance(value, list):
-            return judge_value(location, value, self.files)
-        return judge_link(location, value, self.graph, self.class_of)
+            return check_value(location, value, self.files)
+        return check_link(location, value, self.graph, self.class_of)
 
 
 def _missing(location: Location) -> WorkflowError:

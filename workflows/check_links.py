@@ -14,7 +14,7 @@ _ANY = "*"
 _MATCHED_BY_EDITOR = "COMFY_MATCHTYPE"
 
 
-def judge_link(
+def check_link(
     location: Location, value: list[Any], graph: Graph, class_of: Callable[[str], NodeDeclaration]
 ) -> WorkflowError | None:
     """A list is always a link. `class_of` gives the declaration of a class by its name."""

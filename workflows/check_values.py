@@ -8,7 +8,7 @@ from typing import Any
 
 from workflows.declarations import LONGEST_LIST, InputDeclaration, unwrapped
 from workflows.errors import MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
-from workflows.input_files import Files, judge_checked_file, judge_file, missing_medium
+from workflows.input_files import Files, check_existence, check_file, missing_medium
 from workflows.location import Location, clipped, short, words
 from workflows.model_files import Listing, is_medium, listing
 from workflows.suggestions import suggestion
@@ -16,7 +16,7 @@ from workflows.suggestions import suggestion
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
-def judge_value(location: Location, value: Any, files: Files) -> WorkflowError | None:
+def check_value(location: Location, value: Any, files: Files) -> WorkflowError | None:
     """A literal. See `workflows.catalogue` for what is left to the engine."""
     declared = location.declared
     if declared.is_dynamic:
@@ -28,14 +28,14 @@ def judge_value(location: Location, value: Any, files: Files) -> WorkflowError |
     except (ValueError, TypeError, OverflowError) as error:
         return _not_converted(location, value, error)
     return (
-        (_judge_range(location, value) if location.is_compared else None)
-        or judge_file(location, value, files)
-        or judge_checked_file(location, value, files)
-        or _judge_choice(location, value, files)
+        (_check_range(location, value) if location.is_compared else None)
+        or check_file(location, value, files)
+        or check_existence(location, value, files)
+        or _check_choice(location, value, files)
     )
 
 
-def judge_listed(location: Location, value: Any) -> WorkflowError | None:
+def check_listed(location: Location, value: Any) -> WorkflowError | None:
     """A literal that must be one of the choices, or convert to the number, whoever's class it is."""
     choices = location.declared.choices
     if choices is not None and not is_listed(unwrapped(value), choices):
@@ -61,7 +61,7 @@ def is_listed(value: Any, choices: list[Any]) -> bool:
     return any(value == choice and type(value) is type(choice) for choice in choices)
 
 
-def _judge_choice(location: Location, value: Any, files: Files) -> WorkflowError | None:
+def _check_choice(location: Location, value: Any, files: Files) -> WorkflowError | None:
     choices = location.declared.choices
     if choices is None:
         return None
@@ -75,15 +75,15 @@ def _judge_choice(location: Location, value: Any, files: Files) -> WorkflowError
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
         case Listing.MODELS if files.are_known and not location.is_left_to_class:
             return _not_in_list(MissingModel, location, choices, wrong, value)
-        case Listing.OTHER_FILES if location.is_compared and files.lacks(wrong[0]) and not _is_judged(location):
+        case Listing.OTHER_FILES if location.is_compared and files.lacks(wrong[0]) and not _is_checked(location):
             if is_medium(wrong[0]):  # they are looked for in the input folder
                 return missing_medium(location, wrong[0])
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
     return None
 
 
-def _is_judged(location: Location) -> bool:
-    """By `judge_file`, and found good."""
+def _is_checked(location: Location) -> bool:
+    """By `check_file`, and found good."""
     return bool(location.declared.uploads) and not location.is_custom
 
 
@@ -104,7 +104,7 @@ def _not_converted(location: Location, value: Any, error: Exception) -> Workflow
     )
 
 
-def _judge_range(location: Location, value: Any) -> WorkflowError | None:
+def _check_range(location: Location, value: Any) -> WorkflowError | None:
     options, name = location.declared.options, location.declared.name
     try:
         if "min" in options and value < options["min"]:
