@@ -44,7 +44,7 @@ class CountedStarts:
             raise EngineUnavailable(f"no start is tried before {state.paused_until:%H:%M:%S} UTC: {state.message}")
 
     async def run(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Whatever `start` raises is counted, and raised as `EngineUnavailable`."""
+        """Whatever `start` raises is counted, and raised as an `EngineUnavailable`, of its own class if it was one."""
         try:
             async with self._alive():
                 await start()
@@ -64,7 +64,7 @@ class CountedStarts:
         problem = self._hide(words)
         message, *tail = [line[:LONGEST_LINE] for line in problem.splitlines()] or ["no reason is known"]
         await self._told(self._starts.fail(self._pool, self._worker, message, tuple(tail[-TAIL_LINES:])))
-        return EngineUnavailable(problem)
+        return (type(error) if isinstance(error, EngineUnavailable) else EngineUnavailable)(problem)
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
