@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from modal_proto import api_pb2 as pb
 
@@ -70,6 +71,8 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
         assert dict(plane.missing) == {}
         images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
         worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec
+        # A container imports the app without the files that the recipe was made of.
+        assert httpx.get(f"{plane.state.web_url}/api/health", timeout=60).is_success, plane.logs()
     assert worker.checkpointing_enabled
     assert "enable_gpu_snapshot" not in worker.experimental_options
     layers = []

@@ -25,6 +25,7 @@ import infra.modal_app
     [
         {},
         {"COMFYUI_MODAL_IMAGE": "comfyui", "COMFYUI_MODAL_GPU": "L40S,A100", "COMFYUI_MODAL_SNAPSHOT": "gpu"},
+        {"COMFYUI_MODAL_CUDA": "cu128", "COMFYUI_MODAL_NODE_PACKS": "rgthree-comfy", "COMFYUI_MODAL_API_LABEL": "old"},
     ],
 )
 def test_nothing_that_modal_gives_up_is_used(variables: dict[str, str]) -> None:
