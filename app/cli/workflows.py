@@ -35,8 +35,19 @@ def show_one(api: tuple[str, str], name: str, *, as_json: bool) -> int:
 def _lines(found: Json) -> list[str]:
     lines = [f"{found['name']}: {found['title']} ({_state(found)})", found["description"], ""]
     lines += [_input(one) for one in found["inputs"]]
+    lines += _bounds(found)
     lines += [f"needs {name}" for name in (*found["models"], *found["nodes"])]
     return lines + [f"missing: {what}" for what in found["missing"]]
+
+
+def _bounds(found: Json) -> list[str]:
+    cap, lines = found["cap"], []
+    if cap is not None:
+        lines.append(f"at most {cap['product']} for {' × '.join(cap['inputs'])}")
+    if found["timeout_s"] is not None:
+        lines.append(f"runs for at most {found['timeout_s']} s, where a job names no limit")
+    memory = {"GPU memory": found["vram_gb"], "memory": found["ram_gb"]}
+    return lines + [f"needs {size:g} GB of {what}" for what, size in memory.items() if size is not None]
 
 
 def _input(one: Json) -> str:

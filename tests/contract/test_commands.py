@@ -50,6 +50,9 @@ async def test_workflows_are_listed_and_shown(typed: Said) -> None:
     assert "integer, min 16, max 4096, default " in width
     (image,) = [line for line in shown.splitlines() if line.startswith("  image ")]
     assert "image, required" in image
+    large = (await typed("workflows", "show", "wan22"))[1]
+    assert "at most 111513600 for width × height × frames" in large
+    assert "needs 48 GB of GPU memory\nneeds 60 GB of memory\n" in large
     assert "workflow" in json.loads((await typed("workflows", "show", "still", "--json"))[1])
     assert (await typed("workflows", "show", "nothing"))[0] == REFUSED
 
