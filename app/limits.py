@@ -29,6 +29,9 @@ class Limits(BaseModel):
     max_depth: int = Field(description="how deep a request's JSON may be nested")
     max_text_bytes: int = Field(description="a string that is not a file")
     max_total_text_bytes: int = Field(description="all strings of more than 64 KiB in a request that are not files")
+    max_unfinished_requests: int = Field(
+        description="requests of yours whose bodies have begun and not arrived in whole at one API process"
+    )
     max_receiving_requests: int = Field(
         description="requests of more than 64 KiB that are received at once at one API process; yours half of them"
     )
@@ -80,6 +83,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_depth=MAX_DEPTH,
         max_text_bytes=config.max_text_bytes,
         max_total_text_bytes=config.max_total_text_bytes,
+        max_unfinished_requests=config.max_unfinished_requests,
         max_receiving_requests=config.max_receiving_requests,
         max_large_requests=config.max_large_requests,
         max_nodes=config.max_nodes,

@@ -1,12 +1,13 @@
-"""How many large documents this process has in memory at once, so that it neither fills nor leaves others waiting.
+"""How many documents this process receives and has in memory at once, so that it neither fills nor holds up others.
 
 A document is large with more than `LIGHT` bytes of structure and text; files in it do not count, for they lie on disk.
 One tenant has half of the places at most.
 """
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from app.problems import Problem
 
@@ -42,3 +43,25 @@ class LargeBodies:
             own.release()
 
         return leave
+
+
+class UnfinishedBodies:
+    """Counts a tenant's bodies that have begun and not arrived in whole: each keeps a connection and up to 64 KiB."""
+
+    def __init__(self, most_of_tenant: int) -> None:
+        self._most = most_of_tenant
+        self._of_tenant: Counter[str] = Counter()
+
+    @contextmanager
+    def counted(self, tenant: str) -> Iterator[None]:
+        """Around receiving one. `Problem` where the tenant has as many as it may."""
+        if self._of_tenant[tenant] >= self._most:
+            detail = f"{self._most} of your requests have not sent their bodies in whole"
+            raise Problem("too-many-requests", detail, headers={"Retry-After": "1", "connection": "close"})
+        self._of_tenant[tenant] += 1
+        try:
+            yield
+        finally:
+            self._of_tenant[tenant] -= 1
+            if not self._of_tenant[tenant]:
+                del self._of_tenant[tenant]

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
-from app.body.large import LargeBodies
+from app.body.large import LargeBodies, UnfinishedBodies
 from app.config import ApiConfig
 from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
@@ -42,6 +42,7 @@ class Context:
     watch: JobWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
+    unfinished: UnfinishedBodies
     scan_turn: asyncio.Lock
 
     @property
@@ -98,7 +99,9 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
         raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
     try:
         chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
-        return await body.restored(await body.receive(chunks, limit=limit), config.text_limits, keep)
+        with context_of(request).unfinished.counted(tenant_of(request)):
+            document = await body.receive(chunks, limit=limit)
+        return await body.restored(document, config.text_limits, keep)
     except TimeoutError:
         raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None
     except BodyTooLarge as error:

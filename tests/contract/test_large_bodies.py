@@ -174,6 +174,42 @@ async def test_a_place_is_left_with_the_request(clock: ManualClock) -> None:
         assert statuses == [202] * 3 + [422] * 3
 
 
+async def test_a_tenant_has_few_unfinished_bodies(clock: ManualClock) -> None:
+    """However small: one more is refused at once, and another tenant's is not. They free their places by their end."""
+    config = ApiConfig(api_key=KEY, max_unfinished_requests=2)
+    begun, gate = asyncio.Semaphore(0), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'{"workflow":'
+        begun.release()
+        await gate.wait()
+        yield b"7}"
+
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        headers = {"content-type": "application/json"}
+        pending = [asyncio.create_task(api.client.post("/v1/jobs", content=slow(), headers=headers)) for _ in range(2)]
+        for _ in pending:
+            await begun.acquire()
+        async with asyncio.timeout(20):
+            while not await refused(api):
+                pass
+        async with await api.client_of("acme") as other:
+            assert (await other.post("/v1/jobs", json={"workflow": BLUE})).status_code == 202
+        gate.set()
+        assert [(await one).status_code for one in pending] == [422, 422]
+        assert (await sent(api, {"workflow": BLUE})).status_code == 202
+
+
+async def refused(api: Api) -> bool:
+    """Whether a request is refused for the number of unfinished ones; they count once their heads have been read."""
+    answer = await sent(api, {"workflow": BLUE})
+    if answer.status_code == 202:
+        return False
+    assert (answer.status_code, answer.json()["type"]) == (429, "/problems/too-many-requests")
+    assert answer.headers["retry-after"] == "1"
+    return True
+
+
 async def test_few_large_bodies_are_received_at_once(clock: ManualClock) -> None:
     """A tenant's further ones wait until one of its first ends; a small request does not."""
     config = ApiConfig(api_key=KEY, max_receiving_requests=2)

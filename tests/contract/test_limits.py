@@ -114,6 +114,7 @@ CASES: dict[str, Beyond] = {
 }
 TRIED_ELSEWHERE = {
     "max_large_requests",
+    "max_unfinished_requests",
     "max_receiving_requests",
     "max_batch_graph_bytes",
     "max_webhook_targets",
