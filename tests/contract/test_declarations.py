@@ -78,13 +78,18 @@ async def test_an_engine_of_others_says_nothing_of_it() -> None:
     "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
 )
 async def test_every_engine_of_a_worker_says_it(choice: EngineChoice, tmp_path: Path) -> None:
-    """The check of an image publishes the same; ComfyUI's own classes have only inputs that they declare."""
+    """The check of an image publishes the same; ComfyUI's own classes have only inputs that they declare.
+
+    Isolated as usual, it can try its classes' checks.
+    """
     report = await examine(EngineProcess(choice.spec(tmp_path / "engine")), {})
     known = {name: about["open_inputs"] for name, about in report.object_info.items() if "open_inputs" in about}
     if choice is LITE:
         assert known == {"LiteOpenInputs": True}
     else:
         assert known["KSampler"] is False
+        latent = report.object_info["LoadLatent"]["checked_files"]["latent"]  # its own check asks for a file
+        assert (latent["is"], latent["below"]) == ("file", "input")
         assert len(known) == len(report.object_info)
 
 
