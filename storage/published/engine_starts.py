@@ -76,7 +76,10 @@ class EngineStarts(Value):
         return self.model_copy(update={"starting": tuple(one for one in self.starting if one.worker != worker)})
 
     def failed(self, failure: FailedStart) -> "EngineStarts":
-        return self.without(failure.worker).model_copy(update={"failures": self.failures + 1, "last": failure})
+        """A container that was slow to show life, and was taken for dead, counts once."""
+        is_counted = self.last is not None and self.last.worker == failure.worker
+        failures = self.failures + (0 if is_counted else 1)
+        return self.without(failure.worker).model_copy(update={"failures": failures, "last": failure})
 
     def succeeded(self, worker: str) -> "EngineStarts":
         return EngineStarts(starting=self.without(worker).starting)

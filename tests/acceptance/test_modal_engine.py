@@ -1,12 +1,13 @@
 """An engine that cannot start, on the loopback control plane: containers come to an end, and so do jobs."""
 
-import time
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from infra.on_modal.names import APP_NAME
+from infra.settings import DeploymentSettings
 from storage.bucket.s3 import S3Config
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed
 
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.xdist_group("modal-engine")
 
 POOLS = '{"h100": "H100", "cheap": "T4"}'
 ROOT = Path(__file__).parents[2]
+JOBS = 8
 ENGINE = f"""\
 import os, pathlib, runpy, sys
 folder = pathlib.Path(__file__).parent
@@ -45,7 +47,7 @@ def app(tmp_path_factory: pytest.TempPathFactory, folder: Path, s3_server: S3Con
     settings = bucket_settings(s3_server, "modal-engine") | {
         "engine": str(folder),
         "isolation": "off",
-        "lease_s": 2,
+        "lease_s": 6,
         "huggingface_token": "secret-key-of-the-bucket",
     }
     with deployed(tmp_path_factory.mktemp("plane"), settings, COMFYUI_MODAL_GPU_POOLS=POOLS) as app:
@@ -53,29 +55,32 @@ def app(tmp_path_factory: pytest.TempPathFactory, folder: Path, s3_server: S3Con
 
 
 def _starts(folder: Path) -> int:
-    return len((folder / "starts").read_text().splitlines())
+    starts = folder / "starts"
+    return len(starts.read_text().splitlines()) if starts.exists() else 0
 
 
 def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
-    """After three starts the job has failed with the engine's last words, nothing more is started, and everyone can
+    """After three failures the jobs have failed with the engine's last words, nothing more is started, and everyone can
     see why. Another pool runs its jobs, and this one does again when the engine starts again."""
-    job = app.ended(app.submit(BLUE), is_swept=True)
-    assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
-    assert job["error"].startswith("the engine could not be started, 3 times in a row: the engine ended")
-    assert job["error_detail"]["log_tail"] == ["RuntimeError: no kernel image is available, …"]
+    for job_id in [app.submit(BLUE) for _ in range(JOBS)]:
+        job = app.ended(job_id, is_swept=True)
+        assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
+        assert re.match("the engine could not be started, [3-6] times in a row: the engine ended", job["error"])
+        assert job["error_detail"]["log_tail"] == ["RuntimeError: no kernel image is available, …"]
     assert "secret-key" not in app.plane.logs()
-    assert _starts(folder) == 3
+    # Two failures leave the pool open; as many containers as may run at once can have begun by the third.
+    starts = _starts(folder)
+    assert 3 <= starts <= 2 + DeploymentSettings().max_workers
 
     system = app.api.get("/v1/system").json()
-    default, h100, _ = system["pools"]
-    assert (default["failed_starts"]["failures"], h100["failed_starts"]) == (3, None)
+    default, h100 = system["pools"][:2]
+    assert (default["failed_starts"]["failures"], h100["failed_starts"]) == (starts, None)
     assert default["failed_starts"]["paused_until"] is not None
 
     waiting = app.submit(BLUE)
-    time.sleep(2)
     app.plane.call(APP_NAME, "reap")
     assert app.job(waiting)["status"] == "queued"
-    assert _starts(folder) == 3
+    assert _starts(folder) == starts
 
     (folder / "repaired").touch()
     other = app.ended(app.submit(BLUE, gpu="h100"))

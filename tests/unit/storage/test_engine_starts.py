@@ -69,6 +69,19 @@ async def test_a_container_that_dies_in_its_start_counts(store: EngineStartStore
     assert (state.failures, state.last.worker, state.last.message) == (1, "dies", DIED)
 
 
+async def test_a_container_that_was_taken_for_dead_counts_once(store: EngineStartStore, clock: ManualClock) -> None:
+    """Its own reason takes the place of the guess; if it succeeds after all, nothing has failed."""
+    await store.begin("default", "slow")
+    clock.set(clock.now() + timedelta(seconds=61))
+    await store.begin("default", "other")
+    await fail(store, "slow")
+    state = await store.state("default")
+    assert state.last is not None
+    assert (state.failures, state.last.message) == (1, "no kernel image")
+    await store.succeed("default", "slow")
+    assert (await store.state("default")).failures == 0
+
+
 async def test_what_the_engine_said_is_kept_when_a_container_dies(store: EngineStartStore, clock: ManualClock) -> None:
     """A container that ends without a word does not replace the reason that another one gave."""
     await fail(store, "w1")
