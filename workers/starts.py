@@ -90,7 +90,7 @@ class CountedStarts:
         interval_s = self._starts.policy.lease.total_seconds() / SIGNS_OF_LIFE
         while True:
             await asyncio.sleep(interval_s)
-            await self._told(self._starts.begin(self._pool, self._worker))
+            await self._told(self._starts.renew(self._pool, self._worker))
 
     async def _told(self, write: Awaitable[None]) -> None:
         try:

@@ -33,10 +33,12 @@ DIED = "its container ended while the engine was starting"
 
 
 class Starting(Value):
-    """A start that has not ended. The last sign of life was at `renewed_at`."""
+    """A start that has not ended. The last sign of life was at `renewed_at`; `is_counted`: too long ago, so that it
+    counts as a failure already."""
 
     worker: str
     renewed_at: datetime
+    is_counted: bool = False
 
 
 class FailedStart(Value):
@@ -58,31 +60,35 @@ class EngineStarts(Value):
 
     def counted(self, now: datetime, lease: timedelta) -> "EngineStarts":
         """With the starts that gave no sign of life for a lease counted as failures."""
-        dead = [one for one in self.starting if one.renewed_at + lease <= now]
+        dead = [one for one in self.starting if not one.is_counted and one.renewed_at + lease <= now]
         if not dead:
             return self
         latest = max(dead, key=lambda one: one.renewed_at)
         ended = FailedStart(worker=latest.worker, at=latest.renewed_at + lease, message=DIED)
         # What an engine said before it failed tells more than a container that ended without a word.
         last = self.last.model_copy(update={"at": max(self.last.at, ended.at)}) if self.last else ended
-        alive = tuple(one for one in self.starting if one not in dead)
-        return self.model_copy(update={"failures": self.failures + len(dead), "last": last, "starting": alive})
+        starting = tuple(one.model_copy(update={"is_counted": True}) if one in dead else one for one in self.starting)
+        return self.model_copy(update={"failures": self.failures + len(dead), "last": last, "starting": starting})
 
     def begun(self, worker: str, now: datetime) -> "EngineStarts":
         others = self.without(worker).starting[-(MOST_STARTING - 1) :]
         return self.model_copy(update={"starting": (*others, Starting(worker=worker, renewed_at=now))})
 
+    def renewed(self, worker: str, now: datetime) -> "EngineStarts":
+        changed = (one.model_copy(update={"renewed_at": now}) if one.worker == worker else one for one in self.starting)
+        return self.model_copy(update={"starting": tuple(changed)})
+
     def without(self, worker: str) -> "EngineStarts":
         return self.model_copy(update={"starting": tuple(one for one in self.starting if one.worker != worker)})
 
     def failed(self, failure: FailedStart) -> "EngineStarts":
-        """A container that was slow to show life, and was taken for dead, counts once."""
-        is_counted = self.last is not None and self.last.worker == failure.worker
+        """One that was slow to show life, and was taken for dead, counts once."""
+        is_counted = any(one.is_counted for one in self.starting if one.worker == failure.worker)
         failures = self.failures + (0 if is_counted else 1)
         return self.without(failure.worker).model_copy(update={"failures": failures, "last": failure})
 
     def succeeded(self, worker: str) -> "EngineStarts":
-        return EngineStarts(starting=self.without(worker).starting)
+        return EngineStarts(starting=tuple(one for one in self.without(worker).starting if not one.is_counted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +148,11 @@ class EngineStartStore:
         return await self.state(pool) if cached is None else cached[0]
 
     async def begin(self, pool: str, worker: str) -> None:
-        """Also as the sign of life of a start that has begun."""
         await self._evolve(pool, lambda starts: starts.begun(worker, self._clock.now()))
+
+    async def renew(self, pool: str, worker: str) -> None:
+        """The sign of life of a start that has begun."""
+        await self._evolve(pool, lambda starts: starts.renewed(worker, self._clock.now()))
 
     async def withdraw(self, pool: str, worker: str) -> None:
         """The start was given up for a reason that is not the engine's."""

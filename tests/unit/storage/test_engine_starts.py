@@ -47,6 +47,16 @@ async def test_the_third_failure_in_a_row_pauses_the_pool(store: EngineStartStor
     assert (await store.state("default")).last is None
 
 
+async def test_a_worker_that_starts_again_counts_again(store: EngineStartStore, clock: ManualClock) -> None:
+    """On one's own machine it has the name that it had before, whether it said why it failed or was killed."""
+    for _ in range(2):
+        await fail(store, "worker-1")
+    await store.begin("default", "worker-1")
+    clock.set(clock.now() + timedelta(seconds=61))
+    await fail(store, "worker-1")
+    assert (await store.state("default")).failures == 4
+
+
 async def test_a_success_ends_the_row(store: EngineStartStore) -> None:
     """Only failures in a row count."""
     await fail(store, "w1")
@@ -62,7 +72,7 @@ async def test_a_container_that_dies_in_its_start_counts(store: EngineStartStore
         await store.begin("default", worker)
     await store.withdraw("default", "leaves")
     clock.set(clock.now() + timedelta(seconds=40))
-    await store.begin("default", "lives")
+    await store.renew("default", "lives")
     clock.set(clock.now() + timedelta(seconds=20))
     state = await store.state("default")
     assert state.last is not None
@@ -73,8 +83,8 @@ async def test_a_container_that_was_taken_for_dead_counts_once(store: EngineStar
     """Its own reason takes the place of the guess; if it succeeds after all, nothing has failed."""
     await store.begin("default", "slow")
     clock.set(clock.now() + timedelta(seconds=61))
-    await store.begin("default", "other")
-    await fail(store, "slow")
+    await store.renew("default", "slow")
+    await store.fail("default", "slow", "no kernel image")
     state = await store.state("default")
     assert state.last is not None
     assert (state.failures, state.last.message) == (1, "no kernel image")
