@@ -78,6 +78,8 @@ class ApiConfig:
     retain_s: int = 7 * 24 * 3600
     """How long a finished job stays at most."""
     max_batch_jobs: int = 1_000
+    max_batch_nodes: int = 500_000
+    """The nodes of a batch's graph times its input sets: each is checked, in about 16 µs."""
     max_batch_graph_bytes: int = 256 * MIB
     """Each job of a batch stores the graph, which is sent once."""
     gpu_pools: tuple[str, ...] = ()

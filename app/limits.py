@@ -54,6 +54,7 @@ class Limits(BaseModel):
     max_media_s: float = Field(description="how long a video or a sound may be")
     max_upload_bytes: int = Field(description="a presigned upload")
     max_batch_jobs: int = Field(description="jobs of a batch")
+    max_batch_nodes: int = Field(description="the nodes of a batch's graph, times its `input_sets`")
     max_batch_graph_bytes: int = Field(description="the size of a batch's graph, times its `input_sets`")
     max_metadata_pairs: int = Field(description="`metadata` of a job")
     max_metadata_name_length: int = Field(description="a name in `metadata`")
@@ -101,6 +102,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_media_s=config.media_limits.max_duration_s,
         max_upload_bytes=config.largest_upload,
         max_batch_jobs=config.most_jobs_at_once,
+        max_batch_nodes=config.max_batch_nodes,
         max_batch_graph_bytes=config.max_batch_graph_bytes,
         max_metadata_pairs=config.max_metadata_pairs,
         max_metadata_name_length=MAX_METADATA_NAME,

@@ -96,7 +96,10 @@ class AuthMiddleware:
         if scope["type"] == "http" and needs_key(scope["path"]):
             try:
                 principal = await self._door.principal_of(scope)
-                scope.setdefault("state", {})["principal"] = principal
+                state = scope.setdefault("state", {})
+                state["principal"] = principal
+                if (budget := state.get("budget")) is not None:
+                    budget.owner = principal.tenant
                 self._door.check(principal, scope["method"], scope["path"])
             except Problem as problem:
                 await problem.response()(scope, receive, send)

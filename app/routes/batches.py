@@ -37,7 +37,7 @@ async def submit(request: Request) -> Response:
         if accepted is None:
             preparation = Preparation(context.services, context.config, tenant, body, principal_of(request).graphs)
             wanted = await body.aside(parsed, BatchRequest, document)
-            prepared = await prepared_batch(preparation, wanted, context.config)
+            prepared = await prepared_batch(preparation, wanted, context.config, request.is_disconnected)
             accepted = await acceptance.batch(prepared, identity)
     outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else len(accepted.stored.record.job_ids)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}

@@ -2,8 +2,10 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+
+from starlette.requests import ClientDisconnect
 
 from app.config import ApiConfig
 from app.problems import Problem
@@ -12,6 +14,10 @@ from app.submission.media import PreparedMedium
 from app.submission.preparation import Preparation, PreparedJob
 from app.wire.batches import BatchRequest
 from app.wire.jobs import InputValue, JobRequest
+
+IsGone = Callable[[], Awaitable[bool]]
+JOBS_BETWEEN_LOOKS = 50
+"""A batch is checked for seconds: a client that has gone is noticed after so many of its jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +31,24 @@ class PreparedBatch:
     webhook_secret: str | None = None
 
 
-async def prepared_batch(preparation: Preparation, request: BatchRequest, config: ApiConfig) -> PreparedBatch:
-    """`Problem` for the first job that something is wrong with: then none is accepted."""
+async def prepared_batch(
+    preparation: Preparation, request: BatchRequest, config: ApiConfig, is_gone: IsGone
+) -> PreparedBatch:
+    """`Problem` for the first job that something is wrong with: then none is accepted. `ClientDisconnect` where the
+    client has gone meanwhile."""
     if request.jobs is not None and request.input_sets is None:
         _only_jobs(request)
         await preparation.check(request, "")
         _check_count("jobs", len(request.jobs), config)
         preparation.check_urls(sum(url_count(job.media, job.inputs) for job in request.jobs), config.max_batch_urls)
-        return PreparedBatch(await _own_jobs(preparation, request.jobs), (), request.metadata, request.webhook_url)
+        return PreparedBatch(
+            await _own_jobs(preparation, request.jobs, is_gone), (), request.metadata, request.webhook_url
+        )
     if request.input_sets is not None and request.jobs is None:
         _check_count("input_sets", len(request.input_sets), config)
         urls = url_count(request.media, itertools.chain.from_iterable(request.input_sets))
         preparation.check_urls(urls, config.max_batch_urls)
-        return await _variations(preparation, request, request.input_sets, config)
+        return await _variations(preparation, request, request.input_sets, config, is_gone)
     raise Problem("batch-ambiguous", "a batch has either `workflow` and `input_sets`, or `jobs`", pointer="")
 
 
@@ -54,16 +65,34 @@ def _check_count(field: str, count: int, config: ApiConfig) -> None:
         raise Problem("too-many-jobs" if count else "validation-error", detail, pointer=f"/{field}")
 
 
-async def _own_jobs(preparation: Preparation, requests: Sequence[JobRequest]) -> tuple[PreparedJob, ...]:
+def _check_work(nodes: int, sets: int, config: ApiConfig) -> None:
+    if nodes * sets > config.max_batch_nodes:
+        detail = f"{sets} jobs of {nodes} nodes each, at most {config.max_batch_nodes} nodes in all are allowed"
+        raise Problem("too-many-jobs", detail, pointer="/input_sets")
+
+
+async def _own_jobs(
+    preparation: Preparation, requests: Sequence[JobRequest], is_gone: IsGone
+) -> tuple[PreparedJob, ...]:
     jobs = []
     for position, request in enumerate(requests):
+        await _check_is_there(position, is_gone)
         jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
         await asyncio.sleep(0)  # a thousand graphs take their time: others are served in between
     return tuple(jobs)
 
 
+async def _check_is_there(position: int, is_gone: IsGone) -> None:
+    if position % JOBS_BETWEEN_LOOKS == 0 and await is_gone():
+        raise ClientDisconnect
+
+
 async def _variations(
-    preparation: Preparation, request: BatchRequest, input_sets: Sequence[Sequence[InputValue]], config: ApiConfig
+    preparation: Preparation,
+    request: BatchRequest,
+    input_sets: Sequence[Sequence[InputValue]],
+    config: ApiConfig,
+    is_gone: IsGone,
 ) -> PreparedBatch:
     await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "")
@@ -73,10 +102,12 @@ async def _variations(
         raise Problem(
             "too-many-jobs", f"{detail}{config.max_batch_graph_bytes} bytes are allowed", pointer="/input_sets"
         )
+    _check_work(len(workflow.graph.nodes), len(input_sets), config)
     jobs = []
     for position, inputs in enumerate(input_sets):
-        jobs.append(await preparation.job(request, workflow, inputs, f"/input_sets/{position}", "/workflow"))
-        await asyncio.sleep(0)
+        await _check_is_there(position, is_gone)
+        where = f"/input_sets/{position}"
+        jobs.append(await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True))
     media = await preparation.media(request, "")
     return PreparedBatch(
         tuple(replace(job, media=media) for job in jobs),

@@ -16,8 +16,8 @@ from app.services import Services
 from app.submission.byte_quota import ByteQuota
 from app.wire.jobs import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused
+from storage.fair_slots import NoSlot
 from storage.untrusted.remote import Fetched, Meter, NotReserved
-from storage.untrusted.slots import NoSlot
 
 RETRY_S = 10
 

@@ -12,6 +12,7 @@ from pydantic_core import to_json
 
 from app.body import BadText, Body, Place, TextTooLong
 from app.config import ApiConfig
+from app.heavy import off_loop
 from app.problems import Problem, of_report, of_validation, of_workflow
 from app.services import Services
 from app.submission.fetching import url_count
@@ -193,8 +194,11 @@ class Preparation:
         inputs: Sequence[InputValue],
         inputs_at: str,
         workflow_at: str,
+        *,
+        one_of_many: bool = False,
     ) -> PreparedJob:
-        """Without the media of its options, which come by `media`."""
+        """Without the media of its options, which come by `media`. One of many is checked off the event loop, whatever
+        its size."""
         if len(inputs) > self._config.max_inputs:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
@@ -206,7 +210,8 @@ class Preparation:
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
-        report = await self._body.aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        aside = off_loop if one_of_many else self._body.aside
+        report = await aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             raise await self._body.aside(of_report, report, workflow_at, given)  # it searches names to suggest

@@ -4,11 +4,15 @@ uvicorn waits for a head as long as a client likes, and keeps as much of it as c
 and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. A client
 that was answered before its whole body arrived (with 401, say) gets `head_s` more seconds to finish sending.
 
+A client that does not read its answers holds them in our memory and in the kernel's. So what the kernel holds of a
+connection is small, and one that takes nothing for `write_s` is closed; meanwhile it counts as one that waits.
+
 A chunked body has parts that no application sees: sizes, extensions, and the trailer fields after its end, which
 uvicorn would keep and add to the request's headers. Trailers are dropped, and all of this framing is bounded.
 """
 
 import asyncio
+import socket
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +24,8 @@ TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection tha
 MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 FIELD_BYTES = len(b": \r\n")
+USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
+"""Linux alone: also ends a connection that we have closed, whose last answer the client does not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +38,19 @@ class HeadLimits:
     max_head_fields: int = 100
     max_pipelined: int = 16
     """Requests that wait on one connection for the answers before theirs."""
+    write_s: float = 30.0
+    send_buffer_bytes: int = 64 * 1024
+    """What the kernel keeps of answers for one connection; it counts twice as much for it."""
     max_waiting: int = 2_000
-    """Connections without a whole head; one more closes the oldest of them, once it has waited for `grace_s`."""
+    """Connections without a whole head, or whose client does not read; one more closes the oldest of them, once it has
+    waited for `grace_s`."""
     grace_s: float = 1.0
     """Many connections are accepted before the first is read: who sends a head at once must get through."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The limits, and which connections of this process wait for a head, the oldest first."""
+    """The limits, and which connections of this process wait for their client, the oldest first."""
 
     limits: HeadLimits = HeadLimits()
     waiting: "dict[GuardedProtocol, float]" = field(default_factory=dict)
@@ -64,6 +74,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._guard = guard
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._body_bytes = 0
         self._framing_bytes = 0
@@ -72,13 +83,33 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._bound_sending(transport.get_extra_info("socket"))
         self._await_head()
         self._guard.make_room(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._await_no_more()
         self._await_no_rest()
+        self._await_no_reading()
         super().connection_lost(exc)
+
+    def _bound_sending(self, connection: socket.socket) -> None:
+        limits = self._guard.limits
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+        if USER_TIMEOUT is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+            connection.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, round(limits.write_s * 1000))
+
+    def pause_writing(self) -> None:
+        """The client has not taken what was sent before."""
+        super().pause_writing()
+        if self._timer is None:
+            self._guard.waiting[self] = self.loop.time()
+        self._stalled = self.loop.call_later(self._guard.limits.write_s, self.transport.abort)
+        self._guard.make_room(self.loop.time())
+
+    def resume_writing(self) -> None:
+        self._await_no_reading()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
@@ -160,6 +191,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _await_no_reading(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+            if self._timer is None:
+                self._guard.waiting.pop(self, None)
 
     def _await_no_rest(self) -> None:
         if self._rest is not None:

@@ -1,4 +1,4 @@
-"""Blocking calls to the bucket on a fixed number of threads.
+"""Blocking calls to the bucket on a fixed number of threads, which the tenants of an API take in turn.
 
 A caller that stops waiting, by cancellation or because its budget is spent, leaves a call that has begun running: its
 thread is taken until the sockets' own timeouts end it. A call that has not begun is dropped. So a bucket that hangs
@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import TypeVar
 
-from storage.bucket.budget import while_it_moves, within_budget
+from storage.bucket.budget import current_owner, while_it_moves, within_budget
 from storage.errors import StorageUnavailable
+from storage.fair_slots import FairSlots
 
 T = TypeVar("T")
 
@@ -20,13 +21,14 @@ T = TypeVar("T")
 class Threads:
     def __init__(self, most: int) -> None:
         self._pool = ThreadPoolExecutor(most, thread_name_prefix="bucket")
+        self._places = FairSlots(most)
         self._moved = 0
         self._counting = Lock()
 
     async def run(self, call: Callable[[], T], what: str) -> T:
         """Within the budget of the request, if there is one: `BudgetSpent`. `StorageUnavailable` after `close`."""
         async with within_budget(what):
-            return await self._start(call, what)
+            return await self._in_turn(call, what)
 
     def moved(self, more: int) -> None:
         """Called by a transfer whenever bytes of it have moved, from any thread."""
@@ -35,7 +37,12 @@ class Threads:
 
     async def transfer(self, call: Callable[[], T], what: str) -> T:
         """As `run`, for as long as bytes move: its own, or those of the transfers that it waits for."""
-        return await while_it_moves(self._start(call, what), lambda: self._moved, what)
+        work = asyncio.ensure_future(self._in_turn(call, what))
+        return await while_it_moves(work, lambda: self._moved, what)
+
+    async def _in_turn(self, call: Callable[[], T], what: str) -> T:
+        async with self._places.slot(current_owner()):
+            return await self._start(call, what)
 
     def _start(self, call: Callable[[], T], what: str) -> asyncio.Future[T]:
         try:

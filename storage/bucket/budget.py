@@ -1,4 +1,4 @@
-"""How long one request of the API may wait for the bucket, in all: a budget that every call to the bucket draws on.
+"""What one request of the API may take of the bucket: how long it may wait in all, and whose turn it is.
 
 The budget belongs to a context (`contextvars`), so code between a route and the bucket does not pass it on. Waits that
 overlap count once. Where there is none, as in workers, deliverer and reaper, calls wait as long as the adapter does.
@@ -22,6 +22,8 @@ class Budget:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
+        self.owner = ""
+        """The tenant, once it is known: the calls of one do not delay those of another."""
         self.may_have_written = False
         self._spent_s = 0.0
         self._waits = 0
@@ -57,6 +59,12 @@ def budget_of(seconds: float) -> Iterator[Budget]:
         yield budget
     finally:
         _current.reset(token)
+
+
+def current_owner() -> str:
+    """Whose call this is; empty outside of a request, and before its key is known."""
+    budget = _current.get()
+    return "" if budget is None else budget.owner
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.concurrency import gather
+from storage.concurrency import gather, map_bounded
 from storage.errors import (
     BadCursor,
     JobGone,
@@ -205,7 +205,7 @@ class JobStore:
         return await self.advance(stored, stored.record)
 
     async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
-        rows = await gather(*(self._row(tenant, status, key) for key in index_keys))
+        rows = await map_bounded(index_keys, lambda key: self._row(tenant, status, key))
         return [row for row in rows if row is not None]
 
     async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:

@@ -28,6 +28,15 @@ class DestinationRefused(httpx.RequestError):
         super().__init__(f"destination refused: {reason}")
 
 
+REFUSALS: tuple[type[Exception], ...] = (
+    DestinationRefused,
+    httpx.UnsupportedProtocol,
+    httpx.InvalidURL,
+    UnicodeError,
+)
+"""What a URL that no request will ever reach raises; httpx lets the error of a host that is no IDNA name through."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destinations:
     """`ports` None means the scheme's own port only. `loopback` allows loopback addresses, on any port; None does not.
@@ -65,7 +74,11 @@ class Destinations:
         if url.userinfo:
             raise DestinationRefused("credentials in the URL")
         host = _host_of(url)
-        if not host or any(character in host for character in "%\\ "):
+        try:
+            readable = url.host  # decodes IDNA
+        except UnicodeError:
+            readable = ""
+        if not host or not readable or any(character in host for character in "%\\ "):
             raise DestinationRefused("not a host name")
 
     async def check_address(self, host: str, address: Address, port: int) -> None:

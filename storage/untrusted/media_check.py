@@ -17,10 +17,10 @@ from typing import Any
 
 import comfyui_modal
 from storage.errors import CheckUnavailable, MediumRefused
+from storage.fair_slots import FairSlots, NoSlot
 from storage.formats import HEAD_BYTES, listed_format
 from storage.untrusted import probe
 from storage.untrusted.host_paths import HostPaths
-from storage.untrusted.slots import FairSlots, NoSlot
 from storage.untrusted.walkers import has_light_header
 
 PROBE_S = 120.0

@@ -12,29 +12,52 @@ tenant's receiver said, and no two tenants share a connection.
 import asyncio
 import functools
 import ipaddress
+import re
 import socket
 import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
 import httpcore
 import httpx
 
+from storage.fair_slots import FairSlots
 from storage.untrusted.destinations import DestinationRefused, Destinations
 
 DNS_TIMEOUT_S = 5.0
+RESOLVERS, RESOLVERS_OF_TENANT = 64, 8
+"""Threads that resolve names, and how many of them one tenant has. The resolver of the system cannot be interrupted: a
+name whose server does not answer takes its thread for up to 40 s."""
 MAX_ADDRESSES = 4
 MAX_REDIRECTS = 3
+LINES_AT_ONCE = 64
+"""Lines of an answer that are parsed before other tasks have their turn: each may be an event, 100 µs of work."""
+FREE_LINES = 2_000
+MIN_LINE_BYTES = 16
+"""After the first FREE_LINES an answer has as many bytes a line on average. Binary data have 256, chunks of one byte or
+endless interim responses fewer."""
+
+_SOME_LINES = re.compile(rb"(?:[^\n]*+\n){%d}" % LINES_AT_ONCE)
+
+
+_NAMES = FairSlots(RESOLVERS, each=RESOLVERS_OF_TENANT)
+_RESOLVING = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="names")
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    def __init__(self, destinations: Destinations, *, backend: httpcore.AsyncNetworkBackend | None = None) -> None:
+    """`tenant` is whose URLs these are, for a fair share of what resolves names."""
+
+    def __init__(
+        self, destinations: Destinations, *, tenant: str = "", backend: httpcore.AsyncNetworkBackend | None = None
+    ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._destinations = destinations
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_tls(),
             keepalive_expiry=5.0,
-            network_backend=_PinnedBackend(destinations, backend or httpcore.AnyIOBackend()),
+            network_backend=_PinnedBackend(destinations, backend or httpcore.AnyIOBackend(), tenant),
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -43,9 +66,10 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
 
 
 class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    def __init__(self, destinations: Destinations, inner: httpcore.AsyncNetworkBackend) -> None:
+    def __init__(self, destinations: Destinations, inner: httpcore.AsyncNetworkBackend, tenant: str) -> None:
         self._destinations = destinations
         self._inner = inner
+        self._tenant = tenant
 
     async def connect_tcp(
         self,
@@ -66,7 +90,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
             if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
                 await stream.aclose()
                 raise DestinationRefused("connected to another address than was checked")
-            return stream
+            return _PacedStream(stream)
         raise failure
 
     async def connect_unix_socket(
@@ -81,13 +105,67 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         """One bad answer refuses the whole name."""
         try:
             async with asyncio.timeout(DNS_TIMEOUT_S):
-                answers = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                answers = await self._resolved(host, port)
         except (OSError, UnicodeError, TimeoutError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host!r}") from error
         addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
         for address in addresses:
             await self._destinations.check_address(host, ipaddress.ip_address(address), port)
         return addresses
+
+    async def _resolved(self, host: str, port: int) -> Any:
+        """The place is left when the thread is back, not when nothing waits for it any more."""
+        leave = await _NAMES.enter(self._tenant)
+        call = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        resolving = asyncio.get_running_loop().run_in_executor(_RESOLVING, call)
+        resolving.add_done_callback(functools.partial(_ended, leave))
+        return await asyncio.shield(resolving)
+
+
+class _PacedStream(httpcore.AsyncNetworkStream):
+    """Passes on a few lines at a time: a server can put 10,000 events of HTTP into one read, and no parser suspends."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._pending = b""
+        self._bytes = self._lines = 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if not self._pending:
+            self._pending = await self._inner.read(max_bytes, timeout)
+            self._count(self._pending)
+        else:
+            await asyncio.sleep(0)
+        some = _SOME_LINES.match(self._pending)
+        end = min(max_bytes, some.end() if some else len(self._pending))
+        piece, self._pending = self._pending[:end], self._pending[end:]
+        return piece
+
+    def _count(self, data: bytes) -> None:
+        self._bytes += len(data)
+        self._lines += data.count(b"\n")
+        if self._lines > FREE_LINES and self._bytes < self._lines * MIN_LINE_BYTES:
+            raise httpcore.RemoteProtocolError("more framing than data")
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        return _PacedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+def _ended(leave: Callable[[], None], resolving: "asyncio.Future[Any]") -> None:
+    leave()
+    if not resolving.cancelled():
+        resolving.exception()  # it counts as seen, also where nothing waits for it any more
 
 
 def pinned_client(transport: PinnedTransport, *, timeout_s: float, follow_redirects: bool = True) -> httpx.AsyncClient:

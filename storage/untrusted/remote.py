@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from storage.bucket.budget import current_owner
 from storage.errors import FetchFailed, FetchRefused, MediumRefused
+from storage.fair_slots import FairSlots
 from storage.formats import HEAD_BYTES, listed_format
-from storage.untrusted.slots import FairSlots
 
 if TYPE_CHECKING:
     import httpx
@@ -92,14 +93,15 @@ class RemoteFetcher:
         """`FetchRefused` for a URL or content that is not allowed, `FetchFailed` where the other side failed."""
         import httpx
 
-        from storage.untrusted.destinations import DestinationRefused, Destinations
+        from storage.untrusted.destinations import REFUSALS, Destinations
         from storage.untrusted.pinned_http import PinnedTransport, pinned_client
 
-        transport = self._transport() if self._transport else PinnedTransport(Destinations(own_ports=self._own_ports))
+        here = Destinations(own_ports=self._own_ports)
+        transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())
         try:
             async with asyncio.timeout(FETCH_TIMEOUT_S), pinned_client(transport, timeout_s=READ_TIMEOUT_S) as client:
                 return await self._download(client, url, path, meter, max_bytes)
-        except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except REFUSALS as error:
             raise FetchRefused(str(error)) from error
         except httpx.HTTPError as error:
             raise FetchFailed(f"{type(error).__name__}: {error}") from error

@@ -8,13 +8,15 @@ from typing import Protocol
 
 import httpx
 
-from storage.untrusted.destinations import DestinationRefused
+from storage.untrusted.destinations import REFUSALS
 from storage.untrusted.pinned_http import PinnedTransport, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0
 """Wall clock for the whole of an attempt."""
 EXCERPT_BYTES = 4096
+EXCERPT_PIECES = 256
+"""Of a chunked answer: what comes after them is not read either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class RemotePoster:
                 return await _send(client, url, headers, body, started)
         except TimeoutError:
             return Answer(None, _ms(started), f"no complete answer within {self._timeout_s:g} s")
-        except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except REFUSALS as error:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except httpx.HTTPError as error:
             return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
@@ -77,7 +79,7 @@ class RemotePoster:
                 client.stream("OPTIONS", url, headers=headers) as response,
             ):
                 pass  # what follows the headers is of no interest
-        except (DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        except REFUSALS as error:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except (TimeoutError, httpx.HTTPError) as error:
             return Answer(None, _ms(started), f"the handshake failed: {type(error).__name__}")
@@ -87,16 +89,17 @@ class RemotePoster:
         return Answer(None, _ms(started), f"the receiver does not allow {origin} (it answered {response.status_code})")
 
     def _client(self, tenant: str) -> httpx.AsyncClient:
-        transport = PinnedTransport(self._rules.destinations(tenant))
+        transport = PinnedTransport(self._rules.destinations(tenant), tenant=tenant)
         return pinned_client(transport, timeout_s=self._timeout_s, follow_redirects=False)
 
 
 async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str], body: bytes, started: float) -> Answer:
     async with client.stream("POST", url, headers=dict(headers), content=body) as response:
         excerpt = b""
+        pieces = 0
         async for chunk in response.aiter_raw():
-            excerpt += chunk
-            if len(excerpt) >= EXCERPT_BYTES:
+            excerpt, pieces = excerpt + chunk, pieces + 1
+            if len(excerpt) >= EXCERPT_BYTES or pieces == EXCERPT_PIECES:
                 break
         wish = response.headers.get("webhook-delivery", "").strip().lower()
         return Answer(

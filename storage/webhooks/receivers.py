@@ -60,11 +60,11 @@ class ReceiverRules:
         """Why no event will ever reach this URL, as far as that is known without resolving its name."""
         import httpx
 
-        from storage.untrusted.destinations import DestinationRefused
+        from storage.untrusted.destinations import REFUSALS
 
         try:
             await self.destinations(tenant).check_url(httpx.URL(url))
-        except (DestinationRefused, httpx.InvalidURL) as error:
+        except REFUSALS as error:
             return str(error)
         return None
 

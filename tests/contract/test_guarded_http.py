@@ -14,18 +14,25 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from infra.local.guarded_http import Guard, HeadLimits
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 HEAD = b"GET / HTTP/1.1\r\nhost: here\r\n"
 WHOLE = HEAD + b"\r\n"
 LIVENESS_S = 20
+LARGE = 32 * 1024 * 1024
+"""Bytes: more than the kernel keeps for both ends."""
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
 
 
 async def _answer_at_once(_: Request) -> Response:
     return PlainTextResponse("well")
+
+
+async def _answer_at_length(_: Request) -> Response:
+    return PlainTextResponse("x" * LARGE)
 
 
 async def _headers_after_the_body(request: Request) -> Response:
@@ -41,6 +48,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
         routes=[
             Route("/", _answer_at_once, methods=["GET", "POST"]),
             Route("/read", _headers_after_the_body, methods=["POST"]),
+            Route("/large", _answer_at_length),
         ]
     )
     serves: Any = guard.protocol
@@ -243,3 +251,24 @@ async def test_many_requests_on_one_connection() -> None:
         eager[1].write(WHOLE * 50)
         answered = (await _rest_of(eager)).count(b"HTTP/1.1 200")
         assert answered < 50
+
+
+async def test_a_client_that_does_not_read() -> None:
+    """It counts as one that waits, and its connection ends with what the kernels hold of its answer."""
+    async with _server(HeadLimits(write_s=0.5)) as (connect, guard):
+        deaf = await connect()
+        deaf[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+        await until(lambda: any(connection.flow.write_paused for connection in guard.waiting))
+        await until(lambda: not guard.waiting)
+        with suppress(ConnectionError):
+            assert len(await _rest_of(deaf)) < LARGE
+
+
+async def test_clients_that_do_not_read_make_room() -> None:
+    """The oldest of too many ends before its time."""
+    async with _server(HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600)) as (connect, guard):
+        for _ in range(5):
+            (await connect())[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+        await until(lambda: sum(connection.flow.write_paused for connection in guard.waiting) == 2)
+        assert len(guard.waiting) == 2
+        assert await _is_served(await connect())

@@ -2,19 +2,26 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import ClientDisconnect
 
 from app.body import MAX_VALUES
 from app.body.large import LargeBodies
 from app.config import ApiConfig
 from app.problems import Problem
+from app.submission.batch_preparation import prepared_batch
+from app.submission.preparation import Preparation, PreparedWorkflow
+from app.wire.batches import BatchRequest
+from app.wire.jobs import JobOptions
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, Api, running_api
+from workflows.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
 
@@ -244,3 +251,49 @@ async def test_a_batch_does_not_multiply_a_graph_without_bound(clock: ManualCloc
         refused = await sent(api, many, "/v1/batches")
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
         assert refused.json()["pointer"] == "/input_sets"
+
+
+async def test_a_batch_has_so_many_nodes_in_all(clock: ManualClock) -> None:
+    """Each of its jobs has the graph's nodes checked anew."""
+    config = ApiConfig(api_key=KEY, max_batch_nodes=100)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        few, many = ({"workflow": BLUE, "input_sets": [[]] * count} for count in (50, 51))
+        assert (await sent(api, few, "/v1/batches")).status_code == 202
+        refused = await sent(api, many, "/v1/batches")
+        assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
+
+
+async def test_the_sets_of_a_batch_are_checked_off_the_event_loop(
+    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small its document is."""
+    threads: set[str] = set()
+    known = Catalogue.judge
+
+    def judge(self: Catalogue, *args: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return known(self, *args)
+
+    monkeypatch.setattr(Catalogue, "judge", judge)
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
+        assert (await sent(api, {"workflow": BLUE, "input_sets": [[]] * 3}, "/v1/batches")).status_code == 202
+    assert threads == {"heavy_0"}
+
+
+async def test_a_batch_whose_client_has_gone_is_checked_no_further() -> None:
+    """Nothing of it is prepared."""
+    request = BatchRequest.model_validate({"workflow": BLUE, "input_sets": [[]] * 3})
+
+    async def is_gone() -> bool:
+        return True
+
+    class Nothing(Preparation):
+        def __init__(self) -> None: ...
+
+        async def check(self, options: JobOptions, root: str) -> None: ...
+
+        async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
+            return PreparedWorkflow.of(document)
+
+    with pytest.raises(ClientDisconnect):
+        await prepared_batch(Nothing(), request, ApiConfig(api_key=KEY), is_gone)

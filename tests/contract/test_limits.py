@@ -116,6 +116,7 @@ TRIED_ELSEWHERE = {
     "max_large_requests",
     "max_unfinished_requests",
     "max_receiving_requests",
+    "max_batch_nodes",
     "max_batch_graph_bytes",
     "max_webhook_targets",
     "max_body_s",

@@ -123,6 +123,15 @@ async def delivered(api: Api, wanted: Settings, tenant: str, url: str) -> tuple[
     return stored.record.status, stored.record.reason
 
 
+async def test_a_host_that_is_no_name_is_refused_and_dead(clock: ManualClock) -> None:
+    """httpx cannot read it; the event is a dead letter, not tried for ever."""
+    wanted, url = settings(), "http://xn--localhost/hook"
+    async with api_of(wanted, clock) as api:
+        refused = await api.client.post("/v1/webhooks/test", json={"url": url})
+        status, _ = await delivered(api, wanted, "default", url)
+    assert (refused.status_code, refused.json()["type"], status) == (422, "/problems/webhook-refused", "dead")
+
+
 @pytest.mark.parametrize("url", PRIVATE)
 async def test_what_no_delivery_would_reach_is_refused_at_submission(clock: ManualClock, url: str) -> None:
     """Private and loopback addresses in every form, other ports: with the words that the delivery would end with."""

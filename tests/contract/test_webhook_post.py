@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +13,7 @@ from aiohttp import web
 from storage.access.key_store import ApiKeyStore
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
+from storage.untrusted.pinned_http import RESOLVERS, RESOLVERS_OF_TENANT
 from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 from storage.webhooks.receivers import Loopback, ReceiverRules
 
@@ -164,7 +166,15 @@ async def test_tls_to_a_plain_port_is_no_answer(receiver: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://10.0.0.1/hook", "http://169.254.169.254/latest", "http://[fd00::1]/hook", "ftp://example.com/", "x"]
+    "url",
+    [
+        "http://10.0.0.1/hook",
+        "http://169.254.169.254/latest",
+        "http://[fd00::1]/hook",
+        "ftp://example.com/",
+        "http://xn--localhost/",
+        "x",
+    ],
 )
 async def test_where_we_do_not_go_no_repeat_helps(url: str) -> None:
     """Private addresses, other schemes, and what is no URL."""
@@ -237,3 +247,27 @@ async def test_the_handshake(receiver: str) -> None:
     refusal = await poster.handshake("acme", "http://10.0.0.1/", "ours.example")
     assert refusal is not None
     assert refusal.is_refused
+
+
+async def test_names_that_do_not_resolve_delay_no_other_tenant(receiver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenant has few of the threads that resolve names, and keeps them for as long as the system's resolver does."""
+    known, gate = socket.getaddrinfo, threading.Event()
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> list[Any]:
+        if str(host).startswith("slow"):
+            gate.wait(60)
+        return known("127.0.0.1" if str(host).startswith("slow") else host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr("storage.untrusted.pinned_http.DNS_TIMEOUT_S", 0.2)
+    poster = RemotePoster(ReceiverRules(ApiKeyStore(MemoryObjectStore(SystemClock()), SystemClock()), loopback="true"))
+    many = [poster.post("evil", f"http://slow{number}.test/", HEADERS, BODY) for number in range(RESOLVERS)]
+    try:
+        answers = await asyncio.gather(*many)
+        assert {answer.status for answer in answers} == {None}
+        assert len([one for one in threading.enumerate() if one.name.startswith("names")]) <= RESOLVERS_OF_TENANT + 1
+        port = receiver.rsplit(":", 1)[1]
+        other = await poster.post("acme", f"http://localhost:{port}/take", HEADERS, BODY)
+        assert other.status == 204
+    finally:
+        gate.set()

@@ -136,7 +136,13 @@ class Deliverer:
             logger.exception("event %s could not be made", delivery.ref.event_id)
             return Answer(None, 0, "the event could not be made; the deliverer's log says why", is_refused=True)
         signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
-        return await self._transport.post(delivery.tenant, delivery.url, {**headers, **signature}, body)
+        try:
+            return await self._transport.post(delivery.tenant, delivery.url, {**headers, **signature}, body)
+        except StorageError:
+            raise
+        except Exception:  # a defect of ours counts as a failed attempt: the event is a dead letter in the end
+            logger.exception("event %s could not be sent", delivery.ref.event_id)
+            return Answer(None, 0, "the request could not be made; the deliverer's log says why")
 
     async def _refusal(self, delivery: Delivery) -> Answer | None:
         """What came of asking the receiver, if it does not agree to be sent events; asked once."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from storage.untrusted.slots import FairSlots, NoSlot
+from storage.fair_slots import FairSlots, NoSlot
 
 pytestmark = pytest.mark.anyio
 

@@ -1,9 +1,15 @@
 """The threads that blocking calls to the bucket run on."""
 
+import asyncio
+import threading
+from functools import partial
+
 import pytest
 
 from storage.bucket._threads import Threads
+from storage.bucket.budget import budget_of
 from storage.errors import StorageUnavailable
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -16,3 +22,26 @@ async def test_a_call_after_the_end_is_a_failure_of_storage() -> None:
     for start in (threads.run, threads.transfer):
         with pytest.raises(StorageUnavailable):
             await start(lambda: 1, "a key")
+
+
+async def test_tenants_take_the_threads_in_turn() -> None:
+    """However many calls of one wait, another's first one is the next but one."""
+    threads, gate, order = Threads(1), threading.Event(), list[str]()
+
+    def call(tenant: str) -> None:
+        gate.wait(20)
+        order.append(tenant)
+
+    async def ask(tenant: str, count: int) -> None:
+        with budget_of(30) as budget:
+            budget.owner = tenant
+            await asyncio.gather(*(threads.run(partial(call, tenant), "a key") for _ in range(count)))
+
+    many = asyncio.create_task(ask("many", 50))
+    await until(lambda: threads._places._waiting)
+    few = asyncio.create_task(ask("few", 1))
+    await asyncio.sleep(0)
+    gate.set()
+    await asyncio.gather(many, few)
+    assert order.index("few") <= 2
+    threads.close()
