@@ -49,7 +49,10 @@ class Limits(BaseModel):
     max_batch_urls: int = Field(description="URLs that are fetched for all jobs of a batch")
     max_fetch_s: float = Field(description="how long the fetches of a request may take together")
     max_pixels: int = Field(description="pixels of a picture, or of one frame")
-    max_animation_pixels: int = Field(description="pixels of all frames of a picture that moves")
+    max_animation_pixels: int = Field(
+        description="pixels of all frames of a picture that moves, 4,096 at least for each"
+    )
+    max_frames: int = Field(description="frames of a picture that moves")
     max_video_pixels: int = Field(description="pixels of all frames of a video")
     max_media_s: float = Field(description="how long a video or a sound may be")
     max_upload_bytes: int = Field(description="a presigned upload")
@@ -98,6 +101,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_fetch_s=config.max_fetch_s,
         max_pixels=config.media_limits.max_pixels,
         max_animation_pixels=config.media_limits.max_animation_pixels,
+        max_frames=config.media_limits.max_frames,
         max_video_pixels=config.media_limits.max_video_pixels,
         max_media_s=config.media_limits.max_duration_s,
         max_upload_bytes=config.largest_upload,

@@ -139,6 +139,7 @@ class Settings(BaseSettings):
     max_upload_bytes: PutBytes = Field(5 * 1024**3, description="largest presigned upload")
     max_pixels: Count = Field(100_000_000, description="most pixels of a picture, or of one frame")
     max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
+    max_frames: Count = Field(10_000, description="most frames of a picture that moves")
     max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
     max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
     max_media_checks: Count | None = Field(

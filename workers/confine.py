@@ -12,6 +12,7 @@ With `user` the process becomes that user, without any capability. With `landloc
 `probe` in place of a command tries the user and prints, as JSON, what of `read` and `enter` it cannot use.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -21,9 +22,12 @@ import struct
 import sys
 from collections.abc import Iterator, Sequence
 from glob import glob
+from pathlib import Path
 from typing import Any
 
 NOT_STARTED = 2
+OOM_SCORE = "500"
+"""Half of the machine's memory, as the kernel counts when it chooses what to end."""
 PROBE = "probe"
 
 _PR_SET_PDEATHSIG = 1
@@ -101,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(json.dumps(_probe(request)))
         return 0
     guard = os.getppid()
+    _be_the_first_to_go()
     try:
         enter(request)
         _die_with(guard)
@@ -108,6 +113,12 @@ def main(arguments: Sequence[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{command[0]} cannot be started: {error.strerror}\n")
     return NOT_STARTED
+
+
+def _be_the_first_to_go() -> None:
+    """Where the machine's memory ends, the kernel ends an engine before a worker, an API or a bucket."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
 
 def enter(request: dict[str, Any]) -> None:

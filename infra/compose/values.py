@@ -13,7 +13,11 @@ from storage.webhooks.receivers import Loopback, ReceiverRules
 
 def media_limits(settings: Settings) -> MediaLimits:
     return MediaLimits(
-        settings.max_pixels, settings.max_animation_pixels, settings.max_video_pixels, settings.max_media_s
+        settings.max_pixels,
+        settings.max_animation_pixels,
+        settings.max_video_pixels,
+        settings.max_media_s,
+        settings.max_frames,
     )
 
 

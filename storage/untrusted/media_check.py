@@ -27,6 +27,8 @@ PROBE_S = 120.0
 """Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""
 HEADERS_AT_ONCE = 4
 """Plain pictures whose headers are read at the same time: texts in a PNG may have 64 MB in memory."""
+LEAST_FRAME_PIXELS = 64 * 64
+"""What each of several frames counts for at least: ComfyUI makes a mask of this size for one without transparency."""
 _BY_HEADER = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 _PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
@@ -58,15 +60,21 @@ class MediaLimits:
     max_video_pixels: int = 8_000_000_000
     """Of all frames of a video: a minute of 1080p at 60 a second, and 96 GB as floats, which few workers have."""
     max_duration_s: float = 4 * 3600.0
+    max_frames: int = 10_000
+    """Of a picture that moves: a loader keeps objects and a mask for each, however small it is."""
 
     def check(self, extent: Extent, content_type: str) -> None:
         """`MediumRefused` with the limit and what is there."""
         frame = extent.width * extent.height
-        total = frame * extent.frames
+        total = max(frame, LEAST_FRAME_PIXELS) * extent.frames if extent.frames > 1 else frame
         most = self.max_video_pixels if content_type.startswith("video/") else self.max_animation_pixels
         if frame > self.max_pixels:
             size = f"{extent.width}×{extent.height} pixels"
             raise MediumRefused(f"{size}, at most {self.max_pixels} in a picture are allowed")
+        if content_type.startswith("image/") and extent.frames > self.max_frames:
+            raise MediumRefused(
+                f"{extent.frames} frames, at most {self.max_frames} are allowed in a picture that moves"
+            )
         if total > most:
             raise MediumRefused(f"{extent.frames} frames of {frame} pixels, at most {most} in all are allowed")
         if extent.duration_s > self.max_duration_s:

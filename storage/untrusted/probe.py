@@ -115,7 +115,8 @@ def extents(path: str, content_type: str, limits: dict[str, Any]) -> list[dict[s
     if content_type in _WALKERS:
         walked = walked_extent(path, content_type)
         found.append(walked)
-        if walked["width"] * walked["height"] * walked["frames"] > limits["max_animation_pixels"]:
+        pixels = walked["width"] * walked["height"] * walked["frames"]
+        if pixels > limits["max_animation_pixels"] or walked["frames"] > limits["max_frames"]:
             return found  # Pillow would count for seconds what is refused anyway
     if content_type in STREAMS:
         found.append(stream_extent(path, limits["max_video_pixels"], limits["max_duration_s"]))

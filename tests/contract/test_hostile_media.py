@@ -165,6 +165,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a JPEG that is only its first bytes": lambda: picture("JPEG")[:20],
     "a GIF of 65,535 by 65,535": lambda: gif(65_535, 65_535, 1),
     "a GIF of 100,000 frames": lambda: gif(500, 500, 100_000),
+    "a GIF of many frames of one pixel": lambda: gif(1, 1, 900),
+    "an APNG of many frames of one pixel": lambda: png(1, 1, png_chunk(b"acTL", struct.pack(">II", 900, 0))),
     "a GIF that ends within its header": lambda: gif(5, 5, 1)[:9],
     "a GIF with an unknown block": lambda: gif(5, 5, 1, tail=b"\x99"),
     "a GIF of endless blocks": lambda: gif(5, 5, 0, tail=b"!\xfe" + b"\x01x" * 1_000_001),
@@ -516,3 +518,14 @@ async def test_no_gif_has_more_frames_than_we_count(tmp_path: Path, blocks: list
     if frames > 3:
         with pytest.raises(MediumRefused):
             await checked(tmp_path, body, MediaLimits(max_animation_pixels=30_000))
+
+
+@pytest.mark.parametrize(("frames", "is_refused"), [(10_000, False), (10_001, True), (900_000, True)])
+async def test_a_picture_has_so_many_frames(tmp_path: Path, frames: int, *, is_refused: bool) -> None:
+    """However small: a loader keeps a mask of 64 by 64 floats for each, 22 GB for 900,000 of one pixel."""
+    body = gif(1, 1, frames)
+    if is_refused:
+        with pytest.raises(MediumRefused, match=f"{frames} frames"):
+            await checked(tmp_path, body, MediaLimits())
+    else:
+        assert await checked(tmp_path, body, MediaLimits()) == "image/gif"

@@ -123,6 +123,7 @@ TRIED_ELSEWHERE = {
     "max_fetch_s",
     "max_pixels",
     "max_animation_pixels",
+    "max_frames",
     "max_video_pixels",
     "max_media_s",
 }
