@@ -18,6 +18,8 @@ from storage.bucket.budget import budget_of
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+LOGGED_CHARACTERS = 200
+"""Of a method and of a path. Anyone can send long ones, without a key, and each request has a line."""
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -54,15 +56,20 @@ class AnswerMiddleware:
         except ClientDisconnect:
             pass  # it broke off while its body was read: there is nobody to answer, and nothing has failed
         except Exception:
-            logger.exception("request failed", extra={"request_id": request_id, "path": scope["path"]})
+            logger.exception("request failed", extra={"request_id": request_id, "path": _shortened(scope["path"])})
             if status:
                 raise  # the answer has begun: only cutting it off is left
             problem = Problem("internal-error", f"the API failed; request id {request_id}")
             await problem.response()(scope, receive, send_with_headers)
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
-            about = {"request_id": request_id, "method": scope["method"], "path": scope["path"], "status": status}
-            logger.info("request", extra=about | {"ms": milliseconds} | _asker(scope))
+            asked = {"method": _shortened(scope["method"]), "path": _shortened(scope["path"])}
+            about = {"request_id": request_id, "status": status, "ms": milliseconds}
+            logger.info("request", extra=asked | about | _asker(scope))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= LOGGED_CHARACTERS else f"{text[:LOGGED_CHARACTERS]}…"
 
 
 def _asker(scope: Scope) -> dict[str, str]:

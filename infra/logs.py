@@ -12,8 +12,16 @@ from infra.redaction import Redactor
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
+LONGEST_TEXT = 4_000
+"""Characters of a message or a field. An error may quote what a client or an engine sent."""
+LONGEST_EXCEPTION = 20_000
+"""Characters of a traceback, of which the end is kept: the error itself."""
+LONGEST_SECRET = 2_000
+"""A text is searched for secrets that far beyond where it is cut, or the cut could hide one from the search."""
+
+
 class JsonFormatter(logging.Formatter):
-    """What a caller passes as `extra` becomes fields of the line; secrets are taken out of all of it."""
+    """What a caller passes as `extra` becomes fields; secrets are taken out of the line, and long texts are cut."""
 
     def __init__(self, process: str, redact: Redactor) -> None:
         super().__init__()
@@ -26,12 +34,23 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "process": self._process,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._shortened(record.getMessage()),
         }
-        line.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+        extra = {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line.update((key, self._shortened(value) if isinstance(value, str) else value) for key, value in extra.items())
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = self._end_of(self.formatException(record.exc_info))
         return self._redact(json.dumps(line, default=str, ensure_ascii=False))
+
+    def _shortened(self, text: str) -> str:
+        if len(text) <= LONGEST_TEXT:
+            return text
+        return f"{self._redact(text[: LONGEST_TEXT + LONGEST_SECRET])[:LONGEST_TEXT]}…"
+
+    def _end_of(self, exception: str) -> str:
+        if len(exception) <= LONGEST_EXCEPTION:
+            return exception
+        return f"…{self._redact(exception[-LONGEST_EXCEPTION - LONGEST_SECRET :])[-LONGEST_EXCEPTION:]}"
 
 
 def configure_logging(process: str, level: str, secrets: Sequence[str] = ()) -> None:

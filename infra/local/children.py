@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import comfyui_modal
+from infra.local.log_files import end_of
 from workers.guard import kill_group
 
 logger = logging.getLogger(__name__)
@@ -108,16 +109,10 @@ class Child:
 
 def _reason(log: Path) -> str:
     """What follows the last `cannot start:`; the last line where a library ended the process with the same code."""
-    _, marker, reason = _end(log, REASON_BYTES).rpartition(comfyui_modal.REASON)
+    _, marker, reason = end_of(log, REASON_BYTES).rpartition(comfyui_modal.REASON)
     return reason.strip() if marker else _last_line(log)
 
 
 def _last_line(log: Path) -> str:
-    lines = _end(log, LAST_WORDS_BYTES).splitlines()
+    lines = end_of(log, LAST_WORDS_BYTES).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
-
-
-def _end(log: Path, size: int) -> str:
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - size))
-        return file.read().decode(errors="replace")

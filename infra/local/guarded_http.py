@@ -12,6 +12,7 @@ uvicorn would keep and add to the request's headers. Trailers are dropped, and a
 """
 
 import asyncio
+import logging
 import socket
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,13 @@ class HeadLimits:
     """Many connections are accepted before the first is read: who sends a head at once must get through."""
 
 
+def _errors_only() -> logging.Logger:
+    """uvicorn warns of each malformed request, and twice of each upgrade: anyone could fill the log with them."""
+    logger = logging.getLogger("uvicorn.error.connection")
+    logger.setLevel(logging.ERROR)
+    return logger
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """The limits, and which connections of this process wait for their client, the oldest first."""
@@ -55,6 +63,7 @@ class Guard:
     limits: HeadLimits = HeadLimits()
     waiting: "dict[GuardedProtocol, float]" = field(default_factory=dict)
     """Since when, by the event loop's clock."""
+    logger: logging.Logger = field(default_factory=_errors_only)
 
     def protocol(self, **of_uvicorn: Any) -> "GuardedProtocol":
         """What uvicorn calls for each connection: `Config(http=guard.protocol)`."""
@@ -72,6 +81,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def __init__(self, guard: Guard, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._guard = guard
+        self.logger = guard.logger
         self._timer: asyncio.TimerHandle | None = None
         self._rest: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None

@@ -108,6 +108,7 @@ class LocalS3Server:
         self._access_key = access_key
         self._secret_key = secret_key
         self._port_file = data_dir / "s3.port"
+        self._log = data_dir / "log" / "weed.out"
         self._ports = _Ports.choose(self._kept_port())
         self._identity = ServerIdentity(data_dir / "tls")
         self._process: asyncio.subprocess.Process | None = None
@@ -157,7 +158,7 @@ class LocalS3Server:
             if first_start:
                 self._ports = _Ports.choose()
         reason = self._last_error or "another program took one of its ports"
-        raise S3ServerFailed(f"the S3 server did not get ready ({reason}); see {self._data_dir / 'log'}")
+        raise S3ServerFailed(f"the S3 server did not get ready ({reason}); see {self._log}")
 
     async def stop(self) -> None:
         """SIGTERM, then SIGKILL: acknowledged writes survive both."""
@@ -189,13 +190,12 @@ class LocalS3Server:
 
     async def _spawn(self) -> None:
         self._identity.renew()
-        log = self._data_dir / "log"
         (self._data_dir / "data").mkdir(parents=True, exist_ok=True)
         self._data_dir.chmod(0o700)
-        log.mkdir(exist_ok=True)
-        with (log / "weed.out").open("ab") as output:
+        self._log.parent.mkdir(exist_ok=True)
+        with self._log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                *self._command(log),
+                *self._command(),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=output,
                 stderr=output,
@@ -205,10 +205,11 @@ class LocalS3Server:
                 umask=0o077,  # its unix sockets lie in the system's temp folder
             )
 
-    def _command(self, log: Path) -> list[str]:
+    def _command(self) -> list[str]:
         own = [f"-dir={self._data_dir / 'data'}", f"-bucket={self._bucket}", *_FIXED_FLAGS, *self._ports.flags()]
         weed = Path(sys.executable).parent / "weed"
-        return guarded([str(weed), f"-logdir={log}", "mini", *own])
+        # Not to files of its own: it would keep five of each level, and not open them for appending.
+        return guarded([str(weed), "-logtostderr", "mini", *own])
 
     def _environment(self) -> dict[str, str]:
         """Credentials travel here alone: a command line can be read by every user of the machine."""

@@ -6,7 +6,7 @@ The data folder holds everything that must outlive a restart:
     s3/                the S3 server's data
     connection.json    how to reach what runs now (mode 0600); removed at the end
     engines/<worker>/  input, output, temp and user folders of each worker's ComfyUI
-    logs/<process>.log
+    logs/<process>.log and the older part of a long one, <process>.log.1
 
 The listening socket belongs to this process and is inherited by the API: while the API restarts,
 connections wait in the socket's backlog and none is refused.
@@ -30,6 +30,7 @@ from infra.compose.values import bucket_disk, loopback_of_up
 from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
+from infra.local.log_files import bounded_logs
 from infra.local.presence import Presence, presence_of
 from infra.local.s3_keeper import kept_running
 from infra.local.s3_server import LocalS3Server
@@ -155,7 +156,11 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
     _check_engine(options.engine)
     with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
-        async with _bucket(options, credentials) as (settings, server), kept_running(server, bucket_disk(settings)):
+        async with (
+            bounded_logs((options.data / "logs", options.data / "s3" / "log")),
+            _bucket(options, credentials) as (settings, server),
+            kept_running(server, bucket_disk(settings)),
+        ):
             ruled = _with_receiver_rules(settings, listener, server)
             runtime = LocalRuntime(options, ruled, listener, run_dir)
             runtime.server = server

@@ -17,6 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from infra.local.log_files import MAX_BYTES
 from infra.photograph import write_photograph
 from tests.support.environment import clean_environment
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
@@ -315,6 +316,20 @@ def test_no_secret_is_in_a_log(running: Up) -> None:
     for name in ("api_key", "secret_key", "webhook_secret"):
         assert running.connection[name] not in logs
     assert not re.search(r"X-Amz-Signature|Bearer ", logs)
+
+
+@pytest.mark.parametrize("log", ["logs/long.log", "s3/log/long.out"])
+def test_a_long_log_is_cut(running: Up, log: str) -> None:
+    """In both folders of logs; the S3 server writes to no file but the one that is cut."""
+    long = running.data / log
+    older = long.with_name(f"{long.name}.1")
+    long.touch()
+    os.truncate(long, MAX_BYTES + 1)
+    eventually(lambda: older.exists() and long.stat().st_size == 0)
+    assert older.stat().st_size == MAX_BYTES
+    long.unlink()
+    older.unlink()
+    assert [path.name for path in (running.data / "s3" / "log").iterdir()] == ["weed.out"]
 
 
 def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:

@@ -6,13 +6,17 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
 
 from app.config import ApiConfig
+from app.middleware import LOGGED_CHARACTERS
 from app.openapi.operation import Operation
 from app.openapi.operations import OPERATIONS
+from infra.logs import JsonFormatter
+from infra.redaction import Redactor
 from storage import keys
 from storage.access.api_keys import new_key, new_kid, parse_key
 from storage.access.key_store import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record
@@ -245,6 +249,19 @@ async def test_logs_name_the_key_and_never_show_it(memory_api: Api, caplog: pyte
     assert presented.kid in everything
     assert secret not in everything
     assert presented.sha256 not in everything
+
+
+@pytest.mark.parametrize("part", ["a", "%00"])
+async def test_a_long_path_has_a_short_line(part: str, memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """Anyone can ask for it, without a key: the log keeps its beginning alone, and a long method's."""
+    caplog.set_level(logging.INFO)
+    path = "/" + part * (60_000 // len(part))
+    answer = await memory_api.client.get(path, headers={"authorization": ""})
+    assert answer.status_code == 404
+    (line,) = [record for record in caplog.records if record.getMessage() == "request"]
+    asked: Any = line
+    assert asked.path == unquote(path)[:LOGGED_CHARACTERS] + "…"
+    assert len(JsonFormatter("api", Redactor()).format(line)) < 2_000
 
 
 async def test_a_key_that_asks_too_often_waits(clock: ManualClock) -> None:

@@ -1,6 +1,7 @@
 """Clients that hold connections instead of sending requests, against uvicorn as the local API runs it."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -35,6 +36,10 @@ async def _answer_at_length(_: Request) -> Response:
     return PlainTextResponse("x" * LARGE)
 
 
+async def _fail(_: Request) -> Response:
+    raise RuntimeError("on purpose")
+
+
 async def _headers_after_the_body(request: Request) -> Response:
     """What the application sees of a request once its body, trailers included, has arrived."""
     await request.body()
@@ -47,6 +52,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
     app = Starlette(
         routes=[
             Route("/", _answer_at_once, methods=["GET", "POST"]),
+            Route("/fails", _fail),
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
         ]
@@ -272,3 +278,25 @@ async def test_clients_that_do_not_read_make_room() -> None:
         await until(lambda: sum(connection.flow.write_paused for connection in guard.waiting) == 2)
         assert len(guard.waiting) == 2
         assert await _is_served(await connect())
+
+
+@pytest.mark.parametrize(
+    "sent", [b"nonsense\r\n\r\n", HEAD + b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n"]
+)
+async def test_a_request_that_uvicorn_would_warn_of(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed request or an unsupported upgrade writes no warning: anyone could fill the log with them."""
+    caplog.set_level(logging.INFO)
+    async with _server(HeadLimits()) as (connect, _):
+        connection = await connect()
+        connection[1].write(sent)
+        assert (await _rest_of(connection)).startswith(b"HTTP/1.1 ")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_a_failing_application_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What uvicorn says of our own faults stays in the log."""
+    async with _server(HeadLimits()) as (connect, _):
+        connection = await connect()
+        connection[1].write(b"GET /fails HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+        assert (await _rest_of(connection)).startswith(b"HTTP/1.1 500")
+    assert "Exception in ASGI application" in caplog.text

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from infra.logs import JsonFormatter
+from infra.logs import LONGEST_EXCEPTION, LONGEST_TEXT, JsonFormatter
 from infra.redaction import HIDDEN, Redactor
 
 SECRET = "s3cr3t-of-the-bucket+/="
@@ -50,3 +50,18 @@ def test_a_secret_that_json_escapes(secret: str) -> None:
     assert json.loads(line)["message"] == f"failed with {HIDDEN}"
     for plain in (True, False):
         assert "secret" not in Redactor((secret,))(json.dumps({"a": secret}, ensure_ascii=plain))
+
+
+@pytest.mark.parametrize("before", [0, LONGEST_TEXT - 5, LONGEST_TEXT + 5])
+def test_a_long_text_is_cut(before: int) -> None:
+    """Message, fields and traceback are bounded, and a secret at the cut is hidden whole."""
+    text = "a" * before + SECRET + "b" * 1_000_000
+    info = (OSError, OSError("c" * 1_000_000 + SECRET), None)
+    record = logging.LogRecord("x", logging.ERROR, "f", 1, "%s", (text,), info)
+    record.__dict__["field"] = text
+    line = JsonFormatter("p", Redactor((SECRET,))).format(record)
+    written = json.loads(line)
+    assert len(written["message"]) == len(written["field"]) == LONGEST_TEXT + 1
+    assert len(written["exception"]) <= LONGEST_EXCEPTION + 1
+    assert written["exception"].endswith(f"c{HIDDEN}")
+    assert SECRET[:4] not in line

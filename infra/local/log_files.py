@@ -1,0 +1,77 @@
+"""Bounds the logs of `up`'s processes: what passes `MAX_BYTES` goes to `NAME.log.1`, and the log begins anew.
+
+A log is copied and truncated in place, never renamed: its writer holds the file open, native code included, and
+could not be asked to open another one. This works because every log is opened for appending, so that the next line
+is written at the new end. Lines that are written between the copy's last read and the truncation are lost.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 20 * 1024 * 1024
+"""Of a log, and of the older part that is kept of it; between two checks a log may grow beyond this."""
+CHECK_INTERVAL_S = 2.0
+PIECE_BYTES = 1024 * 1024
+
+
+@contextlib.asynccontextmanager
+async def bounded_logs(folders: Sequence[Path]) -> AsyncIterator[None]:
+    """Bounds every log in `folders`, in a task of its own, also logs that appear later."""
+    task = asyncio.create_task(_keep_bounded(folders))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_bounded(folders: Sequence[Path]) -> None:
+    while True:
+        await asyncio.to_thread(bound_logs, folders)
+        await asyncio.sleep(CHECK_INTERVAL_S)
+
+
+def bound_logs(folders: Sequence[Path], max_bytes: int = MAX_BYTES) -> None:
+    """Cut each log that is larger than `max_bytes`; its newest `max_bytes` become `NAME.1`."""
+    for log in (path for folder in folders for pattern in ("*.log", "*.out") for path in folder.glob(pattern)):
+        try:
+            if log.stat().st_size > max_bytes:
+                _cut(log, max_bytes)
+        except OSError as error:
+            logger.warning("%s cannot be cut: %s", log, error)
+
+
+def end_of(log: Path, size: int) -> str:
+    """The last `size` bytes, also where the log has just begun anew."""
+    newest = _tail(log, size)
+    older = _older(log)
+    if len(newest) < size and older.exists():
+        newest = _tail(older, size - len(newest)) + newest
+    return newest.decode(errors="replace")
+
+
+def _cut(log: Path, max_bytes: int) -> None:
+    with log.open("r+b") as file:
+        # On a full disk the space is worth more than the lines: the log is truncated even if its copy fails.
+        with contextlib.suppress(OSError):
+            file.seek(-max_bytes, os.SEEK_END)
+            with _older(log).open("wb") as kept:
+                while piece := file.read(PIECE_BYTES):
+                    kept.write(piece)
+        file.truncate(0)
+
+
+def _tail(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - size))
+        return file.read(size)
+
+
+def _older(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
