@@ -237,6 +237,8 @@ def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
         "Modal token",
         "GPUs",
         "attention",
+        "image lock",
+        "memory",
         "secret",
         "webhook secret",
         "model volume",
