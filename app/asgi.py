@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.auth import Doorkeeper
-from app.body.large import LargeBodies, UnfinishedBodies
+from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware
 from app.problems import Problem, of_storage, outcome_unknown
@@ -59,7 +59,8 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         JobWatch(services.stores.jobs, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
-        UnfinishedBodies(config.max_unfinished_requests),
+        TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
+        TenantCount(config.max_long_polls, "wait for a job already"),
         asyncio.Lock(),
     )
     return app

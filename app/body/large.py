@@ -45,18 +45,19 @@ class LargeBodies:
         return leave
 
 
-class UnfinishedBodies:
-    """Counts a tenant's bodies that have begun and not arrived in whole: each keeps a connection and up to 64 KiB."""
+class TenantCount:
+    """Counts what a tenant has under way at this process; `detail` says what it has too many of."""
 
-    def __init__(self, most_of_tenant: int) -> None:
-        self._most = most_of_tenant
+    def __init__(self, most: int, detail: str) -> None:
+        self._most = most
+        self._detail = detail
         self._of_tenant: Counter[str] = Counter()
 
     @contextmanager
     def counted(self, tenant: str) -> Iterator[None]:
-        """Around receiving one. `Problem` where the tenant has as many as it may."""
+        """For as long as this is entered. `Problem` where the tenant has as many as it may."""
         if self._of_tenant[tenant] >= self._most:
-            detail = f"{self._most} of your requests have not sent their bodies in whole"
+            detail = f"{self._most} of your requests {self._detail}"
             raise Problem("too-many-requests", detail, headers={"Retry-After": "1", "connection": "close"})
         self._of_tenant[tenant] += 1
         try:

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
-from app.body.large import LargeBodies, UnfinishedBodies
+from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
 from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
@@ -42,7 +42,8 @@ class Context:
     watch: JobWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
-    unfinished: UnfinishedBodies
+    unfinished: TenantCount
+    long_polls: TenantCount
     scan_turn: asyncio.Lock
 
     @property

@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from importlib.resources import files
 
 from starlette.requests import Request
@@ -62,13 +62,12 @@ async def asset(request: Request) -> Response:
 
 def _in_pieces(body: bytes, headers: dict[str, str], content_type: str) -> Response:
     """A client that does not read, and needs no key, makes us hold one piece."""
-    pieces = [body[start : start + PIECE_BYTES] for start in range(0, len(body), PIECE_BYTES)]
-    return StreamingResponse(_each(pieces), 200, {**headers, "content-length": str(len(body))}, content_type)
+    return StreamingResponse(_pieces(body), 200, {**headers, "content-length": str(len(body))}, content_type)
 
 
-async def _each(pieces: Sequence[bytes]) -> AsyncIterator[bytes]:
-    for piece in pieces:
-        yield piece
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), PIECE_BYTES):
+        yield body[start : start + PIECE_BYTES]
 
 
 @functools.cache

@@ -73,9 +73,10 @@ async def show(request: Request) -> Response:
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     known = request.headers.get("if-none-match")
     if wait_s is not None:
-        stored = await context.watch.until(
-            stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
-        )
+        with context.long_polls.counted(stored.record.tenant):
+            stored = await context.watch.until(
+                stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
+            )
     if known == _etag(stored.record):
         return Response(status_code=304, headers={"etag": known})
     return _job_answer(request, stored)

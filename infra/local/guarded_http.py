@@ -25,6 +25,8 @@ TOO_MANY = (429, "Too Many Requests", "more requests wait on this connection tha
 MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 FIELD_BYTES = len(b": \r\n")
+WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+"""No operation of the API reads a body of these."""
 USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 """Linux alone: also ends a connection that we have closed, whose last answer the client does not read."""
 
@@ -98,9 +100,9 @@ class GuardedProtocol(HttpToolsProtocol):
         self._guard.make_room(self.loop.time())
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._await_no_reading()
         self._await_no_more()
         self._await_no_rest()
-        self._await_no_reading()
         super().connection_lost(exc)
 
     def _bound_sending(self, connection: socket.socket) -> None:
@@ -112,8 +114,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """The client has not taken what was sent before."""
         super().pause_writing()
-        if self._timer is None:
-            self._guard.waiting[self] = self.loop.time()
+        self._guard.waiting.setdefault(self, self.loop.time())
         self._stalled = self.loop.call_later(self._guard.limits.write_s, self.transport.abort)
         self._guard.make_room(self.loop.time())
 
@@ -166,11 +167,16 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Bodies that nothing reads are not kept: those of methods without one, and of requests that wait for another's
+        answer, which no usual client sends."""
         if self._is_refused:
             return
         self._body_bytes += len(body)
         self._unbroken_bytes = 0
-        super().on_body(body)
+        if self.pipeline:
+            self._refuse(*TOO_MANY)
+        elif self.scope["method"] not in WITHOUT_BODY:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         if self._is_refused:
@@ -188,16 +194,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(*MALFORMED)
 
     def give_way(self) -> None:
+        self._await_no_reading()
         self._await_no_more()
         self.transport.abort()
 
     def _await_head(self) -> None:
         self._head_bytes = 0
-        self._guard.waiting[self] = self.loop.time()
+        self._guard.waiting.setdefault(self, self.loop.time())
         self._timer = self.loop.call_later(self._guard.limits.head_s, self._refuse, *TOO_SLOW)
 
     def _await_no_more(self) -> None:
-        self._guard.waiting.pop(self, None)
+        if self._stalled is None:  # else its client still has to read
+            self._guard.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

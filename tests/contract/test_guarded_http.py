@@ -32,6 +32,11 @@ async def _answer_at_once(_: Request) -> Response:
     return PlainTextResponse("well")
 
 
+async def _answer_late(_: Request) -> Response:
+    await asyncio.sleep(60)
+    return PlainTextResponse("late")
+
+
 async def _answer_at_length(_: Request) -> Response:
     return PlainTextResponse("x" * LARGE)
 
@@ -55,6 +60,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
             Route("/fails", _fail),
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
+            Route("/slow", _answer_late),
         ]
     )
     serves: Any = guard.protocol
@@ -300,3 +306,42 @@ async def test_a_failing_application_is_logged(caplog: pytest.LogCaptureFixture)
         connection[1].write(b"GET /fails HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
         assert (await _rest_of(connection)).startswith(b"HTTP/1.1 500")
     assert "Exception in ASGI application" in caplog.text
+
+
+async def test_another_request_does_not_hide_a_client_that_does_not_read() -> None:
+    """It still counts among those that wait, from when it began to."""
+    async with _server(HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600)) as (connect, guard):
+        deaf = [await connect() for _ in range(2)]
+        for _, writer in deaf:
+            writer.write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+        await until(lambda: sum(connection.flow.write_paused for connection in guard.waiting) == 2)
+        for _, writer in deaf:
+            writer.write(WHOLE)
+        assert await _is_served(await connect())
+        await until(lambda: len(guard.waiting) <= 2)
+        third = await connect()
+        third[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+        with suppress(ConnectionError):
+            assert len(await _rest_of(deaf[0])) < LARGE
+
+
+@pytest.mark.parametrize("first", ["GET", "DELETE"])
+async def test_a_body_that_no_operation_reads(first: str) -> None:
+    """It is dropped, not kept until the answer."""
+    async with _server(HeadLimits()) as (connect, _):
+        reader, writer = await connect()
+        size = 1_000_000
+        writer.write(f"{first} / HTTP/1.1\r\nhost: here\r\ncontent-length: {size}\r\n\r\n".encode() + b"x" * size)
+        writer.write(WHOLE)
+        async with asyncio.timeout(LIVENESS_S):
+            assert (await reader.readuntil(b"\r\n")).split()[1] in (b"200", b"405")
+            assert await reader.readuntil(b"well")
+
+
+async def test_a_body_behind_another_request_ends_the_connection() -> None:
+    """A request that waits for the answer to another may have none."""
+    async with _server(HeadLimits()) as (connect, _):
+        _, writer = connection = await connect()
+        writer.write(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n")
+        writer.write(b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 4\r\n\r\nbody")
+        assert await _rest_of(connection) == b""

@@ -115,6 +115,7 @@ CASES: dict[str, Beyond] = {
 TRIED_ELSEWHERE = {
     "max_large_requests",
     "max_unfinished_requests",
+    "max_long_polls",
     "max_receiving_requests",
     "max_batch_nodes",
     "max_batch_graph_bytes",

@@ -5,8 +5,11 @@ import asyncio
 import httpx
 import pytest
 
+from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
 from storage.jobs.values import ProgressDetails
-from tests.support.api_server import Api, submit
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
 
@@ -70,3 +73,18 @@ async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> 
     )
     job = (await api.client.get(url)).json()
     assert (job["progress"], job["progress_details"]["step"], len(job["outputs"])) == (42, "3/8", 1)
+
+
+async def test_a_tenant_has_so_many_long_polls(clock: ManualClock) -> None:
+    """One more is refused at once; a request that does not wait is not."""
+    config = ApiConfig(api_key=KEY, max_long_polls=1)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        job = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
+        first = asyncio.create_task(api.client.get(f"/v1/jobs/{job}?wait=60", timeout=90))
+        async with asyncio.timeout(20):
+            while (second := await api.client.get(f"/v1/jobs/{job}?wait=1")).status_code == 200:
+                pass
+        assert (second.status_code, second.json()["type"]) == (429, "/problems/too-many-requests")
+        assert (await api.client.get(f"/v1/jobs/{job}")).status_code == 200
+        await api.client.delete(f"/v1/jobs/{job}")
+        assert (await first).json()["status"] == "failed"

@@ -1,5 +1,6 @@
 """URLs of strangers lead to public addresses, or nowhere."""
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
@@ -15,7 +16,7 @@ from aiohttp import web
 from storage.errors import FetchFailed, FetchRefused
 from storage.untrusted.addresses import is_of_this_machine, is_public
 from storage.untrusted.destinations import DestinationRefused, Destinations
-from storage.untrusted.pinned_http import MAX_ADDRESSES, PinnedTransport, pinned_client
+from storage.untrusted.pinned_http import LINES_AT_ONCE, MAX_ADDRESSES, PinnedTransport, _PacedStream, pinned_client
 from storage.untrusted.remote import Fetched, RemoteFetcher
 from tests.support.api_server import PNG, unmetered
 
@@ -255,3 +256,34 @@ async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None
     """No setting opens it."""
     with pytest.raises(FetchRefused):
         await RemoteFetcher().fetch(f"{site}/picture", tmp_path / "file", meter=unmetered(), max_bytes=2000)
+
+
+class OneRead(httpcore.AsyncNetworkStream):
+    """A server whose whole answer comes in one read."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        answer, self._answer = self._answer, b""
+        return answer
+
+
+async def test_lines_of_one_read_leave_turns_to_others() -> None:
+    """Few come at a time, all of them do, and the event loop goes on between."""
+    answer = b"a line of an answer\r\n" * 1_000
+    stream, turns, pieces = _PacedStream(OneRead(answer)), 0, list[bytes]()
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    others = asyncio.create_task(other())
+    while piece := await stream.read(65_536):
+        pieces.append(piece)
+    others.cancel()
+    assert b"".join(pieces) == answer
+    assert max(piece.count(b"\n") for piece in pieces) == LINES_AT_ONCE
+    assert turns >= len(pieces) - 2
