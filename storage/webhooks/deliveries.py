@@ -33,6 +33,8 @@ YOUNG_LETTER = timedelta(minutes=10)
 
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
+MOST_ATTEMPTS = 30
+"""That a delivery keeps, the newest: more than a schedule has, and replays add to them without end."""
 
 
 class DeliveryAttempt(Value):
@@ -90,9 +92,14 @@ class Delivery(Value):
         return self.type == job_event_type("progress")
 
     @property
+    def attempted(self) -> int:
+        """How many attempts there were, those that are not kept included."""
+        return self.attempts[-1].number if self.attempts else 0
+
+    @property
     def tries(self) -> int:
         """Attempts since it was first sent, or replayed."""
-        return len(self.attempts) - self.tries_left_from
+        return self.attempted - self.tries_left_from
 
     def is_held(self, now: datetime) -> bool:
         return self.lease_until is not None and self.lease_until > now
@@ -112,11 +119,11 @@ class Delivery(Value):
 
     def replayed(self, now: datetime) -> "Delivery":
         """From the start of the schedule, with the same id."""
-        fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": len(self.attempts)}
+        fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": self.attempted}
         return self._after(None, next_at=now, **fresh)
 
     def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
-        attempts = self.attempts if attempt is None else (*self.attempts, attempt)
+        attempts = self.attempts if attempt is None else (*self.attempts, attempt)[-MOST_ATTEMPTS:]
         return self.model_copy(update={"attempts": attempts, "lease_until": None, "turn": self.turn + 1, **fields})
 
 

@@ -105,11 +105,17 @@ async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str],
         return Answer(
             response.status_code,
             _ms(started),
-            excerpt=excerpt[:EXCERPT_BYTES].decode("utf-8", "replace") or None,
+            excerpt=_text(excerpt) or None,
             retry_after=response.headers.get("retry-after"),
             wants_no_more=wish == "disable",
             aborts=wish == "abort-message",
         )
+
+
+def _text(excerpt: bytes) -> str:
+    """At most EXCERPT_BYTES as UTF-8: what is none becomes three bytes for one."""
+    readable = excerpt[:EXCERPT_BYTES].decode("utf-8", "replace")
+    return readable.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore")
 
 
 def _ms(started: float) -> int:

@@ -164,7 +164,7 @@ class Deliverer:
     async def _conclude(self, entry: DueEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
         now, delivery = self._clock.now(), held.record
         attempt = DeliveryAttempt(
-            number=len(delivery.attempts) + 1,
+            number=delivery.attempted + 1,
             at=started,
             status=answer.status,
             duration_ms=answer.duration_ms,

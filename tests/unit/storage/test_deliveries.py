@@ -1,0 +1,32 @@
+"""What a delivery keeps of its attempts."""
+
+from datetime import UTC, datetime
+
+from storage.webhooks.deliveries import MOST_ATTEMPTS, Delivery, DeliveryAttempt
+from storage.webhooks.post import EXCERPT_BYTES, _text
+
+NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+
+
+def attempt(number: int) -> DeliveryAttempt:
+    return DeliveryAttempt(number=number, at=NOW, status=200, duration_ms=1, error=None, excerpt="x")
+
+
+def test_replays_do_not_make_it_grow_without_end() -> None:
+    """The newest attempts are kept and go on being counted; a replay begins the schedule anew."""
+    delivery = Delivery(
+        tenant="acme", kind="test", owner_id="one", sequence=1, type="test", url="http://receiver/", next_at=NOW
+    )
+    for _ in range(3 * MOST_ATTEMPTS):
+        delivery = delivery.replayed(NOW)
+        assert delivery.tries == 0
+        delivery = delivery.delivered(attempt(delivery.attempted + 1))
+        assert delivery.tries == 1
+    numbers = [one.number for one in delivery.attempts]
+    assert numbers == list(range(2 * MOST_ATTEMPTS + 1, 3 * MOST_ATTEMPTS + 1))
+
+
+def test_an_excerpt_is_bounded_as_text() -> None:
+    """Bytes that are no UTF-8 become longer."""
+    assert len(_text(b"\xff" * EXCERPT_BYTES).encode()) <= EXCERPT_BYTES
+    assert _text("ü".encode() * 10) == "ü" * 10
