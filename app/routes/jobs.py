@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from app.heavy import off_loop
 from app.numbers import whole
 from app.outcome import outcome_of
 from app.problems import Problem
@@ -31,6 +32,9 @@ from app.wire.jobs import JobAccepted, JobList, JobRequest
 from storage.errors import JobGone, PreconditionFailed
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
+
+QUICKLY_SIGNED = 32
+"""Outputs whose URLs are signed on the event loop: each takes half a millisecond, and a job may have 1,000."""
 
 
 async def submit(request: Request) -> Response:
@@ -79,7 +83,7 @@ async def show(request: Request) -> Response:
             )
     if known == _etag(stored.record):
         return Response(status_code=304, headers={"etag": known})
-    return _job_answer(request, stored)
+    return await _job_answer(request, stored)
 
 
 async def page(request: Request) -> Response:
@@ -107,9 +111,9 @@ async def cancel(request: Request) -> Response:
     stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
     if not purge:
-        return _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+        return await _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
     if not await context.stores.remover.is_free_to_go(stored.record):
-        return _job_answer(request, stored, 202)
+        return await _job_answer(request, stored, 202)
     await _purge(context, stored)
     return Response(status_code=204)
 
@@ -155,9 +159,11 @@ async def workflow(request: Request) -> Response:
     return Response(document, media_type="application/json")
 
 
-def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
+async def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
     context = context_of(request)
-    view = job_view(stored.record, context.stores.objects, context.config, base_url(request))
+    about = stored.record, context.stores.objects, context.config, base_url(request)
+    is_quick = len(stored.record.outputs) <= QUICKLY_SIGNED
+    view = job_view(*about) if is_quick else await off_loop(job_view, *about)
     return answer(view, status, {"etag": _etag(stored.record)} | NO_STORE)
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import threading
+from typing import Any
 
 import httpx
 import pytest
@@ -281,3 +283,26 @@ async def test_shipped_examples_are_accepted(memory_api: Api) -> None:
     """Each of them, as it is."""
     for name in shipped():
         assert (await memory_api.client.post("/v1/jobs", json={"workflow": example(name)})).status_code == 202
+
+
+@pytest.mark.parametrize(("count", "thread"), [(2, "MainThread"), (100, "heavy_0")])
+async def test_many_outputs_are_signed_off_the_event_loop(
+    memory_api: Api, monkeypatch: pytest.MonkeyPatch, count: int, thread: str
+) -> None:
+    """A job may have a thousand, and each signature takes half a millisecond."""
+    job_id = (await submit(memory_api))["job_id"]
+    claimed = await memory_api.queue.claim("default", "w")
+    assert claimed is not None
+    now = memory_api.stores.clock.now()
+    outputs = tuple(OUTPUT.model_copy(update={"filename": f"{number}.png"}) for number in range(count))
+    await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=outputs))
+    threads: set[str] = set()
+    sign = memory_api.objects.presign_get
+
+    def signing(*args: Any, **options: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return sign(*args, **options)
+
+    monkeypatch.setattr(memory_api.objects, "presign_get", signing)
+    assert len((await memory_api.client.get(f"/v1/jobs/{job_id}")).json()["outputs"]) == count
+    assert threads == {thread}
