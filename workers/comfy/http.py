@@ -17,6 +17,12 @@ TIMEOUT_S = 30.0
 """Per read: ComfyUI answers from its event loop, which a node that holds the GIL can delay."""
 CONNECT_TIMEOUT_S = 3.0
 CHUNK_BYTES = 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+"""Of JSON, which becomes six times as large in memory: a node may return any text. Files are not bounded by it."""
+
+
+class AnswerTooLarge(EngineUnavailable):
+    """The engine answered with more than `MAX_ANSWER_BYTES` of JSON."""
 
 
 UNIX = "unix:"
@@ -53,12 +59,16 @@ class ComfyHttp:
 
     async def find_json(self, path: str) -> dict[str, Any] | None:
         """As `get_json`, and None where the server has no such route."""
-        async with _translated(f"GET {path}"):
-            response = await self._client.get(path)
+        async with _translated(f"GET {path}"), self._client.stream("GET", path) as response:
             if response.status_code == 404:
                 return None
             response.raise_for_status()
-        answer = _parsed(response)
+            content = bytearray()
+            async for chunk in response.aiter_bytes():
+                content += chunk
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise AnswerTooLarge(f"GET {path}: more than {MAX_ANSWER_BYTES} bytes")
+        answer = _parsed(bytes(content))
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"GET {path}: the answer is not a JSON object")
         return answer
@@ -68,7 +78,7 @@ class ComfyHttp:
         content = json.dumps(body).encode()  # as ComfyUI reads it: httpx's own way refuses NaN and lone surrogates
         async with _translated(f"POST {path}"):
             response = await self._client.post(path, content=content, headers={"Content-Type": "application/json"})
-        return response.status_code, _parsed(response)
+        return response.status_code, _parsed(response.content)
 
     async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """POST /upload/image, which takes any file; the name arrives raw."""
@@ -77,7 +87,7 @@ class ComfyHttp:
                 response = await self._client.post(
                     "/upload/image", files={"image": (name, file)}, data={"overwrite": "true", "subfolder": subfolder}
                 )
-        return response.status_code, _parsed(response)
+        return response.status_code, _parsed(response.content)
 
     async def view(self, filename: str, subfolder: str, folder: str, path: Path) -> int:
         """GET /view into a file, memory constant; returns the status."""
@@ -112,12 +122,12 @@ def _moment(response: httpx.Response, header: str) -> datetime | None:
         return None
 
 
-def _parsed(response: httpx.Response) -> Any:
+def _parsed(content: bytes) -> Any:
     """JSON, with the bare NaN and Infinity that ComfyUI sends as None; else the text."""
     try:
-        return json.loads(response.content, parse_constant=lambda _: None)
+        return json.loads(content, parse_constant=lambda _: None)
     except (ValueError, RecursionError):
-        return response.text
+        return content.decode(errors="replace")
 
 
 @asynccontextmanager

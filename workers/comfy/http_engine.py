@@ -14,9 +14,9 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 
 from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQueue
 from workers.comfy.files import EngineFiles, RemoteFiles
-from workers.comfy.http import ComfyHttp, socket_of
+from workers.comfy.http import MAX_ANSWER_BYTES, AnswerTooLarge, ComfyHttp, socket_of
 from workers.comfy.refusals import node_errors_of, refusal
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, OutputFailed
 from workflows.declarations import ADDED_INSIDE
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
 
@@ -103,7 +103,7 @@ class HttpEngine:
 
     async def _open_socket(self, path: str) -> ClientConnection:
         options: dict[str, Any] = {
-            "max_size": None,
+            "max_size": MAX_ANSWER_BYTES,  # a larger message closes it; what it said is in the history
             "compression": None,
             "proxy": None,
             "ping_interval": PING_INTERVAL_S,
@@ -126,7 +126,11 @@ class HttpEngine:
         await self._http.post_json("/interrupt", {"prompt_id": prompt_id})
 
     async def history(self, prompt_id: str) -> History | None:
-        entry = (await self._http.get_json(f"/history/{prompt_id}")).get(prompt_id)
+        try:
+            entry = (await self._http.get_json(f"/history/{prompt_id}")).get(prompt_id)
+        except AnswerTooLarge as error:
+            most = MAX_ANSWER_BYTES // 1024**2
+            raise OutputFailed(f"the nodes' results have more than {most} MiB of text in all") from error
         if not isinstance(entry, dict) or not isinstance(entry.get("status"), dict):
             return None
         status, outputs = entry["status"], entry.get("outputs")

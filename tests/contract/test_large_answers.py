@@ -1,0 +1,43 @@
+"""What an engine says has a size that a worker can hold, whatever a node returns."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+
+from workers.comfy.http import MAX_ANSWER_BYTES
+from workers.comfy.http_engine import HttpEngine
+from workers.errors import OutputFailed
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[HttpEngine]:
+    """One whose history of `large` is a byte too long, and of `small` is not."""
+
+    async def history(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        head = f'{{"{name}": {{"status": {{"completed": true}}, "outputs": {{"1": {{"text": ["'.encode()
+        tail = b'"]}}}}'
+        size = MAX_ANSWER_BYTES + (1 if name == "large" else 0)
+        return web.Response(body=head + b"x" * (size - len(head) - len(tail)) + tail, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_get("/history/{name}", history)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    engine = HttpEngine("http://{}:{}".format(*runner.addresses[0]))
+    yield engine
+    await engine.close()
+    await runner.cleanup()
+
+
+async def test_texts_of_any_size_fail_the_job_not_the_worker(engine: HttpEngine) -> None:
+    """It is not tried again: the same graph would return the same."""
+    found = await engine.history("small")
+    assert found is not None
+    assert found.completed
+    with pytest.raises(OutputFailed, match="32 MiB of text"):
+        await engine.history("large")
