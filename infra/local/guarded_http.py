@@ -42,6 +42,8 @@ class HeadLimits:
     max_pipelined: int = 16
     """Requests that wait on one connection for the answers before theirs."""
     write_s: float = 30.0
+    min_read_bytes: int = 32 * 1024
+    """What a client takes of a waiting answer in `write_s` at least, or its connection ends."""
     send_buffer_bytes: int = 64 * 1024
     """What the kernel keeps of answers for one connection; it counts twice as much for it."""
     max_waiting: int = 2_000
@@ -115,8 +117,19 @@ class GuardedProtocol(HttpToolsProtocol):
         """The client has not taken what was sent before."""
         super().pause_writing()
         self._guard.waiting.setdefault(self, self.loop.time())
-        self._stalled = self.loop.call_later(self._guard.limits.write_s, self.transport.abort)
+        self._await_reading()
         self._guard.make_room(self.loop.time())
+
+    def _await_reading(self) -> None:
+        """A large answer to a slow line takes longer than `write_s`, and is let through."""
+        left = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self._guard.limits.write_s, self._check_reading, left)
+
+    def _check_reading(self, before: int) -> None:
+        if before - self.transport.get_write_buffer_size() < self._guard.limits.min_read_bytes:
+            self.transport.abort()
+        else:
+            self._await_reading()
 
     def resume_writing(self) -> None:
         self._await_no_reading()

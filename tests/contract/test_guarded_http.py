@@ -276,6 +276,19 @@ async def test_a_client_that_does_not_read() -> None:
             assert len(await _rest_of(deaf)) < LARGE
 
 
+async def test_a_slow_reader_gets_all_of_a_large_answer() -> None:
+    """It takes much longer than `write_s`, a little at a time."""
+    async with _server(HeadLimits(write_s=0.3)) as (connect, _):
+        reader, writer = await connect()
+        writer.write(b"GET /large HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
+        got = 0
+        async with asyncio.timeout(3 * LIVENESS_S):
+            while piece := await reader.read(512 * 1024):
+                got += len(piece)
+                await asyncio.sleep(0.02)
+        assert got > LARGE
+
+
 async def test_clients_that_do_not_read_make_room() -> None:
     """The oldest of too many ends before its time."""
     async with _server(HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600)) as (connect, guard):
