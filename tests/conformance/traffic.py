@@ -149,6 +149,15 @@ class Traffic:
                         return
                 await asyncio.sleep(SETTLE_S)
 
+    async def until_running(self, prompt_id: str) -> None:
+        """Waits for a prompt whose messages no socket hears; no part of the recording."""
+        async with asyncio.timeout(LONGEST_WAIT_S):
+            while True:
+                async with self._session.get(f"{self._base_url}/queue") as response:
+                    if any(entry[1] == prompt_id for entry in (await response.json())["queue_running"]):
+                        return
+                await asyncio.sleep(SETTLE_S)
+
     async def submit(self, graph: Graph, client_id: str | None = None, **extra: Any) -> str:
         body = {"prompt": graph, **extra, **({"client_id": client_id} if client_id else {})}
         answer = await self.post("/prompt", json.loads(json.dumps(body)))

@@ -70,7 +70,7 @@ async def s40e_interrupt_no_client(traffic: Traffic) -> None:
     await socket.until_step(3)
     await traffic.post("/interrupt", {"prompt_id": prompt_id})
     await socket.until(lambda kind, _: kind == "execution_interrupted")
-    await asyncio.sleep(0.3)
+    await traffic.until_idle()
     await traffic.history(prompt_id)
 
 
@@ -79,6 +79,7 @@ async def s41_queue_delete_clear(traffic: Traffic) -> None:
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
     running = await traffic.submit(slow(traffic.nodes, 30, 0.1), client_id)
+    await socket.until_step(1)
     waiting = [await traffic.submit(basic(f"rec/q{letter}"), client_id) for letter in "abc"]
     await traffic.get("/queue")
     await traffic.get("/prompt")
@@ -98,7 +99,8 @@ async def s42_priority(traffic: Traffic) -> None:
     """A, B, C to the front, D with a number far ahead, E to the front too."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
-    await traffic.submit(slow(traffic.nodes, 15, 0.1), client_id)
+    await traffic.submit(slow(traffic.nodes, 15, 0.15), client_id)
+    await socket.until_step(1)
     places: dict[str, dict[str, Any]] = {
         "A": {},
         "B": {},
@@ -161,11 +163,11 @@ async def s18_extra_data(traffic: Traffic) -> None:
     socket = await traffic.socket(client_id)
     graph = basic("rec/extra")
     graph["2"]["_meta"] = {"title": "Final image"}
-    await traffic.submit(slow(traffic.nodes, 20, 0.05), client_id)
+    await traffic.submit(slow(traffic.nodes, 20, 0.1), client_id)
+    await socket.until_step(1)
     workflow = {"id": "11111111-2222-3333-4444-555555555555", "nodes": []}
     extra = {"extra_pnginfo": {"workflow": workflow}, "api_key_comfy_org": "SECRET-KEY", "tenant": "t1"}
     prompt_id = await traffic.submit(graph, client_id, extra_data=extra)
-    await asyncio.sleep(0.1)
     await traffic.get("/queue", "is the api key visible in the queue listing?")
     await socket.until_end(prompt_id)
     await traffic.history(prompt_id)
@@ -176,7 +178,8 @@ async def s31_duplicate_prompt_id(traffic: Traffic) -> None:
     """All three wait under one id; deleting it takes one of them away."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
-    running = await traffic.submit(slow(traffic.nodes, 10, 0.1), client_id)
+    running = await traffic.submit(slow(traffic.nodes, 10, 0.2), client_id)
+    await socket.until_step(1)
     prompt_id = str(uuid.uuid4())
     for letter in "ABC":
         body = {"prompt": basic(f"rec/dup{letter}"), "client_id": client_id, "prompt_id": prompt_id}

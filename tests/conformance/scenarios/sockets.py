@@ -8,8 +8,8 @@ from tests.conformance.scenarios import Book
 from tests.conformance.traffic import Traffic
 
 BOOK = Book()
-QUIET_S = 1.5
-"""Long enough for the graphs here to end, where no message tells it."""
+QUIET_S = 0.3
+"""Long enough for messages that should not come, after the run that would cause them."""
 
 
 @BOOK.add(own_nodes=True, varying=True)
@@ -17,6 +17,7 @@ async def s50_no_client_id(traffic: Traffic) -> None:
     await traffic.socket(str(uuid.uuid4()))
     await traffic.socket(None, name="anonymous")
     prompt_id = await traffic.submit(slow(traffic.nodes, 3, 0.1))
+    await traffic.until_idle()
     await asyncio.sleep(QUIET_S)
     await traffic.history(prompt_id)
 
@@ -41,6 +42,7 @@ async def s51b_connect_after_end(traffic: Traffic) -> None:
     prompt_id = await traffic.submit(slow(traffic.nodes, 5, 0.1, preview=False), client_id)
     await socket.until_step(1)
     await socket.close()
+    await traffic.until_idle()
     await asyncio.sleep(QUIET_S)
     await traffic.socket(client_id, name="reconnected")
     await traffic.history(prompt_id)
@@ -56,6 +58,7 @@ async def s52_two_sockets_one_client_id(traffic: Traffic) -> None:
     await first.close()
     await asyncio.sleep(0.2)
     prompt_id = await traffic.submit(slow(traffic.nodes, 4, 0.1, preview=False), client_id)
+    await traffic.until_idle()
     await asyncio.sleep(QUIET_S)
     await traffic.history(prompt_id)
 
@@ -64,7 +67,8 @@ async def s52_two_sockets_one_client_id(traffic: Traffic) -> None:
 async def s53_late_socket(traffic: Traffic) -> None:
     client_id = str(uuid.uuid4())
     prompt_id = await traffic.submit(slow(traffic.nodes, 20, 0.1, preview=False), client_id)
-    await asyncio.sleep(0.8)
+    await traffic.until_running(prompt_id)
+    await asyncio.sleep(QUIET_S)
     socket = await traffic.socket(client_id)
     await socket.until_end(prompt_id)
     await traffic.history(prompt_id)
