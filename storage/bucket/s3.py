@@ -1,7 +1,7 @@
 """`ObjectStore` for any S3 endpoint.
 
-Records and hints go by object_store (`_s3_small`); lists, large bodies, files and presigned URLs by boto3, whose
-blocking calls run on bounded pools of threads. Their needs differ:
+Records and hints go by object_store (`_s3_small`); lists, large bodies and files by boto3, whose blocking calls run
+on bounded pools of threads. Presigned URLs are computed without either (`_s3_presign`). Their needs differ:
 
 - conditional writes are sent exactly once: a retry after a lost answer would report 412 for our own write.
   One at a time a key, too: some servers let the losers of a race wait for seconds;
@@ -13,16 +13,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote
 from weakref import WeakValueDictionary
 
 from storage import keys
 from storage.bucket._s3_clients import S3Config, make_client
 from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
+from storage.bucket._s3_presign import Presigner, content_disposition
 from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
 from storage.bucket._threads import Threads
 from storage.bucket.budget import note_write, within_budget
@@ -50,6 +49,7 @@ class S3ObjectStore:
         self._threads = Threads(config.threads)
         self._transfers = Threads(config.transfer_threads)
         self._small = SmallObjects(config)
+        self._presigner = Presigner(config)
         self._clients: dict[str, S3Client] = {}
         self._making = Lock()
         self._writing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -157,22 +157,13 @@ class S3ObjectStore:
         with translated(key):
             await self._transfers.transfer(receive, key)  # s3transfer writes beside `path`, then renames
 
-    # Presigned requests: computed here, no request is made.
+    # Presigned requests.
 
     def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
-        params = {
-            **self._at(key),
-            "ResponseContentDisposition": content_disposition(filename),
-            "ResponseContentType": content_type,
-        }
-        url = self._signer.generate_presigned_url("get_object", Params=params, ExpiresIn=expires_s)
-        return SignedRequest("GET", url, _expiry(expires_s))
+        return self._presigner.get(key, expires_s=expires_s, filename=filename, content_type=content_type)
 
     def presign_put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
-        params = {**self._at(key), "ContentLength": size, "ContentType": content_type, "IfNoneMatch": "*"}
-        url = self._signer.generate_presigned_url("put_object", Params=params, ExpiresIn=expires_s)
-        headers = {"content-length": str(size), "content-type": content_type, "if-none-match": "*"}
-        return SignedRequest("PUT", url, _expiry(expires_s), headers)
+        return self._presigner.put(key, expires_s=expires_s, size=size, content_type=content_type)
 
     async def close(self) -> None:
         for threads in (self._small.threads, self._threads, self._transfers):
@@ -273,15 +264,10 @@ class S3ObjectStore:
     def _transfer(self) -> "S3Client":
         return self._client("transfer", attempts=self._config.attempts)
 
-    @property
-    def _signer(self) -> "S3Client":
-        endpoint = self._config.public_endpoint_url
-        return self._client("signer", attempts=1, endpoint=endpoint) if endpoint else self._reader
-
-    def _client(self, role: str, *, attempts: int, endpoint: str | None = None) -> "S3Client":
+    def _client(self, role: str, *, attempts: int) -> "S3Client":
         with self._making:  # the threads of the pool ask for it
             if role not in self._clients:
-                self._clients[role] = make_client(self._config, attempts, endpoint or self._config.endpoint_url)
+                self._clients[role] = make_client(self._config, attempts, self._config.endpoint_url)
             return self._clients[role]
 
     def _transfer_config(self) -> Any:
@@ -293,12 +279,6 @@ class S3ObjectStore:
             max_concurrency=self._config.transfer_threads,
             preferred_transfer_client="classic",
         )
-
-
-def content_disposition(filename: str) -> str:
-    """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
-    plain = "".join(c if c.isascii() and c.isprintable() and c not in '"\\%' else "_" for c in filename)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 def _head(key: str, answer: Any, size: int) -> ObjectHead:
@@ -317,7 +297,3 @@ def _size_of(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-def _expiry(expires_s: int) -> datetime:
-    return datetime.now(UTC) + timedelta(seconds=expires_s)
