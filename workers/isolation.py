@@ -10,7 +10,6 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import stat
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 from workers import confine
 from workers.errors import EngineMisconfigured
+from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ class Enclosure:
             return
         if self.isolation.user is not None:
             self.parent.chmod(0o711)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(self.scratch)
         for folder in (*self.own, self.scratch, self.cache):
             self._make_own(folder)
 
@@ -106,7 +107,7 @@ class Enclosure:
         owner = os.geteuid() if self.isolation.user is None else self.isolation.user
         with contextlib.suppress(FileNotFoundError):
             if folder.lstat().st_uid != owner:
-                shutil.rmtree(folder)
+                remove_tree(folder)
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         self.give(folder)

@@ -18,6 +18,7 @@ import anyio.to_thread
 from workers.comfy.engine import EngineSilent, FileRef
 from workers.comfy.http import ComfyHttp
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
+from workers.trees import empty_tree
 
 _TOO_LARGE = "{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
 
@@ -288,8 +289,4 @@ def _inside(folder: Path, ref: FileRef) -> Path:
 
 def _empty(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+    empty_tree(folder)

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from workers.errors import EngineMisconfigured, EngineUnavailable
 from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
 from workers.isolation import EngineUser, Isolation, choose
 from workers.phases import timed
+from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +239,8 @@ class EngineProcess:
 
     def _remove_socket(self) -> None:
         if self._socket_dir is not None:
-            shutil.rmtree(self._socket_dir, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                remove_tree(self._socket_dir)
             self._socket_dir = None
 
     async def _spawn(self, command: list[str], socket: Path) -> asyncio.subprocess.Process:

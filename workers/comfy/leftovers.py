@@ -7,13 +7,13 @@ that a graph ran inside ComfyUI's own process is not found here; only a restart 
 import contextlib
 import logging
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from workers.guard import children_of, kill_strays
+from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Leftovers:
             try:
                 if _identity(path) in self._kept_files or self._is_of_others(path):
                     continue
-                _remove(path)
+                remove_tree(path)
                 removed += 1
             except FileNotFoundError:
                 continue
@@ -130,10 +130,3 @@ def _entries(folder: Path) -> list[Path]:
         return list(folder.iterdir())
     except OSError:
         return []
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()

@@ -187,3 +187,14 @@ async def test_a_file_of_another_owner_is_no_output(tmp_path: Path) -> None:
     assert (await files.fetch(FileRef("own", "", "output"))).read_text() == "own"
     with pytest.raises(OutputFailed):
         await files.fetch(FileRef("other", "", "output"))
+
+
+async def test_folders_are_emptied_however_deep_a_job_nested_them(files: FolderFiles, tmp_path: Path) -> None:
+    """A file name of one job may have a thousand folders in it: the next job starts with empty folders all the same."""
+    for kind in ("output", "temp"):
+        deep = tmp_path / kind
+        for _ in range(4):  # each within what one call can make
+            deep = deep / "/".join(["a"] * 400)
+            deep.mkdir(parents=True)
+    await files.clean()
+    assert [*(tmp_path / "output").iterdir(), *(tmp_path / "temp").iterdir()] == []

@@ -1,0 +1,77 @@
+"""Removing what an engine's code left in a folder, however deep it lies and whatever modes it has.
+
+`shutil.rmtree` calls itself for each level, up to Python 3.12: a few hundred nested folders, which a file's name in a
+graph can make, end it with a RecursionError.
+"""
+
+import contextlib
+import os
+import uuid
+from pathlib import Path
+
+
+def empty_tree(folder: Path) -> None:
+    """Remove all that lies in a folder, which stays. `OSError` where something cannot be removed.
+
+    Nested folders are moved up to `folder` before they are emptied, so neither the depth nor a path's length counts.
+    No link is followed.
+    """
+    top = _opened(str(folder))
+    try:
+        waiting = _emptied(top, top)
+        while waiting:
+            name = waiting.pop()
+            with contextlib.suppress(FileNotFoundError):
+                waiting += _contents_moved(name, top)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a file, a link or a folder with all that lies in it; fine if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            empty_tree(path)
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _contents_moved(name: str, top: int) -> list[str]:
+    folder = _opened(name, top)
+    try:
+        return _emptied(folder, top)
+    finally:
+        os.close(folder)
+
+
+def _emptied(folder: int, top: int) -> list[str]:
+    """The names below `top` of the folders that were in this one; everything else in it is removed."""
+    found = []
+    with os.scandir(folder) as entries:
+        listed = list(entries)
+    for entry in listed:
+        with contextlib.suppress(FileNotFoundError):
+            if not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.name, dir_fd=folder)
+            elif folder == top:
+                found.append(entry.name)
+            else:
+                _made_accessible(entry.name, folder)  # to move a folder changes the `..` in it
+                name = uuid.uuid4().hex
+                os.rename(entry.name, name, src_dir_fd=folder, dst_dir_fd=top)
+                found.append(name)
+    return found
+
+
+def _opened(name: str, parent: int | None = None) -> int:
+    _made_accessible(name, parent)
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
+
+
+def _made_accessible(name: str, parent: int | None) -> None:
+    """A folder of the worker's own user may have lost its modes. Root needs none, and must not change what a link
+    that took the folder's place leads to."""
+    if os.geteuid() != 0 and not os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=parent):
+        os.chmod(name, 0o700, dir_fd=parent)
