@@ -19,6 +19,7 @@ from app.problems import Problem, of_storage, outcome_unknown
 from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
 from app.routes.context import Context
 from app.services import Services
+from app.shared import SharedReads
 from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
 
@@ -62,6 +63,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
         TenantCount(config.max_long_polls, "wait for a job already"),
         asyncio.Lock(),
+        SharedReads(budget_s=config.bucket_timeout_s),
     )
     return app
 

@@ -16,13 +16,14 @@ from app.routes.context import (
     identity_of,
     json_body,
     principal_of,
+    shared_answer,
     tenant_of,
 )
 from app.submission.batch_acceptance import BatchAcceptance
 from app.submission.batch_preparation import prepared_batch
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.views.jobs import batch_view
-from app.wire.batches import BatchRequest
+from app.wire.batches import BatchRequest, BatchView
 from storage.batches import StoredBatch
 
 
@@ -47,8 +48,11 @@ async def submit(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    stored = await context_of(request).stores.batches.read(tenant_of(request), request.path_params["batch_id"])
-    return await _batch_answer(request, stored)
+    async def view() -> BatchView:
+        stored = await context_of(request).stores.batches.read(tenant_of(request), request.path_params["batch_id"])
+        return await _batch_view(request, stored)
+
+    return await shared_answer(request, view)
 
 
 async def cancel(request: Request) -> Response:
@@ -61,9 +65,12 @@ async def cancel(request: Request) -> Response:
 async def _batch_answer(
     request: Request, stored: StoredBatch, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
+    return answer(await _batch_view(request, stored), status, NO_STORE | (headers or {}))
+
+
+async def _batch_view(request: Request, stored: StoredBatch) -> BatchView:
     statuses = await context_of(request).stores.batches.statuses(stored.record)
-    view = batch_view(stored.record, statuses, base_url(request))
-    return answer(view, status, NO_STORE | (headers or {}))
+    return batch_view(stored.record, statuses, base_url(request))
 
 
 ROUTES = (

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from app.config import ApiConfig
 from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
+from app.shared import SharedReads
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
 from app.wire.base import MAX_IDEMPOTENCY_KEY
@@ -45,6 +46,7 @@ class Context:
     unfinished: TenantCount
     long_polls: TenantCount
     scan_turn: asyncio.Lock
+    shared: SharedReads[str]
 
     @property
     def stores(self) -> Stores:
@@ -72,6 +74,17 @@ def base_url(request: Request) -> str:
 
 def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(model.model_dump_json(), status, headers, "application/json")
+
+
+async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel]]) -> Response:
+    """A GET's answer that is much work: requests for the same at the same time share one."""
+    url, base = request.url, base_url(request)
+
+    async def text() -> str:
+        return (await make()).model_dump_json()
+
+    body = await context_of(request).shared.get(tenant_of(request), (url.path, url.query, base), text)
+    return Response(body, 200, NO_STORE, "application/json")
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -22,6 +22,7 @@ from app.routes.context import (
     identity_of,
     json_body,
     principal_of,
+    shared_answer,
     tenant_of,
     whole_number,
 )
@@ -88,13 +89,14 @@ async def show(request: Request) -> Response:
 
 async def page(request: Request) -> Response:
     context = context_of(request)
-    listed = await context.stores.jobs.page(
-        tenant_of(request),
-        status=_status(request),
-        limit=whole_number(request, "limit", default=50, low=1, high=context.config.max_page),
-        cursor=request.query_params.get("cursor"),
-    )
-    return answer(JobList(jobs=[job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor))
+    limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
+    status, cursor = _status(request), request.query_params.get("cursor")
+
+    async def rows() -> JobList:
+        listed = await context.stores.jobs.page(tenant_of(request), status=status, limit=limit, cursor=cursor)
+        return JobList(jobs=[job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor)
+
+    return await shared_answer(request, rows)
 
 
 async def cancel(request: Request) -> Response:
@@ -160,11 +162,13 @@ async def workflow(request: Request) -> Response:
 
 
 async def _job_answer(request: Request, stored: StoredJob, status: int = 200) -> Response:
-    context = context_of(request)
-    about = stored.record, context.stores.objects, context.config, base_url(request)
-    is_quick = len(stored.record.outputs) <= QUICKLY_SHOWN
-    view = job_view(*about) if is_quick else await off_loop(job_view, *about)
-    return answer(view, status, {"etag": _etag(stored.record)} | NO_STORE)
+    context, record = context_of(request), stored.record
+
+    def whole_answer() -> Response:
+        view = job_view(record, context.stores.objects, context.config, base_url(request))
+        return answer(view, status, {"etag": _etag(record)} | NO_STORE)
+
+    return whole_answer() if len(record.outputs) <= QUICKLY_SHOWN else await off_loop(whole_answer)
 
 
 def _etag(record: JobRecord) -> str:

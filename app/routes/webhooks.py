@@ -8,12 +8,12 @@ from starlette.routing import Route
 
 from app.problems import Problem
 from app.routes.context import (
-    NO_STORE,
     Context,
     answer,
     body_of,
     context_of,
     json_body,
+    shared_answer,
     tenant_of,
     whole_number,
 )
@@ -43,9 +43,13 @@ MAX_BODY_BYTES = 256 * 1024
 async def deliveries(request: Request) -> Response:
     """Of each event that counts: a progress event goes when a newer one comes, and its delivery is of no interest."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
-    record = (await context.stores.jobs.read(tenant, job_id)).record
-    found = await context.stores.deliveries.of(event_ref(record, event) for event in record.events)
-    return answer(DeliveryList(deliveries=[delivery_view(delivery) for delivery in found]), headers=NO_STORE)
+
+    async def found() -> DeliveryList:
+        record = (await context.stores.jobs.read(tenant, job_id)).record
+        deliveries = await context.stores.deliveries.of(event_ref(record, event) for event in record.events)
+        return DeliveryList(deliveries=[delivery_view(delivery) for delivery in deliveries])
+
+    return await shared_answer(request, found)
 
 
 async def redeliver(request: Request) -> Response:
@@ -63,10 +67,14 @@ async def redeliver(request: Request) -> Response:
 async def dead_letters(request: Request) -> Response:
     context, tenant = context_of(request), tenant_of(request)
     limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
-    found, last = await context.stores.deliveries.dead_letters(tenant, limit=limit, after=_after(request, tenant))
-    views = [delivery_view(delivery) for delivery in found]
-    next_cursor = None if last is None else last.rsplit("/", 1)[-1]
-    return answer(DeadLetterList(dead_letters=views, next_cursor=next_cursor), headers=NO_STORE)
+    after = _after(request, tenant)
+
+    async def letters() -> DeadLetterList:
+        found, last = await context.stores.deliveries.dead_letters(tenant, limit=limit, after=after)
+        next_cursor = None if last is None else last.rsplit("/", 1)[-1]
+        return DeadLetterList(dead_letters=[delivery_view(delivery) for delivery in found], next_cursor=next_cursor)
+
+    return await shared_answer(request, letters)
 
 
 async def replay(request: Request) -> Response:
@@ -95,8 +103,11 @@ async def test(request: Request) -> Response:
 
 
 async def endpoints(request: Request) -> Response:
-    found = await context_of(request).stores.endpoints.all(tenant_of(request))
-    return answer(EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found]), headers=NO_STORE)
+    async def all_of_them() -> EndpointList:
+        found = await context_of(request).stores.endpoints.all(tenant_of(request))
+        return EndpointList(endpoints=[endpoint_view(endpoint) for endpoint in found])
+
+    return await shared_answer(request, all_of_them)
 
 
 async def event_schema(request: Request) -> Response:

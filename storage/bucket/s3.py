@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from storage import keys
 from storage.bucket._s3_clients import S3Config, make_client
 from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
+from storage.bucket._s3_lists import keys_of, read_keys_quickly
 from storage.bucket._s3_presign import Presigner, content_disposition
 from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
 from storage.bucket._threads import Threads
@@ -112,8 +113,7 @@ class S3ObjectStore:
             ),
             prefix,
         )
-        found = tuple(entry["Key"].removeprefix(self._prefix) for entry in answer.get("Contents", ()))
-        return KeyPage(found, more=answer["IsTruncated"])
+        return KeyPage(tuple(key.removeprefix(self._prefix) for key in keys_of(answer)), more=answer["IsTruncated"])
 
     async def delete(self, *keys: str) -> None:
         for start in range(0, len(keys), DELETE_BATCH):
@@ -268,6 +268,7 @@ class S3ObjectStore:
         with self._making:  # the threads of the pool ask for it
             if role not in self._clients:
                 self._clients[role] = make_client(self._config, attempts, self._config.endpoint_url)
+                read_keys_quickly(self._clients[role])
             return self._clients[role]
 
     def _transfer_config(self) -> Any:

@@ -28,6 +28,7 @@ BENCHES = (
     "judging",
     "flood",
     "hostile_bodies",
+    "neighbours",
     "start",
 )
 MACHINE = "machine"
