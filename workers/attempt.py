@@ -153,7 +153,9 @@ class Attempt:
         finally:
             staging.cancel()
             await asyncio.gather(staging, return_exceptions=True)
-        document = for_execution(graph, bench.catalogue, f"{record.job_id}-{record.attempt}", bench.engine.showing)
+        files = {medium.name: medium.key for medium in record.media}
+        token = f"{record.job_id}-{record.attempt}"
+        document = for_execution(graph, bench.catalogue, token, bench.engine.showing, files)
         prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
         return _Prepared(graph, prompt)
 

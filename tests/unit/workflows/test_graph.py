@@ -223,6 +223,43 @@ def test_a_note_for_the_cache_brings_no_other_jobs_file() -> None:
     assert executed["1"]["inputs"][TOKEN_INPUT] == "t"
 
 
+def _marked(values: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
+    """The marks by node id; a loader with these values is node 1, another node without any is node 2."""
+    info = {
+        "Loads": {"input": {"required": {}}, "output": ["AUDIO"]},
+        "Saves": {"input": {"required": {}}, "output_node": True},
+    }
+    graph = {
+        "1": {"class_type": "Loads", "inputs": values},
+        "2": {"class_type": "Loads", "inputs": {"text": "a voice"}},
+        "3": {"class_type": "Saves", "inputs": {"audio": ["1", 0], "other": ["2", 0]}},
+    }
+    executed = for_execution(parse_graph(graph), Catalogue(info), "t", files=files)
+    return {key: node["inputs"][TOKEN_INPUT] for key, node in executed.items() if TOKEN_INPUT in node["inputs"]}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"audio": "set/voice.wav"},
+        {"audio": "./set/voice.wav"},
+        {"audio": ' "voice.wav [input]"'},
+        {"audio": {"paths": ["x", {"file": "voice.wav"}]}},
+        {"audio": {"__value__": ["voice.wav", "other"]}},
+        {"list": "other.wav\nvoice.wav"},
+        {"folder": "set"},
+        {"path": "C:\\ComfyUI\\input\\set"},
+    ],
+)
+def test_a_node_that_names_a_file_of_the_job_is_marked_by_the_file(values: dict[str, Any]) -> None:
+    """A class may not say how its file has changed: the cache would answer with another job's of the same name."""
+    first = _marked(values, {"set/voice.wav": "tenants/a/1"})
+    assert first.keys() == {"1", "3"}
+    assert first == _marked(values, {"set/voice.wav": "tenants/a/1"})
+    assert first["1"] != _marked(values, {"set/voice.wav": "tenants/b/2"})["1"]
+    assert _marked(values, {}).keys() == {"3"}
+
+
 def test_the_shape_ignores_values() -> None:
     """Jobs that differ in values alone have one shape; another link makes another."""
     shape = parse_graph(saved()).shape()
