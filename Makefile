@@ -53,8 +53,8 @@ bench: setup .bench/.installed ## Measure everything in docs/performance.md anew
 bench-attention: ## SageAttention and torch's on this GPU: make bench-attention PYTHON_WITH_TORCH=…
 	$(or $(PYTHON_WITH_TORCH),$(PYTHON)) tests/bench/attention.py
 
-soak: setup ## The tests marked `chaos` at full length, then 20,000 mixed requests and what memory they leave: make soak REQUESTS=20000
-	$(BIN)/pytest --long -m chaos
+soak: setup ## Long versions of tests, stores on the S3 server, then 20,000 mixed requests and the memory they leave: make soak REQUESTS=20000
+	$(BIN)/pytest --long -m "chaos or soak"
 	$(BIN)/python -m tests.soak --requests $(or $(REQUESTS),20000)
 
 compare: setup ## Your ComfyUI and this project on each graph of a folder: make compare COMFYUI_DIR=… COMFYUI_PYTHON=… GRAPHS=FOLDER

@@ -29,13 +29,32 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run the tests marked `chaos` at their full length")
+    parser.addoption("--long", action="store_true", help="run everything at full length, as `make soak` does")
 
 
 @pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
     """Whether this is `make soak`; a test marked `chaos` has a short version for `make test`."""
     return bool(request.config.getoption("--long"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of `objects` run on memory; on the S3 server those marked `real_bucket` do, and with --long all."""
+    if "objects" in metafunc.fixturenames:
+        is_marked = metafunc.definition.get_closest_marker("real_bucket") is not None
+        on_server = pytest.param("s3", marks=[] if is_marked else pytest.mark.soak("the same test on memory"))
+        metafunc.parametrize("objects", ["memory", on_server], indirect=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `soak` run with --long alone; each mark that chooses says why."""
+    for item in items:
+        for mark in (*item.iter_markers("soak"), *item.iter_markers("real_bucket")):
+            assert mark.args, f"{item.nodeid}: the mark {mark.name} says why"
+    if config.getoption("--long"):
+        return
+    config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+    items[:] = [item for item in items if not item.get_closest_marker("soak")]
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +93,9 @@ def clock() -> ManualClock:
     return ManualClock(START)
 
 
-@pytest.fixture(params=["memory", "s3"])
+@pytest.fixture
 def objects(request: pytest.FixtureRequest, clock: ManualClock) -> ObjectStore:
-    """Every version of the port."""
+    """A version of the port: which ones is chosen in `pytest_generate_tests`."""
     if request.param == "memory":
         return MemoryObjectStore(clock)
     store: S3ObjectStore = request.getfixturevalue("s3_objects")

@@ -57,6 +57,7 @@ async def asked(api: Api, key: str, path: str = "/v1/jobs") -> httpx.Response:
     return await api.client.get(path, headers={b"authorization": f"Bearer {key}".encode()})
 
 
+@pytest.mark.real_bucket("what a client sees first")
 async def test_a_key_of_the_bucket_lets_its_tenant_in(api: Api) -> None:
     """What it submits is that tenant's, and the settings' own key goes on as it did."""
     async with await api.client_of("acme") as acme:
@@ -278,6 +279,7 @@ async def test_a_key_that_asks_too_often_waits(clock: ManualClock) -> None:
         assert (await acme.get("/v1/jobs")).status_code == 200
 
 
+@pytest.mark.real_bucket("the order of a LIST")
 async def test_the_store_lists_and_revokes(objects: ObjectStore, clock: ManualClock) -> None:
     """Oldest first; a key is revoked once, and its kid is not given twice."""
     store = ApiKeyStore(objects, clock)

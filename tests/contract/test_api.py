@@ -22,6 +22,7 @@ from workflows.library import shipped
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.real_bucket("what a client sees first")
 async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
     """The first version's fields, and a worker asked for."""
     accepted = await submit(api, priority=3, metadata={"order": "4711"}, timeout_s=9)
@@ -67,6 +68,7 @@ async def test_a_finished_job_shows_its_outputs(api: Api) -> None:
     assert "data" not in output
 
 
+@pytest.mark.real_bucket("presigned URLs")
 async def test_an_output_redirects_to_a_fresh_url(api: Api) -> None:
     """302, or the URL as JSON; one that is not there is a problem."""
     accepted = await submit(api)
@@ -78,6 +80,7 @@ async def test_an_output_redirects_to_a_fresh_url(api: Api) -> None:
     assert (await api.client.get(f"{path}/1")).json()["type"] == "/problems/unknown-output"
 
 
+@pytest.mark.real_bucket("the order of a LIST")
 async def test_the_list_is_the_first_versions_with_a_cursor(api: Api, clock: ManualClock) -> None:
     """Newest first; the cursor leads on; a status filters."""
     ids = []
@@ -140,6 +143,7 @@ async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
         assert (await api.client.get(f"{path}?attempt={wrong}")).status_code == 422
 
 
+@pytest.mark.real_bucket("bytes of files")
 async def test_media_of_every_kind_are_stored(api: Api) -> None:
     """base64 in the body, a URL, an upload: the worker finds each under its name."""
     wanted = {"size_bytes": len(PNG), "content_type": "image/png"}

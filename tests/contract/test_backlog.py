@@ -20,6 +20,7 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
     return Shop(objects, clock)
 
 
+@pytest.mark.real_bucket("the order of a LIST")
 async def test_lost_tickets_are_spawned_again(shop: Shop) -> None:
     """As many as are missing, once they have been missed for a while."""
     for _ in range(3):

@@ -49,6 +49,7 @@ async def cancel_jobs(post: Post, batch: StoredBatch) -> None:
         await post.stores.jobs.evolve("default", job_id, lambda r: r.cancel(now=now))
 
 
+@pytest.mark.real_bucket("conditional writes")
 async def test_a_finished_batch_is_told(post: Post) -> None:
     """Once every job of it is over, however it ended."""
     batch = await opened(post)

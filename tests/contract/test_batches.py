@@ -95,6 +95,7 @@ async def test_counting_costs_the_same_however_many_jobs(memory_api: Api) -> Non
     assert dict(objects.requests) == {"GET": 1, "LIST": 1}
 
 
+@pytest.mark.real_bucket("many writes at once")
 async def test_a_cancelled_batch_stops(api: Api) -> None:
     """What waits fails at once, what runs is asked to stop, what is over stays."""
     batch = await submit(api, colours(1, 2, 3))
@@ -148,6 +149,7 @@ async def test_an_unknown_batch_is_not_found(api: Api) -> None:
             assert answer.status_code == 404
 
 
+@pytest.mark.real_bucket("bytes of files")
 async def test_shared_media_are_stored_once(api: Api) -> None:
     """Beside the batch; pictures of a set of inputs belong to their job."""
     data = base64.b64encode(PNG).decode()

@@ -21,6 +21,7 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
     return Shop(objects, clock)
 
 
+@pytest.mark.real_bucket("keys that are not ours in a LIST")
 async def test_in_a_list_of_jobs(shop: Shop) -> None:
     """The page is short of a row, not broken; nor is the count of a quota."""
     record = await shop.queued()
@@ -42,6 +43,7 @@ async def test_before_what_the_reaper_looks_for(shop: Shop, folder: str) -> None
     assert folder + FOREIGN not in await shop.keys(folder)
 
 
+@pytest.mark.real_bucket("keys that are not ours in a LIST")
 async def test_among_events_that_are_due(shop: Shop) -> None:
     """It is removed; what is due is still found."""
     ref = await shop.stores.deliveries.test("default", "https://h.example/", str(uuid.uuid4()))

@@ -469,6 +469,7 @@ async def test_heic_is_refused_at_submission(objects: ObjectStore, clock: Manual
             assert "convert it to JPEG or PNG" in refused.json()["detail"]
 
 
+@pytest.mark.real_bucket("bytes of files")
 async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
     """Whatever the API that took it knew: PostScript and HEIC do not reach the engine's input folder."""
     engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))

@@ -44,6 +44,7 @@ async def test_another_body_under_the_key_is_a_conflict(api: Api) -> None:
     assert await jobs(api) == 1
 
 
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_at_once_they_make_one_job(api: Api) -> None:
     """Whoever is quicker; all get the same answer."""
     answers = await asyncio.gather(*(submit(api, "k") for _ in range(4)))

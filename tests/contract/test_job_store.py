@@ -57,6 +57,7 @@ async def test_a_created_job_is_read_back(jobs: JobStore, signal: MemorySignal) 
 
 
 @pytest.mark.parametrize("job_id", ["0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10", "../../x", "", "ü"])
+@pytest.mark.real_bucket("keys that no server would list")
 async def test_an_unknown_job_is_not_found(jobs: JobStore, job_id: str) -> None:
     """Ids that no key can hold are unknown too."""
     with pytest.raises(JobNotFound):
@@ -74,6 +75,7 @@ async def test_another_tenants_job_is_unknown(jobs: JobStore) -> None:
     assert (await jobs.page("other", status=None, limit=10, cursor=None)).jobs == ()
 
 
+@pytest.mark.real_bucket("conditional writes")
 async def test_the_same_id_is_accepted_once(jobs: JobStore) -> None:
     """job.json is created, never overwritten."""
     record = a_job()
@@ -99,6 +101,7 @@ async def test_a_change_that_changes_nothing_is_not_written(jobs: JobStore) -> N
     assert (await jobs.evolve("default", record.job_id, lambda r: r)).etag == created.etag
 
 
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_concurrent_changes_lose_nothing(jobs: JobStore) -> None:
     """Each writer that lost a race applies its change to what the winner wrote."""
     record = a_job()
@@ -122,6 +125,7 @@ async def test_a_refused_change_writes_nothing(jobs: JobStore) -> None:
         await jobs.evolve("default", record.job_id, lambda r: r.claim(worker="w", now=CREATED, lease_s=1))
 
 
+@pytest.mark.real_bucket("the order of a LIST")
 async def test_pages_are_newest_first_and_complete(jobs: JobStore) -> None:
     """Following the cursor gives every job once."""
     created = [a_job(created_at=CREATED + timedelta(seconds=n)) for n in range(7)]
@@ -251,6 +255,7 @@ async def test_pools_have_queues_of_their_own(jobs: JobStore, queue: JobQueue) -
 
 
 @pytest.mark.parametrize(("workers", "count"), [(8, 6), (32, 24)])
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_each_job_is_claimed_once(
     jobs: JobStore, rivals: Sequence[ObjectStore], clock: ManualClock, signal: MemorySignal, workers: int, count: int
 ) -> None:
@@ -289,6 +294,7 @@ async def test_hints_of_earlier_attempts_are_dropped(jobs: JobStore, queue: JobQ
     assert (await objects.list("queue/default/")).keys == (queue_key(claimed.record),)
 
 
+@pytest.mark.real_bucket("deletes and LISTs")
 async def test_hints_of_finished_and_lost_jobs_are_dropped(
     jobs: JobStore, queue: JobQueue, objects: ObjectStore, clock: ManualClock
 ) -> None:

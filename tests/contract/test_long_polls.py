@@ -51,6 +51,7 @@ async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None
     assert (await waiting).status_code == 410
 
 
+@pytest.mark.real_bucket("ETags of a server")
 async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> None:
     """304 if nothing changes meanwhile."""
     accepted = await submit(api)

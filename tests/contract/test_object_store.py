@@ -15,7 +15,7 @@ from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore, content_dispo
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
 from tests.support.faulty_proxy import Fault, faulty_proxy
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.real_bucket("the contract of the port itself")]
 
 MIB = 1024 * 1024
 

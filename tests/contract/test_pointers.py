@@ -15,6 +15,7 @@ from tests.support.post import DOWN, URL, Post
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_two_deliverers_send_one_attempt(post: Post) -> None:
     """The second one finds a lease; when it has ended without a result, the event is sent again."""
     await post.completed("completed")

@@ -205,6 +205,7 @@ async def test_a_repeated_upload_is_paid_for_once(clock: ManualClock) -> None:
         assert (await upload(api.client, 40)).status_code == 201
 
 
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_bytes_are_exact_however_many_come_at_once(objects: ObjectStore, clock: ManualClock) -> None:
     """Rivals over one bucket never exceed the limit together."""
     ledgers = [ByteLedger(objects, clock) for _ in range(8)]

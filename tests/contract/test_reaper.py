@@ -104,6 +104,7 @@ async def test_a_lost_job_tells_the_engines_last_lines(shop: Shop) -> None:
     assert fault.log_tail == tuple(f"line {n}" for n in range(80, 100))
 
 
+@pytest.mark.real_bucket("conditional writes")
 async def test_the_lost_worker_is_fenced(shop: Shop) -> None:
     """It comes back and wants to complete the job: too late."""
     record = await shop.claimed()
@@ -117,6 +118,7 @@ async def test_the_lost_worker_is_fenced(shop: Shop) -> None:
     assert await shop.read(record) == again
 
 
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_overlapping_sweeps_do_it_once(shop: Shop) -> None:
     """Three reapers at once: one of them requeues."""
     await shop.claimed()

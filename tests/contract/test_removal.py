@@ -52,6 +52,7 @@ async def test_a_finished_job_is_removed_when_its_time_is_over(shop: Shop) -> No
     assert await shop.keys() == ()
 
 
+@pytest.mark.real_bucket("deletes of many keys")
 async def test_many_files_go_as_well(shop: Shop) -> None:
     """More than one LIST brings."""
     stored = await shop.completed()
@@ -186,6 +187,7 @@ async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
     assert await shop.keys() == ()
 
 
+@pytest.mark.real_bucket("bytes that a client puts by URL")
 async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) -> None:
     """Where a presigned URL outlives the time in which the upload may be used."""
     uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
@@ -200,6 +202,7 @@ async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) ->
     assert await shop.keys(keys.upload_prefix("default", upload.upload_id)) == ()
 
 
+@pytest.mark.real_bucket("bytes that a client puts by URL")
 async def test_an_upload_stays_while_a_job_needs_it(shop: Shop) -> None:
     """However long that job waits."""
     uploads = shop.stores.uploads
@@ -234,6 +237,7 @@ async def test_an_idempotency_key_ends_with_its_time(shop: Shop) -> None:
     assert (await idempotency.claim("default", "jobs", "once", "body")).id != first.id
 
 
+@pytest.mark.real_bucket("conditional writes")
 async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
     """Its deletion is under way, and would hit the new claim."""
     idempotency = shop.stores.idempotency
@@ -347,6 +351,7 @@ MOMENT = timedelta(microseconds=123_999)
 JUST_BEFORE = timedelta(microseconds=500)
 
 
+@pytest.mark.real_bucket("the order of a LIST")
 async def test_a_look_in_the_millisecond_before_loses_no_deadline(shop: Shop) -> None:
     """Keys count in milliseconds, records in microseconds: a job's removal, its tombstone's, and a queue limit."""
     shop.clock.set(shop.clock.now() + MOMENT)

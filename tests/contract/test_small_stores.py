@@ -18,6 +18,7 @@ from workflows.graph import parse_graph
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.real_bucket("bytes that a client puts by URL")
 async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore, clock: ManualClock) -> None:
     """Not before, not with another length, not as another kind of file, and for its tenant only."""
     uploads = UploadStore(JobStore(objects, clock, MemorySignal()), objects, clock, expires_s=60)

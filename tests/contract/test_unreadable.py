@@ -36,6 +36,7 @@ async def test_an_unreadable_job_says_so(shop: Shop) -> None:
         await shop.read(record)
 
 
+@pytest.mark.real_bucket("bytes that are no record")
 async def test_the_next_job_is_claimed(shop: Shop) -> None:
     """Also if the unreadable one is the best; its hint stays for those who can read it."""
     first, second = await shop.queued(priority=5), await shop.queued()

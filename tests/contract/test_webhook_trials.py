@@ -54,6 +54,7 @@ async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
 
 
 @pytest.mark.parametrize("first", [Answer(413, 5), DOWN, OK], ids=["dead", "pending", "delivered"])
+@pytest.mark.real_bucket("conditional writes in a race")
 async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
     post: Post, monkeypatch: pytest.MonkeyPatch, first: Answer
 ) -> None:

@@ -24,6 +24,7 @@ def clock() -> ManualClock:
     return ManualClock(SystemClock().now().replace(microsecond=0))
 
 
+@pytest.mark.real_bucket("URLs of outputs that a receiver opens")
 async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
     """One structured CloudEvent that is a valid Standard Webhooks message, with the job as GET shows it."""
     warning = {"class_type": "SaveImage", "dependent_outputs": ["9"], "errors": [], "detail": "no", "hint": ""}
