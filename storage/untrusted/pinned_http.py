@@ -15,8 +15,9 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 
@@ -168,20 +169,36 @@ def _ended(leave: Callable[[], None], resolving: "asyncio.Future[Any]") -> None:
         resolving.exception()  # it counts as seen, also where nothing waits for it any more
 
 
-def pinned_client(transport: PinnedTransport, *, timeout_s: float, follow_redirects: bool = True) -> httpx.AsyncClient:
-    """For one request: close it then, and its connections with it. At most `MAX_REDIRECTS` are followed, each checked.
+def pinned_client(transport: PinnedTransport, *, timeout_s: float) -> httpx.AsyncClient:
+    """For one request: close it then, and its connections with it.
 
-    It asks for bytes as they are, and stores no cookie, not even that of a redirect.
+    It asks for bytes as they are, and stores no cookie. It follows no redirect: httpx would first read the redirect's
+    body, however large or compressed, into memory. `following_redirects` does it.
     """
     return httpx.AsyncClient(
         transport=transport,
-        follow_redirects=follow_redirects,
-        max_redirects=MAX_REDIRECTS,
+        follow_redirects=False,
         timeout=timeout_s,
         trust_env=False,
         headers={"accept-encoding": "identity"},
         cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
     )
+
+
+@asynccontextmanager
+async def following_redirects(client: httpx.AsyncClient, url: str) -> AsyncIterator[httpx.Response]:
+    """The answer to a GET, its body unread. At most `MAX_REDIRECTS` are followed; no body of them is read."""
+    request = client.build_request("GET", url)
+    for _ in range(MAX_REDIRECTS + 1):
+        response = await client.send(request, stream=True)
+        try:
+            if response.next_request is None:
+                yield response
+                return
+            request = response.next_request
+        finally:
+            await response.aclose()
+    raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=request)
 
 
 @functools.cache

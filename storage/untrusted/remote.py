@@ -94,13 +94,17 @@ class RemoteFetcher:
         import httpx
 
         from storage.untrusted.destinations import REFUSALS, Destinations
-        from storage.untrusted.pinned_http import PinnedTransport, pinned_client
+        from storage.untrusted.pinned_http import PinnedTransport, following_redirects, pinned_client
 
         here = Destinations(own_ports=self._own_ports)
         transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())
         try:
-            async with asyncio.timeout(FETCH_TIMEOUT_S), pinned_client(transport, timeout_s=READ_TIMEOUT_S) as client:
-                return await self._download(client, url, path, meter, max_bytes)
+            async with (
+                asyncio.timeout(FETCH_TIMEOUT_S),
+                pinned_client(transport, timeout_s=READ_TIMEOUT_S) as client,
+                following_redirects(client, url) as response,
+            ):
+                return await self._download(response, path, meter, max_bytes)
         except REFUSALS as error:
             raise FetchRefused(str(error)) from error
         except httpx.HTTPError as error:
@@ -108,25 +112,22 @@ class RemoteFetcher:
         except TimeoutError:
             raise FetchFailed(f"not finished within {FETCH_TIMEOUT_S:.0f} s") from None
 
-    async def _download(
-        self, client: "httpx.AsyncClient", url: str, path: Path, meter: Meter, max_bytes: int
-    ) -> Fetched:
-        async with client.stream("GET", url) as response:
-            if response.status_code != 200:
-                raise FetchFailed(f"the server answered {response.status_code}")
-            if response.headers.get("content-encoding", "identity") != "identity":
-                raise FetchRefused("the server sent a compressed body, which was not asked for")
-            announced = response.headers.get("content-length", "")
-            if announced.isascii() and announced.isdecimal() and len(announced) < 20:
-                _check_size(int(announced), max_bytes)
-                await meter.expect(int(announced))
-            content_type = ""
-            with path.open("wb") as file:
-                async for chunk in _metered(response.aiter_raw(CHUNK_BYTES), meter, max_bytes):
-                    if not content_type:  # the first chunk: what is no medium is not fetched to its end
-                        content_type = _media_type(chunk)
-                    file.write(chunk)
-            return Fetched(meter.received, content_type or _media_type(b""))
+    async def _download(self, response: "httpx.Response", path: Path, meter: Meter, max_bytes: int) -> Fetched:
+        if response.status_code != 200:
+            raise FetchFailed(f"the server answered {response.status_code}")
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise FetchRefused("the server sent a compressed body, which was not asked for")
+        announced = response.headers.get("content-length", "")
+        if announced.isascii() and announced.isdecimal() and len(announced) < 20:
+            _check_size(int(announced), max_bytes)
+            await meter.expect(int(announced))
+        content_type = ""
+        with path.open("wb") as file:
+            async for chunk in _metered(response.aiter_raw(CHUNK_BYTES), meter, max_bytes):
+                if not content_type:  # the first chunk: what is no medium is not fetched to its end
+                    content_type = _media_type(chunk)
+                file.write(chunk)
+        return Fetched(meter.received, content_type or _media_type(b""))
 
 
 async def _metered(chunks: AsyncIterator[bytes], meter: Meter, max_bytes: int) -> AsyncIterator[bytes]:

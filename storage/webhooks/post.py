@@ -90,7 +90,7 @@ class RemotePoster:
 
     def _client(self, tenant: str) -> httpx.AsyncClient:
         transport = PinnedTransport(self._rules.destinations(tenant), tenant=tenant)
-        return pinned_client(transport, timeout_s=self._timeout_s, follow_redirects=False)
+        return pinned_client(transport, timeout_s=self._timeout_s)
 
 
 async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str], body: bytes, started: float) -> Answer:

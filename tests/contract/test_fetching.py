@@ -1,7 +1,7 @@
 """The files behind a request's URLs: how many, how large, how long, how many at once, and who pays for them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -207,6 +207,48 @@ async def test_a_host_is_asked_for_so_many_files_at_once(site: Site, clock: Manu
         assert site.most_held == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    ["content-length: 9999999999", "transfer-encoding: chunked\r\ncontent-encoding: gzip"],
+    ids=["endless", "compressed"],
+)
+async def test_the_body_of_a_redirect_is_not_read(fields: str, tmp_path: Path) -> None:
+    """However large or compressed it is: the redirect is followed, and little of its body was taken."""
+    sent = 0
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        with suppress(ConnectionError, asyncio.CancelledError):
+            if b"/x.png" in await reader.readline():
+                writer.write(f"HTTP/1.1 302 Found\r\nlocation: /picture\r\n{fields}\r\n\r\n".encode())
+                while sent < 64 * MIB:
+                    writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+                    sent += 0x10000
+                    await writer.drain()
+            else:
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(PNG) + PNG)
+        writer.close()
+
+    async with served(redirect) as (base, fetcher):
+        fetched = await fetcher.fetch(f"{base}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB)
+    assert (fetched.size_bytes, fetched.content_type) == (len(PNG), "image/png")
+    assert sent < 64 * MIB
+
+
+@asynccontextmanager
+async def served(
+    connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> AsyncIterator[tuple[str, RemoteFetcher]]:
+    """A server's base URL, and a fetcher that may reach it alone."""
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
+    try:
+        yield f"http://127.0.0.1:{port}", RemoteFetcher(transport=lambda: PinnedTransport(here))
+    finally:
+        server.close()
+
+
 CHUNKS_OF_ONE_BYTE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"10\r\n" + PNG[:16] + b"\r\n"
 
 
@@ -229,16 +271,9 @@ async def test_a_host_that_sends_framing_instead_of_data(begin: bytes, endless: 
                 await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(flood, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
-    try:
+    async with served(flood) as (base, fetcher):
         with pytest.raises(FetchFailed, match="more framing than data"):
-            await RemoteFetcher(transport=lambda: PinnedTransport(here)).fetch(
-                f"http://127.0.0.1:{port}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB
-            )
-    finally:
-        server.close()
+            await fetcher.fetch(f"{base}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB)
     assert sent < 64 * MIB
 
 
