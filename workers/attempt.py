@@ -18,7 +18,7 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.refusals import not_run, warnings_of
+from workers.comfy.refusals import not_run
 from workers.errors import EngineError, JobCancelled, OutOfMemory, PromptRefused, StagingFailed, WorkerError
 from workers.outputs.uploads import OutputUploads
 from workers.staging import StagingPolicy, stage
@@ -210,10 +210,12 @@ class Attempt:
     async def _follow(self, graph: Graph, execution: Execution) -> None:
         outputs = self._bench.catalogue.output_nodes(graph)
         self.progress = ProgressModel.start(graph.ancestors(outputs))
+        has_begun = False
         async with aclosing(aiter(execution)) as messages:
             async for message in messages:
-                if left_out := not_run(warnings_of(execution.node_errors or {}, self._record.warnings)) & outputs:
-                    outputs -= left_out
+                if not has_begun:
+                    has_begun = True
+                    outputs -= not_run(execution.node_errors or {}, self._record.warnings)
                     self.progress = ProgressModel.start(graph.ancestors(outputs))
                 await self._collect(message, graph, self.progress.current_node)
                 self.progress = self.progress.reduce(message)

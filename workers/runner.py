@@ -25,7 +25,7 @@ from storage.untrusted.host_paths import HostPaths
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
-from workers.comfy.refusals import warnings_of
+from workers.comfy.refusals import bounded, warnings_of
 from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed, WorkerError
 from workers.joblog import JobLog, LogSource
 from workers.outputs.strict import strict_json
@@ -174,7 +174,7 @@ class JobRunner:
         def concluded(record: JobRecord) -> JobRecord:
             now = self._stores.clock.now()
             if outcome.node_errors is not None:
-                warnings = warnings_of(self._paths.hidden_in(outcome.node_errors), record.warnings)
+                warnings = warnings_of(self._paths.hidden_in(bounded(outcome.node_errors)), record.warnings)
                 record = record.with_warnings(strict_json(warnings))
             if outcome.failure is None:
                 nodes = details.nodes_total if details else 0

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.follower import ERROR, PICTURE, QUICK, Follower, completed, never, refused, simple
 from tests.support.scripted_comfy import Answer, ComfyState, Play, serving
+from workers.comfy.http import MAX_ANSWER_BYTES
 from workers.errors import (
     EngineUnavailable,
     NodeFailed,
@@ -207,6 +208,7 @@ async def test_500_although_it_was_queued() -> None:
         (Answer(413, "Maximum request body size 1048576 exceeded"), PromptRefused),
         (Answer(400, {"error": {"type": "invalid_prompt", "message": "no", "details": ""}}), PromptRefused),
         (Answer(400, {"error": "no", "node_errors": []}), PromptRefused),
+        (Answer(400, {"error": "no", "details": "x" * MAX_ANSWER_BYTES}), PromptRefused),
         (Answer(503, "upstream"), EngineUnavailable),
     ],
 )

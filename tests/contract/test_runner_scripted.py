@@ -241,6 +241,25 @@ async def test_outputs_beyond_a_limit_fail_the_job(tmp_path: Path, limit: Upload
     assert len(ended.outputs) < 2
 
 
+async def test_the_record_repeats_a_bounded_amount_of_text(tmp_path: Path) -> None:
+    """A thousand texts of 16 KiB would be read with the record by each GET and list; the files have all of them."""
+
+    async def script(play: Play) -> None:
+        outputs = {"2": {"text": ["aaaa", "bbbb", "c", "dddddddd"]}}
+        await play.say("executed", node="2", display_node="2", output=outputs["2"])
+        await play.succeed(outputs)
+
+    async with stage(tmp_path, script) as on:
+        on.policy = replace(on.policy, uploads=UploadPolicy(inline_text_bytes=7, all_inline_text_bytes=6))
+        ended = (await on.run(await on.claimed())).stored.record
+    assert [(output.text, output.size_bytes) for output in ended.outputs] == [
+        ("aaaa", 4),
+        (None, 4),
+        ("c", 1),
+        (None, 8),
+    ]
+
+
 async def test_a_node_that_names_a_file_and_is_no_output_runs_for_each_job(tmp_path: Path) -> None:
     """ComfyUI would take it from its cache and name a file that went with the job before."""
     graph = {"1": {"class_type": "Painter", "inputs": {}}, "2": {"class_type": "Save", "inputs": {"image": ["1", 0]}}}

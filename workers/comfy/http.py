@@ -63,12 +63,7 @@ class ComfyHttp:
             if response.status_code == 404:
                 return None
             response.raise_for_status()
-            content = bytearray()
-            async for chunk in response.aiter_bytes():
-                content += chunk
-                if len(content) > MAX_ANSWER_BYTES:
-                    raise AnswerTooLarge(f"GET {path}: more than {MAX_ANSWER_BYTES} bytes")
-        answer = _parsed(bytes(content))
+            answer = _parsed(await _content(response))
         if not isinstance(answer, dict):
             raise EngineUnavailable(f"GET {path}: the answer is not a JSON object")
         return answer
@@ -76,9 +71,12 @@ class ComfyHttp:
     async def post_json(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """Status and body; the body is text where it is not JSON."""
         content = json.dumps(body).encode()  # as ComfyUI reads it: httpx's own way refuses NaN and lone surrogates
-        async with _translated(f"POST {path}"):
-            response = await self._client.post(path, content=content, headers={"Content-Type": "application/json"})
-        return response.status_code, _parsed(response.content)
+        headers = {"Content-Type": "application/json"}
+        async with (
+            _translated(f"POST {path}"),
+            self._client.stream("POST", path, content=content, headers=headers) as response,
+        ):
+            return response.status_code, _parsed(await _content(response))
 
     async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """POST /upload/image, which takes any file; the name arrives raw."""
@@ -113,6 +111,16 @@ class ComfyHttp:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+
+async def _content(response: httpx.Response) -> bytes:
+    content = bytearray()
+    async for chunk in response.aiter_bytes():
+        content += chunk
+        if len(content) > MAX_ANSWER_BYTES:
+            request = response.request
+            raise AnswerTooLarge(f"{request.method} {request.url.path}: more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(content)
 
 
 def _moment(response: httpx.Response, header: str) -> datetime | None:

@@ -16,7 +16,7 @@ from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQ
 from workers.comfy.files import EngineFiles, RemoteFiles
 from workers.comfy.http import MAX_ANSWER_BYTES, AnswerTooLarge, ComfyHttp, socket_of
 from workers.comfy.refusals import node_errors_of, refusal
-from workers.errors import EngineUnavailable, OutputFailed
+from workers.errors import EngineUnavailable, OutputFailed, PromptRefused
 from workflows.declarations import ADDED_INSIDE
 from workflows.messages import Message, decode_binary, decode_pair, decode_text
 
@@ -74,6 +74,10 @@ class HttpEngine:
         """
         try:
             return await self._http.post_json("/prompt", body)
+        except AnswerTooLarge as error:  # node_errors, be the prompt accepted or not
+            await self._withdraw(prompt_id)
+            most = MAX_ANSWER_BYTES // 1024**2
+            raise PromptRefused(f"what ComfyUI finds wrong with the graph has more than {most} MiB") from error
         except EngineUnavailable as error:
             if await self._is_known(prompt_id):
                 return None

@@ -1,12 +1,19 @@
 """What ComfyUI's answer to POST /prompt means. Pure; the bodies are those of recorded refusals."""
 
+import json
 import re
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
+from workflows.report import LONGEST_DEPENDENTS
 
 LONGEST_MESSAGE = 2000
+MOST_NODES = 200
+"""Of one graph, whose errors a job's record keeps."""
+LONGEST_ERRORS = 256 * 1024
+"""Characters of these errors as JSON: each may repeat a value, or the choices of an input."""
 RING = "dependency_cycle"
 
 
@@ -33,7 +40,7 @@ def refusal(status: int, body: object, *, is_strict: bool = False) -> WorkerErro
         _message(body.get("error"), node_errors)[:LONGEST_MESSAGE],
         node_id=node_id,
         class_type=class_type,
-        node_errors=node_errors or None,
+        node_errors=bounded(node_errors) or None,
     )
 
 
@@ -42,33 +49,63 @@ def node_errors_of(body: object) -> Mapping[str, Any]:
     return node_errors if isinstance(node_errors, dict) else {}
 
 
+def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
+    """As many of ComfyUI's `node_errors` as a job's record may hold: each of 2,000 nodes can name 2,000 outputs.
+
+    Of what there is too much, the first nodes and outputs stay; an error that is too long keeps its type alone.
+    """
+    found: dict[str, Any] = {}
+    names_left, errors_left = LONGEST_DEPENDENTS, LONGEST_ERRORS
+    for node_id, error in islice(node_errors.items(), MOST_NODES):
+        if not isinstance(error, Mapping):
+            continue
+        outputs, reasons = [], []
+        for output in map(str, _listed(error, "dependent_outputs")):
+            names_left -= len(output)
+            if names_left < 0:
+                break
+            outputs.append(output)
+        for reason in _listed(error, "errors")[:MOST_NODES]:
+            if isinstance(reason, Mapping):
+                length = len(json.dumps(reason, default=str))
+                fits = length <= errors_left
+                errors_left -= length if fits else 0
+                reasons.append(reason if fits else {"type": str(reason.get("type"))[:100]})
+        kept = {"errors": reasons, "dependent_outputs": outputs}
+        found[node_id] = {name: kept.get(name, value) for name, value in error.items()}
+    return found
+
+
 def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """As a job's record has them. `known` are those of the submission, which has words of our own for most.
 
     Of outputs behind a ring 0.3.64 says nothing, although it runs none of them: there the submission's word stays.
     """
-    rings = {
+    return _rings(node_errors, known) | {
+        node_id: {
+            "class_type": error.get("class_type"),
+            "dependent_outputs": _listed(error, "dependent_outputs"),
+            "errors": _listed(error, "errors"),
+            "detail": known.get(node_id, {}).get("detail") or _message(None, {node_id: error})[:LONGEST_MESSAGE],
+            "hint": known.get(node_id, {}).get("hint", ""),
+        }
+        for node_id, error in bounded(node_errors).items()
+    }
+
+
+def not_run(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[str]:
+    """The output nodes that the engine leaves out, by all that it says; arguments as of `warnings_of`."""
+    errors = (error for error in (*node_errors.values(), *_rings(node_errors, known).values()))
+    listed = (_listed(error, "dependent_outputs") for error in errors if isinstance(error, Mapping))
+    return frozenset(str(output) for outputs in listed for output in outputs)
+
+
+def _rings(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         node_id: warning
         for node_id, warning in known.items()
         if node_id not in node_errors and any(error.get("type") == RING for error in warning["errors"])
     }
-    return rings | {
-        node_id: {
-            "class_type": error.get("class_type"),
-            "dependent_outputs": [str(output) for output in _listed(error, "dependent_outputs")],
-            "errors": [reason for reason in _listed(error, "errors") if isinstance(reason, Mapping)],
-            "detail": known.get(node_id, {}).get("detail") or _message(None, {node_id: error})[:LONGEST_MESSAGE],
-            "hint": known.get(node_id, {}).get("hint", ""),
-        }
-        for node_id, error in node_errors.items()
-        if isinstance(error, Mapping)
-    }
-
-
-def not_run(node_errors: Mapping[str, Any]) -> frozenset[str]:
-    """The output nodes that the engine leaves out."""
-    errors = (error for error in node_errors.values() if isinstance(error, Mapping))
-    return frozenset(str(output) for error in errors for output in _listed(error, "dependent_outputs"))
 
 
 def _listed(error: Mapping[str, Any], name: str) -> list[Any]:

@@ -7,6 +7,8 @@ from itertools import count
 from pathlib import PurePosixPath
 
 LONGEST_BYTES = 150
+LONGEST_FOLDER = 255
+"""Characters of a folder's path: a job may have a thousand outputs, and a path up to 4,096 characters."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -25,9 +27,13 @@ def safe_filename(name: str) -> str:
 
 
 def safe_folder(folder: str) -> str:
-    """A folder's path below ComfyUI's, each name of it made safe. An absolute one has no place below it."""
+    """A folder's path below ComfyUI's, each name of it made safe. An absolute one has no place below it.
+
+    Of a path that is too long the first folders stay.
+    """
     path = PurePosixPath(folder)
-    return "" if path.is_absolute() else "/".join(safe_filename(part) for part in path.parts)
+    safe = "" if path.is_absolute() else "/".join(safe_filename(part) for part in path.parts)
+    return safe if len(safe) <= LONGEST_FOLDER else safe[: LONGEST_FOLDER + 1].rpartition("/")[0]
 
 
 class DistinctNames:

@@ -39,10 +39,12 @@ class AttemptKeys:
 
 @dataclass(frozen=True, slots=True)
 class UploadPolicy:
-    """`parallel`: uploads at once; `inline_text_bytes`: the longest text that the record repeats."""
+    """`parallel`: uploads at once; `inline_text_bytes`: the longest text that the record repeats, and
+    `all_inline_text_bytes` what it repeats of all of them: the first ones."""
 
     parallel: int = 4
     inline_text_bytes: int = 16 * 1024
+    all_inline_text_bytes: int = 256 * 1024
     max_outputs: int = 1_000
     """Of one job: its record lists them."""
     max_output_bytes: int = 20 * 1024**3
@@ -69,6 +71,7 @@ class OutputUploads:
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
         self._names = DistinctNames()
+        self._inline_bytes_left = policy.all_inline_text_bytes
 
     async def add(self, executed: Executed) -> bool:
         """Begin to upload what this node put out, and say whether files are in it. `OutputFailed` where it is too
@@ -114,7 +117,16 @@ class OutputUploads:
 
     def _add_inline(self, node_id: str, found: InlineOutput) -> None:
         named = _Named(len(self._uploads), self._names.take(found.filename))
-        self._start(self._inline(node_id, found, named))
+        self._start(self._inline(node_id, found, named, is_repeated=self._is_repeated(found)))
+
+    def _is_repeated(self, found: InlineOutput) -> bool:
+        """Whether the record repeats this text: every GET, list and event reads the record as a whole."""
+        size = len(found.body)
+        longest = min(self._policy.inline_text_bytes, self._inline_bytes_left)
+        if not found.content_type.startswith("text/") or size > longest:
+            return False
+        self._inline_bytes_left -= size
+        return True
 
     def _named(self, ref: FileRef) -> _Named:
         subfolder = safe_folder(ref.subfolder)
@@ -138,11 +150,10 @@ class OutputUploads:
                 raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
             return await self._store(node_id, path, named)
 
-    async def _inline(self, node_id: str, found: InlineOutput, named: _Named) -> Output:
+    async def _inline(self, node_id: str, found: InlineOutput, named: _Named, *, is_repeated: bool) -> Output:
         async with self._slots, _temporary_file(found.body) as path:
             output = await self._store(node_id, path, named, content_type=found.content_type)
-        is_short_text = found.content_type.startswith("text/") and len(found.body) <= self._policy.inline_text_bytes
-        return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_short_text else None})
+        return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
 
     async def _store(self, node_id: str, path: Path, named: _Named, *, content_type: str | None = None) -> Output:
         """`content_type` where it is known better than by looking at the file."""

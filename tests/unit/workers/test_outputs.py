@@ -129,10 +129,15 @@ def test_names_of_outputs_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "safe"), [("", ""), ("a/b", "a/b"), ("../a", "file/a"), ("/home/me", ""), ("a\x00/\ud800", "a_/_")]
+    ("folder", "safe"),
+    [
+        *(("", ""), ("a/b", "a/b"), ("../a", "file/a"), ("/home/me", ""), ("a\x00/\ud800", "a_/_")),
+        ("a" * 100 + "/b" * 1_000, "a" * 100 + "/b" * 77),
+        ("/".join(["a" * 100] * 40), "/".join(["a" * 100] * 2)),
+    ],
 )
 def test_folders_are_made_safe(folder: str, safe: str) -> None:
-    """Each name of the path, and no path of the machine."""
+    """Each name of the path, no path of the machine, and no more of it than a record can hold a thousand times."""
     assert safe_folder(folder) == safe
 
 

@@ -1,10 +1,11 @@
 """What ComfyUI's answers to POST /prompt mean. The bodies are recorded traffic of 0.3.64 and 0.33."""
 
+import json
 from typing import Any
 
 import pytest
 
-from workers.comfy.refusals import LONGEST_MESSAGE, not_run, refusal, warnings_of
+from workers.comfy.refusals import LONGEST_ERRORS, LONGEST_MESSAGE, bounded, not_run, refusal, warnings_of
 from workers.errors import EngineUnavailable, PromptRefused
 
 MISSING = {"type": "required_input_missing", "message": "Required input is missing", "details": "images"}
@@ -52,7 +53,26 @@ def test_warnings_have_our_words_where_there_are_any() -> None:
         "8": "a ring",
     }
     assert warnings["3"] == known["3"] | SAVE_IMAGE
-    assert not_run(warnings) == {"3", "4", "5", "9"}
+    assert not_run(said, known) == {"3", "4", "5", "9"}
+
+
+def test_what_a_record_keeps_of_the_errors_is_bounded() -> None:
+    """A chain of bad nodes before many outputs names each output for each node; a value of a mebibyte is repeated."""
+    outputs = [f"output {number} ".ljust(200, "x") for number in range(900)]
+    long_error = MISSING | {"extra_info": {"received_value": "x" * LONGEST_ERRORS}}
+    said = {
+        f"node {number}": {"errors": [MISSING, long_error], "dependent_outputs": outputs, "class_type": "ImageScale"}
+        for number in range(900)
+    }
+    kept = bounded(said)
+    assert len(json.dumps(kept)) < 512 * 1024
+    assert kept["node 0"]["errors"] == [MISSING, {"type": MISSING["type"]}]
+    assert kept["node 0"]["dependent_outputs"] == outputs[: len(kept["node 0"]["dependent_outputs"])] != []
+    assert len(json.dumps(warnings_of(said, {}))) < 512 * 1024
+    refused = refusal(400, {"error": FAILED, "node_errors": said})
+    assert refused is not None
+    assert refused.node_errors == kept
+    assert not_run(said, {}) == frozenset(outputs)
 
 
 @pytest.mark.parametrize(
