@@ -62,10 +62,11 @@ _NEVER = "manual_format_widgets"
 """VideoHelperSuite's former way to set options of ffmpeg: a dictionary, as a LATENT or an AUDIO is one too."""
 _NUMBERED = re.compile(r"(?P<stem>.*\D)\d+\Z", re.DOTALL)
 _NUMBERS = frozenset({"INT", "FLOAT", "BOOLEAN"})
+_KNOWN_VALUES = _NUMBERS | {"STRING", "COMBO", "*"}
 _MAY_BE_TEXT = ("STRING", "COMBO", "*", "COMFY_MATCHTYPE")
 _LOADED = frozenset({"audio", "image", "latent", "mask", "video"})
-_FRAMES = "WEBCAM"
-"""What the browser has photographed: ComfyUI reads it as LoadImage does."""
+_RECORDED = frozenset({"WEBCAM", "AUDIO_RECORD"})
+"""What the browser has photographed or recorded: ComfyUI reads it as LoadImage and LoadAudio do."""
 
 
 def check(graph: Graph, catalogue: Catalogue) -> None:
@@ -133,9 +134,9 @@ class _Inspection:
         return location.fault(kind, problem, ("value_not_in_list", "Value not in list", declared.name), "set a value")
 
     def _of_file(self, declared: InputDeclaration, value: Any) -> WorkflowError | None:
-        if not _is_a_file(self.node, declared):
-            return None
         link = as_link(value)
+        if not _is_a_file(self.node, declared) and (link is not None or not _is_no_text(declared)):
+            return None
         if link is None:
             problem = fault_of_value(value)
         elif any(kind.startswith(_MAY_BE_TEXT) for kind in self._kinds(link)):
@@ -191,10 +192,18 @@ def _continues_a_row(name: str, about: NodeDeclaration) -> bool:
     )
 
 
+def _is_no_text(declared: InputDeclaration) -> bool:
+    """Whether its type is one of which ComfyUI knows no values: what a widget of the editor, or nobody, sets there may
+    be a file's name, whatever the type is called."""
+    if declared.choices is not None or not isinstance(declared.kind, str) or declared.name in EDITORS_OWN:
+        return False
+    return not _KNOWN_VALUES & {kind.strip() for kind in declared.kind.split(",")}
+
+
 def _is_a_file(node: Node, declared: InputDeclaration) -> bool:
     """Of an input that takes text; models' names are looked up in ComfyUI's lists, and lead nowhere else."""
     choices = declared.choices
-    if declared.uploads or declared.kind == _FRAMES:
+    if declared.uploads or (isinstance(declared.kind, str) and declared.kind in _RECORDED):
         return True
     if choices is not None:
         if listing(declared, "") is Listing.MODELS:
