@@ -274,7 +274,9 @@ class Settings(BaseSettings):
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
     max_outputs: Count = Field(1_000, description="most outputs of a job")
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
-    inline_text_bytes: Count = Field(16 * 1024, description="largest text output that is repeated in the job itself")
+    inline_text_bytes: Count = Field(
+        16 * 1024, description="largest text output that is repeated in the job itself; of all, 256 KiB are"
+    )
 
     # Models, and this process.
     huggingface_token: SecretStr | None = Field(

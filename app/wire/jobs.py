@@ -151,7 +151,7 @@ class OutputView(Answer):
     height: int | None = None
     duration_s: float | None = None
     frames: int | None = None
-    text: str | None = Field(None, description="the content of a short text")
+    text: str | None = Field(None, description="the content of a short text, 256 KiB of them in all")
 
 
 class OutputUrl(Answer):

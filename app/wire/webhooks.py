@@ -17,7 +17,7 @@ class AttemptView(Answer):
     status: int | None
     duration_ms: int
     error: str | None
-    excerpt: str | None = Field(description="the first 4 KB of the answer")
+    excerpt: str | None = Field(description="the first 4 KB of the answer; of an older attempt, 256 characters")
 
 
 class DeliveryView(Answer):

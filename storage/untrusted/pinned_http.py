@@ -33,6 +33,7 @@ RESOLVERS, RESOLVERS_OF_TENANT = 64, 8
 name whose server does not answer takes its thread for up to 40 s."""
 MAX_ADDRESSES = 4
 MAX_REDIRECTS = 3
+MAX_ERROR = 300
 LINES_AT_ONCE = 64
 """Lines of an answer that are parsed before other tasks have their turn: each may be an event, 100 µs of work."""
 FREE_LINES = 2_000
@@ -199,6 +200,11 @@ async def following_redirects(client: httpx.AsyncClient, url: str) -> AsyncItera
         finally:
             await response.aclose()
     raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=request)
+
+
+def described(error: httpx.HTTPError) -> str:
+    """In at most MAX_ERROR characters: some errors repeat what a server sent."""
+    return f"{type(error).__name__}: {error}".rstrip(": ")[:MAX_ERROR]
 
 
 @functools.cache

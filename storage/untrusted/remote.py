@@ -94,7 +94,7 @@ class RemoteFetcher:
         import httpx
 
         from storage.untrusted.destinations import REFUSALS, Destinations
-        from storage.untrusted.pinned_http import PinnedTransport, following_redirects, pinned_client
+        from storage.untrusted.pinned_http import PinnedTransport, described, following_redirects, pinned_client
 
         here = Destinations(own_ports=self._own_ports)
         transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())
@@ -108,7 +108,7 @@ class RemoteFetcher:
         except REFUSALS as error:
             raise FetchRefused(str(error)) from error
         except httpx.HTTPError as error:
-            raise FetchFailed(f"{type(error).__name__}: {error}") from error
+            raise FetchFailed(described(error)) from error
         except TimeoutError:
             raise FetchFailed(f"not finished within {FETCH_TIMEOUT_S:.0f} s") from None
 

@@ -36,6 +36,9 @@ ATTEMPT_POLL_S = 0.2
 MOST_ATTEMPTS = 30
 """That a delivery keeps, the newest: more than a schedule has, and replays add to them without end."""
 
+OLDER_EXCERPT = 256
+"""Characters of an excerpt that a delivery keeps once there is a newer attempt: a list shows 200 deliveries."""
+
 
 class DeliveryAttempt(Value):
     """`status` is the answer's, None without one; `excerpt` its first bytes; `duration_ms` until it was there."""
@@ -46,6 +49,13 @@ class DeliveryAttempt(Value):
     duration_ms: int
     error: str | None
     excerpt: str | None
+
+    @property
+    def shortened(self) -> "DeliveryAttempt":
+        """As it is kept once there is a newer attempt."""
+        if self.excerpt is None or len(self.excerpt) <= OLDER_EXCERPT:
+            return self
+        return self.model_copy(update={"excerpt": self.excerpt[:OLDER_EXCERPT]})
 
 
 class Delivery(Value):
@@ -123,7 +133,9 @@ class Delivery(Value):
         return self._after(None, next_at=now, **fresh)
 
     def _after(self, attempt: DeliveryAttempt | None, **fields: object) -> "Delivery":
-        attempts = self.attempts if attempt is None else (*self.attempts, attempt)[-MOST_ATTEMPTS:]
+        attempts = self.attempts
+        if attempt is not None:
+            attempts = (*(one.shortened for one in attempts), attempt)[-MOST_ATTEMPTS:]
         return self.model_copy(update={"attempts": attempts, "lease_until": None, "turn": self.turn + 1, **fields})
 
 

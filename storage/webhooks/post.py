@@ -1,6 +1,7 @@
 """`WebhookTransport`: one POST to a receiver, to a checked address, without redirects and with bounded patience."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Protocol
 import httpx
 
 from storage.untrusted.destinations import REFUSALS
-from storage.untrusted.pinned_http import PinnedTransport, pinned_client
+from storage.untrusted.pinned_http import PinnedTransport, described, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0
@@ -17,6 +18,7 @@ TIMEOUT_S = 15.0
 EXCERPT_BYTES = 4096
 EXCERPT_PIECES = 256
 """Of a chunked answer: what comes after them is not read either."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class RemotePoster:
         except REFUSALS as error:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except httpx.HTTPError as error:
-            return Answer(None, _ms(started), f"{type(error).__name__}: {error}".rstrip(": "))
+            return Answer(None, _ms(started), described(error))
 
     async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
         """The handshake of CloudEvents for webhooks."""
@@ -113,8 +115,9 @@ async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str],
 
 
 def _text(excerpt: bytes) -> str:
-    """At most EXCERPT_BYTES as UTF-8: what is none becomes three bytes for one."""
-    readable = excerpt[:EXCERPT_BYTES].decode("utf-8", "replace")
+    """At most EXCERPT_BYTES as UTF-8: what is none becomes three bytes for one, and so do control
+    characters, of which JSON would make six."""
+    readable = _CONTROL.sub("\ufffd", excerpt[:EXCERPT_BYTES].decode("utf-8", "replace"))
     return readable.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore")
 
 

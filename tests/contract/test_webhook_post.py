@@ -13,7 +13,7 @@ from aiohttp import web
 from storage.access.key_store import ApiKeyStore
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.untrusted.pinned_http import RESOLVERS, RESOLVERS_OF_TENANT
+from storage.untrusted.pinned_http import MAX_ERROR, RESOLVERS, RESOLVERS_OF_TENANT
 from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 from storage.webhooks.receivers import Loopback, ReceiverRules
 
@@ -135,6 +135,23 @@ async def test_an_answer_that_breaks_off_is_none(receiver: str) -> None:
     assert answer.status is None
     assert answer.error is not None
     assert "Error" in answer.error
+
+
+async def test_an_error_does_not_repeat_much_of_an_answer() -> None:
+    """What is no HTTP may be long, and each attempt keeps its error."""
+
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 2x0 " + b"\x01" * 50_000 + b"\r\n\r\n")
+        await reader.read()  # until the poster hangs up
+        writer.close()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    try:
+        answer = await post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+    finally:
+        server.close()
+    assert (answer.error or "").startswith("RemoteProtocolError: illegal status line")
+    assert len(answer.error or "") <= MAX_ERROR
 
 
 async def test_a_redirect_is_an_answer(receiver: str) -> None:

@@ -1,22 +1,27 @@
 """What a delivery keeps of its attempts."""
 
+import json
 from datetime import UTC, datetime
 
-from storage.webhooks.deliveries import MOST_ATTEMPTS, Delivery, DeliveryAttempt
+from storage.webhooks.deliveries import MOST_ATTEMPTS, OLDER_EXCERPT, Delivery, DeliveryAttempt
 from storage.webhooks.post import EXCERPT_BYTES, _text
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def attempt(number: int) -> DeliveryAttempt:
-    return DeliveryAttempt(number=number, at=NOW, status=200, duration_ms=1, error=None, excerpt="x")
+def attempt(number: int, excerpt: str = "x") -> DeliveryAttempt:
+    return DeliveryAttempt(number=number, at=NOW, status=200, duration_ms=1, error=None, excerpt=excerpt)
+
+
+def new_delivery() -> Delivery:
+    return Delivery(
+        tenant="acme", kind="test", owner_id="one", sequence=1, type="test", url="http://receiver/", next_at=NOW
+    )
 
 
 def test_replays_do_not_make_it_grow_without_end() -> None:
     """The newest attempts are kept and go on being counted; a replay begins the schedule anew."""
-    delivery = Delivery(
-        tenant="acme", kind="test", owner_id="one", sequence=1, type="test", url="http://receiver/", next_at=NOW
-    )
+    delivery = new_delivery()
     for _ in range(3 * MOST_ATTEMPTS):
         delivery = delivery.replayed(NOW)
         assert delivery.tries == 0
@@ -30,3 +35,19 @@ def test_an_excerpt_is_bounded_as_text() -> None:
     """Bytes that are no UTF-8 become longer."""
     assert len(_text(b"\xff" * EXCERPT_BYTES).encode()) <= EXCERPT_BYTES
     assert _text("ü".encode() * 10) == "ü" * 10
+
+
+def test_an_excerpt_is_bounded_as_json() -> None:
+    """Control characters become six bytes each there, and say nothing."""
+    assert len(json.dumps(_text(b"\x01" * EXCERPT_BYTES), ensure_ascii=False).encode()) <= EXCERPT_BYTES + 2
+    assert _text(b"a\tb\r\nc") == "a\tb\r\nc"
+
+
+def test_older_attempts_keep_little_of_their_answers() -> None:
+    """The newest one keeps its excerpt whole."""
+    delivery, long = new_delivery(), "x" * EXCERPT_BYTES
+    for _ in range(MOST_ATTEMPTS):
+        delivery = delivery.delivered(attempt(delivery.attempted + 1, long))
+    *older, newest = (one.excerpt for one in delivery.attempts)
+    assert newest == long
+    assert {len(excerpt or "") for excerpt in older} == {OLDER_EXCERPT}
