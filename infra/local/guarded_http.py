@@ -5,7 +5,9 @@ and where too many connections wait for theirs, the oldest makes room, so that s
 that was answered before its whole body arrived (with 401, say) gets `head_s` more seconds to finish sending.
 
 A client that does not read its answers holds them in our memory and in the kernel's. So what the kernel holds of a
-connection is small, and one that takes nothing for `write_s` is closed; meanwhile it counts as one that waits.
+connection is small, and one that takes nothing for `write_s` is closed; meanwhile it counts as one that waits. So does
+every connection from its last answer to its next head, or to its end: whether the client has read a short answer, only
+the kernel knows.
 
 A chunked body has parts that no application sees: sizes, extensions, and the trailer fields after its end, which
 uvicorn would keep and add to the request's headers. Trailers are dropped, and all of this framing is bounded.
@@ -47,8 +49,8 @@ class HeadLimits:
     send_buffer_bytes: int = 64 * 1024
     """What the kernel keeps of answers for one connection; it counts twice as much for it."""
     max_waiting: int = 2_000
-    """Connections without a whole head, or whose client does not read; one more closes the oldest of them, once it has
-    waited for `grace_s`."""
+    """Connections without a whole head, or whose client may not have read its answer; one more closes the oldest of
+    them, once it has waited for `grace_s`."""
     grace_s: float = 1.0
     """Many connections are accepted before the first is read: who sends a head at once must get through."""
 
@@ -94,6 +96,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._framing_bytes = 0
         self._unbroken_bytes = 0
         self._is_refused = False
+        self._is_lost = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -105,6 +108,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._await_no_reading()
         self._await_no_more()
         self._await_no_rest()
+        self._is_lost = True
         super().connection_lost(exc)
 
     def _bound_sending(self, connection: socket.socket) -> None:
@@ -201,6 +205,14 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self.cycle.more_body and self._rest is None:
             self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
+        if self.cycle.response_complete:
+            self._await_client()
+
+    def _await_client(self) -> None:
+        """To read its answer, and to send its next head."""
+        if not self._is_lost:  # else nothing would take it out again
+            self._guard.waiting.setdefault(self, self.loop.time())
+            self._guard.make_room(self.loop.time())
 
     def send_400_response(self, _: str) -> None:
         """What uvicorn calls for what the parser does not understand."""
@@ -246,6 +258,7 @@ class GuardedProtocol(HttpToolsProtocol):
             head = f"HTTP/1.1 {status} {reason}\r\ncontent-type: application/problem+json\r\nconnection: close\r\n"
             self.transport.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         self.transport.close()
+        self._await_client()
 
     def _may_answer(self, *, in_head: bool) -> bool:
         if getattr(self.cycle, "response_complete", True):

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -24,6 +24,8 @@ WHOLE = HEAD + b"\r\n"
 LIVENESS_S = 20
 LARGE = 32 * 1024 * 1024
 """Bytes: more than the kernel keeps for both ends."""
+SHORT = 60_000
+"""Bytes: fewer than the transport's buffer takes before it asks for a pause."""
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -39,6 +41,10 @@ async def _answer_late(_: Request) -> Response:
 
 async def _answer_at_length(_: Request) -> Response:
     return PlainTextResponse("x" * LARGE)
+
+
+async def _answer_shortly(_: Request) -> Response:
+    return PlainTextResponse("x" * SHORT)
 
 
 async def _fail(_: Request) -> Response:
@@ -60,6 +66,7 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
             Route("/fails", _fail),
             Route("/read", _headers_after_the_body, methods=["POST"]),
             Route("/large", _answer_at_length),
+            Route("/short", _answer_shortly),
             Route("/slow", _answer_late),
         ]
     )
@@ -165,7 +172,9 @@ async def test_requests_one_behind_the_other() -> None:
         async with asyncio.timeout(LIVENESS_S):
             for _ in range(4):
                 await patient[0].readuntil(b"well")
-        assert not guard.waiting
+        assert len(guard.waiting) == 1  # for its next head
+        patient[1].close()
+        await until(lambda: not guard.waiting)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +306,23 @@ async def test_clients_that_do_not_read_make_room() -> None:
         await until(lambda: sum(connection.flow.write_paused for connection in guard.waiting) == 2)
         assert len(guard.waiting) == 2
         assert await _is_served(await connect())
+
+
+@pytest.mark.parametrize("ending", [b"\r\n", b"connection: close\r\n\r\n"], ids=["kept alive", "closed"])
+async def test_clients_that_do_not_read_short_answers_make_room(ending: bytes) -> None:
+    """An answer that fits into the buffers is written at once; its connection waits all the same, also once closed."""
+    limits = HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600, send_buffer_bytes=4096)
+    async with _server(limits) as (connect, guard):
+        address = (await connect())[1].get_extra_info("peername")
+        with ExitStack() as sockets:
+            for _ in range(5):
+                deaf = sockets.enter_context(socket.socket())
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                deaf.connect(address)
+                deaf.sendall(b"GET /short HTTP/1.1\r\nhost: here\r\n" + ending)
+            await until(lambda: sum(bool(one.transport.get_write_buffer_size()) for one in guard.waiting) == 2)
+            assert await _is_served(await connect())
+            assert len(guard.waiting) == 2
 
 
 @pytest.mark.parametrize(
