@@ -54,6 +54,7 @@ class Limits(BaseModel):
         description="pixels of all frames of a picture that moves, 4,096 at least for each"
     )
     max_frames: int = Field(description="frames of a picture that moves")
+    max_samples: int = Field(description="samples of a sound, of all its channels")
     max_video_pixels: int = Field(description="pixels of all frames of a video")
     max_media_s: float = Field(description="how long a video or a sound may be")
     max_upload_bytes: int = Field(description="a presigned upload")
@@ -104,6 +105,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_pixels=config.media_limits.max_pixels,
         max_animation_pixels=config.media_limits.max_animation_pixels,
         max_frames=config.media_limits.max_frames,
+        max_samples=config.media_limits.max_samples,
         max_video_pixels=config.media_limits.max_video_pixels,
         max_media_s=config.media_limits.max_duration_s,
         max_upload_bytes=config.largest_upload,

@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
     max_frames: Count = Field(10_000, description="most frames of a picture that moves")
     max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
+    max_samples: Count = Field(2_000_000_000, description="most samples of a sound, of all its channels")
     max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
     max_media_checks: Count | None = Field(
         None, description="files that one process examines at once; unset means one for each CPU core, at most 4"

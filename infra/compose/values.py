@@ -18,6 +18,7 @@ def media_limits(settings: Settings) -> MediaLimits:
         settings.max_video_pixels,
         settings.max_media_s,
         settings.max_frames,
+        settings.max_samples,
     )
 
 

@@ -27,8 +27,6 @@ PROBE_S = 120.0
 """Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""
 HEADERS_AT_ONCE = 4
 """Plain pictures whose headers are read at the same time: texts in a PNG may have 64 MB in memory."""
-LEAST_FRAME_PIXELS = 64 * 64
-"""What each of several frames counts for at least: ComfyUI makes a mask of this size for one without transparency."""
 _BY_HEADER = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 _PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
@@ -41,17 +39,20 @@ def default_probes() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """In pixels, of the largest frame; `frames` of that size have as many as all. Zero for what a file lacks."""
+    """Width and height of the largest frame. `pixels` are those of all frames, `samples` those of all channels. Zero
+    for what a file lacks."""
 
     width: int = 0
     height: int = 0
     frames: int = 1
+    pixels: int = 0
+    samples: int = 0
     duration_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """Pixels, but for the last. A loader needs 12 bytes for each."""
+    """A loader needs 12 bytes for each pixel, and 4 for each sample of each channel."""
 
     max_pixels: int = 100_000_000
     """Of a picture, or of a frame."""
@@ -62,11 +63,12 @@ class MediaLimits:
     max_duration_s: float = 4 * 3600.0
     max_frames: int = 10_000
     """Of a picture that moves: a loader keeps objects and a mask for each, however small it is."""
+    max_samples: int = 2_000_000_000
+    """Of all channels of a sound: some 6 hours of stereo, and 8 GB."""
 
     def check(self, extent: Extent, content_type: str) -> None:
         """`MediumRefused` with the limit and what is there."""
         frame = extent.width * extent.height
-        total = max(frame, LEAST_FRAME_PIXELS) * extent.frames if extent.frames > 1 else frame
         most = self.max_video_pixels if content_type.startswith("video/") else self.max_animation_pixels
         if frame > self.max_pixels:
             size = f"{extent.width}×{extent.height} pixels"
@@ -75,8 +77,15 @@ class MediaLimits:
             raise MediumRefused(
                 f"{extent.frames} frames, at most {self.max_frames} are allowed in a picture that moves"
             )
-        if total > most:
-            raise MediumRefused(f"{extent.frames} frames of {frame} pixels, at most {most} in all are allowed")
+        if extent.pixels > most:
+            raise MediumRefused(
+                f"{extent.frames} frames of up to {frame} pixels, at most {most} in all are allowed, "
+                f"and each counts for {probe.LEAST_FRAME_PIXELS} at least"
+            )
+        if extent.samples > self.max_samples:
+            raise MediumRefused(
+                f"{extent.samples} samples or more in all channels, at most {self.max_samples} are allowed"
+            )
         if extent.duration_s > self.max_duration_s:
             raise MediumRefused(f"{extent.duration_s:.0f} s long, at most {self.max_duration_s:.0f} are allowed")
 
@@ -143,7 +152,9 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
             with Image.open(path, formats=[kind]) as picture:
                 if picture.format == "MPO":
                     return None
-                extent = Extent(picture.width, picture.height, getattr(picture, "n_frames", 1))
+                frames = getattr(picture, "n_frames", 1)
+                pixels = probe.counted(*picture.size) * frames if frames > 1 else picture.width * picture.height
+                extent = Extent(picture.width, picture.height, frames, pixels)
                 if kind == "PNG":
                     picture.verify()
         except Image.DecompressionBombError as error:

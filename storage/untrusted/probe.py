@@ -2,7 +2,7 @@
 
 A process of its own, with little memory and time: native decoders have had faults that a file could use. No other file
 or address is opened: a playlist cannot make us read something else. Counts are of what is there, not of what a header
-says, and end where a limit is exceeded. Nothing is decoded.
+says, and end where a limit is exceeded. Nothing is decoded but sounds.
 
 Prints {"extents": […]}, one for each way in which the file can be read, or {"refused": "what is wrong"}.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.formats import PICTURES, PILLOW, PILLOW_LOOKALIKES, STREAM_OPTIONS, STREAMS
+from storage.untrusted.samples import Samples
 from storage.untrusted.walkers import BadFile, gif_extent, webp_extent
 
 MEMORY_BYTES = 512 * 1024**2
@@ -25,6 +26,8 @@ MAX_MAPPED = 256 * 1024**2
 CPU_S = 15
 FIRST_LOOK = {"probesize": "5000000", "analyzeduration": "5000000"}
 """How much FFmpeg reads before it decides what a stream is, in bytes and in microseconds."""
+LEAST_FRAME_PIXELS = 64 * 64
+"""What each of several frames counts for at least: ComfyUI makes a mask of this size for one without transparency."""
 _WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
 _VARYING = ("TIFF", "MPO")
 """Pillow's formats whose frames have sizes of their own."""
@@ -33,11 +36,17 @@ _VARYING = ("TIFF", "MPO")
 def walked_extent(path: str, content_type: str) -> dict[str, Any]:
     with Path(path).open("rb") as file:
         width, height, frames = _WALKERS[content_type](file)
-    return {"width": width, "height": height, "frames": frames}
+    pixels = width * height if frames == 1 else counted(width, height) * frames
+    return {"width": width, "height": height, "frames": frames, "pixels": pixels}
 
 
-def picture_extent(path: str, content_type: str, most: int) -> dict[str, Any] | None:
-    """By Pillow; None for what it does not know. Sizes of frames are summed up, to `most` pixels."""
+def counted(width: int, height: int) -> int:
+    """The pixels that one of several frames counts for."""
+    return max(width * height, LEAST_FRAME_PIXELS)
+
+
+def picture_extent(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, Any] | None:
+    """By Pillow; None for what it does not know. Frames are counted, each with its size, up to the limits."""
     from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None
@@ -51,43 +60,54 @@ def picture_extent(path: str, content_type: str, most: int) -> dict[str, Any] | 
         if content_type in PICTURES and picture.format not in PICTURES[content_type]:
             raise BadFile(f"some readers take this {content_type} for {picture.format}")
         width, height = picture.size
-        total = width * height * _equal_frames(picture)
-        while picture.format in _VARYING and total <= most:
+        frames = _equal_frames(picture)
+        total = counted(width, height) * frames
+        while picture.format in _VARYING and total <= limits["max_animation_pixels"] and frames <= limits["max_frames"]:
             try:
                 picture.seek(picture.tell() + 1)
             except EOFError:
                 break
-            total += picture.width * picture.height
+            frames += 1
+            total += counted(*picture.size)
             width, height = max((width, height), picture.size, key=lambda size: size[0] * size[1])
         if picture.format == "PNG":
             picture.verify()
-        return {"width": width, "height": height, "frames": -(-total // max(1, width * height))}
+        pixels = width * height if frames == 1 else total
+        return {"width": width, "height": height, "frames": frames, "pixels": pixels}
 
 
 def _equal_frames(picture: Any) -> int:
     return 1 if picture.format in _VARYING else getattr(picture, "n_frames", 1)
 
 
-def stream_extent(path: str, most_pixels: int, most_s: float) -> dict[str, Any]:
+def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Raises whatever PyAV raises. FFmpeg finds the format itself, as it does in an engine, and has to find a listed
     one. A header may say anything, so packets are counted."""
     import av
 
     with av.open(path, options={**STREAM_OPTIONS, **FIRST_LOOK}) as container:
-        videos = {stream.index: stream.width * stream.height for stream in container.streams.video}
+        videos = {stream.index: counted(stream.width, stream.height) for stream in container.streams.video}
+        sounds = {stream.index: Samples(stream) for stream in container.streams.audio}
         largest = max(container.streams.video, key=lambda stream: stream.width * stream.height, default=None)
-        seconds, pixels, spans = float(container.duration or 0) / av.time_base, 0, dict[int, _Span]()
+        seconds, spans = float(container.duration or 0) / av.time_base, dict[int, _Span]()
+        frames = pixels = samples = 0
         for packet in container.demux(*container.streams.video, *container.streams.audio):
             if not packet.size:
                 continue
-            pixels += videos.get(packet.stream_index, 0)
+            if packet.stream_index in videos:
+                frames += 1
+                pixels += videos[packet.stream_index]
+            else:
+                samples += sounds[packet.stream_index].of(packet)
             seconds = max(seconds, spans.setdefault(packet.stream_index, _Span()).add(packet))
-            if pixels > most_pixels or seconds > most_s:
+            if pixels > limits["max_video_pixels"] or seconds > limits["max_duration_s"]:
                 break
+            if samples > limits["max_samples"]:
+                break
+        found = {"duration_s": seconds, "samples": samples}
         if largest is None:
-            return {"duration_s": seconds}
-        frames = max(1, -(-pixels // max(1, largest.width * largest.height)))
-        return {"width": largest.width, "height": largest.height, "frames": frames, "duration_s": seconds}
+            return found
+        return {"width": largest.width, "height": largest.height, "frames": max(1, frames), "pixels": pixels, **found}
 
 
 class _Span:
@@ -115,12 +135,11 @@ def extents(path: str, content_type: str, limits: dict[str, Any]) -> list[dict[s
     if content_type in _WALKERS:
         walked = walked_extent(path, content_type)
         found.append(walked)
-        pixels = walked["width"] * walked["height"] * walked["frames"]
-        if pixels > limits["max_animation_pixels"] or walked["frames"] > limits["max_frames"]:
+        if walked["pixels"] > limits["max_animation_pixels"] or walked["frames"] > limits["max_frames"]:
             return found  # Pillow would count for seconds what is refused anyway
     if content_type in STREAMS:
-        found.append(stream_extent(path, limits["max_video_pixels"], limits["max_duration_s"]))
-    picture = picture_extent(path, content_type, limits["max_animation_pixels"])
+        found.append(stream_extent(path, limits))
+    picture = picture_extent(path, content_type, limits)
     if picture is not None:
         found.append(picture)
     elif content_type in PICTURES and content_type not in _WALKERS:

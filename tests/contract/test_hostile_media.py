@@ -521,6 +521,14 @@ async def test_no_gif_has_more_frames_than_we_count(tmp_path: Path, blocks: list
             await checked(tmp_path, body, MediaLimits(max_animation_pixels=30_000))
 
 
+async def test_a_large_page_hides_no_small_ones(tmp_path: Path) -> None:
+    """Frames are counted, not measured by the largest."""
+    body = frames_of((1, 1), *[(1, 1)] * 20, (500, 500), kind="TIFF")
+    assert await checked(tmp_path, body, MediaLimits(max_frames=22)) == "image/tiff"
+    with pytest.raises(MediumRefused, match="22 frames"):
+        await checked(tmp_path, body, MediaLimits(max_frames=21))
+
+
 @pytest.mark.parametrize(("frames", "is_refused"), [(10_000, False), (10_001, True), (900_000, True)])
 async def test_a_picture_has_so_many_frames(tmp_path: Path, frames: int, *, is_refused: bool) -> None:
     """However small: a loader keeps a mask of 64 by 64 floats for each, 22 GB for 900,000 of one pixel."""

@@ -125,6 +125,7 @@ TRIED_ELSEWHERE = {
     "max_pixels",
     "max_animation_pixels",
     "max_frames",
+    "max_samples",
     "max_video_pixels",
     "max_media_s",
 }
