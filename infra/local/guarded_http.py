@@ -16,6 +16,7 @@ uvicorn would keep and add to the request's headers. Trailers are dropped, and a
 import asyncio
 import logging
 import socket
+import struct
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,8 @@ TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing tha
 FIELD_BYTES = len(b": \r\n")
 WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 """No operation of the API reads a body of these."""
+AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for no time."""
 USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
 """Linux alone: also ends a connection that we have closed, whose last answer the client does not read."""
 
@@ -131,7 +134,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _check_reading(self, before: int) -> None:
         if before - self.transport.get_write_buffer_size() < self._guard.limits.min_read_bytes:
-            self.transport.abort()
+            self._reset()
         else:
             self._await_reading()
 
@@ -221,6 +224,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def give_way(self) -> None:
         self._await_no_reading()
         self._await_no_more()
+        self._reset()
+
+    def _reset(self) -> None:
+        """Ends the connection, and what the kernel holds for it: after a mere close it would go on sending."""
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.transport.abort()
 
     def _await_head(self) -> None:

@@ -139,7 +139,9 @@ async def test_the_oldest_silent_connection_makes_room() -> None:
         await asyncio.sleep(0.15)
         silent.append(await connect())
         assert await _is_served(await connect())
-        assert [await _rest_of(connection) for connection in silent[:7]] == [b""] * 7
+        for ended in silent[:7]:
+            with pytest.raises(ConnectionResetError):
+                await _rest_of(ended)
         assert len(guard.waiting) <= 5
         assert await _is_served(silent[-1])
 
@@ -323,6 +325,32 @@ async def test_clients_that_do_not_read_short_answers_make_room(ending: bytes) -
             await until(lambda: sum(bool(one.transport.get_write_buffer_size()) for one in guard.waiting) == 2)
             assert await _is_served(await connect())
             assert len(guard.waiting) == 2
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [HeadLimits(write_s=0.5), HeadLimits(max_waiting=1, grace_s=0.0, write_s=3600)],
+    ids=["took nothing", "made room"],
+)
+async def test_the_kernel_keeps_nothing_for_a_client_that_does_not_read(limits: HeadLimits) -> None:
+    """Its connection is reset: closed only, what was sent would stay until the client reads it."""
+    async with _server(limits) as (connect, guard):
+        address = (await connect())[1].get_extra_info("peername")
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            deaf.connect(address)
+            deaf.sendall(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+            await until(lambda: any(one.flow.write_paused for one in guard.waiting))
+            await connect()
+            await until(lambda: not any(one.flow.write_paused for one in guard.waiting))
+            with pytest.raises(ConnectionResetError):
+                await asyncio.to_thread(_read_to_the_end, deaf)
+
+
+def _read_to_the_end(connection: socket.socket) -> None:
+    connection.settimeout(LIVENESS_S)
+    while connection.recv(65_536):
+        pass
 
 
 @pytest.mark.parametrize(
