@@ -47,6 +47,10 @@ STREAM_OPTIONS = {
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 """What a HEIF file names first, after `ftyp` (ISO/IEC 23008-12). An AVIF may begin with the last two as well."""
 
+_TEXT_OF_OTHERS = re.compile(rb"\s*([#<%\[{]|P[0-6fy]\s|ffconcat|v=)")
+"""How playlists, PostScript, PDF, XML, JSON, portable maps and session descriptions begin."""
+_UNMARKED = frozenset({*PILLOW_LOOKALIKES, "PPM"})
+"""`Py` alone is a PPM's for Pillow, and may begin a sentence."""
 _OBJ_LINE = re.compile(rb"(#([ \t].*)?|(mtllib|usemtl|v|vn|vt|vp|o|g|s|f|l|p)[ \t].+|)")
 
 
@@ -81,13 +85,32 @@ def _data_format(head: bytes, size: int) -> str | None:
         return "model/vnd.fbx"
     if head[:3] == b"ply" and head[3:4] in (b"\n", b"\r"):
         return "model/ply"
-    if head[:6] == b"solid " or (len(head) >= 84 and size == 84 + 50 * int.from_bytes(head[80:84], "little")):
+    if head[:6] == b"solid " or _is_binary_stl(head, size):
         return "model/stl"
     if 2 <= int.from_bytes(head[:8], "little") <= min(size - 8, MAX_SAFETENSORS_HEADER) and head[8:9] == b"{":
         return "application/safetensors"
     if head.lstrip(b" \t\r\n")[:1] in (b"{", b"["):
         return "application/json"
     return "model/obj" if _is_obj(head) else None
+
+
+def _is_binary_stl(head: bytes, size: int) -> bool:
+    """80 bytes of anything, a count, and 50 bytes for each facet. What any other reader takes for its own is none: a
+    file of another format can have this size, PostScript for one."""
+    if len(head) < 84 or size != 84 + 50 * int.from_bytes(head[80:84], "little"):
+        return False
+    return not _TEXT_OF_OTHERS.match(head) and not _is_a_picture(head)
+
+
+def _is_a_picture(head: bytes) -> bool:
+    """By the marks of all of Pillow's formats, also those that are never opened here. Formats without a mark of their
+    own are left to the probe, which measures them."""
+    from PIL import Image
+
+    Image.init()
+    marks = (accept for name, (_, accept) in Image.OPEN.items() if accept and name not in _UNMARKED)
+    found = (accept(head[:16]) for accept in marks)
+    return any(one and not isinstance(one, str) for one in found)  # a text says why it cannot be opened here
 
 
 def _is_obj(head: bytes) -> bool:

@@ -139,12 +139,24 @@ def extents(path: str, content_type: str, limits: dict[str, Any]) -> list[dict[s
             return found  # Pillow would count for seconds what is refused anyway
     if content_type in STREAMS:
         found.append(stream_extent(path, limits))
+    elif content_type not in PICTURES:
+        found += _hidden_stream(path, limits)
     picture = picture_extent(path, content_type, limits)
     if picture is not None:
         found.append(picture)
     elif content_type in PICTURES and content_type not in _WALKERS:
         raise BadFile(f"cannot be read as {content_type}")
     return found
+
+
+def _hidden_stream(path: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
+    """What FFmpeg finds in a file of data for other loaders: it searches where the first bytes are no mark it knows."""
+    from av import FFmpegError
+
+    try:
+        return [stream_extent(path, limits)]
+    except (FFmpegError, ValueError):
+        return []
 
 
 def answer(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, Any]:

@@ -102,6 +102,11 @@ def wide_frame(width: int, height: int) -> bytes:
     return gif(5, 5, 1, tail=frame + b";")
 
 
+def as_stl(head: bytes) -> bytes:
+    """With a count of facets that fits the file's size."""
+    return head.ljust(80)[:80] + struct.pack("<I", 2) + bytes(100)
+
+
 def icon(width: int, height: int) -> bytes:
     """Its list says 16 by 16, the picture inside something else."""
     inside = png(width, height)
@@ -251,6 +256,11 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "a playlist": lambda: playlist("/etc/passwd"),
     "a playlist with a line of a 3D model": lambda: playlist("/etc/passwd") + b"v 1 2 3\n",
     "a list of files": lambda: b"ffconcat version 1.0\nfile /etc/passwd\n",
+    "PostScript of the size of an STL": lambda: as_stl(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
+    "a Photoshop file of the size of an STL": lambda: as_stl(b"8BPS\0\1" + bytes(6) + b"\0\1"),
+    "a DDS of the size of an STL": lambda: as_stl(b"DDS \x7c\0\0\0"),
+    "a playlist of the size of an STL": lambda: as_stl(playlist("/etc/passwd")),
+    "a portable map of the size of an STL": lambda: as_stl(b"P6 30000 30000 255\n"),
     "a session description": lambda: b"v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
     "a zip": lambda: zipped(b"zeros"),
     "nothing": lambda: b"",
@@ -322,6 +332,19 @@ async def test_a_file_with_two_readings_counts_as_the_larger_one(
         pass
     with pytest.raises(MediumRefused, match="pixels"):
         await checked(tmp_path, bytes(body), data=True)
+
+
+async def test_a_stream_behind_data_is_measured(tmp_path: Path) -> None:
+    """FFmpeg finds a sound in what begins as a 3D model."""
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp3") as container:
+        stream: Any = container.add_stream("libmp3lame", rate=8_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 70 * 8_000), np.int16), format="s16p", layout="mono")
+        frame.sample_rate = 8_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(MediumRefused, match="long"):
+        await checked(tmp_path, b"ply\n" + out.getvalue(), data=True)
 
 
 async def test_what_a_loader_would_take_for_a_playlist_is_refused(tmp_path: Path) -> None:
