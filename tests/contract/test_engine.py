@@ -348,6 +348,18 @@ async def test_cleaning_leaves_nothing_for_the_next_job(host: Host, prefix: str,
             await host.engine.fetch(ref)
 
 
+async def test_a_staged_file_has_its_name_by_http(host: Host, tmp_path: Path) -> None:
+    """Also one that must be quoted in a header."""
+    http = ComfyHttp(host.engine.url)
+    files = RemoteFiles(http)
+    (tmp_path / "file").write_bytes(b"x")
+    await files.stage('ä "b" +%22.png', tmp_path / "file")
+    status = await http.view('ä "b" +%22.png', "", "input", tmp_path / "back")
+    files.close()
+    await http.close()
+    assert (status, (tmp_path / "back").read_bytes()) == (200, b"x")
+
+
 async def test_a_staged_file_is_gone_even_if_it_is_refused(host: Host, tmp_path: Path) -> None:
     """By HTTP a name that ComfyUI would store under another one is refused, and no copy stays behind."""
     http = ComfyHttp(host.engine.url)
@@ -355,7 +367,7 @@ async def test_a_staged_file_is_gone_even_if_it_is_refused(host: Host, tmp_path:
     path = tmp_path / "file"
     path.write_bytes(b"x")
     with pytest.raises(StagingFailed):
-        await files.stage('a"b.png', path)
+        await files.stage("a\nb.png", path)
     assert not path.exists()
     files.close()
     await http.close()

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 
 from workers.comfy.engine import EngineSilent
 from workers.errors import EngineUnavailable
@@ -19,6 +19,10 @@ CONNECT_TIMEOUT_S = 3.0
 CHUNK_BYTES = 1024 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """Of JSON, which becomes six times as large in memory: a node may return any text. Files are not bounded by it."""
+
+
+_NO_LINES = {ord("\r"): "%0D", ord("\n"): "%0A"}
+"""A header has one line. The server stores the file under another name then, and says so."""
 
 
 class AnswerTooLarge(EngineUnavailable):
@@ -41,14 +45,23 @@ class ComfyHttp:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        path = socket_of(self.url)
-        timeout = httpx.Timeout(TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-        self._client = httpx.AsyncClient(
-            base_url=self.url if path is None else "http://localhost",
-            transport=None if path is None else httpx.AsyncHTTPTransport(uds=path),
-            timeout=timeout,
-            trust_env=False,
-        )
+        self._base = self.url if socket_of(self.url) is None else "http://localhost"
+        self._opened: aiohttp.ClientSession | None = None
+
+    @property
+    def _session(self) -> aiohttp.ClientSession:
+        """Opened at the first request, since it belongs to the event loop that runs then."""
+        if self._opened is None:
+            path = socket_of(self.url)
+            self._opened = aiohttp.ClientSession(
+                connector=None if path is None else aiohttp.UnixConnector(path),
+                timeout=aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._opened
+
+    def _request(self, method: str, path: str, **options: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return self._session.request(method, self._base + path, allow_redirects=False, **options)
 
     async def get_json(self, path: str) -> dict[str, Any]:
         """The JSON object of a 200; anything else is `EngineUnavailable`."""
@@ -59,8 +72,8 @@ class ComfyHttp:
 
     async def find_json(self, path: str) -> dict[str, Any] | None:
         """As `get_json`, and None where the server has no such route."""
-        async with _translated(f"GET {path}"), self._client.stream("GET", path) as response:
-            if response.status_code == 404:
+        async with _translated(f"GET {path}"), self._request("GET", path) as response:
+            if response.status == 404:
                 return None
             response.raise_for_status()
             answer = _parsed(await _content(response))
@@ -70,60 +83,58 @@ class ComfyHttp:
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
         """Status and body; the body is text where it is not JSON."""
-        content = json.dumps(body).encode()  # as ComfyUI reads it: httpx's own way refuses NaN and lone surrogates
-        headers = {"Content-Type": "application/json"}
-        async with (
-            _translated(f"POST {path}"),
-            self._client.stream("POST", path, content=content, headers=headers) as response,
-        ):
-            return response.status_code, _parsed(await _content(response))
+        content = json.dumps(body).encode()  # as ComfyUI reads it: with NaN and lone surrogates
+        return await self._posted(path, data=content, headers={"Content-Type": "application/json"})
 
     async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """POST /upload/image, which takes any file; the name arrives raw."""
         with path.open("rb") as file:
-            async with _translated("POST /upload/image"):
-                response = await self._client.post(
-                    "/upload/image", files={"image": (name, file)}, data={"overwrite": "true", "subfolder": subfolder}
-                )
-        return response.status_code, _parsed(response.content)
+            form = aiohttp.FormData(quote_fields=False)
+            form.add_field("image", file, filename=name.translate(_NO_LINES))
+            form.add_field("overwrite", "true")
+            form.add_field("subfolder", subfolder)
+            return await self._posted("/upload/image", data=form)
+
+    async def _posted(self, path: str, **options: Any) -> tuple[int, Any]:
+        async with _translated(f"POST {path}"), self._request("POST", path, **options) as response:
+            return response.status, _parsed(await _content(response))
 
     async def view(self, filename: str, subfolder: str, folder: str, path: Path) -> int:
         """GET /view into a file, memory constant; returns the status."""
         query = {"filename": filename, "subfolder": subfolder, "type": folder}
-        async with _translated("GET /view"), self._client.stream("GET", "/view", params=query) as response:
-            if response.status_code == 200:
+        async with _translated("GET /view"), self._request("GET", "/view", params=query) as response:
+            if response.status == 200:
                 with path.open("wb") as file:
-                    async for chunk in response.aiter_bytes(CHUNK_BYTES):
+                    async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                         file.write(chunk)
-            return response.status_code
+            return response.status
 
     async def changed_at(self, filename: str, subfolder: str, folder: str) -> datetime | None:
         """When the file that GET /view answers with was written, by the server's clock; None if there is none."""
         query = {"filename": filename, "subfolder": subfolder, "type": folder}
-        async with _translated("HEAD /view"):
-            response = await self._client.head("/view", params=query)
-        return _moment(response, "Last-Modified") if response.status_code == 200 else None
+        async with _translated("HEAD /view"), self._request("HEAD", "/view", params=query) as response:
+            return _moment(response, "Last-Modified") if response.status == 200 else None
 
     async def now(self) -> datetime | None:
         """By the server's clock, in whole seconds."""
-        async with _translated("HEAD /prompt"):
-            return _moment(await self._client.head("/prompt"), "Date")
+        async with _translated("HEAD /prompt"), self._request("HEAD", "/prompt") as response:
+            return _moment(response, "Date")
 
     async def close(self) -> None:
-        await self._client.aclose()
+        if self._opened is not None:
+            await self._opened.close()
 
 
-async def _content(response: httpx.Response) -> bytes:
+async def _content(response: aiohttp.ClientResponse) -> bytes:
     content = bytearray()
-    async for chunk in response.aiter_bytes():
+    async for chunk in response.content.iter_any():
         content += chunk
         if len(content) > MAX_ANSWER_BYTES:
-            request = response.request
-            raise AnswerTooLarge(f"{request.method} {request.url.path}: more than {MAX_ANSWER_BYTES} bytes")
+            raise AnswerTooLarge(f"{response.method} {response.url.path}: more than {MAX_ANSWER_BYTES} bytes")
     return bytes(content)
 
 
-def _moment(response: httpx.Response, header: str) -> datetime | None:
+def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
     try:
         return parsedate_to_datetime(response.headers[header])
     except (KeyError, ValueError):
@@ -142,7 +153,7 @@ def _parsed(content: bytes) -> Any:
 async def _translated(request: str) -> AsyncIterator[None]:
     try:
         yield
-    except httpx.TimeoutException as error:
+    except TimeoutError as error:
         raise EngineSilent(f"{request}: {type(error).__name__}") from error
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (aiohttp.ClientError, ConnectionError) as error:
         raise EngineUnavailable(f"{request}: {type(error).__name__}: {error}") from error
