@@ -2,7 +2,7 @@
 
 A process of its own, with little memory and time: native decoders have had faults that a file could use. No other file
 or address is opened: a playlist cannot make us read something else. Counts are of what is there, not of what a header
-says, and end where a limit is exceeded. Nothing is decoded but sounds.
+says, and end where a limit is exceeded. Nothing is decoded but sounds and videos in uncommon codecs.
 
 Prints {"extents": […]}, one for each way in which the file can be read, or {"refused": "what is wrong"}.
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.formats import PICTURES, PILLOW, PILLOW_LOOKALIKES, STREAM_OPTIONS, STREAMS
+from storage.untrusted.frame_sizes import FrameSizes
 from storage.untrusted.samples import Samples
 from storage.untrusted.walkers import BadFile, gif_extent, webp_extent
 
@@ -86,18 +87,18 @@ def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     import av
 
     with av.open(path, options={**STREAM_OPTIONS, **FIRST_LOOK}) as container:
-        videos = {stream.index: counted(stream.width, stream.height) for stream in container.streams.video}
+        videos = {stream.index: FrameSizes(stream) for stream in container.streams.video}
         sounds = {stream.index: Samples(stream) for stream in container.streams.audio}
-        largest = max(container.streams.video, key=lambda stream: stream.width * stream.height, default=None)
         seconds, spans = float(container.duration or 0) / av.time_base, dict[int, _Span]()
         frames = pixels = samples = 0
         for packet in container.demux(*container.streams.video, *container.streams.audio):
+            if packet.stream_index in videos:
+                sizes = videos[packet.stream_index].of(packet)
+                frames += len(sizes)
+                pixels += sum(counted(*size) for size in sizes)
             if not packet.size:
                 continue
-            if packet.stream_index in videos:
-                frames += 1
-                pixels += videos[packet.stream_index]
-            else:
+            if packet.stream_index in sounds:
                 samples += sounds[packet.stream_index].of(packet)
             seconds = max(seconds, spans.setdefault(packet.stream_index, _Span()).add(packet))
             if pixels > limits["max_video_pixels"] or seconds > limits["max_duration_s"]:
@@ -105,9 +106,10 @@ def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
             if samples > limits["max_samples"]:
                 break
         found = {"duration_s": seconds, "samples": samples}
-        if largest is None:
+        if not videos:
             return found
-        return {"width": largest.width, "height": largest.height, "frames": max(1, frames), "pixels": pixels, **found}
+        width, height = max((sizes.largest for sizes in videos.values()), key=lambda size: size[0] * size[1])
+        return {"width": width, "height": height, "frames": max(1, frames), "pixels": pixels, **found}
 
 
 class _Span:

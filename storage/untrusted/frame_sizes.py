@@ -1,0 +1,57 @@
+"""How large a video's frames are, by the headers in its packets.
+
+A container says one size, and a decoder takes what each frame says: 52 KB whose first frames have 16 by 16 pixels may
+become gigabytes. The headers of common codecs are read; of the others each packet is decoded, which takes more time
+than a long video has. Sizes are those of whole blocks, so a little larger than what is shown.
+"""
+
+import contextlib
+from typing import Any
+
+from storage.untrusted.frame_headers import READERS, frames_in
+from storage.untrusted.nal_headers import Size
+
+
+class FrameSizes:
+    """Of one stream of PyAV. `largest` so far; raises nothing for what it cannot read."""
+
+    def __init__(self, stream: Any) -> None:
+        self.largest: Size = (stream.width, stream.height)
+        self._context = stream.codec_context
+        self._extradata = bytes(self._context.extradata or b"")
+        self._read = READERS.get(self._context.name)
+        self._note(self._stated(self._extradata))
+
+    def of(self, packet: Any) -> list[Size]:
+        """Of the frames that this packet becomes, each at least as large as its container says."""
+        if self._read is None:
+            return self._decoded(packet)
+        if not packet.size:
+            return []
+        if packet.has_sidedata("new_extradata"):
+            self._extradata = bytes(packet.get_sidedata("new_extradata"))
+            self._note(self._stated(self._extradata))
+        data = bytes(packet)
+        self._note(self._stated(data))
+        return [self.largest] * frames_in(self._context.name, data)
+
+    def _stated(self, data: bytes) -> list[Size]:
+        if self._read is None:
+            return []
+        found: list[Size] = []
+        with contextlib.suppress(IndexError):
+            found.extend(self._read(data, self._extradata))
+        return found
+
+    def _decoded(self, packet: Any) -> list[Size]:
+        from av import FFmpegError
+
+        try:
+            sizes = [(frame.width, frame.height) for frame in self._context.decode(packet)]
+        except (FFmpegError, ValueError):
+            return [self.largest] if packet.size else []
+        self._note(sizes)
+        return sizes
+
+    def _note(self, sizes: list[Size]) -> None:
+        self.largest = max([self.largest, *sizes], key=lambda size: size[0] * size[1])

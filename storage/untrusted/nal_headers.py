@@ -1,0 +1,131 @@
+"""The frame sizes of H.264 and HEVC, by the parameter sets in their NAL units."""
+
+from collections.abc import Iterator
+
+Size = tuple[int, int]
+START_CODE = b"\0\0\1"
+_WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
+"""H.264's profiles whose parameter sets say more of their samples (ITU-T H.264, 7.3.2.1.1)."""
+
+
+class Bits:
+    """Of a header: IndexError behind its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._value, self._left = int.from_bytes(data), 8 * len(data)
+
+    def read(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise IndexError("the header ends")
+        return (self._value >> self._left) & ((1 << count) - 1)
+
+    def golomb(self) -> int:
+        """Exp-Golomb, as ITU-T H.264, 9.1 writes numbers."""
+        zeros = 0
+        while not self.read(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self.read(zeros)
+
+    def signed_golomb(self) -> int:
+        number = self.golomb()
+        return (number + 1) // 2 if number % 2 else -number // 2
+
+
+def _units(data: bytes, length_size: int) -> list[bytes]:
+    """The NAL units of a packet: each behind its length, or behind a start code, as FFmpeg finds out too."""
+    found, at = [], 0
+    while length_size and at + length_size <= len(data):
+        length = int.from_bytes(data[at : at + length_size])
+        found.append(data[at + length_size : at + length_size + length])
+        at += length_size + length
+    return found if length_size and at == len(data) else data.split(START_CODE)[1:]
+
+
+def _content(unit: bytes) -> Bits:
+    return Bits(unit[:1_000].replace(b"\0\0\3", b"\0\0"))
+
+
+def h264(data: bytes, extradata: bytes) -> Iterator[Size]:
+    has_lengths = extradata[:1] == b"\1"
+    if data is extradata and has_lengths:
+        units, at = [], 6
+        for _ in range(data[5] & 31):
+            length = int.from_bytes(data[at : at + 2])
+            units.append(data[at + 2 : at + 2 + length])
+            at += 2 + length
+    else:
+        units = _units(data, (extradata[4] & 3) + 1 if has_lengths else 0)
+    for unit in units:
+        if unit and unit[0] & 31 in (7, 15):
+            yield _size_of_h264(_content(unit[1:]))
+
+
+def _size_of_h264(bits: Bits) -> Size:
+    profile = bits.read(24) >> 16
+    bits.golomb()
+    if profile in _WITH_CHROMA:
+        if (chroma := bits.golomb()) == 3:
+            bits.read(1)
+        bits.golomb()
+        bits.golomb()
+        bits.read(1)
+        if bits.read(1):
+            for number in range(12 if chroma == 3 else 8):
+                _skip_scaling_list(bits, 16 if number < 6 else 64)
+    bits.golomb()
+    order = bits.golomb()
+    if order == 0:
+        bits.golomb()
+    elif order == 1:
+        bits.read(1)
+        bits.golomb()
+        bits.golomb()
+        for _ in range(bits.golomb()):
+            bits.golomb()
+    bits.golomb()
+    bits.read(1)
+    across, down = bits.golomb() + 1, bits.golomb() + 1
+    return 16 * across, 16 * down * (2 - bits.read(1))
+
+
+def _skip_scaling_list(bits: Bits, length: int) -> None:
+    if bits.read(1):
+        last = following = 8
+        for _ in range(length):
+            if following:
+                following = (last + bits.signed_golomb()) % 256
+            last = following or last
+
+
+def hevc(data: bytes, extradata: bytes) -> Iterator[Size]:
+    has_lengths = len(extradata) > 22 and extradata[:3] != START_CODE and extradata[:4] != b"\0" + START_CODE
+    if data is extradata and has_lengths:
+        units, at = [], 23
+        for _ in range(data[22]):
+            count = int.from_bytes(data[at + 1 : at + 3])
+            at += 3
+            for _ in range(count):
+                length = int.from_bytes(data[at : at + 2])
+                units.append(data[at + 2 : at + 2 + length])
+                at += 2 + length
+    else:
+        units = _units(data, (extradata[21] & 3) + 1 if has_lengths else 0)
+    for unit in units:
+        if unit and unit[0] >> 1 & 63 == 33:
+            yield _size_of_hevc(_content(unit[2:]))
+
+
+def _size_of_hevc(bits: Bits) -> Size:
+    bits.read(4)
+    layers = bits.read(3)
+    bits.read(1 + 88 + 8)
+    present = [(bits.read(1), bits.read(1)) for _ in range(layers)]
+    if layers:
+        bits.read(2 * (8 - layers))
+    for has_profile, has_level in present:
+        bits.read(88 * has_profile + 8 * has_level)
+    bits.golomb()
+    if bits.golomb() == 3:
+        bits.read(1)
+    return bits.golomb(), bits.golomb()

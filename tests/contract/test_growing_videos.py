@@ -1,0 +1,99 @@
+"""Each frame of a video counts with its own size, whatever its container says."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from storage.errors import MediumRefused
+from storage.untrusted.frame_sizes import FrameSizes
+from storage.untrusted.media_check import MediaCheck, MediaLimits
+
+pytestmark = pytest.mark.anyio
+
+SMALL, LARGE = (64, 48), (640, 480)
+LIMITS = MediaLimits(max_video_pixels=2_000_000)
+X264 = {"preset": "ultrafast", "g": "1", "x264-params": "repeat-headers=1:log=-1"}
+X265 = {"preset": "ultrafast", "x265-params": "keyint=1:repeat-headers=1:log-level=none:pools=1:frame-threads=1"}
+CODECS: list[tuple[str, str, str, dict[str, str]]] = [
+    ("libx264", "mp4", "yuv420p", X264),
+    ("libx264", "matroska", "yuv444p", X264),
+    ("libx265", "mp4", "yuv420p", X265),
+    ("libsvtav1", "matroska", "yuv420p", {"preset": "12", "g": "1", "svtav1-params": "lp=1"}),
+    ("libvpx", "webm", "yuv420p", {"deadline": "realtime", "cpu-used": "8", "g": "0"}),
+    ("libvpx-vp9", "webm", "yuv420p", {"deadline": "realtime", "cpu-used": "8", "g": "0"}),
+    ("libvpx-vp9", "matroska", "yuv444p", {"deadline": "realtime", "cpu-used": "8", "g": "0"}),
+    ("mjpeg", "avi", "yuvj420p", {}),
+    ("png", "mov", "rgb24", {}),
+    ("prores_ks", "mov", "yuv422p10le", {}),
+    ("mpeg2video", "matroska", "yuv420p", {"g": "1"}),
+    ("mpeg4", "avi", "yuv420p", {"g": "1"}),
+    ("flv1", "flv", "yuv420p", {"g": "1"}),
+]
+NAMES = [f"{codec} in {container}" for codec, container, *_ in CODECS]
+
+
+def packets(codec: str, pixels: str, options: dict[str, str], size: tuple[int, int], frames: int) -> list[bytes]:
+    context: Any = av.CodecContext.create(codec, "w")
+    context.width, context.height = size
+    context.pix_fmt, context.options, context.thread_count = pixels, options, 1
+    context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+    picture = np.zeros((size[1], size[0], 3), np.uint8)
+    made = []
+    for number in range(frames):
+        frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
+        frame.pts = number
+        made += context.encode(frame)
+    return [bytes(packet) for packet in (*made, *context.encode(None))]
+
+
+def growing(codec: str, container_format: str, pixels: str, options: dict[str, str], *, large: int) -> bytes:
+    """Three small frames, then one large frame again and again, in a file that says it is small."""
+    out = io.BytesIO()
+    with av.open(out, "w", format=container_format) as container:
+        stream: Any = container.add_stream(codec, rate=25)
+        stream.width, stream.height = SMALL
+        stream.pix_fmt, stream.options = pixels, options
+        stream.codec_context.thread_count = 1
+        small = packets(codec, pixels, options, SMALL, 3)
+        grown = packets(codec, pixels, options, LARGE, 1)[:1] if large else []
+        for number, body in enumerate([*small, *grown * large]):
+            packet = av.Packet(body)
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return out.getvalue()
+
+
+async def checked(tmp_path: Path, body: bytes) -> str:
+    path = tmp_path / "file"
+    path.write_bytes(body)
+    return await MediaCheck().check(path, LIMITS)
+
+
+@pytest.mark.parametrize(("codec", "container_format", "pixels", "options"), CODECS, ids=NAMES)
+async def test_frames_that_grow_count_as_they_are(
+    tmp_path: Path, codec: str, container_format: str, pixels: str, options: dict[str, str]
+) -> None:
+    """Ten frames of 640 by 480 have more than two million pixels, and two have not."""
+    assert await checked(tmp_path, growing(codec, container_format, pixels, options, large=2))
+    with pytest.raises(MediumRefused, match="frames of up to"):
+        await checked(tmp_path, growing(codec, container_format, pixels, options, large=10))
+
+
+@pytest.mark.parametrize(("codec", "container_format", "pixels", "options"), CODECS, ids=NAMES)
+def test_an_ordinary_video_has_the_size_that_it_says(
+    codec: str, container_format: str, pixels: str, options: dict[str, str]
+) -> None:
+    """Up to the next whole block; each packet is a frame."""
+    body = growing(codec, container_format, pixels, options, large=0)
+    with av.open(io.BytesIO(body)) as container:
+        stream = container.streams.video[0]
+        sizes = FrameSizes(stream)
+        found = [size for packet in container.demux(stream) for size in sizes.of(packet)]
+    assert len(found) == 3
+    assert all(0 <= size[0] - SMALL[0] <= 16 and 0 <= size[1] - SMALL[1] <= 16 for size in found)
