@@ -20,6 +20,7 @@ from app.routes import batches, docs, health, jobs, limits, system, uploads, web
 from app.routes.context import Context
 from app.services import Services
 from app.shared import SharedReads
+from app.unread import UnreadMiddleware
 from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
 
@@ -49,6 +50,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
             *_cors(config.cors_origins),
             Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
             Middleware(AuthMiddleware, door=Doorkeeper(services.stores.api_keys, config, services.stores.clock)),
+            Middleware(UnreadMiddleware, most_bytes=config.max_unread_bytes),
         ],
         exception_handlers=handlers,
     )

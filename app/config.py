@@ -41,6 +41,8 @@ class ApiConfig:
     """So many bodies of a tenant, of any size, may have begun and not arrived in whole in a process."""
     max_long_polls: int = 1_000
     """So many requests of a tenant may wait for jobs at a process."""
+    max_unread_bytes: int = 64 * MIB
+    """So much of a tenant's answers of more than 64 KiB may not have been read yet at a process."""
     max_receiving_requests: int = 16
     """So many bodies of more than 64 KiB are received and worked on at once in a process; a tenant's half of them. This
     bounds the temporary files: 16 times `max_request_bytes`."""

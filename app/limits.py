@@ -33,6 +33,9 @@ class Limits(BaseModel):
         description="requests of yours whose bodies have begun and not arrived in whole at one API process"
     )
     max_long_polls: int = Field(description="requests of yours that wait for jobs at once at one API process")
+    max_unread_bytes: int = Field(
+        description="what your clients have not read yet of answers of more than 64 KiB, at one API process"
+    )
     max_receiving_requests: int = Field(
         description="requests of more than 64 KiB that are received at once at one API process; yours half of them"
     )
@@ -91,6 +94,7 @@ def limits_of(config: ApiConfig) -> Limits:
         max_total_text_bytes=config.max_total_text_bytes,
         max_unfinished_requests=config.max_unfinished_requests,
         max_long_polls=config.max_long_polls,
+        max_unread_bytes=config.max_unread_bytes,
         max_receiving_requests=config.max_receiving_requests,
         max_large_requests=config.max_large_requests,
         max_nodes=config.max_nodes,

@@ -116,6 +116,7 @@ TRIED_ELSEWHERE = {
     "max_large_requests",
     "max_unfinished_requests",
     "max_long_polls",
+    "max_unread_bytes",
     "max_receiving_requests",
     "max_batch_nodes",
     "max_batch_graph_bytes",
@@ -129,7 +130,7 @@ TRIED_ELSEWHERE = {
     "max_video_pixels",
     "max_media_s",
 }
-"""In test_quotas.py, test_fetching.py, test_hostile_media.py, test_large_bodies.py, and by
+"""In test_quotas.py, test_fetching.py, test_unread_answers.py, test_hostile_media.py, test_large_bodies.py, and by
 test_a_body_that_does_not_come_in_time."""
 
 

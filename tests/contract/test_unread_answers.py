@@ -1,0 +1,60 @@
+"""Clients that ask for large answers and do not read them, against a real server."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from app.config import ApiConfig
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1024**2
+LARGE = BLUE | {str(n): {"class_type": "PrimitiveString", "inputs": {"value": "x" * 1_000_000}} for n in range(3, 9)}
+"""A graph of 6 MB: more than the kernel keeps for both ends."""
+
+
+@asynccontextmanager
+async def deaf(api: Api, path: str) -> AsyncIterator[None]:
+    """A client that has asked for this, and reads nothing of it but that it comes."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((api.client.base_url.host, api.client.base_url.port))
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\n\r\n".encode())
+        assert await asyncio.to_thread(connection.recv, 12) == b"HTTP/1.1 200"
+        yield
+
+
+async def test_large_answers_that_are_not_read(clock: ManualClock) -> None:
+    """They count for their tenant alone until they are read or broken off; small ones are answered all the same."""
+    config = ApiConfig(api_key=KEY, max_unread_bytes=10 * MIB)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api, await api.client_of("other") as other:
+        job_id = (await submit(api, workflow=LARGE))["job_id"]
+        others = (await other.post("/v1/jobs", json={"workflow": LARGE})).json()["job_id"]
+        async with deaf(api, f"/v1/jobs/{job_id}/workflow"):
+            refusal = await api.client.get(f"/v1/jobs/{job_id}/workflow")
+            assert (refusal.status_code, refusal.headers["retry-after"]) == (429, "1")
+            assert refusal.json()["type"] == "/problems/too-many-requests"
+            assert (await api.client.get(f"/v1/jobs/{job_id}")).status_code == 200
+            assert (await other.get(f"/v1/jobs/{others}/workflow")).json() == LARGE
+        for _ in range(200):  # until the server knows that the client has gone
+            if (answer := await api.client.get(f"/v1/jobs/{job_id}/workflow")).status_code == 200:
+                break
+            await asyncio.sleep(0.05)
+        assert answer.json() == LARGE
+
+
+@pytest.mark.parametrize("most", [1, 10 * MIB])
+async def test_a_large_answer_is_whole(clock: ManualClock, most: int) -> None:
+    """In however many pieces it comes; the only one is sent even if it is larger than the limit."""
+    config = ApiConfig(api_key=KEY, max_unread_bytes=most)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        for length in (10, 65_400, 65_536, 131_072, 300_001):
+            graph = BLUE | {"3": {"class_type": "PrimitiveString", "inputs": {"value": "x" * length}}}
+            job_id = (await submit(api, workflow=graph))["job_id"]
+            assert (await api.client.get(f"/v1/jobs/{job_id}/workflow")).json() == graph
