@@ -7,13 +7,15 @@ With `user` the process becomes that user, without any capability. With `landloc
 - to write anywhere but in `writable`, to devices that compute, and to what every process writes to;
 - to read what is in `hidden`. Landlock only knows what is allowed, so the neighbours of each hidden path are allowed,
   at every level from the root down, instead of the folder that holds them;
-- to trace processes outside, and from ABI 6 on to signal them or to reach their abstract sockets.
+- to trace processes outside, and from ABI 6 on to signal them or to reach their abstract sockets;
+- where the user stays the worker's, to set the limits of another process, which can end it as a signal does.
 
 `probe` in place of a command tries the user and prints, as JSON, what of `read` and `enter` it cannot use.
 """
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import signal
@@ -60,6 +62,14 @@ _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) -
 _SCOPED_SINCE = 6
 _SCOPES = 0b11
 """Abstract sockets and signals."""
+
+_SECCOMP = {"x86_64": (317, 302, 0xC000003E), "aarch64": (277, 261, 0xC00000B7)}
+"""seccomp(2), prlimit64(2) and the architecture, as the kernel numbers them."""
+_SET_MODE_FILTER, _SPEC_ALLOW = 1, 1 << 2
+_LOAD, _AND, _IS, _RETURN = 0x20, 0x54, 0x15, 0x06
+"""Of classic BPF: load a word, mask it, jump if it is equal, return."""
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
+_X32 = 0x40000000
 
 GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/kfd", "/dev/dri", "/dev/dxg")
 _DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts")
@@ -125,6 +135,8 @@ def enter(request: dict[str, Any]) -> None:
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if request["landlock"]:
         _restrict(request)
+        if request["user"] is None:
+            _leave_others_their_limits()
     keeps = _OVER_FILES if request["user"] is None else frozenset()
     for capability in set(range(_LAST_CAPABILITY)) - keeps:  # an error for those that the kernel does not know
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
@@ -165,6 +177,36 @@ def _restrict(request: dict[str, Any]) -> None:
         _allow(ruleset, path, access & handled)
     _call("syscall", _RESTRICT_SELF, ruleset, 0)
     os.close(ruleset)
+
+
+def _leave_others_their_limits() -> None:
+    """By seccomp: Landlock knows nothing of prlimit(2), by which any process of one's user can be ended, with a limit
+    of no CPU time for one. A kernel without seccomp, or of another architecture, goes without."""
+    numbers = _SECCOMP.get(os.uname().machine)
+    if numbers is None:
+        return
+    seccomp, prlimit, architecture = numbers
+    # Offsets are those of struct seccomp_data: 0 the number, 4 the architecture, from 16 on the arguments.
+    program = (
+        (_LOAD, 0, 0, 4),
+        (_IS, 0, 10, architecture),
+        (_LOAD, 0, 0, 0),
+        (_AND, 0, 0, ~_X32 & 0xFFFFFFFF),
+        (_IS, 0, 8, prlimit),
+        (_LOAD, 0, 0, 16),  # the process: none is itself
+        (_IS, 6, 0, 0),
+        (_IS, 5, 0, os.getpid()),
+        (_LOAD, 0, 0, 32),  # both halves of the new limits: none only asks
+        (_IS, 0, 2, 0),
+        (_LOAD, 0, 0, 36),
+        (_IS, 1, 0, 0),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+    )
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+    described = struct.pack("@HP", len(program), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        _call("syscall", seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, described)
 
 
 def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:

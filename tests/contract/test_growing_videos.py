@@ -91,7 +91,7 @@ def test_an_ordinary_video_has_the_size_that_it_says(
 ) -> None:
     """Up to the next whole block; each packet is a frame."""
     body = growing(codec, container_format, pixels, options, large=0)
-    with av.open(io.BytesIO(body)) as container:
+    with av.open(io.BytesIO(body), "r") as container:
         stream = container.streams.video[0]
         sizes = FrameSizes(stream)
         found = [size for packet in container.demux(stream) for size in sizes.of(packet)]
