@@ -15,6 +15,7 @@ from tests.bench.figures import Table, placed
 PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
 BENCHES = (
     "overhead",
+    "processor_time",
     "api",
     "long_polls",
     "outputs",

@@ -1,13 +1,16 @@
 """Many clients that poll the same large answer cost the API and the bucket one reading of it at a time."""
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 
+from app.routes import workflows
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock
-from tests.support.api_server import BLUE, running_api
+from tests.support.api_server import BLUE, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
@@ -60,3 +63,20 @@ async def test_readers_of_one_answer_share_it(clock: ManualClock, path: str) -> 
         answers = await asyncio.gather(*reading)
         assert [answer.json() for answer in answers] == [alone] * READERS
         assert objects.most == 1
+
+
+@pytest.mark.parametrize(("function", "path"), [("workflow_row", ""), ("workflow_view", "/sdxl")])
+async def test_workflows_are_judged_off_the_event_loop(
+    memory_api: Api, monkeypatch: pytest.MonkeyPatch, function: str, path: str
+) -> None:
+    """All that come with this project take milliseconds, in which nobody else would be answered."""
+    threads: set[str] = set()
+    render = getattr(workflows, function)
+
+    def rendering(*about: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return render(*about)
+
+    monkeypatch.setattr(workflows, function, rendering)
+    assert (await memory_api.client.get(f"/v1/workflows{path}")).status_code == 200
+    assert threads == {"heavy_0"}

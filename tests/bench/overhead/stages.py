@@ -4,7 +4,6 @@ The engine's history has the times at which it began and ended each prompt, in w
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +42,7 @@ class Stages:
             ("idle worker: POST → 2xx", f"{times(self.accepted)} ms", "≤ 15 ms"),
             ("idle worker: 2xx → the engine has started", f"{times(self.started)} ms", "≤ 50 ms"),
             ("idle worker: the engine has finished → completed seen", f"{times(self.seen)} ms", "≤ 60 ms"),
-            ("processor time a job", self._processor_time(), ""),
+            ("processor time a job", self._processor_time(), "API ≤ 12, worker ≤ 20, S3 server ≤ 35 ms"),
         ]
 
     def _processor_time(self) -> str:
@@ -57,7 +56,8 @@ async def stages(system: Ours) -> Stages:
     marks = await _marks(system, JOBS)
     after = cpu_seconds(system.processes)
     history = await system.engine_history()
-    runs = [(_entry_of(job_id, history), of_job) for job_id, of_job in marks.items()]
+    # One after another on one worker, whose engine keeps its history in the order of execution.
+    runs = list(zip(list(history.values())[-JOBS:], marks, strict=True))
     return Stages(
         accepted=[of_job.accepted - of_job.posted for _, of_job in runs],
         started=[_time_of("execution_start", entry) - of_job.accepted for entry, of_job in runs],
@@ -66,23 +66,17 @@ async def stages(system: Ours) -> Stages:
     )
 
 
-async def _marks(system: Ours, jobs: int) -> dict[str, Marks]:
-    """By job id, of so many jobs one after another."""
-    marks = {}
+async def _marks(system: Ours, jobs: int) -> list[Marks]:
+    """Of so many jobs one after another."""
+    marks = []
     for _ in range(jobs):
         posted = time.time()
         job_id = await system.accepted()
         accepted = time.time()
         await system.seen(job_id)
-        marks[job_id] = Marks(posted, accepted, time.time())
+        marks.append(Marks(posted, accepted, time.time()))
         await asyncio.sleep(PAUSE_S)
     return marks
-
-
-def _entry_of(job_id: str, history: Mapping[str, Any]) -> Any:
-    """The worker saves into a folder that is named after the job."""
-    (entry,) = (entry for entry in history.values() if job_id in json.dumps(entry["outputs"]))
-    return entry
 
 
 def _time_of(kind: str, entry: Any) -> float:
