@@ -34,14 +34,13 @@ name whose server does not answer takes its thread for up to 40 s."""
 MAX_ADDRESSES = 4
 MAX_REDIRECTS = 3
 MAX_ERROR = 300
-LINES_AT_ONCE = 64
-"""Lines of an answer that are parsed before other tasks have their turn: each may be an event, 100 µs of work."""
-FREE_LINES = 2_000
-MIN_LINE_BYTES = 16
-"""After the first FREE_LINES an answer has as many bytes a line on average. Binary data have 256, chunks of one byte or
-endless interim responses fewer."""
-
-_SOME_LINES = re.compile(rb"(?:[^\n]*+\n){%d}" % LINES_AT_ONCE)
+MAX_INTERIM = 16
+"""Answers of 1xx before the real one: each takes 100 µs of work, and a server may send them without end."""
+MAX_HEAD_BYTES = 100 * 1024
+"""Of each head."""
+_INTERIM = re.compile(rb"HTTP/[0-9]\.[0-9] 1[0-9][0-9]")
+_END_OF_HEAD = re.compile(rb"\n\r?\n")
+"""Both as h11, which parses the answer afterwards, reads them."""
 
 
 _NAMES = FairSlots(RESOLVERS, each=RESOLVERS_OF_TENANT)
@@ -92,7 +91,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
             if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
                 await stream.aclose()
                 raise DestinationRefused("connected to another address than was checked")
-            return _PacedStream(stream)
+            return _GuardedHead(stream)
         raise failure
 
     async def connect_unix_socket(
@@ -124,30 +123,37 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         return await asyncio.shield(resolving)
 
 
-class _PacedStream(httpcore.AsyncNetworkStream):
-    """Passes on a few lines at a time: a server can put 10,000 events of HTTP into one read, and no parser suspends."""
+class _GuardedHead(httpcore.AsyncNetworkStream):
+    """Bounds what comes before the body: h11 parses all that one read brings, and lets no other task run meanwhile."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
-        self._pending = b""
-        self._bytes = self._lines = 0
+        self._head = b""
+        self._interim = 0
+        self._is_in_body = False
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        if not self._pending:
-            self._pending = await self._inner.read(max_bytes, timeout)
-            self._count(self._pending)
-        else:
-            await asyncio.sleep(0)
-        some = _SOME_LINES.match(self._pending)
-        end = min(max_bytes, some.end() if some else len(self._pending))
-        piece, self._pending = self._pending[:end], self._pending[end:]
-        return piece
+        data = await self._inner.read(max_bytes, timeout)
+        if not self._is_in_body:
+            self._check(data)
+        return data
 
-    def _count(self, data: bytes) -> None:
-        self._bytes += len(data)
-        self._lines += data.count(b"\n")
-        if self._lines > FREE_LINES and self._bytes < self._lines * MIN_LINE_BYTES:
-            raise httpcore.RemoteProtocolError("more framing than data")
+    def _check(self, data: bytes) -> None:
+        self._head += data
+        while (end := _END_OF_HEAD.search(self._head)) is not None and not self._is_in_body:
+            self._is_in_body = _INTERIM.match(self._head) is None
+            self._interim += 1
+            self._check_size(end.start())
+            self._head = self._head[end.end() :]
+        if self._is_in_body:
+            self._head = b""
+        elif self._interim > MAX_INTERIM:
+            raise httpcore.RemoteProtocolError("too many interim answers")
+        self._check_size(len(self._head))
+
+    def _check_size(self, size: int) -> None:
+        if size > MAX_HEAD_BYTES:
+            raise httpcore.RemoteProtocolError(f"a head of more than {MAX_HEAD_BYTES} bytes")
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, timeout)
@@ -158,7 +164,7 @@ class _PacedStream(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _PacedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return _GuardedHead(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

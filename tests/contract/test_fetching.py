@@ -249,15 +249,43 @@ async def served(
         server.close()
 
 
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_file_of_line_feeds(is_chunked: bool, tmp_path: Path) -> None:
+    """An uncompressed picture of the colour #0a0a0a is one: its bytes are data, not lines of HTTP."""
+    body = PNG + b"\n" * 500_000
+
+    async def picture(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        if is_chunked:
+            writer.write(b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n")
+        else:
+            writer.write(b"content-length: %d\r\n\r\n" % len(body) + body)
+        with suppress(ConnectionError):
+            await writer.drain()
+        writer.close()
+
+    async with served(picture) as (base, fetcher):
+        fetched = await fetcher.fetch(f"{base}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB)
+    assert (fetched.size_bytes, (tmp_path / "x").read_bytes()) == (len(body), body)
+
+
 CHUNKS_OF_ONE_BYTE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + b"10\r\n" + PNG[:16] + b"\r\n"
 
 
 @pytest.mark.parametrize(
-    ("begin", "endless"),
-    [(CHUNKS_OF_ONE_BYTE, b"1\r\n\0\r\n"), (b"", b"HTTP/1.1 102 Processing\r\n\r\n")],
-    ids=["chunks of one byte", "interim responses"],
+    ("begin", "endless", "words"),
+    [
+        (CHUNKS_OF_ONE_BYTE, b"1\r\n\0\r\n", "more framing than data"),
+        (CHUNKS_OF_ONE_BYTE, b"1;" + b"e" * 40 + b"\r\n\0\r\n", "more framing than data"),
+        (b"", b"HTTP/1.1 102 Processing\r\n\r\n", "too many interim answers"),
+        (b"", b"HTTP/1.1 103 Early Hints\r\na: " + b"x" * 40 + b"\r\n\r\n", "too many interim answers"),
+    ],
+    ids=["chunks of one byte", "chunks with extensions", "interim responses", "interim responses with fields"],
 )
-async def test_a_host_that_sends_framing_instead_of_data(begin: bytes, endless: bytes, tmp_path: Path) -> None:
+async def test_a_host_that_sends_framing_instead_of_data(
+    begin: bytes, endless: bytes, words: str, tmp_path: Path
+) -> None:
     """The fetch fails before it has taken much of it."""
     sent = 0
 
@@ -272,7 +300,7 @@ async def test_a_host_that_sends_framing_instead_of_data(begin: bytes, endless: 
         writer.close()
 
     async with served(flood) as (base, fetcher):
-        with pytest.raises(FetchFailed, match="more framing than data"):
+        with pytest.raises(FetchFailed, match=words):
             await fetcher.fetch(f"{base}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB)
     assert sent < 64 * MIB
 

@@ -16,8 +16,8 @@ from aiohttp import web
 from storage.errors import FetchFailed, FetchRefused
 from storage.untrusted.addresses import is_of_this_machine, is_public
 from storage.untrusted.destinations import DestinationRefused, Destinations
-from storage.untrusted.pinned_http import LINES_AT_ONCE, MAX_ADDRESSES, PinnedTransport, _PacedStream, pinned_client
-from storage.untrusted.remote import Fetched, RemoteFetcher
+from storage.untrusted.pinned_http import MAX_ADDRESSES, MAX_INTERIM, PinnedTransport, _GuardedHead, pinned_client
+from storage.untrusted.remote import CHUNK_BYTES, PIECES_AT_ONCE, Fetched, RemoteFetcher, _in_chunks
 from tests.support.api_server import PNG, unmetered
 
 pytestmark = pytest.mark.anyio
@@ -269,10 +269,34 @@ class OneRead(httpcore.AsyncNetworkStream):
         return answer
 
 
-async def test_lines_of_one_read_leave_turns_to_others() -> None:
-    """Few come at a time, all of them do, and the event loop goes on between."""
-    answer = b"a line of an answer\r\n" * 1_000
-    stream, turns, pieces = _PacedStream(OneRead(answer)), 0, list[bytes]()
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (b"HTTP/1.1 103 Early Hints\r\nlink: <a-style-sheet.css>; rel=preload\r\n\r\n" * (MAX_INTERIM + 1), "interim"),
+        (b"HTTP/1.1 102 A\n\n" * 1_000, "interim"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "a head of more"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", "a head of more"),
+    ],
+)
+async def test_what_comes_before_the_body_is_bounded(answer: bytes, words: str) -> None:
+    """Nothing of it reaches the parser, which would be at it for long."""
+    with pytest.raises(httpcore.RemoteProtocolError, match=words):
+        await _GuardedHead(OneRead(answer)).read(1_000_000)
+
+
+async def test_a_body_is_passed_on_as_it_is() -> None:
+    """Behind a few interim answers, and whatever it looks like."""
+    answer = b"HTTP/1.1 103 A\r\n\r\n" * MAX_INTERIM + b"HTTP/1.1 200 OK\r\n\r\n" + b"HTTP/1.1 103 A\r\n\r\n" * 1_000
+    assert await _GuardedHead(OneRead(answer)).read(1_000_000) == answer
+
+
+async def test_pieces_of_a_body_leave_turns_to_others() -> None:
+    """All of them arrive, and the event loop goes on between."""
+    turns, piece = 0, b"x" * 200
+
+    async def body() -> AsyncIterator[bytes]:
+        for _ in range(1_000):
+            yield piece
 
     async def other() -> None:
         nonlocal turns
@@ -281,9 +305,8 @@ async def test_lines_of_one_read_leave_turns_to_others() -> None:
             await asyncio.sleep(0)
 
     others = asyncio.create_task(other())
-    while piece := await stream.read(65_536):
-        pieces.append(piece)
+    chunks = [chunk async for chunk in _in_chunks(body())]
     others.cancel()
-    assert b"".join(pieces) == answer
-    assert max(piece.count(b"\n") for piece in pieces) == LINES_AT_ONCE
-    assert turns >= len(pieces) - 2
+    assert b"".join(chunks) == piece * 1_000
+    assert min(map(len, chunks[:-1])) >= CHUNK_BYTES
+    assert turns >= 1_000 // PIECES_AT_ONCE - 2
