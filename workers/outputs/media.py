@@ -11,12 +11,18 @@ import filetype
 from PIL import Image
 
 from storage.formats import PILLOW, STREAM_OPTIONS
+from storage.untrusted.walkers import gif_extent, webp_extent
 
 logger = logging.getLogger(__name__)
 
 HASH_CHUNK = 1024 * 1024
 LARGEST_FRAME = 100_000_000
-"""Pixels. The frames of a larger animation are not decoded, so its length stays unsaid."""
+LARGEST_ANIMATION = 1_000_000_000
+"""Pixels, of a frame and of all. The frames of a larger animation are not decoded, so its length stays unsaid: a GIF of
+some hundred bytes can be as large, and its decoding would outlast its job."""
+MOST_FRAMES = 10_000
+_WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
+"""Pillow passes through all frames of a GIF to count them, and takes the memory of a WebP's whole canvas."""
 
 _BY_EXTENSION = {
     ".flac": "audio/flac",
@@ -50,7 +56,7 @@ def examine(path: Path, filename: str, content_type: str | None = None) -> Facts
     seen: dict[str, Any] = {}
     try:
         if content_type.startswith("image/") and content_type != "image/svg+xml":
-            seen = _picture(path)
+            seen = _picture(path, content_type)
         elif content_type.startswith(("video/", "audio/")):
             seen = _stream(path)
     except Exception as error:  # decoders raise whatever they like on what nodes write
@@ -75,14 +81,23 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _picture(path: Path) -> dict[str, Any]:
+def _picture(path: Path, content_type: str) -> dict[str, Any]:
+    if content_type in _WALKERS:
+        with path.open("rb") as file:
+            width, height, frames = _WALKERS[content_type](file)
+        if not _may_be_decoded(width * height, frames):
+            return {"width": width, "height": height, "frames": frames}
     Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow believes in; only the header is read here
     with Image.open(path, formats=PILLOW) as picture:
         frames = getattr(picture, "n_frames", 1)
         seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
-        if frames > 1 and picture.width * picture.height <= LARGEST_FRAME:
+        if frames > 1 and _may_be_decoded(picture.width * picture.height, frames):
             seen["duration_s"] = _animation_s(picture, frames)
         return seen
+
+
+def _may_be_decoded(pixels: int, frames: int) -> bool:
+    return pixels <= LARGEST_FRAME and pixels * frames <= LARGEST_ANIMATION and frames <= MOST_FRAMES
 
 
 def _animation_s(picture: Image.Image, frames: int) -> float | None:

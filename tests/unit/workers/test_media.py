@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 import wave
 from pathlib import Path
 
@@ -53,6 +54,15 @@ def test_a_picture_larger_than_pillow_believes_in(tmp_path: Path) -> None:
     Image.new("1", (20_000, 16_000)).save(buffer, "PNG")
     facts = examine(written(tmp_path, "x", buffer.getvalue()), "x.png")
     assert (facts.width, facts.height) == (20_000, 16_000)
+
+
+@pytest.mark.parametrize(("side", "frames"), [(9_000, 15_000), (20_000, 2), (1, 50_000)])
+def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, frames: int) -> None:
+    """A GIF of some kilobytes may be hours of work: its size is said, its length is not."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    body = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
+    facts = examine(written(tmp_path, "x", body), "x.gif")
+    assert (facts.width, facts.height, facts.frames, facts.duration_s) == (side, side, frames, None)
 
 
 def test_a_video_tells_its_size_length_and_frames(tmp_path: Path) -> None:
