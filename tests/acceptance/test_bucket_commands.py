@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from storage.bucket._s3_clients import make_client
 from storage.bucket.policy import run_policy, setup_policy
 from storage.bucket.s3 import S3Config
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -34,15 +34,7 @@ def settings(s3_config: S3Config) -> Iterator[dict[str, str]]:
 
 
 def bucket(settings: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", "bucket", *arguments],
-        cwd=ROOT,
-        env=clean_environment() | settings,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return run_command("infra.cli", "bucket", *arguments, environment=clean_environment() | settings)
 
 
 def test_setup_shows_what_it_changes(settings: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from infra.settings import ENV_PREFIX
 from storage.bucket.s3 import S3Config
 from storage.keys import DEFAULT_POOL
 from tests.plane import Plane
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.graphs import example
 
@@ -54,15 +55,8 @@ class Shell:
         """`without` begins the names of variables that this shell lacks; the keywords are settings."""
         env = clean_environment() | self.plane.client_env() | dict(self.settings)
         env |= {ENV_PREFIX + name.upper(): value for name, value in changed.items()}
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env={name: value for name, value in env.items() if not name.startswith(without)},
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+        kept = {name: value for name, value in env.items() if not name.startswith(without)}
+        return run_command(*arguments, environment=kept, timeout=180)
 
     def command(self, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
         return self.run("infra.cli", *arguments, **changed)
@@ -98,9 +92,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iter
 
 
 @pytest.fixture(scope="module")
-def deployed(shell: Shell) -> Shell:
-    """By our own command; its output is checked where the test of it is."""
-    shell.done("deploy")
+def first_deploy(shell: Shell) -> str:
+    """What our own command printed."""
+    return shell.done("deploy")
+
+
+@pytest.fixture(scope="module")
+def deployed(shell: Shell, first_deploy: str) -> Shell:
     return shell
 
 
@@ -172,9 +170,9 @@ def test_a_bucket_that_this_shell_does_not_know_is_a_note(shell: Shell) -> None:
     ]
 
 
-def test_deploy(deployed: Shell) -> None:
+def test_deploy(deployed: Shell, first_deploy: str) -> None:
     """Modal's own output passes through; the API's URL and the next step end it."""
-    said = deployed.done("deploy")
+    said = first_deploy
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     assert lines(said, "FAIL") == []
     assert "App deployed" in said
@@ -309,7 +307,6 @@ def test_a_busy_pool(deployed: Shell) -> None:
 def test_destroy_ends_what_costs_and_leaves_the_jobs(deployed: Shell) -> None:
     """It asks first, stops the app and its containers, deletes the models only with --models, and may be repeated."""
     state = deployed.plane.state
-    deployed.done("deploy")
     unconfirmed = deployed.command("destroy")
     assert (unconfirmed.returncode, "--yes" in unconfirmed.stdout) == (2, True), unconfirmed.stderr
     assert APP_NAME in state.published

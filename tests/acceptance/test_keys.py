@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,13 @@ import httpx
 from storage.bucket.s3 import S3Config
 from storage.webhooks.signing import new_secret, tenant_secret
 from tests.support.api_process import api_process, bucket_variables
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.up import up
 
-ROOT = Path(__file__).parents[2]
-
 
 def keys(settings: dict[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "infra.cli", "keys", *arguments],
-        cwd=ROOT,
-        env=clean_environment() | settings,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run_command("infra.cli", "keys", *arguments, environment=clean_environment() | settings)
     assert done.returncode == code, done.stderr
     return done
 
@@ -119,15 +109,7 @@ def test_the_webhook_secret_of_a_tenant_is_printed() -> None:
     secrets = [new_secret(), new_secret()]
     environment = clean_environment() | {"COMFYUI_MODAL_WEBHOOK_SECRET": " ".join(secrets)}
     for tenant, code in (("default", 0), ("acme", 0), ("../x", 2)):
-        done = subprocess.run(
-            [sys.executable, "-m", "infra.cli", "webhooks", "secret", "--tenant", tenant],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = run_command("infra.cli", "webhooks", "secret", "--tenant", tenant, environment=environment)
         expected = [tenant_secret(secret, tenant) for secret in secrets] if code == 0 else []
         assert (done.returncode, done.stdout.split()) == (code, expected)
 

@@ -19,6 +19,7 @@ from storage.errors import ObjectNotFound
 from storage.published.engine_info import EngineInfo
 from storage.signal import MemorySignal
 from tests.plane import Plane
+from tests.support.commands import run_command
 from tests.support.deployed import bucket_settings, deployed
 from tests.support.environment import clean_environment
 from tests.support.model_hub import Hub, model_hub
@@ -46,15 +47,7 @@ def manifest(hub: Hub, tmp_path: Path) -> Path:
 
 
 def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "infra.cli", "models", *map(str, arguments)],
-        cwd=ROOT,
-        env=clean_environment() | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return run_command("infra.cli", "models", *map(str, arguments), environment=clean_environment() | variables)
 
 
 def test_the_shipped_manifest_is_found_from_any_folder(tmp_path: Path) -> None:

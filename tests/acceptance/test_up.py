@@ -19,6 +19,7 @@ from PIL import Image
 
 from infra.local.log_files import MAX_BYTES
 from infra.photograph import write_photograph
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
@@ -185,14 +186,7 @@ def test_commands_say_what_is_wrong(running: Up, arguments: list[str], code: int
 
 def test_a_command_without_an_api_says_what_to_do(tmp_path: Path) -> None:
     """Exit code 3."""
-    done = subprocess.run(
-        [*COMMAND, "jobs", "list", "--data", str(tmp_path)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run_command("infra.cli", "jobs", "list", "--data", str(tmp_path))
     assert (done.returncode, "comfyui-modal up" in done.stderr) == (3, True)
 
 
@@ -334,14 +328,7 @@ def test_a_long_log_is_cut(running: Up, log: str) -> None:
 
 def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:
     """It would start a second S3 server on the same files."""
-    done = subprocess.run(
-        [*COMMAND, "up", "--port", "0", "--data", str(running.data)],
-        env=clean_environment(),
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    done = run_command("infra.cli", "up", "--port", "0", "--data", str(running.data))
     assert (done.returncode, "in use" in done.stderr) == (2, True)
 
 

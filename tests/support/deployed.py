@@ -16,6 +16,7 @@ from infra.on_modal.names import APP_NAME
 from infra.settings import ENV_PREFIX
 from storage.bucket.s3 import S3Config
 from tests.plane import Plane
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +59,9 @@ class Deployed:
     def __init__(self, plane: Plane, settings: dict[str, Any], variables: dict[str, str]) -> None:
         self.plane = plane
         values = (f"{ENV_PREFIX}{name.upper()}={value}" for name, value in settings.items())
-        self.modal_command("secret", "create", APP_NAME, *values)
+        environment = clean_environment() | plane.client_env()
+        created = run_command("modal", "secret", "create", APP_NAME, *values, environment=environment)
+        assert created.returncode == 0, f"{created.stdout}\n{created.stderr}\n{plane.missing}"
         self.modal_command("deploy", "-m", "infra.modal_app", **variables)
         url = plane.deployed(APP_NAME)["api"].data.web_url
         self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60)

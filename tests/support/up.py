@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 import comfyui_modal
+from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 
 PARTNER_KEY = "comfyui-partner-key-of-the-acceptance-tests"
@@ -42,14 +43,7 @@ class Up:
         return httpx.Client(base_url=connection["api_url"], headers=headers, timeout=60)
 
     def command(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [*COMMAND, *arguments, "--data", str(self.data)],
-            env=clean_environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
+        return run_command("infra.cli", *arguments, "--data", str(self.data), timeout=timeout)
 
     def logs(self) -> str:
         return "\n".join(f"== {log.name}\n{log.read_text()[-3000:]}" for log in (self.data / "logs").glob("*.log"))
