@@ -21,6 +21,7 @@ from tests.plane import Plane
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.graphs import example
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.xdist_group("cloud-commands")
 
@@ -183,7 +184,7 @@ def test_deploy(deployed: Shell, first_deploy: str) -> None:
         "publish: N s",
         "next: `comfyui-modal doctor --cloud` tries it, a worker included",
     ]
-    assert httpx.get(f"{url}/health", timeout=60).json() == {"status": "ok", "version": __version__}
+    assert httpx.get(f"{url}/health", timeout=60, verify=NO_TLS).json() == {"status": "ok", "version": __version__}
 
 
 def test_a_deploy_that_modal_refuses_fails(shell: Shell) -> None:
@@ -260,7 +261,7 @@ def test_doctor_with_a_wrong_key(deployed: Shell) -> None:
 def test_status_and_logs_of_a_job(deployed: Shell) -> None:
     """The API is found by Modal; `logs` is `jobs logs`."""
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as api:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS) as api:
         job_id = api.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
         deadline = time.monotonic() + 60
         while api.get(f"/v1/jobs/{job_id}?wait=10").json()["status"] not in ("completed", "failed"):
@@ -282,7 +283,7 @@ def test_a_busy_pool(deployed: Shell) -> None:
     """One container that runs a job: the next ticket waits, is counted, and is late for whoever waits for it."""
     deployed.done("scale", "--max", "1")
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
-    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60) as api:
+    with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS) as api:
         job_id = api.post("/v1/jobs", json={"workflow": SLOW}).json()["job_id"]
         deadline = time.monotonic() + 60
         while api.get(f"/v1/jobs/{job_id}").json()["status"] == "queued":

@@ -24,6 +24,7 @@ from storage.signal import MemorySignal
 from storage.webhooks.signing import new_secret
 from tests.plane.state import Function
 from tests.support.deployed import BLUE, KEY, Deployed, bucket_settings, deployed, slow
+from tests.support.plain_http import NO_TLS
 from tests.support.receiver import Receiver, receiver
 from tests.support.records import a_job
 
@@ -150,7 +151,7 @@ def test_a_job_runs_in_a_container(app: Deployed) -> None:
     job = app.ended(app.submit(BLUE))
     assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
     (output,) = job["outputs"]
-    picture = httpx.get(output["url"])
+    picture = httpx.get(output["url"], verify=NO_TLS)
     assert picture.status_code == 200
     assert (output["width"], output["height"], output["content_type"]) == (32, 16, "image/png")
     assert len(picture.content) == output["size_bytes"]

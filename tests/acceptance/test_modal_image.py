@@ -16,6 +16,7 @@ from storage.bucket.s3 import S3Config
 from tests.plane import Plane
 from tests.support.deployed import BLUE, bucket_settings, deployed
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 
 ROOT = Path(__file__).parents[2]
 RECIPE = Path(__file__).parent / "recipes" / "default.txt"
@@ -72,7 +73,7 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
         images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
         worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec
         # A container imports the app without the files that the recipe was made of.
-        assert httpx.get(f"{plane.state.web_url}/api/health", timeout=60).is_success, plane.logs()
+        assert httpx.get(f"{plane.state.web_url}/api/health", timeout=60, verify=NO_TLS).is_success, plane.logs()
     assert worker.checkpointing_enabled
     assert "enable_gpu_snapshot" not in worker.experimental_options
     layers = []

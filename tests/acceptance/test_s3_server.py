@@ -14,6 +14,7 @@ import pytest
 
 from infra.local.s3_server import LocalS3Server
 from storage.bucket.s3 import S3ObjectStore
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
 
@@ -88,7 +89,7 @@ async def test_urls_outlive_a_restart(server: LocalS3Server, tmp_path: Path) -> 
     again = a_server(tmp_path / "s3")
     await again.start()
     try:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=NO_TLS) as client:
             assert (await client.get(url)).text == "kept/1"
     finally:
         await again.stop()
@@ -126,7 +127,7 @@ async def test_a_start_moves_from_a_taken_port(tmp_path: Path) -> None:
 async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
     """No request without credentials, no port beyond loopback, and no secret in a command line."""
     assert server.pid is not None
-    async with httpx.AsyncClient(base_url=server.endpoint_url) as client:
+    async with httpx.AsyncClient(base_url=server.endpoint_url, verify=NO_TLS) as client:
         assert (await client.get("/own/?list-type=2")).status_code == 403
         assert (await client.put("/own/x", content=b"x")).status_code == 403
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
@@ -138,6 +139,6 @@ async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
 async def test_a_page_of_any_origin_may_upload(server: LocalS3Server) -> None:
     """What it needs is a presigned URL."""
     headers = {"access-control-request-method": "PUT", "access-control-request-headers": "content-type,if-none-match"}
-    async with httpx.AsyncClient(base_url=server.endpoint_url) as client:
+    async with httpx.AsyncClient(base_url=server.endpoint_url, verify=NO_TLS) as client:
         answer = await client.options("/own/x", headers=headers | {"origin": ORIGIN})
     assert answer.headers["access-control-allow-origin"] == ORIGIN

@@ -21,6 +21,7 @@ from infra.local.log_files import MAX_BYTES
 from infra.photograph import write_photograph
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
 pytestmark = pytest.mark.xdist_group("up")
@@ -261,7 +262,7 @@ def test_an_event_of_a_stranger_is_refused(tmp_path: Path) -> None:
     with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
         url = listener.stdout.readline().split()[1]
-        answer = httpx.post(url, content=b"{}", headers={"webhook-id": "a", "webhook-timestamp": "1"})
+        answer = httpx.post(url, content=b"{}", headers={"webhook-id": "a", "webhook-timestamp": "1"}, verify=NO_TLS)
         assert answer.status_code == 401
         assert listener.wait(20) == 1
         assert "refused" in listener.stdout.read()
@@ -357,7 +358,7 @@ def test_a_job_whose_worker_is_killed_is_run_again(tmp_path: Path) -> None:
         os.kill(running.connection["processes"]["worker-1"], signal.SIGKILL)
         job = finished(client, job_id)
         assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 2, 1)
-        assert len(httpx.get(job["outputs"][0]["url"]).content) == job["outputs"][0]["size_bytes"]
+        assert len(httpx.get(job["outputs"][0]["url"], verify=NO_TLS).content) == job["outputs"][0]["size_bytes"]
 
 
 def test_data_survive_a_restart(tmp_path: Path) -> None:
@@ -372,7 +373,7 @@ def test_data_survive_a_restart(tmp_path: Path) -> None:
         assert second.connection["api_key"] == key
         with second.client() as client:
             (output,) = client.get(f"/v1/jobs/{job_id}").json()["outputs"]
-            assert len(httpx.get(output["url"]).content) == output["size_bytes"]
+            assert len(httpx.get(output["url"], verify=NO_TLS).content) == output["size_bytes"]
 
 
 def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:

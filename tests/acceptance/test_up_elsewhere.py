@@ -15,6 +15,7 @@ from storage.bucket.s3 import S3Config
 from tests.support.engines import LITE
 from tests.support.environment import clean_environment
 from tests.support.graphs import example
+from tests.support.plain_http import NO_TLS
 from tests.support.tcp_engine import tcp_engine
 from tests.support.up import COMMAND, finished, up
 
@@ -37,7 +38,7 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: P
             job_id = client.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
             (output,) = finished(client, job_id)["outputs"]
         assert f"/{s3_config.bucket}/{settings['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
-        assert httpx.get(output["url"]).text == output["text"] == "hello, world"
+        assert httpx.get(output["url"], verify=NO_TLS).text == output["text"] == "hello, world"
 
 
 def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:

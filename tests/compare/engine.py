@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 from workers.comfy.host import EngineProcess
 from workers.comfy.http import socket_of
 from workers.comfy.spec import EngineFolders, EngineSpec
@@ -68,7 +69,7 @@ class RealJudge:
     def __init__(self, host: EngineProcess) -> None:
         self._host = host
         self._url = ""
-        self._http = httpx.AsyncClient()
+        self._http = httpx.AsyncClient(verify=NO_TLS)
 
     async def _client(self) -> httpx.AsyncClient:
         """A restarted engine listens elsewhere."""
@@ -78,9 +79,10 @@ class RealJudge:
             socket = socket_of(self._url)
             self._http = httpx.AsyncClient(
                 base_url=self._url if socket is None else "http://localhost",
-                transport=None if socket is None else httpx.AsyncHTTPTransport(uds=socket),
+                transport=None if socket is None else httpx.AsyncHTTPTransport(uds=socket, verify=NO_TLS),
                 timeout=ANSWER_S,
                 trust_env=False,
+                verify=NO_TLS,
             )
         return self._http
 

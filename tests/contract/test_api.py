@@ -15,6 +15,7 @@ from storage.clock import ManualClock
 from storage.launcher import NoLauncher
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api, submit, work
 from tests.support.graphs import example
+from tests.support.plain_http import NO_TLS
 from tests.support.records import OUTPUT
 from workers.lite.nodes import node_classes
 from workflows.library import shipped
@@ -241,7 +242,7 @@ async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer", KEY])
 async def test_without_the_key_nothing_is_told(memory_api: Api, header: str | None) -> None:
     """401 with a challenge; probes and docs are open."""
-    async with httpx.AsyncClient(base_url=memory_api.client.base_url) as client:
+    async with httpx.AsyncClient(base_url=memory_api.client.base_url, verify=NO_TLS) as client:
         headers = {} if header is None else {"authorization": header}
         response = await client.get("/v1/jobs", headers=headers)
         assert (response.status_code, response.json()["type"]) == (401, "/problems/unauthorized")

@@ -16,6 +16,7 @@ from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore
 from storage.bucket.setup import BucketSetup, NotSupported, cors_rules
 from storage.errors import StorageError, StorageUnavailable
 from tests.support.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
 
@@ -76,7 +77,7 @@ async def test_a_page_may_use_presigned_urls(s3_config: S3Config, owner: Any) ->
     await setup.apply(await setup.plan_cors([ORIGIN]))
     objects = S3ObjectStore(s3_config)
     signed = objects.presign_put("uploads/one", expires_s=60, size=3, content_type="text/plain")
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(verify=NO_TLS) as browser:
         for origin, allowed in ((ORIGIN, True), ("https://evil.example", False)):
             asks = {
                 "origin": origin,
@@ -164,7 +165,7 @@ async def use_all(objects: S3ObjectStore, proxy: FaultyProxy, folder: Path) -> s
     await objects.list("a/", after="a/create", limit=1)
     await objects.delete("a/put")
     await objects.delete("a/create", "a/file")
-    async with httpx.AsyncClient() as browser:
+    async with httpx.AsyncClient(verify=NO_TLS) as browser:
         for signed in (
             objects.presign_put("a/presigned", expires_s=60, size=1, content_type="text/plain"),
             objects.presign_get("a/presigned", expires_s=60, filename="f.txt", content_type="text/plain"),

@@ -10,6 +10,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.values import ProgressDetails
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit
+from tests.support.plain_http import NO_TLS
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
 
@@ -25,7 +26,7 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
     limits = httpx.Limits(max_connections=None)
     headers = dict(memory_api.client.headers)
     async with httpx.AsyncClient(
-        base_url=memory_api.client.base_url, headers=headers, limits=limits, timeout=30
+        base_url=memory_api.client.base_url, headers=headers, limits=limits, timeout=30, verify=NO_TLS
     ) as client:
         waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
         requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts

@@ -12,6 +12,7 @@ from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.plain_http import NO_TLS
 
 pytestmark = pytest.mark.anyio
 
@@ -99,7 +100,7 @@ async def test_strangers_invent_no_labels(api: Api) -> None:
 
 async def test_it_needs_a_key_for_everything(api: Api) -> None:
     """One that may read and write jobs is not enough."""
-    async with httpx.AsyncClient(base_url=api.client.base_url) as nobody:
+    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as nobody:
         assert (await nobody.get("/metrics")).status_code == 401
     async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
         refused = await acme.get("/metrics")
@@ -112,7 +113,7 @@ async def test_it_needs_a_key_for_everything(api: Api) -> None:
 async def test_no_spelling_of_the_path_gets_around_the_key(api: Api) -> None:
     """The router matches a path with a line feed at its end as it does the path without."""
     spellings = ("/metrics%0A", "/metrics%0a?x=1", "//metrics", "/metrics/", "/%6Detrics%0A", "/metrics%0A%0A")
-    async with httpx.AsyncClient(base_url=api.client.base_url) as nobody:
+    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as nobody:
         assert {(await nobody.get(path)).status_code for path in spellings} <= {401, 404}
     async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
         assert {(await acme.get(path)).status_code for path in spellings} <= {403, 404}

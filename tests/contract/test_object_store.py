@@ -14,6 +14,7 @@ from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
 from tests.support.faulty_proxy import Fault, faulty_proxy
+from tests.support.plain_http import NO_TLS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.real_bucket("the contract of the port itself")]
 
@@ -174,7 +175,7 @@ async def test_presigned_download(s3_objects: S3ObjectStore) -> None:
     """The URL alone gives the bytes, under the name and type that were asked for."""
     await s3_objects.put("pic", b"bytes")
     signed = s3_objects.presign_get("pic", expires_s=60, filename='ä "b".png', content_type="image/png")
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         answer = await client.get(signed.url)
         tampered = await client.get(signed.url.replace("pic?", "pid?"))
     assert (answer.status_code, answer.content) == (200, b"bytes")
@@ -188,7 +189,7 @@ async def test_presigned_urls_expire(s3_objects: S3ObjectStore) -> None:
     await s3_objects.put("pic", b"bytes")
     signed = s3_objects.presign_get("pic", expires_s=1, filename="p", content_type="image/png")
     await asyncio.sleep(2.1)
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         assert (await client.get(signed.url)).status_code == 403
 
 
@@ -196,7 +197,7 @@ async def test_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
     """To its length and its type, and to one use."""
     signed = s3_objects.presign_put("up", expires_s=60, size=5, content_type="image/png")
     headers = dict(signed.headers)
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         longer = await client.put(signed.url, headers=headers | {"content-length": "6"}, content=b"123456")
         other = await client.put(signed.url, headers=headers | {"content-type": "text/html"}, content=b"12345")
         first = await client.put(signed.url, headers=headers, content=b"12345")

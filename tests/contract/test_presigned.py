@@ -18,6 +18,7 @@ from storage.bucket._s3_presign import address_of
 from storage.bucket.s3 import S3Config, S3ObjectStore, content_disposition
 from storage.bucket.sigv4 import Credentials, Signer
 from storage.errors import StorageRefused
+from tests.support.plain_http import NO_TLS
 
 AWS = S3Config("a-bucket", access_key="AKIDEXAMPLE", secret_key="se/cret+key")
 PLACES = {
@@ -128,7 +129,7 @@ async def test_a_real_server_takes_them(s3_objects: S3ObjectStore, key: str) -> 
     """An upload by one, and a download by the other, under keys that must be percent-encoded."""
     up = s3_objects.presign_put(key, expires_s=60, size=5, content_type="image/png")
     down = s3_objects.presign_get(key, expires_s=60, filename="ä.png", content_type="image/webp; a=b")
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(verify=NO_TLS) as client:
         sent = await client.put(up.url, headers=dict(up.headers), content=b"12345")
         answer = await client.get(down.url)
     assert (sent.status_code, answer.status_code, answer.content) == (200, 200, b"12345")

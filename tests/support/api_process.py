@@ -12,6 +12,7 @@ import httpx
 import comfyui_modal
 from storage.bucket.s3 import S3Config
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 
 
 def bucket_variables(s3_config: S3Config) -> dict[str, str]:
@@ -52,7 +53,7 @@ def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
     while time.monotonic() < deadline:
         assert process.poll() is None
         try:
-            if httpx.get(f"{url}/health", timeout=10).status_code == 200:
+            if httpx.get(f"{url}/health", timeout=10, verify=NO_TLS).status_code == 200:
                 return
         except httpx.HTTPError:
             time.sleep(0.1)

@@ -27,6 +27,7 @@ from storage.launcher import Launcher, MemoryLauncher
 from storage.signal import MemorySignal
 from storage.stores import Stores
 from storage.untrusted.remote import Fetched, Meter
+from tests.support.plain_http import NO_TLS
 
 KEY = "test-key"
 BLUE: dict[str, Any] = {
@@ -83,7 +84,7 @@ class Api:
         """One with a key of this tenant, that the bucket knows. Closed by whoever asks for it."""
         key = await self.new_key(tenant, *scopes, **fields)
         headers = {"authorization": f"Bearer {key}"}
-        return httpx.AsyncClient(base_url=self.client.base_url, headers=headers, timeout=30)
+        return httpx.AsyncClient(base_url=self.client.base_url, headers=headers, timeout=30, verify=NO_TLS)
 
     async def new_key(self, tenant: str, *scopes: KeyScope, **fields: Any) -> str:
         now = self.stores.clock.now()
@@ -116,7 +117,7 @@ async def running_api(
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         headers = {"authorization": f"Bearer {KEY}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, verify=NO_TLS) as client:
             await _answering(client)
             yield Api(client, services, stores)
         server.should_exit = True

@@ -18,6 +18,7 @@ from storage.bucket.s3 import S3Config
 from tests.plane import Plane
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 
 ROOT = Path(__file__).parents[2]
 KEY = "ck_test_modal"
@@ -64,7 +65,7 @@ class Deployed:
         assert created.returncode == 0, f"{created.stdout}\n{created.stderr}\n{plane.missing}"
         self.modal_command("deploy", "-m", "infra.modal_app", **variables)
         url = plane.deployed(APP_NAME)["api"].data.web_url
-        self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60)
+        self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS)
 
     def modal_command(self, *arguments: str, **variables: str) -> str:
         return self.run(str(Path(sys.executable).parent / "modal"), *arguments, **variables)

@@ -9,6 +9,7 @@ import httpx
 
 from infra.settings import EngineSettings
 from tests.support.environment import MEASURED
+from tests.support.plain_http import NO_TLS
 from workers.comfy.host import EngineProcess, RunningEngine
 from workers.comfy.http import socket_of
 from workers.comfy.spec import EngineFolders, EngineSpec
@@ -59,9 +60,9 @@ def engine_choices() -> list[EngineChoice]:
 def engine_client(url: str) -> httpx.Client:
     """For a few plain requests to an engine, wherever it listens."""
     path = socket_of(url)
-    transport = None if path is None else httpx.HTTPTransport(uds=path)
+    transport = None if path is None else httpx.HTTPTransport(uds=path, verify=NO_TLS)
     base_url = url if path is None else "http://localhost"
-    return httpx.Client(base_url=base_url, transport=transport, timeout=60, trust_env=False)
+    return httpx.Client(base_url=base_url, transport=transport, timeout=60, trust_env=False, verify=NO_TLS)
 
 
 def blank(*, width: int = 16, height: int = 16, color: int = 0) -> Graph:

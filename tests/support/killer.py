@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from tests.support.plain_http import NO_TLS
 from tests.support.up import Up
 
 KINDS = ("worker", "engine", "api", "reaper", "s3")
@@ -57,7 +58,7 @@ class Killer:
 
     def _api_answers(self) -> bool:
         try:
-            return httpx.get(self._running.connection["api_url"] + "/health", timeout=LOOK_S).is_success
+            return httpx.get(self._running.connection["api_url"] + "/health", timeout=LOOK_S, verify=NO_TLS).is_success
         except httpx.TransportError:
             return False
 

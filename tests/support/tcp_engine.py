@@ -11,6 +11,7 @@ import httpx
 
 from infra.local.ports import free_port
 from tests.support.engines import EngineChoice
+from tests.support.plain_http import NO_TLS
 
 READY_WITHIN_S = 120.0
 STOPS_WITHIN_S = 20.0
@@ -47,5 +48,5 @@ def starting(choice: EngineChoice, parent: Path) -> Iterator[tuple[str, "subproc
 
 def _answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/object_info", timeout=30, trust_env=False).status_code == 200
+        return httpx.get(f"{url}/object_info", timeout=30, trust_env=False, verify=NO_TLS).status_code == 200
     return False

@@ -16,6 +16,7 @@ import psutil
 import comfyui_modal
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
+from tests.support.plain_http import NO_TLS
 
 PARTNER_KEY = "comfyui-partner-key-of-the-acceptance-tests"
 """What a test that sends one sends."""
@@ -40,7 +41,7 @@ class Up:
     def client(self) -> httpx.Client:
         connection = self.connection
         headers = {"authorization": f"Bearer {connection['api_key']}"}
-        return httpx.Client(base_url=connection["api_url"], headers=headers, timeout=60)
+        return httpx.Client(base_url=connection["api_url"], headers=headers, timeout=60, verify=NO_TLS)
 
     def command(self, *arguments: str, timeout: float = 60) -> "subprocess.CompletedProcess[str]":
         return run_command("infra.cli", *arguments, "--data", str(self.data), timeout=timeout)
