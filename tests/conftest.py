@@ -7,6 +7,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("objects", ["memory", on_server], indirect=True)
 
 
+@cache
+def _source(path: str) -> str:
+    return (Path(__file__).parent / path).read_text()
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests marked `soak` run with --long alone; each mark that chooses says why."""
     for item in items:
         for mark in (*item.iter_markers("soak"), *item.iter_markers("real_bucket")):
             assert mark.args, f"{item.nodeid}: the mark {mark.name} says why"
+            path, _, name = mark.args[0].partition("::")
+            assert not name or f"def {name}(" in _source(path), f"{item.nodeid}: there is no {mark.args[0]}"
     if config.getoption("--long"):
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])

@@ -59,6 +59,7 @@ def _starts(folder: Path) -> int:
     return len(starts.read_text().splitlines()) if starts.exists() else 0
 
 
+@pytest.mark.soak("contract/test_backlog.py::test_jobs_of_an_engine_that_cannot_start_fail")
 def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     """After three failures the jobs have failed with the engine's last words, nothing more is started, and everyone can
     see why. Another pool runs its jobs, and this one does again when the engine starts again."""
@@ -91,6 +92,7 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     assert app.api.get("/v1/system").json()["pools"][0]["failed_starts"] is None
 
 
+@pytest.mark.soak("contract/test_backlog.py::test_jobs_fail_for_containers_that_die_in_their_start")
 def test_containers_that_are_killed_in_their_start(app: Deployed, folder: Path) -> None:
     """They cannot say that they failed, and count all the same: the job ends."""
     (folder / "repaired").unlink(missing_ok=True)

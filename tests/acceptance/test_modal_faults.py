@@ -74,6 +74,7 @@ def test_a_container_that_is_preempted(app: Deployed) -> None:
     assert (job["status"], job["last_fault"]) == ("completed", None), f"{job}\n{app.plane.logs()}"
 
 
+@pytest.mark.soak("contract/test_reaper.py::test_a_job_that_loses_every_worker_fails")
 def test_a_job_that_takes_its_container_with_it(app: Deployed) -> None:
     """Modal would deliver its ticket for ever: our own attempts end it."""
     job_id = app.submit(slow(8))
@@ -88,6 +89,7 @@ def test_a_job_that_takes_its_container_with_it(app: Deployed) -> None:
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "worker_lost"), job
 
 
+@pytest.mark.soak("contract/test_reaper.py::test_a_job_that_loses_every_worker_fails")
 def test_a_ticket_that_takes_too_long(app: Deployed) -> None:
     """Modal kills its container; a job that never gets further is given up after its attempts."""
     job_id = app.submit(slow(3 * RUN_S))

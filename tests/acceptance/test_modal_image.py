@@ -34,6 +34,7 @@ STEPS = (
 )
 
 
+IN_SOAK = pytest.mark.soak("contract/test_snapshot.py::test_it_goes_on_where_it_finds_a_gpu")
 PHASES = {
     "cpu": {"restore", "engine", "warm_up", "announce", "total"},  # the lite engine cannot be restored on a GPU
     "gpu": {"restore", "announce", "total"},
@@ -41,7 +42,7 @@ PHASES = {
 
 
 @pytest.mark.xdist_group("modal-image")
-@pytest.mark.parametrize("snapshot", ["cpu", "gpu"])
+@pytest.mark.parametrize("snapshot", [pytest.param("cpu", marks=IN_SOAK), "gpu"])
 def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
     """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's. With the GPU's
     memory in it the engine is warm before, and not warmed again."""

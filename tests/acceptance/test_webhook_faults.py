@@ -15,7 +15,7 @@ from tests.support.plain_http import NO_TLS
 from tests.support.receiver import Behaviour, Received, Receiver, receiver
 from tests.support.up import Up, eventually, finished, up
 
-pytestmark = pytest.mark.xdist_group("webhook-faults")
+pytestmark = [pytest.mark.xdist_group("webhook-faults"), pytest.mark.chaos]
 
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}}
 BLUE = {"1": EMPTY, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}}
@@ -40,12 +40,13 @@ KILLS: tuple[tuple[Behaviour, str], ...] = (
     ("500", "deliverer"),
 )
 """Who is killed, and what a receiver was just doing."""
-JOBS = 6
+KILLS_IN_SHORT = KILLS[1:3]
+JOBS, JOBS_IN_SHORT = 6, 3
 SETTLE_S = 150.0
 """Longer than the lease of an attempt whose deliverer was killed (18 s), and than the schedule."""
 
 
-def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path) -> None:
+def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path, is_long: bool) -> None:
     """Receivers that answer 500, hang, break off, ask for patience or refuse for good; and one that is well."""
     data = tmp_path / "data"
     with receiver() as there, up(data, "--workers", "2", environment=QUICK) as running:
@@ -53,8 +54,9 @@ def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path) -> None:
         there.script("gone", ["410"] * 100)
         there.script("down", ["500"] * 10_000)
         with running.client() as client:
-            jobs = _submit(client, {path: there.url(path) for path in ("bad-day", "gone", "down", "well")})
-            for behaviour, victim in KILLS:
+            urls = {path: there.url(path) for path in ("bad-day", "gone", "down", "well")}
+            jobs = _submit(client, urls, JOBS if is_long else JOBS_IN_SHORT)
+            for behaviour, victim in KILLS if is_long else KILLS_IN_SHORT:
                 _wait_for_a_request(there, behaviour)
                 _kill(running, victim)
             for job_id in (job_id for ids in jobs.values() for job_id in ids):
@@ -67,10 +69,10 @@ def test_every_event_arrives_or_is_a_dead_letter(tmp_path: Path) -> None:
     assert not alive
 
 
-def _submit(client: httpx.Client, urls: dict[str, str]) -> dict[str, list[str]]:
+def _submit(client: httpx.Client, urls: dict[str, str], count: int) -> dict[str, list[str]]:
     """Ids of jobs, by receiver, taking turns; every third of each fails by its timeout."""
     ids: dict[str, list[str]] = {path: [] for path in urls}
-    for number in range(JOBS):
+    for number in range(count):
         wanted = {"workflow": ENDLESS, "timeout_s": 1} if number % 3 == 2 else {"workflow": BLUE}
         for path, url in urls.items():
             answer = client.post("/v1/jobs", json={**wanted, "webhook_url": url})

@@ -47,6 +47,7 @@ async def test_in_memory() -> None:
     assert launcher.spawned == ["default", "default"]
 
 
+@pytest.mark.soak("acceptance/test_modal_deploy.py::test_a_job_runs_in_a_container")
 @pytest.mark.xdist_group("modal")
 def test_on_modal(tmp_path: Path) -> None:
     """In a process of its own: the modal client is one a process. A ticket whose results have expired is like one that

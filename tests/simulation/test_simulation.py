@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.mutations import MUTATIONS, Mutation, no_announcement, no_fence, no_touch, pointers_outrun
 from tests.simulation.run import simulate
 
-SEEDS, SEEDS_IN_SHORT = 2_000, 200
+SEEDS, SEEDS_IN_SHORT = 2_000, 100
 SHARES = 10
 ENOUGH = 3_000
 """Seeds within which each broken rule shows. Most show at once; the search for the rare begins where they are near."""
