@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from app.problems import Problem
 from app.shared import SharedReads
 from storage.bucket.budget import current_owner
 
@@ -70,6 +71,22 @@ async def test_a_tenant_has_a_few_reads_under_way() -> None:
     for thing in (*things, other):
         thing.may_end.set()
     await asyncio.gather(*asked)
+
+
+async def test_a_tenant_has_some_reads_waiting_and_no_more() -> None:
+    """One more is refused at once, another tenant's is not, and what was refused may be asked again."""
+    reads, things = SharedReads[int](budget_s=5, each=1, max_waiting=2), [Thing() for _ in range(4)]
+    asked = [asyncio.create_task(reads.get("a", n, thing.read)) for n, thing in enumerate(things[:3])]
+    await begun(*asked)
+    with pytest.raises(Problem, match="2 wait already"):
+        await reads.get("a", 3, things[3].read)
+    other = Thing()
+    asked.append(asyncio.create_task(reads.get("b", 0, other.read)))
+    for thing in (*things, other):
+        thing.may_end.set()
+    await asyncio.gather(*asked)
+    assert await reads.get("a", 3, things[3].read) == 0
+    assert things[3].begun == 1
 
 
 async def test_tenants_share_nothing() -> None:
