@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig
 from app.wire.base import LONGEST_QUEUE_TIMEOUT_S, MAX_IDEMPOTENCY_KEY, MAX_METADATA_NAME, MAX_METADATA_TEXT, MAX_URL
-from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import DAY_S
 from workflows.graph import LONGEST_NAME, MOST_INPUTS
 

@@ -3,10 +3,9 @@
     (nothing) ──▶ draft ──▶ open ───────▶ removed
                     └─────▶ abandoned ──▶ removed
 
-A draft names its jobs. They are written one by one, without the hints by which a worker would find them; then one
-conditional write opens the batch: that is the acceptance. Hints follow, in any order and any number of times. A
-deadline is written before each step, so that the reaper publishes what was opened, goes on with a cancellation,
-and clears away a draft that was left.
+A draft names its jobs. They are written one by one, without the index keys by which a worker would find them; then one
+conditional write opens the batch: that is the acceptance. The index keys follow. Each version of the record names a
+timer, whose handler publishes what was opened, goes on with a cancellation, and clears away a draft that was left.
 """
 
 import uuid
@@ -23,24 +22,27 @@ from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
-from storage.hint_keys import Deadline, DueEntry, EventRef, MemberEntry, members_prefix
-from storage.jobs.hints import endpoint_of
+from storage.index_keys import EventRef, MemberEntry, OutboxEntry, members_prefix
+from storage.index_writer import IndexWriter
+from storage.jobs.index import endpoint_of
 from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
-from storage.jobs.store import ABANDONED, YOUNG_HINT, JobStore
-from storage.jobs.tombstone import Tombstone, clear
-from storage.removal import EVENTS_PENDING, JobRemover
+from storage.jobs.store import ABANDONED, YOUNG, JobStore
+from storage.removal import JobRemover
+from storage.timers import Lane, Timer
+from storage.tombstone import Tombstone, collect_garbage, end_timer
 from storage.value import Value, read_as
 from storage.webhooks.deliveries import DeliveryStore
 
-LOOK_AGAIN = timedelta(days=1)
-"""After its time a batch waits for its last job to be removed."""
-
+CHECK_AGAIN = timedelta(days=1)
+"""Between two checks, after a batch's time, whether its last job was removed."""
+EVENTS_PENDING = timedelta(minutes=10)
+"""Between two checks whether its event was delivered."""
 FINISHED_WITHIN = timedelta(seconds=20)
-"""How often it is looked at whether a batch is finished."""
+"""Between two checks whether every job has ended."""
 FINISHED_LATE = timedelta(minutes=5)
-"""After a batch's time: each look then reads the jobs that seem not to be over."""
+"""As before, after a batch's time: each check then reads the jobs that seem not to have ended."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
-"""Afterwards the reaper does what the process that opened or cancelled a batch may have left undone."""
+"""Time for the process that opened or cancelled a batch to finish its work, before the timer's handler does it."""
 
 
 class BatchRecord(Value):
@@ -50,6 +52,8 @@ class BatchRecord(Value):
     batch_id: str
     rev: int = 0
     nonce: str = ""
+    timer: str = ""
+    """The key of the current timer (`storage.timers`)."""
     state: Literal["draft", "open", "abandoned"] = "draft"
     job_ids: tuple[str, ...]
     warned: tuple[int, ...] = ()
@@ -58,13 +62,13 @@ class BatchRecord(Value):
     created_at: datetime
     cancel_requested_at: datetime | None = None
     webhook_url: str | None = None
-    """Who is told when every job is over."""
+    """The receiver of the event that every job has ended."""
     finished_at: datetime | None = None
-    """When that was found to be so; looked for only where someone is to be told."""
+    """When every job was found to have ended; checked only where there is a receiver."""
     has_webhook_secret: bool = False
     """Whether the batch brought a secret of its own, which lies beside the record."""
-    is_seen_to: bool = False
-    """Whether nothing is left to do of its opening and its cancellation: every job was announced, or told to stop."""
+    is_reconciled: bool = False
+    """Whether nothing is left to do of its opening and its cancellation: every job was published, or cancelled."""
     retain_s: int = DEFAULT_RETAIN_S
 
     def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
@@ -74,10 +78,6 @@ class BatchRecord(Value):
     @property
     def is_open(self) -> bool:
         return self.state == "open"
-
-    @property
-    def next(self) -> "BatchRecord":
-        return self.model_copy(update={"rev": self.rev + 1})
 
     @property
     def expires_at(self) -> datetime:
@@ -90,7 +90,7 @@ class BatchRecord(Value):
 
     @property
     def awaits_its_end(self) -> bool:
-        """Whether someone is to be told of it, and it was not seen yet."""
+        """Whether there is a receiver, and jobs that have not ended as far as is known."""
         return self.webhook_url is not None and self.finished_at is None
 
 
@@ -113,26 +113,25 @@ class BatchStore:
         self._remover = remover
         self._deliveries = deliveries
         self._objects = objects
+        self._index = IndexWriter(objects)
         self._clock = clock
 
     async def draft(self, record: BatchRecord) -> StoredBatch:
         """Name the jobs that are about to be written; the present record where a repeat finds one."""
-        await self._put_deadline(record, record.created_at + ABANDONED)
+        timer = _timer(record, record.created_at + ABANDONED, now=record.created_at)
+        await self._objects.put(timer.key, b"")
         try:
-            return await self._commit(record, etag=None)
+            return await self._commit(record.model_copy(update={"timer": timer.key}), etag=None)
         except PreconditionFailed:
             return await self._read(record.tenant, record.batch_id)
 
     async def accept(self, draft: StoredBatch, jobs: Sequence[JobRecord]) -> StoredBatch:
-        """Open a batch whose jobs are all written, and make them findable. `BatchGone` if it was abandoned."""
-        look_at = self._clock.now() + PUBLISHED_WITHIN
-        await self._put_deadline(draft.record, draft.record.expires_at)
-        opened = await self._change(draft, lambda record: record.moved("open"), look_at=look_at)
+        """Open a batch whose jobs are all written, and publish them. `BatchGone` if it was abandoned."""
+        opened = await self._change(draft, lambda record: record.moved("open"), within=PUBLISHED_WITHIN)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
         await map_bounded(jobs, self._jobs.publish)
-        await self._drop_deadline(opened.record, look_at)
-        return opened
+        return await self._reconciled(opened)
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
         """`BatchNotFound` also for a draft, `BatchGone`."""
@@ -145,77 +144,87 @@ class BatchStore:
         return stored
 
     async def statuses(self, record: BatchRecord) -> Mapping[str, Status | None]:
-        """Each job's status, None for one that was removed: by hints, and by its record where they are unclear.
+        """Each job's status, None for one that was removed: by the index keys, or by its record if they are unclear.
 
-        So is a single hint of an old batch that says of a job that it is not over: a write that was held up may have
+        After the batch's time a single key of a job that has not ended is unclear as well: a paused writer may have
         left it after the job's removal.
         """
-        hinted: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
+        listed: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
         for entry in await self._members(record):
-            if entry.job_id in hinted:
-                hinted[entry.job_id].append(Status(entry.status))
+            if entry.job_id in listed:
+                listed[entry.job_id].append(Status(entry.status))
         is_old = self._clock.now() >= record.expires_at
         unclear = [
-            job_id for job_id, found in hinted.items() if len(found) != 1 or (is_old and not found[0].is_terminal)
+            job_id for job_id, found in listed.items() if len(found) != 1 or (is_old and not found[0].is_terminal)
         ]
         read = await map_bounded(unclear, lambda job_id: self._status(record.tenant, job_id))
         known = dict(zip(unclear, read, strict=True))
-        return {job_id: known[job_id] if job_id in known else hinted[job_id][0] for job_id in record.job_ids}
+        return {job_id: known[job_id] if job_id in known else listed[job_id][0] for job_id in record.job_ids}
 
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
-        """Cancel every job that is not over. Durable once the request is written, whatever dies then."""
-        now = self._clock.now()
-        look_at = now + CANCELLED_WITHIN
-        stored = await self._change(
-            stored,
-            lambda record: record.model_copy(
-                update={"cancel_requested_at": record.cancel_requested_at or now, "is_seen_to": False}
-            ),
-            look_at=look_at,
-        )
-        await self._cancel_jobs(stored.record)
-        await self._drop_deadline(stored.record, look_at)
-        return stored
+        """Cancel every job that has not ended. Durable once the request is written."""
+        now, was_reconciled = self._clock.now(), False
 
-    async def look(self, deadline: Deadline) -> datetime | None:
-        """Do what is due for this batch; returns when to look again."""
+        def cancelled(record: BatchRecord) -> BatchRecord:
+            nonlocal was_reconciled
+            was_reconciled = record.is_reconciled
+            cancelled_at = record.cancel_requested_at or now
+            return record.model_copy(update={"cancel_requested_at": cancelled_at, "is_reconciled": False})
+
+        stored = await self._change(stored, cancelled, within=CANCELLED_WITHIN)
+        await self._cancel_jobs(stored.record)
+        # Where its jobs were not all published, the timer's handler does both.
+        return await self._reconciled(stored) if was_reconciled else stored
+
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """As `TimerHandler.on_due`."""
         now = self._clock.now()
         try:
-            stored = await self._read(deadline.tenant, deadline.id)
+            stored = await self._read(timer.tenant, timer.id)
         except BatchGone:
-            return await clear(self._objects, keys.batch(deadline.tenant, deadline.id), now)
+            return await collect_garbage(self._objects, keys.batch(timer.tenant, timer.id), timer, now)
         except BatchNotFound:
-            return now + YOUNG_HINT if now - deadline.due < YOUNG_HINT else None
+            return timer if now - timer.armed_at < ABANDONED else None
         record = stored.record
-        if not record.is_open:
-            return await self._abandon(stored) if now >= record.created_at + ABANDONED else now + YOUNG_HINT
-        if now >= record.expires_at and not record.awaits_its_end:
-            return await self._remove(stored)
-        stored = await self._go_on(stored)
-        return await self._finish(stored) if record.awaits_its_end else None
+        if record.timer != timer.key:
+            if now - timer.armed_at < YOUNG:
+                return timer  # the commit that names it may be under way
+            await self._fence(stored)
+        elif not record.is_open:
+            await self._abandon(stored)
+        elif now >= record.expires_at and not record.awaits_its_end:
+            await self._remove(stored)
+        elif not record.is_reconciled:
+            await self._reconcile(stored)
+        else:
+            await self._finish(stored)
+        return None
 
-    async def _go_on(self, stored: StoredBatch) -> StoredBatch:
-        """Do, once, what the process that opened or cancelled the batch may have left undone.
-
-        Always rewrites the record, even unchanged. The new ETag makes a writer that holds the older version fail and
-        write its deadline again; only then may the present one be deleted.
-        """
+    async def _reconcile(self, stored: StoredBatch) -> None:
+        """Do what the process that opened or cancelled the batch may have left undone."""
         record = stored.record
-        if not record.is_seen_to:
-            await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
-            if record.cancel_requested_at is not None:
-                await self._cancel_jobs(record)
-        return await self._commit(record.model_copy(update={"is_seen_to": True}).next, etag=stored.etag)
+        await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
+        if record.cancel_requested_at is not None:
+            await self._cancel_jobs(record)
+        await self._advance(stored, record.model_copy(update={"is_reconciled": True}))
 
-    async def _finish(self, stored: StoredBatch) -> datetime | None:
-        """Note that every job is over, for someone is to be told; returns when to look again."""
+    async def _reconciled(self, stored: StoredBatch) -> StoredBatch:
+        """The batch when that was done; as it is if someone else changed it, who then does the same."""
+        try:
+            return await self._advance(stored, stored.record.model_copy(update={"is_reconciled": True}))
+        except PreconditionFailed:
+            return stored
+
+    async def _finish(self, stored: StoredBatch) -> None:
+        """Commit the event that every job has ended, if so."""
         record, now = stored.record, self._clock.now()
-        assert record.webhook_url is not None  # noqa: S101  else nobody is to be told
-        if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
-            return now + (FINISHED_WITHIN if now < record.expires_at else FINISHED_LATE)
-        await self._objects.put(DueEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
-        await self._commit(record.model_copy(update={"finished_at": now}).next, etag=stored.etag)
-        return None if now < record.expires_at else now
+        if record.awaits_its_end and record.webhook_url is not None:
+            if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
+                await self._advance(stored, record)
+                return
+            await self._objects.put(OutboxEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
+            record = record.model_copy(update={"finished_at": now})
+        await self._advance(stored, record)
 
     async def _publish_again(self, tenant: str, job_id: str) -> None:
         try:
@@ -223,34 +232,35 @@ class BatchStore:
         except JobNotFound:
             return
 
-    async def _abandon(self, stored: StoredBatch) -> datetime | None:
+    async def _abandon(self, stored: StoredBatch) -> None:
         """From the first write on it cannot be opened; its jobs are known until the last of them is gone."""
-        stored = await self._change(stored, lambda record: record.moved("abandoned"))
+        stored = await self._change(stored, lambda record: record.moved("abandoned"), within=CANCELLED_WITHIN)
         record = stored.record
         if record.is_open:
-            return record.expires_at
+            return
         await map_bounded(
             record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at)
         )
-        return await self._entomb(stored)
+        await self._bury(stored)
 
-    async def _remove(self, stored: StoredBatch) -> datetime:
-        record = stored.record
+    async def _remove(self, stored: StoredBatch) -> None:
+        record, now = stored.record, self._clock.now()
         if any(await map_bounded(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
-            return self._clock.now() + LOOK_AGAIN
-        if record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
-            return self._clock.now() + EVENTS_PENDING
-        return await self._entomb(stored)
+            await self._advance(stored, record, due=now + CHECK_AGAIN)
+        elif record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
+            await self._advance(stored, record, due=now + EVENTS_PENDING)
+        else:
+            await self._bury(stored)
 
-    async def _entomb(self, stored: StoredBatch) -> datetime:
-        """A tombstone in its place, and everything beside it gone; a dead letter of its event as well."""
-        record, key = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id)
+    async def _bury(self, stored: StoredBatch) -> None:
+        """A tombstone takes its place, and everything that belongs to it goes; a dead letter of its event as well."""
+        record, key, now = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now()
         letters = await self._deliveries.dead_letters_of([record.finish])
-        tombstone = Tombstone(gone_at=self._clock.now(), hints=tuple(letters))
-        await self._put_deadline(record, tombstone.ends_at)
+        tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer} - {""}))
+        timer = end_timer(tombstone, "batch", record.tenant, record.batch_id)
+        await self._objects.put(timer.key, b"")
         await self._objects.replace(key, tombstone.to_json(), etag=stored.etag)
-        await clear(self._objects, key, self._clock.now())
-        return tombstone.ends_at
+        await collect_garbage(self._objects, key, timer, now)
 
     async def _cancel_jobs(self, record: BatchRecord) -> None:
         unfinished = [
@@ -285,29 +295,52 @@ class BatchStore:
         return StoredBatch(read_as(BatchRecord, stored.head.key, stored.body), stored.head.etag)
 
     async def _change(
-        self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, look_at: datetime | None = None
+        self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, within: timedelta
     ) -> StoredBatch:
-        """`look_at`: when the reaper shall see that what follows from the change was done. Written before it."""
+        """`within`: when the timer's handler does what follows from the change, if it was not done by then."""
         tenant, batch_id = stored.record.tenant, stored.record.batch_id
 
         async def write(found: StoredBatch) -> StoredBatch:
             changed = change(found.record)
             if changed == found.record:
                 return found
-            if look_at is not None:
-                await self._put_deadline(found.record, look_at)
-            return await self._commit(changed.next, etag=found.etag)
+            return await self._advance(found, changed, due=self._clock.now() + within)
 
         return await compare_and_swap(f"batch {batch_id}", lambda: self._read(tenant, batch_id), write, at_hand=stored)
+
+    async def _advance(self, stored: StoredBatch, changed: BatchRecord, *, due: datetime | None = None) -> StoredBatch:
+        """Commit `changed` with a new timer; `PreconditionFailed` if another writer was first."""
+        now = self._clock.now()
+        timer = _timer(changed, due or self._due(changed), now=now)
+        await self._objects.put(timer.key, b"")
+        changed = changed.model_copy(update={"rev": stored.record.rev + 1, "timer": timer.key})
+        try:
+            committed = await self._commit(changed, etag=stored.etag)
+        except PreconditionFailed:
+            await self._index.delete({timer.key})  # no version will name it
+            raise
+        await self._index.delete({stored.record.timer} - {""})
+        return committed
+
+    async def _fence(self, stored: StoredBatch) -> None:
+        """Rewrite the record unchanged: a paused writer that read it before can no longer commit."""
+        await self._commit(stored.record.model_copy(update={"rev": stored.record.rev + 1}), etag=stored.etag)
+
+    def _due(self, record: BatchRecord) -> datetime:
+        now = self._clock.now()
+        if not record.is_open:
+            return max(now, record.created_at + ABANDONED)
+        if not record.is_reconciled:
+            return now
+        if record.awaits_its_end:
+            return now + (FINISHED_WITHIN if now < record.expires_at else FINISHED_LATE)
+        return record.expires_at
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))
 
-    async def _put_deadline(self, record: BatchRecord, due: datetime) -> None:
-        await self._objects.put(Deadline(due, "batch", record.tenant, record.batch_id).key, b"")
 
-    async def _drop_deadline(self, record: BatchRecord, due: datetime) -> None:
-        """It was met; that of a batch whose end is awaited leads the reaper to it."""
-        if record.awaits_its_end:
-            return
-        await self._objects.delete(Deadline(due, "batch", record.tenant, record.batch_id).key)
+def _timer(record: BatchRecord, due: datetime, *, now: datetime) -> Timer:
+    is_settled = record.is_open and record.is_reconciled and not record.awaits_its_end
+    lane: Lane = "retained" if is_settled else "active"
+    return Timer.new(due, "batch", record.tenant, record.batch_id, armed_at=now, lane=lane)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 T = TypeVar("T")
+U = TypeVar("U")
 
 AT_ONCE = 16
 """More would only wait: the bucket's connection pool is not larger."""
@@ -18,6 +19,16 @@ async def gather(*awaitables: Awaitable[T]) -> list[T]:
         if isinstance(result, BaseException):
             raise result
     return [result for result in results if not isinstance(result, BaseException)]
+
+
+async def both(one: Awaitable[T], other: Awaitable[U]) -> tuple[T, U]:
+    """As `gather`, for results of two types."""
+    first, second = await asyncio.gather(one, other, return_exceptions=True)
+    if isinstance(first, BaseException):
+        raise first
+    if isinstance(second, BaseException):
+        raise second
+    return first, second
 
 
 async def map_bounded(

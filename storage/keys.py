@@ -1,8 +1,7 @@
-"""The key layout: this file names the objects, `storage.hint_keys` the hints. Nothing else joins key strings.
+"""The key layout: this file names the objects, `storage.index_keys` and `storage.timers` the keys without a body.
 
     tenants/<tenant>/jobs/<job_id>/job.json             the record: the only truth
                                   /workflow.json        the graph as submitted, immutable
-                                  /prompt.json          the graph as executed, by the last attempt
                                   /values.json          its inputs, where they are too long for the record
                                   /inputs/<nnn>         media of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
@@ -21,7 +20,7 @@
                                         /uses/<job_id>  a job that reads them
     tenants/<tenant>/bytes.json                         what it has brought today, where that has a limit
     tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
-    tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape (a hint)
+    tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape
     api-keys/<kid>.json                                 an API key's hash, tenant and scopes
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
                   /worker.json                          what the pool's last worker runs on
@@ -71,10 +70,6 @@ def record(tenant: str, job_id: str) -> str:
 
 def workflow(tenant: str, job_id: str) -> str:
     return job_prefix(tenant, job_id) + "workflow.json"
-
-
-def prompt(tenant: str, job_id: str) -> str:
-    return job_prefix(tenant, job_id) + "prompt.json"
 
 
 def values(tenant: str, job_id: str) -> str:

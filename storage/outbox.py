@@ -1,8 +1,8 @@
-"""The outbox: events that were committed inside a record, and the pointers that lead to them.
+"""The outbox: events that were committed inside a record, and the entries that lead to them.
 
-A pointer is written before the commit of its event (`storage.jobs.hints`), so it may lead to an event that is about to
-be committed, or never will be. It is dropped only when that is settled: after the event was delivered or given up, was
-superseded, or after a touch has made sure that no paused writer still commits it.
+An outbox entry is an index key that is written before the commit of its event (`storage.jobs.index`), so it may lead to
+an event that is about to be committed, or never will be. It is deleted only when that is settled: the event was
+delivered, given up or superseded, or a fence has made sure that no paused writer still commits it.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,10 @@ from storage.batches import BatchRecord, BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
-from storage.hint_keys import DUE, DueEntry, EventRef
+from storage.index_keys import OUTBOX, EventRef, OutboxEntry
+from storage.jobs.index import endpoint_of, event_ref
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG_HINT, JobStore
+from storage.jobs.store import YOUNG, JobStore
 from storage.jobs.values import JobEvent
 from storage.webhooks.deliveries import DeliveryStore
 
@@ -72,13 +73,13 @@ class Outbox:
         self._objects = objects
         self._clock = clock
 
-    async def due(self, after: str = "") -> tuple[list[DueEntry], str | None]:
+    async def due(self, after: str = "") -> tuple[list[OutboxEntry], str | None]:
         """One LIST: pointers whose time has come, and where the next LIST goes on, None if nothing more is due."""
-        page = await self._objects.list(DUE, after=after, limit=PAGE)
-        now, entries = self._clock.now(), list[DueEntry]()
+        page = await self._objects.list(OUTBOX, after=after, limit=PAGE)
+        now, entries = self._clock.now(), list[OutboxEntry]()
         for key in page.keys:
             try:
-                entry = DueEntry.parse(key)
+                entry = OutboxEntry.parse(key)
             except ValueError:
                 await self._objects.delete(key)
                 continue
@@ -87,7 +88,7 @@ class Outbox:
             entries.append(entry)
         return entries, page.keys[-1] if page.more else None
 
-    async def find(self, entry: DueEntry) -> Found:
+    async def find(self, entry: OutboxEntry) -> Found:
         """The event that a pointer leads to."""
         match entry.ref.kind:
             case "job":
@@ -97,7 +98,7 @@ class Outbox:
             case "test":
                 return await self._of_test(entry)
 
-    async def _of_job(self, entry: DueEntry) -> Found:
+    async def _of_job(self, entry: OutboxEntry) -> Found:
         ref = entry.ref
         try:
             stored = await self._jobs.read(ref.tenant, ref.id)
@@ -111,13 +112,13 @@ class Outbox:
             return "never"
         if self._unless_young(entry) == "never":
             try:
-                await self._jobs.touch(stored)
+                await self._jobs.fence(stored)
             except PreconditionFailed:
                 return "later"
             return "never"
         return "later"
 
-    async def _of_batch(self, entry: DueEntry) -> Found:
+    async def _of_batch(self, entry: OutboxEntry) -> Found:
         ref = entry.ref
         try:
             record = (await self._batches.read(ref.tenant, ref.id)).record
@@ -128,17 +129,27 @@ class Outbox:
         statuses = await self._batches.statuses(record)
         return BatchFinished(ref, record.webhook_url, record.finished_at, record, statuses)
 
-    async def _of_test(self, entry: DueEntry) -> Found:
+    async def _of_test(self, entry: OutboxEntry) -> Found:
         stored = await self._deliveries.find(entry.ref)
         if stored is None:
             return self._unless_young(entry)
         return TestAsked(entry.ref, stored.record.url, entry.due)
 
-    def _unless_young(self, entry: DueEntry) -> Literal["later", "never"]:
-        return "later" if self._clock.now() - entry.due <= YOUNG_HINT else "never"
+    def _unless_young(self, entry: OutboxEntry) -> Literal["later", "never"]:
+        return "later" if self._clock.now() - entry.due <= YOUNG else "never"
 
-    async def drop(self, entry: DueEntry) -> None:
+    async def announce_again(self, record: JobRecord) -> None:
+        """Write the entry of each event of the job that was neither delivered nor given up."""
+        for event in record.events if record.webhook_url is not None else ():
+            ref = event_ref(record, event)
+            stored = await self._deliveries.find(ref)
+            if stored is None:
+                await self.keep(OutboxEntry(event.time, endpoint_of(record.webhook_url or ""), ref, event.rev))
+            elif stored.record.pointer is not None:
+                await self.keep(stored.record.pointer)
+
+    async def drop(self, entry: OutboxEntry) -> None:
         await self._objects.delete(entry.key)
 
-    async def keep(self, entry: DueEntry) -> None:
+    async def keep(self, entry: OutboxEntry) -> None:
         await self._objects.put(entry.key, b"")

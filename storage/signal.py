@@ -1,6 +1,6 @@
 """`Signal`: wake-up hints between processes. A hint may be lost, so every waiter also polls, slowly.
 
-Topics: `queue_topic(pool)` rings when a job was queued; `job_topic(tenant, job_id)` when one changed; `DUE_TOPIC`
+Topics: `queue_topic(pool)` rings when a job was queued; `job_topic(tenant, job_id)` when one changed; `OUTBOX_TOPIC`
 when an event is to be delivered.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-DUE_TOPIC = "due"
+OUTBOX_TOPIC = "due"
 
 
 def queue_topic(pool: str) -> str:

@@ -5,17 +5,15 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from storage import keys
 from storage.access.partner_keys import PartnerKeyStore
 from storage.bucket.objects import ObjectStore
-from storage.errors import SealBroken, StorageError
-from storage.jobs.record import JobRecord
-from storage.jobs.store import JobStore
+from storage.errors import SealBroken
+from storage.jobs.store import JobStore, StoredJob
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.refusals import not_run
@@ -68,11 +66,12 @@ class Attempt:
     restarted before the next job.
     """
 
-    def __init__(self, bench: Workbench, record: JobRecord, uploads: OutputUploads) -> None:
+    def __init__(self, bench: Workbench, claimed: StoredJob, uploads: OutputUploads) -> None:
         self.engine_suspect = False
         self.progress: ProgressModel | None = None
         self._bench = bench
-        self._record = record
+        self._record = claimed.record
+        self._workflow = claimed.workflow
         self._uploads = uploads
         self._preparing: asyncio.Task[_Prepared] | None = None
         self._execution: Execution | None = None
@@ -101,8 +100,7 @@ class Attempt:
         try:
             prepared = await self._prepared()
             self._execution = Execution(self._bench.engine, prepared.prompt, self._bench.policy)
-            async with self._keeping(prepared.prompt.graph):
-                await self._follow(prepared.graph, self._execution)
+            await self._follow(prepared.graph, self._execution)
         except JobCancelled as cancelled:
             raise self._because(cancelled) from cancelled
         except EngineError as fault:
@@ -164,24 +162,6 @@ class Attempt:
         await bench.engine.clean()
         await stage(self._record.media, bench.objects, bench.engine, bench.staging)
 
-    @asynccontextmanager
-    async def _keeping(self, document: Mapping[str, Any]) -> AsyncIterator[None]:
-        """The graph as executed is stored while it runs: who looks into a job afterwards wants it, no one else."""
-        keeping = asyncio.create_task(self._keep(document))
-        try:
-            yield
-            await asyncio.wait({keeping}, timeout=LAST_UPLOADS_S)
-        finally:
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
-
-    async def _keep(self, document: Mapping[str, Any]) -> None:
-        record = self._record
-        try:
-            await self._bench.objects.put(keys.prompt(record.tenant, record.job_id), json.dumps(document).encode())
-        except StorageError as error:
-            logger.warning("the prompt of job %s was not stored: %s", record.job_id, error)
-
     async def _extra_data(self) -> dict[str, str]:
         if not self._record.has_partner_key:
             return {}
@@ -195,7 +175,10 @@ class Attempt:
 
         It was checked at submission; the engine may have changed, or have been unknown then.
         """
-        document = json.loads(await self._bench.jobs.workflow(self._record.tenant, self._record.job_id))
+        workflow = self._workflow
+        if workflow is None:  # it could not be read with the claim
+            workflow = await self._bench.jobs.workflow(self._record.tenant, self._record.job_id)
+        document = json.loads(workflow)
         inputs = await self._bench.jobs.inputs(self._record)
         try:
             graph = parse_graph(document)

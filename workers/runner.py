@@ -17,7 +17,7 @@ from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
 from storage.jobs.logs import LogStore
 from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
-from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.store import JobStore, KeysAhead, StoredJob
 from storage.jobs.values import ErrorDetail, Output, ProgressDetails
 from storage.published.runtimes import RuntimeStore
 from storage.signal import Signal
@@ -111,8 +111,8 @@ class JobRunner:
     async def _attempted(self, stored: StoredJob, log: JobLog) -> tuple[StoredJob, "_Outcome", bool]:
         """The newest known record, how the attempt went, and whether the engine is suspect now."""
         uploads = self._uploads(stored.record)
-        attempt = self._attempt(stored.record, uploads)
-        work = asyncio.create_task(_perform(attempt, uploads, log))
+        attempt = self._attempt(stored, uploads)
+        work = asyncio.create_task(self._perform(stored.record, attempt, uploads, log))
         reporter = self._reporter(stored, attempt, uploads, on_fenced=work.cancel)
         reporting = asyncio.create_task(reporter.run(self._stores.signal))
         try:
@@ -130,6 +130,28 @@ class JobRunner:
             raise AttemptFenced(f"attempt {stored.record.attempt} of job {stored.record.job_id} was taken over")
         outcome = work.result()
         return reporter.stored, outcome, attempt.engine_suspect or isinstance(outcome.failure, EngineError)
+
+    async def _perform(self, record: JobRecord, attempt: Attempt, uploads: OutputUploads, log: JobLog) -> "_Outcome":
+        """The attempt and its uploads; outputs that were stored before a failure are kept."""
+        failure = await _failure_of(attempt.perform())
+        log.catch_up()
+        writing = None if failure else asyncio.create_task(self._write_end_ahead(record))
+        try:
+            upload_failure = await _failure_of(attempt.store_outputs())
+            ahead = None if writing is None else await writing
+        finally:
+            if writing is not None:
+                writing.cancel()
+        outputs = uploads.finished()
+        details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
+        return _Outcome(outputs, failure or upload_failure, details, attempt.node_errors, ahead)
+
+    async def _write_end_ahead(self, record: JobRecord) -> KeysAhead | None:
+        """In the same round as the last outputs, so that the end itself takes one."""
+        try:
+            return await self._stores.jobs.write_end_ahead(record)
+        except StorageError:
+            return None  # they are written with the end
 
     def _reporter(
         self, stored: StoredJob, attempt: Attempt, uploads: OutputUploads, *, on_fenced: Callable[[], object]
@@ -152,7 +174,7 @@ class JobRunner:
             self._policy.uploads,
         )
 
-    def _attempt(self, record: JobRecord, uploads: OutputUploads) -> Attempt:
+    def _attempt(self, claimed: StoredJob, uploads: OutputUploads) -> Attempt:
         stores, policy = self._stores, self._policy
         bench = Workbench(
             stores.jobs,
@@ -163,7 +185,7 @@ class JobRunner:
             policy.execution,
             policy.staging,
         )
-        return Attempt(bench, record, uploads)
+        return Attempt(bench, claimed, uploads)
 
     async def _conclude(self, stored: StoredJob, outcome: "_Outcome", log: JobLog) -> StoredJob:
         """Commit how the attempt ended, however long the bucket takes to come back (within reason). The log first."""
@@ -184,7 +206,7 @@ class JobRunner:
                 return record.requeue(attempt=attempt, now=now, fault=error)
             return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
 
-        concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded))
+        concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded, ahead=outcome.ahead))
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
         if concluded_job.record.has_partner_key and concluded_job.record.status.is_terminal:
@@ -227,16 +249,7 @@ class _Outcome:
     failure: WorkerError | None
     details: ProgressDetails | None
     node_errors: Mapping[str, Any] | None
-
-
-async def _perform(attempt: Attempt, uploads: OutputUploads, log: JobLog) -> _Outcome:
-    """The attempt and its uploads; outputs that were stored before a failure are kept."""
-    failure = await _failure_of(attempt.perform())
-    log.catch_up()
-    upload_failure = await _failure_of(attempt.store_outputs())
-    outputs = uploads.finished()
-    details = Snapshot.of(attempt.progress, outputs).details if attempt.progress else None
-    return _Outcome(outputs, failure or upload_failure, details, attempt.node_errors)
+    ahead: KeysAhead | None = None
 
 
 async def _failure_of(work: Awaitable[object]) -> WorkerError | None:

@@ -32,9 +32,9 @@ from app.wire.webhooks import (
     WebhookTestRequest,
 )
 from storage.concurrency import map_bounded
-from storage.hint_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
-from storage.jobs.hints import event_ref
-from storage.signal import DUE_TOPIC
+from storage.index_keys import DEAD_LETTER_ENTRY, EventRef, dead_letters_prefix
+from storage.jobs.index import event_ref
+from storage.signal import OUTBOX_TOPIC
 from storage.webhooks.deliveries import Delivery
 
 MAX_BODY_BYTES = 256 * 1024
@@ -97,7 +97,7 @@ async def test(request: Request) -> Response:
     await Quotas(context.services, context.config, tenant).admit_targets({url})
     await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
     ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
-    context.stores.signal.ring(DUE_TOPIC)
+    context.stores.signal.ring(OUTBOX_TOPIC)
     tested = await context.stores.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
     return answer(delivery_view(tested), 200 if tested.attempts else 202)
 
@@ -130,7 +130,7 @@ async def _replay(context: Context, ref: EventRef) -> Delivery | None:
         return None
     await context.stores.endpoints.change(ref.tenant, stored.record.url, lambda endpoint: endpoint.enabled())
     again = await context.stores.deliveries.replay(ref)
-    context.stores.signal.ring(DUE_TOPIC)
+    context.stores.signal.ring(OUTBOX_TOPIC)
     return again
 
 

@@ -1,6 +1,6 @@
 """Storing what was checked: the acceptance of one job. A job is accepted by the commit of its job.json, and not before.
 
-identify (Idempotency-Key) → quotas → job.json, announced first → spawn
+quotas → workflow, timer and index keys; at the same time the claim of the Idempotency-Key → job.json → spawn
 """
 
 import asyncio
@@ -16,7 +16,9 @@ from app.submission.media import LocalMedium, PreparedMedium
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
+from storage.concurrency import both, map_bounded
 from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
+from storage.jobs.idempotency import Claim
 from storage.jobs.record import DAY_S, JobRecord
 from storage.jobs.store import LocalFile, StoredJob
 from storage.jobs.values import Medium
@@ -50,25 +52,43 @@ class Acceptance:
         self._config = config
         self._tenant = tenant
         self._quotas = Quotas(services, config, tenant)
+        self._claimed_id: str | None = None
+        """The id that an earlier request has claimed, and made nothing of."""
 
     async def replayed(self, identity: Identity) -> Accepted | None:
-        """What an earlier request with the same key made. To be asked before the request is looked into any further:
-        what it refers to may be gone by now."""
-        job_id = await self.known("jobs", identity)
-        return None if job_id is None else await self._replay(job_id)
+        """The job that an earlier request with the same key made.
+
+        Called before the request is checked any further: the files it refers to may be gone by now.
+        """
+        self._claimed_id = await self.known("jobs", identity)
+        return None if self._claimed_id is None else await self._replay(self._claimed_id)
 
     async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
-        """The job, or the one that an earlier request with the same key made."""
-        job_id, is_first = await self.identify("jobs", identity)
-        if not is_first and (replayed := await self._replay(job_id)) is not None:
-            return replayed
+        """The job, or the one that an earlier request with the same key made; after `replayed` has found none."""
+        job_id = self._claimed_id or str(uuid.uuid4())
         async with self._quotas.admitted({job_id: prepared}):
+            preparing = self._claim_and_prepare(prepared, job_id, identity)
+            # The estimate is read meanwhile: after the commit it would cost the client a round.
+            (claimed_id, draft), estimated_s = await both(preparing, self._estimate_s(prepared.workflow.shape))
+            if claimed_id != job_id:  # the same request, sent twice at once: the other one was quicker
+                self._stores.jobs.discard_prepared(draft)
+                if (replayed := await self._replay(claimed_id)) is not None:
+                    return replayed
+                draft = await self._prepare(prepared, claimed_id, identity)
             try:
-                stored = await self._create(prepared, job_id, identity)
-            except PreconditionFailed:  # the same request, sent twice at once: the other one was quicker
-                return await self._accepted(await self._stores.jobs.read(self._tenant, job_id), is_replay=True)
+                stored = await self._stores.jobs.accept(draft)
+            except PreconditionFailed:
+                return await self._accepted(await self._stores.jobs.read(self._tenant, draft.job_id), is_replay=True)
         await self.spawn(stored.record)
-        return await self._accepted(stored, is_replay=False)
+        return Accepted(stored, estimated_s)
+
+    async def _claim_and_prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> tuple[str, JobRecord]:
+        """The id that the key stands for, and the job as it was prepared under `job_id`; in one round."""
+        preparing = self._prepare(prepared, job_id, identity)
+        if identity.idempotency_key is None or self._claimed_id is not None:
+            return job_id, await preparing
+        claim, draft = await both(self._claim("jobs", identity, job_id), preparing)
+        return claim.id, draft
 
     async def _replay(self, job_id: str) -> Accepted | None:
         """None for one whose maker crashed in between, or is not ready: it is made again, under the same id."""
@@ -80,21 +100,23 @@ class Acceptance:
             return None
 
     async def _accepted(self, stored: StoredJob, *, is_replay: bool) -> Accepted:
-        return Accepted(stored, await self._estimate_s(stored.record) or DEFAULT_ESTIMATE_S, is_replay)
+        return Accepted(stored, await self._estimate_s(stored.record.workflow_shape), is_replay)
 
-    async def _estimate_s(self, record: JobRecord) -> int | None:
-        """None where it is not known. The job is accepted by now, so a bucket that fails here must not refuse it."""
+    async def _estimate_s(self, shape: str) -> int:
+        """A bucket that fails here must not refuse the job."""
         try:
-            return await self._stores.runtimes.estimate(self._tenant, record.workflow_shape)
+            estimate = await self._stores.runtimes.estimate(self._tenant, shape)
         except StorageUnavailable:
-            return None
+            return DEFAULT_ESTIMATE_S
+        return DEFAULT_ESTIMATE_S if estimate is None else estimate
 
-    async def _create(self, prepared: PreparedJob, job_id: str, identity: Identity) -> StoredJob:
+    async def _prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> JobRecord:
         record, files = self.draft(prepared, job_id, self._stores.clock.now(), identity)
-        await self.hold_uploads(prepared, job_id)
-        return await self._stores.jobs.create(
-            record, workflow=prepared.workflow.document, files=files, beside=self.beside(prepared, record)
+        preparing = self._stores.jobs.prepare(
+            record, workflow=prepared.workflow.document, files=files, extras=self.extras(prepared, record)
         )
+        draft, _ = await both(preparing, self.hold_uploads(prepared, job_id))
+        return draft
 
     async def known(self, scope: str, identity: Identity) -> str | None:
         """The id that an earlier request with this key has claimed."""
@@ -103,13 +125,17 @@ class Acceptance:
         return await self._stores.idempotency.known(self._tenant, scope, identity.idempotency_key, identity.fingerprint)
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
-        """The id of what is to be made, and whether no earlier request claimed it."""
+        """The id of what is to be made, and whether no earlier request claimed it; after `known`."""
+        job_id = str(uuid.uuid4())
         if identity.idempotency_key is None:
-            return str(uuid.uuid4()), True
-        claim = await self._stores.idempotency.claim(
-            self._tenant, scope, identity.idempotency_key, identity.fingerprint
-        )
+            return job_id, True
+        claim = await self._claim(scope, identity, job_id)
         return claim.id, claim.is_first
+
+    async def _claim(self, scope: str, identity: Identity, mine: str) -> Claim:
+        return await self._stores.idempotency.claim(
+            self._tenant, scope, identity.idempotency_key or "", identity.fingerprint, mine=mine, is_armed=True
+        )
 
     def draft(
         self,
@@ -148,7 +174,7 @@ class Acceptance:
             workflow_shape=prepared.workflow.shape,
             created_at=created_at,
         )
-        return record.born(), files
+        return record.initial(), files
 
     def _media(
         self, prepared: PreparedJob, job_id: str, shared: Mapping[PreparedMedium, Medium]
@@ -169,12 +195,11 @@ class Acceptance:
 
     async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
         """Uploads stay until the job that uses them is over."""
-        for medium in prepared.media:
-            if not isinstance(medium, LocalMedium):
-                await self._stores.uploads.use(self._tenant, medium.upload_id, job_id)
+        used = [medium.upload_id for medium in prepared.media if not isinstance(medium, LocalMedium)]
+        await map_bounded(used, lambda upload_id: self._stores.uploads.use(self._tenant, upload_id, job_id))
 
-    def beside(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
-        """What the job brought that does not belong into its record: long inputs, and secrets, for it is shown."""
+    def extras(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
+        """Objects beside the record: long inputs, and secrets, since clients see the record."""
         brought, options = {}, prepared.options
         if prepared.values is not None:
             brought[keys.values(record.tenant, record.job_id)] = prepared.values

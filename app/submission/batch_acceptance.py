@@ -111,11 +111,11 @@ class BatchAcceptance:
         )
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
-            stored = await self._stores.jobs.write_new(
+            stored = await self._stores.jobs.create_unpublished(
                 record,
                 workflow=prepared.workflow.document,
                 files=files,
-                beside=self._acceptance.beside(prepared, record),
+                extras=self._acceptance.extras(prepared, record),
             )
         except PreconditionFailed:
             stored = await self._stores.jobs.read(self._tenant, job_id)

@@ -69,7 +69,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         runtime=_runtime_view(record.runtime),
         timings=TimingsView(start=record.runtime.start if record.runtime else None),
         cost=_cost_view(record),
-        expires_at=record.next_deadline if record.status.is_terminal else None,
+        expires_at=record.due_at if record.status.is_terminal else None,
         batch_id=record.batch_id,
         graphs=record.graphs,
         metadata=record.metadata,

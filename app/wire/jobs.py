@@ -25,7 +25,7 @@ from app.wire.base import (
     Request,
     WebhookUrl,
 )
-from storage.hint_keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import Status
 from storage.jobs.values import EventName, OutputType
 from workflows.policy import GraphTrust

@@ -9,7 +9,7 @@ import logging
 import modal
 
 from infra.on_modal.names import APP_NAME, DELIVER_FUNCTION
-from storage.signal import DUE_TOPIC, MemorySignal
+from storage.signal import OUTBOX_TOPIC, MemorySignal
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class ModalSignal(MemorySignal):
 
     def ring(self, topic: str) -> None:
         super().ring(topic)
-        if topic == DUE_TOPIC and not self._calls:
+        if topic == OUTBOX_TOPIC and not self._calls:
             call = asyncio.get_running_loop().create_task(self._call())
             self._calls.add(call)
             call.add_done_callback(self._calls.discard)

@@ -1,11 +1,11 @@
-"""Idempotency keys: the same request twice makes one thing, whatever is lost between.
+"""Idempotency keys: the same request twice makes one thing, whatever is lost in between.
 
-The first request with a key claims it by a create-only write, which fixes the id of what will be made. Everyone who
-comes later with the same key makes, or finds, the thing of that id: also after a crash between claim and creation.
+The first request with a key claims it by a create-only write, which fixes the id of what will be made. Every later
+request with the same key makes, or finds, the thing of that id: also after a crash between claim and creation.
 
-A claim that nobody can need any more is retired by a conditional write before it is deleted: nobody takes a retired
-one over, so the deletion cannot hit a claim that was made anew. Only the one who retired it last deletes it, and soon:
-who was held up leaves it to a later look, which retires it again.
+A claim whose time is over is retired by a conditional write before it is deleted: a retired claim is never taken over,
+so the deletion cannot hit a newer claim. A process that was paused in between skips the delete; the next sweep retires
+the claim again.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from storage import keys
 from storage.bucket.objects import ObjectStore, StoredObject
 from storage.clock import Clock
 from storage.errors import IdempotencyKeyReused, ObjectNotFound, PreconditionFailed, StorageUnavailable
-from storage.hint_keys import Deadline
+from storage.timers import Timer
 
 KEY_LIFE = timedelta(hours=24)
 """Afterwards a key is free again."""
@@ -27,7 +27,7 @@ KEY_LIFE = timedelta(hours=24)
 CLEAN_UP_AFTER = KEY_LIFE + timedelta(hours=1)
 
 RETIREMENT = timedelta(minutes=10)
-"""So long a retired claim is left to the one who retired it, who deletes it within half of this or not at all."""
+"""How long a retired claim is left to the sweep that retired it, which deletes it within half of this or not at all."""
 
 CLAIM_ATTEMPTS = 5
 RETRY_S = 0.2
@@ -46,16 +46,32 @@ class IdempotencyStore:
         self._objects = objects
         self._clock = clock
 
-    async def claim(self, tenant: str, scope: str, key: str, fingerprint: str) -> Claim:
-        """`IdempotencyKeyReused` if the key stands for a request of another fingerprint.
+    async def known(self, tenant: str, scope: str, key: str, fingerprint: str) -> str | None:
+        """The id that an earlier request with this key has claimed; None without one.
 
-        `scope` keeps the keys of different operations apart; `fingerprint` is a hash of the request's body.
+        Writes the timer of a claim in the same round. `IdempotencyKeyReused` as in `claim`.
         """
         digest = _digest(scope, key)
+        found, _ = await asyncio.gather(
+            self._find(keys.idempotency(tenant, digest)), self._objects.put(self._timer(tenant, digest).key, b"")
+        )
+        if found is None or "retired_at" in json.loads(found.body) or self._is_old(found):
+            return None
+        return _id_of(found, key, fingerprint)
+
+    async def claim(
+        self, tenant: str, scope: str, key: str, fingerprint: str, *, mine: str | None = None, is_armed: bool = False
+    ) -> Claim:
+        """`IdempotencyKeyReused` if the key stands for a request of another fingerprint.
+
+        `scope` keeps the keys of different operations apart; `fingerprint` is a hash of the request's body; `mine` is
+        the id to claim the key for. `is_armed`: `known` was called before, and has written the timer.
+        """
+        digest, mine = _digest(scope, key), mine or str(uuid.uuid4())
         name = keys.idempotency(tenant, digest)
-        await self._objects.put(Deadline(self._clock.now() + CLEAN_UP_AFTER, "key", tenant, digest).key, b"")
+        if not is_armed:
+            await self._objects.put(self._timer(tenant, digest).key, b"")
         for _ in range(CLAIM_ATTEMPTS):
-            mine = str(uuid.uuid4())
             body = self._body(mine, fingerprint)
             try:
                 await self._objects.create(name, body)
@@ -73,34 +89,28 @@ class IdempotencyStore:
             return Claim(_id_of(found, key, fingerprint), is_first=False)
         raise StorageUnavailable("an idempotency key changes too fast to be claimed")
 
-    async def known(self, tenant: str, scope: str, key: str, fingerprint: str) -> str | None:
-        """The id that an earlier request with this key has claimed; None without one. Claims nothing itself.
-
-        `IdempotencyKeyReused` as in `claim`.
-        """
-        found = await self._find(keys.idempotency(tenant, _digest(scope, key)))
-        if found is None or "retired_at" in json.loads(found.body) or self._is_old(found):
-            return None
-        return _id_of(found, key, fingerprint)
-
-    async def look(self, deadline: Deadline) -> datetime | None:
-        """Remove a claim whose time is over; returns when to look again. `PreconditionFailed` if it changes now."""
-        name = keys.idempotency(deadline.tenant, deadline.id)
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """Remove a claim whose time is over."""
+        name = keys.idempotency(timer.tenant, timer.id)
         found = await self._find(name)
         if found is None:
             return None
         claim, now = json.loads(found.body), self._clock.now()
-        look_at = datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER
+        due = datetime.fromisoformat(claim["claimed_at"]) + CLEAN_UP_AFTER
         if "retired_at" in claim:
-            look_at = datetime.fromisoformat(claim["retired_at"]) + RETIREMENT
-        if now < look_at:
-            return look_at
+            due = datetime.fromisoformat(claim["retired_at"]) + RETIREMENT
+        if now < due:
+            return Timer.new(due, "key", timer.tenant, timer.id, armed_at=now)
         retired = json.dumps({**claim, "retired_at": now.isoformat()}).encode()
         await self._objects.replace(name, retired, etag=found.head.etag)
         if self._clock.now() - now >= RETIREMENT / 2:
-            return now + RETIREMENT
+            return Timer.new(now + RETIREMENT, "key", timer.tenant, timer.id, armed_at=now)
         await self._objects.delete(name)
         return None
+
+    def _timer(self, tenant: str, digest: str) -> Timer:
+        now = self._clock.now()
+        return Timer.new(now + CLEAN_UP_AFTER, "key", tenant, digest, armed_at=now)
 
     def _body(self, made: str, fingerprint: str) -> bytes:
         claim = {"id": made, "fingerprint": fingerprint, "claimed_at": self._clock.now().isoformat()}

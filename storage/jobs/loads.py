@@ -14,7 +14,7 @@ from storage._cache import ShortLived
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.concurrency import gather
-from storage.hint_keys import IndexEntry, index_prefix
+from storage.index_keys import ListEntry, list_prefix
 from storage.jobs.record import Status
 from storage.jobs.store import JobStore
 
@@ -98,7 +98,7 @@ class LoadStore:
         return Load(len(queued | pending), len(queued | running | pending))
 
     async def _ids(self, tenant: str, status: Status, at_most: int) -> set[str]:
-        prefix, found = index_prefix(tenant, status), set[str]()
+        prefix, found = list_prefix(tenant, status), set[str]()
         after, more = "", True
         while more and len(found) <= at_most:
             page = await self._objects.list(prefix, after=after)
@@ -120,7 +120,7 @@ def _job_ids(found: Sequence[str]) -> set[str]:
     ids = set()
     for key in found:
         try:
-            ids.add(IndexEntry.parse(key).job_id)
+            ids.add(ListEntry.parse(key).job_id)
         except ValueError:
             continue
     return ids

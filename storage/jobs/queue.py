@@ -1,4 +1,7 @@
-"""Claiming: which job a worker runs next. The queue's keys are hints; the claim itself is a write to job.json.
+"""Claiming: which job a worker runs next. The queue's keys are an index; the claim itself is a write to job.json.
+
+A claim takes three rounds: LIST; the record and the workflow, and at the same time the timer of the lease and the index
+key of the running job; the conditional write.
 
 Candidates come in the order of their keys: higher priority first, then older first. Losers of a conditional
 write are slow on some servers, so a worker that lost a race waits a moment and then, until it wins again, takes a
@@ -9,20 +12,23 @@ import asyncio
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.concurrency import gather
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
-from storage.hint_keys import QueueEntry, queue_prefix
+from storage.index_keys import ListEntry, QueueEntry, queue_prefix
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG_HINT, JobStore, StoredJob
+from storage.jobs.store import YOUNG, JobStore, KeysAhead, StoredJob
 from storage.jobs.values import Runtime
+from storage.timers import Timer
 
 logger = logging.getLogger(__name__)
 
 CANDIDATES = 20
-"""Hints that one LIST brings. Where none of them can be claimed, the next ones are looked at."""
+"""Queue keys of one LIST. If none of them can be claimed, the next ones are tried."""
 
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
@@ -60,7 +66,7 @@ class JobQueue:
             after = page.keys[-1]
 
     async def peek(self, pool: str) -> JobRecord | None:
-        """The job that would be claimed first, as far as the first hint tells."""
+        """The job that would be claimed first, by the first queue key."""
         page = await self._objects.list(queue_prefix(pool), limit=1)
         try:
             entry = QueueEntry.parse(page.keys[0])
@@ -92,31 +98,54 @@ class JobQueue:
         return entries
 
     async def _try(self, entry: QueueEntry, claimant: _Claimant) -> StoredJob | None:
-        """Claim the job that this hint names; None if it is stale or another worker was first."""
+        """Claim the job of this queue key; None if the key is stale or another worker was first."""
+        ahead = self._ahead(entry)
         try:
-            stored = await self._jobs.read(entry.tenant, entry.job_id)
+            stored = await self._read(entry, ahead)
         except JobNotFound:
-            if self._clock.now() - entry.created_at > YOUNG_HINT:
+            if self._clock.now() - entry.created_at > YOUNG:
                 await self._objects.delete(entry.key)
-            return None
+            stored = None
         except RecordUnreadable as error:
             logger.warning("the queue goes on with the next job: %s", error)
-            return None
-        if stored.record.outdates(Status.QUEUED, entry.attempt):
+            stored = None
+        claimed = None if stored is None else await self._take(stored, entry, claimant, ahead)
+        if claimed is None:
+            self._jobs.withdraw(ahead)
+        return claimed
+
+    def _ahead(self, entry: QueueEntry) -> KeysAhead:
+        """The keys of the claim, as far as the queue key tells them.
+
+        They cost requests for nothing if the race is lost: while races are lost, they wait for the record.
+        """
+        now = self._clock.now()
+        due = now + timedelta(seconds=self._lease_s)
+        timer = Timer.new(due, "job", entry.tenant, entry.job_id, armed_at=now, lane="active")
+        running = ListEntry(entry.created_at, entry.job_id, entry.attempt + 1).key(entry.tenant, Status.RUNNING)
+        return KeysAhead(timer, frozenset({running}), is_spent=self._losses > 0)
+
+    async def _read(self, entry: QueueEntry, ahead: KeysAhead) -> StoredJob:
+        reading = self._jobs.read_with_workflow(entry.tenant, entry.job_id)
+        if ahead.is_spent:
+            return await reading
+        found = await gather(reading, *(self._objects.put(key, b"") for key in sorted(ahead.keys)))
+        assert isinstance(found[0], StoredJob)  # noqa: S101  the first one is the read
+        return found[0]
+
+    async def _take(self, stored: StoredJob, entry: QueueEntry, by: _Claimant, ahead: KeysAhead) -> StoredJob | None:
+        record, now = stored.record, self._clock.now()
+        if record.outdates(Status.QUEUED, entry.attempt):
             await self._objects.delete(entry.key)
             return None
-        if stored.record.status is not Status.QUEUED:
-            return None  # its worker may be giving it back right now: the hint comes before that commit
-        return await self._take(stored, claimant)
-
-    async def _take(self, stored: StoredJob, by: _Claimant) -> StoredJob | None:
-        now = self._clock.now()
-        claim = stored.record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
+        if record.status is not Status.QUEUED:
+            return None  # its worker may be giving it back right now: the queue key comes before that commit
+        claim = record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
         try:
-            claimed = await self._jobs.advance(stored, claim)
+            claimed = await self._jobs.advance(stored, claim, ahead=ahead)
         except PreconditionFailed:
             self._losses += 1
             await asyncio.sleep(self._chance.uniform(0, min(BACKOFF_S * 2**self._losses, MAX_BACKOFF_S)))
             return None
         self._losses = max(0, self._losses - 1)
-        return claimed
+        return replace(claimed, workflow=stored.workflow)

@@ -105,13 +105,15 @@ class JobRecord(Value):
     """The content of job.json, the only truth about a job.
 
     `rev` grows by one a change and `nonce` is random a write: equal bodies would share an ETag,
-    and a writer recognises its own write after an unclear answer. `storage.jobs.store` sets both.
+    and a writer recognises its own write after an unclear answer. `storage.jobs.store` sets both, and `timer`.
     """
 
     tenant: str
     job_id: str
     rev: int = 0
     nonce: str = ""
+    timer: str = ""
+    """The key of the current timer (`storage.timers`)."""
 
     status: Status = Status.QUEUED
     pool: str = DEFAULT_POOL
@@ -175,20 +177,24 @@ class JobRecord(Value):
     """Why the attempt before had to be repeated."""
 
     @property
-    def next_deadline(self) -> datetime | None:
-        """When the job must be looked at although nothing happens to it: its queue limit, or its removal."""
-        if self.status is Status.QUEUED and self.attempt == 0:
-            return self.queue_deadline
-        return None if self.completed_at is None else self.completed_at + timedelta(seconds=self.retain_s)
+    def due_at(self) -> datetime:
+        """When the reaper acts unless the job changes: limit in the queue, end of the lease, removal."""
+        if self.completed_at is not None:
+            return self.completed_at + timedelta(seconds=self.retain_s)
+        if self.lease is not None:
+            return self.lease.expires_at
+        return self.queue_limit
 
     @property
-    def queue_deadline(self) -> datetime | None:
-        """Until when a worker must have claimed it for the first time."""
-        return None if self.queue_timeout_s is None else self.created_at + timedelta(seconds=self.queue_timeout_s)
+    def queue_limit(self) -> datetime:
+        """`queue_timeout_s` bounds the wait for the first attempt only; no job waits longer than `longest_wait`."""
+        if self.queue_timeout_s is not None and self.attempt == 0:
+            return self.created_at + min(timedelta(seconds=self.queue_timeout_s), self.longest_wait)
+        return self.created_at + self.longest_wait
 
     @property
     def longest_wait(self) -> timedelta:
-        """In the queue, for a job without a limit of its own: nobody waits for ever."""
+        """Of a job in the queue without a limit of its own."""
         return max(LONGEST_WAIT, timedelta(seconds=self.retain_s))
 
     @property
@@ -205,17 +211,17 @@ class JobRecord(Value):
         return self.status is Status.RUNNING and self.lease is not None and self.lease.expires_at <= now
 
     def outdates(self, status: Status, attempt: int) -> bool:
-        """Whether a hint of that status and attempt can no longer come true.
+        """Whether an index key of that status and attempt is stale.
 
-        A hint is written before its commit, so one that is ahead of the record is to be left alone.
+        An index key is written before its commit, so one that is ahead of the record is not.
         """
         if self.status.is_terminal:
             return (status, attempt) != (self.status, self.attempt)
         return _stage(status, attempt) < _stage(self.status, self.attempt)
 
-    def born(self) -> "JobRecord":
-        """As it is stored first."""
-        return self.telling("queued", self.created_at)
+    def initial(self) -> "JobRecord":
+        """The record of a new job, with the event that reports it."""
+        return self.with_event("queued", self.created_at)
 
     # The changes. Each raises TransitionRefused where the table has no such arrow.
 
@@ -229,7 +235,7 @@ class JobRecord(Value):
             progress=0,
             progress_details=ProgressDetails(),
             outputs=(),
-        ).telling("started", now)
+        ).with_event("started", now)
 
     def report(
         self,
@@ -251,9 +257,9 @@ class JobRecord(Value):
             outputs=outputs,
         )
         if news := tuple(output.key for output in outputs if output not in self.outputs):
-            reported = reported.telling("output", now, outputs=news)
+            reported = reported.with_event("output", now, outputs=news)
         if (progress, details) != (self.progress, self.progress_details):
-            reported = reported.telling("progress", now, progress=progress, progress_details=details)
+            reported = reported.with_event("progress", now, progress=progress, progress_details=details)
         return reported
 
     def release(self, *, attempt: int, now: datetime) -> "JobRecord":
@@ -262,7 +268,7 @@ class JobRecord(Value):
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
         usage = self._used_until(now)
-        return self._change(Change.RELEASE, given_back=self.given_back + 1, usage=usage, **_FRESH).telling(
+        return self._change(Change.RELEASE, given_back=self.given_back + 1, usage=usage, **_FRESH).with_event(
             "queued", now
         )
 
@@ -272,7 +278,7 @@ class JobRecord(Value):
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
         usage = self._used_until(now)
-        return self._change(Change.REQUEUE, last_fault=fault, usage=usage, **_FRESH).telling("queued", now)
+        return self._change(Change.REQUEUE, last_fault=fault, usage=usage, **_FRESH).with_event("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
         """What becomes of a running job whose lease has ended; the very same record while it has not.
@@ -320,7 +326,7 @@ class JobRecord(Value):
             progress=100,
             progress_details=done,
             outputs=outputs,
-        ).telling("completed", now)
+        ).with_event("completed", now)
 
     def fail(
         self,
@@ -342,7 +348,7 @@ class JobRecord(Value):
             error_detail=error,
             outputs=outputs,
             progress_details=details or self.progress_details,
-        ).telling("failed", now)
+        ).with_event("failed", now)
 
     def cancel(self, *, now: datetime) -> "JobRecord":
         """What DELETE means now: a queued job fails at once, a running one is asked to stop, a finished one stays."""
@@ -353,25 +359,20 @@ class JobRecord(Value):
         detail = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
         return self._change(
             Change.CANCEL, cancel_requested_at=now, completed_at=now, error=detail.message, error_detail=detail
-        ).telling("failed", now)
+        ).with_event("failed", now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
-        """What becomes of a job that no worker took within its queue limit; the very same record before that."""
-        if self.status is not Status.QUEUED or (due := self.next_deadline) is None or due > now:
+        """The job after its limit in the queue; the very same record before that."""
+        if self.status is not Status.QUEUED or self.queue_limit > now:
             return self
-        return self._nobody_took_it(f"{self.queue_timeout_s} s", now)
-
-    def give_up_waiting(self, *, now: datetime) -> "JobRecord":
-        """The same without a limit of its own, after `longest_wait`."""
-        if self.status is not Status.QUEUED or self.created_at + self.longest_wait > now:
-            return self
-        return self._nobody_took_it(f"{self.longest_wait.days} days", now)
+        is_own = self.queue_limit < self.created_at + self.longest_wait
+        return self._nobody_took_it(f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days", now)
 
     def _nobody_took_it(self, waited: str, now: datetime) -> "JobRecord":
         detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
-        return self._change(Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail).telling(
-            "failed", now
-        )
+        return self._change(
+            Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail
+        ).with_event("failed", now)
 
     def without_engine(
         self, *, now: datetime, failed_at: datetime, message: str, log_tail: tuple[str, ...]
@@ -380,7 +381,7 @@ class JobRecord(Value):
         if self.status is not Status.QUEUED or self.created_at > failed_at:
             return self
         detail = ErrorDetail(code=NO_ENGINE, message=message, retryable=True, log_tail=log_tail or None)
-        return self._change(Change.NO_ENGINE, completed_at=now, error=message, error_detail=detail).telling(
+        return self._change(Change.NO_ENGINE, completed_at=now, error=message, error_detail=detail).with_event(
             "failed", now
         )
 
@@ -392,7 +393,7 @@ class JobRecord(Value):
         """Keep the job only so long after its end; 0 means not at all."""
         return self if self.retain_s == retain_s else self._change(Change.RETAIN, retain_s=retain_s)
 
-    def telling(self, name: EventName, now: datetime, **what: Any) -> "JobRecord":
+    def with_event(self, name: EventName, now: datetime, **what: Any) -> "JobRecord":
         """With the event, if anyone wants it. Only the newest progress counts, and none after the end."""
         if self.webhook_url is None or name not in self.webhook_events:
             return self.model_copy(update={"events": self._without_progress()}) if self.status.is_terminal else self

@@ -13,9 +13,9 @@ from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
 from storage.formats import HEAD_BYTES, listed_format
-from storage.hint_keys import Deadline
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
+from storage.timers import Timer
 from storage.value import Value
 
 SUBMISSION = timedelta(hours=1)
@@ -72,7 +72,7 @@ class UploadStore:
             created_at=now,
             expires_at=now + timedelta(seconds=self._expires_s),
         )
-        await self._objects.put(self._deadline(record).key, b"")
+        await self._objects.put(self._timer(record).key, b"")
         try:
             await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
         except PreconditionFailed:
@@ -110,25 +110,23 @@ class UploadStore:
         """Keep the bytes until this job, which is about to be written, has ended."""
         await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")
 
-    async def look(self, deadline: Deadline) -> datetime | None:
-        """Remove an upload whose time is over and that no job needs any more; returns when to look again."""
-        uses = keys.upload_uses(deadline.tenant, deadline.id)
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """Remove an upload whose time is over and that no job needs any more."""
+        now, uses = self._clock.now(), keys.upload_uses(timer.tenant, timer.id)
         page = await self._objects.list(uses)
         job_ids = [key.removeprefix(uses) for key in page.keys]
-        if any(await gather(*(self._needs(deadline.tenant, job_id) for job_id in job_ids))):
-            return self._clock.now() + STILL_USED
+        if any(await gather(*(self._needs(timer.tenant, job_id) for job_id in job_ids))):
+            return Timer.new(now + STILL_USED, "upload", timer.tenant, timer.id, armed_at=now)
         await self._objects.delete(*page.keys)
         if page.more:
-            return self._clock.now()
-        await self._objects.delete(
-            keys.upload_data(deadline.tenant, deadline.id), keys.upload(deadline.tenant, deadline.id)
-        )
+            return timer
+        await self._objects.delete(keys.upload_data(timer.tenant, timer.id), keys.upload(timer.tenant, timer.id))
         return None
 
-    def _deadline(self, record: UploadRecord) -> Deadline:
-        """When nobody can use it, or its URL, any more."""
+    def _timer(self, record: UploadRecord) -> Timer:
+        """When the upload, and its URL, can no longer be used."""
         ends_at = max(record.created_at + self._retain, record.expires_at)
-        return Deadline(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id)
+        return Timer.new(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id, armed_at=record.created_at)
 
     async def _needs(self, tenant: str, job_id: str) -> bool:
         try:

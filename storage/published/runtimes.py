@@ -1,4 +1,7 @@
-"""How long jobs of one workflow shape took of late, for `estimated_time`. A hint: the last writer wins."""
+"""How long recent jobs of one workflow shape took, for `estimated_time`. The last writer wins.
+
+A run that the estimate has foreseen is not written: most jobs cost no request here.
+"""
 
 import json
 import statistics
@@ -12,6 +15,9 @@ from storage.errors import ObjectNotFound
 
 RECENT = 20
 CACHE_LIFE = timedelta(seconds=60)
+FORESEEN = 0.2
+"""How far a run may be from the estimate, as a share of it, and is not written; never less than half a second."""
+MIN_FORESEEN_S = 0.5
 
 
 class RuntimeStore:
@@ -22,7 +28,10 @@ class RuntimeStore:
     async def record(self, tenant: str, shape: str, seconds: float) -> None:
         """Remember one run; two workers at once may lose one of theirs, which a median survives."""
         key = keys.runtimes(tenant, shape)
-        recent = [*await self._read(key), round(seconds, 3)][-RECENT:]
+        known = await self._read(key)
+        if known and abs(seconds - (median := statistics.median(known))) <= max(FORESEEN * median, MIN_FORESEEN_S):
+            return
+        recent = [*known, round(seconds, 3)][-RECENT:]
         await self._objects.put(key, json.dumps(recent).encode())
         self._cache.put(key, recent)
 

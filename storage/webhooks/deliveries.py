@@ -20,9 +20,10 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound
-from storage.hint_keys import DeadLetter, Deadline, DueEntry, EventRef, dead_letters_prefix
-from storage.jobs.hints import endpoint_of
+from storage.index_keys import DeadLetter, EventRef, OutboxEntry, dead_letters_prefix
+from storage.jobs.index import endpoint_of
 from storage.jobs.values import TEST_TYPE, job_event_type
+from storage.timers import Timer
 from storage.value import Value, read_as
 
 LEASE = timedelta(seconds=60)
@@ -86,11 +87,11 @@ class Delivery(Value):
         return EventRef(self.tenant, self.kind, self.owner_id, self.sequence)
 
     @property
-    def pointer(self) -> DueEntry | None:
+    def pointer(self) -> OutboxEntry | None:
         """The pointer that leads to the next attempt."""
         if self.status != "pending" or self.next_at is None:
             return None
-        return DueEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
+        return OutboxEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
 
     @property
     def dead_letter(self) -> DeadLetter | None:
@@ -176,7 +177,7 @@ class DeliveryStore:
             await self._objects.delete(before.key)
         return settled
 
-    async def outrun(self, stored: StoredDelivery, pointer: DueEntry) -> StoredDelivery:
+    async def invalidate(self, stored: StoredDelivery, pointer: OutboxEntry) -> StoredDelivery:
         """Nobody can commit any more what this pointer was written for: whoever is about to begins anew, with another
         pointer. So this one may be dropped. `PreconditionFailed` if someone else wrote meanwhile.
         """
@@ -200,9 +201,9 @@ class DeliveryStore:
         """An event that belongs to nothing, for whoever wants to know whether a receiver works."""
         now = self._clock.now()
         ref = EventRef(tenant, "test", test_id, 1)
-        await self._objects.put(Deadline(now + TEST_KEPT, "test", tenant, test_id).key, b"")
+        await self._objects.put(Timer.new(now + TEST_KEPT, "test", tenant, test_id, armed_at=now).key, b"")
         asked = Delivery(tenant=tenant, kind="test", owner_id=test_id, sequence=1, type=TEST_TYPE, url=url, next_at=now)
-        await self._objects.put(DueEntry(now, endpoint_of(url), ref).key, b"")
+        await self._objects.put(OutboxEntry(now, endpoint_of(url), ref).key, b"")
         await self.start(asked)
         return ref
 
@@ -250,9 +251,9 @@ class DeliveryStore:
         letters = [delivery.dead_letter for delivery in await self.of(refs)]
         return [letter.key for letter in letters if letter is not None]
 
-    async def look(self, deadline: Deadline) -> datetime | None:
-        """Remove what is known of a test; the deliveries of jobs and batches go with them."""
-        ref = EventRef(deadline.tenant, "test", deadline.id, 1)
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """Remove what is known of a test; the deliveries of jobs and batches go with their owners."""
+        ref = EventRef(timer.tenant, "test", timer.id, 1)
         await self._objects.delete(*await self.dead_letters_of([ref]), _key(ref))
         return None
 

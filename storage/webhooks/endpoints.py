@@ -18,8 +18,8 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed
-from storage.hint_keys import Deadline
-from storage.jobs.hints import endpoint_of
+from storage.jobs.index import endpoint_of
+from storage.timers import Timer
 from storage.value import Value, read_as
 
 OPEN_AFTER = 5
@@ -183,15 +183,16 @@ class EndpointStore:
 
         return await compare_and_swap(f"receiver {endpoint_of(url)}", lambda: self._read(tenant, url), write)
 
-    async def look(self, deadline: Deadline) -> datetime | None:
-        """Forget a receiver of which nothing was heard for long; returns when to look again."""
-        key = keys.endpoint(deadline.tenant, deadline.id)
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """Forget a receiver that was sent nothing for long."""
+        key = keys.endpoint(timer.tenant, timer.id)
         try:
             stored = await self._objects.get(key)
         except ObjectNotFound:
             return None
-        if self._clock.now() < (forget_at := stored.head.last_modified + FORGOTTEN_AFTER):
-            return forget_at
+        now = self._clock.now()
+        if now < (forget_at := stored.head.last_modified + FORGOTTEN_AFTER):
+            return Timer.new(forget_at, "endpoint", timer.tenant, timer.id, armed_at=now)
         await self._objects.delete(key)
         return None
 
@@ -220,8 +221,9 @@ class EndpointStore:
     async def _write(self, stored: StoredEndpoint, record: Endpoint) -> Endpoint:
         name = endpoint_of(record.url)
         if stored.etag is None:
-            forget_at = self._clock.now() + FORGOTTEN_AFTER
-            await self._objects.put(Deadline(forget_at, "endpoint", record.tenant, name).key, b"")
+            now = self._clock.now()
+            timer = Timer.new(now + FORGOTTEN_AFTER, "endpoint", record.tenant, name, armed_at=now)
+            await self._objects.put(timer.key, b"")
         numbered = record.model_copy(update={"rev": record.rev + 1})
         written, _ = await commit(self._objects, keys.endpoint(record.tenant, name), numbered, etag=stored.etag)
         return written

@@ -23,6 +23,7 @@ BENCHES = (
     "overlap",
     "storage_memory",
     "requests_per_job",
+    "rounds",
     "scale",
     "cost",
     "webhooks",

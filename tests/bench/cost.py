@@ -113,7 +113,7 @@ def _more_parts(job: Job) -> int:
 def run() -> Table:
     phases = asyncio.run(measured_phases())
     rows = [row for job in JOBS for row in _rows(job, Requests.of(job, phases))]
-    idle = [Requests.counted(phases[phase], 1) for phase in (Phase.SWEEP, Phase.DUE)]
+    idle = [Requests.counted(phases[phase], 1) for phase in (Phase.SWEEP, Phase.OUTBOX)]
     month = (sum(requests.usd(prices, MINUTES_A_MONTH) for requests in idle) for prices in STORES)
     rows.append(("a month without a job on Modal: the reaper's and the deliverer's looks", *map(_usd, month)))
     return Table(("USD", *(prices.name for prices in STORES)), rows, tuple(_notes()))

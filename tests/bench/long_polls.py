@@ -106,7 +106,7 @@ async def _jobs(endpoint_url: str, number: int) -> list[str]:
     objects = S3ObjectStore(bench_config(endpoint_url))
     jobs = make_stores(Settings(bucket=BUCKET), objects, MemorySignal()).jobs
     records = [a_job(created_at=SystemClock().now()) for _ in range(number)]
-    await asyncio.gather(*(jobs.write_new(record, workflow=b"{}") for record in records))
+    await asyncio.gather(*(jobs.create_unpublished(record, workflow=b"{}") for record in records))
     await objects.close()
     return [record.job_id for record in records]
 

@@ -36,8 +36,8 @@ ROUNDS = 8
 PAGE = 50
 SETTINGS = Settings(bucket="bench")
 FILLED = (
-    "Queued jobs are their hints in the queue and the records of the first ones; finished jobs are their rows in the "
-    "list, their deadlines and the records of the newest: these looks read nothing else. The reaper reads at most 100 "
+    "Queued jobs are their queue keys and the records of the first ones; finished jobs are their rows in the "
+    "list, their timers and the records of the newest: these looks read nothing else. The reaper reads at most 100 "
     "queued jobs of a pool in a pass."
 )
 IN_MEMORY = (

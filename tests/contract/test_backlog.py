@@ -4,8 +4,8 @@ import pytest
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.hint_keys import QUEUE
-from storage.jobs.hints import queue_key
+from storage.index_keys import QUEUE
+from storage.jobs.index import queue_key
 from storage.jobs.record import DAY_S, Status
 from storage.launcher import NoLauncher
 from tests.support.records import a_job

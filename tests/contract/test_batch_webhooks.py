@@ -11,7 +11,7 @@ from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone
-from storage.hint_keys import MemberEntry, dead_letters_prefix
+from storage.index_keys import MemberEntry, dead_letters_prefix
 from storage.jobs.record import DAY_S
 from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
@@ -38,9 +38,8 @@ async def opened(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
     wanted = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
     draft = await post.stores.batches.draft(BatchRecord(**(wanted | fields)))
     records = [a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now, retain_s=600) for job_id in ids]
-    for record in records:
-        await post.stores.jobs.write_new(record, workflow=b"{}")
-    return await post.stores.batches.accept(draft, records)
+    stored = [await post.stores.jobs.create_unpublished(record, workflow=b"{}") for record in records]
+    return await post.stores.batches.accept(draft, [job.record for job in stored])
 
 
 async def cancel_jobs(post: Post, batch: StoredBatch) -> None:

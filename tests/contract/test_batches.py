@@ -14,7 +14,7 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import BatchGone, StorageUnavailable
-from storage.hint_keys import QUEUE
+from storage.index_keys import QUEUE
 from storage.jobs.record import JobRecord
 from storage.launcher import NoLauncher
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api

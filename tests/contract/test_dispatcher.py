@@ -14,8 +14,8 @@ from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.hint_keys import DueEntry, EventRef
-from storage.jobs.hints import endpoint_of
+from storage.index_keys import EventRef, OutboxEntry
+from storage.jobs.index import endpoint_of
 from storage.outbox import PAGE
 from storage.signal import MemorySignal
 from storage.stores import Stores
@@ -142,7 +142,7 @@ async def test_more_than_a_look_goes_through_hides_no_other() -> None:
     due = SystemClock().now()
     for _ in range(MAX_PAGES * PAGE):
         waiting = EventRef("default", "job", str(uuid.uuid4()), 1)
-        await house.objects.put(DueEntry(due, endpoint_of(SLOW), waiting).key, b"")
+        await house.objects.put(OutboxEntry(due, endpoint_of(SLOW), waiting).key, b"")
     await asyncio.sleep(0.002)  # so that what follows is listed behind them
     await _happen(house.quiet, WELL)
     async with house.delivering(SETTINGS.model_copy(update={"deliver_poll_s": 0.05})) as receivers:

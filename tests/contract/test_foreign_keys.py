@@ -1,4 +1,4 @@
-"""Objects that are none of ours, in the folders of hints: they are passed over or dropped, and hold nothing up."""
+"""Objects that are none of ours, among index keys and timers: they are passed over or deleted, and delay nothing."""
 
 import uuid
 
@@ -6,14 +6,15 @@ import pytest
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.hint_keys import DEADLINES, DUE, QUEUE, dead_letters_prefix, index_prefix
+from storage.index_keys import OUTBOX, QUEUE, dead_letters_prefix, list_prefix
 from storage.jobs.record import Status
+from storage.timers import LANES, lane_prefix
 from tests.support.shop import Shop
 
 pytestmark = pytest.mark.anyio
 
 FOREIGN = "0-not-ours"
-"""Sorts before every hint."""
+"""Sorts before every key of ours."""
 
 
 @pytest.fixture
@@ -26,13 +27,13 @@ async def test_in_a_list_of_jobs(shop: Shop) -> None:
     """The page is short of a row, not broken; nor is the count of a quota."""
     record = await shop.queued()
     for status in (None, Status.QUEUED):
-        await shop.objects.put(index_prefix(record.tenant, status) + FOREIGN, b"")
+        await shop.objects.put(list_prefix(record.tenant, status) + FOREIGN, b"")
         page = await shop.jobs.page(record.tenant, status=status, limit=10, cursor=None)
         assert [row.job_id for row in page.jobs] == [record.job_id]
     assert (await shop.stores.loads.of(record.tenant, at_most=100)).queued == 1
 
 
-@pytest.mark.parametrize("folder", [QUEUE + "default/", DEADLINES])
+@pytest.mark.parametrize("folder", [QUEUE + "default/", *map(lane_prefix, LANES)])
 async def test_before_what_the_reaper_looks_for(shop: Shop, folder: str) -> None:
     """It is removed, and the lost ticket behind it is found."""
     await shop.objects.put(folder + FOREIGN, b"")
@@ -47,11 +48,11 @@ async def test_before_what_the_reaper_looks_for(shop: Shop, folder: str) -> None
 async def test_among_events_that_are_due(shop: Shop) -> None:
     """It is removed; what is due is still found."""
     ref = await shop.stores.deliveries.test("default", "https://h.example/", str(uuid.uuid4()))
-    await shop.objects.put(DUE + FOREIGN, b"")
+    await shop.objects.put(OUTBOX + FOREIGN, b"")
     shop.pass_time(1)
     entries, _ = await shop.stores.outbox.due()
     assert [entry.ref for entry in entries] == [ref]
-    assert DUE + FOREIGN not in await shop.keys(DUE)
+    assert OUTBOX + FOREIGN not in await shop.keys(OUTBOX)
 
 
 async def test_among_dead_letters(shop: Shop) -> None:

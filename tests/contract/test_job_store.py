@@ -10,9 +10,9 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import BadCursor, JobNotFound, PreconditionFailed, TransitionRefused
-from storage.hint_keys import QUEUE, index_prefix
-from storage.jobs.hints import list_key, queue_key, status_key
+from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUnavailable, TransitionRefused
+from storage.index_keys import QUEUE, list_prefix
+from storage.jobs.index import list_key, queue_key, status_key
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import MAX_LISTS, JobStore
@@ -52,7 +52,7 @@ async def test_a_created_job_is_read_back(jobs: JobStore, signal: MemorySignal) 
         assert await bell.wait(1)
     read = await jobs.read("default", record.job_id)
     assert read == created
-    assert read.record.model_copy(update={"nonce": ""}) == record
+    assert read.record.model_copy(update={"nonce": "", "timer": ""}) == record
     assert await jobs.workflow("default", record.job_id) == GRAPH
 
 
@@ -163,7 +163,7 @@ async def test_stale_hints_are_skipped_and_dropped(jobs: JobStore, objects: Obje
     await objects.put(list_key(a_job()), b"")
     assert (await jobs.page("default", status=Status.QUEUED, limit=5, cursor=None)).jobs == ()
     assert len((await jobs.page("default", status=None, limit=5, cursor=None)).jobs) == 1
-    assert stale not in (await objects.list(index_prefix("default", "queued"))).keys
+    assert stale not in (await objects.list(list_prefix("default", "queued"))).keys
 
 
 async def test_a_hint_without_a_job_is_dropped_when_it_is_old(
@@ -175,7 +175,7 @@ async def test_a_hint_without_a_job_is_dropped_when_it_is_old(
     for minutes, left in ((9, (hint,)), (2, ())):
         clock.set(clock.now() + timedelta(minutes=minutes))
         assert (await jobs.page("default", status=None, limit=5, cursor=None)).jobs == ()
-        assert (await objects.list(index_prefix("default", None))).keys == left
+        assert (await objects.list(list_prefix("default", None))).keys == left
 
 
 async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: ObjectStore) -> None:
@@ -339,3 +339,18 @@ async def test_a_slow_submission_is_announced_again(clock: ManualClock) -> None:
     shop.pass_time(minutes=9)
     await shop.jobs.create(record, workflow=b"{}")
     assert (await shop.claim()).job_id == record.job_id
+
+
+async def test_a_submission_that_fails_leaves_no_workflow_without_a_timer(clock: ManualClock) -> None:
+    """They are stored in one round: where the timer cannot be, the workflow is deleted again."""
+
+    class NoTimers(MemoryObjectStore):
+        async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
+            if key.startswith("timers/"):
+                raise StorageUnavailable("away")
+            return await super().put(key, body, content_type=content_type)
+
+    shop = Shop(NoTimers(clock), clock)
+    with pytest.raises(StorageUnavailable):
+        await shop.queued()
+    assert await shop.keys("tenants/default/jobs/") == ()

@@ -19,7 +19,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.concurrency import gather
-from storage.hint_keys import IndexEntry
+from storage.index_keys import ListEntry
 from storage.jobs.loads import AUDIT_EVERY, COUNT_LIFE
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
@@ -115,7 +115,7 @@ async def test_a_stale_hint_keeps_nobody_out(clock: ManualClock) -> None:
     async with limited(bucket, clock, max_active_jobs=1) as api:
         ended = (await submit(api.client)).json()["job_id"]
         stored = (await api.stores.jobs.read("default", ended)).record
-        stale = IndexEntry(stored.created_at, ended, 0).key("default", "queued")
+        stale = ListEntry(stored.created_at, ended, 0).key("default", "queued")
         await api.client.delete(f"/v1/jobs/{ended}")
         await bucket.put(stale, b"")
         pass_time(clock, COUNT_LIFE)
@@ -148,7 +148,7 @@ async def test_more_jobs_than_one_list_has_are_counted(clock: ManualClock) -> No
     """Page after page, and no further than the quota."""
     bucket = MemoryObjectStore(clock)
     for number in range(2500):
-        entry = IndexEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
+        entry = ListEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
         await bucket.put(entry.key("default", "queued"), b"")
     async with limited(bucket, clock, max_queued_jobs=10_000) as api:
         load = await api.stores.loads.of("default", at_most=10_000)

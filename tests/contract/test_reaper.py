@@ -2,16 +2,20 @@
 
 import asyncio
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.hint_keys import RUNNING
-from storage.jobs.hints import running_key
-from storage.jobs.record import Status
-from tests.support.records import CREATED, a_job
+from storage.errors import PreconditionFailed
+from storage.index_keys import QUEUE
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import YOUNG, job_timer
+from storage.jobs.values import ProgressDetails
+from storage.timers import LANES, Timer, lane_prefix
+from tests.support.records import CREATED
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 from workers.upkeep.reaper import Reaper
 
@@ -35,10 +39,9 @@ async def test_a_lost_job_is_queued_again(shop: Shop) -> None:
     """A worker is asked for, and the next claim is the next attempt."""
     record = await shop.claimed()
     shop.pass_time(LEASE_S + 1)
-    assert await shop.reaper.sweep() == {"requeued": 1, "spawned": 1}
+    assert await shop.reaper.sweep() == {"job": 1, "spawned": 1}
     assert (await shop.read(record)).status is Status.QUEUED
     assert shop.launcher.spawned == ["default"]
-    assert await shop.keys(RUNNING) == ()
     assert (await shop.claim()).attempt == 2
 
 
@@ -55,7 +58,6 @@ async def test_a_job_that_loses_every_worker_fails(shop: Shop) -> None:
     assert ended.status is Status.FAILED
     assert ended.error_detail is not None
     assert (ended.error_detail.code, ended.error_detail.attempt) == ("worker_lost", MAX_ATTEMPTS)
-    assert await shop.keys(RUNNING) == ()
 
 
 async def test_a_cancelled_job_whose_worker_is_gone_ends_as_cancelled(shop: Shop) -> None:
@@ -63,7 +65,7 @@ async def test_a_cancelled_job_whose_worker_is_gone_ends_as_cancelled(shop: Shop
     record = await shop.claimed()
     await shop.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=CREATED))
     shop.pass_time(LEASE_S + 1)
-    assert await shop.reaper.sweep() == {"failed": 1}
+    assert await shop.reaper.sweep() == {"job": 1}
     assert (await shop.read(record)).error == "Cancelled by user"
 
 
@@ -71,7 +73,7 @@ async def test_a_job_out_of_time_is_not_run_again(shop: Shop) -> None:
     """timeout_s counts also when no worker is there to enforce it."""
     record = await shop.claimed(timeout_s=30)
     shop.pass_time(LEASE_S + 1)
-    assert await shop.reaper.sweep() == {"failed": 1}
+    assert await shop.reaper.sweep() == {"job": 1}
     detail = (await shop.read(record)).error_detail
     assert detail is not None
     assert detail.code == "timeout"
@@ -90,7 +92,7 @@ async def test_attempts_that_were_given_back_do_not_count(shop: Shop) -> None:
         record = await shop.claim()
     assert (record.attempt, record.given_back) == (5 + MAX_ATTEMPTS, 5)
     shop.pass_time(LEASE_S + 1)
-    assert await shop.reaper.sweep() == {"failed": 1}
+    assert await shop.reaper.sweep() == {"job": 1}
 
 
 async def test_a_lost_job_tells_the_engines_last_lines(shop: Shop) -> None:
@@ -124,28 +126,46 @@ async def test_overlapping_sweeps_do_it_once(shop: Shop) -> None:
     await shop.claimed()
     shop.pass_time(LEASE_S + 1)
     done = await asyncio.gather(*(shop.reaper.sweep() for _ in range(3)))
-    assert sum(counts["requeued"] for counts in done) == 1
+    assert sum(counts["job"] for counts in done) == 1
 
 
-async def test_stale_hints_are_dropped(shop: Shop) -> None:
-    """Of jobs that are over, of attempts that are over, and of nothing at all."""
+async def test_a_timer_that_no_version_names_is_fenced_and_deleted(shop: Shop) -> None:
+    """It may belong to a paused writer, which can no longer commit then; a young one stays."""
     record = await shop.claimed()
-    await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
-    await shop.jobs.settled()
-    for stale in (running_key(record), running_key(a_job(attempt=1)), "running/default/nonsense"):
-        await shop.objects.put(stale, b"")
-    assert await shop.reaper.sweep() == {"dropped": 3}
-    assert await shop.keys(RUNNING) == ()
+    before = await shop.jobs.read("default", record.job_id)
+    stray = job_timer(record, shop.clock.now(), now=shop.clock.now())
+    await shop.objects.put(stray.key, b"")
+    await shop.reaper.sweep()
+    assert stray.key in await shop.keys(lane_prefix("active"))
+    shop.pass_time(YOUNG.total_seconds())
+    held = before.record.report(
+        attempt=1, now=shop.clock.now(), lease_s=LEASE_S, progress=1, details=ProgressDetails(), outputs=()
+    )
+    before = await shop.jobs.advance(before, held)
+    assert await shop.reaper.sweep() == {"job": 1}
+    assert await shop.keys(lane_prefix("active")) == (record.timer,)
+    with pytest.raises(PreconditionFailed):
+        await shop.jobs.advance(before, before.record)
 
 
-async def test_the_hint_of_a_claim_in_flight_is_kept(shop: Shop) -> None:
-    """It is written before the claim is: dropping it would lose the job's recovery."""
-    record = a_job()
-    await shop.jobs.create(record, workflow=b"{}")
-    hint = running_key(record.claim(worker="w", now=CREATED, lease_s=1))
-    await shop.objects.put(hint, b"")
-    assert not await shop.reaper.sweep()
-    assert await shop.keys(RUNNING) == (hint,)
+async def test_each_version_names_a_timer_that_exists(shop: Shop) -> None:
+    """From its submission to its removal, one timer and no more."""
+    seen = set()
+
+    async def check(record: JobRecord) -> None:
+        timers = [key for lane in LANES for key in await shop.keys(lane_prefix(lane))]
+        assert timers == [record.timer]
+        seen.add(record.timer)
+
+    await check(await shop.queued())
+    record = await shop.claim()
+    await check(record)
+    now = shop.clock.now()
+    await check((await shop.jobs.evolve("default", record.job_id, lambda r: r.release(attempt=1, now=now))).record)
+    await check(await shop.claim())
+    ended = await shop.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=2, now=now, outputs=()))
+    await check(ended.record)
+    assert len(seen) == 5
 
 
 async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
@@ -174,3 +194,33 @@ async def test_a_defect_in_one_duty_keeps_no_other_from_its_own(shop: Shop, capl
 
     assert await Reaper(Broken(), Diligent()).sweep() == Counter({"done": 1})
     assert "LookupError: a defect" in caplog.text
+
+
+async def test_a_lost_queue_key_is_written_again(shop: Shop) -> None:
+    """An index key may be missing: the timer's handler writes it, and the job is claimed."""
+    record = await shop.queued()
+    await shop.objects.delete(*await shop.keys(QUEUE))
+    assert await shop.queue.claim("default", "w") is None
+    shop.pass_time(hours=25)
+    await shop.reaper.sweep()
+    assert (await shop.claim()).job_id == record.job_id
+
+
+async def test_a_timer_far_too_early_is_replaced(shop: Shop) -> None:
+    """The first one of a job is due after a day, when a dead submission is cleared away; its limit is a week."""
+    record = await shop.queued()
+    shop.pass_time(hours=25)
+    assert await shop.reaper.sweep() == {"job": 1, "spawned": 1}
+    waiting = await shop.read(record)
+    assert waiting.status is Status.QUEUED
+    assert Timer.parse(waiting.timer).due == record.created_at + timedelta(days=7)
+
+
+async def test_a_lost_worker_does_not_wait_for_removals(clock: ManualClock) -> None:
+    """Timers of what has ended are in a lane of their own."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    for _ in range(3):
+        await shop.completed(retain_s=1)
+    lost = await shop.claimed()
+    assert await shop.keys(lane_prefix("active")) == (lost.timer,)
+    assert len(await shop.keys(lane_prefix("retained"))) == 3

@@ -17,7 +17,7 @@ from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import FetchRefused
-from storage.hint_keys import EventRef
+from storage.index_keys import EventRef
 from storage.untrusted.destinations import Destinations
 from storage.untrusted.pinned_http import PinnedTransport
 from storage.untrusted.remote import RemoteFetcher

@@ -14,15 +14,15 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable, UploadNotFound
-from storage.hint_keys import DEADLINES, QUEUE, Deadline
-from storage.jobs.hints import hints_of
+from storage.index_keys import QUEUE
 from storage.jobs.idempotency import Claim
 from storage.jobs.record import DAY_S, Status
-from storage.jobs.store import YOUNG_HINT, LocalFile
+from storage.jobs.store import LocalFile
 from storage.jobs.uploads import UploadStore
+from storage.timers import Timer, lane_prefix
 from tests.support.records import a_job
 from tests.support.shop import Shop
-from workers.upkeep.deadlines import Deadlines
+from workers.upkeep.timers import TimerSweep
 
 pytestmark = pytest.mark.anyio
 
@@ -102,21 +102,6 @@ async def test_a_job_to_be_removed_while_it_runs_goes_when_it_has_stopped(shop: 
         await shop.read(record)
 
 
-async def test_a_change_that_is_about_to_be_committed_keeps_its_deadline(shop: Shop) -> None:
-    """The reaper looks between hint and commit, and leaves it; where that took too long the writer must begin anew."""
-    record = await shop.claimed(retain_s=0)
-    before = await shop.jobs.read("default", record.job_id)
-    ended = before.record.complete(attempt=1, now=shop.clock.now(), outputs=())
-    (hint,) = (key for key in hints_of(ended) if key.startswith(DEADLINES))
-    await shop.objects.put(hint, b"")
-    await shop.reaper.sweep()
-    assert hint in await shop.keys(DEADLINES)
-    shop.clock.set(shop.clock.now() + YOUNG_HINT)
-    await shop.stores.remover.look(Deadline.parse(hint))
-    with pytest.raises(PreconditionFailed):
-        await shop.jobs.advance(before, ended)
-
-
 async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path: Path) -> None:
     """After its Idempotency-Key has ended, and then nobody can bring it about any more."""
     record = a_job(created_at=shop.clock.now())
@@ -191,14 +176,14 @@ async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
 async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) -> None:
     """Where a presigned URL outlives the time in which the upload may be used."""
     uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
-    deadlines = Deadlines({"upload": uploads}, shop.objects, shop.clock)
+    timers = TimerSweep({"upload": uploads}, shop.objects, shop.clock)
     upload, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
     shop.pass_time(hours=3)
-    await deadlines.sweep()
+    await timers.sweep()
     shop.pass_time(hours=8)
     await shop.objects.put(upload.key, b"abc")
     shop.pass_time(hours=3)
-    await deadlines.sweep()
+    await timers.sweep()
     assert await shop.keys(keys.upload_prefix("default", upload.upload_id)) == ()
 
 
@@ -273,11 +258,12 @@ async def test_a_late_deletion_does_not_hit_a_new_claim(clock: ManualClock) -> N
     objects = HoldsADeletion(clock)
     idempotency = Shop(objects, clock).stores.idempotency
     await idempotency.claim("default", "jobs", "once", "body")
-    (key,) = (await objects.list(DEADLINES)).keys
+    (key,) = (await objects.list(lane_prefix("retained"))).keys
+    timer = Timer.parse(key)
     clock.set(clock.now() + timedelta(hours=26))
-    slow = asyncio.create_task(idempotency.look(Deadline.parse(key)))
+    slow = asyncio.create_task(idempotency.on_due(timer))
     await objects.begun.wait()
-    await idempotency.look(Deadline.parse(key))
+    await idempotency.on_due(timer)
     made = set()
     with contextlib.suppress(StorageUnavailable):  # "try again" is an answer as well
         made.add((await idempotency.claim("default", "jobs", "once", "body")).id)
@@ -333,14 +319,14 @@ class Meddled(MemoryObjectStore):
         return await super().replace(key, body, etag=etag, content_type=content_type)
 
 
-async def test_a_job_that_is_touched_meanwhile_is_discarded_all_the_same(clock: ManualClock) -> None:
-    """A batch that is abandoned, and an old deadline of its job, are looked at by one sweep: neither waits for ever."""
+async def test_a_job_that_is_fenced_meanwhile_is_discarded_all_the_same(clock: ManualClock) -> None:
+    """A batch that is abandoned, and a stray timer of its job, are handled by one sweep: neither waits for ever."""
     objects = Meddled(clock)
     shop = Shop(objects, clock)
     record = a_job()
     stored = await shop.jobs.create(record, workflow=b"{}")
     objects.key = keys.record(record.tenant, record.job_id)
-    objects.meddle = lambda: shop.jobs.touch(stored)
+    objects.meddle = lambda: shop.jobs.fence(stored)
     await shop.stores.remover.discard(record.tenant, record.job_id, record.created_at)
     with pytest.raises(JobGone):
         await shop.jobs.read(record.tenant, record.job_id)
@@ -352,7 +338,7 @@ JUST_BEFORE = timedelta(microseconds=500)
 
 
 @pytest.mark.real_bucket("the order of a LIST")
-async def test_a_look_in_the_millisecond_before_loses_no_deadline(shop: Shop) -> None:
+async def test_a_look_in_the_millisecond_before_loses_no_timer(shop: Shop) -> None:
     """Keys count in milliseconds, records in microseconds: a job's removal, its tombstone's, and a queue limit."""
     shop.clock.set(shop.clock.now() + MOMENT)
     ended = (await shop.completed(retain_s=3600)).record
@@ -376,7 +362,7 @@ async def test_a_look_in_the_millisecond_before_loses_no_deadline(shop: Shop) ->
 
 
 async def test_what_a_dead_submission_announced_goes_whatever_its_microseconds(shop: Shop) -> None:
-    """Its list keys are told by the time of its deadline alone."""
+    """Its list keys are known from the time of its timer alone."""
     shop.clock.set(shop.clock.now() + MOMENT)
     record = a_job(created_at=shop.clock.now())
     with contextlib.suppress(FileNotFoundError, StorageUnavailable):

@@ -22,7 +22,7 @@ from app.openapi.operation import Operation
 from app.openapi.operations import OPERATIONS
 from storage.access.api_keys import new_key
 from storage.clock import ManualClock
-from storage.hint_keys import IndexEntry
+from storage.index_keys import ListEntry
 from storage.jobs.values import Output
 from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
@@ -268,7 +268,7 @@ async def test_foreign_dead_letters_are_not_replayed(town: Town) -> None:
 async def test_lists_show_ones_own_alone(town: Town) -> None:
     """Also from a cursor that the other tenant was given."""
     stored = (await town.api.stores.jobs.read(VICTIM, town.theirs.job_id)).record
-    entry = IndexEntry(stored.created_at, stored.job_id, None).key(VICTIM, None).rsplit("/", 1)[1]
+    entry = ListEntry(stored.created_at, stored.job_id, None).key(VICTIM, None).rsplit("/", 1)[1]
     for cursor in ("", f"&cursor={_cursor(entry)}"):
         shown = (await town.attacker.get(f"/v1/jobs?limit=200{cursor}")).json()["jobs"]
         assert town.theirs.job_id not in {row["job_id"] for row in shown}

@@ -4,7 +4,7 @@ import pytest
 
 from app.config import ApiConfig
 from app.views.events import EventRenderer
-from storage.jobs.hints import event_ref
+from storage.jobs.index import event_ref
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.webhooks.post import Answer
 from storage.webhooks.signing import Signer

@@ -11,7 +11,7 @@ from app.views.events import EventRenderer
 from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.hint_keys import EventRef
+from storage.index_keys import EventRef
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.values import ErrorDetail, EventName, Output, ProgressDetails
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
@@ -59,7 +59,7 @@ def _of_job(record: JobRecord) -> list[Committed]:
 def _running(now: datetime) -> JobRecord:
     names: tuple[EventName, ...] = get_args(EventName)
     record = a_job(created_at=now, webhook_url=URL, webhook_events=names, metadata={"order": "47|11 ü"})
-    return record.born().claim(worker="w", now=now, lease_s=60)
+    return record.initial().claim(worker="w", now=now, lease_s=60)
 
 
 def _completed(now: datetime) -> JobRecord:

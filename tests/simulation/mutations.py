@@ -1,18 +1,21 @@
-"""Rules of the design, each broken on purpose: the simulation must see what that does."""
+"""Rules of the design, each broken on purpose: the simulation must notice."""
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
-from storage.hint_keys import DueEntry
-from storage.jobs.hint_writer import HintWriter
-from storage.jobs.hints import hints_of, list_key
+from storage.batches import BatchStore, StoredBatch
+from storage.index_keys import OutboxEntry, QueueEntry
+from storage.index_writer import IndexWriter
+from storage.jobs.index import index_keys
+from storage.jobs.queue import JobQueue
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import JobStore, LocalFile, StoredJob
+from storage.jobs.store import JobStore, StoredJob
 from storage.jobs.values import Lease
+from storage.timers import Timer
 from storage.webhooks.deliveries import DeliveryStore, StoredDelivery
 from tests.simulation.process import ProcessStore
 
@@ -21,110 +24,146 @@ Mutation = Callable[[], AbstractContextManager[Any]]
 _NOBODY = Lease(worker="", expires_at=datetime(2000, 1, 1, tzinfo=UTC))
 
 
-def no_fence() -> AbstractContextManager[Any]:
+def no_attempt_check() -> AbstractContextManager[Any]:
     """An attempt that lost the job may write all the same."""
     return patch.object(JobRecord, "_held_by", lambda record, _: record.lease or _NOBODY)
 
 
 def no_lease_check() -> AbstractContextManager[Any]:
-    """The reaper takes a job from its worker without looking at the lease."""
+    """The reaper takes a job from its worker without regard to the lease."""
     return patch.object(JobRecord, "has_lost_its_worker", lambda record, _: record.status is Status.RUNNING)
 
 
-def hints_after_the_commit() -> AbstractContextManager[Any]:
-    """A job is committed first, and made findable then."""
+def timer_after_the_commit() -> AbstractContextManager[Any]:
+    """The timer and the index keys follow the commit that needs them."""
 
-    async def create(
-        store: JobStore, record: JobRecord, *, workflow: bytes, files: list[LocalFile], beside: dict[str, bytes]
+    async def replace(
+        store: JobStore, stored: StoredJob, changed: JobRecord, timer_key: str, written: Collection[str] = ()
     ) -> StoredJob:
-        stored = await store.write_new(record, workflow=workflow, files=files, beside=beside)
-        await store._hints.put((*hints_of(record), list_key(record)))
-        return stored
-
-    async def advance(store: JobStore, stored: StoredJob, changed: JobRecord) -> StoredJob:
-        old, new = hints_of(stored.record), hints_of(changed)
-        numbered = changed.model_copy(update={"rev": stored.record.rev + 1})
-        committed = await store._commit(numbered, etag=stored.etag)
-        await store._hints.put(new - old)
-        await store._hints.drop(old - new)
+        before = stored.record
+        changed = changed.model_copy(update={"rev": before.rev + 1, "timer": timer_key})
+        committed = await store._commit(changed, etag=stored.etag)
+        await store._index.put({timer_key, *index_keys(changed)} - {*written})
+        await store._index.delete({before.timer, *index_keys(before)} - {timer_key, *index_keys(changed)})
         return committed
 
-    changes = ExitStack()
-    changes.enter_context(patch.object(JobStore, "create", create))
-    changes.enter_context(patch.object(JobStore, "advance", advance))
-    return changes
+    return patch.object(JobStore, "_replace", replace)
+
+
+def no_first_timer() -> AbstractContextManager[Any]:
+    """No timer brings the reaper to a submission that died half-way."""
+    put = IndexWriter.put
+
+    async def untimed(writer: IndexWriter, keys: Collection[str]) -> None:
+        is_new = any("/index/all/" in key for key in keys)
+        await put(writer, [key for key in keys if not (is_new and key.startswith("timers/"))])
+
+    return patch.object(IndexWriter, "put", untimed)
+
+
+def re_armed_after_the_delete() -> AbstractContextManager[Any]:
+    """The old timer is deleted first, and the new one written after the commit that names it."""
+
+    async def advance(store: BatchStore, stored: StoredBatch, changed: Any, *, due: datetime | None = None) -> Any:
+        await store._objects.delete(stored.record.timer)
+        timer = Timer.new(
+            due or store._due(changed), "batch", changed.tenant, changed.batch_id, armed_at=store._clock.now()
+        )
+        changed = changed.model_copy(update={"rev": stored.record.rev + 1, "timer": timer.key})
+        committed = await store._commit(changed, etag=stored.etag)
+        await store._objects.put(timer.key, b"")
+        return committed
+
+    return patch.object(BatchStore, "_advance", advance)
+
+
+def no_reconcile() -> AbstractContextManager[Any]:
+    """The handler of a batch's timer leaves undone what the process that opened it left undone."""
+
+    async def unreconciled(store: BatchStore, stored: StoredBatch) -> None:
+        await store._advance(stored, stored.record.model_copy(update={"is_reconciled": True}))
+
+    return patch.object(BatchStore, "_reconcile", unreconciled)
+
+
+def no_fence() -> AbstractContextManager[Any]:
+    """What seems to lead nowhere is deleted, and a paused writer commits what it belongs to all the same."""
+
+    async def unfenced(store: JobStore, stored: StoredJob) -> StoredJob:
+        return stored
+
+    return patch.object(JobStore, "fence", unfenced)
+
+
+def index_key_trusted() -> AbstractContextManager[Any]:
+    """A queue key is taken for a queued job, and the record is overwritten without a comparison of its version."""
+    read = JobStore.read_with_workflow
+
+    async def trusting(queue: JobQueue, entry: QueueEntry, claimant: Any) -> StoredJob | None:
+        stored = await read(queue._jobs, entry.tenant, entry.job_id)
+        trusted = stored.record.model_copy(
+            update={"status": Status.QUEUED, "attempt": entry.attempt, "completed_at": None, "lease": None}
+        )
+        claim = trusted.claim(worker=claimant.worker, now=queue._clock.now(), lease_s=queue._lease_s)
+        return await queue._jobs.advance(stored, claim)
+
+    return patch.object(JobQueue, "_try", trusting)
 
 
 def no_rev() -> AbstractContextManager[Any]:
     """A record's number stays as it is."""
-    commit = JobStore._commit
+    numbered = JobStore._commit
 
     async def unnumbered(store: JobStore, record: JobRecord, *, etag: str | None) -> StoredJob:
-        return await commit(store, record.model_copy(update={"rev": 0}), etag=etag)
+        return await numbered(store, record.model_copy(update={"rev": 0}), etag=etag)
 
     return patch.object(JobStore, "_commit", unnumbered)
 
 
 def no_condition() -> AbstractContextManager[Any]:
     """The last writer wins."""
-    replace = ProcessStore.replace
+    conditional = ProcessStore.replace
 
     async def overwrite(objects: ProcessStore, key: str, body: bytes, *, etag: str, **options: Any) -> str:
-        return await replace(objects, key, body, etag=objects._bucket._entries[key].etag, **options)
+        return await conditional(objects, key, body, etag=objects._bucket._entries[key].etag, **options)
 
     return patch.object(ProcessStore, "replace", overwrite)
 
 
-def no_announcement() -> AbstractContextManager[Any]:
-    """Nothing tells the reaper of a submission that died half-way."""
-    put = HintWriter.put
+def no_invalidation() -> AbstractContextManager[Any]:
+    """An outbox entry that is ahead of its delivery is deleted, and a replay commits it all the same."""
 
-    async def unannounced(writer: HintWriter, hints: Any) -> None:
-        await put(writer, [hint for hint in hints if "-draft-" not in hint])
-
-    return patch.object(HintWriter, "put", unannounced)
-
-
-def no_touch() -> AbstractContextManager[Any]:
-    """A pointer that seems to lead nowhere is dropped, and a paused writer commits its event all the same."""
-
-    async def untouched(store: JobStore, stored: StoredJob) -> StoredJob:
+    async def unchanged(store: DeliveryStore, stored: StoredDelivery, entry: OutboxEntry) -> StoredDelivery:
         return stored
 
-    return patch.object(JobStore, "touch", untouched)
+    return patch.object(DeliveryStore, "invalidate", unchanged)
 
 
-def pointers_outrun() -> AbstractContextManager[Any]:
-    """A pointer that is ahead of its delivery is dropped, and a replay commits it all the same."""
+def outbox_entries_share_a_key() -> AbstractContextManager[Any]:
+    """The next entry of an event may have the key of the one that is deleted after it."""
 
-    async def unchanged(store: DeliveryStore, stored: StoredDelivery, pointer: DueEntry) -> StoredDelivery:
-        return stored
-
-    return patch.object(DeliveryStore, "outrun", unchanged)
-
-
-def pointers_share_a_key() -> AbstractContextManager[Any]:
-    """The next pointer of an event may have the key of the one that is removed after it."""
-
-    def shared(entry: DueEntry) -> str:
+    def shared(entry: OutboxEntry) -> str:
         due = entry.due.replace(microsecond=0, second=0)
         key: str = _KEY(replace(entry, due=due, turn=0))
         return key
 
-    return patch.object(DueEntry, "key", property(shared))
+    return patch.object(OutboxEntry, "key", property(shared))
 
 
-_KEY = DueEntry.key.fget  # type: ignore[attr-defined]  # a property, seen from the class
+_KEY = OutboxEntry.key.fget  # type: ignore[attr-defined]  # a property, read from the class
 
 
 MUTATIONS: tuple[Mutation, ...] = (
-    no_fence,
+    no_attempt_check,
     no_lease_check,
-    hints_after_the_commit,
+    timer_after_the_commit,
+    no_first_timer,
+    re_armed_after_the_delete,
+    no_reconcile,
+    no_fence,
+    index_key_trusted,
     no_rev,
     no_condition,
-    no_announcement,
-    no_touch,
-    pointers_outrun,
-    pointers_share_a_key,
+    no_invalidation,
+    outbox_entries_share_a_key,
 )

@@ -5,7 +5,7 @@ import random
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,7 +40,9 @@ def simulate(seed: int, rates: Rates | None = None) -> Course:
         folder = Path(name)
         (folder / "output.txt").write_text("made\n")
         (folder / "input.png").write_bytes(PICTURE)
-        with _seeded(seed), patch("storage.outbox.YOUNG_HINT", YOUNG):
+        with _seeded(seed), ExitStack() as patches:
+            for module in ("storage.jobs.store", "storage.outbox", "storage.batches", "workers.upkeep.jobs"):
+                patches.enter_context(patch(f"{module}.YOUNG", YOUNG))
             return run_virtually(lambda: _course(seed, rates or Rates(), folder))
 
 

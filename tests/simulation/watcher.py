@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from storage import keys
 from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
-from storage.hint_keys import DUE, RUNNING, IndexEntry, index_prefix
-from storage.jobs.hints import event_ref, queue_key
+from storage.index_keys import OUTBOX, ListEntry, list_prefix
+from storage.jobs.index import event_ref, queue_key
 from storage.jobs.record import TRANSITIONS, JobRecord, Status
-from storage.jobs.tombstone import Tombstone
 from storage.jobs.values import JobEvent
+from storage.tombstone import Tombstone
 from tests.simulation.process import Process
 from tests.simulation.virtual_time import START, VirtualClock
 
@@ -45,6 +45,8 @@ class Watcher:
         """After each call that had effect."""
         now = self._now()
         self.history.append(f"{now:.4f} {process.name} {operation} {key}")
+        if operation == "delete" and key.startswith("timers/"):
+            self._timer_deleted(key)
         if operation == "list" and key.startswith("queue/"):
             self._listed_at[process.name] = now
         if operation == "put" and key.startswith("queue/"):
@@ -57,6 +59,12 @@ class Watcher:
             self._violated("a record was written without a condition", key)
         if operation in ("create", "replace"):
             self._record_written(process, key)
+
+    def _timer_deleted(self, key: str) -> None:
+        """Only a timer that no record names may be deleted."""
+        for record_key, record in self.records.items():
+            if record.timer == key and record_key not in self.gone:
+                self._violated("its timer was deleted", record_key)
 
     def _record_written(self, process: Process, key: str) -> None:
         body = self.bucket._entries[key].body
@@ -74,6 +82,7 @@ class Watcher:
         else:
             self._check_change(process, before, after, key)
         self._check_events(before, after, key)
+        self._check_timer(after, key)
         self.records[key] = after
         self._changed_at[key] = self._now()
 
@@ -95,8 +104,8 @@ class Watcher:
             self._violated(f"rev {before.rev} was followed by {after.rev}", key)
         if before.status is not after.status and (before.status, after.status) not in _EDGES:
             self._violated(f"{before.status} became {after.status}", key)
-        if before.status.is_terminal and _but(after, "retain_s", "rev", "nonce") != _but(
-            before, "retain_s", "rev", "nonce"
+        if before.status.is_terminal and _but(after, "retain_s", "rev", "nonce", "timer") != _but(
+            before, "retain_s", "rev", "nonce", "timer"
         ):
             self._violated("a job changed after its end", key)
         if after.attempt - after.given_back > self.max_attempts:
@@ -136,10 +145,15 @@ class Watcher:
             if event is None or kind != f"comfyui.job.{event.name}.v1":
                 self._violated(f"{event_id} was sent, and never committed", owner_id)
 
+    def _check_timer(self, record: JobRecord, key: str) -> None:
+        """It exists. A batch's timer stands for those of its jobs until they are all published."""
+        if record.timer not in self.bucket._entries and self._is_published(record):
+            self._violated("the timer that it names does not exist", key)
+
     def _check_holder(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
         """The lease's holder may write anything, the reaper once it has ended, others a request only."""
         assert before.lease is not None
-        requests = ("retain_s", "cancel_requested_at", "rev", "nonce")
+        requests = ("retain_s", "cancel_requested_at", "rev", "nonce", "timer")
         if _but(after, *requests) == _but(before, *requests):
             return
         if process.name == before.lease.worker:
@@ -167,12 +181,20 @@ class Watcher:
         if claimed.batch_id is not None and not self._batch_is_open(claimed):
             self._violated("a job of a batch ran that was not accepted", key)
 
+    def _is_published(self, record: JobRecord) -> bool:
+        batch = self._batch_of(record)
+        return record.batch_id is None or (batch is not None and batch.is_reconciled)
+
     def _batch_is_open(self, record: JobRecord) -> bool:
-        assert record.batch_id is not None
-        entry = self.bucket._entries.get(keys.batch(record.tenant, record.batch_id))
+        batch = self._batch_of(record)
+        return batch is not None and batch.is_open
+
+    def _batch_of(self, record: JobRecord) -> BatchRecord | None:
+        """None for a job without a batch, or of one that was removed."""
+        entry = self.bucket._entries.get(keys.batch(record.tenant, record.batch_id or "none"))
         if entry is None or Tombstone.parse(entry.body) is not None:
-            return False
-        return BatchRecord.model_validate_json(entry.body).is_open
+            return None
+        return BatchRecord.model_validate_json(entry.body)
 
     def _is_finished(self, batch: BatchRecord) -> bool:
         members = [self.records.get(keys.record(TENANT, job_id)) for job_id in batch.job_ids]
@@ -240,29 +262,33 @@ class Watcher:
         """Whether a pointer is left, or the end of a batch is still to be seen."""
         if any(batch.is_open and batch.awaits_its_end for batch in self.batches.values()):
             return True
-        return any(key.startswith(DUE) for key in self.bucket.keys())  # noqa: SIM118  it is no dict
+        return any(key.startswith(OUTBOX) for key in self.bucket.keys())  # noqa: SIM118  it is no dict
 
-    def check_hints(self) -> None:
-        """After some quiet sweeps: nothing is said to run, and each job is listed once, where it belongs."""
+    def check_index(self) -> None:
+        """After some quiet sweeps: each job is listed where it belongs."""
         everything = self.bucket.keys()
-        left = [key for key in everything if key.startswith(RUNNING)]
-        if left:
-            self._violated("hints of running jobs stayed", str(left))
         present = {k: r for k, r in self.records.items() if k not in self.gone and self._is_findable(r)}
         for status in (None, *Status):
             wanted = {r.job_id for r in present.values() if status in (None, r.status)}
-            listed = [
-                IndexEntry.parse(key).job_id for key in everything if key.startswith(index_prefix(TENANT, status))
-            ]
+            listed = [ListEntry.parse(key).job_id for key in everything if key.startswith(list_prefix(TENANT, status))]
             if missing := wanted - set(listed):
                 self._violated(f"missing from the list of {status or 'all'} jobs", str(missing))
 
     def check_empty(self) -> None:
         """After everything's time: nothing is left but what belongs to no job."""
         lasting = ("engines/", f"tenants/{TENANT}/runtimes/")
-        left = [key for key in self.bucket.keys() if not key.startswith(lasting)]  # noqa: SIM118  it is no dict
+        left = [
+            key
+            for key in self.bucket.keys()  # noqa: SIM118  it is no dict
+            if not key.startswith(lasting) and not self._is_left_by_a_kill(key)
+        ]
         if left:
             self._violated(f"{len(left)} objects were left for ever", str(left[:5]))
+
+    def _is_left_by_a_kill(self, key: str) -> bool:
+        """The workflow of a job that was never accepted: it is stored in the same round as its timer."""
+        folder, _, name = key.rpartition("/")
+        return name == "workflow.json" and f"{folder}/job.json" not in self.records
 
     def _violated(self, what: str, where: str) -> None:
         self.violations.append(f"{self._now():.3f} {where}: {what}")

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 
 from app.config import ApiConfig
 from app.services import Services
-from app.submission.acceptance import Acceptance, Identity
-from app.submission.batch_acceptance import BatchAcceptance
+from app.submission.acceptance import Acceptance, Accepted, Identity
+from app.submission.batch_acceptance import AcceptedBatch, BatchAcceptance
 from app.submission.batch_preparation import PreparedBatch
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob, PreparedWorkflow
@@ -32,12 +32,12 @@ from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.bucket.memory import MemoryObjectStore
 from storage.errors import JobGone, PreconditionFailed, StorageError
-from storage.jobs.hints import event_ref
+from storage.jobs.index import event_ref
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
-from storage.jobs.tombstone import LIFE
 from storage.launcher import NoLauncher
 from storage.stores import Stores
+from storage.tombstone import LIFE
 from tests.simulation.engine import GRAPH, SimulatedHost
 from tests.simulation.faults import Faults, Rates
 from tests.simulation.process import Kind, Process, ProcessStore, adopting_factory
@@ -126,7 +126,7 @@ class World:
         await asyncio.sleep(self.rates.pause_s + 3 * SETTINGS.reap_interval_s)
         if self.has_batch:
             await asyncio.sleep(PUBLISHED_WITHIN.total_seconds())
-        self.watcher.check_hints()
+        self.watcher.check_index()
         self._stop_everything()
         await self._age()
         self.watcher.check_empty()
@@ -230,7 +230,12 @@ class World:
     async def _job_client(self, key: str) -> None:
         await asyncio.sleep(self.chance.uniform(0, 30))
         prepared, identity = self._prepared(), Identity(key, "fingerprint")
-        accepted = await self._until_answered(lambda api: Acceptance(api, CONFIG, TENANT).job(prepared, identity))
+
+        async def submit(api: Services) -> Accepted:
+            acceptance = Acceptance(api, CONFIG, TENANT)
+            return await acceptance.replayed(identity) or await acceptance.job(prepared, identity)
+
+        accepted = await self._until_answered(submit)
         job_id = accepted.stored.record.job_id
         self.accepted[job_id] = "run"
         fate = self.chance.random()
@@ -267,7 +272,12 @@ class World:
         url = RECEIVER if self.chance.random() < 0.7 else None
         batch = PreparedBatch(tuple(self._prepared() for _ in range(self.chance.randint(1, 3))), (), {}, url)
         identity = Identity("batch", "fingerprint")
-        accepted = await self._until_answered(lambda api: BatchAcceptance(api, CONFIG, TENANT).batch(batch, identity))
+
+        async def submit(api: Services) -> AcceptedBatch:
+            acceptance = BatchAcceptance(api, CONFIG, TENANT)
+            return await acceptance.replayed(identity) or await acceptance.batch(batch, identity)
+
+        accepted = await self._until_answered(submit)
         job_ids = accepted.stored.record.job_ids
         self.accepted.update(dict.fromkeys(job_ids, "run"))
         if self.chance.random() < 0.3:

@@ -1,4 +1,4 @@
-"""Many jobs in a bucket, as far as a look at it sees them: all hints of a kind, and the records that come first.
+"""Many jobs in a bucket, as far as a look at it sees them: all index keys of a kind, and the records that come first.
 
 Written straight into the bucket by the product's own keys and records: a submission each would write six objects.
 """
@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
-from storage.hint_keys import Deadline
-from storage.jobs.hints import list_key, queue_key, status_key
+from storage.jobs.index import list_key, queue_key, status_key
 from storage.jobs.record import JobRecord
+from storage.jobs.store import job_timer
 from storage.jobs.values import Runtime
 from tests.support.records import a_job
 
@@ -22,17 +22,17 @@ AT_ONCE = 32
 
 
 async def fill_queued(objects: ObjectStore, count: int, now: datetime) -> None:
-    """Jobs that wait since an hour ago, a millisecond apart: the hints of all, and the records of the first ones."""
+    """Jobs that wait since an hour ago, a millisecond apart: all queue keys, and the records of the first."""
     records = [a_job(created_at=now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
     hints = dict.fromkeys((queue_key(record) for record in records), b"")
     await _put_all(objects, hints | {status_key(record): b"" for record in records[:READ]} | _bodies(records[:READ]))
 
 
 async def fill_finished(objects: ObjectStore, count: int, now: datetime) -> None:
-    """Jobs that ended an hour ago: their rows in the list of all, their deadlines, and the records of the newest."""
+    """Jobs that ended an hour ago: their rows in the list of all, their timers, and the records of the newest."""
     records = [_completed(now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
     hints = dict.fromkeys((list_key(record) for record in records), b"")
-    hints |= dict.fromkeys((_deadline(record) for record in records), b"")
+    hints |= dict.fromkeys((_timer_key(record) for record in records), b"")
     await _put_all(objects, hints | _bodies(records[-READ:]))
 
 
@@ -42,9 +42,8 @@ def _completed(created_at: datetime) -> JobRecord:
     return running.complete(attempt=1, now=created_at, outputs=())
 
 
-def _deadline(record: JobRecord) -> str:
-    assert record.next_deadline is not None
-    return Deadline(record.next_deadline, "job", record.tenant, record.job_id).key
+def _timer_key(record: JobRecord) -> str:
+    return job_timer(record, record.due_at, now=record.created_at).key
 
 
 def _bodies(records: Sequence[JobRecord]) -> dict[str, bytes]:

@@ -18,9 +18,9 @@ from infra.compose.reaper import reaper
 from infra.settings import Settings
 from storage.clock import ManualClock
 from storage.jobs.store import StoredJob
-from storage.jobs.tombstone import LIFE
 from storage.jobs.values import ProgressDetails
 from storage.launcher import NoLauncher
+from storage.tombstone import LIFE
 from tests.support.api_server import BLUE, PNG, Api, running_api
 from tests.support.counted_bucket import Cost, CountedBucket
 from tests.support.post import Post
@@ -53,12 +53,12 @@ class Phase(StrEnum):
     CLAIM = "of these, the claim"
     PROGRESS = "a write of progress"
     LOG = "a write of the log, while the job runs"
-    WEBHOOK = "a webhook: its pointer, a look at what is due, its delivery"
+    WEBHOOK = "a webhook: its outbox entry, a LIST of what is due, its delivery"
     LOOK = "GET /v1/jobs/{id}"
     PAGE = "GET /v1/jobs, a page of 2"
     IDLE = "an idle worker's look at the queue"
     SWEEP = "a quiet pass of the reaper"
-    DUE = "a look at what is due, where nothing is"
+    OUTBOX = "a look at what is due, where nothing is"
     REMOVAL = "removal when its time is over, and of its tombstone 30 days later"
 
 
@@ -196,4 +196,4 @@ async def _webhook() -> dict[Phase, Cost]:
     await post.send()
     await post.stores.jobs.settled()
     assert post.receiver.types() == ["completed"] * 2
-    return {Phase.DUE: due, Phase.WEBHOOK: bucket.take() - silent}
+    return {Phase.OUTBOX: due, Phase.WEBHOOK: bucket.take() - silent}

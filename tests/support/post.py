@@ -13,7 +13,7 @@ from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.hint_keys import DUE, DueEntry
+from storage.index_keys import OUTBOX, OutboxEntry
 from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.launcher import NoLauncher
@@ -86,7 +86,7 @@ class Post:
     async def queued(self, *events: str, **fields: Any) -> StoredJob:
         standard = {"created_at": self.clock.now(), "timeout_s": 3600, "webhook_url": URL}
         record = a_job(**(standard | {"webhook_events": events or ALL} | fields))
-        return await self.stores.jobs.create(record.born(), workflow=b"{}")
+        return await self.stores.jobs.create(record.initial(), workflow=b"{}")
 
     async def claimed(self, *events: str, **fields: Any) -> StoredJob:
         await self.queued(*events, **fields)
@@ -101,5 +101,5 @@ class Post:
         )
         return stored.record
 
-    async def pointers(self) -> list[DueEntry]:
-        return [DueEntry.parse(key) for key in (await self.objects.list(DUE)).keys]
+    async def pointers(self) -> list[OutboxEntry]:
+        return [OutboxEntry.parse(key) for key in (await self.objects.list(OUTBOX)).keys]

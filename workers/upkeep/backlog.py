@@ -1,8 +1,8 @@
 """Queued jobs that no worker is coming for: their ticket was lost, or their worker died before it claimed anything.
 
-The launcher tells how many tickets still wait. Where more jobs wait than tickets, and have waited for a while, the
-difference is spawned again. One that has waited for days is given up. A look costs one LIST, one more for each pool in
-which jobs wait, and a GET for each of the first few that have waited long and one for how the pool's engine started.
+The launcher counts the tickets that still wait. Where more jobs wait than tickets, and have waited for a while, the
+difference is spawned again. A sweep costs one LIST, one more for each pool in which jobs wait, and a GET for each of
+the first few that have waited long and one for how the pool's engine started.
 
 Where the engine of a pool failed to start once too often, the jobs that waited meanwhile fail, unless a worker of that
 pool is at work all the same. No worker is asked for until the pause is over, and then a single one.
@@ -17,11 +17,12 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
-from storage.hint_keys import QUEUE, QueueEntry, running_prefix
-from storage.jobs.record import LONGEST_WAIT, JobRecord, Status
-from storage.jobs.store import YOUNG_HINT, JobStore, StoredJob
+from storage.index_keys import QUEUE, QueueEntry
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import YOUNG, JobStore, StoredJob
 from storage.launcher import Launcher
 from storage.published.engine_starts import WELL, EngineStartStore, StartState
+from storage.timers import Timer, lane_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ WAITS, FAILED, DROPPED, UNREADABLE = "waits", "failed", "dropped", "unreadable"
 """What a look at a hint has found, or done."""
 AFTER_ALL = "~"
 """Behind every hint of a pool, which begin with digits."""
+
+FIRST_TIMERS = 100
+"""Read to find a running job of a pool whose engine failed to start."""
 
 PATIENCE = timedelta(seconds=30)
 """For a ticket that was spawned a moment ago and is not counted yet."""
@@ -76,8 +80,19 @@ class Backlog:
         return done
 
     async def _is_served(self, pool: str) -> bool:
-        """Whether a worker of the pool runs a job: its engine did start."""
-        return bool((await self._objects.list(running_prefix(pool), limit=1)).keys)
+        """Whether a worker of the pool runs a job: its engine did start. Leases have the earliest timers."""
+        page = await self._objects.list(lane_prefix("active"), limit=FIRST_TIMERS)
+        return any(await map_bounded(page.keys, partial(self._runs_in, pool)))
+
+    async def _runs_in(self, pool: str, key: str) -> bool:
+        try:
+            timer = Timer.parse(key)
+            if timer.kind != "job":
+                return False
+            record = (await self._jobs.read(timer.tenant, timer.id)).record
+        except (ValueError, JobNotFound, RecordUnreadable):
+            return False
+        return record.status is Status.RUNNING and record.pool == pool
 
     async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
         """The first hints of each pool in turn, so that a long queue hides no other. One LIST a pool, and one more."""
@@ -88,12 +103,11 @@ class Backlog:
             page = await self._objects.list(QUEUE, after=folder + AFTER_ALL)
 
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
-        """Hints that name no job are looked at as well, and dropped then."""
+        """With those that name no job, which are deleted."""
         now = self._clock.now()
         entries = [(key, _parsed(key)) for key in found]
         long = [key for key, entry in entries if entry is None or now - entry.created_at > self._patience]
-        too_long = [key for key, entry in entries if entry is not None and now - entry.created_at > LONGEST_WAIT]
-        return list(dict.fromkeys((*long[:LOOKED_AT], *too_long[:LOOKED_AT])))
+        return long[:LOOKED_AT]
 
     async def _look(self, key: str, broken: StartState | None) -> str:
         """One of the words below."""
@@ -104,7 +118,7 @@ class Backlog:
             except PreconditionFailed:
                 return WAITS
             except JobNotFound:
-                if self._clock.now() - entry.created_at <= YOUNG_HINT:
+                if self._clock.now() - entry.created_at <= YOUNG:
                     return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)
@@ -120,7 +134,7 @@ class Backlog:
     async def _unless_given_up(self, stored: StoredJob, broken: StartState | None) -> JobRecord:
         """The record as it is afterwards. `PreconditionFailed` if a worker takes the job at this very moment."""
         now = self._clock.now()
-        given_up = stored.record.give_up_waiting(now=now)
+        given_up = stored.record
         if broken is not None and broken.last is not None:
             given_up = given_up.without_engine(
                 now=now, failed_at=broken.last.at, message=broken.message, log_tail=broken.last.log_tail

@@ -15,7 +15,7 @@ from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
-from storage.hint_keys import DueEntry
+from storage.index_keys import OutboxEntry
 from storage.outbox import Committed, JobHappened, Outbox, TestAsked
 from storage.webhooks.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
 from storage.webhooks.endpoints import EndpointStore
@@ -70,7 +70,7 @@ class Deliverer:
         self._renderer = renderer
         self._signer = signer
 
-    async def deliver(self, entry: DueEntry) -> Result:
+    async def deliver(self, entry: OutboxEntry) -> Result:
         """Raises `StorageError` where the bucket fails: the pointer is still there then."""
         found = await self._outbox.find(entry)
         if found == "later":
@@ -84,7 +84,7 @@ class Deliverer:
         except PreconditionFailed:
             return "later"  # another deliverer is at it
 
-    async def _hold(self, entry: DueEntry, found: Committed) -> StoredDelivery | Result:
+    async def _hold(self, entry: OutboxEntry, found: Committed) -> StoredDelivery | Result:
         """The delivery under our lease; or what is to be done with the pointer instead."""
         if _is_first(entry, found):
             try:
@@ -98,7 +98,7 @@ class Deliverer:
         if delivery.is_held(now):
             return "later"
         if entry.turn > delivery.turn:
-            await self._deliveries.outrun(stored, entry)
+            await self._deliveries.invalidate(stored, entry)
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
             return await self._deliveries.settle(stored, delivery.held(now + self._lease))
         elif delivery.pointer is not None:
@@ -106,11 +106,11 @@ class Deliverer:
         await self._outbox.drop(entry)
         return "dropped"
 
-    async def _start(self, entry: DueEntry, found: Committed) -> StoredDelivery:
+    async def _start(self, entry: OutboxEntry, found: Committed) -> StoredDelivery:
         delivery = _new_delivery(entry, found, self._renderer)
         return await self._deliveries.start(delivery.held(self._clock.now() + self._lease))
 
-    async def _attempt(self, entry: DueEntry, found: Committed, held: StoredDelivery) -> Result:
+    async def _attempt(self, entry: OutboxEntry, found: Committed, held: StoredDelivery) -> Result:
         allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
         if isinstance(allowed, datetime):
             return await self._settle(entry, held, held.record.rescheduled(None, allowed), "again")
@@ -161,7 +161,7 @@ class Deliverer:
         secret = await self._objects.get(of_owner(found.ref.tenant, found.ref.id))
         return Signer((secret.body.decode(),), self._signer.ed25519_key)
 
-    async def _conclude(self, entry: DueEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
+    async def _conclude(self, entry: OutboxEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
         now, delivery = self._clock.now(), held.record
         attempt = DeliveryAttempt(
             number=delivery.attempted + 1,
@@ -199,24 +199,24 @@ class Deliverer:
         elif verdict.what == "again" or verdict.disable is not None or verdict.is_exhausted:
             await self._endpoints.failed(tenant, url, disable=verdict.disable, scale=self._retry_scale)
 
-    async def _settle(self, entry: DueEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
+    async def _settle(self, entry: OutboxEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
         await self._deliveries.settle(held, after)
         await self._outbox.drop(entry)
         return result
 
 
-def _is_first(entry: DueEntry, found: Committed) -> bool:
+def _is_first(entry: OutboxEntry, found: Committed) -> bool:
     """Whether nothing was tried yet, most likely: so it is not worth a look."""
     return isinstance(found, JobHappened) and entry.turn == found.event.rev
 
 
-def _is_replaced(entry: DueEntry, delivery: Delivery, now: datetime) -> bool:
+def _is_replaced(entry: OutboxEntry, delivery: Delivery, now: datetime) -> bool:
     """Whether another pointer leads to the next attempt."""
     pointer = delivery.pointer
     return pointer is not None and pointer.key != entry.key and (pointer.turn > entry.turn or pointer.due > now)
 
 
-def _new_delivery(entry: DueEntry, found: Committed, renderer: Renderer) -> Delivery:
+def _new_delivery(entry: OutboxEntry, found: Committed, renderer: Renderer) -> Delivery:
     ref = entry.ref
     return Delivery(
         tenant=ref.tenant,

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from storage.errors import StorageError
-from storage.hint_keys import DueEntry
+from storage.index_keys import OutboxEntry
 from storage.outbox import Outbox
-from storage.signal import DUE_TOPIC, Bell, Signal
+from storage.signal import OUTBOX_TOPIC, Bell, Signal
 from workers.webhooks.deliverer import Deliverer
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Dispatcher:
         self._per_endpoint: Counter[str] = Counter()
         self._per_host: Counter[str] = Counter()
         self._per_tenant: Counter[str] = Counter()
-        self._waiting: list[DueEntry] = []
+        self._waiting: list[OutboxEntry] = []
         self._has_more = False
         self._not_before: dict[str, float] = {}
         self._ended = asyncio.Event()
@@ -52,7 +52,7 @@ class Dispatcher:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Until `stop`; attempts that are under way then are seen through."""
-        with self._signal.listen(DUE_TOPIC) as bell:
+        with self._signal.listen(OUTBOX_TOPIC) as bell:
             while not stop.is_set():
                 await self._look()
                 await self._pause(bell, stop)
@@ -110,7 +110,7 @@ class Dispatcher:
     def _has_room(self) -> bool:
         return len(self._under_way) < AT_ONCE
 
-    def _begin_all(self, entries: Iterable[DueEntry]) -> int:
+    def _begin_all(self, entries: Iterable[OutboxEntry]) -> int:
         """Those for which there is room; the others wait."""
         now, begun = asyncio.get_running_loop().time(), 0
         for entry in entries:
@@ -123,7 +123,7 @@ class Dispatcher:
                 self._waiting.append(entry)
         return begun
 
-    def _has_room_for(self, entry: DueEntry) -> bool:
+    def _has_room_for(self, entry: OutboxEntry) -> bool:
         return (
             self._has_room
             and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT
@@ -131,14 +131,14 @@ class Dispatcher:
             and self._per_tenant[entry.ref.tenant] < AT_ONCE_PER_TENANT
         )
 
-    def _begin(self, entry: DueEntry) -> None:
+    def _begin(self, entry: OutboxEntry) -> None:
         self._not_before.pop(entry.key, None)
         self._per_endpoint[entry.endpoint] += 1
         self._per_host[entry.host] += 1
         self._per_tenant[entry.ref.tenant] += 1
         self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
 
-    async def _deliver(self, entry: DueEntry) -> None:
+    async def _deliver(self, entry: OutboxEntry) -> None:
         result = "later"
         try:
             result = await self._deliverer.deliver(entry)

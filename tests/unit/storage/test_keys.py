@@ -8,16 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage import keys
-from storage.hint_keys import (
+from storage.index_keys import (
     MAX_PRIORITY,
     MIN_PRIORITY,
-    Deadline,
-    IndexEntry,
-    Kind,
+    ListEntry,
     MemberEntry,
     QueueEntry,
-    RunningEntry,
 )
+from storage.timers import LANES, Kind, Lane, Timer
 
 JOB = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
 times = st.integers(1_600_000_000_000, 7_000_000_000_000).map(lambda ms: datetime.fromtimestamp(ms / 1000, UTC))
@@ -38,15 +36,6 @@ def test_a_queue_key_tells_its_entry(entry: QueueEntry) -> None:
     assert QueueEntry.parse(entry.key) == entry
 
 
-@given(st.integers(1, 5_000), st.sampled_from(["default", "a-b.c_d"]))
-def test_a_running_key_tells_its_entry(attempt: int, tenant: str) -> None:
-    """Which attempt at which job."""
-    entry = RunningEntry("default", tenant, JOB, attempt)
-    assert RunningEntry.parse(entry.key) == entry
-    with pytest.raises(ValueError, match="not a key of this kind"):
-        RunningEntry.parse(entry.key + "/x")
-
-
 @given(entries, entries)
 def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry) -> None:
     """A LIST in key order gives the best job first."""
@@ -60,24 +49,29 @@ def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry
 @given(times, st.timedeltas(timedelta(milliseconds=1), timedelta(days=1000)))
 def test_index_keys_sort_newest_first(moment: datetime, later: timedelta) -> None:
     """A LIST in key order gives the newest job first."""
-    older, newer = (IndexEntry(created_at, JOB, None) for created_at in (moment, moment + later))
+    older, newer = (ListEntry(created_at, JOB, None) for created_at in (moment, moment + later))
     assert newer.key("default", None) < older.key("default", None)
 
 
 @given(times, st.sampled_from([None, 0, 1, 1234]))
 def test_an_index_key_tells_its_entry(moment: datetime, attempt: int | None) -> None:
     """Nothing is lost between writing and reading."""
-    entry = IndexEntry(moment, JOB, attempt)
-    assert IndexEntry.parse(entry.key("default", "queued")) == entry
+    entry = ListEntry(moment, JOB, attempt)
+    assert ListEntry.parse(entry.key("default", "queued")) == entry
 
 
-@pytest.mark.parametrize("kind", ["draft", "job", "batch", "upload"])
-def test_a_deadline_key_tells_its_entry(kind: Kind) -> None:
-    """Soonest first."""
+@pytest.mark.parametrize("lane", LANES)
+@pytest.mark.parametrize("kind", ["job", "batch", "upload", "key", "test", "endpoint"])
+def test_a_timer_key_tells_its_timer(kind: Kind, lane: Lane) -> None:
+    """Soonest first within a lane, and no two timers share a key."""
     now = datetime(2026, 11, 23, tzinfo=UTC)
-    entry = Deadline(now, kind, "t-1", JOB)
-    assert Deadline.parse(entry.key) == entry
-    assert entry.key < Deadline(now + timedelta(milliseconds=1), kind, "a", JOB).key
+    timer, twin = (Timer.new(now, kind, "t-1", JOB, armed_at=now, lane=lane) for _ in range(2))
+    assert Timer.parse(timer.key) == timer
+    assert timer.key != twin.key
+    later = Timer.new(now + timedelta(milliseconds=1), kind, "a", JOB, armed_at=now, lane=lane)
+    assert timer.key < later.key
+    with pytest.raises(ValueError, match="not a timer"):
+        Timer.parse(timer.key + "/x")
 
 
 def test_a_member_key_tells_its_entry() -> None:
@@ -98,7 +92,7 @@ def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
 def test_a_foreign_key_is_no_index_key(bad: str) -> None:
     """Whatever else lies in the index is recognised."""
     with pytest.raises(ValueError, match="not a key of this kind"):
-        IndexEntry.parse(bad)
+        ListEntry.parse(bad)
 
 
 @pytest.mark.parametrize("bad", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101, "ü", "a\\b"])
@@ -126,7 +120,6 @@ def test_no_key_is_a_prefix_of_another() -> None:
     every = [
         keys.record("t", JOB),
         keys.workflow("t", JOB),
-        keys.prompt("t", JOB),
         keys.input_medium("t", JOB, 0),
         keys.output("t", JOB, 1, 0, "a.png"),
         keys.upload("t", JOB),
@@ -138,12 +131,11 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.batch("t", JOB),
         keys.batch_medium("t", JOB, 0),
         keys.upload_use("t", JOB, JOB),
-        IndexEntry(now, JOB, None).key("t", None),
-        IndexEntry(now, JOB, 0).key("t", "queued"),
+        ListEntry(now, JOB, None).key("t", None),
+        ListEntry(now, JOB, 0).key("t", "queued"),
         MemberEntry(JOB, 0, "queued").key("t", JOB),
-        Deadline(now, "job", "t", JOB).key,
+        Timer.new(now, "job", "t", JOB, armed_at=now).key,
         QueueEntry("default", 0, now, "t", JOB, 0).key,
-        RunningEntry("default", "t", JOB, 1).key,
     ]
     folders = {key.rsplit("/", depth)[0] for key in every for depth in range(1, key.count("/") + 1)}
     assert not folders & set(every)

@@ -97,7 +97,7 @@ class JobMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         wanted = {"webhook_url": "https://receiver.example/", "webhook_events": get_args(EventName)}
-        self.record = queued().model_copy(update=wanted).born()
+        self.record = queued().model_copy(update=wanted).initial()
         self.ended: JobRecord | None = None
         self.now = NOW
         self.told: dict[int, JobEvent] = {event.sequence: event for event in self.record.events}

@@ -6,9 +6,9 @@ import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.errors import PreconditionFailed, StorageUnavailable
-from storage.hint_keys import DUE, DueEntry
-from storage.jobs.hints import endpoint_of, event_ref, hints_of
+from storage.errors import JobGone, PreconditionFailed, StorageUnavailable
+from storage.index_keys import OUTBOX, OutboxEntry
+from storage.jobs.index import endpoint_of, event_ref, index_keys
 from storage.jobs.record import JobRecord
 from tests.support.post import DOWN, URL, Post
 
@@ -30,10 +30,10 @@ async def test_two_deliverers_send_one_attempt(post: Post) -> None:
 
 
 async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
-    """It is written first; once its time is over a touch fences the writer, and it goes."""
+    """It is written first; once it is old the writer is fenced, and the entry is deleted."""
     record = (await post.claimed("completed")).record
     event = _event(record)
-    ahead = DueEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
+    ahead = OutboxEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
     await post.objects.put(ahead.key, b"")
     assert await post.deliverer.deliver(ahead) == "later"
     before = await post.stores.jobs.read("default", record.job_id)
@@ -61,10 +61,10 @@ async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> No
     def completed(record: JobRecord) -> JobRecord:
         return record.complete(attempt=1, now=post.clock.now(), outputs=())
 
-    touched = await post.stores.jobs.touch(before)
+    fenced = await post.stores.jobs.fence(before)
     first, second = (
-        {key for key in hints_of(completed(record)) if key.startswith(DUE)}
-        for record in (before.record, touched.record)
+        {key for key in index_keys(completed(record)) if key.startswith(OUTBOX)}
+        for record in (before.record, fenced.record)
     )
     assert len(first) == len(second) == 1
     assert first.isdisjoint(second)
@@ -96,3 +96,19 @@ async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
     assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
     assert len(post.receiver.posts) == 2
     assert await post.pointers() == []
+
+
+async def test_a_lost_entry_is_written_again(post: Post) -> None:
+    """When the job's time is over and its event was not delivered: the job stays, and its receiver is informed."""
+    record = await post.completed("completed", retain_s=60)
+    await post.objects.delete(*(entry.key for entry in await post.pointers()))
+    await post.send()
+    assert post.receiver.posts == []
+    post.pass_time(seconds=61)
+    await post.reap()
+    await post.send()
+    assert post.receiver.types() == ["completed"]
+    post.pass_time(minutes=11)
+    await post.reap()
+    with pytest.raises(JobGone):
+        await post.stores.jobs.read("default", record.job_id)

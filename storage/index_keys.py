@@ -1,55 +1,46 @@
-"""Keys that are hints: what they tell, how they are ordered, how they are read again.
+"""Index keys: empty objects whose keys answer one question each by a LIST.
 
     tenants/<tenant>/index/all/<entry>                  every job, newest first
     tenants/<tenant>/index/<status>/<entry>             the jobs of one status, newest first
     tenants/<tenant>/batches/<batch_id>/members/<entry> the jobs of a batch, with their status
     queue/<pool>/<entry>                                jobs to be claimed, best first
-    running/<pool>/<entry>                              attempts that may have lost their worker
-    deadlines/<entry>                                   what is to be looked at again, and when, soonest first
-    due/<entry>                                         events to be delivered, and when, soonest first
+    outbox/<entry>                                      events to be delivered, and when, soonest first
     tenants/<tenant>/dead-letters/<entry>               events that were given up, newest first
 
-A hint can be stale, duplicated or lost: `JobRecord.outdates` decides which one can still come true. So that the late
-removal of an old hint cannot hit its successor, every hint that may come back has the attempt in its key.
+An index key is a function of its record. It may be missing, stale or double: readers check the record, delete what
+they find to be stale, and the record's timer (`storage.timers`) writes it again. A key that may come back has the
+attempt in it, so that the late deletion of an old key cannot hit its successor.
 """
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Literal, Self
 
 from storage.keys import check_segment
+from storage.times import END_OF_TIME_MS, ms_of, time_of
 
 MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_END_OF_TIME_MS = 9_999_999_999_999
 
 HOST_DIGITS = 8
 """Of an endpoint's hash, which belong to its host."""
 
 _ID = r"[0-9a-f-]{36}"
-INDEX_ENTRY = re.compile(rf"(?P<ms>\d{{13}})-(?P<job_id>{_ID})(-(?P<attempt>\d{{3,9}}))?")
+LIST_ENTRY = re.compile(rf"(?P<ms>\d{{13}})-(?P<job_id>{_ID})(-(?P<attempt>\d{{3,9}}))?")
 """The last segment of an index key; a list cursor is one of these."""
 _MEMBER_ENTRY = re.compile(rf"(?P<job_id>{_ID})-(?P<attempt>\d{{3,9}})-(?P<status>[a-z]+)")
 _QUEUE_KEY = re.compile(
     rf"queue/(?P<pool>[^/]+)/(?P<order>\d{{7}})-(?P<ms>\d{{13}})-(?P<job_id>{_ID})-(?P<attempt>\d{{3,9}})-(?P<tenant>[^/]+)"
 )
-_RUNNING_KEY = re.compile(rf"running/(?P<pool>[^/]+)/(?P<job_id>{_ID})-(?P<attempt>\d{{3,9}})-(?P<tenant>[^/]+)")
-_DEADLINE_KEY = re.compile(
-    r"deadlines/(?P<ms>\d{13})-(?P<kind>draft|job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})-(?P<tenant>[^/]+)"
-)
-
-
-_DUE_KEY = re.compile(
-    r"due/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
+_OUTBOX_KEY = re.compile(
+    r"outbox/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
     r"-(?P<sequence>\d{6})-(?P<turn>\d{3,9})-(?P<tenant>[^/]+)"
 )
 DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})")
 
 
 @dataclass(frozen=True, slots=True)
-class IndexEntry:
+class ListEntry:
     """A row of a list. `attempt` is None in the list of all jobs, where a job never changes its place."""
 
     created_at: datetime
@@ -59,18 +50,18 @@ class IndexEntry:
     def key(self, tenant: str, status: str | None) -> str:
         """An inverted time first, so that a LIST in key order is newest first."""
         attempt = "" if self.attempt is None else f"-{self.attempt:03d}"
-        return index_prefix(tenant, status) + f"{_END_OF_TIME_MS - _ms(self.created_at):013d}-{self.job_id}{attempt}"
+        return list_prefix(tenant, status) + f"{END_OF_TIME_MS - ms_of(self.created_at):013d}-{self.job_id}{attempt}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        match = _matched(INDEX_ENTRY, key.rsplit("/", 1)[-1])
+        match = _matched(LIST_ENTRY, key.rsplit("/", 1)[-1])
         attempt = match["attempt"]
         return cls(
-            _time(_END_OF_TIME_MS - int(match["ms"])), match["job_id"], None if attempt is None else int(attempt)
+            time_of(END_OF_TIME_MS - int(match["ms"])), match["job_id"], None if attempt is None else int(attempt)
         )
 
 
-def index_prefix(tenant: str, status: str | None) -> str:
+def list_prefix(tenant: str, status: str | None) -> str:
     return f"tenants/{check_segment(tenant)}/index/{status or 'all'}/"
 
 
@@ -88,7 +79,7 @@ class QueueEntry:
     @property
     def key(self) -> str:
         """Higher priority first, then older first. One flat segment: an emptied folder costs a LIST time."""
-        order = f"{MAX_PRIORITY - self.priority:07d}-{_ms(self.created_at):013d}"
+        order = f"{MAX_PRIORITY - self.priority:07d}-{ms_of(self.created_at):013d}"
         return queue_prefix(self.pool) + f"{order}-{self.job_id}-{self.attempt:03d}-{check_segment(self.tenant)}"
 
     @classmethod
@@ -97,7 +88,7 @@ class QueueEntry:
         return cls(
             pool=match["pool"],
             priority=MAX_PRIORITY - int(match["order"]),
-            created_at=_time(int(match["ms"])),
+            created_at=time_of(int(match["ms"])),
             tenant=match["tenant"],
             job_id=match["job_id"],
             attempt=int(match["attempt"]),
@@ -109,32 +100,6 @@ QUEUE = "queue/"
 
 def queue_prefix(pool: str) -> str:
     return f"{QUEUE}{check_segment(pool)}/"
-
-
-def running_prefix(pool: str) -> str:
-    return f"{RUNNING}{check_segment(pool)}/"
-
-
-@dataclass(frozen=True, slots=True)
-class RunningEntry:
-    """An attempt at a job that may need recovery."""
-
-    pool: str
-    tenant: str
-    job_id: str
-    attempt: int
-
-    @property
-    def key(self) -> str:
-        return f"{running_prefix(self.pool)}{self.job_id}-{self.attempt:03d}-{check_segment(self.tenant)}"
-
-    @classmethod
-    def parse(cls, key: str) -> Self:
-        match = _matched(_RUNNING_KEY, key)
-        return cls(match["pool"], match["tenant"], match["job_id"], int(match["attempt"]))
-
-
-RUNNING = "running/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,34 +123,6 @@ def members_prefix(tenant: str, batch_id: str) -> str:
     return f"tenants/{check_segment(tenant)}/batches/{check_segment(batch_id)}/members/"
 
 
-Kind = Literal["draft", "job", "batch", "upload", "key", "test", "endpoint"]
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """A job, batch, upload, Idempotency-Key, … that someone must look at when `due`. What is to be done, it tells.
-
-    A draft is a job whose submission may have died before its commit. The key rounds up: whoever looks at its time
-    finds that what counts in microseconds is due as well.
-    """
-
-    due: datetime
-    kind: Kind
-    tenant: str
-    id: str
-
-    @property
-    def key(self) -> str:
-        return f"{DEADLINES}{_ms_up(self.due):013d}-{self.kind}-{self.id}-{check_segment(self.tenant)}"
-
-    @classmethod
-    def parse(cls, key: str) -> Self:
-        match = _matched(_DEADLINE_KEY, key)
-        return cls(_time(int(match["ms"])), match["kind"], match["tenant"], match["id"])  # type: ignore[arg-type]
-
-
-DEADLINES = "deadlines/"
-
 EventKind = Literal["job", "batch", "test"]
 
 
@@ -205,7 +142,7 @@ class EventRef:
 
 
 @dataclass(frozen=True, slots=True)
-class DueEntry:
+class OutboxEntry:
     """A pointer to an event that must be sent at `due`.
 
     `turn` keeps the keys of one event's pointers apart. The first pointer's turn is the `rev` of the commit that
@@ -228,16 +165,16 @@ class DueEntry:
     def key(self) -> str:
         ref = self.ref
         event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.turn:03d}-{check_segment(ref.tenant)}"
-        return f"{DUE}{_ms(self.due):013d}-{self.endpoint}-{event}"
+        return f"{OUTBOX}{ms_of(self.due):013d}-{self.endpoint}-{event}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        match = _matched(_DUE_KEY, key)
+        match = _matched(_OUTBOX_KEY, key)
         ref = EventRef(match["tenant"], match["kind"], match["id"], int(match["sequence"]))  # type: ignore[arg-type]
-        return cls(_time(int(match["ms"])), match["endpoint"], ref, int(match["turn"]))
+        return cls(time_of(int(match["ms"])), match["endpoint"], ref, int(match["turn"]))
 
 
-DUE = "due/"
+OUTBOX = "outbox/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +187,14 @@ class DeadLetter:
     @property
     def key(self) -> str:
         ref = self.ref
-        inverted = _END_OF_TIME_MS - _ms(self.died_at)
+        inverted = END_OF_TIME_MS - ms_of(self.died_at)
         return dead_letters_prefix(ref.tenant) + f"{inverted:013d}-{ref.kind}-{ref.id}-{ref.sequence:06d}"
 
     @classmethod
     def parse(cls, tenant: str, key: str) -> Self:
         match = _matched(DEAD_LETTER_ENTRY, key.rsplit("/", 1)[-1])
         ref = EventRef(tenant, match["kind"], match["id"], int(match["sequence"]))  # type: ignore[arg-type]
-        return cls(_time(_END_OF_TIME_MS - int(match["ms"])), ref)
+        return cls(time_of(END_OF_TIME_MS - int(match["ms"])), ref)
 
 
 def dead_letters_prefix(tenant: str) -> str:
@@ -269,21 +206,3 @@ def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
     if match is None:
         raise ValueError(f"not a key of this kind: {text!r}")
     return match
-
-
-def _ms(moment: datetime) -> int:
-    """Whole milliseconds; in integers, since a float would not come back as the same time."""
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
-
-
-def _ms_up(moment: datetime) -> int:
-    return -((_EPOCH - moment) // timedelta(milliseconds=1))
-
-
-def whole_ms(moment: datetime) -> datetime:
-    """As a key that begins with a time keeps it."""
-    return _time(_ms(moment))
-
-
-def _time(ms: int) -> datetime:
-    return _EPOCH + timedelta(milliseconds=ms)

@@ -5,17 +5,18 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.errors import ObjectNotFound
+from storage.timers import TOMBSTONE_NONCE, Kind, Timer
 from storage.value import Value
 
 LIFE = timedelta(days=30)
-"""So long one is told that a thing was removed; afterwards it is unknown."""
+"""How long a client is told that a record was removed; afterwards it is unknown."""
 
 
 class Tombstone(Value):
-    """`gone_at` comes first: by it a tombstone's bytes are told from a record's. `hints` are still to be removed."""
+    """`gone_at` comes first: it tells a tombstone's bytes from a record's. `index_keys` are still to be deleted."""
 
     gone_at: datetime
-    hints: tuple[str, ...] = ()
+    index_keys: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, body: bytes) -> "Tombstone | None":
@@ -30,10 +31,10 @@ class Tombstone(Value):
         return self.gone_at + LIFE
 
 
-async def clear(objects: ObjectStore, record_key: str, now: datetime) -> datetime | None:
-    """Remove everything beside a tombstone, and at the end of its life itself.
+async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, now: datetime) -> Timer | None:
+    """Delete everything that belongs to a tombstone, and the tombstone itself at the end of its life.
 
-    Returns when to look again, None if nothing is left. Idempotent; a late writer's objects go at the second look.
+    Returns the timer for that end, None if nothing is left. Idempotent. `timer` is one of the removed record.
     """
     try:
         tombstone = Tombstone.parse((await objects.get(record_key)).body)
@@ -41,14 +42,15 @@ async def clear(objects: ObjectStore, record_key: str, now: datetime) -> datetim
         return None
     if tombstone is None:
         return None
-    await _empty(objects, record_key)
-    await objects.delete(*tombstone.hints)
-    if now < tombstone.ends_at:
-        return tombstone.ends_at
-    await objects.delete(record_key)
-    return None
-
-
-async def _empty(objects: ObjectStore, record_key: str) -> None:
     async for page in all_keys(objects, keys.folder(record_key)):
         await objects.delete(*(key for key in page if key != record_key))
+    await objects.delete(*tombstone.index_keys)
+    if now >= tombstone.ends_at:
+        await objects.delete(record_key)
+        return None
+    return end_timer(tombstone, timer.kind, timer.tenant, timer.id)
+
+
+def end_timer(tombstone: Tombstone, kind: Kind, tenant: str, record_id: str) -> Timer:
+    """The same for everyone who finds the tombstone."""
+    return Timer(tombstone.ends_at, kind, tenant, record_id, tombstone.gone_at, TOMBSTONE_NONCE)

@@ -1,0 +1,51 @@
+"""Writes index keys before a commit, and deletes stale ones in the background after it.
+
+A stale key costs a reader one GET at worst, so no answer waits for its deletion.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from storage.bucket.budget import background, within_budget
+from storage.bucket.objects import ObjectStore
+from storage.concurrency import gather
+from storage.errors import StorageError
+
+
+class IndexWriter:
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+        self._deleting: dict[str, asyncio.Task[None]] = {}
+
+    async def put(self, index_keys: Iterable[str]) -> None:
+        """In one round. A deletion of the same key that is under way ends first: it must not hit the new key."""
+        keys = sorted(index_keys)
+        if deletions := {self._deleting[key] for key in keys if key in self._deleting}:
+            async with within_budget(keys[0]):
+                await asyncio.wait(deletions)
+        await gather(*(self._objects.put(key, b"") for key in keys))
+
+    async def delete(self, index_keys: Iterable[str]) -> None:
+        """Best effort: a reader that finds a stale key deletes it."""
+        try:
+            await self._objects.delete(*sorted(index_keys))
+        except StorageError:
+            return
+
+    def delete_soon(self, index_keys: Iterable[str]) -> None:
+        """As `delete`, in the background."""
+        keys = sorted(index_keys)
+        if not keys:
+            return
+        deletion = background(self.delete(keys))
+        self._deleting |= dict.fromkeys(keys, deletion)
+        deletion.add_done_callback(self._forget)
+
+    async def settled(self) -> None:
+        """Waits for every deletion that is under way."""
+        if self._deleting:
+            await asyncio.wait(set(self._deleting.values()))
+
+    def _forget(self, deletion: asyncio.Task[None]) -> None:
+        for key in [key for key, task in self._deleting.items() if task is deletion]:
+            del self._deleting[key]

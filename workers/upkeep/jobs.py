@@ -1,0 +1,100 @@
+"""The timer of a job: what is due, and what a process that died has left undone.
+
+no record     old: a tombstone takes its place, and what the submission left is deleted
+queued        fails at its limit; else its index keys are written again
+running       its lease has ended: back to the queue, or failed
+ended         removed when its time is over and its events were delivered; until then they are announced again
+removed       what is left of it is deleted
+"""
+
+from datetime import timedelta
+from typing import assert_never
+
+from storage.clock import Clock
+from storage.errors import JobGone, JobNotFound
+from storage.jobs.logs import LogStore
+from storage.jobs.record import JobRecord, Status
+from storage.jobs.store import ABANDONED, YOUNG, JobStore, StoredJob
+from storage.outbox import Outbox
+from storage.removal import JobRemover
+from storage.timers import Timer
+
+EVENTS_PENDING = timedelta(minutes=10)
+"""Between two checks of a job whose time is over and whose events are still to be delivered."""
+
+LAST_LINES = 20
+"""Of the log of a lost worker, which become part of `worker_lost`."""
+
+
+class JobTimers:
+    """`max_attempts`: how often a job may lose its worker before it fails with `worker_lost`."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        remover: JobRemover,
+        outbox: Outbox,
+        logs: LogStore,
+        clock: Clock,
+        *,
+        max_attempts: int,
+    ) -> None:
+        self._jobs = jobs
+        self._remover = remover
+        self._outbox = outbox
+        self._logs = logs
+        self._clock = clock
+        self._max_attempts = max_attempts
+
+    async def on_due(self, timer: Timer) -> Timer | None:
+        """As `TimerHandler.on_due`."""
+        age = self._clock.now() - timer.armed_at
+        try:
+            stored = await self._jobs.read(timer.tenant, timer.id)
+        except JobGone:
+            return await self._remover.collect_garbage(timer)
+        except JobNotFound:
+            if age < ABANDONED:
+                return timer
+            await self._remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
+            return None
+        if stored.record.timer == timer.key:
+            return await self._reconcile(stored, timer)
+        if age < YOUNG:
+            return timer  # the commit that names it may be under way
+        await self._remover.delete_rows_of(timer, stored.record)
+        await self._jobs.fence(stored)
+        return None
+
+    async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:
+        """`PreconditionFailed` if another writer is first: it names another timer, or the next sweep tries again."""
+        record, now = stored.record, self._clock.now()
+        match record.status:
+            case Status.RUNNING:
+                if not record.has_lost_its_worker(now):
+                    return timer
+                log_tail = await self._last_lines(record)
+                after = record.expire(now=now, max_attempts=self._max_attempts, log_tail=log_tail)
+                stored = await self._jobs.advance(stored, after)
+            case Status.QUEUED:
+                await self._jobs.publish(record)
+                stored = await self._jobs.advance(stored, record.expire_in_queue(now=now))
+            case Status.COMPLETED | Status.FAILED if record.due_at > now:
+                stored = await self._jobs.advance(stored, record)
+            case Status.COMPLETED | Status.FAILED:
+                await self._remove(stored)
+                return None
+            case _:
+                assert_never(record.status)
+        return timer if stored.record.timer == timer.key else None
+
+    async def _remove(self, stored: StoredJob) -> None:
+        record = stored.record
+        if await self._remover.is_free_to_go(record):
+            await self._remover.purge(stored)
+            return
+        await self._outbox.announce_again(record)
+        await self._jobs.rearm(stored, self._clock.now() + EVENTS_PENDING)
+
+    async def _last_lines(self, record: JobRecord) -> tuple[str, ...] | None:
+        return await self._logs.tail(record.tenant, record.job_id, record.attempt, LAST_LINES)
