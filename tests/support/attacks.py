@@ -64,7 +64,7 @@ os.symlink(connection, str(folders.output / "link.json"))
 """
 
 LEAVE_BEHIND = """
-import os, subprocess, sys, tempfile, time
+import ctypes, os, subprocess, sys, tempfile, time
 folder = tempfile.gettempdir()
 subprocess.run([sys.executable, "-c", "import os; os.fork() and os._exit(0); os.setsid(); "
                 "os.fork() and os._exit(0); open(%r, 'w').write(str(os.getpid())); import time; time.sleep(600)"
@@ -75,12 +75,18 @@ left = [os.path.join(folder, "left"), f"/dev/shm/left-{os.getpid()}", *(
     str(f / "left") for f in (folders.input, folders.output, folders.temp, folders.output.parent / "user"))]
 for path in left:
     open(path, "w").write("of the first job")
-result = {"daemon": int(open(os.path.join(folder, "pid")).read()), "files": left}
+key = 0x70000000 | os.getpid()
+ctypes.CDLL(None).shmget(key, 4096, 0o1600)
+result = {"daemon": int(open(os.path.join(folder, "pid")).read()), "files": left, "key": key}
 """
 
 LOOK = """
-import os
-result = {"daemon": os.path.exists(f"/proc/{daemon}"), "files": [path for path in files if os.path.exists(path)]}
+import ctypes, os
+libc = ctypes.CDLL(None)
+memory = libc.shmget(key, 0, 0)
+libc.shmctl(memory, 0, None)
+result = {"daemon": os.path.exists(f"/proc/{daemon}"), "files": [path for path in files if os.path.exists(path)],
+          "shared memory": memory != -1}
 """
 
 

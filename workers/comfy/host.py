@@ -16,7 +16,7 @@ from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
 from workers.comfy.http import UNIX
 from workers.comfy.http_engine import HttpEngine
-from workers.comfy.leftovers import Leftovers, end_processes_of
+from workers.comfy.leftovers import Leftovers, end_processes_of, remove_shared_objects_of
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineMisconfigured, EngineUnavailable
@@ -208,6 +208,7 @@ class EngineProcess:
             self.enclosure = self._spec.enclosure(isolation)
             if isolation.user is not None:
                 await asyncio.to_thread(end_processes_of, isolation.user)
+                await asyncio.to_thread(remove_shared_objects_of, isolation.user)
             self.enclosure.make()
 
     @contextlib.contextmanager

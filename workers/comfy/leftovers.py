@@ -5,6 +5,7 @@ that a graph ran inside ComfyUI's own process is not found here; only a restart 
 """
 
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -21,6 +22,8 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lies
 OPEN_TO_ALL = (Path("/tmp"), Path("/var/tmp"), SHARED_MEMORY)  # noqa: S108
 _WORLD_WRITABLE = 0o002
 _ROUNDS, _ROUND_S = 20, 0.01
+_SYSTEM_V = {"shm": "shmctl", "msg": "msgctl", "sem": "semctl"}
+"""What lies below /proc/sysvipc, with the call that removes it: each takes IPC_RMID, which is 0, and no more."""
 
 
 class Leftovers:
@@ -50,6 +53,8 @@ class Leftovers:
                 continue
             except OSError as error:
                 logger.warning("a job's file cannot be removed: %s", error)
+        if self._user is not None:
+            remove_shared_objects_of(self._user)
         if killed or removed:
             logger.info("a job left %d processes and %d files behind: removed", killed, removed)
 
@@ -76,6 +81,17 @@ class Leftovers:
             return False
         engine = _family(self._guard)
         return any(_has_open(pid, path) for pid in _processes() if pid not in engine)
+
+
+def remove_shared_objects_of(user: int) -> None:
+    """System V memory, queues and semaphores: they outlive their processes, and any later one can open them."""
+    for kind, control in _SYSTEM_V.items():
+        with contextlib.suppress(OSError):
+            header, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
+            for row in rows:
+                about = dict(zip(header.split(), row.split(), strict=False))
+                if str(user) in (about.get("uid"), about.get("cuid")):
+                    getattr(ctypes.CDLL(None), control)(int(row.split()[1]), 0, 0)
 
 
 def end_processes_of(user: int) -> None:
