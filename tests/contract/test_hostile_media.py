@@ -157,12 +157,17 @@ def patched(body: bytes, at: int, new: bytes) -> bytes:
 
 
 MP4 = video(64, 48, 3)
-ITXT = png_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(80 * 1024**2), 9))
+
+
+def text_bomb() -> bytes:
+    return png(8, 8, png_chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(bytes(80 * 1024**2), 9)))
+
+
 HOSTILE: dict[str, Callable[[], bytes]] = {
     "a PNG that claims 2^31 pixels in a row": lambda: png(2**31 - 1, 1, pixels=zlib.compress(b"")),
     "a PNG of 50,000 by 50,000 in few bytes": lambda: png(50_000, 50_000, pixels=zlib.compress(bytes(100))),
     "a PNG without pixels": lambda: png(0, 0),
-    "a PNG whose text is a bomb": lambda: png(8, 8, ITXT),
+    "a PNG whose text is a bomb": text_bomb,
     "a PNG that ends within its pixels": lambda: png(800, 800)[:-40],
     "a PNG with a wrong checksum": lambda: patched(png(8, 8), 30, b"\xff"),
     "an APNG of too many frames": lambda: png(900, 900, png_chunk(b"acTL", struct.pack(">II", 10_000, 0))),

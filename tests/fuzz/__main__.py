@@ -10,10 +10,10 @@ from pathlib import Path
 
 from anyio.from_thread import start_blocking_portal
 
-from tests.fuzz.api import DOCUMENT, Statuses, ask_everything
+from tests.fuzz.api import Statuses, ask_everything
 from tests.fuzz.bodies import ask_bodies
 from tests.fuzz.numbers import ask_numbers
-from tests.fuzz.world import world
+from tests.fuzz.world import DOCUMENT, world
 
 
 def main() -> int:

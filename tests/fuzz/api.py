@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import schemathesis
@@ -25,10 +24,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.body import SPOOL_THRESHOLD
-from tests.fuzz.world import World
+from tests.fuzz.world import DOCUMENT, World
 from tests.support.api_server import BLUE, KEY
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 CHECKS = [
     not_a_server_error,
     status_code_conformance,

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from tests.fuzz.api import DOCUMENT, ask_everything
 from tests.fuzz.bodies import ask_bodies
 from tests.fuzz.numbers import ask_numbers
-from tests.fuzz.world import world
+from tests.fuzz.world import DOCUMENT, world
 
 CASES, CASES_IN_SHORT = 2_000, 250
 
@@ -17,6 +16,8 @@ CASES, CASES_IN_SHORT = 2_000, 250
 @pytest.mark.chaos
 def test_every_operation_answers_as_documented(tmp_path: Path, is_long: bool) -> None:
     """Generated requests get documented answers, and no operation is left out."""
+    from tests.fuzz.api import ask_everything  # schemathesis takes a second, in each process that collects this module
+
     cases = CASES if is_long else CASES_IN_SHORT
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(world(tmp_path)) as there:
         statuses = ask_everything(there, cases=cases, random_seed=1)

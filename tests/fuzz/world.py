@@ -13,6 +13,7 @@ from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post
 from tests.support.workbench import workbench
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 FINISHED = 6
 GIVEN_UP = Answer(415, 5)
 """A status after which an event is a dead letter at once."""
