@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from storage.bucket.s3 import S3Config
 from storage.webhooks.signing import new_secret, tenant_secret
@@ -34,11 +35,11 @@ def asked(url: str, key: str) -> int:
     ).status_code
 
 
-def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
-    """Two processes that know both refuse it within a minute; the other one goes on."""
+@pytest.mark.soak("contract/test_access.py::test_a_revoked_key_is_refused_when_its_cache_is_over")
+def test_processes_that_know_a_key_learn_that_it_is_revoked(s3_config: S3Config) -> None:
+    """Two of them refuse it within a minute; another key goes on."""
     settings = bucket_variables(s3_config)
-    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme", "--name", "old")
-    stranger = made(settings, "--tenant", "acme", "--graphs", "strangers")
+    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme")
     with api_process(settings) as first, api_process(settings) as second:
         for url in (first, second):
             assert [asked(url, key["key"]) for key in (kept, revoked)] == [200, 200]
@@ -48,6 +49,16 @@ def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
             assert time.monotonic() < deadline, answers
             time.sleep(0.5)
         assert [asked(url, kept["key"]) for url in (first, second)] == [200, 200]
+
+
+def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
+    """A process that starts later refuses it, and takes the other one; the list tells them apart."""
+    settings = bucket_variables(s3_config)
+    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme", "--name", "old")
+    stranger = made(settings, "--tenant", "acme", "--graphs", "strangers")
+    keys(settings, "revoke", revoked["kid"])
+    with api_process(settings) as url:
+        assert [asked(url, key["key"]) for key in (kept, revoked, stranger)] == [200, 401, 200]
     listed = json.loads(keys(settings, "list", "--json").stdout)
     assert {key["kid"]: (key["state"], key["name"], key["graphs"]) for key in listed} == {
         kept["kid"]: ("live", None, None),
