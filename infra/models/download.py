@@ -99,12 +99,22 @@ class Downloader:
 
     @contextmanager
     def _asked(self, model: Model, have: int, etag: str) -> Iterator[httpx.Response]:
-        headers = self._headers(model, have, etag)
-        with (
-            httpx.Client(timeout=TIMEOUT_S, follow_redirects=True, max_redirects=MAX_REDIRECTS) as client,
-            client.stream("GET", model.source(self._hub), headers=headers) as answer,
-        ):
-            yield answer
+        """The answer after redirects, whose bodies are not read: httpx would read them whole, and unpack them."""
+        with httpx.Client(timeout=TIMEOUT_S) as client:
+            request = client.build_request("GET", model.source(self._hub), headers=self._headers(model, have, etag))
+            history: list[httpx.Response] = []
+            for _ in range(MAX_REDIRECTS + 1):
+                answer = client.send(request, stream=True)
+                try:
+                    if answer.next_request is None:
+                        answer.history = history
+                        yield answer
+                        return
+                    request = answer.next_request
+                    history.append(answer)
+                finally:
+                    answer.close()
+        raise httpx.TooManyRedirects(f"more than {MAX_REDIRECTS} redirects", request=request)
 
     def _headers(self, model: Model, have: int, etag: str) -> dict[str, str]:
         headers = {"accept-encoding": "identity"}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.models.download import Downloader
+from infra.models.download import MAX_REDIRECTS, Downloader
 from infra.models.lock import LOCK_NAME, BadLock, Locked
 from infra.models.manifest import Model
 from infra.models.sync import Found, ModelFolder
@@ -150,6 +150,20 @@ def test_the_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path) -> None:
     assert folder_of(tmp_path, hub)._lock.read()["vae/wan.safetensors"].revision == COMMIT
 
 
+def test_the_body_of_a_redirect_is_not_read(hub: Hub, tmp_path: Path) -> None:
+    """It may be of any size, and what it unpacks to as well: this hub's cannot even be unpacked."""
+    hub.files["cdn"] = BODY
+    hub.elsewhere[PATH] = f"{hub.url}/cdn"
+    assert synced(tmp_path, hub).sha256 == SHA
+
+
+def test_redirects_without_end(hub: Hub, tmp_path: Path) -> None:
+    """A few are followed; then the model is given up."""
+    hub.elsewhere[PATH] = f"{hub.url}/{PATH}"
+    found = synced(tmp_path, hub)
+    assert (found.state, len(hub.requests)) == ("failed", MAX_REDIRECTS + 1)
+
+
 def test_what_the_first_sync_saw_is_enforced(hub: Hub, tmp_path: Path) -> None:
     """Another content under the same name is refused, and the old file stays."""
     synced(tmp_path, hub)
@@ -247,7 +261,7 @@ def test_a_sync_that_was_killed_is_gone_on_with(hub: Hub, tmp_path: Path) -> Non
     """kill -9 in the middle of a body: the next sync fetches the rest, and the file is whole."""
     hub.hold.clear()
     script = (
-        "from pathlib import Path; from infra.models.download import Downloader; "
+        "from pathlib import Path; from infra.models.download import MAX_REDIRECTS, Downloader; "
         "from infra.models.manifest import Model; from infra.models.sync import ModelFolder; import sys; "
         "ModelFolder(Path(sys.argv[1]), Downloader(hub=sys.argv[2])).sync([Model(folder='vae', "
         "file='wan.safetensors', repository='team/models', path='a/wan.safetensors')])"

@@ -35,7 +35,11 @@ class Hub:
         if status >= 300:
             return web.Response(status=status)
         if path in self.elsewhere:
-            return web.Response(status=302, headers={"location": self.elsewhere[path], "x-repo-commit": COMMIT})
+            return web.Response(
+                status=302,
+                headers={"location": self.elsewhere[path], "x-repo-commit": COMMIT, "content-encoding": "gzip"},
+                body=b"what cannot be unpacked",
+            )
         if path not in self.files:
             return web.Response(status=404)
         return await self._body(request, path, breaks=status == 0)
