@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from app.body import TextLimits
-from storage.untrusted.media_check import MediaLimits
+from storage.intake.media_check import MediaLimits
 from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
 MIB, GIB = 1024**2, 1024**3

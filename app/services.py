@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.bucket.disk import BucketDisk
+from storage.intake.media_check import MediaCheck
+from storage.intake.remote import Fetched, FetchPlaces, Meter
 from storage.launcher import Launcher
 from storage.stores import Stores
-from storage.untrusted.media_check import MediaCheck
-from storage.untrusted.remote import Fetched, FetchPlaces, Meter
 from storage.webhooks.receivers import ReceiverRules
 from workflows.manifest import NamedWorkflow
 
 
 class Fetcher(Protocol):
-    """Brings the bytes behind a URL to a file; see `storage.untrusted.remote`."""
+    """Brings the bytes behind a URL to a file; see `storage.intake.remote`."""
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched: ...
 

@@ -99,13 +99,13 @@ def _settings(name: str | None) -> "Settings | None":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from infra.settings import external_settings, told
+    from infra.settings import external_settings, format_errors
 
     errors = Console(stderr=True)
     try:
         settings = external_settings(name)
     except (ValidationError, SettingsError) as fault:
-        errors.print(told(fault), style="red", highlight=False, markup=False)
+        errors.print(format_errors(fault), style="red", highlight=False, markup=False)
         return None
     if settings is None:
         errors.print("no bucket is named: give --bucket, or set COMFYUI_MODAL_BUCKET", style="red", highlight=False)

@@ -54,7 +54,7 @@ def up(
     from infra.local.data_folder import UpRefused
     from infra.local.s3_server import S3ServerFailed
     from infra.local.up import UpOptions
-    from infra.settings import external_settings, told
+    from infra.settings import external_settings, format_errors
 
     if workers < 1:
         return refuse("--workers must be at least 1")
@@ -72,7 +72,7 @@ def up(
     except (UpRefused, S3ServerFailed) as refused:
         return refuse(str(refused))
     except (ValidationError, SettingsError) as fault:
-        return refuse(told(fault))
+        return refuse(format_errors(fault))
     return 0
 
 
@@ -106,7 +106,7 @@ def doctor(
 
 
 async def _serve(options: "UpOptions") -> None:
-    from infra.local.lifeline import stop_on_signals
+    from infra.local.parent_watch import stop_on_signals
     from infra.local.up import up as serve
     from infra.logs import configure_logging
 

@@ -118,7 +118,7 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore", "Settings"], Await
 
     from infra.local.data_folder import UpRefused
     from infra.local.s3_server import S3ServerFailed
-    from infra.settings import told
+    from infra.settings import format_errors
     from storage.errors import StorageError
 
     async def on_the_bucket() -> None:
@@ -134,7 +134,7 @@ def _run(data: Path | None, command: Callable[["ApiKeyStore", "Settings"], Await
     except (Refused, UpRefused) as refused:
         return refuse(str(refused))
     except (ValidationError, SettingsError) as fault:
-        return refuse(told(fault))
+        return refuse(format_errors(fault))
     except (StorageError, S3ServerFailed) as error:
         refuse(str(error))
         return FAILED

@@ -5,7 +5,7 @@ bucket's credentials. Three things stand before that, none of which every system
 - the block of memory that this file shows is overwritten, for what looks like a secret (any Linux; `os.environ` keeps
   the values, as libraries read them there when they need them);
 - the process is made not dumpable: then only who may trace any process can read its memory (Linux);
-- the engine loses the privileges by which root may do that, in `workers.guard`.
+- the engine loses the privileges by which root may do that, in `workers.supervise`.
 """
 
 import ctypes

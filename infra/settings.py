@@ -436,7 +436,7 @@ def external_settings(bucket: str | None = None) -> Settings | None:
     return Settings(bucket=named) if named else None
 
 
-def told(fault: ValidationError | SettingsError) -> str:
+def format_errors(fault: ValidationError | SettingsError) -> str:
     """One line for each variable that does not parse, by its name. Without the value: it may be a secret."""
     if isinstance(fault, SettingsError):
         field = re.search(r'field "(\w+)"', str(fault))

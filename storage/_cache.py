@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class ShortLived(Generic[V]):
-    """Keeps at most `size` values, each for `life`; the one that was least lately of use makes room."""
+    """Keeps at most `size` values, each for `life`. LRU eviction."""
 
     def __init__(self, clock: Clock, *, life: timedelta, size: int = 1024) -> None:
         self._clock = clock

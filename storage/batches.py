@@ -27,10 +27,10 @@ from storage.index_writer import IndexWriter
 from storage.jobs.index import endpoint_of
 from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.jobs.store import ABANDONED, YOUNG, JobStore
+from storage.model import Model, read_as
 from storage.removal import JobRemover
 from storage.timers import Lane, Timer
 from storage.tombstone import Tombstone, collect_garbage, end_timer
-from storage.value import Value, read_as
 from storage.webhooks.deliveries import DeliveryStore
 
 CHECK_AGAIN = timedelta(days=1)
@@ -45,7 +45,7 @@ PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Time for the process that opened or cancelled a batch to finish its work, before the timer's handler does it."""
 
 
-class BatchRecord(Value):
+class BatchRecord(Model):
     """The content of batch.json. `rev` and `nonce` as in a job's record."""
 
     tenant: str

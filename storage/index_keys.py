@@ -34,7 +34,7 @@ _QUEUE_KEY = re.compile(
 )
 _OUTBOX_KEY = re.compile(
     r"outbox/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
-    r"-(?P<sequence>\d{6})-(?P<turn>\d{3,9})-(?P<tenant>[^/]+)"
+    r"-(?P<sequence>\d{6})-(?P<generation>\d{3,9})-(?P<tenant>[^/]+)"
 )
 DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})")
 
@@ -143,19 +143,19 @@ class EventRef:
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """A pointer to an event that must be sent at `due`.
+    """Leads to an event that must be sent at `due`.
 
-    `turn` keeps the keys of one event's pointers apart. The first pointer's turn is the `rev` of the commit that
-    carries the event, so a retried commit writes another key, and dropping a stale pointer cannot hit the new one.
+    `generation` keeps the entries of one event apart. That of the first is the `rev` of the commit that carries the
+    event, so a retried commit writes another key, and the deletion of a stale entry cannot hit the new one.
 
-    `endpoint` is a hash of the receiver's URL: the pointers of a slow receiver can wait without a read of their jobs.
+    `endpoint` is a hash of the receiver's URL: the entries of a slow receiver wait without a read of their jobs.
     It begins with the hash of its host, which other receivers may share.
     """
 
     due: datetime
     endpoint: str
     ref: EventRef
-    turn: int = 0
+    generation: int = 0
 
     @property
     def host(self) -> str:
@@ -164,14 +164,14 @@ class OutboxEntry:
     @property
     def key(self) -> str:
         ref = self.ref
-        event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.turn:03d}-{check_segment(ref.tenant)}"
+        event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.generation:03d}-{check_segment(ref.tenant)}"
         return f"{OUTBOX}{ms_of(self.due):013d}-{self.endpoint}-{event}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
         match = _matched(_OUTBOX_KEY, key)
         ref = EventRef(match["tenant"], match["kind"], match["id"], int(match["sequence"]))  # type: ignore[arg-type]
-        return cls(time_of(int(match["ms"])), match["endpoint"], ref, int(match["turn"]))
+        return cls(time_of(int(match["ms"])), match["endpoint"], ref, int(match["generation"]))
 
 
 OUTBOX = "outbox/"

@@ -1,4 +1,4 @@
-"""`Launcher`: starts workers. A ticket is a wish for a worker, never the job itself.
+"""`Launcher`: starts workers. A ticket requests one worker; it does not identify a job.
 
 A ticket can be lost or duplicated: the worker that it starts claims whatever job is best, perhaps none.
 """
@@ -42,7 +42,7 @@ class MemoryLauncher:
 
 
 class NoLauncher:
-    """Where workers run permanently and look at the queue by themselves."""
+    """For workers that run permanently and poll the queue."""
 
     async def spawn(self, pool: str) -> str | None:
         return None

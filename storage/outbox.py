@@ -16,9 +16,9 @@ from storage.clock import Clock
 from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
 from storage.index_keys import OUTBOX, EventRef, OutboxEntry
 from storage.jobs.index import endpoint_of, event_ref
+from storage.jobs.models import JobEvent
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import YOUNG, JobStore
-from storage.jobs.values import JobEvent
 from storage.webhooks.deliveries import DeliveryStore
 
 PAGE = 1000
@@ -51,7 +51,7 @@ class BatchFinished:
 
 @dataclass(frozen=True, slots=True)
 class TestAsked:
-    """Someone wants to know whether a receiver works."""
+    """A test of a receiver, which a client asked for."""
 
     ref: EventRef
     url: str
@@ -60,7 +60,7 @@ class TestAsked:
 
 Committed = JobHappened | BatchFinished | TestAsked
 Found = Committed | Literal["later", "never"]
-"""`later`: it is about to be committed, or may be; `never`: superseded, or given up, and the pointer may go."""
+"""`later`: it is about to be committed, or may be; `never`: superseded or given up; the entry may be deleted."""
 
 
 class Outbox:
@@ -74,7 +74,7 @@ class Outbox:
         self._clock = clock
 
     async def due(self, after: str = "") -> tuple[list[OutboxEntry], str | None]:
-        """One LIST: pointers whose time has come, and where the next LIST goes on, None if nothing more is due."""
+        """One LIST: the entries that are due, and where the next LIST goes on; None if nothing more is due."""
         page = await self._objects.list(OUTBOX, after=after, limit=PAGE)
         now, entries = self._clock.now(), list[OutboxEntry]()
         for key in page.keys:
@@ -89,7 +89,7 @@ class Outbox:
         return entries, page.keys[-1] if page.more else None
 
     async def find(self, entry: OutboxEntry) -> Found:
-        """The event that a pointer leads to."""
+        """The event that an entry leads to."""
         match entry.ref.kind:
             case "job":
                 return await self._of_job(entry)
@@ -145,8 +145,8 @@ class Outbox:
             stored = await self._deliveries.find(ref)
             if stored is None:
                 await self.keep(OutboxEntry(event.time, endpoint_of(record.webhook_url or ""), ref, event.rev))
-            elif stored.record.pointer is not None:
-                await self.keep(stored.record.pointer)
+            elif stored.record.outbox_entry is not None:
+                await self.keep(stored.record.outbox_entry)
 
     async def drop(self, entry: OutboxEntry) -> None:
         await self._objects.delete(entry.key)

@@ -8,18 +8,18 @@ from storage.access.partner_keys import PartnerKeyStore
 from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
+from storage.jobs.active_jobs import ActiveJobStore
 from storage.jobs.idempotency import IdempotencyStore
-from storage.jobs.loads import LoadStore
 from storage.jobs.logs import LogStore
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
-from storage.published.attention import AttentionStore
-from storage.published.engine_info import EngineInfoStore
-from storage.published.engine_starts import EngineStartStore
-from storage.published.runtimes import RuntimeStore
-from storage.published.worker_facts import WorkerFactsStore
+from storage.pools.attention import AttentionStore
+from storage.pools.engine_info import EngineInfoStore
+from storage.pools.engine_starts import EngineStartStore
+from storage.pools.runtimes import RuntimeStore
+from storage.pools.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
 from storage.signal import Signal
 from storage.webhooks.deliveries import DeliveryStore
@@ -49,6 +49,6 @@ class Stores:
     attention: AttentionStore
     worker_facts: WorkerFactsStore
     api_keys: ApiKeyStore
-    loads: LoadStore
+    active_jobs: ActiveJobStore
     byte_ledger: ByteLedger
     partner_keys: PartnerKeyStore

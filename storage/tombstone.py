@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.errors import ObjectNotFound
+from storage.model import Model
 from storage.timers import TOMBSTONE_NONCE, Kind, Timer
-from storage.value import Value
 
 LIFE = timedelta(days=30)
 """How long a client is told that a record was removed; afterwards it is unknown."""
 
 
-class Tombstone(Value):
+class Tombstone(Model):
     """`gone_at` comes first: it tells a tombstone's bytes from a record's. `index_keys` are still to be deleted."""
 
     gone_at: datetime

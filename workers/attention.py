@@ -17,11 +17,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from storage.published.worker_facts import AttentionChoice
+from storage.pools.worker_facts import AttentionChoice
 from workers import attention_probe
 from workers.attention_memory import AttentionMemory, SeenGpu, has_sage, seen_gpu
-from workers.guard import guarded, kill_group
 from workers.isolation import Enclosure
+from workers.supervise import guarded, kill_group
 
 logger = logging.getLogger(__name__)
 

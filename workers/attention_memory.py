@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import StorageError
-from storage.published.attention import AttentionStore
-from storage.published.worker_facts import AttentionChoice
+from storage.pools.attention import AttentionStore
+from storage.pools.worker_facts import AttentionChoice
 from workers import attention_probe
 
 logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from storage.errors import StorageError
+from storage.intake.host_paths import HostPaths
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord
-from storage.untrusted.host_paths import HostPaths
 
 logger = logging.getLogger(__name__)
 

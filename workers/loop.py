@@ -13,10 +13,10 @@ from storage.errors import AttemptFenced, StorageError
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import StoredJob
 from storage.signal import queue_topic
-from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.host import EngineHost
 from workers.errors import EngineUnavailable
 from workers.phases import timed
+from workers.publisher import Publisher, WorkerIdentity
 from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, give_back
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class WorkerLoop:
         identity: WorkerIdentity,
         host: EngineHost,
         queue: JobQueue,
-        announcer: Announcer,
+        publisher: Publisher,
         stores: RunnerStores,
         policy: RunnerPolicy,
         on_ready: Callable[[], None] = lambda: None,
@@ -41,7 +41,7 @@ class WorkerLoop:
         self._identity = identity
         self._host = host
         self._queue = queue
-        self._announcer = announcer
+        self._publisher = publisher
         self._stores = stores
         self._policy = policy
         self._on_ready = on_ready
@@ -76,13 +76,13 @@ class WorkerLoop:
         await self._see_to_engine()
         claimed = await self._claim()
         ran = None if claimed is None else await self._run(claimed)
-        await self._announcer.keep_announced()
+        await self._publisher.keep_announced()
         await self._stores.jobs.settled()
         return ran
 
     async def _claim(self) -> StoredJob | None:
         """A worker that is stopped while it claims does not keep what it got."""
-        runtime = self._announcer.runtime.model_copy(update={"start": self._start_phases})
+        runtime = self._publisher.runtime.model_copy(update={"start": self._start_phases})
         claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name, runtime))
         try:
             claimed = await asyncio.shield(claiming)
@@ -117,7 +117,7 @@ class WorkerLoop:
         about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
         logger.info("job claimed", extra=about)
         host = self._host
-        runner = JobRunner(self._stores, host.engine, self._announcer.catalogue, self._policy, host.log, host.paths)
+        runner = JobRunner(self._stores, host.engine, self._publisher.catalogue, self._policy, host.log, host.paths)
         try:
             result = await runner.run(claimed)
         except AttemptFenced as fenced:
@@ -140,5 +140,5 @@ class WorkerLoop:
         await self._engine_is_ready()
 
     async def _engine_is_ready(self) -> None:
-        await self._announcer.announce()
+        await self._publisher.announce()
         self._on_ready()

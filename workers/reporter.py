@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from storage.clock import Clock
 from storage.errors import AttemptFenced, JobNotFound, StorageError
+from storage.jobs.models import Output, ProgressDetails
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
-from storage.jobs.values import Output, ProgressDetails
 from storage.signal import Bell, Signal, job_topic
 from workflows.progress import ProgressModel
 

@@ -15,13 +15,13 @@ from storage.access.partner_keys import PartnerKeyStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import AttemptFenced, StorageError
+from storage.intake.host_paths import HostPaths
 from storage.jobs.logs import LogStore
+from storage.jobs.models import ErrorDetail, Output, ProgressDetails
 from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
 from storage.jobs.store import JobStore, KeysAhead, StoredJob
-from storage.jobs.values import ErrorDetail, Output, ProgressDetails
-from storage.published.runtimes import RuntimeStore
+from storage.pools.runtimes import RuntimeStore
 from storage.signal import Signal
-from storage.untrusted.host_paths import HostPaths
 from workers.attempt import Attempt, Workbench
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.execution import ExecutionPolicy
@@ -30,10 +30,10 @@ from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed
 from workers.joblog import JobLog, LogSource
 from workers.outputs.strict import strict_json
 from workers.outputs.uploads import AttemptKeys, OutputUploads, UploadPolicy
-from workers.patience import patiently
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workers.retries import is_repeated, is_retryable
 from workers.staging import StagingPolicy
+from workers.storage_retries import retry_while_unavailable
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,9 @@ class JobRunner:
                 return record.requeue(attempt=attempt, now=now, fault=error)
             return record.fail(attempt=attempt, now=now, error=error, outputs=outcome.outputs, details=details)
 
-        concluded_job = await patiently(lambda: self._stores.jobs.evolve_from(stored, concluded, ahead=outcome.ahead))
+        concluded_job = await retry_while_unavailable(
+            lambda: self._stores.jobs.evolve_from(stored, concluded, ahead=outcome.ahead)
+        )
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
         if concluded_job.record.has_partner_key and concluded_job.record.status.is_terminal:
@@ -238,7 +240,7 @@ async def give_back(jobs: JobStore, clock: Clock, stored: StoredJob) -> None:
 
     try:
         async with asyncio.timeout(LAST_WRITE_S):
-            await patiently(lambda: jobs.evolve_from(stored, released))
+            await retry_while_unavailable(lambda: jobs.evolve_from(stored, released))
     except (StorageError, TimeoutError) as error:
         logger.warning("job %s could not be given back, its lease will end: %r", record.job_id, error)
 

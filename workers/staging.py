@@ -7,8 +7,8 @@ from pathlib import Path
 from storage.bucket.objects import ObjectStore
 from storage.concurrency import gather
 from storage.errors import CheckUnavailable, MediumRefused, ObjectNotFound
-from storage.jobs.values import Medium
-from storage.untrusted.media_check import MediaCheck, MediaLimits
+from storage.intake.media_check import MediaCheck, MediaLimits
+from storage.jobs.models import Medium
 from workers.comfy.engine import ComfyEngine
 from workers.errors import BadMedium, CheckFailed, StagingFailed
 

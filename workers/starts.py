@@ -1,7 +1,7 @@
 """A start of the engine, counted where every worker of its pool can see it.
 
 So containers that end in their start, one after another, are known for what they are, however they end:
-`storage.published.engine_starts` says what follows from it.
+`storage.pools.engine_starts` says what follows from it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from storage.errors import StorageError
-from storage.published.engine_starts import EngineStartStore, StartState
+from storage.pools.engine_starts import EngineStartStore, StartState
 from workers.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)

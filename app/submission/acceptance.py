@@ -19,9 +19,9 @@ from storage import keys
 from storage.concurrency import both, map_bounded
 from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.idempotency import Claim
+from storage.jobs.models import Medium
 from storage.jobs.record import DAY_S, JobRecord
 from storage.jobs.store import LocalFile, StoredJob
-from storage.jobs.values import Medium
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
+from storage.jobs.models import Medium
 from storage.jobs.record import JobRecord
-from storage.jobs.values import Medium
 
 
 @dataclass(frozen=True, slots=True)

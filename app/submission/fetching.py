@@ -17,7 +17,7 @@ from app.submission.byte_quota import ByteQuota
 from app.wire.jobs import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused
 from storage.fair_slots import NoSlot
-from storage.untrusted.remote import Fetched, Meter, NotReserved
+from storage.intake.remote import Fetched, Meter, NotReserved
 
 RETRY_S = 10
 

@@ -15,7 +15,7 @@ from app.services import Services
 from app.submission.fetching import UrlFetching
 from app.wire.jobs import InputValue, MediumSource
 from storage.errors import CheckUnavailable, MediumRefused, UploadIncomplete, UploadNotFound
-from storage.jobs.values import Medium
+from storage.jobs.models import Medium
 from workflows.errors import pointer
 
 _FORBIDDEN_IN_NAMES = frozenset('\\\0:*?"<>|')

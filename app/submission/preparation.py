@@ -18,8 +18,8 @@ from app.services import Services
 from app.submission.fetching import url_count
 from app.submission.media import LocalMedium, MediaIntake, PreparedMedium, collides
 from app.wire.jobs import InputValue, JobOptions, JobRequest
+from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
-from storage.jobs.values import Input
 from storage.keys import DEFAULT_POOL
 from storage.webhooks.receivers import ReceiverRules
 from storage.webhooks.signing import BadSecret, secret_bytes

@@ -13,7 +13,7 @@ from app.services import Services
 from app.submission.byte_quota import ByteQuota
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob
-from storage.jobs.loads import Load
+from storage.jobs.active_jobs import ActiveJobs
 from storage.jobs.record import DAY_S
 
 RETRY_S = 15
@@ -40,7 +40,7 @@ class Quotas:
         self._services.check_disk()
         await self._admit_jobs(len(jobs))
         await self.admit_targets({url for url in targets if url is not None})
-        with self._stores.loads.pending(self._tenant, jobs):
+        with self._stores.active_jobs.pending(self._tenant, jobs):
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
             local = [medium for medium in brought if isinstance(medium, LocalMedium) and not medium.is_charged]
             await self._bytes.charge(sum(medium.size_bytes for medium in local))
@@ -59,7 +59,7 @@ class Quotas:
         limits = [limit for limit in (self._config.max_active_jobs, self._config.max_queued_jobs) if limit is not None]
         if not limits:
             return
-        loads, at_most = self._stores.loads, max(limits)
+        loads, at_most = self._stores.active_jobs, max(limits)
         load = await loads.of(self._tenant, at_most=at_most)
         if self._excess(load, count) is not None:
             load = await loads.audited(self._tenant, at_most=at_most) or load
@@ -67,7 +67,7 @@ class Quotas:
             raise problem
         load.add(count)
 
-    def _excess(self, load: Load, count: int) -> Problem | None:
+    def _excess(self, load: ActiveJobs, count: int) -> Problem | None:
         for slug, present, limit, what in (
             ("too-many-active-jobs", load.active, self._config.max_active_jobs, "queued or running"),
             ("too-many-queued-jobs", load.queued, self._config.max_queued_jobs, "queued"),

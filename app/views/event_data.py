@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.wire.base import Moment
 from app.wire.batches import BatchView
 from app.wire.jobs import JobView, OutputView, ProgressView
-from storage.jobs.values import BATCH_TYPE, TEST_TYPE, EventName, job_event_type
+from storage.jobs.models import BATCH_TYPE, TEST_TYPE, EventName, job_event_type
 
 
 class _Data(BaseModel):

@@ -14,8 +14,8 @@ from app.views.jobs import batch_view, job_view, output_view
 from app.wire.jobs import ProgressView
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
+from storage.jobs.models import BATCH_TYPE, TEST_TYPE, JobEvent, ProgressDetails, job_event_type
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.values import BATCH_TYPE, TEST_TYPE, JobEvent, ProgressDetails, job_event_type
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
 
 SCHEMAS_PATH = "/schemas"

@@ -22,9 +22,9 @@ from app.wire.jobs import (
 )
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
+from storage.jobs.models import ErrorDetail, Output, Runtime
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.usage import total_seconds, total_usd
-from storage.jobs.values import ErrorDetail, Output, Runtime
 from storage.keys import DEFAULT_POOL
 
 
@@ -114,7 +114,7 @@ def _runtime_view(runtime: Runtime | None) -> RuntimeView | None:
 
 
 def _cost_view(record: JobRecord) -> CostView:
-    spent = record.spent
+    spent = record.gpu_time
     return CostView(
         gpu=spent[-1].gpu if spent else None,
         gpu_seconds=total_seconds(spent),

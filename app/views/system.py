@@ -8,8 +8,8 @@ from pydantic import Field
 
 from app import __version__
 from app.wire.base import Answer, Moment
-from storage.published.engine_starts import StartState
-from storage.published.worker_facts import WorkerFacts
+from storage.pools.engine_starts import StartState
+from storage.pools.worker_facts import WorkerFacts
 
 
 class AttentionView(Answer):

@@ -15,8 +15,8 @@ from pydantic import (
     model_validator,
 )
 
+from storage.jobs.models import EventName
 from storage.jobs.record import DAY_S
-from storage.jobs.values import EventName
 
 DEFAULT_EVENTS: tuple[EventName, ...] = ("completed", "failed")
 

@@ -26,8 +26,8 @@ from app.wire.base import (
     WebhookUrl,
 )
 from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
+from storage.jobs.models import EventName, OutputType
 from storage.jobs.record import Status
-from storage.jobs.values import EventName, OutputType
 from workflows.policy import GraphTrust
 
 

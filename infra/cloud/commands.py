@@ -150,12 +150,12 @@ def _answer(work: Coroutine[Any, Any, int]) -> int:
     from pydantic_settings import SettingsError
 
     from infra.cloud.port import CloudError, CloudUnreachable
-    from infra.settings import told
+    from infra.settings import format_errors
 
     try:
         return asyncio.run(work)
     except (ValidationError, SettingsError) as fault:
-        Console(stderr=True).print(told(fault), style="red", highlight=False, markup=False)
+        Console(stderr=True).print(format_errors(fault), style="red", highlight=False, markup=False)
         return REFUSED
     except CloudError as error:
         Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)

@@ -4,10 +4,10 @@ from app.config import ApiConfig
 from app.services import Services
 from infra.compose.values import bucket_disk, media_limits, own_ports, receiver_rules, retain_s
 from infra.settings import Settings
+from storage.intake.media_check import MediaCheck
+from storage.intake.remote import FetchPlaces, RemoteFetcher
 from storage.launcher import Launcher
 from storage.stores import Stores
-from storage.untrusted.media_check import MediaCheck
-from storage.untrusted.remote import FetchPlaces, RemoteFetcher
 from storage.webhooks.signing import public_key
 from workflows.library import library
 from workflows.policy import NodePolicy

@@ -14,18 +14,18 @@ from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import Clock, SystemClock
+from storage.jobs.active_jobs import ActiveJobStore
 from storage.jobs.idempotency import IdempotencyStore
-from storage.jobs.loads import LoadStore
 from storage.jobs.logs import LogStore
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
-from storage.published.attention import AttentionStore
-from storage.published.engine_info import EngineInfoStore
-from storage.published.engine_starts import EngineStartStore, StartPolicy
-from storage.published.runtimes import RuntimeStore
-from storage.published.worker_facts import WorkerFactsStore
+from storage.pools.attention import AttentionStore
+from storage.pools.engine_info import EngineInfoStore
+from storage.pools.engine_starts import EngineStartStore, StartPolicy
+from storage.pools.runtimes import RuntimeStore
+from storage.pools.worker_facts import WorkerFactsStore
 from storage.removal import JobRemover
 from storage.signal import Signal
 from storage.stores import Stores
@@ -102,7 +102,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         attention=AttentionStore(objects),
         worker_facts=WorkerFactsStore(objects),
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),
-        loads=LoadStore(jobs, objects, clock),
+        active_jobs=ActiveJobStore(jobs, objects, clock),
         byte_ledger=ByteLedger(objects, clock),
         partner_keys=PartnerKeyStore(objects, webhook_secrets(settings)),
     )

@@ -5,9 +5,9 @@ from urllib.parse import urlsplit
 from infra.settings import Settings
 from storage.access.key_store import ApiKeyStore
 from storage.bucket.disk import BucketDisk
+from storage.intake.media_check import MediaLimits
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_TENANT
-from storage.untrusted.media_check import MediaLimits
 from storage.webhooks.receivers import Loopback, ReceiverRules
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from infra.compose.values import media_limits
 from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
-from workers.announcer import Announcer, WorkerIdentity
 from workers.attention_memory import AttentionMemory
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.flags import parse_flags
@@ -20,6 +19,7 @@ from workers.comfy.warm import WarmHost
 from workers.isolation import IsolationPolicy
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
+from workers.publisher import Publisher, WorkerIdentity
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy, RunnerStores
 from workers.staging import StagingPolicy
@@ -42,7 +42,7 @@ def worker_loop(
         identity,
         host,
         stores.queue,
-        Announcer(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
+        Publisher(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
         runner_stores(stores),
         runner_policy(settings),
         on_ready,

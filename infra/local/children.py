@@ -4,7 +4,7 @@ A child that ends with the exit code `MISCONFIGURED` is not started again: nothi
 ends with `cannot start:` and the reason, which `Child.refused` holds.
 
 A child's standard input is a pipe that its parent never writes to: the end of this pipe tells the child
-that the parent is gone, even by kill -9, and that it must stop too (`infra.local.lifeline`).
+that the parent is gone, even by kill -9, and that it must stop too (`infra.local.parent_watch`).
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import comfyui_modal
 from infra.local.log_files import end_of
-from workers.guard import kill_group
+from workers.supervise import kill_group
 
 logger = logging.getLogger(__name__)
 

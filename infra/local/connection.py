@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from infra.local.presence import replace_private
+from infra.local.readiness import replace_private
 from infra.settings import Settings
 from storage.webhooks.signing import new_secret
 

@@ -3,7 +3,7 @@
 import sys
 
 from infra.compose.deliverer import dispatcher, webhook_transport
-from infra.local.lifeline import stop_with_parent
+from infra.local.parent_watch import stop_with_parent
 from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
 

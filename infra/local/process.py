@@ -11,11 +11,11 @@ from pydantic_settings import SettingsError
 
 import comfyui_modal
 from infra.compose.stores import open_stores
-from infra.local.presence import Presence, announce
+from infra.local.readiness import Readiness, announce
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
-from infra.settings import BadSetting, Settings, told
+from infra.settings import BadSetting, Settings, format_errors
 from storage.bucket.s3 import S3Config
 from storage.stores import Stores
 from workers.errors import EngineMisconfigured
@@ -27,7 +27,7 @@ def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
     try:
         settings = begin()
     except (ValidationError, SettingsError) as fault:
-        return comfyui_modal.refuse(told(fault))
+        return comfyui_modal.refuse(format_errors(fault))
     try:
         return asyncio.run(serve(settings)) or 0
     except (BadSetting, BadWorkflow, EngineMisconfigured) as fault:
@@ -52,4 +52,4 @@ async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncI
 def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
     """To `comfyui-modal up`, if that is who started this process."""
     if settings.presence is not None:
-        announce(settings.presence, Presence(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
+        announce(settings.presence, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))

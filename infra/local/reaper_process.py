@@ -5,7 +5,7 @@ import contextlib
 import sys
 
 from infra.compose.reaper import reaper
-from infra.local.lifeline import stop_with_parent
+from infra.local.parent_watch import stop_with_parent
 from infra.local.process import local_stores, run, say_ready
 from infra.settings import Settings
 from storage.launcher import NoLauncher

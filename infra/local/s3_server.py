@@ -20,7 +20,7 @@ from infra.local.server_identity import ServerIdentity
 from storage import keys
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.errors import StorageError
-from workers.guard import guarded, kill_group
+from workers.supervise import guarded, kill_group
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from infra.local.children import Child, ChildSpec
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
 from infra.local.log_files import bounded_logs
-from infra.local.presence import Presence, presence_of
+from infra.local.readiness import Readiness, readiness_of
 from infra.local.s3_keeper import kept_running
 from infra.local.s3_server import LocalS3Server
 from infra.settings import EngineSettings, Settings
@@ -77,7 +77,7 @@ class LocalRuntime:
 
     @property
     def ready(self) -> bool:
-        return all(self._presence(child) for child in self.children)
+        return all(self._readiness(child) for child in self.children)
 
     def start(self) -> None:
         for child in self.children:
@@ -95,7 +95,7 @@ class LocalRuntime:
         for child in self.children:
             if child.pid is not None:
                 processes[child.spec.name] = child.pid
-            presence = self._presence(child)
+            presence = self._readiness(child)
             if presence and presence.engine_url:
                 urls[child.spec.name] = presence.engine_url
             if presence and presence.engine_pid:
@@ -123,8 +123,8 @@ class LocalRuntime:
                 connection.write(self._options.data)
                 self._written = connection
 
-    def _presence(self, child: Child) -> Presence | None:
-        return presence_of(self._run_dir / f"{child.spec.name}.json", child.pid)
+    def _readiness(self, child: Child) -> Readiness | None:
+        return readiness_of(self._run_dir / f"{child.spec.name}.json", child.pid)
 
     def _child(self, name: str, module: str, *, fd: int | None = None) -> Child:
         data = self._options.data

@@ -3,7 +3,7 @@
 import sys
 
 from infra.compose.worker import engine_environment, engine_host, warm, worker_loop
-from infra.local.lifeline import stop_with_parent
+from infra.local.parent_watch import stop_with_parent
 from infra.local.process import local_stores, run, say_ready
 from infra.redaction import Redactor
 from infra.settings import Settings

@@ -4,7 +4,7 @@ import modal
 
 from infra.on_modal.pools import ModalPools
 from infra.settings import Settings
-from storage.published.engine_starts import PausingLauncher
+from storage.pools.engine_starts import PausingLauncher
 from storage.stores import Stores
 
 

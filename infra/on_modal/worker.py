@@ -29,7 +29,7 @@ from infra.redaction import Redactor
 from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings
 from storage.bucket.s3 import S3ObjectStore
-from storage.published.engine_starts import EngineStartStore
+from storage.pools.engine_starts import EngineStartStore
 from storage.stores import Stores
 from workers.attention_memory import AttentionMemory
 from workers.comfy.host import EngineHost

@@ -7,10 +7,10 @@ from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import ObjectNotFound
-from storage.value import Value, read_as
+from storage.model import Model, read_as
 
 
-class Spent(Value):
+class Spent(Model):
     """The content of bytes.json. `day` is a date of UTC."""
 
     day: str

@@ -25,7 +25,7 @@ from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
-from storage.value import Value, read_as
+from storage.model import Model, read_as
 from workflows.policy import GraphTrust
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def check_tenant(name: str) -> str:
     return name
 
 
-class KeyRecord(Value):
+class KeyRecord(Model):
     """The content of api-keys/{kid}.json."""
 
     kid: Annotated[str, StringConstraints(pattern=r"^[a-z2-7]{8}$")]

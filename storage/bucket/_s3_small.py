@@ -44,63 +44,65 @@ def fits(key: str, size: int = 0) -> bool:
 
 
 class SmallObjects:
-    """Keys are whole here: with the prefix. Errors name `told`, the key as the caller knows it."""
+    """Keys are whole here: with the prefix. Errors name `display_key`, the key as the caller knows it."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
         self.threads = Threads(config.threads)
 
-    async def put(self, key: str, body: bytes, content_type: str, *, told: str) -> str:
+    async def put(self, key: str, body: bytes, content_type: str, *, display_key: str) -> str:
         """Unconditionally; the ETag."""
-        return await self._put(self._patient, key, body, content_type, told, "overwrite")
+        return await self._put(self._patient, key, body, content_type, display_key, "overwrite")
 
-    async def create(self, key: str, body: bytes, content_type: str, *, told: str) -> str:
-        return await self._put(self._once, key, body, content_type, told, "create")
+    async def create(self, key: str, body: bytes, content_type: str, *, display_key: str) -> str:
+        return await self._put(self._once, key, body, content_type, display_key, "create")
 
-    async def replace(self, key: str, body: bytes, content_type: str, *, told: str, etag: str) -> str:
+    async def replace(self, key: str, body: bytes, content_type: str, *, display_key: str, etag: str) -> str:
         known: PutMode = {"e_tag": f'"{etag}"'}
-        return await self._put(self._once, key, body, content_type, told, known)
+        return await self._put(self._once, key, body, content_type, display_key, known)
 
-    async def get(self, key: str, *, told: str) -> StoredObject:
+    async def get(self, key: str, *, display_key: str) -> StoredObject:
         import obstore
 
         def read() -> tuple[Any, bytes]:
-            with _translated(told):
+            with _translated(display_key):
                 answer = obstore.get(self._patient, key)
                 return answer, bytes(answer.bytes())
 
-        answer, body = await self._in_thread(read, told)
+        answer, body = await self._in_thread(read, display_key)
         meta = answer.meta
         content_type = str(answer.attributes.get("Content-Type", "application/octet-stream"))
-        head = ObjectHead(told, unquoted(meta["e_tag"]), len(body), content_type, meta["last_modified"])
+        head = ObjectHead(display_key, unquoted(meta["e_tag"]), len(body), content_type, meta["last_modified"])
         return StoredObject(head, body)
 
-    async def delete(self, keys: Sequence[str], *, told: str) -> None:
+    async def delete(self, keys: Sequence[str], *, display_key: str) -> None:
         """One request, for at most 1,000 keys."""
         import obstore
 
         def remove() -> None:
-            with _translated(told):
+            with _translated(display_key):
                 obstore.delete(self._patient, keys)
 
-        await self._in_thread(remove, told)
+        await self._in_thread(remove, display_key)
 
-    async def _put(self, store: "S3Store", key: str, body: bytes, content_type: str, told: str, mode: "PutMode") -> str:
+    async def _put(
+        self, store: "S3Store", key: str, body: bytes, content_type: str, display_key: str, mode: "PutMode"
+    ) -> str:
         import obstore
 
         def write() -> str:
-            with _translated(told):
+            with _translated(display_key):
                 answer = obstore.put(
                     store, key, body, attributes={"Content-Type": content_type}, mode=mode, use_multipart=False
                 )
             return unquoted(answer["e_tag"])
 
-        return await self._in_thread(write, told)
+        return await self._in_thread(write, display_key)
 
-    async def _in_thread(self, call: Callable[[], T], told: str) -> T:
+    async def _in_thread(self, call: Callable[[], T], display_key: str) -> T:
         """Not by the library's own coroutines: its threads would then come back to the interpreter, and one that does
         so while the process ends aborts it."""
-        return await self.threads.run(call, told)
+        return await self.threads.run(call, display_key)
 
     @cached_property
     def _patient(self) -> "S3Store":
@@ -163,7 +165,7 @@ def unquoted(etag: str | None) -> str:
 
 
 @contextmanager
-def _translated(told: str) -> Iterator[None]:
+def _translated(display_key: str) -> Iterator[None]:
     from obstore.exceptions import BaseError
 
     try:
@@ -171,14 +173,14 @@ def _translated(told: str) -> Iterator[None]:
     except (BaseError, OSError) as error:
         words = str(error).partition("\n\nDebug source")[0]
         if (entry := _ENTRY.search(words)) is not None:
-            raise of_entry(entry[1], told) from error
+            raise of_entry(entry[1], display_key) from error
         if (status := _STATUS.search(words)) is not None:
             code = _CODE.search(words)
-            raise of_answer(int(status[1]), code[1] if code else "", told) from error
+            raise of_answer(int(status[1]), code[1] if code else "", display_key) from error
         if _ELSEWHERE in words:
             raise StorageRefused("the bucket is in another region than the one that is set") from error
-        raise StorageUnavailable(f"{told}: {type(error).__name__}") from error
+        raise StorageUnavailable(f"{display_key}: {type(error).__name__}") from error
     except BaseException as error:
         if type(error).__name__ == _PANIC:
-            raise StorageUnavailable(f"{told}: {_PANIC}") from error
+            raise StorageUnavailable(f"{display_key}: {_PANIC}") from error
         raise

@@ -61,7 +61,7 @@ class S3ObjectStore:
     async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
         self.requests["PUT"] += 1
         if fits(self._prefix + key, len(body)):
-            return await self._small.put(self._prefix + key, body, content_type, told=key)
+            return await self._small.put(self._prefix + key, body, content_type, display_key=key)
         answer = await self._call(
             lambda: self._reader.put_object(**self._at(key), Body=body, ContentType=content_type), key
         )
@@ -76,7 +76,7 @@ class S3ObjectStore:
     async def get(self, key: str) -> StoredObject:
         self.requests["GET"] += 1
         if fits(self._prefix + key):
-            return await self._small.get(self._prefix + key, told=key)
+            return await self._small.get(self._prefix + key, display_key=key)
 
         def read() -> StoredObject:
             answer, body = self._read_whole(key)
@@ -120,7 +120,7 @@ class S3ObjectStore:
             batch = keys[start : start + DELETE_BATCH]
             self.requests["DELETE"] += 1
             if all(fits(self._prefix + key) for key in batch):
-                await self._small.delete([self._prefix + key for key in batch], told=batch[0])
+                await self._small.delete([self._prefix + key for key in batch], display_key=batch[0])
             else:
                 await self._call(lambda batch=batch: self._delete_batch(batch), batch[0])  # type: ignore[misc]
 
@@ -199,8 +199,8 @@ class S3ObjectStore:
     async def _send_once(self, key: str, body: bytes, content_type: str, etag: str | None) -> str:
         if fits(self._prefix + key, len(body)):
             if etag is None:
-                return await self._small.create(self._prefix + key, body, content_type, told=key)
-            return await self._small.replace(self._prefix + key, body, content_type, told=key, etag=etag)
+                return await self._small.create(self._prefix + key, body, content_type, display_key=key)
+            return await self._small.replace(self._prefix + key, body, content_type, display_key=key, etag=etag)
 
         def write() -> str:
             condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
@@ -293,7 +293,7 @@ def _head(key: str, answer: Any, size: int) -> ObjectHead:
 
 
 def _size_of(path: Path) -> int:
-    """0 where it cannot be told: reading it will say why."""
+    """0 where it cannot be display_key: reading it will say why."""
     try:
         return path.stat().st_size
     except OSError:

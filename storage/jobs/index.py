@@ -10,8 +10,8 @@ from storage.index_keys import (
     OutboxEntry,
     QueueEntry,
 )
+from storage.jobs.models import JobEvent
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.values import JobEvent
 
 
 def index_keys(record: JobRecord) -> frozenset[str]:

@@ -20,9 +20,9 @@ from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.index_keys import ListEntry, QueueEntry, queue_prefix
+from storage.jobs.models import Runtime
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import YOUNG, JobStore, KeysAhead, StoredJob
-from storage.jobs.values import Runtime
 from storage.timers import Timer
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from storage.errors import AttemptFenced, TransitionRefused
-from storage.jobs.usage import with_time
-from storage.jobs.values import (
+from storage.jobs.models import (
     ErrorDetail,
     EventName,
     GpuTime,
@@ -33,8 +32,9 @@ from storage.jobs.values import (
     ProgressDetails,
     Runtime,
 )
+from storage.jobs.usage import with_time
 from storage.keys import DEFAULT_POOL
-from storage.value import Value
+from storage.model import Model
 from workflows.policy import GraphTrust
 
 CANCELLED_MESSAGE = "Cancelled by user"
@@ -101,7 +101,7 @@ TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
 }
 
 
-class JobRecord(Value):
+class JobRecord(Model):
     """The content of job.json, the only truth about a job.
 
     `rev` grows by one a change and `nonce` is random a write: equal bodies would share an ETag,
@@ -198,7 +198,7 @@ class JobRecord(Value):
         return max(LONGEST_WAIT, timedelta(seconds=self.retain_s))
 
     @property
-    def spent(self) -> tuple[GpuTime, ...]:
+    def gpu_time(self) -> tuple[GpuTime, ...]:
         """GPU time so far, by GPU: of a running attempt up to its last sign of life, all that is known of it."""
         return self.usage if self.lease is None else self._used_until(self.lease.renewed_at)
 
@@ -288,7 +288,7 @@ class JobRecord(Value):
         """
         if not self.has_lost_its_worker(now):
             return self
-        return self._without_worker(now, max_attempts, log_tail).model_copy(update={"usage": self.spent})
+        return self._without_worker(now, max_attempts, log_tail).model_copy(update={"usage": self.gpu_time})
 
     def _without_worker(self, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None) -> "JobRecord":
         if self.cancel_requested_at is not None:

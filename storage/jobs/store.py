@@ -33,12 +33,12 @@ from storage.errors import (
 from storage.index_keys import LIST_ENTRY, ListEntry, list_prefix
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys, list_key, status_key
+from storage.jobs.models import Input
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.values import Input
+from storage.model import read_as
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Lane, Timer
 from storage.tombstone import Tombstone
-from storage.value import read_as
 
 logger = logging.getLogger(__name__)
 

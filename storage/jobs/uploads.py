@@ -15,15 +15,15 @@ from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, Uplo
 from storage.formats import HEAD_BYTES, listed_format
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
+from storage.model import Model
 from storage.timers import Timer
-from storage.value import Value
 
 SUBMISSION = timedelta(hours=1)
 """Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
 STILL_USED = timedelta(hours=6)
 
 
-class UploadRecord(Value):
+class UploadRecord(Model):
     """The content of upload.json, immutable."""
 
     tenant: str

@@ -4,7 +4,7 @@ Time counts from a claim to the end of its attempt, the loading of models includ
 container costs before and after, its start and its idle window, belongs to no job.
 """
 
-from storage.jobs.values import GpuTime, Runtime
+from storage.jobs.models import GpuTime, Runtime
 
 
 def with_time(usage: tuple[GpuTime, ...], runtime: Runtime | None, seconds: float) -> tuple[GpuTime, ...]:

@@ -22,9 +22,9 @@ from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound
 from storage.index_keys import DeadLetter, EventRef, OutboxEntry, dead_letters_prefix
 from storage.jobs.index import endpoint_of
-from storage.jobs.values import TEST_TYPE, job_event_type
+from storage.jobs.models import TEST_TYPE, job_event_type
+from storage.model import Model, read_as
 from storage.timers import Timer
-from storage.value import Value, read_as
 
 LEASE = timedelta(seconds=60)
 """Longer than an attempt may take (15 s), with everything around it."""
@@ -41,7 +41,7 @@ OLDER_EXCERPT = 256
 """Characters of an excerpt that a delivery keeps once there is a newer attempt: a list shows 200 deliveries."""
 
 
-class DeliveryAttempt(Value):
+class DeliveryAttempt(Model):
     """`status` is the answer's, None without one; `excerpt` its first bytes; `duration_ms` until it was there."""
 
     number: int
@@ -59,8 +59,8 @@ class DeliveryAttempt(Value):
         return self.model_copy(update={"excerpt": self.excerpt[:OLDER_EXCERPT]})
 
 
-class Delivery(Value):
-    """The content of a delivery's object. `turn` is its newest pointer's."""
+class Delivery(Model):
+    """The content of a delivery's object. `generation` is that of its newest outbox entry."""
 
     tenant: str
     kind: Literal["job", "batch", "test"]
@@ -77,8 +77,8 @@ class Delivery(Value):
     attempts: tuple[DeliveryAttempt, ...] = ()
     tries_left_from: int = 0
     """The attempts before a replay do not count against the schedule."""
-    turn: int = 0
-    """Grows with everything that becomes of it; a pointer with a greater one is of a commit that is still to come."""
+    generation: int = 0
+    """Grows with each change; an outbox entry with a greater one belongs to a commit that is still to come."""
     next_at: datetime | None = None
     lease_until: datetime | None = None
 
@@ -87,11 +87,11 @@ class Delivery(Value):
         return EventRef(self.tenant, self.kind, self.owner_id, self.sequence)
 
     @property
-    def pointer(self) -> OutboxEntry | None:
-        """The pointer that leads to the next attempt."""
+    def outbox_entry(self) -> OutboxEntry | None:
+        """The entry that leads to the next attempt."""
         if self.status != "pending" or self.next_at is None:
             return None
-        return OutboxEntry(self.next_at, endpoint_of(self.url), self.ref, self.turn)
+        return OutboxEntry(self.next_at, endpoint_of(self.url), self.ref, self.generation)
 
     @property
     def dead_letter(self) -> DeadLetter | None:
@@ -137,7 +137,8 @@ class Delivery(Value):
         attempts = self.attempts
         if attempt is not None:
             attempts = (*(one.shortened for one in attempts), attempt)[-MOST_ATTEMPTS:]
-        return self.model_copy(update={"attempts": attempts, "lease_until": None, "turn": self.turn + 1, **fields})
+        changes = {"attempts": attempts, "lease_until": None, "generation": self.generation + 1, **fields}
+        return self.model_copy(update=changes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +164,12 @@ class DeliveryStore:
         return await self._commit(delivery, etag=None)
 
     async def settle(self, stored: StoredDelivery, after: Delivery) -> StoredDelivery:
-        """Commit what became of it; a pointer or dead letter that needs the commit is written before it.
+        """Commit what became of it; an outbox entry or dead letter that needs the commit is written before it.
 
         `PreconditionFailed` if someone else wrote meanwhile.
         """
-        if (pointer := after.pointer) is not None and pointer != stored.record.pointer:
-            await self._objects.put(pointer.key, b"")
+        if (entry := after.outbox_entry) is not None and entry != stored.record.outbox_entry:
+            await self._objects.put(entry.key, b"")
         before = stored.record.dead_letter
         if after.dead_letter is not None:
             await self._objects.put(after.dead_letter.key, b"")
@@ -177,11 +178,12 @@ class DeliveryStore:
             await self._objects.delete(before.key)
         return settled
 
-    async def invalidate(self, stored: StoredDelivery, pointer: OutboxEntry) -> StoredDelivery:
-        """Nobody can commit any more what this pointer was written for: whoever is about to begins anew, with another
-        pointer. So this one may be dropped. `PreconditionFailed` if someone else wrote meanwhile.
+    async def invalidate(self, stored: StoredDelivery, entry: OutboxEntry) -> StoredDelivery:
+        """Make the commit fail that this entry was written for: its writer begins anew with another entry.
+
+        The entry may be deleted then. `PreconditionFailed` if another writer was first.
         """
-        return await self.settle(stored, stored.record.model_copy(update={"turn": pointer.turn + 1}))
+        return await self.settle(stored, stored.record.model_copy(update={"generation": entry.generation + 1}))
 
     async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
         """Apply `change` to the present record; None if there is none."""

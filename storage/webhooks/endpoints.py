@@ -19,8 +19,8 @@ from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.jobs.index import endpoint_of
+from storage.model import Model, read_as
 from storage.timers import Timer
-from storage.value import Value, read_as
 
 OPEN_AFTER = 5
 FIRST_PAUSE = timedelta(minutes=1)
@@ -34,7 +34,7 @@ TRUSTED_FOR = timedelta(seconds=10)
 """So long a receiver that was seen to be well is not looked up again."""
 
 
-class Endpoint(Value):
+class Endpoint(Model):
     tenant: str
     url: str
     rev: int = 0

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import httpx
 
-from storage.untrusted.destinations import REFUSALS
-from storage.untrusted.pinned_http import PinnedTransport, described, pinned_client
+from storage.intake.destinations import REFUSALS
+from storage.intake.pinned_http import PinnedTransport, described, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from storage.untrusted.destinations import Destinations
+    from storage.intake.destinations import Destinations
 
 Loopback = Literal["one-tenant", "true", "false"]
 
@@ -30,7 +30,7 @@ class Tenants(Protocol):
 class ReceiverRules:
     """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know of.
 
-    What needs httpx imports it late, as `storage.untrusted.remote` does: an API without webhooks never loads it.
+    What needs httpx imports it late, as `storage.intake.remote` does: an API without webhooks never loads it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReceiverRules:
         self._named = frozenset(named)
 
     def destinations(self, tenant: str) -> "Destinations":
-        from storage.untrusted.destinations import Destinations
+        from storage.intake.destinations import Destinations
 
         async def loopback() -> str | None:
             if self._loopback == "one-tenant" and await self._is_one_of_several(tenant):
@@ -60,7 +60,7 @@ class ReceiverRules:
         """Why no event will ever reach this URL, as far as that is known without resolving its name."""
         import httpx
 
-        from storage.untrusted.destinations import REFUSALS
+        from storage.intake.destinations import REFUSALS
 
         try:
             await self.destinations(tenant).check_url(httpx.URL(url))

@@ -19,7 +19,7 @@ from storage import keys
 from storage.bucket.s3 import S3Config
 from storage.clock import SystemClock
 from storage.jobs.store import JobStore
-from storage.published.engine_info import EngineInfo
+from storage.pools.engine_info import EngineInfo
 from storage.signal import MemorySignal
 from storage.webhooks.signing import new_secret
 from tests.plane.state import Function

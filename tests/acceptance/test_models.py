@@ -16,7 +16,7 @@ from infra.settings import ENV_PREFIX, Settings
 from storage import keys
 from storage.bucket.s3 import S3Config
 from storage.errors import ObjectNotFound
-from storage.published.engine_info import EngineInfo
+from storage.pools.engine_info import EngineInfo
 from storage.signal import MemorySignal
 from tests.plane import Plane
 from tests.support.commands import run_command

@@ -19,9 +19,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3ObjectStore
 from storage.clock import ManualClock, SystemClock
+from storage.jobs.models import Input
 from storage.jobs.record import Status
-from storage.jobs.values import Input
-from storage.published.engine_info import EngineInfo
+from storage.pools.engine_info import EngineInfo
 from tests.support.graphs import EMPTY, example, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
 from workers.reporter import ReportPolicy

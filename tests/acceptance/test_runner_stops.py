@@ -15,11 +15,11 @@ from storage.clock import SystemClock
 from storage.jobs.record import Status
 from tests.support.graphs import EMPTY, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
-from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.engine import PromptQueue
 from workers.comfy.host import RunningEngine
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
+from workers.publisher import Publisher, WorkerIdentity
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
 
@@ -113,8 +113,8 @@ async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -
     """Only its URL is known: it is not restarted with the worker, so the prompt is withdrawn."""
     host, stores = RunningEngine(bench.host.engine.url), bench.stores
     identity = WorkerIdentity("guest", "default", queue_poll_s=0.2)
-    announcer = Announcer(identity, host, stores.engine_info, stores.worker_facts, SystemClock())
-    worker = WorkerLoop(identity, host, stores.queue, announcer, runner_stores(stores), quick_policy())
+    publisher = Publisher(identity, host, stores.engine_info, stores.worker_facts, SystemClock())
+    worker = WorkerLoop(identity, host, stores.queue, publisher, runner_stores(stores), quick_policy())
     await worker.start()
     record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
     stop = asyncio.Event()

@@ -138,7 +138,7 @@ def _both(size: Size, endpoint_url: str, folder: Path) -> list[tuple[str, ...]]:
 def _row(size: Size, way: str, worker: Part, client: Part) -> tuple[str, ...]:
     received, files = client.told["received"], size.total * MIB
     assert client.told["written"] == files
-    spent = (worker.spent, client.spent)
+    spent = (worker.gpu_time, client.gpu_time)
     return (
         size.name,
         way,

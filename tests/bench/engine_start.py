@@ -15,7 +15,7 @@ import httpx
 
 from tests.bench.figures import Figure
 from tests.support.engines import EngineChoice, engine_choices, engine_client, saved
-from workers.guard import SOCKET_VARIABLE
+from workers.supervise import SOCKET_VARIABLE
 
 ROUNDS = 3
 LONGEST_S = 120.0

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from storage.published.engine_info import EngineInfo
+from storage.pools.engine_info import EngineInfo
 from tests.bench.figures import Figure, Table, figures
 from workflows.catalogue import Catalogue
 from workflows.graph import parse_graph

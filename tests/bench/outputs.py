@@ -142,7 +142,7 @@ def _compared(size: Size, endpoint_url: str, folder: str) -> tuple[str, ...]:
     measured = Measured()
     start_s = _start_of_aws(endpoint_url)
     with running("outputs", endpoint_url, folder, size.name) as worker:
-        job = worker.spent
+        job = worker.gpu_time
         for number in range(ROUNDS):
             spent = worker.ask(f"round-{number}")
             measured.worker_s.append(spent.seconds)

@@ -81,7 +81,7 @@ class Part:
     process: "subprocess.Popen[str]"
 
     @property
-    def spent(self) -> Spent:
+    def gpu_time(self) -> Spent:
         return Spent(**self.told["spent"])
 
     def ask(self, line: str) -> Spent:
@@ -91,7 +91,7 @@ class Part:
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
         self.told = json.loads(self.process.stdout.readline())
-        return self.spent
+        return self.gpu_time
 
 
 @contextmanager

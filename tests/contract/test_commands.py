@@ -14,7 +14,7 @@ from app.cli.exit_codes import FAILED, REFUSED
 from app.cli.root import cli
 from app.client import ApiProblem, Client
 from storage.clock import ManualClock
-from storage.jobs.values import ErrorDetail
+from storage.jobs.models import ErrorDetail
 from tests.support.api_server import BLUE, KEY, Api, submit
 from tests.support.graphs import PARTLY_GOOD, publish
 from tests.support.records import OUTPUT

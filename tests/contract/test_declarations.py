@@ -11,7 +11,7 @@ from aiohttp import web
 
 from infra.check_image import examine
 from storage import keys
-from storage.published.engine_info import EngineInfo
+from storage.pools.engine_info import EngineInfo
 from tests.support.engines import LITE, EngineChoice, engine_choices
 from tests.support.workbench import workbench
 from workers.comfy.engine import Prompt

@@ -30,7 +30,7 @@ from workers.errors import (
     StagingFailed,
     WorkerError,
 )
-from workers.guard import SOCKET_VARIABLE
+from workers.supervise import SOCKET_VARIABLE
 
 pytestmark = pytest.mark.anyio
 

@@ -30,7 +30,7 @@ async def test_in_a_list_of_jobs(shop: Shop) -> None:
         await shop.objects.put(list_prefix(record.tenant, status) + FOREIGN, b"")
         page = await shop.jobs.page(record.tenant, status=status, limit=10, cursor=None)
         assert [row.job_id for row in page.jobs] == [record.job_id]
-    assert (await shop.stores.loads.of(record.tenant, at_most=100)).queued == 1
+    assert (await shop.stores.active_jobs.of(record.tenant, at_most=100)).queued == 1
 
 
 @pytest.mark.parametrize("folder", [QUEUE + "default/", *map(lane_prefix, LANES)])

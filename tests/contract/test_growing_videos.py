@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from storage.errors import MediumRefused
-from storage.untrusted.frame_sizes import FrameSizes
-from storage.untrusted.media_check import MediaCheck, MediaLimits
+from storage.intake.frame_sizes import FrameSizes
+from storage.intake.media_check import MediaCheck, MediaLimits
 
 pytestmark = pytest.mark.anyio
 

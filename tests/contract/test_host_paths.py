@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from storage.errors import MediumRefused
+from storage.intake.host_paths import HostPaths
+from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.record import JobRecord
-from storage.untrusted.host_paths import HostPaths
-from storage.untrusted.media_check import MediaCheck, MediaLimits
 from tests.support.api_server import PNG
 from tests.support.scripted_comfy import Answer, Play
 from tests.support.stage import Stage, paint, stage

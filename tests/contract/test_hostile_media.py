@@ -29,8 +29,8 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.concurrency import gather
 from storage.errors import CheckUnavailable, MediumRefused
-from storage.jobs.values import Medium
-from storage.untrusted.media_check import MediaCheck, MediaLimits
+from storage.intake.media_check import MediaCheck, MediaLimits
+from storage.jobs.models import Medium
 from tests.support.api_server import Api, running_api
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
@@ -372,7 +372,7 @@ async def test_large_canvases_cost_no_memory(tmp_path: Path) -> None:
 def probes_of_this_process() -> list[int]:
     """The ids of the probes that run now."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
-    return [int(child) for child in children if b"storage.untrusted.probe" in _command(child)]
+    return [int(child) for child in children if b"storage.intake.probe" in _command(child)]
 
 
 def _command(pid: str) -> bytes:

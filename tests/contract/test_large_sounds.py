@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from storage.errors import MediumRefused
-from storage.untrusted.media_check import MediaCheck, MediaLimits
-from storage.untrusted.samples import opus_samples
+from storage.intake.media_check import MediaCheck, MediaLimits
+from storage.intake.samples import opus_samples
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import comfyui_modal
 from infra.settings import Settings
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import SystemClock
-from storage.published.engine_starts import EngineStartStore, StartPolicy
+from storage.pools.engine_starts import EngineStartStore, StartPolicy
 from tests.support.environment import clean_environment
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ import pytest
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.jobs.values import ProgressDetails
+from storage.jobs.models import ProgressDetails
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit
 from tests.support.plain_http import NO_TLS
 from tests.support.records import OUTPUT

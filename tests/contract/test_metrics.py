@@ -23,7 +23,7 @@ async def api(clock: ManualClock) -> AsyncIterator[Api]:
         yield running
 
 
-async def told(api: Api) -> dict[str, float]:
+async def format_errors(api: Api) -> dict[str, float]:
     answer = await api.client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -43,7 +43,7 @@ async def test_requests_jobs_and_refusals_are_counted(api: Api) -> None:
     await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[], [], []]})
     await api.client.post("/v1/jobs", json={"workflow": {}})
     await api.client.get("/v1/jobs", headers={"authorization": "Bearer nonsense"})
-    found = await told(api)
+    found = await format_errors(api)
     assert found[requests("submit_job", "POST", "2xx")] == 2
     assert found[requests("submit_job", "POST", "4xx")] == 1
     assert found[requests("submit_batch", "POST", "2xx")] == 1
@@ -76,10 +76,10 @@ async def test_a_client_that_breaks_off_is_no_failure(api: Api, caplog: pytest.L
         writer.close()
         await writer.wait_closed()
     gone = {requests(operation, "POST", "none") for operation in BODIES}
-    found = await told(api)
+    found = await format_errors(api)
     async with asyncio.timeout(30):
         while not gone <= set(found):  # each request of this loop gives the server a turn
-            found = await told(api)
+            found = await format_errors(api)
     assert [found[name] for name in gone] == [1] * len(gone)
     assert not [name for name in found if 'status="5xx"' in name or "internal-error" in name]
     assert [record.message for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 async def test_two_deliverers_send_one_attempt(post: Post) -> None:
     """The second one finds a lease; when it has ended without a result, the event is sent again."""
     await post.completed("completed")
-    (entry,) = await post.pointers()
+    (entry,) = await post.outbox_entries()
     held = await post.stores.outbox.find(entry)
     assert not isinstance(held, str)
     await post.deliverer._hold(entry, held)
@@ -49,7 +49,7 @@ async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
     await post.completed("completed")
     post.receiver.answers = [DOWN]
     await post.send()
-    (entry,) = await post.pointers()
+    (entry,) = await post.outbox_entries()
     post.clock.set(entry.due)
     assert await post.deliverer.deliver(entry) == "delivered"
 
@@ -95,13 +95,13 @@ async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
     await post.send()
     assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 1
     assert len(post.receiver.posts) == 2
-    assert await post.pointers() == []
+    assert await post.outbox_entries() == []
 
 
 async def test_a_lost_entry_is_written_again(post: Post) -> None:
     """When the job's time is over and its event was not delivered: the job stays, and its receiver is informed."""
     record = await post.completed("completed", retain_s=60)
-    await post.objects.delete(*(entry.key for entry in await post.pointers()))
+    await post.objects.delete(*(entry.key for entry in await post.outbox_entries()))
     await post.send()
     assert post.receiver.posts == []
     post.pass_time(seconds=61)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from storage.jobs.models import Output
 from storage.jobs.record import Status
-from storage.jobs.values import Output
 from tests.support.engines import blank, save
 from tests.support.workbench import Bench, workbench
 from workers.comfy.spec import EngineFolders

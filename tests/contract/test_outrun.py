@@ -11,7 +11,7 @@ from storage.errors import StorageUnavailable
 from storage.jobs.idempotency import KEY_LIFE, IdempotencyStore
 from storage.jobs.record import JobRecord
 from storage.keys import engine_info
-from storage.published.engine_info import EngineInfo, EngineInfoStore
+from storage.pools.engine_info import EngineInfo, EngineInfoStore
 from tests.support.outrun import OutrunStore
 from tests.support.shop import Shop
 

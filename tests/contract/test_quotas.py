@@ -20,7 +20,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.concurrency import gather
 from storage.index_keys import ListEntry
-from storage.jobs.loads import AUDIT_EVERY, COUNT_LIFE
+from storage.jobs.active_jobs import AUDIT_EVERY, COUNT_LIFE
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
@@ -151,11 +151,11 @@ async def test_more_jobs_than_one_list_has_are_counted(clock: ManualClock) -> No
         entry = ListEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
         await bucket.put(entry.key("default", "queued"), b"")
     async with limited(bucket, clock, max_queued_jobs=10_000) as api:
-        load = await api.stores.loads.of("default", at_most=10_000)
+        load = await api.stores.active_jobs.of("default", at_most=10_000)
         assert (load.queued, load.active) == (2500, 2500)
         pass_time(clock, COUNT_LIFE)
         bucket.requests.clear()
-        assert (await api.stores.loads.of("default", at_most=1500)).queued == 2000
+        assert (await api.stores.active_jobs.of("default", at_most=1500)).queued == 2000
         assert bucket.requests["LIST"] == 3
 
 

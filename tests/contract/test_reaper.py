@@ -11,9 +11,9 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import PreconditionFailed
 from storage.index_keys import QUEUE
+from storage.jobs.models import ProgressDetails
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import YOUNG, job_timer
-from storage.jobs.values import ProgressDetails
 from storage.timers import LANES, Timer, lane_prefix
 from tests.support.records import CREATED
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop

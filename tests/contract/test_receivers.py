@@ -18,9 +18,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import FetchRefused
 from storage.index_keys import EventRef
-from storage.untrusted.destinations import Destinations
-from storage.untrusted.pinned_http import PinnedTransport
-from storage.untrusted.remote import RemoteFetcher
+from storage.intake.destinations import Destinations
+from storage.intake.pinned_http import PinnedTransport
+from storage.intake.remote import RemoteFetcher
 from storage.webhooks.receivers import SEVERAL_TENANTS
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, Api, running_api, unmetered

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from storage.clock import SystemClock
+from storage.jobs.models import Medium
 from storage.jobs.record import Status
-from storage.jobs.values import Medium
 from tests.support.scripted_comfy import Play
 from tests.support.stage import BrokenFiles, ForgetfulFiles, paint, painted, painting, stage
 from tests.support.workbench import quick_policy

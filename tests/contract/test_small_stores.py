@@ -10,8 +10,8 @@ from storage.clock import ManualClock
 from storage.errors import MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
-from storage.published.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
-from storage.published.runtimes import RuntimeStore
+from storage.pools.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
+from storage.pools.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from workflows.graph import parse_graph
 

@@ -18,8 +18,8 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.jobs.values import Runtime
-from storage.published.worker_facts import AttentionChoice, WorkerFacts, WorkerFactsStore
+from storage.jobs.models import Runtime
+from storage.pools.worker_facts import AttentionChoice, WorkerFacts, WorkerFactsStore
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.engines import saved
 from tests.support.workbench import workbench

@@ -23,7 +23,7 @@ from app.openapi.operations import OPERATIONS
 from storage.access.api_keys import new_key
 from storage.clock import ManualClock
 from storage.index_keys import ListEntry
-from storage.jobs.values import Output
+from storage.jobs.models import Output
 from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post

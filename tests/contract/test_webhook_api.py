@@ -8,7 +8,7 @@ import pytest
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.jobs.values import ProgressDetails
+from storage.jobs.models import ProgressDetails
 from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api

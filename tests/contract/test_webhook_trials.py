@@ -30,7 +30,7 @@ async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
     assert stored is not None
     assert [attempt.status for attempt in stored.record.attempts] == [503, 503, 200]
     assert (stored.record.status, stored.record.attempts[0].excerpt) == ("delivered", "down")
-    assert await post.pointers() == []
+    assert await post.outbox_entries() == []
 
 
 async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
@@ -39,7 +39,7 @@ async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
     post.receiver.answers = [DOWN] * 11
     for _ in range(200):
         await post.send()
-        if not await post.pointers():
+        if not await post.outbox_entries():
             break
         post.pass_time(hours=1)
     assert len(post.receiver.posts) == 11
@@ -65,7 +65,7 @@ async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
     ref, commit, raced = event_ref(record, record.events[0]), DeliveryStore._commit, list[str]()
 
     async def late(store: DeliveryStore, delivery: Delivery, *, etag: str | None) -> StoredDelivery:
-        if not raced and (pointer := delivery.pointer) is not None:
+        if not raced and (pointer := delivery.outbox_entry) is not None:
             raced.append("now")
             raced.append(await post.deliverer.deliver(pointer))
         return await commit(store, delivery, etag=etag)
@@ -77,7 +77,7 @@ async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
     assert [headers["webhook-id"] for _, headers, _ in post.receiver.posts] == [ref.event_id] * 2
     post.pass_time(hours=1)
     await post.send()
-    assert (len(post.receiver.posts), await post.pointers()) == (2, [])
+    assert (len(post.receiver.posts), await post.outbox_entries()) == (2, [])
 
 
 async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
@@ -86,7 +86,7 @@ async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
         await post.completed("completed")
     post.receiver.answers = [DOWN] * 5
     deliverer = post.deliverer
-    for entry in await post.pointers():
+    for entry in await post.outbox_entries():
         await deliverer.deliver(entry)
     assert len(post.receiver.posts) == 5
     (endpoint,) = await post.stores.endpoints.all("default")
@@ -97,7 +97,7 @@ async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
     assert endpoint.state == "closed"
     post.pass_time(hours=1)
     await post.send()
-    assert await post.pointers() == []
+    assert await post.outbox_entries() == []
     assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 8
 
 

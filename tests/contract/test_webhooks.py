@@ -10,7 +10,7 @@ from storage import keys
 from storage.clock import ManualClock, SystemClock
 from storage.errors import JobGone
 from storage.jobs.index import event_ref
-from storage.jobs.values import Output, ProgressDetails
+from storage.jobs.models import Output, ProgressDetails
 from storage.webhooks.signing import new_secret, tenant_secret
 from tests.support.post import DOWN, URL, Post
 from tests.support.records import a_job
@@ -46,7 +46,7 @@ async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
     }
     assert (event["data"]["job_id"], event["data"]["status"]) == (record.job_id, "completed")
     assert event["data"]["warnings"] == {"9": warning}
-    assert await post.pointers() == []
+    assert await post.outbox_entries() == []
     await post.send()
     assert len(post.receiver.posts) == 1
 
@@ -66,7 +66,7 @@ async def test_only_wanted_events_are_told(post: Post) -> None:
 @pytest.mark.parametrize("end", ["cancelled", "node_error", "queue_timeout", "worker_lost", "timeout"])
 async def test_every_end_is_told(post: Post, end: str) -> None:
     """Whoever ends the job: its owner, a node, the queue limit, the reaper."""
-    from storage.jobs.values import ErrorDetail
+    from storage.jobs.models import ErrorDetail
 
     jobs = post.stores.jobs
     if end == "queue_timeout":
@@ -109,7 +109,7 @@ async def test_only_the_newest_progress_is_told(post: Post) -> None:
         )
     await post.send()
     assert [event["data"]["progress"] for event in post.receiver.events()] == [30]
-    assert len(await post.pointers()) == 0
+    assert len(await post.outbox_entries()) == 0
     await post.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
     await post.send()
     assert post.receiver.types() == ["progress", "completed"]
@@ -183,7 +183,7 @@ async def test_an_event_costs_four_requests(post: Post) -> None:
     await post.completed("completed")
     await post.send()
     await post.completed("completed")
-    (entry,) = await post.pointers()
+    (entry,) = await post.outbox_entries()
     before = _requests(post)
     assert await post.deliverer.deliver(entry) == "delivered"
     assert _requests(post) - before == Counter({"GET": 1, "PUT": 2, "DELETE": 1})

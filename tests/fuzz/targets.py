@@ -18,7 +18,7 @@ from infra.redaction import Redactor
 from storage.access.api_keys import parse_key
 from storage.bucket.s3 import content_disposition
 from storage.errors import MediumRefused
-from storage.untrusted.media_check import MediaCheck, MediaLimits
+from storage.intake.media_check import MediaCheck, MediaLimits
 from tests.support.api_server import BLUE, PNG
 from tests.support.graphs import check
 from workers.outputs.names import safe_filename

@@ -12,8 +12,8 @@ from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.index_keys import EventRef
+from storage.jobs.models import ErrorDetail, EventName, Output, ProgressDetails
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.values import ErrorDetail, EventName, Output, ProgressDetails
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
 from storage.webhooks.signing import Signer, new_secret
 from tests.support.records import a_job

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.published.worker_facts import AttentionChoice
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
+from storage.pools.worker_facts import AttentionChoice
 from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue

@@ -11,10 +11,10 @@ from storage.batches import BatchStore, StoredBatch
 from storage.index_keys import OutboxEntry, QueueEntry
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys
+from storage.jobs.models import Lease
 from storage.jobs.queue import JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
-from storage.jobs.values import Lease
 from storage.timers import Timer
 from storage.webhooks.deliveries import DeliveryStore, StoredDelivery
 from tests.simulation.process import ProcessStore
@@ -144,7 +144,7 @@ def outbox_entries_share_a_key() -> AbstractContextManager[Any]:
 
     def shared(entry: OutboxEntry) -> str:
         due = entry.due.replace(microsecond=0, second=0)
-        key: str = _KEY(replace(entry, due=due, turn=0))
+        key: str = _KEY(replace(entry, due=due, generation=0))
         return key
 
     return patch.object(OutboxEntry, "key", property(shared))

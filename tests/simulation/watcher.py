@@ -8,8 +8,8 @@ from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.index_keys import OUTBOX, ListEntry, list_prefix
 from storage.jobs.index import event_ref, queue_key
+from storage.jobs.models import JobEvent
 from storage.jobs.record import TRANSITIONS, JobRecord, Status
-from storage.jobs.values import JobEvent
 from storage.tombstone import Tombstone
 from tests.simulation.process import Process
 from tests.simulation.virtual_time import START, VirtualClock

@@ -21,12 +21,12 @@ from storage.access.key_store import DEFAULT_SCOPES, KeyScope, new_record
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
+from storage.intake.remote import Fetched, Meter
+from storage.jobs.models import Output
 from storage.jobs.queue import JobQueue
-from storage.jobs.values import Output
 from storage.launcher import Launcher, MemoryLauncher
 from storage.signal import MemorySignal
 from storage.stores import Stores
-from storage.untrusted.remote import Fetched, Meter
 from tests.support.plain_http import NO_TLS
 
 KEY = "test-key"

@@ -17,8 +17,8 @@ from typing import Any
 from infra.compose.reaper import reaper
 from infra.settings import Settings
 from storage.clock import ManualClock
+from storage.jobs.models import ProgressDetails
 from storage.jobs.store import StoredJob
-from storage.jobs.values import ProgressDetails
 from storage.launcher import NoLauncher
 from storage.tombstone import LIFE
 from tests.support.api_server import BLUE, PNG, Api, running_api

@@ -101,5 +101,5 @@ class Post:
         )
         return stored.record
 
-    async def pointers(self) -> list[OutboxEntry]:
+    async def outbox_entries(self) -> list[OutboxEntry]:
         return [OutboxEntry.parse(key) for key in (await self.objects.list(OUTBOX)).keys]

@@ -4,8 +4,8 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
+from storage.jobs.models import Output
 from storage.jobs.record import JobRecord
-from storage.jobs.values import Output
 
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from workers.guard import SOCKET_VARIABLE
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.server import LiteServer
+from workers.supervise import SOCKET_VARIABLE
 
 
 async def _serve(device: str, flags: dict[str, str]) -> None:

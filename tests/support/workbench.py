@@ -15,18 +15,18 @@ from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, SystemClock
+from storage.jobs.models import Medium
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
-from storage.jobs.values import Medium
 from storage.signal import MemorySignal
 from storage.stores import Stores
 from tests.support.environment import MEASURED
 from tests.support.records import a_job
-from workers.announcer import Announcer, WorkerIdentity
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.host import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.loop import WorkerLoop
+from workers.publisher import Publisher, WorkerIdentity
 from workers.reporter import ReportPolicy
 from workers.runner import RunnerPolicy
 
@@ -93,7 +93,7 @@ async def workbench(
         identity,
         host,
         stores.queue,
-        Announcer(identity, host, stores.engine_info, stores.worker_facts, clock),
+        Publisher(identity, host, stores.engine_info, stores.worker_facts, clock),
         runner_stores(stores),
         policy or quick_policy(),
     )

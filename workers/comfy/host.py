@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from storage.published.worker_facts import AttentionChoice
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
+from storage.pools.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS, EngineAttention
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.files import FolderFiles
@@ -20,9 +20,9 @@ from workers.comfy.leftovers import Leftovers, end_processes_of, remove_shared_o
 from workers.comfy.log import EngineLog
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineMisconfigured, EngineUnavailable
-from workers.guard import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
 from workers.isolation import EngineUser, Isolation, choose
 from workers.phases import timed
+from workers.supervise import NOT_STARTED, SOCKET_VARIABLE, guarded, kill_group, kill_strays
 from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from workers.guard import children_of, kill_strays
+from workers.supervise import children_of, kill_strays
 from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)

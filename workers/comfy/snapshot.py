@@ -9,8 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from storage.published.worker_facts import AttentionChoice
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
+from storage.pools.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
 from workers.attention_memory import has_sage
 from workers.comfy.host import EngineProcess

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import comfyui_modal
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
 from workers.attention import EngineAttention, Wish
 from workers.comfy.flags import default_flags
 from workers.errors import EngineMisconfigured

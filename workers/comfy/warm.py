@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from storage.published.worker_facts import AttentionChoice
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
+from storage.pools.worker_facts import AttentionChoice
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.host import EngineHost

@@ -1,6 +1,6 @@
 """`comfyui_modal.py workers.lite`: takes ComfyUI's flags; those that mean nothing here are ignored.
 
-A worker has it listen on a UNIX socket (`--unix-socket`, or the variable that `workers/guard.py` names). Without
+A worker has it listen on a UNIX socket (`--unix-socket`, or the variable that `workers/supervise.py` names). Without
 one it listens on TCP, as ComfyUI does, for trials.
 """
 
@@ -16,10 +16,10 @@ from pathlib import Path
 
 from aiohttp import web
 
-from workers.guard import SOCKET_VARIABLE
 from workers.lite.folders import Folders
 from workers.lite.nodes import node_classes
 from workers.lite.server import LiteServer
+from workers.supervise import SOCKET_VARIABLE
 
 DEFAULT_PORT = 8188
 DEFAULT_MAX_UPLOAD_MB = 100.0

@@ -11,7 +11,7 @@ import filetype
 from PIL import Image
 
 from storage.formats import PILLOW, STREAM_OPTIONS
-from storage.untrusted.walkers import gif_extent, webp_extent
+from storage.intake.walkers import gif_extent, webp_extent
 
 logger = logging.getLogger(__name__)
 

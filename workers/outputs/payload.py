@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from storage.jobs.values import OutputType
+from storage.jobs.models import OutputType
 from workers.comfy.engine import FileRef
 from workers.outputs.strict import strict_json, strict_text
 

@@ -15,13 +15,13 @@ from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.concurrency import gather
 from storage.errors import StorageError
-from storage.jobs.values import Output
+from storage.jobs.models import Output
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.outputs.media import examine
 from workers.outputs.names import DistinctNames, safe_folder
 from workers.outputs.payload import FileOutput, InlineOutput, names_in, outputs_of, type_of
-from workers.patience import patiently
+from workers.storage_retries import retry_while_unavailable
 from workflows.messages import Executed
 
 
@@ -161,7 +161,7 @@ class OutputUploads:
         key = self._where.output(named.position, filename)
         try:
             facts = await asyncio.to_thread(examine, path, filename, content_type)
-            await patiently(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
+            await retry_while_unavailable(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
         except OSError as error:
             raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         except StorageError as error:

@@ -21,7 +21,7 @@ from storage.index_keys import QUEUE, QueueEntry
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import YOUNG, JobStore, StoredJob
 from storage.launcher import Launcher
-from storage.published.engine_starts import WELL, EngineStartStore, StartState
+from storage.pools.engine_starts import WELL, EngineStartStore, StartState
 from storage.timers import Timer, lane_prefix
 
 logger = logging.getLogger(__name__)

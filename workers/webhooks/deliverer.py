@@ -1,8 +1,8 @@
 """One event to its receiver: one attempt, and what follows from it.
 
-pointer → the committed event → a lease on its delivery → POST → next pointer → the delivery's record → old pointer
+outbox entry → the committed event → a lease on its delivery → POST → next entry → the delivery's record → old entry
 
-In this order a death at any point leaves a pointer that leads on: an event is sent again rather than not at all.
+In this order a death at any point leaves an entry that leads on: an event is sent again rather than not at all.
 """
 
 import logging
@@ -71,7 +71,7 @@ class Deliverer:
         self._signer = signer
 
     async def deliver(self, entry: OutboxEntry) -> Result:
-        """Raises `StorageError` where the bucket fails: the pointer is still there then."""
+        """Raises `StorageError` where the bucket fails: the entry is still there then."""
         found = await self._outbox.find(entry)
         if found == "later":
             return "later"
@@ -85,7 +85,7 @@ class Deliverer:
             return "later"  # another deliverer is at it
 
     async def _hold(self, entry: OutboxEntry, found: Committed) -> StoredDelivery | Result:
-        """The delivery under our lease; or what is to be done with the pointer instead."""
+        """The delivery under our lease; or what is to be done with the entry instead."""
         if _is_first(entry, found):
             try:
                 return await self._start(entry, found)
@@ -97,12 +97,12 @@ class Deliverer:
         delivery = stored.record
         if delivery.is_held(now):
             return "later"
-        if entry.turn > delivery.turn:
+        if entry.generation > delivery.generation:
             await self._deliveries.invalidate(stored, entry)
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
             return await self._deliveries.settle(stored, delivery.held(now + self._lease))
-        elif delivery.pointer is not None:
-            await self._outbox.keep(delivery.pointer)
+        elif delivery.outbox_entry is not None:
+            await self._outbox.keep(delivery.outbox_entry)
         await self._outbox.drop(entry)
         return "dropped"
 
@@ -207,13 +207,15 @@ class Deliverer:
 
 def _is_first(entry: OutboxEntry, found: Committed) -> bool:
     """Whether nothing was tried yet, most likely: so it is not worth a look."""
-    return isinstance(found, JobHappened) and entry.turn == found.event.rev
+    return isinstance(found, JobHappened) and entry.generation == found.event.rev
 
 
 def _is_replaced(entry: OutboxEntry, delivery: Delivery, now: datetime) -> bool:
-    """Whether another pointer leads to the next attempt."""
-    pointer = delivery.pointer
-    return pointer is not None and pointer.key != entry.key and (pointer.turn > entry.turn or pointer.due > now)
+    """Whether another entry leads to the next attempt."""
+    newest = delivery.outbox_entry
+    if newest is None or newest.key == entry.key:
+        return False
+    return newest.generation > entry.generation or newest.due > now
 
 
 def _new_delivery(entry: OutboxEntry, found: Committed, renderer: Renderer) -> Delivery:
@@ -226,5 +228,5 @@ def _new_delivery(entry: OutboxEntry, found: Committed, renderer: Renderer) -> D
         type=renderer.type_of(found),
         url=found.url,
         next_at=entry.due,
-        turn=max(entry.turn, found.event.rev) if isinstance(found, JobHappened) else entry.turn,
+        generation=max(entry.generation, found.event.rev) if isinstance(found, JobHappened) else entry.generation,
     )

@@ -1,9 +1,8 @@
 """What is due, to whom, and how much at once: one receiver that is slow does not delay another.
 
-Each receiver has a few attempts under way at most, each host some more, and each tenant half of all; the rest of their
-pointers wait. What was
-listed is begun without another LIST as soon as there is room, but never later than the next look, since other
-deliverers work as well.
+Each receiver has a few attempts under way at most, each host some more, and each tenant half of all; their other
+entries wait. A listed entry is begun without another LIST as soon as there is room, but no later than the next LIST,
+since other deliverers work as well.
 """
 
 import asyncio
@@ -26,7 +25,7 @@ AT_ONCE_PER_HOST = 16
 AT_ONCE_PER_TENANT = 32
 """A tenant whose receivers hang, under however many hosts, leaves the other half to others."""
 LATER_S = 2.0
-"""Before a pointer is looked at again whose event is not committed yet, or which another deliverer holds."""
+"""Between two tries of an entry whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
 """Of one look. Where more is due, the next look goes on behind them: a receiver with many thousand events that
 wait does not hide the others."""

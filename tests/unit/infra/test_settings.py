@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsError
 
-from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings, told, unknown_variables
+from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings, format_errors, unknown_variables
 
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
@@ -89,7 +89,7 @@ def test_a_wrong_setting_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("COMFYUI_MODAL_MAX_NODES", "sesame")
     with pytest.raises(ValidationError) as refused:
         Settings(bucket="b")
-    words = told(refused.value)
+    words = format_errors(refused.value)
     assert words.startswith("COMFYUI_MODAL_MAX_NODES: Input should be a valid integer")
     assert "sesame" not in words
 
@@ -99,7 +99,7 @@ def test_a_setting_that_is_no_json_is_told_by_its_name(monkeypatch: pytest.Monke
     monkeypatch.setenv("COMFYUI_MODAL_CORS_ORIGINS", "https://app.example")
     with pytest.raises(SettingsError) as refused:
         Settings(bucket="b")
-    assert told(refused.value) == "COMFYUI_MODAL_CORS_ORIGINS is not JSON"
+    assert format_errors(refused.value) == "COMFYUI_MODAL_CORS_ORIGINS is not JSON"
 
 
 def test_an_invented_variable_is_noticed() -> None:

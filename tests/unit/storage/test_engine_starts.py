@@ -8,7 +8,7 @@ from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.launcher import MemoryLauncher
-from storage.published.engine_starts import DIED, EngineStartStore, PausingLauncher, StartPolicy
+from storage.pools.engine_starts import DIED, EngineStartStore, PausingLauncher, StartPolicy
 
 pytestmark = pytest.mark.anyio
 

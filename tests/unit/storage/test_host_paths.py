@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.untrusted.host_paths import HostPaths
+from storage.intake.host_paths import HostPaths
 
 ENGINE = Path("/tmp/x y/engines/worker-1")  # noqa: S108  only a name
 KNOWN = HostPaths(

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
+from storage.jobs.models import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
 from storage.jobs.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
 from storage.jobs.usage import total_seconds
-from storage.jobs.values import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 OUTPUT = Output(
@@ -106,7 +106,7 @@ class JobMachine(RuleBasedStateMachine):
         """As the store commits it."""
         if record is not self.record:
             record = record.model_copy(update={"rev": self.record.rev + 1})
-        spent, before = total_seconds(record.spent), total_seconds(self.record.spent)
+        spent, before = total_seconds(record.gpu_time), total_seconds(self.record.gpu_time)
         assert before <= spent <= (self.now - NOW).total_seconds(), "time was lost, or counted twice"
         self.record = record
         for event in record.events:

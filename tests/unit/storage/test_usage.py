@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from storage.jobs.models import ErrorDetail, GpuTime, Lease, ProgressDetails, Runtime
 from storage.jobs.record import JobRecord
 from storage.jobs.usage import total_seconds, total_usd, with_time
-from storage.jobs.values import ErrorDetail, GpuTime, Lease, ProgressDetails, Runtime
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 L40S = Runtime(worker="w", gpu="L40S", attention="sage", usd_per_s=0.0005)
@@ -36,7 +36,7 @@ def test_an_attempt_counts_from_its_claim_to_its_end(end: str) -> None:
         "requeue": lambda: job.requeue(attempt=1, now=after(20), fault=ERROR),
         "release": lambda: job.release(attempt=1, now=after(20)),
     }[end]()
-    assert ended.usage == ended.spent == (GpuTime(gpu="L40S", seconds=20.0, usd=0.01),)
+    assert ended.usage == ended.gpu_time == (GpuTime(gpu="L40S", seconds=20.0, usd=0.01),)
     assert ended.runtime == L40S
 
 
@@ -59,9 +59,9 @@ def test_attempts_add_up_by_gpu() -> None:
 def test_of_a_lost_worker_the_known_time_counts(max_attempts: int) -> None:
     """Up to its last sign of life, whether the job is repeated or fails."""
     job = reported(running(), 30)
-    assert job.spent == (GpuTime(gpu="L40S", seconds=30.0, usd=0.015),)
+    assert job.gpu_time == (GpuTime(gpu="L40S", seconds=30.0, usd=0.015),)
     lost = job.expire(now=after(500), max_attempts=max_attempts)
-    assert lost.usage == job.spent
+    assert lost.usage == job.gpu_time
     assert running().expire(now=after(500), max_attempts=max_attempts).usage == (
         GpuTime(gpu="L40S", seconds=0.0, usd=0.0),
     )
@@ -72,13 +72,13 @@ def test_a_lost_worker_of_a_job_that_ends_anyway(now: int) -> None:
     """Cancelled meanwhile, or its time is up: the same."""
     job = reported(running(), 30)
     cancelled = job.cancel(now=after(40)) if now == 100 else job
-    assert cancelled.expire(now=after(now), max_attempts=3).usage == job.spent
+    assert cancelled.expire(now=after(now), max_attempts=3).usage == job.gpu_time
 
 
 def test_a_claim_of_an_older_version_is_not_guessed() -> None:
     """Its lease does not say when it was renewed."""
     job = running().model_copy(update={"lease": Lease(worker="w", expires_at=after(60))})
-    assert job.spent == ()
+    assert job.gpu_time == ()
     assert job.expire(now=after(500), max_attempts=3).usage == ()
     assert job.complete(attempt=1, now=after(20), outputs=()).usage[0].seconds == 20.0
 

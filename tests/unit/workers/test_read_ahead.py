@@ -8,7 +8,7 @@ import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.jobs.values import Input
+from storage.jobs.models import Input
 from tests.support.shop import Shop
 from workers.read_ahead import ReadAhead, expected_values, free_memory, graph_values, model_files
 

@@ -8,9 +8,9 @@ import pytest
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import StorageRefused
+from storage.jobs.models import ProgressDetails
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore, StoredJob
-from storage.jobs.values import ProgressDetails
 from storage.signal import MemorySignal, job_topic
 from tests.support.records import a_job
 from workers.reporter import Reporter, ReportPolicy, Snapshot

@@ -10,7 +10,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
 from storage.errors import StorageUnavailable
-from storage.published.engine_starts import EngineStarts, EngineStartStore, StartPolicy
+from storage.pools.engine_starts import EngineStarts, EngineStartStore, StartPolicy
 from workers.errors import EngineUnavailable
 from workers.starts import TAIL_LINES, CountedStarts
 

@@ -34,7 +34,7 @@ def recordings() -> list[Any]:
     return found
 
 
-def told(errors: dict[str, Any]) -> dict[str, Any]:
+def format_errors(errors: dict[str, Any]) -> dict[str, Any]:
     """node_errors with the errors of a node in any order: ComfyUI walks through a set."""
     return {
         node_id: (sorted(json.dumps(error, sort_keys=True) for error in about["errors"]), about["dependent_outputs"])
@@ -53,7 +53,7 @@ def test_the_report_is_that_of_the_recorded_engine(object_info: dict[str, Any], 
     assert (not report.faults) is case["accepted"]
     assert report.is_refusal is not (case["accepted"] or case["note"].startswith("one good output, one bad: 200"))
     if not {case["note"], case["scenario"]} & TOLD_OTHERWISE:
-        assert told(dict(report.node_errors)) == told(case["node_errors"])
+        assert format_errors(dict(report.node_errors)) == format_errors(case["node_errors"])
 
 
 MODELS = ["a.safetensors", "sub/b.safetensors"]

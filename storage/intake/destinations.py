@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from storage.untrusted.addresses import Address, AddressCheck, is_of_this_machine, is_public, unmapped
+from storage.intake.addresses import Address, AddressCheck, is_of_this_machine, is_public, unmapped
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _NUMERIC = re.compile(r"0x[0-9a-f]*|\d+", re.IGNORECASE)

@@ -8,8 +8,8 @@ import logging
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.errors import ObjectNotFound, RecordUnreadable
-from storage.published.worker_facts import AttentionChoice
-from storage.value import Value, read_as
+from storage.model import Model, read_as
+from storage.pools.worker_facts import AttentionChoice
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ MOST_CHOICES = 16
 """Of a pool: a few GPUs, drivers and images at a time."""
 
 
-class _Choices(Value):
+class _Choices(Model):
     """By what they are valid for, the oldest first."""
 
     choices: dict[str, AttentionChoice]

@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-from storage.untrusted.nal_headers import START_CODE, Bits, Size, h264, hevc
+from storage.intake.nal_headers import START_CODE, Bits, Size, h264, hevc
 
 _JPEG_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}

@@ -3,7 +3,7 @@
 A small file may be a huge picture: a loader holds every pixel of every frame as three floats. So sizes are read from
 headers, frames are counted, without decoding, and refused where they are beyond what a worker should hold. Only listed
 formats pass (`storage.formats`). What is not a plain picture is examined in a process of its own
-(`storage.untrusted.probe`), which may hang, crash or grow; few of them run at once, and the others wait.
+(`storage.intake.probe`), which may hang, crash or grow; few of them run at once, and the others wait.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ import comfyui_modal
 from storage.errors import CheckUnavailable, MediumRefused
 from storage.fair_slots import FairSlots, NoSlot
 from storage.formats import HEAD_BYTES, listed_format
-from storage.untrusted import probe
-from storage.untrusted.host_paths import HostPaths
-from storage.untrusted.walkers import has_light_header
+from storage.intake import probe
+from storage.intake.host_paths import HostPaths
+from storage.intake.walkers import has_light_header
 
 PROBE_S = 120.0
 """Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""

@@ -1,9 +1,9 @@
-"""What a job's record is made of: values without behaviour, all of them frozen."""
+"""What a job's record is made of: frozen values without behaviour."""
 
 from datetime import datetime
 from typing import Any, Literal
 
-from storage.value import Value
+from storage.model import Model
 
 EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]
@@ -17,7 +17,7 @@ def job_event_type(name: EventName) -> str:
     return f"comfyui.job.{name}.v1"
 
 
-class Input(Value):
+class Input(Model):
     """One value to set in the submitted graph. A medium is already staged: `value` is then its file name."""
 
     node: str
@@ -25,7 +25,7 @@ class Input(Value):
     value: Any
 
 
-class Medium(Value):
+class Medium(Model):
     """A file that ComfyUI must find in its input folder under `name`; its bytes lie in the bucket under `key`."""
 
     name: str
@@ -34,7 +34,7 @@ class Medium(Value):
     content_type: str
 
 
-class Output(Value):
+class Output(Model):
     """A file that a node produced, stored under `key`. `text` repeats the content of a short text.
 
     `filename` is unlike that of every other output of the attempt. `subfolder` is where the node put it below ComfyUI's
@@ -57,7 +57,7 @@ class Output(Value):
     text: str | None = None
 
 
-class ProgressDetails(Value):
+class ProgressDetails(Model):
     """`step` is the current sampler's, as "12/49"."""
 
     current_node: str | None = None
@@ -66,7 +66,7 @@ class ProgressDetails(Value):
     step: str | None = None
 
 
-class ErrorDetail(Value):
+class ErrorDetail(Model):
     """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame.
 
     `retryable`: the same job may well succeed another time, for the fault was not its own. `log_tail`: the engine's
@@ -84,8 +84,8 @@ class ErrorDetail(Value):
     log_tail: tuple[str, ...] | None = None
 
 
-class JobEvent(Value):
-    """Something that the job's owner wants to be told. Committed with the change that it tells of, and never changed.
+class JobEvent(Model):
+    """A webhook event, committed together with the change it reports. Immutable.
 
     Events are numbered by `sequence`; `rev` is that of the version which an event was to be committed with. What the
     record will not tell any more later is kept here: how far the job was, and the keys of the outputs that are news
@@ -102,7 +102,7 @@ class JobEvent(Value):
     outputs: tuple[str, ...] = ()
 
 
-class Lease(Value):
+class Lease(Model):
     """Who runs the job, and until when this is believed without a sign of life. The last one was at `renewed_at`."""
 
     worker: str
@@ -110,7 +110,7 @@ class Lease(Value):
     renewed_at: datetime | None = None
 
 
-class Runtime(Value):
+class Runtime(Model):
     """What an attempt runs on, as its worker knows it. `gpu` is None without one, or where it is not known.
 
     `usd_per_s` is the GPU's price when the attempt began: prices change, and what a job has cost does not. `start` is
@@ -125,7 +125,7 @@ class Runtime(Value):
     start: dict[str, float] | None = None
 
 
-class GpuTime(Value):
+class GpuTime(Model):
     """How long workers with this GPU held a job. `usd` is None where no price is known, or there is no GPU."""
 
     gpu: str | None

@@ -1,4 +1,4 @@
-"""The base of whatever is stored as JSON, and how it is read again."""
+"""The base of what is stored as JSON, and how it is read again."""
 
 from typing import TypeVar
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from storage.errors import RecordUnreadable
 
 
-class Value(BaseModel):
+class Model(BaseModel):
     """Base of what is stored as JSON."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

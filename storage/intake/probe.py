@@ -1,4 +1,4 @@
-"""`python -m storage.untrusted.probe FILE TYPE LIMITS`: how large a file becomes as a picture, a video or a sound.
+"""`python -m storage.intake.probe FILE TYPE LIMITS`: how large a file becomes as a picture, a video or a sound.
 
 A process of its own, with little memory and time: native decoders have had faults that a file could use. No other file
 or address is opened: a playlist cannot make us read something else. Counts are of what is there, not of what a header
@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from storage.formats import PICTURES, PILLOW, PILLOW_LOOKALIKES, STREAM_OPTIONS, STREAMS
-from storage.untrusted.frame_sizes import FrameSizes
-from storage.untrusted.samples import Samples
-from storage.untrusted.walkers import BadFile, gif_extent, webp_extent
+from storage.intake.frame_sizes import FrameSizes
+from storage.intake.samples import Samples
+from storage.intake.walkers import BadFile, gif_extent, webp_extent
 
 MEMORY_BYTES = 512 * 1024**2
 """Address space. Python with Pillow has 40 MB of it, PyAV 130 MB."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 
-class Presence(BaseModel):
+class Readiness(BaseModel):
     """`engine_url` and `engine_pid` for a worker whose engine is ready."""
 
     model_config = ConfigDict(frozen=True)
@@ -16,14 +16,14 @@ class Presence(BaseModel):
     engine_pid: int | None = None
 
 
-def announce(path: Path, presence: Presence) -> None:
+def announce(path: Path, presence: Readiness) -> None:
     replace_private(path, presence.model_dump_json())
 
 
-def presence_of(path: Path, pid: int | None) -> Presence | None:
+def readiness_of(path: Path, pid: int | None) -> Readiness | None:
     """What the process with this pid announced; None for nothing, or the word of a dead predecessor."""
     try:
-        presence = Presence.model_validate_json(path.read_bytes())
+        presence = Readiness.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
     return presence if presence.pid == pid else None

@@ -28,7 +28,7 @@ IdsOf = Callable[[str, Status, int], Awaitable[set[str]]]
 
 
 @dataclass(slots=True)
-class Load:
+class ActiveJobs:
     """`active` are queued or running."""
 
     queued: int
@@ -40,11 +40,11 @@ class Load:
         self.active += jobs
 
 
-class LoadStore:
+class ActiveJobStore:
     def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock) -> None:
         self._jobs = jobs
         self._objects = objects
-        self._counted: ShortLived[Load] = ShortLived(clock, life=COUNT_LIFE)
+        self._counted: ShortLived[ActiveJobs] = ShortLived(clock, life=COUNT_LIFE)
         self._audited: ShortLived[None] = ShortLived(clock, life=AUDIT_EVERY)
         self._pending: dict[str, Counter[str]] = {}
         self._counts_under_way: dict[str, list[set[str]]] = {}
@@ -63,7 +63,7 @@ class LoadStore:
             if not self._pending[tenant]:
                 del self._pending[tenant]
 
-    async def of(self, tenant: str, *, at_most: int) -> Load:
+    async def of(self, tenant: str, *, at_most: int) -> ActiveJobs:
         """The tenant's load, to be changed by who accepts a job. Counted no further than `at_most` and a page."""
         if (kept := self._counted.get(tenant)) is not None:
             return kept[0]
@@ -73,7 +73,7 @@ class LoadStore:
         self._counted.put(tenant, load)
         return load
 
-    async def audited(self, tenant: str, *, at_most: int) -> Load | None:
+    async def audited(self, tenant: str, *, at_most: int) -> ActiveJobs | None:
         """The same by the records, and stale hints dropped; None if that was done a short while ago."""
         if self._audited.get(tenant) is not None:
             return None
@@ -82,7 +82,7 @@ class LoadStore:
         self._counted.put(tenant, load)
         return load
 
-    async def _count(self, tenant: str, at_most: int, ids_of: IdsOf) -> Load:
+    async def _count(self, tenant: str, at_most: int, ids_of: IdsOf) -> ActiveJobs:
         """With every job that this process writes at any time meanwhile: a LIST may have been too early for it."""
         pending = set(self._pending.get(tenant, ()))
         under_way = self._counts_under_way.setdefault(tenant, [])
@@ -95,7 +95,7 @@ class LoadStore:
             under_way[:] = [other for other in under_way if other is not pending]
             if not under_way:
                 self._counts_under_way.pop(tenant, None)
-        return Load(len(queued | pending), len(queued | running | pending))
+        return ActiveJobs(len(queued | pending), len(queued | running | pending))
 
     async def _ids(self, tenant: str, status: Status, at_most: int) -> set[str]:
         prefix, found = list_prefix(tenant, status), set[str]()

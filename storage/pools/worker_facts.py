@@ -11,12 +11,12 @@ from typing import Literal
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.errors import ObjectNotFound, RecordUnreadable
-from storage.value import Value, read_as
+from storage.model import Model, read_as
 
 logger = logging.getLogger(__name__)
 
 
-class AttentionChoice(Value):
+class AttentionChoice(Model):
     """Which attention ComfyUI was started with, and why. `backend` and `flag` are None where it is not ours to choose.
 
     `capability` is the GPU's architecture as "8.9"; times are of the same work, in milliseconds; `cosine` is the
@@ -35,7 +35,7 @@ class AttentionChoice(Value):
     sdpa_ms: float | None = None
 
 
-class WorkerFacts(Value):
+class WorkerFacts(Model):
     """`gpu` is the driver's name of it; None without one. `engine` is `comfyui` or `lite`."""
 
     worker: str

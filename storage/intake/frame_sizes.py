@@ -8,8 +8,8 @@ than a long video has. Sizes are those of whole blocks, so a little larger than 
 import contextlib
 from typing import Any
 
-from storage.untrusted.frame_headers import READERS, frames_in
-from storage.untrusted.nal_headers import Size
+from storage.intake.frame_headers import READERS, frames_in
+from storage.intake.nal_headers import Size
 
 
 class FrameSizes:

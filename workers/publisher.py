@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from storage.clock import Clock
 from storage.errors import StorageError
-from storage.jobs.values import Runtime
-from storage.published.engine_info import FILES_LIFE, EngineInfoStore
-from storage.published.worker_facts import WorkerFacts, WorkerFactsStore
+from storage.jobs.models import Runtime
+from storage.pools.engine_info import FILES_LIFE, EngineInfoStore
+from storage.pools.worker_facts import WorkerFacts, WorkerFactsStore
 from workers.comfy.host import EngineHost
 from workers.comfy.system import SystemFacts, system_facts
 from workers.errors import EngineUnavailable
@@ -35,7 +35,7 @@ class WorkerIdentity:
     prices: Mapping[str, float] = field(default_factory=dict)
 
 
-class Announcer:
+class Publisher:
     """`catalogue` and `runtime` are the engine's, once it was announced."""
 
     def __init__(

@@ -17,7 +17,7 @@ from storage.formats import HEAD_BYTES, listed_format
 if TYPE_CHECKING:
     import httpx
 
-    from storage.untrusted.pinned_http import PinnedTransport
+    from storage.intake.pinned_http import PinnedTransport
 
 FETCH_TIMEOUT_S = 60.0
 """Wall clock for the whole of a download: a server that drips bytes never times out otherwise."""
@@ -99,8 +99,8 @@ class RemoteFetcher:
         """`FetchRefused` for a URL or content that is not allowed, `FetchFailed` where the other side failed."""
         import httpx
 
-        from storage.untrusted.destinations import REFUSALS, Destinations
-        from storage.untrusted.pinned_http import PinnedTransport, described, following_redirects, pinned_client
+        from storage.intake.destinations import REFUSALS, Destinations
+        from storage.intake.pinned_http import PinnedTransport, described, following_redirects, pinned_client
 
         here = Destinations(own_ports=self._own_ports)
         transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())

@@ -20,7 +20,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, RecordUnreadable
 from storage.launcher import Launcher
-from storage.value import Value, read_as
+from storage.model import Model, read_as
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ MOST_STARTING = 100
 DIED = "its container ended while the engine was starting"
 
 
-class Starting(Value):
+class Starting(Model):
     """A start that has not ended. The last sign of life was at `renewed_at`; `is_counted`: too long ago, so that it
     counts as a failure already."""
 
@@ -41,7 +41,7 @@ class Starting(Value):
     is_counted: bool = False
 
 
-class FailedStart(Value):
+class FailedStart(Model):
     """`log_tail`: the engine's last lines."""
 
     worker: str
@@ -50,7 +50,7 @@ class FailedStart(Value):
     log_tail: tuple[str, ...] = ()
 
 
-class EngineStarts(Value):
+class EngineStarts(Model):
     """`failures` in a row; `last` is the latest of them. Each method gives the record after the change."""
 
     nonce: str = ""
