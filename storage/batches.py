@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from storage import keys
+from storage.bucket.budget import allow_more
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
@@ -43,6 +44,10 @@ FINISHED_LATE = timedelta(minutes=5)
 """As before, after a batch's time: each check then reads the jobs that seem not to have ended."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Time for the process that opened or cancelled a batch to finish its work, before the timer's handler does it."""
+
+
+SECONDS_A_JOB = 0.1
+"""What each job of a batch adds to the time that its request may take of the bucket."""
 
 
 class BatchRecord(Model):
@@ -118,6 +123,7 @@ class BatchStore:
 
     async def draft(self, record: BatchRecord) -> StoredBatch:
         """Name the jobs that are about to be written; the present record where a repeat finds one."""
+        allow_more(SECONDS_A_JOB * len(record.job_ids))
         timer = _timer(record, record.created_at + ABANDONED, now=record.created_at)
         await self._objects.put(timer.key, b"")
         try:
@@ -163,6 +169,7 @@ class BatchStore:
 
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
         """Cancel every job that has not ended. Durable once the request is written."""
+        allow_more(SECONDS_A_JOB * len(stored.record.job_ids))
         now, was_reconciled = self._clock.now(), False
 
         def cancelled(record: BatchRecord) -> BatchRecord:

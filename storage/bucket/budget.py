@@ -84,6 +84,12 @@ async def within_budget(what: str) -> AsyncIterator[None]:
             raise BudgetSpent(f"{what}: no answer within the {budget.seconds:g} s of this request") from None
 
 
+def allow_more(seconds: float) -> None:
+    """For a request that makes many calls, so that their number alone does not end its budget."""
+    if (budget := _current.get()) is not None:
+        budget.seconds += seconds
+
+
 def note_write() -> None:
     """A conditional write is about to be sent."""
     if (budget := _current.get()) is not None:

@@ -186,3 +186,12 @@ def test_the_api_asks_the_bucket_with_less_patience_than_workers(clock: ManualCl
     settings = Settings(bucket="b", bucket_timeout_s=6)
     assert api_s3_config(settings).read_timeout_s == 3
     assert s3_config(settings).read_timeout_s == 30
+
+
+async def test_a_large_batch_has_time_for_its_jobs(place: Place) -> None:
+    """Its requests take longer than the budget of a single job: it is accepted, and cancelled."""
+    batch = {"workflow": BLUE, "input_sets": [[]] * 100}
+    accepted = await _ask(place.api, "POST", "/v1/batches", batch)
+    assert accepted.status_code == 202, accepted.text
+    path = f"/v1/batches/{accepted.json()['batch_id']}"
+    assert (await place.api.client.delete(path, timeout=PATIENCE_S)).status_code == 202
