@@ -1,4 +1,4 @@
-"""`comfyui-modal deploy`: nothing is deployed over a finding that says it cannot work."""
+"""The command `comfyui-modal deploy`. A failed check prevents the deployment."""
 
 import time
 
@@ -12,7 +12,7 @@ from infra.findings import Check, CheckFailed, show
 
 
 async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str | None, *, dry: bool) -> int:
-    """Check, deploy, say where the API is; the exit code. `more` are checks in addition to those of the cloud."""
+    """Check, deploy and print the API's URL. Return the exit code. `more` are checks beyond those of the cloud."""
     console = Console()
     for line in plan(checks.deployment):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -21,6 +21,7 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
     if await show(checks.preflight() | more, console):
         console.print("not deployed: mend what failed first", style="red")
         return FAILED
+    # A process of Modal's own command line, whose build log goes to this terminal.
     command = modal_command("deploy", "-m", "infra.modal_app", environment=environment)
     if dry:
         console.print(f"would run: {' '.join(command[3:])}", highlight=False, markup=False, soft_wrap=True)
@@ -37,6 +38,7 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
     except CheckFailed as failure:
         console.print(f"deployed, but where the API is cannot be told: {failure.detail}", style="red", markup=False)
         return FAILED
+    # Publishes the node classes of the new engine, by which submissions are validated before any worker starts.
     if await show({"image": checks.image}, console):
         return FAILED
     _took(console, PUBLISH, started)

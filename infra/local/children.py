@@ -1,10 +1,10 @@
-"""Child processes that are kept alive: started, restarted with a backoff when they crash, stopped in order.
+"""Supervision of child processes: start, restart with exponential backoff, stop.
 
-A child that ends with the exit code `MISCONFIGURED` is not started again: nothing would be different. Its log then
-ends with `cannot start:` and the reason, which `Child.refused` holds.
+A child that exits with `MISCONFIGURED` is not restarted, because the result would be the same. Its log ends with
+`cannot start:` and the reason, which `Child.refused` holds.
 
-A child's standard input is a pipe that its parent never writes to: the end of this pipe tells the child
-that the parent is gone, even by kill -9, and that it must stop too (`infra.local.parent_watch`).
+A child's standard input is a pipe that the parent never writes to. End-of-file on it means that the parent has died,
+even by kill -9, and that the child must stop too (`infra.local.parent_watch`).
 """
 
 import asyncio
@@ -23,16 +23,16 @@ logger = logging.getLogger(__name__)
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 5.0
 LAST_WORDS_BYTES = 300
-"""Of a child that ended, from the end of its log: most often the error that ended it."""
+"""How much of the end of a child's log is searched for its last line, which usually names the error."""
 STEADY_AFTER_S = 5.0
-"""A child that lived so long starts with the first backoff again."""
+"""A child that ran longer than this starts again with the first backoff."""
 REASON_BYTES = 4000
-"""The longest reason of a refusal that is read from a log."""
+"""The longest reason for a refusal that is read from a log."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """What to run. `module` is one of ours; `environment` is the child's whole environment."""
+    """A command to supervise. `module` belongs to this project; `environment` is the child's whole environment."""
 
     name: str
     module: str
@@ -43,7 +43,7 @@ class ChildSpec:
 
 
 class Child:
-    """One process that is wanted alive. `pid` is None while it is down; `refused` is why it cannot start at all."""
+    """One supervised process. `pid` is None while it is down; `refused` is the reason why it cannot start at all."""
 
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
@@ -53,10 +53,11 @@ class Child:
         self._keeper: asyncio.Task[None] | None = None
 
     def start(self) -> None:
+        """Start supervision in a task. Call it inside the running loop."""
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.spec.name}")
 
     async def stop(self, grace_s: float) -> None:
-        """SIGTERM, then SIGKILL to the whole group after `grace_s`."""
+        """Send SIGTERM, and SIGKILL to the whole process group after `grace_s`."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -69,7 +70,7 @@ class Child:
                 await self._process.wait()
         except TimeoutError:
             logger.warning("%s did not stop within %.0f s: killed", self.spec.name, grace_s)
-        kill_group(self._process.pid)
+        kill_group(self._process.pid)  # also after a clean exit: the child may have left processes behind
         await self._process.wait()
 
     async def _keep_alive(self) -> None:
@@ -89,7 +90,7 @@ class Child:
             await asyncio.sleep(backoff_s)
 
     async def _run_once(self) -> int:
-        """Its exit code."""
+        """Run the child until it exits, and return its exit code."""
         with self.spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *comfyui_modal.command(self.spec.module, *self.spec.arguments),
@@ -98,18 +99,21 @@ class Child:
                 stderr=log,
                 env=dict(self.spec.environment),
                 pass_fds=self.spec.pass_fds,
+                # A group of its own: Ctrl-C in the terminal reaches `up` alone, which stops its children in order.
                 start_new_session=True,
             )
         self.pid = self._process.pid
         code = await self._process.wait()
+        # Processes that a crashed child left behind would keep its GPU memory and its sockets.
         kill_group(self._process.pid)
         self.pid = None
         return code
 
 
 def _reason(log: Path) -> str:
-    """What follows the last `cannot start:`; the last line where a library ended the process with the same code."""
+    """Return the text after the last `cannot start:` in the log, or the last line if there is none."""
     _, marker, reason = end_of(log, REASON_BYTES).rpartition(comfyui_modal.REASON)
+    # A library may end the process with the same exit code, without the marker.
     return reason.strip() if marker else _last_line(log)
 
 

@@ -1,16 +1,15 @@
-"""HTTP connections that cost little until a whole request head has arrived.
+"""A uvicorn protocol that limits what slow, silent and hostile HTTP connections cost.
 
-uvicorn waits for a head as long as a client likes, and keeps as much of it as comes. Here a head has a time and a size;
-and where too many connections wait for theirs, the oldest makes room, so that silent clients keep nobody out. A client
-that was answered before its whole body arrived (with 401, say) gets `head_s` more seconds to finish sending.
+uvicorn bounds neither the time nor the size of a request head. This protocol bounds both. When more than `max_waiting`
+connections are idle, it closes the oldest, so that silent clients cannot exhaust the connections. A client that was
+answered before its whole body arrived (with 401, for example) has `head_s` seconds to finish sending.
 
-A client that does not read its answers holds them in our memory and in the kernel's. So what the kernel holds of a
-connection is small, and one that takes nothing for `write_s` is closed; meanwhile it counts as one that waits. So does
-every connection from its last answer to its next head, or to its end: whether the client has read a short answer, only
-the kernel knows.
+A client that does not read its answers holds memory in this process and in the kernel. The kernel's send buffer is
+therefore small, and a connection that takes less than `min_read_bytes` in `write_s` is reset. Until then it counts as
+waiting, as does every connection from its last answer to its next head.
 
-A chunked body has parts that no application sees: sizes, extensions, and the trailer fields after its end, which
-uvicorn would keep and add to the request's headers. Trailers are dropped, and all of this framing is bounded.
+The application never sees the framing of a chunked body: chunk sizes, extensions and trailer fields. Trailers, which
+uvicorn would add to the request's headers, are dropped, and the total size of the framing is bounded.
 """
 
 import asyncio
@@ -29,37 +28,40 @@ MALFORMED = (400, "Bad Request", "the request is not HTTP/1.1")
 TOO_MUCH_FRAMING = (400, "Bad Request", "the body's chunks have more framing than data, or too many trailer fields")
 FIELD_BYTES = len(b": \r\n")
 WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
-"""No operation of the API reads a body of these."""
+"""Methods for which no operation of the API reads a body."""
 AT_ONCE = struct.pack("ii", 1, 0)
-"""SO_LINGER on, for no time."""
+"""The value of SO_LINGER, enabled with a timeout of 0 s: `close` then sends RST and frees the send buffer."""
 USER_TIMEOUT = getattr(socket, "TCP_USER_TIMEOUT", None)
-"""Linux alone: also ends a connection that we have closed, whose last answer the client does not read."""
+"""Linux only. The option also ends a connection that is closed here but whose last answer the client does not read."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadLimits:
-    """What a connection may use before its request is known."""
+    """Limits for one connection, and for all idle connections of the process together."""
 
     head_s: float = 10.0
     max_head_bytes: int = 64 * 1024
-    """Of a head; and of a chunked body's framing beyond the size of its data."""
+    """Limit for a head, and for the part of a chunked body's framing that exceeds the size of its data."""
     max_head_fields: int = 100
     max_pipelined: int = 16
-    """Requests that wait on one connection for the answers before theirs."""
+    """Pipelined requests that one connection may queue behind the current one."""
     write_s: float = 30.0
     min_read_bytes: int = 32 * 1024
-    """What a client takes of a waiting answer in `write_s` at least, or its connection ends."""
+    """A client that takes less of a pending answer than this in `write_s` is disconnected."""
     send_buffer_bytes: int = 64 * 1024
-    """What the kernel keeps of answers for one connection; it counts twice as much for it."""
+    """SO_SNDBUF of a connection. Linux reserves twice this value."""
     max_waiting: int = 2_000
-    """Connections without a whole head, or whose client may not have read its answer; one more closes the oldest of
-    them, once it has waited for `grace_s`."""
+    """Connections without a whole head, or whose client may not have read its answer. One more closes the oldest of
+    them, if it has waited for `grace_s`."""
     grace_s: float = 1.0
-    """Many connections are accepted before the first is read: who sends a head at once must get through."""
+    """No connection is closed earlier: the loop accepts many before it reads the first, whose head may be there."""
 
 
 def _errors_only() -> logging.Logger:
-    """uvicorn warns of each malformed request, and twice of each upgrade: anyone could fill the log with them."""
+    """Return a logger for uvicorn without its warnings about malformed requests and upgrades.
+
+    Any client could fill the log with those.
+    """
     logger = logging.getLogger("uvicorn.error.connection")
     logger.setLevel(logging.ERROR)
     return logger
@@ -67,18 +69,19 @@ def _errors_only() -> logging.Logger:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """The limits, and which connections of this process wait for their client, the oldest first."""
+    """The limits, and the connections of this process that wait for their client, oldest first."""
 
     limits: HeadLimits = HeadLimits()
     waiting: "dict[GuardedProtocol, float]" = field(default_factory=dict)
-    """Since when, by the event loop's clock."""
+    """The start of each wait, by the event loop's clock."""
     logger: logging.Logger = field(default_factory=_errors_only)
 
     def protocol(self, **of_uvicorn: Any) -> "GuardedProtocol":
-        """What uvicorn calls for each connection: `Config(http=guard.protocol)`."""
+        """Create the protocol of one connection. Pass it to uvicorn as `Config(http=guard.protocol)`."""
         return GuardedProtocol(self, **of_uvicorn)
 
     def make_room(self, now: float) -> None:
+        """Close the connections that have waited longest until at most `max_waiting` are left."""
         while len(self.waiting) > self.limits.max_waiting:
             oldest, since = next(iter(self.waiting.items()))
             if now - since < self.limits.grace_s:
@@ -87,6 +90,12 @@ class Guard:
 
 
 class GuardedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with the limits of a `Guard`.
+
+    Three timers run: `_timer` for the current head, `_rest` for the unread remainder of a body that is already
+    answered, and `_stalled` while the client does not read its answer.
+    """
+
     def __init__(self, guard: Guard, **of_uvicorn: Any) -> None:
         super().__init__(**of_uvicorn)
         self._guard = guard
@@ -117,18 +126,19 @@ class GuardedProtocol(HttpToolsProtocol):
     def _bound_sending(self, connection: socket.socket) -> None:
         limits = self._guard.limits
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
+        # The event loop no longer sees a connection after `close`; this option makes the kernel drop unread answers.
         if USER_TIMEOUT is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
             connection.setsockopt(socket.IPPROTO_TCP, USER_TIMEOUT, round(limits.write_s * 1000))
 
     def pause_writing(self) -> None:
-        """The client has not taken what was sent before."""
+        """Start the timer for a client that does not read: the transport's write buffer is full."""
         super().pause_writing()
         self._guard.waiting.setdefault(self, self.loop.time())
         self._await_reading()
         self._guard.make_room(self.loop.time())
 
     def _await_reading(self) -> None:
-        """A large answer to a slow line takes longer than `write_s`, and is let through."""
+        # Progress is measured, not the total time: a large answer over a slow line may take longer than `write_s`.
         left = self.transport.get_write_buffer_size()
         self._stalled = self.loop.call_later(self._guard.limits.write_s, self._check_reading, left)
 
@@ -155,11 +165,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         if self._timer is not None and self._head_bytes > limit:
             self._refuse(*TOO_LARGE)
+        # `_framing_bytes` includes the data, so the difference is the framing that exceeds it. `_unbroken_bytes` finds
+        # an extension or a trailer that never ends.
         if in_body and max(self._framing_bytes - 2 * self._body_bytes, self._unbroken_bytes) > limit:
             self._refuse(*TOO_MUCH_FRAMING)
 
     def _count_framing(self, size: int) -> None:
-        """What has arrived since the head, data included: `on_body` says how much of it was data."""
+        """Count bytes that arrived after the head. They include the data, which `on_body` counts separately."""
         self._framing_bytes += size
         self._unbroken_bytes += size
 
@@ -170,11 +182,11 @@ class GuardedProtocol(HttpToolsProtocol):
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._timer is not None:  # a trailer field comes after the head, and is no header of the request
+        if self._timer is not None:  # without the timer the head is complete, and this is a trailer field
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The exact size of the head: several fields may have come in one piece that is larger than the limit."""
+        # `data_received` compares whole reads only, and one read may hold a head larger than the limit and its end.
         limits = self._guard.limits
         size = len(self.url) + sum(len(name) + len(value) + FIELD_BYTES for name, value in self.headers)
         if size > limits.max_head_bytes or len(self.headers) > limits.max_head_fields:
@@ -187,13 +199,12 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Bodies that nothing reads are not kept: those of methods without one, and of requests that wait for another's
-        answer, which no usual client sends."""
+        """Keep the body only where the application reads it."""
         if self._is_refused:
             return
         self._body_bytes += len(body)
         self._unbroken_bytes = 0
-        if self.pipeline:
+        if self.pipeline:  # uvicorn would buffer the body until the answers before it are sent; usual clients send none
             self._refuse(*TOO_MANY)
         elif self.scope["method"] not in WITHOUT_BODY:
             super().on_body(body)
@@ -206,28 +217,34 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        # Closing at once would reset the connection, and a client that still sends might never read its answer.
         if self.cycle.more_body and self._rest is None:
             self._rest = self.loop.call_later(self._guard.limits.head_s, self.transport.close)
         if self.cycle.response_complete:
             self._await_client()
 
     def _await_client(self) -> None:
-        """To read its answer, and to send its next head."""
-        if not self._is_lost:  # else nothing would take it out again
+        """Count the connection as waiting until its next head.
+
+        Only the kernel knows whether the client has read a short answer.
+        """
+        if not self._is_lost:  # `connection_lost` has already run, and nothing would remove the entry again
             self._guard.waiting.setdefault(self, self.loop.time())
             self._guard.make_room(self.loop.time())
 
     def send_400_response(self, _: str) -> None:
-        """What uvicorn calls for what the parser does not understand."""
+        """Override uvicorn's answer to a request that the parser rejects."""
         self._refuse(*MALFORMED)
 
     def give_way(self) -> None:
+        """Close this connection in favour of a newer one."""
         self._await_no_reading()
         self._await_no_more()
         self._reset()
 
     def _reset(self) -> None:
-        """Ends the connection, and what the kernel holds for it: after a mere close it would go on sending."""
+        """Abort the connection and discard what the kernel has buffered for it."""
+        # After a plain close the kernel would go on sending its buffer to a client that does not read.
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
         self.transport.abort()
 
@@ -237,7 +254,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._timer = self.loop.call_later(self._guard.limits.head_s, self._refuse, *TOO_SLOW)
 
     def _await_no_more(self) -> None:
-        if self._stalled is None:  # else its client still has to read
+        if self._stalled is None:  # otherwise the connection still waits for its client to read
             self._guard.waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
@@ -256,7 +273,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._rest = None
 
     def _refuse(self, status: int, reason: str, detail: str) -> None:
-        """Says why, and closes. A connection whose answer has begun, or is to an earlier request, is only closed."""
+        """Answer with a problem and close. If another answer has begun or comes first, only close."""
         if self._is_refused:
             return
         in_head, self._is_refused = self._timer is not None, True
@@ -273,6 +290,6 @@ class GuardedProtocol(HttpToolsProtocol):
             return True
         if in_head or self.pipeline or self.cycle.response_started:
             return False
-        self.cycle.disconnected = True  # the application's own answer would come second
+        self.cycle.disconnected = True  # discards the application's own answer, which would come second
         self.cycle.message_event.set()
         return True

@@ -1,8 +1,8 @@
-"""Keeps the embedded S3 server running, and able to write.
+"""Supervision of the embedded S3 server: it restarts when it ends or cannot write.
 
-A server whose disk was full does not recover by itself when there is space again: it keeps its metadata in
-several LevelDB databases, chosen by the folder of a key, and a database whose journal could not be written
-refuses every later write until it is opened anew. A restart takes two seconds and loses no acknowledged write.
+SeaweedFS does not recover from a full disk by itself. It keeps its metadata in several LevelDB databases, chosen by
+the folder of a key, and a database whose journal could not be written refuses every later write until it is reopened.
+A restart takes two seconds and loses no acknowledged write.
 """
 
 import asyncio
@@ -24,16 +24,16 @@ WATCH_INTERVAL_S = 0.1
 PROBE_INTERVAL_S = 2.0
 PROBE_TIMEOUT_S = 10.0
 PROBE_FOLDERS = 16
-"""One after the other, so that every database is tried within half a minute."""
+"""Probes rotate over this many folders, so that every database is tried within half a minute."""
 FAILED_PROBES = 3
-"""Of one key in a row, before the server is restarted: a single write may fail for other reasons."""
+"""Failed writes of one key in a row before a restart. A single write may fail for other reasons."""
 RESTART_PAUSE_S = 30.0
-"""Between restarts for failed probes, so that a server which a restart does not help still answers reads."""
+"""Time between restarts for failed probes, so that a server which a restart does not help still answers reads."""
 
 
 @contextlib.asynccontextmanager
 async def kept_running(server: LocalS3Server | None, disk: BucketDisk | None) -> AsyncIterator[None]:
-    """Restarts the server whenever it ends or cannot write, in tasks of its own; None does nothing."""
+    """Supervise the server in background tasks until the block ends. Without a server, do nothing."""
     if server is None or disk is None:
         yield
         return
@@ -55,7 +55,7 @@ class _Keeper:
         self._starting = asyncio.Lock()
 
     async def keep_alive(self) -> None:
-        """Starts the server again as often as it takes, and after its disk was full."""
+        """Restart the server when it has ended, and when its disk has space again after being full."""
         while True:
             if not self._server.is_alive():
                 await self._restart("it ended")
@@ -64,7 +64,8 @@ class _Keeper:
             await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def keep_writable(self) -> None:
-        """Finds what `keep_alive` cannot see, such as a disk that was full for a moment between two looks."""
+        """Restart the server when probe writes fail for a reason that `keep_alive` cannot see."""
+        # The disk may have been full for a moment between two checks of `keep_alive`.
         objects = S3ObjectStore(replace(self._server.config(), attempts=1, read_timeout_s=PROBE_TIMEOUT_S))
         try:
             for number in itertools.cycle(range(PROBE_FOLDERS)):
@@ -80,7 +81,7 @@ class _Keeper:
         return self._was_exhausted and not self._disk.missing_bytes()
 
     async def _can_write(self, objects: S3ObjectStore, key: str) -> bool:
-        """Also true where the other task handles it: a server that is down or restarts, a disk that is full."""
+        """Return whether a write succeeds, or fails for a reason that `keep_alive` handles."""
         pid = self._server.pid
         for _ in range(FAILED_PROBES):
             try:
@@ -89,6 +90,7 @@ class _Keeper:
                 await asyncio.sleep(PROBE_INTERVAL_S)
             else:
                 return True
+            # A server that is down or restarting, or a full disk, is the other task's business.
             if self._server.pid != pid or self._starting.locked() or self._was_exhausted or self._disk.missing_bytes():
                 return True
         return False

@@ -1,8 +1,8 @@
 """The embedded S3 server: SeaweedFS from its PyPI wheel, one process on loopback, data in one folder.
 
-Its S3 port needs credentials; all its other ports demand a certificate that only the server itself has.
-Acknowledged writes survive a kill, but not a power loss: it does not fsync.
-It comes back on the port that it had before, where that is free: presigned URLs name it.
+The S3 port requires credentials. All other ports require a client certificate that only the server itself has.
+Acknowledged writes survive a kill but not a power loss, because the server does not fsync.
+After a restart the server listens on its previous S3 port, if that is free, because presigned URLs contain it.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ logger = logging.getLogger(__name__)
 READY_TIMEOUT_S = 30.0
 POLL_S = 0.1
 PROBE_TIMEOUT_S = 2.0
-"""A write that comes while the server is still starting may wait for 20 s there, where the next one is quick."""
+"""Read timeout of a probe. A write sent during the start may hang for 20 s, while the next one is fast."""
 STOP_GRACE_S = 3.0
-"""It usually stops within 2.5 s, but waits for TLS connections that never sent a request. A kill loses no write."""
+"""Time from SIGTERM to SIGKILL. The server stops within 2.5 s unless a TLS connection never sent a request."""
 PORT_POLLS = 20
-"""Of POLL_S each."""
+"""How often the ports are tested, every POLL_S, before they count as taken."""
 START_ATTEMPTS = 4
 ADMIN_GRPC_OFFSET = 10_000
-"""The admin server's gRPC port is its own port plus this; it must be free too."""
+"""The admin server's gRPC port is its HTTP port plus this offset. It must be free too."""
 
 _PORT_FLAGS = (
     "master.port",
@@ -54,7 +54,7 @@ _FIXED_FLAGS = (
     "-webdav=false",
     "-admin.ui=false",
     "-master.telemetry=false",
-    # The master learns all from its one volume server; with a resumed state it may refuse writes for 15 s.
+    # The master learns its state from its one volume server. With a resumed state it may refuse writes for 15 s.
     "-master.resumeState=false",
     "-s3.autoCreateBucket=false",
     "-s3.allowDeleteBucketNotEmpty=false",
@@ -65,7 +65,7 @@ _FIXED_FLAGS = (
 
 
 class S3ServerFailed(Exception):
-    """The server did not get ready; the message names its log."""
+    """The server did not become ready. The message names its log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class _Ports:
 
     @classmethod
     def choose(cls, s3: int | None = None) -> "_Ports":
-        """Free ones; `s3` for the S3 port if it is free."""
+        """Choose free ports, and `s3` as the S3 port if it is free."""
         chosen: set[int] = set()
         while len(chosen) < len(_PORT_FLAGS):
             chosen.add(free_port())
@@ -100,7 +100,7 @@ class _Ports:
 
 
 class LocalS3Server:
-    """`start` may be called again after the process died: it comes back on the same ports."""
+    """The server's process. `start` may be called again after it died, and keeps its ports."""
 
     def __init__(self, *, data_dir: Path, bucket: str, access_key: str, secret_key: str) -> None:
         self._data_dir = data_dir
@@ -124,7 +124,7 @@ class LocalS3Server:
 
     @property
     def ports(self) -> frozenset[int]:
-        """Every TCP port that the server may listen on. Fixed once the first `start` has returned."""
+        """Every TCP port that the server may listen on. Constant after the first `start` has returned."""
         return self._ports.all
 
     @property
@@ -143,25 +143,26 @@ class LocalS3Server:
         )
 
     async def start(self) -> None:
-        """Ready when a real PutObject works. An early exit (a port was taken meanwhile) is tried with new ports."""
+        """Start the server and wait until a PutObject succeeds. Raise `S3ServerFailed` after several attempts."""
         first_start = self._process is None
         if self._process is not None:
-            kill_group(self._process.pid)  # the guard was killed, the server perhaps not
+            kill_group(self._process.pid)  # the supervising process may have been killed without the server
         for _ in range(START_ATTEMPTS):
-            # SeaweedFS would move a gRPC port that is taken, and `ports` would no longer be true.
+            # SeaweedFS silently chooses another gRPC port if one is taken, and `ports` would then be wrong.
             if await self._ports_are_free():
                 await self._spawn()
                 if await self._wait_ready():
                     self._port_file.write_text(f"{self._ports.s3}\n")
                     return
                 await self.stop()
+            # Another program may have taken a port meanwhile. Later starts keep theirs: `refused_ports` names them.
             if first_start:
                 self._ports = _Ports.choose()
         reason = self._last_error or "another program took one of its ports"
         raise S3ServerFailed(f"the S3 server did not get ready ({reason}); see {self._log}")
 
     async def stop(self) -> None:
-        """SIGTERM, then SIGKILL: acknowledged writes survive both."""
+        """Send SIGTERM, then SIGKILL. Acknowledged writes survive both."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -181,7 +182,7 @@ class LocalS3Server:
             return None
 
     async def _ports_are_free(self) -> bool:
-        """A server that was just killed may need a moment to close its own."""
+        """Wait until all ports are free. A server that was just killed may need a moment to close them."""
         for _ in range(PORT_POLLS):
             if all(is_free(port) for port in self._ports.all):
                 return True
@@ -202,17 +203,18 @@ class LocalS3Server:
                 env=self._environment(),
                 cwd=self._data_dir,
                 start_new_session=True,
-                umask=0o077,  # its unix sockets lie in the system's temp folder
+                umask=0o077,  # its UNIX sockets lie in the system's temp folder
             )
 
     def _command(self) -> list[str]:
         own = [f"-dir={self._data_dir / 'data'}", f"-bucket={self._bucket}", *_FIXED_FLAGS, *self._ports.flags()]
         weed = Path(sys.executable).parent / "weed"
-        # Not to files of its own: it would keep five of each level, and not open them for appending.
+        # Without this flag it keeps five log files a level and does not append to them: `log_files` could not cut them.
         return guarded([str(weed), "-logtostderr", "mini", *own])
 
     def _environment(self) -> dict[str, str]:
-        """Credentials travel here alone: a command line can be read by every user of the machine."""
+        """Return the server's whole environment, which holds its credentials."""
+        # Every user of the machine can read a command line, but not another user's environment.
         return {
             "AWS_ACCESS_KEY_ID": self._access_key,
             "AWS_SECRET_ACCESS_KEY": self._secret_key,
@@ -225,6 +227,7 @@ class LocalS3Server:
         }
 
     async def _wait_ready(self) -> bool:
+        # An open port is not enough: a write may fail or hang while the server is still starting.
         objects = S3ObjectStore(replace(self.config(), attempts=1, read_timeout_s=PROBE_TIMEOUT_S))
         key = keys.probe("start")
         try:

@@ -39,14 +39,14 @@ from infra.settings import EngineSettings, Settings
 logger = logging.getLogger(__name__)
 
 GRACE_S = 5.0
-"""How long API and workers may take to stop; the S3 server, which stops after them, needs 2.5 s more."""
+"""Time for the API and the workers to stop. The S3 server stops after them and needs another 2.5 s."""
 WATCH_INTERVAL_S = 0.1
 BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """`port` 0 chooses a free one. `settings` are those of an external bucket, None for the embedded server."""
+    """The arguments of `up`. Port 0 chooses a free port; `external` None selects the embedded S3 server."""
 
     port: int
     data: Path
@@ -58,7 +58,7 @@ class UpOptions:
 
 
 class LocalRuntime:
-    """The processes of one `up`. `connection` is complete once `ready` is true."""
+    """The processes of one `up`. `connection()` is complete as soon as `ready` is true."""
 
     def __init__(self, options: UpOptions, settings: Settings, listener: socket.socket, run_dir: Path) -> None:
         self._options = options
@@ -116,9 +116,10 @@ class LocalRuntime:
         )
 
     def write_connection(self) -> None:
-        """Rewrite connection.json if anything in it changed. On a full disk the next look tries again."""
+        """Rewrite connection.json if its content changed."""
         connection = self.connection()
         if connection != self._written:
+            # On a full disk `_written` keeps its old value, so the next pass of `_watch` tries again.
             with contextlib.suppress(OSError):
                 connection.write(self._options.data)
                 self._written = connection
@@ -150,12 +151,13 @@ class LocalRuntime:
 
 
 async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
-    """Run until `stop` is set. `on_ready` is called once, when the API and every worker are ready."""
+    """Run until `stop` is set. Call `on_ready` once, when the API and every worker are ready."""
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
     _check_engine(options.engine)
     with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
+        # The S3 server must outlive the other processes: a worker that stops releases its job in the bucket.
         async with (
             bounded_logs((options.data / "logs", options.data / "s3" / "log")),
             _bucket(options, credentials) as (settings, server),
@@ -173,8 +175,10 @@ async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connec
 
 
 async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
+    """Keep connection.json current until `stop` is set. Raise `UpRefused` if a child cannot start."""
     announced = False
     while not stop.is_set():
+        # Ready once is ready for good: a child that restarts later changes connection.json, and needs no second line.
         is_ready = announced or runtime.ready
         if is_ready:
             runtime.write_connection()
@@ -191,7 +195,7 @@ async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[
 
 @contextlib.asynccontextmanager
 async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator[tuple[Settings, LocalS3Server | None]]:
-    """The settings of every process, and the embedded server unless an external bucket is set."""
+    """Yield the settings of every process, and the embedded S3 server unless an external bucket is set."""
     common = {
         "api_key": SecretStr(credentials.api_key),
         "engine": options.engine.engine,
@@ -201,6 +205,7 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         "log_level": options.log_level,
     }
     if options.external is not None:
+        # Keys that the operator has set win over those that this data folder generated.
         kept = {
             "api_key": options.external.api_key or common["api_key"],
             "webhook_secret": options.external.webhook_secret or common["webhook_secret"],
@@ -212,14 +217,15 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
 
 
 def _with_receiver_rules(settings: Settings, listener: socket.socket, server: LocalS3Server | None) -> Settings:
-    """No event and no fetch reaches a port of ours; other servers on this machine get events of a single tenant."""
+    """Refuse webhooks and fetches to this deployment's own ports, and set the rule for other loopback receivers."""
     own = {listener.getsockname()[1], *(() if server is None else server.ports)}
     refused = tuple(sorted(own.union(settings.refused_ports)))
     return settings.model_copy(update={"refused_ports": refused, "webhook_loopback": loopback_of_up(settings)})
 
 
 def _check_engine(engine: EngineSettings) -> None:
-    """A folder that is none would only make workers that die, again and again."""
+    """Raise `UpRefused` for a ComfyUI folder or Python that does not exist."""
+    # Without this check the workers would crash and be restarted for ever.
     if engine.comfyui_url or engine.comfyui_dir is None:
         return
     if not (engine.comfyui_dir / "main.py").is_file():
@@ -234,6 +240,7 @@ def _check_engine(engine: EngineSettings) -> None:
 @contextlib.contextmanager
 def _listener(port: int) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        # Connections of the previous `up` in TIME_WAIT would otherwise keep the port for a minute.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -248,7 +255,8 @@ def _listener(port: int) -> Iterator[socket.socket]:
 
 @contextlib.contextmanager
 def _run_folder() -> Iterator[Path]:
-    """For sockets and presence files. In the system's temp folder: a socket's path has at most 104 bytes."""
+    """Make the folder of sockets and readiness files, and remove it at the end."""
+    # Not below the data folder: the path of a UNIX socket has at most 104 bytes on macOS.
     folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-"))
     try:
         yield folder
@@ -257,7 +265,8 @@ def _run_folder() -> Iterator[Path]:
 
 
 def _inherited_environment() -> dict[str, str]:
-    """What a child needs of ours. Settings reach it by their own variables, credentials not by accident."""
+    """Return the variables that a child inherits. Its settings are added as variables of their own."""
+    # An allow-list, so that credentials in the shell of `up` do not reach a child by accident.
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
     prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")
     wanted = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixed)}

@@ -1,4 +1,4 @@
-"""What the Modal function of the API runs."""
+"""Entry point of the Modal function that serves the API."""
 
 import random
 from typing import Any
@@ -16,8 +16,8 @@ from storage.bucket.s3 import S3ObjectStore
 
 
 def api_application() -> Any:
-    """The ASGI application of one API container. Its modules may come out of a memory snapshot, which many containers
-    share: what must differ between them is made here."""
+    """Create the ASGI application of one API container."""
+    # Containers that start from one memory snapshot share its random state and everything made at import.
     random.seed()
     bound_malloc()
     yield_soon()

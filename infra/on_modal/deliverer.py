@@ -1,4 +1,4 @@
-"""What the Modal function of the deliverer's schedule runs."""
+"""Entry point of the Modal function that delivers webhooks."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from storage.signal import MemorySignal
 
 
 def deliver_due() -> None:
-    """Everything that is due now, once."""
+    """Deliver every event that is due now."""
     settings = with_public_url(Settings())
     configure_logging("deliverer", settings.log_level, settings.secret_values())
 

@@ -1,4 +1,4 @@
-"""`Launcher` on Modal: a ticket is a spawned call of `ComfyWorker.run`."""
+"""The `Launcher` of Modal: a ticket is a spawned call of `ComfyWorker.run`."""
 
 import modal
 
@@ -9,7 +9,7 @@ from storage.stores import Stores
 
 
 class ModalLauncher:
-    """Modal scales a pool's containers to the calls that wait."""
+    """Spawns calls. Modal scales a pool's containers by the number of waiting calls."""
 
     def __init__(self, pools: ModalPools) -> None:
         self._pools = pools
@@ -29,7 +29,7 @@ class ModalLauncher:
             call = await modal.FunctionCall.from_id.aio(ticket)
             await call.cancel.aio()
         except (modal.exception.NotFoundError, modal.exception.OutputExpiredError):
-            return  # finished, and forgotten as Modal does after seven days
+            return  # the call has finished; Modal forgets calls after seven days
 
 
 def modal_launcher(settings: Settings, stores: Stores) -> PausingLauncher:

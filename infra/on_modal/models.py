@@ -1,4 +1,4 @@
-"""What the Modal function of the models runs, on their volume."""
+"""Entry point of the Modal function that manages the models' volume."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -19,8 +19,10 @@ from storage.signal import MemorySignal
 def see_to_models(
     command: str, wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
 ) -> Iterator[Step | dict[str, list[dict[str, Any]]]]:
-    """One of `ModelFolder`'s commands on the volume: steps as it goes on, and last `{"found": […]}`, one a model. What
-    was downloaded is committed, and then known to the checks of submissions at once."""
+    """Run a command of `ModelFolder` on the volume. Yield its steps, then `{"found": […]}` with one entry a model.
+
+    Downloaded files are committed before submissions are checked against them.
+    """
     settings = Settings()
     configure_logging("models", settings.log_level, settings.secret_values())
     here = model_folder(settings.huggingface_token, Path(folder))
@@ -28,11 +30,11 @@ def see_to_models(
     found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
     commit()
 
-    async def tell() -> None:
+    async def announce() -> None:
         async with open_stores(settings, MemorySignal()) as stores:
             for pool in (DEFAULT_POOL, *settings.gpu_pools):
                 await stores.engine_info.files_changed(pool)
 
     if any(one.state == "downloaded" for one in found):
-        asyncio.run(tell())
+        asyncio.run(announce())
     yield {"found": [asdict(one) for one in found]}

@@ -1,7 +1,7 @@
-"""The GPU pools of a deployment: `default` with the GPUs that the app was deployed with, and those named beside it.
+"""The GPU pools of a deployment: `default`, with the GPUs of the deployed app, and the additional pools.
 
-All of them are one class. A pool beside the default one is a variant of it: another GPU, and containers of its own
-that serve the queue of that pool alone.
+All pools use one Modal class. An additional pool is a variant of it with another GPU; its containers serve only the
+queue of that pool.
 """
 
 from collections.abc import Mapping
@@ -14,11 +14,11 @@ from storage.keys import DEFAULT_POOL
 
 
 class UnknownPool(LookupError):
-    """The deployment has no such pool, any more perhaps."""
+    """The deployment has no pool of this name, or no longer has one."""
 
 
 class ModalPools:
-    """`gpus`: the GPU of each pool beside the default one."""
+    """Looks up the worker class of each pool. `gpus` maps each additional pool to its GPU."""
 
     def __init__(self, gpus: Mapping[str, str], *, app_name: str = APP_NAME, environment: str | None = None) -> None:
         self._gpus = gpus
@@ -26,7 +26,7 @@ class ModalPools:
         self._runs: dict[str, Any] = {}
 
     def run(self, pool: str) -> Any:
-        """The method whose calls are this pool's tickets. `UnknownPool`."""
+        """Return the method whose calls are this pool's tickets. Raise `UnknownPool`."""
         if pool not in self._runs:
             self._runs[pool] = self._worker(pool).run
         return self._runs[pool]

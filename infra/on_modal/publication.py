@@ -1,4 +1,4 @@
-"""What a deployment does last: it tells the checks of submissions what its engine has."""
+"""The last step of a deployment: publish the node classes of its engine, by which submissions are validated."""
 
 import asyncio
 from pathlib import Path
@@ -13,8 +13,10 @@ from storage.signal import MemorySignal
 
 
 def publish_engine() -> list[str]:
-    """Which nodes the deployed engine has, for the checks of submissions to any pool. Returns what is missing for our
-    own workflows, in words. Failed starts of the version before count no more."""
+    """Publish the engine's node classes for every pool. Return the problems of the shipped workflows, as sentences.
+
+    The failed starts that the previous version counted are reset.
+    """
     settings = Settings().model_copy(update={"comfyui_cpu": True})
     configure_logging("check-image", settings.log_level, settings.secret_values())
 

@@ -1,4 +1,4 @@
-"""What the Modal function of the reaper's schedule runs."""
+"""Entry point of the Modal function that runs the reaper on a schedule."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ from infra.settings import Settings
 
 
 def sweep() -> None:
-    """One sweep of the reaper."""
+    """Run one sweep of the reaper."""
     settings = Settings()
     configure_logging("reaper", settings.log_level, settings.secret_values())
 

@@ -1,6 +1,6 @@
-"""`Signal` on Modal: within a container at once, and a call of `deliver` where an event is due. Other hints are polled.
+"""The `Signal` of Modal: immediate within a container, and a call of `deliver` for a due event. The rest is polled.
 
-A call is only a hint: the schedule of `deliver` finds what it missed.
+A call is only a hint: the schedule of `deliver` finds every event that a lost call would have announced.
 """
 
 import asyncio
@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 class ModalSignal(MemorySignal):
+    """A signal within this container that also spawns the deliverer, with at most one call in flight."""
+
     def __init__(self, app_name: str = APP_NAME) -> None:
         super().__init__()
         self._deliver = modal.Function.from_name(app_name, DELIVER_FUNCTION)
@@ -30,5 +32,5 @@ class ModalSignal(MemorySignal):
     async def _call(self) -> None:
         try:
             await self._deliver.spawn.aio()
-        except Exception as error:  # whatever Modal raises: the schedule comes anyway
+        except Exception as error:  # Modal raises many types; the schedule delivers the event anyway
             logger.info("the deliverer could not be called: %s", error)

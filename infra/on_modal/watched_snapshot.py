@@ -1,9 +1,9 @@
-"""Counts a container that does not survive the start of its engine for a snapshot: `python -I comfyui_modal.py
-infra.on_modal.watched_snapshot POOL`, beside the container's own process.
+"""Counts a failed start if the container dies while it prepares its engine for a snapshot.
 
-A process of its own, because a snapshot must not hold a connection: the bucket's clients keep theirs open for as long
-as their process lives. It ends before the snapshot is taken. Standard input tells it how: a line when all went well,
-and its end without one when the container's process was killed.
+It runs as a child of the container's process: `python -I comfyui_modal.py infra.on_modal.watched_snapshot POOL`.
+A separate process is needed because a snapshot must not contain open connections, and the bucket's clients keep theirs
+until their process ends. It ends before the snapshot is taken: with success after a line on standard input, with a
+failure after end-of-file, which follows when the container's process was killed.
 """
 
 import asyncio
@@ -22,16 +22,16 @@ from storage.signal import MemorySignal
 from workers.starts import CountedStarts
 
 END_S = 10.0
-"""How long it may take to withdraw what it has counted."""
+"""Time for the child to withdraw the start that it has counted."""
 
 
 class Died(Exception):
-    """The container's process is gone."""
+    """The container's process has died."""
 
 
 @asynccontextmanager
 async def watched_snapshot(pool: str) -> AsyncIterator[None]:
-    """While the engine starts for a snapshot."""
+    """Run the counting process while the engine starts for a snapshot."""
     process = await asyncio.create_subprocess_exec(
         *comfyui_modal.command(watched_snapshot.__module__, pool), stdin=subprocess.PIPE, env=os.environ
     )
@@ -52,7 +52,7 @@ async def _watch(settings: Settings, pool: str) -> None:
         starts = CountedStarts(stores.engine_starts, pool, name, str)
         with contextlib.suppress(Died):
             async with starts.watched():
-                if not await asyncio.to_thread(sys.stdin.readline):
+                if not await asyncio.to_thread(sys.stdin.readline):  # end-of-file: nothing was written before the kill
                     raise Died
 
 

@@ -1,4 +1,4 @@
-"""What Modal's containers with a GPU run."""
+"""The worker of a Modal container with a GPU."""
 
 import asyncio
 import logging
@@ -45,25 +45,25 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 IMAGE_VARIABLE = "MODAL_IMAGE_ID"
-"""Modal's own: which image a container runs."""
+"""The variable in which Modal gives the id of a container's image."""
 GIVE_BACK_S = 20.0
-"""How long an interrupted ticket may take to give its job back: Modal's grace is 30 s, the engine's stop included."""
+"""Time for an interrupted ticket to release its job. Modal grants 30 s, which include the engine's stop."""
 
 
 class TicketWorker:
-    """A worker whose callers are threads: its event loop runs on between tickets, and keeps the engine watched.
+    """A worker that is called from threads. Its event loop runs between tickets too, to supervise the engine.
 
-    `prepare` comes before a container's snapshot, if it is to have one, `start` after it, or at once. What is to
-    differ between containers (connections, names) begins with `start`. `reload_models` makes visible what was
-    downloaded since the container has mounted the models.
+    `prepare` runs before a container's snapshot, if there is one, and `start` after it. Whatever must differ between
+    containers (connections, names) is created in `start`. `reload_models` makes models visible that were downloaded
+    after the container mounted their volume.
 
-    Neither raises for the engine's sake. Modal starts another container when a hook fails, and another, without end;
-    a ticket that fails is over.
+    `prepare` and `start` never raise because of the engine: Modal would replace a container whose hook fails without
+    end, while a ticket that fails is over.
     """
 
     def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
         self.is_broken = False
-        """Whether the container is of no more use."""
+        """Whether this container must be replaced."""
         self._pool = pool
         self._reload_models = reload_models
         self._loop = asyncio.new_event_loop()
@@ -75,10 +75,10 @@ class TicketWorker:
         self._problem: EngineUnavailable | None = None
 
     def prepare(self, *, is_on_gpu: bool) -> None:
-        """The engine is started, for a snapshot of it. `is_on_gpu`: the snapshot holds the GPU's memory too."""
+        """Start the engine for a snapshot. `is_on_gpu` means that the snapshot includes the GPU's memory."""
         settings = self._settings()
         self._thread.start()
-        if settings.engine_dir is None:  # one folder, for the engine before the snapshot and for the one after it
+        if settings.engine_dir is None:  # the engine after the snapshot must find the folder of the one before it
             folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-"))
             settings = settings.model_copy(update={"engine_dir": folder})
         snapshot = SnapshotHost(lambda: engine_spec(settings, engine_environment(), self._memory), is_on_gpu=is_on_gpu)
@@ -86,7 +86,7 @@ class TicketWorker:
         self._run(self._prepare(settings, snapshot))
 
     async def _prepare(self, settings: Settings, snapshot: SnapshotHost) -> None:
-        """Where the GPU's memory is in the snapshot as well, the models that the warm-up loads are, too."""
+        """Start the engine. If the snapshot includes the GPU's memory, run the warm-up so that it holds the models."""
         async with watched_snapshot(self._pool):
             await snapshot.prepare()
             if not snapshot.is_on_gpu or not snapshot.is_alive():
@@ -99,9 +99,9 @@ class TicketWorker:
                 logger.warning("nothing warm is in the snapshot: %s", error)
 
     def start(self) -> None:
-        """The engine is ready when this returns, or each ticket is told why not. The log tells what took how long."""
+        """Start the worker. If its engine does not start, every later ticket fails with the reason."""
         began = time.monotonic()
-        random.seed()  # containers that share a snapshot share its state
+        random.seed()  # containers that share a snapshot share its random state
         settings = self._settings()
         if not self._thread.is_alive():
             self._thread.start()
@@ -118,11 +118,12 @@ class TicketWorker:
         except EngineUnavailable as problem:
             logger.warning("worker not ready: %s", problem)
         finally:
+            # After every setting has been read, and also if the engine did not start.
             keep_secrets()
 
     async def _begin(self) -> None:
-        """`EngineUnavailable`. While the pool's engine counts as broken nothing is started, and this container answers
-        the tickets that wait: each of them would start a container of its own otherwise."""
+        """Start the engine, or raise `EngineUnavailable`."""
+        # A broken container fails the waiting tickets itself. If it stopped, each would start a container of its own.
         if self.is_broken and self._problem is not None:
             raise self._problem
         await self._starts.check()
@@ -144,7 +145,7 @@ class TicketWorker:
         self._worker = worker
 
     async def _read_ahead(self, settings: Settings, stores: Stores) -> None:
-        """The models of the job that most likely comes first, else of the warm-up."""
+        """Read the models of the job that is likely to run first, or of the warm-up, into the page cache."""
         if not settings.read_ahead:
             return
         values = await expected_values(stores.queue, stores.jobs, self._pool)
@@ -152,9 +153,9 @@ class TicketWorker:
         await ReadAhead(folders).run(values or graph_values(warm_up_graph(settings) or {}))
 
     def run_ticket(self) -> str | None:
-        """The id of the job that was run. Whatever interrupts the caller gives the job back to the queue.
+        """Run the best queued job and return its id, or None if there was none.
 
-        `EngineUnavailable`: no job was taken.
+        An interruption of the caller releases the job to the queue. `EngineUnavailable` means that no job was claimed.
         """
         if self._worker is None:
             self._run(self._begin())
@@ -168,6 +169,7 @@ class TicketWorker:
         return None if stored is None else stored.record.job_id
 
     def stop(self) -> None:
+        """Stop the engine and the event loop, and close the connections."""
         self._run(self._stop_reading())
         if self._worker is not None:
             self._run(self._worker.stop())
@@ -181,7 +183,7 @@ class TicketWorker:
             await asyncio.gather(self._reading, return_exceptions=True)
 
     def _settings(self) -> Settings:
-        """Those of this container and pool; its log knows its name, and none of the secrets."""
+        """Return the settings of this container and pool, after configuring its log."""
         settings = Settings()
         name = os.environ.get("MODAL_TASK_ID", settings.process_name)
         configure_logging(name, settings.log_level, settings.secret_values())
@@ -192,10 +194,11 @@ class TicketWorker:
         return CountedStarts(starts, self._pool, settings.process_name, lambda text: hide(host.paths.hidden(text)))
 
     def _see_new_models(self) -> None:
-        """As far as it can be: Modal refuses a reload while the engine has a model's file open."""
+        """Reload the models' volume, if possible."""
+        # Modal refuses a reload while the engine has a file of the volume open, and the job may need no new model.
         try:
             self._reload_models()
-        except Exception as error:  # the ticket's job may need none of them
+        except Exception as error:
             logger.info("models are those of before", extra={"reason": str(error)})
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -203,6 +206,7 @@ class TicketWorker:
         future = asyncio.run_coroutine_threadsafe(_announced(work, ended), self._loop)
         try:
             return future.result()
+        # Modal interrupts the thread with an exception. The coroutine must first release its job to the queue.
         except BaseException:
             future.cancel()
             ended.wait(GIVE_BACK_S)
@@ -210,6 +214,7 @@ class TicketWorker:
 
 
 async def _announced(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    """Await `work`, and set `ended` after its cleanup: a cancelled future ends before that."""
     try:
         return await work
     finally:
