@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.xdist_group("killing"), pytest.mark.chaos]
 KILLS, KILLS_IN_SHORT = 60, 15
 """As many jobs are submitted meanwhile."""
 EVERY_S = 1.0
+HIT_STEPS = 60
+"""Tenths of a second that a job takes whose worker is killed on purpose."""
 SETTLE_S = 60.0
 QUICK = {
     "COMFYUI_MODAL_LEASE_S": "5",
@@ -39,8 +41,10 @@ def test_killing_loses_and_doubles_nothing(tmp_path: Path, is_long: bool) -> Non
         with up(data, "--workers", "4", environment=QUICK) as running, stubborn(running) as client:
             with ThreadPoolExecutor(1) as pool:
                 submitting = pool.submit(_submit_all, client, orders)
-                _kill_all(Killer(running, chance, kills), kills_wanted)
-            _check(client, submitting.result())
+                killer = Killer(running, chance, kills)
+                _kill_all(killer, kills_wanted)
+                hit = _kill_at_work(client, killer, Order(kills_wanted, HIT_STEPS, 1))
+            _check(client, submitting.result() | hit)
         assert all(kills[kind] for kind in KINDS)
         _, alive = psutil.wait_procs(processes_on(data), timeout=5)
         assert not alive
@@ -64,6 +68,15 @@ def _kill_all(killer: Killer, number: int) -> None:
     for _ in range(number):
         time.sleep(EVERY_S)
         killer.kill_one()
+
+
+def _kill_at_work(client: StubbornClient, killer: Killer, order: Order) -> dict[Order, str]:
+    """The kills above hit a running job by chance; these do so in any case."""
+    job_id = client.submit(order)
+    while client.job(job_id)["status"] == "queued":
+        time.sleep(0.1)
+    killer.kill_workers()
+    return {order: job_id}
 
 
 def _check(client: StubbornClient, accepted: dict[Order, str]) -> None:

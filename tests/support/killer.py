@@ -44,6 +44,13 @@ class Killer:
             victim.kill()
             self._kills[kind] += 1
 
+    def kill_workers(self) -> None:
+        """All that are up now."""
+        for worker in self._alive()["worker"]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+                self._kills["worker"] += 1
+
     def _alive(self) -> dict[str, list[psutil.Process]]:
         """Of those that connection.json names; a pid of it may be that of a process which is dead and gone."""
         family = {one.pid: one for one in psutil.Process(self._running.process.pid).children(recursive=True)}
