@@ -1,1 +1,1 @@
-"""Composition roots: settings, the local runtime, the Modal app, the command `comfyui-modal`."""
+"""Composition roots: settings, the local runtime, the Modal app and the command `comfyui-modal`."""

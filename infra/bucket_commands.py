@@ -1,4 +1,4 @@
-"""The commands `bucket setup` and `bucket policy`, for whoever owns the bucket."""
+"""The commands `bucket setup` and `bucket policy`, for the owner of the bucket."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +61,7 @@ def policy(
 
 
 async def _set_up(settings: "Settings", origins: list[str], *, dry: bool) -> int:
-    """Each kind of rule on its own: a store that does not know one may know the other."""
+    """Set each kind of rule separately, because a store may support only one of them."""
     from infra.compose.stores import s3_config
     from storage.bucket.setup import BucketSetup
     from storage.errors import StorageError

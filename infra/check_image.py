@@ -1,8 +1,8 @@
-"""Whether the engine of an image is whole: `comfyui_modal.py infra.check_image`, the last step of its build.
+"""Validation of a worker image: `comfyui_modal.py infra.check_image`, the last step of its build.
 
-Starts the engine without a GPU, as a worker does, and asks it which nodes it has. A custom node that did not import, a
-shipped workflow that the engine would refuse, or a package in another version than the lock's fails the build, rather
-than a job on a GPU.
+It starts the engine without a GPU, as a worker does, and reads its node classes. A custom node that did not import, a
+shipped workflow that the engine would refuse, or a package whose version differs from the lock fails the build, not a
+job on a GPU.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ from workflows.library import shipped
 
 LOG_LINES = 500
 LACKING = frozenset({"unknown-node-class", "missing-model"})
-"""Faults of a graph that are no misfit: a missing class is told once, and models are on the volume."""
+"""Faults that `misfits` skips: `missing_classes` reports the classes, and the models are on the volume."""
 _IMPORT_FAILED = re.compile(r"\(IMPORT FAILED\):?\s*(?P<path>\S.*)$")
 
 
 @dataclass(frozen=True, slots=True)
 class ImageReport:
-    """`object_info` is the engine's own; `problems` are sentences, none if the image is whole."""
+    """The engine's `object_info`, and the problems of the image as sentences."""
 
     object_info: dict[str, Any]
     problems: tuple[str, ...]
 
 
 async def examine(host: EngineHost, workflows: Mapping[str, Mapping[str, Any]]) -> ImageReport:
-    """`workflows` in API format, by name. `EngineUnavailable` if the engine does not start."""
+    """Start the engine and check `workflows` (name → API format). Raise `EngineUnavailable` if it does not start."""
     await host.start()
     try:
         info = await host.engine.declarations()
@@ -52,13 +52,13 @@ async def examine(host: EngineHost, workflows: Mapping[str, Mapping[str, Any]]) 
 
 
 def failed_imports(log: Iterable[str]) -> list[str]:
-    """What ComfyUI says of custom nodes at its start."""
+    """Find the custom nodes whose import ComfyUI reports as failed in its log."""
     found = (_IMPORT_FAILED.search(line) for line in log)
     return [f"custom node {Path(match['path']).name} does not import" for match in found if match]
 
 
 def missing_classes(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> list[str]:
-    """Node classes that a workflow uses and the engine does not have."""
+    """Find the node classes that a workflow uses and the engine lacks."""
     return [
         f"workflow {name} needs the node {missing}"
         for name, graph in workflows.items()
@@ -67,7 +67,7 @@ def missing_classes(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[st
 
 
 def misfits(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any]) -> list[str]:
-    """What the engine would refuse of a workflow, beside classes and models that are not there."""
+    """Find the faults for which the engine would refuse a workflow, except missing classes and models."""
     catalogue = Catalogue(info)
     return [
         f"workflow {name}: {fault.message}"
@@ -78,7 +78,7 @@ def misfits(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any])
 
 
 def shipped_workflows(packs: Collection[str], *, has_models: bool = True) -> dict[str, dict[str, Any]]:
-    """Those that an engine with these packs of custom nodes is to run; without models, those that need none."""
+    """Return the shipped workflows that an engine with these packs can run; without models, those that need none."""
     return {
         name: dict(workflow.graph)
         for name, workflow in shipped().items()
@@ -87,23 +87,23 @@ def shipped_workflows(packs: Collection[str], *, has_models: bool = True) -> dic
 
 
 def packs_of(comfyui: Path) -> set[str]:
-    """The packs of custom nodes that lie in this installation."""
+    """Return the names of the custom node packs in this installation."""
     folder = comfyui / "custom_nodes"
     return {entry.name for entry in folder.iterdir() if entry.is_dir()} if folder.is_dir() else set()
 
 
 def installed_packages(python: str) -> dict[str, str]:
-    """Version by normalised name, of every package in that Python's environment."""
+    """Return the version of every package in that Python's environment, by normalised name."""
     script = (
         "import importlib.metadata as m, json; "
         "print(json.dumps([(d.metadata['Name'], d.version) for d in m.distributions() if d.metadata['Name']]))"
     )
-    told = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True).stdout
-    return by_name((name, version) for name, version in json.loads(told))
+    listed = subprocess.run([python, "-I", "-c", script], capture_output=True, text=True, check=True).stdout
+    return by_name((name, version) for name, version in json.loads(listed))
 
 
 def main(root: Path = Path("/")) -> int:
-    """`root`: where the image's files lie."""
+    """Check the image whose files lie below `root`. Return the exit code."""
     from infra.compose.worker import engine_environment
     from infra.image import COMFYUI, CONSTRAINTS, ENGINE_PYTHON
     from workers.comfy.host import EngineProcess

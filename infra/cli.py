@@ -77,7 +77,7 @@ def up(
 
 
 def _note_misspelt_settings() -> None:
-    """They would set nothing, without a word."""
+    """Warn about unknown COMFYUI_MODAL_* variables, which would be ignored silently."""
     from infra.settings import unknown_variables
 
     for line in unknown_variables(os.environ):
@@ -88,7 +88,7 @@ def _note_misspelt_settings() -> None:
 def doctor(
     *,
     data: Path = DEFAULT_DATA,
-    cloud: Annotated[bool, Parameter(help="look at the deployment on Modal", negative="")] = False,
+    cloud: Annotated[bool, Parameter(help="check the deployment on Modal", negative="")] = False,
     ticket: Annotated[bool, Parameter(help="with --cloud: have a worker take a ticket; it may start a GPU")] = True,
     env: Environment = None,
     api_url: ApiUrl = None,
@@ -96,7 +96,7 @@ def doctor(
 ) -> int:
     """Check the bucket, the API and the engine: what holds, what does not, and what to do about it.
 
-    Looks at what `up` runs in DATA; without it, at the bucket of the COMFYUI_MODAL_* settings; with --cloud, at Modal.
+    Checks what `up` runs in DATA; without it, the bucket of the COMFYUI_MODAL_* settings; with --cloud, Modal.
     """
     if cloud:
         return examine_cloud(env, api_url, api_key, ticket=ticket)

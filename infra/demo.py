@@ -1,6 +1,6 @@
-"""`make demo`: the main job of the product on this machine, from nothing to files in outputs/.
+"""`make demo`: the main use of the product on this machine, from an empty folder to files in outputs/.
 
-Starts `comfyui-modal up` in a temporary folder, sends a photograph through a presigned upload, runs a picture
+It starts `comfyui-modal up` in a temporary folder, sends a photograph through a presigned upload, runs a picture
 and a video workflow with the ordinary command line, checks the pixels, receives and verifies a signed webhook,
 and stops everything. A demo that fails leaves its folder behind, for the logs.
 """
@@ -34,7 +34,7 @@ console = Console()
 
 
 class DemoFailed(Exception):
-    """Something that the demo promises did not happen."""
+    """A step of the demo did not have its expected result."""
 
 
 def main() -> int:
@@ -80,7 +80,7 @@ def _run(folder: Path) -> None:
 
 @contextmanager
 def _up(data: Path) -> Iterator[Path]:
-    """The local runtime on a free port, until the end of the block."""
+    """Run the local runtime on a free port until the end of the block."""
     process = subprocess.Popen([*COMMAND, "up", "--port", "0", "--data", str(data)])
     try:
         _wait_ready(process, data)
@@ -96,7 +96,7 @@ def _up(data: Path) -> Iterator[Path]:
 
 @contextmanager
 def _listening(data: Path) -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """`comfyui-modal listen` for one event: its URL and its process."""
+    """Run `comfyui-modal listen` for one event. Yield its URL and its process."""
     command = [*COMMAND, "listen", "--port", "0", "--count", "1", "--data", str(data)]
     listener = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -120,7 +120,7 @@ def _wait_ready(process: subprocess.Popen[bytes], data: Path) -> None:
 
 
 def _command(*arguments: str) -> None:
-    """Run a command as a user would, its output on this terminal."""
+    """Run a command as a user would, with its output on this terminal."""
     console.print(f"[bold]$ comfyui-modal {' '.join(arguments)}[/]", highlight=False, soft_wrap=True)
     finished = subprocess.run([*COMMAND, *arguments], check=False, env=os.environ)
     if finished.returncode != 0:
@@ -135,7 +135,7 @@ def _newest(pattern: str, since: float) -> Path:
 
 
 def _check_pixels(photo: Path, result: Path) -> None:
-    """The result must be the photograph, scaled to the result's size and inverted, but for the resampler's rounding."""
+    """Compare the result with the photograph, scaled to its size and inverted, within the resampler's rounding."""
     with Image.open(photo) as source, Image.open(result) as inverted:
         expected = 255 - np.asarray(source.convert("RGB").resize(inverted.size, Image.Resampling.BILINEAR), np.int16)
         difference = np.abs(np.asarray(inverted.convert("RGB"), np.int16) - expected)

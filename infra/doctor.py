@@ -1,7 +1,7 @@
-"""`comfyui-modal doctor`: does what this product relies on really hold here? Each finding says what to do.
+"""`comfyui-modal doctor`: checks the guarantees on which this product relies. Each finding says what to do.
 
-The bucket checks work on one probe object each, under `probes/`, and remove it. A store that ignores
-conditional writes (several small S3 servers silently do) would lose jobs, so it is refused by name.
+Each check of the bucket creates one probe object under `probes/` and removes it. A store that silently ignores
+conditional writes, as several small S3 servers do, would lose jobs, so the check fails.
 """
 
 import uuid
@@ -20,13 +20,13 @@ from workers.comfy.system import system_facts
 from workers.errors import EngineUnavailable
 
 MAX_SKEW_S = 30.0
-"""A presigned URL lives for minutes, a lease for a minute: half of that is the most a clock may be off."""
+"""The largest tolerated clock skew: half of a lease, which lasts a minute. Presigned URLs last minutes."""
 
 HTTP_TIMEOUT_S = 10.0
 
 
 class BucketChecks:
-    """Each check returns what it saw, or raises `CheckFailed`."""
+    """Checks of the bucket. Each returns what it found or raises `CheckFailed`."""
 
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
@@ -139,7 +139,7 @@ _ISOLATE = (
 
 
 class EngineChecks:
-    """The engine of a worker, by its URL or its socket."""
+    """Checks of a worker's engine, by its URL or its socket."""
 
     def __init__(self, url: str | None) -> None:
         self._url = url
@@ -150,7 +150,7 @@ class EngineChecks:
     async def reachable(self) -> str:
         if self._url is None:
             raise CheckFailed(
-                "no worker says that its engine is ready", "start `comfyui-modal up`, and look at DIR/logs/worker-1.log"
+                "no worker says that its engine is ready", "start `comfyui-modal up`, and read DIR/logs/worker-1.log"
             )
         http = ComfyHttp(self._url)
         try:
@@ -163,7 +163,7 @@ class EngineChecks:
 
 
 class ApiChecks:
-    """The API, by its URL, with the key that clients use."""
+    """Checks of the API, by its URL and a client's key."""
 
     def __init__(self, url: str, key: str, timeout_s: float = HTTP_TIMEOUT_S) -> None:
         self._url = url
@@ -179,10 +179,10 @@ class ApiChecks:
         }
 
     async def alive(self) -> str:
-        """And made of the same code as this command."""
+        """Check that the API answers and has the version of this command."""
         response = await self._get("/health")
         if response.status_code != 200:
-            raise CheckFailed(f"/health answered {response.status_code}", "look at the API's log: it does not start")
+            raise CheckFailed(f"/health answered {response.status_code}", "read the API's log: it does not start")
         theirs = response.json().get("version", "unknown")
         if theirs != __version__:
             raise CheckFailed(f"the API is version {theirs}, this command {__version__}", "run both from one checkout")
@@ -192,7 +192,7 @@ class ApiChecks:
         response = await self._get("/ready")
         if response.status_code != 200:
             raise CheckFailed(
-                f"/ready answered {response.status_code}", "look at the API's log: its bucket does not answer"
+                f"/ready answered {response.status_code}", "read the API's log: its bucket does not answer"
             )
         return f"{self._url} is ready"
 
@@ -206,10 +206,10 @@ class ApiChecks:
         return "accepted"
 
     async def isolation(self) -> str | Note:
-        """What each pool's last worker said of itself."""
+        """Report the isolation that the last worker of each pool has published."""
         response = await self._get("/v1/system", {"Authorization": f"Bearer {self._key}"})
         if response.status_code != 200:
-            raise CheckFailed(f"/v1/system answered {response.status_code}", "look at the API's log")
+            raise CheckFailed(f"/v1/system answered {response.status_code}", "read the API's log")
         workers = [pool["worker"] for pool in response.json()["pools"] if pool["worker"] is not None]
         said = {worker.get("isolation") or "unknown" for worker in workers} or {"no worker has started yet"}
         detail = "; ".join(sorted(said))
@@ -241,4 +241,4 @@ async def _forget(objects: ObjectStore, key: str) -> None:
     try:
         await objects.delete(key)
     except (StorageError, ObjectNotFound):
-        return  # the finding tells of the trouble already
+        return  # the finding already reports the problem

@@ -1,7 +1,7 @@
-"""Checks and what they find. Each finding that is not simply good says what to do about it.
+"""Checks and their findings. Each finding that is not simply good says what to do.
 
-A check returns what it saw, returns a `Note` where all can go on though something is worth knowing, or raises
-`CheckFailed`. A `StorageError` that it lets through is a finding too.
+A check returns what it found, returns a `Note` for something that works but should be known, or raises `CheckFailed`.
+A `StorageError` that it raises becomes a finding too.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +16,7 @@ REACHABLE = "is it running, and reachable from here?"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check. Without `advice` all is well; one that holds and has advice is a note."""
+    """The result of one check. A finding that holds and has `advice` is a note."""
 
     check: str
     holds: bool
@@ -26,14 +26,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What a check saw, and what to do about it some time."""
+    """The result of a check that holds, with advice."""
 
     detail: str
     advice: str
 
 
 class CheckFailed(Exception):
-    """Raised by a check: what was seen, and what to do."""
+    """A check failed. `detail` says what was found, `advice` what to do."""
 
     def __init__(self, detail: str, advice: str) -> None:
         super().__init__(detail)
@@ -45,13 +45,13 @@ Check = Callable[[], Awaitable[str | Note]]
 
 
 async def examine(checks: dict[str, Check]) -> AsyncIterator[Finding]:
-    """Run the checks one after another; whatever a check raises is its finding."""
+    """Run the checks one after another. A `CheckFailed` or `StorageError` becomes a finding."""
     for name, check in checks.items():
         yield await _finding(name, check)
 
 
 async def show(checks: dict[str, Check], console: Console) -> int:
-    """Print each finding as it comes; returns how many checks failed."""
+    """Print each finding as soon as it is known. Return the number of failed checks."""
     failed = 0
     async for finding in examine(checks):
         failed += not finding.holds

@@ -1,4 +1,4 @@
-"""Which architecture and memory each of Modal's GPUs has, and what SageAttention is built for because of it.
+"""The architecture and memory of Modal's GPUs, and the architectures for which SageAttention is built.
 
 Source: NVIDIA's table of compute capabilities; SageAttention's setup.py at the commit that `infra.image` pins, which
 knows 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and 12.1.
@@ -37,31 +37,31 @@ MEMORY_GB: Mapping[str, int] = {
     "B200": 180,
     "B300": 270,
 }
-"""By the same names, as Modal's guide and NVIDIA's tables have it. `A100` may be either; this is what is sure."""
+"""Memory in GB by the same names, from Modal's guide and NVIDIA's tables. `A100` may have 40 or 80; 40 are certain."""
 SAGE_ARCHITECTURES = frozenset({"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"})
-"""Those of Modal's GPUs that SageAttention 2 compiles for."""
+"""Architectures of Modal's GPUs for which SageAttention 2 can be compiled."""
 AUTO, NONE = "auto", "none"
-"""Of the setting `sage_architectures`: those of the deployment's GPUs, and an image without SageAttention 2."""
+"""Values of the setting `sage_architectures`: the deployment's GPUs, or an image without SageAttention 2."""
 
 
 def architecture(gpu: str) -> str | None:
-    """Of a GPU as Modal's `gpu=` takes it, `H100!` or `L40S:2` included; None for one that is not known here."""
+    """Return the architecture of a GPU as Modal's `gpu=` names it (`H100!` and `L40S:2` included); None if unknown."""
     return ARCHITECTURES.get(gpu.partition(":")[0].rstrip("!").upper())
 
 
 def memory_gb(gpu: str) -> int | None:
-    """Of one GPU of that name, for ComfyUI uses one; None for a name that is not known here."""
+    """Return the memory of a single GPU, since ComfyUI uses one; None for an unknown name."""
     return MEMORY_GB.get(gpu.partition(":")[0].rstrip("!").upper())
 
 
 def sage_architectures(gpus: Iterable[str]) -> tuple[str, ...]:
-    """What SageAttention 2 must be built for so that it runs on these, in ascending order; empty for none of them."""
+    """Return the architectures for which SageAttention 2 must be built for these GPUs, in ascending order."""
     found = {architecture(gpu) for gpu in gpus} & SAGE_ARCHITECTURES
     return tuple(sorted((one for one in found if one is not None), key=float))
 
 
 def expected_attention(gpu: str, built_for: Iterable[str]) -> str:
-    """What a worker on this GPU most likely runs with, in words; the worker's own probe decides."""
+    """Describe the attention that a worker on this GPU most likely uses. The worker's own probe decides."""
     found = architecture(gpu)
     if found is None:
         return "torch's attention, unless SageAttention's kernels happen to fit: this version does not know the GPU"

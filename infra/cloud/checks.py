@@ -1,7 +1,7 @@
-"""What must hold around the app on Modal: before a deploy, and of what is deployed.
+"""Checks of the Modal deployment: its prerequisites before a deploy, and its health after it.
 
-`preflight` is what a deploy needs. `deployed` looks at what a deploy has made, from the outside, and ends with a
-ticket's round trip, which starts a GPU container if none is idle.
+`preflight` checks what a deploy needs. `deployed` checks the deployment from outside and ends with the round trip of a
+ticket, which starts a GPU container if none is idle.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,7 +27,7 @@ CREDENTIALS = (
     (f"{ENV_PREFIX}S3_ACCESS_KEY", f"{ENV_PREFIX}S3_SECRET_KEY"),
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
-"""Either of these lets containers into the bucket."""
+"""The pairs of variables with which containers can reach the bucket. One pair is enough."""
 SIGNING = (f"{ENV_PREFIX}WEBHOOK_SECRET", f"{ENV_PREFIX}WEBHOOK_SIGNING_KEY")
 
 T = TypeVar("T")
@@ -35,17 +35,17 @@ T = TypeVar("T")
 MIB_PER_GIB = 1024
 DEPLOY_IT = "run `comfyui-modal deploy`"
 KNOWN_GPUS = frozenset({*MODAL_USD_PER_S, "A10G", "A100"})
-"""What has a price, and what Modal takes as another name of one."""
+"""GPUs with a known price, and the other names that Modal accepts for them."""
 NAMED = 3
-"""Missing models that are told by name."""
+"""The number of missing models that a finding names."""
 API_START_S = 60.0
-"""The first request to an API without a container waits for one to start."""
+"""Timeout of the first request, which waits for a container to start if none is running."""
 _COLD_START_S = 60.0
-"""Added to a container's start time: until a ticket is scheduled, and its answer is back."""
+"""Added to a container's start time, for the scheduling of a ticket and the return of its result."""
 
 
 class CloudChecks:
-    """`api_url` is asked of the cloud unless given; `api_key` None leaves out what needs one."""
+    """Checks of a deployment. `api_url` None asks the cloud for it; `api_key` None skips the checks that need it."""
 
     def __init__(
         self, cloud: Cloud, deployment: DeploymentSettings, *, api_url: str | None = None, api_key: str | None = None
@@ -60,7 +60,7 @@ class CloudChecks:
         return self._deployment
 
     def gate(self) -> dict[str, Check]:
-        """Without this nothing else can be asked."""
+        """The check that every other check depends on."""
         return {"Modal token": self.token}
 
     def preflight(self) -> dict[str, Check]:
@@ -75,7 +75,7 @@ class CloudChecks:
         }
 
     def deployed(self, *, pool: str | None) -> dict[str, Check]:
-        """`pool` None leaves out the ticket."""
+        """The checks of a deployment. `pool` None skips the round trip of a ticket."""
         checks: dict[str, Check] = {
             "functions": self.functions,
             "API alive": self.alive,
@@ -96,11 +96,12 @@ class CloudChecks:
                 str(error), "run `modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
             ) from error
         except CloudError as error:
-            raise CheckFailed(str(error), "look at https://status.modal.com, and try again") from error
+            raise CheckFailed(str(error), "see https://status.modal.com, and try again") from error
         return "accepted"
 
     async def gpus(self) -> str | Note:
-        """Modal's client does not check a name; its scheduler refuses an unknown one when the first worker starts."""
+        """Check that every configured GPU has a known name."""
+        # Modal's client does not check names; its scheduler refuses an unknown one when the first worker starts.
         wanted = [*(self._deployment.gpus or []), *self._deployment.gpu_pools.values()]
         unknown = [name for name in wanted if name.partition(":")[0].rstrip("!").upper() not in KNOWN_GPUS]
         if unknown:
@@ -110,7 +111,7 @@ class CloudChecks:
         return ", ".join(wanted) or "none: workers run on CPUs"
 
     async def attention(self) -> str | Note:
-        """What each pool's GPUs most likely run with; a pool that would run without SageAttention is a note."""
+        """Report the attention backend expected on each pool's GPUs. A pool without SageAttention is a note."""
         wanted = self._deployment.all_gpus
         if self._deployment.image != "comfyui" or not wanted:
             return "none: workers run the lite engine, or on CPUs"
@@ -122,7 +123,7 @@ class CloudChecks:
         return Note(said, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
 
     async def memory(self) -> str | Note:
-        """Whether each pool's GPUs, and the workers, have what the manifests of the shipped workflows ask for."""
+        """Check that GPUs and workers have the memory that the manifests of the shipped workflows require."""
         deployment = self._deployment
         if deployment.image != "comfyui" or not deployment.all_gpus:
             return "not compared: workers run the lite engine, or on CPUs"
@@ -137,7 +138,7 @@ class CloudChecks:
         return f"a worker has {worker_gb:g} GB; the shipped workflows need no more than the pools have"
 
     async def image_lock(self) -> str | Note:
-        """Whether the versions of the image's Python packages were resolved for this ComfyUI and these packs."""
+        """Check that the image's lock was resolved for this version of ComfyUI and these packs."""
         deployment = self._deployment
         if deployment.image != "comfyui":
             return "none: workers run the lite engine"
@@ -151,7 +152,8 @@ class CloudChecks:
         return f"{path} has {len(pins(text))} packages, for {sum('/' not in node.name for node in nodes)} packs"
 
     async def secret(self) -> str:
-        """Which variable lacks is asked one by one, and only when something does."""
+        """Check that the secret exists and has the required variables."""
+        # Values cannot be read, only whether a set of variables exists, so missing ones are found one by one.
         name = self._deployment.secret
         if not await self._has():
             raise CheckFailed(
@@ -203,18 +205,18 @@ class CloudChecks:
         except TimeoutError:
             return Note(
                 f"no answer within {limit_s:.0f} s: it waits for a GPU, or runs a long job",
-                "look at `comfyui-modal status`",
+                "run `comfyui-modal status`",
             )
         return "a worker took it, and found no job" if job_id is None else f"a worker took it, and ran job {job_id}"
 
     async def image(self) -> str:
-        """What a deploy does last: submissions are then judged by what the deployed engine has."""
+        """Check the deployed engine and publish its node classes, against which submissions are validated."""
         if missing := await _asked(self._cloud.check_image()):
             raise CheckFailed("; ".join(missing), "add it to the manifest of nodes, and deploy again")
         return "the engine starts, and has every node of the shipped workflows; its nodes are published"
 
     async def models(self) -> str | Note:
-        """Of the manifest. A deployment without them stands: whoever needs one is told at submission."""
+        """Check that the manifest's models are on the volume. A missing one is a note: jobs that need it are refused."""
         manifest = _read(lambda: models(ROOT / self._deployment.models))
         wanted = [model.model_dump(exclude_none=True) for model in manifest]
         if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
@@ -227,7 +229,7 @@ class CloudChecks:
         return f"{len(found)} are there"
 
     async def url(self) -> str:
-        """Where the API is, as given or as the cloud says."""
+        """Return the URL of the API, as given or from the cloud."""
         if self._url is None:
             self._url = (await _asked(self._cloud.url(API_FUNCTION))).rstrip("/")
         return self._url
@@ -237,7 +239,7 @@ class CloudChecks:
 
 
 def _read(manifest: Callable[[], T]) -> T:
-    """What a manifest says, or a finding: the deploy would end at it."""
+    """Read a manifest. Raise `CheckFailed` for a bad one, at which the deploy would fail."""
     try:
         return manifest()
     except BadManifest as bad:
@@ -245,13 +247,13 @@ def _read(manifest: Callable[[], T]) -> T:
 
 
 def _short(owner: str, what: str, has: float, needs: Mapping[str, float | None]) -> list[str]:
-    """In words, which workflows need more than that."""
+    """Describe which workflows need more than `has` GB."""
     more = [f"{name} needs {need:g}" for name, need in needs.items() if need is not None and need > has]
     return [f"{owner} has {has:g} GB of {what}: {', '.join(more)}"] if more else []
 
 
 async def bucket_not_seen() -> Note:
-    """Stands for the checks of the bucket where this shell does not know it."""
+    """Replaces the checks of the bucket if this shell has no settings for it."""
     return Note(
         f"not tried: {ENV_PREFIX}BUCKET is not set here",
         "set the secret's variables in this shell too; otherwise `doctor --cloud` learns of it from the deployed API",
@@ -259,7 +261,7 @@ async def bucket_not_seen() -> Note:
 
 
 async def _asked(question: Awaitable[T]) -> T:
-    """The answer of the cloud, or a finding."""
+    """Await an answer of the cloud. Raise `CheckFailed` where there is none."""
     try:
         return await question
     except NotDeployed as error:
@@ -267,4 +269,4 @@ async def _asked(question: Awaitable[T]) -> T:
     except CloudUnreachable as error:
         raise CheckFailed(str(error), "check the network and the Modal token") from error
     except CloudError as error:
-        raise CheckFailed(str(error), f"look at `modal app logs {APP_NAME}`") from error
+        raise CheckFailed(str(error), f"read `modal app logs {APP_NAME}`") from error

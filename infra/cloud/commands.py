@@ -1,4 +1,4 @@
-"""The commands `deploy`, `destroy`, `scale` and `status`: arguments in, exit codes out."""
+"""The command line of `deploy`, `destroy`, `scale` and `status`."""
 
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Annotated, Any
@@ -87,18 +87,18 @@ def status(
 ) -> int:
     """Show the deployment: the API's URL, waiting and running work, containers, the queue."""
     from infra.cloud.modal_cloud import ModalCloud
-    from infra.cloud.status import look, show_status
+    from infra.cloud.status import read_status, show_status
 
-    async def tell() -> int:
+    async def shown() -> int:
         gpus = _pools()
-        found = await look(ModalCloud(gpus, env), (DEFAULT_POOL, *gpus), api_url, api_key)
+        found = await read_status(ModalCloud(gpus, env), (DEFAULT_POOL, *gpus), api_url, api_key)
         return show_status(found, as_json=json)
 
-    return _answer(tell())
+    return _answer(shown())
 
 
 def examine_cloud(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
-    """The cloud side of `doctor`."""
+    """Run `doctor --cloud`."""
     return _answer(_examine(env, api_url, api_key, ticket=ticket))
 
 
@@ -143,7 +143,7 @@ def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | No
 
 
 def _answer(work: Coroutine[Any, Any, int]) -> int:
-    """An exit code; a wrong setting, or what the cloud refuses, becomes a message, never a traceback."""
+    """Run a command and return its exit code. Bad settings and errors of the cloud become messages."""
     import asyncio
 
     from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""`comfyui-modal destroy`: ends the deployment, and never touches the bucket: a later deploy goes on with its jobs."""
+"""The command `comfyui-modal destroy`. It never touches the bucket, so a later deploy continues with its jobs."""
 
 import sys
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ async def destroy(
     yes: bool,
     models: bool,
 ) -> int:
-    """Says what ends and what stays, asks unless `yes`, and stops the app; `models` deletes their volume as well."""
+    """Print what ends and what stays, ask unless `yes`, and stop the app. `models` also deletes the models' volume."""
     console = Console()
     parts = [part for part in PARTS if await cloud.has_function(part)]
     has_volume = models and await cloud.volume_exists(deployment.model_volume)
@@ -53,7 +53,7 @@ async def destroy(
 
 
 async def _workers(cloud: Cloud, pools: Sequence[str]) -> tuple[int, int]:
-    """Tickets that run, and containers, over all pools that are deployed."""
+    """Count the running tickets and the containers of all deployed pools."""
     busy = containers = 0
     for pool in pools:
         try:

@@ -1,4 +1,4 @@
-"""`Cloud` by the Modal client. Objects are looked up by name at every call: a command asks each question once."""
+"""The `Cloud` port, implemented with the Modal client. Objects are not cached: a command makes each call once."""
 
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,8 +13,10 @@ from infra.on_modal.pools import ModalPools, UnknownPool
 
 
 class ModalCloud:
-    """`gpus` are those of the pools beside the default one. `environment` is a Modal environment; None means the one
-    that the client's configuration names."""
+    """The `Cloud` of a deployment. `gpus` maps the additional pools to their GPUs.
+
+    `environment` is a Modal environment; None means the one in the client's configuration.
+    """
 
     def __init__(self, gpus: Mapping[str, str], environment: str | None = None) -> None:
         self._environment = environment
@@ -84,25 +86,26 @@ class ModalCloud:
     async def see_to_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
-        """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
+        """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""
         with _translated():
-            told = self._function(MODELS_FUNCTION).remote_gen.aio(command, wanted)
-            found: list[dict[str, Any]] = await self._call(_listened(told, on_progress))
+            messages = self._function(MODELS_FUNCTION).remote_gen.aio(command, wanted)
+            found: list[dict[str, Any]] = await self._call(_collected(messages, on_progress))
         return found
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
-        """A ticket that is not taken in time is left: withdrawing it could stop a job that it meanwhile runs."""
+        # After a timeout the ticket stays: cancelling it could stop a job that it has started meanwhile.
         with _translated():
             call = await self._run(pool).spawn.aio()
             job_id: str | None = await self._call(call.get.aio(timeout=timeout_s))
         return job_id
 
     async def _call(self, answer: Awaitable[Any]) -> Any:
-        """The client raises again what a container raised, of any type."""
+        """Await an answer of a container. Raise `CloudError` if its function failed."""
         try:
             return await answer
         except (TimeoutError, Error):
             raise
+        # The client re-raises the exception of the container, whose type may be any.
         except Exception as error:
             raise CloudError(f"the container failed: {type(error).__name__}: {error}") from error
 
@@ -113,7 +116,7 @@ class ModalCloud:
         return modal.Cls.from_name(APP_NAME, WORKER_CLASS, environment_name=self._environment)
 
     def _run(self, pool: str) -> Any:
-        """The method that takes the tickets of a pool."""
+        """Return the method whose calls are the tickets of a pool."""
         try:
             return self._pools.run(pool)
         except UnknownPool as error:
@@ -129,10 +132,10 @@ def _scale(settings: Any) -> PoolScale:
     )
 
 
-async def _listened(told: AsyncIterator[dict[str, Any]], on_progress: OnModel) -> list[dict[str, Any]]:
-    """What `infra.modal_runtime.see_to_models` yields, heard to its end."""
+async def _collected(messages: AsyncIterator[dict[str, Any]], on_progress: OnModel) -> list[dict[str, Any]]:
+    """Consume what `infra.on_modal.models.see_to_models` yields, and return what it found."""
     found: list[dict[str, Any]] = []
-    async for message in told:
+    async for message in messages:
         if "found" in message:
             found = message["found"]
         else:
@@ -142,7 +145,7 @@ async def _listened(told: AsyncIterator[dict[str, Any]], on_progress: OnModel) -
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The client's errors in this package's words."""
+    """Translate the client's errors into `CloudError` and its subclasses."""
     try:
         yield
     except NotFoundError as error:

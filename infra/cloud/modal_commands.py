@@ -1,4 +1,4 @@
-"""Modal's own commands, as processes: what they print goes where our output goes."""
+"""Runs commands of Modal's own command line as child processes that share this terminal."""
 
 import subprocess
 import sys
@@ -9,16 +9,16 @@ import anyio.to_thread
 import comfyui_modal
 
 ROOT = Path(__file__).parents[2]
-"""The folder from which Modal takes the code."""
+"""The folder from which Modal uploads the code."""
 
 
 def modal_command(*arguments: str, environment: str | None) -> list[str]:
-    """`modal ARGUMENTS`, with the Modal environment last among the options where one is chosen."""
+    """Return the command line `modal ARGUMENTS`, with the option for the Modal environment at its end."""
     return comfyui_modal.command("modal", *arguments, *(["--env", environment] if environment else []))
 
 
 async def run_modal(command: list[str]) -> int:
-    """The exit code."""
+    """Run the command and return its exit code."""
     return await anyio.to_thread.run_sync(_run, command)
 
 

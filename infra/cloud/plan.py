@@ -1,4 +1,4 @@
-"""What `deploy` is going to do, how long that usually takes, and what the deployment then costs."""
+"""The plan that `deploy` prints: its steps, their usual durations, and the cost of the deployment."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ MIB_PER_GIB = 1024
 
 
 def plan(deployment: DeploymentSettings) -> Iterator[str]:
-    """The lines, for people. Durations are estimates until a deployment has been timed on the cloud."""
+    """Yield the lines of the plan. Durations are estimates: no deployment has been timed on the cloud yet."""
     yield f"{APP_NAME} on Modal. Safe to repeat: what is deployed serves until the new image is built and checked."
     yield f"  1 {CHECK:8} token, secret, bucket, GPUs: a few seconds"
     yield f"  2 {BUILD:8} the image and the functions: {_build_time(deployment)}, without a GPU"
@@ -23,7 +23,7 @@ def plan(deployment: DeploymentSettings) -> Iterator[str]:
 
 
 def costs(deployment: DeploymentSettings) -> Iterator[str]:
-    """One line for each pool: a worker costs while its container lives. List prices, without a region's surcharge."""
+    """Yield the cost of a running worker of each pool, at list prices without a region's surcharge."""
     pools = {DEFAULT_POOL: deployment.gpu or "", **deployment.gpu_pools}
     for pool, gpus in pools.items():
         hourly = [_in_words(gpu.strip(), deployment) for gpu in gpus.split(",") if gpu.strip()]
@@ -34,11 +34,11 @@ def costs(deployment: DeploymentSettings) -> Iterator[str]:
 
 
 def worker_usd_per_hour(gpu: str, deployment: DeploymentSettings) -> float | None:
-    """GPU (`L40S`, `H100:2`), cores and memory of one worker; None where the GPU's price is not known here."""
+    """Return the price of one worker's GPU (`L40S`, `H100:2`), cores and memory; None if the GPU's price is unknown."""
     name, _, count = gpu.rstrip("!").partition(":")
     price = MODAL_USD_PER_S.get(_PRICED_AS.get(name.upper(), name.upper()))
     if price is None or not (count or "1").isdecimal():
-        return None  # Modal refuses what is no GPU, in its own words
+        return None  # a wrong name is reported by Modal itself
     cores = deployment.worker_cpu * CPU_USD_PER_CORE_S
     memory = deployment.worker_memory_mib / MIB_PER_GIB * MEMORY_USD_PER_GIB_S
     return (price * int(count or 1) + cores + memory) * HOUR_S

@@ -1,28 +1,28 @@
-"""What an operator's commands ask of the cloud. `ModalCloud` is the one that a deployment has; tests have their own."""
+"""The port through which the operator's commands use the cloud. `ModalCloud` implements it; tests have their own."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 OnModel = Callable[[str, int, int | None], None]
-"""A model's name, its bytes that are there, and how many there are, if that is known."""
+"""Progress of a model: its name, its bytes on disk, and its size if known."""
 
 
 class CloudError(Exception):
-    """The cloud did not do what it was asked for; the message is its own."""
+    """The cloud refused or failed. The message is its own."""
 
 
 class CloudUnreachable(CloudError):
-    """There is no token, it is not valid, or nothing answers."""
+    """The token is missing or invalid, or the cloud does not answer."""
 
 
 class NotDeployed(CloudError):
-    """The app, or this part of it, is not there."""
+    """The app, or a part of it, is not deployed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """What a pool has to do now: tickets that wait, tickets that run, containers."""
+    """The current load of a pool: waiting tickets, running tickets, containers."""
 
     waiting: int
     running: int
@@ -31,7 +31,7 @@ class PoolLoad:
 
 @dataclass(frozen=True, slots=True)
 class PoolScale:
-    """The autoscaler of a pool. Counts are containers, `max_containers` None is no limit; `idle_s` None is unknown."""
+    """The limits of a pool's autoscaler. `max_containers` None is no limit; `idle_s` None is unknown."""
 
     min_containers: int
     max_containers: int | None
@@ -41,7 +41,7 @@ class PoolScale:
 
 @dataclass(frozen=True, slots=True)
 class ScaleChange:
-    """What is to change; None leaves a number as it is."""
+    """Changes to a `PoolScale`. None leaves a value unchanged."""
 
     min_containers: int | None = None
     max_containers: int | None = None
@@ -49,14 +49,14 @@ class ScaleChange:
 
 
 class Cloud(Protocol):
-    """Every method may raise `CloudUnreachable` or another `CloudError`."""
+    """The cloud. Every method may raise `CloudUnreachable` or another `CloudError`."""
 
     async def hello(self) -> None:
-        """Reach the control plane with the token."""
+        """Reach the control plane with the token, or raise."""
         ...
 
     async def secret_has(self, name: str, variables: Sequence[str]) -> bool:
-        """Whether the secret exists and holds all of these; values cannot be read."""
+        """Return whether the secret exists and has all of these variables. Values cannot be read."""
         ...
 
     async def volume_exists(self, name: str) -> bool: ...
@@ -64,7 +64,7 @@ class Cloud(Protocol):
     async def has_function(self, name: str) -> bool: ...
 
     async def url(self, name: str) -> str:
-        """Where a web function answers; NotDeployed if there is none."""
+        """Return the URL of a web function. Raise `NotDeployed` if there is none."""
         ...
 
     async def load(self, pool: str) -> PoolLoad: ...
@@ -72,19 +72,19 @@ class Cloud(Protocol):
     async def scale(self, pool: str) -> PoolScale: ...
 
     async def rescale(self, pool: str, change: ScaleChange) -> PoolScale:
-        """What holds afterwards, until the next deploy."""
+        """Change the limits until the next deploy, and return the new ones."""
         ...
 
     async def check_image(self) -> list[str]:
-        """Start the deployed engine without a GPU, and publish which nodes it has. Returns what is missing."""
+        """Start the deployed engine without a GPU and publish its node classes. Return what is missing."""
         ...
 
     async def see_to_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
-        """`command` of `infra.models.folders` on the volume, for these models of a manifest; what was found."""
+        """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""
         ...
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:
-        """Have a worker take one ticket: the job that it ran, None if none waited. TimeoutError if it takes longer."""
+        """Spawn a ticket and return the job that it ran, None if none waited. Raise TimeoutError if it takes longer."""
         ...

@@ -1,4 +1,4 @@
-"""`comfyui-modal scale`: the autoscaler of a pool, shown or changed until the next deploy."""
+"""The command `comfyui-modal scale`: shows the limits of a pool's autoscaler, or changes them until the next deploy."""
 
 from rich.console import Console
 
@@ -7,7 +7,7 @@ from infra.cloud.port import Cloud, PoolScale, ScaleChange
 
 
 def refusal(change: ScaleChange) -> str | None:
-    """Why this cannot be asked for; None if it can."""
+    """Return why this change is invalid, or None if it is valid."""
     if change.max_containers is not None and change.max_containers < 1:
         return "--max must be at least 1: `modal app stop` ends a deployment"
     if min(change.min_containers or 0, change.buffer_containers or 0) < 0:
@@ -16,7 +16,7 @@ def refusal(change: ScaleChange) -> str | None:
 
 
 async def rescale(cloud: Cloud, pool: str, change: ScaleChange, console: Console) -> int:
-    """0, or 2 if the pool would have to keep more containers than it may have."""
+    """Change the limits. Return exit code 0, or 2 if the minimum would exceed the maximum."""
     before = await cloud.scale(pool)
     if change == ScaleChange():
         console.print(f"pool {pool}: {in_words(before)}", highlight=False)

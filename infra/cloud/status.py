@@ -1,4 +1,4 @@
-"""`comfyui-modal status`: where the API is, what each pool has to do, how many jobs wait."""
+"""The command `comfyui-modal status`: the URL of the API, the load of each pool, the number of waiting jobs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,14 +16,14 @@ from infra.cloud.scale import in_words
 from infra.on_modal.names import API_FUNCTION, PARTS
 
 PAGE = 200
-"""Jobs are counted up to one page: a row of it costs the API a request to the bucket. As many means at least."""
+"""Jobs are counted up to one page, of which each row costs a request to the bucket. A full page means "at least"."""
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class PoolStatus:
-    """A pool's load, and the autoscaler that answers it."""
+    """The load of a pool and the limits of its autoscaler."""
 
     load: PoolLoad
     scale: PoolScale
@@ -31,7 +31,8 @@ class PoolStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`missing` are parts that are not deployed. `api` holds url, and version, jobs and system, or error."""
+    """The state of a deployment. `missing` lists the parts that are not deployed. `api` has url, and version, jobs and
+    system, or error."""
 
     missing: tuple[str, ...]
     api: Json
@@ -40,18 +41,18 @@ class Status:
     @property
     def is_well(self) -> bool:
         return (
-            not self.missing and "error" not in self.api and not any(pool.get("failed_starts") for pool in self._told)
+            not self.missing and "error" not in self.api and not any(pool.get("failed_starts") for pool in self._pools)
         )
 
     @property
-    def _told(self) -> Sequence[Json]:
-        """What the API says of each pool."""
-        told: Sequence[Json] = self.api.get("system", {}).get("pools", ())
-        return told
+    def _pools(self) -> Sequence[Json]:
+        """The pools as the API reports them."""
+        pools: Sequence[Json] = self.api.get("system", {}).get("pools", ())
+        return pools
 
 
-async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key: str | None) -> Status:
-    """What the control plane and the API say now."""
+async def read_status(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key: str | None) -> Status:
+    """Read the state from the control plane and the API."""
     missing = tuple([part for part in PARTS if not await cloud.has_function(part)])
     try:
         api = await anyio.to_thread.run_sync(_ask, api_url or await cloud.url(API_FUNCTION), api_key)
@@ -62,12 +63,12 @@ async def look(cloud: Cloud, pools: Sequence[str], api_url: str | None, api_key:
         try:
             found[pool] = PoolStatus(await cloud.load(pool), await cloud.scale(pool))
         except NotDeployed:
-            continue  # among the missing already
+            continue  # `missing` already names it
     return Status(missing, api, found)
 
 
 def show_status(status: Status, *, as_json: bool) -> int:
-    """0 if all parts are there, the API answers and no engine failed to start last, else 1."""
+    """Print the status. Return 0 if all parts exist, the API answers and no engine last failed to start, else 1."""
     if as_json:
         print_json(asdict(status))
     else:
@@ -103,7 +104,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
 
 
 def _ask(url: str, key: str | None) -> Json:
-    """Without a key only whether it lives."""
+    """Query the API. Without a key, only its health."""
     answer: Json = {"url": url}
     with Client(url, key or "none") as client:
         try:

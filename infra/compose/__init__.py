@@ -1,4 +1,4 @@
-"""How everything is put together: a module for each kind of process, which imports what that runs, and no more.
+"""Dependency injection: a module for each kind of process, which imports only what that process runs.
 
-Nothing is decided here, only wired.
+The modules wire objects and make no decisions.
 """

@@ -1,4 +1,4 @@
-"""How the API is put together."""
+"""Builds the API from the settings and the stores."""
 
 from app.config import ApiConfig
 from app.services import Services

@@ -1,4 +1,4 @@
-"""How the deliverer is put together."""
+"""Builds the deliverer from the settings and the stores."""
 
 from datetime import timedelta
 

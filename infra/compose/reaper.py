@@ -1,4 +1,4 @@
-"""How the reaper is put together."""
+"""Builds the reaper from the settings and the stores."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""How the stores are put together, for every process."""
+"""Builds the stores, for every process."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,8 +46,8 @@ def s3_config(settings: Settings) -> S3Config:
 
 
 def api_s3_config(settings: Settings) -> S3Config:
-    """Half of a request's budget for an answer, so that one repetition fits into it, and no thread of the API is held
-    for long by a bucket that hangs."""
+    """Return the configuration of the API's S3 client, whose timeouts are half of a request's budget."""
+    # One retry then fits into the budget, and a bucket that hangs does not hold a thread of the API for long.
     config, half_s = s3_config(settings), settings.bucket_timeout_s / 2
     return replace(
         config,
@@ -58,7 +58,7 @@ def api_s3_config(settings: Settings) -> S3Config:
 
 @asynccontextmanager
 async def open_objects(settings: Settings, s3: S3Config | None = None) -> AsyncIterator[ObjectStore]:
-    """`s3` where the bucket is asked in another way than `s3_config` says."""
+    """Open the bucket. `s3` replaces the configuration that `s3_config` derives from the settings."""
     objects = S3ObjectStore(s3 or s3_config(settings))
     try:
         yield objects

@@ -1,4 +1,4 @@
-"""Settings as the values that other rooms know, where several kinds of process want them."""
+"""Conversions of settings into values of other rooms that several kinds of process need."""
 
 from urllib.parse import urlsplit
 
@@ -23,7 +23,7 @@ def media_limits(settings: Settings) -> MediaLimits:
 
 
 def webhook_secrets(settings: Settings) -> tuple[str, ...]:
-    """The newest first."""
+    """Return the webhook secrets, newest first."""
     return tuple(settings.webhook_secret.get_secret_value().split()) if settings.webhook_secret else ()
 
 
@@ -41,24 +41,24 @@ def receiver_rules(settings: Settings, api_keys: ApiKeyStore) -> ReceiverRules:
 
 
 def loopback_of_up(settings: Settings) -> Loopback:
-    """`up` serves a developer's own receivers, unless its operator has chosen otherwise."""
+    """Return the rule for loopback receivers. `up` allows those of a single tenant unless the setting is given."""
     return settings.webhook_loopback if "webhook_loopback" in settings.model_fields_set else "one-tenant"
 
 
 def bucket_disk(settings: Settings) -> BucketDisk | None:
-    """None for a bucket elsewhere, whose space is not ours to watch."""
+    """Return the disk of a local bucket, whose free space is checked; None for a remote bucket."""
     return None if settings.bucket_dir is None else BucketDisk(settings.bucket_dir, settings.min_free_bytes)
 
 
 def own_ports(settings: Settings) -> frozenset[int]:
-    """The ports of this machine at which this deployment's processes listen, as far as the settings name them."""
+    """Return the local ports on which this deployment listens, as far as the settings name them."""
     urls = (settings.s3_endpoint, settings.s3_public_endpoint, settings.public_url, settings.engine)
     named = (_local_port(url) for url in urls if url is not None)
     return frozenset(settings.refused_ports) | {port for port in named if port is not None}
 
 
 def _local_port(url: str) -> int | None:
-    """None for the URL of another machine, and for what is no URL."""
+    """Return the port of a loopback URL; None for any other text."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or parts.hostname is None:
         return None

@@ -1,4 +1,4 @@
-"""How a worker and its engine are put together."""
+"""Builds a worker and its engine from the settings and the stores."""
 
 import os
 import tempfile
@@ -34,7 +34,7 @@ def worker_loop(
     *,
     prices: Mapping[str, float] | None = None,
 ) -> WorkerLoop:
-    """`prices` are those of the place where this runs; those of the settings come before them."""
+    """Build a worker. `prices` are those of its platform; prices in the settings override them."""
     identity = WorkerIdentity(
         settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
     )
@@ -82,7 +82,7 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
 def engine_host(
     settings: Settings, environment: Mapping[str, str], memory: AttentionMemory | None = None
 ) -> EngineHost:
-    """The engine that the setting `engine` names; `environment` is what its process may know."""
+    """Return the engine that the setting `engine` names. `environment` is the whole environment of its process."""
     if settings.engine.startswith(("http://", "https://")):
         return RunningEngine(settings.engine)
     return EngineProcess(engine_spec(settings, environment, memory))
@@ -91,7 +91,7 @@ def engine_host(
 def engine_spec(
     settings: Settings, environment: Mapping[str, str], memory: AttentionMemory | None = None
 ) -> EngineSpec:
-    """How an engine of this worker's own is started; `memory` knows the attention of earlier starts."""
+    """Describe how the worker starts its own engine. `memory` holds the attention backends of earlier starts."""
     folders = EngineFolders(settings.engine_dir or Path(tempfile.mkdtemp(prefix="comfyui-modal-engine-")))
     if settings.engine == "lite":
         spec = EngineSpec.lite(folders=folders, fault_nodes=settings.lite_fault_nodes, environment=environment)
@@ -110,14 +110,14 @@ def engine_spec(
 
 
 def isolation_policy(settings: Settings) -> IsolationPolicy:
-    """What a process of ours keeps on the disk, an engine must not read."""
+    """Return the policy that hides this process's files on disk from the engine."""
     own = [path for path in (settings.signal_dir, settings.presence) if path is not None]
     named = [Path(path).expanduser().absolute() for path in settings.private_dirs]
     return IsolationPolicy(settings.isolation, settings.engine_user, (*named, *own))
 
 
 def warm(settings: Settings, host: EngineHost) -> EngineHost:
-    """The host, with the warm-up that the settings ask for."""
+    """Wrap the host in the warm-up that the settings require."""
     graph = warm_up_graph(settings)
     if graph is None:
         return host
@@ -125,7 +125,7 @@ def warm(settings: Settings, host: EngineHost) -> EngineHost:
 
 
 def warm_up_graph(settings: Settings) -> Mapping[str, Any] | None:
-    """`BadSetting` for a name that no workflow without media has."""
+    """Return the graph of the warm-up, if any. Raise `BadSetting` for an unknown workflow or one that needs media."""
     if settings.warm_up is None:
         return None
     known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_media}
@@ -135,7 +135,7 @@ def warm_up_graph(settings: Settings) -> Mapping[str, Any] | None:
 
 
 def engine_environment() -> dict[str, str]:
-    """What ComfyUI may know of this process's environment: no setting and no credential of ours."""
+    """Return the variables that ComfyUI inherits. They include no setting and no credential of this process."""
     return {
         name: value
         for name, value in os.environ.items()

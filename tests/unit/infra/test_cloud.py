@@ -14,7 +14,7 @@ from app import __version__
 from infra.cloud.checks import CloudChecks
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
 from infra.cloud.scale import in_words, refusal, rescale
-from infra.cloud.status import Status, look, show_status
+from infra.cloud.status import Status, read_status, show_status
 from infra.findings import Check, Finding, examine, show
 from infra.on_modal.names import PARTS
 from infra.settings import DeploymentSettings
@@ -337,7 +337,7 @@ async def test_rescaling() -> None:
 
 async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     """The pools are told all the same; the exit code is 1."""
-    status = await look(FakeCloud(), (DEFAULT_POOL,), "http://127.0.0.1:9", "ck")
+    status = await read_status(FakeCloud(), (DEFAULT_POOL,), "http://127.0.0.1:9", "ck")
     assert show_status(status, as_json=False) == 1
     said = capsys.readouterr().out
     assert "3 tickets wait, 1 run, 2 containers" in said
@@ -347,7 +347,7 @@ async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.Captu
 async def test_the_status_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
     """Jobs are not counted, and nothing fails for it."""
     async with an_api(__version__) as url:
-        status = await look(FakeCloud(api_url=url), (), None, None)
+        status = await read_status(FakeCloud(api_url=url), (), None, None)
     assert show_status(status, as_json=True) == 0
     assert status.api == {"url": url, "version": __version__}
 
