@@ -1,3 +1,3 @@
-"""The HTTP face of the product: routes, problems, OpenAPI, docs; the command line and the Python client."""
+"""The HTTP API of the product: routes, problems, OpenAPI and docs. Also the command line and the Python client."""
 
 __version__ = "0.1.0"

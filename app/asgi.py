@@ -1,4 +1,4 @@
-"""`create_app`: the HTTP face over given services. No work at import."""
+"""`create_app` builds the HTTP API over given services. Importing the module does no work."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,7 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         ],
         exception_handlers=handlers,
     )
-    # A redirect to the path without its slash would be an absolute URL, made from the Host that the client sent.
+    # A redirect to the path without its slash would be an absolute URL built from the client's Host header.
     app.router.redirect_slashes = False
     app.state.context = Context(
         services,
@@ -71,9 +71,10 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:
-    """Keys come in a header, never in a cookie: so no credentials are allowed."""
+    """CORS for the configured origins; no middleware without any."""
     if not origins:
         return []
+    # `allow_credentials` stays off: API keys come in a header, never in a cookie.
     return [
         Middleware(
             CORSMiddleware,
@@ -90,13 +91,14 @@ async def _on_problem(_: Request, problem: Problem) -> Response:
 
 
 async def _on_storage_error(request: Request, error: StorageError) -> Response:
+    # After a write whose response was lost, "unavailable" would wrongly promise that nothing happened.
     if isinstance(error, StorageUnavailable) and request.state.budget.may_have_written:
         return outcome_unknown().response()
     return of_storage(error).response()
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    """What the router itself refuses."""
+    """Render the router's own errors, 404 and 405, as problems."""
     if error.status_code == 405:
         headers = {key: value for key, value in (error.headers or {}).items() if key.lower() == "allow"}
         return Problem("method-not-allowed", f"{request.method} is not for this path", headers=headers).response()

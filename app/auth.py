@@ -1,8 +1,8 @@
-"""Who is asking, and what they may do: the key of a request becomes a `Principal`.
+"""Authentication and authorization: maps the API key of a request to a `Principal`.
 
-A key comes from the bucket (`storage.access.key_store`), or is the one of the settings, which is the default tenant's
-and may do everything. Whatever is wrong with a key, the answer is the same; a bucket that does not answer lets nobody
-in.
+A key is stored in the bucket (`storage.access.key_store`), or is the key of the settings, which belongs to the default
+tenant and has the scope `admin`. Every invalid key gets the same response. If the bucket does not answer, the request
+is refused.
 """
 
 import hmac
@@ -22,7 +22,7 @@ from storage.keys import DEFAULT_TENANT
 from workflows.policy import GraphTrust
 
 KID_OF_SETTINGS = "settings"
-"""What logs call the key of the settings, which has no kid."""
+"""The key id that logs show for the key of the settings, which has none."""
 
 READ: KeyScope = "jobs:read"
 WRITE: KeyScope = "jobs:write"
@@ -35,36 +35,38 @@ _REALM = 'Bearer realm="comfyui-modal"'
 
 
 def needs_key(path: str) -> bool:
-    """The metrics' path also where there are none: it does not tell whether they are on."""
+    """Report whether the path requires an API key."""
+    # The metrics path requires one even if metrics are off, so that its response does not reveal the setting.
     return path.startswith("/v1/") or _routed(path) == METRICS_PATH
 
 
 def scope_for(method: str, path: str = "/v1/") -> KeyScope:
-    """What a request needs: to look needs `jobs:read`, everything else `jobs:write`; the metrics need `admin`."""
+    """Return the required scope: `jobs:read` for GET and HEAD, `jobs:write` otherwise, `admin` for the metrics."""
     return ADMIN if _routed(path) == METRICS_PATH else _NEEDED.get(method.upper(), WRITE)
 
 
 def _routed(path: str) -> str:
-    """As the router reads it: its patterns end with `$`, which matches before a line feed at the end, too."""
+    """Return the path as the router matches it."""
+    # Starlette's patterns end with `$`, which also matches before a trailing line feed.
     return path.removesuffix("\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whose request it is, and by which key. Logs may show all of it."""
+    """The tenant and key of a request. Every field may be logged."""
 
     tenant: str
     kid: str
     scopes: frozenset[KeyScope]
     graphs: GraphTrust
-    """The rules for the graphs that it submits."""
+    """The trust level for the graphs that this key submits."""
 
     def may(self, scope: KeyScope) -> bool:
         return scope in self.scopes or ADMIN in self.scopes
 
 
 class Doorkeeper:
-    """Without a key in the settings and in the bucket nobody gets in."""
+    """Authenticates requests and checks their scopes and rates. Without any configured key every request is refused."""
 
     def __init__(self, api_keys: ApiKeyStore, config: ApiConfig, clock: Clock) -> None:
         self._api_keys = api_keys
@@ -73,14 +75,14 @@ class Doorkeeper:
         self._rates = None if config.max_requests_per_s is None else Rates(config.max_requests_per_s, clock)
 
     async def principal_of(self, scope: Scope) -> Principal:
-        """`Problem` for a request without a key that is good now."""
+        """Authenticate the request. Raises `Problem` for a missing, invalid, expired or revoked key."""
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
         return await self._principal(given.strip())
 
     def check(self, principal: Principal, method: str, path: str) -> None:
-        """`Problem` where the key may not do this, or has asked too often of late."""
+        """Raise `Problem` if the key lacks the required scope or exceeds its request rate."""
         needed = scope_for(method, path)
         if not principal.may(needed):
             challenge = f'{_REALM}, error="insufficient_scope", scope="{needed}"'
@@ -92,6 +94,7 @@ class Doorkeeper:
             raise Problem("too-many-requests", detail, headers={"Retry-After": str(wait_s)})
 
     async def _principal(self, key: str) -> Principal:
+        # Digests are compared in constant time, so the response time does not reveal a prefix of the key.
         if self._of_settings is not None and hmac.compare_digest(sha256_of(key), self._of_settings):
             return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
         try:

@@ -1,4 +1,4 @@
-"""The Python client: the API from another program, and what the command line is made of. This room's one HTTP client.
+"""The Python client of the API. The command line is built on it, and no other module here sends HTTP requests.
 
 with Client("http://127.0.0.1:8000", api_key) as client:
     job = client.submit(workflow, media=[client.medium(Path("cat.png"))])
@@ -28,11 +28,11 @@ _TERMINAL = ("completed", "failed")
 
 
 class ApiUnreachable(Exception):
-    """No answer came."""
+    """The API or the bucket sent no response."""
 
 
 class ApiProblem(Exception):
-    """The API refused: an RFC 9457 problem."""
+    """The API refused the request with an RFC 9457 problem."""
 
     def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
         super().__init__(problem.get("detail") or problem.get("title") or f"the API answered {status}")
@@ -45,15 +45,15 @@ class ApiProblem(Exception):
 
 
 class DownloadFailed(Exception):
-    """The bytes that arrived are not those that the job made."""
+    """The downloaded bytes differ from the job's output."""
 
 
 class Client:
-    """Blocking. A request whose connection fails is repeated; no repeat makes anything twice."""
+    """A blocking client. A request whose connection fails is retried, and no retry creates anything twice."""
 
     def __init__(self, api_url: str, api_key: str) -> None:
         headers = {"authorization": f"Bearer {api_key}"}
-        tls = httpx.create_ssl_context()  # once for both: loading the authorities' certificates takes 40 ms
+        tls = httpx.create_ssl_context()  # shared by both clients: loading the CA certificates takes 40 ms
         self._api = httpx.Client(base_url=api_url.rstrip("/"), headers=headers, timeout=TIMEOUT_S, verify=tls)
         self._bucket = httpx.Client(timeout=TIMEOUT_S, verify=tls)  # presigned URLs: the key must not travel there
 
@@ -69,27 +69,27 @@ class Client:
     # Jobs.
 
     def submit(self, workflow: Json, **fields: Any) -> Json:
-        """POST /v1/jobs; `fields` are the other members of the request, `inputs` and `media` for two."""
+        """POST /v1/jobs. `fields` are the other members of the request, such as `inputs` and `media`."""
         return self._make("/v1/jobs", {"workflow": workflow, **fields})
 
     def workflows(self) -> list[Json]:
-        """What can be run by name."""
+        """GET /v1/workflows: the workflows that can be run by name."""
         found: list[Json] = self._json("GET", "/v1/workflows")["workflows"]
         return found
 
     def workflow(self, name: str) -> Json:
-        """One of them, with its graph as `workflow`."""
+        """GET /v1/workflows/{name}: one workflow, with its graph as `workflow`."""
         return self._json("GET", f"/v1/workflows/{quote(name, safe='')}")
 
     def submit_named(self, name: str, inputs: Json, **fields: Any) -> Json:
-        """POST /v1/workflows/{name}/jobs; media are inputs too, as `MediumInput`."""
+        """POST /v1/workflows/{name}/jobs. Media are inputs as well, as `MediumInput`."""
         return self._make(f"/v1/workflows/{quote(name, safe='')}/jobs", {"inputs": inputs, **fields})
 
     def job(self, job_id: str) -> Json:
         return self._json("GET", f"/v1/jobs/{job_id}")
 
     def wait(self, job_id: str, on_change: Callable[[Json], None] = lambda _: None) -> Json:
-        """The job once it is over; `on_change` sees every version that this long poll catches."""
+        """Wait until the job is terminal and return it. `on_change` gets every version that the long poll returns."""
         etag = ""
         while True:
             headers = {"if-none-match": etag} if etag else {}
@@ -105,7 +105,7 @@ class Client:
                 return job
 
     def jobs(self, *, status: str | None = None, limit: int = 50, cursor: str | None = None) -> Json:
-        """One page: `jobs` and `next_cursor`."""
+        """GET /v1/jobs: one page with `jobs` and `next_cursor`."""
         wanted = {"status": status, "limit": limit, "cursor": cursor}
         return self._json("GET", "/v1/jobs", params={key: value for key, value in wanted.items() if value is not None})
 
@@ -113,20 +113,20 @@ class Client:
         return self._json("DELETE", f"/v1/jobs/{job_id}")
 
     def remove(self, job_id: str) -> Json | None:
-        """Remove a job and its files; the job if it has not stopped yet, and will be removed when it has."""
+        """Remove a job and its files. Returns the job if it is still running and will be removed when it stops."""
         response = self._send("DELETE", f"/v1/jobs/{job_id}", params={"purge": "true"})
         left: Json | None = None if response.status_code == 204 else response.json()
         return left
 
     def logs(self, job_id: str, attempt: int | None = None) -> str:
-        """What the engine said; of the current attempt unless another one is given."""
+        """Return the engine's log of the given attempt, by default the current one."""
         wanted = {} if attempt is None else {"attempt": attempt}
         return self._send("GET", f"/v1/jobs/{job_id}/logs", params=wanted).text
 
     # Batches.
 
     def submit_batch(self, **fields: Any) -> Json:
-        """POST /v1/batches: `workflow` and `input_sets`, or `jobs`."""
+        """POST /v1/batches with `workflow` and `input_sets`, or with `jobs`."""
         return self._make("/v1/batches", fields)
 
     def batch(self, batch_id: str) -> Json:
@@ -138,7 +138,7 @@ class Client:
     # Webhooks.
 
     def test_webhook(self, url: str) -> Json:
-        """What came of a test event: a delivery."""
+        """POST /v1/webhooks/test: send a test event and return its delivery."""
         return self._json("POST", "/v1/webhooks/test", json={"url": url})
 
     def deliveries(self, job_id: str) -> list[Json]:
@@ -164,7 +164,7 @@ class Client:
         return {"name": name or path.name, "upload_id": self.upload(path)}
 
     def upload(self, path: Path) -> str:
-        """The upload_id. The file goes straight to the bucket, in constant memory."""
+        """Upload a file directly to the bucket, in constant memory, and return its upload_id."""
         created = self._make(
             "/v1/uploads",
             {
@@ -182,7 +182,7 @@ class Client:
         return str(created["upload_id"])
 
     def download(self, output: Json, folder: Path) -> Path:
-        """The output's file in `folder`, checked against its sha256. An existing file is never overwritten."""
+        """Download an output to `folder` and check its sha256. An existing file is never overwritten."""
         folder.mkdir(parents=True, exist_ok=True)
         path = _free_path(folder / Path(output["filename"]).name)
         digest = hashlib.sha256()
@@ -202,7 +202,7 @@ class Client:
     # Requests.
 
     def _make(self, path: str, document: Json) -> Json:
-        """A POST that may be repeated: its Idempotency-Key makes one thing of it, whatever answer was lost."""
+        """Send a POST that is safe to retry: its Idempotency-Key makes repeats create one resource."""
         return self._json("POST", path, json=document, headers={"idempotency-key": str(uuid.uuid4())})
 
     def _json(self, method: str, path: str, **options: Any) -> Json:
@@ -220,7 +220,7 @@ class Client:
 
 
 class _reachable:  # noqa: N801  a context manager that reads as a word
-    """Turns every failure to get an answer into `ApiUnreachable`."""
+    """Converts every HTTP transport error into `ApiUnreachable`."""
 
     def __enter__(self) -> None:
         return None

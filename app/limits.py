@@ -1,4 +1,4 @@
-"""Every limit that a client can meet, by name: GET /v1/limits. A test asks beyond each of them."""
+"""GET /v1/limits: every limit that a client can reach, by name. A test exceeds each of them."""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -1,6 +1,7 @@
-"""GET /metrics: what this process has answered since it started, in Prometheus' text format.
+"""GET /metrics: counters of this process since its start, in Prometheus' text format.
 
-Labels are of closed sets: operations, methods, classes of statuses, types of problems. No tenant, no key, no job.
+Every label has a closed set of values: operation, method, status class, problem type. No label names a tenant, key or
+job.
 """
 
 import time
@@ -16,9 +17,9 @@ from app.outcome import outcome_of
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-"""A method or a path that this API does not have: clients invent them without end."""
+"""The label of unknown methods and paths, which would otherwise make the number of time series unbounded."""
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-"""Up to the longest poll."""
+"""Histogram buckets in seconds, up to the longest long poll."""
 
 
 class Metrics:
@@ -41,7 +42,7 @@ class Metrics:
         )
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
-        """One answer; a status of 0 for a client that went before it got one."""
+        """Count one response. A status of 0 means that the client disconnected before the response."""
         method, route = scope["method"], scope.get("route")
         operation = route.name if isinstance(route, Route) else OTHER
         labels = (operation, method if method in METHODS else OTHER, f"{status // 100}xx" if status else "none")
@@ -57,7 +58,7 @@ class Metrics:
 
 
 class MetricsMiddleware:
-    """Outermost: it sees what became of crashes as well."""
+    """Counts every response. It is the outermost middleware, so that it counts the responses to crashes as well."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
         self._app = app
@@ -69,14 +70,14 @@ class MetricsMiddleware:
             return
         started, status = time.perf_counter(), 0
 
-        async def noting(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, noting)
+            await self._app(scope, receive, send_counted)
         finally:
             self._metrics.count(scope, status, time.perf_counter() - started)
 

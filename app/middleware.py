@@ -1,6 +1,6 @@
-"""Pure ASGI middleware: request ids, safe headers and a log line for every answer, a problem for every crash.
+"""Pure ASGI middleware: request ids, security headers, access log, crash handling, bucket budgets, authentication.
 
-A client that breaks off gets a line with the status 0.
+A request whose client disconnects before the response is logged with the status 0.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 LOGGED_CHARACTERS = 200
-"""Of a method and of a path. Anyone can send long ones, without a key, and each request has a line."""
+"""Characters of a method or path in the log: unauthenticated clients can send long ones, and each request is logged."""
 SECURITY_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "referrer-policy": "no-referrer",
@@ -28,7 +28,10 @@ SECURITY_HEADERS = {
 
 
 class AnswerMiddleware:
-    """Logs the path and never the query: a query may carry what a client should not have put there."""
+    """Adds a request id and security headers, logs each response, and converts a crash into a problem.
+
+    It logs the path and never the query, because clients may put secrets into a query.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,11 +57,11 @@ class AnswerMiddleware:
         try:
             await self._app(scope, receive, send_with_headers)
         except ClientDisconnect:
-            pass  # it broke off while its body was read: there is nobody to answer, and nothing has failed
+            pass  # the client disconnected while its body was read: no response is possible, and the API did not fail
         except Exception:
             logger.exception("request failed", extra={"request_id": request_id, "path": _shortened(scope["path"])})
             if status:
-                raise  # the answer has begun: only cutting it off is left
+                raise  # the response has started, so the server can only abort the connection
             problem = Problem("internal-error", f"the API failed; request id {request_id}")
             await problem.response()(scope, receive, send_with_headers)
         finally:
@@ -73,13 +76,13 @@ def _shortened(text: str) -> str:
 
 
 def _asker(scope: Scope) -> dict[str, str]:
-    """Whose request it was, where that is known. Of the key its name alone."""
+    """Return the tenant and key id of an authenticated request; the key itself is never logged."""
     principal: Principal | None = scope.get("state", {}).get("principal")
     return {} if principal is None else {"tenant": principal.tenant, "kid": principal.kid}
 
 
 class BudgetMiddleware:
-    """Bounds what each request may wait for the bucket; `scope["state"]["budget"]` tells how it went."""
+    """Bounds the total time that a request waits for the bucket, by a budget in `scope["state"]["budget"]`."""
 
     def __init__(self, app: ASGIApp, *, seconds: float) -> None:
         self._app = app
@@ -92,8 +95,7 @@ class BudgetMiddleware:
 
 
 class AuthMiddleware:
-    """Every path below /v1, and that of the metrics, needs an API key that may do this; `scope["state"]["principal"]`
-    says whose it is."""
+    """Authenticates requests below /v1 and for the metrics, and stores the `Principal` in `scope["state"]`."""
 
     def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
         self._app = app
@@ -106,7 +108,7 @@ class AuthMiddleware:
                 state = scope.setdefault("state", {})
                 state["principal"] = principal
                 if (budget := state.get("budget")) is not None:
-                    budget.owner = principal.tenant
+                    budget.owner = principal.tenant  # bucket connections and the heavy thread are shared per tenant
                 self._door.check(principal, scope["method"], scope["path"])
             except Problem as problem:
                 await problem.response()(scope, receive, send)

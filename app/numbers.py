@@ -1,7 +1,7 @@
-"""Whole numbers from outside: one rule for query, path and body, with bounds that hold before anything is computed.
+"""Parses whole numbers from query, path and body by one strict rule, with bounds that apply before any arithmetic.
 
-Python's own `int` takes `007`, `1_000`, `+5`, ` 5 ` and the digits of every script, and refuses more than 4,300 digits
-with another error; each of these has reached a limit check in disguise, or crashed one.
+Python's `int` accepts `007`, `1_000`, `+5`, ` 5 ` and the digits of every script, and raises a different error for more
+than 4,300 digits. Each of these has bypassed a limit check or crashed one.
 """
 
 import re
@@ -10,19 +10,19 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 MAX_DIGITS = 15
-"""Of a number in text: far beyond every limit, and exact as a double."""
+"""Digits of a number in text: more than any limit needs, and still exact as a double."""
 _CANONICAL = re.compile(rf"(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})", re.ASCII)
 
 
 def whole(text: str, low: int, high: int) -> int:
-    """The number that `text` writes in the one usual way, without sign and leading zeros; ValueError otherwise."""
+    """Parse ASCII digits without sign and leading zeros. Raises ValueError for other text or beyond the bounds."""
     if not _CANONICAL.fullmatch(text) or not low <= int(text) <= high:
         raise ValueError(f"{text[:50]!r} is not a whole number from {low} to {high}")
     return int(text)
 
 
 def _json_whole(value: object) -> object:
-    """A JSON number without a fraction, 60.0 included, as other languages write it. A text or a truth value is none."""
+    """Accept a JSON number without a fraction, including 60.0, as some languages write it. Raises ValueError."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
@@ -37,5 +37,5 @@ def _json_number(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_json_whole)]
-"""For fields of request bodies; bounds are the field's own."""
+"""A whole number in a request body. The field sets its own bounds."""
 Number = Annotated[float, BeforeValidator(_json_number), Field(allow_inf_nan=False)]

@@ -1,4 +1,4 @@
-"""What became of a request, noted in its scope by whoever knows, for who counts."""
+"""The per-request outcome, stored in the ASGI scope for the metrics."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ _KEY = "outcome"
 
 @dataclass(slots=True)
 class Outcome:
-    """`problem` is the slug of the refusal, if it was one."""
+    """The outcome of one request. `problem` is the slug of the problem that was sent, or None."""
 
     problem: str | None = None
     jobs_accepted: int = 0
 
 
 def outcome_of(scope: Scope) -> Outcome:
-    """The one of this request, to be changed."""
+    """Return the mutable outcome of this request."""
     outcome: Outcome = scope.setdefault("state", {}).setdefault(_KEY, Outcome())
     return outcome

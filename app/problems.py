@@ -1,6 +1,6 @@
-"""Refusals, as RFC 9457 problems. Every type that this API can answer stands in `PROBLEM_TYPES`, and nowhere else.
+"""Refusals as RFC 9457 problems. `PROBLEM_TYPES` is the only list of the types that this API returns.
 
-`type` is a path of this API: GET it for the meaning in words. `docs/problems.md` lists the same types.
+`type` is a path of this API that explains the problem. `docs/problems.md` lists the same types.
 """
 
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from workflows.report import Report, shown_hint
 MEDIA_TYPE = "application/problem+json"
 PATH = "/problems"
 MOST_ERRORS = 50
-"""Fields that are listed in one refusal; the others are counted."""
+"""The most fields that one problem lists; further ones are only counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """`hint` is what to do in general; a single problem may know better."""
+    """A stable type of problem. `hint` is the general advice, which a single problem may replace."""
 
     slug: str
     status: int
@@ -228,7 +228,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {kind.slug: kind for kind in _TYPES}
 
 
 class Problem(Exception):
-    """Raised anywhere below a route; `pointer` is an RFC 6901 pointer into the request body."""
+    """A refusal, raised anywhere below a route. `pointer` is an RFC 6901 pointer into the request body."""
 
     def __init__(
         self,
@@ -271,7 +271,7 @@ class Problem(Exception):
 
 
 class _ProblemResponse(JSONResponse):
-    """Says in the request's scope which problem it was."""
+    """A problem response that records its slug in the request's outcome."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.body(), problem.type.status, headers=problem.headers, media_type=MEDIA_TYPE)
@@ -283,14 +283,14 @@ class _ProblemResponse(JSONResponse):
 
 
 def of_workflow(error: WorkflowError, root: str) -> Problem:
-    """`root` is where the document at fault stands in the request."""
+    """Convert a workflow error. `root` is the JSON pointer of the workflow in the request."""
     return Problem(error.code, error.message, pointer=root + error.pointer, hint=error.hint or None)
 
 
 def of_report(report: Report, root: str, given: Mapping[str, str]) -> Problem:
-    """All that is wrong with a graph, by the type of the first; ComfyUI's `node_errors` beside.
+    """Convert all faults of a graph into one problem of the first fault's type, with ComfyUI's `node_errors`.
 
-    `given` tells by the pointer of an input in the graph where in the request its value stands, if not there.
+    `given` maps the pointer of a graph input to the request pointer of its value, for values set by `inputs`.
     """
     errors = [
         {
@@ -314,7 +314,7 @@ def of_report(report: Report, root: str, given: Mapping[str, str]) -> Problem:
 
 
 def of_validation(error: ValidationError) -> Problem:
-    """Every field that is wrong, with its place."""
+    """Convert a validation error into a problem that lists the invalid fields with their pointers."""
     found = [
         {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
@@ -330,7 +330,7 @@ def of_validation(error: ValidationError) -> Problem:
 
 
 def outcome_unknown() -> Problem:
-    """For a bucket that fails once the request has begun to write: it may have taken effect all the same."""
+    """Return the problem for a bucket failure after the request began to write, when the write may have succeeded."""
     detail = "the bucket did not answer in time; the request may have taken effect, or may still do so"
     return Problem("outcome-unknown", detail, headers={"Retry-After": "5"})
 
@@ -347,6 +347,7 @@ _OF_REQUEST: Mapping[type[storage_errors.StorageError], tuple[str, str]] = {
 
 
 def of_storage(error: storage_errors.StorageError) -> Problem:
+    """Convert a storage error. Unknown ones become `internal-error`."""
     match error:
         case storage_errors.JobGone(gone_at=gone_at):
             return Problem("job-gone", f"this job was removed at {gone_at.isoformat()}")

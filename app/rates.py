@@ -1,4 +1,4 @@
-"""How often each key may ask this process: a token bucket a key. Nothing is shared between processes."""
+"""Request rate limit: one token bucket for each key, local to the process."""
 
 import math
 from collections import OrderedDict
@@ -8,9 +8,9 @@ from datetime import datetime
 from storage.clock import Clock
 
 BURST_S = 2
-"""So many seconds' worth of requests may come at once."""
+"""The burst that a full bucket allows, in seconds of the rate."""
 MOST_KEYS = 10_000
-"""The one that was least lately of use is forgotten, and begins with a full bucket when it comes back."""
+"""Keys with a bucket. The least recently used one is evicted, and restarts with a full bucket."""
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Rates:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, kid: str) -> int:
-        """0 if the request may go on; else after how many whole seconds the next one may."""
+        """Take one token. Returns 0, or the whole seconds after which the next token is available."""
         now = self._clock.now()
         bucket = self._buckets.setdefault(kid, _Bucket(self._capacity, now))
         self._buckets.move_to_end(kid)

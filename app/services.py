@@ -1,4 +1,4 @@
-"""What the HTTP face works with. Put together by a composition root, never by a route."""
+"""The services of the HTTP API. A composition root builds them, never a route."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from workflows.manifest import NamedWorkflow
 
 
 class Fetcher(Protocol):
-    """Brings the bytes behind a URL to a file; see `storage.intake.remote`."""
+    """Downloads the bytes behind a URL to a file; see `storage.intake.remote`."""
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched: ...
 
@@ -29,11 +29,11 @@ class Services:
     receivers: ReceiverRules
     fetch_places: FetchPlaces = field(default_factory=FetchPlaces)
     workflows: Mapping[str, NamedWorkflow] = field(default_factory=dict)
-    """Those that may be called by name."""
+    """The workflows that can be run by name."""
     disk: BucketDisk | None = None
-    """Of a bucket on this machine; None for any other."""
+    """The disk of a bucket on this machine; None for any other bucket."""
 
     def check_disk(self) -> None:
-        """`DiskAlmostFull` where nothing new may be taken in."""
+        """Raise `DiskAlmostFull` if the bucket's disk has no room for new data."""
         if self.disk is not None:
             self.disk.check()

@@ -1,7 +1,7 @@
-"""Answers that are much work, made once for all requests that ask for the same at the same time.
+"""Coalesces concurrent identical reads that are expensive: lists, batches and deliveries.
 
-No answer is older than its request: one that comes while the answer is being made gets the next one, which all that
-come meanwhile share. So a thing is read once at a time, whatever number of clients poll it.
+No response is older than its request. A request that arrives during a read waits for the next read, which it shares
+with all other requests that arrive meanwhile. So each key is read once at a time, however many clients poll it.
 """
 
 import asyncio
@@ -15,15 +15,18 @@ from storage.fair_slots import FairSlots, NoSlot
 T = TypeVar("T")
 
 AT_ONCE = 16
+"""Concurrent reads of all tenants."""
 OF_TENANT = 3
-"""Of the answers that are being made: a tenant that asks for a hundred different ones gets them in turn."""
+"""Concurrent reads of one tenant: a tenant that requests a hundred different ones gets them in turn."""
 MOST_WAITING = 64
-"""Different answers of one tenant that wait for their turn: each holds its request, also when its client has gone."""
+"""Different reads of one tenant that wait for a slot. Each holds its request, even after its client disconnects."""
 WAIT_S = 30.0
-"""How long they wait."""
+"""Seconds that a read waits for a slot."""
 
 
 class SharedReads(Generic[T]):
+    """Runs each read at most once at a time, in slots that tenants share fairly."""
+
     def __init__(
         self, *, budget_s: float, total: int = AT_ONCE, each: int = OF_TENANT, max_waiting: int = MOST_WAITING
     ) -> None:
@@ -33,14 +36,13 @@ class SharedReads(Generic[T]):
         self._to_come: dict[Hashable, asyncio.Task[T]] = {}
 
     async def get(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
-        """What `read` returns or raises; a client that goes away does not end it for the others. `Problem` where too
-        many wait.
-        """
+        """Return or raise what `read` does. Raises `Problem` if too many reads of the tenant wait."""
         task = self._to_come.get((tenant, key))
         if task is None:
             task = asyncio.create_task(self._run(tenant, key, read))
             self._to_come[tenant, key] = task
         try:
+            # Shielded: a client that disconnects cancels its own wait, not the read that others share.
             return await asyncio.shield(task)
         except NoSlot as error:
             detail = f"too many of your requests for lists, batches or deliveries wait: {error}"
@@ -49,12 +51,13 @@ class SharedReads(Generic[T]):
     async def _run(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         if (before := self._begun.get((tenant, key))) is not None:
             await asyncio.wait({before})
-        # A budget of its own: that of the request which came first is not to be spent by the others.
+        # The read has its own budget: the first request's may be nearly spent when later requests join.
         with budget_of(self._budget_s) as budget:
             budget.owner = tenant
             try:
                 leave = await self._turns.enter(tenant)
             finally:
+                # From here on the read may see old data, so a request that arrives later starts the next read.
                 task = self._to_come.pop((tenant, key))
             self._begun[tenant, key] = task
             try:

@@ -1,7 +1,7 @@
-"""Large answers go out in pieces, and count for their tenant until the client has taken them.
+"""Sends large responses in pieces and counts them for their tenant until the client has read them.
 
-A server puts a whole body into its buffer at once, and holds it there for as long as a slow client reads. Sent in
-pieces, each when the one before is on its way, the body is still ours, and known to be there.
+Given a whole body, the server buffers it for as long as a slow client reads. Sent in pieces, each after the previous
+one has drained, the body stays in this process's accounting.
 """
 
 from collections import Counter
@@ -14,11 +14,14 @@ from app.auth import Principal
 from app.problems import Problem
 
 PIECE_BYTES = 64 * 1024
-"""Smaller bodies are not counted: connections are, and what the kernel holds of each."""
+"""The size of a piece. Smaller bodies are not counted: the limit on connections bounds them."""
 
 
 class UnreadMiddleware:
-    """Inside of AuthMiddleware, which finds the tenant. A tenant's only large answer is sent, whatever its size."""
+    """Bounds the unread bytes of a tenant's large responses. It runs inside AuthMiddleware, which sets the tenant.
+
+    A tenant's only large response is always sent, whatever its size.
+    """
 
     def __init__(self, app: ASGIApp, *, most_bytes: int) -> None:
         self._app = app
@@ -27,7 +30,7 @@ class UnreadMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal: Principal | None = scope.get("state", {}).get("principal")
-        if principal is None:  # what is public is small, or comes in pieces already
+        if principal is None:  # public responses are small, or are streamed already
             await self._app(scope, receive, send)
             return
         tenant, start, is_refused = principal.tenant, None, False
@@ -35,7 +38,7 @@ class UnreadMiddleware:
         async def send_in_pieces(message: Message) -> None:
             nonlocal start, is_refused
             if message["type"] == "http.response.start":
-                start = message  # a refusal may still take its place
+                start = message  # held back until the size of the body is known, since a refusal may replace it
                 return
             size = len(message.get("body", b""))
             if start is not None:
@@ -73,6 +76,7 @@ class UnreadMiddleware:
 
 def _pieces(message: Message) -> Iterator[Message]:
     body = message.get("body", b"")
+    # The last piece keeps the message's own `more_body`; all pieces before it say that more follows.
     for start in range(0, len(body) - PIECE_BYTES, PIECE_BYTES):
         yield {"type": message["type"], "body": body[start : start + PIECE_BYTES], "more_body": True}
     last = max(0, (len(body) - 1) // PIECE_BYTES * PIECE_BYTES)

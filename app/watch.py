@@ -1,4 +1,4 @@
-"""Waiting for a job to change. Many waiters on one job share one poll, and a signal makes it quick."""
+"""Waits for a job to change. All waiters on a job share one poll, and a signal triggers it early."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,14 +10,16 @@ from storage.jobs.store import JobStore, StoredJob
 from storage.signal import Signal, job_topic
 
 POLL_S = 1.0
-"""Between two looks at the bucket when no signal comes."""
-LOOKS_A_SECOND = 200
-"""Of all jobs together, but for those that a signal asks for: the bucket's connections are for other requests too."""
+"""Seconds between two polls of a job without a signal."""
+READS_PER_S = 200
+"""Polls per second over all jobs, signalled ones excepted: other requests need the bucket's connections as well."""
 
 Wanted = Callable[[JobRecord], bool]
 
 
 class JobWatch:
+    """Long polls of this process, one poll task for each watched job."""
+
     def __init__(self, jobs: JobStore, signal: Signal) -> None:
         self._jobs = jobs
         self._signal = signal
@@ -25,7 +27,7 @@ class JobWatch:
         self._is_over = False
 
     async def until(self, stored: StoredJob, wanted: Wanted, timeout_s: float) -> StoredJob:
-        """The job once `wanted` holds, or as it is after `timeout_s`; `JobGone` if it is removed meanwhile."""
+        """Return the job once `wanted` holds, or its latest state after `timeout_s`. Raises `JobGone` on removal."""
         if self._is_over or wanted(stored.record):
             return stored
         key = (stored.record.tenant, stored.record.job_id)
@@ -42,19 +44,19 @@ class JobWatch:
                 await poll.stop()
 
     def end(self) -> None:
-        """Before the process stops: whoever waits gets the job as it is, and nobody waits from now on."""
+        """End all waits before the process stops. Waiters get the job's latest state, and later calls do not wait."""
         self._is_over = True
         for poll in self._polls.values():
             poll.end()
 
 
 def pause_s(jobs: int) -> float:
-    """Between two looks at one of so many jobs."""
-    return max(POLL_S, jobs / LOOKS_A_SECOND)
+    """Return the seconds between two polls of one job when `jobs` jobs are watched."""
+    return max(POLL_S, jobs / READS_PER_S)
 
 
 class _Poll:
-    """The one look at the bucket that all waiters of a job share."""
+    """The poll of one job, shared by all of its waiters."""
 
     def __init__(self, jobs: JobStore, signal: Signal, stored: StoredJob, pause_s: Callable[[], float]) -> None:
         self.waiters = 0
@@ -89,11 +91,12 @@ class _Poll:
     async def _run(self) -> None:
         record = self._latest.record
         with self._signal.listen(job_topic(record.tenant, record.job_id)) as bell:
+            # The first read comes before the first wait: the job may have changed before this listener existed.
             while self._gone is None:
-                await self._look()
+                await self._read()
                 await bell.wait(self._pause_s())
 
-    async def _look(self) -> None:
+    async def _read(self) -> None:
         record = self._latest.record
         try:
             latest = await self._jobs.read(record.tenant, record.job_id)
@@ -101,12 +104,13 @@ class _Poll:
             self._gone = gone
             self._wake()
         except StorageError:
-            return  # look again at the next turn
+            return  # the next poll retries
         else:
             if latest.record.rev != record.rev:
                 self._latest = latest
                 self._wake()
 
     def _wake(self) -> None:
+        # The event is replaced, not cleared: a waiter that resumes late must not miss the change.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

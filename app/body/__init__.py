@@ -1,9 +1,9 @@
 """Request bodies of hundreds of megabytes in constant memory.
 
-JSON is scanned as it arrives. A string longer than SPOOL_THRESHOLD, a medium in base64 for one, goes to a temporary
-file, and a short placeholder takes its place; what is left is small and parsed as usual.
+JSON is scanned as it arrives. A string longer than SPOOL_THRESHOLD, such as a medium in base64, goes to a temporary
+file, and a short placeholder takes its place. The remaining document is small and parsed as usual.
 
-Whoever reads the document must say where a placeholder may stand: `receive` puts all other strings back.
+Callers pass the places where they accept a placeholder to `restored`, which puts all other strings back.
 """
 
 from app.body._document import Body, Place, TextLimits

@@ -1,4 +1,4 @@
-"""A received document: what is left of it in memory, its long strings in files."""
+"""A received document: its structure and short strings in memory, its long strings in files."""
 
 import asyncio
 import hashlib
@@ -19,33 +19,33 @@ from app.body._spooled import SpooledText, parsed_text
 from app.heavy import off_loop
 
 LIGHT = 1024 * 1024
-"""Documents of more bytes, texts included, are held in memory only by who has a place: see `app.body.large`."""
+"""Larger documents, restored texts included, need a place in memory: see `app.body.large`."""
 QUICK = 16 * 1024
-"""Checking a document of at most so many bytes takes a few milliseconds; larger ones are checked in a thread."""
+"""Documents up to this size are processed on the event loop, in a few milliseconds; larger ones in a thread."""
 
 T = TypeVar("T")
 
 Enter = Callable[[], Awaitable[Callable[[], None]]]
 
 Place = tuple[str, ...]
-"""Names and positions from the root, `*` for any."""
+"""A path of member names from the root; `*` matches any name or position."""
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
 class TextLimits:
-    """In bytes, of long strings that have to be held in memory: one of them, and all of a request."""
+    """Limits in bytes on the long strings held in memory: on one string, and on all strings of a request."""
 
     one: int
     total: int
 
 
 class Body:
-    """A received document. Close it, or use it as a context: its temporary files go then.
+    """A received document. It is a context manager that removes its temporary files on exit.
 
-    `enter` waits for a place for a large document in memory, `begin` for one to receive more than SPOOL_THRESHOLD
-    bytes; what each returns is called when the place is left. Bodies that share `turn` scan one piece at a time.
+    `enter` waits for a place for a large document in memory, `begin` for a place to receive more than SPOOL_THRESHOLD
+    bytes. Each returns a function that leaves the place. Bodies that share `turn` scan one piece at a time.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Body:
         self._last_steps: list[Callable[[], None]] = []
 
     def at_close(self, step: Callable[[], None]) -> None:
-        """To be called once the files are gone."""
+        """Register a function that is called on exit, after the files are removed."""
         self._last_steps.append(step)
 
     def __enter__(self) -> Self:
@@ -82,7 +82,7 @@ class Body:
             step()
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:
-        """The document, long strings replaced by placeholders. ValueError if it is not JSON, `BodyTooLarge`."""
+        """Parse the document, with placeholders for long strings. Raises ValueError for bad JSON, `BodyTooLarge`."""
         with tempfile.SpooledTemporaryFile(LIGHT) as small:
             scanner = Scanner(small, self._new_spool)
             try:
@@ -96,7 +96,8 @@ class Body:
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
 
     async def _pieces(self, chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-        """The body in pieces of one size: one that comes byte by byte would be scanned again for each of them."""
+        """Yield the body in pieces of `PIECE` bytes."""
+        # Equal pieces keep scanning linear: a body that arrives byte by byte would be rescanned for each byte.
         pending = bytearray()
         async for chunk in chunks:
             self._received += len(chunk)
@@ -105,7 +106,7 @@ class Body:
             self._digest.update(chunk)
             if self._begin is not None and self._received > SPOOL_THRESHOLD:
                 begin, self._begin = self._begin, None
-                self.at_close(await begin())  # meanwhile the rest stays with the client
+                self.at_close(await begin())  # while this waits, flow control keeps the rest of the body at the client
             pending += chunk
             for start in range(0, len(pending) - PIECE + 1, PIECE):
                 yield bytes(pending[start : start + PIECE])
@@ -113,7 +114,7 @@ class Body:
         yield bytes(pending)
 
     async def _scan(self, scanner: Scanner, piece: bytes) -> None:
-        """Scans one piece. Of all large bodies, only one piece is scanned in each iteration of the event loop."""
+        """Scan one piece. All large bodies together scan one piece in each iteration of the event loop."""
         if self._received <= SPOOL_THRESHOLD:
             scanner.feed(piece)
             return
@@ -123,16 +124,16 @@ class Body:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the body's very bytes."""
+        """The SHA-256 of the body's raw bytes, in hex."""
         return self._digest.hexdigest()
 
     def spooled(self, value: str) -> SpooledText:
-        """The string that `value` is, or that it stands for."""
+        """Return the string `value`, or the spooled string if `value` is a placeholder."""
         number = self._number(value)
         return SpooledText(value if number is None else self._spools[number])
 
     async def restored(self, document: Any, limits: TextLimits, keep: Sequence[Place] = ()) -> Any:
-        """The document with its long strings put back but for those at `keep`. `TextTooLong`, `BadText`."""
+        """Put long strings back except at the places in `keep`. Raises `TextTooLong`, `BadText`."""
         if not self._spools:
             return document
         found = await self.aside(lambda: [spooled.held_bytes for spooled in self._found(document, keep)])
@@ -147,7 +148,7 @@ class Body:
         return await _aside(sum(found), self._put_back, document, limits.one, keep)
 
     def _found(self, document: Any, keep: Sequence[Place]) -> Iterator[SpooledText]:
-        """Every long string, names included."""
+        """Yield every long string outside `keep`, member names included."""
         if () in keep:
             return
         if isinstance(document, str):
@@ -177,17 +178,17 @@ class Body:
         return document
 
     async def _hold(self, more: int) -> None:
-        """So many bytes more will be in memory, for as long as this body is open."""
+        """Account for `more` bytes in memory, and wait for a place when the document becomes large."""
         self._in_memory += more
         if self._in_memory > LIGHT and self._enter is not None and self._leave is None:
             self._leave = await self._enter()
 
     async def aside(self, work: Callable[..., T], *args: Any) -> T:
-        """What `work` makes of the document; in a thread if the document is so large that others would have to wait."""
+        """Run `work` on the document, in a thread if the document is too large for the event loop."""
         return work(*args) if self._in_memory <= QUICK else await off_loop(work, *args)
 
     def new_file(self, name: str) -> Path:
-        """A path for the caller's own use, removed with the body. Most bodies need none, and no folder."""
+        """Return a path for a temporary file of the caller, removed with the body."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="comfyui-modal-body-", ignore_cleanup_errors=True)
         return Path(self._folder.name) / name
@@ -198,24 +199,24 @@ class Body:
         return path.open("wb"), f"\\u0000{self._nonce}:{len(self._spools) - 1}".encode()
 
     def _number(self, value: str) -> int | None:
-        """The nonce cannot be guessed, so no client can name another string's file."""
+        """Return the spool number of a placeholder, or None for any other string."""
+        # The nonce is random per body, so a client cannot forge a placeholder for a string of its choice.
         mark = f"\0{self._nonce}:"
         return int(value.removeprefix(mark)) if value.startswith(mark) else None
 
 
 def _parsed(small: bytes, parse_float: Callable[[str], float] | None) -> Any:
-    """Strictly UTF-8: `json.loads` itself would take bytes in UTF-16 or UTF-32, of which the scanner has seen nothing.
-
-    A callback for each number would be slow, so it is used only where a number may be beyond a double.
-    """
+    """Parse UTF-8 JSON. Raises ValueError for anything else, NaN, Infinity and lone surrogates included."""
+    # Given bytes, `json.loads` would also accept UTF-16 and UTF-32, in which the scanner finds no strings.
     text = small.decode()
     if _SURROGATE.search(small):
-        parsed_text(text)  # it refuses half a pair, which `json` does not
+        parsed_text(text)  # raises for a lone surrogate, which `json` accepts
+    # `parse_float` is a Python callback per number and slow, so it is passed only after a large exponent was seen.
     return json.loads(text, parse_constant=_refuse_constant, parse_float=parse_float)
 
 
 async def _aside(size: int, work: Callable[..., Any], *args: Any) -> Any:
-    """What takes a while is done in a thread: others are answered meanwhile."""
+    """Run `work` on `size` bytes, in a thread above SPOOL_THRESHOLD to keep the event loop responsive."""
     return work(*args) if size <= SPOOL_THRESHOLD else await off_loop(work, *args)
 
 
@@ -224,7 +225,7 @@ def _below(keep: Sequence[Place], name: str) -> Sequence[Place]:
 
 
 def _finite(text: str) -> float:
-    """1e999 is a number of JSON's, but none that could be written again."""
+    """Convert a number. Raises ValueError for 1e999, which JSON allows and a double cannot represent."""
     value = float(text)
     if not math.isfinite(value):
         raise ValueError(f"{text[:50]} is beyond a double's range")

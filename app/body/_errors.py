@@ -1,18 +1,17 @@
-"""What can be wrong with a body, or with one of its strings."""
+"""Errors of a request body and of its strings."""
 
 
 class BodyTooLarge(ValueError):
-    """The body, what is left of it without its long strings, or the number of its values exceeds its limit."""
+    """The size of the body, its size without long strings, or the number of its values exceeds a limit."""
 
 
 class TextTooLong(ValueError):
-    """A string that has to be held in memory exceeds its limit, or all of them together theirs."""
+    """A string that has to be held in memory exceeds its limit, or all such strings exceed their total."""
 
 
 class BadText(ValueError):
-    """A string that is not JSON, or has half of a surrogate pair: JSON can write it, UTF-8 cannot, so nothing could
-    store it."""
+    """A string is not valid JSON, or has a lone surrogate, which JSON can escape and UTF-8 cannot encode."""
 
 
 class BadBase64(ValueError):
-    """Not base64; the message says what is wrong."""
+    """A string is not base64. The message says why."""

@@ -1,8 +1,8 @@
-"""JSON as it arrives: which of its bytes are long strings, and which are all the rest. Sans-I/O but for those files.
+"""Separates the long strings of a JSON stream from the rest. Sans-I/O apart from the files it writes.
 
 All work is done by compiled regular expressions and other C loops over pieces of `PIECE` bytes, because Python code
-for each string or bracket lets a few megabytes of empty strings hold the event loop for seconds. What the parser will
-have to build is bounded here, before it starts: values, depth, digits of a number, strings without a separator.
+for each string or bracket lets a few megabytes of empty strings block the event loop for seconds. The scanner bounds
+what the parser will build before the parser starts: values, depth, digits of a number, strings without a separator.
 """
 
 import re
@@ -14,20 +14,20 @@ from app.body._errors import BodyTooLarge
 
 SPOOL_THRESHOLD = 64 * 1024
 PIECE = 16 * 1024
-"""Bytes that are scanned without a pause: about a millisecond of the worst input."""
+"""Bytes that are scanned in one step: about a millisecond for the worst input."""
 MAX_SMALL_JSON = 4 * 1024 * 1024
-"""What may be left when the long strings are taken out: a graph of thousands of nodes has half a megabyte."""
+"""Bytes of a document without its long strings. A graph of thousands of nodes has half a megabyte."""
 MAX_VALUES = 100_000
-"""Commas, colons and opening brackets: each may become an object of dozens of bytes. A graph has some thousands,
-1,000 input sets of 14 values have 98,000."""
+"""Commas, colons and opening brackets of a document. Each may become an object of dozens of bytes. A graph has some
+thousands, 1,000 input sets of 14 values have 98,000."""
 MAX_DEPTH = 64
-"""ComfyUI's own documents are ten deep at most; everything behind this may recurse."""
+"""Nesting depth of a document. ComfyUI's documents are at most ten levels deep, and later code recurses over them."""
 MAX_DIGITS = 100
-"""Characters of one number: Python's cost grows with their square, and a double has 17 digits."""
+"""Characters of one number. Python's cost grows with their square, and a double has 17 digits."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TOKENS = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""Whole strings and what stands between them. Possessive: linear, whatever the input."""
+"""Whole strings and the tokens between them. Possessive quantifiers make it linear for any input."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _INSIDE = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 _ADJACENT = re.compile(rb'"\s*"')
@@ -39,9 +39,9 @@ _ALL_BUT_BRACKETS = bytes(byte for byte in range(256) if byte not in _STEP)
 
 
 class Scanner:
-    """Finds the strings in a stream of JSON bytes, whatever else is wrong with it. What is left goes to `small`.
+    """Moves long strings of a JSON byte stream to spools and writes the rest to `small`. It does not validate JSON.
 
-    `size` is the number of bytes that were left; `has_large_exponent` says that a number may be beyond a double.
+    `size` is the number of bytes written to `small`; `has_large_exponent` says that a number may exceed a double.
     """
 
     def __init__(self, small: IO[bytes], new_spool: Callable[[], tuple[BinaryIO, bytes]]) -> None:
@@ -59,13 +59,15 @@ class Scanner:
         self.has_large_exponent = False
 
     def feed(self, piece: bytes) -> None:
-        """At most `PIECE` bytes at a time keep the loop free; ValueError or `BodyTooLarge` for what is refused."""
+        """Scan a piece of at most `PIECE` bytes. Raises ValueError or `BodyTooLarge`."""
         rest, self._rest = self._rest + piece, b""
         if not self._started:
             if len(rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(rest):
                 self._rest = rest
                 return
             rest, self._started = rest.removeprefix(_BYTE_ORDER_MARK), True  # RFC 8259, 8.1: a parser may ignore it
+        # Each round consumes whole tokens or a part of one long string. An unfinished short string stays in `_rest`
+        # for the next piece; it holds at most SPOOL_THRESHOLD bytes, so rescanning it is cheap.
         while rest:
             if self._spool is not None:
                 rest = self._into_the_spool(rest)
@@ -83,6 +85,7 @@ class Scanner:
         self._rest = rest
 
     def finish(self) -> None:
+        """Raise ValueError if the stream ended within a string."""
         if self._rest or self._spool is not None:
             raise ValueError("it ends within a string")
 
@@ -91,7 +94,7 @@ class Scanner:
             self._spool.close()
 
     def _into_the_spool(self, rest: bytes) -> bytes:
-        """What of `rest` follows the long string; all of it belongs to the string where that does not end yet."""
+        """Write the long string's bytes to its spool and return the bytes that follow, or half an escape of it."""
         assert self._spool is not None  # noqa: S101  only called inside a long string
         end = _INSIDE.match(rest).end()  # type: ignore[union-attr]  # it matches the empty string
         self._spool.write(rest[:end])
@@ -110,12 +113,13 @@ class Scanner:
         self._small.write(tokens)
 
     def _weigh(self, skeleton: bytes) -> None:
-        """`skeleton` has one quote for each string. A parser is quick to fill the memory and cannot be stopped."""
+        """Check the limits on tokens whose strings are reduced to one quote each."""
+        # The limits apply before parsing because a parser fills the memory within milliseconds and cannot be cancelled.
         self._values += sum(skeleton.count(mark) for mark in (b",", b":", b"[", b"{"))
         self._strings += skeleton.count(b'"')
         if self._values > MAX_VALUES:
             raise BodyTooLarge(f"more than {MAX_VALUES} values")
-        joined = self._tail + skeleton
+        joined = self._tail + skeleton  # the tail catches a number or a pair of strings split between two pieces
         if self._strings > self._values + 1 or _ADJACENT.search(joined):
             raise ValueError("two strings without a comma or a colon between them")
         if _LONG_NUMBER in joined.translate(_TO_DIGITS):

@@ -1,4 +1,4 @@
-"""One string of a document, however long, and the file that its base64 stands for."""
+"""A string of a document, in memory or in a file, and the decoding of its base64."""
 
 import binascii
 import re
@@ -16,13 +16,13 @@ _DATA_URL = re.compile(rb"data:[^,]{0,200},")
 
 
 class SpooledText:
-    """A string of the document: in memory if it is short, in a file otherwise. The file holds it as JSON wrote it."""
+    """A string of the document: in memory if it is short, in a file otherwise. The file holds its JSON escapes."""
 
     def __init__(self, source: str | Path) -> None:
         self._source = source
 
     def text(self, limit: int) -> str:
-        """The whole string; `TextTooLong` beyond `limit` bytes."""
+        """Return the whole string. Raises `TextTooLong` beyond `limit` bytes, and `BadText`."""
         if isinstance(self._source, str):
             return self._source
         if self._source.stat().st_size > limit:
@@ -35,13 +35,13 @@ class SpooledText:
 
     @property
     def held_bytes(self) -> int:
-        """What it would add to the memory that the document takes."""
+        """The bytes that reading it into memory would add; 0 if it is in memory."""
         return 0 if isinstance(self._source, str) else self._source.stat().st_size
 
     def decode_base64(self, path: Path, limit: int) -> int:
-        """Write the decoded bytes to `path`; returns their number. `BodyTooLarge` beyond `limit`.
+        """Write the decoded bytes to `path` and return their number. Raises `BodyTooLarge` beyond `limit`, `BadBase64`.
 
-        As the first version did: a data: URL's head, white space and missing padding are forgiven.
+        A data: URL's head, white space and missing padding are accepted, as the first version of the API did.
         """
         size = 0
         with path.open("wb") as file:
@@ -53,7 +53,7 @@ class SpooledText:
         return size
 
     def _characters(self) -> Iterator[bytes]:
-        """The string's characters, JSON's escapes resolved. A chunk never ends within an escape."""
+        """Yield the string's characters with JSON escapes resolved."""
         if isinstance(self._source, str):
             yield self._source.encode()
             return
@@ -62,6 +62,7 @@ class SpooledText:
             while chunk := file.read(CHUNK):
                 chunk = rest + chunk
                 cut = len(chunk)
+                # The longest escape, \uXXXX, has six bytes: a backslash among the last six may begin a split escape.
                 tail = chunk.rfind(b"\\", max(0, cut - 6))
                 if tail >= 0:
                     cut = tail
@@ -71,7 +72,7 @@ class SpooledText:
 
 
 def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Base64 in pieces of any length; whole quanta are decoded as they come."""
+    """Decode base64 from pieces of any length, in whole quanta of four characters."""
     rest = b""
     at_start = True
     for piece in pieces:
@@ -82,7 +83,7 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
         characters = characters.translate(None, _WHITESPACE)
         cut = len(characters) - len(characters) % 4
         if characters[cut - 1 : cut] == b"=":
-            cut -= 4  # padding may only end it
+            cut -= 4  # a padded quantum is held back: padding is valid only at the end of the whole string
         if b"=" in characters[:cut]:
             raise BadBase64("padding before the end")
         rest = characters[cut:]
@@ -98,11 +99,11 @@ def _decode(quanta: bytes) -> bytes:
 
 
 def _unescaped(chunk: bytes) -> bytes:
-    """`\\u002B` and `\\/` are ways to write base64's own characters. The parser resolves them, for a callback in Python
-    for each would take minutes for a file that consists of them."""
+    """Resolve JSON escapes: `\\u002B` and `\\/` are valid spellings of base64's own characters."""
     if b"\\" not in chunk:
         return chunk
     try:
+        # The JSON parser resolves them in C. A Python callback per escape takes minutes for a file of escapes.
         text: str = parsed_text((b'"' + chunk.translate(None, _WHITESPACE) + b'"').decode())
     except ValueError as error:
         raise BadBase64(f"not a JSON string: {error}"[:200]) from None
@@ -110,5 +111,5 @@ def _unescaped(chunk: bytes) -> bytes:
 
 
 def parsed_text(text: str) -> Any:
-    """JSON whose strings hold no half of a surrogate pair, which UTF-8 cannot write and so nothing could store."""
+    """Parse JSON and raise ValueError for a lone surrogate, which UTF-8 cannot encode."""
     return from_json(text, allow_inf_nan=False)

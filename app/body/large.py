@@ -1,7 +1,7 @@
-"""How many documents this process receives and has in memory at once, so that it neither fills nor holds up others.
+"""Bounds how many documents a process receives and holds in memory at once.
 
-A document is large with more than `LIGHT` bytes of structure and text; files in it do not count, for they lie on disk.
-One tenant has half of the places at most.
+A document is large above `LIGHT` bytes of structure and text. Files in it do not count, because they are on disk. One
+tenant gets at most half of the places.
 """
 
 import asyncio
@@ -12,22 +12,25 @@ from contextlib import contextmanager
 from app.problems import Problem
 
 WAIT_S = 30
-"""How long a large document waits for a place."""
+"""Seconds that a large document waits for a place."""
 
 Leave = Callable[[], None]
 
 
 class LargeBodies:
+    """Places for large documents: `most` in all, half of them for one tenant."""
+
     def __init__(self, most: int, *, wait_s: float = WAIT_S) -> None:
         self._all = asyncio.Semaphore(most)
         self._of_tenant: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(max(1, most // 2)))
         self._wait_s = wait_s
 
     async def enter(self, tenant: str) -> Leave:
-        """A place, to be left by calling what is returned. `Problem` where none gets free in time."""
+        """Wait for a place and return the function that leaves it. Raises `Problem` if none becomes free in time."""
         own = self._of_tenant[tenant]
         try:
             async with asyncio.timeout(self._wait_s):
+                # The tenant's own place comes first: requests beyond its half must not hold places that others need.
                 await own.acquire()
                 try:
                     await self._all.acquire()
@@ -46,7 +49,7 @@ class LargeBodies:
 
 
 class TenantCount:
-    """Counts what a tenant has under way at this process; `detail` says what it has too many of."""
+    """Counts a tenant's concurrent requests of one kind in this process. `detail` describes the kind in a refusal."""
 
     def __init__(self, most: int, detail: str) -> None:
         self._most = most
@@ -55,7 +58,7 @@ class TenantCount:
 
     @contextmanager
     def counted(self, tenant: str) -> Iterator[None]:
-        """For as long as this is entered. `Problem` where the tenant has as many as it may."""
+        """Count one request while the context is open. Raises `Problem` beyond the limit."""
         if self._of_tenant[tenant] >= self._most:
             detail = f"{self._most} of your requests {self._detail}"
             raise Problem("too-many-requests", detail, headers={"Retry-After": "1", "connection": "close"})

@@ -1,1 +1,1 @@
-"""A submission on its way in: what is checked before anything is stored, and how it is stored."""
+"""Job submission: validation before anything is stored, then acceptance by one commit."""

@@ -1,6 +1,6 @@
-"""Storing what was checked: the acceptance of one job. A job is accepted by the commit of its job.json, and not before.
+"""Accepts one validated job. The commit of its job.json is the acceptance; everything written before it is a draft.
 
-quotas → workflow, timer and index keys; at the same time the claim of the Idempotency-Key → job.json → spawn
+quotas → (workflow, timer and index keys ∥ claim of the Idempotency-Key) → job.json → spawn
 """
 
 import asyncio
@@ -26,11 +26,12 @@ from storage.jobs.store import LocalFile, StoredJob
 logger = logging.getLogger(__name__)
 
 DEFAULT_ESTIMATE_S = 30
+"""Estimated run time in seconds of a workflow shape without recorded run times."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`is_replay`: an earlier request with this Idempotency-Key made the job."""
+    """An accepted job. `is_replay` marks a job that an earlier request with the same Idempotency-Key created."""
 
     stored: StoredJob
     estimated_s: int
@@ -39,7 +40,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which request this is: its Idempotency-Key, a hash of its body, the trace that it belongs to."""
+    """Identifies a request: its Idempotency-Key, a hash of its body (`fingerprint`), and its W3C trace context."""
 
     idempotency_key: str | None
     fingerprint: str
@@ -47,43 +48,50 @@ class Identity:
 
 
 class Acceptance:
+    """Accepts the jobs of one request. `replayed` is called before `job`."""
+
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
         self._launcher, self._stores = services.launcher, services.stores
         self._config = config
         self._tenant = tenant
         self._quotas = Quotas(services, config, tenant)
         self._claimed_id: str | None = None
-        """The id that an earlier request has claimed, and made nothing of."""
+        """A job id claimed by an earlier request that crashed before it committed the job."""
 
     async def replayed(self, identity: Identity) -> Accepted | None:
-        """The job that an earlier request with the same key made.
-
-        Called before the request is checked any further: the files it refers to may be gone by now.
-        """
+        """Return the job that an earlier request with the same Idempotency-Key created, or None."""
+        # This runs before the request is validated: the uploads and URLs that it names may no longer exist.
         self._claimed_id = await self.known("jobs", identity)
         return None if self._claimed_id is None else await self._replay(self._claimed_id)
 
     async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
-        """The job, or the one that an earlier request with the same key made; after `replayed` has found none."""
+        """Accept the job, or return the job that a concurrent request with the same Idempotency-Key created.
+
+        Raises `Problem` where a quota is exceeded.
+        """
         job_id = self._claimed_id or str(uuid.uuid4())
         async with self._quotas.admitted({job_id: prepared}):
             preparing = self._claim_and_prepare(prepared, job_id, identity)
-            # The estimate is read meanwhile: after the commit it would cost the client a round.
+            # The estimate is read in parallel: read after the commit, it would add a round trip to the response.
             (claimed_id, draft), estimated_s = await both(preparing, self._estimate_s(prepared.workflow.shape))
-            if claimed_id != job_id:  # the same request, sent twice at once: the other one was quicker
+            if claimed_id != job_id:
+                # A concurrent request with the same key claimed the key first, so this draft's id is never committed.
                 self._stores.jobs.discard_prepared(draft)
                 if (replayed := await self._replay(claimed_id)) is not None:
                     return replayed
                 draft = await self._prepare(prepared, claimed_id, identity)
             try:
                 stored = await self._stores.jobs.accept(draft)
-            except PreconditionFailed:
+            except PreconditionFailed:  # the other request with this key committed the job in the meantime
                 return await self._accepted(await self._stores.jobs.read(self._tenant, draft.job_id), is_replay=True)
         await self.spawn(stored.record)
         return Accepted(stored, estimated_s)
 
     async def _claim_and_prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> tuple[str, JobRecord]:
-        """The id that the key stands for, and the job as it was prepared under `job_id`; in one round."""
+        """Claim the Idempotency-Key and prepare the draft `job_id` in parallel.
+
+        Returns the id that the key is bound to, which differs from `job_id` after a lost race, and the draft.
+        """
         preparing = self._prepare(prepared, job_id, identity)
         if identity.idempotency_key is None or self._claimed_id is not None:
             return job_id, await preparing
@@ -91,22 +99,24 @@ class Acceptance:
         return claim.id, draft
 
     async def _replay(self, job_id: str) -> Accepted | None:
-        """None for one whose maker crashed in between, or is not ready: it is made again, under the same id."""
+        """Return the job that was committed under a claimed id, or None if none was. Raises `JobGone`."""
         try:
             return await self._accepted(await self._stores.jobs.read(self._tenant, job_id), is_replay=True)
         except JobGone:
             raise
         except JobNotFound:
+            # The claiming request crashed before its commit, or has not committed yet. The caller accepts the job
+            # under the same id, so that at most one of the two commits succeeds.
             return None
 
     async def _accepted(self, stored: StoredJob, *, is_replay: bool) -> Accepted:
         return Accepted(stored, await self._estimate_s(stored.record.workflow_shape), is_replay)
 
     async def _estimate_s(self, shape: str) -> int:
-        """A bucket that fails here must not refuse the job."""
+        """Estimate the run time in seconds of a workflow shape from the tenant's recent jobs."""
         try:
             estimate = await self._stores.runtimes.estimate(self._tenant, shape)
-        except StorageUnavailable:
+        except StorageUnavailable:  # the estimate is informative: a failed read does not refuse the job
             return DEFAULT_ESTIMATE_S
         return DEFAULT_ESTIMATE_S if estimate is None else estimate
 
@@ -119,13 +129,13 @@ class Acceptance:
         return draft
 
     async def known(self, scope: str, identity: Identity) -> str | None:
-        """The id that an earlier request with this key has claimed."""
+        """Return the id that an earlier request with this Idempotency-Key claimed. Raises `IdempotencyKeyReused`."""
         if identity.idempotency_key is None:
             return None
         return await self._stores.idempotency.known(self._tenant, scope, identity.idempotency_key, identity.fingerprint)
 
     async def identify(self, scope: str, identity: Identity) -> tuple[str, bool]:
-        """The id of what is to be made, and whether no earlier request claimed it; after `known`."""
+        """Claim an id for a new resource; call `known` first. The flag is False if an earlier request claimed it."""
         job_id = str(uuid.uuid4())
         if identity.idempotency_key is None:
             return job_id, True
@@ -147,7 +157,7 @@ class Acceptance:
         batch_id: str | None = None,
         shared: Mapping[PreparedMedium, Medium] | None = None,
     ) -> tuple[JobRecord, list[LocalFile]]:
-        """The record, and the files to be stored with it; `shared` media are stored elsewhere already."""
+        """Build the record and the list of files to store with it. `shared` are media that are stored already."""
         media, files = self._media(prepared, job_id, shared or {})
         options, config = prepared.options, self._config
         record = JobRecord(
@@ -179,7 +189,7 @@ class Acceptance:
     def _media(
         self, prepared: PreparedJob, job_id: str, shared: Mapping[PreparedMedium, Medium]
     ) -> tuple[list[Medium], list[LocalFile]]:
-        """Where each will lie, and which are still to be stored there."""
+        """Return the input files of the record with their keys, and those of them that have to be uploaded."""
         media: list[Medium] = []
         files: list[LocalFile] = []
         for position, given in enumerate((*prepared.pictures, *prepared.media)):
@@ -194,12 +204,13 @@ class Acceptance:
         return media, files
 
     async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
-        """Uploads stay until the job that uses them is over."""
+        """Register the job as a user of its uploads, which keeps them until the job ends."""
         used = [medium.upload_id for medium in prepared.media if not isinstance(medium, LocalMedium)]
         await map_bounded(used, lambda upload_id: self._stores.uploads.use(self._tenant, upload_id, job_id))
 
     def extras(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
-        """Objects beside the record: long inputs, and secrets, since clients see the record."""
+        """Return the objects to store next to the record, by key: long inputs and secrets."""
+        # Secrets have objects of their own because the record is rendered in API responses.
         brought, options = {}, prepared.options
         if prepared.values is not None:
             brought[keys.values(record.tenant, record.job_id)] = prepared.values
@@ -212,10 +223,11 @@ class Acceptance:
         return brought
 
     async def spawn(self, record: JobRecord) -> None:
+        """Request a worker for the job's pool. A failure is logged and not raised."""
         try:
             async with asyncio.timeout(self._config.spawn_wait_s):
                 await self._launcher.spawn(record.pool)
-        except Exception:  # the job is safe: whoever looks at the queue next runs it
+        except Exception:  # the job is committed and queued: a running worker claims it, or the reaper starts one
             logger.exception("no worker could be started")
 
 

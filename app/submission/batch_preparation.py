@@ -1,4 +1,4 @@
-"""Checking a batch: either one workflow with many sets of inputs, or a list of jobs of their own."""
+"""Validates a batch: either one workflow with many input sets, or a list of independent jobs."""
 
 import asyncio
 import itertools
@@ -16,13 +16,13 @@ from app.wire.batches import BatchRequest
 from app.wire.jobs import InputValue, JobRequest
 
 IsGone = Callable[[], Awaitable[bool]]
-JOBS_BETWEEN_LOOKS = 50
-"""A batch is checked for seconds: a client that has gone is noticed after so many of its jobs."""
+JOBS_BETWEEN_CHECKS = 50
+"""Jobs that are validated between two checks whether the client is still connected: a batch can take seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """`shared` are media that every job uses."""
+    """A validated batch. `shared` are the media that every job uses."""
 
     jobs: tuple[PreparedJob, ...]
     shared: tuple[PreparedMedium, ...]
@@ -34,8 +34,10 @@ class PreparedBatch:
 async def prepared_batch(
     preparation: Preparation, request: BatchRequest, config: ApiConfig, is_gone: IsGone
 ) -> PreparedBatch:
-    """`Problem` for the first job that something is wrong with: then none is accepted. `ClientDisconnect` where the
-    client has gone meanwhile."""
+    """Validate every job of the batch.
+
+    Raises `Problem` for the first invalid job, and `ClientDisconnect` if the client disconnects during validation.
+    """
     if request.jobs is not None and request.input_sets is None:
         _only_jobs(request)
         await preparation.check(request, "")
@@ -53,10 +55,10 @@ async def prepared_batch(
 
 
 def _only_jobs(request: BatchRequest) -> None:
-    beside = sorted(request.model_fields_set - {"jobs", "metadata", "webhook_url"})
-    if beside:
-        detail = f"beside `jobs`, {beside[0]} has no meaning: each job has its own"
-        raise Problem("batch-ambiguous", detail, pointer=f"/{beside[0]}")
+    others = sorted(request.model_fields_set - {"jobs", "metadata", "webhook_url"})
+    if others:
+        detail = f"with `jobs`, {others[0]} has no meaning: each job has its own"
+        raise Problem("batch-ambiguous", detail, pointer=f"/{others[0]}")
 
 
 def _check_count(field: str, count: int, config: ApiConfig) -> None:
@@ -76,14 +78,14 @@ async def _own_jobs(
 ) -> tuple[PreparedJob, ...]:
     jobs = []
     for position, request in enumerate(requests):
-        await _check_is_there(position, is_gone)
+        await _check_connected(position, is_gone)
         jobs.append(await preparation.whole_job(request, f"/jobs/{position}"))
-        await asyncio.sleep(0)  # a thousand graphs take their time: others are served in between
+        await asyncio.sleep(0)  # yields to other requests: validating small graphs never awaits, and 1,000 take seconds
     return tuple(jobs)
 
 
-async def _check_is_there(position: int, is_gone: IsGone) -> None:
-    if position % JOBS_BETWEEN_LOOKS == 0 and await is_gone():
+async def _check_connected(position: int, is_gone: IsGone) -> None:
+    if position % JOBS_BETWEEN_CHECKS == 0 and await is_gone():
         raise ClientDisconnect
 
 
@@ -96,6 +98,7 @@ async def _variations(
 ) -> PreparedBatch:
     await preparation.check(request, "")
     workflow = await preparation.workflow(request.workflow, "")
+    # The graph is sent once and stored with each job, so the request's own size does not bound the bytes written.
     total = len(workflow.document) * len(input_sets)
     if total > config.max_batch_graph_bytes:
         detail = f"{len(input_sets)} jobs that store a graph of {len(workflow.document)} bytes each, at most "
@@ -105,10 +108,10 @@ async def _variations(
     _check_work(len(workflow.graph.nodes), len(input_sets), config)
     jobs = []
     for position, inputs in enumerate(input_sets):
-        await _check_is_there(position, is_gone)
+        await _check_connected(position, is_gone)
         where = f"/input_sets/{position}"
         jobs.append(await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True))
-    media = await preparation.media(request, "")
+    media = await preparation.media(request, "")  # last: only a valid batch fetches and decodes files
     return PreparedBatch(
         tuple(replace(job, media=media) for job in jobs),
         media,

@@ -1,4 +1,4 @@
-"""A tenant's bytes of the day, charged before they are taken in."""
+"""The daily byte quota of a tenant, charged before the bytes are accepted."""
 
 import logging
 
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 
 class ByteQuota:
-    """Of one tenant. Where no quota is set, nothing costs a request."""
+    """The byte quota of one tenant. Without a configured quota no method sends a bucket request."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
         self._ledger = services.stores.byte_ledger
@@ -19,12 +19,12 @@ class ByteQuota:
         self._tenant = tenant
 
     async def charge(self, size_bytes: int) -> None:
-        """Bytes that come in a request, or are promised by an upload. `Problem` where too few are left."""
+        """Charge the bytes of a request's files or of an announced upload. Raises `Problem` beyond the quota."""
         if not await self.has_charged(size_bytes):
             raise self.refusal(size_bytes)
 
     async def has_charged(self, size_bytes: int) -> bool:
-        """False, and nothing is charged, where too few are left."""
+        """Charge the bytes. Returns False and charges nothing if they would exceed the quota."""
         if self._limit is None or not size_bytes:
             return True
         return await self._ledger.charge(self._tenant, size_bytes, limit=self._limit)
@@ -34,10 +34,10 @@ class ByteQuota:
         return Problem("too-many-bytes", detail, headers={"Retry-After": str(self._ledger.seconds_to_midnight())})
 
     async def give_back(self, size_bytes: int) -> None:
-        """Bytes that were charged and did not come. A failure is logged: the request does not depend on it."""
+        """Refund bytes that were charged and not received. A storage failure is logged and not raised."""
         if self._limit is None or not size_bytes:
             return
         try:
             await self._ledger.give_back(self._tenant, size_bytes)
-        except StorageError:
+        except StorageError:  # the ledger resets at midnight UTC, so a lost refund costs the tenant one day at most
             logger.warning("%d bytes were not given back to %s", size_bytes, self._tenant, exc_info=True)

@@ -1,7 +1,7 @@
-"""The files behind a request's URLs: bounded in number, bytes, time and concurrency.
+"""Fetches the files behind a request's URLs, bounded in number, bytes, time and concurrency.
 
-A request's fetches run one after the other. Their files lie in local temporary files until the job is stored, because
-a check needs the whole file, and are removed with the request whatever becomes of it.
+The fetches of a request run one after another. The media check needs whole files, so they are kept as local temporary
+files until the job is stored. They are removed when the request ends, whether it succeeds or fails.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ from storage.fair_slots import NoSlot
 from storage.intake.remote import Fetched, Meter, NotReserved
 
 RETRY_S = 10
+"""The Retry-After of a request that found every fetch slot taken."""
 
 
 def url_count(media: Iterable[MediumSource], inputs: Iterable[InputValue]) -> int:
-    """How many files are to be fetched for them."""
+    """Count the files to fetch for these media and inputs."""
     return sum(source.url is not None for source in media) + sum(given.type == "image_url" for given in inputs)
 
 
 class UrlFetching:
-    """Of one request. All methods raise `Problem`."""
+    """Fetches the URLs of one request. All methods raise `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
         self._services = services
@@ -41,7 +42,7 @@ class UrlFetching:
         self._left = config.max_request_bytes
 
     async def fetch(self, name: str, url: str, path: Path, where: str) -> Fetched:
-        """The bytes behind the URL are in `path` afterwards, and charged to the tenant."""
+        """Write the bytes behind the URL to `path` and charge them to the tenant."""
         self._services.check_disk()
         deadline = await self._begun(where)
         meter = Meter(self._quota.has_charged)
@@ -59,12 +60,12 @@ class UrlFetching:
             detail = f"{name!r}: the URLs of this request took more than {self._config.max_fetch_s:g} s"
             raise Problem("fetch-failed", detail, pointer=where) from None
         finally:
+            # Bytes are reserved ahead in steps; what was reserved and not received is refunded, also after a failure.
             self._left -= meter.received
             await self._quota.give_back(meter.reserved - meter.received)
 
     async def _begun(self, where: str) -> float:
-        """When this request's fetches must be over. The first one waits for a place, which is held until the body is
-        closed: so the files of few requests are on the disk at once."""
+        """Return the loop time at which this request's fetches must end. The first call waits for a fetch slot."""
         if self._deadline is None:
             try:
                 leave = await self._places.requests.enter(self._tenant)
@@ -72,6 +73,7 @@ class UrlFetching:
                 detail = f"too many requests fetch URLs: {error}"
                 headers = {"Retry-After": str(RETRY_S)}
                 raise Problem("fetches-busy", detail, pointer=where, headers=headers) from None
+            # The slot is held until the body is closed: this bounds how many requests have fetched files on disk.
             self._body.at_close(leave)
             self._deadline = asyncio.get_running_loop().time() + self._config.max_fetch_s
         return self._deadline
@@ -81,4 +83,4 @@ def _host(url: str) -> str:
     try:
         return (urlsplit(url).hostname or "").rstrip(".")
     except ValueError:
-        return ""  # no host: the fetcher refuses it
+        return ""  # a URL without a host, which the fetcher refuses with a better message

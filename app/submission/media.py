@@ -1,4 +1,4 @@
-"""The files of a submission: decoded, fetched or looked up, and checked, before anything is stored."""
+"""Input files of a submission: decodes, fetches or resolves them and checks them before anything is stored."""
 
 import asyncio
 import uuid
@@ -20,17 +20,17 @@ from workflows.errors import pointer
 
 _FORBIDDEN_IN_NAMES = frozenset('\\\0:*?"<>|')
 LONGEST_NAME_BYTES = 200
-"""Of a file's name, and of each folder's."""
+"""The longest file or folder name, in bytes of UTF-8."""
 LONGEST_PATH = 255
 MOST_FOLDERS = 4
-"""Above a file, below the engine's input folder."""
+"""The most folders between the engine's input folder and a file."""
 CHECK_RETRY_S = 10
-"""When a request may try again that came while too many files were being examined."""
+"""The Retry-After of a request that arrived while too many files were being checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalMedium:
-    """A medium that waits in a local file to be stored. `is_charged`: its bytes were, when they were fetched."""
+    """A file that is still to be uploaded. `is_charged` is True if fetching it charged the byte quota already."""
 
     name: str
     path: Path
@@ -41,7 +41,7 @@ class LocalMedium:
 
 @dataclass(frozen=True, slots=True)
 class UploadedMedium:
-    """A medium that lies in the bucket already, and is used there: an upload never changes."""
+    """A completed upload, used in place without a copy: an upload is immutable."""
 
     upload_id: str
     medium: Medium
@@ -51,7 +51,7 @@ PreparedMedium = LocalMedium | UploadedMedium
 
 
 class MediaIntake:
-    """Files land in the folder of `body` and go with it. Every method raises `Problem`."""
+    """Reads the files of one request into the temporary folder of `body`. Every method raises `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
         self._check, self._stores = services.media_check, services.stores
@@ -61,7 +61,7 @@ class MediaIntake:
         self._body = body
 
     async def picture(self, given: InputValue, position: int, where: str) -> LocalMedium:
-        """The file of an image input, under a name that the input is then set to."""
+        """Read the file of an image input. The input is then set to the returned file's name."""
         if not isinstance(given.value, str):
             raise Problem("validation-error", f"{where} is not a string", pointer=where)
         path = self._new_file()
@@ -69,11 +69,12 @@ class MediaIntake:
             medium = await self._fetched("picture", given.value, path, where)
         else:
             medium = await self._decoded("picture", given.value, path, where)
+        # The content decides the suffix: the client names none, and loaders choose their decoder by it.
         name = f"input_{given.node}_{position}.{_extension(path)}"
         return replace(medium, name=_plain(name))
 
     async def media(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedMedium, ...]:
-        """`root` is where `media` stands in the request."""
+        """Read all `media`. `root` is the JSON pointer of `media` in the request."""
         names: set[str] = set()
         found: list[PreparedMedium] = []
         for position, source in enumerate(sources):
@@ -103,6 +104,7 @@ class MediaIntake:
     async def _decoded(self, name: str, value: str, path: Path, where: str) -> LocalMedium:
         limit = self._config.max_medium_bytes
         try:
+            # A thread, because decoding reads and writes a file of up to `max_medium_bytes`.
             size = await asyncio.to_thread(self._body.spooled(value).decode_base64, path, limit)
         except BodyTooLarge:
             raise Problem("medium-too-large", f"{name!r} has more than {limit} bytes", pointer=where) from None
@@ -122,7 +124,7 @@ class MediaIntake:
         return LocalMedium(name, path, fetched.size_bytes, content_type, is_charged=True)
 
     async def _checked(self, name: str, path: Path, where: str) -> str:
-        """Its content type."""
+        """Check the file and return its content type."""
         try:
             return await self._check.check(path, self._config.media_limits, tenant=self._tenant)
         except MediumRefused as error:
@@ -145,12 +147,13 @@ class MediaIntake:
 
 
 def collides(name: str, others: Collection[str]) -> bool:
-    """Whether these files cannot lie in one folder: two of one name, or one that is a file and a folder."""
+    """Report whether `name` equals one of `others`, or one of the two paths is a folder of the other."""
     return any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in others)
 
 
 def _check_name(name: str, where: str) -> None:
-    """Plain names with slashes between: loader nodes and file systems must not see anything else in it."""
+    """Raise `Problem` unless the name is a relative path of plain names."""
+    # Loader nodes give meaning to more than `..`: drive letters, wildcards, quotes and a trailing `[output]`.
     parts = name.split("/")
     if len(name) > LONGEST_PATH or len(parts) > MOST_FOLDERS + 1 or not all(map(_is_plain, parts)):
         detail = f"{name[:100]!r} is not a plain file name, with at most {MOST_FOLDERS} plain folders before it"
@@ -163,7 +166,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    """Node ids may hold anything."""
+    """Replace the characters of a node id that a file name must not contain; a node id is any text."""
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
 
 

@@ -1,4 +1,4 @@
-"""Jobs of workflows that have names: typed inputs in, an ordinary submission out."""
+"""Jobs of named workflows: converts typed inputs into an ordinary submission."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -12,11 +12,11 @@ from app.wire.jobs import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.manifest import Cap, NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
-"""Of a medium that comes without a file name: loaders choose their decoder by it."""
+"""The suffix of a medium without a file name, by input type: loaders choose their decoder by the suffix."""
 
 
 LONG_IN_NAMED_JOBS: tuple[Place, ...] = (("inputs", "*", "data"), ("inputs", "*", "url"))
-"""Where strings that are still in a file may stand."""
+"""The members whose long strings stay spooled in a file."""
 
 PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 
@@ -35,7 +35,7 @@ class NamedJobRequest(JobOptions):
 
     inputs: dict[str, Any] = Field(
         default_factory=dict,
-        description="by the names that GET /v1/workflows/{name} tells; the others keep their default",
+        description="by the names that GET /v1/workflows/{name} lists; the others keep their default",
     )
 
     @model_validator(mode="after")
@@ -46,7 +46,7 @@ class NamedJobRequest(JobOptions):
 
 
 def request_model(workflow: NamedWorkflow) -> type[NamedJobRequest]:
-    """`NamedJobRequest` with this workflow's inputs: each of its type, within its limits, and no other."""
+    """Return `NamedJobRequest` with this workflow's inputs, each with its type and limits. Other names are refused."""
     cap = workflow.manifest.cap
     defaults = tuple((name, workflow.default(name)) for name in cap.inputs) if cap is not None else ()
     return _request_model(workflow.name, tuple(workflow.manifest.inputs.items()), cap, defaults)
@@ -56,7 +56,8 @@ def request_model(workflow: NamedWorkflow) -> type[NamedJobRequest]:
 def _request_model(
     name: str, inputs: tuple[tuple[str, NamedInput], ...], cap: Cap | None, defaults: tuple[tuple[str, float], ...]
 ) -> type[NamedJobRequest]:
-    """`defaults` are those of the inputs that the cap is about."""
+    """`defaults` are the graph's values of the capped inputs."""
+    # Cached because pydantic takes milliseconds to build a model; the arguments are hashable parts of the manifest.
     fields: dict[str, Any] = {input_name: _field(named) for input_name, named in inputs}
     validators: dict[str, Any] = (
         {"_is_within_the_cap": model_validator(mode="after")(_capped(cap, dict(defaults)))} if cap else {}
@@ -70,6 +71,7 @@ def _request_model(
 def _capped(cap: Cap, defaults: dict[str, float]) -> Callable[[Any], Any]:
     def check(inputs: Any) -> Any:
         given = {name: getattr(inputs, name) for name in cap.inputs}
+        # An omitted input runs with the graph's own value, which counts towards the cap as well.
         values = {name: defaults[name] if value is None else value for name, value in given.items()}
         if excess := cap.excess(values):
             raise ValueError(excess)
@@ -88,8 +90,10 @@ def _field(named: NamedInput) -> tuple[Any, Any]:
 
 
 def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_s: int) -> JobRequest:
-    """The submission of the graph itself: each value at its places, each medium under a name. A job that names no
-    run-time limit gets the workflow's, as far as the deployment allows it."""
+    """Convert to a submission of the graph: each value set at all its places, each medium as a named file.
+
+    A job without `timeout_s` gets the workflow's, capped at `max_timeout_s`.
+    """
     values: list[InputValue] = []
     media: list[MediumSource] = []
     for name, given in dict(named.inputs).items():

@@ -1,6 +1,6 @@
-"""Checking a submission: whatever can be refused is refused here, before anything is stored.
+"""Validates a submission before anything is stored, cheap checks first.
 
-counts → graph → inputs → node classes → media (decode, fetch, look up)
+counts → graph → inputs → node classes → media (decode, fetch, resolve)
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ LONG_IN_JOBS: tuple[Place, ...] = (
     ("media", "*", "data"),
     ("media", "*", "url"),
 )
-"""Where this expects strings that are still in a file. In a batch the same below each of its jobs, and its sets."""
+"""The members of a job whose long strings stay spooled in a file. A batch has the same below each job and set."""
 LONG_IN_BATCHES: tuple[Place, ...] = (
     *LONG_IN_JOBS,
     *(("jobs", "*", *place) for place in LONG_IN_JOBS),
@@ -44,14 +44,14 @@ LONG_IN_BATCHES: tuple[Place, ...] = (
 )
 
 MOST_IN_RECORD = 64 * 1024
-"""Bytes of inputs: a list of 200 jobs reads 200 records."""
+"""Bytes of inputs that a record holds; longer ones get an object of their own. Listing 200 jobs reads 200 records."""
 
 M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedWorkflow:
-    """`document` is the graph as it came, to be stored: JSON."""
+    """A parsed graph. `document` is the submitted graph as JSON, as it is stored."""
 
     document: bytes
     graph: Graph
@@ -59,41 +59,41 @@ class PreparedWorkflow:
 
     @classmethod
     def of(cls, document: Any) -> "PreparedWorkflow":
-        """Work that grows with the document, for all jobs that share it. Raises `WorkflowError`."""
+        """Parse the graph once for all jobs that share it. Raises `WorkflowError`."""
         graph = parse_graph(document)
         return cls(to_json(document), graph, graph.shape())
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
-    """A job that nothing is wrong with. Its `media` may be those of other jobs, too; `pictures` are its own."""
+    """A validated job. Jobs of a batch may share `media`; `pictures` are the files of the job's own image inputs."""
 
     options: JobOptions
     workflow: PreparedWorkflow
     inputs: tuple[Input, ...]
     values: bytes | None
-    """The inputs as JSON, where they are too long for the record."""
+    """The inputs as JSON, if they are too long for the record."""
     pictures: tuple[LocalMedium, ...]
     media: tuple[PreparedMedium, ...]
     graphs: GraphTrust
-    """The rules that it was accepted by."""
+    """The trust level whose rules the graph passed."""
     warnings: Mapping[str, Any]
-    """By node id, why some of its outputs do not run."""
+    """Reasons why some outputs do not run, by node id."""
 
     @property
     def pool(self) -> str:
-        """Whose workers are to run it."""
+        """The GPU pool whose workers run the job."""
         return self.options.gpu or DEFAULT_POOL
 
 
 async def check_receiver(receivers: ReceiverRules, tenant: str, url: str, where: str) -> None:
-    """What its delivery would be refused for anyway is refused now, in the same words."""
+    """Raise `Problem` if the delivery rules would refuse this receiver, with the same reason."""
     if (reason := await receivers.refusal(tenant, url)) is not None:
         raise Problem("webhook-refused", reason, pointer=where)
 
 
 def parsed(model: type[M], document: Any) -> M:
-    """The document as a request body of this shape; `Problem` with every field that is wrong."""
+    """Validate a request body. Raises `Problem` with every invalid field."""
     if not isinstance(document, dict):
         raise Problem("validation-error", "the body is not a JSON object", pointer="")
     try:
@@ -103,7 +103,7 @@ def parsed(model: type[M], document: Any) -> M:
 
 
 class Preparation:
-    """Of one request. `root` is always where the thing at hand stands in the request; all methods raise `Problem`."""
+    """Validates the jobs of one request. `root` is a JSON pointer into the request. All methods raise `Problem`."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body, graphs: GraphTrust) -> None:
         self._graphs = graphs
@@ -115,24 +115,26 @@ class Preparation:
         self._catalogues: dict[str, Catalogue] = {}
 
     def check_urls(self, count: int, most: int) -> None:
-        """Of the whole request, before the first one is fetched."""
+        """Check the number of URLs in the whole request. Call this before the first fetch."""
         if count > most:
             detail = f"{count} URLs to fetch, at most {most} are allowed in such a request"
             raise Problem("too-many-urls", detail, pointer="")
 
     async def only_job(self, request: JobRequest) -> PreparedJob:
-        """Everything of a request for one job."""
+        """Validate a request for one job."""
         self.check_urls(url_count(request.media, request.inputs), self._config.max_urls)
         return await self.whole_job(request)
 
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
-        """Everything of one job; its media last, for they are what takes long."""
+        """Validate one job with its media."""
         await self.check(request, root)
         workflow = await self.workflow(request.workflow, root)
         prepared = await self.job(request, workflow, request.inputs, f"{root}/inputs", f"{root}/workflow")
+        # Media come last: fetching and decoding them is the expensive part, and only a valid graph needs it.
         return replace(prepared, media=await self.media(request, root))
 
     async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
+        """Parse the graph, off the event loop if it is large."""
         where = f"{root}/workflow"
         document = await self._text(document, where)
         if document is None:
@@ -149,7 +151,7 @@ class Preparation:
         return await self._intake.media(options.media, f"{root}/media")
 
     async def check(self, options: JobOptions, root: str) -> None:
-        """The counts and values that a schema cannot know."""
+        """Check the options against this deployment's limits, secrets and delivery rules."""
         self._check_counts(options, root)
         self._check_secrets(options, root)
         if options.webhook_url is not None:
@@ -197,13 +199,16 @@ class Preparation:
         *,
         one_of_many: bool = False,
     ) -> PreparedJob:
-        """Without the media of its options, which come by `media`. One of many is checked off the event loop, whatever
-        its size."""
+        """Apply the inputs to the graph and validate the result. `media` reads the files of `options.media` separately.
+
+        `one_of_many` validates off the event loop whatever the size of the graph.
+        """
         if len(inputs) > self._config.max_inputs:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
         catalogue = await self._catalogue(options.gpu or DEFAULT_POOL)
         values, pictures = await self._inputs(inputs, inputs_at)
+        # Image inputs become files too, so their generated names must not collide with those that the client chose.
         names = {medium.name for medium in options.media}
         for picture in pictures:
             if collides(picture.name, names):
@@ -214,7 +219,8 @@ class Preparation:
         report = await aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
-            raise await self._body.aside(of_report, report, workflow_at, given)  # it searches names to suggest
+            # Rendering the report searches for similar names to suggest, which takes milliseconds for a large engine.
+            raise await self._body.aside(of_report, report, workflow_at, given)
         long = await self._body.aside(_long_values, values)
         return PreparedJob(
             options,
@@ -244,7 +250,8 @@ class Preparation:
         return catalogue.judge(applied, brought)
 
     def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
-        """By what the graph says, and by what is known of the engine; the worker checks the latter again."""
+        """Apply the node policy and, for strangers' graphs, the stricter input rules."""
+        # The published object_info may be missing or stale here, so the worker applies the strangers' rules again.
         try:
             self._config.node_policy.check(graph, self._graphs)
             if self._graphs == "strangers":
@@ -253,13 +260,13 @@ class Preparation:
             raise of_workflow(error, where) from error
 
     async def _catalogue(self, pool: str) -> Catalogue:
-        """The same for every job of one request."""
+        """Return the pool's catalogue, read once per request so that all jobs are validated against the same one."""
         if pool not in self._catalogues:
             self._catalogues[pool] = await self._stores.engine_info.catalogue(pool)
         return self._catalogues[pool]
 
     async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalMedium]]:
-        """The values to set, and the pictures that some of them bring along as files."""
+        """Return the values to set, and the files of the image inputs."""
         values: list[Input] = []
         pictures: list[LocalMedium] = []
         for position, given in enumerate(inputs):
@@ -287,6 +294,6 @@ def _beyond(where: str, detail: str) -> Problem:
 
 
 def _long_values(values: Sequence[Input]) -> bytes | None:
-    """As JSON, if they are too long for a record."""
+    """Return the values as JSON if they are too long for a record, or None."""
     written = to_json([value.model_dump() for value in values])
     return written if len(written) > MOST_IN_RECORD else None

@@ -1,7 +1,7 @@
-"""What a tenant may have and bring, checked when it submits. A quota that is not set costs no request.
+"""Per-tenant quotas, checked on submission. A quota that is not set sends no bucket request.
 
-Jobs are counted by their hints, for a moment at a time: submissions that several processes accept within the same two
-seconds may exceed the limit together. Bytes are exact.
+Jobs are counted by their index keys, and a count is cached for two seconds: submissions that several processes accept
+within that time may exceed the limit together. The byte quota is exact.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -17,11 +17,11 @@ from storage.jobs.active_jobs import ActiveJobs
 from storage.jobs.record import DAY_S
 
 RETRY_S = 15
-"""When a refused submission may try again: a job may have ended by then."""
+"""The Retry-After of a refused submission: a job may have ended by then."""
 
 
 class Quotas:
-    """Of one tenant. Every method raises `Problem` with Retry-After where a quota is used up."""
+    """The quotas of one tenant. Every method raises `Problem` with Retry-After where a quota is exceeded."""
 
     def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
         self._services = services
@@ -32,22 +32,23 @@ class Quotas:
 
     @asynccontextmanager
     async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[None]:
-        """New jobs by their ids, with the files that came in their request, all or none. To be written within this.
+        """Admit all of these new jobs, by id, or none. The caller writes the jobs inside this context.
 
-        `receivers` are others than the jobs' own.
+        `receivers` are webhook URLs in addition to those of the jobs.
         """
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
         self._services.check_disk()
         await self._admit_jobs(len(jobs))
         await self.admit_targets({url for url in targets if url is not None})
         with self._stores.active_jobs.pending(self._tenant, jobs):
+            # Jobs of a batch share media, and a set counts each file once. Fetched files were charged on arrival.
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
             local = [medium for medium in brought if isinstance(medium, LocalMedium) and not medium.is_charged]
             await self._bytes.charge(sum(medium.size_bytes for medium in local))
             yield
 
     async def admit_targets(self, urls: set[str]) -> None:
-        """A receiver counts from its first submission on, and for 30 days after its last event."""
+        """Reserve these webhook receivers: one counts from its first submission to 30 days after its last event."""
         limit = self._config.max_webhook_targets
         if limit is None or not urls:
             return
@@ -59,18 +60,19 @@ class Quotas:
         limits = [limit for limit in (self._config.max_active_jobs, self._config.max_queued_jobs) if limit is not None]
         if not limits:
             return
-        loads, at_most = self._stores.active_jobs, max(limits)
-        load = await loads.of(self._tenant, at_most=at_most)
-        if self._excess(load, count) is not None:
-            load = await loads.audited(self._tenant, at_most=at_most) or load
-        if (problem := self._excess(load, count)) is not None:
+        counts, at_most = self._stores.active_jobs, max(limits)
+        active = await counts.of(self._tenant, at_most=at_most)
+        if self._excess(active, count) is not None:
+            # A crashed writer may leave index keys of jobs that ended, so a refusal is based on a count of the records.
+            active = await counts.audited(self._tenant, at_most=at_most) or active
+        if (problem := self._excess(active, count)) is not None:
             raise problem
-        load.add(count)
+        active.add(count)
 
-    def _excess(self, load: ActiveJobs, count: int) -> Problem | None:
+    def _excess(self, active: ActiveJobs, count: int) -> Problem | None:
         for slug, present, limit, what in (
-            ("too-many-active-jobs", load.active, self._config.max_active_jobs, "queued or running"),
-            ("too-many-queued-jobs", load.queued, self._config.max_queued_jobs, "queued"),
+            ("too-many-active-jobs", active.active, self._config.max_active_jobs, "queued or running"),
+            ("too-many-queued-jobs", active.queued, self._config.max_queued_jobs, "queued"),
         ):
             if limit is not None and present + count > limit:
                 detail = f"{count} more would exceed the {limit} jobs that may be {what} at once"
