@@ -1,11 +1,11 @@
-"""Batches: many jobs that are accepted together, or not at all.
+"""Batches: many jobs that are accepted atomically.
 
     (nothing) ──▶ draft ──▶ open ───────▶ removed
                     └─────▶ abandoned ──▶ removed
 
-A draft names its jobs. They are written one by one, without the index keys by which a worker would find them; then one
-conditional write opens the batch: that is the acceptance. The index keys follow. Each version of the record names a
-timer, whose handler publishes what was opened, goes on with a cancellation, and clears away a draft that was left.
+A draft names its jobs. The jobs are written one by one, without the index keys by which workers find them. One
+conditional write then opens the batch, which accepts all of them, and the index keys follow. Each version of the record
+names a timer. Its handler finishes a publication or cancellation that was interrupted and deletes abandoned drafts.
 """
 
 import uuid
@@ -35,23 +35,23 @@ from storage.tombstone import Tombstone, collect_garbage, end_timer
 from storage.webhooks.deliveries import DeliveryStore
 
 CHECK_AGAIN = timedelta(days=1)
-"""Between two checks, after a batch's time, whether its last job was removed."""
+"""Time between two checks of an expired batch for its last job's removal."""
 EVENTS_PENDING = timedelta(minutes=10)
-"""Between two checks whether its event was delivered."""
+"""Time between two checks for the delivery of a batch's event."""
 FINISHED_WITHIN = timedelta(seconds=20)
-"""Between two checks whether every job has ended."""
+"""Time between two checks for the end of every job."""
 FINISHED_LATE = timedelta(minutes=5)
-"""As before, after a batch's time: each check then reads the jobs that seem not to have ended."""
+"""The same for an expired batch, whose checks also read the jobs that seem unfinished."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
-"""Time for the process that opened or cancelled a batch to finish its work, before the timer's handler does it."""
+"""Time that the process which opened or cancelled a batch has to finish before the timer's handler takes over."""
 
 
 SECONDS_A_JOB = 0.1
-"""What each job of a batch adds to the time that its request may take of the bucket."""
+"""Seconds that each job of a batch adds to its request's time limit for bucket calls."""
 
 
 class BatchRecord(Model):
-    """The content of batch.json. `rev` and `nonce` as in a job's record."""
+    """The content of batch.json. `rev` and `nonce` have the meaning that they have in a job's record."""
 
     tenant: str
     batch_id: str
@@ -67,17 +67,17 @@ class BatchRecord(Model):
     created_at: datetime
     cancel_requested_at: datetime | None = None
     webhook_url: str | None = None
-    """The receiver of the event that every job has ended."""
+    """The receiver of the event that reports the end of every job."""
     finished_at: datetime | None = None
-    """When every job was found to have ended; checked only where there is a receiver."""
+    """When every job was found to have ended. It is checked only if there is a receiver."""
     has_webhook_secret: bool = False
-    """Whether the batch brought a secret of its own, which lies beside the record."""
+    """Whether the batch has its own webhook secret, stored in a separate object."""
     is_reconciled: bool = False
-    """Whether nothing is left to do of its opening and its cancellation: every job was published, or cancelled."""
+    """Whether its opening and its cancellation are complete: every job was published, or cancelled."""
     retain_s: int = DEFAULT_RETAIN_S
 
     def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
-        """Only a draft moves."""
+        """Return a draft in the new state; other batches are unchanged."""
         return self.model_copy(update={"state": state}) if self.state == "draft" else self
 
     @property
@@ -90,12 +90,12 @@ class BatchRecord(Model):
 
     @property
     def finish(self) -> EventRef:
-        """The event of its end, its only one."""
+        """The event that reports the batch's end, its only event."""
         return EventRef(self.tenant, "batch", self.batch_id, 1)
 
     @property
     def awaits_its_end(self) -> bool:
-        """Whether there is a receiver, and jobs that have not ended as far as is known."""
+        """Whether there is a receiver and the end of every job is not yet known."""
         return self.webhook_url is not None and self.finished_at is None
 
 
@@ -106,7 +106,7 @@ class StoredBatch:
 
 
 def member_id(batch_id: str, position: int) -> str:
-    """The same for every repeat of a request, so that a repeat goes on where the first one died."""
+    """Derive a job's id from its position, so that a repeated request continues an interrupted one."""
     return str(uuid.uuid5(uuid.UUID(batch_id), str(position)))
 
 
@@ -122,7 +122,7 @@ class BatchStore:
         self._clock = clock
 
     async def draft(self, record: BatchRecord) -> StoredBatch:
-        """Name the jobs that are about to be written; the present record where a repeat finds one."""
+        """Store the draft that names the jobs to be written; return the existing record if the request is a repeat."""
         allow_more(SECONDS_A_JOB * len(record.job_ids))
         timer = _timer(record, record.created_at + ABANDONED, now=record.created_at)
         await self._objects.put(timer.key, b"")
@@ -132,7 +132,7 @@ class BatchStore:
             return await self._read(record.tenant, record.batch_id)
 
     async def accept(self, draft: StoredBatch, jobs: Sequence[JobRecord]) -> StoredBatch:
-        """Open a batch whose jobs are all written, and publish them. `BatchGone` if it was abandoned."""
+        """Open a batch whose jobs are all written, and publish them. Raises `BatchGone` if it was abandoned."""
         opened = await self._change(draft, lambda record: record.moved("open"), within=PUBLISHED_WITHIN)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
@@ -140,7 +140,7 @@ class BatchStore:
         return await self._reconciled(opened)
 
     async def read(self, tenant: str, batch_id: str) -> StoredBatch:
-        """`BatchNotFound` also for a draft, `BatchGone`."""
+        """Read an open batch. Raises `BatchNotFound`, for a draft too, or `BatchGone`."""
         try:
             stored = await self._read(tenant, batch_id)
         except ValueError:
@@ -150,15 +150,16 @@ class BatchStore:
         return stored
 
     async def statuses(self, record: BatchRecord) -> Mapping[str, Status | None]:
-        """Each job's status, None for one that was removed: by the index keys, or by its record if they are unclear.
+        """Return each job's status, None if it was removed.
 
-        After the batch's time a single key of a job that has not ended is unclear as well: a paused writer may have
-        left it after the job's removal.
+        The index keys give the status; the record decides if a job's keys are ambiguous.
         """
         listed: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
         for entry in await self._members(record):
             if entry.job_id in listed:
                 listed[entry.job_id].append(Status(entry.status))
+        # After the batch's time even a single key of an unfinished job is ambiguous: a paused writer may have written
+        # it after the job's removal.
         is_old = self._clock.now() >= record.expires_at
         unclear = [
             job_id for job_id, found in listed.items() if len(found) != 1 or (is_old and not found[0].is_terminal)
@@ -168,7 +169,7 @@ class BatchStore:
         return {job_id: known[job_id] if job_id in known else listed[job_id][0] for job_id in record.job_ids}
 
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
-        """Cancel every job that has not ended. Durable once the request is written."""
+        """Cancel every unfinished job. The cancellation is durable once the batch records it."""
         allow_more(SECONDS_A_JOB * len(stored.record.job_ids))
         now, was_reconciled = self._clock.now(), False
 
@@ -180,11 +181,11 @@ class BatchStore:
 
         stored = await self._change(stored, cancelled, within=CANCELLED_WITHIN)
         await self._cancel_jobs(stored.record)
-        # Where its jobs were not all published, the timer's handler does both.
+        # If its jobs were not all published, the timer's handler publishes and cancels them.
         return await self._reconciled(stored) if was_reconciled else stored
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """As `TimerHandler.on_due`."""
+        """Act on a due timer, see `TimerHandler.on_due`."""
         now = self._clock.now()
         try:
             stored = await self._read(timer.tenant, timer.id)
@@ -196,7 +197,7 @@ class BatchStore:
         if record.timer != timer.key:
             if now - timer.armed_at < YOUNG:
                 return timer  # the commit that names it may be under way
-            await self._fence(stored)
+            await self._fence(stored)  # the paused writer of an old timer can no longer commit
         elif not record.is_open:
             await self._abandon(stored)
         elif now >= record.expires_at and not record.awaits_its_end:
@@ -208,7 +209,7 @@ class BatchStore:
         return None
 
     async def _reconcile(self, stored: StoredBatch) -> None:
-        """Do what the process that opened or cancelled the batch may have left undone."""
+        """Publish and cancel the jobs that the process which opened or cancelled the batch may have left."""
         record = stored.record
         await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
         if record.cancel_requested_at is not None:
@@ -216,14 +217,14 @@ class BatchStore:
         await self._advance(stored, record.model_copy(update={"is_reconciled": True}))
 
     async def _reconciled(self, stored: StoredBatch) -> StoredBatch:
-        """The batch when that was done; as it is if someone else changed it, who then does the same."""
+        """Mark the batch as reconciled; return it unchanged if another writer was first, which then reconciles it."""
         try:
             return await self._advance(stored, stored.record.model_copy(update={"is_reconciled": True}))
         except PreconditionFailed:
             return stored
 
     async def _finish(self, stored: StoredBatch) -> None:
-        """Commit the event that every job has ended, if so."""
+        """Commit the batch's event if every job has ended; check again later if not."""
         record, now = stored.record, self._clock.now()
         if record.awaits_its_end and record.webhook_url is not None:
             if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
@@ -240,7 +241,9 @@ class BatchStore:
             return
 
     async def _abandon(self, stored: StoredBatch) -> None:
-        """From the first write on it cannot be opened; its jobs are known until the last of them is gone."""
+        """Delete a draft and its jobs."""
+        # The state comes first so that a slow process can no longer open the batch. The record goes last: only it
+        # names the jobs, and a crash in between must not lose them.
         stored = await self._change(stored, lambda record: record.moved("abandoned"), within=CANCELLED_WITHIN)
         record = stored.record
         if record.is_open:
@@ -248,7 +251,7 @@ class BatchStore:
         await map_bounded(
             record.job_ids, lambda job_id: self._remover.discard(record.tenant, job_id, record.created_at)
         )
-        await self._bury(stored)
+        await self._leave_tombstone(stored)
 
     async def _remove(self, stored: StoredBatch) -> None:
         record, now = stored.record, self._clock.now()
@@ -257,10 +260,10 @@ class BatchStore:
         elif record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
             await self._advance(stored, record, due=now + EVENTS_PENDING)
         else:
-            await self._bury(stored)
+            await self._leave_tombstone(stored)
 
-    async def _bury(self, stored: StoredBatch) -> None:
-        """A tombstone takes its place, and everything that belongs to it goes; a dead letter of its event as well."""
+    async def _leave_tombstone(self, stored: StoredBatch) -> None:
+        """Replace the record by a tombstone and delete the batch's other objects, dead letters included."""
         record, key, now = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now()
         letters = await self._deliveries.dead_letters_of([record.finish])
         tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer} - {""}))
@@ -304,7 +307,7 @@ class BatchStore:
     async def _change(
         self, stored: StoredBatch, change: Callable[[BatchRecord], BatchRecord], *, within: timedelta
     ) -> StoredBatch:
-        """`within`: when the timer's handler does what follows from the change, if it was not done by then."""
+        """Apply `change` and commit it. `within`: time after which the timer's handler completes the change."""
         tenant, batch_id = stored.record.tenant, stored.record.batch_id
 
         async def write(found: StoredBatch) -> StoredBatch:
@@ -316,7 +319,7 @@ class BatchStore:
         return await compare_and_swap(f"batch {batch_id}", lambda: self._read(tenant, batch_id), write, at_hand=stored)
 
     async def _advance(self, stored: StoredBatch, changed: BatchRecord, *, due: datetime | None = None) -> StoredBatch:
-        """Commit `changed` with a new timer; `PreconditionFailed` if another writer was first."""
+        """Commit `changed` with a new timer. Raises `PreconditionFailed` if another writer was first."""
         now = self._clock.now()
         timer = _timer(changed, due or self._due(changed), now=now)
         await self._objects.put(timer.key, b"")
@@ -330,7 +333,7 @@ class BatchStore:
         return committed
 
     async def _fence(self, stored: StoredBatch) -> None:
-        """Rewrite the record unchanged: a paused writer that read it before can no longer commit."""
+        """Rewrite the record unchanged, so that a paused writer that read it before can no longer commit."""
         await self._commit(stored.record.model_copy(update={"rev": stored.record.rev + 1}), etag=stored.etag)
 
     def _due(self, record: BatchRecord) -> datetime:

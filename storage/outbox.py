@@ -1,8 +1,8 @@
-"""The outbox: events that were committed inside a record, and the entries that lead to them.
+"""The outbox: events that are committed inside a record, and the outbox entries that name them.
 
-An outbox entry is an index key that is written before the commit of its event (`storage.jobs.index`), so it may lead to
-an event that is about to be committed, or never will be. It is deleted only when that is settled: the event was
-delivered, given up or superseded, or a fence has made sure that no paused writer still commits it.
+An outbox entry is an index key that is written before the commit of its event (`storage.jobs.index`), so its event may
+not be committed yet, or never will be. The entry is deleted once the event was delivered, given up or superseded, or
+once a fence ensures that no paused writer can still commit it.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class JobHappened:
-    """An event of a job, with the job as it is now."""
+    """An event of a job, with the job's current record."""
 
     ref: EventRef
     url: str
@@ -40,7 +40,7 @@ class JobHappened:
 
 @dataclass(frozen=True, slots=True)
 class BatchFinished:
-    """Every job of the batch is over."""
+    """The event that every job of a batch has ended."""
 
     ref: EventRef
     url: str
@@ -51,7 +51,7 @@ class BatchFinished:
 
 @dataclass(frozen=True, slots=True)
 class TestAsked:
-    """A test of a receiver, which a client asked for."""
+    """A test event that a client requested for a receiver."""
 
     ref: EventRef
     url: str
@@ -60,7 +60,7 @@ class TestAsked:
 
 Committed = JobHappened | BatchFinished | TestAsked
 Found = Committed | Literal["later", "never"]
-"""`later`: it is about to be committed, or may be; `never`: superseded or given up; the entry may be deleted."""
+"""`later`: the event may still be committed; `never`: it was superseded or given up, and the entry may be deleted."""
 
 
 class Outbox:
@@ -74,7 +74,7 @@ class Outbox:
         self._clock = clock
 
     async def due(self, after: str = "") -> tuple[list[OutboxEntry], str | None]:
-        """One LIST: the entries that are due, and where the next LIST goes on; None if nothing more is due."""
+        """List once: return the entries that are due and the key to continue after, None if no more are due."""
         page = await self._objects.list(OUTBOX, after=after, limit=PAGE)
         now, entries = self._clock.now(), list[OutboxEntry]()
         for key in page.keys:
@@ -89,7 +89,7 @@ class Outbox:
         return entries, page.keys[-1] if page.more else None
 
     async def find(self, entry: OutboxEntry) -> Found:
-        """The event that an entry leads to."""
+        """Return the committed event of an entry, or why there is none."""
         match entry.ref.kind:
             case "job":
                 return await self._of_job(entry)
@@ -109,8 +109,9 @@ class Outbox:
             if event.sequence == ref.sequence and record.webhook_url is not None:
                 return JobHappened(ref, record.webhook_url, record, event)
         if ref.sequence < record.next_sequence:
-            return "never"
+            return "never"  # the record has passed this sequence, so the event was superseded
         if self._unless_young(entry) == "never":
+            # A writer that was paused before its commit could still commit the event; the fence rules that out.
             try:
                 await self._jobs.fence(stored)
             except PreconditionFailed:
@@ -125,7 +126,7 @@ class Outbox:
         except BatchNotFound:
             return self._unless_young(entry)
         if record.finished_at is None or record.webhook_url is None:
-            return "later"  # the reaper looks at the batch until it is finished, and does not write this in vain
+            return "later"  # the reaper checks the batch until it is finished, then commits this event
         statuses = await self._batches.statuses(record)
         return BatchFinished(ref, record.webhook_url, record.finished_at, record, statuses)
 
@@ -139,7 +140,7 @@ class Outbox:
         return "later" if self._clock.now() - entry.due <= YOUNG else "never"
 
     async def announce_again(self, record: JobRecord) -> None:
-        """Write the entry of each event of the job that was neither delivered nor given up."""
+        """Rewrite the entry of each event of the job that was neither delivered nor given up."""
         for event in record.events if record.webhook_url is not None else ():
             ref = event_ref(record, event)
             stored = await self._deliveries.find(ref)

@@ -1,11 +1,10 @@
-"""Claiming: which job a worker runs next. The queue's keys are an index; the claim itself is a write to job.json.
+"""Claims the job that a worker runs next. The queue's keys are an index; the claim itself is a write to job.json.
 
-A claim takes three rounds: LIST; the record and the workflow, and at the same time the timer of the lease and the index
-key of the running job; the conditional write.
+A claim takes three rounds of requests: the LIST; the record, the workflow, the timer of the lease and the index key of
+the running job; the conditional write.
 
-Candidates come in the order of their keys: higher priority first, then older first. Losers of a conditional
-write are slow on some servers, so a worker that lost a race waits a moment and then, until it wins again, takes a
-random one among the first few of the best priority instead of the very first.
+Candidates are ordered by key: higher priority first, then older first. After a lost race a worker backs off and, until
+it wins again, picks a random candidate of the best priority instead of the first.
 """
 
 import asyncio
@@ -28,11 +27,11 @@ from storage.timers import Timer
 logger = logging.getLogger(__name__)
 
 CANDIDATES = 20
-"""Queue keys of one LIST. If none of them can be claimed, the next ones are tried."""
+"""Queue keys per LIST. If none of them can be claimed, the next page is tried."""
 
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
-"""After the first lost race and at most: doubled a loss, then drawn at random from nothing to that."""
+"""Exponential backoff after lost races, in seconds, with full jitter: the base, doubled per loss, and its maximum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class _Claimant:
 
 
 class JobQueue:
-    """`lease_s`: how long a claim is believed without a sign of life."""
+    """`lease_s`: seconds for which a claim is valid without a renewal."""
 
     def __init__(
         self, jobs: JobStore, objects: ObjectStore, clock: Clock, *, lease_s: float, chance: random.Random | None = None
@@ -55,7 +54,7 @@ class JobQueue:
         self._losses = 0
 
     async def claim(self, pool: str, worker: str, runtime: Runtime | None = None) -> StoredJob | None:
-        """The best queued job, now running under this worker's lease; None if nothing is claimable."""
+        """Claim the best queued job under this worker's lease; return None if no job can be claimed."""
         claimant = _Claimant(worker, runtime)
         after = ""
         while True:
@@ -66,7 +65,7 @@ class JobQueue:
             after = page.keys[-1]
 
     async def peek(self, pool: str) -> JobRecord | None:
-        """The job that would be claimed first, by the first queue key."""
+        """Return the job of the first queue key; None if there is none or it is no longer queued."""
         page = await self._objects.list(queue_prefix(pool), limit=1)
         try:
             entry = QueueEntry.parse(page.keys[0])
@@ -83,9 +82,10 @@ class JobQueue:
         return None
 
     def _choice(self, candidates: list[QueueEntry]) -> int:
-        """The first; while others are at work, a random one of the same priority."""
+        """Return the index of the candidate to try next."""
         if self._losses == 0:
             return 0
+        # Rejected conditional writes are slow on some servers, so workers that compete spread out over the queue.
         return self._chance.choice([n for n, one in enumerate(candidates) if one.priority == candidates[0].priority])
 
     async def _entries(self, found: Sequence[str]) -> list[QueueEntry]:
@@ -98,11 +98,12 @@ class JobQueue:
         return entries
 
     async def _try(self, entry: QueueEntry, claimant: _Claimant) -> StoredJob | None:
-        """Claim the job of this queue key; None if the key is stale or another worker was first."""
+        """Claim the job of this queue key; return None if the key is stale or another worker was first."""
         ahead = self._ahead(entry)
         try:
             stored = await self._read(entry, ahead)
         except JobNotFound:
+            # A queue key is written before its record, so a young one may precede a commit.
             if self._clock.now() - entry.created_at > YOUNG:
                 await self._objects.delete(entry.key)
             stored = None
@@ -115,14 +116,12 @@ class JobQueue:
         return claimed
 
     def _ahead(self, entry: QueueEntry) -> KeysAhead:
-        """The keys of the claim, as far as the queue key tells them.
-
-        They cost requests for nothing if the race is lost: while races are lost, they wait for the record.
-        """
+        """Return the timer and index key of the claim that can be derived from the queue key alone."""
         now = self._clock.now()
         due = now + timedelta(seconds=self._lease_s)
         timer = Timer.new(due, "job", entry.tenant, entry.job_id, armed_at=now, lane="active")
         running = ListEntry(entry.created_at, entry.job_id, entry.attempt + 1).key(entry.tenant, Status.RUNNING)
+        # Keys of a lost race are wasted requests: after a loss they are written only once the record was read.
         return KeysAhead(timer, frozenset({running}), is_spent=self._losses > 0)
 
     async def _read(self, entry: QueueEntry, ahead: KeysAhead) -> StoredJob:
@@ -139,7 +138,7 @@ class JobQueue:
             await self._objects.delete(entry.key)
             return None
         if record.status is not Status.QUEUED:
-            return None  # its worker may be giving it back right now: the queue key comes before that commit
+            return None  # its worker may be releasing it: the queue key is written before that commit
         claim = record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
         try:
             claimed = await self._jobs.advance(stored, claim, ahead=ahead)
@@ -147,5 +146,5 @@ class JobQueue:
             self._losses += 1
             await asyncio.sleep(self._chance.uniform(0, min(BACKOFF_S * 2**self._losses, MAX_BACKOFF_S)))
             return None
-        self._losses = max(0, self._losses - 1)
+        self._losses = max(0, self._losses - 1)  # one win does not end the contention
         return replace(claimed, workflow=stored.workflow)

@@ -1,4 +1,4 @@
-"""The job record and every change it can go through. Everything that affects the state machine lives here.
+"""The job record and its transitions. Everything that affects the state machine lives here.
 
     create ─▶ queued ──claim──▶ running ──complete──▶ completed
                 │  ▲              │  │
@@ -7,9 +7,9 @@
                 └──cancel, queue_timeout, no_engine─────┘
 
 A change is a pure function from one record to the next; `storage.jobs.store` commits it by a conditional write.
-Only the holder of the current attempt may change a running job (fencing), save for `request_cancel` and
-`retain`, which anyone may write and which the holder obeys. Removing a finished job is no change of its record:
-`storage.removal` puts a tombstone in its place.
+Only the holder of the current attempt may change a running job (fencing). The exceptions are `request_cancel` and
+`retain`, which any process may write and which the holder obeys. The removal of a finished job is not a change of its
+record: `storage.removal` replaces the record by a tombstone.
 """
 
 from collections.abc import Mapping
@@ -38,21 +38,21 @@ from storage.model import Model
 from workflows.policy import GraphTrust
 
 CANCELLED_MESSAGE = "Cancelled by user"
-"""The `error` of a cancelled job: the first version's wording, which clients compare with."""
+"""The `error` of a cancelled job. Clients compare it with the first version's wording."""
 
 WORKER_LOST = "worker_lost"
-"""The code of a job that lost its worker in every attempt: no worker is left to say so itself."""
+"""The error code of a job that lost its worker in every attempt. The reaper writes it."""
 
 QUEUE_TIMEOUT = "queue_timeout"
-"""The code of a job that no worker took within its `queue_timeout_s`."""
+"""The error code of a job that no worker claimed within its `queue_timeout_s`."""
 
 NO_ENGINE = "engine_unavailable"
-"""The code of a job for which no engine could be started; that of `workers.errors.EngineUnavailable`, too."""
+"""The error code of a job whose pool could not start an engine; the same as `workers.errors.EngineUnavailable`'s."""
 
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
 LONGEST_WAIT = timedelta(seconds=DEFAULT_RETAIN_S)
-"""Of a job in the queue; longer only where jobs are kept longer than this."""
+"""The longest time in the queue, unless the job's `retain_s` is longer."""
 
 
 class Status(StrEnum):
@@ -67,10 +67,10 @@ class Status(StrEnum):
 
 
 class Change(StrEnum):
-    """The names of the arrows above; `progress` and `request_cancel` stay in `running`, `retain` in any status.
+    """The transitions of the diagram above; `progress` and `request_cancel` stay in `running`, `retain` in any status.
 
-    A job goes back to the queue by `release` if its worker is going away in peace, which does not count against
-    `max_attempts`, and by `requeue` if the worker was lost or the engine failed, which does.
+    A job returns to the queue by `release` if its worker shuts down, which does not count against `max_attempts`, and
+    by `requeue` if the worker was lost or the engine failed, which does.
     """
 
     CLAIM = "claim"
@@ -102,16 +102,18 @@ TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
 
 
 class JobRecord(Model):
-    """The content of job.json, the only truth about a job.
+    """The content of job.json, the only source of truth about a job.
 
-    `rev` grows by one a change and `nonce` is random a write: equal bodies would share an ETag,
-    and a writer recognises its own write after an unclear answer. `storage.jobs.store` sets both, and `timer`.
+    `storage.jobs.store` sets `rev`, `nonce` and `timer`.
     """
 
     tenant: str
     job_id: str
     rev: int = 0
+    """Increases by one with each change."""
+    # Without the nonce, equal bodies would share an ETag. A writer also finds its own write by it after a lost answer.
     nonce: str = ""
+    """A random value per write."""
     timer: str = ""
     """The key of the current timer (`storage.timers`)."""
 
@@ -119,39 +121,38 @@ class JobRecord(Model):
     pool: str = DEFAULT_POOL
     priority: int = 0
     timeout_s: int
-    """Longest run time of one attempt."""
+    """Longest run time of one attempt, in seconds."""
     queue_timeout_s: int | None = None
-    """Longest time until the first attempt begins."""
+    """Longest time until the first attempt begins, in seconds."""
     retain_s: int = DEFAULT_RETAIN_S
-    """How long the job and its files stay after its end."""
+    """How long the job and its files are kept after its end, in seconds."""
     batch_id: str | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
     webhook_events: tuple[EventName, ...] = ()
     has_webhook_secret: bool = False
-    """Whether the job brought a secret of its own, which lies beside the record."""
+    """Whether the job has its own webhook secret, stored in a separate object."""
     has_partner_key: bool = False
-    """Whether a key for partner nodes lies beside the record, sealed."""
+    """Whether an encrypted key for partner nodes is stored in a separate object."""
     graphs: GraphTrust = "strangers"
-    """The rules that the graph was accepted by; its worker applies them again. A record of a version before these
-    levels has none, and was accepted by rules like the strict ones.
-    """
+    """The rules by which the graph was accepted; the worker applies them again."""
+    # The default serves records of versions before these levels, which were accepted by rules like the strict ones.
     is_strict: bool = False
-    """Whether the job is to be refused, and not run in part, if some of its outputs cannot run."""
+    """Whether the job is refused, and not run in part, if some of its outputs cannot run."""
     warnings: dict[str, Any] = Field(default_factory=dict)
-    """By node id, why the outputs that depend on this node do not run: ComfyUI's `node_errors`, with our own words."""
+    """By node id, why the outputs that depend on the node do not run: ComfyUI's `node_errors` with our own messages."""
     traceparent: str | None = None
-    """The W3C trace context of the submission, handed on with each event."""
+    """The W3C trace context of the submission, passed on with each event."""
     events: tuple[JobEvent, ...] = ()
-    """Those to be delivered, or delivered already. A progress event goes when a newer one comes."""
+    """The job's webhook events, delivered or not. A newer progress event replaces an older one."""
     next_sequence: int = 1
     inputs: tuple[Input, ...] = ()
     has_values: bool = False
-    """Whether its inputs lie beside the record, for they are long: lists read whole records, workers write them again
-    and again."""
+    """Whether the inputs are long and stored in a separate object."""
+    # Lists read whole records and workers rewrite them with every report, so records stay small.
     media: tuple[Medium, ...] = ()
     workflow_shape: str
-    """Hash of the graph's classes and links: jobs of one shape take about the same time."""
+    """Hash of the graph's classes and links. Jobs of one shape have similar run times."""
 
     created_at: datetime
     started_at: datetime | None = None
@@ -159,14 +160,14 @@ class JobRecord(Model):
     cancel_requested_at: datetime | None = None
 
     attempt: int = 0
-    """How often the job was claimed; the number of the current attempt while running."""
+    """How often the job was claimed, which is the number of the current attempt."""
     given_back: int = 0
-    """How many of the attempts ended because their worker went away in peace: they count against no limit."""
+    """How many attempts ended because their worker shut down; these do not count against `max_attempts`."""
     lease: Lease | None = None
     runtime: Runtime | None = None
-    """What the last attempt runs on, or ran on."""
+    """The machine and engine of the last attempt."""
     usage: tuple[GpuTime, ...] = ()
-    """How long the attempts that are over held their workers, by GPU; `spent` has the current one too."""
+    """GPU time of the attempts that have ended, by GPU; `gpu_time` includes the current one."""
 
     progress: int = 0
     progress_details: ProgressDetails = ProgressDetails()
@@ -174,11 +175,11 @@ class JobRecord(Model):
     error: str | None = None
     error_detail: ErrorDetail | None = None
     last_fault: ErrorDetail | None = None
-    """Why the attempt before had to be repeated."""
+    """Why the previous attempt had to be repeated."""
 
     @property
     def due_at(self) -> datetime:
-        """When the reaper acts unless the job changes: limit in the queue, end of the lease, removal."""
+        """When the reaper acts unless the job changes: the queue limit, the end of the lease, or the removal."""
         if self.completed_at is not None:
             return self.completed_at + timedelta(seconds=self.retain_s)
         if self.lease is not None:
@@ -187,43 +188,41 @@ class JobRecord(Model):
 
     @property
     def queue_limit(self) -> datetime:
-        """`queue_timeout_s` bounds the wait for the first attempt only; no job waits longer than `longest_wait`."""
+        """When a queued job fails. `queue_timeout_s` limits the first wait only, `longest_wait` every wait."""
         if self.queue_timeout_s is not None and self.attempt == 0:
             return self.created_at + min(timedelta(seconds=self.queue_timeout_s), self.longest_wait)
         return self.created_at + self.longest_wait
 
     @property
     def longest_wait(self) -> timedelta:
-        """Of a job in the queue without a limit of its own."""
+        """The queue limit of a job without its own `queue_timeout_s`."""
         return max(LONGEST_WAIT, timedelta(seconds=self.retain_s))
 
     @property
     def gpu_time(self) -> tuple[GpuTime, ...]:
-        """GPU time so far, by GPU: of a running attempt up to its last sign of life, all that is known of it."""
+        """GPU time so far, by GPU. A running attempt counts up to the last renewal of its lease."""
         return self.usage if self.lease is None else self._used_until(self.lease.renewed_at)
 
     def may_be_repeated(self, max_attempts: int) -> bool:
-        """Whether an attempt is left after the current one; those that were given back do not count."""
+        """Whether another attempt is allowed. Released attempts do not count."""
         return self.attempt - self.given_back < max_attempts
 
     def has_lost_its_worker(self, now: datetime) -> bool:
-        """Whether its lease has ended without a sign of life."""
+        """Whether the lease of a running job has expired."""
         return self.status is Status.RUNNING and self.lease is not None and self.lease.expires_at <= now
 
     def outdates(self, status: Status, attempt: int) -> bool:
-        """Whether an index key of that status and attempt is stale.
-
-        An index key is written before its commit, so one that is ahead of the record is not.
-        """
+        """Whether an index key of that status and attempt is stale."""
+        # An index key is written before its commit, so one that is ahead of the record is not stale.
         if self.status.is_terminal:
             return (status, attempt) != (self.status, self.attempt)
         return _stage(status, attempt) < _stage(self.status, self.attempt)
 
     def initial(self) -> "JobRecord":
-        """The record of a new job, with the event that reports it."""
+        """Return the record of a new job with its `queued` event."""
         return self.with_event("queued", self.created_at)
 
-    # The changes. Each raises TransitionRefused where the table has no such arrow.
+    # Each change below raises TransitionRefused if the table has no such transition.
 
     def claim(self, *, worker: str, now: datetime, lease_s: float, runtime: Runtime | None = None) -> "JobRecord":
         return self._change(
@@ -247,7 +246,7 @@ class JobRecord(Model):
         details: ProgressDetails,
         outputs: tuple[Output, ...],
     ) -> "JobRecord":
-        """Progress of the current attempt; renews its lease."""
+        """Record progress of the current attempt and renew its lease."""
         lease = self._held_by(attempt)
         reported = self._change(
             Change.PROGRESS,
@@ -263,7 +262,7 @@ class JobRecord(Model):
         return reported
 
     def release(self, *, attempt: int, now: datetime) -> "JobRecord":
-        """Give the job back to the queue: its worker is going away. A job to be cancelled ends here instead."""
+        """Return the job to the queue because its worker shuts down. A job with a cancel request fails instead."""
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
@@ -273,7 +272,7 @@ class JobRecord(Model):
         )
 
     def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
-        """Back to the queue for a fault that was not the job's own. A job to be cancelled ends here instead."""
+        """Return the job to the queue after an infrastructure fault. A job with a cancel request fails instead."""
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
@@ -281,13 +280,14 @@ class JobRecord(Model):
         return self._change(Change.REQUEUE, last_fault=fault, usage=usage, **_FRESH).with_event("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
-        """What becomes of a running job whose lease has ended; the very same record while it has not.
+        """Return a running job whose lease has expired to the queue, or fail it.
 
-        Back to the queue while attempts are left; else it fails, as does a job that was to be cancelled anyway, or
-        whose time is up. Of the lost worker's time, that up to its last sign of life counts.
+        It fails if no attempt is left, its cancellation was requested or its timeout is over. A job with a valid lease
+        is returned unchanged.
         """
         if not self.has_lost_its_worker(now):
             return self
+        # Only the time up to the last renewal is known to have been used, so the time until `now` is not counted.
         return self._without_worker(now, max_attempts, log_tail).model_copy(update={"usage": self.gpu_time})
 
     def _without_worker(self, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None) -> "JobRecord":
@@ -307,15 +307,16 @@ class JobRecord(Model):
         return self.fail(attempt=self.attempt, now=now, error=lost, outputs=self.outputs)
 
     def _give_up(self, now: datetime, code: str, message: str) -> "JobRecord":
-        """Outputs that the worker had reported are in the bucket, and are kept."""
+        """Fail the job and keep the outputs that its worker has reported: they are in the bucket."""
         error = ErrorDetail(code=code, message=message, attempt=self.attempt)
         return self.fail(attempt=self.attempt, now=now, error=error, outputs=self.outputs)
 
     def complete(
         self, *, attempt: int, now: datetime, outputs: tuple[Output, ...], nodes_total: int = 0
     ) -> "JobRecord":
-        """`nodes_total` where the last report did not tell it: a quick job is over before its first one."""
+        """Complete the current attempt. `nodes_total` counts if no report did."""
         self._held_by(attempt)
+        # A quick job ends before its first report, so the record does not know the number of its nodes.
         total = max(nodes_total, self.progress_details.nodes_total)
         done = ProgressDetails(nodes_completed=total, nodes_total=total)
         return self._change(
@@ -337,7 +338,7 @@ class JobRecord(Model):
         outputs: tuple[Output, ...] = (),
         details: ProgressDetails | None = None,
     ) -> "JobRecord":
-        """The current attempt failed for good; outputs that were finished before are kept, and how far it came."""
+        """Fail the job in its current attempt; keep the outputs stored so far and the last progress details."""
         self._held_by(attempt)
         return self._change(
             Change.FAIL,
@@ -351,7 +352,7 @@ class JobRecord(Model):
         ).with_event("failed", now)
 
     def cancel(self, *, now: datetime) -> "JobRecord":
-        """What DELETE means now: a queued job fails at once, a running one is asked to stop, a finished one stays."""
+        """Cancel a job: a queued one fails at once, a running one gets a cancel request, a finished one stays."""
         if self.status.is_terminal or self.cancel_requested_at is not None:
             return self
         if self.status is Status.RUNNING:
@@ -362,13 +363,13 @@ class JobRecord(Model):
         ).with_event("failed", now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
-        """The job after its limit in the queue; the very same record before that."""
+        """Fail a job whose queue limit is over; return it unchanged before that."""
         if self.status is not Status.QUEUED or self.queue_limit > now:
             return self
         is_own = self.queue_limit < self.created_at + self.longest_wait
-        return self._nobody_took_it(f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days", now)
+        return self._no_worker_took_it(f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days", now)
 
-    def _nobody_took_it(self, waited: str, now: datetime) -> "JobRecord":
+    def _no_worker_took_it(self, waited: str, now: datetime) -> "JobRecord":
         detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
         return self._change(
             Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail
@@ -377,7 +378,7 @@ class JobRecord(Model):
     def without_engine(
         self, *, now: datetime, failed_at: datetime, message: str, log_tail: tuple[str, ...]
     ) -> "JobRecord":
-        """What becomes of a job that waited when its pool's engine failed to start once too often, at `failed_at`."""
+        """Fail a job that was queued when its pool used up its engine starts, at `failed_at`; others are unchanged."""
         if self.status is not Status.QUEUED or self.created_at > failed_at:
             return self
         detail = ErrorDetail(code=NO_ENGINE, message=message, retryable=True, log_tail=log_tail or None)
@@ -386,15 +387,18 @@ class JobRecord(Model):
         )
 
     def with_warnings(self, warnings: dict[str, Any]) -> "JobRecord":
-        """What the engine said of the outputs that it does not run, in the place of what was known at submission."""
+        """Replace the warnings of the submission by the engine's."""
         return self.model_copy(update={"warnings": warnings})
 
     def retain(self, retain_s: int) -> "JobRecord":
-        """Keep the job only so long after its end; 0 means not at all."""
+        """Set how many seconds the job is kept after its end; 0 removes it at once."""
         return self if self.retain_s == retain_s else self._change(Change.RETAIN, retain_s=retain_s)
 
     def with_event(self, name: EventName, now: datetime, **what: Any) -> "JobRecord":
-        """With the event, if anyone wants it. Only the newest progress counts, and none after the end."""
+        """Return the record with the event if its webhook subscribes to it.
+
+        A newer progress event, or the job's end, supersedes earlier progress events.
+        """
         if self.webhook_url is None or name not in self.webhook_events:
             return self.model_copy(update={"events": self._without_progress()}) if self.status.is_terminal else self
         event = JobEvent(
@@ -408,7 +412,7 @@ class JobRecord(Model):
         return tuple(event for event in self.events if event.name != "progress")
 
     def _used_until(self, moment: datetime | None) -> tuple[GpuTime, ...]:
-        """With the time that the current attempt had held its worker by then; as it is where that is not known."""
+        """Return the usage including the current attempt up to `moment`; unchanged if the times are unknown."""
         if moment is None or self.started_at is None:
             return self.usage
         return with_time(self.usage, self.runtime, (moment - self.started_at).total_seconds())
@@ -427,9 +431,9 @@ class JobRecord(Model):
 
 
 _FRESH: Mapping[str, Any] = {"lease": None, "progress": 0, "progress_details": ProgressDetails(), "outputs": ()}
-"""What a job loses that goes back to the queue."""
+"""The fields that are reset when a job returns to the queue."""
 
 
 def _stage(status: Status, attempt: int) -> int:
-    """Grows with a job's life: queued 0, running 1, queued 1, running 2, …; an end comes after what it ends."""
+    """Order the states of a job's life: queued 0, running 1, queued 1, running 2, …; an end follows its attempt."""
     return 3 * attempt + {Status.RUNNING: -1, Status.QUEUED: 0}.get(status, 1)

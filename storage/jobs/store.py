@@ -1,8 +1,8 @@
-"""The job store: job.json as the only truth, its timer, and the index keys that make it findable.
+"""The job store: job.json is the only source of truth; its timer and index keys are derived from it.
 
-Every change is a conditional write on the record's ETag. The timer that a version names and its index keys are written
-before the commit, and what the version before named is deleted after it, so a crash leaves a key too many, never one
-too few. A removed job leaves a tombstone in its place for a while, see `storage.removal`.
+Every change is a conditional write on the record's ETag. The timer and the index keys of a version are written before
+its commit, and those of the previous version are deleted after it, so a crash leaves an extra key, never a missing
+one. A removed job is replaced by a tombstone for a while (`storage.removal`).
 """
 
 import asyncio
@@ -43,17 +43,18 @@ from storage.tombstone import Tombstone
 logger = logging.getLogger(__name__)
 
 YOUNG = timedelta(minutes=10)
-"""An index key without a record, or a timer that its record does not name, may belong to a writer that is about to
-commit; older ones are stale."""
+"""Age below which an index key without a record, or a timer that its record does not name, may belong to a writer that
+is about to commit. Older ones are stale."""
 
 ABANDONED = timedelta(hours=25)
-"""Age at which a submission that never committed is cleared away: no repeat with its Idempotency-Key can come then."""
+"""Age at which a submission that never committed is deleted. It exceeds the lifetime of an Idempotency-Key, so no
+repeat of the request can arrive later."""
 
 EARLY = timedelta(minutes=1)
-"""How much earlier than needed a named timer may be due before it is replaced."""
+"""A timer that is due earlier than needed by more than this is replaced."""
 
 MAX_LISTS = 4
-"""LISTs that one page may cost: where more of its hints are stale, the page is short and its cursor leads on."""
+"""Maximum LISTs per page. If stale index keys use them up, the page is short and its cursor continues the list."""
 
 
 Change = Callable[[JobRecord], JobRecord]
@@ -65,7 +66,7 @@ _INPUTS = TypeAdapter(tuple[Input, ...])
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A record and the ETag under which it was read or written. `workflow` is set where it was read along."""
+    """A record and the ETag under which it was read or written. `workflow` is set if it was read with the record."""
 
     record: JobRecord
     etag: str
@@ -74,7 +75,7 @@ class StoredJob:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file of a submission, to be stored under `key`."""
+    """A file of a submission and the key under which it is stored."""
 
     key: str
     path: Path
@@ -83,7 +84,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """Newest first. `next_cursor` is None on the last page."""
+    """One page of a job list, newest first. `next_cursor` is None on the last page."""
 
     jobs: tuple[JobRecord, ...]
     next_cursor: str | None
@@ -97,26 +98,27 @@ class JobStore:
         self._index = IndexWriter(objects)
 
     async def settled(self) -> None:
-        """Waits for the deletions that follow this store's commits."""
+        """Wait for the background deletions that follow this store's commits."""
         await self._index.settled()
 
     async def create(
         self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
     ) -> StoredJob:
-        """Accept a job. When this returns the job is durable; `PreconditionFailed` if there is one of this id."""
+        """Accept a job, which is durable on return. Raises `PreconditionFailed` if a job with this id exists."""
         return await self.accept(await self.prepare(record, workflow=workflow, files=files, extras=extras))
 
     async def prepare(
         self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
     ) -> JobRecord:
-        """Store everything but the record, which is returned for `accept`: in one round if there is only a workflow.
+        """Store everything but the record, and return the record for `accept`.
 
-        Files and secrets wait until the timer is stored, which clears them away if the job is never accepted. A
-        process that is killed within the one round may leave a workflow behind, and nothing else.
+        A job without files and secrets takes one round of requests. A process that is killed during it may leave a
+        workflow behind, and nothing else.
         """
         record = _with_first_timer(record)
         index = self._index.put(_all_keys(record))
         if files or extras:
+            # The timer comes first: its handler deletes the files and secrets of a job that is never accepted.
             await index
             await self._store_parts(record, workflow, files, extras)
             return record
@@ -128,28 +130,29 @@ class JobStore:
         return record
 
     async def accept(self, record: JobRecord) -> StoredJob:
-        """Commit a job that was prepared; `PreconditionFailed` if there is one of this id."""
+        """Commit a prepared job. Raises `PreconditionFailed` if a job with this id exists."""
         stored = await self._commit(record, etag=None)
-        if self._clock.now() - record.created_at > YOUNG / 2:  # a reader may have deleted the index keys as stale
+        if self._clock.now() - record.created_at > YOUNG / 2:
+            # After a slow submission a reader may have deleted the index keys as stale.
             await self.publish(record)
         self._signal.ring(queue_topic(record.pool))
         self._ring_if_due(record)
         return stored
 
     def discard_prepared(self, record: JobRecord) -> None:
-        """Delete the index keys of a job that will not be accepted; its timer clears the rest away."""
+        """Delete the index keys of a job that will not be accepted. Its timer's handler deletes the rest."""
         self._index.delete_soon({*index_keys(record), list_key(record)})
 
     async def create_unpublished(
         self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
     ) -> StoredJob:
-        """A job of a batch: neither its index keys nor its timer are written before it is published."""
+        """Store a job of a batch without its index keys and timer, which `publish` writes."""
         record = _with_first_timer(record)
         await self._store_parts(record, workflow, files, extras)
         return await self._commit(record, etag=None)
 
     async def publish(self, record: JobRecord) -> None:
-        """Write the timer and the index keys of a stored job. Idempotent; `record` may be outdated."""
+        """Write the timer and the index keys of a stored job. The call is idempotent, and `record` may be outdated."""
         await self._index.put(_all_keys(record))
         self._signal.ring(queue_topic(record.pool))
         self._ring_if_due(record)
@@ -165,7 +168,7 @@ class JobStore:
         await self._objects.put(keys.workflow(record.tenant, record.job_id), workflow)
 
     async def read(self, tenant: str, job_id: str) -> StoredJob:
-        """`JobGone` if it was removed, `JobNotFound` if there is none, `RecordUnreadable`."""
+        """Read a job. Raises `JobGone` if it was removed, `JobNotFound`, or `RecordUnreadable`."""
         try:
             stored = await self._objects.get(keys.record(tenant, job_id))
         except (ObjectNotFound, ValueError):
@@ -175,7 +178,7 @@ class JobStore:
         return StoredJob(read_as(JobRecord, stored.head.key, stored.body), stored.head.etag)
 
     async def read_with_workflow(self, tenant: str, job_id: str) -> StoredJob:
-        """As `read`, with the workflow, in one round; None in its place if it cannot be read."""
+        """Read a job and its workflow in one round; `workflow` is None if it cannot be read. Raises as `read`."""
         stored, workflow = await asyncio.gather(
             self.read(tenant, job_id), self._objects.get(keys.workflow(tenant, job_id)), return_exceptions=True
         )
@@ -184,15 +187,15 @@ class JobStore:
         return stored if isinstance(workflow, BaseException) else replace(stored, workflow=workflow.body)
 
     async def workflow(self, tenant: str, job_id: str) -> bytes:
-        """The graph as it was submitted; errors as of `read`."""
+        """Return the graph as it was submitted. Raises as `read`."""
         try:
             return (await self._objects.get(keys.workflow(tenant, job_id))).body
         except (ObjectNotFound, ValueError):
-            await self.read(tenant, job_id)
+            await self.read(tenant, job_id)  # raises JobGone if the job was removed
             raise JobNotFound(job_id) from None
 
     async def inputs(self, record: JobRecord) -> tuple[Input, ...]:
-        """The values to set in its graph, wherever they lie; errors as of `read`."""
+        """Return the values to set in the job's graph, from the record or from their own object. Raises as `read`."""
         if not record.has_values:
             return record.inputs
         try:
@@ -203,11 +206,11 @@ class JobStore:
         return _INPUTS.validate_json(stored.body)
 
     async def evolve(self, tenant: str, job_id: str, change: Change) -> StoredJob:
-        """Apply `change` to the present record and commit it; what `change` raises is raised, nothing written."""
+        """Apply `change` to the current record and commit the result. An error of `change` is passed on unwritten."""
         return await self.evolve_from(await self.read(tenant, job_id), change)
 
     async def evolve_from(self, stored: StoredJob, change: Change, *, ahead: "KeysAhead | None" = None) -> StoredJob:
-        """As `evolve`, from a version that is at hand: saves the GET where no one else wrote meanwhile."""
+        """Do as `evolve`, starting from a version already read; this saves the GET unless another writer was first."""
         tenant, job_id = stored.record.tenant, stored.record.job_id
 
         async def write(found: StoredJob) -> StoredJob:
@@ -217,7 +220,10 @@ class JobStore:
         return await compare_and_swap(f"job {job_id}", lambda: self.read(tenant, job_id), write, at_hand=stored)
 
     async def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str | None) -> JobPage:
-        """One LIST and one GET a row; further LISTs only where stale hints left the page short, and few of them."""
+        """Return one page of a tenant's jobs, for one LIST and one GET per row.
+
+        Stale index keys leave a page short; then at most `MAX_LISTS` LISTs fill it.
+        """
         prefix = list_prefix(tenant, status)
         after = _decode_cursor(prefix, cursor)
         found: list[JobRecord] = []
@@ -232,21 +238,22 @@ class JobStore:
         return JobPage(tuple(found), _encode_cursor(after))
 
     async def advance(self, stored: StoredJob, changed: JobRecord, *, ahead: "KeysAhead | None" = None) -> StoredJob:
-        """Commit `changed` over exactly `stored`; `PreconditionFailed` if another writer was first.
+        """Commit `changed` over exactly `stored`. Raises `PreconditionFailed` if another writer was first.
 
-        `ahead`: keys that were written already. Those that do not fit are deleted.
+        `ahead`: keys that are already written. They are deleted if `changed` does not need them.
         """
         before = stored.record
         named, written = self._timer_key(before, changed), frozenset[str]()
         if ahead is not None and self._fits(ahead, changed):
-            ahead.is_spent = True  # a second try after a lost answer must not delete the timer that the first one named
+            # The first try may have committed although its answer was lost; a second must not delete its timer.
+            ahead.is_spent = True
             named, written = ahead.timer.key, ahead.keys
         elif ahead is not None:
             self.withdraw(ahead)
         return await self._replace(stored, changed, named, written)
 
     async def rearm(self, stored: StoredJob, due: datetime) -> StoredJob:
-        """Commit the record unchanged, with a timer of this time; `PreconditionFailed` as in `advance`."""
+        """Commit the record unchanged with a new timer for `due`. Raises `PreconditionFailed` as `advance` does."""
         timer = job_timer(stored.record, due, now=self._clock.now())
         return await self._replace(stored, stored.record, timer.key)
 
@@ -264,7 +271,8 @@ class JobStore:
         try:
             committed = await self._commit(changed, etag=stored.etag)
         except PreconditionFailed:
-            self._index.delete_soon({timer_key} - old)  # no version will name it
+            # The timer's key is unique to this try. The index keys stay: the other writer may need the same ones.
+            self._index.delete_soon({timer_key} - old)
             raise
         self._index.delete_soon(old - new)
         self._signal.ring(job_topic(changed.tenant, changed.job_id))
@@ -275,7 +283,7 @@ class JobStore:
         return committed
 
     async def write_end_ahead(self, record: JobRecord) -> "KeysAhead":
-        """The keys that the record will need if it completes soon; without those of its events."""
+        """Write the keys that the record needs if it completes soon, apart from the outbox entries of its events."""
         now = self._clock.now()
         ended = record.model_copy(update={"status": Status.COMPLETED, "completed_at": now, "events": ()})
         ahead = KeysAhead(job_timer(ended, ended.due_at, now=now), index_keys(ended))
@@ -283,19 +291,22 @@ class JobStore:
         return ahead
 
     def withdraw(self, ahead: "KeysAhead") -> None:
-        """Delete a timer that no version will name. The index keys may be another writer's: readers delete them."""
+        """Delete the timer of keys that no version will use."""
         if not ahead.is_spent:
             ahead.is_spent = True
+            # The index keys stay: another writer may use the same ones, and readers delete them when stale.
             self._index.delete_soon({ahead.timer.key})
 
     def _fits(self, ahead: "KeysAhead", changed: JobRecord) -> bool:
-        """A timer that is older than this may have been deleted as a paused writer's."""
+        """Whether keys that were written ahead can serve `changed`."""
+        # The sweep deletes an older timer that no record names, as that of a paused writer.
         is_young = self._clock.now() - ahead.timer.armed_at < YOUNG / 2
         return not ahead.is_spent and is_young and _is_early_enough(ahead.timer.due, changed)
 
     def _timer_key(self, before: JobRecord, changed: JobRecord) -> str:
-        """The present timer, or that of the new state."""
+        """Return the key of the current timer if it still serves, else of a new one."""
         due = Timer.parse(before.timer).due if before.timer else None
+        # A new lane or a much later time needs a new timer; a renewed lease does not, which saves a PUT and a DELETE.
         is_kept = changed.status is before.status or changed.status is Status.RUNNING
         if due is not None and is_kept and _is_early_enough(due, changed):
             return before.timer
@@ -306,7 +317,7 @@ class JobStore:
             self._signal.ring(OUTBOX_TOPIC)
 
     async def fence(self, stored: StoredJob) -> StoredJob:
-        """Rewrite the record unchanged: a paused writer that read it before can no longer commit."""
+        """Rewrite the record unchanged, so that a paused writer that read it before can no longer commit."""
         record = stored.record
         return await self._commit(record.model_copy(update={"rev": record.rev + 1}), etag=stored.etag)
 
@@ -315,7 +326,7 @@ class JobStore:
         return [row for row in rows if row is not None]
 
     async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:
-        """The record that an index key names; None, and the key perhaps dropped, if it is stale."""
+        """Return the record that an index key names, or None if the key is stale; a key that is old is deleted."""
         try:
             entry = ListEntry.parse(key)
         except ValueError:
@@ -331,6 +342,7 @@ class JobStore:
             return None
         if key == (list_key(record) if status is None else status_key(record)):
             return record
+        # A key that is ahead of the record belongs to a commit under way and stays.
         if status is None or entry.attempt is None or record.outdates(status, entry.attempt):
             await self._index.delete((key,))
         return None
@@ -341,12 +353,12 @@ class JobStore:
 
 @dataclass(slots=True)
 class KeysAhead:
-    """A timer and index keys that were written before it was known whether a version will need them."""
+    """A timer and index keys that are written before it is known whether a version needs them."""
 
     timer: Timer
     index: frozenset[str]
     is_spent: bool = False
-    """Whether the timer was named by a try to commit, or deleted. Each try has a timer of its own."""
+    """Whether a commit was tried with the timer, or the timer was deleted. Each try has its own timer."""
 
     @property
     def keys(self) -> frozenset[str]:
@@ -354,7 +366,8 @@ class KeysAhead:
 
 
 def _is_early_enough(due: datetime, record: JobRecord) -> bool:
-    """Never late, and not much too early. Every sweep reads a running job, so its timer may be as early as it likes."""
+    """Whether a timer is due neither late nor more than `EARLY` too early for the record."""
+    # A running job's timer may be any amount too early: its handler leaves it while the lease is valid.
     return due <= record.due_at and (record.status is Status.RUNNING or record.due_at - due <= EARLY)
 
 
@@ -364,8 +377,9 @@ def job_timer(record: JobRecord, due: datetime, *, now: datetime) -> Timer:
 
 
 def _with_first_timer(record: JobRecord) -> JobRecord:
-    """Its time is that of the job, from which the index keys of a job that never committed follow."""
+    """Return the record with its first timer, armed at the job's creation."""
     due = min(record.due_at, record.created_at + ABANDONED)
+    # The timer encodes created_at, from which the index keys of a job that never committed can be rebuilt.
     return record.model_copy(update={"timer": job_timer(record, due, now=record.created_at).key})
 
 

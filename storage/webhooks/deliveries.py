@@ -1,11 +1,11 @@
-"""How the delivery of each event went: one record an event, changed by conditional writes, and every attempt kept.
+"""The delivery of each event: one record per event, changed by conditional writes, with its latest attempts.
 
     pending ──claim──▶ pending, under a lease ──▶ delivered
                           │      └──────────────▶ dead ──replay──▶ pending
                           └─────reschedule──────▶ pending
 
-The first claim creates the record. A lease keeps two deliverers from sending the same attempt; where one dies after
-it sent, the event is sent again: at least once, with the same id.
+The first claim creates the record. A lease keeps two deliverers from sending the same attempt. If a deliverer dies
+after sending, the event is sent again with the same id: delivery is at least once.
 """
 
 import asyncio
@@ -27,22 +27,22 @@ from storage.model import Model, read_as
 from storage.timers import Timer
 
 LEASE = timedelta(seconds=60)
-"""Longer than an attempt may take (15 s), with everything around it."""
+"""Exceeds the time limit of an attempt (15 s) and the bucket requests around it."""
 
 YOUNG_LETTER = timedelta(minutes=10)
-"""An entry of the dead letters is written before the commit that makes it true."""
+"""Age below which an entry of the dead letters may precede its commit."""
 
 TEST_KEPT = timedelta(days=1)
 ATTEMPT_POLL_S = 0.2
 MOST_ATTEMPTS = 30
-"""That a delivery keeps, the newest: more than a schedule has, and replays add to them without end."""
+"""The newest attempts that a delivery keeps: more than a schedule has. Replays add attempts without a limit."""
 
 OLDER_EXCERPT = 256
-"""Characters of an excerpt that a delivery keeps once there is a newer attempt: a list shows 200 deliveries."""
+"""Characters kept of an excerpt once there is a newer attempt, since a list shows up to 200 deliveries."""
 
 
 class DeliveryAttempt(Model):
-    """`status` is the answer's, None without one; `excerpt` its first bytes; `duration_ms` until it was there."""
+    """One attempt. `status` and `excerpt` are of the response, None without one; `duration_ms` is the time to it."""
 
     number: int
     at: datetime
@@ -53,14 +53,14 @@ class DeliveryAttempt(Model):
 
     @property
     def shortened(self) -> "DeliveryAttempt":
-        """As it is kept once there is a newer attempt."""
+        """The attempt with a shorter excerpt, for the time after a newer attempt."""
         if self.excerpt is None or len(self.excerpt) <= OLDER_EXCERPT:
             return self
         return self.model_copy(update={"excerpt": self.excerpt[:OLDER_EXCERPT]})
 
 
 class Delivery(Model):
-    """The content of a delivery's object. `generation` is that of its newest outbox entry."""
+    """The content of a delivery's object."""
 
     tenant: str
     kind: Literal["job", "batch", "test"]
@@ -72,13 +72,13 @@ class Delivery(Model):
     nonce: str = ""
     status: Literal["pending", "delivered", "dead"] = "pending"
     reason: str | None = None
-    """Why it was given up."""
+    """Why the delivery was given up."""
     died_at: datetime | None = None
     attempts: tuple[DeliveryAttempt, ...] = ()
     tries_left_from: int = 0
-    """The attempts before a replay do not count against the schedule."""
+    """The number of attempts before the last replay, which do not count against the schedule."""
     generation: int = 0
-    """Grows with each change; an outbox entry with a greater one belongs to a commit that is still to come."""
+    """The generation of the newest outbox entry. An entry with a greater one belongs to a commit still to come."""
     next_at: datetime | None = None
     lease_until: datetime | None = None
 
@@ -88,14 +88,15 @@ class Delivery(Model):
 
     @property
     def outbox_entry(self) -> OutboxEntry | None:
-        """The entry that leads to the next attempt."""
+        """The outbox entry of the next attempt; None unless the delivery is pending."""
         if self.status != "pending" or self.next_at is None:
             return None
         return OutboxEntry(self.next_at, endpoint_of(self.url), self.ref, self.generation)
 
     @property
     def dead_letter(self) -> DeadLetter | None:
-        """Its entry in the list of what was given up. A progress event is soon outdated, and no loss."""
+        """The delivery's entry in the list of dead letters."""
+        # A progress event is soon outdated, so its loss is not reported.
         return DeadLetter(self.died_at, self.ref) if self.died_at is not None and not self.is_progress else None
 
     @property
@@ -104,12 +105,12 @@ class Delivery(Model):
 
     @property
     def attempted(self) -> int:
-        """How many attempts there were, those that are not kept included."""
+        """The number of all attempts, including those no longer kept."""
         return self.attempts[-1].number if self.attempts else 0
 
     @property
     def tries(self) -> int:
-        """Attempts since it was first sent, or replayed."""
+        """The number of attempts since the first, or since the last replay."""
         return self.attempted - self.tries_left_from
 
     def is_held(self, now: datetime) -> bool:
@@ -122,14 +123,14 @@ class Delivery(Model):
         return self._after(attempt, status="delivered", next_at=None)
 
     def rescheduled(self, attempt: DeliveryAttempt | None, next_at: datetime) -> "Delivery":
-        """To be tried again; without an attempt where the receiver is not bothered for now."""
+        """Return the delivery with a new time; `attempt` is None if the receiver is paused and none was made."""
         return self._after(attempt, next_at=next_at)
 
     def died(self, attempt: DeliveryAttempt | None, reason: str, now: datetime) -> "Delivery":
         return self._after(attempt, status="dead", reason=reason, died_at=now, next_at=None)
 
     def replayed(self, now: datetime) -> "Delivery":
-        """From the start of the schedule, with the same id."""
+        """Return the delivery pending again, at the start of the schedule and with the same event id."""
         fresh = {"status": "pending", "reason": None, "died_at": None, "tries_left_from": self.attempted}
         return self._after(None, next_at=now, **fresh)
 
@@ -160,14 +161,12 @@ class DeliveryStore:
         return StoredDelivery(read_as(Delivery, stored.head.key, stored.body), stored.head.etag)
 
     async def start(self, delivery: Delivery) -> StoredDelivery:
-        """`PreconditionFailed` if it was started already."""
+        """Create the record of a delivery. Raises `PreconditionFailed` if it exists."""
         return await self._commit(delivery, etag=None)
 
     async def settle(self, stored: StoredDelivery, after: Delivery) -> StoredDelivery:
-        """Commit what became of it; an outbox entry or dead letter that needs the commit is written before it.
-
-        `PreconditionFailed` if someone else wrote meanwhile.
-        """
+        """Commit the new state of a delivery. Raises `PreconditionFailed` if another writer was first."""
+        # The outbox entry and the dead letter come before the commit: a crash leaves an extra key, never a missing one.
         if (entry := after.outbox_entry) is not None and entry != stored.record.outbox_entry:
             await self._objects.put(entry.key, b"")
         before = stored.record.dead_letter
@@ -179,14 +178,15 @@ class DeliveryStore:
         return settled
 
     async def invalidate(self, stored: StoredDelivery, entry: OutboxEntry) -> StoredDelivery:
-        """Make the commit fail that this entry was written for: its writer begins anew with another entry.
+        """Make the pending commit of this entry's writer fail, so that the entry may be deleted.
 
-        The entry may be deleted then. `PreconditionFailed` if another writer was first.
+        Raises `PreconditionFailed` if another writer was first.
         """
+        # The writer was paused between its entry and its commit; it retries with a new generation and a new entry.
         return await self.settle(stored, stored.record.model_copy(update={"generation": entry.generation + 1}))
 
     async def change(self, ref: EventRef, change: Callable[[Delivery], Delivery]) -> StoredDelivery | None:
-        """Apply `change` to the present record; None if there is none."""
+        """Apply `change` to the current record and commit it; return None if there is no record."""
 
         async def write(stored: StoredDelivery | None) -> StoredDelivery | None:
             return None if stored is None else await self.settle(stored, change(stored.record))
@@ -194,13 +194,13 @@ class DeliveryStore:
         return await compare_and_swap(f"event {ref.event_id}", lambda: self.find(ref), write)
 
     async def replay(self, ref: EventRef) -> Delivery | None:
-        """Send the event again, with the same id and from the start of the schedule; None if it was never begun."""
+        """Schedule the event again with the same id; return None if its delivery never started."""
         now = self._clock.now()
         stored = await self.change(ref, lambda delivery: delivery.replayed(now))
         return None if stored is None else stored.record
 
     async def test(self, tenant: str, url: str, test_id: str) -> EventRef:
-        """An event that belongs to nothing, for whoever wants to know whether a receiver works."""
+        """Create a test event for a receiver. It belongs to no job or batch and is removed after `TEST_KEPT`."""
         now = self._clock.now()
         ref = EventRef(tenant, "test", test_id, 1)
         await self._objects.put(Timer.new(now + TEST_KEPT, "test", tenant, test_id, armed_at=now).key, b"")
@@ -210,7 +210,10 @@ class DeliveryStore:
         return ref
 
     async def attempted(self, ref: EventRef, *, patience_s: float) -> Delivery:
-        """As soon as there was an attempt, or as it is when patience ends; `ObjectNotFound` if it was removed."""
+        """Wait up to `patience_s` seconds for an attempt and return the delivery.
+
+        Raises `ObjectNotFound` if it was removed.
+        """
         deadline = asyncio.get_running_loop().time() + patience_s
         while True:
             stored = await self.find(ref)
@@ -222,14 +225,13 @@ class DeliveryStore:
             await asyncio.sleep(ATTEMPT_POLL_S)
 
     async def dead_letters(self, tenant: str, *, limit: int, after: str) -> tuple[list[Delivery], str | None]:
-        """Newest first: one LIST and one GET each, and where the next page begins."""
+        """Return a page of dead letters, newest first, and the key to continue after: one LIST and one GET each."""
         page = await self._objects.list(dead_letters_prefix(tenant), after=after, limit=limit)
         found = await map_bounded(page.keys, lambda key: self._dead(tenant, key))
         return [delivery for delivery in found if delivery is not None], page.keys[-1] if page.more else None
 
     async def _dead(self, tenant: str, key: str) -> Delivery | None:
-        """None if it is dead no more, or gone with its job; the entry then goes as well, unless it may be that of a
-        commit which is still on its way."""
+        """Return the dead delivery of an entry; None if it was replayed or removed, and the entry is stale."""
         now = self._clock.now()
         try:
             letter = DeadLetter.parse(tenant, key)
@@ -239,7 +241,7 @@ class DeliveryStore:
         stored = await self.find(letter.ref)
         if stored is not None and stored.record.status == "dead":
             return stored.record
-        if now - letter.died_at > YOUNG_LETTER:
+        if now - letter.died_at > YOUNG_LETTER:  # a younger entry may precede its commit
             await self._objects.delete(key)
         return None
 
@@ -249,18 +251,18 @@ class DeliveryStore:
         return all(stored is not None and stored.record.status != "pending" for stored in found)
 
     async def dead_letters_of(self, refs: Iterable[EventRef]) -> list[str]:
-        """The entries of those that were given up, in the list of dead letters."""
+        """Return the keys of these events' dead letters."""
         letters = [delivery.dead_letter for delivery in await self.of(refs)]
         return [letter.key for letter in letters if letter is not None]
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """Remove what is known of a test; the deliveries of jobs and batches go with their owners."""
+        """Delete the delivery of a test event. Those of jobs and batches are deleted with their owners."""
         ref = EventRef(timer.tenant, "test", timer.id, 1)
         await self._objects.delete(*await self.dead_letters_of([ref]), _key(ref))
         return None
 
     async def of(self, refs: Iterable[EventRef]) -> list[Delivery]:
-        """Those of these events, as far as they were begun."""
+        """Return the deliveries of these events that have started."""
         return [stored.record for stored in await map_bounded(refs, self.find) if stored is not None]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
