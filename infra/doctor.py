@@ -4,6 +4,7 @@ Each check of the bucket creates one probe object under `probes/` and removes it
 conditional writes, as several small S3 servers do, would lose jobs, so the check fails.
 """
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -23,6 +24,8 @@ MAX_SKEW_S = 30.0
 """The largest tolerated clock skew: half of a lease, which lasts a minute. Presigned URLs last minutes."""
 
 HTTP_TIMEOUT_S = 10.0
+READY_TRIES = 3
+READY_PAUSE_S = 1.0
 
 
 class BucketChecks:
@@ -190,6 +193,12 @@ class ApiChecks:
 
     async def ready(self) -> str:
         response = await self._get("/ready")
+        for _ in range(READY_TRIES - 1):
+            if response.status_code == 200:
+                break
+            # A container that has just started may need longer than /ready waits for its first connection.
+            await asyncio.sleep(READY_PAUSE_S)
+            response = await self._get("/ready")
         if response.status_code != 200:
             raise CheckFailed(
                 f"/ready answered {response.status_code}", "read the API's log: its bucket does not answer"

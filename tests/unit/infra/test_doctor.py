@@ -1,0 +1,46 @@
+"""Checks of `doctor` against an API that answers as it is told to."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from infra import doctor
+from infra.doctor import ApiChecks
+from infra.findings import CheckFailed
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def ready_after(refusals: int) -> AsyncIterator[str]:
+    """The URL of an API whose /ready answers 503 so many times."""
+    left = refusals
+
+    async def ready(_: web.Request) -> web.Response:
+        nonlocal left
+        left -= 1
+        return web.Response(status=200 if left < 0 else 503)
+
+    app = web.Application()
+    app.router.add_get("/ready", ready)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_an_api_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first connection to the bucket may take longer than /ready waits."""
+    monkeypatch.setattr(doctor, "READY_PAUSE_S", 0.0)
+    async with ready_after(doctor.READY_TRIES - 1) as url:
+        assert await ApiChecks(url, "key").ready() == f"{url} is ready"
+    async with ready_after(doctor.READY_TRIES) as url:
+        with pytest.raises(CheckFailed, match="/ready answered 503"):
+            await ApiChecks(url, "key").ready()
