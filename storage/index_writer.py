@@ -4,6 +4,7 @@ A stale key costs a reader one GET at worst, so no answer waits for its deletion
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 
 from storage.bucket.budget import background, within_budget
@@ -16,6 +17,7 @@ class IndexWriter:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
         self._deleting: dict[str, asyncio.Task[None]] = {}
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def put(self, index_keys: Iterable[str]) -> None:
         """In one round. A deletion of the same key that is under way ends first: it must not hit the new key."""
@@ -24,6 +26,16 @@ class IndexWriter:
             async with within_budget(keys[0]):
                 await asyncio.wait(deletions)
         await gather(*(self._objects.put(key, b"") for key in keys))
+
+    def put_soon(self, index_keys: Iterable[str]) -> None:
+        """Write keys in the background, best effort."""
+        writing = background(self._try_to_put(tuple(index_keys)))
+        self._writing.add(writing)
+        writing.add_done_callback(self._writing.discard)
+
+    async def _try_to_put(self, index_keys: Iterable[str]) -> None:
+        with contextlib.suppress(StorageError):
+            await self.put(index_keys)
 
     async def delete(self, index_keys: Iterable[str]) -> None:
         """Best effort: a reader that finds a stale key deletes it."""
@@ -43,8 +55,8 @@ class IndexWriter:
 
     async def settled(self) -> None:
         """Waits for every deletion that is under way."""
-        if self._deleting:
-            await asyncio.wait(set(self._deleting.values()))
+        if under_way := {*self._deleting.values(), *self._writing}:
+            await asyncio.wait(under_way)
 
     def _forget(self, deletion: asyncio.Task[None]) -> None:
         for key in [key for key, task in self._deleting.items() if task is deletion]:

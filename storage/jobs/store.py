@@ -125,7 +125,9 @@ class JobStore:
         try:
             await gather(index, self._put_workflow(record, workflow))
         except StorageError:
-            self._index.delete_soon({keys.workflow(record.tenant, record.job_id)})  # its timer may be missing
+            # The timer may be missing, and its handler deletes the workflow. It is not deleted here: a repeat of the
+            # request may be storing the same job.
+            self._index.put_soon({record.timer})
             raise
         return record
 

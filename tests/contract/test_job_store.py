@@ -341,16 +341,23 @@ async def test_a_slow_submission_is_announced_again(clock: ManualClock) -> None:
     assert (await shop.claim()).job_id == record.job_id
 
 
-async def test_a_submission_that_fails_leaves_no_workflow_without_a_timer(clock: ManualClock) -> None:
-    """They are stored in one round: where the timer cannot be, the workflow is deleted again."""
+async def test_a_failed_submission_is_cleared_away(clock: ManualClock) -> None:
+    """Its workflow was stored, and its timer was not: the timer is written again, and a day later it acts."""
 
-    class NoTimers(MemoryObjectStore):
+    class FailsOnce(MemoryObjectStore):
+        failed = False
+
         async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
-            if key.startswith("timers/"):
+            if key.startswith("timers/") and not self.failed:
+                self.failed = True
                 raise StorageUnavailable("away")
             return await super().put(key, body, content_type=content_type)
 
-    shop = Shop(NoTimers(clock), clock)
+    shop = Shop(FailsOnce(clock), clock)
     with pytest.raises(StorageUnavailable):
         await shop.queued()
-    assert await shop.keys("tenants/default/jobs/") == ()
+    assert len(await shop.keys("tenants/default/jobs/")) == 1
+    shop.pass_time(hours=26)
+    await shop.reaper.sweep()
+    (tombstone,) = await shop.keys("tenants/default/jobs/")
+    assert tombstone.endswith("/job.json")
