@@ -216,7 +216,7 @@ class CloudChecks:
         return "the engine starts, and has every node of the shipped workflows; its nodes are published"
 
     async def models(self) -> str | Note:
-        """Check that the manifest's models are on the volume. A missing one is a note: jobs that need it are refused."""
+        """Check that the manifest's models are on the volume. A missing one is a note, and jobs with it are refused."""
         manifest = _read(lambda: models(ROOT / self._deployment.models))
         wanted = [model.model_dump(exclude_none=True) for model in manifest]
         if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
