@@ -1,11 +1,11 @@
-"""The workers' image, in layers from what seldom changes to what often does, so that a deploy rebuilds little.
+"""The worker image. Its layers are ordered from rarely to often changed, so that a deploy rebuilds few of them.
 
 CUDA and system packages → torch → SageAttention → ComfyUI → custom nodes, one layer each → our requirements and code
 
-Every pip line of the engine's environment takes its versions from the lock (`infra.image_lock`).
+Every pip command for the engine's environment takes its versions from the lock (`infra.image_lock`).
 
-ComfyUI has a Python environment of its own: its packages and ours never meet. The last step starts it, without a GPU,
-and fails the build where a custom node does not import or a shipped workflow names a node that is not there.
+ComfyUI has its own Python environment, separate from this project's packages. The last step starts ComfyUI without a
+GPU, and fails the build if a custom node does not import or a shipped workflow uses a missing node.
 """
 
 from collections.abc import Mapping
@@ -18,15 +18,16 @@ from infra.nodes import CustomNode, shell_quoted
 from workers.isolation import FIRST_USER, USER_NAME
 
 Cuda = Literal["cu130", "cu128"]
-"""By the names that torch gives its builds."""
+"""CUDA versions, by the names of torch's builds."""
 CUDA_TAGS: Mapping[Cuda, str] = {"cu130": "13.0.2-devel-ubuntu22.04", "cu128": "12.8.1-devel-ubuntu22.04"}
-"""`devel`: SageAttention is compiled with its nvcc."""
+"""The tags of the base images. `devel` images have the nvcc that compiles SageAttention."""
 TORCH: Mapping[Cuda, tuple[str, ...]] = {
     "cu130": ("torch==2.11.0", "torchvision==0.26.0", "torchaudio==2.11.0"),
     "cu128": ("torch==2.9.1", "torchvision==0.24.1", "torchaudio==2.9.1"),
 }
-"""The registry has one build of each release for Linux: of 2.11 that for CUDA 13.0, of 2.9 that for CUDA 12.8. So the
-release chooses the CUDA, and no other index is needed. ComfyUI's quick fp8 operations need CUDA 13."""
+"""The torch release of each CUDA version. PyPI has one Linux build of each release: CUDA 13.0 for 2.11, CUDA 12.8 for
+2.9. So the release determines the CUDA version, and no other index is needed. ComfyUI's fast fp8 operations need
+CUDA 13."""
 PYTHON = "3.12"
 COMFY_CLI = "comfy-cli==1.23.0"
 SAGE_REPOSITORY = "https://github.com/thu-ml/SageAttention"
@@ -42,15 +43,15 @@ VENV = f"{COMFYUI}-venv"
 ENGINE_PYTHON = f"{VENV}/bin/python"
 TORCH_CONSTRAINTS = "/opt/comfyui-torch-constraints.txt"
 CONSTRAINTS = "/opt/comfyui-constraints.txt"
-"""Where the image has its lock: every package of the engine's environment at its version."""
+"""The path of the lock in the image: every package of the engine's environment with its version."""
 MODELS = "/models"
-"""Where the volume is mounted, read-only."""
+"""The read-only mount point of the models' volume."""
 
 SOURCES = ("app", "comfyui_modal", "infra", "storage", "workers", "workflows")
 _UNWANTED = ["**/__pycache__", "**/*.pyc"]
 
 _CERTIFICATES = "ca-certificates"
-"""Where the S3 client finds whom to trust: it brings no list of its own."""
+"""The CA certificates of the S3 client, which has none of its own."""
 _SYSTEM_PACKAGES = (_CERTIFICATES, "git", "ffmpeg", "build-essential", "ninja-build", "libgl1", "libglib2.0-0")
 
 MODEL_FOLDERS = (
@@ -59,7 +60,7 @@ MODEL_FOLDERS = (
     *("gligen", "hypernetworks", "latent_upscale_models", "loras", "model_patches", "optical_flow", "photomaker"),
     *("style_models", "t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
 )
-"""Of the volume, by ComfyUI's names: every kind of model that ComfyUI 0.33 knows."""
+"""Folders of the models' volume, by ComfyUI's names: every kind of model in ComfyUI 0.33."""
 PACK_FOLDERS = {
     "onnx": "onnx",
     "sams": "sams",
@@ -67,7 +68,7 @@ PACK_FOLDERS = {
     "ultralytics_bbox": "ultralytics/bbox",
     "ultralytics_segm": "ultralytics/segm",
 }
-"""Likewise, of kinds that the packs of infra/nodes.toml add: kind → folder."""
+"""Folders for the kinds of models that the packs of infra/nodes.toml add: kind → folder."""
 _MODEL_PATHS = "\\n".join(
     ["comfyui_modal:", f"  base_path: {MODELS}"]
     + [f"  {folder}: {folder}" for folder in MODEL_FOLDERS]
@@ -76,7 +77,7 @@ _MODEL_PATHS = "\\n".join(
 
 
 def control_image() -> modal.Image:
-    """Of everything that needs no GPU: our code and its requirements."""
+    """Return the image of all functions without a GPU: this project's code and its requirements."""
     image = modal.Image.debian_slim(python_version=PYTHON).apt_install(_CERTIFICATES)
     image = image.pip_install_from_requirements("requirements/base.txt")
     return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
@@ -85,9 +86,9 @@ def control_image() -> modal.Image:
 def comfyui_image(
     *, cuda: Cuda, comfyui_version: str, nodes: tuple[CustomNode, ...], sage_architectures: tuple[str, ...]
 ) -> modal.Image:
-    """A ComfyUI with these custom nodes, checked. An image that fails the check is no image: what is deployed stays."""
+    """Return the image of a ComfyUI with these custom nodes. A failed check fails the build and the deploy."""
     image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAGS[cuda]}", add_python=PYTHON)
-    image = image.entrypoint([])  # NVIDIA's prints a banner, and must not come before Modal's own
+    image = image.entrypoint([])  # NVIDIA's entrypoint prints a banner and must not run before Modal's
     image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
     image = image.add_local_file(torch_lock(cuda), TORCH_CONSTRAINTS, copy=True)
     image = image.run_commands(f"python -m venv {VENV}", pip_install(*TORCH[cuda], constraints=TORCH_CONSTRAINTS))
@@ -103,22 +104,23 @@ def comfyui_image(
 
 
 def lock_sources(*, cuda: Cuda, comfyui_version: str, nodes: tuple[CustomNode, ...]) -> tuple[str, ...]:
-    """What the image's lock follows from, as its header lists it."""
+    """Return the inputs of the image's lock, as its header lists them."""
     packages = " ".join((*TORCH[cuda], *SAGE_BUILD_TOOLS, COMFY_CLI))
     packs = (f"{node.name} {node.commit} {node.requirements_file} {' '.join(node.requirements)}" for node in nodes)
     return (packages, f"ComfyUI {comfyui_version}", *(pack.strip() for pack in packs))
 
 
 def pip_install(*what: str, constraints: str = CONSTRAINTS) -> str:
-    """Into the engine's environment, at the lock's versions."""
+    """Return the command that installs packages into the engine's environment, at the lock's versions."""
     return f"{ENGINE_PYTHON} -m pip install -c {constraints} {' '.join(what)}"
 
 
 def _sage_attention(architectures: tuple[str, ...]) -> list[str]:
-    """Compiled for these architectures; without any, the registry's older release, which compiles at run time.
+    """Return the commands that compile SageAttention 2 for these architectures.
 
-    So does a build that fails: workers choose by their own probe, and a deploy must not end for an optimisation.
+    Without any architecture they install the older release from PyPI, which compiles its kernels at run time.
     """
+    # A failed build falls back to that release too: an optimisation must not fail a deploy, and workers probe anyway.
     fallback = pip_install(SAGE_FALLBACK, constraints=TORCH_CONSTRAINTS)
     if not architectures:
         return [fallback]
@@ -134,11 +136,11 @@ def _sage_attention(architectures: tuple[str, ...]) -> list[str]:
 
 
 def sage_flags_patch(setup: str) -> str:
-    """The command that gives the extension of Hopper's kernels the flags of Hopper alone.
+    """Return the command that makes setup.py compile the extension of Hopper's kernels for Hopper only.
 
-    SageAttention's setup.py compiles every extension for every architecture that is asked for, and these kernels use
-    instructions of 9.0 only: beside another architecture the build fails (its issues 291 and 360). The pairs
-    `-gencode arch=…` of the others are left out of this one extension.
+    SageAttention's setup.py compiles every extension for every requested architecture. These kernels use instructions
+    of 9.0 only, so the build fails if another architecture is requested too (its issues 291 and 360). The patch omits
+    the pairs `-gencode arch=…` of other architectures from this extension.
     """
     hopper = (
         '[flag for flag, after in zip(NVCC_FLAGS, NVCC_FLAGS[1:] + [""]) '
@@ -148,12 +150,13 @@ def sage_flags_patch(setup: str) -> str:
 
 
 def _for_sed(text: str) -> str:
-    """As the replacement of a sed command between single quotes."""
+    """Escape a text for the replacement part of a sed command between single quotes."""
     return text.replace("/", "\\/").replace("&", "\\&")
 
 
 def _comfyui(version: str) -> list[str]:
-    """Without VIRTUAL_ENV, comfy-cli makes an environment of its own in the workspace, and installs ComfyUI there."""
+    """Return the commands that install ComfyUI with comfy-cli."""
+    # Without VIRTUAL_ENV, comfy-cli would create an environment in the workspace and install ComfyUI there.
     comfy = f"PIP_CONSTRAINT={CONSTRAINTS} VIRTUAL_ENV={VENV} {VENV}/bin/comfy --skip-prompt --workspace {COMFYUI}"
     return [
         pip_install(COMFY_CLI),
@@ -176,7 +179,7 @@ def _custom_node(node: CustomNode) -> list[str]:
 
 
 def _engine_user() -> list[str]:
-    """A name for the user that ComfyUI runs as, and bytecode, which that user cannot write where the sources are."""
+    """Return the commands that create ComfyUI's user and compile bytecode, which that user cannot write."""
     return [
         f"useradd --uid {FIRST_USER} --no-create-home --shell /usr/sbin/nologin {USER_NAME}",
         f"{ENGINE_PYTHON} -m compileall -q -j 0 {COMFYUI} || true",
@@ -184,7 +187,7 @@ def _engine_user() -> list[str]:
 
 
 def _checkout(repository: str, commit: str, folder: str) -> list[str]:
-    """That commit alone, whatever the branches are by then."""
+    """Return the commands that fetch only this commit, independently of the branches."""
     return [
         f"git init -q {folder} && git -C {folder} remote add origin {repository}",
         f"git -C {folder} fetch -q --depth 1 origin {commit} && git -C {folder} checkout -q FETCH_HEAD",

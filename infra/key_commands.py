@@ -1,4 +1,4 @@
-"""The commands `keys create`, `keys list` and `keys revoke`. They work on the bucket: there is no way to it by HTTP."""
+"""The commands `keys create`, `keys list` and `keys revoke`. They need the bucket, not the API."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ NO_MORE_LOOPBACK = (
 
 
 class Refused(Exception):
-    """The command cannot do this; the message says what to do."""
+    """The command refuses its arguments. The message says what to do."""
 
 
 @keys.command
@@ -155,12 +155,14 @@ async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
         yield external
         return
     async with bucket_of(data or DEFAULT_DATA) as settings:
-        of_up = SecretStr(Credentials.of(data or DEFAULT_DATA).api_key)  # the default tenant's, whose events count too
+        of_up = SecretStr(
+            Credentials.of(data or DEFAULT_DATA).api_key
+        )  # the default tenant counts among the tenants too
         yield settings.model_copy(update={"webhook_loopback": loopback_of_up(settings), "api_key": of_up})
 
 
 async def _is_second_tenant(record: "KeyRecord", store: "ApiKeyStore", settings: "Settings") -> bool:
-    """Whether one other tenant, and no more than that, has had keys before this record."""
+    """Return whether this record is the first of a second tenant."""
     from storage.keys import DEFAULT_TENANT
 
     now = datetime.now(UTC)
@@ -188,21 +190,21 @@ def _new(
     try:
         return new_record(tenant, now=now, scopes=wanted, expires_at=ends, name=name, graphs=graphs)
     except ValidationError as error:
-        raise Refused("; ".join(_told(item) for item in error.errors())) from None
+        raise Refused("; ".join(_as_flag(item) for item in error.errors())) from None
 
 
-def _told(error: Mapping[str, Any]) -> str:
+def _as_flag(error: Mapping[str, Any]) -> str:
     return f"--{error['loc'][0]}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: bool = False) -> None:
-    beside = {"record": record.model_dump(mode="json", exclude_none=True)} if with_record else {}
+    more = {"record": record.model_dump(mode="json", exclude_none=True)} if with_record else {}
     if as_json:
-        print_json({"key": key, **_shown(record), **beside}, indent=2)
+        print_json({"key": key, **_shown(record), **more}, indent=2)
         return
     sys.stdout.write(f"{key}\n")
     if with_record:
-        sys.stdout.write(f"{json.dumps(beside['record'])}\n")
+        sys.stdout.write(f"{json.dumps(more['record'])}\n")
     end = "never" if record.expires_at is None else record.expires_at.isoformat(timespec="seconds")
     graphs = "" if record.graphs is None else f", graphs {record.graphs}"
     Console(stderr=True).print(
@@ -228,7 +230,7 @@ def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
 
 
 def _shown(record: "KeyRecord") -> dict[str, object]:
-    """Without the hash, which is of no use to anyone who reads this."""
+    """Return a record as people see it, without the hash."""
     return record.model_dump(mode="json", exclude={"sha256", "nonce"}) | {"state": _state(record)}
 
 

@@ -1,4 +1,4 @@
-"""Logging of a process: one JSON object a line, with the process's name."""
+"""The log format of all processes: one JSON object a line, with the process's name."""
 
 import json
 import logging
@@ -13,15 +13,15 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
 LONGEST_TEXT = 4_000
-"""Characters of a message or a field. An error may quote what a client or an engine sent."""
+"""The limit for a message or a field, in characters. An error may quote input of a client or an engine."""
 LONGEST_EXCEPTION = 20_000
-"""Characters of a traceback, of which the end is kept: the error itself."""
+"""The limit for a traceback, in characters. Its end, which has the error, is kept."""
 LONGEST_SECRET = 2_000
-"""A text is searched for secrets that far beyond where it is cut, or the cut could hide one from the search."""
+"""How far beyond its cut a text is searched for secrets. The cut could otherwise split one and hide it."""
 
 
 class JsonFormatter(logging.Formatter):
-    """What a caller passes as `extra` becomes fields; secrets are taken out of the line, and long texts are cut."""
+    """Formats records as JSON: `extra` becomes fields, secrets are redacted, long texts are cut."""
 
     def __init__(self, process: str, redact: Redactor) -> None:
         super().__init__()
@@ -54,10 +54,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(process: str, level: str, secrets: Sequence[str] = ()) -> None:
-    """Log to standard error, never one of `secrets`.
-
-    Libraries that log request URLs stay at WARNING: presigned queries are secrets.
-    """
+    """Log to standard error, with `secrets` redacted."""
+    # Libraries that log request URLs stay at WARNING, because presigned queries are secrets.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process, Redactor(secrets)))
     logging.basicConfig(level=level, handlers=[handler], force=True)

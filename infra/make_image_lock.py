@@ -1,8 +1,8 @@
-"""`make image-lock`: resolve the Python packages of the image anew, and write its lock.
+"""`make image-lock`: resolves the Python packages of the image and writes its lock.
 
-Reads the requirements of ComfyUI and of every custom node of the manifest at the commits that the image has: from their
-repositories by git, or, where IMAGE_SOURCES names a folder, from its copies (FOLDER/<name of the repository>). Versions
-that a lock has already are kept where they fit; `--upgrade` takes the newest. Needs uv.
+It reads the requirements of ComfyUI and of the manifest's custom nodes at the commits of the image: from their git
+repositories or, if IMAGE_SOURCES names a folder, from copies in FOLDER/<name of the repository>. Locked versions are
+kept where they satisfy the requirements; `--upgrade` takes the newest. It needs uv.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from infra.settings import DeploymentSettings
 
 COMFYUI_REPOSITORY = "https://github.com/Comfy-Org/ComfyUI"
 PLATFORM = "x86_64-manylinux_2_35"
-"""The glibc of the base image, Ubuntu 22.04."""
+"""The platform of the base image, by the glibc of Ubuntu 22.04."""
 
 
 class SourceMissing(Exception):
-    """A repository, or its copy, has no such file or commit; the message names it."""
+    """A repository or its copy lacks a file or commit. The message names it."""
 
 
 class Unresolvable(Exception):
@@ -34,7 +34,7 @@ class Unresolvable(Exception):
 
 
 def requirements_of(repository: str, reference: str, file: str, copy: Path | None) -> str:
-    """The text of a file of a repository: from a copy on this machine, or fetched at that commit or tag alone."""
+    """Read a file of a repository from a local copy, or fetch only this commit or tag."""
     if copy is not None:
         path = copy / file
         if not copy.is_dir():
@@ -53,7 +53,7 @@ def requirements_of(repository: str, reference: str, file: str, copy: Path | Non
 
 
 def all_requirements(version: str, nodes: Sequence[CustomNode], copies: Path | None) -> list[str]:
-    """Of ComfyUI and of the custom nodes, one text each."""
+    """Read the requirements of ComfyUI and of the custom nodes, one text each."""
     found = [_of(COMFYUI_REPOSITORY, f"refs/tags/v{version}", "requirements.txt", copies)]
     for node in nodes:
         if node.requirements_file:
@@ -63,12 +63,12 @@ def all_requirements(version: str, nodes: Sequence[CustomNode], copies: Path | N
 
 
 def resolve(wanted: Sequence[str], lock: Path, *, within: Path | None = None, upgrade: bool = False) -> str:
-    """Every package that these requirements need, as pins. `within`: a lock whose pins hold here too."""
+    """Resolve the requirements into pins of all packages. `within` is a lock whose pins apply too."""
     with tempfile.TemporaryDirectory(prefix="image-lock-") as folder:
         source, result = Path(folder) / "wanted.in", Path(folder) / "pins.txt"
         source.write_text("\n".join(wanted) + "\n")
         if lock.exists():
-            result.write_text(lock.read_text())  # uv keeps the versions that it finds there
+            result.write_text(lock.read_text())  # uv keeps the versions in an existing output file
         command = ["uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--no-emit-index-url"]
         command += ["--python-version", image.PYTHON, "--python-platform", PLATFORM, str(source), "-o", str(result)]
         command += ["--upgrade"] if upgrade else []

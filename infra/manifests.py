@@ -1,4 +1,4 @@
-"""Manifests: TOML files of the operator's, read and checked before anything is done with them."""
+"""Reads and validates manifests: TOML files that the operator writes."""
 
 import tomllib
 from collections.abc import Iterable
@@ -11,20 +11,20 @@ Manifest = TypeVar("Manifest", bound=BaseModel)
 
 
 class BadManifest(ValueError):
-    """The manifest is not usable; the message names the file and the field."""
+    """The manifest is invalid. The message names the file and the field."""
 
 
 ROOT = Path(__file__).parents[1]
-"""The folder with the shipped manifests, which settings name from there."""
+"""The folder to which the paths of shipped manifests are relative."""
 
 
 def located(path: Path) -> Path:
-    """A manifest as a person names it, from the working directory, or as a setting does, from the code's folder."""
+    """Resolve a path against the working directory or, if nothing is there, against the code's folder."""
     return path if path.exists() else ROOT / path
 
 
 def read_manifest(path: Path, model: type[Manifest]) -> Manifest:
-    """`BadManifest` for a file that cannot be read, is no TOML, or does not fit the model."""
+    """Read a manifest. Raise `BadManifest` for a file that is unreadable, no TOML, or does not fit the model."""
     try:
         return model.model_validate(tomllib.loads(path.read_text()))
     except (OSError, tomllib.TOMLDecodeError) as error:
@@ -36,7 +36,7 @@ def read_manifest(path: Path, model: type[Manifest]) -> Manifest:
 
 
 def refuse_twins(path: Path, names: Iterable[str]) -> None:
-    """`BadManifest` where two names are the same but for their case: some file systems take them for one."""
+    """Raise `BadManifest` for names that differ only in case, which some file systems do not distinguish."""
     folded = [name.casefold() for name in names]
     if twice := {name for name in folded if folded.count(name) > 1}:
         raise BadManifest(f"{path}: {', '.join(sorted(twice))} stands there twice")

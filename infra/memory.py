@@ -1,7 +1,7 @@
-"""Memory that a large request took goes back to the system: glibc's malloc would keep most of it for the next one.
+"""Settings of glibc's malloc and of the garbage collector that return the memory of large requests to the system.
 
-Without this, each of a process's threads gets an arena of its own, whose free memory no other thread uses, and the size
-from which a block is mapped alone, and unmapped when it is freed, grows with the largest block seen, up to 32 MiB.
+By default each thread has an arena, whose free memory no other thread uses. The size above which a block is mapped
+separately, and unmapped when it is freed, grows with the largest block seen, up to 32 MiB.
 """
 
 import asyncio
@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 ARENAS = 2
 MAPPED_FROM = 256 * 1024
-"""Blocks of so many bytes are mapped alone. Setting it also stops it from growing."""
+"""Blocks of this size are mapped separately. An explicit value also stops the threshold from growing."""
 TRIM_EVERY_S = 10.0
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 
 def bound_malloc() -> None:
-    """To be called before there are threads. Nothing where the C library is not glibc."""
+    """Bound the arenas and thresholds of malloc. Call it before any thread starts. Without glibc it does nothing."""
     if (libc := _glibc()) is not None:
         libc.mallopt(_M_ARENA_MAX, ARENAS)
         libc.mallopt(_M_MMAP_THRESHOLD, MAPPED_FROM)
@@ -27,7 +27,7 @@ def bound_malloc() -> None:
 
 
 async def keep_trimmed() -> None:
-    """Gives free pages inside the arenas back, until it is cancelled. In a thread: it may take milliseconds."""
+    """Return free pages inside the arenas to the system periodically, until cancelled."""
     libc = _glibc()
     if libc is None:
         return
@@ -38,11 +38,9 @@ async def keep_trimmed() -> None:
 
 
 def freeze_heap() -> None:
-    """Excludes what the process has loaded from every later garbage collection. Call it once, when all is set up.
-
-    A full collection holds the interpreter's lock for 30 ms over our modules alone, and parsing a large document
-    causes several, so that other requests would wait for it.
-    """
+    """Exclude all loaded objects from later garbage collections. Call it once, at the end of the start."""
+    # A full collection over the modules alone holds the interpreter's lock for 30 ms, and parsing a large document
+    # causes several, for which other requests would wait.
     gc.collect()
     gc.freeze()
 

@@ -1,7 +1,7 @@
-"""The Modal app: `modal deploy -m infra.modal_app`. A thin shell, without logic of its own.
+"""The Modal app: `modal deploy -m infra.modal_app`. A thin layer without logic.
 
-Containers get their settings (bucket, API key) from one secret. The numbers here are read where the deploy runs;
-what containers must know of them travels along as variables.
+Containers read their settings (bucket, API key) from one Modal secret. Deployment settings are read where the deploy
+runs, and passed to the containers as environment variables.
 """
 
 import importlib
@@ -19,21 +19,21 @@ from infra.settings import ENV_PREFIX, DeploymentSettings
 from storage.keys import DEFAULT_POOL
 
 API_CONCURRENCY = 100
-"""Requests that one API container serves at once: they wait for the bucket, not for the CPU."""
+"""Concurrent requests of one API container. They wait for the bucket, not for the CPU."""
 DELIVER_CONCURRENCY = 20
-"""Calls of the deliverer at once: one that waits for a slow receiver does not keep the others from theirs."""
+"""Concurrent calls of the deliverer, so that a slow receiver does not delay the others."""
 LONGEST_DOWNLOAD_S = 24 * 3600
-"""Modal's own limit; a download that it ends goes on at the next sync."""
+"""Modal's limit for a call. A download that it ends is resumed by the next sync."""
 EVERY_MINUTE = "* * * * *"
 REAP_IDLE_S = 2
-"""Modal's least. With its usual minute, a function that is called every minute would never end."""
+"""Modal's minimum. With its default of a minute, a function that is called every minute would never stop."""
 DELIVER_IDLE_S = 10
-"""For the next event of a job that is under way; not until the next minute's call."""
+"""Long enough for the next event of a running job, shorter than the minute until the next scheduled call."""
 LEAST_IDLE_S = 2
-"""Of what is called once."""
+"""The idle time of functions that are called once."""
 EARLY_IMPORT = "IMPORT_BEFORE_SNAPSHOT"
-"""The variable by which a container knows what to import before its memory snapshot, which is taken when this module
-has been imported."""
+"""The variable that names the module to import before a container's memory snapshot. Modal takes the snapshot after
+it has imported this module."""
 
 if early := os.environ.get(EARLY_IMPORT):
     importlib.import_module(early)
@@ -67,7 +67,7 @@ known: dict[str, str | None] = {**deployment.environment()}
 @modal.concurrent(max_inputs=API_CONCURRENCY)
 @modal.asgi_app(label=deployment.api_label)
 def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises annotations
-    """The HTTP face."""
+    """Serve the HTTP API."""
     from infra.on_modal.api import api_application
 
     return api_application()
@@ -81,7 +81,7 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
     scaledown_window=REAP_IDLE_S,
 )
 def reap() -> None:
-    """What a process that died has left undone is found and done."""
+    """Run one sweep of the reaper."""
     from infra.on_modal.reaper import sweep
 
     sweep()
@@ -96,7 +96,7 @@ def reap() -> None:
 )
 @modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:
-    """Events that are due go to their receivers."""
+    """Deliver the events that are due."""
     from infra.on_modal.deliverer import deliver_due
 
     deliver_due()
@@ -111,7 +111,7 @@ def deliver() -> None:
     scaledown_window=LEAST_IDLE_S,
 )
 def check_image() -> list[str]:
-    """Starts the engine without a GPU, and publishes for each pool which nodes it has. Returns what is missing."""
+    """Start the engine without a GPU and publish its node classes for each pool. Return what is missing."""
     from infra.on_modal.publication import publish_engine
 
     return publish_engine()
@@ -126,8 +126,10 @@ def check_image() -> list[str]:
     scaledown_window=LEAST_IDLE_S,
 )
 def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
-    """`sync`, `plan` or `verify` the volume: steps, then what was found. The manifest's models come from the caller;
-    nothing is retried here."""
+    """Run `sync`, `plan` or `verify` on the volume. Yield steps, then what was found.
+
+    The caller passes the manifest's models. The function does not retry.
+    """
     from infra.on_modal.models import see_to_models
 
     yield from see_to_models(command, wanted, MODELS, volume.commit)
@@ -150,13 +152,13 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
     experimental_options={"enable_gpu_snapshot": True} if deployment.photographed == "gpu" else {},
 )
 class ComfyWorker:
-    """One engine, one job at a time. A ticket is a call of `run`; `pool` is whose queue it serves."""
+    """A worker with one engine and one job at a time. A ticket is a call of `run`; `pool` names its queue."""
 
     pool: str = modal.parameter(default=DEFAULT_POOL)
 
     @modal.enter(snap=is_photographed)
     def prepare(self) -> None:
-        """What a snapshot of the container holds, if there is to be one."""
+        """Create what the container's snapshot contains, if snapshots are enabled."""
         from infra.on_modal.worker import TicketWorker
 
         if is_photographed:
@@ -165,7 +167,7 @@ class ComfyWorker:
 
     @modal.enter()
     def start(self) -> None:
-        """The engine is ready when this returns, or the tickets are told why it is not."""
+        """Start the worker. If its engine does not start, tickets fail with the reason."""
         from infra.on_modal.worker import TicketWorker
 
         if not is_photographed:
@@ -174,9 +176,9 @@ class ComfyWorker:
 
     @modal.method()
     def run(self) -> str | None:
-        """Run the best queued job; returns its id, or None if there was none left.
+        """Run the best queued job. Return its id, or None if there was none left.
 
-        A container whose engine cannot be started takes no other ticket.
+        A container whose engine cannot start takes no further ticket.
         """
         from workers.errors import EngineUnavailable
 
@@ -189,5 +191,5 @@ class ComfyWorker:
 
     @modal.exit()
     def stop(self) -> None:
-        """The engine ends with its container."""
+        """Stop the engine before its container ends."""
         self.worker.stop()

@@ -1,4 +1,4 @@
-"""The manifest of custom nodes: which are built into the image, and at which commit."""
+"""The manifest of custom nodes that are built into the image, each at a commit."""
 
 import re
 from collections.abc import Sequence
@@ -15,10 +15,11 @@ _Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*
 
 
 class CustomNode(BaseModel):
-    """A pack of custom nodes; one named `PACK/FOLDER` is what another pack expects in a folder of its own.
+    """A pack of custom nodes. One named `PACK/FOLDER` is a dependency that another pack expects in its folder.
 
-    `requirements_file` is its own list of Python packages, which may be absent, and empty for none; `requirements` are
-    packages beside those. `links` are folders of the pack that are folders of the models' volume instead.
+    `requirements_file` names the pack's list of Python packages, which may be missing; empty means none.
+    `requirements` are additional packages. `links` are folders of the pack that are replaced by folders of the models'
+    volume.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +39,7 @@ class _Manifest(BaseModel):
 
 
 def custom_nodes(path: Path, packs: str = ALL_PACKS) -> tuple[CustomNode, ...]:
-    """In the manifest's order; of them those that `packs` names, with commas between. `BadManifest`."""
+    """Return the nodes that `packs` names, comma-separated, in the manifest's order. Raise `BadManifest`."""
     nodes = read_manifest(path, _Manifest).node
     refuse_twins(path, (node.name for node in nodes))
     return nodes if packs == ALL_PACKS else _chosen(path, nodes, packs)
@@ -54,7 +55,7 @@ def _chosen(path: Path, nodes: Sequence[CustomNode], packs: str) -> tuple[Custom
 
 
 def shell_quoted(requirement: str) -> str:
-    """A requirement as one word of a shell; ValueError for what is none."""
+    """Quote a requirement as one word of a shell. Raise ValueError for any other text."""
     if not re.fullmatch(r"[A-Za-z0-9._\-\[\],<>=!~ ]+", requirement):
         raise BadManifest(f"not a requirement: {requirement!r}")
     return f"'{requirement}'"

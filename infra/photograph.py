@@ -1,4 +1,4 @@
-"""A photograph-like test picture: smooth sky, textured ground, sensor noise. Made, not shipped."""
+"""Generates a photograph-like test picture: smooth sky, textured ground, sensor noise."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ SIZE = (1280, 853)
 
 
 def write_photograph(path: Path, seed: int = 7) -> None:
-    """A PNG of about 3 MB: the noise keeps it from compressing, as with a camera's picture."""
+    """Write a PNG of about 3 MB, whose noise compresses as badly as that of a camera."""
     width, height = SIZE
     noise = np.random.default_rng(seed)
     horizon = int(height * 0.58)

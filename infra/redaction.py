@@ -1,8 +1,7 @@
-"""What must not stand in a log, taken out of each line before it is written, whoever wrote it.
+"""Redaction of secrets in every log line before it is written.
 
-A net, not the rule: nobody here logs secrets on purpose. It catches what an error of a library carries along: a
-presigned URL's query, a header, a key. A line is JSON when it comes here: secrets are hidden as they are, and as JSON
-writes them.
+It is a safety net: the code does not log secrets on purpose. Errors of libraries may contain them, in a presigned URL's
+query, a header or a key. A line is JSON already, so secrets are redacted both as they are and as JSON escapes them.
 """
 
 import json
@@ -11,7 +10,7 @@ from collections.abc import Sequence
 
 HIDDEN = "…"
 SHORTEST_SECRET = 8
-"""A shorter value would be found in ordinary words."""
+"""Shorter values are not redacted, because they occur in ordinary words."""
 
 _PATTERNS = tuple(
     re.compile(pattern)
@@ -23,11 +22,11 @@ _PATTERNS = tuple(
         r"(\bhf_)[A-Za-z0-9]{20,}",
     )
 )
-"""What comes before, which stays: the id of a key tells which one it was."""
+"""Patterns of secrets. Their first group stays in the log: the id of a key identifies it."""
 
 
 class Redactor:
-    """`secrets` are hidden wherever they stand, besides everything that looks like a key or a signature."""
+    """Redacts `secrets`, and every text with the form of a key or a signature."""
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         long = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]

@@ -1,11 +1,11 @@
-"""What this process knows stays in it: another process of the same user, the engine above all, must not read it.
+"""Hides the secrets of this process from other processes of its user, above all from the engine.
 
-A graph that finds a way to read any file finds `/proc/<pid>/environ` of the process that started the engine, with the
-bucket's credentials. Three things stand before that, none of which every system has:
-- the block of memory that this file shows is overwritten, for what looks like a secret (any Linux; `os.environ` keeps
-  the values, as libraries read them there when they need them);
-- the process is made not dumpable: then only who may trace any process can read its memory (Linux);
-- the engine loses the privileges by which root may do that, in `workers.supervise`.
+A graph that can read any file could read `/proc/<pid>/environ` of the process that started the engine, with the
+bucket's credentials. Three measures prevent that, none of which exists on every system:
+- The memory behind this file is overwritten where a variable's name suggests a secret (Linux). `os.environ` keeps the
+  values, because libraries read them there later.
+- The process is made non-dumpable, so that only a process that may trace any other can read its memory (Linux).
+- `workers.supervise` removes the privileges with which an engine of root could do that.
 """
 
 import ctypes
@@ -13,13 +13,15 @@ import re
 import sys
 
 _PR_SET_DUMPABLE = 4
-"""prctl(2)."""
+"""The option of prctl(2)."""
 _SECRET = re.compile(r"(COMFYUI_MODAL_|AWS_).*|.*(KEY|SECRET|TOKEN|PASSWORD|PASSWD|CREDENTIAL).*", re.IGNORECASE)
 
 
 def keep_secrets() -> None:
-    """Once the settings were read. Processes that are started without an environment of their own get the values
-    overwritten too."""
+    """Hide the secrets. Call it after the settings have been read.
+
+    A child process that is started without an explicit environment inherits the overwritten values.
+    """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None)

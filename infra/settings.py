@@ -35,19 +35,19 @@ from workflows.suggestions import suggestion
 
 ENV_PREFIX = "COMFYUI_MODAL_"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-"""How many threads the engine's libraries start. A container that asks for some cores sees all of its machine's."""
+"""Variables that limit the threads of the engine's libraries. A container sees all cores of its machine."""
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
-"""Counting costs one LIST per thousand jobs."""
+"""A limit for counted jobs. Counting costs one LIST per thousand jobs."""
 UrlSeconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
-"""S3 takes no presigned URL that is valid for longer."""
+"""A lifetime of a presigned URL. S3 accepts at most seven days."""
 PutBytes = Annotated[int, Field(ge=1, le=5 * 1024**3)]
-"""S3 takes no more in one PUT."""
+"""The size of a single PUT. S3 accepts at most 5 GiB."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
-"""Modal ends a call after a day."""
-GPU_POOLS = "GPU pools beside the default one, as JSON: the name that a job gives as `gpu` → a Modal GPU"
+"""The timeout of a Modal call. Modal accepts at most a day."""
+GPU_POOLS = "additional GPU pools, as JSON: the name that a job gives as `gpu` → a Modal GPU"
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
 
@@ -68,16 +68,16 @@ def _engine_flags(text: str) -> str:
 
 
 def _lower(value: object) -> str:
-    """`True` as Python writes it, too."""
+    """Lower a text, so that a boolean may be written as in Python (`True`)."""
     return str(value).lower()
 
 
 class BadSetting(ValueError):
-    """A value that parses, but names nothing that can be used. The message begins with the setting's name."""
+    """A value that parses but cannot be used. The message begins with the setting's name."""
 
 
 class Settings(BaseSettings):
-    """Immutable. A value that does not parse stops the process at start, naming the variable."""
+    """The settings of a process. A value that does not parse stops it at start, with the variable's name."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     s3_public_endpoint: str | None = Field(None, description="endpoint in presigned URLs, where clients reach another")
     s3_region: str = Field("us-east-1", description="region of the bucket; `auto` for R2")
     s3_access_key: SecretStr | None = Field(None, description="access key id; unset means the usual AWS chain")
-    s3_secret_key: SecretStr | None = Field(None, description="secret access key, beside the access key id")
+    s3_secret_key: SecretStr | None = Field(None, description="secret access key that belongs to the access key id")
     s3_prefix: str = Field("", description="folder in the bucket under which every key lies")
 
     # The API.
@@ -185,7 +185,7 @@ class Settings(BaseSettings):
         "and unknown on one's own machine",
     )
     workflows_dir: Path | None = Field(
-        None, description="folder of your own workflows with names: a manifest `NAME.toml` beside each graph"
+        None, description="folder of your own workflows with names: a manifest `NAME.toml` for each graph"
     )
 
     # Webhooks.
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     )
     webhook_timeout_s: Seconds = Field(15.0, description="how long a receiver may take to answer, seconds")
     webhook_retry_scale: Seconds = Field(1.0, description="multiplies every wait between attempts at a receiver")
-    deliver_poll_s: Seconds = Field(1.0, description="how often the deliverer looks for what is due, seconds")
+    deliver_poll_s: Seconds = Field(1.0, description="how often the deliverer polls for due events, seconds")
 
     # The workers.
     engine: str = Field("lite", description="`lite`, the folder of a ComfyUI, or the URL of a running one")
@@ -267,11 +267,11 @@ class Settings(BaseSettings):
     failed_start_pause_s: Seconds = Field(
         300.0, description="how long no worker is started for an engine that counts as broken, seconds"
     )
-    reap_interval_s: Seconds = Field(15.0, description="how often `up` looks for what was left undone, seconds")
+    reap_interval_s: Seconds = Field(15.0, description="how often `up` runs the reaper, seconds")
     log_interval_s: Seconds = Field(10.0, description="least time between two writes of a running job's log, seconds")
     progress_interval_s: Seconds = Field(1.0, description="least time between two progress writes of a job, seconds")
-    cancel_poll_s: Seconds = Field(2.0, description="how often a worker looks for a cancel request, seconds")
-    queue_poll_s: Seconds = Field(1.0, description="how often an idle worker looks at the queue, seconds")
+    cancel_poll_s: Seconds = Field(2.0, description="how often a worker polls for a cancel request, seconds")
+    queue_poll_s: Seconds = Field(1.0, description="how often an idle worker polls the queue, seconds")
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
     max_outputs: Count = Field(1_000, description="most outputs of a job")
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
@@ -290,7 +290,7 @@ class Settings(BaseSettings):
     process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
 
     def secret_values(self) -> tuple[str, ...]:
-        """Every secret that is set, for what must never be logged."""
+        """Return every secret that is set, for the redaction of logs."""
         secrets = (value for _, value in self if isinstance(value, SecretStr))
         return tuple(word for secret in secrets for word in secret.get_secret_value().split())
 
@@ -315,13 +315,13 @@ class Settings(BaseSettings):
         return self
 
     def environment(self) -> dict[str, str]:
-        """The variables that make a child process parse the same settings. Secrets in clear."""
+        """Return variables from which a child process parses the same settings. Secrets are in clear."""
         values = self.model_dump(exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
 
 
 class DeploymentSettings(BaseSettings):
-    """Numbers of the Modal deployment, read where `modal deploy` runs. What containers need comes by the secret."""
+    """Settings of the Modal deployment, read where `modal deploy` runs. Containers read theirs from the secret."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
@@ -374,41 +374,41 @@ class DeploymentSettings(BaseSettings):
     model_volume: str = Field("comfyui-modal-models", description="name of the Modal volume that holds the models")
 
     def environment(self) -> dict[str, str]:
-        """What containers must know of the deployment, as variables of `Settings` and of these settings themselves."""
+        """Return the deployment's settings as variables, from which containers parse both kinds of settings."""
         values = self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         return {ENV_PREFIX + name.upper(): _text(value) for name, value in values.items()}
 
     def threads(self) -> dict[str, str]:
-        """As many threads of the engine's libraries as its container has cores."""
+        """Return the variables that give the engine's libraries one thread a core of the container."""
         return dict.fromkeys(THREAD_VARIABLES, str(max(1, int(self.worker_cpu)))) if self.gpus else {}
 
     @property
     def photographed(self) -> Literal["off", "cpu", "gpu"]:
-        """What a snapshot of a worker holds. The lite engine starts faster than it would be restored."""
+        """What a worker's snapshot contains. The lite engine has none: it starts faster than a snapshot is restored."""
         if self.snapshot == "auto":
             return "cpu" if self.image == "comfyui" else "off"
         return self.snapshot
 
     @property
     def all_gpus(self) -> tuple[str, ...]:
-        """Of every pool."""
+        """The GPUs of every pool."""
         return (*(self.gpus or ()), *self.gpu_pools.values())
 
     @property
     def sage_targets(self) -> tuple[str, ...]:
-        """The architectures that SageAttention 2 is built for, in ascending order; none for an image without it."""
+        """The architectures for which SageAttention 2 is built, in ascending order; empty for an image without it."""
         if self.sage_architectures == AUTO:
             return sage_architectures(self.all_gpus)
         return () if self.sage_architectures == NONE else tuple(self.sage_architectures.split(";"))
 
     @property
     def gpus(self) -> list[str] | None:
-        """As Modal takes them: falls back in order."""
+        """The default pool's GPUs as Modal expects them, in the order in which it tries them."""
         return [name.strip() for name in self.gpu.split(",") if name.strip()] or None
 
 
 class HubSettings(BaseSettings):
-    """What a download of models needs where there is no bucket."""
+    """The settings of a download of models, which needs no bucket."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
 
@@ -416,7 +416,7 @@ class HubSettings(BaseSettings):
 
 
 class EngineSettings(BaseSettings):
-    """Where a real ComfyUI is to be found, by the names that its users know. The lite engine otherwise."""
+    """The location of a ComfyUI, by the variables that its users know. Without it, the lite engine runs."""
 
     model_config = SettingsConfigDict(frozen=True)
 
@@ -431,13 +431,14 @@ class EngineSettings(BaseSettings):
 
 
 def external_settings(bucket: str | None = None) -> Settings | None:
-    """The settings of an external bucket, named by the argument or by the environment; None if neither names one."""
+    """Return the settings of the external bucket that the argument or the environment names; None without one."""
     named = bucket or _BucketName().bucket
     return Settings(bucket=named) if named else None
 
 
 def format_errors(fault: ValidationError | SettingsError) -> str:
-    """One line for each variable that does not parse, by its name. Without the value: it may be a secret."""
+    """Return one line for each variable that does not parse."""
+    # The value is left out, because it may be a secret.
     if isinstance(fault, SettingsError):
         field = re.search(r'field "(\w+)"', str(fault))
         return f"{ENV_PREFIX}{field[1].upper()} is not JSON" if field else str(fault)
@@ -450,7 +451,7 @@ def format_errors(fault: ValidationError | SettingsError) -> str:
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Those that look like settings and are none: each is told, with what was probably meant."""
+    """Return a message for each variable with the settings' prefix that is no setting."""
     fields = {*Settings.model_fields, *DeploymentSettings.model_fields, "api_url"}
     known = {ENV_PREFIX + name.upper() for name in fields}
     wrong = sorted(name for name in names if name.startswith(ENV_PREFIX) and name not in known)

@@ -62,7 +62,9 @@ def scale(
     pool: Annotated[str, Parameter(help="whose workers")] = DEFAULT_POOL,
     min_: Annotated[int | None, Parameter(name="--min", help="containers that are kept without work")] = None,
     max_: Annotated[int | None, Parameter(name="--max", help="most containers at once")] = None,
-    buffer: Annotated[int | None, Parameter(help="containers that are kept ready beside the busy ones")] = None,
+    buffer: Annotated[
+        int | None, Parameter(help="idle containers that are kept ready in addition to the busy ones")
+    ] = None,
     env: Environment = None,
 ) -> int:
     """Show the limits of a pool's workers, or change them until the next deploy."""

@@ -36,7 +36,7 @@ async def deploy(checks: CloudChecks, more: dict[str, Check], environment: str |
     try:
         console.print(f"API: {await checks.url()}", highlight=False, markup=False, soft_wrap=True)
     except CheckFailed as failure:
-        console.print(f"deployed, but where the API is cannot be told: {failure.detail}", style="red", markup=False)
+        console.print(f"deployed, but the URL of the API is unknown: {failure.detail}", style="red", markup=False)
         return FAILED
     # Publishes the node classes of the new engine, by which submissions are validated before any worker starts.
     if await show({"image": checks.image}, console):

@@ -1,1 +1,1 @@
-"""`comfyui-modal up`: the whole product as processes of one machine."""
+"""`comfyui-modal up`: the whole product as processes on one machine."""

@@ -1,4 +1,4 @@
-"""The local API: `infra.local.api_process --fd N`, where N is a listening socket that the parent owns."""
+"""The entry point of the local API: `infra.local.api_process --fd N`, where N is an inherited listening socket."""
 
 import argparse
 import asyncio
@@ -21,13 +21,13 @@ from infra.settings import Settings
 from storage.launcher import NoLauncher
 
 FILES = 65_536
-"""Many times the connections that may wait for a request: those of one second are let in."""
+"""The limit for open files. Every connection accepted within `HeadLimits.grace_s` stays open, hence many files."""
 GRACEFUL_S = 3
-"""How long open requests may take to end; long polls are answered at once."""
+"""Time for open requests to end. Long polls are answered at once."""
 
 
 class _Server(uvicorn.Server):
-    """Says that it is ready, and ends with its parent. Signals are uvicorn's own business."""
+    """A server that announces that it is ready and ends with its parent. uvicorn handles signals."""
 
     def __init__(self, config: uvicorn.Config, settings: Settings, before_end: Callable[[], None]) -> None:
         super().__init__(config)
@@ -52,13 +52,13 @@ async def serve(settings: Settings, descriptor: int) -> None:
         app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
         config = uvicorn.Config(
             app,
-            http=Guard().protocol,  # type: ignore[arg-type]  # it only calls it
+            http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory
             ws="none",
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACEFUL_S,
             server_header=False,
-            proxy_headers=False,  # links are made from the setting `public_url`, not from what a client forwards
+            proxy_headers=False,  # links come from the setting `public_url`, never from a client's headers
         )
         server = _Server(config, settings, app.state.context.watch.end)
         watching = asyncio.create_task(server.end_with_parent())
@@ -71,7 +71,8 @@ async def serve(settings: Settings, descriptor: int) -> None:
 
 
 def _allow_many_files() -> None:
-    """Connections are files, and some systems allow a process 256 unless it asks for more."""
+    """Raise the limit for open files, which includes connections."""
+    # Some systems allow a process 256 files unless it raises its soft limit.
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

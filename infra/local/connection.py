@@ -1,4 +1,4 @@
-"""What `comfyui-modal up` keeps in its data folder for others: its credentials, and how to reach what runs."""
+"""The files in the data folder of `comfyui-modal up` from which clients learn its credentials and addresses."""
 
 import secrets
 from pathlib import Path
@@ -11,7 +11,7 @@ from storage.webhooks.signing import new_secret
 
 
 class Credentials(BaseModel):
-    """Made once a data folder."""
+    """The credentials of a data folder, generated once."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,7 +22,7 @@ class Credentials(BaseModel):
 
     @classmethod
     def of(cls, data: Path) -> "Credentials":
-        """Those of the folder; what an older version did not make yet is added."""
+        """Read or generate the credentials of a folder, and add those that an older version did not generate."""
         path = data / "credentials.json"
         if path.exists():
             kept = cls.model_validate_json(path.read_bytes())
@@ -38,7 +38,7 @@ class Credentials(BaseModel):
 
 
 class Connection(BaseModel):
-    """The content of connection.json."""
+    """The content of connection.json: how to reach the running processes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -57,7 +57,7 @@ class Connection(BaseModel):
 
     @classmethod
     def of(cls, data: Path) -> "Connection | None":
-        """What runs in this data folder; None if nothing does."""
+        """Read the connection of what runs in this data folder; None if nothing does."""
         try:
             return cls.model_validate_json((data / "connection.json").read_bytes())
         except (OSError, ValidationError):
@@ -67,7 +67,7 @@ class Connection(BaseModel):
         replace_private(data / "connection.json", self.model_dump_json(indent=2) + "\n")
 
     def settings(self) -> Settings:
-        """Enough to reach the bucket."""
+        """Return settings that suffice to reach the bucket."""
         return Settings(
             bucket=self.bucket,
             s3_endpoint=self.s3_endpoint,

@@ -1,4 +1,4 @@
-"""The data folder of `comfyui-modal up`, for itself, and for commands that need its bucket while it does not run."""
+"""The data folder of `comfyui-modal up`, also for commands that need its bucket while it is stopped."""
 
 import contextlib
 import fcntl
@@ -16,14 +16,15 @@ LOCAL_BUCKET = "comfyui-modal"
 
 
 class UpRefused(Exception):
-    """It cannot be done as asked; the message says what to do."""
+    """The command cannot run. The message says what to do."""
 
 
 @contextlib.contextmanager
 def locked(data: Path) -> Iterator[None]:
-    """Made if missing, and locked: two runtimes on one folder would run two S3 servers on the same data."""
+    """Create the folder if it is missing, and hold its lock. Raise `UpRefused` if another process holds it."""
+    # Two runtimes on one folder would run two S3 servers on the same data.
     (data / "logs").mkdir(parents=True, exist_ok=True)
-    # The engines of root's workers have users of their own, who pass through here to their folders.
+    # Workers of root run their engines as other users, who must traverse this folder to reach their own.
     data.chmod(0o711 if os.geteuid() == 0 else 0o700)
     (data / "logs").chmod(0o700)
     with (data / "up.lock").open("w") as lock:
@@ -39,7 +40,7 @@ def locked(data: Path) -> Iterator[None]:
 
 @contextlib.asynccontextmanager
 async def embedded_bucket(data: Path, credentials: Credentials) -> AsyncIterator[tuple[Settings, LocalS3Server]]:
-    """The folder's own S3 server, and how to reach it. Only for whoever holds the lock."""
+    """Run the folder's S3 server. Yield its settings and the server. The caller must hold the lock."""
     server = LocalS3Server(
         data_dir=data / "s3",
         bucket=LOCAL_BUCKET,
@@ -61,7 +62,7 @@ async def embedded_bucket(data: Path, credentials: Credentials) -> AsyncIterator
 
 @contextlib.asynccontextmanager
 async def bucket_of(data: Path) -> AsyncIterator[Settings]:
-    """The bucket of what runs in this folder; if nothing does, its S3 server runs for as long as this is used."""
+    """Yield the settings of the folder's bucket, and run its S3 server meanwhile if `up` does not."""
     if not data.is_dir():
         raise UpRefused(f"there is no folder {data}: run `comfyui-modal up` once, or set COMFYUI_MODAL_BUCKET")
     with contextlib.ExitStack() as stack:

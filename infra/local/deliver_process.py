@@ -1,4 +1,4 @@
-"""The local deliverer: `infra.local.deliver_process`, started and watched by `comfyui-modal up`."""
+"""The entry point of the local deliverer: `infra.local.deliver_process`, supervised by `comfyui-modal up`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Bounds the logs of `up`'s processes: what passes `MAX_BYTES` goes to `NAME.log.1`, and the log begins anew.
+"""Rotation of the logs of `up`'s processes: a log larger than `MAX_BYTES` moves to `NAME.log.1`.
 
-A log is copied and truncated in place, never renamed: its writer holds the file open, native code included, and
-could not be asked to open another one. This works because every log is opened for appending, so that the next line
+A log is copied and truncated in place, never renamed, because its writer keeps the file open, native code included,
+and cannot be made to reopen it. This works because every log is opened for appending, so that the next line
 is written at the new end. Lines that are written between the copy's last read and the truncation are lost.
 """
 
@@ -15,14 +15,14 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 MAX_BYTES = 20 * 1024 * 1024
-"""Of a log, and of the older part that is kept of it; between two checks a log may grow beyond this."""
+"""The size limit of a log, and of its older part. Between two checks a log may exceed it."""
 CHECK_INTERVAL_S = 2.0
 PIECE_BYTES = 1024 * 1024
 
 
 @contextlib.asynccontextmanager
 async def bounded_logs(folders: Sequence[Path]) -> AsyncIterator[None]:
-    """Bounds every log in `folders`, in a task of its own, also logs that appear later."""
+    """Rotate the logs in `folders` in a background task, including logs that appear later."""
     task = asyncio.create_task(_keep_bounded(folders))
     try:
         yield
@@ -38,7 +38,7 @@ async def _keep_bounded(folders: Sequence[Path]) -> None:
 
 
 def bound_logs(folders: Sequence[Path], max_bytes: int = MAX_BYTES) -> None:
-    """Cut each log that is larger than `max_bytes`; its newest `max_bytes` become `NAME.1`."""
+    """Truncate each log that is larger than `max_bytes`. Its newest `max_bytes` become `NAME.1`."""
     for log in (path for folder in folders for pattern in ("*.log", "*.out") for path in folder.glob(pattern)):
         try:
             if log.stat().st_size > max_bytes:
@@ -48,7 +48,7 @@ def bound_logs(folders: Sequence[Path], max_bytes: int = MAX_BYTES) -> None:
 
 
 def end_of(log: Path, size: int) -> str:
-    """The last `size` bytes, also where the log has just begun anew."""
+    """Return the last `size` bytes of a log, across its last rotation."""
     newest = _tail(log, size)
     older = _older(log)
     if len(newest) < size and older.exists():
@@ -58,7 +58,7 @@ def end_of(log: Path, size: int) -> str:
 
 def _cut(log: Path, max_bytes: int) -> None:
     with log.open("r+b") as file:
-        # On a full disk the space is worth more than the lines: the log is truncated even if its copy fails.
+        # On a full disk free space matters more than old lines, so the log is truncated even if its copy fails.
         with contextlib.suppress(OSError):
             file.seek(-max_bytes, os.SEEK_END)
             with _older(log).open("wb") as kept:

@@ -1,4 +1,4 @@
-"""When a local process should end: on SIGTERM, on Ctrl-C and, for a child, when its parent is gone."""
+"""Events that end a local process: SIGTERM, Ctrl-C and, for a child, the death of its parent."""
 
 import asyncio
 import signal
@@ -6,7 +6,7 @@ import sys
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set. Call it inside the running loop."""
+    """Return an event that SIGTERM and SIGINT set. Call it inside the running loop."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -15,14 +15,14 @@ def stop_on_signals() -> asyncio.Event:
 
 
 async def stop_with_parent() -> asyncio.Event:
-    """As `stop_on_signals`, and also set when the parent is gone."""
+    """Return an event that SIGTERM, SIGINT and the death of the parent set."""
     stop = stop_on_signals()
     await _watch_input(stop)
     return stop
 
 
 async def parent_gone() -> asyncio.Event:
-    """An event that the end of standard input sets: the pipe of `infra.local.children`."""
+    """Return an event that end-of-file on standard input sets: the pipe of `infra.local.children`."""
     gone = asyncio.Event()
     await _watch_input(gone)
     return gone

@@ -4,9 +4,11 @@ import socket
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen there now; another process may still take it before it is used."""
+    """Return whether a server could listen there now. Another process may take the port before it is used."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: old connections do not count
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do: connections in TIME_WAIT do not occupy the port
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:

@@ -1,4 +1,4 @@
-"""What our local processes share: how they start, open the stores, and say that they are ready."""
+"""The common part of the local processes: start, stores and readiness."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ from workflows.manifest import BadWorkflow
 
 
 def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
-    """The exit code of a process: that of `serve`, or `MISCONFIGURED` for what no restart would change."""
+    """Run `serve` and return its exit code, or `MISCONFIGURED` for an error that a restart would not change."""
     try:
         settings = begin()
     except (ValidationError, SettingsError) as fault:
@@ -35,7 +35,7 @@ def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
 
 
 def begin() -> Settings:
-    """The settings of this process. It logs from now on, and keeps its secrets to itself."""
+    """Read the settings of this process, configure its log and hide its secrets from other processes."""
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
     keep_secrets()
@@ -44,12 +44,12 @@ def begin() -> Settings:
 
 @asynccontextmanager
 async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncIterator[Stores]:
-    """The stores, with the signal that all processes of this machine hear."""
+    """Open the stores with the signal that connects the processes of this machine."""
     async with open_local_signal(settings) as signal, open_stores(settings, signal, s3) as stores:
         yield stores
 
 
 def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
-    """To `comfyui-modal up`, if that is who started this process."""
+    """Announce to `comfyui-modal up` that this process is ready, if it was started by it."""
     if settings.presence is not None:
         announce(settings.presence, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))

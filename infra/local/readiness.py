@@ -1,4 +1,4 @@
-"""How a local process tells `comfyui-modal up` that it is ready: a small file, replaced as a whole."""
+"""The readiness file of a local process, which `comfyui-modal up` reads. It is replaced atomically."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class Readiness(BaseModel):
-    """`engine_url` and `engine_pid` for a worker whose engine is ready."""
+    """The readiness of a process. A worker adds `engine_url` and `engine_pid` when its engine is ready."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -21,7 +21,7 @@ def announce(path: Path, presence: Readiness) -> None:
 
 
 def readiness_of(path: Path, pid: int | None) -> Readiness | None:
-    """What the process with this pid announced; None for nothing, or the word of a dead predecessor."""
+    """Return the readiness of the process with this pid; None if the file is missing or of an earlier process."""
     try:
         presence = Readiness.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
@@ -30,7 +30,7 @@ def readiness_of(path: Path, pid: int | None) -> Readiness | None:
 
 
 def replace_private(path: Path, text: str) -> None:
-    """Replace a file atomically; only its owner may read it."""
+    """Replace a file atomically. Only its owner can read it."""
     draft = path.with_name(path.name + ".draft")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:

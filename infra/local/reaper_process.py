@@ -1,4 +1,4 @@
-"""The local reaper: `infra.local.reaper_process`, started and watched by `comfyui-modal up`."""
+"""The entry point of the local reaper: `infra.local.reaper_process`, supervised by `comfyui-modal up`."""
 
 import asyncio
 import contextlib

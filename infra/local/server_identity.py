@@ -1,9 +1,9 @@
 """The certificate by which the components of the embedded S3 server authenticate each other.
 
 SeaweedFS runs a master, a volume server, a filer, an S3 gateway and an admin server, which speak HTTP and gRPC
-over loopback. By itself only the S3 port asks for credentials: the master deletes a bucket for any client.
-With this certificate every other port demands mutual TLS. The key is made anew at each start and never leaves
-a folder that only its owner may read.
+over loopback. By default only the S3 port requires credentials, and the master deletes a bucket for any client.
+With this certificate every other port requires mutual TLS. The key is generated at each start and stored in a folder
+that only its owner can read.
 """
 
 import datetime as dt
@@ -19,10 +19,10 @@ from infra.local.readiness import replace_private
 
 LOOPBACK = "127.0.0.1"
 LIFE = dt.timedelta(days=3650)
-"""A server may run for years without a restart, and only a start renews the certificate."""
+"""The certificate's lifetime. A server may run for years, and only a start renews the certificate."""
 CLOCK_SKEW = dt.timedelta(days=1)
 
-# Components that do not run here are listed too: one that a later version starts must not listen in the clear.
+# Components that do not run here are listed too, so that one which a later version starts does not listen in clear.
 _GRPC = ("master", "volume", "filer", "s3", "admin", "worker", "client", "msg_broker", "msg_agent", "mq")
 _HTTPS = ("master", "volume", "filer", "admin", "client")
 
@@ -45,7 +45,7 @@ class ServerIdentity:
         replace_private(self._certificate, _self_signed(key).public_bytes(pem).decode())
 
     def environment(self) -> dict[str, str]:
-        """The entries of SeaweedFS's security.toml, which it also reads as WEED_* variables."""
+        """Return the entries of SeaweedFS's security.toml as the WEED_* variables that it also reads."""
         certificate, key = str(self._certificate), str(self._key)
         found = {"WEED_GRPC_CA": certificate, "WEED_HTTPS_CLIENT_ENABLED": "true"}
         for kind, parts in (("GRPC", _GRPC), ("HTTPS", _HTTPS)):

@@ -1,6 +1,6 @@
-"""`Signal` between the processes of one machine: a datagram socket each, in one shared folder.
+"""The `Signal` port between the processes of one machine: a datagram socket for each, in one shared folder.
 
-A ring is sent to every socket in the folder. What is lost is lost: waiters poll too.
+A signal is sent to every socket in the folder. Delivery is not guaranteed, because waiters also poll.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ _MAX_DATAGRAM = 4096
 
 
 class DatagramSignal(MemorySignal):
-    """Open it with `open_signal`; `ring` reaches this process and its neighbours."""
+    """A signal that reaches this process and its neighbours. `open_signal` creates it."""
 
     def __init__(self, folder: Path, name: str, sender: socket.socket) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class _Receiver(asyncio.DatagramProtocol):
 
 @contextlib.asynccontextmanager
 async def open_signal(folder: Path, process: str) -> AsyncIterator[DatagramSignal]:
-    """Join the folder under this process's name; a socket left by a killed predecessor is replaced."""
+    """Create this process's socket in the folder. It replaces the socket that a killed process left."""
     path = folder / f"{process}.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
@@ -64,7 +64,7 @@ async def open_signal(folder: Path, process: str) -> AsyncIterator[DatagramSigna
 
 @contextlib.asynccontextmanager
 async def open_local_signal(settings: Settings) -> AsyncIterator[MemorySignal]:
-    """The signal of this machine's processes; without `signal_dir`, one that reaches this process alone."""
+    """Open the signal of this machine's processes; without `signal_dir`, one for this process only."""
     if settings.signal_dir is None:
         yield MemorySignal()
         return

@@ -1,4 +1,4 @@
-"""A local worker: `infra.local.worker_process`, started and watched by `comfyui-modal up`."""
+"""The entry point of a local worker: `infra.local.worker_process`, supervised by `comfyui-modal up`."""
 
 import sys
 
@@ -36,8 +36,8 @@ async def serve(settings: Settings) -> int:
 
 
 async def _start(settings: Settings, stores: Stores, worker: WorkerLoop, host: EngineHost) -> None:
-    """Counted, so that jobs do not wait for ever for an engine that cannot start. One that someone else runs is only
-    not there yet."""
+    """Start the worker, and count the start of its engine."""
+    # Counted starts fail the jobs of an engine that cannot start. An engine by URL is only not reachable yet.
     if isinstance(host, RunningEngine):
         await worker.start()
         return

@@ -1,1 +1,1 @@
-"""Models on the deployment's volume: which files, where they come from, and whether they are what they were."""
+"""Model files on the deployment's volume: their manifest, their download and their verification."""

@@ -1,4 +1,4 @@
-"""Which models of a manifest are meant: by their own name, or by a workflow that needs them."""
+"""Selects models of a manifest by their names, or by the workflows that need them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,10 @@ from workflows.library import library
 
 
 def chosen(models: Sequence[Model], only: Sequence[str] | None, folder: Path | None = None) -> tuple[Model, ...]:
-    """All of them where nothing is named; `folder` is a user's, of workflows. `BadManifest` for a name that means
-    nothing, and for a workflow whose models the manifest lacks."""
+    """Return the models that `only` names, or all of them if it is empty. `folder` holds the user's workflows.
+
+    Raise `BadManifest` for an unknown name and for a workflow whose models the manifest lacks.
+    """
     if not only:
         return tuple(models)
     names = {name for word in only for name in _named(models, word, folder)}

@@ -113,12 +113,12 @@ def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> 
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
-        def tell(name: str, have: int, total: int | None) -> None:
+        def show(name: str, have: int, total: int | None) -> None:
             if name not in tasks:
                 tasks[name] = progress.add_task(name, total=total)
             progress.update(tasks[name], completed=have)
 
-        return where.perform(command, wanted, tell)
+        return where.perform(command, wanted, show)
 
 
 def _show(found: "Sequence[Found]", *, as_json: bool) -> None:

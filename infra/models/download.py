@@ -1,8 +1,8 @@
-"""One file from a web server onto the disk: resumed where it broke off, hashed on its way, never half in place.
+"""Downloads one file: resumable, hashed while it is written, and moved into place only when complete.
 
-The bytes go to `<file>.part`, beside which `<file>.part.etag` says of which content they are. Only a file with the
-right size and hash takes the final name, by a rename. A part is held by a lock, where the file system has locks: two
-syncs do not write one file.
+The bytes go to `<file>.part`; `<file>.part.etag` identifies the content that they belong to. Only a file with the right
+size and hash is renamed to its final name. A lock on the part, where the file system supports locks, prevents two syncs
+from writing one file.
 """
 
 import fcntl
@@ -25,20 +25,20 @@ logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 4 * 1024**2
 TIMEOUT_S = 60.0
-"""For one answer or one piece of a body; the whole may take as long as it needs."""
+"""Timeout for an answer or a piece of its body. The whole download has none."""
 TRIES = 6
 MAX_REDIRECTS = 5
 
 OnBytes = Callable[[int], None]
-"""How many bytes of the file are here."""
+"""Called with the number of bytes on disk."""
 
 
 class ModelRefused(Exception):
-    """The file cannot be had, or is not the one that was expected; the message says which of both, and why."""
+    """The file cannot be downloaded, or is not the expected one. The message says which, and why."""
 
 
 class TryAgain(Exception):
-    """A fault of the moment: the server's, or the network's."""
+    """A temporary fault of the server or the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Arrived:
 
 
 class Downloader:
-    """`token` goes to `hub` alone, never to where a redirect leads."""
+    """Downloads files. `token` is sent to `hub` only, never to the target of a redirect."""
 
     def __init__(self, *, hub: str = HUB, token: str | None = None, wait_s: float = 1.0) -> None:
         self._hub = hub
@@ -57,7 +57,7 @@ class Downloader:
         self._wait_s = wait_s
 
     def fetch(self, model: Model, part: Path, on_bytes: OnBytes) -> Arrived:
-        """The whole file, in `part`. `ModelRefused`."""
+        """Download the whole file to `part`. Raise `ModelRefused`."""
         part.parent.mkdir(parents=True, exist_ok=True)
         with _held(part) as file:
             try:
@@ -77,7 +77,7 @@ class Downloader:
         if known:
             have = _hashed(file, digest, on_bytes)
         with self._asked(model, have, known) as answer:
-            if answer.status_code == 416:  # all of it is here, or what is here is longer than what is there
+            if answer.status_code == 416:  # the part is complete, or longer than the source
                 etag_file.unlink(missing_ok=True)
                 raise TryAgain("the source has nothing to go on with")
             _check_status(model, answer)
@@ -99,7 +99,8 @@ class Downloader:
 
     @contextmanager
     def _asked(self, model: Model, have: int, etag: str) -> Iterator[httpx.Response]:
-        """The answer after redirects, whose bodies are not read: httpx would read them whole, and unpack them."""
+        """Yield the answer after redirects."""
+        # httpx would read and decompress the whole bodies of redirects, so they are followed here.
         with httpx.Client(timeout=TIMEOUT_S) as client:
             request = client.build_request("GET", model.source(self._hub), headers=self._headers(model, have, etag))
             history: list[httpx.Response] = []
@@ -132,7 +133,7 @@ def _held(part: Path) -> Iterator[IO[bytes]]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ModelRefused(f"{part.name}: another sync is downloading it") from error
-        except OSError as error:  # a file system without locks
+        except OSError as error:  # the file system does not support locks
             logger.warning("a download is not locked", extra={"file": part.name, "reason": str(error)})
         yield writer
 
@@ -174,5 +175,5 @@ def _check_size(model: Model, answer: httpx.Response, have: int) -> None:
 
 
 def _first(answer: httpx.Response) -> httpx.Response:
-    """Before any redirect: the hub itself names the commit."""
+    """Return the answer before any redirect, in which the hub names the commit."""
     return answer.history[0] if answer.history else answer

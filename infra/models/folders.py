@@ -1,4 +1,4 @@
-"""Where models lie: in a folder of this machine, or on the deployment's volume. Both take the same commands."""
+"""The places of models: a local folder or the deployment's volume. Both support the same commands."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from infra.settings import HubSettings
 
 
 class Models(Protocol):
-    """`sync`, `plan` and `verify` as `ModelFolder` tells."""
+    """A place of models. The commands `sync`, `plan` and `verify` are those of `ModelFolder`."""
 
     def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]: ...
 
@@ -29,7 +29,7 @@ class LocalModels:
 
 
 class VolumeModels:
-    """The deployed function does it, and tells how far it is."""
+    """The deployment's volume. The deployed function runs the commands and reports progress."""
 
     def __init__(self, cloud: ModalCloud) -> None:
         self._cloud = cloud
@@ -41,7 +41,7 @@ class VolumeModels:
 
 
 def models_at(folder: Path | None, environment: str | None) -> Models:
-    """A folder of this machine; the volume, in a Modal environment, where there is none."""
+    """Return a local folder or, if it is None, the volume in a Modal environment."""
     if folder is None:
         return VolumeModels(ModalCloud({}, environment))
     return LocalModels(model_folder(HubSettings().huggingface_token, folder))
@@ -54,7 +54,7 @@ def model_folder(token: SecretStr | None, folder: Path) -> ModelFolder:
 def perform(
     command: str, models: Sequence[Model], folder: ModelFolder, on_progress: OnProgress = lambda *_: None
 ) -> list[Found]:
-    """ValueError for a command that is none."""
+    """Run a command on a folder. Raise ValueError for an unknown one."""
     commands: dict[str, Callable[[], list[Found]]] = {
         "sync": lambda: folder.sync(models, on_progress),
         "plan": lambda: folder.plan(models),

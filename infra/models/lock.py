@@ -1,4 +1,4 @@
-"""What the first sync of each model saw: trusted then, enforced ever after. Lies beside the models."""
+"""The lock file in the models' folder: trust on first use, enforced at every later sync."""
 
 import json
 import os
@@ -11,7 +11,7 @@ LOCK_NAME = "models.lock.json"
 
 
 class Locked(BaseModel):
-    """`revision`: the commit that the source named, where it names one."""
+    """The locked state of a model. `revision` is the source's commit, if it names one."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -21,14 +21,14 @@ class Locked(BaseModel):
 
 
 class BadLock(ValueError):
-    """The lock cannot be read. It is not made anew by itself: what it enforced would be forgotten."""
+    """The lock is unreadable. It is never recreated automatically, because what it enforces would be lost."""
 
 
 _Entries = TypeAdapter(dict[str, Locked])
 
 
 class Lock:
-    """By the models' names. Written as a whole, atomically."""
+    """The lock of a folder, by the models' names. Every write replaces the file atomically."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / LOCK_NAME

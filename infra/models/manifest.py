@@ -1,4 +1,4 @@
-"""The manifest of models: which files a deployment has, and where each comes from."""
+"""The manifest of models: the files of a deployment and their sources."""
 
 from pathlib import Path
 from urllib.parse import quote
@@ -12,9 +12,9 @@ _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
 
 
 class Model(BaseModel):
-    """One file. It comes from `repository` (of Hugging Face) at `path`, or from `url`.
+    """A model file. Its source is `path` in `repository` (on Hugging Face), or `url`.
 
-    `revision` None is the repository's newest; `sha256` and `size_bytes` None are taken from the first sync.
+    `revision` None means the newest; `sha256` and `size_bytes` None are recorded by the first sync.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,7 +38,7 @@ class Model(BaseModel):
 
     @property
     def name(self) -> str:
-        """`folder/file`: as workflows name it, and where it lies on the volume."""
+        """The name `folder/file`, by which workflows refer to it, and its path on the volume."""
         return f"{self.folder}/{self.file}"
 
     def source(self, hub: str = HUB) -> str:
@@ -54,7 +54,7 @@ class _Manifest(BaseModel):
 
 
 def models(path: Path) -> tuple[Model, ...]:
-    """In the manifest's order; `BadManifest`, whose message names the file and the field."""
+    """Return the models in the manifest's order. Raise `BadManifest`."""
     found = read_manifest(path, _Manifest).model
     refuse_twins(path, (model.name for model in found))
     return found

@@ -1,5 +1,4 @@
-"""How far a download is, as a stream: what its threads tell comes out one step a model and interval, so that a
-container can send it on."""
+"""Progress of downloads as a stream: one step for each model and interval, which a container can forward."""
 
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -13,7 +12,7 @@ INTERVAL_S = 1.0
 
 
 class Step(TypedDict):
-    """A model's name, its bytes that are here, and how many there are, if that is known."""
+    """Progress of a model: its name, its bytes on disk, and its size if known."""
 
     name: str
     have: int
@@ -21,7 +20,7 @@ class Step(TypedDict):
 
 
 def streamed(work: Callable[[OnProgress], T], interval_s: float = INTERVAL_S) -> Generator[Step, None, T]:
-    """Runs `work` in a thread, and yields the newest step of each model. Returns, or raises, what `work` does."""
+    """Run `work` in a thread and yield the newest step of each model. Return or raise what `work` does."""
     newest: dict[str, Step] = {}
 
     def note(name: str, have: int, total: int | None) -> None:

@@ -1,7 +1,7 @@
-"""A folder of models made as its manifest says: missing files are downloaded, all others are left alone.
+"""Synchronises a folder of models with its manifest: missing files are downloaded, other files stay unchanged.
 
-A file with the right name is believed if the lock has seen it with this size; one that the lock does not know is
-hashed first. Whatever is wrong with one file leaves it, and the others, as they are.
+A file is trusted if the lock has its name with this size; a file that is not in the lock is hashed first. An error
+with one file changes neither it nor the others.
 """
 
 import hashlib
@@ -20,12 +20,12 @@ AT_ONCE = 4
 
 State = Literal["present", "downloaded", "missing", "wrong", "failed"]
 OnProgress = Callable[[str, int, int | None], None]
-"""A model's name, its bytes that are here, and how many there are, if that is known."""
+"""Called with a model's name, its bytes on disk, and its size if known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is of one model. `detail` says what is wrong, if something is."""
+    """The state of one model. `detail` describes a problem, if there is one."""
 
     name: str
     state: State
@@ -39,7 +39,7 @@ class Found:
 
 
 class ModelFolder:
-    """ComfyUI's models on this disk, by folder."""
+    """ComfyUI's models on this disk, by kind."""
 
     def __init__(self, folder: Path, downloader: Downloader) -> None:
         self._folder = folder
@@ -47,7 +47,7 @@ class ModelFolder:
         self._downloader = downloader
 
     def sync(self, models: Sequence[Model], on_progress: OnProgress = lambda *_: None) -> list[Found]:
-        """In the models' order. `BadLock`; a fault of one model is in its `Found`."""
+        """Download the missing models. Raise `BadLock`; a fault of a single model is in its `Found`."""
         self._folder.mkdir(parents=True, exist_ok=True)
         locked = self._lock.read()
         if refusal := self._refusal(models):
@@ -56,12 +56,12 @@ class ModelFolder:
             return list(pool.map(lambda model: self._synced(model, locked.get(model.name), on_progress), models))
 
     def plan(self, models: Sequence[Model]) -> list[Found]:
-        """What a sync would find: `missing` is what it would download. Nothing is hashed."""
+        """Return what a sync would find, without hashing. It would download the `missing` models."""
         locked = self._lock.read()
         return [self._seen(model, locked.get(model.name)) for model in models]
 
     def verify(self, models: Sequence[Model], on_progress: OnProgress = lambda *_: None) -> list[Found]:
-        """Every file hashed, and compared with manifest and lock."""
+        """Hash every file and compare it with the manifest and the lock."""
         locked = self._lock.read()
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(lambda model: self._verified(model, locked.get(model.name), on_progress), models))
@@ -122,14 +122,14 @@ class ModelFolder:
         return Found(model.name, state, size, found.sha256, objection or "")
 
     def _refusal(self, models: Sequence[Model]) -> str | None:
-        """Before a byte is fetched: whether what is missing has room, as far as its size is known."""
+        """Return why the disk lacks space for the missing models, as far as their sizes are known."""
         missing = sum(model.size_bytes or 0 for model in models if not (self._folder / model.name).exists())
         free = shutil.disk_usage(self._folder).free
         return None if missing <= free else f"{missing} bytes are to come, and {free} are free"
 
 
 def _objection(model: Model, locked: Locked | None, found: Locked) -> str | None:
-    """Why this is not the expected file: the manifest's word goes first, then the lock's."""
+    """Return why this is not the expected file. The manifest takes precedence over the lock."""
     if locked is not None and (conflict := _agree(model, locked)) is not None:
         return conflict
     if model.sha256 is not None and found.sha256 != model.sha256:
