@@ -4,18 +4,18 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
-from storage.intake.nal_headers import START_CODE, Bits, Size, h264, hevc
+from storage.intake.nal_headers import START_CODE, Bits, Size, h264, hevc, sizes_in
 
-_JPEG_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
+_JPEG_TABLES, _JPEG_COMMENTS = 0xDB, frozenset({*range(0xE0, 0xF0), 0xFE})
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _VP9_SYNC, _VP9_RGB = 0x498342, 7
 _AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 
 
 def _av1(data: bytes, extradata: bytes) -> Iterator[Size]:
-    for kind, unit in _units_of_av1(data[4:] if data is extradata else data):
-        if kind == _AV1_SEQUENCE:
-            yield _size_of_av1(Bits(unit[:1_000]))
+    units = _units_of_av1(data[4:] if data is extradata else data)
+    return sizes_in((unit for kind, unit in units if kind == _AV1_SEQUENCE), _size_of_av1)
 
 
 def _units_of_av1(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -40,7 +40,8 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
             return value, at
 
 
-def _size_of_av1(bits: Bits) -> Size:
+def _size_of_av1(unit: bytes) -> Size:
+    bits = Bits(unit[:1_000])
     bits.read(4)
     if bits.read(1):
         bits.read(5)
@@ -86,12 +87,14 @@ def _vp8(data: bytes, _: bytes) -> Iterator[Size]:
 
 
 def _vp9(data: bytes, extradata: bytes) -> Iterator[Size]:
+    return sizes_in(() if data is extradata else _heads_of_vp9(data), _size_of_vp9)
+
+
+def _heads_of_vp9(data: bytes) -> Iterator[bytes]:
     at = 0
-    for length in () if data is extradata else _lengths_of_vp9(data):
-        size = _size_of_vp9(Bits(data[at : at + min(length, 100)])) if length else None
+    for length in _lengths_of_vp9(data):
+        yield data[at : at + min(length, 100)]
         at += length
-        if size is not None:
-            yield size
 
 
 def _lengths_of_vp9(data: bytes) -> list[int]:
@@ -104,8 +107,9 @@ def _lengths_of_vp9(data: bytes) -> list[int]:
     return [int.from_bytes(index[at : at + width], "little") for at in range(1, 1 + count * width, width)]
 
 
-def _size_of_vp9(bits: Bits) -> Size | None:
+def _size_of_vp9(head: bytes) -> Size | None:
     """None where the frame has the size of one before it."""
+    bits = Bits(head)
     bits.read(2)
     profile = bits.read(1) + 2 * bits.read(1)
     bits.read(profile == 3)
@@ -144,13 +148,31 @@ def _jpeg(data: bytes, _: bytes) -> Iterator[Size]:
         mark, at = data[found.start() + 1], found.end()
         if mark in _JPEG_FRAMES:
             yield int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 3 : at + 5])
-        if mark not in (0xD8, 0xD9, 0x01):
-            at += int.from_bytes(data[at : at + 2])
+        at = _behind_jpeg_segment(data, at, mark)
+
+
+def _behind_jpeg_segment(data: bytes, at: int, mark: int) -> int:
+    """Where FFmpeg looks for the next marker: behind comments that fit and tables, and else in the segment itself."""
+    length = int.from_bytes(data[at : at + 2])
+    end = at + length
+    if end + 2 > len(data) or length < 2:
+        return at
+    if mark in _JPEG_COMMENTS:
+        return end
+    if mark == _JPEG_TABLES:
+        at += 2
+        while end - at > 64:
+            at += 1 + (128 if data[at] >> 4 else 64)
+    return at
 
 
 def _png(data: bytes, _: bytes) -> Iterator[Size]:
-    if data[12:16] == b"IHDR":
-        yield int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
+    """The chunk with the size should be the first, and FFmpeg takes it wherever it comes."""
+    at = 8
+    while at + 16 <= len(data):
+        if data[at + 4 : at + 8] == b"IHDR":
+            yield int.from_bytes(data[at + 8 : at + 12]), int.from_bytes(data[at + 12 : at + 16])
+        at += 12 + int.from_bytes(data[at : at + 4])
 
 
 def _prores(data: bytes, _: bytes) -> Iterator[Size]:
@@ -159,16 +181,20 @@ def _prores(data: bytes, _: bytes) -> Iterator[Size]:
 
 
 def _mpeg(data: bytes, _: bytes) -> Iterator[Size]:
-    """MPEG-1 and MPEG-2: a sequence's header, and two more bits for each side in its extension."""
-    across = down = 0
+    """MPEG-1 and MPEG-2: a sequence's header, and two more bits for each side in its extension, which may add to a
+    header in an earlier packet."""
+    across = down = 0xFFF
     for unit in data.split(START_CODE)[1:]:
         if unit[:1] == b"\xb3":
             across, down = int.from_bytes(unit[1:3]) >> 4, int.from_bytes(unit[2:4]) & 0xFFF
             yield across, down
-        elif unit[:1] == b"\xb5" and unit[1] >> 4 == 1:
+        elif unit[:1] == b"\xb5":
             more = Bits(unit[1:4])
-            more.read(15)
-            yield across + (more.read(2) << 12), down + (more.read(2) << 12)
+            if more.read(4) != 1:
+                continue
+            more.read(11)
+            across, down = across | more.read(2) << 12, down | more.read(2) << 12
+            yield across, down
 
 
 READERS: dict[str, Callable[[bytes, bytes], Iterator[Size]]] = {

@@ -9,7 +9,7 @@ import contextlib
 from typing import Any
 
 from storage.intake.frame_headers import READERS, frames_in
-from storage.intake.nal_headers import Size
+from storage.intake.nal_headers import Size, h264, is_avcc
 
 
 class FrameSizes:
@@ -18,9 +18,9 @@ class FrameSizes:
     def __init__(self, stream: Any) -> None:
         self.largest: Size = (stream.width, stream.height)
         self._context = stream.codec_context
-        self._extradata = bytes(self._context.extradata or b"")
         self._read = READERS.get(self._context.name)
-        self._note(self._stated(self._extradata))
+        self._framings: dict[tuple[bytes, bytes], bytes] = {}
+        self._learn(bytes(self._context.extradata or b""))
 
     def of(self, packet: Any) -> list[Size]:
         """Of the frames that this packet becomes, each at least as large as its container says."""
@@ -29,18 +29,25 @@ class FrameSizes:
         if not packet.size:
             return []
         if packet.has_sidedata("new_extradata"):
-            self._extradata = bytes(packet.get_sidedata("new_extradata"))
-            self._note(self._stated(self._extradata))
+            self._learn(bytes(packet.get_sidedata("new_extradata")))
         data = bytes(packet)
-        self._note(self._stated(data))
+        if self._read is h264 and is_avcc(data):
+            self._learn(data)
+        for extradata in self._framings.values():
+            self._note(self._stated(data, extradata))
         return [self.largest] * frames_in(self._context.name, data)
 
-    def _stated(self, data: bytes) -> list[Size]:
+    def _learn(self, extradata: bytes) -> None:
+        """A decoder may take it or not, so packets are read in each way that was said."""
+        self._framings[extradata[:1], bytes(byte & 3 for byte in extradata[4:22:17])] = extradata
+        self._note(self._stated(extradata, extradata))
+
+    def _stated(self, data: bytes, extradata: bytes) -> list[Size]:
         if self._read is None:
             return []
         found: list[Size] = []
         with contextlib.suppress(IndexError):
-            found.extend(self._read(data, self._extradata))
+            found.extend(self._read(data, extradata))
         return found
 
     def _decoded(self, packet: Any) -> list[Size]:

@@ -1,6 +1,11 @@
-"""The frame sizes of H.264 and HEVC, by the parameter sets in their NAL units."""
+"""The frame sizes of H.264 and HEVC, by the parameter sets in their NAL units.
 
-from collections.abc import Iterator
+Units are found as FFmpeg finds them, which takes much that no encoder writes: what these readers overlooked, a file
+could hide there.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 
 Size = tuple[int, int]
 START_CODE = b"\0\0\1"
@@ -8,10 +13,19 @@ _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 13
 """H.264's profiles whose parameter sets say more of their samples (ITU-T H.264, 7.3.2.1.1)."""
 
 
+PADDING = bytes(64)
+"""What FFmpeg reads behind the end of a header that is too short."""
+MAX_HEADER_BYTES = 8_000
+"""A parameter set with the longest lists that it may have takes less."""
+MAX_TRAILING_BYTES = 3
+"""Behind the units of a packet: too few for another unit, and left out."""
+
+
 class Bits:
-    """Of a header: IndexError behind its end."""
+    """Of a header and the zeros behind it: IndexError behind these."""
 
     def __init__(self, data: bytes) -> None:
+        data += PADDING
         self._value, self._left = int.from_bytes(data), 8 * len(data)
 
     def read(self, count: int) -> int:
@@ -32,18 +46,35 @@ class Bits:
         return (number + 1) // 2 if number % 2 else -number // 2
 
 
+def sizes_in(units: Iterable[bytes], size_of: Callable[[bytes], Size | None]) -> Iterator[Size]:
+    """A decoder leaves out the unit that it cannot read, and goes on with the next: so does this."""
+    for unit in units:
+        size = None
+        with contextlib.suppress(IndexError):
+            size = size_of(unit)
+        if size is not None:
+            yield size
+
+
 def _units(data: bytes, length_size: int) -> list[bytes]:
-    """The NAL units of a packet: each behind its length, or behind a start code, as FFmpeg finds out too."""
-    found, at = [], 0
+    """The NAL units of a packet: each behind its length, or behind a start code. A start code ends a unit also where
+    its length goes on."""
+    found, at = list[bytes](), 0
     while length_size and at + length_size <= len(data):
         length = int.from_bytes(data[at : at + length_size])
-        found.append(data[at + length_size : at + length_size + length])
+        found += data[at + length_size : at + length_size + length].split(START_CODE)
         at += length_size + length
-    return found if length_size and at == len(data) else data.split(START_CODE)[1:]
+    is_whole = length_size and 0 <= len(data) - at <= MAX_TRAILING_BYTES
+    return found if is_whole else data.split(START_CODE)[1:]
 
 
 def _content(unit: bytes) -> Bits:
-    return Bits(unit[:1_000].replace(b"\0\0\3", b"\0\0"))
+    return Bits(unit[:MAX_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
+
+
+def is_avcc(data: bytes) -> bool:
+    """Whether a packet of H.264 is no frame but the parameter sets, as a file's header has them."""
+    return len(data) > 8 and data[0] == 1 and data[2] == 0 and data[4] & 0xFC == 0xFC
 
 
 def h264(data: bytes, extradata: bytes) -> Iterator[Size]:
@@ -56,12 +87,13 @@ def h264(data: bytes, extradata: bytes) -> Iterator[Size]:
             at += 2 + length
     else:
         units = _units(data, (extradata[4] & 3) + 1 if has_lengths else 0)
-    for unit in units:
-        if unit and unit[0] & 31 in (7, 15):
-            yield _size_of_h264(_content(unit[1:]))
+    return sizes_in(units, _size_of_h264)
 
 
-def _size_of_h264(bits: Bits) -> Size:
+def _size_of_h264(unit: bytes) -> Size | None:
+    if unit[0] & 31 not in (7, 15):
+        return None
+    bits = _content(unit[1:])
     profile = bits.read(24) >> 16
     bits.golomb()
     if profile in _WITH_CHROMA:
@@ -111,12 +143,13 @@ def hevc(data: bytes, extradata: bytes) -> Iterator[Size]:
                 at += 2 + length
     else:
         units = _units(data, (extradata[21] & 3) + 1 if has_lengths else 0)
-    for unit in units:
-        if unit and unit[0] >> 1 & 63 == 33:
-            yield _size_of_hevc(_content(unit[2:]))
+    return sizes_in(units, _size_of_hevc)
 
 
-def _size_of_hevc(bits: Bits) -> Size:
+def _size_of_hevc(unit: bytes) -> Size | None:
+    if unit[0] >> 1 & 63 != 33:
+        return None
+    bits = _content(unit[2:])
     bits.read(4)
     layers = bits.read(3)
     bits.read(1 + 88 + 8)

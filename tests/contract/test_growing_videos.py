@@ -1,6 +1,7 @@
 """Each frame of a video counts with its own size, whatever its container says."""
 
 import io
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ CODECS: list[tuple[str, str, str, dict[str, str]]] = [
     ("mpeg4", "avi", "yuv420p", {"g": "1"}),
     ("flv1", "flv", "yuv420p", {"g": "1"}),
 ]
+Edit = Callable[[bytes], bytes]
 NAMES = [f"{codec} in {container}" for codec, container, *_ in CODECS]
 
 
@@ -51,8 +53,10 @@ def packets(codec: str, pixels: str, options: dict[str, str], size: tuple[int, i
     return [bytes(packet) for packet in (*made, *context.encode(None))]
 
 
-def growing(codec: str, container_format: str, pixels: str, options: dict[str, str], *, large: int) -> bytes:
-    """Three small frames, then one large frame again and again, in a file that says it is small."""
+def growing(
+    codec: str, container_format: str, pixels: str, options: dict[str, str], *, large: int, edit: Edit = bytes
+) -> bytes:
+    """Three small frames, then one large frame again and again, in a file that says it is small. `edit` changes it."""
     out = io.BytesIO()
     with av.open(out, "w", format=container_format) as container:
         stream: Any = container.add_stream(codec, rate=25)
@@ -61,12 +65,31 @@ def growing(codec: str, container_format: str, pixels: str, options: dict[str, s
         stream.codec_context.thread_count = 1
         small = packets(codec, pixels, options, SMALL, 3)
         grown = packets(codec, pixels, options, LARGE, 1)[:1] if large else []
-        for number, body in enumerate([*small, *grown * large]):
+        for number, body in enumerate([*small, *map(edit, grown * large)]):
             packet = av.Packet(body)
             packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
             packet.pts = packet.dts = number
             container.mux(packet)
     return out.getvalue()
+
+
+def edited(body: bytes, edit: Edit) -> bytes:
+    """An MP4 whose large packets, which `growing` puts behind three small ones, are changed."""
+    out = io.BytesIO()
+    with av.open(io.BytesIO(body), "r") as source, av.open(out, "w", format="mp4") as container:
+        stream: Any = container.add_stream_from_template(source.streams.video[0])
+        for number, found in enumerate(source.demux(video=0)):
+            if found.size:
+                packet = av.Packet(bytes(found) if number < 3 else edit(bytes(found)))
+                packet.stream, packet.time_base, packet.is_keyframe = stream, found.time_base, True
+                packet.pts = packet.dts = found.pts
+                container.mux(packet)
+    return out.getvalue()
+
+
+def largest_decoded(body: bytes) -> tuple[int, int]:
+    with av.open(io.BytesIO(body), "r") as container:
+        return max((frame.width, frame.height) for frame in container.decode(video=0))
 
 
 async def checked(tmp_path: Path, body: bytes) -> str:
@@ -97,3 +120,45 @@ def test_an_ordinary_video_has_the_size_that_it_says(
         found = [size for packet in container.demux(stream) for size in sizes.of(packet)]
     assert len(found) == 3
     assert all(0 <= size[0] - SMALL[0] <= 16 and 0 <= size[1] - SMALL[1] <= 16 for size in found)
+
+
+def behind_the_start(inserted: bytes) -> Edit:
+    """Of a JPEG."""
+    return lambda body: body[:2] + inserted + body[2:]
+
+
+def unit(body: bytes) -> bytes:
+    """A NAL unit behind its length."""
+    return len(body).to_bytes(4) + body
+
+
+def within_a_unit(body: bytes) -> bytes:
+    """The first NAL unit behind a start code in a unit of filler."""
+    end = 4 + int.from_bytes(body[:4])
+    return unit(b"\x0c\xff\x80\0\0\1" + body[4:end]) + body[end:]
+
+
+HIDDEN: dict[str, tuple[str, Edit]] = {
+    "JPEG, a marker that has no segment": ("mjpeg", behind_the_start(b"\xff\x02\xff\xff")),
+    "JPEG, a marker that is not known": ("mjpeg", behind_the_start(b"\xff\xf1\xff\xff")),
+    "JPEG, a segment that does not fit": ("mjpeg", behind_the_start(b"\xff\xe5\xff\xff")),
+    "PNG, a text before the header": ("png", lambda body: body[:8] + b"\0\0\0\3tEXta\0b" + bytes(4) + body[8:]),
+    "MPEG-2, an empty extension": ("mpeg2video", lambda body: b"\0\0\1\xb5" + body),
+    "H.264, a byte behind the units": ("libx264", lambda body: body + b"\0"),
+    "H.264, an empty parameter set": ("libx264", lambda body: unit(b"\x67") + body),
+    "H.264, a start code within a unit": ("libx264", within_a_unit),
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+async def test_no_bytes_before_a_header_hide_it(tmp_path: Path, name: str) -> None:
+    """The decoder finds the large frames, and so does the check."""
+    codec, edit = HIDDEN[name]
+    _, container_format, pixels, options = next(row for row in CODECS if row[0] == codec)
+    if codec == "libx264":
+        body = edited(growing(codec, container_format, pixels, options, large=10), edit)
+    else:
+        body = growing(codec, container_format, pixels, options, large=10, edit=edit)
+    assert largest_decoded(body) == LARGE
+    with pytest.raises(MediumRefused, match="frames of up to"):
+        await checked(tmp_path, body)
