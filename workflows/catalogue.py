@@ -1,25 +1,26 @@
-"""What the deployed engine's nodes are (ComfyUI's object_info), and whether a graph fits them.
+"""Validates a graph against the deployed engine's node declarations (ComfyUI's object_info).
 
-A graph is judged as ComfyUI judges it before it runs anything: every class must exist, and every node that an output
-depends on by declared inputs must have its required inputs, links of matching types, and values of the right type,
-range and choice. An output with a fault behind it does not run; the others do. All that is wrong is told at once. A
-broken node that no output needs is ignored.
+The rules are those of ComfyUI's own validation: every class must exist, and every node that an output depends on
+through declared inputs must have its required inputs, links of matching types, and values of the right type, range and
+choice. An output with a fault upstream does not run; the others do. All faults are reported at once. A broken node that
+no output depends on is ignored.
 
-ComfyUI executes more than it validates: it follows undeclared links too. One that leads nowhere, or round in a ring,
-ends the whole prompt there (in 0.3.64 the thread that executes dies), so it refuses the graph here.
+ComfyUI executes more than it validates: it also follows undeclared links. A dangling or cyclic one aborts the whole
+prompt during execution (in 0.3.64 the executing thread dies), so the graph is refused here.
 
-What object_info cannot tell is left to the engine, for a job that it would run must never be refused here:
-- A class may check its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices. Where our part of the
-  engine's process did not publish which (`unchecked_inputs`), nothing of the kind is judged of custom nodes. Where it
-  published that a check wants a file that exists (`checked_files`), names that surely lead nowhere are refused.
-- Custom nodes may compare types as they like, so the types of their links are not judged.
-- Files of the input folder (LoadImage's `image`) are judged by what the job brings and what the engine lists.
-- Dynamic inputs (`COMFY_…` types) are checked for presence, and by the parts that a dynamic combo's choice adds; combos
-  that the editor fetches (`remote`) not at all.
-- The models' files change while a deployment stands: they are judged only where `files_are_known`.
+A job that the engine would run must never be refused here, so what object_info does not say is left to the engine:
+- A class may validate its values itself (`VALIDATE_INPUTS`); ComfyUI then skips ranges and choices. If the code that
+  runs inside the engine did not publish which inputs these are (`unchecked_inputs`), custom nodes' values are not
+  checked. If it published that a class requires an existing file (`checked_files`), names of files that certainly do
+  not exist are refused.
+- Custom nodes may compare types in their own way, so the types of their links are not checked.
+- Files of the input folder (LoadImage's `image`) are checked against the job's files and the engine's list.
+- Dynamic inputs (`COMFY_…` types) are checked for presence and for the parts that a dynamic combo's choice adds.
+  Combos that the editor fetches (`remote`) are not checked.
+- Model files change during a deployment: they are checked only where `files_are_known`.
 
-Without object_info (nobody has published one yet) only the graph's own structure is known: then any class is accepted,
-and the nodes that nothing links to count as the outputs.
+Without object_info, before the first worker has published it, only the graph's structure is checked: any class is
+accepted, and the nodes that no other node links to count as the outputs.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,16 +37,19 @@ from workflows.report import Edges, Report, reachable, report, rings, turned
 from workflows.suggestions import suggestion
 
 MOST_FAULTS = 50
-"""More than these would only be a longer answer."""
+"""The most faults of one report."""
 LITE_CATEGORY = "lite"
-"""Of every class of the lite engine, which has few; ComfyUI has no such category."""
+"""The category of every class of the lite engine; ComfyUI has no such category."""
 
 
 class Catalogue:
-    """`object_info` as GET /object_info answers; None where it is not known. Keep one: classes are parsed once."""
+    """The node declarations of one engine, from the response of GET /object_info, or None if it is not known.
+
+    Classes are parsed on first use and cached, so callers keep one instance for each object_info.
+    """
 
     def __init__(self, object_info: Mapping[str, Any] | None, *, files_are_known: bool = True) -> None:
-        """`files_are_known`: the models were mounted when this was asked, and that is not long ago."""
+        """`files_are_known` says that object_info was read recently, with the models mounted."""
         self._info = object_info
         self._files_are_known = files_are_known
         self._declared: dict[str, NodeDeclaration] = {}
@@ -58,11 +62,11 @@ class Catalogue:
 
     @property
     def is_known(self) -> bool:
-        """Whether anything is known of the engine: without, graphs are judged by their structure alone."""
+        """Whether object_info is known. Without it graphs are validated by their structure alone."""
         return self._info is not None
 
     def believing_files(self, *, files_are_known: bool) -> "Catalogue":
-        """The same, its parsed classes shared, with this much trust in the lists of files."""
+        """Return a catalogue with this `files_are_known` that shares the parsed classes."""
         if files_are_known is self._files_are_known:
             return self
         other = Catalogue(self._info, files_are_known=files_are_known)
@@ -70,17 +74,15 @@ class Catalogue:
         return other
 
     def drops_literals(self, about: NodeDeclaration) -> bool:
-        """Whether ComfyUI surely gives such a node no literal that it does not declare.
-
-        Of ComfyUI's own classes none has open inputs. Of others that is known where the engine was asked for it: then
-        at least one class of any larger installation is published as open.
-        """
+        """Report whether ComfyUI certainly drops literals that this class does not declare."""
+        # No class of ComfyUI itself has open inputs. Of custom classes this is known only if the engine published open
+        # inputs, which an object_info with at least one open class shows.
         return not about.is_custom or (self._knows_open_inputs and not about.open_inputs)
 
     def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Report:
-        """What is wrong with the graph, at most MOST_FAULTS faults, and what runs; see above for what is judged.
+        """Validate the graph: at most MOST_FAULTS faults, and the outputs that run. The module lists the rules.
 
-        `brought` are the names of the files that the job brings to the input folder; None if that is not known.
+        `brought` are the names of the job's files in the input folder, or None if they are not known.
         """
         unknown = self._check_classes(graph)
         outputs = graph.loose_ends() if self._info is None else self.output_nodes(graph)
@@ -88,12 +90,12 @@ class Catalogue:
             problem = "no node of this workflow saves or shows anything"
             said = {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "details": "", "extra_info": {}}
             return Report((NoOutputNode(problem, hint="add an output node, SaveImage for one", engine=said),))
-        # Of an unknown engine every node may be an output, so a ring that nothing else needs may be what it is all
-        # about.
         validated = {node_id: self._sources(graph, node) for node_id, node in graph.nodes.items()}
+        # Without object_info any node may be an output, so a graph that consists of one cycle is validated as a whole.
         needed = reachable(outputs or graph.nodes, validated)
         faults, users = [*unknown], turned(validated)
         bad = _collect(self._faults(graph, needed, validated, Files(self._files_are_known, brought)), faults)
+        # ComfyUI refuses a prompt with any unknown class; another fault only stops the outputs that depend on it.
         runs = frozenset() if unknown else outputs - reachable(bad, users)
         executed = {node_id: _linked(graph, node) for node_id, node in graph.nodes.items()}
         fatal = _collect(self._fatal(graph, reachable(runs, executed), executed), faults)
@@ -102,7 +104,7 @@ class Catalogue:
         return report(graph, faults, runs, lambda node_id: reachable([node_id], users) & outputs)
 
     def output_nodes(self, graph: Graph) -> frozenset[str]:
-        """The nodes for whose sake ComfyUI executes anything."""
+        """Return the output nodes, for which ComfyUI executes the graph."""
         if self._info is None:
             return graph.leaves()
         return frozenset(
@@ -110,9 +112,9 @@ class Catalogue:
         )
 
     def apply(self, graph: Graph, values: Iterable[tuple[str, str, Any]]) -> Graph:
-        """The graph with (node id, field, value) set; an unknown node or field is refused by name.
+        """Return the graph with each (node id, field, value) set. Raises `UnknownInputNode`, `UnknownInputField`.
 
-        A field is known if the graph sets it already, or if the engine says that the class has it.
+        A field is known if the graph sets it already or the class declares it.
         """
         known = list(values)
         for position, (node_id, field, _) in enumerate(known):
@@ -135,7 +137,7 @@ class Catalogue:
         return graph.with_values(known)
 
     def declaration(self, class_type: str) -> NodeDeclaration:
-        """What the class declares; `UNKNOWN` for one that nobody has described."""
+        """Return the declaration of a class, or `UNKNOWN` for a class that object_info lacks."""
         if self._info is None or class_type not in self._info:
             return UNKNOWN
         if class_type not in self._declared:
@@ -151,7 +153,7 @@ class Catalogue:
 
     @staticmethod
     def _unknown_class(node_id: str, node: Node, info: Mapping[str, Any]) -> WorkflowError:
-        """ComfyUI names the node by the title that its user gave it."""
+        # ComfyUI's message names the node by the title that the user gave it in the editor.
         meta = node.rest.get("_meta")
         title = meta.get("title", node.class_type) if isinstance(meta, Mapping) else node.class_type
         return UnknownNodeClass(
@@ -168,10 +170,8 @@ class Catalogue:
         )
 
     def _sources(self, graph: Graph, node: Node) -> list[str]:
-        """The nodes that it depends on by inputs that its class declares: ComfyUI validates through no others.
-
-        Of a class that is not known, all links are followed: what is wrong behind them is told in the same answer.
-        """
+        """Return the nodes that the node depends on through declared inputs, which are all that ComfyUI validates."""
+        # Of an unknown class all links are followed, so that faults upstream are part of the same report.
         if self._info is None or node.class_type not in self._info:
             return _linked(graph, node)
         about = self.declaration(node.class_type)
@@ -187,7 +187,7 @@ class Catalogue:
         yield from _rings(graph, needed, sources)
 
     def _fatal(self, graph: Graph, executed: frozenset[str], links: Edges) -> Iterator[WorkflowError]:
-        """What ends a prompt in its execution: among the nodes that outputs without another fault execute."""
+        """Yield the faults that abort a prompt during execution, among the nodes that the runnable outputs execute."""
         for node_id in graph.nodes:
             if node_id in executed:
                 yield from dangling(graph, node_id)
@@ -204,7 +204,8 @@ def _linked(graph: Graph, node: Node) -> list[str]:
 
 
 def _collect(found: Iterable[WorkflowError], faults: list[WorkflowError]) -> frozenset[str]:
-    """The nodes with a fault, all of them; the faults are added up to MOST_FAULTS."""
+    """Append the faults up to MOST_FAULTS and return all nodes that have one."""
+    # Every fault is counted, also those beyond the limit, because each node with a fault stops the outputs behind it.
     bad: set[str] = set()
     for fault in found:
         bad.add(fault.node_id or "")
@@ -214,7 +215,7 @@ def _collect(found: Iterable[WorkflowError], faults: list[WorkflowError]) -> fro
 
 
 def _remedy(info: Mapping[str, Any]) -> str:
-    """What helps where a class is missing and none has a name like it."""
+    """Return the hint for a missing class that no known class resembles."""
     if any(about.get("category") == LITE_CATEGORY for about in info.values()):
         return "the lite engine runs no models: set COMFYUI_DIR to your ComfyUI, or see docs/lite.md for its nodes"
     return "install the custom node that provides it, or remove the node"

@@ -1,4 +1,4 @@
-"""Whether a link fits the input that it goes to, by ComfyUI's own rules and in its own words."""
+"""Checks a link against its input by ComfyUI's rules, and reports faults with ComfyUI's messages."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from workflows.graph import Graph, as_link
 from workflows.location import Location, short, words
 
 MOST_NAMED = 20
-"""Nodes of a ring that an error names."""
+"""Nodes of a cycle that an error names."""
 _ANY = "*"
 _MATCHED_BY_EDITOR = "COMFY_MATCHTYPE"
 
@@ -17,7 +17,7 @@ _MATCHED_BY_EDITOR = "COMFY_MATCHTYPE"
 def check_link(
     location: Location, value: list[Any], graph: Graph, class_of: Callable[[str], NodeDeclaration]
 ) -> WorkflowError | None:
-    """A list is always a link. `class_of` gives the declaration of a class by its name."""
+    """Check a list value, which ComfyUI always takes for a link. `class_of` returns a class's declaration by name."""
     declared = location.declared
     if len(value) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
@@ -33,8 +33,9 @@ def check_link(
         hint = f"link to a node of this workflow; {_WRAP}"
         return location.fault(DanglingLink, problem, said, hint, exception_type="KeyError", traceback=[])
     source = class_of(graph.nodes[link.node_id].class_type)
-    if source.outputs is None:
+    if source.outputs is None:  # object_info does not describe the source's class
         return None
+    # Negative slots are valid: ComfyUI indexes a Python list.
     if not -len(source.outputs) <= link.slot < len(source.outputs):
         return _no_such_slot(
             location, link.slot, link.node_id, graph.nodes[link.node_id].class_type, len(source.outputs)
@@ -66,7 +67,7 @@ def _no_such_slot(location: Location, slot: int, source_id: str, class_type: str
 
 
 def dangling(graph: Graph, node_id: str) -> Iterator[WorkflowError]:
-    """Links of this node, declared or not, to nodes that the workflow lacks: where they are executed, ComfyUI stops."""
+    """Yield a fault for each link to a missing node, undeclared links included: executing one aborts the prompt."""
     node = graph.nodes[node_id]
     for name, link in node.links().items():
         if link.node_id not in graph.nodes:
@@ -82,7 +83,8 @@ def dangling(graph: Graph, node_id: str) -> Iterator[WorkflowError]:
 
 
 def ring_fault(graph: Graph, ring: Sequence[str]) -> WorkflowError:
-    """In the words of 0.33; 0.3.64 runs out of its stack instead. Of a long ring the first nodes are named."""
+    """Return the fault of a cycle, with the first nodes of a long one."""
+    # The message is that of ComfyUI 0.33; 0.3.64 exceeds its recursion limit instead and has no message of its own.
     closed = [*ring, ring[0]] if len(ring) <= MOST_NAMED else [*ring[:MOST_NAMED], "…"]
     classes = {node_id: f"{node_id} ({graph.nodes[node_id].class_type})" for node_id in ring[:MOST_NAMED]}
     words = " -> ".join(classes.get(node_id, node_id) for node_id in closed)
@@ -98,7 +100,10 @@ def ring_fault(graph: Graph, ring: Sequence[str]) -> WorkflowError:
 
 
 def types_match(received: Any, wanted: Any) -> bool:
-    """Equal, or unions (`"INT,FLOAT"`) with a type in common; `*` matches all, and a matched type is the editor's."""
+    """Report whether two types match: equal, or unions (`"INT,FLOAT"`) that share a type.
+
+    `*` matches every type, and so do match types (`COMFY_MATCHTYPE`), which only the editor resolves.
+    """
     if received == wanted or (isinstance(received, list) and wanted == "COMBO"):
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):

@@ -1,4 +1,4 @@
-"""Whether a node fits what its class declares."""
+"""Checks a node against the declaration of its class."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,19 +14,20 @@ from workflows.location import Location
 
 @dataclass(frozen=True, slots=True)
 class NodeCheck:
-    """Of one graph. `class_of` gives the declaration of a class by its name."""
+    """Checks the nodes of one graph. `class_of` returns a class's declaration by name."""
 
     graph: Graph
     class_of: Callable[[str], NodeDeclaration]
     files: Files
 
     def faults(self, node_id: str) -> Iterator[WorkflowError]:
-        """In the order in which the class declares its inputs, then their parts; of some only the links are known."""
+        """Yield the faults in the order of the declared inputs, followed by the parts of dynamic inputs."""
         node = self.graph.nodes[node_id]
         about = self.class_of(node.class_type)
         known = dict(about.inputs)
         for wanted in about.inputs.values():
             known |= {part.name: part for part in wanted.parts(node.inputs)}
+        # Parts of other dynamic inputs are not declared one by one: only a link to them can be checked.
         for name, value in node.inputs.items():
             if name not in known and isinstance(value, list) and about.takes(name):
                 known[name] = InputDeclaration(name, "*", {}, required=False)
@@ -41,7 +42,7 @@ class NodeCheck:
         if name not in given:
             return _missing(location) if location.declared.is_missing(given) else None
         value = given[name]
-        if not isinstance(value, list):
+        if not isinstance(value, list):  # ComfyUI takes every list for a link
             return check_value(location, value, self.files)
         return check_link(location, value, self.graph, self.class_of)
 
@@ -49,6 +50,6 @@ class NodeCheck:
 def _missing(location: Location) -> WorkflowError:
     name = location.declared.name
     problem = f"node {location.node_id} ({location.node.class_type}) lacks its required input {name}"
-    part = name if name in location.about.inputs else name.rpartition(".")[2]  # as ComfyUI calls a part
+    part = name if name in location.about.inputs else name.rpartition(".")[2]  # ComfyUI's message has no prefix
     said = ("required_input_missing", "Required input is missing", part)
     return location.fault(MissingRequiredInput, problem, said, f"set {name}, or link it")

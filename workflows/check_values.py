@@ -1,6 +1,6 @@
-"""Whether a literal value fits its input, by ComfyUI's own rules and in its own words.
+"""Checks a literal value against its input by ComfyUI's rules, and reports faults with ComfyUI's messages.
 
-Values are converted before they are compared, as ComfyUI does: "5" passes for an INT, and everything for a STRING.
+Values are converted before they are compared, as ComfyUI does: "5" is a valid INT, and every value a valid STRING.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, 
 
 
 def check_value(location: Location, value: Any, files: Files) -> WorkflowError | None:
-    """A literal. See `workflows.catalogue` for what is left to the engine."""
+    """Check a literal. `workflows.catalogue` lists what is left to the engine."""
     declared = location.declared
     if declared.is_dynamic:
         return None
@@ -36,7 +36,7 @@ def check_value(location: Location, value: Any, files: Files) -> WorkflowError |
 
 
 def check_listed(location: Location, value: Any) -> WorkflowError | None:
-    """A literal that must be one of the choices, or convert to the number, whoever's class it is."""
+    """Check a literal that must be one of the choices or convert to a number, for custom classes as well."""
     choices = location.declared.choices
     if choices is not None and not is_listed(unwrapped(value), choices):
         return _not_in_list(ValueNotInList, location, choices, [unwrapped(value)], value)
@@ -48,7 +48,7 @@ def check_listed(location: Location, value: Any) -> WorkflowError | None:
 
 
 def as_listed(declared: InputDeclaration, value: Any) -> Any:
-    """The value as the number, or the choice, that it is taken for. ValueError, TypeError or OverflowError if none."""
+    """Return the value as a number or a choice. Raises ValueError, TypeError or OverflowError if it is neither."""
     value = unwrapped(value)
     if isinstance(declared.kind, str) and declared.is_number:
         return _CONVERSIONS[declared.kind](value)
@@ -58,6 +58,7 @@ def as_listed(declared: InputDeclaration, value: Any) -> Any:
 
 
 def is_listed(value: Any, choices: list[Any]) -> bool:
+    # The types are compared as well, because in Python 1 == True == 1.0.
     return any(value == choice and type(value) is type(choice) for choice in choices)
 
 
@@ -70,20 +71,20 @@ def _check_choice(location: Location, value: Any, files: Files) -> WorkflowError
     if not wrong:
         return None
     match listing(location.declared, wrong[0]):
-        # A custom node may make its choices of folders that change, which is known no better than the lists of files.
+        # A custom node may list a changing folder as its choices, so these are trusted only as far as file lists are.
         case Listing.CHOICES if location.is_compared and (files.are_known or not location.is_custom):
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
         case Listing.MODELS if files.are_known and not location.is_left_to_class:
             return _not_in_list(MissingModel, location, choices, wrong, value)
         case Listing.OTHER_FILES if location.is_compared and files.lacks(wrong[0]) and not _is_checked(location):
-            if is_medium(wrong[0]):  # they are looked for in the input folder
+            if is_medium(wrong[0]):  # media come from the input folder, so the job can bring the file
                 return missing_medium(location, wrong[0])
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
     return None
 
 
 def _is_checked(location: Location) -> bool:
-    """By `check_file`, and found good."""
+    """Report whether `check_file` has accepted the value already."""
     return bool(location.declared.uploads) and not location.is_custom
 
 
@@ -115,7 +116,7 @@ def _check_range(location: Location, value: Any) -> WorkflowError | None:
             problem = f"{location.words} is {words(value)}, and {options['max']} is the most"
         else:
             return None
-    except TypeError as error:
+    except TypeError as error:  # ComfyUI's own comparison raises here as well, and its message is repeated
         said = "exception_during_validation", "Exception when validating node", str(error)
         problem = f"{location.words} is {words(value)}, which has no order, and it must be in a range"
         return location.fault(WrongInputType, problem, said, exception_type="TypeError", traceback=[])

@@ -1,7 +1,7 @@
-"""What a node class declares in ComfyUI's object_info: its inputs, its outputs, and whether it is an output node.
+"""Parses the declaration of a node class in ComfyUI's object_info: inputs, outputs, and whether it is an output node.
 
 An input is `[kind]` or `[kind, options]`. `kind` is a type's name (`"INT"`, `"IMAGE"`, unions as `"INT,FLOAT"`), a list
-of choices (the old form), or `"COMBO"` with the choices in `options["options"]` (the new one). Types that begin with
+of choices (the old form), or `"COMBO"` with the choices in `options["options"]` (the new form). Types that begin with
 `COMFY_` are dynamic: such an input has parts of its own, sent as `<name>.<part>`.
 """
 
@@ -14,9 +14,9 @@ OPEN_INPUTS = "open_inputs"
 UNCHECKED_INPUTS = "unchecked_inputs"
 CHECKED_FILES = "checked_files"
 ADDED_INSIDE = (OPEN_INPUTS, UNCHECKED_INPUTS, CHECKED_FILES)
-"""What our part of the engine's process adds to a class in object_info."""
+"""The members that our code inside the engine's process adds to a class in object_info."""
 LONGEST_LIST = 20
-"""ComfyUI's own bound: an error for a value that is not in a longer list leaves the list out."""
+"""ComfyUI's bound: its error for an unlisted value omits a longer list of choices."""
 _ALL = "*"
 _CUSTOM = "custom_nodes"
 _DYNAMIC = "COMFY_"
@@ -29,7 +29,7 @@ _NUMBERS = ("INT", "FLOAT", "BOOLEAN")
 
 @dataclass(frozen=True)
 class InputDeclaration:
-    """What is asked for each value of a graph is computed once: some combos list thousands of files."""
+    """A declared input. Lookups are cached on it, because some combos list thousands of files."""
 
     name: str
     kind: Any
@@ -38,7 +38,8 @@ class InputDeclaration:
 
     @property
     def config(self) -> list[Any] | None:
-        """As ComfyUI repeats it in its errors; None for a long list of choices, which would be repeated for each."""
+        """The input's config as ComfyUI's errors repeat it; None for a long list of choices."""
+        # Left out so that a report does not repeat a list of thousands of choices with each fault.
         return None if len(self.choices or ()) > LONGEST_LIST else [self.kind, dict(self.options)]
 
     @property
@@ -47,7 +48,7 @@ class InputDeclaration:
 
     @property
     def choices(self) -> list[Any] | None:
-        """What may be chosen; None if this is no combo, or one whose choices only the editor fetches."""
+        """The choices of a combo; None for any other input, and for a combo whose choices the editor fetches."""
         if isinstance(self.kind, list):
             return self.kind
         if self.kind != "COMBO" or any(self.options.get(flag) for flag in _NEVER_LISTED):
@@ -57,14 +58,14 @@ class InputDeclaration:
 
     @cached_property
     def extensions(self) -> frozenset[str]:
-        """Of all choices, in lower case and with the dot; empty for a choice without one."""
+        """The file extensions of all choices, in lower case with the dot; an empty text for a choice without one."""
         return frozenset(extension_of(choice) for choice in self.choices or ())
 
     def offers(self, value: Any) -> bool:
-        """Whether this is one of the choices, as Python's `in` finds it in their list."""
+        """Report whether the value is one of the choices, as Python's `in` compares it."""
         try:
             return value in self._plain_choices
-        except TypeError:  # a list or an object, which no text or number equals
+        except TypeError:  # an unhashable value, a list or an object, can only equal an unhashable choice
             return value in self._other_choices
 
     @cached_property
@@ -77,14 +78,14 @@ class InputDeclaration:
 
     @property
     def uploads(self) -> str:
-        """What the editor uploads for this combo of input files: image, video, audio or file; empty for any other."""
+        """The kind of file that the editor uploads for this input: image, video, audio or file; empty if none."""
         return next(
             (flag.removesuffix(_UPLOAD) for flag, on in self.options.items() if flag.endswith(_UPLOAD) and on), ""
         )
 
     @property
     def formats(self) -> Mapping[str, Any]:
-        """VideoHelperSuite's: what may be set beside each choice, undeclared. See `widgets`."""
+        """VideoHelperSuite's extra inputs for each choice, which the class does not declare. See `widgets`."""
         listed = self.options.get("formats")
         return listed if isinstance(listed, Mapping) else {}
 
@@ -101,24 +102,25 @@ class InputDeclaration:
         return isinstance(self.kind, str) and self.kind.startswith(_DYNAMIC_COMBO)
 
     def parts(self, given: Mapping[str, Any]) -> Iterator["InputDeclaration"]:
-        """What the chosen option of a dynamic combo adds to its node, each called `<name>.<part>`; their parts, too."""
+        """Yield the inputs that a dynamic combo's chosen option adds, named `<name>.<part>`, and their own parts."""
         if not self.is_dynamic_combo:
             return
         options = self.options.get("options")
         for option in options if isinstance(options, list) else ():
             if isinstance(option, Mapping) and option.get("key") == given.get(self.name):
                 for part in _inputs(option.get("inputs") or {}, f"{self.name}.").values():
-                    # ComfyUI puts a dynamic combo into what it validates only if it is given.
+                    # ComfyUI validates a nested dynamic combo only if it is given.
                     yield replace(part, required=False) if part.is_dynamic_combo else part
                     yield from part.parts(given)
 
     def is_missing(self, given: Mapping[str, Any]) -> bool:
-        """Whether a node with these inputs lacks this one, its parts included. One that may have no parts never is."""
+        """Report whether a node with these inputs lacks this required one. Its parts count as the input itself."""
         if not self.required or self.name in given:
             return False
         if not self.is_dynamic:
             return not any(name.startswith(f"{self.name}.") for name in given)
         if self.kind.startswith(_AUTOGROW):
+            # An autogrow input with a minimum of 0 may have no parts, so it is never missing.
             least = (self.options.get("template") or {}).get("min", 0)
             return bool(least) and not any(name.startswith(f"{self.name}.") for name in given)
         return not self.options.get("hidden") and not any(name.startswith(f"{self.name}.") for name in given)
@@ -126,10 +128,10 @@ class InputDeclaration:
 
 @dataclass(frozen=True)
 class FileCheck:
-    """What a class's own check of an input accepts, as a trial inside the engine's process has shown.
+    """What a class's own validation of an input accepts, as found by trial inside the engine's process.
 
-    A file or a folder that exists: in the input folder, or (`roots` is known then) by a path from the engine's working
-    folder, where the first step must be one of `roots`. `urls` and `empty`: it accepts these too.
+    It accepts an existing file or folder: in the input folder if `roots` is None, otherwise by a path from the engine's
+    working folder whose first part is one of `roots`. `urls` and `empty` say whether it accepts these as well.
     """
 
     is_folder: bool
@@ -140,13 +142,15 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class NodeDeclaration:
-    """`outputs` are types, as strings or lists of choices; None where object_info does not say.
+    """The declaration of a node class.
 
-    `hidden` inputs are ComfyUI's own to fill: the prompt, the node's id, the keys of partner nodes. `open_inputs`: its
-    INPUT_TYPES contains every name, so that ComfyUI gives it any literal, declared or not. No ComfyUI publishes that:
-    our part of the engine's process finds it out, and False may mean that nobody did. As with `unchecked`, the inputs
-    whose values ComfyUI does not compare with their range or choices, for the class checks them itself; None if nobody
-    has found out, and `*` among them stands for all. `files`, by input: what the class lets name existing files alone.
+    `outputs` are types, as strings or lists of choices; None if object_info does not list them. ComfyUI itself fills
+    the `hidden` inputs: the prompt, the node's id, the keys of partner nodes.
+
+    ComfyUI does not publish the rest; our code inside the engine's process determines it. `open_inputs` says that the
+    class's INPUT_TYPES contains every name, so ComfyUI passes it undeclared literals; False may also mean unknown.
+    `unchecked` are the inputs that the class validates itself, whose range and choices ComfyUI therefore skips; `*`
+    stands for all, and None means unknown. `files` are the inputs that accept only existing files.
     """
 
     inputs: Mapping[str, InputDeclaration]
@@ -159,25 +163,22 @@ class NodeDeclaration:
     files: Mapping[str, FileCheck] = field(default_factory=dict)
 
     def compares(self, name: str) -> bool:
-        """Whether ComfyUI compares a value with the range or the choices of this input. Custom nodes may check theirs
-        themselves, so where nobody has found out, it is only believed of ComfyUI's own.
-        """
+        """Report whether ComfyUI certainly compares a value with this input's range or choices."""
         if self.unchecked is None:
+            # Unknown: a custom class may validate its inputs itself, and a job that would run must not be refused.
             return not self.is_custom
         return name not in self.unchecked and _ALL not in self.unchecked
 
     def takes(self, name: str) -> bool:
-        """Whether this is one of its inputs, or a part of a dynamic one."""
+        """Report whether this names a declared input, or a part of a dynamic one."""
         if name in self.inputs:
             return True
         whole = self.inputs.get(name.split(".", 1)[0])
         return whole is not None and whole.is_dynamic
 
     def widgets(self, given: Mapping[str, Any]) -> dict[str, InputDeclaration]:
-        """What the formats chosen by these inputs add, each as [name, kind, …], kind a number's or a list of choices.
-
-        Free text is none: where VideoHelperSuite puts these values, it would be options of ffmpeg.
-        """
+        """Return the inputs that the chosen formats add, from [name, kind, …]: numbers and lists of choices."""
+        # Free text is excluded: VideoHelperSuite puts these values into ffmpeg's command line.
         found: dict[str, InputDeclaration] = {}
         for combo in self._with_formats:
             chosen = unwrapped(given.get(combo.name))
@@ -195,7 +196,7 @@ class NodeDeclaration:
 
 
 def extension_of(name: Any) -> str:
-    """In lower case and with the dot; empty without one."""
+    """Return the file extension in lower case with the dot, or an empty text."""
     if not isinstance(name, str):
         return ""
     _, dot, extension = name.rpartition(".")
@@ -203,7 +204,7 @@ def extension_of(name: Any) -> str:
 
 
 def unwrapped(value: Any) -> Any:
-    """ComfyUI takes `{"__value__": x}` for x, which may then be a list."""
+    """Return x for `{"__value__": x}`, ComfyUI's way to write a literal list."""
     return value["__value__"] if isinstance(value, dict) and "__value__" in value else value
 
 
@@ -211,7 +212,7 @@ UNKNOWN = NodeDeclaration(inputs={}, outputs=None, is_output=False, is_custom=Fa
 
 
 def declared(described: Any) -> NodeDeclaration:
-    """One class of object_info. What is not as documented above is left out: the engine will know."""
+    """Parse one class of object_info. Members of an unexpected form are ignored, since the engine validates as well."""
     if not isinstance(described, Mapping):
         return UNKNOWN
     groups = described.get("input")
@@ -243,14 +244,16 @@ def _files(checked: Any) -> dict[str, FileCheck]:
 
 
 def _hidden(groups: Mapping[str, Any]) -> frozenset[str]:
-    """A class may name one of its ordinary inputs as well: that stays one."""
+    """Return the names of the hidden inputs."""
     members = groups.get("hidden")
+    # A class may list an ordinary input as hidden too; it stays an ordinary input.
     return frozenset(members if isinstance(members, Mapping) else ()) - _inputs(groups).keys()
 
 
 def _inputs(groups: Mapping[str, Any], prefix: str = "") -> dict[str, InputDeclaration]:
-    """ComfyUI lets a required input win over an optional one of the same name."""
+    """Parse the required and optional inputs, each name with the prefix."""
     found: dict[str, InputDeclaration] = {}
+    # In ComfyUI a required input takes precedence over an optional one of the same name.
     for group in ("required", "optional"):
         members = groups.get(group)
         for name, config in (members if isinstance(members, Mapping) else {}).items():

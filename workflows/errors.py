@@ -1,4 +1,4 @@
-"""What can be wrong with a workflow, found without running it. One class a stable `code`.
+"""Errors of a workflow that are found without running it. Each class has one stable `code`.
 
 WorkflowError
 ├── NotAWorkflow           not a JSON object of nodes, or empty
@@ -27,10 +27,10 @@ from typing import Any, ClassVar
 
 
 class WorkflowError(ValueError):
-    """`pointer` is an RFC 6901 pointer into the document at fault; `hint` says what to do. A hint that takes a search
-    to find is given as a function, which is called only if the hint is shown.
+    """The base of all workflow errors. `pointer` is an RFC 6901 pointer into the document; `hint` says what to do.
 
-    `engine` is the same in ComfyUI's words, where it has any: {type, message, details, extra_info}.
+    A hint that needs a search is passed as a function, which is called only if the hint is shown. `engine` is
+    ComfyUI's own error, if it has one: {type, message, details, extra_info}.
     """
 
     code: ClassVar[str]
@@ -53,7 +53,7 @@ class WorkflowError(ValueError):
 
     @property
     def searches_hint(self) -> bool:
-        """Whether the hint still has to be searched for, which may take milliseconds."""
+        """Whether reading `hint` runs a search, which may take milliseconds."""
         return not isinstance(self._hint, str)
 
     @property
@@ -83,7 +83,7 @@ class DanglingLink(WorkflowError):
 
 
 class WorkflowCycle(WorkflowError):
-    """`ring` are the nodes that wait for each other, the first ones of a long ring."""
+    """Nodes depend on each other in a cycle. `ring` are its nodes, or the first ones of a long cycle."""
 
     code = "workflow-cycle"
 
@@ -149,5 +149,5 @@ class UnknownInputField(WorkflowError):
 
 
 def pointer(*parts: str | int) -> str:
-    """RFC 6901: `~` and `/` inside a part are escaped."""
+    """Build a JSON pointer. `~` and `/` within a part are escaped (RFC 6901)."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)

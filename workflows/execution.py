@@ -1,14 +1,14 @@
-"""The document for POST /prompt: the graph as it was submitted, and marks that keep ComfyUI's cache apart from jobs.
+"""Builds the document for POST /prompt: the submitted graph plus marks that separate jobs in ComfyUI's cache.
 
-ComfyUI answers an identical graph from its cache: it then names the old file and writes none. The cache's key covers
-every input that the prompt gives to a node, also one that the node does not declare and so never receives. So each
-output node gets an undeclared input with the job's token: it runs again, while all before it may be cached. So does a
-node that names files although it is no output.
+ComfyUI serves an identical graph from its cache: it then reports the old file and writes none. The cache key covers
+every input that the prompt gives to a node, including undeclared ones, which the node never receives. So each output
+node gets an undeclared input with the job's token: the output runs again, while its upstream nodes may be cached. The
+same applies to nodes that report files without being outputs.
 
-A loader is known to the cache by the name that it is given, unless its class says how the file has changed, and many do
-not: another job's file of that name, perhaps another tenant's, would be answered. So a node that names one of the job's
-files gets a mark made of where these files lie in the bucket. That can be known to their tenant alone, and the same
-upload is the same for the cache.
+A loader's cache key holds only the file's name, unless its class reports changes of the file, and many do not. Another
+job's file of that name, possibly another tenant's, would be served. So a node that names one of the job's files gets a
+mark derived from the bucket keys of these files. Only their tenant can know them, and the same upload gets the same
+mark, so it can still be served from the cache.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from workflows.input_files import folder_and_name
 
 TOKEN_INPUT = "_job"  # noqa: S105  a field's name
 CACHE_NOTE = "is_changed"
-"""What ComfyUI writes into a node for its cache, and so into the graph that a PNG carries."""
+"""The member that ComfyUI adds to a node for its cache, and that a PNG's embedded graph therefore contains."""
 _BETWEEN_NAMES = re.compile(r"[\n,;|]")
 _AROUND_NAMES = " \t\r\"'"
 
@@ -35,10 +35,10 @@ def for_execution(
     showing: Collection[str] = frozenset(),
     files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """`token` is unique to the attempt. Nothing that was submitted is changed or left out.
+    """Return the document for POST /prompt. Nothing that was submitted is changed or left out.
 
-    `showing` are classes that name files, outputs or not: ComfyUI's Painter has a preview, for one. `files` are the
-    keys of the job's files by their names in the input folder.
+    `token` is unique to the attempt. `showing` are classes that report files without being outputs, such as ComfyUI's
+    Painter with its preview. `files` maps names in the input folder to bucket keys.
     """
     document: dict[str, Any] = {
         node_id: {**node.rest, "class_type": node.class_type, "inputs": dict(node.inputs)}
@@ -47,6 +47,7 @@ def for_execution(
     for node_id, mark in _marks(graph, catalogue, token, showing, files or {}).items():
         inputs = document[node_id]["inputs"]
         name = TOKEN_INPUT
+        # A submitted input of this name must not be overwritten.
         while name in inputs:
             name += "_"
         inputs[name] = mark
@@ -56,7 +57,7 @@ def for_execution(
 def _marks(
     graph: Graph, catalogue: Catalogue, token: str, showing: Collection[str], files: Mapping[str, str]
 ) -> dict[str, str]:
-    """By node id. The token is the stronger one: no other job has it."""
+    """Return the marks by node id."""
     keys_by_segment: dict[str, set[str]] = {}
     for name, key in files.items():
         for segment in name.split("/"):
@@ -68,11 +69,13 @@ def _marks(
         if marked is not None:
             keys.setdefault(marked, set()).update(named)
     marks = {node_id: hashlib.sha256("\n".join(sorted(named)).encode()).hexdigest() for node_id, named in keys.items()}
+    # The token replaces a mark of files: it is unique to the attempt, so nothing is served from the cache.
     return marks | dict.fromkeys(_to_be_run(graph, catalogue, showing), token)
 
 
 def _segments(node: Node) -> Iterator[str]:
-    """The names of files and folders that the node's values may consist of, one or several to a text."""
+    """Yield every file or folder name that the node's literal values may contain. One text may list several."""
+    # Each part of a path counts: a node that names a folder reads the files in it.
     waiting = [value for value in node.inputs.values() if as_link(value) is None]
     while waiting:
         value = waiting.pop()
@@ -87,21 +90,19 @@ def _segments(node: Node) -> Iterator[str]:
 
 
 def _to_be_run(graph: Graph, catalogue: Catalogue, showing: Collection[str]) -> frozenset[str]:
-    """The output nodes, others that name files, and those that bring a note for the cache: a file of this name, but
-    another job's, may be there.
-
-    A class with open inputs would be given the mark, so the nearest node before it that has none is marked instead:
-    what a node depends on is a part of its cache's key as well.
-    """
+    """Return the nodes that must run again: outputs, nodes that report files, and nodes with a cache note."""
+    # A submitted note would make the cache serve an old result, perhaps with another job's file of the same name.
     noted = (node_id for node_id, node in graph.nodes.items() if CACHE_NOTE in node.rest)
     shown = (node_id for node_id, node in graph.nodes.items() if node.class_type in showing)
     starts = [*catalogue.output_nodes(graph), *shown, *noted]
+    # A class with open inputs would receive the mark as an argument, so the nearest node upstream without open inputs
+    # is marked instead: a node's cache key includes those of the nodes that it depends on.
     nearest = (next(_closed(node_id, graph, catalogue), None) for node_id in starts)
     return frozenset(node_id for node_id in nearest if node_id is not None)
 
 
 def _closed(node_id: str, graph: Graph, catalogue: Catalogue) -> Iterator[str]:
-    """From here backwards, the nearest first."""
+    """Yield the nodes without open inputs from this node upstream, the nearest first."""
     seen: set[str] = set()
     waiting = deque([node_id])
     while waiting:

@@ -1,10 +1,10 @@
-"""File names in a graph that would lead a node out of the job's own input folder.
+"""Detects file names in a graph that would lead a node out of the job's own input folder.
 
-ComfyUI joins what a loader is given to its input folder, `..` included, and a mark at the end (`x.png [output]`) makes
-it look into another folder; VideoHelperSuite takes away quotes and blanks around a name before. A job's files all lie
-in the input folder or below it, and models by their names in the models' folders, so a name that climbs, begins at a
-root or carries such a mark is a mistake or an attack. These rules guess by the names of classes and inputs: they are
-for graphs of strangers alone (`workflows.strangers`).
+ComfyUI joins a loader's value to its input folder, `..` included, and a mark at the end (`x.png [output]`) selects
+another folder; VideoHelperSuite strips quotes and blanks around a name first. A job's files are all in or below the
+input folder, and models are named within the models' folders, so a name that climbs, is absolute or has such a mark is
+a mistake or an attack. These rules are heuristics on the names of classes and inputs, so they apply only to strangers'
+graphs (`workflows.strangers`).
 """
 
 import re
@@ -26,13 +26,13 @@ _ROOTED = re.compile(r"\A\s*([/\\~]|[A-Za-z]:[/\\])")
 _CLIMBS = re.compile(r"(\A|[/\\])\s*\.\.\s*([/\\]|\Z)")
 _FIELDS_OF_TEXT = re.compile(r"(.*[_ .])?(text|prompt|positive|negative|string|title)", re.IGNORECASE)
 _JPEG_IN_BASE64 = re.compile(r"\s*/9j/[A-Za-z0-9+/=\s]+\Z")
-"""No climbing is possible in these characters, and there is no folder of this name at the root."""
+"""A JPEG in base64. It begins with `/`, but cannot climb in this alphabet, and no root folder has this name."""
 
 
 def check_file_names(graph: Graph, ignored: frozenset[str] = frozenset()) -> None:
-    """Raises `UnsafeFileName` for the first value that leads away: of a loader's inputs, or one named like a file.
+    """Raise `UnsafeFileName` for the first unsafe value of a loader's input, or of an input that is named like a file.
 
-    `ignored` are names of inputs that no node reads.
+    `ignored` are the names of inputs that no node reads.
     """
     for node_id, node in graph.nodes.items():
         loads = is_loader(node.class_type)
@@ -52,12 +52,12 @@ def is_loader(class_type: str) -> bool:
 
 
 def names_a_file(name: str) -> bool:
-    """Whether an input is called like a file or a folder; of a part of a dynamic one, its own name counts."""
+    """Report whether an input is named like a file or a folder. Of a dynamic input's part, the last name counts."""
     return _FILE.fullmatch(name.rpartition(".")[2]) is not None
 
 
 def fault_of_value(value: object) -> str | None:
-    """In words that follow the input's name; None for a value that leads nowhere else, however deep its texts lie."""
+    """Return the fault of the first unsafe text within the value, to follow the input's name, or None."""
     for text in _texts(value):
         fault = _fault(text)
         if fault:
@@ -90,17 +90,15 @@ def _fault(value: str) -> str | None:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """The name as it stands, and as it may be read: without what is around it, and without a mark."""
+    """Yield the name in each form in which a node may read it: as given, stripped, and without a mark."""
     yield value
     yield value.strip().strip(_AROUND)
     yield from _without_mark(value)
 
 
 def _without_mark(value: str) -> Iterator[str]:
-    """With a mark ComfyUI takes away the character before it too, whatever it is.
-
-    One mark alone is taken away: a text of a mebibyte may have 100,000 of them, and no file name has two.
-    """
+    """Yield the name without its mark, with and without the character before it, which ComfyUI removes as well."""
+    # Only one mark is removed: a text of 1 MiB may have 100,000 of them, and no file name has two.
     form = value.strip().strip(_AROUND)
     if form.endswith(_MARK):
         form = form.removesuffix(_MARK)

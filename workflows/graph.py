@@ -1,7 +1,7 @@
-"""ComfyUI's API format as a value: `{node id: {"class_type", "inputs", …}}`, links as `[node id, output slot]`.
+"""Parses ComfyUI's API format: `{node id: {"class_type", "inputs", …}}`, links as `[node id, output slot]`.
 
-The nodes of a `Graph` are well formed. Its links may lead nowhere or round in a ring: ComfyUI runs a graph with such a
-node if no output needs it. Which outputs can run is judged by `workflows.catalogue`.
+The nodes of a `Graph` are well formed. Its links may dangle or form a cycle: ComfyUI runs such a graph if no output
+depends on the affected nodes. `workflows.catalogue` decides which outputs can run.
 """
 
 import hashlib
@@ -14,13 +14,13 @@ from workflows.errors import BadNode, NotAWorkflow, UiFormat, pointer
 
 SHAPE_LENGTH = 16
 LONGEST_NAME = 256
-"""Characters of a node's id, its class or an input's name; the longest that anybody has published has half of them."""
+"""Characters of a node's id, its class or an input's name. The longest published name has half as many."""
 MOST_INPUTS = 1_000
-"""Of one node. Nodes whose inputs grow have some dozens."""
+"""Inputs of one node. Nodes with a growing number of inputs have some dozens."""
 
 
 class Link(NamedTuple):
-    """Where an input's value comes from."""
+    """The source of a linked input: a node and the index of its output."""
 
     node_id: str
     slot: int
@@ -28,14 +28,14 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """`rest` keeps what else the document says of the node (`_meta`, for one)."""
+    """A node of the graph. `rest` keeps its other members, such as `_meta`."""
 
     class_type: str
     inputs: Mapping[str, Any]
     rest: Mapping[str, Any]
 
     def links(self) -> dict[str, Link]:
-        """The linked inputs, by name."""
+        """Return the linked inputs by name."""
         return {name: link for name, value in self.inputs.items() if (link := as_link(value)) is not None}
 
 
@@ -44,7 +44,7 @@ class Graph:
     nodes: Mapping[str, Node]
 
     def with_values(self, values: Iterable[tuple[str, str, Any]]) -> "Graph":
-        """The graph with (node id, field, value) set; the caller knows that node and field exist."""
+        """Return the graph with each (node id, field, value) set. The nodes must exist."""
         changed = {node_id: dict(node.inputs) for node_id, node in self.nodes.items()}
         for node_id, field, value in values:
             changed[node_id][field] = value
@@ -53,7 +53,7 @@ class Graph:
         )
 
     def ancestors(self, node_ids: Iterable[str]) -> frozenset[str]:
-        """These nodes and all that they depend on: what ComfyUI executes for these outputs."""
+        """Return these nodes and all nodes that they depend on: what ComfyUI executes for these outputs."""
         found: set[str] = set()
         waiting = list(node_ids)
         while waiting:
@@ -64,17 +64,17 @@ class Graph:
         return frozenset(found)
 
     def leaves(self) -> frozenset[str]:
-        """Nodes that nothing links to."""
+        """Return the nodes that no other node links to."""
         used = {link.node_id for node in self.nodes.values() for link in node.links().values()}
         return frozenset(self.nodes) - used
 
     def loose_ends(self) -> frozenset[str]:
-        """The leaves that depend on other nodes: what a graph is for, as far as its structure says. Else every leaf."""
+        """Return the probable outputs by structure alone: leaves that depend on other nodes, or else every leaf."""
         leaves = self.leaves()
         return frozenset(node_id for node_id in leaves if self.nodes[node_id].links()) or leaves
 
     def shape(self) -> str:
-        """A hash of classes and links, values left out: jobs of one shape take about the same time."""
+        """Hash the classes and links without the values. Jobs of one shape take about the same time."""
         skeleton = {
             node_id: [node.class_type, sorted((name, *link) for name, link in node.links().items())]
             for node_id, node in self.nodes.items()
@@ -83,28 +83,27 @@ class Graph:
 
 
 def as_link(value: object) -> Link | None:
-    """ComfyUI takes a list of a node id and a slot for a link; anything else is a literal value.
-
-    A slot is an index as Python knows it: -1 is the last one, and true is 1.
-    """
+    """Return the link, or None for a literal. ComfyUI takes a list of a node id and a slot for a link."""
     if not isinstance(value, list) or len(value) != 2:
         return None
     node_id, slot = value
     if not isinstance(node_id, str):
         return None
+    # ComfyUI indexes a Python list with the slot, so -1 is the last output, true is 1, and 1.0 counts as 1 here.
     if isinstance(slot, int) or (isinstance(slot, float) and slot.is_integer()):
         return Link(node_id, int(slot))
     return None
 
 
 def parse_graph(document: object) -> Graph:
-    """Refuses whatever is no workflow in API format, naming the node; see `workflows.errors`."""
+    """Parse a workflow in API format. Raises a `WorkflowError` that names the node; see `workflows.errors`."""
     if not isinstance(document, dict):
         raise NotAWorkflow("a workflow is a JSON object of nodes", hint=_EXPORT_HINT)
     if isinstance(document.get("nodes"), list) and "links" in document:
         raise UiFormat("this workflow is in the editor's format, which only the editor can run", hint=_EXPORT_HINT)
     if not document:
         raise NotAWorkflow("the workflow has no nodes", hint=_EXPORT_HINT)
+    # Common mistakes are recognized before the nodes are parsed, where they would be reported as malformed nodes.
     for member, origin in _ENVELOPES.items():
         if _is_graph(document.get(member)):
             problem = f"this is {origin}, and the workflow is what stands in it under `{member}`"
@@ -116,10 +115,10 @@ _ENVELOPES = {"prompt": "a body of ComfyUI's POST /prompt", "output": "what the 
 
 
 def _is_graph(value: object) -> bool:
-    """Whether this is a graph, and no node: a node may well have the id `prompt`."""
+    """Report whether the value is a graph of nodes."""
     return (
         isinstance(value, dict)
-        and "class_type" not in value
+        and "class_type" not in value  # a node with the id `prompt` is valid, and has a class_type
         and any(isinstance(node, dict) and "class_type" in node for node in value.values())
     )
 

@@ -1,9 +1,8 @@
-"""Whether an input file that a node names will be there: the job brings it, or the engine has it.
+"""Checks whether an input file that a node names will exist: the job brings it, or the engine has it.
 
-ComfyUI's upload widgets name a file of the input folder, which may lie in folders below it. A mark at the end names
-another folder, `x.png [output]`; ComfyUI takes the mark away with the character before it. When a job starts, the
-engine's output and temp folders are empty, and the input folder holds the job's files alone, unless the engine is a
-ComfyUI that somebody else runs.
+ComfyUI's upload widgets name a file in or below the input folder. A mark at the end names another folder,
+`x.png [output]`; ComfyUI removes the mark with the character before it. When a job starts, the engine's output and temp
+folders are empty, and the input folder has only the job's files, unless the engine is a ComfyUI that runs elsewhere.
 """
 
 import posixpath
@@ -19,15 +18,17 @@ _MARK = re.compile(r".?\[(input|output|temp)\]\Z", re.DOTALL)
 _URL = re.compile(r"(https?|s3|gs|ftp|data|blob|file):", re.IGNORECASE)
 _WEB = re.compile(r"https?://", re.IGNORECASE)
 _PATTERN = re.compile(r"[%*?\[]")
-"""Of a name that stands for several files."""
+"""A name that stands for several files."""
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,8}\Z")
 _CLIPSPACE = "clipspace/"
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """`are_known`: the loaders' lists of files can be believed. `brought` are the names that the job adds to the input
-    folder; None if that is not known."""
+    """The files that a job can use. `are_known` says that the loaders' lists of files are current.
+
+    `brought` are the names that the job adds to the input folder, or None if they are not known.
+    """
 
     are_known: bool
     brought: frozenset[str] | None
@@ -36,28 +37,24 @@ class Files:
         return self.brought is not None and posixpath.normpath(name) in self.brought
 
     def lacks(self, name: Any) -> bool:
-        """Surely not in the input folder."""
+        """Report whether the file is certainly not in the input folder."""
         if not self.are_known or self.brought is None:
             return False
         return not isinstance(name, str) or not self.brings(folder_and_name(name)[1])
 
 
 def folder_and_name(value: str) -> tuple[str, str]:
-    """The folder that a value names, `input` without a mark, and the file's name in it."""
+    """Split a value into the folder of its mark, `input` without one, and the file's name in the folder."""
     mark = _MARK.search(value)
     return (mark[1], value[: mark.start()]) if mark else ("input", value)
 
 
 def check_file(location: Location, value: Any, files: Files) -> WorkflowError | None:
-    """Of an upload widget. What the engine lists, it has.
-
-    A custom node may take more than files in such an input (a word, a URL), so there only what is named like a file
-    must be one. Only lists that can be believed refuse a name that may be there.
-    """
+    """Check the value of an upload widget. A listed file exists, and only current lists can refuse a file."""
     declared, kind = location.declared, location.declared.uploads
     if not kind or files.brought is None or value in (declared.choices or ()):
         return None
-    if value == "" and (kind == "file" or not declared.is_combo):  # ComfyUI's own word for no file at all
+    if value == "" and (kind == "file" or not declared.is_combo):  # ComfyUI's own value for "no file"
         return None
     if not isinstance(value, str):
         return missing_medium(location, value) if files.lacks(value) and not location.is_custom else None
@@ -65,6 +62,7 @@ def check_file(location: Location, value: Any, files: Files) -> WorkflowError | 
     if files.brings(name) and folder == "input":
         return None
     if location.is_custom:
+        # A custom node may accept a word or a URL here, so only a value with a file extension must be a file.
         return missing_medium(location, value) if _EXTENSION.search(name) and files.lacks(value) else None
     if _URL.match(value):
         return missing_medium(location, value, _FETCH)
@@ -76,13 +74,13 @@ def check_file(location: Location, value: Any, files: Files) -> WorkflowError | 
 
 
 def check_existence(location: Location, value: Any, files: Files) -> WorkflowError | None:
-    """Of an input that the class lets name existing files alone. Only what surely does not exist is refused."""
+    """Check an input whose class accepts only existing files. Only files that certainly do not exist are refused."""
     about = location.about.files.get(location.declared.name)
     if about is None or location.declared.uploads or not files.are_known or files.brought is None:
         return None
     if not isinstance(value, str) or value in (location.declared.choices or ()):
         return None
-    # Packs take blanks and quotes away from what people paste, or do not.
+    # Some packs strip blanks and quotes around pasted paths and some do not, so both forms are accepted.
     for form in {value, value.strip().strip("\"'").strip()}:
         if not form:
             if about.empty:

@@ -1,4 +1,4 @@
-"""The workflows that have names: those that are shipped, and those of a user's own folder."""
+"""Loads the named workflows: those shipped with the package, and those of a user's own folder."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -14,19 +14,19 @@ SUFFIX = ".toml"
 
 @cache
 def shipped() -> Mapping[str, NamedWorkflow]:
-    """By name, sorted. They are part of the package: one reading serves the process."""
+    """Return the shipped workflows by name, sorted. They are read once in a process."""
     return MappingProxyType(_read(files("workflows"), files("workflows.examples")))
 
 
 def library(folder: Path | None = None) -> Mapping[str, NamedWorkflow]:
-    """The shipped ones and a folder's. `BadWorkflow`, also for a name that is taken: whoever calls by a name must
-    know what runs."""
+    """Return the shipped workflows and those of a folder. Raises `BadWorkflow`, also for a name that is shipped."""
     known = shipped()
     if folder is None:
         return known
     if not folder.is_dir():
         raise BadWorkflow(f"{folder} is not a folder of workflows")
     own = _read(folder)
+    # A folder cannot replace a shipped workflow: clients must be able to rely on what a name runs.
     if taken := own.keys() & known.keys():
         raise BadWorkflow(f"{folder}: {', '.join(sorted(taken))} is shipped; choose another name")
     return dict(sorted({**known, **own}.items()))

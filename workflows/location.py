@@ -1,4 +1,4 @@
-"""Where a fault is: an input of a node, and the two ways to tell it, ours and ComfyUI's."""
+"""The location of a fault: an input of a node, described in our words and in ComfyUI's."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from workflows.errors import WorkflowError, pointer
 from workflows.graph import Node
 
 LONGEST_VALUE = 200
-"""Characters of a value that an error repeats: it must not repeat a document."""
+"""Characters of a value that an error repeats, so that an error cannot repeat a whole document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,17 @@ class Location:
 
     @property
     def is_custom(self) -> bool:
-        """Its class is not ComfyUI's own."""
+        """Whether the class belongs to a custom node."""
         return self.about.is_custom
 
     @property
     def is_compared(self) -> bool:
-        """ComfyUI compares its value with its range or its choices."""
+        """Whether ComfyUI compares the value with the input's range or choices."""
         return self.about.compares(self.declared.name)
 
     @property
     def is_left_to_class(self) -> bool:
-        """A custom node checks it itself, as far as anybody does."""
+        """Whether only the custom class itself may check the value."""
         return self.is_custom and self.about.unchecked is not None and not self.is_compared
 
     @property
@@ -48,7 +48,7 @@ class Location:
         hint: str | Callable[[], str] = "",
         **info: Any,
     ) -> WorkflowError:
-        """`engine` is ComfyUI's own type, message and details; `info` what it adds to the input's name."""
+        """Build an error. `engine` is ComfyUI's type, message and details; `info` is added to its extra_info."""
         about = {"input_name": self.declared.name, **info}
         return kind(
             problem,
@@ -60,7 +60,7 @@ class Location:
 
 
 def short(value: Any) -> Any:
-    """The value as received, if it is not too long to repeat."""
+    """Return the value, or a clipped text of a value that is too long to repeat."""
     if isinstance(value, str):
         return clipped(value)
     return value if len(repr(value)) <= LONGEST_VALUE else clipped(repr(value))

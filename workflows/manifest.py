@@ -1,6 +1,6 @@
-"""A workflow with a name: its graph, and what of it can be set, by names and types of its own.
+"""A named workflow: its graph, and the inputs that can be set, with names and types of their own.
 
-The default of an input is what stands in the graph; without a value it stays. A medium has none: an image must come.
+The default of an input is the graph's own value. A medium has no default: every job must bring the file.
 """
 
 import json
@@ -22,11 +22,11 @@ NAME = r"[a-z0-9][a-z0-9_-]{0,63}"
 
 
 class BadWorkflow(ValueError):
-    """A manifest or its graph is not usable; the message names the file and the field."""
+    """A manifest or its graph is invalid. The message names the file and the field."""
 
 
 class NamedInput(BaseModel):
-    """`places`: NODE.FIELD of the graph, all of which get the value. `min` and `max` are inclusive."""
+    """An input of a named workflow, set at all `places`, each NODE.FIELD. `min` and `max` are inclusive."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,14 +50,14 @@ class NamedInput(BaseModel):
         return self.type in MEDIA
 
     def targets(self) -> Iterator[tuple[str, str]]:
-        """Node and field."""
+        """Yield the node id and field of each place."""
         for place in self.places:
             node, _, field = place.partition(".")
             yield node, field
 
 
 class Cap(BaseModel):
-    """What several inputs may come to together: of `width`, `height` and `frames`, the pixels of a video."""
+    """The largest product of several inputs, such as `width`, `height` and `frames`: the pixels of a video."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,7 +65,7 @@ class Cap(BaseModel):
     product: int = Field(gt=0)
 
     def excess(self, values: Mapping[str, float]) -> str | None:
-        """Why these values are too much, in words; None if they are not."""
+        """Return why these values exceed the cap, or None if they do not."""
         found = math.prod(values[name] for name in self.inputs)
         if found <= self.product:
             return None
@@ -73,17 +73,17 @@ class Cap(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a `.toml` beside a graph says. `models` as "folder/file", `nodes` as in infra/nodes.toml.
+    """The `.toml` file next to a graph. `models` are "folder/file", `nodes` are packs as in infra/nodes.toml.
 
-    `vram_gb` and `ram_gb` are what a worker needs, `seconds` how long a run takes where that is known. `timeout_s` is
-    the run-time limit of a job that names none; `cap` keeps a job from asking for what cannot end within it.
+    `vram_gb` and `ram_gb` are a worker's requirements, `seconds` is the run time where it is known. `timeout_s` is the
+    run-time limit of a job that names none; `cap` refuses a job that could not end within it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
     description: str = ""
-    graph: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a file beside the manifest")
+    graph: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="a file in the manifest's folder")
     inputs: dict[str, NamedInput] = Field(default_factory=dict)
     models: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NamedWorkflow:
-    """`graph` in API format. It is shared: whoever changes it takes a copy."""
+    """A named workflow. `graph` is in API format and shared between jobs: callers must copy it before a change."""
 
     name: str
     manifest: Manifest
@@ -107,7 +107,7 @@ class NamedWorkflow:
         return any(named.is_medium for named in self.manifest.inputs.values())
 
     def default(self, input_name: str) -> Any:
-        """What stands in the graph; None for a medium, which has to come."""
+        """Return the graph's own value of an input, or None for a medium."""
         named = self.manifest.inputs[input_name]
         if named.is_medium:
             return None
@@ -116,7 +116,7 @@ class NamedWorkflow:
 
 
 def parse_manifest(name: str, text: str) -> Manifest:
-    """`BadWorkflow`."""
+    """Parse a manifest. Raises `BadWorkflow`."""
     try:
         return Manifest.model_validate(tomllib.loads(text))
     except ValidationError as error:
@@ -127,7 +127,7 @@ def parse_manifest(name: str, text: str) -> Manifest:
 
 
 def named_workflow(name: str, manifest: Manifest, graph_text: str) -> NamedWorkflow:
-    """`BadWorkflow` where the two do not fit."""
+    """Combine a manifest with its graph. Raises `BadWorkflow` if they do not match."""
     if not re.fullmatch(NAME, name):
         raise BadWorkflow(f"{name}.toml: a name is small letters, digits, - and _")
     try:

@@ -1,7 +1,7 @@
-"""ComfyUI's WebSocket messages as values. Sans-I/O: `decode_text` and `decode_binary` take what a socket gave.
+"""Decodes ComfyUI's WebSocket messages. Sans-I/O: `decode_text` and `decode_binary` take the frames of a socket.
 
-Field names are ComfyUI's. A message of an unknown type becomes `Unknown`, never an error:
-newer servers and custom nodes send more than is known here.
+Field names are ComfyUI's. A message of an unknown type becomes `Unknown` and never an error, because newer servers and
+custom nodes send further types.
 """
 
 import json
@@ -31,7 +31,7 @@ class ExecutionCached:
 
 @dataclass(frozen=True, slots=True)
 class Executing:
-    """`node` None is the end of the prompt, and the one sure sign that its history is complete."""
+    """A node starts. `node` None marks the end of the prompt, the only reliable sign that its history is complete."""
 
     prompt_id: str | None
     node: str | None
@@ -57,7 +57,7 @@ class NodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class ProgressState:
-    """A whole snapshot; expanded nodes have ids like "2.0.0.3"."""
+    """A snapshot of all nodes. Nodes of an expanded subgraph have ids like "2.0.0.3"."""
 
     prompt_id: str
     nodes: tuple[NodeProgress, ...]
@@ -78,7 +78,7 @@ class ExecutionSuccess:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionError:
-    """`current_inputs` and `current_outputs` are left out on purpose: they leak values and can be huge."""
+    """A node raised. ComfyUI's `current_inputs` and `current_outputs` are dropped: they leak values and can be huge."""
 
     prompt_id: str
     node_id: str
@@ -97,7 +97,7 @@ class ExecutionInterrupted:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """A picture from a binary frame. Event 1 carries no ids, event 4 does."""
+    """A preview image from a binary frame. Event 4 carries ids, event 1 does not."""
 
     image_type: Literal["jpeg", "png"]
     data: bytes
@@ -135,8 +135,9 @@ Message = (
 
 
 def decode_text(frame: str | bytes) -> Message:
-    """One text frame: `{"type", "data"}`. Bare NaN and Infinity, which ComfyUI sends, become None; so does 1e999."""
+    """Decode a text frame: `{"type", "data"}`. NaN, Infinity and numbers beyond a double become None."""
     try:
+        # ComfyUI serializes with Python's json, which writes bare NaN and Infinity.
         document = json.loads(frame, parse_constant=lambda _: None, parse_float=_finite)
     except (ValueError, RecursionError):
         return Unknown("", None)
@@ -151,18 +152,18 @@ def _finite(text: str) -> float | None:
 
 
 def decode_pair(kind: object, data: object) -> Message:
-    """A message by its type and data: as a frame holds them, and as history lists them."""
+    """Decode a message from its type and data, as in a frame or in a history entry."""
     decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
     if decoder is not None and isinstance(data, dict):
         try:
             return decoder(data)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
-            pass  # not as recorded: a newer server, or a custom node's own message of this type
+            pass  # an unexpected form: a newer server, or a custom node's own message of this type
     return Unknown(str(kind), data)
 
 
 def decode_binary(frame: bytes) -> Message:
-    """One binary frame: u32 event, then the event's own layout. Anything malformed becomes `Unknown`."""
+    """Decode a binary frame: a big-endian u32 event, then the event's layout. A malformed frame becomes `Unknown`."""
     try:
         (event,) = struct.unpack_from(">I", frame)
         return _BINARY_DECODERS[event](frame[4:])

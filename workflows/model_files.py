@@ -1,7 +1,7 @@
-"""Which combos list files, and which of these are models: object_info does not say so, their names do.
+"""Classifies combos that list files, and model files among them, by file extension: object_info does not say it.
 
-Files come and go while a deployment stands, unlike the choices that a node's code offers. A model's file comes to the
-models folder by `comfyui-modal models sync`; any other file lies in the input folder, and comes with the job.
+Files change during a deployment, unlike choices that a node's code defines. A model file comes to the models folder by
+`comfyui-modal models sync`; any other file is in the input folder and comes with the job.
 """
 
 from enum import Enum, auto
@@ -37,18 +37,19 @@ _FILE_EXTENSIONS = MODEL_EXTENSIONS | OTHER_EXTENSIONS
 
 
 class Listing(Enum):
+    """What a combo lists."""
+
     CHOICES = auto()
     MODELS = auto()
     OTHER_FILES = auto()
 
 
 def listing(declared: InputDeclaration, value: Any) -> Listing:
-    """What this combo lists. An empty one tells nothing by itself: then `value`, not listed there, is asked.
-
-    Loaders put words among the files (`pixel_space` among the VAEs), so one model's file among the choices is enough.
-    """
+    """Classify a combo by its choices, and by `value`, an unlisted value that a job sets."""
     if declared.uploads:
         return Listing.OTHER_FILES
+    # `value` decides for an empty list. One model file among the choices is enough, because loaders list other words
+    # among the files (`pixel_space` among the VAEs).
     if extension_of(value) in MODEL_EXTENSIONS or declared.extensions & MODEL_EXTENSIONS:
         return Listing.MODELS
     if declared.extensions <= _FILE_EXTENSIONS:

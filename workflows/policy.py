@@ -1,13 +1,13 @@
-"""Which node classes a submitted graph may use: a custom node is code, and some of it does whatever the graph says.
+"""Decides which node classes a submitted graph may use. A custom node is code, and some nodes run what the graph says.
 
-A policy is a list of patterns (`*`, `?` and `[…]` as in file names, case counts), read from left to right; the last one
-that fits a class decides: `Shell*` denies, `!Shell*` allows, and `default` stands for the classes below. So
+A policy is a list of case-sensitive patterns (`*`, `?` and `[…]` as in file names), read from left to right. The last
+one that matches a class decides: `Shell*` denies, `!Shell*` allows, and `default` stands for the classes below. So
 `default, !EvalPython` allows one of them, and `*, !KSampler, !SaveImage` denies all but two.
 
-`default` names classes that are known in public to run code from the graph. For graphs of strangers it also names those
-that read or write any path, or use the screen or the camera: in graphs of one's own the engine's isolation is enough
-for them. The classes of the packs that are built into our image are read from their sources. A policy is no sandbox: a
-class that nobody has listed does what it does.
+`default` lists classes that are publicly known to run code from the graph. For strangers' graphs it also lists classes
+that read or write any path, or use the screen or the camera; for a team's own graphs the engine's isolation suffices
+there. The classes of the packs built into our image were found in their sources. A policy is not a sandbox: an unlisted
+class is not restricted.
 """
 
 import re
@@ -21,7 +21,7 @@ from workflows.errors import NodeNotAllowed, pointer
 from workflows.graph import Graph
 
 GraphTrust = Literal["own", "strangers"]
-"""Who writes the graphs: the deployment's own team, or people whom nobody knows. See docs/security.md."""
+"""The author of a graph: the deployment's own team, or unknown people. See docs/security.md."""
 SETTING = "COMFYUI_MODAL_DENIED_NODES"
 DEFAULT = "default"
 ALLOWS = "!"
@@ -112,8 +112,9 @@ Rules = tuple[tuple[str, str | None], ...]
 
 @dataclass(frozen=True, slots=True)
 class NodePolicy:
-    """`rules` are patterns with what speaks against a class that fits; None where it is allowed. `text` is their
-    source.
+    """A parsed policy. `rules` are patterns with the objection to a matching class, or None where it is allowed.
+
+    `text` is the setting that they were parsed from.
     """
 
     text: str
@@ -121,7 +122,7 @@ class NodePolicy:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """From patterns with commas between. ValueError for one that is empty."""
+        """Parse comma-separated patterns. Raises ValueError for an empty one."""
         patterns = [pattern.strip() for pattern in text.split(",")] if text.strip() else []
         return cls(
             text,
@@ -129,15 +130,13 @@ class NodePolicy:
         )
 
     def objection(self, class_type: str, graphs: GraphTrust) -> str | None:
-        """Why such graphs may not use this class; None if they may."""
+        """Return why such graphs may not use this class, or None if they may."""
         rules = self.rules[graphs]
         rule = _last_of(rules).match(class_type)
         return None if rule is None or rule.lastindex is None else rules[-rule.lastindex][1]
 
     def check(self, graph: Graph, graphs: GraphTrust) -> None:
-        """Raises `NodeNotAllowed` for the first node that may not be used, with the value of the setting that allows
-        it.
-        """
+        """Raise `NodeNotAllowed` for the first denied node. Its hint is the value of the setting that allows it."""
         for node_id, node in graph.nodes.items():
             reason = self.objection(node.class_type, graphs)
             if reason is not None:
@@ -151,12 +150,15 @@ class NodePolicy:
 
 @lru_cache(maxsize=8)
 def _last_of(rules: Rules) -> re.Pattern[str]:
-    """The last pattern that fits, counted from the end, as the number of its group."""
+    """Compile all patterns into one expression whose group number counts matching rules from the last."""
+    # Reversed, because alternatives are tried in order and the last rule decides. One expression for all rules keeps
+    # the check of a graph with thousands of nodes fast.
     return re.compile("|".join(f"({translate(pattern)})" for pattern, _ in reversed(rules)) or r"(?!)")
 
 
 def _literal(class_type: str) -> str:
-    """The pattern that fits this name; a comma would end the pattern, so any character may stand in its place."""
+    """Return a pattern that matches this name."""
+    # A comma would end the pattern, so `?` stands for it.
     return re.sub(r"([*?[])", r"[\1]", class_type).replace(",", "?")
 
 

@@ -1,10 +1,10 @@
-"""How far a prompt is: a reducer over ComfyUI's messages.
+"""Computes the progress of a prompt with a reducer over ComfyUI's messages.
 
     percent = 50 × finished nodes / nodes to execute + 50 × steps of the current sampler     (once one has begun)
     percent = 100 × finished nodes / nodes to execute                                         (before, or without)
 
-It may dip when a second sampler begins, and stays below 100 until the job is over. Cached nodes count as finished;
-nodes that another node expands into count towards that node, whose id is before their first dot.
+It may decrease when a second sampler begins, and stays below 100 until the prompt ends. Cached nodes count as finished.
+Nodes of an expanded subgraph count towards the node that was expanded, whose id precedes the first dot of theirs.
 """
 
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ _ALMOST = 99
 
 @dataclass(frozen=True, slots=True)
 class ProgressModel:
-    """`to_execute` are the ids of the nodes that ComfyUI will execute or take from its cache."""
+    """The progress of one prompt. `to_execute` are the nodes that ComfyUI executes or takes from its cache."""
 
     to_execute: frozenset[str]
     finished: frozenset[str] = field(default=frozenset())
@@ -39,7 +39,7 @@ class ProgressModel:
         return cls(frozenset(to_execute))
 
     def reduce(self, message: Message) -> "ProgressModel":
-        """The model after this message; the very same object if it tells nothing new."""
+        """Return the model after this message: the identical object if nothing changed."""
         match message:
             case ExecutionCached(nodes=nodes):
                 return self._finish(nodes)
@@ -48,6 +48,7 @@ class ProgressModel:
             case Executing(node=str(node), display_node=shown):
                 return self._begin(shown or _origin(node))
             case Progress(value=value, max=maximum):
+                # Many nodes report a single step; only a sampler's steps measure progress within a node.
                 return self if maximum <= 1 else replace(self, value=value, max=maximum)
             case ProgressState(nodes=nodes):
                 return self._finish(node.node_id for node in nodes if node.state == "finished")
@@ -68,7 +69,7 @@ class ProgressModel:
 
     @property
     def step(self) -> str | None:
-        """The current sampler's, as "12/49"; None before the first one."""
+        """The current sampler's step, as "12/49"; None before the first sampler."""
         return f"{self.value:.0f}/{self.max:.0f}" if self.max > 1 else None
 
     @property
@@ -80,7 +81,7 @@ class ProgressModel:
         return min(int(100 * share), _ALMOST)
 
     def _begin(self, node: str) -> "ProgressModel":
-        """A node that runs, and the nodes before it have finished only as far as other messages say so."""
+        # The start of a node does not show that earlier nodes have finished: only their own messages do.
         return self if node == self.current_node else replace(self, current_node=node)
 
     def _finish(self, nodes: Iterable[str]) -> "ProgressModel":
@@ -89,5 +90,5 @@ class ProgressModel:
 
 
 def _origin(node_id: str) -> str:
-    """The node of the submitted graph: expanded ones have ids like 2.0.0.3."""
+    """Return the submitted node's id: a node of an expanded subgraph has an id like 2.0.0.3."""
     return node_id.split(".", 1)[0]

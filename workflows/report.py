@@ -1,4 +1,4 @@
-"""What is wrong with a graph as a whole: our errors, and the same as ComfyUI's `node_errors`."""
+"""The validation report of a graph: our errors, the same as ComfyUI's `node_errors`, and graph traversals."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,21 +8,20 @@ from workflows.errors import UnknownNodeClass, WorkflowCycle, WorkflowError
 from workflows.graph import Graph
 
 MOST_SEARCHED_HINTS = 10
-"""Faults of a graph whose hint may be a search for similar names: each takes milliseconds where names are many."""
+"""Faults of a report whose hint may search for similar names: each search takes milliseconds on a large engine."""
 LONGEST_DEPENDENTS = 64 * 1024
-"""Characters of all outputs' names in one report, which is kept with its job: 50 faults could name 2,000 outputs each,
-with 256 characters."""
+"""Characters of all output names in one report, which is stored with its job. Without the limit, 50 faults could name
+2,000 outputs of 256 characters each."""
 Edges = Mapping[str, Sequence[str]]
-"""From each node to others."""
+"""Adjacency lists by node id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """No faults: the graph fits. `runs` are the output nodes that ComfyUI would run; without one it runs nothing.
+    """The result of validating a graph. `runs` are the output nodes that ComfyUI would run.
 
-    `node_errors` is {node id: {errors, dependent_outputs, class_type}}, as ComfyUI says it; like there, an unknown
-    class or a graph without outputs is no error of a node. Outputs are named up to
-    `LONGEST_DEPENDENTS`.
+    `node_errors` has ComfyUI's form {node id: {errors, dependent_outputs, class_type}}. As in ComfyUI, an unknown class
+    or a graph without outputs is not a node's error. Output names are listed up to `LONGEST_DEPENDENTS` characters.
     """
 
     faults: tuple[WorkflowError, ...] = ()
@@ -34,7 +33,7 @@ class Report:
         return bool(self.faults) and not self.runs
 
     def warnings(self) -> dict[str, Any]:
-        """`node_errors` with our own words for each node, where some outputs run and others do not."""
+        """Return `node_errors` with our own detail and hint added, for a graph of which some outputs run."""
         first: dict[str, WorkflowError] = {}
         for fault in self.faults:
             for node_id in _nodes_of(fault):
@@ -46,21 +45,21 @@ class Report:
 
 
 def _nodes_of(fault: WorkflowError) -> Sequence[str]:
-    """Those with an error of their own: ComfyUI 0.33 blames each node of a ring."""
+    """Return the nodes to which `node_errors` attributes the fault; ComfyUI 0.33 lists each node of a cycle."""
     if fault.node_id is None or isinstance(fault, UnknownNodeClass):
         return ()
     return fault.ring if isinstance(fault, WorkflowCycle) else (fault.node_id,)
 
 
 def shown_hint(fault: WorkflowError, position: int) -> str:
-    """The hint of the fault at this position of a list; empty where too many were searched for before."""
+    """Return the hint of the fault at this list position, or an empty one beyond MOST_SEARCHED_HINTS searches."""
     return "" if position >= MOST_SEARCHED_HINTS and fault.searches_hint else fault.hint
 
 
 def report(
     graph: Graph, faults: Sequence[WorkflowError], runs: frozenset[str], dependents_of: Callable[[str], frozenset[str]]
 ) -> Report:
-    """`dependents_of` gives for a node with a fault the output nodes that do not run for its sake."""
+    """Build the report. `dependents_of` returns the output nodes that a faulty node keeps from running."""
     errors: dict[str, Any] = {}
     left = LONGEST_DEPENDENTS
     blamed = [(node_id, fault) for fault in faults for node_id in _nodes_of(fault)]
@@ -84,7 +83,7 @@ def report(
 
 
 def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:
-    """The nodes that one comes to from these, themselves included."""
+    """Return the nodes reachable from `starts`, including `starts`."""
     found: set[str] = set()
     waiting = list(starts)
     while waiting:
@@ -96,7 +95,7 @@ def reachable(starts: Iterable[str], edges: Edges) -> frozenset[str]:
 
 
 def turned(edges: Edges) -> dict[str, list[str]]:
-    """The same edges, each in the other direction."""
+    """Return the edges in reverse direction."""
     found: dict[str, list[str]] = {}
     for node_id, others in edges.items():
         for other in others:
@@ -105,11 +104,9 @@ def turned(edges: Edges) -> dict[str, list[str]]:
 
 
 def rings(nodes: Iterable[str], sources: Edges) -> Iterator[list[str]]:
-    """Nodes that wait for each other, one ring after another, each beginning anywhere.
-
-    `sources` must lead to no node beside `nodes`. Each step is linear: first all that can be put in an order is taken
-    away, then one walks from what is left to its sources, which are left as well, until one comes to a node again.
-    """
+    """Yield disjoint cycles, each starting at any of its nodes, in linear time. `sources` must stay within `nodes`."""
+    # First a topological sort removes every node that can be ordered (Kahn's algorithm). Each remaining node has a
+    # remaining source, so following sources from any of them ends in a cycle.
     left = {node_id: set(sources.get(node_id, ())) for node_id in nodes}
     users = turned({node_id: tuple(others) for node_id, others in left.items()})
     ready = [node_id for node_id, others in left.items() if not others]

@@ -1,17 +1,17 @@
-"""Further rules for graphs of strangers: what could lead a node out of the job is refused by name, and nothing removed.
+"""Stricter rules for strangers' graphs: inputs that could lead a node out of the job are refused, and none is removed.
 
-ComfyUI joins what a loader is given to its input folder, gives a node whatever is linked to it under any name, and
-gives some classes every literal as well. Their functions then do with it what their author never thought of:
-VideoHelperSuite puts what is named like an option of its formats into ffmpeg's command line. So
+ComfyUI joins a loader's value to its input folder, passes a node every linked input under any name, and passes some
+classes every literal as well. A node's function may then do what its author never intended: VideoHelperSuite puts
+inputs that are named like an option of its formats into ffmpeg's command line. So
 
-- a name of a file must lead nowhere else (`workflows.file_names`), and cannot be linked to text;
+- a file name must stay in the job's folders (`workflows.file_names`), and must not come from a link that carries text;
 - an option of a format is one of its choices, or a number;
-- of what a class does not declare, these may be given: parts of dynamic inputs, the options of the chosen format,
-  further members of a declared row (`image_3`), links that carry a picture, a model or the like, what the classes below
-  are known to collect, what the editor writes for itself, and literals that ComfyUI does not pass on.
+- the only undeclared inputs are parts of dynamic inputs, options of the chosen format, further members of a declared
+  row (`image_3`), links that carry a picture, a model or the like, inputs that the classes below are known to collect,
+  inputs that the editor writes for itself, and literals that ComfyUI does not pass on.
 
-Every node is checked, also one that ComfyUI would not validate: it executes more than it validates. Rules that need
-declarations say nothing of a class that nobody has described; the worker, who knows its engine, applies them again.
+Every node is checked, including those that ComfyUI would not validate, since it executes more than it validates. Rules
+that need declarations skip unknown classes; the worker, which knows its engine's classes, applies the rules again.
 """
 
 import re
@@ -35,14 +35,14 @@ COLLECTORS: Mapping[str, str] = {
     "Any Switch (rgthree)": "any_*",
     "Power Lora Loader (rgthree)": "lora_*",
 }
-"""Classes that declare none of a row, and what its members are called."""
+"""Classes that collect a row of undeclared inputs, with the pattern of their names."""
 CARGO = frozenset(
     (
         *("AUDIO", "CLIP", "CLIP_VISION", "CLIP_VISION_OUTPUT", "CONDITIONING", "CONTROL_NET", "GUIDER", "IMAGE"),
         *("LATENT", "MASK", "MODEL", "NOISE", "SAMPLER", "SIGMAS", "UPSCALE_MODEL", "VAE", "VIDEO"),
     )
 )
-"""Types that no author takes for text."""
+"""Types that no node treats as text."""
 EDITORS_OWN = frozenset(
     (
         "audioUI",  # the player of LoadAudio
@@ -55,22 +55,22 @@ EDITORS_OWN = frozenset(
         "control_after_generate",
     )
 )
-"""Undeclared inputs that are buttons and players of the editor: no node reads them."""
+"""Undeclared inputs for the editor's buttons and players, which no node reads."""
 _ENGINES_OWN = "override_display_id"
-"""Of a node: as whose outputs ComfyUI announces what it makes."""
+"""The member of a node under whose id ComfyUI reports the node's outputs."""
 _NEVER = "manual_format_widgets"
-"""VideoHelperSuite's former way to set options of ffmpeg: a dictionary, as a LATENT or an AUDIO is one too."""
+"""VideoHelperSuite's former input for options of ffmpeg. It takes a dictionary, as which a LATENT or AUDIO passes."""
 _NUMBERED = re.compile(r"(?P<stem>.*\D)\d+\Z", re.DOTALL)
 _NUMBERS = frozenset({"INT", "FLOAT", "BOOLEAN"})
 _KNOWN_VALUES = _NUMBERS | {"STRING", "COMBO", "*"}
 _MAY_BE_TEXT = ("STRING", "COMBO", "*", "COMFY_MATCHTYPE")
 _LOADED = frozenset({"audio", "image", "latent", "mask", "video"})
 _RECORDED = frozenset({"WEBCAM", "AUDIO_RECORD"})
-"""What the browser has photographed or recorded: ComfyUI reads it as LoadImage and LoadAudio do."""
+"""Inputs that the browser photographs or records. ComfyUI reads their files as LoadImage and LoadAudio do."""
 
 
 def check(graph: Graph, catalogue: Catalogue) -> None:
-    """Raises the first fault, with what allows it."""
+    """Raise the first fault. Its hint names the settings that allow the graph."""
     try:
         check_file_names(graph, EDITORS_OWN)
         for fault in _faults(graph, catalogue):
@@ -92,7 +92,7 @@ def _faults(graph: Graph, catalogue: Catalogue) -> Iterator[WorkflowError]:
 
 @dataclass(frozen=True, slots=True)
 class _Inspection:
-    """One node of the graph, whose class declares `about`."""
+    """Checks one node of the graph, whose class declares `about`."""
 
     node_id: str
     node: Node
@@ -116,10 +116,8 @@ class _Inspection:
                 yield fault
 
     def _of_option(self, declared: InputDeclaration, value: Any, *, is_declared: bool) -> WorkflowError | None:
-        """A format, or one of its options: they become a file's name and options of ffmpeg.
-
-        ComfyUI converts and unwraps what is declared. An option is not, so it must be as it is to be used.
-        """
+        """Check a format or one of its options, which become a file's name and options of ffmpeg."""
+        # ComfyUI converts and unwraps declared inputs only, so an undeclared option must have its final type already.
         location = Location(self.node_id, self.node, declared, self.about)
         link = as_link(value)
         if link is not None or isinstance(value, list):
@@ -153,7 +151,7 @@ class _Inspection:
         )
 
     def _may_be_given(self, name: str, value: Any) -> bool:
-        """Whether an input that is not declared by its name does no harm."""
+        """Report whether an undeclared input is harmless."""
         if self.about.takes(name):
             return True
         if name in self.about.hidden or name == _NEVER:
@@ -176,7 +174,7 @@ class _Inspection:
         )
 
     def _kinds(self, link: Link) -> frozenset[str]:
-        """The types that this may bring; `*` for what is not known, and for choices, which are text."""
+        """Return the types that the link may carry: `*` if they are not known, and for choices, which are text."""
         source = self.graph.nodes.get(link.node_id)
         outputs = None if source is None else self.catalogue.declaration(source.class_type).outputs
         known = outputs is not None and -len(outputs) <= link.slot < len(outputs)
@@ -193,21 +191,21 @@ def _continues_a_row(name: str, about: NodeDeclaration) -> bool:
 
 
 def _is_no_text(declared: InputDeclaration) -> bool:
-    """Whether its type is one of which ComfyUI knows no values: what a widget of the editor, or nobody, sets there may
-    be a file's name, whatever the type is called."""
+    """Report whether the type is unknown to ComfyUI, which then validates no literal of it."""
+    # A literal there comes from a custom widget, or from a hand-written graph, and may be a file name.
     if declared.choices is not None or not isinstance(declared.kind, str) or declared.name in EDITORS_OWN:
         return False
     return not _KNOWN_VALUES & {kind.strip() for kind in declared.kind.split(",")}
 
 
 def _is_a_file(node: Node, declared: InputDeclaration) -> bool:
-    """Of an input that takes text; models' names are looked up in ComfyUI's lists, and lead nowhere else."""
+    """Report whether an input that takes text names a file. Model names do not count."""
     choices = declared.choices
     if declared.uploads or (isinstance(declared.kind, str) and declared.kind in _RECORDED):
         return True
     if choices is not None:
         if listing(declared, "") is Listing.MODELS:
-            return False
+            return False  # ComfyUI looks model names up in its own lists, so they cannot leave the models' folders
         is_list_of_files = bool(choices) and listing(declared, "") is Listing.OTHER_FILES
     elif isinstance(declared.kind, str) and any(kind in declared.kind.split(",") for kind in ("STRING", "COMBO", "*")):
         is_list_of_files = False

@@ -1,7 +1,7 @@
-"""The known name that was probably meant by an unknown one.
+"""Suggests the known names that are most similar to an unknown one.
 
-difflib takes 20 microseconds a name and much more for long ones, an engine knows thousands of names, and a submission
-may hold many wrong ones: so only the names that share most pairs of letters with the wrong one are compared by it.
+difflib takes 20 microseconds for each name and more for long ones, an engine has thousands of names, and a submission
+may have many unknown ones. So difflib compares only the names that share most letter pairs with the unknown one.
 """
 
 import difflib
@@ -16,7 +16,7 @@ MOST_COMPARED = 32
 
 
 def suggestion(wrong: object, known: Iterable[object]) -> str:
-    """A hint with up to three names that look like it; empty if none does, or if looking would take long."""
+    """Return a hint with up to three similar names; empty if there is none, or if the name is too long to search."""
     if not isinstance(wrong, str) or len(wrong) > LONGEST_NAME:
         return ""
     names = [name for name in islice(known, MOST_NAMES) if isinstance(name, str) and len(name) <= LONGEST_NAME]
