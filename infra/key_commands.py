@@ -155,9 +155,8 @@ async def _bucket(data: Path | None) -> "AsyncIterator[Settings]":
         yield external
         return
     async with bucket_of(data or DEFAULT_DATA) as settings:
-        of_up = SecretStr(
-            Credentials.of(data or DEFAULT_DATA).api_key
-        )  # the default tenant counts among the tenants too
+        # The key of `up` belongs to the default tenant, which counts among the tenants too.
+        of_up = SecretStr(Credentials.of(data or DEFAULT_DATA).api_key)
         yield settings.model_copy(update={"webhook_loopback": loopback_of_up(settings), "api_key": of_up})
 
 
