@@ -115,7 +115,7 @@ def run() -> Table:
     rows = [row for job in JOBS for row in _rows(job, Requests.of(job, phases))]
     idle = [Requests.counted(phases[phase], 1) for phase in (Phase.SWEEP, Phase.OUTBOX)]
     month = (sum(requests.usd(prices, MINUTES_A_MONTH) for requests in idle) for prices in STORES)
-    rows.append(("a month without a job on Modal: the reaper's and the deliverer's looks", *map(_usd, month)))
+    rows.append(("a month without a job on Modal: the reaper's and the deliverer's polls", *map(_usd, month)))
     return Table(("USD", *(prices.name for prices in STORES)), rows, tuple(_notes()))
 
 
@@ -140,7 +140,7 @@ def _notes() -> Iterator[str]:
         written = f"{_progress_writes(job)} writes of progress and {_log_writes(job)} of the log meanwhile"
         yield f"Assumed of {job.name}: {assumed}; {written}, the most that happens by default."
     yield (
-        "Each job has a webhook for its end and is looked at once by its client. List prices of November 2026, their "
+        "Each job has a webhook for its end and is read once by its client. List prices of November 2026, their "
         "first tiers, without free allowances; not in it: inputs, and traffic between a bucket and workers elsewhere."
     )
 

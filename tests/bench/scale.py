@@ -37,14 +37,14 @@ PAGE = 50
 SETTINGS = Settings(bucket="bench")
 FILLED = (
     "Queued jobs are their queue keys and the records of the first ones; finished jobs are their rows in the "
-    "list, their timers and the records of the newest: these looks read nothing else. The reaper reads at most 100 "
-    "queued jobs of a pool in a pass."
+    "list, their timers and the records of the newest: these operations read nothing else. The reaper reads at most "
+    "100 queued jobs of a pool in a pass."
 )
 IN_MEMORY = (
     f"{QUEUED_IN_MEMORY:,} queued and {FINISHED_IN_MEMORY:,} finished jobs are in the in-memory store, for their "
     "requests alone: the real server takes minutes to be filled with as many."
 )
-NOTES = (f"Times: real S3 server, {ROUNDS} looks at each size, in turn. {FILLED}", IN_MEMORY)
+NOTES = (f"Times: real S3 server, {ROUNDS} runs at each size, in turn. {FILLED}", IN_MEMORY)
 
 Bucket = S3ObjectStore | MemoryObjectStore
 Look = Callable[[Stores], Awaitable[object]]
@@ -132,4 +132,4 @@ async def _buckets(endpoint_url: str, sizes: Sequence[int], in_memory: int, fill
 
 
 def run() -> Table:
-    return Table(("look", "jobs", "requests", "median, 90 %"), asyncio.run(measure()), NOTES)
+    return Table(("operation", "jobs", "requests", "median, 90 %"), asyncio.run(measure()), NOTES)

@@ -1,4 +1,4 @@
-"""Events from commit to receiver: latency, throughput beside a receiver that hangs, requests to the bucket."""
+"""Events from commit to receiver: latency, throughput with a receiver that hangs, requests to the bucket."""
 
 import asyncio
 import statistics
@@ -106,8 +106,8 @@ async def throughput(receivers: int, *, one_hangs: bool) -> list[Figure]:
         async with _delivering(objects):
             await _until(lambda: len(there.arrivals) == len(wanted))
             seconds = time.perf_counter() - started
-    beside = ", beside one that hangs" if one_hangs else ""
-    name = f"webhook: {EVENTS} events, receivers: {receivers}{beside}"
+    stalled = ", and one that hangs" if one_hangs else ""
+    name = f"webhook: {EVENTS} events, receivers: {receivers}{stalled}"
     return [Figure(name, f"{EVENTS / seconds:.0f} a second")]
 
 

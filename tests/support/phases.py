@@ -56,9 +56,9 @@ class Phase(StrEnum):
     WEBHOOK = "a webhook: its outbox entry, a LIST of what is due, its delivery"
     LOOK = "GET /v1/jobs/{id}"
     PAGE = "GET /v1/jobs, a page of 2"
-    IDLE = "an idle worker's look at the queue"
+    IDLE = "an idle worker's poll of the queue"
     SWEEP = "a quiet pass of the reaper"
-    OUTBOX = "a look at what is due, where nothing is"
+    OUTBOX = "a poll of the outbox, where nothing is due"
     REMOVAL = "removal when its time is over, and of its tombstone 30 days later"
 
 
