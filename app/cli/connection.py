@@ -1,4 +1,4 @@
-"""Which API a command talks to: by flags, by environment, or by what `comfyui-modal up` wrote into its data folder."""
+"""Finds the API that a command uses: from flags, the environment, or the data folder of `comfyui-modal up`."""
 
 import json
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ DEFAULT_DATA = Path(".local")
 
 
 class NoConnection(Exception):
-    """Nothing says where the API is; the message says what to do."""
+    """No API is configured. The message says what to do."""
 
 
 @Parameter(name="*")
@@ -26,7 +26,7 @@ class Target:
     data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = DEFAULT_DATA
 
     def resolve(self) -> tuple[str, str]:
-        """URL and key; flags first, then the folder's connection.json."""
+        """Return the URL and the key, from flags or else from connection.json. Raises `NoConnection`."""
         if self.api_url and self.api_key:
             return self.api_url, self.api_key
         path = self.data / "connection.json"
@@ -41,7 +41,7 @@ class Target:
 
 
 def webhook_secret_of(data: Path) -> str:
-    """The secret that a running `up` signs with."""
+    """Return the secret with which a running `up` signs events. Raises `NoConnection`."""
     path = data / "connection.json"
     try:
         secret: str = json.loads(path.read_text())["webhook_secret"]

@@ -1,6 +1,6 @@
-"""`comfyui-modal jobs cost`: what jobs have cost since a moment, by GPU, workflow shape and status.
+"""`comfyui-modal jobs cost`: the cost of jobs since a time, by GPU, workflow shape and status.
 
-Sums what the list of jobs tells. Jobs that were removed meanwhile are not in it.
+The sums are based on the list of jobs, which does not contain removed jobs.
 """
 
 import sys
@@ -23,7 +23,7 @@ _SHOWN = 12
 
 @dataclass(slots=True)
 class Sum:
-    """`usd` is of the priced time alone; `unpriced_gpu_seconds` is GPU time whose price is not known."""
+    """A sum of costs. `usd` covers the priced time only; `unpriced_gpu_seconds` is GPU time without a known price."""
 
     jobs: int = 0
     gpu_seconds: float = 0.0
@@ -43,7 +43,7 @@ class Sum:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """`rows` by GPU, workflow shape and status. A job that used two GPUs counts in a row of each, and once in all."""
+    """Costs by GPU, workflow shape and status. A job on two GPUs counts once in each GPU's row, and once in `total`."""
 
     total: Sum = field(default_factory=Sum)
     rows: dict[tuple[str | None, str, str], Sum] = field(default_factory=dict)
@@ -62,7 +62,7 @@ def show_costs(api: tuple[str, str], since: str, *, as_json: bool) -> int:
 
 
 def moment(text: str, now: datetime) -> datetime:
-    """`7d`, `12h` or `30m` before now, or a date or time in ISO 8601, in UTC unless it says otherwise. ValueError."""
+    """Parse `7d`, `12h` or `30m` before now, or an ISO 8601 date or time, in UTC by default. Raises ValueError."""
     if (ago := span(text)) is not None:
         return now - ago
     found = datetime.fromisoformat(text)
@@ -70,7 +70,7 @@ def moment(text: str, now: datetime) -> datetime:
 
 
 def jobs_since(client: Client, begin: datetime) -> Iterator[Json]:
-    """Newest first, page by page, as long as they are young enough."""
+    """Yield the jobs created since `begin`, newest first, page by page."""
     cursor: str | None = None
     while True:
         page = client.jobs(limit=PAGE, cursor=cursor)

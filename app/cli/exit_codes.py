@@ -1,10 +1,10 @@
-"""What a command's exit status says. 0: done."""
+"""Exit codes of the commands. 0 means success."""
 
 FAILED = 1
-"""The job failed, or its output did not arrive whole; a check or a deploy failed."""
+"""The job failed, a download was incomplete, or a check or deployment failed."""
 REFUSED = 2
-"""By the API, or for the command's arguments."""
+"""The API refused the request, or the arguments are invalid."""
 UNREACHABLE = 3
-"""No API is known, or none answers; Modal does not, or takes no token of ours."""
+"""No API is configured or reachable, or Modal is unreachable or rejects the token."""
 INTERRUPTED = 130
-"""Ctrl-C: the job was cancelled."""
+"""Ctrl-C was pressed, and the job was cancelled."""

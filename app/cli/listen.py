@@ -1,4 +1,4 @@
-"""`comfyui-modal listen`: a receiver for development. Verifies each event as a real one must, and shows it."""
+"""`comfyui-modal listen`: a webhook receiver for development that verifies and prints each event."""
 
 import json
 import sys
@@ -17,7 +17,10 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 
 @dataclass(slots=True)
 class Listening:
-    """`secret` None leaves signatures unchecked; `status` is what each event is answered; `count` None is for ever."""
+    """A webhook receiver. It responds to each event with `status`, and stops after `count` events if that is set.
+
+    Without a `secret` it does not check signatures.
+    """
 
     port: int
     secret: str | None
@@ -29,7 +32,7 @@ class Listening:
     console: Console = field(default_factory=Console)
 
     def serve(self) -> int:
-        """Until Ctrl-C, or `count` events have come; 1 if one of them was not signed as it should be."""
+        """Serve until Ctrl-C or `count` events. Returns the exit code, 1 if an event had an invalid signature."""
         with HTTPServer(("127.0.0.1", self.port), self._handler()) as server:
             sys.stdout.write(f"listening: http://127.0.0.1:{server.server_port}/\n")
             sys.stdout.flush()
@@ -41,7 +44,7 @@ class Listening:
         return FAILED if self.forged else 0
 
     def receive(self, headers: dict[str, str], body: bytes) -> int:
-        """The status to answer: 401 for what is not to be believed."""
+        """Verify and print an event. Returns the status of the response, 401 for an invalid signature."""
         self.seen += 1
         try:
             if self.secret is not None:
@@ -83,13 +86,13 @@ class Listening:
                 self.end_headers()
 
             def log_message(self, *_: Any) -> None:
-                """What matters is shown already."""
+                """Log nothing: `receive` prints each event."""
 
         return Handler
 
 
 def _short(data: dict[str, Any]) -> str:
-    """The fields that a person looks for first, and each output's name and URL."""
+    """Return the most important fields, and each output's name and URL."""
     shown = {name: data[name] for name in ("job_id", "batch_id", "status", "progress", "error") if data.get(name)}
     lines = [f"  {name} {value}" for name, value in shown.items()]
     lines += [f"  output {output['filename']} {output['url']}" for output in data.get("outputs") or ()]

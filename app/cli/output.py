@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output helpers of the commands."""
 
 import json
 import sys
@@ -9,12 +9,12 @@ from app.cli.exit_codes import REFUSED
 
 
 def print_json(document: object, *, indent: int = 1) -> int:
-    """Returns the exit code of a command that is done with this."""
+    """Print the document to standard output. Returns 0, for a command that ends with it."""
     sys.stdout.write(json.dumps(document, indent=indent) + "\n")
     return 0
 
 
 def refuse(message: str) -> int:
-    """The exit code of a command that cannot do what it was asked to."""
+    """Print the message to standard error. Returns REFUSED."""
     Console(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
     return REFUSED

@@ -1,4 +1,4 @@
-"""The root of the command line, and how a command ends."""
+"""The root of the command line: its commands, and the conversion of errors to messages and exit codes."""
 
 import sys
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from app.cli.connection import DEFAULT_DATA, NoConnection, Target
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
 from app.cli.output import refuse
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import their modules when they run, which keeps `--help` fast
     from app.client import ApiProblem
 
 cli = App(
@@ -23,9 +23,9 @@ cli = App(
     version=__version__,
     result_action="return_value",
 )
-jobs = App(name="jobs", help="Look at jobs, cancel and remove them.")
+jobs = App(name="jobs", help="Show, cancel and remove jobs.")
 webhooks = App(name="webhooks", help="Try receivers, and see how deliveries went.")
-workflows = App(name="workflows", help="Look at what can be run by name.")
+workflows = App(name="workflows", help="Show the workflows that can be run by name.")
 SecretFolder = Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")]
 
 cli.command(jobs)
@@ -34,7 +34,7 @@ cli.command(webhooks)
 
 
 def ends_well(command: Callable[..., int]) -> Callable[..., int]:
-    """What goes wrong in a command becomes a message and an exit code, never a traceback."""
+    """Convert an error of a command to a message and an exit code instead of a traceback."""
 
     @wraps(command)
     def wrapped(*args: Any, **options: Any) -> int:
@@ -44,7 +44,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
         try:
             return command(*args, **options)
         except ApiProblem as problem:
-            _tell(problem, errors)
+            _print_problem(problem, errors)
             return REFUSED
         except (NoConnection, ApiUnreachable) as error:
             errors.print(str(error), style="red", highlight=False, markup=False)
@@ -56,8 +56,8 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
     return wrapped
 
 
-def _tell(problem: "ApiProblem", errors: Console) -> None:
-    """Each fault with what to do about it below."""
+def _print_problem(problem: "ApiProblem", errors: Console) -> None:
+    """Print each fault, followed by its hint."""
     errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
     faults = [
         (None, problem.hint),
@@ -66,7 +66,7 @@ def _tell(problem: "ApiProblem", errors: Console) -> None:
     for words, hint in faults:
         if words:
             errors.print(words, highlight=False, markup=False)
-        if hint and not problem.type.endswith("/validation-error"):  # its hint is to see the errors
+        if hint and not problem.type.endswith("/validation-error"):  # its hint refers to `errors`, which are printed
             errors.print(f"  → {hint}", highlight=False, markup=False)
 
 
@@ -83,7 +83,7 @@ def run(  # noqa: PLR0913  one a flag
     out: Annotated[Path, Parameter(help="folder for the outputs")] = Path("outputs"),
     priority: int = 0,
     timeout: Annotated[int | None, Parameter(help="longest run time in seconds")] = None,
-    webhook: Annotated[str | None, Parameter(help="URL that is told how the job ended")] = None,
+    webhook: Annotated[str | None, Parameter(help="URL that receives an event when the job has ended")] = None,
     strict: Annotated[
         bool, Parameter(help="refuse the job if an output cannot run, instead of running the others", negative="")
     ] = False,
@@ -97,10 +97,12 @@ def run(  # noqa: PLR0913  one a flag
     workflow
         A file in ComfyUI's API format, or the name of a workflow (see `workflows list`).
     """
-    from app.cli.run import Wishes, run_workflow
+    from app.cli.run import RunArguments, run_workflow
 
-    wishes = Wishes(workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook, strict)
-    return run_workflow(wishes, (target or Target()).resolve(), as_json=json)
+    arguments = RunArguments(
+        workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook, strict
+    )
+    return run_workflow(arguments, (target or Target()).resolve(), as_json=json)
 
 
 @cli.command
@@ -127,12 +129,12 @@ def batch(
         The pictures, a job for each.
     """
     from app.cli.batch import run_batch
-    from app.cli.run import Wishes
+    from app.cli.run import RunArguments
 
     if not images:
         return refuse("name the pictures: `comfyui-modal batch WORKFLOW PICTURE…`")
-    wishes = Wishes(workflow, None, (), tuple(set_ or ()), out, priority, timeout)
-    return run_batch(wishes, images, (target or Target()).resolve(), as_json=json)
+    arguments = RunArguments(workflow, None, (), tuple(set_ or ()), out, priority, timeout)
+    return run_batch(arguments, images, (target or Target()).resolve(), as_json=json)
 
 
 @workflows.command(name="list")

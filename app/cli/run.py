@@ -1,4 +1,4 @@
-"""`comfyui-modal run`: one workflow from a file to files."""
+"""`comfyui-modal run`: submits one workflow, follows the job and downloads its outputs."""
 
 import json
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ _MEDIA = ("image", "video", "audio")
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """The command's arguments, as they were typed."""
+class RunArguments:
+    """The unparsed arguments of `run` and `batch`."""
 
     workflow: str
     image: Path | None
@@ -31,10 +31,10 @@ class Wishes:
     strict: bool = False
 
 
-def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
+def run_workflow(arguments: RunArguments, api: tuple[str, str], *, as_json: bool) -> int:
     console = Console(stderr=as_json)
     with Client(*api) as client:
-        accepted = submitted(client, wishes)
+        accepted = submitted(client, arguments)
         try:
             console.print(f"job {accepted['job_id']}", highlight=False)
             _warn(console, accepted["warnings"])
@@ -43,64 +43,65 @@ def run_workflow(wishes: Wishes, api: tuple[str, str], *, as_json: bool) -> int:
             client.cancel(accepted["job_id"])
             console.print("cancelled", style="yellow")
             return INTERRUPTED
-        paths = [(output, client.download(output, wishes.out)) for output in job["outputs"]]
+        paths = [(output, client.download(output, arguments.out)) for output in job["outputs"]]
     if as_json:
         print_json(job)
     else:
         if job["warnings"] != accepted["warnings"]:
             _warn(console, job["warnings"])
-        tell(console, job, paths)
+        print_result(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED
 
 
-def submitted(client: Client, wishes: Wishes) -> Json:
-    """A file's graph, or a workflow by name; a named one too is set by NODE.FIELD, if that is asked for."""
-    if _is_file(wishes.workflow):
-        return _submit_graph(client, wishes, _load(Path(wishes.workflow)))
-    named = client.workflow(wishes.workflow)
-    if any("." in text.partition("=")[0] for text in wishes.values):
-        return _submit_graph(client, wishes, named["workflow"])
-    return client.submit_named(wishes.workflow, _inputs(client, wishes, named["inputs"]), **_options(wishes))
+def submitted(client: Client, arguments: RunArguments) -> Json:
+    """Submit the graph of a file, or a named workflow. Returns the accepted job."""
+    if _is_file(arguments.workflow):
+        return _submit_graph(client, arguments, _load(Path(arguments.workflow)))
+    # NODE.FIELD addresses the graph itself, so with it a named workflow is submitted as a graph.
+    named = client.workflow(arguments.workflow)
+    if any("." in text.partition("=")[0] for text in arguments.values):
+        return _submit_graph(client, arguments, named["workflow"])
+    return client.submit_named(arguments.workflow, _inputs(client, arguments, named["inputs"]), **_options(arguments))
 
 
-def _submit_graph(client: Client, wishes: Wishes, workflow: Json) -> Json:
-    inputs = [_value(text) for text in wishes.values]
-    media = [_medium(client, text) for text in wishes.media]
-    if wishes.image is not None:
+def _submit_graph(client: Client, arguments: RunArguments, workflow: Json) -> Json:
+    inputs = [_value(text) for text in arguments.values]
+    media = [_medium(client, text) for text in arguments.media]
+    if arguments.image is not None:
         node = _only_loader(workflow)
-        inputs.append({"node": node, "field": "image", "value": wishes.image.name})
-        media.append(client.medium(_existing(wishes.image)))
-    return client.submit(workflow, inputs=inputs, media=media, **_options(wishes))
+        inputs.append({"node": node, "field": "image", "value": arguments.image.name})
+        media.append(client.medium(_existing(arguments.image)))
+    return client.submit(workflow, inputs=inputs, media=media, **_options(arguments))
 
 
-def _options(wishes: Wishes) -> Json:
-    given = {"priority": wishes.priority, "timeout_s": wishes.timeout, "webhook_url": wishes.webhook}
-    given |= {"strict": True} if wishes.strict else {}
+def _options(arguments: RunArguments) -> Json:
+    given = {"priority": arguments.priority, "timeout_s": arguments.timeout, "webhook_url": arguments.webhook}
+    given |= {"strict": True} if arguments.strict else {}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _inputs(client: Client, wishes: Wishes, declared: list[Json]) -> Json:
-    """By name. What is no text is JSON; whether it fits, the API says."""
+def _inputs(client: Client, arguments: RunArguments, declared: list[Json]) -> Json:
+    """Convert the arguments to the named workflow's inputs. The API validates the values."""
     types = {one["name"]: one["type"] for one in declared}
     inputs: Json = {}
-    for text in wishes.values:
+    for text in arguments.values:
         name, equals, value = text.partition("=")
         if not equals:
             raise _refusal(f"--set {text}: expected NAME=VALUE or NODE.FIELD=VALUE", _known(types))
         if name not in types:
-            raise _refusal(f"--set {text}: {wishes.workflow} has no input {name}", _known(types))
+            raise _refusal(f"--set {text}: {arguments.workflow} has no input {name}", _known(types))
         inputs[name] = value if types[name] in ("string", "choice") else _json_or_text(value)
-    for text in wishes.media:
+    for text in arguments.media:
         name = text.partition("=")[0]
         if types.get(name) not in _MEDIA:  # before a file is uploaded
             raise _refusal(f"--media {text}: {name} takes no file", _known(types))
         medium = _medium(client, text)
         inputs[medium.pop("name")] = medium
-    if wishes.image is not None:
+    if arguments.image is not None:
         pictures = [name for name, kind in types.items() if kind == "image"]
         if len(pictures) != 1:
             raise _refusal(f"--image needs a workflow with one picture, this one has {len(pictures)}", _known(types))
-        path = _existing(wishes.image)
+        path = _existing(arguments.image)
         inputs[pictures[0]] = {"upload_id": client.upload(path), "filename": path.name}
     return inputs
 
@@ -110,7 +111,7 @@ def _known(types: Json) -> str:
 
 
 def _follow(client: Client, job_id: str, console: Console) -> Json:
-    """A bar on a terminal; a line a change elsewhere."""
+    """Wait for the job with a progress bar on a terminal, or with a line for each change elsewhere."""
     if not console.is_terminal:
         return client.wait(job_id, lambda job: console.print(_line(job), highlight=False, markup=False))
     columns = (
@@ -147,7 +148,7 @@ def _warn(console: Console, warnings: Json) -> None:
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
+def print_result(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
     if job["error"]:
         detail = job["error_detail"] or {}
         where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""
@@ -161,11 +162,11 @@ def tell(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
 
 
 def _is_file(name: str) -> bool:
-    """A name that looks like a file has to be one."""
+    """Report whether the argument is a file. Raises `ApiProblem` for a missing file."""
     path = Path(name)
     if path.is_file():
         return True
-    if path.suffix or len(path.parts) > 1:
+    if path.suffix or len(path.parts) > 1:  # names of workflows contain no dots or slashes
         raise _refusal(f"{name} is not a file", "workflows by name: `comfyui-modal workflows list`")
     return False
 
@@ -191,7 +192,7 @@ def _only_loader(workflow: Json) -> str:
 
 
 def _value(text: str) -> Json:
-    """NODE.FIELD=VALUE; the value is JSON where it parses as such, a string otherwise."""
+    """Parse NODE.FIELD=VALUE. The value is JSON if it parses as JSON, and a string otherwise."""
     place, equals, value = text.partition("=")
     node, dot, field = place.partition(".")
     if not (equals and dot and node and field):
@@ -222,5 +223,5 @@ def _existing(path: Path) -> Path:
 
 
 def _refusal(detail: str, hint: str = "") -> ApiProblem:
-    """An argument that cannot be meant is refused as the API would refuse it."""
+    """Return the error of an invalid argument, in the form of the API's refusals."""
     return ApiProblem(0, {"detail": detail, "hint": hint})

@@ -1,4 +1,4 @@
-"""Spans of time as commands take them: `7d`, `12h`, `30m`."""
+"""Parses the time spans of command arguments: `7d`, `12h`, `30m`."""
 
 import re
 from datetime import timedelta
@@ -8,6 +8,6 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
 def span(text: str) -> timedelta | None:
-    """None for what is no span."""
+    """Parse a time span, or return None for any other text."""
     match = _SPAN.fullmatch(text)
     return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})

@@ -23,7 +23,7 @@ def show_system(api: tuple[str, str], *, as_json: bool) -> int:
 
 
 def failed_starts_line(pool: Json) -> str | None:
-    """What an operator has to know first; None where the engine's last start went well."""
+    """Describe a pool's failed engine starts, or return None if the last start succeeded."""
     failed = pool.get("failed_starts")
     if failed is None:
         return None
@@ -45,7 +45,7 @@ def _log_tail(pool: Json) -> list[str]:
 def _worker_lines(pool: Json) -> list[str]:
     worker = pool["worker"]
     if worker is None:
-        return [f"pool {pool['name']}: no worker has told yet"]
+        return [f"pool {pool['name']}: no worker has reported yet"]
     versions = {"ComfyUI": worker["comfyui_version"], "torch": worker["torch_version"]}
     said = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     attention = worker["attention"]

@@ -12,7 +12,7 @@ from storage.webhooks.signing import tenant_secret
 
 
 def print_secrets(deployment: str, tenant: str) -> int:
-    """`deployment` has the deployment's secrets, a space between."""
+    """Print the tenant's secrets. `deployment` has the deployment's secrets, separated by spaces."""
     try:
         secrets = [tenant_secret(secret, check_tenant(tenant)) for secret in deployment.split()]
     except ValueError as error:

@@ -59,7 +59,8 @@ def _input(one: Json) -> str:
 
 
 def _number(value: float) -> str:
-    """Digit for digit: a seed's limit has sixteen of them."""
+    """Format a number without an exponent."""
+    # `:g` would round: the limit of a seed has sixteen or more digits.
     return str(int(value)) if value == int(value) else str(value)
 
 

@@ -1,1 +1,1 @@
-"""The OpenAPI document, and the table of operations that it is made of."""
+"""The OpenAPI document, and the table of operations from which it is built."""

@@ -1,4 +1,4 @@
-"""Batches."""
+"""The operations on batches."""
 
 from app.openapi.operation import BATCH_ID, KEY, SUBMISSION_PROBLEMS, WORKFLOW, Operation
 from app.wire.batches import BatchRequest, BatchView
@@ -25,7 +25,7 @@ OPERATIONS = (
         "get_batch",
         "get",
         "/v1/batches/{batch_id}",
-        "Look at a batch: how many jobs are in which status",
+        "Get a batch: how many jobs are in which status",
         {200: ("the batch", BatchView)},
         parameters=(BATCH_ID,),
         refusals=("unknown-batch", "batch-gone"),

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, from the wire models and the table of operations.
+"""Builds the OpenAPI 3.1 document from the wire models and the table of operations.
 
 `docs/openapi.json` is this document, committed; a test compares it with the code.
 """
@@ -16,13 +16,13 @@ from app.wire.service import ProblemView
 
 _ALWAYS = ("unauthorized", "insufficient-scope", "too-many-requests", "storage-unavailable", "internal-error")
 _KEYS = (
-    "A key of `comfyui-modal keys create`. The role beside an operation is the scope that its key needs: `jobs:read` "
-    "to look, `jobs:write` for everything else; a key with `admin` has both."
+    "A key of `comfyui-modal keys create`. The role of an operation is the scope that its key needs: `jobs:read` "
+    "to read, `jobs:write` for everything else; a key with `admin` has both."
 )
 
 
 def document() -> dict[str, Any]:
-    """The whole document, ready for JSON."""
+    """Return the whole document as JSON values."""
     models = sorted(_models(), key=lambda model: model.__name__)
     _, schemas = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
@@ -78,7 +78,7 @@ def _answers(operation: Operation) -> dict[str, Any]:
 
 
 def _refusals(operation: Operation) -> dict[str, Any]:
-    """By status: the problem types that may come with it."""
+    """Return the problem responses by status, each with its possible types."""
     always = () if operation.is_open else _ALWAYS
     by_status: dict[int, list[problems.ProblemType]] = {}
     for slug in (*operation.refusals, *always):

@@ -1,4 +1,4 @@
-"""Jobs: submit, list, look, cancel, and what they leave."""
+"""The operations on jobs: submit, list, get, cancel, and read outputs, logs and workflow."""
 
 from app.openapi.operation import DEFAULTS, ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, Operation, Parameter
 from app.wire.jobs import JobAccepted, JobList, JobRequest, JobView, OutputUrl
@@ -36,7 +36,7 @@ OPERATIONS = (
         "get_job",
         "get",
         "/v1/jobs/{job_id}",
-        "Look at a job, or wait for it",
+        "Get a job, or wait for it",
         {200: ("the job", JobView), 304: ("it is still the version that you know", None)},
         parameters=(
             ID,

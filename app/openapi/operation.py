@@ -1,4 +1,4 @@
-"""What an operation of the HTTP face is made of, and what several of them share."""
+"""The model of an HTTP operation, and the parameters and problems that operations share."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`answers` maps a status to what it means and to the body's model, None for an answer without a JSON body."""
+    """An HTTP operation. `answers` maps a status to its meaning and body model, None for a body that is not JSON."""
 
     id: str
     method: str

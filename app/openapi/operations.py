@@ -1,4 +1,4 @@
-"""Every operation of the HTTP face, in the order of the document. A test compares the table with the routes."""
+"""Every operation of the HTTP API, in the order of the document. A test compares the table with the routes."""
 
 from app.openapi import batches, jobs, service, uploads, webhooks, workflows
 

@@ -1,4 +1,4 @@
-"""What the service says of itself."""
+"""The operations on the service itself."""
 
 from app.limits import Limits
 from app.openapi.operation import Operation

@@ -1,4 +1,4 @@
-"""Uploads."""
+"""The operations on uploads."""
 
 from app.openapi.operation import IDEMPOTENCY_PROBLEMS, KEY, Operation
 from app.wire.uploads import UploadCreated, UploadRequest

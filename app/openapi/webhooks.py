@@ -1,4 +1,4 @@
-"""Deliveries, dead letters and receivers."""
+"""The operations on deliveries, dead letters and receivers."""
 
 from app.openapi.operation import ID, PAGE, Operation, Parameter
 from app.wire.webhooks import (

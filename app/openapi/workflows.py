@@ -1,4 +1,4 @@
-"""Workflows that have a name."""
+"""The operations on named workflows."""
 
 from app.openapi.operation import KEY, NAME, SUBMISSION_PROBLEMS, Operation
 from app.submission.named import NamedJobRequest
@@ -17,7 +17,7 @@ OPERATIONS = (
         "get_workflow_by_name",
         "get",
         "/v1/workflows/{name}",
-        "Look at a workflow",
+        "Get a workflow",
         {200: ("its inputs, what it needs, and its graph", WorkflowView)},
         parameters=(NAME,),
         refusals=("unknown-workflow",),

@@ -1,1 +1,1 @@
-"""The HTTP operations, by what they are about. Each file lists its own routes."""
+"""The HTTP operations, grouped by resource. Each module lists its own routes."""

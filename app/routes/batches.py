@@ -56,7 +56,7 @@ async def show(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """Queued jobs fail at once, running ones are asked to stop; what is over stays."""
+    """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged."""
     batches = context_of(request).stores.batches
     stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
     return await _batch_answer(request, stored, 202)

@@ -1,4 +1,4 @@
-"""What every route needs: the services, the limits, and whose request it is."""
+"""Helpers that routes share: the context of the app, the principal, the request body, and responses."""
 
 import asyncio
 import re
@@ -26,14 +26,14 @@ from app.wire.base import MAX_IDEMPOTENCY_KEY
 from storage.stores import Stores
 
 REPLAYED = "idempotency-replayed"
-"""The header of an answer that an earlier request with the same Idempotency-Key had made."""
+"""The response header that marks the result of an earlier request with the same Idempotency-Key."""
 
 NO_STORE = {"cache-control": "no-store"}
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([^\s;\"]{1,40})", re.IGNORECASE)
 _CHARSETS = ("utf-8", "utf8", "us-ascii")
-"""What is UTF-8 by whatever name; RFC 8259 knows no other encoding and no such parameter."""
+"""The accepted names of UTF-8 and its subset. RFC 8259 allows no other encoding, and defines no such parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def tenant_of(request: Request) -> str:
 
 
 def base_url(request: Request) -> str:
-    """The start of the links in answers."""
+    """Return the base URL of links in responses: the configured one, or that of the request."""
     return (context_of(request).config.public_url or str(request.base_url)).rstrip("/")
 
 
@@ -77,7 +77,7 @@ def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None =
 
 
 async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel]]) -> Response:
-    """A GET's answer that is much work: requests for the same at the same time share one."""
+    """Respond to an expensive GET. Concurrent requests for the same URL share one read."""
     url, base = request.url, base_url(request)
 
     async def text() -> str:
@@ -88,7 +88,7 @@ async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The request's Idempotency-Key; None without one."""
+    """Return the request's Idempotency-Key, or None. Raises `Problem` for a malformed one."""
     key = request.headers.get("idempotency-key")
     if key is not None and not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
         raise Problem("bad-idempotency-key", "the Idempotency-Key is empty, too long, or not printable ASCII")
@@ -96,7 +96,7 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def body_of(request: Request) -> Body:
-    """For the request's document, which waits for its places where it is large."""
+    """Return a body for the request's document, which waits for its places if it is large."""
     context, tenant = context_of(request), tenant_of(request)
     return Body(
         partial(context.large_bodies.enter, tenant), partial(context.receiving.enter, tenant), context.scan_turn
@@ -104,8 +104,9 @@ def body_of(request: Request) -> Body:
 
 
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:
-    """The request's JSON document; long texts at `keep` stay spooled in `body`."""
+    """Receive the request's JSON document. Long texts at `keep` stay spooled in `body`. Raises `Problem`."""
     config = context_of(request).config
+    # A declared size beyond the limit is refused before the body is read; the received bytes are counted as well.
     if (declared := request.headers.get("content-length", "")).isdecimal() and int(declared[:MAX_DIGITS]) > limit:
         raise Problem("request-too-large", f"the body has more than {limit} bytes")
     charset = _CHARSET.search(request.headers.get("content-type", ""))
@@ -127,14 +128,14 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
 
 
 async def _in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) -> AsyncIterator[bytes]:
-    """TimeoutError where one of them, or all, take longer."""
+    """Yield the chunks. Raises TimeoutError after a pause of `idle_s`, or after `total_s` in all."""
     deadline = time.monotonic() + total_s
     while (chunk := await asyncio.wait_for(anext(chunks, None), min(idle_s, deadline - time.monotonic()))) is not None:
         yield chunk
 
 
 def identity_of(request: Request, body: Body) -> Identity:
-    """A `traceparent` that is not W3C's is left out: a trace is no reason to refuse a job."""
+    """Return the identity of a submission. A malformed `traceparent` is ignored rather than refused."""
     trace = request.headers.get("traceparent", "")
     return Identity(idempotency_key(request), body.fingerprint, trace if _TRACEPARENT.fullmatch(trace) else None)
 
@@ -145,7 +146,7 @@ def check_is_json(request: Request) -> None:
 
 
 def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:
-    """The query parameter, or `default` if it is not given."""
+    """Return the query parameter as a whole number, or `default` if it is missing. Raises `Problem`."""
     text = request.query_params.get(name)
     if text is None:
         return default

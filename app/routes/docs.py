@@ -1,4 +1,4 @@
-"""/docs, /openapi.json and /problems: what this API is, without a request to anywhere else."""
+"""/docs, /openapi.json and /problems: the API's documentation, served without third-party requests."""
 
 import functools
 import json
@@ -42,7 +42,8 @@ async def openapi(_: Request) -> Response:
 
 @functools.cache
 def _openapi() -> bytes:
-    """Built once: it takes 50 ms, and anybody may ask for it without a key."""
+    """Return the OpenAPI document as JSON."""
+    # Cached: building it takes 50 ms, and the endpoint needs no key.
     return json.dumps(document(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
@@ -61,7 +62,8 @@ async def asset(request: Request) -> Response:
 
 
 def _in_pieces(body: bytes, headers: dict[str, str], content_type: str) -> Response:
-    """A client that does not read, and needs no key, makes us hold one piece."""
+    """Stream a public document in pieces."""
+    # These endpoints need no key: a client that does not read must occupy one piece of memory, not the whole document.
     return StreamingResponse(_pieces(body), 200, {**headers, "content-length": str(len(body))}, content_type)
 
 

@@ -1,4 +1,4 @@
-"""/health says that the process lives; /ready that it can do its work."""
+"""/health reports that the process is alive, /ready that the bucket accepts writes."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from storage.bucket.budget import background
 from storage.errors import DiskAlmostFull, StorageError
 
 READY_LIFE_S = 2.0
-"""How long one look at the bucket counts: probes must not cost a request each."""
+"""Seconds for which a check of the bucket is reused, so that frequent probes do not cost a bucket request each."""
 READY_WAIT_S = 1.5
-"""How long a probe waits for that look."""
+"""Seconds that a probe waits for the check."""
 NOT_READY = Ready(status="not_ready", detail="the bucket does not answer, or refuses writes")
 
 
@@ -26,19 +26,19 @@ async def health(_: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Answers within `READY_WAIT_S`, also while the bucket hangs. All probes share one look at it, so that those which
-    give up do not take the bucket's connections one after the other."""
+    """Respond within `READY_WAIT_S`, even while the bucket hangs."""
     state = request.app.state
-    looked: _Looked | None = getattr(state, "ready", None)
-    if looked is None or looked.is_old():
-        looked = state.ready = _Looked(background(_look(request)))
-    await asyncio.wait({looked.task}, timeout=READY_WAIT_S)
-    found = looked.task.result() if looked.task.done() else NOT_READY
+    # All probes share one check: probes that time out must not use up the bucket's connections one by one.
+    check: _Check | None = getattr(state, "ready", None)
+    if check is None or check.is_old():
+        check = state.ready = _Check(background(_probe(request)))
+    await asyncio.wait({check.task}, timeout=READY_WAIT_S)
+    found = check.task.result() if check.task.done() else NOT_READY
     return answer(found, 200 if found.status == "ready" else 503)
 
 
-class _Looked:
-    """A look at the bucket, under way or done. It counts for `READY_LIFE_S` after its end."""
+class _Check:
+    """A check of the bucket, running or done. It is valid until `READY_LIFE_S` after its end."""
 
     def __init__(self, task: asyncio.Task[Ready]) -> None:
         self.task = task
@@ -52,8 +52,8 @@ class _Looked:
         self._ended_at = time.monotonic()
 
 
-async def _look(request: Request) -> Ready:
-    """By a read and a write: a bucket whose disk was full still answers reads."""
+async def _probe(request: Request) -> Ready:
+    """Check the bucket with a read and a write, because a bucket with a full disk still serves reads."""
     services = context_of(request).services
     try:
         services.check_disk()

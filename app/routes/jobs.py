@@ -1,4 +1,4 @@
-"""/v1/jobs: submit, look at, list, cancel and remove; a job's outputs, log and workflow."""
+"""/v1/jobs: submit, get, list, cancel and remove jobs; a job's outputs, log and workflow."""
 
 import contextlib
 
@@ -35,7 +35,7 @@ from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
 QUICKLY_SHOWN = 200
-"""Outputs that are shown on the event loop: that many take it 6 ms, the 1,000 that a job may have 30."""
+"""Outputs that are rendered on the event loop, in 6 ms; the 1,000 that a job may have take 30 ms, in a thread."""
 
 
 async def submit(request: Request) -> Response:
@@ -53,7 +53,7 @@ async def submit(request: Request) -> Response:
 
 
 def accepted_answer(request: Request, accepted: Accepted) -> Response:
-    """202, or 200 for what an earlier request had made."""
+    """Respond 202, or 200 for a job that an earlier request created."""
     record = accepted.stored.record
     outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else 1
     urls = job_urls(record.job_id, base_url(request))
@@ -72,7 +72,7 @@ def accepted_answer(request: Request, accepted: Accepted) -> Response:
 
 
 async def show(request: Request) -> Response:
-    """With `wait`: until the job is over, or, with If-None-Match, until it differs from that version."""
+    """Return the job. `wait` delays the response until the job is terminal, or differs from If-None-Match's version."""
     context = context_of(request)
     wait_s = whole_number(request, "wait", default=None, low=1, high=context.config.max_wait_s)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
@@ -100,9 +100,9 @@ async def page(request: Request) -> Response:
 
 
 async def cancel(request: Request) -> Response:
-    """A queued job fails at once; a running one is stopped, and this waits a while for it. With `purge` it is removed.
+    """Cancel the job: a queued one fails at once, a running one is stopped within `cancel_wait_s`. `purge` removes it.
 
-    A job that has not stopped yet, or whose events are still being delivered, is removed by the reaper afterwards.
+    The reaper removes a job that has not stopped by then, or whose events are still being delivered.
     """
     context, purge = context_of(request), _flag(request, "purge")
     now = context.stores.clock.now()
@@ -121,10 +121,11 @@ async def cancel(request: Request) -> Response:
 
 
 async def _purge(context: Context, stored: StoredJob) -> None:
-    """Whoever else writes to it now is told so once: nothing changes a finished job but its removal."""
+    """Remove a finished job."""
     try:
         await context.stores.remover.purge(stored)
     except PreconditionFailed:
+        # Only a removal changes a finished job, so the second attempt on a fresh read meets no further writer.
         with contextlib.suppress(JobGone):
             await context.stores.remover.purge(
                 await context.stores.jobs.read(stored.record.tenant, stored.record.job_id)
@@ -132,7 +133,7 @@ async def _purge(context: Context, stored: StoredJob) -> None:
 
 
 async def logs(request: Request) -> Response:
-    """What the engine said, as text: of the current attempt, or of the one that is asked for."""
+    """Return the engine's log as text, of the current attempt or of the requested one."""
     context = context_of(request)
     record = (await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])).record
     attempt = whole_number(request, "attempt", default=record.attempt, low=1, high=max(1, record.attempt))
@@ -141,7 +142,7 @@ async def logs(request: Request) -> Response:
 
 
 async def output(request: Request) -> Response:
-    """302 to a fresh presigned URL, or with ?redirect=false that URL as JSON."""
+    """Redirect to a fresh presigned URL, or return the URL as JSON with ?redirect=false."""
     context = context_of(request)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     try:
@@ -155,7 +156,7 @@ async def output(request: Request) -> Response:
 
 
 async def workflow(request: Request) -> Response:
-    """The graph as it was submitted."""
+    """Return the graph as it was submitted."""
     jobs = context_of(request).stores.jobs
     document = await jobs.workflow(tenant_of(request), request.path_params["job_id"])
     return Response(document, media_type="application/json")

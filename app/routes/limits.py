@@ -1,4 +1,4 @@
-"""/v1/limits: what a client may send, without a look at anything."""
+"""/v1/limits: the limits on requests, from the configuration alone."""
 
 from starlette.requests import Request
 from starlette.responses import Response

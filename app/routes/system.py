@@ -1,4 +1,4 @@
-"""/v1/system: what runs here. Reads two small objects a pool."""
+"""/v1/system: versions and workers of this deployment. It reads two small objects for each pool."""
 
 from starlette.requests import Request
 from starlette.responses import Response

@@ -1,4 +1,4 @@
-"""/v1/uploads: large inputs go from the client to the bucket, not through this API."""
+"""/v1/uploads: presigned uploads, which go from the client directly to the bucket."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,6 +24,7 @@ async def create(request: Request) -> Response:
     claim = None
     if key is not None:
         claim = await context.stores.idempotency.claim(tenant_of(request), "uploads", key, body.fingerprint)
+    # A replay is charged only if the first request ended before it created the upload.
     if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
         context.services.check_disk()
         await ByteQuota(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)

@@ -1,4 +1,4 @@
-"""Webhooks: how deliveries go, dead letters, tests, receivers; schemas of events and keys to verify them with."""
+"""Webhooks: deliveries, dead letters, tests and receivers; event schemas and verification keys."""
 
 import uuid
 
@@ -41,7 +41,7 @@ MAX_BODY_BYTES = 256 * 1024
 
 
 async def deliveries(request: Request) -> Response:
-    """Of each event that counts: a progress event goes when a newer one comes, and its delivery is of no interest."""
+    """List the deliveries of the job's events. Progress events that a newer one replaced are not listed."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
 
     async def found() -> DeliveryList:
@@ -53,7 +53,7 @@ async def deliveries(request: Request) -> Response:
 
 
 async def redeliver(request: Request) -> Response:
-    """Once more, whatever became of it; the receiver is asked again even if it was given up."""
+    """Send an event again, whatever its delivery's status. A disabled receiver is enabled."""
     context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
     record = (await context.stores.jobs.read(tenant, job_id)).record
     refs = {ref.event_id: ref for ref in (event_ref(record, event) for event in record.events)}
@@ -78,7 +78,7 @@ async def dead_letters(request: Request) -> Response:
 
 
 async def replay(request: Request) -> Response:
-    """All dead letters, the newest 1,000 at a time, or those of them that are named."""
+    """Send dead letters again: the newest 1,000, or those of them that the request names."""
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         wanted = parsed(ReplayRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).event_ids
@@ -89,7 +89,7 @@ async def replay(request: Request) -> Response:
 
 
 async def test(request: Request) -> Response:
-    """A signed event to any receiver; waits a while for its answer."""
+    """Send a signed test event to a receiver and wait for its response for a limited time."""
     context, tenant = context_of(request), tenant_of(request)
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
@@ -111,8 +111,9 @@ async def endpoints(request: Request) -> Response:
 
 
 async def event_schema(request: Request) -> Response:
-    """Named by the configured URL alone: this is public, and a cache may hold what another client's Host made."""
+    """Return the JSON Schema of an event type."""
     try:
+        # The `$id` uses only the configured URL: a public response may be cached, so it must not repeat a Host header.
         document = schema(request.path_params["type"], (context_of(request).config.public_url or "").rstrip("/"))
     except KeyError:
         raise Problem("not-found", "there is no event of this type") from None
@@ -124,10 +125,11 @@ async def keys(request: Request) -> Response:
 
 
 async def _replay(context: Context, ref: EventRef) -> Delivery | None:
-    """The receiver is asked again first: a deliverer that looks in between would give the event up at once."""
+    """Enable the receiver and queue the event again. Returns None for an event without a delivery."""
     stored = await context.stores.deliveries.find(ref)
     if stored is None:
         return None
+    # The receiver is enabled first: a deliverer that reads a disabled one in between would dead-letter the event.
     await context.stores.endpoints.change(ref.tenant, stored.record.url, lambda endpoint: endpoint.enabled())
     again = await context.stores.deliveries.replay(ref)
     context.stores.signal.ring(OUTBOX_TOPIC)

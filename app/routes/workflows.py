@@ -1,4 +1,4 @@
-"""/v1/workflows: what can be run by name, and running it."""
+"""/v1/workflows: list, show and run the named workflows."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -31,10 +31,11 @@ from workflows.suggestions import suggestion
 
 
 async def page(request: Request) -> Response:
-    """Judged in the thread for such work: all of them take 7 ms."""
+    """List the workflows, each with whether it can run here."""
     context = context_of(request)
 
     async def view() -> WorkflowList:
+        # Off the event loop: validating all workflows takes 7 ms.
         return await off_loop(_list, tuple(context.services.workflows.values()), await _catalogue(context))
 
     return await shared_answer(request, view)
@@ -57,12 +58,13 @@ async def submit(request: Request) -> Response:
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_NAMED_JOBS)
         acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
+        # The name is in the path: one key with the same body but another workflow is a different request.
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             named = await body.aside(parsed, request_model(workflow), document)
             wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
-            # Its graph is the operator's own, whoever gives the values.
+            # The operator wrote the graph, so it is trusted even if strangers set its inputs.
             preparation = Preparation(context.services, context.config, tenant, body, "own")
             accepted = await acceptance.job(await preparation.only_job(wanted), identity)
     return accepted_answer(request, accepted)

@@ -1,1 +1,1 @@
-"""Records as clients see them, in answers and in events."""
+"""Converts stored records to the models of responses and events."""

@@ -1,4 +1,4 @@
-"""What the events carry as `data`, by type. Each model's JSON Schema is served, and named in `dataschema`."""
+"""The models of the events' `data`, by event type. Each model's JSON Schema is served and named in `dataschema`."""
 
 from collections.abc import Mapping
 

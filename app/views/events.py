@@ -1,6 +1,6 @@
-"""Events as receivers see them: CloudEvents 1.0 in structured mode, at once the body of a Standard Webhooks message.
+"""Renders events as CloudEvents 1.0 in structured mode, the body of a Standard Webhooks message.
 
-The id of an event never changes; the presigned URLs in its data are fresh each time it is made.
+The id of an event never changes; the presigned URLs in its data are renewed each time it is rendered.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ TEST_MESSAGE = "This receiver works: the signature can be verified now."
 
 
 class EventRenderer:
-    """`config.public_url` is the base of links in events; without it they are relative."""
+    """Renders events. `config.public_url` is the base of their links, which are relative without it."""
 
     def __init__(self, objects: ObjectStore, config: ApiConfig) -> None:
         self._objects = objects
@@ -41,7 +41,7 @@ class EventRenderer:
                 return TEST_TYPE
 
     def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
-        """The request's headers and body."""
+        """Return the headers and the body of the webhook request."""
         kind = self.type_of(found)
         attributes: dict[str, Any] = {
             "id": found.ref.event_id,
@@ -67,7 +67,7 @@ class EventRenderer:
         return _structured(attributes, data.model_dump(mode="json"))
 
     def _job_data(self, record: JobRecord, event: JobEvent) -> BaseModel:
-        """Terminal events carry the whole job, as GET shows it."""
+        """Return the event's data. A terminal event has the whole job, as GET returns it."""
         about: dict[str, Any] = {"job_id": record.job_id, "attempt": event.attempt}
         match event.name:
             case "completed" | "failed":
@@ -90,7 +90,7 @@ class EventRenderer:
 
 
 def schema(kind: str, base: str) -> dict[str, Any]:
-    """The JSON Schema of a type's data; KeyError for an unknown type."""
+    """Return the JSON Schema of an event type's data. Raises KeyError for an unknown type."""
     document: dict[str, Any] = TYPES[kind].model_json_schema(mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -100,7 +100,8 @@ def schema(kind: str, base: str) -> dict[str, Any]:
 
 
 def _structured(attributes: dict[str, Any], data: dict[str, Any]) -> tuple[Mapping[str, str], bytes]:
-    """The library is imported here, since the API, which shows schemas alone, never makes an event."""
+    """Encode a CloudEvent in structured mode."""
+    # Imported here because the API serves schemas but renders no events, and the import slows its start.
     from cloudevents.core.bindings.http import to_structured
     from cloudevents.core.formats.json import JSONFormat
     from cloudevents.core.v1.event import CloudEvent

@@ -1,4 +1,4 @@
-"""Records as clients see them."""
+"""Converts job and batch records to the models of responses."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def job_row(record: JobRecord) -> JobRow:
 
 
 def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: str) -> JobView:
-    """Every output with a fresh presigned URL: computed, no request is made."""
+    """Return the whole job. Each output gets a fresh presigned URL, which is computed without a bucket request."""
     return JobView(
         job_id=record.job_id,
         status=record.status,
@@ -82,7 +82,7 @@ def warnings_view(warnings: Mapping[str, Any]) -> dict[str, NodeWarning]:
 
 
 def batch_view(record: BatchRecord, statuses: Mapping[str, Status | None], base: str) -> BatchView:
-    """`statuses` by job id, None for a job that was removed."""
+    """Return the batch. `statuses` maps job ids to statuses, None for a removed job."""
     warned = {record.job_ids[position] for position in record.warned}
     jobs = [
         BatchJob(job_id=job_id, status=status or "removed", has_warnings=job_id in warned)

@@ -1,4 +1,4 @@
-"""GET /v1/system as clients see it: versions, and what each pool's last worker runs on."""
+"""The response of GET /v1/system: versions, and the environment of each pool's last worker."""
 
 import platform
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class AttentionView(Answer):
 
 
 class WorkerView(Answer):
-    """The worker of a pool that told last; it may be gone."""
+    """The worker of a pool that reported last; it may be gone."""
 
     worker: str
     started_at: Moment
@@ -56,7 +56,7 @@ class FailedStartsView(Answer):
 
 class PoolView(Answer):
     name: str
-    worker: WorkerView | None = Field(description="null until a first worker has told")
+    worker: WorkerView | None = Field(description="null until a first worker has reported")
     failed_starts: FailedStartsView | None = Field(description="null if the engine's last start went well")
 
 
@@ -69,7 +69,7 @@ class SystemView(Answer):
 
 
 def system_view(workers: Mapping[str, WorkerFacts | None], starts: Mapping[str, StartState]) -> SystemView:
-    """Both by pool."""
+    """Build the response from the workers' facts and the engine starts, both by pool."""
     return SystemView(
         version=__version__,
         python_version=platform.python_version(),

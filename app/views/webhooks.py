@@ -1,4 +1,4 @@
-"""Deliveries and receivers as clients see them. A receiver's URL may hold a token: what follows `?` is not shown."""
+"""Converts deliveries and receivers to the models of responses. URLs lose their query, which may hold a token."""
 
 from app.wire.webhooks import AttemptView, DeliveryView, EndpointView
 from storage.webhooks.deliveries import Delivery

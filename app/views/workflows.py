@@ -1,4 +1,4 @@
-"""How workflows with names are shown: what can be set, what is needed, whether it can run here."""
+"""Converts named workflows to the models of responses: inputs, requirements, and whether each can run here."""
 
 from typing import Any
 
@@ -104,6 +104,6 @@ def _input(workflow: NamedWorkflow, name: str) -> WorkflowInput:
 
 
 def _missing(workflow: NamedWorkflow, catalogue: Catalogue) -> list[str]:
-    """In words. Only what a job cannot bring along: nodes and models."""
+    """Return the messages of missing node classes and models, which a job cannot bring along."""
     faults = catalogue.judge(parse_graph(workflow.graph)).faults
     return list(dict.fromkeys(fault.message for fault in faults if fault.code in LACKING))

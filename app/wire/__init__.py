@@ -1,1 +1,1 @@
-"""The bodies of requests and answers, as clients see them. What is stored is another thing (`storage.jobs.record`)."""
+"""The models of request and response bodies. They are separate from the stored records (`storage.jobs.record`)."""

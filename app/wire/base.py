@@ -1,4 +1,4 @@
-"""What the bodies of requests and answers are made of."""
+"""Base classes and field types of request and response bodies."""
 
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -23,7 +23,7 @@ DEFAULT_EVENTS: tuple[EventName, ...] = ("completed", "failed")
 Moment = Annotated[
     datetime, PlainSerializer(lambda moment: moment.isoformat(timespec="microseconds"), when_used="json")
 ]
-"""As the first version wrote times, 2025-09-19T17:42:00.123456+00:00: older parsers do not know Z."""
+"""A time as the first version wrote it, 2025-09-19T17:42:00.123456+00:00, because older parsers do not accept Z."""
 
 MAX_METADATA_NAME, MAX_METADATA_TEXT = 64, 512
 MAX_URL = 2048
@@ -32,12 +32,12 @@ MAX_PARTNER_KEY = 512
 MAX_REPLAYED = 1000
 
 MOST_MEMBERS = 1_000
-"""Of an object whose members are validated one by one. Pydantic describes each fault, and while it does so no other
-thread runs: 90,000 faults, which a body of 300 KB can have, take more than a second."""
+"""Members of an object that is validated member by member. Pydantic describes each fault while it holds the GIL: the
+90,000 faults that a body of 300 KB can have take more than a second."""
 
 T = TypeVar("T")
 Many = Annotated[list[T], Field(fail_fast=True)]
-"""A list that a client may make long: its first fault ends it, for the same reason."""
+"""A list of any length. Its validation stops at the first fault, for the same reason."""
 
 
 def _few(value: Any) -> Any:
@@ -47,7 +47,7 @@ def _few(value: Any) -> Any:
 
 
 Few = BeforeValidator(_few)
-"""For objects whose names the client chooses."""
+"""Bounds the members of an object whose names the client chooses."""
 
 NodeId = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 MetadataName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_METADATA_NAME)]
@@ -55,13 +55,14 @@ MetadataText = Annotated[str, StringConstraints(max_length=MAX_METADATA_TEXT)]
 
 
 def _of_a_receiver(url: str) -> str:
-    """As far as a look at it tells; where it leads is checked whenever something is sent. ValueError otherwise."""
+    """Check the syntax of a receiver's URL. Raises ValueError."""
+    # Its address is checked on each delivery, because a host name may resolve to another address by then.
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("not an http or https URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL with credentials; the receiver knows us by the signature")
-    if parts.port == 0:  # one out of range raises
+    if parts.port == 0:  # `port` itself raises ValueError for a number out of range
         raise ValueError("a URL without a usable port")
     return url
 
@@ -69,12 +70,12 @@ def _of_a_receiver(url: str) -> str:
 WebhookUrl = Annotated[str, StringConstraints(max_length=MAX_URL), AfterValidator(_of_a_receiver)]
 LONGEST_QUEUE_TIMEOUT_S = 30 * DAY_S
 LONGEST_TIMEOUT_S = 365 * DAY_S
-"""Bounds of the type; the deployment's own limits are smaller."""
+"""The schema's bound; the deployment's own limits are smaller."""
 LONGEST_RETAIN_DAYS = 36_500
 
 
 class Request(BaseModel):
-    """An unknown field is refused: it is a typing error, or a wish that would silently not come true."""
+    """The base of request bodies. Unknown fields are refused: a misspelled option would be ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -85,4 +86,6 @@ class Request(BaseModel):
 
 
 class Answer(BaseModel):
+    """The base of response bodies."""
+
     model_config = ConfigDict(frozen=True)

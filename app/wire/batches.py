@@ -1,4 +1,4 @@
-"""Jobs that are submitted together."""
+"""The request and response bodies of batches."""
 
 from typing import Any, Literal
 

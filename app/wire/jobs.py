@@ -1,4 +1,4 @@
-"""A job: what is asked for, and what is told of it."""
+"""The request and response bodies of jobs."""
 
 from typing import Annotated, Any, Literal
 

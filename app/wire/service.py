@@ -1,4 +1,4 @@
-"""What the service says of itself, and how it refuses."""
+"""The response bodies of health checks and problems."""
 
 from typing import Any, Literal
 

@@ -1,4 +1,4 @@
-"""A presigned upload."""
+"""The request and response bodies of presigned uploads."""
 
 from pydantic import (
     Field,
@@ -8,7 +8,7 @@ from app.numbers import Whole
 from app.wire.base import Answer, Moment, Request
 
 LARGEST_UPLOAD = 5 * 1024**4
-"""What S3 stores in one object; the deployment's own limit is smaller."""
+"""The largest object that S3 stores; the deployment's own limit is smaller."""
 
 
 class UploadRequest(Request):

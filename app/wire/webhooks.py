@@ -1,4 +1,4 @@
-"""How the delivery of events went, and what may be asked of it."""
+"""The request and response bodies of deliveries, dead letters and receivers."""
 
 from typing import Literal
 
