@@ -1,4 +1,4 @@
-"""A value that is read again only after a while: for what every request would otherwise fetch."""
+"""A cache with a short lifetime, for values that every request would otherwise read from the bucket."""
 
 from collections import OrderedDict
 from datetime import datetime, timedelta
@@ -10,7 +10,7 @@ V = TypeVar("V")
 
 
 class ShortLived(Generic[V]):
-    """Keeps at most `size` values, each for `life`. LRU eviction."""
+    """Keeps at most `size` values, each for `life`, with LRU eviction."""
 
     def __init__(self, clock: Clock, *, life: timedelta, size: int = 1024) -> None:
         self._clock = clock
@@ -19,7 +19,7 @@ class ShortLived(Generic[V]):
         self._values: OrderedDict[str, tuple[datetime, V]] = OrderedDict()
 
     def get(self, key: str) -> tuple[V] | None:
-        """The value in a tuple, since the value itself may be None; None for nothing fresh."""
+        """Return the value in a tuple, since it may itself be None; return None if no fresh value is cached."""
         kept = self._values.get(key)
         if kept is None or self._clock.now() - kept[0] > self._life:
             return None

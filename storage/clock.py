@@ -1,4 +1,4 @@
-"""`Clock`: the only source of time in `app`, `workers` and `storage`, so that tests own it."""
+"""`Clock`: the only source of wall-clock time in `app`, `workers` and `storage`, so that tests control it."""
 
 from datetime import UTC, datetime
 from typing import Protocol
@@ -6,7 +6,7 @@ from typing import Protocol
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """Wall-clock time in UTC."""
+        """Return the wall-clock time in UTC."""
         ...
 
 
@@ -16,7 +16,7 @@ class SystemClock:
 
 
 class ManualClock:
-    """Stands still until a test moves it."""
+    """A clock that moves only when a test sets it."""
 
     def __init__(self, start: datetime) -> None:
         self._now = start

@@ -1,4 +1,4 @@
-"""Awaiting several things at once, with one plain error instead of a group of them."""
+"""Concurrent awaits that raise one plain error instead of an exception group."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
@@ -9,11 +9,11 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 AT_ONCE = 16
-"""More would only wait: the bucket's connection pool is not larger."""
+"""The size of the bucket's connection pool; more calls would only wait."""
 
 
 async def gather(*awaitables: Awaitable[T]) -> list[T]:
-    """Returns all results in order. Waits for every one, then raises the first failure: nothing is left running."""
+    """Return all results in order. Waits for every one, then raises the first failure, so nothing is left running."""
     results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):
@@ -22,7 +22,7 @@ async def gather(*awaitables: Awaitable[T]) -> list[T]:
 
 
 async def both(one: Awaitable[T], other: Awaitable[U]) -> tuple[T, U]:
-    """As `gather`, for results of two types."""
+    """Do as `gather` for results of two types."""
     first, second = await asyncio.gather(one, other, return_exceptions=True)
     if isinstance(first, BaseException):
         raise first
@@ -34,7 +34,7 @@ async def both(one: Awaitable[T], other: Awaitable[U]) -> tuple[T, U]:
 async def map_bounded(
     items: Iterable[Item], call: Callable[[Item], Awaitable[T]], *, at_once: int = AT_ONCE
 ) -> list[T]:
-    """As `gather` over `call(item)`, with at most `at_once` under way. After a failure no further call begins."""
+    """Gather `call(item)` for each item, with at most `at_once` in flight. After a failure no further call begins."""
     semaphore = asyncio.Semaphore(at_once)
     failures: list[BaseException] = []
 

@@ -1,4 +1,4 @@
-"""The errors of this room.
+"""The errors of the storage layer.
 
 StorageError
 ├── ObjectNotFound        no object under this key
@@ -7,7 +7,7 @@ StorageError
 │   └── BudgetSpent       it did not answer within what the request may wait for it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 │   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
-├── RangeBeyondEnd        the object ends before the first byte that was asked for (in `storage.bucket._s3_errors`)
+├── RangeBeyondEnd        the object ends before the first requested byte (in `storage.bucket._s3_errors`)
 ├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
 ├── JobNotFound           no such job in this tenant
 │   └── JobGone           there was one, and it was removed
@@ -19,9 +19,9 @@ StorageError
 ├── UploadIncomplete      the bytes that an upload promised are not there
 ├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
-├── FetchRefused          a user's URL leads where we do not go, or to what we do not take
+├── FetchRefused          a user's URL, its address or its content is not allowed
 ├── MediumRefused         a file that is of no listed format, is broken, or becomes too large in an engine
-├── CheckUnavailable      a file could not be examined now: it says nothing of the file
+├── CheckUnavailable      a file could not be examined now, which says nothing about the file
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
 └── TransitionRefused     the job's state does not allow the change
@@ -32,15 +32,15 @@ from datetime import datetime
 
 
 class StorageError(Exception):
-    """Base of the room."""
+    """Base of all storage errors."""
 
 
 class ObjectNotFound(StorageError):
-    """No object stands under this key."""
+    """No object exists under this key."""
 
 
 class PreconditionFailed(StorageError):
-    """Another writer was first: read the object again and decide anew."""
+    """Another writer was first: read the object again and decide again."""
 
 
 class StorageUnavailable(StorageError):
@@ -48,7 +48,7 @@ class StorageUnavailable(StorageError):
 
 
 class BudgetSpent(StorageUnavailable):
-    """The request has waited for the bucket as long as it may; see `storage.bucket.budget`."""
+    """The request has used up its time for bucket calls; see `storage.bucket.budget`."""
 
 
 class DiskAlmostFull(StorageError):
@@ -63,7 +63,7 @@ class StorageRefused(StorageError):
 
 
 class RecordUnreadable(StorageError):
-    """There is a record that this version cannot read: its hints stay for those who can."""
+    """This version cannot read the record. Its index keys are kept for a version that can."""
 
 
 class JobNotFound(StorageError):
@@ -71,7 +71,7 @@ class JobNotFound(StorageError):
 
 
 class JobGone(JobNotFound):
-    """The job was removed, its time being over or on request, and left a tombstone."""
+    """The job was removed after its retention time or on request, and a tombstone replaces it."""
 
     def __init__(self, job_id: str, gone_at: datetime) -> None:
         super().__init__(job_id)
@@ -103,19 +103,19 @@ class UploadNotFound(StorageError):
 
 
 class UploadIncomplete(StorageError):
-    """The promised bytes are not there, or not all of them."""
+    """Some or all of the declared bytes are missing."""
 
 
 class SealBroken(StorageError):
-    """The message never repeats what was sealed."""
+    """A sealed secret cannot be opened. The message never repeats the secret."""
 
 
 class FetchFailed(StorageError):
-    """The other side failed, or was too slow."""
+    """The server of a user's URL failed, or was too slow."""
 
 
 class MediumRefused(StorageError):
-    """The message says what of the file is wrong."""
+    """The file is not accepted; the message says why."""
 
 
 class CheckUnavailable(StorageError):
@@ -135,7 +135,7 @@ class IdempotencyKeyReused(StorageError):
 
 
 class TransitionRefused(StorageError):
-    """The job's present state does not allow this change."""
+    """The job's current state does not allow this change."""
 
 
 class AttemptFenced(TransitionRefused):

@@ -1,7 +1,7 @@
-"""A bounded number of places for work that is dear, shared fairly between those who want one.
+"""A semaphore that is fair between keys, for expensive work.
 
-A place that gets free goes to the keys (tenants, hosts) in turn, so that many requests of one do not delay the next
-request of another.
+A slot that is released goes to the keys (tenants, hosts) in turn, so that many requests of one key do not delay the
+next request of another.
 """
 
 import asyncio
@@ -12,13 +12,13 @@ from functools import partial
 
 
 class NoSlot(Exception):
-    """As many wait already as may, or none got free in time."""
+    """Too many callers wait already, or no slot was released in time."""
 
 
 class FairSlots:
-    """`total` places, of which one key has at most `each`; at most `max_waiting` of a key wait, for `wait_s` seconds.
+    """`total` slots, at most `each` per key; at most `max_waiting` callers per key wait, each for `wait_s` seconds.
 
-    None stands for no limit. One event loop only.
+    None means no limit. An instance belongs to one event loop.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class FairSlots:
 
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
-        """A place, for as long as this is entered. Raises `NoSlot`."""
+        """Hold a slot while the context is open. Raises `NoSlot`."""
         leave = await self.enter(key)
         try:
             yield
@@ -41,12 +41,12 @@ class FairSlots:
             leave()
 
     async def enter(self, key: str) -> Callable[[], None]:
-        """A place, to be left by calling what is returned, once. Raises `NoSlot`."""
+        """Take a slot and return the function that releases it, to be called once. Raises `NoSlot`."""
         await self._enter(key)
         return partial(self._leave, key)
 
     async def _enter(self, key: str) -> None:
-        # A free place means that every waiting key already holds as many as it may: no one is overtaken.
+        # If a slot is free, every waiting key is at its own limit, so this caller overtakes no other.
         if self._free and self._held[key] < self._each:
             self._take(key)
             return
@@ -60,7 +60,7 @@ class FairSlots:
                 await asyncio.shield(granted)
         except BaseException as error:
             if granted.done():
-                self._leave(key)  # it was given at the very moment in which the wait ended
+                self._leave(key)  # the slot was granted just as the wait ended
             else:
                 self._forget(key, granted)
             if isinstance(error, TimeoutError):
@@ -83,7 +83,7 @@ class FairSlots:
                 granted = self._waiting[waiting].popleft()
                 queue = self._waiting.pop(waiting)
                 if queue:
-                    self._waiting[waiting] = queue  # behind the other keys
+                    self._waiting[waiting] = queue  # round robin: the key goes behind the others
                 self._take(waiting)
                 granted.set_result(None)
 

@@ -1,7 +1,7 @@
-"""The file formats that this project accepts and opens, by their bytes. Pure.
+"""The file formats that this project accepts and opens, recognised by their bytes. Pure.
 
-A decoder that is not listed here is never given a stranger's file: Pillow alone has forty, one of which runs
-Ghostscript. Everything of ours that opens a picture or a stream passes these lists to Pillow and FFmpeg.
+A decoder that is not listed here never gets an untrusted file: Pillow alone has forty, one of which runs Ghostscript.
+All code that opens an image or a stream passes these lists to Pillow and FFmpeg.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from storage.errors import MediumRefused
 
 HEAD_BYTES = 8 * 1024
-"""How much of a file `listed_format` needs."""
+"""The number of first bytes that `listed_format` needs."""
 MAX_SAFETENSORS_HEADER = 100_000_000
-"""Bytes, as in the format's own reader. A longer one is no header, but something that only resembles it."""
+"""Maximum header size in bytes, the same as in the format's reference reader."""
 
 PICTURES: Mapping[str, tuple[str, ...]] = {
     "image/png": ("PNG",),
@@ -24,7 +24,7 @@ PICTURES: Mapping[str, tuple[str, ...]] = {
     "image/tiff": ("TIFF",),
     "image/avif": ("AVIF",),
 }
-"""With Pillow's names for each."""
+"""Image types, with Pillow's names of each."""
 STREAMS = frozenset(
     {
         *("video/mp4", "video/quicktime", "video/x-m4v", "video/3gpp", "video/webm", "video/x-matroska"),
@@ -32,12 +32,12 @@ STREAMS = frozenset(
         *("audio/mpeg", "audio/mp4", "audio/ogg", "audio/x-flac", "audio/x-wav", "audio/aac", "audio/x-aiff"),
     }
 )
-"""Videos and sounds."""
+"""Types of videos and sounds."""
 
 PILLOW = ("BMP", "GIF", "JPEG", "PNG", "AVIF", "TIFF", "WEBP")
-"""For `Image.open(formats=…)`. An MPO is opened by the reader of JPEG."""
+"""For `Image.open(formats=…)`. The reader of JPEG opens an MPO."""
 PILLOW_LOOKALIKES = ("PCX", "IM", "IMT", "IPTC", "MPEG", "PCD", "SGI", "SPIDER", "TGA")
-"""Formats whose mark is short, late or missing: a file of a listed format can be one of these as well."""
+"""Formats whose magic number is short, late or missing: a file of a listed format can also be one of these."""
 STREAM_OPTIONS = {
     "protocol_whitelist": "file",
     "format_whitelist": "mov,matroska,avi,flv,mpeg,mpegvideo,asf,mp3,ogg,flac,wav,aac,aiff",
@@ -45,19 +45,19 @@ STREAM_OPTIONS = {
 """For `av.open(options=…)`. No listed demuxer opens a file or an address that its input names, as playlists do."""
 
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
-"""What a HEIF file names first, after `ftyp` (ISO/IEC 23008-12). An AVIF may begin with the last two as well."""
+"""Major brands of HEIF files, after `ftyp` (ISO/IEC 23008-12). An AVIF may have one of the last two as well."""
 
 _TEXT_OF_OTHERS = re.compile(rb"\s*([#<%\[{]|P[0-6fy]\s|ffconcat|v=)")
-"""How playlists, PostScript, PDF, XML, JSON, portable maps and session descriptions begin."""
+"""The first bytes of playlists, PostScript, PDF, XML, JSON, portable maps and session descriptions."""
 _UNMARKED = frozenset({*PILLOW_LOOKALIKES, "PPM"})
-"""`Py` alone is a PPM's for Pillow, and may begin a sentence."""
+"""Formats whose magic number is not conclusive: Pillow takes `Py` for a PPM's, though it may begin a sentence."""
 _OBJ_LINE = re.compile(rb"(#([ \t].*)?|(mtllib|usemtl|v|vn|vt|vp|o|g|s|f|l|p)[ \t].+|)")
 
 
 def listed_format(head: bytes, size: int, *, data: bool = False) -> str:
-    """The content type that a file's first bytes show, or `MediumRefused`. `size` is the whole file's.
+    """Return the content type that a file's first bytes show. `size` is the size of the whole file.
 
-    `data` accepts what loaders read besides media, too: 3D models, safetensors, JSON.
+    `data` also accepts the other files of loaders: 3D models, safetensors, JSON. Raises `MediumRefused`.
     """
     content_type = _media_format(head) or (_data_format(head, size) if data else None)
     if content_type is None and head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
@@ -95,26 +95,26 @@ def _data_format(head: bytes, size: int) -> str | None:
 
 
 def _is_binary_stl(head: bytes, size: int) -> bool:
-    """80 bytes of anything, a count, and 50 bytes for each facet. What any other reader takes for its own is none: a
-    file of another format can have this size, PostScript for one."""
+    """Whether the file has the size of a binary STL and is no other format."""
+    # The format is 80 arbitrary bytes, a count, and 50 bytes per facet. A file of another format, such as PostScript,
+    # can have this size, so files that another reader recognises are excluded.
     if len(head) < 84 or size != 84 + 50 * int.from_bytes(head[80:84], "little"):
         return False
     return not _TEXT_OF_OTHERS.match(head) and not _is_a_picture(head)
 
 
 def _is_a_picture(head: bytes) -> bool:
-    """By the marks of all of Pillow's formats, also those that are never opened here. Formats without a mark of their
-    own are left to the probe, which measures them."""
+    """Whether a magic number of any Pillow format matches, opened here or not. The probe measures the others."""
     from PIL import Image
 
     Image.init()
     marks = (accept for name, (_, accept) in Image.OPEN.items() if accept and name not in _UNMARKED)
     found = (accept(head[:16]) for accept in marks)
-    return any(one and not isinstance(one, str) for one in found)  # a text says why it cannot be opened here
+    return any(one and not isinstance(one, str) for one in found)  # a string is the reason why Pillow cannot open it
 
 
 def _is_obj(head: bytes) -> bool:
-    """Whether every whole line is one of Wavefront's. A comment is `# …`: playlists and scripts begin with `#` too."""
+    """Whether every complete line is valid in a Wavefront OBJ."""
     lines = [line.rstrip(b"\r") for line in head.split(b"\n")]
     whole = lines[:-1] if len(head) >= HEAD_BYTES else lines
     return any(line[:1] not in (b"", b"#") for line in whole) and all(map(_OBJ_LINE.fullmatch, whole))

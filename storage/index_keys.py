@@ -1,15 +1,15 @@
-"""Index keys: empty objects whose keys answer one question each by a LIST.
+"""Index keys: empty objects whose keys serve one query each with a LIST.
 
     tenants/<tenant>/index/all/<entry>                  every job, newest first
     tenants/<tenant>/index/<status>/<entry>             the jobs of one status, newest first
     tenants/<tenant>/batches/<batch_id>/members/<entry> the jobs of a batch, with their status
-    queue/<pool>/<entry>                                jobs to be claimed, best first
-    outbox/<entry>                                      events to be delivered, and when, soonest first
+    queue/<pool>/<entry>                                queued jobs, best first
+    outbox/<entry>                                      events to deliver, soonest first
     tenants/<tenant>/dead-letters/<entry>               events that were given up, newest first
 
-An index key is a function of its record. It may be missing, stale or double: readers check the record, delete what
-they find to be stale, and the record's timer (`storage.timers`) writes it again. A key that may come back has the
-attempt in it, so that the late deletion of an old key cannot hit its successor.
+An index key is a function of its record. It may be missing, stale or duplicated: readers check the record and delete
+stale keys, and the handler of the record's timer (`storage.timers`) rewrites missing ones. A key that can recur
+contains the attempt, so that the late deletion of an old key cannot hit its successor.
 """
 
 import re
@@ -23,7 +23,7 @@ from storage.times import END_OF_TIME_MS, ms_of, time_of
 MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 
 HOST_DIGITS = 8
-"""Of an endpoint's hash, which belong to its host."""
+"""The number of first digits of an endpoint that are the hash of its host."""
 
 _ID = r"[0-9a-f-]{36}"
 LIST_ENTRY = re.compile(rf"(?P<ms>\d{{13}})-(?P<job_id>{_ID})(-(?P<attempt>\d{{3,9}}))?")
@@ -41,14 +41,15 @@ DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """A row of a list. `attempt` is None in the list of all jobs, where a job never changes its place."""
+    """A row of a list. `attempt` is None in the list of all jobs, where a job keeps its position."""
 
     created_at: datetime
     job_id: str
     attempt: int | None
 
     def key(self, tenant: str, status: str | None) -> str:
-        """An inverted time first, so that a LIST in key order is newest first."""
+        """Return the row's key in the list of a status, or of all jobs."""
+        # The inverted time comes first, so that a LIST in key order is newest first.
         attempt = "" if self.attempt is None else f"-{self.attempt:03d}"
         return list_prefix(tenant, status) + f"{END_OF_TIME_MS - ms_of(self.created_at):013d}-{self.job_id}{attempt}"
 
@@ -67,7 +68,7 @@ def list_prefix(tenant: str, status: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class QueueEntry:
-    """A job that waits. `attempt` counts the claims so far."""
+    """A queued job. `attempt` counts the claims so far."""
 
     pool: str
     priority: int
@@ -78,7 +79,8 @@ class QueueEntry:
 
     @property
     def key(self) -> str:
-        """Higher priority first, then older first. One flat segment: an emptied folder costs a LIST time."""
+        """The queue key, which sorts by higher priority, then by age."""
+        # One flat segment, since on SeaweedFS each emptied folder slows down a LIST.
         order = f"{MAX_PRIORITY - self.priority:07d}-{ms_of(self.created_at):013d}"
         return queue_prefix(self.pool) + f"{order}-{self.job_id}-{self.attempt:03d}-{check_segment(self.tenant)}"
 
@@ -104,7 +106,7 @@ def queue_prefix(pool: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MemberEntry:
-    """A job of a batch and its status. What has one entry only is in that status: a new one is written first."""
+    """A job of a batch and its status. A job with a single entry has that status, as a new entry is written first."""
 
     job_id: str
     attempt: int
@@ -128,7 +130,7 @@ EventKind = Literal["job", "batch", "test"]
 
 @dataclass(frozen=True, slots=True)
 class EventRef:
-    """Which event: number `sequence` of a job or batch, or a test."""
+    """Identifies an event: number `sequence` of a job or batch, or a test event."""
 
     tenant: str
     kind: EventKind
@@ -137,19 +139,19 @@ class EventRef:
 
     @property
     def event_id(self) -> str:
-        """The CloudEvent's `id` and the `webhook-id`: the same however often it is delivered."""
+        """The CloudEvent's `id` and the `webhook-id`, the same in every delivery of the event."""
         return f"evt_{self.id}_{self.sequence:06d}"
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxEntry:
-    """Leads to an event that must be sent at `due`.
+    """Names an event that must be sent at `due`.
 
-    `generation` keeps the entries of one event apart. That of the first is the `rev` of the commit that carries the
-    event, so a retried commit writes another key, and the deletion of a stale entry cannot hit the new one.
+    `generation` distinguishes the entries of one event. The first is the `rev` of the commit with the event, so a
+    retried commit writes another key, and the deletion of a stale entry cannot hit the new one.
 
-    `endpoint` is a hash of the receiver's URL: the entries of a slow receiver wait without a read of their jobs.
-    It begins with the hash of its host, which other receivers may share.
+    `endpoint` is a hash of the receiver's URL, so that entries of a slow receiver can wait without a GET of their jobs.
+    It begins with the hash of the host, which other receivers may share.
     """
 
     due: datetime
@@ -179,7 +181,7 @@ OUTBOX = "outbox/"
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """An event that was given up."""
+    """An event whose delivery was given up."""
 
     died_at: datetime
     ref: EventRef

@@ -1,6 +1,6 @@
 """Writes index keys before a commit, and deletes stale ones in the background after it.
 
-A stale key costs a reader one GET at worst, so no answer waits for its deletion.
+A stale key costs a reader one GET at most, so no response waits for its deletion.
 """
 
 import asyncio
@@ -20,15 +20,16 @@ class IndexWriter:
         self._writing: set[asyncio.Task[None]] = set()
 
     async def put(self, index_keys: Iterable[str]) -> None:
-        """In one round. A deletion of the same key that is under way ends first: it must not hit the new key."""
+        """Write the keys in one round."""
         keys = sorted(index_keys)
+        # A background deletion of the same key ends first; otherwise it could delete the new key.
         if deletions := {self._deleting[key] for key in keys if key in self._deleting}:
             async with within_budget(keys[0]):
                 await asyncio.wait(deletions)
         await gather(*(self._objects.put(key, b"") for key in keys))
 
     def put_soon(self, index_keys: Iterable[str]) -> None:
-        """Write keys in the background, best effort."""
+        """Write keys in the background; failures are ignored."""
         writing = background(self._try_to_put(tuple(index_keys)))
         self._writing.add(writing)
         writing.add_done_callback(self._writing.discard)
@@ -38,14 +39,14 @@ class IndexWriter:
             await self.put(index_keys)
 
     async def delete(self, index_keys: Iterable[str]) -> None:
-        """Best effort: a reader that finds a stale key deletes it."""
+        """Delete the keys; failures are ignored, since a reader that finds a stale key deletes it."""
         try:
             await self._objects.delete(*sorted(index_keys))
         except StorageError:
             return
 
     def delete_soon(self, index_keys: Iterable[str]) -> None:
-        """As `delete`, in the background."""
+        """Delete the keys in the background."""
         keys = sorted(index_keys)
         if not keys:
             return
@@ -54,7 +55,7 @@ class IndexWriter:
         deletion.add_done_callback(self._forget)
 
     async def settled(self) -> None:
-        """Waits for every deletion that is under way."""
+        """Wait for every write and deletion in flight."""
         if under_way := {*self._deleting.values(), *self._writing}:
             await asyncio.wait(under_way)
 

@@ -1,32 +1,32 @@
-"""The key layout: this file names the objects, `storage.index_keys` and `storage.timers` the keys without a body.
+"""The key layout: this file names the objects; `storage.index_keys` and `storage.timers` name the empty ones.
 
     tenants/<tenant>/jobs/<job_id>/job.json             the record: the only truth
                                   /workflow.json        the graph as submitted, immutable
-                                  /values.json          its inputs, where they are too long for the record
-                                  /inputs/<nnn>         media of the submission
+                                  /values.json          the inputs, if they are too long for the record
+                                  /inputs/<nnn>         input files of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
-                                  /logs/<attempt>.txt   what the engine said
-                                  /deliveries/<nnnnnn>.json   how the delivery of an event went
-                                  /webhook_secret       what its events are signed with, where it brought its own
-                                  /partner_key          sealed: for partner nodes, until it ends
-    tenants/<tenant>/batches/<batch_id>/batch.json      which jobs belong together, and whether they are accepted
-                                      /inputs/<nnn>     media that all of them use
+                                  /logs/<attempt>.txt   the engine's log
+                                  /deliveries/<nnnnnn>.json   the delivery of an event
+                                  /webhook_secret       the job's own signing secret, if it has one
+                                  /partner_key          the sealed key for partner nodes, until the job ends
+    tenants/<tenant>/batches/<batch_id>/batch.json      the jobs of a batch, and whether they are accepted
+                                      /inputs/<nnn>     input files that all of them use
                                       /deliveries/<nnnnnn>.json
-                                      /webhook_secret   as a job's
-    tenants/<tenant>/tests/<test_id>/deliveries/<nnnnnn>.json   how the delivery of a test event went
-    tenants/<tenant>/endpoints/<hash>.json              how a receiver of webhooks has been doing
-    tenants/<tenant>/uploads/<upload_id>/upload.json    what was promised to the uploader
+                                      /webhook_secret   the batch's own signing secret, if it has one
+    tenants/<tenant>/tests/<test_id>/deliveries/<nnnnnn>.json   the delivery of a test event
+    tenants/<tenant>/endpoints/<hash>.json              the health of a webhook receiver
+    tenants/<tenant>/uploads/<upload_id>/upload.json    the declared size and type of an upload
                                         /data           the bytes
                                         /uses/<job_id>  a job that reads them
-    tenants/<tenant>/bytes.json                         what it has brought today, where that has a limit
-    tenants/<tenant>/idempotency/<sha256>.json          which id stands for an Idempotency-Key
+    tenants/<tenant>/bytes.json                         the bytes that the tenant sent today, if they are limited
+    tenants/<tenant>/idempotency/<sha256>.json          the id that an Idempotency-Key has claimed
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape
     api-keys/<kid>.json                                 an API key's hash, tenant and scopes
     engines/<pool>/engine.json.gz                       node classes of the deployed engine
-                  /worker.json                          what the pool's last worker runs on
-                  /starts.json                          how the engine's latest starts went
-                  /attention.json                       which attention was chosen before, by image, GPU and driver
-    probes/<nonce>                                      what `doctor` writes and removes
+                  /worker.json                          the machine of the pool's last worker
+                  /starts.json                          the results of the engine's latest starts
+                  /attention.json                       earlier choices of attention, by image, GPU and driver
+    probes/<nonce>                                      test objects that `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
 numbers, job ids are canonical UUIDs, no sibling folder whose name begins with another's, segments of at most 255 bytes.
@@ -36,31 +36,31 @@ import re
 
 DEFAULT_TENANT = "default"
 DEFAULT_POOL = "default"
-"""Whose workers run a job that asks for none in particular."""
+"""The pool of jobs that name none."""
 
 _SAFE_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 def check_segment(value: str) -> str:
-    """A tenant, pool or id as it may stand in a key; ValueError otherwise."""
+    """Return a tenant, pool or id that is valid in a key. Raises ValueError."""
     if not _SAFE_SEGMENT.fullmatch(value) or ".." in value:
         raise ValueError(f"not usable in a key: {value!r}")
     return value
 
 
 def root(prefix: str) -> str:
-    """What comes before every key in a bucket that is shared: `a/` for `a`, `/a` and `a/`; nothing for no prefix."""
+    """Return the prefix of every key: `a/` for `a`, `/a` and `a/`; an empty string for no prefix."""
     name = prefix.strip("/")
     return f"{name}/" if name else ""
 
 
 def folder(key: str) -> str:
-    """The prefix of a record's key, below which everything of its thing lies."""
+    """Return the prefix of a record's key, which all objects of its job or batch share."""
     return key.rsplit("/", 1)[0] + "/"
 
 
 def job_prefix(tenant: str, job_id: str) -> str:
-    """Everything of one job lies below this prefix."""
+    """Return the prefix of all objects of one job."""
     return f"tenants/{check_segment(tenant)}/jobs/{check_segment(job_id)}/"
 
 
@@ -81,7 +81,7 @@ def input_medium(tenant: str, job_id: str, position: int) -> str:
 
 
 def output(tenant: str, job_id: str, attempt: int, position: int, filename: str) -> str:
-    """`filename` must be a safe segment already (`workers.outputs.payload` sanitises it)."""
+    """Return the key of an output. `filename` must be a safe segment (`workers.outputs.payload` sanitises it)."""
     return job_prefix(tenant, job_id) + f"outputs/{attempt:03d}/{position:04d}/{filename}"
 
 
@@ -98,7 +98,7 @@ def partner_key(tenant: str, job_id: str) -> str:
 
 
 def delivery(tenant: str, kind: str, owner_id: str, sequence: int) -> str:
-    """`kind` is job, batch or test."""
+    """Return the key of an event's delivery. `kind` is job, batch or test."""
     return deliveries_prefix(tenant, kind, owner_id) + f"{sequence:06d}.json"
 
 
@@ -194,5 +194,5 @@ def probe(nonce: str) -> str:
 
 
 def write_probe(number: int) -> str:
-    """Each in a folder of its own."""
+    """Return the key of a write probe, each in its own folder."""
     return f"{PROBES}write-{number:02}/probe"

@@ -8,11 +8,11 @@ from typing import Protocol
 
 class Launcher(Protocol):
     async def spawn(self, pool: str) -> str | None:
-        """Ask for one worker of this pool; returns a ticket id, or None where workers run permanently."""
+        """Request one worker of this pool; return a ticket id, or None if workers run permanently."""
         ...
 
     async def waiting(self, pool: str) -> int | None:
-        """How many tickets no worker has taken yet; None where workers run permanently and need none."""
+        """Return how many tickets no worker has taken yet; None if workers run permanently."""
         ...
 
     async def cancel(self, ticket: str) -> None:
@@ -51,4 +51,4 @@ class NoLauncher:
         return None
 
     async def cancel(self, ticket: str) -> None:
-        """There is none."""
+        """Do nothing, since there are no tickets."""

@@ -1,4 +1,4 @@
-"""The base of what is stored as JSON, and how it is read again."""
+"""The base class of stored JSON records, and the function that parses them."""
 
 from typing import TypeVar
 
@@ -8,7 +8,7 @@ from storage.errors import RecordUnreadable
 
 
 class Model(BaseModel):
-    """Base of what is stored as JSON."""
+    """Base of all stored JSON records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,8 +17,9 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def read_as(model: type[Record], key: str, body: bytes) -> Record:
-    """The record that stands under `key`. `RecordUnreadable` says where, and not what: a record may hold secrets."""
+    """Parse the record of `key`. Raises `RecordUnreadable`."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
+        # The error names the key and omits the content: a record may hold secrets.
         raise RecordUnreadable(f"{key} cannot be read by this version ({error.error_count()} errors)") from None

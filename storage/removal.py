@@ -1,8 +1,8 @@
-"""Removing jobs: a finished one whose time is over, or one whose submission died before its commit.
+"""Removes jobs: expired ones, and those whose submission died before its commit.
 
-A tombstone takes the record's place by a conditional write: from then on the job answers 410, and no late writer can
-bring it back. Then everything below its prefix is deleted, and its index keys. A timer is written before the tombstone,
-so that the reaper goes on whatever dies in between.
+A conditional write replaces the record by a tombstone: from then on the API answers 410, and no late writer can
+recreate the job. Then everything below its prefix is deleted, and its index keys. A timer is written before the
+tombstone, so that the reaper completes a removal that was interrupted.
 """
 
 from datetime import datetime
@@ -29,20 +29,21 @@ class JobRemover:
         self._clock = clock
 
     async def purge(self, stored: StoredJob) -> None:
-        """Remove a finished job now. `PreconditionFailed` if it changed meanwhile."""
+        """Remove a finished job now. Raises `PreconditionFailed` if it changed meanwhile."""
         record = stored.record
         index = {*index_keys(record), list_key(record), record.timer, *await self._member_keys(record)} - {""}
         index |= {*await self._deliveries.dead_letters_of(event_ref(record, event) for event in record.events)}
         await self._bury(record.tenant, record.job_id, index, etag=stored.etag)
 
     async def is_free_to_go(self, record: JobRecord) -> bool:
-        """Whether it has ended, and each of its events was delivered or given up: they are made of the record."""
+        """Whether the job has ended and each of its events was delivered or given up."""
+        # Events are rendered from the record, so it must exist until then.
         return record.status.is_terminal and await self._deliveries.is_over(
             event_ref(record, event) for event in record.events
         )
 
     async def discard(self, tenant: str, job_id: str, created_at: datetime) -> None:
-        """Remove a job of a batch that can no longer be accepted, written or not: no worker knows of it."""
+        """Remove a job of an abandoned batch, whether it was written or not. No worker can find such a job."""
         try:
             await compare_and_swap(f"job {job_id}", lambda: self._jobs.read(tenant, job_id), self.purge)
         except JobGone:
@@ -51,24 +52,24 @@ class JobRemover:
             await self.remove_unaccepted(tenant, job_id, created_at)
 
     async def remove_unaccepted(self, tenant: str, job_id: str, created_at: datetime) -> None:
-        """Clear away what a submission left that never committed; a job that exists after all is left alone."""
+        """Delete the objects of a submission that never committed. A job that exists is kept."""
         try:
             await self._bury(tenant, job_id, _first_rows(tenant, job_id, created_at), etag=None)
         except PreconditionFailed:
             return
 
     async def delete_rows_of(self, timer: Timer, record: JobRecord) -> None:
-        """Index keys of a second submission of this job, which wrote the timer and lost the race for the record."""
+        """Delete the index keys of a second submission of this job, which lost the race for the record."""
         rows = _first_rows(timer.tenant, timer.id, timer.armed_at)
         await self._objects.delete(*rows - {list_key(record), *index_keys(record)})
 
     async def collect_garbage(self, timer: Timer) -> Timer | None:
-        """What is left of a removed job; returns the timer for the end of its tombstone."""
+        """Delete the remaining objects of a removed job; return the timer of its tombstone's expiry."""
         key = keys.record(timer.tenant, timer.id)
         return await collect_garbage(self._objects, key, timer, self._clock.now())
 
     async def _bury(self, tenant: str, job_id: str, index: set[str], *, etag: str | None) -> None:
-        """The tombstone, over this version or where there is none."""
+        """Write the tombstone over the version of `etag`, or create it if `etag` is None; then delete the rest."""
         key, now = keys.record(tenant, job_id), self._clock.now()
         tombstone = Tombstone(gone_at=now, index_keys=tuple(sorted(index)))
         timer = Timer.new(now, "job", tenant, job_id, armed_at=now)
@@ -79,7 +80,7 @@ class JobRemover:
             else:
                 await self._objects.replace(key, tombstone.to_json(), etag=etag)
         except PreconditionFailed:
-            # Left behind, it would have the next sweep fence the record while that tries to bury it again.
+            # A timer left behind would make the next sweep fence the record, which delays the next removal.
             await self._objects.delete(timer.key)
             raise
         if (again := await self.collect_garbage(timer)) is not None:
@@ -87,14 +88,15 @@ class JobRemover:
         await self._objects.delete(timer.key)
 
     async def _member_keys(self, record: JobRecord) -> tuple[str, ...]:
-        """All that its batch has of it: a stale one would say that the job is still there."""
+        """List the job's index keys in its batch. A stale one would report the removed job as present."""
         if record.batch_id is None:
             return ()
         return (await self._objects.list(members_prefix(record.tenant, record.batch_id) + record.job_id)).keys
 
 
 def _first_rows(tenant: str, job_id: str, created_at: datetime) -> set[str]:
-    """The rows that a submission writes; its queue key needs more than the time, and claims delete it."""
+    """Return the list rows that a submission writes."""
+    # The queue key cannot be rebuilt from the time alone; claims delete it when it is stale.
     return {
         ListEntry(created_at, job_id, None).key(tenant, None),
         ListEntry(created_at, job_id, 0).key(tenant, Status.QUEUED),

@@ -1,4 +1,4 @@
-"""`Signal`: wake-up hints between processes. A hint may be lost, so every waiter also polls, slowly.
+"""`Signal`: wake-ups between processes. A wake-up may be lost, so every waiter also polls, slowly.
 
 Topics: `queue_topic(pool)` rings when a job was queued; `job_topic(tenant, job_id)` when one changed; `OUTBOX_TOPIC`
 when an event is to be delivered.
@@ -30,7 +30,7 @@ class Bell:
         self._rung.set()
 
     async def wait(self, timeout_s: float) -> bool:
-        """True if it rang within `timeout_s`, or since the last wait."""
+        """Return True if the bell rang within `timeout_s`, or since the last wait."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._rung.wait()
@@ -42,7 +42,7 @@ class Bell:
 
 class Signal(Protocol):
     def ring(self, topic: str) -> None:
-        """Wake whoever listens to `topic`. Never blocks, never raises."""
+        """Wake the listeners of `topic`. Never blocks and never raises."""
         ...
 
     def listen(self, topic: str) -> AbstractContextManager[Bell]:
@@ -51,7 +51,7 @@ class Signal(Protocol):
 
 
 class MemorySignal:
-    """Rings within one event loop; the base of every signal that receives hints from outside."""
+    """Rings within one event loop; the base of every signal that receives wake-ups from other processes."""
 
     def __init__(self) -> None:
         self._bells: dict[str, dict[Bell, None]] = {}

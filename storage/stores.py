@@ -1,4 +1,4 @@
-"""All stores of the room, as a composition root opens them."""
+"""All stores, as a composition root opens them."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ from storage.webhooks.endpoints import EndpointStore
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """The storage room, opened."""
+    """All stores of one deployment."""
 
     clock: Clock
     objects: ObjectStore

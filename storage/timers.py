@@ -1,11 +1,11 @@
-"""Timers: the objects that bring the reaper back to a record although nothing happens to it.
+"""Timers: objects that make the reaper act on a record at a given time.
 
-    timers/active/<due ms>-<kind>-<id>-<armed ms>-<nonce>-<tenant>     of what may still change, soonest first
-    timers/retained/…                                                  of what waits for its removal
+    timers/active/<due ms>-<kind>-<id>-<armed ms>-<nonce>-<tenant>     of records that may still change, soonest first
+    timers/retained/…                                                  of records that wait for their removal
 
-A record names its current timer, and that timer's object exists until the record is gone: it is written before the
-commit that names it, and deleted after the commit that names another. Everything else that leads to a record is an
-index (`storage.index_keys`), which the timer's handler rebuilds.
+A record names its current timer, whose object exists until the record is removed: it is written before the commit that
+names it, and deleted after the commit that names another. All other keys of a record are an index
+(`storage.index_keys`), which the timer's handler rebuilds.
 
 A timer may be early, never late: a handler that finds nothing due keeps it. The nonce makes every key unique, so that
 a late deletion of one timer cannot hit another.
@@ -23,12 +23,12 @@ from storage.times import ms_of, ms_up_of, time_of
 Kind = Literal["job", "batch", "upload", "key", "test", "endpoint"]
 
 Lane = Literal["active", "retained"]
-"""Each lane is swept for itself, so that many removals do not delay the recovery of a lost job."""
+"""The lanes are swept separately, so that many removals do not delay the recovery of a lost job."""
 
 LANES: tuple[Lane, ...] = ("active", "retained")
 
 TOMBSTONE_NONCE = "0" * 8
-"""Every handler that finds a tombstone arms the same timer for its end."""
+"""The fixed nonce of a tombstone's timer, so that every handler arms the same one."""
 
 _KEY = re.compile(
     r"timers/(?P<lane>active|retained)/(?P<due>\d{13})-(?P<kind>job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})"
@@ -38,7 +38,7 @@ _KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """`armed_at` is when it was made; for the first timer of a job or batch, when that was created."""
+    """`armed_at` is when the timer was created; for the first timer of a job or batch, when that was created."""
 
     due: datetime
     kind: Kind
@@ -56,13 +56,14 @@ class Timer:
 
     @property
     def key(self) -> str:
-        """`due` is rounded up to milliseconds, so that a record whose time counts in microseconds is due as well."""
+        """The timer's key, with `due` rounded up to milliseconds."""
+        # Rounded down, a timer could fire before its record, whose time is in microseconds, is due.
         about = f"{self.kind}-{self.id}-{ms_of(self.armed_at):013d}-{self.nonce}-{check_segment(self.tenant)}"
         return f"{lane_prefix(self.lane)}{ms_up_of(self.due):013d}-{about}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
-        """ValueError for any other key."""
+        """Parse a timer's key. Raises ValueError for any other key."""
         match = _KEY.fullmatch(key)
         if match is None:
             raise ValueError(f"not a timer: {key!r}")
@@ -82,11 +83,11 @@ def lane_prefix(lane: Lane) -> str:
 
 
 class TimerHandler(Protocol):
-    """Reconciles one kind of record with its index keys, and does what is due."""
+    """Reconciles one kind of record with its index keys and acts on what is due."""
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """The timer to wait for instead: None if there is none, `timer` itself to be called again by the next sweep.
+        """Act on a due timer and return its replacement: None for none, `timer` itself to be called at the next sweep.
 
-        `PreconditionFailed` if the record changes at this very moment; the timer then stays.
+        Raises `PreconditionFailed` if the record changes at the same time; the timer is then kept.
         """
         ...

@@ -1,4 +1,4 @@
-"""Times in keys: whole milliseconds since 1970, in integers, since a float would not come back as the same time."""
+"""Times in keys: integer milliseconds since 1970, since a float does not round-trip."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +13,7 @@ def ms_of(moment: datetime) -> int:
 
 
 def ms_up_of(moment: datetime) -> int:
-    """Rounded up."""
+    """Return the time in milliseconds, rounded up."""
     return -((_EPOCH - moment) // _MS)
 
 

@@ -1,4 +1,4 @@
-"""What stands in the place of a record that was removed, so that no late writer brings it back."""
+"""Tombstones, which replace removed records so that no late writer can recreate them."""
 
 from datetime import datetime, timedelta
 
@@ -9,18 +9,20 @@ from storage.model import Model
 from storage.timers import TOMBSTONE_NONCE, Kind, Timer
 
 LIFE = timedelta(days=30)
-"""How long a client is told that a record was removed; afterwards it is unknown."""
+"""How long the API reports a removed record as gone; afterwards it is unknown."""
 
 
 class Tombstone(Model):
-    """`gone_at` comes first: it tells a tombstone's bytes from a record's. `index_keys` are still to be deleted."""
+    """The content that replaces a removed record. `index_keys` are still to be deleted."""
+
+    # The first field distinguishes the bytes of a tombstone from those of a record.
 
     gone_at: datetime
     index_keys: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, body: bytes) -> "Tombstone | None":
-        """None if the bytes are a record's."""
+        """Parse a tombstone; return None if the bytes are a record's."""
         return cls.model_validate_json(body) if body.startswith(b'{"gone_at"') else None
 
     def to_json(self) -> bytes:
@@ -32,9 +34,10 @@ class Tombstone(Model):
 
 
 async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, now: datetime) -> Timer | None:
-    """Delete everything that belongs to a tombstone, and the tombstone itself at the end of its life.
+    """Delete the objects that belong to a tombstone, and the tombstone itself once it has expired.
 
-    Returns the timer for that end, None if nothing is left. Idempotent. `timer` is one of the removed record.
+    Returns the timer of its expiry, None if nothing is left. The call is idempotent. `timer` is a timer of the removed
+    record.
     """
     try:
         tombstone = Tombstone.parse((await objects.get(record_key)).body)
@@ -52,5 +55,6 @@ async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, n
 
 
 def end_timer(tombstone: Tombstone, kind: Kind, tenant: str, record_id: str) -> Timer:
-    """The same for everyone who finds the tombstone."""
+    """Return the timer of a tombstone's expiry."""
+    # The fixed nonce gives every process the same key, so that the timer exists once.
     return Timer(tombstone.ends_at, kind, tenant, record_id, tombstone.gone_at, TOMBSTONE_NONCE)

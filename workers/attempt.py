@@ -1,4 +1,4 @@
-"""One attempt at one job, as far as the engine goes: inputs in, prompt run, outputs on their way out."""
+"""The engine's part of one attempt: stages the inputs, runs the prompt and starts the uploads of the outputs."""
 
 import asyncio
 import json
@@ -31,16 +31,16 @@ from workflows.progress import ProgressModel
 logger = logging.getLogger(__name__)
 
 PARTNER_KEY = "api_key_comfy_org"
-"""What ComfyUI calls it in a prompt's extra_data."""
+"""The name of the partner key in a prompt's extra_data, given by ComfyUI."""
 SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
-"""ComfyUI's node that sends its pictures by the socket instead of saving them."""
+"""ComfyUI's node that sends its images over the socket instead of saving them."""
 LAST_UPLOADS_S = 5.0
-"""How long uploads may still take when the attempt is to stop: the GPU is held meanwhile."""
+"""Seconds that uploads may still take after a stop, since the GPU is held meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """What an attempt works with."""
+    """The dependencies of an attempt."""
 
     jobs: JobStore
     objects: ObjectStore
@@ -53,7 +53,7 @@ class Workbench:
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """`graph` is the submitted one with the job's inputs; the prompt's is made for execution."""
+    """`graph` is the submitted graph with the job's inputs; the prompt's graph is derived from it for execution."""
 
     graph: Graph
     prompt: Prompt
@@ -62,8 +62,8 @@ class _Prepared:
 class Attempt:
     """`progress` is None until the prompt is submitted.
 
-    `stop` may be called at any time, from the same loop. `engine_suspect` afterwards tells that the engine must be
-    restarted before the next job.
+    `stop` may be called at any time, from the same event loop. If `engine_suspect` is true afterwards, the engine must
+    be restarted before the next job.
     """
 
     def __init__(self, bench: Workbench, claimed: StoredJob, uploads: OutputUploads) -> None:
@@ -81,11 +81,11 @@ class Attempt:
 
     @property
     def node_errors(self) -> Mapping[str, Any] | None:
-        """Why the engine runs only some of the outputs; None until it has answered."""
+        """Why the engine runs only some of the outputs; None until it has responded."""
         return None if self._execution is None else self._execution.node_errors
 
     def stop(self, reason: WorkerError) -> None:
-        """Interrupt what runs; the attempt then raises `reason`. The first reason counts."""
+        """Interrupt the attempt, which then raises `reason`. The first reason counts."""
         if self._reason is not None:
             return
         self._reason = reason
@@ -96,7 +96,7 @@ class Attempt:
             self._preparing.cancel()
 
     async def perform(self) -> None:
-        """Raises `WorkerError`; outputs that were finished before are with `uploads`."""
+        """Run the prompt. Raises `WorkerError`; outputs that were finished before are in `uploads`."""
         try:
             prepared = await self._prepared()
             self._execution = Execution(self._bench.engine, prepared.prompt, self._bench.policy)
@@ -114,8 +114,10 @@ class Attempt:
                 self.engine_suspect = True
 
     async def store_outputs(self) -> None:
-        """Wait for every upload; raises the first failure. Where the attempt is to stop, only a moment longer: then
-        the reason is raised, and what was stored by then is kept."""
+        """Wait for every upload and raise the first failure.
+
+        After `stop` the uploads have `LAST_UPLOADS_S` seconds; then the reason is raised, and finished ones are kept.
+        """
         storing = asyncio.create_task(self._uploads.all())
         stopping = asyncio.create_task(self._stopped.wait())
         try:
@@ -131,11 +133,12 @@ class Attempt:
             await asyncio.gather(storing, stopping, return_exceptions=True)
 
     def _because(self, seen: WorkerError) -> WorkerError:
-        """Why it was stopped, if it was; else what was seen."""
+        """Return the reason of `stop` if it was called, else the error itself."""
         return self._reason or seen
 
     async def _prepared(self) -> _Prepared:
-        """Raises the reason at once if it is stopped meanwhile: large inputs take their time."""
+        """Return the staged prompt. Raises the reason at once if the attempt is stopped meanwhile."""
+        # A task, so that `stop` can cancel it: the download of large inputs takes long.
         self._preparing = asyncio.create_task(self._prepare())
         await asyncio.gather(self._preparing, return_exceptions=True)
         if self._reason is not None:
@@ -171,15 +174,13 @@ class Attempt:
             raise StagingFailed(str(error)) from error
 
     async def _graph(self) -> Graph:
-        """The submitted graph with the job's inputs.
-
-        It was checked at submission; the engine may have changed, or have been unknown then.
-        """
+        """Return the submitted graph with the job's inputs, checked against this engine."""
         workflow = self._workflow
         if workflow is None:  # it could not be read with the claim
             workflow = await self._bench.jobs.workflow(self._record.tenant, self._record.job_id)
         document = json.loads(workflow)
         inputs = await self._bench.jobs.inputs(self._record)
+        # The submission checked the graph too, but the engine may have changed or have been unknown then.
         try:
             graph = parse_graph(document)
             catalogue = self._bench.catalogue
@@ -197,6 +198,7 @@ class Attempt:
         async with aclosing(aiter(execution)) as messages:
             async for message in messages:
                 if not has_begun:
+                    # `node_errors` is known from the first message on: outputs that do not run do not count.
                     has_begun = True
                     outputs -= not_run(execution.node_errors or {}, self._record.warnings)
                     self.progress = ProgressModel.start(graph.ancestors(outputs))

@@ -1,7 +1,7 @@
-"""A worker: one engine, one job at a time, the best queued job next.
+"""A worker: one engine that runs one job at a time, the best queued job first.
 
-`serve` is a permanent local worker; `serve_one` is what a Modal ticket pays for. Stopping gives the running job back
-to the queue: another worker takes it at once.
+`serve` runs a permanent local worker; `serve_one` runs the single job of a Modal ticket. A worker that stops releases
+its running job to the queue, where another worker can claim it at once.
 """
 
 import asyncio
@@ -22,11 +22,11 @@ from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, 
 logger = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""After the bucket or the engine failed: once a second is often enough."""
+"""Seconds to wait after the bucket or the engine failed."""
 
 
 class WorkerLoop:
-    """`on_ready` is called whenever the engine became ready, also after a restart."""
+    """`on_ready` is called each time the engine becomes ready, including after a restart."""
 
     def __init__(
         self,
@@ -46,10 +46,10 @@ class WorkerLoop:
         self._policy = policy
         self._on_ready = on_ready
         self._start_phases: dict[str, float] | None = None
-        """Of the start that the next job has waited for."""
+        """Durations of the start that the next claimed job waited for; None for later jobs."""
 
     async def start(self) -> None:
-        """`EngineUnavailable` if the engine does not get ready."""
+        """Start the engine and publish it. Raises `EngineUnavailable` if it does not become ready."""
         phases: dict[str, float] = {}
         with timed(phases, "total"):
             await self._host.start()
@@ -62,7 +62,7 @@ class WorkerLoop:
         await self._host.stop()
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Claim and run until `stop` is set; the job that then runs goes back to the queue."""
+        """Claim and run jobs until `stop` is set; a job that still runs then is released to the queue."""
         serving = asyncio.create_task(self._serve_for_ever())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,8 +72,8 @@ class WorkerLoop:
             await serving
 
     async def serve_one(self) -> StoredJob | None:
-        """Run the best queued job; None if there is none (another worker was quicker)."""
-        await self._see_to_engine()
+        """Run the best queued job; return None if no job can be claimed."""
+        await self._ensure_engine()
         claimed = await self._claim()
         ran = None if claimed is None else await self._run(claimed)
         await self._publisher.keep_announced()
@@ -81,10 +81,11 @@ class WorkerLoop:
         return ran
 
     async def _claim(self) -> StoredJob | None:
-        """A worker that is stopped while it claims does not keep what it got."""
+        """Claim the next job. A worker that is stopped during the claim releases the job."""
         runtime = self._publisher.runtime.model_copy(update={"start": self._start_phases})
         claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name, runtime))
         try:
+            # A cancelled claim may have committed; it runs to its end so that the job can be released.
             claimed = await asyncio.shield(claiming)
         except asyncio.CancelledError:
             await self._give_back(claiming)
@@ -122,7 +123,7 @@ class WorkerLoop:
             result = await runner.run(claimed)
         except AttemptFenced as fenced:
             logger.warning("job lost: %s", fenced, extra=about)
-            await self._restart_engine()
+            await self._restart_engine()  # the prompt of the lost attempt may still run
             return claimed
         ended = result.stored.record
         logger.info("job %s", ended.status, extra=about | {"outputs": len(ended.outputs), "error": ended.error})
@@ -130,7 +131,7 @@ class WorkerLoop:
             await self._restart_engine()
         return result.stored
 
-    async def _see_to_engine(self) -> None:
+    async def _ensure_engine(self) -> None:
         if not self._host.is_alive():
             logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log.tail(5)))
             await self._restart_engine()

@@ -1,8 +1,7 @@
-"""What the outside sees of a running job, and what the job hears from outside.
+"""Reports the progress of a running job, renews its lease and receives its cancel request.
 
-One loop per attempt, so that at most one conditional write of a job is in flight: it writes progress at most once an
-interval and only when something changed, renews the lease, and looks for a cancel request. Losing the race for a
-write shows the request at once; a signal or the slow poll shows it otherwise.
+One loop per attempt keeps at most one conditional write of a job in flight. It writes progress at most once per
+interval, and only changes. A cancel request is found by a lost race for a write, a signal, or the slow poll.
 """
 
 import asyncio
@@ -31,13 +30,13 @@ class ReportPolicy:
 
     @property
     def heartbeat_s(self) -> float:
-        """Two heartbeats may fail before the lease ends."""
+        """The longest time between two renewals: two may fail before the lease ends."""
         return self.lease_s / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the next write will tell."""
+    """The progress and outputs that the next write reports."""
 
     progress: int
     details: ProgressDetails
@@ -51,14 +50,14 @@ class Snapshot:
             nodes_total=model.nodes_total,
             step=model.step,
         )
-        return cls(min(model.percent, 99), details, outputs)
+        return cls(min(model.percent, 99), details, outputs)  # only the commit of the end reports 100
 
 
 class Reporter:
-    """`observe` says what is to be told now; None while there is nothing to tell.
+    """`observe` returns the current progress, None while there is none.
 
-    `on_cancel` and `on_fenced` are called once each at most, from the loop. `stored` is the newest known record
-    of this attempt, `is_fenced` whether another one has the job.
+    `on_cancel` and `on_fenced` are each called at most once, from the loop. `stored` is the newest known record of this
+    attempt; `is_fenced` is true if another attempt holds the job.
     """
 
     def __init__(
@@ -85,10 +84,10 @@ class Reporter:
         self._stopping = False
         self._bell = Bell()
         self._heard_cancel = False
-        self._wrote_at = self._looked_at = asyncio.get_running_loop().time()
+        self._wrote_at = self._read_at = asyncio.get_running_loop().time()
 
     async def run(self, signal: Signal) -> None:
-        """Until `stop`; a bucket that does not answer is asked again at the next turn."""
+        """Report until `stop` is called. A failed bucket request is repeated at the next turn."""
         record = self.stored.record
         with signal.listen(job_topic(record.tenant, record.job_id)) as self._bell:
             while not self._stopping:
@@ -102,7 +101,7 @@ class Reporter:
                     logger.warning("progress of job %s could not be written: %s", record.job_id, error)
 
     def stop(self) -> None:
-        """Ends at once if it only waits; a write that is under way ends first, so that none is left unclear."""
+        """Stop the loop, at once if it waits. A write in flight ends first, so that its result is known."""
         self._stopping = True
         self._bell.ring()
 
@@ -115,11 +114,11 @@ class Reporter:
         snapshot = self._observe()
         changed = snapshot is not None and snapshot != self._written
         if (changed and since_write >= self._policy.interval_s) or since_write >= self._policy.heartbeat_s:
-            self._wrote_at = self._looked_at = now
+            self._wrote_at = self._read_at = now
             await self._write(snapshot)
-            await bell.wait(0)  # the write rang it
-        elif rung or now - self._looked_at >= self._policy.cancel_poll_s:
-            self._looked_at = now
+            await bell.wait(0)  # clears the ring that this write caused
+        elif rung or now - self._read_at >= self._policy.cancel_poll_s:
+            self._read_at = now
             record = self.stored.record
             self._notice(await self._jobs.read(record.tenant, record.job_id))
 

@@ -1,7 +1,7 @@
-"""`JobRunner`: a claimed job to the end of its attempt. Whatever happens, the record says how it ended.
+"""`JobRunner` runs a claimed job to the end of its attempt and commits how it ended.
 
-A fault of the machinery sends the job back to the queue while attempts are left (`workers.retries`). What the record
-cannot say, because the attempt was fenced or the worker is going away, is not written.
+An infrastructure fault returns the job to the queue while attempts are left (`workers.retries`). A fenced attempt
+writes nothing; a worker that shuts down releases its job.
 """
 
 import asyncio
@@ -39,12 +39,12 @@ from workflows.catalogue import Catalogue
 logger = logging.getLogger(__name__)
 
 LAST_WRITE_S = 3.0
-"""How long a worker that is told to stop may still take to say how its job ended, or to give it back."""
+"""Seconds that a stopping worker has to commit how its job ended, or to release it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerPolicy:
-    """`max_attempts`: as the reaper's; `log_interval_s`: between two writes of the job's log, seconds."""
+    """`max_attempts` is the same as the reaper's; `log_interval_s` is the time between two writes of the job's log."""
 
     max_attempts: int = 3
     log_interval_s: float = 10.0
@@ -67,14 +67,14 @@ class RunnerStores:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """`engine_suspect`: the engine must be restarted before the next job."""
+    """The job after its attempt. If `engine_suspect`, the engine must be restarted before the next job."""
 
     stored: StoredJob
     engine_suspect: bool = False
 
 
 class JobRunner:
-    """`log`: what the engine says, as it says it. `paths` are hidden in what tenants may read of it and of errors."""
+    """`log` is the engine's live output. `paths` are hidden wherever tenants read it, or errors."""
 
     def __init__(
         self,
@@ -93,9 +93,9 @@ class JobRunner:
         self._paths = paths or HostPaths()
 
     async def run(self, stored: StoredJob) -> RunResult:
-        """The job as the attempt left it: over, or queued again. `AttemptFenced` if another attempt holds it by now.
+        """Run the attempt; return the job finished or queued again. Cancelling this call releases the job.
 
-        When this is cancelled, the job goes back to the queue.
+        Raises `AttemptFenced` if another attempt holds the job.
         """
         interval_s = self._policy.log_interval_s
         log = JobLog(self._stores.logs, stored.record, self._log, self._paths, interval_s=interval_s)
@@ -105,11 +105,11 @@ class JobRunner:
         except BaseException:
             log.abandon()
             raise
-        concluded = await _seen_through(self._conclude(reached, outcome, log))
+        concluded = await _committed(self._conclude(reached, outcome, log))
         return RunResult(concluded, engine_suspect)
 
     async def _attempted(self, stored: StoredJob, log: JobLog) -> tuple[StoredJob, "_Outcome", bool]:
-        """The newest known record, how the attempt went, and whether the engine is suspect now."""
+        """Return the newest known record, the attempt's outcome, and whether the engine is suspect."""
         uploads = self._uploads(stored.record)
         attempt = self._attempt(stored, uploads)
         work = asyncio.create_task(self._perform(stored.record, attempt, uploads, log))
@@ -118,6 +118,7 @@ class JobRunner:
         try:
             with _time_limit(attempt, stored.record.timeout_s):
                 await asyncio.wait({work})
+            # The last report ends before the outcome is committed, so the two writes do not race.
             reporter.stop()
             await asyncio.wait({reporting})
         except asyncio.CancelledError:
@@ -132,9 +133,10 @@ class JobRunner:
         return reporter.stored, outcome, attempt.engine_suspect or isinstance(outcome.failure, EngineError)
 
     async def _perform(self, record: JobRecord, attempt: Attempt, uploads: OutputUploads, log: JobLog) -> "_Outcome":
-        """The attempt and its uploads; outputs that were stored before a failure are kept."""
+        """Perform the attempt and store its outputs. Outputs that were stored before a failure are kept."""
         failure = await _failure_of(attempt.perform())
         log.catch_up()
+        # The keys of the end are written in the same round as the last outputs, so that the end takes one round.
         writing = None if failure else asyncio.create_task(self._write_end_ahead(record))
         try:
             upload_failure = await _failure_of(attempt.store_outputs())
@@ -147,11 +149,11 @@ class JobRunner:
         return _Outcome(outputs, failure or upload_failure, details, attempt.node_errors, ahead)
 
     async def _write_end_ahead(self, record: JobRecord) -> KeysAhead | None:
-        """In the same round as the last outputs, so that the end itself takes one."""
+        """Write the keys of the job's completion; return None if the bucket fails."""
         try:
             return await self._stores.jobs.write_end_ahead(record)
         except StorageError:
-            return None  # they are written with the end
+            return None  # the commit of the end writes them
 
     def _reporter(
         self, stored: StoredJob, attempt: Attempt, uploads: OutputUploads, *, on_fenced: Callable[[], object]
@@ -188,8 +190,8 @@ class JobRunner:
         return Attempt(bench, claimed, uploads)
 
     async def _conclude(self, stored: StoredJob, outcome: "_Outcome", log: JobLog) -> StoredJob:
-        """Commit how the attempt ended, however long the bucket takes to come back (within reason). The log first."""
-        await log.finish()
+        """Commit how the attempt ended, with retries while the bucket is unavailable."""
+        await log.finish()  # before the commit, so that a finished job has its whole log
         attempt = stored.record.attempt
         details = outcome.details
 
@@ -232,7 +234,7 @@ class JobRunner:
 
 
 async def give_back(jobs: JobStore, clock: Clock, stored: StoredJob) -> None:
-    """To the queue, at once. Where that fails, the lease ends by itself."""
+    """Release a job to the queue. If this fails, the job returns to the queue when its lease expires."""
     record = stored.record
 
     def released(current: JobRecord) -> JobRecord:
@@ -255,7 +257,7 @@ class _Outcome:
 
 
 async def _failure_of(work: Awaitable[object]) -> WorkerError | None:
-    """What `work` raised, as the record will tell it."""
+    """Await `work` and return its failure, None on success; an unexpected exception becomes an internal error."""
     try:
         await work
     except WorkerError as error:
@@ -281,15 +283,16 @@ def _time_limit(attempt: Attempt, timeout_s: int) -> Iterator[None]:
 async def _stop(
     work: asyncio.Task[_Outcome], reporter: Reporter, reporting: asyncio.Task[None], uploads: OutputUploads
 ) -> None:
-    """End everything of the attempt and write nothing more."""
+    """Cancel the tasks of the attempt; nothing is written after this."""
     work.cancel()
     reporter.stop()
     await asyncio.gather(work, reporting, return_exceptions=True)
     await uploads.stop()
 
 
-async def _seen_through(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob:
-    """A job that is over is not run again because its worker was told to stop at that very moment."""
+async def _committed(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob:
+    """Await the last write of a job. A cancellation leaves it `LAST_WRITE_S` seconds to end."""
+    # Without this, a finished job would run again because its worker was stopped during the commit.
     writing = asyncio.create_task(last_write)
     try:
         return await asyncio.shield(writing)
@@ -301,7 +304,7 @@ async def _seen_through(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob
 
 
 def _detail(failure: WorkerError, attempt: int, paths: HostPaths) -> ErrorDetail:
-    """What the record, its events and the API say of a failure: the one place where an engine's words enter them."""
+    """Return a failure as the record, its events and the API report it: the only place where they take engine text."""
     detail = ErrorDetail(
         code=failure.code,
         message=paths.hidden(failure.message),

@@ -1,7 +1,7 @@
-"""How many jobs of a tenant are not over, by the hints of its lists: for quotas, without a counter that could drift.
+"""Counts a tenant's active jobs for quotas by their index keys, without a counter that could drift.
 
-A hint is written before the commit that needs it, so no job is missed but those that another process is just about to
-write. A stale hint counts one job too many, so before refusing, the caller recounts by the records (`audited`).
+An index key is written before its commit, so only jobs that another process is about to write are missed. A stale index
+key counts one job too many, so the caller recounts by the records before it refuses a job (`audited`).
 """
 
 from collections import Counter
@@ -19,9 +19,9 @@ from storage.jobs.record import Status
 from storage.jobs.store import JobStore
 
 COUNT_LIFE = timedelta(seconds=2)
-"""How long a count is believed. What this process accepts meanwhile is added to it."""
+"""Cache lifetime of a count. Jobs that this process accepts meanwhile are added to it."""
 AUDIT_EVERY = timedelta(seconds=60)
-"""The records cost a GET each: so they are looked at once in this time, and by hints alone in between."""
+"""Minimum time between two counts by the records, which cost one GET each."""
 AUDIT_PAGE = 200
 
 IdsOf = Callable[[str, Status, int], Awaitable[set[str]]]
@@ -29,13 +29,13 @@ IdsOf = Callable[[str, Status, int], Awaitable[set[str]]]
 
 @dataclass(slots=True)
 class ActiveJobs:
-    """`active` are queued or running."""
+    """`active` counts queued and running jobs."""
 
     queued: int
     active: int
 
     def add(self, jobs: int) -> None:
-        """Some were just accepted."""
+        """Add jobs that were just accepted."""
         self.queued += jobs
         self.active += jobs
 
@@ -51,8 +51,8 @@ class ActiveJobStore:
 
     @contextmanager
     def pending(self, tenant: str, job_ids: Iterable[str]) -> Iterator[None]:
-        """While this process writes these jobs every count of it has them in, whether or not their hints are there."""
-        ids = Counter(list(job_ids))  # one request may come twice at once
+        """Include these jobs in every count of this process while it writes them."""
+        ids = Counter(list(job_ids))  # the same request may be in flight twice
         self._pending[tenant] = self._pending.get(tenant, Counter()) + ids
         for seen in self._counts_under_way.get(tenant, ()):
             seen.update(ids)
@@ -64,17 +64,17 @@ class ActiveJobStore:
                 del self._pending[tenant]
 
     async def of(self, tenant: str, *, at_most: int) -> ActiveJobs:
-        """The tenant's load, to be changed by who accepts a job. Counted no further than `at_most` and a page."""
+        """Return the tenant's count, to which the caller adds accepted jobs; it stops one page above `at_most`."""
         if (kept := self._counted.get(tenant)) is not None:
             return kept[0]
         load = await self._count(tenant, at_most, self._ids)
-        if (kept := self._counted.get(tenant)) is not None:  # somebody counted at the same time: share that one
+        if (kept := self._counted.get(tenant)) is not None:  # counts that ran concurrently share one result
             return kept[0]
         self._counted.put(tenant, load)
         return load
 
     async def audited(self, tenant: str, *, at_most: int) -> ActiveJobs | None:
-        """The same by the records, and stale hints dropped; None if that was done a short while ago."""
+        """Count by the records and delete stale index keys; return None within `AUDIT_EVERY` of the last time."""
         if self._audited.get(tenant) is not None:
             return None
         self._audited.put(tenant, None)
@@ -83,7 +83,8 @@ class ActiveJobStore:
         return load
 
     async def _count(self, tenant: str, at_most: int, ids_of: IdsOf) -> ActiveJobs:
-        """With every job that this process writes at any time meanwhile: a LIST may have been too early for it."""
+        """Count the listed jobs and those that this process writes."""
+        # Jobs that become pending during the LISTs are added too: their index keys may be written after the LIST.
         pending = set(self._pending.get(tenant, ()))
         under_way = self._counts_under_way.setdefault(tenant, [])
         under_way.append(pending)

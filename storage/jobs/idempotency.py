@@ -1,11 +1,11 @@
-"""Idempotency keys: the same request twice makes one thing, whatever is lost in between.
+"""Idempotency keys: a repeated request creates one resource, whatever response was lost.
 
-The first request with a key claims it by a create-only write, which fixes the id of what will be made. Every later
-request with the same key makes, or finds, the thing of that id: also after a crash between claim and creation.
+The first request with a key claims it by a create-only write, which fixes the id of the resource. Each later request
+with the key creates or finds the resource of that id, even after a crash between the claim and the creation.
 
-A claim whose time is over is retired by a conditional write before it is deleted: a retired claim is never taken over,
-so the deletion cannot hit a newer claim. A process that was paused in between skips the delete; the next sweep retires
-the claim again.
+An expired claim is retired by a conditional write before it is deleted. A retired claim is never taken over, so the
+deletion cannot hit a newer claim. A process that was paused in between skips the delete; the next sweep retires the
+claim again.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from storage.errors import IdempotencyKeyReused, ObjectNotFound, PreconditionFai
 from storage.timers import Timer
 
 KEY_LIFE = timedelta(hours=24)
-"""Afterwards a key is free again."""
+"""Lifetime of a claim; afterwards the key may be used for another request."""
 
 CLEAN_UP_AFTER = KEY_LIFE + timedelta(hours=1)
 
 RETIREMENT = timedelta(minutes=10)
-"""How long a retired claim is left to the sweep that retired it, which deletes it within half of this or not at all."""
+"""Time for which a retired claim is left to the sweep that retired it, which deletes it within half of this time."""
 
 CLAIM_ATTEMPTS = 5
 RETRY_S = 0.2
@@ -35,7 +35,7 @@ RETRY_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`id` names what is made under the key; `is_first` tells who claimed it."""
+    """`id` is the id of the key's resource; `is_first` is true if this request claimed the key."""
 
     id: str
     is_first: bool
@@ -47,9 +47,9 @@ class IdempotencyStore:
         self._clock = clock
 
     async def known(self, tenant: str, scope: str, key: str, fingerprint: str) -> str | None:
-        """The id that an earlier request with this key has claimed; None without one.
+        """Return the id that an earlier request has claimed with this key, or None.
 
-        Writes the timer of a claim in the same round. `IdempotencyKeyReused` as in `claim`.
+        The same round writes the timer of a claim. Raises `IdempotencyKeyReused` as `claim` does.
         """
         digest = _digest(scope, key)
         found, _ = await asyncio.gather(
@@ -62,10 +62,11 @@ class IdempotencyStore:
     async def claim(
         self, tenant: str, scope: str, key: str, fingerprint: str, *, mine: str | None = None, is_armed: bool = False
     ) -> Claim:
-        """`IdempotencyKeyReused` if the key stands for a request of another fingerprint.
+        """Claim the key, or return its existing claim.
 
-        `scope` keeps the keys of different operations apart; `fingerprint` is a hash of the request's body; `mine` is
-        the id to claim the key for. `is_armed`: `known` was called before, and has written the timer.
+        `scope` separates the keys of different operations; `fingerprint` is a hash of the request's body; `mine` is the
+        id to claim. `is_armed`: `known` has already written the timer. Raises `IdempotencyKeyReused` if the key was
+        claimed with another fingerprint.
         """
         digest, mine = _digest(scope, key), mine or str(uuid.uuid4())
         name = keys.idempotency(tenant, digest)
@@ -90,7 +91,7 @@ class IdempotencyStore:
         raise StorageUnavailable("an idempotency key changes too fast to be claimed")
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """Remove a claim whose time is over."""
+        """Delete an expired claim."""
         name = keys.idempotency(timer.tenant, timer.id)
         found = await self._find(name)
         if found is None:
@@ -104,6 +105,7 @@ class IdempotencyStore:
         retired = json.dumps({**claim, "retired_at": now.isoformat()}).encode()
         await self._objects.replace(name, retired, etag=found.head.etag)
         if self._clock.now() - now >= RETIREMENT / 2:
+            # This process was paused: the claim may be retired again by now, and a late delete could hit a new claim.
             return Timer.new(now + RETIREMENT, "key", timer.tenant, timer.id, armed_at=now)
         await self._objects.delete(name)
         return None
@@ -120,7 +122,7 @@ class IdempotencyStore:
         try:
             return await self._objects.get(name)
         except ObjectNotFound:
-            return None  # it was removed in between: claim again
+            return None  # it was deleted after the create failed: claim again
 
     def _is_old(self, found: StoredObject) -> bool:
         claimed_at = datetime.fromisoformat(json.loads(found.body)["claimed_at"])

@@ -15,17 +15,17 @@ from storage.jobs.record import JobRecord, Status
 
 
 def index_keys(record: JobRecord) -> frozenset[str]:
-    """All but its row in the list of all jobs, which no change of the record touches."""
+    """Return all index keys except the row in the list of all jobs, which never changes."""
     return frozenset(_index_keys(record))
 
 
 def list_key(record: JobRecord) -> str:
-    """Its row in the list of all jobs, which stays until the job is removed."""
+    """Return the job's row in the list of all jobs, which is kept until the job is removed."""
     return ListEntry(record.created_at, record.job_id, None).key(record.tenant, None)
 
 
 def status_key(record: JobRecord, status: Status | None = None) -> str:
-    """Its row in the list of its status, or of another one."""
+    """Return the job's row in the list of its status, or of `status`."""
     entry = ListEntry(record.created_at, record.job_id, record.attempt)
     return entry.key(record.tenant, status or record.status)
 
@@ -39,10 +39,8 @@ def event_ref(record: JobRecord, event: JobEvent) -> EventRef:
 
 
 def endpoint_of(url: str) -> str:
-    """A receiver's short name in keys: a hash of its host and port, then one of the whole URL.
-
-    What follows `?` is often a token of one job, and makes no other receiver.
-    """
+    """Return a receiver's id in keys: a hash of its host and port, then one of the URL without its query."""
+    # The query is often a token of one job, so it does not make another receiver.
     receiver = url.partition("#")[0].partition("?")[0]
     host = receiver.partition("://")[2].partition("/")[0].lower()
     return _hash(host, HOST_DIGITS) + _hash(receiver, 16)

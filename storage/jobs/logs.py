@@ -1,4 +1,4 @@
-"""What the engine said during an attempt, as plain text beside the job. Written by its worker alone, at intervals."""
+"""The engine's log of each attempt, a plain text object that only the attempt's worker writes, at intervals."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ class LogStore:
         self._objects = objects
 
     async def write(self, tenant: str, job_id: str, attempt: int, lines: Sequence[str]) -> None:
-        """The attempt's whole log so far; each attempt has a log of its own, so that none writes over another's."""
+        """Write the attempt's whole log so far. Each attempt has its own log, so that none overwrites another's."""
         body = "".join(f"{line}\n" for line in lines).encode()
         await self._objects.put(keys.log(tenant, job_id, attempt), body, content_type=CONTENT_TYPE)
 
     async def read(self, tenant: str, job_id: str, attempt: int) -> str:
-        """`LogNotFound` where the attempt wrote none."""
+        """Return the attempt's log. Raises `LogNotFound`."""
         try:
             return (await self._objects.get(keys.log(tenant, job_id, attempt))).body.decode()
         except ObjectNotFound:
             raise LogNotFound(f"attempt {attempt} of job {job_id} has no log") from None
 
     async def tail(self, tenant: str, job_id: str, attempt: int, lines: int) -> tuple[str, ...] | None:
-        """The last lines; None where the attempt wrote none."""
+        """Return the last lines of the attempt's log; None if there is no log."""
         try:
             return tuple((await self.read(tenant, job_id, attempt)).splitlines()[-lines:])
         except LogNotFound:

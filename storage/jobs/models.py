@@ -1,4 +1,4 @@
-"""What a job's record is made of: frozen values without behaviour."""
+"""The parts of a job's record: frozen values without behaviour."""
 
 from datetime import datetime
 from typing import Any, Literal
@@ -13,12 +13,12 @@ TEST_TYPE = "comfyui.webhook.test.v1"
 
 
 def job_event_type(name: EventName) -> str:
-    """The CloudEvent's `type`."""
+    """Return the CloudEvent's `type`."""
     return f"comfyui.job.{name}.v1"
 
 
 class Input(Model):
-    """One value to set in the submitted graph. A medium is already staged: `value` is then its file name."""
+    """One value to set in the submitted graph. For an input file, `value` is its file name."""
 
     node: str
     field: str
@@ -26,7 +26,7 @@ class Input(Model):
 
 
 class Medium(Model):
-    """A file that ComfyUI must find in its input folder under `name`; its bytes lie in the bucket under `key`."""
+    """An input file that ComfyUI must find in its input folder under `name`; the bucket has its bytes under `key`."""
 
     name: str
     key: str
@@ -37,8 +37,8 @@ class Medium(Model):
 class Output(Model):
     """A file that a node produced, stored under `key`. `text` repeats the content of a short text.
 
-    `filename` is unlike that of every other output of the attempt. `subfolder` is where the node put it below ComfyUI's
-    folder. `is_preview`: in the folder for temporary files.
+    `filename` is unique among the attempt's outputs. `subfolder` is the node's folder below ComfyUI's output folder.
+    `is_preview`: the file was in ComfyUI's folder for temporary files.
     """
 
     filename: str
@@ -58,7 +58,7 @@ class Output(Model):
 
 
 class ProgressDetails(Model):
-    """`step` is the current sampler's, as "12/49"."""
+    """`step` is the step of the current sampler, such as "12/49"."""
 
     current_node: str | None = None
     nodes_completed: int = 0
@@ -67,10 +67,10 @@ class ProgressDetails(Model):
 
 
 class ErrorDetail(Model):
-    """Why a job failed. `code` is stable; `message` is for people; node fields when a node is to blame.
+    """Why a job failed. `code` is stable, `message` is for people; the node fields name the node that failed.
 
-    `retryable`: the same job may well succeed another time, for the fault was not its own. `log_tail`: the engine's
-    last lines, where the worker was lost and nobody is left to say more.
+    `retryable`: the fault was not the job's own, so it may succeed another time. `log_tail` has the engine's last lines
+    if the worker was lost.
     """
 
     code: str
@@ -87,9 +87,9 @@ class ErrorDetail(Model):
 class JobEvent(Model):
     """A webhook event, committed together with the change it reports. Immutable.
 
-    Events are numbered by `sequence`; `rev` is that of the version which an event was to be committed with. What the
-    record will not tell any more later is kept here: how far the job was, and the keys of the outputs that are news
-    (not their places: uploads end in any order).
+    Events are numbered by `sequence`; `rev` is the revision that the event was to be committed with. The event keeps
+    what the record later loses: the progress, and the keys of the new outputs. Positions would not do, since uploads
+    end in any order.
     """
 
     sequence: int
@@ -103,7 +103,7 @@ class JobEvent(Model):
 
 
 class Lease(Model):
-    """Who runs the job, and until when this is believed without a sign of life. The last one was at `renewed_at`."""
+    """The worker that runs the job, the lease's expiry and its last renewal."""
 
     worker: str
     expires_at: datetime
@@ -111,10 +111,10 @@ class Lease(Model):
 
 
 class Runtime(Model):
-    """What an attempt runs on, as its worker knows it. `gpu` is None without one, or where it is not known.
+    """The machine and engine of an attempt, as reported by its worker. `gpu` is None without one, or if it is unknown.
 
-    `usd_per_s` is the GPU's price when the attempt began: prices change, and what a job has cost does not. `start` is
-    how long each phase of the worker's start took, seconds; None for a job that found its worker ready.
+    `usd_per_s` is the GPU's price when the attempt began, so that a later price does not change the job's cost. `start`
+    has the seconds of each phase of the worker's start; None if the worker was ready before the job.
     """
 
     worker: str
@@ -126,7 +126,7 @@ class Runtime(Model):
 
 
 class GpuTime(Model):
-    """How long workers with this GPU held a job. `usd` is None where no price is known, or there is no GPU."""
+    """How long workers with this GPU held a job. `usd` is None without a GPU or a known price."""
 
     gpu: str | None
     seconds: float

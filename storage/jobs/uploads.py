@@ -1,7 +1,7 @@
-"""Presigned uploads: what was promised to an uploader, and whether the bytes arrived.
+"""Presigned uploads: their records, and the check that the bytes arrived.
 
-The presigned PUT is bound to length and type and creates only, so an upload never changes after its use. It may be
-used for `retain_s`; its bytes stay as long as a job that uses them has not ended.
+The presigned PUT is create-only and bound to a length and a type, so an upload never changes. New jobs may use it for
+`retain_s`; its bytes are kept until every job that uses them has ended.
 """
 
 import uuid
@@ -19,7 +19,7 @@ from storage.model import Model
 from storage.timers import Timer
 
 SUBMISSION = timedelta(hours=1)
-"""Longer than a submission may take that found the upload usable and has not said yet that it uses it."""
+"""Exceeds the time between a submission's check of an upload and the record of its use."""
 STILL_USED = timedelta(hours=6)
 
 
@@ -36,12 +36,12 @@ class UploadRecord(Model):
 
     @property
     def key(self) -> str:
-        """Where the bytes lie."""
+        """The key of the uploaded bytes."""
         return keys.upload_data(self.tenant, self.upload_id)
 
 
 class UploadStore:
-    """`expires_s`: how long a presigned URL may be used; `retain_s`: how long the upload may be used in new jobs."""
+    """`expires_s` is the lifetime of a presigned URL; `retain_s` is how long new jobs may use an upload."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class UploadStore:
     async def create(
         self, tenant: str, *, size_bytes: int, content_type: str, filename: str | None, upload_id: str | None = None
     ) -> tuple[UploadRecord, SignedRequest]:
-        """`upload_id` is given where it was fixed before; an upload of that id that exists is signed again."""
+        """Create an upload and presign its PUT. An existing upload of `upload_id` is presigned again."""
         now = self._clock.now()
         record = UploadRecord(
             tenant=tenant,
@@ -83,8 +83,11 @@ class UploadStore:
         return record, signed
 
     async def resolve(self, tenant: str, upload_id: str) -> UploadRecord:
-        """`UploadNotFound` for an unknown or old id, `UploadIncomplete` while the promised bytes are not there,
-        `MediumRefused` for bytes of no listed format."""
+        """Return an upload whose bytes have arrived.
+
+        Raises `UploadNotFound` for an unknown or expired id, `UploadIncomplete` if bytes are missing, and
+        `MediumRefused` if their format is not listed.
+        """
         record = await self._read(tenant, upload_id)
         if self._clock.now() - record.created_at >= self._retain:
             raise UploadNotFound(upload_id)
@@ -99,7 +102,7 @@ class UploadStore:
         return record
 
     async def is_known(self, tenant: str, upload_id: str) -> bool:
-        """Whether there is such an upload, whatever became of its bytes."""
+        """Whether the upload exists, with or without its bytes."""
         try:
             await self._read(tenant, upload_id)
         except UploadNotFound:
@@ -107,11 +110,11 @@ class UploadStore:
         return True
 
     async def use(self, tenant: str, upload_id: str, job_id: str) -> None:
-        """Keep the bytes until this job, which is about to be written, has ended."""
+        """Keep the bytes until this job has ended. Call it before the job is written."""
         await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """Remove an upload whose time is over and that no job needs any more."""
+        """Delete an expired upload once no job needs it."""
         now, uses = self._clock.now(), keys.upload_uses(timer.tenant, timer.id)
         page = await self._objects.list(uses)
         job_ids = [key.removeprefix(uses) for key in page.keys]
@@ -124,7 +127,7 @@ class UploadStore:
         return None
 
     def _timer(self, record: UploadRecord) -> Timer:
-        """When the upload, and its URL, can no longer be used."""
+        """Return the timer of the time when neither the upload nor its URL can be used."""
         ends_at = max(record.created_at + self._retain, record.expires_at)
         return Timer.new(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id, armed_at=record.created_at)
 
@@ -143,7 +146,7 @@ class UploadStore:
 
 
 def _check_type(record: UploadRecord, start: bytes) -> None:
-    """Of a listed format; and a picture, a video or a sound is what it was promised to be."""
+    """Check that the format is listed and that an image, video or sound has its declared type."""
     found = listed_format(start, record.size_bytes, data=True)
     family = record.content_type.partition("/")[0].lower()
     if family in ("image", "video", "audio") and found.partition("/")[0] != family:

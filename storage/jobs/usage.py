@@ -1,14 +1,14 @@
-"""What a job has cost: how long workers held it, by GPU, and what Modal asks for that.
+"""The GPU time of a job, and its price on Modal.
 
-Time counts from a claim to the end of its attempt, the loading of models included: the GPU is taken meanwhile. What a
-container costs before and after, its start and its idle window, belongs to no job.
+Time counts from a claim to the end of its attempt, the loading of models included, since the GPU is in use. A
+container's start and its idle window are not charged to a job.
 """
 
 from storage.jobs.models import GpuTime, Runtime
 
 
 def with_time(usage: tuple[GpuTime, ...], runtime: Runtime | None, seconds: float) -> tuple[GpuTime, ...]:
-    """`usage` and an attempt of so many seconds; one entry a GPU, the last one used at the end."""
+    """Add the seconds of an attempt to `usage`, which has one entry per GPU, the last one used at the end."""
     gpu = None if runtime is None else runtime.gpu
     price = None if runtime is None or gpu is None else runtime.usd_per_s
     seconds = max(0.0, seconds)
@@ -23,7 +23,8 @@ def total_seconds(usage: tuple[GpuTime, ...]) -> float:
 
 
 def total_usd(usage: tuple[GpuTime, ...]) -> float | None:
-    """None where the price of a GPU is not known: a part would pass for the whole. Time without a GPU is free."""
+    """Return the total price; None if the price of a GPU is unknown. Time without a GPU is free."""
+    # A partial sum would look like the total, so it is not returned.
     priced = [one.usd for one in usage if one.gpu is not None]
     known = [usd for usd in priced if usd is not None]
     return round(sum(known), 6) if known and len(known) == len(priced) else None

@@ -1,6 +1,7 @@
-"""Which attention was chosen on a GPU before, so that it need not be tried at every start. A hint.
+"""Earlier choices of attention, so that a worker need not measure it at every start.
 
-One object a pool, with the newest choices; the last writer wins. A choice is valid for one image, GPU and driver.
+There is one object per pool, with the newest choices; the last writer wins. A choice is valid for one image, GPU and
+driver. A missing or lost choice only costs another measurement.
 """
 
 import logging
@@ -14,11 +15,11 @@ from storage.pools.worker_facts import AttentionChoice
 logger = logging.getLogger(__name__)
 
 MOST_CHOICES = 16
-"""Of a pool: a few GPUs, drivers and images at a time."""
+"""Choices kept per pool, enough for a few GPUs, drivers and images."""
 
 
 class _Choices(Model):
-    """By what they are valid for, the oldest first."""
+    """The choices by the image, GPU and driver that they are valid for, the oldest first."""
 
     choices: dict[str, AttentionChoice]
 
@@ -28,7 +29,7 @@ class AttentionStore:
         self._objects = objects
 
     async def recall(self, pool: str, valid_for: str) -> AttentionChoice | None:
-        """One GET."""
+        """Return the earlier choice, or None, for one GET."""
         return (await self._read(pool)).choices.get(valid_for)
 
     async def remember(self, pool: str, valid_for: str, choice: AttentionChoice) -> None:

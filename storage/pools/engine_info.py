@@ -1,13 +1,13 @@
-"""What the deployed engine can do (ComfyUI's object_info): published where it is known, read where jobs are accepted.
+"""The capabilities of the deployed engine (ComfyUI's object_info), published by workers and read by the API.
 
-One object a pool, replaced as a whole by every publication, with the time and the ComfyUI version: the image's check at
-a deployment publishes, and every worker when its engine is ready and now and then while it lives. What was published
-must not refuse a valid job for ever, as a refused job starts no worker that would know better:
-- Classes and choices belong to the deployment's code, and a deployment publishes. Yet a worker of the last deployment
-  may publish after it. So they are believed for INFO_LIFE; then graphs are checked for their structure alone.
-- The files that loaders list change under a deployment that stands. They are believed for FILES_LIFE after an engine
-  that had the models mounted listed them, and `files_changed` (for whoever adds models) ends that at once.
-Either way the next job is let through, and the worker that it starts publishes anew.
+There is one object per pool, with the time and the ComfyUI version. A deployment's check of its image publishes it, and
+so does every worker when its engine is ready and at intervals while it runs. Outdated information must not refuse a
+valid job for ever, because a refused job starts no worker that would update it:
+- Classes and choices belong to the deployment's code, but a worker of the previous deployment may publish after the new
+  one did. So they are valid for INFO_LIFE; then graphs are checked for their structure alone.
+- The files that loaders list can change without a deployment. They are valid for FILES_LIFE after an engine with
+  mounted models listed them; `files_changed`, called after models were added, ends that at once.
+In both cases the next job is accepted, and the worker that it starts publishes again.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from workflows.catalogue import Catalogue
 
 CACHE_LIFE = timedelta(seconds=60)
 ABSENT_LIFE = timedelta(seconds=2)
-"""While nobody has published yet, look again soon: a fresh deployment publishes within its first minute."""
+"""Cache lifetime of a missing object, short because a new deployment publishes within its first minute."""
 FILES_LIFE = timedelta(hours=1)
 INFO_LIFE = timedelta(hours=24)
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """`files_listed`: the models were mounted when the engine was asked."""
+    """`files_listed`: the models were mounted when the engine listed its files."""
 
     object_info: dict[str, Any]
     comfyui_version: str | None
@@ -62,7 +62,7 @@ class EngineInfo:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What was read, and parsed once: for as long as the object has this ETag."""
+    """The parsed object, reused while the object has this ETag."""
 
     etag: str
     info: EngineInfo
@@ -85,14 +85,14 @@ class EngineInfoStore:
         comfyui_version: str | None = None,
         files_listed: bool = True,
     ) -> EngineInfo:
-        """This is what the pool's engine can do from now on. `files_listed` is false where no models were mounted."""
+        """Publish the engine's capabilities. `files_listed` is false if no models were mounted."""
         info = EngineInfo(object_info, comfyui_version, self._clock.now(), files_listed)
         body = await asyncio.to_thread(info.to_bytes)
         await self._objects.put(keys.engine_info(pool), body, content_type="application/gzip")
         return info
 
     async def files_changed(self, pool: str) -> None:
-        """Models were added: what is published of files is no longer believed. Readers notice within CACHE_LIFE."""
+        """Invalidate the published file lists after models were added. Readers notice within CACHE_LIFE."""
         key = keys.engine_info(pool)
         try:
             stored = await self._objects.get(key)
@@ -105,7 +105,7 @@ class EngineInfoStore:
             await self.files_changed(pool)
 
     async def catalogue(self, pool: str) -> Catalogue:
-        """What graphs for this pool are judged by; the parsed classes are kept for as long as nothing is published."""
+        """Return the catalogue that graphs for this pool are checked against."""
         read = await self._read(pool)
         if read is None:
             return Catalogue.absent()

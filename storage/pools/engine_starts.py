@@ -1,11 +1,11 @@
-"""How the starts of a pool's engine went of late, so that an engine that cannot start is not started for ever.
+"""The recent starts of a pool's engine: a breaker that ends endless restarts.
 
     a start begins ──▶ it succeeds: the count is 0 again
                    ──▶ it fails, or its container dies: one more failure in a row
     as many failures as allowed ──▶ no worker is started for a pause; then one may try
 
-One object a pool, changed by conditional writes. A start is written before it begins and renewed while it lasts: so a
-container that is killed while its engine starts, and cannot report anything, counts as well.
+One object per pool is changed by conditional writes. A start is recorded before it begins and renewed while it lasts,
+so a container that is killed during the start counts as a failure without a report.
 """
 
 import logging
@@ -28,13 +28,12 @@ MAX_FAILED_STARTS = 3
 PAUSE_S = 300.0
 CACHE_LIFE = timedelta(seconds=5)
 MOST_STARTING = 100
-"""Starts that are remembered at once; of more, the oldest are forgotten."""
+"""Maximum concurrent starts in the record; beyond it the oldest are discarded."""
 DIED = "its container ended while the engine was starting"
 
 
 class Starting(Model):
-    """A start that has not ended. The last sign of life was at `renewed_at`; `is_counted`: too long ago, so that it
-    counts as a failure already."""
+    """A start that has not ended, renewed at `renewed_at`. `is_counted`: it has expired and counts as a failure."""
 
     worker: str
     renewed_at: datetime
@@ -42,7 +41,7 @@ class Starting(Model):
 
 
 class FailedStart(Model):
-    """`log_tail`: the engine's last lines."""
+    """`log_tail` has the engine's last lines."""
 
     worker: str
     at: datetime
@@ -51,7 +50,7 @@ class FailedStart(Model):
 
 
 class EngineStarts(Model):
-    """`failures` in a row; `last` is the latest of them. Each method gives the record after the change."""
+    """`failures` counts those in a row; `last` is the latest. Each method returns the record after the change."""
 
     nonce: str = ""
     failures: int = 0
@@ -59,13 +58,13 @@ class EngineStarts(Model):
     starting: tuple[Starting, ...] = ()
 
     def counted(self, now: datetime, lease: timedelta) -> "EngineStarts":
-        """With the starts that gave no sign of life for a lease counted as failures."""
+        """Count the starts that were not renewed for a lease as failures."""
         dead = [one for one in self.starting if not one.is_counted and one.renewed_at + lease <= now]
         if not dead:
             return self
         latest = max(dead, key=lambda one: one.renewed_at)
         ended = FailedStart(worker=latest.worker, at=latest.renewed_at + lease, message=DIED)
-        # What an engine said before it failed tells more than a container that ended without a word.
+        # An engine's own message explains more than the end of a container, so it is kept.
         last = self.last.model_copy(update={"at": max(self.last.at, ended.at)}) if self.last else ended
         starting = tuple(one.model_copy(update={"is_counted": True}) if one in dead else one for one in self.starting)
         return self.model_copy(update={"failures": self.failures + len(dead), "last": last, "starting": starting})
@@ -82,7 +81,8 @@ class EngineStarts(Model):
         return self.model_copy(update={"starting": tuple(one for one in self.starting if one.worker != worker)})
 
     def failed(self, failure: FailedStart) -> "EngineStarts":
-        """One that was slow to show life, and was taken for dead, counts once."""
+        """Count a start as failed."""
+        # A slow start whose lease had expired has been counted already.
         is_counted = any(one.is_counted for one in self.starting if one.worker == failure.worker)
         failures = self.failures + (0 if is_counted else 1)
         return self.without(failure.worker).model_copy(update={"failures": failures, "last": failure})
@@ -93,7 +93,7 @@ class EngineStarts(Model):
 
 @dataclass(frozen=True, slots=True)
 class StartPolicy:
-    """After `max_failures` in a row no worker is started for `pause`; a start without a sign of life for `lease` has
+    """After `max_failures` in a row no worker is started for `pause`. A start that is not renewed within `lease` has
     failed."""
 
     max_failures: int = MAX_FAILED_STARTS
@@ -103,7 +103,7 @@ class StartPolicy:
 
 @dataclass(frozen=True, slots=True)
 class StartState:
-    """`paused_until` is None where another start may be tried."""
+    """`paused_until` is None if another start may be tried."""
 
     failures: int
     last: FailedStart | None
@@ -117,7 +117,7 @@ class StartState:
 
 
 WELL = StartState(0, None, is_exhausted=False, paused_until=None)
-"""Of a pool whose latest start went well, or that had none."""
+"""The state of a pool whose latest start succeeded, or that had none."""
 
 
 class EngineStartStore:
@@ -128,7 +128,7 @@ class EngineStartStore:
         self._states: ShortLived[StartState] = ShortLived(clock, life=CACHE_LIFE, size=64)
 
     async def state(self, pool: str) -> StartState:
-        """One GET."""
+        """Return the pool's state, for one GET."""
         starts, _ = await self._read(pool)
         state = self._judged(starts.counted(self._clock.now(), self.policy.lease))
         self._states.put(pool, state)
@@ -143,7 +143,7 @@ class EngineStartStore:
         return StartState(starts.failures, last, is_exhausted=True, paused_until=None if is_over else until)
 
     async def recent_state(self, pool: str) -> StartState:
-        """The same, up to `CACHE_LIFE` old."""
+        """Return the pool's state, at most `CACHE_LIFE` old."""
         cached = self._states.get(pool)
         return await self.state(pool) if cached is None else cached[0]
 
@@ -151,11 +151,11 @@ class EngineStartStore:
         await self._evolve(pool, lambda starts: starts.begun(worker, self._clock.now()))
 
     async def renew(self, pool: str, worker: str) -> None:
-        """The sign of life of a start that has begun."""
+        """Renew the lease of a start that has begun."""
         await self._evolve(pool, lambda starts: starts.renewed(worker, self._clock.now()))
 
     async def withdraw(self, pool: str, worker: str) -> None:
-        """The start was given up for a reason that is not the engine's."""
+        """Remove a start that ended for a reason other than the engine."""
         await self._evolve(pool, lambda starts: starts.without(worker))
 
     async def fail(self, pool: str, worker: str, message: str, log_tail: tuple[str, ...] = ()) -> None:
@@ -166,7 +166,7 @@ class EngineStartStore:
         await self._evolve(pool, lambda starts: starts.succeeded(worker))
 
     async def forget(self, pool: str) -> None:
-        """Another version was deployed: what was before says nothing of it."""
+        """Delete the record, since a new deployment does not inherit its failures."""
         await self._objects.delete(keys.engine_starts(pool))
         self._states.put(pool, WELL)
 
@@ -179,7 +179,7 @@ class EngineStartStore:
         await compare_and_swap(f"how pool {pool} starts", lambda: self._read(pool), write)
 
     async def _read(self, pool: str) -> tuple[EngineStarts, str | None]:
-        """A record that this version cannot read counts as empty, and is replaced."""
+        """Return the record and its ETag. A record that this version cannot read counts as empty and is replaced."""
         key = keys.engine_starts(pool)
         try:
             stored = await self._objects.get(key)
@@ -193,7 +193,7 @@ class EngineStartStore:
 
 
 class PausingLauncher:
-    """A `Launcher` that asks for no worker of a pool whose engine could not be started, until its pause is over."""
+    """A `Launcher` that requests no worker of a pool while its engine starts are paused."""
 
     def __init__(self, launcher: Launcher, starts: EngineStartStore) -> None:
         self._launcher = launcher

@@ -1,6 +1,6 @@
-"""How long recent jobs of one workflow shape took, for `estimated_time`. The last writer wins.
+"""The run times of recent jobs of one workflow shape, for `estimated_time`. The last writer wins.
 
-A run that the estimate has foreseen is not written: most jobs cost no request here.
+A run time close to the estimate is not written, so most jobs cost no request.
 """
 
 import json
@@ -16,7 +16,7 @@ from storage.errors import ObjectNotFound
 RECENT = 20
 CACHE_LIFE = timedelta(seconds=60)
 FORESEEN = 0.2
-"""How far a run may be from the estimate, as a share of it, and is not written; never less than half a second."""
+"""Relative deviation from the estimate up to which a run time is not written, at least `MIN_FORESEEN_S`."""
 MIN_FORESEEN_S = 0.5
 
 
@@ -26,7 +26,7 @@ class RuntimeStore:
         self._cache: ShortLived[list[float]] = ShortLived(clock, life=CACHE_LIFE)
 
     async def record(self, tenant: str, shape: str, seconds: float) -> None:
-        """Remember one run; two workers at once may lose one of theirs, which a median survives."""
+        """Record one run time. Concurrent workers may lose one, which hardly changes the median."""
         key = keys.runtimes(tenant, shape)
         known = await self._read(key)
         if known and abs(seconds - (median := statistics.median(known))) <= max(FORESEEN * median, MIN_FORESEEN_S):
@@ -36,7 +36,7 @@ class RuntimeStore:
         self._cache.put(key, recent)
 
     async def estimate(self, tenant: str, shape: str) -> int | None:
-        """The median in whole seconds, at least 1; None for a shape that never completed."""
+        """Return the median in whole seconds, at least 1; None for a shape that never completed."""
         recent = await self._read(keys.runtimes(tenant, shape))
         return max(1, round(statistics.median(recent))) if recent else None
 

@@ -1,7 +1,7 @@
-"""What the worker of a pool that started last runs on: published by it, read by GET /v1/system. A hint.
+"""The machine and engine of the pool's newest worker, published by the worker and read by GET /v1/system.
 
-One object a pool; the last writer wins, and the worker may be gone by now. A hint that this version cannot read counts
-as absent: the next worker writes it anew.
+There is one object per pool; the last writer wins, and the worker may have ended. An object that this version cannot
+read counts as absent; the next worker replaces it.
 """
 
 import logging
@@ -17,10 +17,10 @@ logger = logging.getLogger(__name__)
 
 
 class AttentionChoice(Model):
-    """Which attention ComfyUI was started with, and why. `backend` and `flag` are None where it is not ours to choose.
+    """The attention that ComfyUI was started with, and why. `backend` and `flag` are None if the user chose it.
 
-    `capability` is the GPU's architecture as "8.9"; times are of the same work, in milliseconds; `cosine` is the
-    similarity of SageAttention's results to those of torch. All of them None where they were not measured.
+    `capability` is the GPU's architecture, such as "8.9"; times are of the same work, in milliseconds; `cosine` is the
+    similarity of SageAttention's results to torch's. Values that were not measured are None.
     """
 
     backend: Literal["sage", "sdpa"] | None
@@ -36,7 +36,7 @@ class AttentionChoice(Model):
 
 
 class WorkerFacts(Model):
-    """`gpu` is the driver's name of it; None without one. `engine` is `comfyui` or `lite`."""
+    """`gpu` is the driver's name of the GPU, None without one. `engine` is `comfyui` or `lite`."""
 
     worker: str
     started_at: datetime
@@ -48,7 +48,7 @@ class WorkerFacts(Model):
     gpu_memory_bytes: int | None = None
     attention: AttentionChoice
     isolation: str | None = None
-    """What keeps the engine apart from its worker; None if that worker was older."""
+    """The sandbox that isolates the engine from its worker; None if the worker was older."""
 
 
 class WorkerFactsStore:
@@ -60,7 +60,7 @@ class WorkerFactsStore:
         await self._objects.put(keys.worker_facts(pool), body, content_type="application/json")
 
     async def read(self, pool: str) -> WorkerFacts | None:
-        """None if no worker of this pool has told yet."""
+        """Return the newest worker's facts; None if no worker of this pool has published any."""
         key = keys.worker_facts(pool)
         try:
             return read_as(WorkerFacts, key, (await self._objects.get(key)).body)

@@ -10,7 +10,7 @@ from storage.jobs.record import DAY_S, Status
 from storage.launcher import NoLauncher
 from tests.support.records import a_job
 from tests.support.shop import Shop
-from workers.upkeep.backlog import LOOKED_AT
+from workers.upkeep.backlog import MAX_CHECKED
 
 pytestmark = pytest.mark.anyio
 
@@ -84,7 +84,7 @@ async def test_what_waited_too_long_is_found_behind_better_jobs(shop: Shop) -> N
     """More wait before it than a sweep looks at."""
     old = await shop.queued(priority=-1)
     shop.pass_time(days=7, seconds=1)
-    for _ in range(LOOKED_AT):
+    for _ in range(MAX_CHECKED):
         await shop.queued()
     shop.pass_time(31)
     await shop.reaper.sweep()

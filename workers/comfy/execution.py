@@ -1,9 +1,9 @@
-"""One prompt from submission to history: the driver.
+"""Drives one prompt from its submission to its entry in ComfyUI's history.
 
-The WebSocket tells what happens; GET /history tells what is true. Messages can be lost (a broken socket replays
-nothing), history can lag behind the success message, an interrupt can be lost, and a prompt that was deleted, or
-whose server restarted, says nothing at all. So history is polled, interrupts are repeated, and outputs whose
-message was missed are delivered from history before the end.
+The WebSocket reports progress; GET /history is the source of truth. Messages can be lost (a broken socket replays
+nothing), history can lag behind the success message, an interrupt can be lost, and a prompt that was deleted, or whose
+server restarted, sends no message at all. So history is polled, interrupts are repeated, and outputs whose message was
+missed are delivered from history before the end.
 """
 
 import asyncio
@@ -42,13 +42,11 @@ logger = logging.getLogger(__name__)
 
 
 class Execution:
-    """Iterate once, in `contextlib.aclosing`. Afterwards `history` is what ComfyUI recorded.
+    """Iterate once, in `contextlib.aclosing`. Afterwards `history` is ComfyUI's entry of the prompt.
 
-    `node_errors` are known from the first message on: why ComfyUI runs only some of the outputs. None if it was not
-    heard.
-
-    Whoever stops following before the end leaves `was_abandoned` true: the prompt was withdrawn, but the node that ran
-    may still be at it.
+    `node_errors` is known from the first message on: why ComfyUI runs only some of the outputs, None if it did not
+    respond. If the iteration ends early, `was_abandoned` is true: the prompt was withdrawn, but its current node may
+    still run.
 
     Raises `PromptRefused`, `NodeFailed`, `OutOfMemory`, `JobCancelled` after `cancel()`, `EngineUnavailable` and
     `EngineStalled`; outputs that were finished before are delivered first.
@@ -71,14 +69,14 @@ class Execution:
         self._polled_at = 0.0
         self._heard_at = 0.0
         self._settling_until = 0.0
-        self._look_now = False
+        self._poll_now = False
         self._is_running = False
         self._has_ended = False
         self._node: str | None = None
         self._delivered: set[str] = set()
 
     def cancel(self) -> None:
-        """Ask ComfyUI to stop: interrupts are sent until history shows the end."""
+        """Interrupt the prompt; interrupts are repeated until history shows the end."""
         if self._cancelled_at is None:
             self._cancelled_at = _now()
             self._inbox.wake()
@@ -98,7 +96,7 @@ class Execution:
                 message = await self._inbox.get(self._wait_s())
                 if message is not None and self._is_news(message):
                     yield message
-                failure = await self._look(idle=message is None)
+                failure = await self._check(idle=message is None)
             if failure is None:
                 async for message in self._last_messages():
                     yield message
@@ -116,14 +114,15 @@ class Execution:
             raise self._blamed(failure)
 
     def _blamed(self, failure: WorkerError) -> WorkerError:
-        """An engine that was lost was lost at some node: most likely it is to blame."""
+        """Attribute an engine crash to the node that was running."""
         if isinstance(failure, EngineError) and failure.node_id is None and self._node is not None:
             failure.node_id = self._node
             failure.class_type = self._prompt.graph.get(self._node, {}).get("class_type")
         return failure
 
     async def _submit(self) -> None:
-        """Connected first, so that no message is missed. Without a socket, history still tells."""
+        """Submit the prompt once the socket is connected, or without it after `connect_s`."""
+        # ComfyUI replays nothing, so the socket comes first. Without one, history still reports the outcome.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._policy.connect_s):
                 await self._connected.wait()
@@ -138,7 +137,7 @@ class Execution:
         self._heard_at = self._polled_at = _now()
 
     async def _withdraw(self) -> None:
-        """It must not run on, and hold up what comes next. An interrupt can be lost: until it has left the queue."""
+        """Interrupt an abandoned prompt until it has left ComfyUI's queue, so that it does not delay the next one."""
         with contextlib.suppress(TimeoutError, EngineUnavailable):
             async with asyncio.timeout(self._policy.withdraw_s):
                 await self._engine.interrupt(self._prompt.prompt_id)
@@ -147,7 +146,7 @@ class Execution:
                     await self._engine.interrupt(self._prompt.prompt_id)
 
     async def _answered(self, call: Awaitable[T]) -> T:
-        """What the engine answers. `EngineStalled` when it has not done so by the end of the grace after `cancel()`."""
+        """Await an engine call. Raises `EngineStalled` if it has not returned `interrupt_grace_s` after `cancel()`."""
         try:
             async with asyncio.timeout_at(self._give_up_at) as self._patience:
                 return await call
@@ -157,14 +156,12 @@ class Execution:
         finally:
             self._patience = None
 
-    # Listening.
-
     async def _listen(self) -> None:
-        """Drains the socket without pause. A new one is opened only after the old one is closed: two sockets of one
-        client silence each other."""
+        """Read the socket into the inbox, and reconnect with backoff."""
         delay_s = self._policy.reconnect_s
         while True:
             try:
+                # The old socket is closed first: two sockets of one client id silence each other.
                 async with self._engine.connect(self._prompt.client_id) as messages:
                     self._connected.set()
                     delay_s = self._policy.reconnect_s
@@ -173,13 +170,13 @@ class Execution:
             except EngineUnavailable as error:
                 logger.debug("%s", error)
             self._connected.clear()
-            self._look_now = True
+            self._poll_now = True
             self._inbox.wake()
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, 8 * self._policy.reconnect_s)
 
     def _is_news(self, message: Message) -> bool:
-        """Of this prompt, and not delivered before."""
+        """Whether a message is of this prompt and was not delivered before."""
         if not self._is_ours(message):
             return False
         self._heard_at = _now()
@@ -191,23 +188,26 @@ class Execution:
             case Executing(node=str(node)):
                 self._node = node
             case ExecutionSuccess() | Executing(node=None):
+                # History lags behind this message, so it is polled at a short interval for a while.
                 self._settling_until = _now() + self._policy.settling_s
                 self._has_ended = self._has_ended or isinstance(message, Executing)
-                self._look_now, self._is_running = True, False
+                self._poll_now, self._is_running = True, False
             case ExecutionError() | ExecutionInterrupted():
-                self._look_now = True
+                self._poll_now = True
         return True
 
     def _is_ours(self, message: Message) -> bool:
-        """ComfyUI runs one prompt at a time: what carries no id is ours while ours runs, else someone's broadcast."""
+        """Whether a message belongs to this prompt."""
         prompt_id = getattr(message, "prompt_id", None)
         if prompt_id == self._prompt.prompt_id or (isinstance(message, Executing) and prompt_id is None):
             self._is_running = True  # an `executing` without an id greets a client that comes back
             return True
+        # ComfyUI runs one prompt at a time: a message without an id is ours while ours runs, else another's broadcast.
         return prompt_id is None and self._is_running
 
     async def _last_messages(self) -> AsyncIterator[Message]:
-        """History can be seen before the socket's last messages are: wait for the one that ends the prompt."""
+        """Yield messages up to the one that ends the prompt, or until `linger_s` is over."""
+        # History may show the end before the socket's last messages arrive.
         deadline = _now() + self._policy.linger_s
         while self._connected.is_set() and not self._has_ended and _now() < deadline:
             message = await self._inbox.get(deadline - _now())
@@ -215,7 +215,7 @@ class Execution:
                 yield message
 
     def _left_over(self) -> Iterator[Message]:
-        """What the inbox still holds, then outputs that no message told of."""
+        """Yield the messages left in the inbox, then outputs of the history whose message was missed."""
         while (message := self._inbox.get_nowait()) is not None:
             if self._is_news(message):
                 yield message
@@ -224,18 +224,16 @@ class Execution:
                 self._delivered.add(node)
                 yield Executed(self._prompt.prompt_id, node, node, output)
 
-    # Looking at the truth.
-
     def _wait_s(self) -> float:
         if _now() < self._settling_until:
             return self._policy.settle_s
         return self._policy.poll_s if self._cancelled_at is None else self._policy.interrupt_every_s
 
-    async def _look(self, *, idle: bool) -> WorkerError | None:
-        """Poll history when it is due and see to a cancellation; returns why to give up, if one must."""
+    async def _check(self, *, idle: bool) -> WorkerError | None:
+        """Poll history if it is due and repeat an interrupt; return the failure if the prompt must be given up."""
         now = _now()
-        if idle or self._look_now or now - self._polled_at >= self._policy.poll_s:
-            self._look_now, self._polled_at = False, now
+        if idle or self._poll_now or now - self._polled_at >= self._policy.poll_s:
+            self._poll_now, self._polled_at = False, now
             try:
                 self.history = await self._answered(self._poll.ask(now))
             except PromptVanished as vanished:

@@ -1,6 +1,6 @@
-"""Outputs on their way to the bucket, while later nodes still run.
+"""Uploads outputs to the bucket while later nodes still run.
 
-Listed in the order in which nodes finished, then in each node's own order, whichever upload ends first.
+Outputs are listed in the order in which their nodes finished, then in each node's own order.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from workflows.messages import Executed
 
 @dataclass(frozen=True, slots=True)
 class AttemptKeys:
-    """Where one attempt's outputs go: never over another attempt's."""
+    """The object keys of one attempt's outputs, distinct from every other attempt's."""
 
     tenant: str
     job_id: str
@@ -39,21 +39,21 @@ class AttemptKeys:
 
 @dataclass(frozen=True, slots=True)
 class UploadPolicy:
-    """`parallel`: uploads at once; `inline_text_bytes`: the longest text that the record repeats, and
-    `all_inline_text_bytes` what it repeats of all of them: the first ones."""
+    """`parallel` is the number of concurrent uploads. The record repeats texts of at most `inline_text_bytes` each, the
+    first ones up to `all_inline_text_bytes` in total."""
 
     parallel: int = 4
     inline_text_bytes: int = 16 * 1024
     all_inline_text_bytes: int = 256 * 1024
     max_outputs: int = 1_000
-    """Of one job: its record lists them."""
+    """Maximum outputs of one job, since its record lists them."""
     max_output_bytes: int = 20 * 1024**3
-    """Of one file, holes included: a node can write a file of holes, and the bucket is paid for by the byte."""
+    """Maximum size of one file, holes included: a sparse file is stored, and paid for, at its full size."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What an output is called, decided when its node reports it: uploads end in any order."""
+    """The name and position of an output, fixed when its node reports it, since uploads end in any order."""
 
     position: int
     filename: str
@@ -74,8 +74,9 @@ class OutputUploads:
         self._inline_bytes_left = policy.all_inline_text_bytes
 
     async def add(self, executed: Executed) -> bool:
-        """Begin to upload what this node put out, and say whether files are in it. `OutputFailed` where it is too
-        much.
+        """Start the uploads of a node's outputs and return whether they include files.
+
+        Raises `OutputFailed` above the limits.
         """
         names = names_in(executed.output)
         files = await self._engine.find(names) if names else {}
@@ -89,17 +90,17 @@ class OutputUploads:
         return has_files
 
     def add_picture(self, node_id: str, filename: str, body: bytes) -> None:
-        """A picture that came by the socket, from SaveImageWebsocket."""
+        """Start the upload of an image that SaveImageWebsocket sent over the socket."""
         self._add_inline(node_id, InlineOutput(filename, "image", f"image/{Path(filename).suffix[1:]}", body))
 
     def finished(self) -> tuple[Output, ...]:
-        """The outputs that are safely stored by now, in order."""
+        """Return the outputs stored so far, in order."""
         return tuple(
             task.result() for task in self._uploads if task.done() and not task.cancelled() and not task.exception()
         )
 
     async def all(self) -> tuple[Output, ...]:
-        """Waits for every upload; raises the first failure, after all have ended."""
+        """Wait for every upload; raise the first failure after all have ended."""
         return tuple(await gather(*self._uploads))
 
     async def stop(self) -> None:
@@ -108,7 +109,8 @@ class OutputUploads:
         await asyncio.gather(*self._uploads, return_exceptions=True)
 
     def _add_file(self, node_id: str, ref: FileRef) -> None:
-        """Identical save nodes share one file: it is uploaded once and listed for each."""
+        """Start the upload of a file, or list it once more."""
+        # Identical save nodes report the same file: it is uploaded once and listed for each node.
         shared = self._by_file.get(ref)
         if shared is None:
             self._by_file[ref] = self._start(self._file(node_id, ref, self._named(ref)))
@@ -120,8 +122,9 @@ class OutputUploads:
         self._start(self._inline(node_id, found, named, is_repeated=self._is_repeated(found)))
 
     def _is_repeated(self, found: InlineOutput) -> bool:
-        """Whether the record repeats this text: every GET, list and event reads the record as a whole."""
+        """Whether the record repeats this text; if so, it uses up a part of the total."""
         size = len(found.body)
+        # Every GET, list and event reads whole records, so the texts in one are bounded.
         longest = min(self._policy.inline_text_bytes, self._inline_bytes_left)
         if not found.content_type.startswith("text/") or size > longest:
             return False
@@ -135,7 +138,7 @@ class OutputUploads:
 
     def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
         if len(self._uploads) >= self._policy.max_outputs:
-            upload.close()
+            upload.close()  # a coroutine that is never awaited would cause a warning
             raise OutputFailed(f"more than {self._policy.max_outputs} outputs")
         task = asyncio.create_task(upload)
         self._uploads.append(task)
@@ -156,7 +159,7 @@ class OutputUploads:
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
 
     async def _store(self, node_id: str, path: Path, named: _Named, *, content_type: str | None = None) -> Output:
-        """`content_type` where it is known better than by looking at the file."""
+        """Upload a file and return its output. `content_type` overrides the type detected from its bytes."""
         filename = named.filename
         key = self._where.output(named.position, filename)
         try:

@@ -1,11 +1,11 @@
-"""Queued jobs that no worker is coming for: their ticket was lost, or their worker died before it claimed anything.
+"""Requests workers for queued jobs whose ticket was lost, or whose worker died before its claim.
 
-The launcher counts the tickets that still wait. Where more jobs wait than tickets, and have waited for a while, the
-difference is spawned again. A sweep costs one LIST, one more for each pool in which jobs wait, and a GET for each of
-the first few that have waited long and one for how the pool's engine started.
+The launcher counts the tickets that are not taken yet. If more jobs than tickets have waited for a while, the sweep
+spawns the difference. A sweep costs one LIST, one more for each pool with queued jobs, a GET for each of the first
+jobs that have waited long, and one for the state of the pool's engine starts.
 
-Where the engine of a pool failed to start once too often, the jobs that waited meanwhile fail, unless a worker of that
-pool is at work all the same. No worker is asked for until the pause is over, and then a single one.
+If the engine of a pool failed to start too often, the jobs queued meanwhile fail, unless a worker of that pool runs a
+job. No worker is requested until the pause is over, and then only one.
 """
 
 import logging
@@ -26,27 +26,23 @@ from storage.timers import Timer, lane_prefix
 
 logger = logging.getLogger(__name__)
 
-LOOKED_AT = 100
-"""Jobs of one sweep: as many tickets are spawned at most."""
+MAX_CHECKED = 100
+"""Maximum jobs checked, and tickets spawned, per pool and sweep."""
 
 WAITS, FAILED, DROPPED, UNREADABLE = "waits", "failed", "dropped", "unreadable"
-"""What a look at a hint has found, or done."""
+"""Results of the check of one queue key."""
 AFTER_ALL = "~"
-"""Behind every hint of a pool, which begin with digits."""
+"""Sorts after every queue key of a pool, since these begin with digits."""
 
 FIRST_TIMERS = 100
-"""Read to find a running job of a pool whose engine failed to start."""
+"""Timers read to find a running job of a pool whose engine failed to start."""
 
 PATIENCE = timedelta(seconds=30)
-"""For a ticket that was spawned a moment ago and is not counted yet."""
+"""Grace period for a new ticket that the launcher does not count yet."""
 
 
 class Backlog:
-    """`lease` is that of running jobs.
-
-    The grace period is at most half of it, so a job that was requeued after losing its worker is always old enough to
-    be looked at.
-    """
+    """`lease` is the lease of running jobs."""
 
     def __init__(
         self,
@@ -63,24 +59,26 @@ class Backlog:
         self._starts = starts
         self._launcher = launcher
         self._clock = clock
+        # At most half of the lease, so that a job requeued after its worker's loss is always old enough to be checked.
         self._patience = min(PATIENCE, lease / 2)
 
     async def sweep(self) -> list[str]:
-        """What was done: "spawned" or "dropped", one a ticket or hint."""
+        """Return the actions taken, one per ticket or queue key."""
         done: list[str] = []
         async for found in self._pools():
             long = self._long_waiting(found)
             pool = next((entry.pool for entry in map(_parsed, long) if entry is not None), None)
             starts = WELL if pool is None else await self._starts.state(pool)
             is_broken = pool is not None and starts.is_exhausted and not await self._is_served(pool)
-            looks = await map_bounded(long, partial(self._look, broken=starts if is_broken else None))
-            done += [what for what in looks if what in (DROPPED, FAILED)]
+            results = await map_bounded(long, partial(self._check, broken=starts if is_broken else None))
+            done += [what for what in results if what in (DROPPED, FAILED)]
             if pool is not None:
-                done += await self._spawn(pool, looks.count(WAITS), starts)
+                done += await self._spawn(pool, results.count(WAITS), starts)
         return done
 
     async def _is_served(self, pool: str) -> bool:
-        """Whether a worker of the pool runs a job: its engine did start. Leases have the earliest timers."""
+        """Whether a worker of the pool runs a job, so that its engine did start."""
+        # Timers are ordered by time and leases end soonest, so running jobs are on the first page.
         page = await self._objects.list(lane_prefix("active"), limit=FIRST_TIMERS)
         return any(await map_bounded(page.keys, partial(self._runs_in, pool)))
 
@@ -95,7 +93,7 @@ class Backlog:
         return record.status is Status.RUNNING and record.pool == pool
 
     async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
-        """The first hints of each pool in turn, so that a long queue hides no other. One LIST a pool, and one more."""
+        """Yield the first queue keys of each pool, so that a long queue hides no other, for one LIST per pool."""
         page = await self._objects.list(QUEUE)
         while page.keys:
             folder = page.keys[0].rpartition("/")[0] + "/"
@@ -103,14 +101,14 @@ class Backlog:
             page = await self._objects.list(QUEUE, after=folder + AFTER_ALL)
 
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
-        """With those that name no job, which are deleted."""
+        """Return the queue keys that have waited long, and those that cannot be parsed, which the check deletes."""
         now = self._clock.now()
         entries = [(key, _parsed(key)) for key in found]
         long = [key for key, entry in entries if entry is None or now - entry.created_at > self._patience]
-        return long[:LOOKED_AT]
+        return long[:MAX_CHECKED]
 
-    async def _look(self, key: str, broken: StartState | None) -> str:
-        """One of the words below."""
+    async def _check(self, key: str, broken: StartState | None) -> str:
+        """Check one queue key and delete it if it is stale; return one of the results above."""
         if (entry := _parsed(key)) is not None:
             try:
                 stored = await self._jobs.read(entry.tenant, entry.job_id)
@@ -132,7 +130,10 @@ class Backlog:
         return DROPPED
 
     async def _unless_given_up(self, stored: StoredJob, broken: StartState | None) -> JobRecord:
-        """The record as it is afterwards. `PreconditionFailed` if a worker takes the job at this very moment."""
+        """Fail the job if its pool's engine cannot start, and return the record.
+
+        Raises `PreconditionFailed` if a worker claims the job at the same time.
+        """
         now = self._clock.now()
         given_up = stored.record
         if broken is not None and broken.last is not None:
@@ -151,7 +152,7 @@ class Backlog:
             missing = max(0, (1 if starts.is_exhausted else jobs) - coming)
             for _ in range(missing):
                 await self._launcher.spawn(pool)
-        except Exception:  # the queue is the truth: the next sweep counts again
+        except Exception:  # the next sweep counts the queue again
             logger.exception("no worker could be started", extra={"pool": pool})
             return []
         return ["spawned"] * missing

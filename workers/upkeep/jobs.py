@@ -1,10 +1,10 @@
-"""The timer of a job: what is due, and what a process that died has left undone.
+"""Handles the timers of jobs: acts on what is due and completes what a dead process left undone.
 
-no record     old: a tombstone takes its place, and what the submission left is deleted
-queued        fails at its limit; else its index keys are written again
-running       its lease has ended: back to the queue, or failed
-ended         removed when its time is over and its events were delivered; until then they are announced again
-removed       what is left of it is deleted
+no record     an old submission is replaced by a tombstone and its objects are deleted
+queued        fails at its limit; its index keys are rewritten before that
+running       returns to the queue, or fails, if its lease has expired
+ended         removed once it has expired and its events were delivered; until then their entries are rewritten
+removed       its remaining objects are deleted
 """
 
 from datetime import timedelta
@@ -20,14 +20,14 @@ from storage.removal import JobRemover
 from storage.timers import Timer
 
 EVENTS_PENDING = timedelta(minutes=10)
-"""Between two checks of a job whose time is over and whose events are still to be delivered."""
+"""Time between two checks of an expired job whose events are not all delivered."""
 
 LAST_LINES = 20
-"""Of the log of a lost worker, which become part of `worker_lost`."""
+"""Lines of a lost worker's log that become part of `worker_lost`."""
 
 
 class JobTimers:
-    """`max_attempts`: how often a job may lose its worker before it fails with `worker_lost`."""
+    """`max_attempts` is how often a job may lose its worker before it fails with `worker_lost`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class JobTimers:
         self._max_attempts = max_attempts
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """As `TimerHandler.on_due`."""
+        """Act on a due timer, see `TimerHandler.on_due`."""
         age = self._clock.now() - timer.armed_at
         try:
             stored = await self._jobs.read(timer.tenant, timer.id)
@@ -63,11 +63,14 @@ class JobTimers:
         if age < YOUNG:
             return timer  # the commit that names it may be under way
         await self._remover.delete_rows_of(timer, stored.record)
-        await self._jobs.fence(stored)
+        await self._jobs.fence(stored)  # the paused writer of this old timer can no longer commit
         return None
 
     async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:
-        """`PreconditionFailed` if another writer is first: it names another timer, or the next sweep tries again."""
+        """Act on the record that names this timer; return the timer if it stays.
+
+        Raises `PreconditionFailed` if another writer is first. The next sweep tries again if the timer still exists.
+        """
         record, now = stored.record, self._clock.now()
         match record.status:
             case Status.RUNNING:
@@ -77,7 +80,7 @@ class JobTimers:
                 after = record.expire(now=now, max_attempts=self._max_attempts, log_tail=log_tail)
                 stored = await self._jobs.advance(stored, after)
             case Status.QUEUED:
-                await self._jobs.publish(record)
+                await self._jobs.publish(record)  # the index keys of a job whose submitter died may be missing
                 stored = await self._jobs.advance(stored, record.expire_in_queue(now=now))
             case Status.COMPLETED | Status.FAILED if record.due_at > now:
                 stored = await self._jobs.advance(stored, record)

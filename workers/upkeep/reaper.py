@@ -1,7 +1,7 @@
-"""The reaper: whatever a process that died has left undone is found and done, by whichever sweep comes next.
+"""The reaper: each sweep completes what a dead process left undone.
 
-A sweep is idempotent, and any number may overlap: what it does is decided by the records and committed by
-conditional writes. On a quiet bucket it costs three LISTs, however many jobs have finished.
+A sweep is idempotent, and any number of sweeps may overlap: the records decide what it does, and conditional writes
+commit it. On a quiet bucket it costs three LISTs, however many jobs have finished.
 """
 
 import logging
@@ -15,10 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 class Duty(Protocol):
-    """One thing that the reaper looks after: recovery of running jobs, the backlog, deadlines."""
+    """One task of the reaper: the timers or the backlog."""
 
     async def sweep(self) -> Sequence[str]:
-        """What was done, one word each."""
+        """Return the actions taken, one word each."""
         ...
 
 
@@ -27,7 +27,7 @@ class Reaper:
         self._duties = duties
 
     async def sweep(self) -> Counter[str]:
-        """Each duty once; one that fails at the bucket does not keep the others from theirs."""
+        """Run each duty once; the failure of one does not keep the others from running."""
         done: Counter[str] = Counter()
         for duty in self._duties:
             try:

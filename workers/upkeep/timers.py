@@ -1,7 +1,6 @@
-"""The sweep over the timers that are due.
+"""Sweeps the timers that are due.
 
-Timers are in the order of their time, so a sweep of a bucket where nothing is due is one LIST a lane, however many
-there are.
+Timers are ordered by time, so a sweep that finds nothing due costs one LIST per lane, however many timers there are.
 """
 
 import logging
@@ -18,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 LONGEST = timedelta(seconds=60)
-"""Of one sweep of a lane; the next one goes on. Many removals do not delay the recovery of lost jobs for longer."""
+"""Time limit for one lane, so that many removals do not delay the recovery of lost jobs. The next sweep continues."""
 
 
 class TimerSweep:
@@ -28,7 +27,7 @@ class TimerSweep:
         self._clock = clock
 
     async def sweep(self) -> list[str]:
-        """The kinds of the timers that were done with, one each."""
+        """Handle the due timers and return the kind of each one that was finished."""
         done: list[str] = []
         for lane in LANES:
             done += await self._sweep_lane(lane)
@@ -45,7 +44,7 @@ class TimerSweep:
         return done
 
     async def _handle(self, key: str) -> str | None:
-        """None if the timer stays."""
+        """Handle one timer and return its kind; return None if the timer stays."""
         try:
             timer = Timer.parse(key)
         except ValueError:
@@ -55,6 +54,7 @@ class TimerSweep:
             again = await self._handlers[timer.kind].on_due(timer)
             if again == timer:
                 return None
+            # The next timer is written before this one is deleted, so that a crash leaves one of them.
             if again is not None:
                 await self._objects.put(again.key, b"")
             await self._objects.delete(key)

@@ -1,8 +1,8 @@
-"""One event to its receiver: one attempt, and what follows from it.
+"""Makes one attempt to deliver an event, and commits its result.
 
 outbox entry → the committed event → a lease on its delivery → POST → next entry → the delivery's record → old entry
 
-In this order a death at any point leaves an entry that leads on: an event is sent again rather than not at all.
+In this order a crash at any point leaves an outbox entry, so an event is sent twice rather than never.
 """
 
 import logging
@@ -29,18 +29,18 @@ Result = Literal["delivered", "again", "dead", "dropped", "later"]
 
 
 class Renderer(Protocol):
-    """Makes the CloudEvent, with presigned URLs that are fresh; `app.views.events` does."""
+    """Renders a CloudEvent with fresh presigned URLs; implemented by `app.views.events`."""
 
     def type_of(self, found: Committed) -> str: ...
 
     def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
-        """The request's headers and body."""
+        """Return the request's headers and body."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryRoom:
-    """What a deliverer works with."""
+    """The dependencies and settings of a deliverer."""
 
     outbox: Outbox
     deliveries: DeliveryStore
@@ -49,13 +49,13 @@ class DeliveryRoom:
     clock: Clock
     lease: timedelta = LEASE
     retry_scale: float = 1.0
-    """Multiplies every wait of the schedule."""
+    """A factor for every delay of the schedule."""
     origin: str | None = None
-    """As which we ask receivers whether they agree to be sent events; None does not ask."""
+    """The `WebHook-Request-Origin` of the handshake that asks a receiver for its consent; None skips the handshake."""
 
 
 class Deliverer:
-    """`signer` has the deployment's secrets; the own one of a job or batch takes their place."""
+    """`signer` has the deployment's secrets. A job's or batch's own secret replaces them."""
 
     def __init__(self, room: DeliveryRoom, *, transport: WebhookTransport, renderer: Renderer, signer: Signer) -> None:
         self._outbox = room.outbox
@@ -71,7 +71,7 @@ class Deliverer:
         self._signer = signer
 
     async def deliver(self, entry: OutboxEntry) -> Result:
-        """Raises `StorageError` where the bucket fails: the entry is still there then."""
+        """Deliver the event of an entry once. Raises `StorageError` if the bucket fails; the entry then remains."""
         found = await self._outbox.find(entry)
         if found == "later":
             return "later"
@@ -82,15 +82,15 @@ class Deliverer:
             held = await self._hold(entry, found)
             return held if isinstance(held, str) else await self._attempt(entry, found, held)
         except PreconditionFailed:
-            return "later"  # another deliverer is at it
+            return "later"  # another deliverer has the event
 
     async def _hold(self, entry: OutboxEntry, found: Committed) -> StoredDelivery | Result:
-        """The delivery under our lease; or what is to be done with the entry instead."""
+        """Return the delivery under this deliverer's lease, or the result if there is nothing to send."""
         if _is_first(entry, found):
             try:
                 return await self._start(entry, found)
             except PreconditionFailed:
-                pass  # it was not the first after all
+                pass  # a delivery exists: read it
         stored, now = await self._deliveries.find(entry.ref), self._clock.now()
         if stored is None:
             return await self._start(entry, found)
@@ -98,6 +98,8 @@ class Deliverer:
         if delivery.is_held(now):
             return "later"
         if entry.generation > delivery.generation:
+            # The entry precedes a commit that another deliverer has not made. Once that commit is ruled out, the entry
+            # can be deleted.
             await self._deliveries.invalidate(stored, entry)
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
             return await self._deliveries.settle(stored, delivery.held(now + self._lease))
@@ -132,7 +134,7 @@ class Deliverer:
             return Answer(None, 0, "the secret that it is to be signed with is gone", is_refused=True)
         except StorageError:
             raise
-        except Exception:  # a defect of ours: a dead letter is seen, and can be replayed when it is mended
+        except Exception:  # a defect of ours ends as a dead letter, which can be replayed once it is fixed
             logger.exception("event %s could not be made", delivery.ref.event_id)
             return Answer(None, 0, "the event could not be made; the deliverer's log says why", is_refused=True)
         signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
@@ -140,12 +142,12 @@ class Deliverer:
             return await self._transport.post(delivery.tenant, delivery.url, {**headers, **signature}, body)
         except StorageError:
             raise
-        except Exception:  # a defect of ours counts as a failed attempt: the event is a dead letter in the end
+        except Exception:  # a defect of ours counts as a failed attempt, so that the retries have an end
             logger.exception("event %s could not be sent", delivery.ref.event_id)
             return Answer(None, 0, "the request could not be made; the deliverer's log says why")
 
     async def _refusal(self, delivery: Delivery) -> Answer | None:
-        """What came of asking the receiver, if it does not agree to be sent events; asked once."""
+        """Return the receiver's refusal of the handshake; None if it has agreed, which is stored."""
         if self._origin is None or await self._endpoints.has_agreed(delivery.tenant, delivery.url):
             return None
         refusal = await self._transport.handshake(delivery.tenant, delivery.url, self._origin)
@@ -192,7 +194,7 @@ class Deliverer:
         return result
 
     async def _remember(self, delivery: Delivery, verdict: Verdict) -> None:
-        """How the receiver is doing. That it does not want this one event is no failure of it."""
+        """Update the receiver's failure count. The rejection of a single event does not count as a failure."""
         tenant, url = delivery.tenant, delivery.url
         if verdict.what == "delivered":
             await self._endpoints.succeeded(tenant, url)
@@ -206,12 +208,13 @@ class Deliverer:
 
 
 def _is_first(entry: OutboxEntry, found: Committed) -> bool:
-    """Whether nothing was tried yet, most likely: so it is not worth a look."""
+    """Whether this is probably the first attempt at the event."""
+    # Then the record is created without a GET before it; the create-only write fails if it exists.
     return isinstance(found, JobHappened) and entry.generation == found.event.rev
 
 
 def _is_replaced(entry: OutboxEntry, delivery: Delivery, now: datetime) -> bool:
-    """Whether another entry leads to the next attempt."""
+    """Whether another entry is the one of the next attempt."""
     newest = delivery.outbox_entry
     if newest is None or newest.key == entry.key:
         return False

@@ -1,8 +1,8 @@
-"""What is due, to whom, and how much at once: one receiver that is slow does not delay another.
+"""Schedules the due deliveries with bounded concurrency, so that a slow receiver does not delay others.
 
-Each receiver has a few attempts under way at most, each host some more, and each tenant half of all; their other
-entries wait. A listed entry is begun without another LIST as soon as there is room, but no later than the next LIST,
-since other deliverers work as well.
+The attempts in flight are bounded per receiver, per host and per tenant; further entries wait. A waiting entry starts
+without another LIST as soon as there is capacity. The next LIST discards those still waiting, since another deliverer
+may have sent them.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 AT_ONCE = 64
 AT_ONCE_PER_ENDPOINT = 4
 AT_ONCE_PER_HOST = 16
-"""A host that hangs holds no more than this, under however many paths: each job may name one of its own."""
+"""Attempts at one host, whatever the paths: a job can name a path of its own, so a receiver's limit is not enough."""
 AT_ONCE_PER_TENANT = 32
-"""A tenant whose receivers hang, under however many hosts, leaves the other half to others."""
+"""Attempts of one tenant: the other half stays free if all its receivers hang."""
 LATER_S = 2.0
-"""Between two tries of an entry whose event is not committed yet, or which another deliverer holds."""
+"""Seconds between two tries of an entry whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
-"""Of one look. Where more is due, the next look goes on behind them: a receiver with many thousand events that
-wait does not hide the others."""
+"""LISTs per poll. If more is due, the next poll continues after them, so that thousands of waiting events of one
+receiver do not hide the others."""
 
 
 class Dispatcher:
-    """`poll_s`: the longest time between two looks, where no signal comes."""
+    """`poll_s` is the time between two polls without a signal."""
 
     def __init__(self, outbox: Outbox, deliverer: Deliverer, signal: Signal, *, poll_s: float) -> None:
         self._outbox = outbox
@@ -47,19 +47,19 @@ class Dispatcher:
         self._has_more = False
         self._not_before: dict[str, float] = {}
         self._ended = asyncio.Event()
-        self._looked_up_to = ""
+        self._listed_up_to = ""
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Until `stop`; attempts that are under way then are seen through."""
+        """Deliver events until `stop` is set, then wait for the attempts in flight."""
         with self._signal.listen(OUTBOX_TOPIC) as bell:
             while not stop.is_set():
-                await self._look()
+                await self._poll()
                 await self._pause(bell, stop)
         await self.idle()
 
     async def sweep(self) -> None:
-        """Everything that is due now, until nothing more can be done about it."""
-        while await self._look() or self._looked_up_to:
+        """Deliver everything that is due now."""
+        while await self._poll() or self._listed_up_to:
             await self.idle()
 
     async def idle(self) -> None:
@@ -67,17 +67,17 @@ class Dispatcher:
             await asyncio.wait(set(self._under_way.values()))
 
     async def _pause(self, bell: Bell, stop: asyncio.Event) -> None:
-        """Until it is time to look again. What waits is begun meanwhile, as others end."""
+        """Wait for the next poll, and start waiting entries as others end."""
         loop = asyncio.get_running_loop()
-        next_look = loop.time() + self._poll_s
-        while not await self._rings(bell, stop, max(0.0, next_look - loop.time())) and not stop.is_set():
+        next_poll = loop.time() + self._poll_s
+        while not await self._rings(bell, stop, max(0.0, next_poll - loop.time())) and not stop.is_set():
             waiting, self._waiting = self._waiting, []
             self._begin_all(waiting)
             if self._has_more and self._has_room:
                 return
 
     async def _rings(self, bell: Bell, stop: asyncio.Event, patience_s: float) -> bool:
-        """True at a signal, and when patience ends; False where an attempt has ended before, or at `stop`."""
+        """Return True at a signal or after `patience_s`, False if an attempt ended first or `stop` was set."""
         ringing = asyncio.create_task(bell.wait(patience_s))
         waiting = [ringing, asyncio.create_task(stop.wait()), asyncio.create_task(self._ended.wait())]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -88,9 +88,9 @@ class Dispatcher:
         await asyncio.gather(*waiting, return_exceptions=True)
         return rang
 
-    async def _look(self) -> int:
-        """How many attempts were begun. What finds no room waits here, and need not be listed again for that."""
-        after, self._looked_up_to, begun = self._looked_up_to, "", 0
+    async def _poll(self) -> int:
+        """List the due entries, start attempts, and return how many were started. Entries without capacity wait."""
+        after, self._listed_up_to, begun = self._listed_up_to, "", 0
         self._waiting, self._has_more = [], False
         try:
             for _ in range(MAX_PAGES):
@@ -100,7 +100,7 @@ class Dispatcher:
                 if more is None or not self._has_room:
                     return begun
                 after = more
-            self._looked_up_to = after
+            self._listed_up_to = after
         except StorageError as error:
             logger.warning("what is due could not be listed: %s", error)
         return begun
@@ -110,7 +110,7 @@ class Dispatcher:
         return len(self._under_way) < AT_ONCE
 
     def _begin_all(self, entries: Iterable[OutboxEntry]) -> int:
-        """Those for which there is room; the others wait."""
+        """Start the entries for which there is capacity and return their number; the others wait."""
         now, begun = asyncio.get_running_loop().time(), 0
         for entry in entries:
             if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
