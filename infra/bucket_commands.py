@@ -9,7 +9,7 @@ from rich.console import Console
 from app.cli.exit_codes import FAILED, REFUSED
 from app.cli.output import print_json
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.settings import Settings
     from storage.bucket.setup import RuleChange
 

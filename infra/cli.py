@@ -17,7 +17,7 @@ from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
 from infra.key_commands import keys as key_commands
 from infra.models.commands import models as model_commands
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.local.up import UpOptions
     from infra.settings import EngineSettings
 

@@ -21,7 +21,7 @@ ARCHITECTURES: Mapping[str, str] = {
     "B200": "10.0",
     "B300": "10.3",
 }
-"""By the names of Modal's `gpu=`."""
+"""The architecture of each GPU, by the names of Modal's `gpu=`."""
 MEMORY_GB: Mapping[str, int] = {
     "T4": 16,
     "L4": 24,

@@ -1,4 +1,4 @@
-"""Modal's prices for a second of a GPU, a core and a GiB of memory. A dated copy: the setting `gpu_prices` goes first.
+"""Modal's prices of GPUs, cores and memory, a dated copy. The setting `gpu_prices` takes precedence.
 
 Source: https://modal.com/pricing, as it was reported in September 2026. Base prices: a chosen region and workers that
 cannot be preempted cost a multiple. The costs of jobs count the GPU alone.
@@ -19,8 +19,8 @@ MODAL_USD_PER_S: Mapping[str, float] = {
     "B200": 0.001736,
     "B300": 0.001972,
 }
-"""By the names of Modal's `gpu=`."""
+"""Prices in USD a second, by the names of Modal's `gpu=`."""
 
 CPU_USD_PER_CORE_S = 0.0000131
-"""A physical core, as requested."""
+"""The price of a requested physical core in USD a second."""
 MEMORY_USD_PER_GIB_S = 0.00000222

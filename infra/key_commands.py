@@ -16,7 +16,7 @@ from app.cli.connection import DEFAULT_DATA
 from app.cli.exit_codes import FAILED
 from app.cli.output import print_json, refuse
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.settings import Settings
     from storage.access.key_store import ApiKeyStore, KeyRecord
     from workflows.policy import GraphTrust

@@ -1,7 +1,7 @@
 """Every setting of the product: its name, its default and one line of help.
 
-Parsed once, in a composition root, from `COMFYUI_MODAL_*` variables, and passed on explicitly:
-no other module reads a setting from the environment. `docs/settings.md` lists the same names (a test compares).
+A composition root parses them once from `COMFYUI_MODAL_*` variables and passes them on explicitly; no other module
+reads a setting from the environment. `docs/settings.md` lists the same names (a test compares).
 """
 
 import json
@@ -177,7 +177,7 @@ class Settings(BaseSettings):
     )
     max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
 
-    # What jobs run on and what it costs, and the workflows that have names.
+    # Pools, prices, and workflows with names.
     gpu_pools: Pools = Field({}, description=GPU_POOLS)
     gpu_prices: dict[str, Annotated[float, Field(ge=0)]] = Field(
         {},

@@ -1,1 +1,1 @@
-"""The operator's side of the Modal deployment: what `deploy`, `scale`, `status` and `doctor --cloud` do."""
+"""The operator's commands for the Modal deployment: `deploy`, `destroy`, `scale`, `status` and `doctor --cloud`."""

@@ -10,7 +10,7 @@ from app.cli import cli
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
 from storage.keys import DEFAULT_POOL
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.cloud.checks import CloudChecks
     from infra.findings import Check
 

@@ -4,11 +4,10 @@ import socket
 
 
 def is_free(port: int) -> bool:
-    """Return whether a server could listen there now. Another process may take the port before it is used."""
+    """Return whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: connections in TIME_WAIT do not occupy the port
+        # Servers set this option too, with which connections in TIME_WAIT do not occupy the port.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
@@ -17,6 +16,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
+    """Return a free port. Another process may take it before it is used."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -90,7 +90,7 @@ class _Keeper:
                 await asyncio.sleep(PROBE_INTERVAL_S)
             else:
                 return True
-            # A server that is down or restarting, or a full disk, is the other task's business.
+            # A server that is down or restarting, or a full disk, is handled by the other task.
             if self._server.pid != pid or self._starting.locked() or self._was_exhausted or self._disk.missing_bytes():
                 return True
         return False

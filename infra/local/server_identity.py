@@ -22,7 +22,7 @@ LIFE = dt.timedelta(days=3650)
 """The certificate's lifetime. A server may run for years, and only a start renews the certificate."""
 CLOCK_SKEW = dt.timedelta(days=1)
 
-# Components that do not run here are listed too, so that one which a later version starts does not listen in clear.
+# Components that do not run here are listed too, so that one which a later version starts is protected.
 _GRPC = ("master", "volume", "filer", "s3", "admin", "worker", "client", "msg_broker", "msg_agent", "mq")
 _HTTPS = ("master", "volume", "filer", "admin", "client")
 

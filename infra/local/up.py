@@ -1,10 +1,10 @@
-"""`comfyui-modal up`: S3 server, API and workers as processes that are kept alive until Ctrl-C.
+"""The command `comfyui-modal up`: supervises the S3 server, the API and the workers until Ctrl-C.
 
 The data folder holds everything that must outlive a restart:
 
-    credentials.json   keys that were made at the first start (mode 0600)
+    credentials.json   keys that the first start generated (mode 0600)
     s3/                the S3 server's data
-    connection.json    how to reach what runs now (mode 0600); removed at the end
+    connection.json    how to reach the running processes (mode 0600); removed at the end
     engines/<worker>/  input, output, temp and user folders of each worker's ComfyUI
     logs/<process>.log and the older part of a long one, <process>.log.1
 
@@ -178,7 +178,7 @@ async def _watch(runtime: LocalRuntime, stop: asyncio.Event, on_ready: Callable[
     """Keep connection.json current until `stop` is set. Raise `UpRefused` if a child cannot start."""
     announced = False
     while not stop.is_set():
-        # Ready once is ready for good: a child that restarts later changes connection.json, and needs no second line.
+        # Readiness is announced once: a child that restarts later only changes connection.json.
         is_ready = announced or runtime.ready
         if is_ready:
             runtime.write_connection()

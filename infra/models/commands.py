@@ -12,7 +12,7 @@ from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
 from app.cli.output import print_json
 from infra.cloud.commands import Environment
 
-if TYPE_CHECKING:  # the commands import what they need: `--help` stays quick
+if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.models.folders import Models
     from infra.models.manifest import Model
     from infra.models.sync import Found

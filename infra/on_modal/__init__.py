@@ -1,1 +1,1 @@
-"""The parts of the Modal app: what its functions run, and its adapters of our ports."""
+"""The parts of the Modal app: entry points of its functions, and its adapters of the ports."""
