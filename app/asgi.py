@@ -44,6 +44,8 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
         counting.append(Middleware(MetricsMiddleware, metrics=metrics))
     app = Starlette(
         routes=routes,
+        # Outermost first. The metrics count the problem that AnswerMiddleware makes of a crash, and UnreadMiddleware
+        # needs the principal that AuthMiddleware sets.
         middleware=[
             *counting,
             Middleware(AnswerMiddleware),

@@ -99,7 +99,7 @@ class Doorkeeper:
             return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
         try:
             record = await self._api_keys.authenticate(key)
-        except StorageError:
+        except StorageError:  # fails closed, and the client may retry
             detail = "the bucket does not answer, so the API key cannot be looked up"
             raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
         if record is None:

@@ -66,8 +66,6 @@ class Client:
         self._api.close()
         self._bucket.close()
 
-    # Jobs.
-
     def submit(self, workflow: Json, **fields: Any) -> Json:
         """POST /v1/jobs. `fields` are the other members of the request, such as `inputs` and `media`."""
         return self._make("/v1/jobs", {"workflow": workflow, **fields})
@@ -123,8 +121,6 @@ class Client:
         wanted = {} if attempt is None else {"attempt": attempt}
         return self._send("GET", f"/v1/jobs/{job_id}/logs", params=wanted).text
 
-    # Batches.
-
     def submit_batch(self, **fields: Any) -> Json:
         """POST /v1/batches with `workflow` and `input_sets`, or with `jobs`."""
         return self._make("/v1/batches", fields)
@@ -134,8 +130,6 @@ class Client:
 
     def cancel_batch(self, batch_id: str) -> Json:
         return self._json("DELETE", f"/v1/batches/{batch_id}")
-
-    # Webhooks.
 
     def test_webhook(self, url: str) -> Json:
         """POST /v1/webhooks/test: send a test event and return its delivery."""
@@ -148,16 +142,12 @@ class Client:
     def redeliver(self, job_id: str, event_id: str) -> Json:
         return self._json("POST", f"/v1/jobs/{job_id}/deliveries/{event_id}/redeliver")
 
-    # The service.
-
     def health(self) -> Json:
         return self._json("GET", "/health")
 
     def system(self) -> Json:
-        """Versions, and what each pool's last worker runs on."""
+        """GET /v1/system: versions, and the environment of each pool's last worker."""
         return self._json("GET", "/v1/system")
-
-    # Files.
 
     def medium(self, path: Path, name: str | None = None) -> Json:
         """Upload a file by presigned PUT; returns the entry for `media`."""
@@ -186,6 +176,7 @@ class Client:
         folder.mkdir(parents=True, exist_ok=True)
         path = _free_path(folder / Path(output["filename"]).name)
         digest = hashlib.sha256()
+        # The final name appears only after the checksum matches, so an interrupted download never looks complete.
         draft = path.with_name(path.name + ".part")
         with _reachable(), self._bucket.stream("GET", output["url"]) as response:
             if response.status_code != 200:
@@ -198,8 +189,6 @@ class Client:
             draft.unlink()
             raise DownloadFailed(f"{output['filename']}: the bytes differ from those that the job made")
         return draft.rename(path)
-
-    # Requests.
 
     def _make(self, path: str, document: Json) -> Json:
         """Send a POST that is safe to retry: its Idempotency-Key makes repeats create one resource."""

@@ -22,7 +22,7 @@ class _Bucket:
 class Rates:
     def __init__(self, per_s: float, clock: Clock) -> None:
         self._per_s = per_s
-        self._capacity = max(1.0, per_s * BURST_S)
+        self._capacity = max(1.0, per_s * BURST_S)  # a bucket must hold a whole token, however low the rate
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
@@ -33,7 +33,7 @@ class Rates:
         self._buckets.move_to_end(kid)
         if len(self._buckets) > MOST_KEYS:
             self._buckets.popitem(last=False)
-        elapsed_s = max(0.0, (now - bucket.filled_at).total_seconds())
+        elapsed_s = max(0.0, (now - bucket.filled_at).total_seconds())  # the wall clock may have been set back
         bucket.tokens = min(self._capacity, bucket.tokens + elapsed_s * self._per_s)
         bucket.filled_at = now
         if bucket.tokens < 1:

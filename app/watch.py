@@ -67,7 +67,7 @@ class _Poll:
         self._gone: JobNotFound | None = None
         self._is_over = False
         self._changed = asyncio.Event()
-        self._task = background(self._run())
+        self._task = background(self._run())  # later waiters share it, so it does not spend the first one's budget
 
     async def until(self, wanted: Wanted, timeout_s: float) -> StoredJob:
         try:

@@ -66,6 +66,7 @@ def _check_choice(location: Location, value: Any, files: Files) -> WorkflowError
     choices = location.declared.choices
     if choices is None:
         return None
+    # Only a multiselect combo takes a list of choices; any other list was unwrapped and is one value.
     many = value if location.declared.options.get("multiselect") and isinstance(value, list) else [value]
     wrong = [one for one in many if not location.declared.offers(one)]
     if not wrong:

@@ -45,6 +45,7 @@ class Graph:
 
     def with_values(self, values: Iterable[tuple[str, str, Any]]) -> "Graph":
         """Return the graph with each (node id, field, value) set. The nodes must exist."""
+        # Inputs are copied, because the jobs of a batch share one graph.
         changed = {node_id: dict(node.inputs) for node_id, node in self.nodes.items()}
         for node_id, field, value in values:
             changed[node_id][field] = value
@@ -71,6 +72,7 @@ class Graph:
     def loose_ends(self) -> frozenset[str]:
         """Return the probable outputs by structure alone: leaves that depend on other nodes, or else every leaf."""
         leaves = self.leaves()
+        # A leaf without links, such as an unused loader, has nothing to save.
         return frozenset(node_id for node_id in leaves if self.nodes[node_id].links()) or leaves
 
     def shape(self) -> str:
@@ -140,6 +142,7 @@ def _parse_node(node_id: str, node: object) -> Node:
     if len(inputs) > MOST_INPUTS:
         problem = f"node {node_id} has {len(inputs)} inputs, at most {MOST_INPUTS} are allowed"
         raise BadNode(problem, pointer=pointer(node_id, "inputs"), node_id=node_id)
+    # Names are repeated in errors, reports and the stored record, so their length is bounded.
     for name in (node_id, class_type, *inputs):
         if len(name) > LONGEST_NAME:
             problem = f"the name {name[:50]!r}… in node {node_id[:50]} is longer than {LONGEST_NAME} characters"

@@ -78,7 +78,7 @@ class Body:
             self._leave()
         if self._folder is not None:
             self._folder.cleanup()
-        for step in self._last_steps:
+        for step in self._last_steps:  # places bound the files on disk, so they are left after the removal
             step()
 
     async def receive(self, chunks: AsyncIterator[bytes], *, limit: int) -> Any:

@@ -121,6 +121,7 @@ class MediaIntake:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
         fetched = await self._fetching.fetch(name, address, path, where)
         content_type = await self._checked(name, path, where)
+        # The fetch charged the byte quota while the bytes arrived, because a server need not declare a size.
         return LocalMedium(name, path, fetched.size_bytes, content_type, is_charged=True)
 
     async def _checked(self, name: str, path: Path, where: str) -> str:

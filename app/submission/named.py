@@ -63,6 +63,7 @@ def _request_model(
         {"_is_within_the_cap": model_validator(mode="after")(_capped(cap, dict(defaults)))} if cap else {}
     )
     inputs_model = create_model(f"Inputs of {name}", __base__=Request, __validators__=validators, **fields)
+    # Media have no default, so a request may omit `inputs` only if none of them is a medium.
     required = any(named.is_medium for _, named in inputs)
     default = ... if required else Field(default_factory=inputs_model)
     return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))

@@ -139,6 +139,7 @@ class Preparation:
         document = await self._text(document, where)
         if document is None:
             raise Problem("missing-workflow", "`workflow` is null", pointer=where)
+        # Counted before the graph is parsed, whose cost grows with the number of nodes.
         if isinstance(document, dict) and len(document) > self._config.max_nodes:
             detail = f"{len(document)} nodes, at most {self._config.max_nodes} are allowed"
             raise Problem("too-many-nodes", detail, pointer=where)
@@ -176,6 +177,7 @@ class Preparation:
             raise _beyond(f"{root}/metadata", detail)
 
     def _check_secrets(self, options: JobOptions, root: str) -> None:
+        # Refused here because an unsigned event is never sent: the job would run and its owner would get no event.
         signs = self._config.signs_webhooks or options.webhook_secret is not None
         if options.webhook_url is not None and not signs:
             detail = "this deployment has no secret to sign its events with"
@@ -217,6 +219,7 @@ class Preparation:
         brought = frozenset((*names, *(picture.name for picture in pictures)))
         aside = off_loop if one_of_many else self._body.aside
         report = await aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
             # Rendering the report searches for similar names to suggest, which takes milliseconds for a large engine.
@@ -242,6 +245,7 @@ class Preparation:
         inputs_at: str,
         workflow_at: str,
     ) -> Report:
+        # The policy and the rules apply to the graph with its inputs set: an input may carry what they refuse.
         try:
             applied = catalogue.apply(graph, [(i.node, i.field, i.value) for i in values])
         except WorkflowError as error:

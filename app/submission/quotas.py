@@ -41,6 +41,7 @@ class Quotas:
         await self._admit_jobs(len(jobs))
         await self.admit_targets({url for url in targets if url is not None})
         with self._stores.active_jobs.pending(self._tenant, jobs):
+            # Within this context every count in this process includes the jobs, whether or not their keys exist yet.
             # Jobs of a batch share media, and a set counts each file once. Fetched files were charged on arrival.
             brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
             local = [medium for medium in brought if isinstance(medium, LocalMedium) and not medium.is_charged]
@@ -63,7 +64,7 @@ class Quotas:
         counts, at_most = self._stores.active_jobs, max(limits)
         active = await counts.of(self._tenant, at_most=at_most)
         if self._excess(active, count) is not None:
-            # A crashed writer may leave index keys of jobs that ended, so a refusal is based on a count of the records.
+            # Index keys may be stale, so before a refusal the records themselves are counted, at most once a minute.
             active = await counts.audited(self._tenant, at_most=at_most) or active
         if (problem := self._excess(active, count)) is not None:
             raise problem
