@@ -5,7 +5,8 @@ A stale key costs a reader one GET at most, so no response waits for its deletio
 
 import asyncio
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from storage.bucket.budget import background, within_budget
 from storage.bucket.objects import ObjectStore
@@ -17,7 +18,7 @@ class IndexWriter:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
         self._deleting: dict[str, asyncio.Task[None]] = {}
-        self._writing: set[asyncio.Task[None]] = set()
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def put(self, index_keys: Iterable[str]) -> None:
         """Write the keys in one round."""
@@ -30,13 +31,13 @@ class IndexWriter:
 
     def put_soon(self, index_keys: Iterable[str]) -> None:
         """Write keys in the background; failures are ignored."""
-        writing = background(self._try_to_put(tuple(index_keys)))
-        self._writing.add(writing)
-        writing.add_done_callback(self._writing.discard)
+        self.soon(self.put(tuple(index_keys)))
 
-    async def _try_to_put(self, index_keys: Iterable[str]) -> None:
-        with contextlib.suppress(StorageError):
-            await self.put(index_keys)
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this in the background; failures of the bucket are ignored."""
+        task = background(_best_effort(work))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
 
     async def delete(self, index_keys: Iterable[str]) -> None:
         """Delete the keys; failures are ignored, since a reader that finds a stale key deletes it."""
@@ -55,10 +56,15 @@ class IndexWriter:
         deletion.add_done_callback(self._forget)
 
     async def settled(self) -> None:
-        """Wait for every write and deletion in flight."""
-        if under_way := {*self._deleting.values(), *self._writing}:
+        """Wait for everything in flight in the background."""
+        if under_way := {*self._deleting.values(), *self._under_way}:
             await asyncio.wait(under_way)
 
     def _forget(self, deletion: asyncio.Task[None]) -> None:
         for key in [key for key, task in self._deleting.items() if task is deletion]:
             del self._deleting[key]
+
+
+async def _best_effort(work: Coroutine[Any, Any, None]) -> None:
+    with contextlib.suppress(StorageError):
+        await work

@@ -17,7 +17,7 @@ from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
 from storage.concurrency import both, map_bounded
-from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
+from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.idempotency import Claim
 from storage.jobs.models import Medium
 from storage.jobs.record import DAY_S, JobRecord
@@ -95,7 +95,14 @@ class Acceptance:
         preparing = self._prepare(prepared, job_id, identity)
         if identity.idempotency_key is None or self._claimed_id is not None:
             return job_id, await preparing
-        claim, draft = await both(self._claim("jobs", identity, job_id), preparing)
+        claiming = self._claim("jobs", identity, job_id)
+        claim, draft = await asyncio.gather(claiming, preparing, return_exceptions=True)
+        if isinstance(draft, BaseException):
+            raise draft
+        if isinstance(claim, IdempotencyKeyReused):
+            self._stores.jobs.discard_prepared(draft)
+        if isinstance(claim, BaseException):
+            raise claim
         return claim.id, draft
 
     async def _replay(self, job_id: str) -> Accepted | None:

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from storage import keys
 from storage.bucket.conditional import commit, compare_and_swap
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
 from storage.concurrency import gather, map_bounded
 from storage.errors import (
@@ -142,8 +142,18 @@ class JobStore:
         return stored
 
     def discard_prepared(self, record: JobRecord) -> None:
-        """Delete the index keys of a job that will not be accepted. Its timer's handler deletes the rest."""
-        self._index.delete_soon({*index_keys(record), list_key(record)})
+        """Clear away a job that was prepared under an id of its own, which no request stands for."""
+        self._index.soon(self._clear_away(record))
+
+    async def _clear_away(self, record: JobRecord) -> None:
+        """Delete what was prepared, the timer last, so that it does what this leaves undone.
+
+        A timer that stayed would be due soon, and a tenant could have any number of them, which each sweep would read.
+        """
+        async for page in all_keys(self._objects, keys.job_prefix(record.tenant, record.job_id)):
+            await self._objects.delete(*page)
+        await self._objects.delete(*index_keys(record), list_key(record))
+        await self._objects.delete(record.timer)
 
     async def create_unpublished(
         self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS

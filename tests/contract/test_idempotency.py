@@ -8,10 +8,12 @@ import httpx
 import pytest
 
 from storage import keys
-from storage.clock import ManualClock
+from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import StoredObject
+from storage.clock import Clock, ManualClock
 from storage.jobs.idempotency import KEY_LIFE
 from storage.webhooks.signing import new_secret
-from tests.support.api_server import BLUE, PNG, Api
+from tests.support.api_server import BLUE, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
@@ -51,6 +53,36 @@ async def test_at_once_they_make_one_job(api: Api) -> None:
     assert {answer.status_code for answer in answers} <= {200, 202}
     assert len({answer.json()["job_id"] for answer in answers}) == 1
     assert await jobs(api) == 1
+
+
+class CrowdedStore(MemoryObjectStore):
+    """No request claims its key before so many have looked whether somebody did."""
+
+    def __init__(self, clock: Clock, crowd: int) -> None:
+        super().__init__(clock)
+        self._crowd, self._gathered = crowd, asyncio.Barrier(crowd)
+
+    async def get(self, key: str) -> StoredObject:
+        try:
+            return await super().get(key)
+        finally:
+            if "/idempotency/" in key and self._crowd:
+                self._crowd -= 1
+                await self._gathered.wait()
+
+
+@pytest.mark.parametrize("priorities", [(0, 0, 0, 0), (0, 1, 2, 3)], ids=["one request", "different requests"])
+async def test_the_slower_ones_leave_nothing(clock: ManualClock, priorities: tuple[int, ...]) -> None:
+    """What they prepared goes at once, with its timers: else each sweep of the reaper would read them for a day."""
+    async with running_api(CrowdedStore(clock, len(priorities)), clock) as api:
+        await asyncio.gather(*(submit(api, "k", priority=priority, queue_timeout_s=1) for priority in priorities))
+        await api.stores.jobs.settled()
+        (job,) = (await api.client.get("/v1/jobs")).json()["jobs"]
+        left = [
+            key for key in await api.keys() if key.startswith(("timers/active/", "queue/", "tenants/default/jobs/"))
+        ]
+        assert len(left) == 4
+        assert all(job["job_id"] in key for key in left)
 
 
 async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:

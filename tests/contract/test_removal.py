@@ -120,6 +120,27 @@ async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path:
         await shop.jobs.create(record, workflow=b"{}")
 
 
+async def test_timers_without_a_job_do_not_stay_in_front(shop: Shop) -> None:
+    """However short its wait for a worker was to be: the sweeps of a day would read each of them again and again."""
+    await shop.jobs.prepare(a_job(created_at=shop.clock.now(), queue_timeout_s=1), workflow=b"{}")
+    shop.pass_time(minutes=11)
+    await shop.reaper.sweep()
+    timers = [Timer.parse(key) for key in await shop.keys("timers/")]
+    assert [timer.due - shop.clock.now() for timer in timers] == [timedelta(hours=25) - timedelta(minutes=11)]
+
+
+async def test_a_job_whose_timer_was_moved_is_found_all_the_same(shop: Shop) -> None:
+    """Its process was paused for long, and died right after the commit."""
+    record = await shop.jobs.prepare(a_job(created_at=shop.clock.now(), queue_timeout_s=1), workflow=b"{}")
+    shop.pass_time(minutes=11)
+    await shop.reaper.sweep()
+    await shop.objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
+    shop.pass_time(hours=25)
+    for _ in range(2):
+        await shop.reaper.sweep()
+    assert (await shop.read(record)).status is Status.FAILED
+
+
 async def test_a_slow_submission_is_found_all_the_same(clock: ManualClock, tmp_path: Path) -> None:
     """While its media were stored an idle worker took its hint for stale."""
 

@@ -1,12 +1,13 @@
 """Handles the timers of jobs: acts on what is due and completes what a dead process left undone.
 
-no record     an old submission is replaced by a tombstone and its objects are deleted
+no record     its timer moves to a day later; then a tombstone takes its place, and its objects are deleted
 queued        fails at its limit; its index keys are rewritten before that
 running       returns to the queue, or fails, if its lease has expired
 ended         removed once it has expired and its events were delivered; until then their entries are rewritten
 removed       its remaining objects are deleted
 """
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -54,8 +55,11 @@ class JobTimers:
         except JobGone:
             return await self._remover.collect_garbage(timer)
         except JobNotFound:
+            if age < YOUNG:
+                return timer  # the commit that names it may be under way
             if age < ABANDONED:
-                return timer
+                # Kept where it is, it would be read by every sweep until then, in front of the timers behind it.
+                return replace(timer, due=timer.armed_at + ABANDONED)
             await self._remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
             return None
         if stored.record.timer == timer.key:
@@ -63,6 +67,7 @@ class JobTimers:
         if age < YOUNG:
             return timer  # the commit that names it may be under way
         await self._remover.delete_rows_of(timer, stored.record)
+        await self._jobs.publish(stored.record)  # its own timer may have been moved before it was committed
         await self._jobs.fence(stored)  # the paused writer of this old timer can no longer commit
         return None
 
