@@ -139,6 +139,7 @@ class LocalRuntime:
                 "private_dirs": (*self._settings.private_dirs, str(data.absolute()), str(self._run_dir)),
             }
         )
+        # Settings travel as variables, not as arguments, which every user of the machine can read.
         spec = ChildSpec(
             name=name,
             module=module,

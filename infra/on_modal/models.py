@@ -28,7 +28,7 @@ def see_to_models(
     here = model_folder(settings.huggingface_token, Path(folder))
     models = [Model.model_validate(model) for model in wanted]
     found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
-    commit()
+    commit()  # other containers see a volume's new files only after a commit
 
     async def announce() -> None:
         async with open_stores(settings, MemorySignal()) as stores:

@@ -37,4 +37,5 @@ class ModalPools:
         if pool not in self._gpus:
             known = ", ".join([DEFAULT_POOL, *self._gpus])
             raise UnknownPool(f"no pool {pool!r}: this deployment has {known}")
+        # Modal scales each variant separately, so that the pools have containers of their own.
         return self._class.with_options(gpu=self._gpus[pool])(pool=pool)

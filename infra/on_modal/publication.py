@@ -17,6 +17,7 @@ def publish_engine() -> list[str]:
 
     The failed starts that the previous version counted are reset.
     """
+    # This Modal function has no GPU.
     settings = Settings().model_copy(update={"comfyui_cpu": True})
     configure_logging("check-image", settings.log_level, settings.secret_values())
 

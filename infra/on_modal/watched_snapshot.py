@@ -38,6 +38,7 @@ async def watched_snapshot(pool: str) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        # A bucket that hangs must not keep the container from its snapshot, hence the timeout and the kill.
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(END_S):
                 await process.communicate(b"survived\n")
