@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 
 from app.cli import cli
 from app.cli.connection import DEFAULT_DATA
 from app.cli.exit_codes import FAILED
-from app.cli.output import refuse
+from app.cli.output import Terminal, refuse
 from infra.bucket_commands import bucket as bucket_commands
 from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
 from infra.key_commands import keys as key_commands
@@ -136,7 +135,7 @@ async def _examine(data: Path) -> int:
         if connection:
             checks |= ApiChecks(connection.api_url, connection.api_key).all()
             checks |= EngineChecks(connection.comfyui_url).all()
-        return FAILED if await show(checks, Console()) else 0
+        return FAILED if await show(checks, Terminal()) else 0
 
 
 def _engine(choice: str | None) -> "EngineSettings":

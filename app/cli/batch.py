@@ -4,23 +4,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from app.cli.exit_codes import FAILED, INTERRUPTED
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json
 from app.cli.run import RunArguments, print_result, submitted
 from app.client import ApiProblem, Client, Json
 
 
 def run_batch(arguments: RunArguments, pictures: Sequence[Path], api: tuple[str, str], *, as_json: bool) -> int:
     """Submit one job for each picture, all with `arguments`. The deployment decides how many run at once."""
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with Client(*api) as client:
         accepted: list[str] = []
         try:
             for number, picture in enumerate(pictures, 1):
                 accepted.append(submitted(client, replace(arguments, image=picture))["job_id"])
-                console.print(f"{number}/{len(pictures)} {picture.name}: job {accepted[-1]}", highlight=False)
+                console.print(
+                    f"{number}/{len(pictures)} {picture.name}: job {accepted[-1]}", highlight=False, markup=False
+                )
             pairs = zip(accepted, pictures, strict=True)
             jobs = [_ended(client, job_id, picture, arguments.out, console) for job_id, picture in pairs]
         except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def run_batch(arguments: RunArguments, pictures: Sequence[Path], api: tuple[str,
     return 0 if done == len(jobs) else FAILED
 
 
-def _ended(client: Client, job_id: str, picture: Path, out: Path, console: Console) -> Json:
+def _ended(client: Client, job_id: str, picture: Path, out: Path, console: Terminal) -> Json:
     job = client.wait(job_id, lambda _: None)
     console.print(f"{picture.name}: {job['status']}", highlight=False, markup=False)
     print_result(console, job, [(output, client.download(output, out)) for output in job["outputs"]])

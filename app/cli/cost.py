@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from rich.console import Console
 from rich.table import Table
 
 from app.cli.exit_codes import REFUSED
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json
 from app.cli.spans import span
 from app.client import Client, Json
 
@@ -109,7 +108,7 @@ def _print_table(costs: Costs, begin: datetime) -> None:
         table.add_row(gpu or "none", shape[:_SHOWN], status, str(row.jobs), f"{row.gpu_seconds:.1f}", _usd(row, gpu))
     total = costs.total
     table.add_row("all", "", "", str(total.jobs), f"{total.gpu_seconds:.1f}", f"{total.usd:.4f}")
-    console = Console()
+    console = Terminal()
     console.print(f"jobs since {begin.isoformat(timespec='seconds')}", highlight=False)
     console.print(table)
     if total.unpriced_gpu_seconds:

@@ -3,10 +3,9 @@
 import json
 import sys
 
-from rich.console import Console
 from rich.table import Table
 
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json, printable
 from app.client import Client, Json
 
 
@@ -18,7 +17,7 @@ def list_page(api: tuple[str, str], status: str | None, limit: int, cursor: str 
     table = Table("job", "status", "created", "progress", box=None, pad_edge=False)
     for job in page["jobs"]:
         table.add_row(job["job_id"], job["status"], job["created_at"][:19], f"{job['progress']} %")
-    console = Console()
+    console = Terminal()
     console.print(table)
     if page["next_cursor"]:
         console.print(f"more: --cursor {page['next_cursor']}", highlight=False)
@@ -39,7 +38,7 @@ def cancel_job(api: tuple[str, str], job_id: str) -> int:
 
 def print_logs(api: tuple[str, str], job_id: str, attempt: int | None) -> int:
     with Client(*api) as client:
-        sys.stdout.write(client.logs(job_id, attempt))
+        sys.stdout.write(printable(client.logs(job_id, attempt)))
     return 0
 
 
@@ -48,12 +47,12 @@ def remove_job(api: tuple[str, str], job_id: str) -> int:
         left = client.remove(job_id)
     if left is not None:
         return _print_job(left)
-    Console().print(f"removed {job_id}", highlight=False, markup=False)
+    Terminal().print(f"removed {job_id}", highlight=False, markup=False)
     return 0
 
 
 def _print_job(job: Json) -> int:
-    console = Console()
+    console = Terminal()
     for name in ("job_id", "status", "progress", "created_at", "started_at", "completed_at", "error"):
         if job[name] is not None:
             console.print(f"{name:13}{job[name]}", highlight=False, markup=False)

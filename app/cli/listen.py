@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
-from rich.console import Console
+from rich.markup import escape
 
 from app.cli.exit_codes import FAILED
+from app.cli.output import Terminal
 from storage.webhooks.signing import BadSignature, verify
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -29,7 +30,7 @@ class Listening:
     as_json: bool = False
     seen: int = 0
     forged: int = 0
-    console: Console = field(default_factory=Console)
+    console: Terminal = field(default_factory=Terminal)
 
     def serve(self) -> int:
         """Serve until Ctrl-C or `count` events. Returns the exit code, 1 if an event had an invalid signature."""
@@ -66,7 +67,8 @@ class Listening:
             sys.stdout.flush()
             return
         believed = "verified" if self.secret is not None else "not verified"
-        self.console.print(f"[green]{believed}[/] [bold]{event.get('type')}[/] {event.get('id')}", highlight=False)
+        kind, event_id = escape(str(event.get("type"))), escape(str(event.get("id")))
+        self.console.print(f"[green]{believed}[/] [bold]{kind}[/] {event_id}", highlight=False)
         data = event.get("data")
         if isinstance(data, dict):
             self.console.print(_short(data), markup=False, soft_wrap=True)

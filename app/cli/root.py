@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
 from app import __version__
 from app.cli.connection import DEFAULT_DATA, NoConnection, Target
 from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from app.cli.output import refuse
+from app.cli.output import Terminal, refuse
 
 if TYPE_CHECKING:  # commands import their modules when they run, which keeps `--help` fast
     from app.client import ApiProblem
@@ -40,7 +39,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
     def wrapped(*args: Any, **options: Any) -> int:
         from app.client import ApiProblem, ApiUnreachable, DownloadFailed
 
-        errors = Console(stderr=True)
+        errors = Terminal(stderr=True)
         try:
             return command(*args, **options)
         except ApiProblem as problem:
@@ -56,7 +55,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
     return wrapped
 
 
-def _print_problem(problem: "ApiProblem", errors: Console) -> None:
+def _print_problem(problem: "ApiProblem", errors: Terminal) -> None:
     """Print each fault, followed by its hint."""
     errors.print(f"refused: {problem}", style="red", highlight=False, markup=False)
     faults = [

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from app.cli.exit_codes import FAILED, INTERRUPTED
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json, printable
 from app.client import ApiProblem, Client, Json
 
 _LOADER = "LoadImage"
@@ -32,7 +31,7 @@ class RunArguments:
 
 
 def run_workflow(arguments: RunArguments, api: tuple[str, str], *, as_json: bool) -> int:
-    console = Console(stderr=as_json)
+    console = Terminal(stderr=as_json)
     with Client(*api) as client:
         accepted = submitted(client, arguments)
         try:
@@ -110,15 +109,15 @@ def _known(types: Json) -> str:
     return "its inputs are " + ", ".join(f"{name} ({kind})" for name, kind in types.items())
 
 
-def _follow(client: Client, job_id: str, console: Console) -> Json:
+def _follow(client: Client, job_id: str, console: Terminal) -> Json:
     """Wait for the job with a progress bar on a terminal, or with a line for each change elsewhere."""
     if not console.is_terminal:
         return client.wait(job_id, lambda job: console.print(_line(job), highlight=False, markup=False))
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[node]}"),
+        TextColumn("{task.fields[node]}", markup=False),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=console) as bar:
@@ -137,10 +136,10 @@ def _where(job: Json) -> str:
     details = job["progress_details"]
     node = f"node {details['current_node']}" if details["current_node"] else ""
     step = f"step {details['step']}" if details["step"] else ""
-    return " ".join(part for part in (node, step) if part)
+    return printable(" ".join(part for part in (node, step) if part))
 
 
-def _warn(console: Console, warnings: Json) -> None:
+def _warn(console: Terminal, warnings: Json) -> None:
     for warning in warnings.values():
         outputs = ", ".join(warning["dependent_outputs"])
         hint = f" ({warning['hint']})" if warning["hint"] else ""
@@ -148,7 +147,7 @@ def _warn(console: Console, warnings: Json) -> None:
         console.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
-def print_result(console: Console, job: Json, paths: list[tuple[Json, Path]]) -> None:
+def print_result(console: Terminal, job: Json, paths: list[tuple[Json, Path]]) -> None:
     if job["error"]:
         detail = job["error_detail"] or {}
         where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""

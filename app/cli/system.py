@@ -1,8 +1,6 @@
 """`comfyui-modal system`."""
 
-from rich.console import Console
-
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json
 from app.client import Client, Json
 
 GIB = 1024**3
@@ -14,7 +12,7 @@ def show_system(api: tuple[str, str], *, as_json: bool) -> int:
     if as_json:
         print_json(system)
         return 0
-    console = Console()
+    console = Terminal()
     console.print(f"API {system['version']}, Python {system['python_version']}", highlight=False)
     for pool in system["pools"]:
         for line in _lines(pool):

@@ -2,10 +2,8 @@
 
 import sys
 
-from rich.console import Console
-
 from app.cli.exit_codes import FAILED, REFUSED
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json
 from app.client import Client, Json
 from storage.access.key_store import check_tenant
 from storage.webhooks.signing import tenant_secret
@@ -46,7 +44,7 @@ def _print(deliveries: list[Json], *, as_json: bool) -> None:
     if as_json:
         print_json(deliveries)
         return
-    console = Console()
+    console = Terminal()
     for delivery in deliveries:
         reason = f": {delivery['reason']}" if delivery["reason"] else ""
         line = f"{delivery['status']:10}{delivery['type']}  {delivery['event_id']}{reason}"

@@ -2,9 +2,7 @@
 
 import json
 
-from rich.console import Console
-
-from app.cli.output import print_json
+from app.cli.output import Terminal, print_json
 from app.client import Client, Json
 
 
@@ -15,7 +13,7 @@ def list_all(api: tuple[str, str], *, as_json: bool) -> int:
         return print_json(found)
     width = max((len(row["name"]) for row in found), default=0)
     for row in found:
-        Console().print(
+        Terminal().print(
             f"{row['name']:<{width}}  {_state(row):<8}  {row['title']}", highlight=False, markup=False, soft_wrap=True
         )
     return 0
@@ -26,7 +24,7 @@ def show_one(api: tuple[str, str], name: str, *, as_json: bool) -> int:
         found = client.workflow(name)
     if as_json:
         return print_json(found)
-    console = Console()
+    console = Terminal()
     for line in _lines(found):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
