@@ -27,8 +27,8 @@ Lane = Literal["active", "retained"]
 
 LANES: tuple[Lane, ...] = ("active", "retained")
 
-TOMBSTONE_NONCE = "0" * 8
-"""The fixed nonce of a tombstone's timer, so that every handler arms the same one."""
+SHARED_NONCE = "0" * 8
+"""Of a timer that several processes write, each the same."""
 
 _KEY = re.compile(
     r"timers/(?P<lane>active|retained)/(?P<due>\d{13})-(?P<kind>job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})"

@@ -6,7 +6,7 @@ from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.errors import ObjectNotFound
 from storage.model import Model
-from storage.timers import TOMBSTONE_NONCE, Kind, Timer
+from storage.timers import SHARED_NONCE, Kind, Timer
 
 LIFE = timedelta(days=30)
 """How long the API reports a removed record as gone; afterwards it is unknown."""
@@ -57,4 +57,4 @@ async def collect_garbage(objects: ObjectStore, record_key: str, timer: Timer, n
 def end_timer(tombstone: Tombstone, kind: Kind, tenant: str, record_id: str) -> Timer:
     """Return the timer of a tombstone's expiry."""
     # The fixed nonce gives every process the same key, so that the timer exists once.
-    return Timer(tombstone.ends_at, kind, tenant, record_id, tombstone.gone_at, TOMBSTONE_NONCE)
+    return Timer(tombstone.ends_at, kind, tenant, record_id, tombstone.gone_at, SHARED_NONCE)

@@ -93,17 +93,22 @@ class Acceptance:
         Returns the id that the key is bound to, which differs from `job_id` after a lost race, and the draft.
         """
         preparing = self._prepare(prepared, job_id, identity)
-        if identity.idempotency_key is None or self._claimed_id is not None:
+        if identity.idempotency_key is None:
             return job_id, await preparing
-        claiming = self._claim("jobs", identity, job_id)
-        claim, draft = await asyncio.gather(claiming, preparing, return_exceptions=True)
-        if isinstance(draft, BaseException):
-            raise draft
-        if isinstance(claim, IdempotencyKeyReused):
+        if self._claimed_id is not None:
+            arming = self._stores.idempotency.arm(self._tenant, "jobs", identity.idempotency_key)
+            draft, _ = await both(preparing, arming)
+            return job_id, draft
+        claiming = asyncio.create_task(self._claim("jobs", identity, job_id))
+        try:
+            draft = await preparing
+        finally:
+            await asyncio.wait({claiming})
+        try:
+            return claiming.result().id, draft
+        except IdempotencyKeyReused:  # after any other failure a repeat of the request may use this id
             self._stores.jobs.discard_prepared(draft)
-        if isinstance(claim, BaseException):
-            raise claim
-        return claim.id, draft
+            raise
 
     async def _replay(self, job_id: str) -> Accepted | None:
         """Return the job that was committed under a claimed id, or None if none was. Raises `JobGone`."""
@@ -151,7 +156,7 @@ class Acceptance:
 
     async def _claim(self, scope: str, identity: Identity, mine: str) -> Claim:
         return await self._stores.idempotency.claim(
-            self._tenant, scope, identity.idempotency_key or "", identity.fingerprint, mine=mine, is_armed=True
+            self._tenant, scope, identity.idempotency_key or "", identity.fingerprint, mine=mine
         )
 
     def draft(

@@ -9,6 +9,7 @@ claim again.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import uuid
@@ -18,8 +19,15 @@ from datetime import datetime, timedelta
 from storage import keys
 from storage.bucket.objects import ObjectStore, StoredObject
 from storage.clock import Clock
-from storage.errors import IdempotencyKeyReused, ObjectNotFound, PreconditionFailed, StorageUnavailable
-from storage.timers import Timer
+from storage.concurrency import both
+from storage.errors import (
+    IdempotencyKeyReused,
+    ObjectNotFound,
+    PreconditionFailed,
+    StorageError,
+    StorageUnavailable,
+)
+from storage.timers import SHARED_NONCE, Timer
 
 KEY_LIFE = timedelta(hours=24)
 """Lifetime of a claim; afterwards the key may be used for another request."""
@@ -47,37 +55,41 @@ class IdempotencyStore:
         self._clock = clock
 
     async def known(self, tenant: str, scope: str, key: str, fingerprint: str) -> str | None:
-        """Return the id that an earlier request has claimed with this key, or None.
+        """Return the id that an earlier request has claimed with this key, or None. Writes nothing.
 
-        The same round writes the timer of a claim. Raises `IdempotencyKeyReused` as `claim` does.
+        Raises `IdempotencyKeyReused` as `claim` does.
         """
-        digest = _digest(scope, key)
-        found, _ = await asyncio.gather(
-            self._find(keys.idempotency(tenant, digest)), self._objects.put(self._timer(tenant, digest).key, b"")
-        )
+        found = await self._find(keys.idempotency(tenant, _digest(scope, key)))
         if found is None or "retired_at" in json.loads(found.body) or self._is_old(found):
             return None
         return _id_of(found, key, fingerprint)
 
-    async def claim(
-        self, tenant: str, scope: str, key: str, fingerprint: str, *, mine: str | None = None, is_armed: bool = False
-    ) -> Claim:
+    async def arm(self, tenant: str, scope: str, key: str) -> None:
+        """Write the timer of a claim again: the process that made the claim may have died before."""
+        await self._objects.put(self._timer(tenant, _digest(scope, key)).key, b"")
+
+    async def claim(self, tenant: str, scope: str, key: str, fingerprint: str, *, mine: str | None = None) -> Claim:
         """Claim the key, or return its existing claim.
 
         `scope` separates the keys of different operations; `fingerprint` is a hash of the request's body; `mine` is the
-        id to claim. `is_armed`: `known` has already written the timer. Raises `IdempotencyKeyReused` if the key was
-        claimed with another fingerprint.
+        id to claim. Raises `IdempotencyKeyReused` if the key was claimed with another fingerprint.
+
+        The timer is written in the same round: a process that is killed meanwhile may leave a claim without one, which
+        a repeat of the request arms.
         """
-        digest, mine = _digest(scope, key), mine or str(uuid.uuid4())
-        name = keys.idempotency(tenant, digest)
-        if not is_armed:
-            await self._objects.put(self._timer(tenant, digest).key, b"")
+        name, mine = keys.idempotency(tenant, _digest(scope, key)), mine or str(uuid.uuid4())
+        arming = asyncio.create_task(self.arm(tenant, scope, key))
         for _ in range(CLAIM_ATTEMPTS):
             body = self._body(mine, fingerprint)
             try:
-                await self._objects.create(name, body)
+                await both(self._objects.create(name, body), arming)
             except PreconditionFailed:
                 found = await self._find(name)
+            except StorageError:
+                # The claim may have been made without its timer.
+                with contextlib.suppress(StorageError):
+                    await self.arm(tenant, scope, key)
+                raise
             else:
                 return Claim(mine, is_first=True)
             if found is None or json.loads(found.body).get("retired_at"):
@@ -111,8 +123,9 @@ class IdempotencyStore:
         return None
 
     def _timer(self, tenant: str, digest: str) -> Timer:
-        now = self._clock.now()
-        return Timer.new(now + CLEAN_UP_AFTER, "key", tenant, digest, armed_at=now)
+        """The same for all requests of an hour, so that repeats add no objects to the bucket."""
+        due = (self._clock.now() + CLEAN_UP_AFTER).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+        return Timer(due, "key", tenant, digest, armed_at=due, nonce=SHARED_NONCE)
 
     def _body(self, made: str, fingerprint: str) -> bytes:
         claim = {"id": made, "fingerprint": fingerprint, "claimed_at": self._clock.now().isoformat()}

@@ -127,13 +127,21 @@ class JobStore:
         except StorageError:
             # The timer may be missing, and its handler deletes the workflow. It is not deleted here: a repeat of the
             # request may be storing the same job.
-            self._index.put_soon({record.timer})
+            self._index.soon(self._index.put({record.timer}))
             raise
         return record
 
     async def accept(self, record: JobRecord) -> StoredJob:
         """Commit a prepared job. Raises `PreconditionFailed` if a job with this id exists."""
-        stored = await self._commit(record, etag=None)
+        if Timer.parse(record.timer).due <= self._clock.now():
+            # The reaper may have moved the timer of a slow submission.
+            record = record.model_copy(update={"timer": job_timer(record, record.due_at, now=self._clock.now()).key})
+            await self._index.put({record.timer})
+        try:
+            stored = await self._commit(record, etag=None)
+        except PreconditionFailed:
+            self._index.delete_soon({record.timer})  # no version will name it
+            raise
         if self._clock.now() - record.created_at > YOUNG / 2:
             # After a slow submission a reader may have deleted the index keys as stale.
             await self.publish(record)
@@ -142,17 +150,14 @@ class JobStore:
         return stored
 
     def discard_prepared(self, record: JobRecord) -> None:
-        """Clear away a job that was prepared under an id of its own, which no request stands for."""
-        self._index.soon(self._clear_away(record))
+        """Delete a prepared job that no request will accept, in the background."""
+        self._index.soon(self._discard(record))
 
-    async def _clear_away(self, record: JobRecord) -> None:
-        """Delete what was prepared, the timer last, so that it does what this leaves undone.
-
-        A timer that stayed would be due soon, and a tenant could have any number of them, which each sweep would read.
-        """
+    async def _discard(self, record: JobRecord) -> None:
+        """The timer goes last: until then its handler would do the same."""
+        await self._objects.delete(*sorted({*index_keys(record), list_key(record)}))
         async for page in all_keys(self._objects, keys.job_prefix(record.tenant, record.job_id)):
             await self._objects.delete(*page)
-        await self._objects.delete(*index_keys(record), list_key(record))
         await self._objects.delete(record.timer)
 
     async def create_unpublished(

@@ -83,6 +83,14 @@ async def test_the_slower_ones_leave_nothing(clock: ManualClock, priorities: tup
         ]
         assert len(left) == 4
         assert all(job["job_id"] in key for key in left)
+        # The timer of the Idempotency-Key is the same for all of them.
+        assert len([key for key in await api.keys() if key.startswith("timers/retained/")]) == 1
+
+
+async def test_a_refused_request_leaves_no_timer(api: Api) -> None:
+    """Its Idempotency-Key was never claimed."""
+    assert (await submit(api, "k", priority="high")).status_code == 422
+    assert (await api.objects.list("timers/")).keys == ()
 
 
 async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:

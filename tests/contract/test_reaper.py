@@ -13,9 +13,9 @@ from storage.errors import PreconditionFailed
 from storage.index_keys import QUEUE
 from storage.jobs.models import ProgressDetails
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG, job_timer
+from storage.jobs.store import ABANDONED, YOUNG, job_timer
 from storage.timers import LANES, Timer, lane_prefix
-from tests.support.records import CREATED
+from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 from workers.upkeep.reaper import Reaper
 
@@ -143,7 +143,7 @@ async def test_a_timer_that_no_version_names_is_fenced_and_deleted(shop: Shop) -
     )
     before = await shop.jobs.advance(before, held)
     assert await shop.reaper.sweep() == {"job": 1}
-    assert await shop.keys(lane_prefix("active")) == (record.timer,)
+    assert await shop.keys(lane_prefix("active")) == ((await shop.read(record)).timer,)
     with pytest.raises(PreconditionFailed):
         await shop.jobs.advance(before, before.record)
 
@@ -224,3 +224,15 @@ async def test_a_lost_worker_does_not_wait_for_removals(clock: ManualClock) -> N
     lost = await shop.claimed()
     assert await shop.keys(lane_prefix("active")) == (lost.timer,)
     assert len(await shop.keys(lane_prefix("retained"))) == 3
+
+
+async def test_a_timer_without_a_record_is_moved(clock: ManualClock) -> None:
+    """To the time when the submission is old: it is not read by every sweep in between."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    draft = await shop.jobs.prepare(a_job(created_at=clock.now(), queue_timeout_s=1), workflow=b"{}")
+    shop.pass_time(minutes=11)
+    assert (await shop.reaper.sweep())["job"] == 1
+    (moved,) = await shop.keys(lane_prefix("active"))
+    assert Timer.parse(moved).due == draft.created_at + ABANDONED
+    accepted = await shop.jobs.accept(draft)
+    assert accepted.record.timer in await shop.keys(lane_prefix("active"))

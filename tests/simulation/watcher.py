@@ -1,5 +1,6 @@
 """What must hold at every write and at the end. Sees each write to a job's record, and who made it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -37,6 +38,8 @@ class Watcher:
     """When a client asked that an event be sent again, in the loop's time, by the event's id."""
     batches: dict[str, BatchRecord] = field(default_factory=dict)
     """The newest record of each, by its key, until it is removed."""
+    drafts: set[str] = field(default_factory=set)
+    """The key of each batch that was ever written."""
     _changed_at: dict[str, float] = field(default_factory=dict)
     _listed_at: dict[str, float] = field(default_factory=dict)
     _hinted_at: dict[str, float] = field(default_factory=dict)
@@ -89,6 +92,7 @@ class Watcher:
     def _batch_written(self, key: str) -> None:
         body = self.bucket._entries[key].body
         if Tombstone.parse(body) is None:
+            self.drafts.add(key)
             self.batches[key] = BatchRecord.model_validate_json(body)
             return
         before = self.batches.pop(key, None)
@@ -286,8 +290,12 @@ class Watcher:
             self._violated(f"{len(left)} objects were left for ever", str(left[:5]))
 
     def _is_left_by_a_kill(self, key: str) -> bool:
-        """The workflow of a job that was never accepted: it is stored in the same round as its timer."""
+        """What is stored in the same round as its timer, of a job or batch that was never accepted: the workflow, and
+        the claim of an Idempotency-Key."""
         folder, _, name = key.rpartition("/")
+        if folder.endswith("/idempotency"):
+            claimed = json.loads(self.bucket._entries[key].body)["id"]
+            return keys.record(TENANT, claimed) not in self.records and keys.batch(TENANT, claimed) not in self.drafts
         return name == "workflow.json" and f"{folder}/job.json" not in self.records
 
     def _violated(self, what: str, where: str) -> None:

@@ -58,7 +58,7 @@ class JobTimers:
             if age < YOUNG:
                 return timer  # the commit that names it may be under way
             if age < ABANDONED:
-                # Kept where it is, it would be read by every sweep until then, in front of the timers behind it.
+                # It is moved, not kept: timers that are due cost every sweep a read.
                 return replace(timer, due=timer.armed_at + ABANDONED)
             await self._remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
             return None
@@ -67,8 +67,9 @@ class JobTimers:
         if age < YOUNG:
             return timer  # the commit that names it may be under way
         await self._remover.delete_rows_of(timer, stored.record)
-        await self._jobs.publish(stored.record)  # its own timer may have been moved before it was committed
-        await self._jobs.fence(stored)  # the paused writer of this old timer can no longer commit
+        # A new timer fences a paused writer as any commit does. It also stands in for one that was moved before the
+        # commit that names it.
+        await self._jobs.rearm(stored, stored.record.due_at)
         return None
 
     async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:
