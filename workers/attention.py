@@ -1,9 +1,9 @@
-"""Which attention ComfyUI is started with: SageAttention where it was seen to be right here, and quicker; else torch's.
+"""Chooses ComfyUI's attention: SageAttention if it was measured as correct and faster on this GPU, else torch's.
 
-ComfyUI itself trusts the flag: with kernels that were built for another GPU it makes noise, or none at all. So a probe
-(`workers.attention_probe`) runs both on this GPU, in a process of its own and in the engine's Python, while the engine
-starts with the likely one. Whatever it does, crash, hang or talk nonsense, is a reason for torch's attention, and the
-log says so. What it found is remembered for the next start on such a GPU (`workers.attention_memory`).
+ComfyUI trusts the flag: with kernels built for another GPU it produces noise, or no image at all. So a probe
+(`workers.attention_probe`) runs both on this GPU, in a separate process with the engine's Python, while the engine
+starts with the likely one. A crash, a hang or an invalid result of the probe selects torch's attention, which is
+logged. The result is stored for the next start on such a GPU (`workers.attention_memory`).
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from workers.supervise import guarded, kill_group
 logger = logging.getLogger(__name__)
 
 Wish = Literal["auto", "sage", "sdpa"]
-"""`sage` takes it also where it is slower, but never where it is wrong."""
+"""`sage` uses SageAttention even if it is slower, but never if it is wrong."""
 
 SAGE_FLAG = "--use-sage-attention"
 SDPA_FLAG = "--use-pytorch-cross-attention"
@@ -39,13 +39,13 @@ errors of about 1/254 and 1/32 of a value average out over a row of thousands. A
 that reads the wrong layout, stays below 0.5. 0.99 leaves ten times the error of correct kernels as room.
 """
 TIME_LIMIT_S = 180.0
-"""Loading torch in a cold container, and SageAttention 1's compiling at run time, included."""
+"""Seconds for the probe, including the load of torch in a cold container and SageAttention 1's compilation."""
 
 NOT_OURS = AttentionChoice(backend=None, reason="not ours to choose")
 
 
 class Measured(BaseModel):
-    """What the probe said. `failure`: how it ended, where it did not end well."""
+    """The result of the probe. `failure` says how it ended if it failed."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=True)
 
@@ -75,14 +75,14 @@ class EngineAttention:
     time_limit_s: float = TIME_LIMIT_S
     memory: AttentionMemory | None = None
     _gpus: dict[str, SeenGpu | None] = field(default_factory=dict, compare=False)
-    """The driver is asked once."""
+    """The driver's answer, cached."""
 
     async def choose(self, enclosure: Enclosure | None = None) -> AttentionChoice:
-        """Never raises; the log tells the choice. The probe is confined as the engine is."""
+        """Return the choice and log it. Never raises. The probe is confined like the engine."""
         return await self.known() or await self.tried(enclosure)
 
     async def known(self) -> AttentionChoice | None:
-        """The choice, where nothing has to be tried for it."""
+        """Return the choice if it needs no measurement, else None."""
         if self.cpu:
             return _told(_sdpa("ComfyUI runs on the CPU"))
         if self.wish == "sdpa":
@@ -93,7 +93,7 @@ class EngineAttention:
         return None if remembered is None else _told(remembered, is_fallback=True)
 
     async def likely_flag(self) -> str:
-        """Of the choice that a trial will most likely lead to."""
+        """Return the flag of the choice that a measurement will most likely lead to."""
         gpu = await self._gpu()
         is_new = gpu is None or gpu.capability >= attention_probe.OLDEST
         return SAGE_FLAG if self.wish != "sdpa" and is_new and has_sage(self.python) else SDPA_FLAG
@@ -101,7 +101,7 @@ class EngineAttention:
     async def tried(self, enclosure: Enclosure | None = None) -> AttentionChoice:
         measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s, enclosure=enclosure)
         choice = _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
-        # A crash, a hang or an error may not come again; what was measured will.
+        # Only measurements are stored: a crash, a hang or an error may not recur.
         is_sure = measured.cuda and measured.failure is None and measured.sage_error is None
         if is_sure and self.memory is not None and (gpu := await self._gpu()) is not None:
             await self.memory.remember(gpu, self.wish, choice)
@@ -125,7 +125,7 @@ def decide(measured: Measured, wish: Wish) -> AttentionChoice:
 
 
 def _objection(measured: Measured) -> str | None:  # noqa: PLR0911  one a reason
-    """Why SageAttention cannot be used, whoever asks for it."""
+    """Return why SageAttention cannot be used, or None."""
     if measured.failure is not None:
         return f"the probe {measured.failure}"
     if measured.torch is None:
@@ -177,9 +177,9 @@ def _told(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionCho
 async def probe(
     python: str, environment: Mapping[str, str], *, time_limit_s: float, enclosure: Enclosure | None = None
 ) -> Measured:
-    """What the probe says in that Python; ends with this process, and never takes longer than its limit.
+    """Run the probe in that Python, with a time limit; it ends with this process.
 
-    The probe goes as a text: the engine's user need not be able to read our code.
+    The probe is passed as text, since the engine's user may be unable to read our code.
     """
     command = [python, "-c", Path(attention_probe.__file__).read_text()]
     if enclosure is not None:
@@ -210,13 +210,13 @@ async def probe(
 
 
 async def _read(stream: asyncio.StreamReader | None, into: bytearray) -> None:
-    """To its end; what was read before is kept if this is cancelled."""
+    """Read the stream to its end; bytes read before a cancellation are kept."""
     while stream is not None and (piece := await stream.read(4096)):
         into.extend(piece)
 
 
 def parse(said: bytes | bytearray, failure: str | None = None) -> Measured:
-    """Lines that are JSON objects, the later ones over the earlier; other lines are some library's talk."""
+    """Merge the lines that are JSON objects, later ones over earlier ones; other lines are a library's output."""
     facts: dict[str, Any] = {}
     for line in said.decode(errors="replace").splitlines():
         try:

@@ -1,7 +1,7 @@
-"""What a worker knows of its attention without trying it: the choice of an earlier start, or a likely one.
+"""The choice of attention that a worker knows without a measurement: that of an earlier start, or a likely one.
 
-A choice is valid for one image, GPU, driver and probe. Trying loads torch, which takes as long as ComfyUI's own import
-of it; the driver's `nvidia-smi` and a look into the engine's packages take a fraction of a second.
+A choice is valid for one image, GPU, driver and probe. A measurement loads torch, which takes as long as ComfyUI's own
+import of it; `nvidia-smi` and a search of the engine's packages take a fraction of a second.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ QUERY_LIMIT_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class SeenGpu:
-    """The first GPU, as the driver describes it."""
+    """The first GPU as described by the driver."""
 
     name: str
     driver: str
@@ -32,7 +32,7 @@ class SeenGpu:
 
 
 async def seen_gpu(environment: Mapping[str, str]) -> SeenGpu | None:
-    """None where there is none, or no NVIDIA driver to ask."""
+    """Return the first GPU; None without a GPU or an NVIDIA driver."""
     try:
         process = await asyncio.create_subprocess_exec(
             *QUERY,
@@ -57,7 +57,7 @@ async def seen_gpu(environment: Mapping[str, str]) -> SeenGpu | None:
 
 
 def parse_gpu(said: str) -> SeenGpu | None:
-    """`NVIDIA L40S, 570.86.15, 8.9`, one line a GPU."""
+    """Parse the output of `nvidia-smi`, such as `NVIDIA L40S, 570.86.15, 8.9`, one line per GPU."""
     try:
         name, driver, capability = (part.strip() for part in said.splitlines()[0].rsplit(",", 2))
         major, minor = capability.split(".")
@@ -67,13 +67,13 @@ def parse_gpu(said: str) -> SeenGpu | None:
 
 
 def has_sage(python: str) -> bool:
-    """Whether SageAttention is among that Python's own packages: which most likely means that it is to be used."""
+    """Whether SageAttention is installed for that Python, so that it is the likely choice."""
     folder = Path(python).parent.parent
     return any(folder.glob("lib/python3*/site-packages/sageattention/__init__.py"))
 
 
 class AttentionMemory:
-    """Earlier choices of a pool in one image. A bucket that fails costs another trial, and no more."""
+    """Earlier choices of a pool in one image. If the bucket fails, attention is measured again."""
 
     def __init__(self, store: AttentionStore, pool: str, image: str) -> None:
         self._store = store
@@ -94,7 +94,7 @@ class AttentionMemory:
             logger.warning("the choice of the attention is not remembered: %s", error)
 
     def _valid_for(self, gpu: SeenGpu, wish: str) -> str:
-        """A hash: the probe belongs to it, since our code is not part of the image's id."""
+        """Return the hash of what a choice is valid for, the probe included: our code is not part of the image's id."""
         probe = Path(attention_probe.__file__).read_bytes()
         facts = "\n".join((self._image, gpu.name, gpu.driver, wish, hashlib.sha256(probe).hexdigest()))
         return hashlib.sha256(facts.encode()).hexdigest()[:32]

@@ -1,8 +1,8 @@
-"""Which attention kernels this Python can run, and how well: `python attention_probe.py` in the engine's own Python.
+"""Measures the attention kernels of the engine's Python: `python attention_probe.py`.
 
-Self-contained: the standard library, and torch and sageattention where they are installed. Each line of standard output
-that is a JSON object tells some facts; a later one adds to the earlier ones, so that a kernel that takes the whole
-process down leaves what was known before it. `workers.attention` starts this, and decides.
+It uses only the standard library, and torch and sageattention if they are installed. Each line of standard output that
+is a JSON object reports facts; a later one adds to the earlier ones, so that a kernel that crashes the process leaves
+the facts known before. `workers.attention` starts this and decides.
 
 A kernel takes query, key and value of shape (batch, heads, length, head dimension), and returns the same shape.
 """
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 Kernel = Callable[[Any, Any, Any], Any]
 
 OLDEST = (8, 0)
-"""Ampere: SageAttention has kernels for nothing older (its README, "Base environment")."""
+"""Ampere, the oldest architecture with SageAttention kernels (its README, "Base environment")."""
 
 REPETITIONS = 9
 WARM_UPS = 2
@@ -27,7 +27,7 @@ WARM_UPS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A self-attention. `dtype` is a name of torch's."""
+    """The dimensions of a self-attention. `dtype` is torch's name."""
 
     name: str
     heads: int
@@ -41,28 +41,28 @@ CASES = (
     Case("64 wide", heads=10, length=4096, head_dim=64, dtype="float16"),
     Case("128 wide", heads=24, length=4096, head_dim=128, dtype="bfloat16"),
 )
-"""Small, with the head dimensions and types of SDXL and Wan: kernels differ by both."""
+"""Small cases with the head dimensions and types of SDXL and Wan, since kernels differ by both."""
 
 
 class Device(Protocol):
-    """What tensors are made on, compared on and timed on."""
+    """The device on which tensors are created, compared and timed."""
 
     def inputs(self, case: Case) -> tuple[Any, Any, Any]: ...
 
     def cosine(self, one: Any, other: Any) -> float:
-        """Similarity of all values, computed in 32 bits."""
+        """Return the cosine similarity of all values, computed in 32 bits."""
         ...
 
     def is_finite(self, tensor: Any) -> bool: ...
 
     def milliseconds(self, work: Callable[[], object]) -> float:
-        """Of one run, until the device has finished."""
+        """Return the time of one run, until the device has finished."""
         ...
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`cosine` is None where the kernel gave NaN or infinity."""
+    """`cosine` is None if the kernel returned NaN or infinity."""
 
     finite: bool
     cosine: float | None
@@ -71,7 +71,7 @@ class Comparison:
 
 
 def compare(device: Device, case: Case, kernel: Kernel, reference: Kernel) -> Comparison:
-    """Medians of several runs, after some that compile what has to be compiled. Whatever a kernel raises is raised."""
+    """Compare two kernels by the medians of several runs, after warm-up runs. Errors of a kernel are passed on."""
     query, key, value = device.inputs(case)
     result, expected = kernel(query, key, value), reference(query, key, value)
     finite = device.is_finite(result)
@@ -84,7 +84,7 @@ def compare(device: Device, case: Case, kernel: Kernel, reference: Kernel) -> Co
 
 
 def measure(device: Device, kernel: Kernel, reference: Kernel, cases: Sequence[Case] = CASES) -> dict[str, Any]:
-    """All cases as one: the worst cosine, the sum of the times. A kernel that raises is told as `sage_error`."""
+    """Return the worst cosine and the total times of all cases. The error of a kernel is reported as `sage_error`."""
     try:
         compared = [compare(device, case, kernel, reference) for case in cases]
     except Exception as error:
@@ -106,7 +106,7 @@ def _median(device: Device, work: Callable[[], object]) -> float:
 
 
 class CudaDevice:
-    """`torch` is the module."""
+    """A CUDA device. `torch` is the module."""
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
@@ -137,13 +137,13 @@ class CudaDevice:
 
 
 def sage_kernel() -> Kernel:
-    """SageAttention's own choice among its kernels, called as ComfyUI calls it. ImportError."""
+    """Return the kernel that SageAttention selects itself, called as ComfyUI does. Raises ImportError."""
     sageattn = import_module("sageattention").sageattn
     return lambda query, key, value: sageattn(query, key, value, is_causal=False, tensor_layout="HND")
 
 
 def sage_version() -> str | None:
-    """None where it is not installed."""
+    """Return SageAttention's version; None if it is not installed."""
     try:
         return version("sageattention")
     except PackageNotFoundError:
@@ -151,7 +151,7 @@ def sage_version() -> str | None:
 
 
 def main() -> int:
-    del sys.path[0]  # this file's folder: a module beside it must not take the place of one that torch imports
+    del sys.path[0]  # this file's folder: its modules must not shadow those that torch imports
     try:
         torch = import_module("torch")
     except ImportError as error:

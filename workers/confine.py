@@ -1,7 +1,7 @@
 """Enter an engine's confinement, then become its command: `python -I confine.py REQUEST COMMAND…`.
 
-Standard library only, so that it can be started by its path. REQUEST is JSON, as `request_of` makes it. Everything
-is given up for good before the command starts: an engine that runs foreign code cannot take any of it back.
+It uses the standard library only, so that it can be started by its path. REQUEST is the JSON of `request_of`. All
+privileges are given up for good before the command starts: an engine that runs foreign code cannot regain them.
 
 With `user` the process becomes that user, without any capability. With `landlock` the kernel itself refuses
 - to write anywhere but in `writable`, to devices that compute, and to what every process writes to;
@@ -29,7 +29,7 @@ from typing import Any
 
 NOT_STARTED = 2
 OOM_SCORE = "500"
-"""Half of the machine's memory, as the kernel counts when it chooses what to end."""
+"""An oom_score_adj that counts like half of the machine's memory when the kernel chooses a process to kill."""
 PROBE = "probe"
 
 _PR_SET_PDEATHSIG = 1
@@ -37,7 +37,7 @@ _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
 """prctl(2)."""
 _LAST_CAPABILITY = 63
-"""More than any kernel has."""
+"""Greater than any kernel's last capability."""
 _OVER_FILES = frozenset({0, 1, 3, 4})
 """CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: with them root works in folders of any owner. Not
 CAP_DAC_READ_SEARCH, which opens files by handle, without a path."""
@@ -55,10 +55,10 @@ _USE = _READ_FILE | _WRITE_FILE | _TRUNCATE | _IOCTL_DEV
 _WRITE = (
     _READ | _WRITE_FILE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG | _MAKE_SOCK | _MAKE_FIFO | _MAKE_SYM
 ) | (_REFER | _TRUNCATE)
-"""No devices: root could make one of a disk and read that."""
+"""Device files are excluded: root could create one of a disk and read it."""
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL_DEV
 _HANDLED = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
-"""Access to files that each ABI version began to know."""
+"""The access rights to files that each ABI version introduced."""
 _SCOPED_SINCE = 6
 _SCOPES = 0b11
 """Abstract sockets and signals."""
@@ -67,7 +67,7 @@ _SECCOMP = {"x86_64": (317, 302, 0xC000003E), "aarch64": (277, 261, 0xC00000B7)}
 """seccomp(2), prlimit64(2) and the architecture, as the kernel numbers them."""
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 1 << 2
 _LOAD, _AND, _IS, _RETURN = 0x20, 0x54, 0x15, 0x06
-"""Of classic BPF: load a word, mask it, jump if it is equal, return."""
+"""Instructions of classic BPF: load a word, mask it, jump if equal, return."""
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _X32 = 0x40000000
 
@@ -86,7 +86,10 @@ def request_of(  # noqa: PLR0913  the fields of REQUEST
     read: Sequence[str] = (),
     enter: Sequence[str] = (),
 ) -> str:
-    """`code` is readable even below a hidden path; `read` and `enter` are for the probe. All paths are absolute."""
+    """Return REQUEST. `code` is readable even below a hidden path; `read` and `enter` are for the probe.
+
+    All paths are absolute.
+    """
     return json.dumps(
         {
             "user": user,
@@ -102,7 +105,7 @@ def request_of(  # noqa: PLR0913  the fields of REQUEST
 
 
 def landlock_abi() -> int:
-    """The kernel's version of Landlock; 0 where it has none, or where it is switched off."""
+    """Return the kernel's version of Landlock; 0 if it has none or it is disabled."""
     if sys.platform != "linux":
         return 0
     abi: int = ctypes.CDLL(None).syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))
@@ -126,7 +129,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _be_the_first_to_go() -> None:
-    """Where the machine's memory ends, the kernel ends an engine before a worker, an API or a bucket."""
+    """Make the kernel kill the engine before a worker, an API or a bucket if memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(OOM_SCORE)
 
@@ -151,7 +154,7 @@ def _become(user: int, groups: Sequence[int]) -> None:
 
 
 def _die_with(guard: int) -> None:
-    """Again: the kernel forgets the parent-death signal when a process changes its user."""
+    """Set the parent-death signal again, since the kernel clears it when a process changes its user."""
     _call("prctl", _PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != guard:
         os._exit(1)
@@ -180,8 +183,10 @@ def _restrict(request: dict[str, Any]) -> None:
 
 
 def _leave_others_their_limits() -> None:
-    """By seccomp: Landlock knows nothing of prlimit(2), by which any process of one's user can be ended, with a limit
-    of no CPU time for one. A kernel without seccomp, or of another architecture, goes without."""
+    """Forbid prlimit(2) on other processes by seccomp, if the kernel and the architecture support it.
+
+    Landlock does not cover prlimit(2), which can end any process of the same user, for example by a CPU limit of zero.
+    """
     numbers = _SECCOMP.get(os.uname().machine)
     if numbers is None:
         return
@@ -234,19 +239,24 @@ def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _own_process(*, is_root: bool) -> Iterator[tuple[str, int]]:
-    """CUDA does not start where it cannot name its threads, in /proc/PID/task/TID/comm. Others' files there are
-    protected by their user; root's would include the kernel's settings, so root gets those of its own process."""
+    """Yield the parts of /proc that the engine may write.
+
+    CUDA does not start if it cannot name its threads in /proc/PID/task/TID/comm. Other users' files there are protected
+    by their user. Root could write the kernel's settings, so root gets only those of its own process.
+    """
     if not is_root:
         yield "/proc", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
         return
     own = os.open("/proc/self/", os.O_PATH)
-    os.set_inheritable(own, True)  # while it is open, the kernel keeps the entry that the rule is about
+    os.set_inheritable(own, True)  # while it is open, the kernel keeps the entry that the rule refers to
     yield f"/proc/{os.getpid()}", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
 
 
 def _outside(top: str, hidden: set[str]) -> Iterator[str]:
-    """The largest parts of a folder that hold nothing hidden. Links are left out: what they lead to counts by its own
-    place."""
+    """Yield the largest parts of a folder that contain nothing hidden.
+
+    Links are omitted, since their targets count by their own location.
+    """
     if top in hidden:
         return
     prefix = top.rstrip("/") + "/"
@@ -263,7 +273,7 @@ def _outside(top: str, hidden: set[str]) -> Iterator[str]:
 
 
 def _allow(ruleset: int, path: str, access: int) -> None:
-    """A path that is not there, or cannot be reached, needs no rule."""
+    """Add a rule for a path. A path that is missing or unreachable needs none."""
     try:
         descriptor = os.open(path, os.O_PATH)
     except OSError:
@@ -279,7 +289,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
 
 
 def _call(name: str, *arguments: Any) -> int:
-    """A function of the C library that says -1 for a failure."""
+    """Call a function of the C library that returns -1 on failure; raise OSError then."""
     result: int = getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments)
     if result < 0:
         number = ctypes.get_errno()

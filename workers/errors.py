@@ -1,18 +1,18 @@
-"""Every error of this room. `code` is what a job's `error_detail` carries: stable, one a class.
+"""The errors of the workers. `code` is the stable code in a job's `error_detail`, one per class.
 
 WorkerError
 ├── EngineError             ComfyUI itself is at fault, not the workflow
 │   ├── EngineUnavailable   it did not start, does not answer, or died
-│   │   └── EngineMisconfigured   … and would not start another time either
+│   │   └── EngineMisconfigured   it cannot start with this configuration
 │   └── EngineStalled       it answers, but the job makes no progress, or ignores an interrupt
 ├── PromptRefused           ComfyUI refused the graph, or part of it
 ├── NodeFailed              a node raised
 ├── OutOfMemory             a node ran out of GPU memory
 ├── JobTimedOut             the job's timeout_s passed
-├── JobCancelled            the job's owner asked to stop it
+├── JobCancelled            the job's owner cancelled it
 ├── BadMedium               an input is of no listed format, is broken, or becomes too large in ComfyUI
 ├── CheckFailed             an input could not be examined: the worker's machine is at its limits
-├── StagingFailed           an input could not be brought to ComfyUI
+├── StagingFailed           an input could not be put into ComfyUI's input folder
 ├── OutputFailed            an output could not be read, or not be stored
 └── StorageFailed           the bucket failed for longer than a worker waits
 """
@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 
 class WorkerError(Exception):
-    """Base of the room. `node_id`, `class_type` and `exception_type` name the node to blame, if one is."""
+    """Base of the workers' errors. `node_id`, `class_type` and `exception_type` name the node that failed, if any."""
 
     code: ClassVar[str] = "internal_error"
 
@@ -52,7 +52,7 @@ class EngineUnavailable(EngineError):
 
 
 class EngineMisconfigured(EngineUnavailable):
-    """A folder, a flag or a module is wrong or missing: trying again does not help."""
+    """A folder, a flag or a module is wrong or missing, so a retry does not help."""
 
 
 class EngineStalled(EngineError):

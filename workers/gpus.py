@@ -1,4 +1,4 @@
-"""GPUs by the names that Modal sells them under, from the names that drivers give them."""
+"""Translates drivers' names of GPUs to Modal's."""
 
 import re
 
@@ -18,5 +18,5 @@ _NAMES = (
 
 
 def gpu_name(driver_name: str) -> str:
-    """`NVIDIA A100-SXM4-40GB` is `A100-40GB`; a GPU that Modal does not sell keeps its name."""
+    """Return Modal's name of a GPU, such as `A100-40GB` for `NVIDIA A100-SXM4-40GB`; others keep their name."""
     return next((name for pattern, name in _NAMES if re.search(pattern, driver_name)), driver_name)

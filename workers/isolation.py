@@ -1,7 +1,7 @@
-"""How an engine is kept apart from its worker and from other jobs: chosen once, before the engine starts.
+"""The isolation of an engine from its worker and from other jobs, chosen once before the engine starts.
 
-Two ways, both where both are there: a user of its own, where the worker is root; Landlock, where the kernel has it.
-`workers.confine` enters them, in the process that becomes the engine.
+There are two mechanisms, used together if both are available: a separate user, if the worker is root, and Landlock, if
+the kernel has it. `workers.confine` applies them in the process that becomes the engine.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ from workers.trees import remove_tree
 logger = logging.getLogger(__name__)
 
 Demand = Literal["auto", "required", "off"]
-"""`required` starts no engine that would not be isolated."""
+"""`required` refuses to start an engine that would not be isolated."""
 
 FIRST_USER = 64001
-"""Below 65,536, which is what containers that map users have."""
+"""The first user number; all are below 65,536, the range of containers that map users."""
 USERS = 64
-"""Of workers on one machine."""
+"""User numbers per machine, one per worker."""
 USER_NAME = "comfyui"
-"""Libraries ask for a name that need not be in /etc/passwd."""
+"""The value of USER, since libraries require a name although it need not be in /etc/passwd."""
 _LOCKS = Path("/run/comfyui-modal-engines")
 PROBE_S = 30.0
 
 _SETTABLE_CACHES = ("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE", "TORCH_HOME")
-"""Caches that an operator shares with engines by naming them."""
+"""Variables with which an operator shares caches with engines."""
 _CREDENTIALS = (".aws", ".ssh", ".modal.toml", ".netrc", ".git-credentials", ".docker", ".kube", ".config/gcloud")
-"""Below the home folder: those of the worker's user."""
+"""Credentials below the home folder of the worker's user."""
 _CREDENTIAL_VARIABLES = ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE")
 
 
 @dataclass(frozen=True, slots=True)
 class IsolationPolicy:
-    """`first_user` is the first of the numbers that engines on this machine get; `hidden` is what none may read."""
+    """`first_user` is the first user number of this machine's engines; `hidden` are the paths that none may read."""
 
     demand: Demand = "auto"
     first_user: int = FIRST_USER
@@ -55,11 +55,11 @@ class IsolationPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """What is in force for one engine. `reason` says what is not, and why."""
+    """The isolation in force for one engine. `reason` says which mechanism is missing, and why."""
 
     user: int | None = None
     groups: Sequence[int] = ()
-    """Those that its GPU's device needs."""
+    """The groups that its GPU's device needs."""
     landlock_abi: int = 0
     reason: str | None = None
 
@@ -76,7 +76,7 @@ class Isolation:
 
 @dataclass(frozen=True, slots=True)
 class Enclosure:
-    """An engine's isolation with the folders that it gets; `own` below `parent`, which itself stays the worker's."""
+    """An engine's isolation and folders; those in `own` are below `parent`, which belongs to the worker."""
 
     isolation: Isolation
     parent: Path
@@ -93,7 +93,7 @@ class Enclosure:
         return self.parent / "cache"
 
     def make(self) -> None:
-        """Folders of another owner are made anew: what lies in them is another engine's."""
+        """Create the folders. Those of another owner are recreated, since their content is another engine's."""
         if not self.isolation.is_in_force:
             return
         if self.isolation.user is not None:
@@ -113,12 +113,12 @@ class Enclosure:
         self.give(folder)
 
     def give(self, path: Path) -> None:
-        """To the engine's user; nothing where it is the worker's."""
+        """Give a path to the engine's user; do nothing if the engine runs as the worker's user."""
         if self.isolation.user is not None:
             os.chown(path, self.isolation.user, self.isolation.user, follow_symlinks=False)
 
     def command(self, command: Sequence[str], environment: Mapping[str, str], *also: Path) -> list[str]:
-        """The command line that starts `command` confined; `also` is writable for it."""
+        """Return the command line that starts `command` confined; it may also write to `also`."""
         if not self.isolation.is_in_force:
             return list(command)
         shared = [Path(environment[name]) for name in _SETTABLE_CACHES if name in environment]
@@ -134,7 +134,7 @@ class Enclosure:
         return [sys.executable, "-I", confine.__file__, request, *command]
 
     def environment(self, given: Mapping[str, str]) -> dict[str, str]:
-        """Homes and caches of its own, as far as the operator named none."""
+        """Return the environment with separate homes and caches, except those that the operator set."""
         if not self.isolation.is_in_force:
             return dict(given)
         cache = str(self.cache)
@@ -147,21 +147,21 @@ class Enclosure:
             "TORCHINDUCTOR_CACHE_DIR": f"{cache}/torchinductor",
             "NUMBA_CACHE_DIR": f"{cache}/numba",
             "MPLCONFIGDIR": f"{cache}/matplotlib",
-            "YOLO_CONFIG_DIR": f"{cache}/ultralytics",  # otherwise in /tmp, where ~/.config is not there yet
+            "YOLO_CONFIG_DIR": f"{cache}/ultralytics",  # without it in /tmp if ~/.config does not exist yet
             "PYTHONDONTWRITEBYTECODE": "1",
         }
         return {"XDG_CACHE_HOME": f"{cache}/xdg", **given, **own}
 
 
 class EngineUser:
-    """A user's number that no other worker of this machine has in use: locked from `take` to `release`."""
+    """A user number that no other worker of this machine uses, locked from `take` to `release`."""
 
     def __init__(self, first: int) -> None:
         self._first = first
         self._lock: int | None = None
 
     def take(self) -> int:
-        """`OSError` where all are taken."""
+        """Lock a free user number. Raises `OSError` if all are taken."""
         _LOCKS.mkdir(mode=0o700, exist_ok=True)
         for number in range(self._first, self._first + USERS):
             lock = os.open(_LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -182,16 +182,16 @@ class EngineUser:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Files and folders that an engine's user must be able to read, and folders that it must be able to enter."""
+    """The files and folders that an engine's user must be able to read, and those that it must be able to enter."""
 
     read: Sequence[Path] = ()
     enter: Sequence[Path] = ()
 
 
 async def choose(policy: IsolationPolicy, user: EngineUser, needs: Needs) -> Isolation:
-    """What can be had here; the log says so.
+    """Return the isolation that this machine supports, and log it.
 
-    `EngineMisconfigured` where isolation is required and there is none.
+    Raises `EngineMisconfigured` if isolation is required and not available.
     """
     if policy.demand == "off":
         return _said(Isolation(reason="COMFYUI_MODAL_ISOLATION=off"))
@@ -211,7 +211,7 @@ async def choose(policy: IsolationPolicy, user: EngineUser, needs: Needs) -> Iso
 
 
 async def _own_user(user: EngineUser, needs: Needs) -> tuple[int | None, str | None]:
-    """A user's number, or why there is none."""
+    """Return a user number, or the reason why there is none."""
     if sys.platform != "linux" or os.geteuid() != 0:
         return None, "no user of its own: the worker is not root"
     try:
@@ -250,7 +250,7 @@ async def _probe(number: int, needs: Needs) -> dict[str, Any]:
 
 
 def _device_groups() -> list[int]:
-    """The groups through which alone a GPU's device can be used, `render` for one."""
+    """Return the groups that are required for a GPU's device, such as `render`."""
     groups = set()
     for pattern in (*confine.GPU_DEVICES, "/dev/dri/*"):
         for device in glob(pattern):  # noqa: PTH207  absolute patterns
@@ -261,7 +261,7 @@ def _device_groups() -> list[int]:
 
 
 def _temp_folders() -> list[Path]:
-    """The worker's temporary files are there, and other engines' folders and sockets."""
+    """Return the folders with the worker's temporary files and other engines' folders and sockets."""
     return [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108  to be hidden
 
 

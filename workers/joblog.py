@@ -1,7 +1,7 @@
-"""The log of one attempt: what the engine says while the job runs, kept in the bucket at intervals.
+"""The log of one attempt: the engine's output while the job runs, written to the bucket at intervals.
 
-At intervals, so that a job whose worker is killed still has one; short ones at first, since what kills a worker most
-often does so soon.
+A job whose worker is killed therefore still has a log. The first intervals are short, since most workers that die do so
+soon.
 """
 
 import asyncio
@@ -17,25 +17,25 @@ from storage.jobs.record import JobRecord
 logger = logging.getLogger(__name__)
 
 FIRST_INTERVAL_S = 2.0
-"""Doubled after each write, up to the interval that was asked for."""
+"""The first interval in seconds, doubled after each write up to the configured one."""
 LAST_WRITE_S = 3.0
 
 
 class LogSource(Protocol):
-    """Lines as an engine says them."""
+    """The output lines of an engine."""
 
     @property
     def position(self) -> int:
-        """How many lines there were so far."""
+        """The number of lines so far."""
         ...
 
     def since(self, position: int) -> Sequence[str]:
-        """The lines after that position, as far as they are still kept."""
+        """Return the lines after that position that are still kept."""
         ...
 
 
 class JobLog:
-    """`paths` hides those of this machine, which an engine's tracebacks are full of."""
+    """`paths` hides the paths of this machine, which an engine's tracebacks contain."""
 
     def __init__(
         self, logs: LogStore, record: JobRecord, source: LogSource, paths: HostPaths, *, interval_s: float
@@ -51,21 +51,23 @@ class JobLog:
         self._ending = asyncio.Event()
 
     def start(self) -> None:
-        """Write at intervals from now on."""
+        """Start to write at intervals."""
         self._tasks.append(asyncio.create_task(self._keep()))
 
     def catch_up(self) -> None:
-        """Begin to write what was said by now, while the outputs travel: if that was all, `finish` need not wait."""
+        """Start a write while the outputs are uploaded, so that `finish` need not wait if no line follows."""
         self._tasks.append(asyncio.create_task(self._write()))
 
     def abandon(self) -> None:
-        """Write nothing more."""
+        """Stop writing."""
         for task in self._tasks:
             task.cancel()
 
     async def finish(self) -> None:
-        """The whole log, once more. Waits for a write that is under way, which would else land behind this one: its
-        thread goes on after its task was cancelled."""
+        """Write the whole log a last time.
+
+        It waits for a write in flight, whose thread continues after a cancellation and could overwrite this one.
+        """
         self._ending.set()
         try:
             async with asyncio.timeout(LAST_WRITE_S):
@@ -88,7 +90,7 @@ class JobLog:
             return False
 
     async def _write(self) -> None:
-        """Nothing if nothing was said since. A log that cannot be written is no reason to lose the job."""
+        """Write the log if there are new lines. A failure is logged, so that the job is not lost."""
         async with self._writing:
             position, record = self._source.position, self._record
             if position == self._written:

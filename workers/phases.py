@@ -1,4 +1,4 @@
-"""How long the phases of a start take."""
+"""Measures the phases of a start."""
 
 import contextlib
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 
 @contextlib.contextmanager
 def timed(phases: MutableMapping[str, float], name: str) -> Iterator[None]:
-    """Adds what the block takes, in seconds; of a phase that comes again, the sum."""
+    """Add the seconds of the block to its phase; a repeated phase is summed."""
     began = time.monotonic()
     try:
         yield

@@ -1,6 +1,6 @@
-"""What a worker tells of itself: what its engine can do, for the checks of submissions, and what it runs on.
+"""Publishes a worker's engine information, for the checks of submissions, and its machine.
 
-Told whenever the engine got ready, and again while the worker lives, for it is believed for a while only.
+It is published when the engine becomes ready and again at intervals, since it is valid for a limited time.
 """
 
 import logging
@@ -27,7 +27,8 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """`name` stands in leases and logs. `prices`: USD a second, by GPU as `workers.gpus` or the driver calls it."""
+    """`name` is used in leases and logs. `prices` are in USD per second, by the GPU's name of `workers.gpus` or the
+    driver."""
 
     name: str
     pool: str
@@ -36,7 +37,7 @@ class WorkerIdentity:
 
 
 class Publisher:
-    """`catalogue` and `runtime` are the engine's, once it was announced."""
+    """`catalogue` and `runtime` are the engine's, once it was published."""
 
     def __init__(
         self,
@@ -57,8 +58,8 @@ class Publisher:
         self._published_at = NEVER
 
     async def announce(self) -> None:
-        """`EngineUnavailable`. A bucket that fails keeps no engine from its work."""
-        # Loaders list what lies in the input folder: the last job's files would count as the engine's own.
+        """Publish the engine. Raises `EngineUnavailable`; a failure of the bucket is only logged."""
+        # Loaders list the input folder, so the last job's files would count as the engine's own.
         await self._host.engine.clean()
         info = await self._host.engine.declarations()
         system = system_facts(await self._host.engine.system_stats())
@@ -73,7 +74,7 @@ class Publisher:
             logger.warning("what the engine can do was not published: %s", error)
 
     async def keep_announced(self) -> None:
-        """Again, if it is time; never raises for the engine's sake."""
+        """Publish again if it is due; failures of the engine are not raised."""
         if self._clock.now() - self._published_at < REPUBLISH_EVERY:
             return
         try:

@@ -1,7 +1,7 @@
 """Reads the model files that the next job needs into the page cache, while ComfyUI imports its packages.
 
-A container starts because a job waits, so its files are known before the engine can open them. Loading them takes
-longer than the import: both at once save the shorter of the two. Nothing depends on it.
+A container starts because a job is queued, so its files are known before the engine can open them. Loading them takes
+longer than the import; running both at once saves the shorter of the two. Failures have no effect.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from storage.jobs.store import JobStore
 logger = logging.getLogger(__name__)
 
 MEMORY_SHARE = 0.5
-"""Of the memory that is free at the start: ComfyUI needs the other half for what it makes of the files."""
+"""Share of the free memory that is used; ComfyUI needs the rest for the loaded models."""
 AT_ONCE = 4
 PIECE_BYTES = 8 * 1024**2
 SUFFIXES = (".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pth", ".bin", ".onnx")
@@ -29,8 +29,8 @@ _MEMORY = Path("/proc/meminfo")
 
 
 class ReadAhead:
-    """`folders` hold a folder for each kind of model, as ComfyUI's `models` does. `max_bytes` None means a share of
-    the free memory."""
+    """`folders` contain a folder per kind of model, like ComfyUI's `models`. `max_bytes` None means a share of the free
+    memory."""
 
     def __init__(self, folders: Sequence[Path], *, max_bytes: int | None = None) -> None:
         self._folders = folders
@@ -38,7 +38,7 @@ class ReadAhead:
         self._stopped = threading.Event()
 
     async def run(self, values: Iterable[Any]) -> int:
-        """How many bytes were read, of the files that these values name, in their order."""
+        """Read the files that these values name, in order, and return the number of bytes."""
         began = asyncio.get_running_loop().time()
         files = await asyncio.to_thread(self._chosen, list(values))
         reading = asyncio.Semaphore(AT_ONCE)
@@ -57,7 +57,7 @@ class ReadAhead:
         return total
 
     def _chosen(self, values: Sequence[Any]) -> list[Path]:
-        """As many as fit the memory: one that does not is left out, a smaller one after it may fit."""
+        """Return the files that fit in the memory; a smaller file after one that does not fit may be included."""
         left = round(MEMORY_SHARE * free_memory()) if self._max_bytes is None else self._max_bytes
         chosen = []
         for path, size in model_files(values, self._folders).items():
@@ -79,7 +79,7 @@ class ReadAhead:
 
 
 def model_files(values: Iterable[Any], folders: Sequence[Path]) -> dict[Path, int]:
-    """The files below a folder of some kind that a value names, with their sizes, in the order of the values."""
+    """Return the model files that the values name, with their sizes, in the order of the values."""
     found: dict[Path, int] = {}
     names = dict.fromkeys(value for value in values if isinstance(value, str) and value.endswith(SUFFIXES))
     kinds = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if entry.is_dir()]
@@ -93,7 +93,7 @@ def model_files(values: Iterable[Any], folders: Sequence[Path]) -> dict[Path, in
 
 
 def free_memory() -> int:
-    """Of this container, where it has a limit of its own, else of the machine; 0 where neither is known."""
+    """Return the free memory of this container, or of the machine if it has no limit; 0 if unknown."""
     try:
         free = 1024 * next(
             int(line.split()[1]) for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable:")
@@ -109,14 +109,14 @@ def free_memory() -> int:
 
 
 def graph_values(graph: Mapping[str, Any]) -> Iterator[Any]:
-    """What the nodes of a graph in API format are given."""
+    """Yield the input values of a graph's nodes in API format."""
     for node in graph.values():
         if isinstance(node, dict) and isinstance(node.get("inputs"), dict):
             yield from node["inputs"].values()
 
 
 async def expected_values(queue: JobQueue, jobs: JobStore, pool: str) -> list[Any]:
-    """Those of the job that this pool's next worker claims, most likely; none where none waits."""
+    """Return the values of the job that this pool's next worker probably claims; empty if none is queued."""
     try:
         record = await queue.peek(pool)
         if record is None:

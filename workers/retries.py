@@ -1,4 +1,4 @@
-"""What is done about a failure, by its code: the machinery's faults are repeated, a job's own never."""
+"""The retry policy by error code: infrastructure faults are repeated, a job's own faults never."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -23,7 +23,7 @@ from workers.errors import (
 
 
 class Repeat(Enum):
-    """AUTOMATIC: by us, while attempts are left. BY_CALLER: the same job may succeed later. NEVER: it would not."""
+    """AUTOMATIC: repeated while attempts are left. BY_CALLER: the same job may succeed later. NEVER: it would fail."""
 
     AUTOMATIC = "automatic"
     BY_CALLER = "by_caller"
@@ -37,7 +37,7 @@ POLICY: Mapping[str, Repeat] = {
     EngineStalled.code: Repeat.AUTOMATIC,
     StorageFailed.code: Repeat.AUTOMATIC,
     CheckFailed.code: Repeat.AUTOMATIC,
-    OutOfMemory.code: Repeat.BY_CALLER,  # a clean engine may have the room that a full one lacked
+    OutOfMemory.code: Repeat.BY_CALLER,  # a fresh engine may have enough free memory
     WorkerError.code: Repeat.BY_CALLER,
     PromptRefused.code: Repeat.NEVER,
     NodeFailed.code: Repeat.NEVER,
@@ -50,10 +50,10 @@ POLICY: Mapping[str, Repeat] = {
 
 
 def is_repeated(code: str) -> bool:
-    """Whether the job goes back to the queue by itself."""
+    """Whether the job returns to the queue automatically."""
     return POLICY[code] is Repeat.AUTOMATIC
 
 
 def is_retryable(code: str) -> bool:
-    """What `error_detail.retryable` tells."""
+    """Return the value of `error_detail.retryable`."""
     return POLICY[code] is not Repeat.NEVER

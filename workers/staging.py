@@ -1,4 +1,4 @@
-"""A job's media from the bucket into ComfyUI's input folder."""
+"""Stages a job's input files from the bucket into ComfyUI's input folder."""
 
 import tempfile
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ from workers.errors import BadMedium, CheckFailed, StagingFailed
 
 @dataclass(frozen=True, slots=True)
 class StagingPolicy:
-    """`probes`: files that are examined at once; None for `default_probes`."""
+    """`probes` is the number of files examined at once; None means `default_probes`."""
 
     limits: MediaLimits = field(default_factory=MediaLimits)
     probes: int | None = None
 
 
 async def stage(media: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine, policy: StagingPolicy) -> None:
-    """All at once; memory stays constant however large they are. What was uploaded by its URL is checked here first."""
+    """Stage all files concurrently in constant memory. Presigned uploads are checked here for the first time."""
     check = MediaCheck(policy.probes)
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-input-") as folder:
         await gather(

@@ -1,7 +1,7 @@
-"""A start of the engine, counted where every worker of its pool can see it.
+"""Counts the starts of the engine for all workers of its pool.
 
-So containers that end in their start, one after another, are known for what they are, however they end:
-`storage.pools.engine_starts` says what follows from it.
+A container that dies during the start counts as a failure, however it ends. `storage.pools.engine_starts` defines the
+consequences.
 """
 
 import asyncio
@@ -17,15 +17,17 @@ from workers.errors import EngineUnavailable
 logger = logging.getLogger(__name__)
 
 SIGNS_OF_LIFE = 3
-"""In each lease of a start."""
+"""Renewals per lease of a start."""
 LAST_WRITE_S = 3.0
 TAIL_LINES = 20
 LONGEST_LINE = 300
 
 
 class CountedStarts:
-    """`hide` takes out of the engine's words what clients must not read. A bucket that fails keeps no engine from its
-    start: that start is not counted."""
+    """`hide` removes what clients must not read from the engine's output.
+
+    If the bucket fails, the engine starts all the same and the start is not counted.
+    """
 
     def __init__(self, starts: EngineStartStore, pool: str, worker: str, hide: Callable[[str], str]) -> None:
         self._starts = starts
@@ -34,7 +36,7 @@ class CountedStarts:
         self._hide = hide
 
     async def check(self) -> None:
-        """`EngineUnavailable` while no start may be tried."""
+        """Raise `EngineUnavailable` while no start may be tried."""
         try:
             state: StartState = await self._starts.state(self._pool)
         except StorageError as error:
@@ -44,11 +46,11 @@ class CountedStarts:
             raise EngineUnavailable(f"no start is tried before {state.paused_until:%H:%M:%S} UTC: {state.message}")
 
     async def run(self, start: Callable[[], Awaitable[None]]) -> None:
-        """Whatever `start` raises is counted, and raised as an `EngineUnavailable`, of its own class if it was one."""
+        """Run and count a start. Any error is raised as `EngineUnavailable`, or unchanged if it is a subclass."""
         try:
             async with self._alive():
                 await start()
-        except asyncio.CancelledError:  # the container is preempted: no fault of the engine
+        except asyncio.CancelledError:  # the container is preempted, which is no fault of the engine
             await self._told(self._starts.withdraw(self._pool, self._worker))
             raise
         except Exception as error:
@@ -57,7 +59,7 @@ class CountedStarts:
         else:
             await self._told(self._starts.succeed(self._pool, self._worker))
             return
-        raise problem  # out here, without its cause: Modal writes both into its own log, and nothing hides there
+        raise problem  # outside the handler, without a cause: Modal logs both, and its log hides nothing
 
     async def _failed(self, error: Exception) -> EngineUnavailable:
         words = str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}"
@@ -68,15 +70,14 @@ class CountedStarts:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Something before the start, which counts only if the container does not survive it: then this is left by an
-        error."""
+        """Watch a step before the start, which counts as a failure only if the container dies in it."""
         async with self._alive():
             yield
         await self._told(self._starts.withdraw(self._pool, self._worker))
 
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
-        """Shows signs of life from before the start until its end."""
+        """Renew the lease of the start until its end."""
         await self._told(self._starts.begin(self._pool, self._worker))
         living = asyncio.create_task(self._live())
         try:

@@ -1,4 +1,4 @@
-"""Retries while the bucket is unavailable: what a GPU has computed is not lost for that."""
+"""Retries while the bucket is unavailable, so that results of a GPU are not lost."""
 
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -8,13 +8,13 @@ import stamina
 from storage.errors import StorageUnavailable
 
 RETRY_FOR_S = 120.0
-"""How long a finished job, or an output of it, is tried to be written."""
+"""Seconds for which the write of a finished job or an output is retried."""
 
 T = TypeVar("T")
 
 
 async def retry_while_unavailable(call: Callable[[], Awaitable[T]]) -> T:
-    """Repeats `call`, ever more slowly, while the bucket does not answer; then its last `StorageUnavailable`."""
+    """Repeat `call` with backoff while the bucket is unavailable; raise the last `StorageUnavailable` in the end."""
     async for attempt in stamina.retry_context(on=StorageUnavailable, attempts=None, timeout=RETRY_FOR_S):
         with attempt:
             return await call()

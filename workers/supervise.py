@@ -1,21 +1,20 @@
-"""Run a command that must not outlive its parent: `guarded(COMMAND)` is the command line that does.
+"""Run a command that must not outlive its parent: `guarded(COMMAND)` returns the command line.
 
-Standard library only, so that it can be started by its path.
+It uses the standard library only, so that it can be started by its path.
 
-The guard's standard input is a pipe that the parent holds open and never writes to. When the parent ends,
-even by kill -9, the pipe ends, and the guard ends its whole process group. This works on every Unix,
-unlike Linux's parent-death signal, which also fires when merely the thread that started the child ends.
-The guard has one thread alone, so on Linux its command gets that signal: a guard and then its parent,
-both killed, would else leave the command to no one.
+The guard's standard input is a pipe that the parent holds open and never writes to. When the parent ends, even by
+kill -9, the pipe ends, and the guard kills its whole process group. This works on every Unix, unlike Linux's
+parent-death signal, which also fires when merely the thread that started the child ends. The guard has a single thread,
+so on Linux its command gets that signal: if the guard and then its parent are killed, the command still ends.
 
-The command loses the privileges by which root reads and changes what other processes know: their memory, their
-environment. It keeps those over files, so that it works in folders of any owner as before.
+The command loses the privileges with which root reads and changes the memory and environment of other processes. It
+keeps those over files, so that it works in folders of any owner.
 
-Whatever the command leaves behind becomes the guard's child (Linux), also what began a session of its own: a worker
-finds it there between jobs (`kill_strays`), and the guard ends it after the command.
+On Linux the processes that the command leaves behind become the guard's children, even those in their own session: a
+worker kills them between jobs (`kill_strays`), and the guard kills them after the command.
 
-Start it as the leader of a new session. The guard passes SIGTERM and SIGINT on and ends with the command's
-own exit status; a parent that finds the guard gone calls `kill_group`, for whatever was left behind.
+Start the guard as the leader of a new session. It passes SIGTERM and SIGINT on and exits with the command's exit
+status. A parent that finds the guard dead calls `kill_group` for the rest.
 """
 
 import contextlib
@@ -30,16 +29,16 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 GRACE_S = 3.0
-"""From SIGTERM to SIGKILL when the parent is gone."""
+"""Seconds from SIGTERM to SIGKILL after the parent's death."""
 
 _ROUNDS, _ROUND_S = 20, 0.005
-"""How often `kill_strays` asks for what appeared meanwhile."""
+"""Rounds in which `kill_strays` searches for new processes, and the delay between them."""
 
 NOT_STARTED = 2
-"""Exit code where the command cannot be executed; also that of most programs for arguments that they do not know."""
+"""Exit code if the command cannot be executed; most programs also use it for unknown arguments."""
 
 SOCKET_VARIABLE = "COMFYUI_MODAL_ENGINE_SOCKET"
-"""Tells an engine's process the path of the UNIX socket that it has to listen on."""
+"""The variable with the path of the UNIX socket on which an engine's process must listen."""
 
 _PR_SET_PDEATHSIG = 1
 _PR_CAPBSET_DROP = 24
@@ -54,26 +53,26 @@ _OVER_OTHERS = {
     "CAP_BPF": 39,
     "CAP_CHECKPOINT_RESTORE": 40,
 }
-"""capabilities(7): the ways to another process's memory, the kernel's included."""
+"""The capabilities(7) that give access to the memory of other processes or the kernel."""
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` under a guard.
+    """Return the command line that runs `command` under a guard.
 
-    By path and isolated (-I): it then starts in any folder, with any environment, and no module of that folder
-    takes the place of one that the guard imports. ComfyUI's folder is full of top-level modules.
+    The guard is started by its path and isolated (-I), so that it starts in any folder with any environment and no
+    module of that folder shadows one of its imports. ComfyUI's folder has many top-level modules.
     """
     return [sys.executable, "-I", str(Path(__file__).resolve()), *command]
 
 
 def kill_group(leader: int) -> None:
-    """SIGKILL the process group; a group that is gone already is fine."""
+    """SIGKILL the process group; a group that no longer exists is not an error."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
 
 def children_of(pid: int) -> list[int]:
-    """None where the process is gone, or where /proc is not Linux's."""
+    """Return the children of a process; empty if it has ended, or without Linux's /proc."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
@@ -81,18 +80,21 @@ def children_of(pid: int) -> list[int]:
 
 
 def _children_by_status(parent: int) -> list[int]:
-    """For kernels that are built without the list of children."""
+    """Find children by /proc/PID/status, for kernels built without the list of children."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            # The name in brackets may hold blanks and brackets; the parent is the second field after it.
+            # The name in brackets may contain spaces and brackets; the parent is the second field after it.
             if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
                 found.append(int(folder.name))
     return found
 
 
 def kill_strays(guard: int, keep: Collection[int] = ()) -> int:
-    """SIGKILL what the guard inherited, and what that leaves; returns how many. The command's process is in `keep`."""
+    """SIGKILL the processes that the guard inherited, and their children; return how many were killed.
+
+    The command's process is in `keep`.
+    """
     killed: set[int] = set()
     for _ in range(_ROUNDS):
         strays = [pid for pid in children_of(guard) if pid not in keep and pid not in killed]
@@ -102,7 +104,7 @@ def kill_strays(guard: int, keep: Collection[int] = ()) -> int:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
             killed.add(pid)
-        time.sleep(_ROUND_S)  # what they leave is the guard's by then
+        time.sleep(_ROUND_S)  # their children are the guard's by then
     return len(killed)
 
 
@@ -135,23 +137,23 @@ def main(command: Sequence[str]) -> int:
 
 
 def _dying_with(guard: int) -> Callable[[], None] | None:
-    """What the command's process does before it becomes the command; None where the system cannot do it."""
+    """Return what the command's process runs before it becomes the command; None if the system does not support it."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl
 
     def bind() -> None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        for capability in _OVER_OTHERS.values():  # who is not root has none, and is told so
+        for capability in _OVER_OTHERS.values():  # fails, without effect, for a user who is not root
             prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
-        if os.getppid() != guard:  # it was killed before the signal was asked for
+        if os.getppid() != guard:  # the guard was killed before the signal was set
             os._exit(1)
 
     return bind
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Waits for inherited children too: nothing else does."""
+    """Whether the command has ended. Inherited children are reaped too, since no other code does it."""
     while process.returncode is None:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -165,7 +167,7 @@ def _has_ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _forward(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.returncode is None:  # not waited for yet, so the pid is still its own
+    if process.returncode is None:  # not reaped yet, so the pid is still its own
         os.kill(process.pid, number)
 
 
@@ -175,11 +177,11 @@ def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
         process.wait(GRACE_S)
     _remove_socket()
     kill_strays(os.getpid(), keep={process.pid})
-    kill_group(os.getpgrp())  # the guard itself included: no one is left to read its exit status
+    kill_group(os.getpgrp())  # includes the guard: no process is left to read its exit status
 
 
 def _remove_socket() -> None:
-    """An engine's, with its folder: the worker that would do so is gone."""
+    """Remove an engine's socket and its folder, which the dead worker can no longer do."""
     socket = os.environ.get(SOCKET_VARIABLE)
     if socket is not None:
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Removing what an engine's code left in a folder, however deep it lies and whatever modes it has.
+"""Removes the files that an engine's code left in a folder, whatever their depth and modes.
 
-`shutil.rmtree` calls itself for each level, up to Python 3.12: a few hundred nested folders, which a file's name in a
-graph can make, end it with a RecursionError.
+`shutil.rmtree` is recursive up to Python 3.12: a few hundred nested folders, which a file name in a graph can create,
+end it with a RecursionError.
 """
 
 import contextlib
@@ -11,9 +11,9 @@ from pathlib import Path
 
 
 def empty_tree(folder: Path) -> None:
-    """Remove all that lies in a folder, which stays. `OSError` where something cannot be removed.
+    """Remove the content of a folder. Raises `OSError` if something cannot be removed.
 
-    Nested folders are moved up to `folder` before they are emptied, so neither the depth nor a path's length counts.
+    Nested folders are moved up to `folder` before they are emptied, so neither the depth nor the path length matters.
     No link is followed.
     """
     top = _opened(str(folder))
@@ -29,7 +29,7 @@ def empty_tree(folder: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, a link or a folder with all that lies in it; fine if there is none."""
+    """Remove a file, a link or a folder with its content; a missing path is not an error."""
     with contextlib.suppress(FileNotFoundError):
         if path.is_dir() and not path.is_symlink():
             empty_tree(path)
@@ -47,7 +47,7 @@ def _contents_moved(name: str, top: int) -> list[str]:
 
 
 def _emptied(folder: int, top: int) -> list[str]:
-    """The names below `top` of the folders that were in this one; everything else in it is removed."""
+    """Empty a folder and move its subfolders to `top`; return their names there."""
     found = []
     with os.scandir(folder) as entries:
         listed = list(entries)
@@ -58,7 +58,7 @@ def _emptied(folder: int, top: int) -> list[str]:
             elif folder == top:
                 found.append(entry.name)
             else:
-                _made_accessible(entry.name, folder)  # to move a folder changes the `..` in it
+                _made_accessible(entry.name, folder)  # moving a folder changes its `..` entry
                 name = uuid.uuid4().hex
                 os.rename(entry.name, name, src_dir_fd=folder, dst_dir_fd=top)
                 found.append(name)
@@ -71,7 +71,9 @@ def _opened(name: str, parent: int | None = None) -> int:
 
 
 def _made_accessible(name: str, parent: int | None) -> None:
-    """A folder of the worker's own user may have lost its modes. Root needs none, and must not change what a link
-    that took the folder's place leads to."""
+    """Restore the modes of a folder of the worker's own user.
+
+    Root needs no modes, and must not change the target of a link that replaced the folder.
+    """
     if os.geteuid() != 0 and not os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=parent):
         os.chmod(name, 0o700, dir_fd=parent)

@@ -1,1 +1,1 @@
-"""Who may do what, and how much: API keys, sealed keys, counted bytes."""
+"""Access control and quotas: API keys, sealed partner keys, byte counts."""

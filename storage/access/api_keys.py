@@ -1,7 +1,7 @@
 """The text of an API key: `ck_live_{kid}_{secret}_{checksum}`. Pure.
 
-The kid names the key's record, and may be logged; the secret has 256 random bits, so that a plain SHA-256 guards it as
-well as a slow hash would. The checksum tells a mistyped key without a look at the bucket. It is no secret.
+The kid names the key's record and may be logged. The secret has 256 random bits, so a plain SHA-256 protects it as well
+as a slow hash would. The checksum detects a mistyped key without a request to the bucket; it is not secret.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _KEY = re.compile(rf"(?P<signed>{PREFIX}(?P<kid>{_KID})_[A-Za-z0-9_-]{{43}})_(?P
 
 @dataclass(frozen=True, slots=True)
 class PresentedKey:
-    """What remains of a key that somebody showed: which one it claims to be, and the hash of all of it."""
+    """A presented key: the kid that it claims, and the hash of the whole key."""
 
     kid: str
     sha256: str
@@ -31,13 +31,13 @@ def new_kid() -> str:
 
 
 def new_key(kid: str) -> str:
-    """A key of this kid that nobody has seen."""
+    """Generate a new key for this kid."""
     signed = f"{PREFIX}{kid}_{secrets.token_urlsafe(SECRET_BYTES)}"
     return f"{signed}_{_checksum(signed)}"
 
 
 def parse_key(text: str) -> PresentedKey | None:
-    """None for whatever is not a key: another form, a wrong checksum."""
+    """Parse a key; return None if its form or its checksum is wrong."""
     match = _KEY.fullmatch(text)
     if match is None or match["checksum"] != _checksum(match["signed"]):
         return None
@@ -49,7 +49,7 @@ def is_kid(text: str) -> bool:
 
 
 def sha256_of(key: str) -> str:
-    """In hex, as a key's record has it."""
+    """Return the hash in hex, the form of a key's record."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How many bytes a tenant has brought today: one small object a tenant, changed by conditional writes, so exact."""
+"""The bytes that each tenant has sent today: one small object per tenant, exact because of conditional writes."""
 
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from storage.model import Model, read_as
 
 
 class Spent(Model):
-    """The content of bytes.json. `day` is a date of UTC."""
+    """The content of bytes.json. `day` is a UTC date."""
 
     day: str
     size_bytes: int
@@ -24,11 +24,11 @@ class ByteLedger:
         self._clock = clock
 
     async def charge(self, tenant: str, size_bytes: int, *, limit: int) -> bool:
-        """False, and nothing is charged, where it would be more than `limit` on this day."""
+        """Charge the bytes; return False, and charge nothing, if the day's total would exceed `limit`."""
         return await self._change(tenant, size_bytes, limit)
 
     async def give_back(self, tenant: str, size_bytes: int) -> None:
-        """Of what was charged. After midnight there is nothing to give back."""
+        """Refund charged bytes. A refund after midnight has no effect."""
         await self._change(tenant, -size_bytes, None)
 
     async def _change(self, tenant: str, size_bytes: int, limit: int | None) -> bool:
@@ -45,13 +45,14 @@ class ByteLedger:
         return await compare_and_swap(f"the ledger of {tenant}", lambda: self._read(key), write)
 
     def seconds_to_midnight(self) -> int:
-        """When the next day begins, in UTC; at least 1."""
+        """Return the seconds until the next UTC day, at least 1."""
         now = self._clock.now()
         midnight = datetime.combine(now.date() + timedelta(days=1), datetime.min.time(), now.tzinfo)
         return max(1, round((midnight - now).total_seconds()))
 
     def _after(self, spent: Spent | None, size_bytes: int) -> Spent:
-        """A process whose clock is late does not begin the day before anew."""
+        """Return the record after a charge."""
+        # The later day counts: a process with a slow clock must not reset the count to the previous day.
         today = self._clock.now().date().isoformat()
         day, before = today, 0
         if spent is not None and spent.day >= today:

@@ -1,9 +1,8 @@
-"""Who may come in: one record a key, which holds the key's hash and never the key.
+"""API keys: one record per key, which holds the key's hash and never the key.
 
-A record is found by its kid with one GET and is believed for `CACHE_LIFE`, as is its absence: so every process refuses
-a revoked key soon after, and a key that does not exist costs no request each time. Both are bounded, and apart from
-each other: kids that somebody invents push no real key out. Nor do they cost a request each: where many are looked up,
-one LIST in `LIST_LIFE` tells which kids there are, and only those are asked for.
+A record is found by its kid with one GET. Records and their absence are cached for `CACHE_LIFE`, so every process soon
+refuses a revoked key, and an unknown key does not cost a request each time. The two caches are bounded and separate, so
+invented kids evict no real key. If many kids are looked up, one LIST per `LIST_LIFE` limits the GETs to existing kids.
 """
 
 import asyncio
@@ -31,15 +30,15 @@ from workflows.policy import GraphTrust
 logger = logging.getLogger(__name__)
 
 CACHE_LIFE = timedelta(seconds=30)
-"""A revoked key is refused everywhere after this and the time that one GET may take: within a minute."""
+"""Cache lifetime of a record. With the time of one GET, a revoked key is refused everywhere within a minute."""
 MOST_LOOKUPS = 50
-"""So many in `LIST_LIFE` need no list."""
+"""Lookups per `LIST_LIFE` above which a LIST limits them."""
 LIST_LIFE = timedelta(seconds=10)
-"""A key that is made while strangers flood a process with invented ones gets in after this."""
+"""Cache lifetime of the LIST. During a flood of invented kids a new key is accepted after this time."""
 TENANTS_LIFE = timedelta(seconds=5)
-"""How long an answer about other tenants' keys is believed."""
+"""Cache lifetime of the answer whether other tenants have keys."""
 TENANTS_PAGE = 100
-"""Most often one of the first keys is another tenant's, and the others need not be read."""
+"""Keys read at a time in the search for another tenant's, since it is usually among the first."""
 LONGEST_NAME = 100
 
 KeyScope = Literal["jobs:read", "jobs:write", "admin"]
@@ -48,11 +47,11 @@ DEFAULT_SCOPES: tuple[KeyScope, ...] = ("jobs:read", "jobs:write")
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _NO_HASH = "0" * 64
-"""Compared with where there is no record: an unknown kid takes the time of a wrong secret."""
+"""Compared with if there is no record, so that an unknown kid takes the same time as a wrong secret."""
 
 
 def check_tenant(name: str) -> str:
-    """A tenant's name as it may be chosen; ValueError otherwise. It becomes a folder of the bucket."""
+    """Return a valid tenant name, which becomes a folder of the bucket. Raises ValueError."""
     if not _TENANT.fullmatch(name):
         raise ValueError("a tenant's name has 1 to 63 of a-z, 0-9 and `-`, and does not begin with `-`")
     return name
@@ -70,7 +69,7 @@ class KeyRecord(Model):
     revoked_at: datetime | None = None
     name: str | None = Field(None, max_length=LONGEST_NAME)
     graphs: GraphTrust | None = None
-    """The rules for the graphs that come with this key; None leaves it to the deployment's setting."""
+    """The rules for graphs submitted with this key; None means the deployment's setting."""
     nonce: str = ""
 
     def is_live(self, now: datetime) -> bool:
@@ -86,7 +85,7 @@ def new_record(
     name: str | None = None,
     graphs: GraphTrust | None = None,
 ) -> tuple[str, KeyRecord]:
-    """A new key, which nothing keeps, and its record. ValueError for what a record cannot hold."""
+    """Return a new key, which is not stored, and its record. Raises ValueError for invalid fields."""
     kid = new_kid()
     key = new_key(kid)
     record = KeyRecord(
@@ -104,7 +103,7 @@ def new_record(
 
 
 class ApiKeyStore:
-    """`fixed` are records that the settings bring: they need no request, and are revoked there."""
+    """`fixed` has the records of the settings, which cost no request and are revoked in the settings."""
 
     def __init__(
         self,
@@ -125,9 +124,9 @@ class ApiKeyStore:
         self._listing = asyncio.Lock()
 
     async def authenticate(self, text: str) -> KeyRecord | None:
-        """Whose key this is; None for every text that is no live key, whatever is wrong with it.
+        """Return the record of a valid key; None for any other text.
 
-        Errors of the bucket are raised: who cannot be looked up does not come in.
+        Errors of the bucket are raised, so that a key that cannot be checked is not accepted.
         """
         presented = parse_key(text)
         if presented is None:
@@ -144,18 +143,18 @@ class ApiKeyStore:
         return record
 
     async def add(self, record: KeyRecord) -> None:
-        """`PreconditionFailed` if there is a key of this kid: make another one."""
+        """Store a new record. Raises `PreconditionFailed` if the kid exists; generate another key then."""
         await self._objects.create(keys.api_key(record.kid), record.model_dump_json().encode())
 
     async def all(self) -> list[KeyRecord]:
-        """Those of the bucket, oldest first; unreadable ones are left out, and told of in the log."""
+        """Return the bucket's records, oldest first; unreadable ones are omitted and logged."""
         found: list[KeyRecord] = []
         async for page in all_keys(self._objects, keys.API_KEYS):
             found += [record for record in await map_bounded(page, self._listed) if record is not None]
         return sorted(found, key=lambda record: (record.created_at, record.kid))
 
     async def has_other_tenant(self, tenant: str) -> bool:
-        """Whether a tenant besides this one has a live key, as it was at most `TENANTS_LIFE` ago."""
+        """Whether a tenant other than this one has a valid key, as of at most `TENANTS_LIFE` ago."""
         if (known := self._others.get(tenant)) is not None:
             return known[0]
         found = any(self._is_others(record, tenant) for record in self._fixed.values()) or await self._lists_other(
@@ -165,7 +164,7 @@ class ApiKeyStore:
         return found
 
     async def revoke(self, kid: str) -> KeyRecord:
-        """The record, revoked for good. `KeyNotFound` for one that the bucket does not have."""
+        """Revoke a key for good and return its record. Raises `KeyNotFound`."""
 
         async def write(stored: StoredObject | None) -> KeyRecord:
             if stored is None:
@@ -189,7 +188,7 @@ class ApiKeyStore:
         return record.tenant != tenant and record.is_live(self._clock.now())
 
     async def _believed(self, key: str) -> KeyRecord | None:
-        """The record of a listed key: from memory if that is fresh."""
+        """Return the record of a listed key, from the cache if it is fresh."""
         kid = key.removeprefix(keys.API_KEYS).removesuffix(".json")
         if (cached := self._known.get(kid)) is not None:
             return cached[0]
@@ -222,7 +221,7 @@ class ApiKeyStore:
         return self._looked[1] > MOST_LOOKUPS
 
     async def _listed_kids(self) -> frozenset[str]:
-        """As they were at most `LIST_LIFE` ago."""
+        """Return the kids of the bucket as of at most `LIST_LIFE` ago."""
         async with within_budget(keys.API_KEYS), self._listing:
             if self._kids is None or self._clock.now() - self._kids[0] >= LIST_LIFE:
                 found = set[str]()
@@ -250,7 +249,7 @@ class ApiKeyStore:
 
 
 def _readable(stored: StoredObject) -> KeyRecord | None:
-    """A record that this version cannot read lets nobody in."""
+    """Parse a record; return None, which refuses the key, if this version cannot read it."""
     try:
         return read_as(KeyRecord, stored.head.key, stored.body)
     except RecordUnreadable as error:

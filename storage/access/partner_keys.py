@@ -1,8 +1,9 @@
-"""The key that a client brings for ComfyUI's partner nodes, on its way to the engine that runs the job.
+"""Clients' keys for ComfyUI's partner nodes, stored until the job's engine uses them.
 
-A job outlives the process that accepted it, so the key must lie in the bucket while the job waits. It lies there sealed
-(AES-256-GCM) with a key that is derived from the deployment's webhook secrets, which are not in the bucket, and bound
-to its job. The newest secret seals, each of them opens. It goes when the job ends, with the job at the latest.
+A job outlives the process that accepted it, so its key must be in the bucket while the job waits. It is sealed
+(AES-256-GCM) with a key derived from the deployment's webhook secrets, which are not in the bucket, and bound to its
+job. The newest secret seals; each of them opens. The sealed key is deleted when the job ends, at the latest with the
+job.
 """
 
 import secrets
@@ -24,7 +25,7 @@ _NONCE_BYTES = 12
 
 
 class PartnerKeyStore:
-    """`webhook_secrets` as settings have them, the newest first. Without any, no key can be taken."""
+    """`webhook_secrets` are those of the settings, the newest first. Without any, no key can be sealed."""
 
     def __init__(self, objects: ObjectStore, webhook_secrets: Sequence[str]) -> None:
         self._objects = objects
@@ -35,12 +36,12 @@ class PartnerKeyStore:
         return bool(self._ciphers)
 
     def sealed(self, tenant: str, job_id: str, partner_key: str) -> bytes:
-        """What to store under `keys.partner_key`."""
+        """Return the bytes to store under `keys.partner_key`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + self._ciphers[0].encrypt(nonce, partner_key.encode(), _bound_to(tenant, job_id))
 
     async def read(self, tenant: str, job_id: str) -> str:
-        """`SealBroken` if it is not there, or was sealed with a secret that is no longer known."""
+        """Open a job's key. Raises `SealBroken` if it is missing, or its secret is no longer in the settings."""
         try:
             sealed = (await self._objects.get(keys.partner_key(tenant, job_id))).body
         except ObjectNotFound:

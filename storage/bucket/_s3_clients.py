@@ -1,4 +1,4 @@
-"""Where the bucket is, and boto3 clients for it."""
+"""The bucket's configuration, and boto3 clients for it."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class S3Config:
-    """Where the bucket is. Without `access_key` the usual AWS credential chain applies.
+    """The bucket's configuration. Without `access_key` the usual AWS credential chain applies.
 
-    `public_endpoint_url` is what presigned URLs name, where clients reach the bucket by another address.
-    `threads` bounds concurrent requests, and is the size of the connection pool.
+    `public_endpoint_url` is the address in presigned URLs, if clients reach the bucket by another one. `threads` is the
+    maximum of concurrent requests and the size of the connection pool.
     """
 
     bucket: str
@@ -30,7 +30,7 @@ class S3Config:
 
 
 def make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Client":
-    """`attempts` 1 means that the SDK never repeats a request."""
+    """Create a client. With `attempts` 1 the SDK never repeats a request."""
     import boto3
     from botocore.config import Config
 

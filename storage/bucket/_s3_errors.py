@@ -1,4 +1,4 @@
-"""botocore's errors in this room's words, in one place."""
+"""Translates botocore's errors to the storage layer's."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +14,12 @@ _REFUSALS = frozenset({"AccessDenied", "AllAccessDisabled", "AccountProblem"})
 
 
 class RangeBeyondEnd(StorageError):
-    """The object ends before the first byte that was asked for."""
+    """The object ends before the first requested byte."""
 
 
 @contextmanager
 def translated(key: str) -> Iterator[None]:
-    """Raise `StorageError`s for whatever boto3 raises inside. Messages name the key and never a credential."""
+    """Translate every error of boto3 into a `StorageError`. Messages name the key and never a credential."""
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
@@ -30,14 +30,14 @@ def translated(key: str) -> Iterator[None]:
     except NoCredentialsError as error:
         raise StorageRefused("no credentials for the bucket") from error
     except (BotoCoreError, Boto3Error, OSError) as error:
-        hidden = error.__context__  # boto3's file upload tells the server's answer only so
+        hidden = error.__context__  # boto3's file upload has the server's response only here
         if isinstance(error, Boto3Error) and isinstance(hidden, ClientError):
             raise _of_client_error(hidden, key) from error
         raise StorageUnavailable(f"{key}: {type(error).__name__}") from error
 
 
 def of_entry(code: str, key: str) -> StorageError:
-    """The error of one key in the answer to a batch, which is a 200 all the same."""
+    """Return the error of one key in the response to a batch, which is a 200 even if keys failed."""
     if code in _REFUSALS:
         return StorageRefused(f"the bucket refuses this client: {code}")
     return StorageUnavailable(f"{key}: {code}")
@@ -49,7 +49,7 @@ def _of_client_error(error: "ClientError", key: str) -> StorageError:
 
 
 def of_answer(status: int, code: str, key: str) -> StorageError:
-    """The error that an HTTP answer means; `code` is S3's word for it, where it gave one."""
+    """Return the error of an HTTP response. `code` is S3's error code, if there is one."""
     if status == 404 and code != "NoSuchBucket":
         return ObjectNotFound(key)
     if status in (409, 412):

@@ -1,4 +1,4 @@
-"""Presigned requests to the bucket. Computed here: no request is made, but for credentials that must be renewed."""
+"""Presigned requests to the bucket, computed locally; only expired credentials cost a request."""
 
 import re
 from collections.abc import Callable
@@ -15,11 +15,11 @@ from storage.errors import StorageRefused
 
 _PROBE = "k"
 _NOT_PLAIN = re.compile(r'[^ -~]|["\\%]')
-"""What a quoted ASCII filename must not have; clients disagree about escapes."""
+"""Characters that a quoted ASCII filename must not contain, because clients disagree about escapes."""
 
 
 class Presigner:
-    """Made at its first use: to import the SDK takes a while, and many processes never sign."""
+    """Signs requests. It is created at the first use, since the SDK's import is slow and many processes never sign."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
@@ -52,7 +52,7 @@ class Presigner:
 
 
 def address_of(config: S3Config) -> Address:
-    """Where clients send their requests, read from a URL that the SDK made: its rules for endpoints fill a book."""
+    """Return the address for clients, taken from a URL that the SDK made, since its endpoint rules are complex."""
     client = make_client(config, 1, config.public_endpoint_url or config.endpoint_url)
     try:
         with translated(_PROBE):
@@ -65,7 +65,7 @@ def address_of(config: S3Config) -> Address:
 
 
 def _credentials(config: S3Config) -> Callable[[], Credentials]:
-    """The settings' key or, without one, what the usual AWS chain finds, which may change with time."""
+    """Return the source of credentials: the settings' key or the usual AWS chain, whose result may change."""
     import boto3
 
     session = boto3.session.Session(config.access_key, config.secret_key)
@@ -81,6 +81,6 @@ def _credentials(config: S3Config) -> Callable[[], Credentials]:
 
 
 def content_disposition(filename: str) -> str:
-    """RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
+    """Return the header of RFC 6266: an ASCII name for old clients, the real one percent-encoded (RFC 5987)."""
     plain = _NOT_PLAIN.sub("_", filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

@@ -1,7 +1,7 @@
-"""Small objects over object_store, written in Rust: a tenth of boto3's processor time a request.
+"""Small objects over object_store, a library in Rust with a tenth of boto3's processor time per request.
 
-Two stores, because their needs differ: a conditional write is sent exactly once, everything else is idempotent and may
-be repeated. Its errors tell an HTTP answer only in words, which are read here.
+There are two stores: one sends conditional writes exactly once; the other repeats idempotent requests. The library
+reports an HTTP response only in its error text, which is parsed here.
 """
 
 import re
@@ -24,34 +24,34 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LARGEST = 1024 * 1024
-"""More is not sent this way: patience with an answer begins before the body has left."""
+"""Maximum body size, because the response timeout includes the time to send the body."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9/._=-]+", re.ASCII)
-"""Keys that every client of S3 spells the same on the wire. All of ours are, but for the names of files."""
+"""Keys that every S3 client encodes the same way, which all of ours are except file names."""
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]+)</Code>")
 _ENTRY = re.compile(r"DeleteObjects request failed for key .*?: .*? \(code: (\w+)\)", re.DOTALL)
 _ELSEWHERE = "incorrectly configured region"
 _PANIC = "PanicException"
-"""What Rust's give-up looks like here, for one at an answer that names a key nobody asked for. It is no `Exception`."""
+"""The class name of a Rust panic, for example at a response with an unrequested key. It is not an `Exception`."""
 _BACKOFF = timedelta(milliseconds=50), timedelta(seconds=2)
-"""Before the first repetition, and at most."""
+"""The delay before the first retry, and the maximum."""
 
 
 def fits(key: str, size: int = 0) -> bool:
-    """Whether an object of this key and size may travel this way."""
+    """Whether an object of this key and size can be sent with object_store."""
     return size <= LARGEST and _PLAIN_KEY.fullmatch(key) is not None
 
 
 class SmallObjects:
-    """Keys are whole here: with the prefix. Errors name `display_key`, the key as the caller knows it."""
+    """Keys include the prefix here. Errors name `display_key`, the key without it."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
         self.threads = Threads(config.threads)
 
     async def put(self, key: str, body: bytes, content_type: str, *, display_key: str) -> str:
-        """Unconditionally; the ETag."""
+        """Write unconditionally and return the ETag."""
         return await self._put(self._patient, key, body, content_type, display_key, "overwrite")
 
     async def create(self, key: str, body: bytes, content_type: str, *, display_key: str) -> str:
@@ -76,7 +76,7 @@ class SmallObjects:
         return StoredObject(head, body)
 
     async def delete(self, keys: Sequence[str], *, display_key: str) -> None:
-        """One request, for at most 1,000 keys."""
+        """Delete at most 1,000 keys with one request."""
         import obstore
 
         def remove() -> None:
@@ -100,8 +100,9 @@ class SmallObjects:
         return await self._in_thread(write, display_key)
 
     async def _in_thread(self, call: Callable[[], T], display_key: str) -> T:
-        """Not by the library's own coroutines: its threads would then come back to the interpreter, and one that does
-        so while the process ends aborts it."""
+        """Run a blocking call of the library in a thread."""
+        # With the library's own coroutines its threads call into the interpreter; one that does so while the process
+        # ends aborts it.
         return await self.threads.run(call, display_key)
 
     @cached_property
@@ -113,8 +114,8 @@ class SmallObjects:
         return self._store(1)
 
     def _store(self, attempts: int) -> "S3Store":
-        """Every option that matters is given: what is not, this library takes from variables whose names begin with
-        AWS_, whatever they were set for."""
+        """Open a store that sends each request at most `attempts` times."""
+        # Every option is given explicitly, since the library takes missing ones from AWS_* variables.
         from obstore.store import S3Store
 
         config, (first, longest) = self._config, _BACKOFF
@@ -143,7 +144,7 @@ class SmallObjects:
 
 
 def _credentials(config: S3Config) -> Any:
-    """Whom we come as: the settings' key or, without one, what the usual AWS chain finds."""
+    """Return the credentials: the settings' key or, without one, those of the usual AWS chain."""
     if config.access_key is not None:
         key = {"access_key_id": config.access_key, "secret_access_key": config.secret_key, "expires_at": None}
         return lambda: key
@@ -157,7 +158,7 @@ def _credentials(config: S3Config) -> Any:
 
 
 _NO_LIMIT = timedelta(hours=1)
-"""For a whole request: what counts is how long nothing comes."""
+"""The limit of a whole request, which is in effect none: only the time without progress is limited."""
 
 
 def unquoted(etag: str | None) -> str:

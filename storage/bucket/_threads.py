@@ -1,8 +1,8 @@
-"""Blocking calls to the bucket on a fixed number of threads, which the tenants of an API take in turn.
+"""Runs blocking calls to the bucket on a fixed number of threads, shared fairly between tenants.
 
-A caller that stops waiting, by cancellation or because its budget is spent, leaves a call that has begun running: its
-thread is taken until the sockets' own timeouts end it. A call that has not begun is dropped. So a bucket that hangs
-holds as many threads as there are, and no more.
+If a caller stops waiting, by cancellation or because its budget is used up, a call that has begun runs on: its thread
+is occupied until the sockets' own timeouts end it. A call that has not begun is discarded. So a bucket that hangs
+occupies at most the fixed number of threads.
 """
 
 import asyncio
@@ -26,17 +26,20 @@ class Threads:
         self._counting = Lock()
 
     async def run(self, call: Callable[[], T], what: str) -> T:
-        """Within the budget of the request, if there is one: `BudgetSpent`. `StorageUnavailable` after `close`."""
+        """Run a call within the request's budget, if it has one.
+
+        Raises `BudgetSpent`, or `StorageUnavailable` after `close`.
+        """
         async with within_budget(what):
             return await self._in_turn(call, what)
 
     def moved(self, more: int) -> None:
-        """Called by a transfer whenever bytes of it have moved, from any thread."""
+        """Count bytes that a transfer has moved. Called by transfers from any thread."""
         with self._counting:
             self._moved += more
 
     async def transfer(self, call: Callable[[], T], what: str) -> T:
-        """As `run`, for as long as bytes move: its own, or those of the transfers that it waits for."""
+        """Run a transfer, which may take as long as its bytes move, or those of the transfers that it waits for."""
         work = asyncio.ensure_future(self._in_turn(call, what))
         return await while_it_moves(work, lambda: self._moved, what)
 
@@ -47,7 +50,7 @@ class Threads:
     def _start(self, call: Callable[[], T], what: str) -> asyncio.Future[T]:
         try:
             return asyncio.get_running_loop().run_in_executor(self._pool, call)
-        except RuntimeError:  # a removal in the background may begin after the process has closed its bucket
+        except RuntimeError:  # a background deletion may begin after the process has closed its bucket
             raise StorageUnavailable(f"{what}: the bucket's client is closed") from None
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""What one request of the API may take of the bucket: how long it may wait in all, and whose turn it is.
+"""The time budget of one API request for bucket calls, and the tenant on whose behalf they are made.
 
-The budget belongs to a context (`contextvars`), so code between a route and the bucket does not pass it on. Waits that
-overlap count once. Where there is none, as in workers, deliverer and reaper, calls wait as long as the adapter does.
-Nothing but waiting for the bucket is counted: not a request's body, a long poll's pause or a user's URL.
+The budget belongs to a context (`contextvars`), so code between a route and the bucket does not pass it on. Overlapping
+waits count once. Without a budget, as in workers, deliverer and reaper, calls wait as long as the adapter does. Only
+waits for the bucket count: not a request's body, a long poll's pause or a user's URL.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ T = TypeVar("T")
 
 
 class Budget:
-    """`may_have_written`: a conditional write was sent, so what follows a failure is unknown."""
+    """`may_have_written`: a conditional write was sent, so its result is unknown after a failure."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self.owner = ""
-        """The tenant, once it is known: the calls of one do not delay those of another."""
+        """The tenant, once it is known. Threads are shared fairly between owners."""
         self.may_have_written = False
         self._spent_s = 0.0
         self._waits = 0
@@ -52,7 +52,7 @@ _current: contextvars.ContextVar[Budget | None] = contextvars.ContextVar("bucket
 
 @contextmanager
 def budget_of(seconds: float) -> Iterator[Budget]:
-    """What runs in here, and the tasks that it awaits, share one budget."""
+    """Give the code in this context, and the tasks that it awaits, one budget."""
     budget = Budget(seconds)
     token = _current.set(budget)
     try:
@@ -62,14 +62,14 @@ def budget_of(seconds: float) -> Iterator[Budget]:
 
 
 def current_owner() -> str:
-    """Whose call this is; empty outside of a request, and before its key is known."""
+    """Return the tenant of the current request; empty outside a request and before authentication."""
     budget = _current.get()
     return "" if budget is None else budget.owner
 
 
 @asynccontextmanager
 async def within_budget(what: str) -> AsyncIterator[None]:
-    """For one wait; `BudgetSpent` where the budget ends first. `what` is the key, for the error."""
+    """Limit one wait by the budget. Raises `BudgetSpent`, whose message names `what`, the key."""
     budget = _current.get()
     if budget is None:
         yield
@@ -85,21 +85,21 @@ async def within_budget(what: str) -> AsyncIterator[None]:
 
 
 def allow_more(seconds: float) -> None:
-    """For a request that makes many calls, so that their number alone does not end its budget."""
+    """Extend the budget of a request that makes many calls, so that their number alone does not exhaust it."""
     if (budget := _current.get()) is not None:
         budget.seconds += seconds
 
 
 def note_write() -> None:
-    """A conditional write is about to be sent."""
+    """Record that a conditional write is about to be sent."""
     if (budget := _current.get()) is not None:
         budget.may_have_written = True
 
 
 async def while_it_moves(work: asyncio.Future[T], moved: Callable[[], int], what: str) -> T:
-    """The result of a transfer, which may take as long as its bytes move: only a pause is held against the budget.
+    """Return the result of a transfer. Only pauses count against the budget, not the time in which bytes move.
 
-    `moved` tells the number of bytes so far.
+    `moved` returns the number of bytes so far.
     """
     budget = _current.get()
     if budget is None:
@@ -117,7 +117,7 @@ async def while_it_moves(work: asyncio.Future[T], moved: Callable[[], int], what
 
 
 def background(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    """A task that outlives the request that began it, and so has no part in its budget."""
+    """Start a task that outlives its request and is therefore outside the request's budget."""
     context = contextvars.copy_context()
     context.run(_current.set, None)
     return asyncio.create_task(work, context=context)

@@ -1,6 +1,6 @@
-"""Conditional writes of records, and the one loop that repeats them while other writers are first.
+"""Conditional writes of records, and the loop that repeats them while other writers are first.
 
-A record's body carries a nonce, so that the store recognises its own write after an answer was lost.
+A record's body carries a nonce, so that the store recognises its own write after a lost response.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from storage.bucket.objects import ObjectStore
 from storage.errors import PreconditionFailed, StorageUnavailable
 
 CAS_ATTEMPTS = 20
-"""Lost races before a writer gives up; the record then changes more often than a bucket can be written."""
+"""Lost races after which a writer gives up, because the record changes faster than the bucket can be written."""
 FIRST_BACKOFF_S = 0.02
 MAX_BACKOFF_S = 0.5
-"""The wait after a lost race is random, up to a bound that doubles from the first to the second of these."""
+"""The delay after a lost race is random, up to a bound that doubles from the first to the second of these."""
 
 R = TypeVar("R", bound=BaseModel)
 S = TypeVar("S")
@@ -30,9 +30,9 @@ def new_nonce() -> str:
 
 
 async def commit(objects: ObjectStore, key: str, record: R, *, etag: str | None) -> tuple[R, str]:
-    """Over exactly the version with this ETag, or create it (None); returns what was written, and its ETag.
+    """Write the record over the version with this ETag, or create it (None); return the written record and its ETag.
 
-    `record` has a field `nonce`, which is set anew. `PreconditionFailed` if another writer was first.
+    `record` has a field `nonce`, which gets a new value. Raises `PreconditionFailed` if another writer was first.
     """
     stamped = record.model_copy(update={"nonce": new_nonce()})
     body = stamped.model_dump_json().encode()
@@ -44,10 +44,10 @@ async def commit(objects: ObjectStore, key: str, record: R, *, etag: str | None)
 async def compare_and_swap(
     what: str, read: Callable[[], Awaitable[S]], write: Callable[[S], Awaitable[T]], *, at_hand: S | None = None
 ) -> T:
-    """Reads and writes until no other writer was first in between; returns what `write` returned.
+    """Repeat `read` and `write` until no other writer was first in between; return the result of `write`.
 
-    `write` gets what was read and commits on the condition that it still holds, or returns without a commit.
-    `at_hand` is a version that saves the first read. Raises whatever the two raise except `PreconditionFailed`, and
+    `write` gets the version that was read and commits over exactly it, or returns without a commit. `at_hand` is a
+    version that replaces the first read. Errors of both are passed on except `PreconditionFailed`. Raises
     `StorageUnavailable`, which names `what`, after `CAS_ATTEMPTS` lost races.
     """
     for lost in range(CAS_ATTEMPTS):

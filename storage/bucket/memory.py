@@ -1,4 +1,4 @@
-"""`ObjectStore` in memory, with S3's semantics: for tests and simulations. Ships with the product.
+"""`ObjectStore` in memory with S3's semantics, for tests and simulations. It ships with the product.
 
 It refuses keys that some S3 server would mishandle (see `storage.keys`), so that a test finds them.
 """
@@ -29,7 +29,7 @@ class _Entry:
 
 
 class MemoryObjectStore:
-    """`requests` counts what would have been sent to the bucket, by operation."""
+    """`requests` counts the requests that S3 would have received, by operation."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -95,14 +95,14 @@ class MemoryObjectStore:
         return SignedRequest("PUT", f"memory://{quote(key)}", self._expiry(expires_s), headers)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing, since no resource is open."""
 
     def keys(self) -> tuple[str, ...]:
-        """Every key, for a test that looks at the whole bucket. Counts as no request."""
+        """Return every key, for tests of the whole bucket. It does not count as a request."""
         return tuple(sorted(self._entries))
 
     def contents(self) -> dict[str, bytes]:
-        """All of the bucket, as `keys`."""
+        """Return every object's bytes by key. It does not count as a request."""
         return {key: entry.body for key, entry in self._entries.items()}
 
     def _entry(self, key: str) -> _Entry:
@@ -135,6 +135,6 @@ def _head(key: str, entry: _Entry) -> ObjectHead:
 
 
 def _folders(key: str) -> list[str]:
-    """`a` and `a/b` for `a/b/c`."""
+    """Return the parent folders of a key: `a` and `a/b` for `a/b/c`."""
     parts = key.split("/")
     return ["/".join(parts[:depth]) for depth in range(1, len(parts))]

@@ -1,8 +1,8 @@
-"""`ObjectStore`: what this product needs of S3, and no more.
+"""`ObjectStore`: the operations of S3 that this product needs.
 
 The S3 adapter (`storage.bucket.s3`) and the in-memory store (`storage.bucket.memory`) pass the same contract tests.
-A conditional write never retries blindly: its body carries a nonce, and after a timeout or a 5xx
-the caller's write is recognised by reading it back.
+A conditional write is never repeated blindly: its body carries a nonce, and after a timeout or a 5xx the store reads
+the object back to recognise the write.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
-    """What S3 tells of an object without its bytes. `etag` is unquoted."""
+    """An object's metadata. `etag` is unquoted."""
 
     key: str
     etag: str
@@ -33,7 +33,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class KeyPage:
-    """One LIST answer: keys in UTF-8 order; `more` tells whether another page follows the last key."""
+    """One page of a LIST: keys in UTF-8 order; `more` is true if another page follows the last key."""
 
     keys: tuple[str, ...]
     more: bool
@@ -50,64 +50,64 @@ class SignedRequest:
 
 
 class ObjectStore(Protocol):
-    """Async face of one bucket under one key prefix. Keys are relative to that prefix.
+    """Async access to one bucket under one key prefix. Keys are relative to that prefix.
 
     Every method may raise `StorageUnavailable` or `StorageRefused`.
     """
 
     async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
-        """Write unconditionally; returns the ETag."""
+        """Write unconditionally and return the ETag."""
         ...
 
     async def create(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
-        """Write only if the key is free, else `PreconditionFailed`; returns the ETag."""
+        """Write if the key is free and return the ETag. Raises `PreconditionFailed` otherwise."""
         ...
 
     async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
-        """Write only over this very ETag, else `PreconditionFailed`; returns the new ETag."""
+        """Write over exactly this ETag and return the new one. Raises `PreconditionFailed` otherwise."""
         ...
 
     async def get(self, key: str) -> StoredObject:
-        """The whole object, for small ones; `ObjectNotFound`."""
+        """Return a whole small object. Raises `ObjectNotFound`."""
         ...
 
     async def get_range(self, key: str, start: int, length: int) -> bytes:
-        """At most `length` (≥ 1) bytes from `start`, none where the object ends before; `ObjectNotFound`."""
+        """Return at most `length` (≥ 1) bytes from `start`, none beyond the end. Raises `ObjectNotFound`."""
         ...
 
     async def head(self, key: str) -> ObjectHead:
-        """`ObjectNotFound`."""
+        """Return the object's metadata. Raises `ObjectNotFound`."""
         ...
 
     async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        """A file of any size, multipart where large, memory constant."""
+        """Upload a file of any size in constant memory; large ones are multipart."""
         ...
 
     async def download_file(self, key: str, path: Path) -> None:
-        """The object into a file, memory constant; a partial file is removed on error."""
+        """Download the object to a file in constant memory. A partial file is removed on error."""
         ...
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        """One LIST: keys that start with `prefix`, from the first one behind `after`; limit 1 to 1000."""
+        """Return one page of the keys that start with `prefix` and follow `after`; `limit` is 1 to 1000."""
         ...
 
     async def delete(self, *keys: str) -> None:
-        """Remove the keys; a missing one is not an error."""
+        """Delete the keys; a missing one is not an error."""
         ...
 
     def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
-        """A URL that downloads the object under `filename`. Makes no request."""
+        """Return a URL that downloads the object under `filename`. Makes no request."""
         ...
 
     def presign_put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
-        """A create-only upload bound to this length and type. Makes no request."""
+        """Return a create-only upload bound to this length and type. Makes no request."""
         ...
 
     async def close(self) -> None: ...
 
 
 async def all_keys(objects: ObjectStore, prefix: str, *, page: int = 1000) -> AsyncIterator[Sequence[str]]:
-    """Every key below a prefix: one LIST a page, and no empty page."""
+    """Yield every key below a prefix in pages, for one LIST each; no page is empty."""
     after = ""
     while True:
         listed = await objects.list(prefix, after=after, limit=page)

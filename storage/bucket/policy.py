@@ -1,8 +1,7 @@
-"""The least that a bucket's owner must allow, as AWS IAM policies.
+"""The minimal permissions that a deployment needs, as AWS IAM policies.
 
-`OBJECT_ACTIONS` and `BUCKET_ACTIONS` are what `S3ObjectStore` does; a test sends each of its requests through a
-recorder and compares. A multipart upload needs no action but PutObject, HeadObject none but GetObject, and a
-conditional write needs both.
+`OBJECT_ACTIONS` and `BUCKET_ACTIONS` are those of `S3ObjectStore`'s requests; a test records each request and compares.
+A multipart upload needs only PutObject, HeadObject only GetObject, and a conditional write both.
 """
 
 from typing import Any
@@ -17,11 +16,11 @@ SETUP_ACTIONS = (
     "s3:PutBucketCORS",
     "s3:PutLifecycleConfiguration",
 )
-"""What `bucket setup` needs beside; the deployment itself does without."""
+"""Further actions of `bucket setup`, which the deployment itself does not need."""
 
 
 def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
-    """For the key that the deployment holds."""
+    """Return the policy of the deployment's key."""
     folder = keys.root(prefix)
     listing: dict[str, Any] = {
         "Sid": "ListKeys",
@@ -30,7 +29,7 @@ def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
         "Resource": f"arn:aws:s3:::{bucket}",
     }
     if folder:
-        # IfExists: S3 answers a GET of a missing key with 404 only to whom may list, and such a GET has no s3:prefix.
+        # IfExists: a GET of a missing key is a 404 only for a client that may list, and such a GET has no s3:prefix.
         listing["Condition"] = {"StringLikeIfExists": {"s3:prefix": f"{folder}*"}}
     objects = {
         "Sid": "UseObjects",
@@ -42,7 +41,7 @@ def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
 
 
 def setup_policy(bucket: str) -> dict[str, Any]:
-    """For whoever runs `bucket setup`."""
+    """Return the policy of the user who runs `bucket setup`."""
     setup = {
         "Sid": "SetUp",
         "Effect": "Allow",

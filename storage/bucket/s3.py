@@ -1,12 +1,12 @@
 """`ObjectStore` for any S3 endpoint.
 
-Records and hints go by object_store (`_s3_small`); lists, large bodies and files by boto3, whose blocking calls run
-on bounded pools of threads. Presigned URLs are computed without either (`_s3_presign`). Their needs differ:
+Records and index keys use object_store (`_s3_small`); lists, large bodies and files use boto3, whose blocking calls run
+on bounded pools of threads. Presigned URLs need neither (`_s3_presign`).
 
-- conditional writes are sent exactly once: a retry after a lost answer would report 412 for our own write.
-  One at a time a key, too: some servers let the losers of a race wait for seconds;
-- reads, lists, deletes and unconditional puts are idempotent, so they may be retried;
-- transfers have a connection pool of their own, so that a large file never starves the small requests.
+- Conditional writes are sent exactly once: a retry after a lost response would report 412 for our own write. They are
+  also serialised per key, since some servers delay the losers of a race for seconds.
+- Reads, lists, deletes and unconditional puts are idempotent, so they may be retried.
+- Transfers have their own connection pool, so that large files do not starve small requests.
 """
 
 import asyncio
@@ -37,12 +37,12 @@ __all__ = ["S3Config", "S3ObjectStore", "content_disposition"]
 T = TypeVar("T")
 
 PART_BYTES = 8 * 1024 * 1024
-"""Parts of a multipart upload; the SDK makes them larger where 10,000, S3's most, are too few."""
+"""Size of the parts of a multipart upload; the SDK enlarges them if S3's maximum of 10,000 parts is too few."""
 DELETE_BATCH = 1000
 
 
 class S3ObjectStore:
-    """`requests` counts the operations by S3's verbs, a file's transfer as one."""
+    """`requests` counts operations by S3's verbs; a file's transfer counts as one."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
@@ -174,19 +174,19 @@ class S3ObjectStore:
     # The conditional write.
 
     async def _conditional(self, key: str, body: bytes, content_type: str, etag: str | None) -> str:
-        """One attempt; an unclear answer is settled by reading back: our own body there means that we won."""
+        """Make one conditional write. After an unclear response the object is read back: our own body means success."""
         self.requests["PUT"] += 1
         try:
             async with self._turn(key):
                 return await self._send_once(key, body, content_type, etag)
-        except ObjectNotFound as lost:  # AWS answers 404 to If-Match on a missing key
+        except ObjectNotFound as lost:  # AWS returns 404 for If-Match on a missing key
             raise PreconditionFailed(key) from lost
         except (PreconditionFailed, StorageUnavailable) as unclear:
             return await self._settle(key, body, unclear)
 
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
-        """To write this key. The wait for it is one for the bucket: another writer of this process waits there."""
+        """Hold this process's turn to write the key. The wait counts as a wait for the bucket."""
         lock = self._writing.setdefault(key, asyncio.Lock())
         async with within_budget(key):
             await lock.acquire()
@@ -215,7 +215,10 @@ class S3ObjectStore:
         return await self._call(write, key)
 
     async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
-        """Nothing there after a failure: the write may still be on its way, so no one may say that it is lost."""
+        """Decide an unclear write by reading the object back.
+
+        If nothing is there, the write may still arrive, so the original error is raised and no loss is reported.
+        """
         try:
             present = await self.get(key)
         except ObjectNotFound:
@@ -230,7 +233,7 @@ class S3ObjectStore:
         return {"Bucket": self._config.bucket, "Key": self._prefix + key}
 
     def _read_whole(self, key: str, **options: str) -> tuple[Any, bytes]:
-        """Once more where the connection breaks in the middle of a body: the SDK repeats only what comes before."""
+        """Read a whole object, with one retry if the body breaks off: the SDK retries only up to the headers."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
         for last in (*(False for _ in range(self._config.attempts - 1)), True):
@@ -265,7 +268,7 @@ class S3ObjectStore:
         return self._client("transfer", attempts=self._config.attempts)
 
     def _client(self, role: str, *, attempts: int) -> "S3Client":
-        with self._making:  # the threads of the pool ask for it
+        with self._making:  # several threads of the pool may create it
             if role not in self._clients:
                 self._clients[role] = make_client(self._config, attempts, self._config.endpoint_url)
                 read_keys_quickly(self._clients[role])
@@ -293,7 +296,7 @@ def _head(key: str, answer: Any, size: int) -> ObjectHead:
 
 
 def _size_of(path: Path) -> int:
-    """0 where it cannot be display_key: reading it will say why."""
+    """Return a file's size, 0 if it cannot be read: the upload then raises the error."""
     try:
         return path.stat().st_size
     except OSError:

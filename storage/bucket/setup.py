@@ -1,9 +1,9 @@
 """CORS and lifecycle of the bucket, set once by its owner.
 
-Rules of other people stay: S3 replaces a whole configuration at once, so ours are known by their ids, and the rest is
-written back as it was read. No rule expires anything below `tenants/`: a lifecycle rule knows a prefix and an age, not
-whether a job is over, and a job may wait in the queue for longer than any number of days. What a job leaves behind is
-the reaper's to remove.
+Foreign rules are kept: S3 replaces a whole configuration at once, so ours are recognised by their ids, and the others
+are written back unchanged. No rule expires anything below `tenants/`, because a lifecycle rule knows a prefix and an
+age, not whether a job has ended, and a job may wait in the queue for any number of days. The reaper removes the objects
+of jobs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +24,9 @@ T = TypeVar("T")
 Rule = dict[str, Any]
 
 MARK = "comfyui-modal"
-"""How the ids of our rules begin. They end with the deployment's prefix: several may share a bucket."""
+"""The prefix of our rules' ids. They end with the deployment's prefix, since several may share a bucket."""
 ABORT_AFTER_DAYS = 2
-"""No upload of ours lasts longer than a container may run, which is a day."""
+"""Days after which an incomplete upload is aborted. None lasts longer than a container may run, which is a day."""
 PROBES_AFTER_DAYS = 1
 CORS_MAX_AGE_S = 3600
 ATTEMPTS = 4
@@ -38,14 +38,14 @@ _UNSUPPORTED = frozenset({"NotImplemented", "MethodNotAllowed", "XNotImplemented
 
 
 class NotSupported(StorageRefused):
-    """This store does not know the request at all."""
+    """The store does not implement the request."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuleChange:
-    """The rules of one kind, as they are and as they should be: `foreign` stay in both.
+    """The current and the wanted rules of one kind; `foreign` rules are in both.
 
-    `options` are the settings beside the rules that a write would reset if it left them out.
+    `options` are further settings of the configuration, which a write without them would reset.
     """
 
     kind: str
@@ -60,7 +60,7 @@ class RuleChange:
 
 
 def cors_rules(prefix: str, origins: Sequence[str]) -> list[Rule]:
-    """What a browser on these origins needs for presigned uploads and downloads."""
+    """Return the rules that a browser on these origins needs for presigned uploads and downloads."""
     rule = {
         "ID": _rule_id("presigned", prefix),
         "AllowedHeaders": ["content-type", "if-none-match", "range"],
@@ -73,7 +73,7 @@ def cors_rules(prefix: str, origins: Sequence[str]) -> list[Rule]:
 
 
 def lifecycle_rules(prefix: str) -> list[Rule]:
-    """For what no program of ours removes when it dies: parts of broken uploads, and probes."""
+    """Return the rules for objects that a dead process leaves: parts of broken uploads, and probes."""
     folder = keys.root(prefix)
     abort = {
         "ID": _rule_id("broken-uploads", prefix),
@@ -91,7 +91,7 @@ def lifecycle_rules(prefix: str) -> list[Rule]:
 
 
 class BucketSetup:
-    """Of one bucket. Errors are those of the room: `StorageRefused` says what the bucket's owner must do."""
+    """Reads and writes one bucket's configuration. A `StorageRefused` says what the bucket's owner must do."""
 
     def __init__(self, config: S3Config) -> None:
         self._config = config
@@ -118,7 +118,7 @@ class BucketSetup:
         await self._call(change.kind, write)
 
     async def _call(self, kind: str, request: Callable[["S3Client"], T]) -> T | None:
-        """The answer; None where the bucket has no such configuration yet."""
+        """Return the response; None if the bucket has no such configuration yet."""
         return await anyio.to_thread.run_sync(self._send, kind, request)
 
     def _send(self, kind: str, request: Callable[["S3Client"], T]) -> T | None:
@@ -155,7 +155,7 @@ def _change(kind: str, answer: Mapping[str, Any], member: str, wanted: list[Rule
 
 
 def _comparable(rules: Sequence[Rule]) -> dict[str, Rule]:
-    """By id, lists in order: stores answer them in an order of their own."""
+    """Return the rules by id with sorted lists, since a store may return them in any order."""
     return {
         rule["ID"]: {name: sorted(value) if isinstance(value, list) else value for name, value in rule.items()}
         for rule in rules

@@ -1,7 +1,7 @@
-"""AWS Signature Version 4 for requests to one bucket: the time and the credentials are given, nothing is sent.
+"""AWS Signature Version 4 for requests to one bucket, a pure function of the time and the credentials.
 
-The SDK takes 250 to 450 µs for a presigned URL, and a job may have a thousand outputs. What does not change between
-requests is computed once here: the address of the bucket, and the key that a day's signatures are made with.
+The SDK takes 250 to 450 µs for a presigned URL, and a job may have a thousand outputs. Here the address of the bucket
+and the signing key of the day are computed once.
 """
 
 import hmac
@@ -19,7 +19,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Credentials(NamedTuple):
-    """`token` comes with a key that is valid for some hours only."""
+    """`token` belongs to a temporary key."""
 
     access_key: str
     secret_key: str
@@ -57,10 +57,10 @@ class Signer:
         query: Sequence[tuple[str, str]] = (),
         headers: Mapping[str, str] | None = None,
     ) -> str:
-        """A URL that is valid for one method and with exactly these headers, whose names are in lower case.
+        """Return a URL that is valid for one method and with exactly these headers, whose names are in lower case.
 
-        `at` is in UTC. The parameters of `query` are sorted by name, and their names begin with a small letter: so they
-        stand in front of the signature's own in the URL, as S3 wants it, and behind them where both are sorted.
+        `at` is in UTC. The parameters of `query` must be sorted by name and begin with a small letter: they precede the
+        signature's own parameters in the URL, as S3 requires, and follow them in the sorted canonical request.
         """
         stamp = _stamp(at)
         signed = {"host": self._host, **(headers or {})}
@@ -95,17 +95,17 @@ class Signer:
 
 
 def _stamp(at: datetime) -> str:
-    """ISO 8601's basic format; `strftime` takes longer than all of the hashing."""
+    """Return the time in ISO 8601's basic format. `strftime` would take longer than all of the hashing."""
     return at.isoformat(timespec="seconds")[:19].replace("-", "").replace(":", "") + "Z"
 
 
 def _host(scheme: str, name: str, port: int | None) -> str:
-    """The Host header that clients send: in lower case, an IPv6 address in brackets, no default port."""
+    """Return the Host header that clients send: in lower case, an IPv6 address in brackets, no default port."""
     host = f"[{name}]" if ":" in name else name
     return host if port in (None, DEFAULT_PORTS.get(scheme)) else f"{host}:{port}"
 
 
 @lru_cache(maxsize=256)
 def _quoted(text: str) -> str:
-    """As S3 wants a value in a query. The outputs of a job share most of them."""
+    """Return a query value in S3's encoding, cached because the outputs of a job share most values."""
     return quote(text, safe="-_.~")

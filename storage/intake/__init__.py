@@ -1,1 +1,1 @@
-"""Whatever strangers hand in: their URLs and their files."""
+"""Untrusted input: users' URLs and files."""

@@ -1,4 +1,4 @@
-"""Which IP addresses a stranger's URL may lead to: public ones alone.
+"""The IP addresses that an untrusted URL may lead to: public ones only.
 
 The networks are those of IANA's special-purpose registries and the metadata addresses of clouds. IPv6 is denied by
 default: translation, local and unassigned ranges all lie outside 2000::/3.
@@ -56,13 +56,13 @@ def is_public(address: Address) -> bool:
 
 
 def unmapped(address: Address) -> Address:
-    """The IPv4 address that an IPv6 one stands for (::ffff:127.0.0.1), or the address itself."""
+    """Return the IPv4 address of a mapped IPv6 one (::ffff:127.0.0.1), else the address itself."""
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
 
 
 def is_of_this_machine(address: Address) -> bool:
-    """Loopback, unspecified, or an address of one of this machine's interfaces: those can be bound."""
+    """Whether the address is loopback, unspecified, or that of an interface of this machine, which can be bound."""
     if address.is_loopback or address.is_unspecified:
         return True
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6

@@ -1,6 +1,6 @@
-"""Where a stranger's URL may lead: by its text, as far as that tells, and by the address that is connected to.
+"""The destinations of untrusted URLs, checked by the text and by the address of each connection.
 
-One set of rules for both, so that a submission is refused with the words that its delivery would end with.
+Both use one set of rules, so that a submission is refused with the message that its delivery would end with.
 """
 
 import ipaddress
@@ -18,11 +18,11 @@ _NUMERIC = re.compile(r"0x[0-9a-f]*|\d+", re.IGNORECASE)
 _LOCALHOST = ipaddress.IPv4Address("127.0.0.1")
 
 LoopbackRule = Callable[[], Awaitable[str | None]]
-"""None where servers on this machine may be reached, else the reason why not."""
+"""Returns None if servers on this machine may be reached, else the reason why not."""
 
 
 class DestinationRefused(httpx.RequestError):
-    """The URL leads where this client does not go."""
+    """The URL's destination is not allowed."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"destination refused: {reason}")
@@ -34,15 +34,15 @@ REFUSALS: tuple[type[Exception], ...] = (
     httpx.InvalidURL,
     UnicodeError,
 )
-"""What a URL that no request will ever reach raises; httpx lets the error of a host that is no IDNA name through."""
+"""The errors of a URL that can never be reached; httpx passes on the error of a host that is no IDNA name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destinations:
-    """`ports` None means the scheme's own port only. `loopback` allows loopback addresses, on any port; None does not.
+    """`ports` None means only the scheme's port. `loopback` allows loopback addresses on any port; None forbids them.
 
-    `own_ports` are those of this deployment's own processes. Nothing connects to them in a client's name, by whatever
-    address of this machine.
+    `own_ports` are those of this deployment's processes. No client's URL may connect to them, by any address of this
+    machine.
     """
 
     schemes: frozenset[str] = frozenset(DEFAULT_PORTS)
@@ -52,7 +52,7 @@ class Destinations:
     loopback: LoopbackRule | None = None
 
     async def check_url(self, url: httpx.URL) -> None:
-        """Everything that can be known without resolving a name. Runs for every hop of a redirect."""
+        """Check what is known without resolving the name. Runs for every hop of a redirect."""
         self._check_parts(url)
         host = _host_of(url)
         if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: loopback, whatever a resolver says
@@ -67,7 +67,7 @@ class Destinations:
     def _check_parts(self, url: httpx.URL) -> None:
         if url.scheme not in self.schemes:
             raise DestinationRefused(f"scheme {url.scheme!r}")
-        # With loopback, only the address tells which ports are allowed: see `check_address`.
+        # With loopback, the allowed ports depend on the address: see `check_address`.
         port = _port_of(url)
         if self.loopback is None and port not in (self.ports or {DEFAULT_PORTS[url.scheme]}):
             raise DestinationRefused(f"port {port}")
@@ -82,7 +82,7 @@ class Destinations:
             raise DestinationRefused("not a host name")
 
     async def check_address(self, host: str, address: Address, port: int) -> None:
-        """Runs before every connection, for every address that a name has."""
+        """Check one address of the name. Runs for each of them before every connection."""
         address = unmapped(address)
         if port in self.own_ports and is_of_this_machine(address):
             raise DestinationRefused(f"port {port} of this machine belongs to this deployment itself")

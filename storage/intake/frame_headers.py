@@ -1,4 +1,4 @@
-"""The frame sizes in the packets of common codecs, by the headers of frames and sequences."""
+"""Reads frame sizes from the frame and sequence headers of common codecs."""
 
 import contextlib
 import re
@@ -68,14 +68,14 @@ def _size_of_av1(unit: bytes) -> Size:
 
 
 def frames_in(codec: str, data: bytes) -> int:
-    """How many a decoder may show of one packet."""
+    """Return how many frames a decoder may output for one packet."""
     if codec.endswith("vp9"):
         return len(_lengths_of_vp9(data))
     if "av1" not in codec:
         return 1
     found = 0
     with contextlib.suppress(IndexError):
-        # A frame begins with a bit that shows an earlier one, else two bits of its kind and one that shows it.
+        # A frame header begins with show_existing_frame, else two bits of frame_type and show_frame.
         for kind, unit in _units_of_av1(data):
             found += kind in _AV1_FRAMES and bool(unit[:1]) and bool(unit[0] & 0b1001_0000)
     return max(1, found)
@@ -98,7 +98,7 @@ def _heads_of_vp9(data: bytes) -> Iterator[bytes]:
 
 
 def _lengths_of_vp9(data: bytes) -> list[int]:
-    """Of the frames in a packet: several, with an index behind them, or one."""
+    """Return the lengths of the frames in a packet: several, followed by an index, or one."""
     last = data[-1]
     count, width = (last & 7) + 1, (last >> 3 & 3) + 1
     index = data[-2 - count * width :]
@@ -108,7 +108,7 @@ def _lengths_of_vp9(data: bytes) -> list[int]:
 
 
 def _size_of_vp9(head: bytes) -> Size | None:
-    """None where the frame has the size of one before it."""
+    """Return the frame's size; None if it takes the size of an earlier frame."""
     bits = Bits(head)
     bits.read(2)
     profile = bits.read(1) + 2 * bits.read(1)
@@ -213,4 +213,4 @@ READERS: dict[str, Callable[[bytes, bytes], Iterator[Size]]] = {
     "mpeg1video": _mpeg,
     "mpeg2video": _mpeg,
 }
-"""By FFmpeg's name of a decoder."""
+"""The readers by FFmpeg's name of the decoder."""

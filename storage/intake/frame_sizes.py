@@ -1,8 +1,8 @@
-"""How large a video's frames are, by the headers in its packets.
+"""The sizes of a video's frames, read from the headers in its packets.
 
-A container says one size, and a decoder takes what each frame says: 52 KB whose first frames have 16 by 16 pixels may
-become gigabytes. The headers of common codecs are read; of the others each packet is decoded, which takes more time
-than a long video has. Sizes are those of whole blocks, so a little larger than what is shown.
+A container declares one size, but a decoder uses the size of each frame: 52 KB whose first frames have 16 by 16 pixels
+can become gigabytes. The headers of common codecs are read; for other codecs each packet is decoded, for which a long
+video exceeds the time limit. Sizes are in whole blocks, so slightly larger than the displayed ones.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from storage.intake.nal_headers import Size, h264, is_avcc
 
 
 class FrameSizes:
-    """Of one stream of PyAV. `largest` so far; raises nothing for what it cannot read."""
+    """The sizes of one PyAV stream. `largest` is the largest so far. Unreadable packets raise nothing."""
 
     def __init__(self, stream: Any) -> None:
         self.largest: Size = (stream.width, stream.height)
@@ -23,7 +23,7 @@ class FrameSizes:
         self._learn(bytes(self._context.extradata or b""))
 
     def of(self, packet: Any) -> list[Size]:
-        """Of the frames that this packet becomes, each at least as large as its container says."""
+        """Return the sizes of a packet's frames, each at least the size that the container declares."""
         if self._read is None:
             return self._decoded(packet)
         if not packet.size:

@@ -1,8 +1,8 @@
-"""Paths of this machine in text that tenants may read: engines and decoders put them into their errors and logs.
+"""Hides this machine's paths in the errors and logs of engines and decoders that tenants may read.
 
 `/tmp/x/engines/worker-1/input/a.png` becomes `input/a.png`. Folders that the caller knows get their label; every other
-absolute path, POSIX or Windows, is cut down to the part that says something about ComfyUI, or to its last name.
-Relative paths and URLs stay. Only text from engines and decoders goes through here, never what a client sent.
+absolute path, POSIX or Windows, is shortened to the part below ComfyUI's folders, or to its last name. Relative paths
+and URLs stay. Only text from engines and decoders is changed, never a client's own.
 """
 
 import re
@@ -14,7 +14,7 @@ ELSEWHERE = "…"
 
 _NAME = r"[^\\/\s'\"`<>|:;,()\[\]{}]"
 _START = r"(?<![\w.:/\\~-])"
-"""Within a word, a relative path or a URL no absolute path begins."""
+"""An absolute path does not begin within a word, a relative path or a URL."""
 _POSIX = rf"(?:(?:file|sqlite):/{{2,}})?/{_NAME}+(?:/{_NAME}*)+"
 _WINDOWS = rf"(?:[A-Za-z]:(?:\\\\?|/)|\\\\\\?\\?{_NAME}+\\\\?){_NAME}*(?:(?:\\\\?|/){_NAME}*)*"
 _PATH = re.compile(
@@ -28,7 +28,7 @@ _OF_PYTHON = re.compile(r"site-packages|dist-packages|python3\.\d+")
 
 
 class HostPaths:
-    """`folders` maps those that are known to what they are called instead. Their resolved forms count as well."""
+    """`folders` maps known folders to their labels. Their resolved paths are replaced too."""
 
     def __init__(self, folders: Mapping[Path, str] | None = None) -> None:
         known = {form: label for path, label in (folders or {}).items() for form in (str(path), str(path.resolve()))}
@@ -42,7 +42,7 @@ class HostPaths:
         return _PATH.sub(_shortened, text)
 
     def hidden_in(self, document: Any) -> Any:
-        """As `hidden`, for every string of a JSON document, names included."""
+        """Hide the paths in every string of a JSON document, names included."""
         if isinstance(document, str):
             return self.hidden(document)
         if isinstance(document, list | tuple):

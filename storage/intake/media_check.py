@@ -1,9 +1,9 @@
-"""Whether a file from a stranger may be given to an engine: what it is, by its bytes, and how large it becomes.
+"""Checks an untrusted file before an engine gets it: its format, by its bytes, and its decoded size.
 
-A small file may be a huge picture: a loader holds every pixel of every frame as three floats. So sizes are read from
-headers, frames are counted, without decoding, and refused where they are beyond what a worker should hold. Only listed
-formats pass (`storage.formats`). What is not a plain picture is examined in a process of its own
-(`storage.intake.probe`), which may hang, crash or grow; few of them run at once, and the others wait.
+A small file may be a huge image: a loader holds every pixel of every frame as three floats. So sizes are read from
+headers and frames are counted without decoding; files above a worker's limits are refused. Only listed formats pass
+(`storage.formats`). A file that is not a simple image is examined in a separate process (`storage.intake.probe`), which
+may hang, crash or grow. The number of these processes is limited; further files wait.
 """
 
 import asyncio
@@ -24,23 +24,25 @@ from storage.intake.host_paths import HostPaths
 from storage.intake.walkers import has_light_header
 
 PROBE_S = 120.0
-"""Wall clock of one probe, which has 15 s of CPU time. Only a machine that is far too busy takes longer."""
+"""Wall-clock limit of one probe, which has 15 s of CPU time. Only an overloaded machine takes longer."""
 HEADERS_AT_ONCE = 4
-"""Plain pictures whose headers are read at the same time: texts in a PNG may have 64 MB in memory."""
+"""Simple images whose headers are read concurrently: the texts of a PNG may take 64 MB of memory."""
 _BY_HEADER = {"image/png": "PNG", "image/apng": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 _PROBE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
 
 
 def default_probes() -> int:
-    """One for each CPU core that this process may use, at most 4."""
+    """Return the default number of probes: one per CPU core of this process, at most 4."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Width and height of the largest frame. `pixels` are those of all frames, `samples` those of all channels. Zero
-    for what a file lacks."""
+    """The width and height of the largest frame, the `pixels` of all frames and the `samples` of all channels.
+
+    A value that the file does not have is zero.
+    """
 
     width: int = 0
     height: int = 0
@@ -52,22 +54,22 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class MediaLimits:
-    """A loader needs 12 bytes for each pixel, and 4 for each sample of each channel."""
+    """Limits of decoded sizes. A loader needs 12 bytes per pixel and 4 per sample of each channel."""
 
     max_pixels: int = 100_000_000
-    """Of a picture, or of a frame."""
+    """Pixels of an image or of one frame."""
     max_animation_pixels: int = 500_000_000
-    """Of all frames of a picture that moves: it is loaded as a whole."""
+    """Pixels of all frames of an animation, which is loaded as a whole."""
     max_video_pixels: int = 8_000_000_000
-    """Of all frames of a video: a minute of 1080p at 60 a second, and 96 GB as floats, which few workers have."""
+    """Pixels of all frames of a video: a minute of 1080p at 60 fps, or 96 GB as floats, which few workers have."""
     max_duration_s: float = 4 * 3600.0
     max_frames: int = 10_000
-    """Of a picture that moves: a loader keeps objects and a mask for each, however small it is."""
+    """Frames of an animation: a loader keeps objects and a mask for each, however small it is."""
     max_samples: int = 2_000_000_000
-    """Of all channels of a sound: some 6 hours of stereo, and 8 GB."""
+    """Samples of all channels of a sound: about 6 hours of stereo, or 8 GB."""
 
     def check(self, extent: Extent, content_type: str) -> None:
-        """`MediumRefused` with the limit and what is there."""
+        """Raise `MediumRefused` with the limit and the actual value if a limit is exceeded."""
         frame = extent.width * extent.height
         most = self.max_video_pixels if content_type.startswith("video/") else self.max_animation_pixels
         if frame > self.max_pixels:
@@ -91,8 +93,10 @@ class MediaLimits:
 
 
 class MediaCheck:
-    """Of one process and event loop. Files wait for one of `probes` processes, tenants in turn; without `max_waiting`
-    and `wait_s`, as many and as long as it takes."""
+    """Checks files in one process and event loop.
+
+    Files wait for one of `probes` processes, fairly between tenants; `max_waiting` and `wait_s` limit the wait.
+    """
 
     def __init__(
         self, probes: int | None = None, *, max_waiting: int | None = None, wait_s: float | None = None
@@ -101,10 +105,10 @@ class MediaCheck:
         self._headers = FairSlots(HEADERS_AT_ONCE)
 
     async def check(self, path: Path, limits: MediaLimits, *, tenant: str = "", data: bool = False) -> str:
-        """The content type by the file's bytes.
+        """Check a file and return its content type by its bytes.
 
-        `data` lets 3D models, safetensors and JSON pass as well. `MediumRefused` for a file that is of no listed
-        format, broken or too large; `CheckUnavailable` where this process could not find out.
+        `data` also accepts 3D models, safetensors and JSON. Raises `MediumRefused` for a file that is of no listed
+        format, broken or too large, and `CheckUnavailable` if this process could not examine it.
         """
         try:
             return await self._checked(path, limits, tenant, data=data)
@@ -140,8 +144,10 @@ def _content_type(path: Path, *, data: bool) -> str:
 
 
 def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
-    """By its header, and checked; None for one whose header is much work, and for a JPEG with several pictures, each of
-    its own size."""
+    """Return the extent of an image by its header, within the limits.
+
+    None means that the probe must examine it: the header is expensive, or a JPEG has several images of different sizes.
+    """
     from PIL import Image
 
     with path.open("rb") as file:
@@ -159,7 +165,7 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
                     picture.verify()
         except Image.DecompressionBombError as error:
             raise MediumRefused(str(error)) from error
-        except Exception as error:  # parsers raise whatever they like on what strangers write
+        except Exception as error:  # parsers raise arbitrary errors on untrusted files
             raise MediumRefused(f"cannot be read as {kind}: {error}") from error
     limits.check(extent, f"image/{kind.lower()}")
     return extent
@@ -188,7 +194,7 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
             return answer
         case code if code == -signal.SIGXCPU:
             raise MediumRefused(f"it takes more than {probe.CPU_S} s of computing to be examined")
-        case code if code == -signal.SIGKILL:  # by the system, for a lack of memory: its own limit ends it otherwise
+        case code if code == -signal.SIGKILL:  # by the system for a lack of memory: the probe's own limit ends it first
             raise CheckUnavailable("the system ended the examination of a file")
         case code if code is not None and code < 0:
             raise MediumRefused(f"cannot be read as {content_type}: a decoder crashes")
@@ -196,5 +202,5 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
 
 
 def _probe_environment() -> dict[str, str]:
-    """No setting and no secret: whoever takes over a decoder finds nothing."""
+    """Return an environment without settings and secrets, in case an attacker takes over a decoder."""
     return {name: os.environ[name] for name in _PROBE_VARIABLES if name in os.environ}

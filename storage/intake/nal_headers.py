@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 Size = tuple[int, int]
 START_CODE = b"\0\0\1"
 _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
-"""H.264's profiles whose parameter sets say more of their samples (ITU-T H.264, 7.3.2.1.1)."""
+"""H.264's profiles whose parameter sets include the chroma format (ITU-T H.264, 7.3.2.1.1)."""
 
 
 PADDING = bytes(64)
@@ -35,7 +35,7 @@ class Bits:
         return (self._value >> self._left) & ((1 << count) - 1)
 
     def golomb(self) -> int:
-        """Exp-Golomb, as ITU-T H.264, 9.1 writes numbers."""
+        """Read an Exp-Golomb number (ITU-T H.264, 9.1)."""
         zeros = 0
         while not self.read(1):
             zeros += 1

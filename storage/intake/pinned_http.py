@@ -1,12 +1,12 @@
-"""HTTP to URLs that strangers name: connects only to an address that was checked. This room's one HTTP transport.
+"""HTTP to untrusted URLs, which connects only to checked addresses: the storage layer's only HTTP transport.
 
-A name is resolved once, every answer must pass the check, and the connection goes to the checked address, below TLS:
-URL, Host, SNI and certificate keep the name. So a resolver that answers differently a second time changes nothing.
-The check runs again for each redirect. Proxies and other settings of the environment are ignored.
+A name is resolved once, every address must pass the check, and the connection goes to a checked address, below TLS:
+URL, Host, SNI and certificate keep the name. So a resolver that returns another address the second time (DNS rebinding)
+has no effect. The check runs again for each redirect. Proxies and other settings of the environment are ignored.
 
-Nothing of one request is known to the next: a client and its connections serve one request and its redirects, no
-cookie is stored, and Python's TLS clients resume no session of their own accord. So no receiver sees what another
-tenant's receiver said, and no two tenants share a connection.
+Requests share no state: a client and its connections serve one request and its redirects, no cookie is stored, and
+Python's TLS clients resume no session by default. So no receiver gets data of another tenant's receiver, and no two
+tenants share a connection.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ from storage.intake.destinations import DestinationRefused, Destinations
 
 DNS_TIMEOUT_S = 5.0
 RESOLVERS, RESOLVERS_OF_TENANT = 64, 8
-"""Threads that resolve names, and how many of them one tenant has. The resolver of the system cannot be interrupted: a
-name whose server does not answer takes its thread for up to 40 s."""
+"""Threads that resolve names, in total and per tenant. The system's resolver cannot be interrupted: a name whose server
+does not respond occupies its thread for up to 40 s."""
 MAX_ADDRESSES = 4
 MAX_REDIRECTS = 3
 MAX_ERROR = 300
 MAX_INTERIM = 16
-"""Answers of 1xx before the real one: each takes 100 µs of work, and a server may send them without end."""
+"""Maximum of 1xx responses before the final one: each takes 100 µs, and a server may send them without end."""
 MAX_HEAD_BYTES = 100 * 1024
-"""Of each head."""
+"""Maximum size of each response head."""
 _INTERIM = re.compile(rb"HTTP/[0-9]\.[0-9] 1[0-9][0-9]")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-"""Both as h11, which parses the answer afterwards, reads them."""
+"""The end of a head as defined by h11, which parses the response afterwards."""
 
 
 _NAMES = FairSlots(RESOLVERS, each=RESOLVERS_OF_TENANT)
@@ -48,7 +48,7 @@ _RESOLVING = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="names")
 
 
 class PinnedTransport(httpx.AsyncHTTPTransport):
-    """`tenant` is whose URLs these are, for a fair share of what resolves names."""
+    """`tenant` is the tenant of the URLs, for a fair share of the resolver threads."""
 
     def __init__(
         self, destinations: Destinations, *, tenant: str = "", backend: httpcore.AsyncNetworkBackend | None = None
@@ -103,7 +103,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
     async def _checked_addresses(self, host: str, port: int) -> list[str]:
-        """One bad answer refuses the whole name."""
+        """Resolve a name and return its addresses; one forbidden address refuses the whole name."""
         try:
             async with asyncio.timeout(DNS_TIMEOUT_S):
                 answers = await self._resolved(host, port)
@@ -115,7 +115,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         return addresses
 
     async def _resolved(self, host: str, port: int) -> Any:
-        """The place is left when the thread is back, not when nothing waits for it any more."""
+        """Resolve a name in a thread. Its slot is released when the thread returns, not on a cancellation."""
         leave = await _NAMES.enter(self._tenant)
         call = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         resolving = asyncio.get_running_loop().run_in_executor(_RESOLVING, call)
@@ -124,7 +124,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _GuardedHead(httpcore.AsyncNetworkStream):
-    """Bounds what comes before the body: h11 parses all that one read brings, and lets no other task run meanwhile."""
+    """Bounds the bytes before the body: h11 parses everything of one read without a pause for other tasks."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
@@ -173,14 +173,14 @@ class _GuardedHead(httpcore.AsyncNetworkStream):
 def _ended(leave: Callable[[], None], resolving: "asyncio.Future[Any]") -> None:
     leave()
     if not resolving.cancelled():
-        resolving.exception()  # it counts as seen, also where nothing waits for it any more
+        resolving.exception()  # marks the error as retrieved, even if the caller was cancelled
 
 
 def pinned_client(transport: PinnedTransport, *, timeout_s: float) -> httpx.AsyncClient:
-    """For one request: close it then, and its connections with it.
+    """Return a client for one request, to be closed with its connections afterwards.
 
-    It asks for bytes as they are, and stores no cookie. It follows no redirect: httpx would first read the redirect's
-    body, however large or compressed, into memory. `following_redirects` does it.
+    It requests uncompressed bytes and stores no cookie. It follows no redirect, since httpx would read the redirect's
+    body, however large or compressed, into memory; `following_redirects` follows them.
     """
     return httpx.AsyncClient(
         transport=transport,
@@ -194,7 +194,7 @@ def pinned_client(transport: PinnedTransport, *, timeout_s: float) -> httpx.Asyn
 
 @asynccontextmanager
 async def following_redirects(client: httpx.AsyncClient, url: str) -> AsyncIterator[httpx.Response]:
-    """The answer to a GET, its body unread. At most `MAX_REDIRECTS` are followed; no body of them is read."""
+    """Return the response to a GET, its body unread. At most `MAX_REDIRECTS` are followed without reading a body."""
     request = client.build_request("GET", url)
     for _ in range(MAX_REDIRECTS + 1):
         response = await client.send(request, stream=True)
@@ -209,11 +209,11 @@ async def following_redirects(client: httpx.AsyncClient, url: str) -> AsyncItera
 
 
 def described(error: httpx.HTTPError) -> str:
-    """In at most MAX_ERROR characters: some errors repeat what a server sent."""
+    """Return an error's text in at most MAX_ERROR characters, since some errors repeat a server's data."""
     return f"{type(error).__name__}: {error}".rstrip(": ")[:MAX_ERROR]
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """The trusted authorities, read once: that takes 25 ms. The context alone resumes no TLS session."""
+    """Return the TLS context with the trusted authorities, cached because it takes 25 ms. It resumes no session."""
     return httpx.create_ssl_context(trust_env=False)

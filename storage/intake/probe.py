@@ -1,8 +1,8 @@
-"""`python -m storage.intake.probe FILE TYPE LIMITS`: how large a file becomes as a picture, a video or a sound.
+"""Measures the decoded size of an image, video or sound: `python -m storage.intake.probe FILE TYPE LIMITS`.
 
-A process of its own, with little memory and time: native decoders have had faults that a file could use. No other file
-or address is opened: a playlist cannot make us read something else. Counts are of what is there, not of what a header
-says, and end where a limit is exceeded. Nothing is decoded but sounds and videos in uncommon codecs.
+It runs in a separate process with little memory and time, because native decoders have had exploitable faults. No other
+file or address is opened, so a playlist cannot make it read one. It counts the actual content, not the values of a
+header, and stops when a limit is exceeded. Only sounds and videos in uncommon codecs are decoded.
 
 Prints {"extents": […]}, one for each way in which the file can be read, or {"refused": "what is wrong"}.
 """
@@ -21,17 +21,17 @@ from storage.intake.samples import Samples
 from storage.intake.walkers import BadFile, gif_extent, webp_extent
 
 MEMORY_BYTES = 512 * 1024**2
-"""Address space. Python with Pillow has 40 MB of it, PyAV 130 MB."""
+"""Limit of the address space. Python with Pillow takes 40 MB, PyAV 130 MB."""
 MAX_MAPPED = 256 * 1024**2
-"""Of the file itself, which Pillow reads as a whole where it is an AVIF."""
+"""Maximum size of a mapped file, since Pillow reads an AVIF as a whole."""
 CPU_S = 15
 FIRST_LOOK = {"probesize": "5000000", "analyzeduration": "5000000"}
-"""How much FFmpeg reads before it decides what a stream is, in bytes and in microseconds."""
+"""How much FFmpeg reads to detect a stream, in bytes and in microseconds."""
 LEAST_FRAME_PIXELS = 64 * 64
-"""What each of several frames counts for at least: ComfyUI makes a mask of this size for one without transparency."""
+"""Minimum pixels that a frame of several counts for: ComfyUI makes such a mask for a frame without transparency."""
 _WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
 _VARYING = ("TIFF", "MPO")
-"""Pillow's formats whose frames have sizes of their own."""
+"""Pillow's formats whose frames differ in size."""
 
 
 def walked_extent(path: str, content_type: str) -> dict[str, Any]:
@@ -42,16 +42,16 @@ def walked_extent(path: str, content_type: str) -> dict[str, Any]:
 
 
 def counted(width: int, height: int) -> int:
-    """The pixels that one of several frames counts for."""
+    """Return the pixels that one of several frames counts for."""
     return max(width * height, LEAST_FRAME_PIXELS)
 
 
 def picture_extent(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, Any] | None:
-    """By Pillow; None for what it does not know. Frames are counted, each with its size, up to the limits."""
+    """Return the extent by Pillow, None for an unknown file. Frames are counted with their sizes, up to the limits."""
     from PIL import Image, UnidentifiedImageError
 
     Image.MAX_IMAGE_PIXELS = None
-    # libwebp's canvases do not fit the memory here: such files are measured by `webp_extent`.
+    # libwebp's canvases exceed the memory limit here, so `webp_extent` measures such files.
     formats = [name for name in (*PILLOW, *PILLOW_LOOKALIKES) if name != "WEBP"]
     try:
         picture = Image.open(path, formats=formats)
@@ -82,8 +82,11 @@ def _equal_frames(picture: Any) -> int:
 
 
 def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
-    """Raises whatever PyAV raises. FFmpeg finds the format itself, as it does in an engine, and has to find a listed
-    one. A header may say anything, so packets are counted."""
+    """Return the extent by FFmpeg. Errors of PyAV are passed on.
+
+    FFmpeg detects the format itself, as in an engine, and must detect a listed one. Headers cannot be trusted, so
+    packets are counted.
+    """
     import av
 
     with av.open(path, options={**STREAM_OPTIONS, **FIRST_LOOK}) as container:
@@ -113,14 +116,14 @@ def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Span:
-    """How long a stream lasts, by the times of its packets and by the sum of their lengths."""
+    """The duration of a stream, by the times of its packets and by the sum of their durations."""
 
     def __init__(self) -> None:
         self._start: int | None = None
         self._sum = 0.0
 
     def add(self, packet: Any) -> float:
-        """Seconds so far."""
+        """Add a packet and return the seconds so far."""
         second = float(packet.time_base)
         length = packet.duration or 0
         self._sum += length
@@ -132,13 +135,13 @@ class _Span:
 
 
 def extents(path: str, content_type: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
-    """One for each way in which the file can be read."""
+    """Return one extent for each way in which the file can be read."""
     found = []
     if content_type in _WALKERS:
         walked = walked_extent(path, content_type)
         found.append(walked)
         if walked["pixels"] > limits["max_animation_pixels"] or walked["frames"] > limits["max_frames"]:
-            return found  # Pillow would count for seconds what is refused anyway
+            return found  # Pillow would take seconds to count a file that is refused anyway
     if content_type in STREAMS:
         found.append(stream_extent(path, limits))
     elif content_type not in PICTURES:
@@ -152,7 +155,7 @@ def extents(path: str, content_type: str, limits: dict[str, Any]) -> list[dict[s
 
 
 def _hidden_stream(path: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
-    """What FFmpeg finds in a file of data for other loaders: it searches where the first bytes are no mark it knows."""
+    """Return the extents of streams that FFmpeg detects in a data file, whose first bytes it does not recognise."""
     from av import FFmpegError
 
     try:
@@ -168,7 +171,7 @@ def answer(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, An
         return {"refused": str(error)}
     except MemoryError:
         return {"refused": f"it takes more than {MEMORY_BYTES // 1024**2} MiB of memory to be examined"}
-    except Exception:  # parsers raise whatever they like on what strangers write; their words may name the path
+    except Exception:  # parsers raise arbitrary errors on untrusted files, and their messages may contain the path
         return {"refused": f"cannot be read as {content_type}"}
 
 
@@ -178,7 +181,7 @@ def main() -> None:
     path, content_type, limits = sys.argv[1:]
     memory = MEMORY_BYTES + min(Path(path).stat().st_size, MAX_MAPPED)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    # At the soft limit the kernel sends SIGXCPU, which says why; at the hard one SIGKILL, as for a lack of memory.
+    # The soft limit sends SIGXCPU, which identifies the cause; the hard one SIGKILL, as does a lack of memory.
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
     sys.stdout.write(json.dumps(answer(path, content_type, json.loads(limits))))
 

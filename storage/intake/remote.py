@@ -1,6 +1,6 @@
-"""The bytes behind a user's URL in a local file: bounded in size and time, of a media type, from a public address.
+"""Downloads a user's URL to a local file: bounded in size and time, of a media type, from a public address.
 
-httpx is imported with the first URL: it takes a fifth of the API's start, and many deployments never fetch one.
+httpx is imported with the first URL, since it takes a fifth of the API's start and many deployments never fetch one.
 """
 
 import asyncio
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from storage.intake.pinned_http import PinnedTransport
 
 FETCH_TIMEOUT_S = 60.0
-"""Wall clock for the whole of a download: a server that drips bytes never times out otherwise."""
+"""Wall-clock limit of a whole download, since a slow drip of bytes never reaches a read timeout."""
 READ_TIMEOUT_S = 15.0
 CHUNK_BYTES = 64 * 1024
 PIECES_AT_ONCE = 64
-"""Pieces of a body that are taken before other tasks have their turn: a server can put 10,000 chunks of one byte into
-one read, each of them takes 100 µs of work, and none suspends."""
+"""Pieces of a body that are processed before other tasks run: a server can put 10,000 chunks of one byte into one read,
+each takes 100 µs, and none suspends."""
 FREE_PIECES = 2_000
 MIN_PIECE_BYTES = 128
-"""After the first FREE_PIECES a body has as many bytes a piece on average. Usual servers send a KiB or more."""
+"""Minimum average bytes per piece after the first FREE_PIECES. Usual servers send a KiB or more."""
 RESERVED_BYTES = 1024**2
-"""How many bytes are reserved at a time where the server does not say how many there are."""
+"""Bytes that are reserved at a time if the server does not declare the length."""
 MAX_WAITING = 100
-"""Requests with URLs of one tenant that wait at one process for a place."""
+"""Maximum requests with URLs of one tenant that wait for a slot of one process."""
 WAIT_S = 30.0
-"""How long they wait."""
+"""Seconds that a request waits for a slot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Fetched:
 
 
 class NotReserved(FetchRefused):
-    """`size_bytes` more could not be reserved."""
+    """A further `size_bytes` could not be reserved."""
 
     def __init__(self, size_bytes: int) -> None:
         super().__init__(f"{size_bytes} bytes more are not allowed")
@@ -53,19 +53,19 @@ class NotReserved(FetchRefused):
 
 @dataclass(slots=True)
 class Meter:
-    """Bytes of one download. `reserve` is asked for more before they are kept; its False ends the download."""
+    """Counts the bytes of one download. `reserve` is called before they are kept; False ends the download."""
 
     reserve: Callable[[int], Awaitable[bool]]
     reserved: int = 0
     received: int = 0
 
     async def expect(self, total: int) -> None:
-        """So many bytes are to come in all. Raises `NotReserved`."""
+        """Reserve the declared length. Raises `NotReserved`."""
         if total > self.reserved and not await self._has_reserved(total):
             raise NotReserved(total - self.reserved)
 
     async def receive(self, size_bytes: int) -> None:
-        """So many bytes came. Where they were not expected, more than these are reserved at a time, if there are."""
+        """Count received bytes; bytes beyond the reservation are reserved in steps. Raises `NotReserved`."""
         self.received += size_bytes
         if self.received > self.reserved and not await self._has_reserved(self.received + RESERVED_BYTES):
             await self.expect(self.received)
@@ -78,7 +78,7 @@ class Meter:
 
 
 class FetchPlaces:
-    """Of one API process: how many requests may fetch at once, in all and of one tenant, and how many from one host."""
+    """The slots of one API process: concurrent fetches in total, per tenant and per host."""
 
     def __init__(self, *, requests: int = 16, of_tenant: int = 4, of_host: int = 4) -> None:
         self.requests = FairSlots(requests, each=of_tenant, max_waiting=MAX_WAITING, wait_s=WAIT_S)
@@ -86,8 +86,10 @@ class FetchPlaces:
 
 
 class RemoteFetcher:
-    """No two downloads share a connection. `own_ports` are those of this deployment's processes. `transport` is
-    injected by tests and by nobody else."""
+    """Downloads files. No two downloads share a connection. `own_ports` are those of this deployment's processes.
+
+    Only tests set `transport`.
+    """
 
     def __init__(
         self, *, own_ports: Iterable[int] = (), transport: "Callable[[], PinnedTransport] | None" = None
@@ -96,7 +98,7 @@ class RemoteFetcher:
         self._transport = transport
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched:
-        """`FetchRefused` for a URL or content that is not allowed, `FetchFailed` where the other side failed."""
+        """Download a URL. Raises `FetchRefused` if the URL or its content is not allowed, `FetchFailed` if it fails."""
         import httpx
 
         from storage.intake.destinations import REFUSALS, Destinations
@@ -130,14 +132,14 @@ class RemoteFetcher:
         content_type = ""
         with path.open("wb") as file:
             async for chunk in _metered(_in_chunks(response.aiter_raw()), meter, max_bytes):
-                if not content_type:  # the first chunk: what is no medium is not fetched to its end
+                if not content_type:  # the first chunk: a file of another type is not fetched to its end
                     content_type = _media_type(chunk)
                 file.write(chunk)
         return Fetched(meter.received, content_type or _media_type(b""))
 
 
 async def _in_chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The body in chunks of CHUNK_BYTES, but for the last, of pieces that are as large as the server likes."""
+    """Join the server's pieces of any size to chunks of CHUNK_BYTES; the last may be smaller."""
     pending, count, size = bytearray(), 0, 0
     async for piece in pieces:
         count, size = count + 1, size + len(piece)
@@ -154,7 +156,7 @@ async def _in_chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def _metered(chunks: AsyncIterator[bytes], meter: Meter, max_bytes: int) -> AsyncIterator[bytes]:
-    """Reserved before they are passed on; all but the last have at least the bytes that tell a file's type."""
+    """Yield the chunks after their bytes are reserved; all but the last are large enough to detect a file's type."""
     head = b""
     async for chunk in chunks:
         _check_size(meter.received + len(chunk), max_bytes)

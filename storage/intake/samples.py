@@ -1,21 +1,21 @@
-"""How many samples a sound becomes: a loader holds each as four bytes, for every channel.
+"""Counts the samples of a sound, each of which a loader holds as four bytes per channel.
 
-Neither the seconds nor the size of a file says it: silence of 8 channels at 655,350 a second takes 500 bytes a second
-as FLAC and 21 MB as samples. Nor does a packet: it may hold many of a codec's frames, whatever its container says of
-its length. So sounds are decoded, unless their packets tell; an hour takes two or three seconds.
+Neither a file's duration nor its size shows the number: silence of 8 channels at 655,350 Hz takes 500 bytes per second
+as FLAC and 21 MB as samples. A packet does not either: it may contain many of a codec's frames, whatever duration its
+container declares. So sounds are decoded unless their packets show it; an hour takes two or three seconds.
 """
 
 import re
 from typing import Any
 
 _OPUS_FRAME = {**dict.fromkeys(range(12), (480, 960, 1920, 2880)), **dict.fromkeys(range(12, 16), (480, 960))}
-"""Samples of a frame at 48 kHz by a packet's mode (RFC 6716, table 2); the other modes have 120 to 960."""
+"""Samples per frame at 48 kHz by a packet's mode (RFC 6716, table 2); the other modes have 120 to 960."""
 _MOST_OF_OPUS = 5760
 _BITS = re.compile(r"pcm_[a-z]+?(\d+)")
 
 
 class Samples:
-    """Of the packets of one stream of PyAV."""
+    """Counts the samples of one PyAV stream's packets."""
 
     def __init__(self, stream: Any) -> None:
         self._context = stream.codec_context
@@ -23,7 +23,7 @@ class Samples:
         self._rate = max(1, self._context.sample_rate or 0)
 
     def of(self, packet: Any) -> int:
-        """Of all channels; never less than the container says."""
+        """Return a packet's samples of all channels, at least as many as the container declares."""
         channels = max(1, self._context.channels)
         by_time = round((packet.duration or 0) * float(packet.time_base) * self._rate)
         return int(max(by_time * channels, self._by_content(packet, channels)))
@@ -38,12 +38,12 @@ class Samples:
 
         try:
             return sum(frame.samples * frame.layout.nb_channels for frame in self._context.decode(packet))
-        except FFmpegError:  # a loader ends here, or leaves it out
+        except FFmpegError:  # a loader stops here, or skips the packet
             return 0
 
 
 def opus_samples(head: bytes) -> int:
-    """At 48 kHz, by the first bytes of a packet (RFC 6716, 3.1 and 3.2)."""
+    """Return a packet's samples at 48 kHz by its first bytes (RFC 6716, 3.1 and 3.2)."""
     if not head:
         return 0
     mode, count = head[0] >> 3, head[0] & 3

@@ -1,30 +1,31 @@
-"""What a picture's blocks tell: how large a GIF or a WebP becomes, and whether the header of a PNG or a JPEG is light.
+"""Reads the blocks of an image: the extent of a GIF or WebP, and whether the header of a PNG or JPEG is cheap to parse.
 
-Nothing is decoded, and memory stays constant. Pillow would decode a GIF's frames, libwebp allocates two whole canvases
-before it says how large they are, and Pillow runs Python for each part of a header and keeps what it has found.
+Nothing is decoded, and memory is constant. Pillow would decode a GIF's frames, libwebp allocates two whole canvases
+before it reports their size, and Pillow runs Python code for each part of a header and keeps the parts in memory.
 """
 
 from typing import BinaryIO
 
 MAX_GIF_BLOCKS = 1_000_000
-"""A GIF of 250 MB has as many when they are full."""
+"""Maximum blocks of a GIF; one of 250 MB has as many full ones."""
 MAX_WEBP_CHUNKS = 1_000_000
 _WITHOUT_LENGTH = frozenset({b"", b"\x00", b"\x01", b"\xff", *(bytes([mark]) for mark in range(0xD0, 0xDA))})
 _GIF_COMMENT = b"\xfe"
 
 MAX_PNG_CHUNKS = 20_000
-"""Of one that Pillow may read in our own process, in less than 100 ms: a PNG of 50 MB has some 6,000."""
+"""Maximum chunks of a PNG that Pillow reads in this process, in under 100 ms. A PNG of 50 MB has about 6,000."""
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_HEADER = 4 * 1024**2
-"""Bytes before a JPEG's picture: Pillow joins those of one kind again with each. Colour profiles have up to 2 MB."""
+"""Maximum bytes before a JPEG's image data: Pillow rejoins the segments of a kind with each one. Colour profiles have
+up to 2 MB."""
 
 
 class BadFile(Exception):
-    """The message says what is wrong with the file."""
+    """The file is broken; the message says how."""
 
 
 def gif_extent(file: BinaryIO) -> tuple[int, int, int]:
-    """Width, height and frames, as the format's specification says. A frame beyond the picture makes it larger."""
+    """Return width, height and frames by the specification. A frame beyond the canvas enlarges the extent."""
     header = file.read(13)
     if len(header) < 13:
         raise BadFile("cannot be read as GIF: it ends within its header")
@@ -46,7 +47,7 @@ def gif_extent(file: BinaryIO) -> tuple[int, int, int]:
             raise BadFile("cannot be read as GIF: there is an unknown block")
         count = _skip_blocks(file)
         if not count and label not in (b"", _GIF_COMMENT):
-            raise BadFile("cannot be read as GIF: an extension is empty")  # some read on behind it, some do not
+            raise BadFile("cannot be read as GIF: an extension is empty")  # readers disagree on how to continue
         blocks += count
         if blocks > MAX_GIF_BLOCKS:
             raise BadFile(f"more than {MAX_GIF_BLOCKS} blocks in a GIF")
@@ -54,7 +55,7 @@ def gif_extent(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _skip_blocks(file: BinaryIO) -> int:
-    """How many there are, up to the empty one that ends them."""
+    """Skip the sub-blocks up to the empty one that ends them, and return their number."""
     count = 0
     while (size := file.read(1)) not in (b"\0", b"") and count <= MAX_GIF_BLOCKS:
         file.seek(size[0], 1)
@@ -68,7 +69,7 @@ def _skip_colours(file: BinaryIO, flags: int) -> None:
 
 
 def webp_extent(file: BinaryIO) -> tuple[int, int, int]:
-    """Width, height and frames: of the largest chunk that states a size, and of all `ANMF` chunks."""
+    """Return width and height of the largest chunk with a size, and the number of `ANMF` chunks."""
     head = file.read(12)
     end = 8 + int.from_bytes(head[4:8], "little")
     if head[:4] != b"RIFF" or head[8:] != b"WEBP" or end > file.seek(0, 2):
@@ -92,7 +93,7 @@ def webp_extent(file: BinaryIO) -> tuple[int, int, int]:
 
 
 def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
-    """What a chunk of this kind states; (0, 0) for one that states nothing."""
+    """Return the size that a chunk declares, or (0, 0)."""
     match kind:
         case b"VP8X":
             return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
@@ -107,7 +108,7 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
 
 
 def has_light_header(file: BinaryIO, kind: str) -> bool:
-    """Whether Pillow learns a `PNG`'s or a `JPEG`'s size with little work. False also for an uncommon or broken one."""
+    """Whether Pillow reads the size of a `PNG` or `JPEG` cheaply. False for an unusual or broken file too."""
     if kind == "PNG":
         return _has_few_chunks(file)
     return kind != "JPEG" or _has_few_segments(file)
@@ -124,7 +125,7 @@ def _has_few_chunks(file: BinaryIO) -> bool:
 
 
 def _has_few_segments(file: BinaryIO) -> bool:
-    """Each with a mark and a length, and nothing between them: Pillow goes on byte by byte otherwise."""
+    """Whether a JPEG has few segments without bytes between them, which Pillow would skip one by one."""
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
         file.seek(at)

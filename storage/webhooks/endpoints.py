@@ -1,7 +1,7 @@
-"""How each receiver of webhooks has been doing, so that one that is down is not asked again and again (a breaker).
+"""The health of each webhook receiver: a circuit breaker.
 
 closed ──5 failures in a row──▶ open ──its time is over──▶ one probe ──▶ closed, or open for twice as long
-any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until someone replays or tests it
+any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled, until a replay or a test
 """
 
 import asyncio
@@ -29,9 +29,9 @@ PROBE = timedelta(seconds=30)
 DISABLE_AFTER = timedelta(days=5)
 FORGOTTEN_AFTER = timedelta(days=30)
 QUIET = timedelta(minutes=5)
-"""A success is written down at most so often while all is well."""
+"""Minimum time between two writes of a healthy receiver's success."""
 TRUSTED_FOR = timedelta(seconds=10)
-"""So long a receiver that was seen to be well is not looked up again."""
+"""Cache lifetime of a receiver that was healthy."""
 
 
 class Endpoint(Model):
@@ -40,13 +40,13 @@ class Endpoint(Model):
     rev: int = 0
     nonce: str = ""
     failures: int = 0
-    """In a row."""
+    """The number of failures in a row."""
     failing_since: datetime | None = None
     last_success_at: datetime | None = None
     open_until: datetime | None = None
     disabled_reason: str | None = None
     agreed_at: datetime | None = None
-    """When it agreed to be sent events, where it is asked first."""
+    """When the receiver agreed in the handshake, if one is required."""
 
     @property
     def state(self) -> Literal["closed", "open", "disabled"]:
@@ -64,7 +64,7 @@ class Endpoint(Model):
         return self.model_copy(update={"agreed_at": now})
 
     def failed(self, now: datetime, *, disable: str | None = None, scale: float = 1.0) -> "Endpoint":
-        """`scale` multiplies the pause."""
+        """Return the record after a failure. `scale` multiplies the pause."""
         failures, since = self.failures + 1, self.failing_since or now
         if disable is None and now - since >= DISABLE_AFTER:
             disable = f"it has failed since {since.isoformat(timespec='seconds')}"
@@ -82,9 +82,9 @@ class Endpoint(Model):
         return self.model_copy(update={"open_until": until})
 
     def enabled(self) -> "Endpoint":
-        """A person wants it tried again; the very same one where nothing keeps it from that.
+        """Return the record enabled by a person; unchanged if it is healthy.
 
-        One more failure opens it, for the first pause: of many failures before, no more than that is remembered.
+        One more failure opens the breaker again, with the first pause.
         """
         if self.open_until is None and self.disabled_reason is None and self.failing_since is None:
             return self
@@ -95,7 +95,7 @@ class Endpoint(Model):
 
 
 MOST_TRUSTED = 10_000
-"""Then all are looked up again."""
+"""Maximum size of the cache, which is then cleared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class StoredEndpoint:
 
 
 class EndpointStore:
-    """`probe`: how long one sender may take to see whether a receiver is well again."""
+    """`probe` is the time that one sender has to probe a receiver."""
 
     def __init__(self, objects: ObjectStore, clock: Clock, *, probe: timedelta = PROBE) -> None:
         self._objects = objects
@@ -115,10 +115,10 @@ class EndpointStore:
         self._trusted_until: dict[tuple[str, str], datetime] = {}
 
     async def reserve(self, tenant: str, urls: Iterable[str], *, at_most: int) -> bool:
-        """Count these receivers from now on. False, and none is stored, if the tenant then had more than `at_most`.
+        """Register these receivers; return False, and store none, if the tenant would have more than `at_most`.
 
-        One LIST if all are known. New ones of a tenant are stored one request after the other in this process, so that
-        requests at the same time cannot exceed the limit together.
+        Costs one LIST if all are known. In this process new receivers of a tenant are stored one request at a time, so
+        that concurrent requests cannot exceed the limit together.
         """
         wanted = {keys.endpoint(tenant, endpoint_of(url)): url for url in urls}
         if wanted.keys() <= await self._listed(tenant, at_most):
@@ -135,9 +135,9 @@ class EndpointStore:
         return (await self._read(tenant, url)).record.agreed_at is not None
 
     async def may_send(self, tenant: str, url: str) -> datetime | str | None:
-        """None if the receiver may be asked now; else until when it is left alone, or why it is disabled.
+        """Return None if the receiver may be sent to now, else the end of its pause, or why it is disabled.
 
-        Where a probe is due, whoever gets None is the one who probes.
+        If a probe is due, only one caller gets None and makes the probe.
         """
         if self._is_trusted(tenant, url):
             return None
@@ -156,7 +156,7 @@ class EndpointStore:
         return None
 
     async def succeeded(self, tenant: str, url: str) -> None:
-        """The receiver took an event."""
+        """Record that the receiver accepted an event."""
         if self._is_trusted(tenant, url):
             return
         now = self._clock.now()
@@ -165,7 +165,7 @@ class EndpointStore:
             self._trusted_until[tenant, endpoint_of(url)] = now + TRUSTED_FOR
 
     async def failed(self, tenant: str, url: str, *, disable: str | None, scale: float) -> None:
-        """It did not; `disable` says why it is to get nothing more."""
+        """Record a failure. `disable` is the reason for which the receiver gets no more events."""
         self._trusted_until.pop((tenant, endpoint_of(url)), None)
         now = self._clock.now()
         await self.change(tenant, url, lambda endpoint: endpoint.failed(now, disable=disable, scale=scale))
@@ -184,7 +184,7 @@ class EndpointStore:
         return await compare_and_swap(f"receiver {endpoint_of(url)}", lambda: self._read(tenant, url), write)
 
     async def on_due(self, timer: Timer) -> Timer | None:
-        """Forget a receiver that was sent nothing for long."""
+        """Delete a receiver that was sent nothing for `FORGOTTEN_AFTER`."""
         key = keys.endpoint(timer.tenant, timer.id)
         try:
             stored = await self._objects.get(key)
@@ -197,18 +197,18 @@ class EndpointStore:
         return None
 
     async def all(self, tenant: str) -> list[Endpoint]:
-        """At most 1,000 of them."""
+        """Return the tenant's receivers, at most 1,000."""
         page = await self._objects.list(keys.endpoints_prefix(tenant))
         found = await map_bounded(page.keys, self._objects.get)
         return [read_as(Endpoint, stored.head.key, stored.body) for stored in found]
 
     async def _listed(self, tenant: str, at_most: int) -> set[str]:
-        """The keys of its receivers of the last `FORGOTTEN_AFTER`, at most one more than `at_most`."""
+        """Return the keys of the receivers of the last `FORGOTTEN_AFTER`, at most one more than `at_most`."""
         return set((await self._objects.list(keys.endpoints_prefix(tenant), limit=at_most + 1)).keys)
 
     async def _introduce(self, tenant: str, url: str) -> None:
         new = Endpoint(tenant=tenant, url=url)
-        with contextlib.suppress(PreconditionFailed):  # a deliverer or another process was quicker
+        with contextlib.suppress(PreconditionFailed):  # another process was first
             await self._write(StoredEndpoint(new, None), new)
 
     async def _read(self, tenant: str, url: str) -> StoredEndpoint:

@@ -1,4 +1,4 @@
-"""`WebhookTransport`: one POST to a receiver, to a checked address, without redirects and with bounded patience."""
+"""`WebhookTransport`: one POST to a receiver's checked address, without redirects and with a time limit."""
 
 import asyncio
 import re
@@ -14,16 +14,16 @@ from storage.intake.pinned_http import PinnedTransport, described, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0
-"""Wall clock for the whole of an attempt."""
+"""Wall-clock limit of a whole attempt, in seconds."""
 EXCERPT_BYTES = 4096
 EXCERPT_PIECES = 256
-"""Of a chunked answer: what comes after them is not read either."""
+"""Maximum pieces of a response body that are read."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a POST. `status` is None without an answer, and `error` says why then."""
+    """The result of a POST. Without a response `status` is None and `error` has the reason."""
 
     status: int | None
     duration_ms: int
@@ -35,24 +35,24 @@ class Answer:
     aborts: bool = False
     """The receiver sent `webhook-delivery: abort-message`: this event is not wanted, others are."""
     is_refused: bool = False
-    """Nothing was sent, for the URL leads where we do not go, or there is nothing to send: no repeat helps."""
+    """Nothing was sent because the URL is not allowed or the event cannot be made. A retry does not help."""
 
 
 class WebhookTransport(Protocol):
     async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Never raises for what the network or the receiver does."""
+        """Send a POST. Failures of the network or the receiver are returned, never raised."""
         ...
 
     async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
-        """Asks the receiver whether it wants our events: None if it does, else what is wrong. Never raises either."""
+        """Ask for the receiver's consent: return None if it agrees, else the failure. Raises as `post`."""
         ...
 
 
 class RemotePoster:
-    """`rules` say which addresses a tenant's events may reach.
+    """`rules` decide which addresses a tenant's events may reach.
 
-    Each request has a client and a connection of its own, so that no state of one delivery reaches the next. A TLS
-    handshake costs about 4 ms of processor time, less than the bucket's requests of one delivery.
+    Each request has its own client and connection, so that no state of one delivery reaches the next. A TLS handshake
+    costs about 4 ms of processor time, less than the bucket requests of one delivery.
     """
 
     def __init__(self, rules: ReceiverRules, *, timeout_s: float = TIMEOUT_S) -> None:
@@ -72,7 +72,7 @@ class RemotePoster:
             return Answer(None, _ms(started), described(error))
 
     async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
-        """The handshake of CloudEvents for webhooks."""
+        """Perform the abuse-protection handshake of CloudEvents for webhooks."""
         headers, started = {"webhook-request-origin": origin}, time.monotonic()
         try:
             async with (
@@ -80,7 +80,7 @@ class RemotePoster:
                 self._client(tenant) as client,
                 client.stream("OPTIONS", url, headers=headers) as response,
             ):
-                pass  # what follows the headers is of no interest
+                pass  # only the headers matter
         except REFUSALS as error:
             return Answer(None, _ms(started), str(error), is_refused=True)
         except (TimeoutError, httpx.HTTPError) as error:
@@ -115,8 +115,8 @@ async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str],
 
 
 def _text(excerpt: bytes) -> str:
-    """At most EXCERPT_BYTES as UTF-8: what is none becomes three bytes for one, and so do control
-    characters, of which JSON would make six."""
+    """Return at most EXCERPT_BYTES of UTF-8."""
+    # A replacement has three bytes, so the text is cut again. JSON would encode a control character in six.
     readable = _CONTROL.sub("\ufffd", excerpt[:EXCERPT_BYTES].decode("utf-8", "replace"))
     return readable.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore")
 

@@ -1,8 +1,8 @@
-"""Which URLs a tenant's events may go to: asked by the API at submission, and by the deliverer at every connection.
+"""The URLs that a tenant's events may be sent to, checked at submission and at every connection of the deliverer.
 
-Receivers on this machine are a developer's own. They are never one of this deployment's processes, and with
-`one-tenant`, the default of `comfyui-modal up`, they are allowed for as long as one tenant alone has keys: the services
-of a machine are no business of several.
+Receivers on this machine are for development. They are never one of this deployment's own processes. With `one-tenant`,
+the default of `comfyui-modal up`, they are allowed while only one tenant has keys, so that tenants cannot reach
+services that are not theirs.
 """
 
 from collections.abc import Iterable
@@ -20,17 +20,17 @@ SEVERAL_TENANTS = (
 
 
 class Tenants(Protocol):
-    """Who has API keys; see `storage.access.key_store`."""
+    """Reports which tenants have API keys; implemented by `storage.access.key_store`."""
 
     async def has_other_tenant(self, tenant: str) -> bool:
-        """Whether a tenant besides this one has a key."""
+        """Whether a tenant other than this one has a key."""
         ...
 
 
 class ReceiverRules:
-    """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know of.
+    """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know.
 
-    What needs httpx imports it late, as `storage.intake.remote` does: an API without webhooks never loads it.
+    httpx is imported late, as in `storage.intake.remote`, so that an API without webhooks never loads it.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class ReceiverRules:
         return Destinations(own_ports=self._own_ports, loopback=None if self._loopback == "false" else loopback)
 
     async def refusal(self, tenant: str, url: str) -> str | None:
-        """Why no event will ever reach this URL, as far as that is known without resolving its name."""
+        """Return why no event can be sent to this URL, as far as its text shows without name resolution, or None."""
         import httpx
 
         from storage.intake.destinations import REFUSALS
@@ -69,5 +69,5 @@ class ReceiverRules:
         return None
 
     async def _is_one_of_several(self, tenant: str) -> bool:
-        """The tenant itself counts also where its keys have ended: its jobs may still send events."""
+        """Whether there are other tenants. This one counts even without keys: its jobs may still send events."""
         return not self._named <= {tenant} or await self._tenants.has_other_tenant(tenant)

@@ -1,7 +1,7 @@
 """Signatures of Standard Webhooks (standardwebhooks.com). Pure.
 
-A signature covers `id.timestamp.body`. `v1` is HMAC-SHA256 with a secret that both sides know; while secrets rotate
-there is one for each. `v1a` is ed25519, for receivers that shall verify without a secret; others skip it.
+A signature covers `id.timestamp.body`. `v1` is HMAC-SHA256 with a shared secret; during a rotation there is one for
+each secret. `v1a` is ed25519, for receivers that verify without a secret; others skip it.
 """
 
 import base64
@@ -24,11 +24,11 @@ _SEED_BYTES = 32
 
 
 class BadSecret(ValueError):
-    """Not a secret or key of Standard Webhooks. Never repeats what it was."""
+    """The text is not a secret or key of Standard Webhooks. The message never repeats it."""
 
 
 class BadSignature(ValueError):
-    """The message is not to be believed."""
+    """The message is not authentic."""
 
 
 def new_secret() -> str:
@@ -36,7 +36,7 @@ def new_secret() -> str:
 
 
 def secret_bytes(secret: str) -> bytes:
-    """`BadSecret` unless it is `whsec_` and 24 to 64 bytes in base64."""
+    """Decode a secret: `whsec_` and 24 to 64 bytes in base64. Raises `BadSecret`."""
     raw = _decoded(secret, SECRET_PREFIX)
     if len(raw) not in SECRET_BYTES:
         raise BadSecret(f"a webhook secret has {SECRET_BYTES.start} to {SECRET_BYTES.stop - 1} bytes")
@@ -44,10 +44,10 @@ def secret_bytes(secret: str) -> bytes:
 
 
 def tenant_secret(secret: str, tenant: str) -> str:
-    """What signs this tenant's events where the deployment has `secret`: that itself for the default tenant.
+    """Return the secret that signs a tenant's events: the deployment's own for the default tenant.
 
-    For every other one it is derived, HMAC-SHA256(secret, "tenant:" + name): no tenant learns another's, or the
-    deployment's, from its own, so none can forge what another one receives.
+    For every other tenant it is HMAC-SHA256(secret, "tenant:" + name). A tenant cannot compute another's secret, or the
+    deployment's, from its own, so it cannot forge events for others.
     """
     if tenant == DEFAULT_TENANT:
         return secret
@@ -56,17 +56,17 @@ def tenant_secret(secret: str, tenant: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """`hmac_secrets`: the newest first; `ed25519_key`: `whsk_` and seed, or seed and public key, in base64."""
+    """`hmac_secrets` are the newest first; `ed25519_key` is `whsk_` and the seed, or seed and public key, in base64."""
 
     hmac_secrets: Sequence[str] = ()
     ed25519_key: str | None = None
 
     def of_tenant(self, tenant: str) -> "Signer":
-        """With the tenant's secrets in place of the deployment's."""
+        """Return a signer with the tenant's secrets in place of the deployment's."""
         return replace(self, hmac_secrets=tuple(tenant_secret(secret, tenant) for secret in self.hmac_secrets))
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> dict[str, str]:
-        """`timestamp` in seconds since 1970. `message_id` has no dot."""
+        """Return the signature headers. `timestamp` is in seconds since 1970; `message_id` must not contain a dot."""
         signed = f"{message_id}.{timestamp}.".encode() + body
         signatures = [f"v1,{_b64(hmac.digest(secret_bytes(s), signed, hashlib.sha256))}" for s in self.hmac_secrets]
         if self.ed25519_key is not None:
@@ -79,7 +79,10 @@ class Signer:
 
 
 def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) -> None:
-    """As a receiver does it. `BadSignature` with the reason; `headers` with names in lower case, `now` since 1970."""
+    """Verify a message as a receiver does. Raises `BadSignature` with the reason.
+
+    `headers` have names in lower case; `now` is in seconds since 1970.
+    """
     try:
         message_id, timestamp = headers["webhook-id"], int(headers["webhook-timestamp"])
         signatures = headers["webhook-signature"].split()
@@ -93,7 +96,7 @@ def verify(secret: str, headers: Mapping[str, str], body: bytes, *, now: float) 
 
 
 def public_key(private_key: str) -> str:
-    """What receivers verify `v1a` with."""
+    """Return the public key with which receivers verify `v1a`."""
     return PUBLIC_KEY_PREFIX + _b64(_private_key(private_key).public_key().public_bytes_raw())
 
 

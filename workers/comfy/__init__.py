@@ -1,1 +1,1 @@
-"""Driving one ComfyUI server: its process, its HTTP and WebSocket faces, one prompt from submission to history."""
+"""Drives one ComfyUI server: its process, its HTTP and WebSocket interfaces, one prompt from submission to history."""

@@ -1,4 +1,4 @@
-"""`ComfyEngine`: one ComfyUI server as the job runner sees it. Real ComfyUI and the lite engine serve it alike."""
+"""`ComfyEngine`: the job runner's interface to one ComfyUI server, either real ComfyUI or the lite engine."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -11,24 +11,24 @@ from workflows.messages import Message
 
 
 class EngineSilent(EngineUnavailable):
-    """It let a request wait too long. It may merely be busy: a node that holds the GIL holds up every answer."""
+    """A request timed out. The engine may only be busy: a node that holds the GIL delays every response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What one POST /prompt submits. `prompt_id` and `client_id` are fresh canonical uuid4s, never reused."""
+    """The content of one POST /prompt. `prompt_id` and `client_id` are new canonical uuid4s, never reused."""
 
     prompt_id: str
     client_id: str
     graph: Mapping[str, Any]
     extra_data: Mapping[str, Any] = field(default_factory=dict)
     is_strict: bool = False
-    """Whether it is refused where ComfyUI would run only some of its outputs."""
+    """Whether the prompt is refused if ComfyUI would run only some of its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileRef:
-    """A file as ComfyUI names it; `type` is output, temp or input."""
+    """ComfyUI's reference to a file; `type` is output, temp or input."""
 
     filename: str
     subfolder: str
@@ -37,7 +37,7 @@ class FileRef:
 
 @dataclass(frozen=True, slots=True)
 class PromptQueue:
-    """GET /queue: the ids of the prompts that run and that wait."""
+    """The ids of the running and the queued prompts (GET /queue)."""
 
     running: frozenset[str] = frozenset()
     waiting: frozenset[str] = frozenset()
@@ -48,9 +48,9 @@ class PromptQueue:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """GET /history/{id}. `outputs` maps node id to its ui payload; `messages` are the pairs as recorded.
+    """A prompt's entry of GET /history/{id}. `outputs` maps a node id to its ui payload; `messages` are the pairs.
 
-    An interrupt has `status_str` "error" too: only the last message tells them apart.
+    An interrupt has `status_str` "error" too: only the last message distinguishes it from an error.
     """
 
     status_str: str
@@ -60,53 +60,53 @@ class History:
 
 
 class ComfyEngine(Protocol):
-    """Every method may raise `EngineUnavailable`, and `EngineSilent` where waiting longer may help.
+    """Every method may raise `EngineUnavailable`, and `EngineSilent` if a longer wait may help.
 
-    `showing` are the classes whose nodes named files since this server began, outputs or not. ComfyUI names these files
-    again when it takes such a node from its cache, but they are gone with their job.
+    `showing` are the classes whose nodes have reported files since the server started, outputs or not. ComfyUI reports
+    these files again when such a node's result is cached, but they were deleted with their job.
     """
 
     showing: set[str]
 
     async def submit(self, prompt: Prompt) -> Mapping[str, Any] | None:
-        """POST /prompt. ComfyUI's `node_errors` for the outputs that it does not run; None where its answer was lost.
+        """Submit a prompt; return `node_errors` for the outputs that do not run, None if the response was lost.
 
-        `PromptRefused` on 4xx, and for a strict prompt on 200 with node_errors (then the prompt is withdrawn).
+        Raises `PromptRefused` on 4xx, and for a strict prompt on 200 with node_errors (the prompt is then withdrawn).
         """
         ...
 
     def connect(self, client_id: str) -> AbstractAsyncContextManager[AsyncIterator[Message]]:
-        """One WebSocket, drained without pause; the iterator ends when the socket closes."""
+        """Open a WebSocket that is read without pause; the iterator ends when the socket closes."""
         ...
 
     async def interrupt(self, prompt_id: str) -> None:
-        """Stop this prompt, whether it waits or runs. May be lost: repeat until history says so."""
+        """Stop a queued or running prompt. An interrupt may be lost: repeat it until history shows the end."""
         ...
 
     async def history(self, prompt_id: str) -> History | None:
-        """None while the prompt waits or runs."""
+        """Return the prompt's history; None while it is queued or running."""
         ...
 
     async def queue(self) -> PromptQueue: ...
 
     async def declarations(self) -> dict[str, Any]:
-        """ComfyUI's object_info; with ADDED_INSIDE in each class where our node runs inside the engine."""
+        """Return ComfyUI's object_info, with ADDED_INSIDE in each class if our node runs inside the engine."""
         ...
 
     async def system_stats(self) -> dict[str, Any]: ...
 
     async def clean(self) -> None:
-        """Empty the input, output and temp folders, where this worker owns them."""
+        """Empty the input, output and temp folders if this worker owns them."""
         ...
 
     async def stage(self, name: str, path: Path) -> None:
-        """Make the file at `path` an input called `name`, folders included; takes the file away from `path`."""
+        """Move the file at `path` to the input `name`, which may contain folders."""
         ...
 
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
-        """Which of these strings, from what a node said, name files in the output or temp folder."""
+        """Return those of a node's strings that name files in the output or temp folder, with the files."""
         ...
 
     async def fetch(self, ref: FileRef) -> Path:
-        """A local path with the file's bytes; `OutputFailed` if it is gone or lies outside ComfyUI's folders."""
+        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders."""
         ...

@@ -1,4 +1,4 @@
-"""Bringing inputs to ComfyUI and fetching what it wrote: by its folders, or by HTTP where they are elsewhere."""
+"""Stages ComfyUI's inputs and fetches its outputs: in its folders, or by HTTP if they are on another machine."""
 
 import contextlib
 import errno
@@ -27,14 +27,14 @@ _ANNOTATION = re.compile(r" ?\[(output|temp)\]$")
 _LIKE_A_FILE = re.compile(r"\A[^\0-\x1f]{0,500}[^\0-\x1f/\\]\.[A-Za-z0-9]{1,10}( ?\[(output|temp)\])?\Z")
 
 USER = "default"
-"""ComfyUI's one user. Beside this user's folder lie its database and its log, which it keeps open."""
+"""ComfyUI's only user. The parent folder also has its database and its log, which it keeps open."""
 
 OUTBOX = "outbox"
-"""Holds a second name (a hard link) of each output while it is uploaded."""
+"""The folder with a hard link of each output while it is uploaded."""
 
 
 class EngineFiles(Protocol):
-    """As in `ComfyEngine`, whose `clean`, `stage`, `find` and `fetch` these are."""
+    """The file methods of `ComfyEngine`: `clean`, `stage`, `find` and `fetch`."""
 
     async def clean(self) -> None: ...
 
@@ -46,11 +46,11 @@ class EngineFiles(Protocol):
 
 
 class FolderFiles:
-    """ComfyUI's own folders on this machine, which this worker alone uses.
+    """ComfyUI's folders on this machine, which only this worker uses.
 
-    `owner` is the user that the engine runs as, if that is not the worker's; `leftovers` removes what a job left
-    elsewhere. Outputs are read in a folder that is the worker's alone: in ComfyUI's, a process of the job could put
-    a link in the place of a file that was already checked.
+    `owner` is the engine's user if it is not the worker's; `leftovers` removes a job's files outside these folders.
+    Outputs are read in a folder that only the worker can write: in ComfyUI's, a process of the job could replace a
+    checked file by a link.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FolderFiles:
         self._leftovers = leftovers
 
     async def clean(self) -> None:
-        """Empty, not removed: ComfyUI keeps using the folders. Nothing of a job is left for the next one."""
+        """Empty the folders, so that nothing of a job is left for the next one. ComfyUI keeps using them."""
         await anyio.to_thread.run_sync(self._leftovers)
         for folder in (*self._emptied, *([self._outbox] if self._outbox.exists() else [])):
             try:
@@ -103,7 +103,7 @@ class FolderFiles:
         return found
 
     async def fetch(self, ref: FileRef) -> Path:
-        """Never follows a name or a link out of ComfyUI's folders, whatever a node claims to have written."""
+        """Return the file's path. No name or link that a node reports is followed out of ComfyUI's folders."""
         folder = self._folders.get(ref.type)
         if folder is None:
             raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
@@ -125,13 +125,13 @@ class FolderFiles:
 
 
 class RemoteFiles:
-    """By HTTP, for a ComfyUI that runs elsewhere. Its folders are not ours to clean."""
+    """File access by HTTP, for a ComfyUI on another machine. Its folders are not cleaned."""
 
     def __init__(self, http: ComfyHttp) -> None:
         self._http = http
         self._scratch = Path(tempfile.mkdtemp(prefix="comfyui-modal-view-"))
         self._began_at: datetime | None = None
-        """When this job did, by the server's clock."""
+        """When this job began, by the server's clock."""
 
     async def clean(self) -> None:
         self._began_at = await self._http.now()
@@ -147,7 +147,7 @@ class RemoteFiles:
             raise StagingFailed(f"ComfyUI did not take {name!r} as an input: {status} {str(answer)[:200]}")
 
     async def _upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
-        """ComfyUI may close the connection on a file that is too large before it has said so."""
+        """Upload a file. ComfyUI may close the connection before it responds if the file is too large."""
         try:
             return await self._http.upload(name, subfolder, path)
         except EngineSilent:
@@ -159,10 +159,9 @@ class RemoteFiles:
             path.unlink(missing_ok=True)
 
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
-        """Each costs requests, so only what ends like a file's name is asked for.
+        """Find files by HTTP. Each costs requests, so only names with a file extension are tried.
 
-        Files of other jobs lie there too, and any text could name one: only what was written since this job began
-        counts.
+        The folders have files of other jobs, which any text could name: only files written since this job began count.
         """
         found: dict[str, FileRef] = {}
         for name in filter(_LIKE_A_FILE.search, names):
@@ -190,7 +189,7 @@ class RemoteFiles:
 
 
 def _annotated(name: str) -> tuple[str, Sequence[str]]:
-    """The path in a string that names a file, and the folders that it may be in: `3d/x.glb` or `3d/x.glb [temp]`."""
+    """Return the path in `3d/x.glb` or `3d/x.glb [temp]`, and the folders that it may be in."""
     match = _ANNOTATION.search(name)
     return (name, ("output", "temp")) if match is None else (name[: match.start()], (match[1],))
 
@@ -200,7 +199,7 @@ def _stored_at(answer: Any) -> tuple[Any, Any] | None:
 
 
 def _segments(name: str) -> list[str]:
-    """The folders and the file of `pasted/image.png`: each one plain name that leads nowhere else."""
+    """Split `pasted/image.png` into its segments, each of which is checked to be a plain name."""
     segments = name.split("/")
     if any(segment in ("", ".", "..") or "\\" in segment or "\0" in segment for segment in segments):
         raise StagingFailed(f"{name!r} is not a plain file name")
@@ -208,8 +207,10 @@ def _segments(name: str) -> list[str]:
 
 
 def _take(root: Path, parts: Sequence[str], taken: Path) -> None:
-    """A second name of the file, or a copy where the file system has no hard links. Step by step from an open folder,
-    so that no link that appears meanwhile is followed."""
+    """Hard-link the file, or copy it if the file system has no hard links.
+
+    The path is opened segment by segment from an open folder, so that no link that appears meanwhile is followed.
+    """
     *folders, filename = parts
     parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -237,9 +238,9 @@ def _copy_of_file(source: BinaryIO, taken: Path) -> None:
 
 
 def _move_below(root: Path, segments: list[str], path: Path, owner: int | None = None) -> None:
-    """Step by step from an open folder: a link that a node left where a folder belongs is not followed.
+    """Move a file below a folder. The path is opened segment by segment, so that no link of a node is followed.
 
-    The file becomes its owner's while it still lies where no one else can replace it by a link to another.
+    The file's owner is set before the move, while no other user can replace the file by a link.
     """
     if owner is not None:
         os.chown(path, owner, owner)
@@ -257,7 +258,7 @@ def _move_below(root: Path, segments: list[str], path: Path, owner: int | None =
 
 
 def _move_into(parent: int, filename: str, path: Path, owner: int | None) -> None:
-    """A copy where `path` is on another file system."""
+    """Move a file into an open folder; copy it if it is on another file system."""
     try:
         os.replace(path, filename, dst_dir_fd=parent)
     except OSError as error:
@@ -278,7 +279,7 @@ def _inside(folder: Path, ref: FileRef) -> Path:
         root = folder.resolve()
         path = (root / ref.subfolder / ref.filename).resolve()
         is_file = path.is_file()
-    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # too long, a NUL character, a cycle of links
         raise OutputFailed(f"{ref.filename[:100]!r} is not a name that a file can have") from error
     if not path.is_relative_to(root):
         raise OutputFailed(f"{ref.filename!r} lies outside ComfyUI's {ref.type} folder")

@@ -1,7 +1,7 @@
-"""Flags of ComfyUI that an operator adds, and the one that we add where the engine knows it.
+"""ComfyUI flags that an operator adds, and the one that we add if the engine knows it.
 
-Some flags are not the operator's: without them the worker could not drive its engine, or the engine would not be kept
-apart any more. argparse takes any prefix that is unambiguous for the whole name, so prefixes are refused as well.
+Some flags are reserved: if an operator changed them, the worker could not control its engine, or the engine would lose
+its isolation. argparse accepts every unambiguous prefix of a name, so prefixes are refused as well.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 DYNAMIC_VRAM_OFF = "--disable-dynamic-vram"
-"""It hooks CUDA's allocator, which nobody has seen work under gVisor yet."""
+"""Turns off a feature that hooks CUDA's allocator and is not known to work under gVisor."""
 _DYNAMIC_VRAM_ON = "--enable-dynamic-vram"
 
 _SOCKET = "the engine listens on a socket of its worker alone"
@@ -33,11 +33,11 @@ RESERVED = {
     **dict.fromkeys(("--use-sage-attention", "--use-pytorch-cross-attention", "--use-flash-attention"), _ATTENTION),
     **dict.fromkeys(("--use-split-cross-attention", "--use-quad-cross-attention", "--use-ck-attention"), _ATTENTION),
 }
-"""Which flags are not the operator's, and why, or what to do instead."""
+"""The reserved flags, with the reason or the alternative."""
 
 
 def parse_flags(text: str) -> tuple[str, ...]:
-    """As a shell would split them. ValueError names the flag that cannot be given, and says why."""
+    """Split the flags like a shell. Raises ValueError with the flag that cannot be given, and the reason."""
     words = tuple(shlex.split(text))
     if words and not words[0].startswith("-"):
         raise ValueError(f"{words[0]} is no flag: flags begin with --")
@@ -49,7 +49,7 @@ def parse_flags(text: str) -> tuple[str, ...]:
 
 
 def _reserved(name: str) -> str | None:
-    """The reserved flag that argparse might take this for."""
+    """Return the reserved flag of which argparse could accept this as a prefix, or None."""
     return next((flag for flag in RESERVED if flag == name or (len(name) > 1 and flag.startswith(name))), None)
 
 
@@ -58,14 +58,14 @@ def _is_number(word: str) -> bool:
 
 
 def default_flags(directory: Path, given: Sequence[str]) -> tuple[str, ...]:
-    """What we add for the ComfyUI in this folder: only flags that its version knows, for it ends at any other."""
+    """Return the flags that we add for this ComfyUI: only those that its version knows, since it exits at others."""
     if _DYNAMIC_VRAM_ON in given or DYNAMIC_VRAM_OFF in given:
         return ()
     return (DYNAMIC_VRAM_OFF,) if DYNAMIC_VRAM_OFF in _known_flags(directory) else ()
 
 
 def _known_flags(directory: Path) -> frozenset[str]:
-    """Read from its source: to import it would take torch, and seconds. None where it cannot be read."""
+    """Read ComfyUI's flags from its source, since an import would load torch; empty if it cannot be read."""
     try:
         source = (directory / "comfy" / "cli_args.py").read_text(encoding="utf-8", errors="replace")
     except OSError:

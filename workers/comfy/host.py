@@ -1,4 +1,4 @@
-"""`EngineHost`: where a worker's engine comes from. A process of its own, or a server that runs already."""
+"""`EngineHost`: the source of a worker's engine, either a process that it starts or a running server."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ STOP_GRACE_S = 3.0
 LAST_WORDS_S = 1.0
 _WRONG_PATH = (FileNotFoundError, NotADirectoryError, PermissionError)
 SOCKET_REFUSED = "port must be 0-65535"
-"""What a ComfyUI ends with that tries to listen on the port which there is not, `spec.NO_PORT`."""
+"""The error with which a ComfyUI exits that tries to listen on the invalid port `spec.NO_PORT`."""
 
 
 class EngineHost(Protocol):
@@ -49,40 +49,40 @@ class EngineHost(Protocol):
 
     @property
     def log(self) -> EngineLog:
-        """What the engine says; nothing where it is not ours."""
+        """The engine's output; empty for a server that is not ours."""
         ...
 
     @property
     def paths(self) -> HostPaths:
-        """Its folders, as tenants know them."""
+        """The labels of its folders in text that tenants read."""
         ...
 
     @property
     def attention(self) -> AttentionChoice:
-        """What the engine was started with."""
+        """The attention that the engine was started with."""
         ...
 
     @property
     def isolation(self) -> Isolation:
-        """What keeps the engine apart from its worker."""
+        """The isolation of the engine from its worker."""
         ...
 
     @property
     def start_phases(self) -> Mapping[str, float]:
-        """What the last start was made of, seconds. Phases may overlap."""
+        """The phases of the last start, in seconds. Phases may overlap."""
         ...
 
     @property
     def pid(self) -> int | None:
-        """The process to look at; None for a server that is not ours."""
+        """The engine's process; None for a server that is not ours."""
         ...
 
     async def start(self) -> None:
-        """Returns when the engine answers; `EngineUnavailable` otherwise, with its last words."""
+        """Start the engine and wait until it responds. Raises `EngineUnavailable` with its last output."""
         ...
 
     async def restart(self) -> None:
-        """A fresh engine, whatever state the old one is in."""
+        """Replace the engine by a new one, whatever state it is in."""
         ...
 
     async def stop(self) -> None: ...
@@ -91,10 +91,10 @@ class EngineHost(Protocol):
 
 
 class EngineProcess:
-    """A ComfyUI of this worker's own. It ends with the worker, even by kill -9.
+    """A ComfyUI process of this worker. It ends with the worker, even by kill -9.
 
-    It listens on a UNIX socket, in a folder that is made for each start and that only the engine's user may enter. No
-    other user and no web page can drive the engine, and no webhook leads to it.
+    It listens on a UNIX socket in a folder that is created for each start and that only the engine's user may enter. No
+    other user, web page or webhook can reach the engine.
     """
 
     def __init__(self, spec: EngineSpec) -> None:
@@ -135,7 +135,7 @@ class EngineProcess:
     async def start(self) -> None:
         self.start_phases.clear()
         attention = self._spec.attention
-        if attention is not None and self.attention is NOT_OURS:  # chosen once: a restart finds the same GPU
+        if attention is not None and self.attention is NOT_OURS:  # chosen once, since a restart has the same GPU
             with timed(self.start_phases, "attention"):
                 known = await attention.known()
             if known is None:
@@ -146,8 +146,10 @@ class EngineProcess:
         await self._launch(self.attention.flag)
 
     async def _start_while_trying(self, attention: EngineAttention) -> None:
-        """With the attention that is likely, while a probe finds out which is right: both load torch, which takes most
-        of their time. Where the guess was wrong, the engine starts anew."""
+        """Start the engine with the likely attention while the probe measures it; restart it if the guess was wrong.
+
+        Both load torch, which takes most of their time.
+        """
         guess = await attention.likely_flag()
         await self._enclose()
         trying = asyncio.create_task(self._tried(attention))
@@ -172,7 +174,7 @@ class EngineProcess:
     async def _failure_to_launch(self, attention_flag: str) -> EngineUnavailable | None:
         try:
             await self._launch(attention_flag)
-        except EngineUnavailable as error:  # perhaps for the guessed attention's sake
+        except EngineUnavailable as error:  # the guessed attention may be the cause
             return error
         return None
 
@@ -201,7 +203,7 @@ class EngineProcess:
         self._leftovers = Leftovers(guard=self._process.pid, user=self.isolation.user, folders=new_ones_go)
 
     async def _enclose(self) -> None:
-        """Anew for each start: another worker may have taken the user's number meanwhile."""
+        """Choose the isolation for this start, since another worker may have taken the user number meanwhile."""
         with self._cannot_be_started():
             self._spec.folders.make()
             isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
@@ -213,7 +215,7 @@ class EngineProcess:
 
     @contextlib.contextmanager
     def _cannot_be_started(self) -> Iterator[None]:
-        """What the system says against it, as an error of this room."""
+        """Translate the system's errors to `EngineUnavailable`."""
         try:
             yield
         except OSError as error:
@@ -227,10 +229,10 @@ class EngineProcess:
             self._leftovers.remove()
 
     def _new_socket(self) -> Path:
-        """In the system's temp folder: a socket's path has at most 104 bytes.
+        """Return a new socket path in the system's temp folder, since a socket's path has at most 104 bytes.
 
-        The name cannot be guessed, and the engine binds so that the kernel's list does not show it: under Landlock
-        alone, another worker's engine could connect to a path that it knows.
+        The name cannot be guessed, and the engine binds it so that the kernel's list does not show it: with Landlock
+        alone, another worker's engine could connect to a known path.
         """
         self._remove_socket()
         self._socket_dir = Path(tempfile.gettempdir()) / f"comfyui-modal-{secrets.token_urlsafe(12)}"
@@ -282,7 +284,7 @@ class EngineProcess:
         kill_group(process.pid)
         await process.wait()
         self._user.release()
-        if self._reader is not None:  # a grandchild in a session of its own may hold the pipe open
+        if self._reader is not None:  # a grandchild in another session may keep the pipe open
             await asyncio.wait({self._reader}, timeout=LAST_WORDS_S)
             self._reader.cancel()
 
@@ -310,11 +312,11 @@ class EngineProcess:
         raise kind("\n".join([failure, *words]))
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None  # noqa: S101  it was asked for
+        assert process.stdout is not None  # noqa: S101  it is a pipe
         while True:
             try:
                 line = await process.stdout.readline()
-            except ValueError:  # a line longer than the limit, a progress bar for one
+            except ValueError:  # a line longer than the limit, such as a progress bar
                 continue
             if not line:
                 return
@@ -324,7 +326,7 @@ class EngineProcess:
 
 
 class RunningEngine:
-    """A ComfyUI that someone else runs. Its folders are shared, so they are never wiped."""
+    """A running ComfyUI that is not ours. Its folders are shared, so they are never wiped."""
 
     def __init__(self, url: str) -> None:
         self.log = EngineLog(LOG_LINES)
@@ -353,7 +355,7 @@ class RunningEngine:
         await self._engine.command_line()
 
     async def restart(self) -> None:
-        """Nothing of it is ours to restart: let it forget its models and caches, and see that it answers."""
+        """Free its models and caches and check that it responds, since the process is not ours to restart."""
         await self._engine.free()
         await self._engine.command_line()
 
@@ -362,5 +364,5 @@ class RunningEngine:
 
 
 def _misses_module(words: Sequence[str]) -> bool:
-    """Whether an engine's last words are Python's for a package that is not installed."""
+    """Whether an engine's last output is Python's error for a missing package."""
     return bool(words) and words[-1].startswith(("ModuleNotFoundError:", "ImportError:"))

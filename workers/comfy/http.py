@@ -1,4 +1,4 @@
-"""ComfyUI's HTTP face: the one module of this room that speaks HTTP as a client."""
+"""ComfyUI's HTTP interface: the only HTTP client of the workers."""
 
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -14,15 +14,16 @@ from workers.comfy.engine import EngineSilent
 from workers.errors import EngineUnavailable
 
 TIMEOUT_S = 30.0
-"""Per read: ComfyUI answers from its event loop, which a node that holds the GIL can delay."""
+"""Seconds per read: a node that holds the GIL can delay ComfyUI's event loop."""
 CONNECT_TIMEOUT_S = 3.0
 CHUNK_BYTES = 1024 * 1024
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
-"""Of JSON, which becomes six times as large in memory: a node may return any text. Files are not bounded by it."""
+"""Maximum JSON response, since a node may return any text and JSON takes six times its size in memory. It does not
+limit files."""
 
 
 _NO_LINES = {ord("\r"): "%0D", ord("\n"): "%0A"}
-"""A header has one line. The server stores the file under another name then, and says so."""
+"""Escapes for a file name in a header, which has one line. The server then stores another name and returns it."""
 
 
 class AnswerTooLarge(EngineUnavailable):
@@ -33,14 +34,14 @@ UNIX = "unix:"
 
 
 def socket_of(url: str) -> str | None:
-    """The path of the UNIX socket that a URL names; None for a URL of HTTP."""
+    """Return the path of the UNIX socket in a URL; None for an HTTP URL."""
     return url.removeprefix(UNIX) if url.startswith(UNIX) else None
 
 
 class ComfyHttp:
-    """Thin: routes in, status and JSON out. `EngineUnavailable` where no answer came, `EngineSilent` if in time.
+    """A thin client of ComfyUI's routes. `url` is `http://HOST:PORT` or `unix:PATH`.
 
-    `url` is `http://HOST:PORT` or `unix:PATH`.
+    Methods raise `EngineUnavailable` without a response, `EngineSilent` after a timeout.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,7 +51,7 @@ class ComfyHttp:
 
     @property
     def _session(self) -> aiohttp.ClientSession:
-        """Opened at the first request, since it belongs to the event loop that runs then."""
+        """The session, opened at the first request because it belongs to that request's event loop."""
         if self._opened is None:
             path = socket_of(self.url)
             self._opened = aiohttp.ClientSession(
@@ -64,14 +65,14 @@ class ComfyHttp:
         return self._session.request(method, self._base + path, allow_redirects=False, **options)
 
     async def get_json(self, path: str) -> dict[str, Any]:
-        """The JSON object of a 200; anything else is `EngineUnavailable`."""
+        """Return the JSON object of a 200. Raises `EngineUnavailable` for any other response."""
         answer = await self.find_json(path)
         if answer is None:
             raise EngineUnavailable(f"GET {path}: there is no such route")
         return answer
 
     async def find_json(self, path: str) -> dict[str, Any] | None:
-        """As `get_json`, and None where the server has no such route."""
+        """Do as `get_json`, but return None if the server has no such route."""
         async with _translated(f"GET {path}"), self._request("GET", path) as response:
             if response.status == 404:
                 return None
@@ -82,12 +83,12 @@ class ComfyHttp:
         return answer
 
     async def post_json(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-        """Status and body; the body is text where it is not JSON."""
-        content = json.dumps(body).encode()  # as ComfyUI reads it: with NaN and lone surrogates
+        """Post JSON and return status and body, which is text if it is not JSON."""
+        content = json.dumps(body).encode()  # ComfyUI also reads NaN and lone surrogates
         return await self._posted(path, data=content, headers={"Content-Type": "application/json"})
 
     async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
-        """POST /upload/image, which takes any file; the name arrives raw."""
+        """Upload a file of any type by POST /upload/image; the name is sent unescaped."""
         with path.open("rb") as file:
             form = aiohttp.FormData(quote_fields=False)
             form.add_field("image", file, filename=name.translate(_NO_LINES))
@@ -100,7 +101,7 @@ class ComfyHttp:
             return response.status, _parsed(await _content(response))
 
     async def view(self, filename: str, subfolder: str, folder: str, path: Path) -> int:
-        """GET /view into a file, memory constant; returns the status."""
+        """Download GET /view to a file in constant memory and return the status."""
         query = {"filename": filename, "subfolder": subfolder, "type": folder}
         async with _translated("GET /view"), self._request("GET", "/view", params=query) as response:
             if response.status == 200:
@@ -110,13 +111,13 @@ class ComfyHttp:
             return response.status
 
     async def changed_at(self, filename: str, subfolder: str, folder: str) -> datetime | None:
-        """When the file that GET /view answers with was written, by the server's clock; None if there is none."""
+        """Return when the file of GET /view was written, by the server's clock; None if it does not exist."""
         query = {"filename": filename, "subfolder": subfolder, "type": folder}
         async with _translated("HEAD /view"), self._request("HEAD", "/view", params=query) as response:
             return _moment(response, "Last-Modified") if response.status == 200 else None
 
     async def now(self) -> datetime | None:
-        """By the server's clock, in whole seconds."""
+        """Return the time of the server's clock in whole seconds, or None."""
         async with _translated("HEAD /prompt"), self._request("HEAD", "/prompt") as response:
             return _moment(response, "Date")
 
@@ -142,7 +143,7 @@ def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
 
 
 def _parsed(content: bytes) -> Any:
-    """JSON, with the bare NaN and Infinity that ComfyUI sends as None; else the text."""
+    """Parse JSON, with ComfyUI's bare NaN and Infinity as None; return the text if it is not JSON."""
     try:
         return json.loads(content, parse_constant=lambda _: None)
     except (ValueError, RecursionError):

@@ -23,20 +23,20 @@ from workflows.messages import Message, decode_binary, decode_pair, decode_text
 logger = logging.getLogger(__name__)
 
 FEATURE_FLAGS = json.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
-"""As the first message of a socket: previews then carry the id of their node."""
+"""The first message of a socket, after which previews carry the id of their node."""
 
 PING_INTERVAL_S = 20.0
 PONG_TIMEOUT_S = 120.0
-"""ComfyUI answers pings from its event loop, which loading a model can hold for a while."""
+"""Seconds for a pong, since ComfyUI's event loop can be blocked while a model loads."""
 CLOSE_TIMEOUT_S = 1.0
-"""For the peer's half of the closing handshake: a half-open socket never gives it."""
+"""Seconds for the peer's part of the closing handshake, which a half-open socket never sends."""
 
 WITHDRAW_TRIES = 20
 WITHDRAW_EVERY_S = 0.25
 
 
 class HttpEngine:
-    """`url` as in `ComfyHttp`. `files` None: ComfyUI's folders are not on this machine, and files travel by HTTP."""
+    """`url` is that of `ComfyHttp`. `files` None: ComfyUI's folders are on another machine, and files go by HTTP."""
 
     def __init__(self, url: str, files: EngineFiles | None = None) -> None:
         self.showing: set[str] = set()
@@ -63,18 +63,18 @@ class HttpEngine:
         if answer[0] == 200:
             await self._withdraw(prompt.prompt_id)
         elif answer[0] >= 500 and await self._is_known(prompt.prompt_id):
-            return None  # queued although the answer says otherwise
+            return None  # queued despite the response
         raise refused
 
     async def _post_prompt(self, prompt_id: str, body: dict[str, Any]) -> tuple[int, Any] | None:
-        """Status and body; None if the prompt was taken although the answer was lost.
+        """Post a prompt and return status and body; None if it was accepted but the response was lost.
 
-        Never posted again before ComfyUI was asked whether it has it: it would run twice. After a silence it is not
-        posted again at all, for ComfyUI may still be reading it.
+        It is posted again only if ComfyUI does not have it; otherwise it would run twice. After a timeout it is not
+        posted again at all, since ComfyUI may still be reading it.
         """
         try:
             return await self._http.post_json("/prompt", body)
-        except AnswerTooLarge as error:  # node_errors, be the prompt accepted or not
+        except AnswerTooLarge as error:  # too many node_errors, whether the prompt was accepted or not
             await self._withdraw(prompt_id)
             most = MAX_ANSWER_BYTES // 1024**2
             raise PromptRefused(f"what ComfyUI finds wrong with the graph has more than {most} MiB") from error
@@ -86,7 +86,7 @@ class HttpEngine:
         return await self._http.post_json("/prompt", body)
 
     async def _withdraw(self, prompt_id: str) -> None:
-        """Stop what ComfyUI accepted of a prompt that counts as refused. Interrupts can be lost: until it is gone."""
+        """Interrupt a refused prompt that ComfyUI accepted in part, until it has left the queue."""
         try:
             for _ in range(WITHDRAW_TRIES):
                 await self.interrupt(prompt_id)
@@ -107,7 +107,7 @@ class HttpEngine:
 
     async def _open_socket(self, path: str) -> ClientConnection:
         options: dict[str, Any] = {
-            "max_size": MAX_ANSWER_BYTES,  # a larger message closes it; what it said is in the history
+            "max_size": MAX_ANSWER_BYTES,  # a larger message closes the socket; the history has its content
             "compression": None,
             "proxy": None,
             "ping_interval": PING_INTERVAL_S,
@@ -165,20 +165,20 @@ class HttpEngine:
         return await self._http.get_json("/system_stats")
 
     async def command_line(self) -> list[str] | None:
-        """How this server was started, from /system_stats; None where it does not tell.
+        """Return the server's command line from /system_stats, None if it is missing.
 
-        Answering says that HTTP is served, and nothing of the thread that executes.
+        A response shows that HTTP is served; it does not show that the execution thread works.
         """
         system = (await self.system_stats()).get("system")
         arguments = system.get("argv") if isinstance(system, dict) else None
         return [str(argument) for argument in arguments] if isinstance(arguments, list) else None
 
     async def free(self) -> None:
-        """POST /free: unload every model and empty the caches, as soon as nothing runs."""
+        """Unload every model and empty the caches as soon as nothing runs (POST /free)."""
         await self._http.post_json("/free", {"unload_models": True, "free_memory": True})
 
     async def restore(self) -> str:
-        """After a snapshot: ComfyUI looks for the GPU again (`engine_side/`). What it found, as torch's device type."""
+        """Make ComfyUI detect the GPU again after a snapshot (`engine_side/`); return torch's device type."""
         status, answer = await self._http.post_json("/comfyui-modal/restore", {})
         if status != 200 or not isinstance(answer, dict):
             raise EngineUnavailable(f"it could not be restored: {status} {str(answer)[:300]}")
@@ -206,7 +206,7 @@ class HttpEngine:
 
 
 def _ids(items: Any) -> frozenset[str]:
-    """An item is [number, prompt_id, …]."""
+    """Return the prompt ids of queue items, which are [number, prompt_id, …]."""
     return frozenset(item[1] for item in items or () if isinstance(item, list) and len(item) > 1)
 
 

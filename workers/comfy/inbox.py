@@ -1,8 +1,8 @@
-"""Messages between the socket, which must never wait, and a consumer that may be busy uploading.
+"""Buffers messages between the socket, which must never block, and a consumer that may be busy with uploads.
 
-What a newer message supersedes is dropped while it waits: progress snapshots (20 KB each in a 200-node graph), a node's
-steps and its JPEG previews. So it holds a few messages a node, however long the consumer takes. Nothing else is ever
-dropped. PNG frames are kept: SaveImageWebsocket sends its results by them.
+A newer message replaces waiting ones that it supersedes: progress snapshots (20 KB each in a 200-node graph), a node's
+steps and its JPEG previews. So the buffer has a few messages per node, however long the consumer takes. No other
+message is discarded. PNG frames are kept, since SaveImageWebsocket sends its results as PNG frames.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from workflows.messages import Message, Preview, Progress, ProgressState, Status
 
 
 class Inbox:
-    """One producer, one consumer, one event loop."""
+    """A buffer for one producer and one consumer in one event loop."""
 
     def __init__(self) -> None:
         self._waiting: OrderedDict[Hashable, Message] = OrderedDict()
@@ -25,7 +25,7 @@ class Inbox:
         return len(self._waiting)
 
     def put(self, message: Message) -> None:
-        """Keep what is about prompts; the queue's status and unknown types are not."""
+        """Keep a message about a prompt; the queue's status and unknown types are ignored."""
         if isinstance(message, Status | Unknown):
             return
         topic = _topic(message)
@@ -35,11 +35,11 @@ class Inbox:
         self._woken.set()
 
     def wake(self) -> None:
-        """Let `get` return now, with None if nothing waits."""
+        """Make `get` return now, with None if no message waits."""
         self._woken.set()
 
     async def get(self, timeout_s: float) -> Message | None:
-        """The next message; None if none came within `timeout_s`, or after `wake`."""
+        """Return the next message; None if none arrived within `timeout_s`, or after `wake`."""
         if not self._waiting:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -54,7 +54,7 @@ class Inbox:
 
 
 def _topic(message: Message) -> Hashable | None:
-    """Of two waiting messages on one topic only the newer counts; None is a topic of its own each time."""
+    """Return the topic of a message, of which only the newest is kept; None means that the message is always kept."""
     match message:
         case ProgressState(prompt_id=prompt_id):
             return ("progress_state", prompt_id)

@@ -1,7 +1,7 @@
-"""What a job left behind outside ComfyUI's folders: processes, and files where every user may write.
+"""Removes a job's leftovers outside ComfyUI's folders: processes, and files in folders that every user may write.
 
-What is there when the engine gets ready stays: node packs start helpers and make files when they are imported. Code
-that a graph ran inside ComfyUI's own process is not found here; only a restart of the engine ends it.
+Processes and files that exist when the engine becomes ready are kept, since node packs start helpers and create files
+at import. Code that a graph started inside ComfyUI's own process is not found; only a restart of the engine ends it.
 """
 
 import contextlib
@@ -18,18 +18,18 @@ from workers.trees import remove_tree
 
 logger = logging.getLogger(__name__)
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  where POSIX shared memory lies
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the folder of POSIX shared memory
 OPEN_TO_ALL = (Path("/tmp"), Path("/var/tmp"), SHARED_MEMORY)  # noqa: S108
 _WORLD_WRITABLE = 0o002
 _ROUNDS, _ROUND_S = 20, 0.01
 _SYSTEM_V = {"shm": "shmctl", "msg": "msgctl", "sem": "semctl"}
-"""What lies below /proc/sysvipc, with the call that removes it: each takes IPC_RMID, which is 0, and no more."""
+"""The kinds of objects in /proc/sysvipc, with the call that removes them: each takes IPC_RMID, which is 0."""
 
 
 class Leftovers:
-    """Of one engine process. `guard` is the pid of its guard, `user` the engine's own, None where it is the worker's.
+    """The leftovers of one engine process. `guard` is its guard's pid; `user` is None if it is the worker's.
 
-    `folders` are the engine's alone, to be emptied of what is new.
+    `folders` belong to the engine; new files in them are removed.
     """
 
     def __init__(self, *, guard: int, user: int | None, folders: Sequence[Path]) -> None:
@@ -40,7 +40,7 @@ class Leftovers:
         self._kept_files = {_identity(path) for path in self._files()}
 
     def remove(self) -> None:
-        """Processes first: they could write again. Never raises: what cannot be removed is a warning."""
+        """Remove processes, then files, which a process could write again. Failures are logged, never raised."""
         killed = kill_strays(self._guard, keep=self._kept_processes)
         removed = 0
         for path in self._files():
@@ -65,7 +65,7 @@ class Leftovers:
             yield from self._own_files(folder, depth=2)
 
     def _own_files(self, folder: Path, depth: int) -> Iterator[Path]:
-        """The engine can only have written into folders of its own, or into those that are open to all."""
+        """Yield files of the engine's user in the folders that it may write."""
         user = os.geteuid() if self._user is None else self._user
         for path in _entries(folder):
             with contextlib.suppress(OSError):
@@ -76,7 +76,7 @@ class Leftovers:
                     yield from self._own_files(path, depth - 1)
 
     def _is_of_others(self, path: Path) -> bool:
-        """Shared memory of the worker's user may belong to any program of that user, which has it open then."""
+        """Whether another program of the worker's user has this shared memory open."""
         if self._user is not None or path.parent != SHARED_MEMORY:
             return False
         engine = _family(self._guard)
@@ -84,7 +84,7 @@ class Leftovers:
 
 
 def remove_shared_objects_of(user: int) -> None:
-    """System V memory, queues and semaphores: they outlive their processes, and any later one can open them."""
+    """Remove a user's System V memory, queues and semaphores, which outlive their processes."""
     for kind, control in _SYSTEM_V.items():
         with contextlib.suppress(OSError):
             header, *rows = Path(f"/proc/sysvipc/{kind}").read_text().splitlines()
@@ -95,8 +95,7 @@ def remove_shared_objects_of(user: int) -> None:
 
 
 def end_processes_of(user: int) -> None:
-    """SIGKILL, until there are none: a guard that was killed can have left some. Only for a user that is the engine's
-    alone."""
+    """SIGKILL all processes of a user that only the engine has, since a killed guard can have left some."""
     for _ in range(_ROUNDS):
         found = [pid for pid in _processes() if _owner(pid) == user]
         if not found:
@@ -112,7 +111,7 @@ def _processes() -> list[int]:
 
 
 def _owner(pid: int) -> int | None:
-    """None for one that has ended, also if it was not waited for yet."""
+    """Return a process's user; None if it has ended, reaped or not."""
     with contextlib.suppress(OSError):
         is_gone = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
         return None if is_gone else Path(f"/proc/{pid}").stat().st_uid

@@ -1,4 +1,4 @@
-"""What an engine says, line by line: the newest lines, and how many there were."""
+"""An engine's output: the newest lines, and the number of all lines."""
 
 from collections import deque
 
@@ -12,7 +12,7 @@ class EngineLog:
 
     @property
     def position(self) -> int:
-        """How many lines there were so far, also across restarts."""
+        """The number of lines so far, including those before restarts."""
         return self._position
 
     def append(self, line: str) -> None:
@@ -23,6 +23,6 @@ class EngineLog:
         return list(self._lines)[-lines:]
 
     def since(self, position: int) -> list[str]:
-        """The lines after that position, as far as they are still kept."""
+        """Return the lines after that position that are still kept."""
         wanted = min(self._position - position, len(self._lines))
         return list(self._lines)[len(self._lines) - wanted :]

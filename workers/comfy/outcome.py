@@ -1,18 +1,18 @@
-"""What a finished prompt's history means. Pure."""
+"""Interprets the history of a finished prompt. Pure."""
 
 from workers.comfy.engine import History
 from workers.errors import EngineUnavailable, JobCancelled, NodeFailed, OutOfMemory, WorkerError
 from workflows.messages import ExecutionError, ExecutionInterrupted
 
 LONGEST_MESSAGE = 4000
-"""Characters of an exception that are kept: some nodes put whole tensors into theirs."""
+"""Maximum characters of an exception: some nodes put whole tensors into theirs."""
 
 
 def failure_of(history: History, *, cancelled: bool) -> WorkerError | None:
-    """Why the prompt failed; None if it succeeded.
+    """Return why the prompt failed; None if it succeeded.
 
     The status decides, not the messages: a blocked branch leaves an error message although the prompt succeeds. An
-    interrupt has the status of an error; the last of the two messages tells them apart.
+    interrupt has the status of an error; the last of the two messages distinguishes them.
     """
     if history.status_str == "success":
         return None

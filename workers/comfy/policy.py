@@ -1,4 +1,4 @@
-"""How patient the driver is."""
+"""The time limits of the driver."""
 
 from dataclasses import dataclass
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass
 class ExecutionPolicy:
     """Times in seconds.
 
-    poll_s               between two looks at history, which alone tells the truth
-    settle_s, settling_s between looks, and for how long, after a message that announces the end
-    reconnect_s          before the first new try after the socket closed; doubled up to eight times it
+    poll_s               between two polls of the history, the source of truth
+    settle_s, settling_s between polls, and for how long, after a message that reports the end
+    reconnect_s          before the first reconnect after the socket closed; doubled up to eight times this
     connect_s            for the first socket; without one the prompt is submitted all the same
-    linger_s             for the last messages once history shows the end (SaveImageWebsocket's pictures)
-    broken_s             requests that fail are repeated so long: nothing listens, or it answers nonsense
-    silent_s             the same for requests that time out: loading a model can hold every answer up
-    absent_s             how long a prompt may be neither queued nor recorded before it is given up
-    idle_s               how long it may wait while nothing runs: then the thread that executes is dead
-    interrupt_every_s    an interrupt can be lost, so it is repeated
+    linger_s             for the last messages once history shows the end (SaveImageWebsocket's images)
+    broken_s             for which failed requests are repeated: nothing listens, or the response is invalid
+    silent_s             the same for requests that time out, since loading a model can delay every response
+    absent_s             for which a prompt may be neither queued nor recorded before it is given up
+    idle_s               for which it may be queued while nothing runs; then the execution thread is dead
+    interrupt_every_s    between two interrupts, which can be lost
     interrupt_grace_s    until a prompt that ignores interrupts, or an engine that does not answer them, counts as stuck
-    withdraw_s           for a prompt that nobody follows any more to leave ComfyUI's queue
-    stall_s              without any sign of life; None waits for ever
+    withdraw_s           for an abandoned prompt to leave ComfyUI's queue
+    stall_s              without any message; None waits for ever
     """
 
     poll_s: float = 1.0

@@ -1,4 +1,4 @@
-"""What /history and /queue say of one prompt, and when to give up asking.
+"""Polls /history and /queue for one prompt, and decides when to give up.
 
 `now` is the caller's monotonic clock, in seconds: no time is read here.
 """
@@ -9,7 +9,7 @@ from workers.errors import EngineStalled, EngineUnavailable
 
 
 class PromptVanished(EngineUnavailable):
-    """The prompt is neither queued nor recorded: polling on would be in vain."""
+    """The prompt is neither queued nor recorded, so further polls are useless."""
 
 
 class PromptPoll:
@@ -22,14 +22,16 @@ class PromptPoll:
         self._idle_since: float | None = None
 
     async def ask(self, now: float) -> History | None:
-        """The history if it is there. `EngineUnavailable` when the engine failed for too long, `EngineStalled` when
-        it executes nothing; until then None."""
+        """Return the history, None while there is none.
+
+        Raises `EngineUnavailable` if the engine has failed for too long, `EngineStalled` if it executes nothing.
+        """
         queue = PromptQueue()
         try:
             history = await self._engine.history(self._prompt_id)
             if history is None:
                 queue = await self._engine.queue()
-                if self._prompt_id not in queue:  # it may have ended between the two questions
+                if self._prompt_id not in queue:  # it may have ended between the two requests
                     history = await self._engine.history(self._prompt_id)
         except EngineUnavailable as error:
             self._bear(error, now)
@@ -40,7 +42,10 @@ class PromptPoll:
         return history
 
     def _bear(self, error: EngineUnavailable, now: float) -> None:
-        """A refused connection means that the process is gone, and its queue with it; silence may mean little."""
+        """Raise the error once it has lasted too long.
+
+        A refused connection means that the process and its queue are lost; a timeout may be harmless.
+        """
         self._failing_since = _since(self._failing_since, now)
         patience_s = self._policy.silent_s if isinstance(error, EngineSilent) else self._policy.broken_s
         if now - self._failing_since >= patience_s:

@@ -1,4 +1,4 @@
-"""What ComfyUI's answer to POST /prompt means. Pure; the bodies are those of recorded refusals."""
+"""Interprets ComfyUI's responses to POST /prompt. Pure; the bodies are those of recorded refusals."""
 
 import json
 import re
@@ -11,9 +11,9 @@ from workflows.report import LONGEST_DEPENDENTS
 
 LONGEST_MESSAGE = 2000
 MOST_NODES = 200
-"""Of one graph, whose errors a job's record keeps."""
+"""Maximum nodes of a graph whose errors a job's record keeps."""
 LONGEST_ERRORS = 256 * 1024
-"""Characters of these errors as JSON: each may repeat a value, or the choices of an input."""
+"""Maximum characters of these errors as JSON, since each may repeat a value or the choices of an input."""
 RING = "dependency_cycle"
 
 
@@ -22,11 +22,10 @@ _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
 def refusal(status: int, body: object, *, is_strict: bool = False) -> WorkerError | None:
-    """The refusal that this answer is; None if the prompt was accepted.
+    """Return the refusal in a response; None if the prompt was accepted.
 
-    200 with node_errors means that some outputs are bad, and that ComfyUI runs the others: a refusal for a strict
-    prompt alone. 500 in plain text is what ComfyUI says to a document that it cannot make sense of; 502 to 504 are said
-    by a proxy in front of it.
+    200 with node_errors means that some outputs are bad and that ComfyUI runs the others, which is a refusal only for a
+    strict prompt. 500 in plain text is ComfyUI's response to an invalid document; 502 to 504 come from a proxy.
     """
     if status in _GATEWAY_STATUSES:
         return EngineUnavailable(f"POST /prompt: {status}: {str(body)[:LONGEST_MESSAGE]}")
@@ -50,9 +49,9 @@ def node_errors_of(body: object) -> Mapping[str, Any]:
 
 
 def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
-    """As many of ComfyUI's `node_errors` as a job's record may hold: each of 2,000 nodes can name 2,000 outputs.
+    """Return the part of ComfyUI's `node_errors` that fits in a job's record: 2,000 nodes can name 2,000 outputs each.
 
-    Of what there is too much, the first nodes and outputs stay; an error that is too long keeps its type alone.
+    The first nodes and outputs are kept; an error that is too long keeps only its type.
     """
     found: dict[str, Any] = {}
     names_left, errors_left = LONGEST_DEPENDENTS, LONGEST_ERRORS
@@ -77,9 +76,10 @@ def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """As a job's record has them. `known` are those of the submission, which has words of our own for most.
+    """Return the warnings of a job's record. `known` are those of the submission, mostly with our own messages.
 
-    Of outputs behind a ring 0.3.64 says nothing, although it runs none of them: there the submission's word stays.
+    ComfyUI 0.3.64 reports nothing about outputs that depend on a cycle, although it does not run them, so the
+    submission's warning is kept.
     """
     return _rings(node_errors, known) | {
         node_id: {
@@ -94,7 +94,7 @@ def warnings_of(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dic
 
 
 def not_run(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> frozenset[str]:
-    """The output nodes that the engine leaves out, by all that it says; arguments as of `warnings_of`."""
+    """Return the output nodes that the engine does not run; the arguments are those of `warnings_of`."""
     errors = (error for error in (*node_errors.values(), *_rings(node_errors, known).values()))
     listed = (_listed(error, "dependent_outputs") for error in errors if isinstance(error, Mapping))
     return frozenset(str(output) for outputs in listed for output in outputs)
@@ -114,9 +114,9 @@ def _listed(error: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Node id and class: of the first node with errors, else as the error itself names them.
+    """Return the id and class of the first node with errors, else those in the error itself.
 
-    For an unknown class 0.33 has them in `extra_info`, 0.3.64 only the id, in `details`.
+    For an unknown class ComfyUI 0.33 has both in `extra_info`, 0.3.64 only the id, in `details`.
     """
     for node_id, node_error in node_errors.items():
         return node_id, node_error.get("class_type") if isinstance(node_error, Mapping) else None
@@ -130,7 +130,7 @@ def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, 
 
 
 def _message(error: object, node_errors: Mapping[str, Any]) -> str:
-    """ComfyUI's own words: the first node's first error if there is one, else the general one."""
+    """Return ComfyUI's message: the first node's first error if there is one, else the general one."""
     for node_id, node_error in node_errors.items():
         if isinstance(node_error, Mapping):
             reasons = _listed(node_error, "errors") or [{}]

@@ -1,8 +1,8 @@
-"""`SnapshotHost`: an engine that is started before its container is photographed, and goes on where a GPU is.
+"""`SnapshotHost`: an engine that is started before a memory snapshot of its container and continues after the restore.
 
-Two ways. Where the snapshot holds the GPU's memory too, the engine is simply started before. Where it does not, no GPU
-is there at that time: the engine is told that there is one (`engine_side/`), and asks again after the restore. Whatever
-does not go well on either way ends in a fresh engine, with a warning: a snapshot saves time, and decides nothing.
+If the snapshot includes the GPU's memory, the engine is simply started before. If not, no GPU is present at that time:
+a GPU is simulated for the engine (`engine_side/`), which detects the real one after the restore. Any failure leads to a
+fresh engine and a warning, so a snapshot only saves time.
 """
 
 import logging
@@ -27,17 +27,19 @@ PRETEND = {"COMFYUI_MODAL_PRETEND_GPU": "1"}
 
 
 def pretending(spec: EngineSpec) -> EngineSpec:
-    """The same engine, on a GPU that is not there yet, with the attention that it most likely gets."""
+    """Return the spec of the engine with a simulated GPU and the attention that it will most likely get."""
     attention = spec.attention
     is_sage_likely = attention is not None and attention.wish != "sdpa" and has_sage(attention.python)
     command = [part for part in spec.command if part != "--cpu"]
-    command.append(SAGE_FLAG if is_sage_likely else SDPA_FLAG)  # ComfyUI ends at the flag of a package it lacks
+    command.append(SAGE_FLAG if is_sage_likely else SDPA_FLAG)  # ComfyUI exits if the flag's package is missing
     return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)
 
 
 class SnapshotHost:
-    """An `EngineHost`. `prepare` comes before the snapshot, `start` after the restore; `is_on_gpu`: a GPU is there at
-    both times. `spec` is asked anew each time: it says --cpu where no GPU is seen."""
+    """An `EngineHost`. `prepare` is called before the snapshot, `start` after the restore.
+
+    `is_on_gpu`: a GPU is present at both times. `spec` is called each time, since it contains --cpu if no GPU is found.
+    """
 
     def __init__(self, spec: Callable[[], EngineSpec], *, is_on_gpu: bool) -> None:
         self._spec = spec
@@ -83,7 +85,7 @@ class SnapshotHost:
         return self._process.is_alive()
 
     async def prepare(self) -> None:
-        """An engine that does not start is left to `start`."""
+        """Start the engine for the snapshot. If it does not start, `start` starts another one."""
         if not self.is_on_gpu:
             self._process = EngineProcess(pretending(self._spec()))
         try:
@@ -106,7 +108,7 @@ class SnapshotHost:
     async def restart(self) -> None:
         await self._process.stop()
         self._process = EngineProcess(self._spec())
-        self._process.attention = self._choice  # tried once, whatever engine it was for
+        self._process.attention = self._choice  # measured once, for either engine
         await self._process.start()
         self._choice = self._process.attention
 
@@ -122,7 +124,7 @@ class SnapshotHost:
             return False
 
     async def _is_on_a_gpu_now(self) -> bool:
-        """And with the attention that is the right one here."""
+        """Whether the restored engine runs on a GPU with the right attention for it."""
         if await self._process.engine.restore() == "cpu":
             raise EngineUnavailable("it sees no GPU")
         spec = self._spec()

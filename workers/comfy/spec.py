@@ -1,4 +1,4 @@
-"""How a worker's ComfyUI is started: the command line, and the folders that belong to this worker alone."""
+"""The command line of a worker's ComfyUI, and the folders that only this worker uses."""
 
 import shutil
 import sys
@@ -14,20 +14,20 @@ from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
 
 MAX_UPLOAD_MB = 5 * 1024
-"""--max-upload-size also bounds POST /prompt, whose graph may hold large texts."""
+"""Value of --max-upload-size, which also limits POST /prompt, whose graph may contain large texts."""
 
 NO_PORT = "--port=65536"
-"""No port has this number: a ComfyUI that does not take its socket ends, instead of listening on TCP."""
+"""An invalid port: a ComfyUI that ignores the UNIX socket exits instead of listening on TCP."""
 ENGINE_SIDE = Path(__file__).resolve().parent / "engine_side"
-"""The custom node of ours that every ComfyUI of a worker gets."""
+"""Our custom node, installed into every worker's ComfyUI."""
 
 MARKER = ".comfyui-modal-worker"
-"""Says that a folder was made for a worker."""
+"""The file that marks a folder as created for a worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFolders:
-    """ComfyUI's writable folders under one parent, so that workers never share them; models stay where they are."""
+    """ComfyUI's writable folders under one parent, so that workers never share them; models are not moved."""
 
     parent: Path
 
@@ -50,20 +50,20 @@ class EngineFolders:
 
     @property
     def engine_side(self) -> Path:
-        """A copy of our custom node, which the engine can read wherever our own code lies."""
+        """A copy of our custom node, so that the engine can read it wherever our code is installed."""
         return self.parent / "engine-side"
 
     @property
     def own(self) -> tuple[Path, ...]:
-        """Those that ComfyUI writes to."""
+        """The folders that ComfyUI writes to."""
         return (self.input, self.output, self.temp, self.user)
 
     def absolute(self) -> "EngineFolders":
-        """The engine runs in a folder of its own, where a relative path would lead elsewhere."""
+        """Return the folders with absolute paths, since the engine has another working directory."""
         return EngineFolders(self.parent.absolute())
 
     def make(self) -> None:
-        """`EngineMisconfigured` for a folder with files of others: these folders are wiped before each job."""
+        """Create the folders, which are wiped before each job. Raises `EngineMisconfigured` for foreign files."""
         marker = self.parent / MARKER
         if not marker.exists() and self.parent.exists() and any(self.parent.iterdir()):
             raise EngineMisconfigured(
@@ -87,9 +87,9 @@ class EngineFolders:
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """`command` lacks only the flag of the attention, which `attention` chooses where the engine has any.
+    """`command` is complete except for the attention flag, which `attention` chooses if the engine has one.
 
-    `environment` is the whole environment: no secret of ours is in it.
+    `environment` is the whole environment, without our secrets.
     """
 
     command: Sequence[str]
@@ -100,16 +100,16 @@ class EngineSpec:
     attention: EngineAttention | None = None
     isolation: IsolationPolicy = field(default_factory=IsolationPolicy)
     program: Sequence[Path] = ()
-    """Further folders that it reads its program from."""
+    """Further folders of the engine's program."""
 
     def code(self) -> list[Path]:
-        """What the engine must be able to read, its Python included: that of an environment and the one below it."""
+        """Return the paths that the engine must read, including its environment's Python and that one's base."""
         python = Path(self.command[0])
         pythons = [python.parent.parent, python.resolve().parent.parent] if python.is_absolute() else []
         return [self.cwd.absolute(), self.folders.engine_side, *pythons, *self.program]
 
     def needs(self) -> Needs:
-        """Its own folder, where the lite engine starts, can be entered alone."""
+        """Return the access that the engine needs. Its folder, where the lite engine starts, need only be entered."""
         read = [path for path in self.code() if path != self.folders.parent]
         return Needs(read, enter=[self.folders.parent.parent])
 
@@ -118,13 +118,13 @@ class EngineSpec:
         return Enclosure(isolation, folders.parent, folders.own, self.code(), self.isolation.hidden)
 
     def host_paths(self) -> HostPaths:
-        """What its folders are called where tenants read of them."""
+        """Return the labels of its folders in text that tenants read."""
         folders = self.folders
         own = {folder: folder.name for folder in folders.own}
         return HostPaths({**own, folders.parent: "engine", self.cwd: "ComfyUI", Path(sys.prefix): "python"})
 
     def with_flags(self, flags: Sequence[str]) -> "EngineSpec":
-        """The operator's flags, of a ComfyUI, and those that we add."""
+        """Return a ComfyUI's spec with the operator's flags and those that we add."""
         return replace(self, command=[*self.command, *default_flags(self.cwd, flags), *flags])
 
     @classmethod
@@ -139,8 +139,11 @@ class EngineSpec:
         start_timeout_s: float = 300.0,
         attention: Wish = "auto",
     ) -> "EngineSpec":
-        """A ComfyUI installation. `python` None means the interpreter that runs this worker; `cpu` None means
-        --cpu where no accelerator is seen: ComfyUI does not start then without it."""
+        """Return the spec of a ComfyUI installation.
+
+        `python` None means this worker's interpreter. `cpu` None means --cpu if no accelerator is found, without which
+        ComfyUI would not start.
+        """
         folders = folders.absolute()
         interpreter = str((python or Path(sys.executable)).absolute())
         command = [
@@ -170,7 +173,7 @@ class EngineSpec:
         fault_nodes: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> "EngineSpec":
-        """The bundled engine."""
+        """Return the spec of the bundled engine."""
         folders = folders.absolute()
         command = comfyui_modal.command("workers.lite", "--disable-metadata", *folders.flags())
         if fault_nodes:
@@ -186,6 +189,6 @@ class EngineSpec:
 
 
 def has_accelerator() -> bool:
-    """Whether a GPU's device file is there: NVIDIA's, AMD's, or Windows' through WSL. Macs bring theirs."""
+    """Whether a GPU's device file exists: NVIDIA's, AMD's, or Windows' through WSL. Macs always have a GPU."""
     devices = (Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
     return sys.platform == "darwin" or any(device.exists() for device in devices)

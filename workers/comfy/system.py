@@ -1,4 +1,4 @@
-"""What ComfyUI's GET /system_stats says of itself and its GPU, read with caution: every field may be missing."""
+"""Parses ComfyUI's GET /system_stats, in which every field may be missing."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ _DEVICE_NAME = re.compile(r"(?:[a-z]+:\d+ )?(?P<name>.*?)(?: : .*)?", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class SystemFacts:
-    """`gpu` is None where it runs on the CPU."""
+    """`gpu` is None if ComfyUI runs on the CPU."""
 
     engine: str = "comfyui"
     comfyui_version: str | None = None
@@ -37,7 +37,7 @@ def system_facts(stats: Mapping[str, Any]) -> SystemFacts:
 
 
 def _gpu(devices: object) -> Mapping[str, Any]:
-    """The first device that is no CPU."""
+    """Return the first device that is not a CPU."""
     found = devices if isinstance(devices, list) else []
     return next((one for one in found if isinstance(one, dict) and one.get("type") != "cpu"), {})
 

@@ -1,6 +1,6 @@
-"""`WarmHost`: an engine that has run a workflow before the first job comes.
+"""`WarmHost`: an engine that has run a workflow before the first job.
 
-What a first run pays for (models into memory, kernels compiled) is paid while the container starts.
+The cost of a first run (models loaded, kernels compiled) is moved into the container's start.
 """
 
 import asyncio
@@ -24,8 +24,10 @@ logger = logging.getLogger(__name__)
 
 
 class WarmHost:
-    """`graph` in API format, without media. A run that fails or takes longer than `limit_s` is a warning: the engine
-    is ready all the same, and the job that comes tells what is wrong."""
+    """`graph` is in API format, without input files.
+
+    A run that fails or exceeds `limit_s` is only a warning, since the engine is ready and the next job reports errors.
+    """
 
     def __init__(self, host: EngineHost, graph: Mapping[str, Any], policy: ExecutionPolicy, *, limit_s: float) -> None:
         self._host = host
@@ -73,7 +75,7 @@ class WarmHost:
     async def start(self) -> None:
         self._phases.clear()
         await self._host.start()
-        if self.pid is None or self.pid != self._warm_pid:  # one that comes out of a snapshot may be warm
+        if self.pid is None or self.pid != self._warm_pid:  # an engine restored from a snapshot may be warm already
             await self.warm_up()
 
     async def restart(self) -> None:
@@ -84,7 +86,7 @@ class WarmHost:
         await self._host.stop()
 
     async def warm_up(self) -> None:
-        """What it made is wiped, as after any job."""
+        """Run the workflow; its outputs are deleted like those of a job."""
         with timed(self._phases, "warm_up"):
             await self._run()
         await self.engine.clean()

@@ -1,1 +1,1 @@
-"""From a node's result to objects in the bucket."""
+"""Turns a node's results into objects in the bucket."""

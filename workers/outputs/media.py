@@ -1,4 +1,4 @@
-"""What can be said of a file by looking at it. Probing never fails a job: what is not understood stays unsaid."""
+"""Reads an output's type, dimensions and duration from its bytes. An unreadable file does not fail the job."""
 
 import hashlib
 import logging
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 HASH_CHUNK = 1024 * 1024
 LARGEST_FRAME = 100_000_000
 LARGEST_ANIMATION = 1_000_000_000
-"""Pixels, of a frame and of all. The frames of a larger animation are not decoded, so its length stays unsaid: a GIF of
-some hundred bytes can be as large, and its decoding would outlast its job."""
+"""Maximum pixels, per frame and in total. The frames of a larger animation are not decoded and it gets no duration: a
+GIF of some hundred bytes can be as large, and its decoding would take longer than its job."""
 MOST_FRAMES = 10_000
 _WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
-"""Pillow passes through all frames of a GIF to count them, and takes the memory of a WebP's whole canvas."""
+"""Types that are not measured with Pillow, which reads all frames of a GIF and allocates a WebP's whole canvas."""
 
 _BY_EXTENSION = {
     ".flac": "audio/flac",
@@ -39,7 +39,7 @@ _BY_EXTENSION = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`duration_s` and `frames` for what moves; sizes in pixels."""
+    """A file's metadata. Videos and animations have `duration_s` and `frames`; sizes are in pixels."""
 
     size_bytes: int
     sha256: str
@@ -51,7 +51,10 @@ class Facts:
 
 
 def examine(path: Path, filename: str, content_type: str | None = None) -> Facts:
-    """Blocking: run it in a thread. `content_type` where the caller knows it. `OSError` if the file is not readable."""
+    """Return a file's metadata. The call blocks: run it in a thread. Raises `OSError` if the file is not readable.
+
+    `content_type` overrides the detected type.
+    """
     content_type = content_type or content_type_of(path, filename)
     seen: dict[str, Any] = {}
     try:
@@ -59,13 +62,13 @@ def examine(path: Path, filename: str, content_type: str | None = None) -> Facts
             seen = _picture(path, content_type)
         elif content_type.startswith(("video/", "audio/")):
             seen = _stream(path)
-    except Exception as error:  # decoders raise whatever they like on what nodes write
+    except Exception as error:  # decoders raise arbitrary errors on nodes' files
         logger.info("could not look into %s: %s: %s", filename, type(error).__name__, error)
     return Facts(path.stat().st_size, sha256_of(path), content_type, **seen)
 
 
 def content_type_of(path: Path, filename: str) -> str:
-    """By the content's first bytes, else by the name's extension."""
+    """Return the type by the first bytes, else by the name's extension."""
     guess = filetype.guess(str(path))
     if guess is not None:
         return str(guess.mime)
@@ -87,7 +90,7 @@ def _picture(path: Path, content_type: str) -> dict[str, Any]:
             width, height, frames = _WALKERS[content_type](file)
         if not _may_be_decoded(width * height, frames):
             return {"width": width, "height": height, "frames": frames}
-    Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow believes in; only the header is read here
+    Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow's limit; only the header is read here
     with Image.open(path, formats=PILLOW) as picture:
         frames = getattr(picture, "n_frames", 1)
         seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
@@ -104,7 +107,7 @@ def _animation_s(picture: Image.Image, frames: int) -> float | None:
     total_ms = 0.0
     for frame in range(frames):
         picture.seek(frame)
-        picture.load()  # WebP tells a frame's duration only once it is decoded
+        picture.load()  # Pillow has a WebP frame's duration only after decoding it
         total_ms += picture.info.get("duration", 0)
     return round(total_ms / 1000, 3) or None
 

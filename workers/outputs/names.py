@@ -1,4 +1,4 @@
-"""File names from nodes and users, made safe for a key, a header and a file system."""
+"""Makes file names of nodes and users safe for a key, a header and a file system."""
 
 import re
 import unicodedata
@@ -8,14 +8,15 @@ from pathlib import PurePosixPath
 
 LONGEST_BYTES = 150
 LONGEST_FOLDER = 255
-"""Characters of a folder's path: a job may have a thousand outputs, and a path up to 4,096 characters."""
+"""Maximum characters of a folder's path: a job may have a thousand outputs, and a path 4,096 characters."""
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def safe_filename(name: str) -> str:
-    """Letters of any script stay; separators, control and direction characters and lone surrogates become `_`.
+    """Return a safe file name of at most LONGEST_BYTES of UTF-8; it is never empty, hidden, `.` or `..`.
 
-    At most LONGEST_BYTES of UTF-8, the extension kept; never empty, hidden, `.` or `..`.
+    Letters of any script are kept, and the extension; separators, control and direction characters and lone surrogates
+    become `_`.
     """
     clean = _UNSAFE.sub("_", unicodedata.normalize("NFC", name)).rstrip(" .")
     stem, dot, extension = clean.rpartition(".")
@@ -27,9 +28,9 @@ def safe_filename(name: str) -> str:
 
 
 def safe_folder(folder: str) -> str:
-    """A folder's path below ComfyUI's, each name of it made safe. An absolute one has no place below it.
+    """Return a folder's path below ComfyUI's with safe segments; empty for an absolute path.
 
-    Of a path that is too long the first folders stay.
+    The first folders of a path that is too long are kept.
     """
     path = PurePosixPath(folder)
     safe = "" if path.is_absolute() else "/".join(safe_filename(part) for part in path.parts)
@@ -37,13 +38,13 @@ def safe_folder(folder: str) -> str:
 
 
 class DistinctNames:
-    """The file names of one job's outputs, no two of them alike: clients put them into one folder."""
+    """Unique file names for one job's outputs, since clients store them in one folder."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def take(self, name: str, folder: str = "") -> str:
-        """`name`, or with its folder's name before it where another output has it, or with a number."""
+        """Return `name`; if another output has it, prefixed with its folder's name or with a number."""
         safe = safe_filename(name)
         name = next(one for one in self._candidates(safe, folder) if one.casefold() not in self._taken)
         self._taken.add(name.casefold())
@@ -54,5 +55,5 @@ class DistinctNames:
         yield safe
         if folder:
             yield safe_filename(f"{folder.replace('/', '_')}_{safe}")
-        for number in count(2):  # before the name as well: what is too long loses its end
+        for number in count(2):  # as a prefix too, since a long name loses its end
             yield safe_filename(f"{number}_{safe}")

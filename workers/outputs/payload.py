@@ -1,8 +1,8 @@
-"""What a node's ui payload means: which files to fetch, which values to keep. Pure.
+"""Interprets a node's ui payload: the files to fetch and the values to keep. Pure.
 
-ComfyUI's core names its lists `images`, `audio`, `3d`, `latents`, `text`, `result`; custom nodes emit anything. So
-every list item that describes a file is a file, whatever the list is called. So is every string that names one which
-exists: the 3D nodes report `{"result": ["3d/x.glb", null, []]}`. Every other value becomes JSON: nothing is dropped.
+ComfyUI's core names its lists `images`, `audio`, `3d`, `latents`, `text`, `result`; custom nodes use any name. So every
+list item that describes a file is a file, whatever the list's name, and so is every string that names an existing file:
+the 3D nodes report `{"result": ["3d/x.glb", null, []]}`. All other values become JSON, so nothing is lost.
 """
 
 import json
@@ -18,7 +18,7 @@ from workers.outputs.strict import strict_json, strict_text
 
 TEXT_KEY = "text"
 MAX_NAMES = 1_000
-"""Strings of one node's payload that are looked up as file names. The others are values."""
+"""Maximum strings of a node's payload that are tried as file names. The others are values."""
 LONGEST_NAME = 4_096
 _FLAGS_BESIDE_FILES = frozenset({"animated"})
 _FOLDERS = ("output", "temp", "input")
@@ -35,14 +35,14 @@ _BY_EXTENSION: Mapping[OutputType, frozenset[str]] = {
 
 @dataclass(frozen=True, slots=True)
 class FileOutput:
-    """A file that the node says it wrote."""
+    """A file that the node reports."""
 
     ref: FileRef
 
 
 @dataclass(frozen=True, slots=True)
 class InlineOutput:
-    """A value of the payload itself, to be stored as a file of its own."""
+    """A value of the payload itself, to be stored as a separate file."""
 
     filename: str
     type: OutputType
@@ -51,7 +51,7 @@ class InlineOutput:
 
 
 def names_in(ui: Mapping[str, Any]) -> list[str]:
-    """The strings of a payload that may name files: whether such a file exists, only the engine can say."""
+    """Return the strings of a payload that may name files; only the engine knows whether such a file exists."""
     found: dict[str, None] = {}
     for values in ui.values():
         items = _items(values)
@@ -66,7 +66,7 @@ def names_in(ui: Mapping[str, Any]) -> list[str]:
 def outputs_of(
     node_id: str, ui: Mapping[str, Any], files: Mapping[str, FileRef] | None = None
 ) -> Iterator[FileOutput | InlineOutput]:
-    """Everything that the payload holds, in its order. `files` are those of `names_in` that exist."""
+    """Yield all outputs of the payload in order. `files` are those of `names_in` that exist."""
     named = {key: _named_files(_items(values), files or {}) for key, values in ui.items()}
     has_files = any(refs or any(map(_file_ref, _items(ui[key]))) for key, refs in named.items())
     listed: set[FileRef] = set()
@@ -92,7 +92,7 @@ def outputs_of(
 
 
 def type_of(filename: str, content_type: str) -> OutputType:
-    """By the extension, since a SaveVideo lists its file under `images` too; by the content where that says nothing."""
+    """Return the type by the extension, else by the content. SaveVideo lists its file under `images`, too."""
     extension = PurePosixPath(filename).suffix.lower()
     for kind, extensions in _BY_EXTENSION.items():
         if extension in extensions:
@@ -106,14 +106,14 @@ def _items(values: Any) -> Sequence[Any]:
 
 
 def _joined(items: Sequence[Any]) -> list[str]:
-    """ComfyUI takes a string that a node gives for a list apart: its characters arrive."""
+    """Rejoin a string that a node returned as a list: ComfyUI splits it into characters."""
     if len(items) > 1 and all(isinstance(item, str) and len(item) == 1 for item in items):
         return ["".join(items)]
     return []
 
 
 def _strings(item: Any) -> Iterator[str]:
-    """At any depth, outside of what describes a file; without recursion, as the depth is a node's choice."""
+    """Yield strings at any depth, except in a file's description; iterative, since nodes choose the depth."""
     waiting = [item]
     while waiting:
         match waiting.pop():
@@ -126,13 +126,13 @@ def _strings(item: Any) -> Iterator[str]:
 
 
 def _named_files(items: Sequence[Any], files: Mapping[str, FileRef]) -> list[FileRef]:
-    """Each once, in the payload's order."""
+    """Return the named files, each once, in the payload's order."""
     names = (*_joined(items), *(name for item in items for name in _strings(item))) if files else ()
     return list(dict.fromkeys(files[name] for name in names if name in files))
 
 
 def _rest(key: str, items: Sequence[Any], files: Mapping[str, FileRef]) -> list[Any]:
-    """The values that are not files. A text stays one, even if it names a file: somebody may want to read it."""
+    """Return the values that are not files. A text is kept even if it names a file, since its reader may need it."""
     if any(name in files for name in _joined(items)):
         return []
     is_text = key == TEXT_KEY
@@ -144,9 +144,9 @@ def _rest(key: str, items: Sequence[Any], files: Mapping[str, FileRef]) -> list[
 
 
 def _file_ref(item: object) -> FileRef | None:
-    """A file has a name and says in which folder it lies: a mere `filename` may mean anything, a model for one.
+    """Return the file that an item describes, None if it lacks a name or a folder: `filename` alone may be a model's.
 
-    `fullpath`, which VideoHelperSuite adds, is ignored: the three names say it all, and stay inside the folders.
+    VideoHelperSuite's `fullpath` is ignored: the other three fields suffice and stay inside the folders.
     """
     if not isinstance(item, Mapping) or not {"subfolder", "type"} & item.keys():
         return None

@@ -1,7 +1,7 @@
-"""Values from nodes as strict JSON in UTF-8 can hold them: nothing that a node says keeps a record from being written.
+"""Converts values of nodes to strict JSON in UTF-8, so that no value prevents the write of a record.
 
-Python reads bare NaN and lone surrogates from JSON, and neither can be written again: a file name that is not UTF-8
-reaches a node's message as a surrogate.
+Python's JSON parser accepts bare NaN and lone surrogates, neither of which strict JSON allows. A file name that is not
+UTF-8 appears in a node's message with surrogates.
 """
 
 import math
@@ -10,12 +10,12 @@ from typing import Any
 
 
 def strict_text(text: str) -> str:
-    """Lone surrogates become `?`."""
+    """Replace lone surrogates by `?`."""
     return text.encode(errors="replace").decode()
 
 
 def strict_json(value: Any) -> Any:
-    """NaN and infinities become null, and every string is strict."""
+    """Replace NaN and infinities by null, and make every string strict."""
     if isinstance(value, str):
         return strict_text(value)
     if isinstance(value, float) and not math.isfinite(value):

@@ -1,7 +1,7 @@
-"""What follows from an attempt: delivered, tried again, or given up. Pure.
+"""Decides the result of an attempt: delivered, retried, or given up. Pure.
 
-The receiver's `webhook-delivery` header counts before its status. Every answer but 2xx is tried again, save for those
-that say it is of no use. The schedule spans about 76 hours.
+The receiver's `webhook-delivery` header takes precedence over its status. Every response other than 2xx is retried,
+except those that rule out a success. The schedule spans about 76 hours.
 """
 
 import random
@@ -24,10 +24,10 @@ SCHEDULE = (
     timedelta(hours=20),
     timedelta(hours=24),
 )
-"""Between one attempt and the next; after the last one the event is given up."""
+"""The delays between attempts; after the last attempt the event is given up."""
 
 PROGRESS_TRIES = 2
-"""A progress event is soon outdated."""
+"""Attempts at a progress event, which is soon outdated."""
 
 JITTER = 0.2
 LONGEST_RETRY_AFTER = timedelta(hours=24)
@@ -37,7 +37,7 @@ _NEVER = {413: "the receiver finds it too large", 415: "the receiver does not ta
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`retry_at` only with `again`; `reason` only with `dead`; `disable`: the receiver wants no more events at all."""
+    """`retry_at` is set with `again`, `reason` with `dead`. `disable` is the reason to disable the receiver."""
 
     what: Literal["delivered", "again", "dead"]
     retry_at: datetime | None = None
@@ -50,11 +50,11 @@ class Verdict:
 def judge(
     answer: Answer, *, event_id: str, tries: int, is_progress: bool, now: datetime, scale: float = 1.0
 ) -> Verdict:
-    """`tries` counts this attempt; `scale` multiplies the schedule, not what the receiver asks for."""
+    """Decide on a response. `tries` includes this attempt; `scale` multiplies the schedule, not a Retry-After."""
     if answer.wants_no_more or answer.status == 410:
         reason = "the receiver answered 410" if answer.status == 410 else "the receiver wants no more events"
         return Verdict("dead", reason=reason, disable=reason)
-    # Before 2xx: a receiver that answers everything with 204 asks for this by its header alone.
+    # Before 2xx, since a receiver that always returns 204 can request this only by its header.
     if answer.aborts:
         return Verdict("dead", reason="the receiver does not want this event")
     if answer.status is not None and 200 <= answer.status < 300:
@@ -69,13 +69,13 @@ def judge(
 
 
 def delay(event_id: str, tries: int) -> timedelta:
-    """After so many attempts; the same for one event and attempt, so that nothing shifts when it is computed again."""
+    """Return the delay after `tries` attempts, deterministic per event and attempt, so that a repeat gives the same."""
     spread = random.Random(f"{event_id}:{tries}").uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  guards nothing
     return SCHEDULE[min(tries, len(SCHEDULE)) - 1] * spread
 
 
 def _asked(retry_after: str | None, now: datetime) -> timedelta:
-    """Retry-After, in seconds or as a date; nothing for what is neither."""
+    """Parse Retry-After in seconds or as a date; zero if it is neither."""
     if retry_after is None:
         return timedelta()
     text = retry_after.strip()

@@ -1,6 +1,8 @@
-"""A custom node without nodes, which every worker's ComfyUI gets. Its `prestartup_script` has the server listen on a
-UNIX socket; POST /comfyui-modal/restore is asked once after a snapshot was restored on a GPU, and GET
-/comfyui-modal/declarations when the worker publishes what the engine's nodes are."""
+"""A custom node without nodes, installed into every worker's ComfyUI.
+
+Its `prestartup_script` makes the server listen on a UNIX socket. Workers call POST /comfyui-modal/restore once after
+a snapshot was restored on a GPU, and GET /comfyui-modal/declarations when they publish the engine's nodes.
+"""
 
 import asyncio
 import sys
@@ -21,26 +23,26 @@ NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 
 @PromptServer.instance.routes.post("/comfyui-modal/restore")  # type: ignore[untyped-decorator]
 async def restore(_: web.Request) -> web.Response:
-    """200 with `device` and `memory_bytes`; 500 with `error` where ComfyUI does not get on with what is here."""
+    """Return 200 with `device` and `memory_bytes`; 500 with `error` if ComfyUI cannot use this machine."""
     pretended = sys.modules.get("comfyui_modal_pretended_gpu")
     if pretended is None:
         return web.json_response({"error": "no GPU was pretended"}, status=500)
     try:
         return web.json_response(pretended.gpu.end())
-    except Exception as error:  # whatever it is: the worker starts a fresh engine then
+    except Exception as error:  # the worker starts a fresh engine after any error
         return web.json_response({"error": f"{type(error).__name__}: {error}"}, status=500)
 
 
 @PromptServer.instance.routes.get("/comfyui-modal/declarations")  # type: ignore[untyped-decorator]
 async def declarations(_: web.Request) -> web.Response:
-    """By class what object_info does not show: `{"KSampler": {"open_inputs": false, "unchecked_inputs": []}, …}`.
+    """Return what object_info lacks: `{"KSampler": {"open_inputs": false, "unchecked_inputs": []}, …}`.
 
-    Asked on the server's own thread, as /object_info asks the classes too; only the trial of checks has its own, which
-    is given up where a check hangs.
+    The classes are called on the server's thread, as by /object_info. The trial of checks has its own thread, which is
+    abandoned if a check hangs.
     """
     classes = nodes.NODE_CLASS_MAPPINGS
     check_of, compares_new_combos = checks_of_comfyui()
-    with folder_paths.cache_helper:  # each folder of models is listed once
+    with folder_paths.cache_helper:  # lists each folder of models once
         opened = open_inputs(classes)
         unchecked = unchecked_inputs(classes, check_of, compares_new_combos=compares_new_combos)
     checked = CheckedFiles(check_of, folder_paths.get_input_directory())

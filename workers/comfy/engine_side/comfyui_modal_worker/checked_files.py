@@ -1,7 +1,7 @@
-"""Which inputs a class accepts only where they name a file that exists, as its own check says.
+"""Finds the inputs that a class's own check accepts only if they name an existing file.
 
-Neither object_info nor a name shows it, but a trial does: the check is given a file's name twice, while the file is
-there and when it is gone. Only where the answers differ in this way, the input is published. Runs in ComfyUI's process.
+Neither object_info nor the input's name shows this, so it is tried: the check gets a file's name twice, while the file
+exists and after its deletion. The input is published only if the results differ. Runs in ComfyUI's process.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LIMIT_S = 10.0
-"""For all classes together: checks are a pack's own code, and ComfyUI calls them for every prompt."""
+"""Seconds for all classes together. Checks are a pack's own code, which ComfyUI calls for every prompt."""
 FILE, FOLDER = "file", "folder"
 NAME = "probe.png"
 
@@ -23,9 +23,9 @@ NAME = "probe.png"
 class CheckedFiles:
     """`found` grows while `search` runs, so that a check that hangs hides no other.
 
-    By class and input: `{"is": "file" or "folder", "below": "input" or "engine", "urls": bool, "empty": bool}`, and
-    `"roots"` where it is below "engine": the names in ComfyUI's working folder, and those at the root with a slash
-    before them (a slash alone where these are not known). A path that begins with none of them leads nowhere.
+    It has by class and input: `{"is": "file" or "folder", "below": "input" or "engine", "urls": bool, "empty": bool}`,
+    and `"roots"` below "engine": the names in ComfyUI's working folder, and those in the root folder with a slash
+    before them (only a slash if these are unknown). A path that begins with none of them does not exist.
     """
 
     def __init__(self, check_of: Callable[[Any], Any], input_folder: str) -> None:
@@ -35,14 +35,14 @@ class CheckedFiles:
         self._roots = _roots()
 
     def search(self, classes: Mapping[str, Any]) -> None:
-        """Within the input folder: a check may confine its files to it."""
+        """Try every check, with files in the input folder, since a check may accept only those."""
         end = time.monotonic() + LIMIT_S
-        # Hidden, as lists of the input folder leave such names out, and one level down for those that do not.
+        # Hidden, since most lists of the input folder omit such names; one level down for those that do not.
         with suppress(OSError), tempfile.TemporaryDirectory(prefix=".comfyui-modal-", dir=self._input) as folder:
             for class_type, node_class in list(classes.items()):
                 if time.monotonic() > end:
                     return
-                with suppress(Exception):  # a pack's own code; ComfyUI's log says it when a prompt calls it
+                with suppress(Exception):  # a pack's own code; ComfyUI logs its error when a prompt calls it
                     self._examine(class_type, node_class, Path(folder))
 
     def _examine(self, class_type: str, node_class: Any, folder: Path) -> None:
@@ -64,7 +64,7 @@ class CheckedFiles:
 
 
 def _only_input(check: Any) -> str | None:
-    """Of a check that needs several, one alone says nothing."""
+    """Return a check's single required input; None if it needs several, which cannot be tried one by one."""
     if check is None or inspect.iscoroutinefunction(check):
         return None
     taken = inspect.getfullargspec(check).args
@@ -76,7 +76,7 @@ def _is_text(node_class: Any, name: str) -> bool:
     groups = node_class.INPUT_TYPES()
     for group in ("required", "optional"):
         declared = groups.get(group, {})
-        if name in list(declared):  # not by `in` the dict: some packs' contain every name
+        if name in list(declared):  # not `in declared`: some packs' dicts contain every name
             kind = declared[name][0]
             return isinstance(kind, list | tuple) or kind in ("STRING", "COMBO")
     return False
@@ -85,7 +85,7 @@ def _is_text(node_class: Any, name: str) -> bool:
 def _trial(accepts: Callable[[str], bool], folder: Path, roots: list[str]) -> dict[str, Any] | None:
     for kind in (FILE, FOLDER):
         below_input = f"{folder.name}/{NAME}"
-        # By both of its paths: a check that joins what it gets to a folder of its own takes an absolute one as well.
+        # Both paths are tried: a check that joins a name to its own folder also accepts an absolute path.
         paths = [str(folder / NAME), os.path.relpath(folder / NAME)]
         with _there(folder / NAME, kind):
             is_below_input = accepts(below_input)
@@ -99,7 +99,7 @@ def _trial(accepts: Callable[[str], bool], folder: Path, roots: list[str]) -> di
 
 @contextmanager
 def _there(path: Path, kind: str) -> Iterator[None]:
-    """A file, or a folder with a file in it, for a while."""
+    """Create a file, or a folder with a file in it, while the context is open."""
     file = path / NAME if kind == FOLDER else path
     file.parent.mkdir(exist_ok=True)
     file.touch()
@@ -112,7 +112,7 @@ def _there(path: Path, kind: str) -> Iterator[None]:
 
 
 def _roots() -> list[str]:
-    """Nothing where paths have drives and two separators: there a path is left to ComfyUI."""
+    """Return the roots; none on Windows, where ComfyUI alone checks paths."""
     if os.name != "posix":
         return []
     with suppress(OSError):
@@ -121,7 +121,7 @@ def _roots() -> list[str]:
 
 
 def _at_the_root() -> list[str]:
-    """A slash alone where Landlock lets nothing list the root: any path may be there."""
+    """Return the names in the root folder; only a slash if Landlock forbids its list, so that any path may exist."""
     with suppress(OSError):
         return [str(path) for path in Path("/").iterdir()]
     return ["/"]

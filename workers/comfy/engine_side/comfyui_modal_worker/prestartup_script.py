@@ -1,7 +1,7 @@
-"""ComfyUI runs this first: it has the server listen on the worker's socket and, for a snapshot, pretends a GPU.
+"""Runs first in ComfyUI: makes the server listen on the worker's socket and, for a snapshot, simulates a GPU.
 
-The GPU is pretended from the moment when ComfyUI's memory management is imported, which asks for it, and torch is there
-by then; to import torch here would be too early for ComfyUI's own settings of it.
+The GPU is simulated from the import of ComfyUI's memory management on, which detects it. Torch is loaded by then; an
+import of torch here would precede ComfyUI's own settings of it.
 """
 
 import importlib
@@ -15,7 +15,7 @@ from types import ModuleType
 
 
 class BeforeMemoryManagement:
-    """A finder that finds nothing, and is asked once."""
+    """An import finder that finds nothing and acts once."""
 
     def __init__(self, pretended: ModuleType) -> None:
         self._pretended = pretended
@@ -28,7 +28,7 @@ class BeforeMemoryManagement:
 
 
 def _load(name: str) -> ModuleType:
-    """The module beside this file, by its path: ComfyUI has not made a package of this folder yet."""
+    """Load a module of this folder by its path, since ComfyUI has not imported the folder as a package yet."""
     spec = importlib.util.spec_from_file_location(f"comfyui_modal_{name}", Path(__file__).with_name(f"{name}.py"))
     if spec is None or spec.loader is None:
         raise ImportError(name)

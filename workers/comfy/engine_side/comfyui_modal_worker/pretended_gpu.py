@@ -1,7 +1,8 @@
-"""A GPU that is not there yet, pretended to torch while ComfyUI is imported for a snapshot. Runs in ComfyUI's process.
+"""Simulates a GPU for torch while ComfyUI is imported for a snapshot. Runs in ComfyUI's process.
 
-Without one ComfyUI would not start, or decide for the CPU for ever. What it asks torch at import is answered for a
-plausible GPU; nothing is computed. `end` gives torch its own answers back and has ComfyUI ask again.
+Without a GPU ComfyUI would not start, or choose the CPU for good. The functions of torch that it calls at import return
+the values of a plausible GPU; nothing is computed. `end` restores torch's functions and makes ComfyUI detect the GPU
+again.
 """
 
 import importlib
@@ -16,7 +17,7 @@ NAME = "GPU of the snapshot"
 MEMORY_MANAGEMENT = "comfy.model_management"
 SAGE_KERNELS = "sageattention.core"
 KERNELS = ("SM80_ENABLED", "SM89_ENABLED", "SM90_ENABLED")
-"""Its names for whether it could import them."""
+"""SageAttention's flags of the kernels that it could import."""
 
 
 class PretendedGpu:
@@ -32,7 +33,7 @@ class PretendedGpu:
         answers = {
             "is_available": lambda: True,
             "device_count": lambda: 1,
-            "current_device": lambda: torch.device("cuda", 0),  # a number would ask for the driver
+            "current_device": lambda: torch.device("cuda", 0),  # an index would make torch call the driver
             "get_device_name": lambda *_: NAME,
             "get_device_capability": lambda *_: CAPABILITY,
             "get_device_properties": lambda *_: properties,
@@ -45,9 +46,9 @@ class PretendedGpu:
             setattr(self._cuda, name, answer)
 
     def end(self) -> dict[str, Any]:
-        """What ComfyUI now runs on. Raises whatever it raises where there is no GPU.
+        """End the simulation and return the real device. ComfyUI's errors are passed on if there is no GPU.
 
-        Exceptions keep their identity: other modules have imported them.
+        Exception classes keep their identity, since other modules have imported them.
         """
         for name, own in self._own.items():
             setattr(self._cuda, name, own)
@@ -66,9 +67,10 @@ class PretendedGpu:
 
 
 def _load_kernels_again() -> None:
-    """SageAttention switches a kernel off that cannot be imported, for good. That for Hopper links the driver, which is
-    not there before the restore. Functions of the module that others have imported see what it then has: they share
-    its names.
+    """Reload SageAttention's kernels, since it disables a kernel that cannot be imported for good.
+
+    The kernel for Hopper links the driver, which is missing before the restore. Functions that other modules have
+    imported use the new values, because they share the module's namespace.
     """
     kernels = sys.modules.get(SAGE_KERNELS)
     if kernels is not None and any(name in KERNELS and not value for name, value in vars(kernels).items()):

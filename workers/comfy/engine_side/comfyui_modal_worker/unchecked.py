@@ -1,8 +1,8 @@
-"""Which values ComfyUI does not compare with the range or the choices that object_info shows.
+"""Finds the values that ComfyUI does not compare with the range or the choices of object_info.
 
-A class may check inputs itself, in a function that names them as its parameters: ComfyUI then leaves these alone. What
-else it leaves alone are choices in a tuple, choices that claim to contain everything, and up to some version those of
-its newer API. Runs in ComfyUI's process.
+A class may check inputs itself, in a function with these inputs as parameters, which ComfyUI then does not check. It
+also does not check choices in a tuple, choices whose `in` accepts every value, and up to some version those of its
+newer API. Runs in ComfyUI's process.
 """
 
 import inspect
@@ -10,19 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 ALL = "*"
-"""In the place of names: the class's function takes any."""
+"""Replaces the names if the class's function takes any input."""
 COMBO = "COMBO"
 
 
 def unchecked_inputs(
     classes: Mapping[str, Any], check_of: Callable[[Any], Any], *, compares_new_combos: bool
 ) -> dict[str, list[str]]:
-    """`check_of` gives the function by which a class checks its inputs, or None. Classes that fail are left out."""
+    """Return the unchecked inputs by class; classes that fail are omitted.
+
+    `check_of` returns the function with which a class checks its inputs, or None.
+    """
     found: dict[str, list[str]] = {}
     for class_type, node_class in classes.items():
         try:
             found[class_type] = _unchecked(node_class, check_of(node_class), compares_new_combos=compares_new_combos)
-        except Exception:  # noqa: S112  a pack's own code; ComfyUI's log says it, as object_info asks the same
+        except Exception:  # noqa: S112  a pack's own code; ComfyUI logs the same error for object_info
             continue
     return found
 
@@ -47,7 +50,7 @@ def _compares(kind: Any, *, compares_new_combos: bool) -> bool:
 
 
 def checks_of_comfyui() -> tuple[Callable[[Any], Any], bool]:
-    """How this ComfyUI finds a class's own check, and whether it compares the choices of its newer API."""
+    """Return how this ComfyUI finds a class's check, and whether it compares the choices of its newer API."""
     import execution  # type: ignore[import-not-found]  # ComfyUI's own module
 
     internal: Any = getattr(execution, "_ComfyNodeInternal", None)

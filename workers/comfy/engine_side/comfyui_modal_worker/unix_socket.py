@@ -1,7 +1,7 @@
-"""Has ComfyUI listen on a UNIX socket that its worker chose, instead of on a TCP port. Runs in ComfyUI's process.
+"""Makes ComfyUI listen on the worker's UNIX socket instead of a TCP port. Runs in ComfyUI's process.
 
-A TCP port of this machine can be reached by every process on it and by web pages. The socket lies in a folder that
-only the worker's user may enter.
+Every process of this machine and web pages can reach a TCP port. The socket is in a folder that only the worker's user
+may enter.
 """
 
 import os
@@ -13,11 +13,11 @@ from aiohttp import web
 
 
 def listen_on(path: str) -> None:
-    """Must be called before ComfyUI's server starts: it makes its site as `web.TCPSite`."""
+    """Replace `web.TCPSite`, with which ComfyUI's server creates its site. Call it before the server starts."""
 
     class Site(web.TCPSite):
         def __new__(cls, runner: Any, *_: Any, **__: Any) -> Any:
-            # Custom nodes may serve applications of their own by TCP. Theirs stay where they are.
+            # Custom nodes may serve their own applications over TCP, which are not changed.
             if _is_comfyui(runner):
                 return web.SockSite(runner, bound(path))
             return super().__new__(cls)
@@ -26,7 +26,7 @@ def listen_on(path: str) -> None:
 
 
 def bound(path: str) -> socket.socket:
-    """Bound through its open folder, where there is /proc: the kernel's list of sockets then shows no path."""
+    """Bind a socket through its open folder if /proc exists, so that the kernel's list of sockets shows no path."""
     folder, name = os.path.split(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if sys.platform != "linux":
