@@ -29,10 +29,6 @@ class IndexWriter:
                 await asyncio.wait(deletions)
         await gather(*(self._objects.put(key, b"") for key in keys))
 
-    def put_soon(self, index_keys: Iterable[str]) -> None:
-        """Write keys in the background; failures are ignored."""
-        self.soon(self.put(tuple(index_keys)))
-
     def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Do this in the background; failures of the bucket are ignored."""
         task = background(_best_effort(work))

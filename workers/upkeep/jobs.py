@@ -67,10 +67,19 @@ class JobTimers:
         if age < YOUNG:
             return timer  # the commit that names it may be under way
         await self._remover.delete_rows_of(timer, stored.record)
-        # A new timer fences a paused writer as any commit does. It also stands in for one that was moved before the
-        # commit that names it.
-        await self._jobs.rearm(stored, stored.record.due_at)
+        await self._fence(stored)
         return None
+
+    async def _fence(self, stored: StoredJob) -> None:
+        """Commit something, so that the paused writer of an old timer can no longer commit.
+
+        A new timer also stands in for one that was moved before the commit that names it.
+        """
+        record = stored.record
+        if record.status.is_terminal and record.due_at <= self._clock.now():
+            await self._remove(stored)
+        else:
+            await self._jobs.rearm(stored, record.due_at)
 
     async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:
         """Act on the record that names this timer; return the timer if it stays.
