@@ -124,6 +124,7 @@ class BatchStore:
     async def draft(self, record: BatchRecord) -> StoredBatch:
         """Store the draft that names the jobs to be written; return the existing record if the request is a repeat."""
         allow_more(SECONDS_A_JOB * len(record.job_ids))
+        # The timer precedes the draft, and the draft its jobs: after a crash at any point the handler finds them.
         timer = _timer(record, record.created_at + ABANDONED, now=record.created_at)
         await self._objects.put(timer.key, b"")
         try:
@@ -136,6 +137,7 @@ class BatchStore:
         opened = await self._change(draft, lambda record: record.moved("open"), within=PUBLISHED_WITHIN)
         if not opened.record.is_open:
             raise BatchGone(opened.record.batch_id, self._clock.now())
+        # The batch is accepted by now. If this process dies here, the timer's handler publishes the other jobs.
         await map_bounded(jobs, self._jobs.publish)
         return await self._reconciled(opened)
 
@@ -228,8 +230,9 @@ class BatchStore:
         record, now = stored.record, self._clock.now()
         if record.awaits_its_end and record.webhook_url is not None:
             if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
-                await self._advance(stored, record)
+                await self._advance(stored, record)  # commits a timer for the next check
                 return
+            # The outbox entry comes before the commit of the event, which a crash could otherwise leave undelivered.
             await self._objects.put(OutboxEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
             record = record.model_copy(update={"finished_at": now})
         await self._advance(stored, record)
@@ -258,6 +261,7 @@ class BatchStore:
         if any(await map_bounded(record.job_ids, lambda job_id: self._status(record.tenant, job_id))):
             await self._advance(stored, record, due=now + CHECK_AGAIN)
         elif record.finished_at is not None and not await self._deliveries.is_over([record.finish]):
+            # The event is rendered from the record, so the batch is kept until its delivery has ended.
             await self._advance(stored, record, due=now + EVENTS_PENDING)
         else:
             await self._leave_tombstone(stored)
@@ -269,6 +273,7 @@ class BatchStore:
         tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer} - {""}))
         timer = end_timer(tombstone, "batch", record.tenant, record.batch_id)
         await self._objects.put(timer.key, b"")
+        # From here on no late writer can change the batch, so the rest can be deleted.
         await self._objects.replace(key, tombstone.to_json(), etag=stored.etag)
         await collect_garbage(self._objects, key, timer, now)
 

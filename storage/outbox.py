@@ -81,9 +81,9 @@ class Outbox:
             try:
                 entry = OutboxEntry.parse(key)
             except ValueError:
-                await self._objects.delete(key)
+                await self._objects.delete(key)  # it can never be delivered
                 continue
-            if entry.due > now:
+            if entry.due > now:  # keys are ordered by time, so all further ones are due later
                 return entries, None
             entries.append(entry)
         return entries, page.keys[-1] if page.more else None
@@ -146,11 +146,13 @@ class Outbox:
             stored = await self._deliveries.find(ref)
             if stored is None:
                 await self.keep(OutboxEntry(event.time, endpoint_of(record.webhook_url or ""), ref, event.rev))
-            elif stored.record.outbox_entry is not None:
+            elif stored.record.outbox_entry is not None:  # pending, but its entry may be missing
                 await self.keep(stored.record.outbox_entry)
 
     async def drop(self, entry: OutboxEntry) -> None:
+        """Delete an entry."""
         await self._objects.delete(entry.key)
 
     async def keep(self, entry: OutboxEntry) -> None:
+        """Write an entry, again if it exists."""
         await self._objects.put(entry.key, b"")

@@ -107,7 +107,7 @@ class Attempt:
             self.engine_suspect = True
             raise self._because(fault) from fault
         except OutOfMemory:
-            self.engine_suspect = True
+            self.engine_suspect = True  # the GPU's memory may stay fragmented or occupied
             raise
         finally:
             if self._execution is not None and self._execution.was_abandoned:
@@ -147,6 +147,7 @@ class Attempt:
 
     async def _prepare(self) -> _Prepared:
         record, bench = self._record, self._bench
+        # The files are staged while the graph is read and checked.
         staging = asyncio.create_task(self._stage())
         try:
             graph, extra_data = await self._graph(), await self._extra_data()
@@ -209,6 +210,8 @@ class Attempt:
         match message:
             case Executed(node=node_id, display_node=display_node):
                 if await self._uploads.add(message):
+                    # ComfyUI reports files of a cached node again, although they were deleted with their job. Nodes of
+                    # a class that has shown files are therefore made distinct in later prompts (`for_execution`).
                     shown = graph.nodes.get(node_id) or graph.nodes.get(display_node)
                     self._bench.engine.showing |= {shown.class_type} if shown is not None else set()
             case Preview(image_type=image_type, data=data, node_id=node_id):

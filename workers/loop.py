@@ -77,6 +77,7 @@ class WorkerLoop:
         claimed = await self._claim()
         ran = None if claimed is None else await self._run(claimed)
         await self._publisher.keep_announced()
+        # A container may end right after this call, so background deletions are awaited.
         await self._stores.jobs.settled()
         return ran
 
@@ -91,7 +92,7 @@ class WorkerLoop:
             await self._give_back(claiming)
             raise
         if claimed is not None:
-            self._start_phases = None
+            self._start_phases = None  # later jobs did not wait for this start
         return claimed
 
     async def _give_back(self, claiming: asyncio.Task[StoredJob | None]) -> None:
@@ -127,7 +128,7 @@ class WorkerLoop:
             return claimed
         ended = result.stored.record
         logger.info("job %s", ended.status, extra=about | {"outputs": len(ended.outputs), "error": ended.error})
-        if result.engine_suspect:
+        if result.engine_suspect:  # after the commit, so that the client does not wait for the restart
             await self._restart_engine()
         return result.stored
 

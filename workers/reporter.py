@@ -82,7 +82,7 @@ class Reporter:
         self._attempt = stored.record.attempt
         self._written: Snapshot | None = None
         self._stopping = False
-        self._bell = Bell()
+        self._bell = Bell()  # replaced by the topic's bell in `run`; `stop` may be called before
         self._heard_cancel = False
         self._wrote_at = self._read_at = asyncio.get_running_loop().time()
 
@@ -107,13 +107,15 @@ class Reporter:
 
     async def _turn(self, bell: Bell) -> None:
         rung = await bell.wait(self._policy.interval_s)
-        if self._stopping:
+        if self._stopping:  # the commit of the end follows and must not race with a report
             return
         now = asyncio.get_running_loop().time()
         since_write = now - self._wrote_at
         snapshot = self._observe()
         changed = snapshot is not None and snapshot != self._written
         if (changed and since_write >= self._policy.interval_s) or since_write >= self._policy.heartbeat_s:
+            # The times are set first, so that a failed write is repeated after an interval and not at once. A write
+            # reads the record's cancel request as well.
             self._wrote_at = self._read_at = now
             await self._write(snapshot)
             await bell.wait(0)  # clears the ring that this write caused

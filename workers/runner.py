@@ -103,7 +103,7 @@ class JobRunner:
         try:
             reached, outcome, engine_suspect = await self._attempted(stored, log)
         except BaseException:
-            log.abandon()
+            log.abandon()  # another attempt may hold the job, or soon will
             raise
         concluded = await _committed(self._conclude(reached, outcome, log))
         return RunResult(concluded, engine_suspect)
@@ -124,9 +124,11 @@ class JobRunner:
         except asyncio.CancelledError:
             await _stop(work, reporter, reporting, uploads)
             if not reporter.is_fenced:
+                # A release returns the job at once; otherwise it would wait for the end of its lease.
                 await give_back(self._stores.jobs, self._stores.clock, reporter.stored)
             raise
         if reporter.is_fenced:
+            # Another attempt holds the job, so this one may commit no result.
             await _stop(work, reporter, reporting, uploads)
             raise AttemptFenced(f"attempt {stored.record.attempt} of job {stored.record.job_id} was taken over")
         outcome = work.result()
@@ -197,6 +199,7 @@ class JobRunner:
 
         def concluded(record: JobRecord) -> JobRecord:
             now = self._stores.clock.now()
+            # `evolve_from` may call this again with a newer record, for example after a cancel request.
             if outcome.node_errors is not None:
                 warnings = warnings_of(self._paths.hidden_in(bounded(outcome.node_errors)), record.warnings)
                 record = record.with_warnings(strict_json(warnings))
@@ -213,6 +216,7 @@ class JobRunner:
         )
         if outcome.failure is None:
             await self._remember_runtime(concluded_job.record)
+        # A job that is queued again still needs its key.
         if concluded_job.record.has_partner_key and concluded_job.record.status.is_terminal:
             await self._forget_partner_key(concluded_job.record)
         return concluded_job
@@ -264,7 +268,7 @@ async def _failure_of(work: Awaitable[object]) -> WorkerError | None:
         return error
     except StorageError as error:
         return StorageFailed(f"the bucket failed before the engine ran: {error}")
-    except Exception:
+    except Exception:  # a defect of ours must end the job rather than its worker
         logger.exception("an attempt failed in a way that no one foresaw")
         return WorkerError("internal error; the worker's log has the details")
     return None

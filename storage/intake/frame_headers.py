@@ -152,7 +152,7 @@ def _jpeg(data: bytes, _: bytes) -> Iterator[Size]:
 
 
 def _behind_jpeg_segment(data: bytes, at: int, mark: int) -> int:
-    """Where FFmpeg looks for the next marker: behind comments that fit and tables, and else in the segment itself."""
+    """Return where FFmpeg searches for the next marker: after comments that fit and tables, else in the segment."""
     length = int.from_bytes(data[at : at + 2])
     end = at + length
     if end + 2 > len(data) or length < 2:

@@ -1,1 +1,1 @@
-"""Jobs as they stand in the bucket: the record, its state machine, its hints and its store."""
+"""Jobs in the bucket: the record, its state machine, its index keys and its store."""

@@ -62,6 +62,7 @@ class JobQueue:
             claimed = await self._claim_one(await self._entries(page.keys), claimant)
             if claimed is not None or not page.more:
                 return claimed
+            # Every key of this page was stale or lost; the jobs behind them must not starve.
             after = page.keys[-1]
 
     async def peek(self, pool: str) -> JobRecord | None:
@@ -112,7 +113,7 @@ class JobQueue:
             stored = None
         claimed = None if stored is None else await self._take(stored, entry, claimant, ahead)
         if claimed is None:
-            self._jobs.withdraw(ahead)
+            self._jobs.withdraw(ahead)  # no record will name the timer
         return claimed
 
     def _ahead(self, entry: QueueEntry) -> KeysAhead:
@@ -135,6 +136,7 @@ class JobQueue:
     async def _take(self, stored: StoredJob, entry: QueueEntry, by: _Claimant, ahead: KeysAhead) -> StoredJob | None:
         record, now = stored.record, self._clock.now()
         if record.outdates(Status.QUEUED, entry.attempt):
+            # Left in place, the stale key would cost each claim of the pool a GET.
             await self._objects.delete(entry.key)
             return None
         if record.status is not Status.QUEUED:

@@ -138,6 +138,7 @@ class Delivery(Model):
         attempts = self.attempts
         if attempt is not None:
             attempts = (*(one.shortened for one in attempts), attempt)[-MOST_ATTEMPTS:]
+        # A greater generation gives the next outbox entry another key, so deleting the old one cannot hit it.
         changes = {"attempts": attempts, "lease_until": None, "generation": self.generation + 1, **fields}
         return self.model_copy(update=changes)
 
@@ -173,7 +174,7 @@ class DeliveryStore:
         if after.dead_letter is not None:
             await self._objects.put(after.dead_letter.key, b"")
         settled = await self._commit(after, etag=stored.etag)
-        if before is not None and after.dead_letter is None:
+        if before is not None and after.dead_letter is None:  # replayed: it is no longer a dead letter
             await self._objects.delete(before.key)
         return settled
 
@@ -204,6 +205,7 @@ class DeliveryStore:
         now = self._clock.now()
         ref = EventRef(tenant, "test", test_id, 1)
         await self._objects.put(Timer.new(now + TEST_KEPT, "test", tenant, test_id, armed_at=now).key, b"")
+        # A test has no record that could hold its event, so its delivery is created at once and stands for it.
         asked = Delivery(tenant=tenant, kind="test", owner_id=test_id, sequence=1, type=TEST_TYPE, url=url, next_at=now)
         await self._objects.put(OutboxEntry(now, endpoint_of(url), ref).key, b"")
         await self.start(asked)
@@ -266,6 +268,7 @@ class DeliveryStore:
         return [stored.record for stored in await map_bounded(refs, self.find) if stored is not None]
 
     async def _commit(self, record: Delivery, *, etag: str | None) -> StoredDelivery:
+        # Equal bodies would share an ETag, so each version gets a number.
         numbered = record.model_copy(update={"rev": record.rev + 1})
         return StoredDelivery(*await commit(self._objects, _key(record.ref), numbered, etag=etag))
 

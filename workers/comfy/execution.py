@@ -80,7 +80,7 @@ class Execution:
         if self._cancelled_at is None:
             self._cancelled_at = _now()
             self._inbox.wake()
-            if self._patience is not None:
+            if self._patience is not None:  # the call in flight must end within the grace as well
                 self._patience.reschedule(self._give_up_at)
 
     @property
@@ -132,7 +132,7 @@ class Execution:
         try:
             self.node_errors = await self._answered(self._engine.submit(self._prompt))
         except PromptRefused:
-            self._is_submitted = False
+            self._is_submitted = False  # nothing runs, so nothing has to be withdrawn
             raise
         self._heard_at = self._polled_at = _now()
 
@@ -169,6 +169,7 @@ class Execution:
                         self._inbox.put(message)
             except EngineUnavailable as error:
                 logger.debug("%s", error)
+            # Messages may have been lost with the socket, so history is polled at once.
             self._connected.clear()
             self._poll_now = True
             self._inbox.wake()

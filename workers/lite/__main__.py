@@ -1,7 +1,7 @@
-"""`comfyui_modal.py workers.lite`: takes ComfyUI's flags; those that mean nothing here are ignored.
+"""`comfyui_modal.py workers.lite`: accepts ComfyUI's flags and ignores those without a meaning here.
 
-A worker has it listen on a UNIX socket (`--unix-socket`, or the variable that `workers/supervise.py` names). Without
-one it listens on TCP, as ComfyUI does, for trials.
+For a worker it listens on a UNIX socket (`--unix-socket`, or the variable of `workers/supervise.py`). Without one it
+listens on TCP like ComfyUI, for trials.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def _folders(options: argparse.Namespace) -> Folders:
 
 
 def _base(options: argparse.Namespace) -> Path:
-    """Made only where a folder is not given: nothing removes it."""
+    """Return the base folder; a temporary one, which is never removed, is created only if a folder is not given."""
     if options.base_directory is None:
         options.base_directory = Path(tempfile.mkdtemp(prefix="comfyui-lite-"))
     base: Path = options.base_directory
@@ -62,7 +62,7 @@ def _base(options: argparse.Namespace) -> Path:
 
 
 def _bound(path: Path) -> socket.socket:
-    """By the name alone: so the kernel's list of sockets shows no path, as with `engine_side/`."""
+    """Bind a socket by its name alone, so that the kernel's list of sockets shows no path, as in `engine_side/`."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.chdir(path.parent):
         listening.bind(path.name)

@@ -1,6 +1,6 @@
-"""The connected sockets and what is sent to them. Safe to call from the executor's thread.
+"""The connected sockets and the messages to them. Safe to call from the executor's thread.
 
-One socket a client id: a second one takes over. A message without an addressee goes to every socket.
+Each client id has one socket; a second one replaces it. A message without a client id goes to every socket.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ class Clients:
             self._clients[client_id].wants_metadata = bool(flags.get("supports_preview_metadata"))
 
     def send(self, kind: str, data: Any, client_id: str | None) -> None:
-        """A text message, encoded now: what it describes may change before it is sent."""
+        """Queue a text message. It is encoded now, since its data may change before it is sent."""
         self._put(client_id, json.dumps({"type": kind, "data": data}))
 
     def wants_metadata(self, client_id: str | None) -> bool:
@@ -51,7 +51,7 @@ class Clients:
         return client is not None and client.wants_metadata
 
     def send_preview(self, picture: Image.Image, kind: str, about: Mapping[str, str], client_id: str | None) -> None:
-        """A picture of a node. `about` is its node_id and prompt_id, which only those hear who asked for metadata."""
+        """Queue a node's preview. `about` is its node_id and prompt_id, sent only to clients that want metadata."""
         if client_id is not None and client_id not in self._clients:
             return
         buffer = io.BytesIO()
@@ -71,7 +71,7 @@ class Clients:
         self._put(client_id, struct.pack(">II", _PREVIEW_WITH_METADATA, len(text)) + text + buffer.getvalue())
 
     async def pump(self) -> None:
-        """Send for ever, in order."""
+        """Send the messages in order, without end."""
         while True:
             client_id, message = await self._outgoing.get()
             clients = self._clients.values() if client_id is None else [self._clients.get(client_id)]
@@ -82,7 +82,7 @@ class Clients:
                     else:
                         await client.socket.send_bytes(message)
                 except (ConnectionError, RuntimeError):
-                    continue  # it is closing: its handler removes it
+                    continue  # the socket is closing, and its handler removes it
 
     def _put(self, client_id: str | None, message: str | bytes) -> None:
         self._loop.call_soon_threadsafe(self._outgoing.put_nowait, (client_id, message))

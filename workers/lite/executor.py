@@ -1,4 +1,4 @@
-"""Runs prompts one after another in a thread of its own, and tells the client what ComfyUI would tell it."""
+"""Runs prompts one after another in a separate thread, and sends the client ComfyUI's messages."""
 
 import logging
 import threading
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A result, and the node that gave it: a node of equal signature shows that node's name in the history."""
+    """A result and its node, whose name the history shows for every node of equal signature."""
 
     result: Result
     node_id: str
 
 
 class Executor:
-    """`cache` holds the results of the last prompt by signature, as ComfyUI's default cache does."""
+    """`cache` has the results of the last prompt by signature, like ComfyUI's default cache."""
 
     def __init__(self, classes: Mapping[str, NodeClass], folders: Folders, clients: Clients, *, metadata: bool) -> None:
         self.classes = classes
@@ -37,10 +37,10 @@ class Executor:
         self.metadata = metadata
         self.interrupted = threading.Event()
         self.forget = threading.Event()
-        """Set to have the cache emptied before the next prompt."""
+        """Set to empty the cache before the next prompt."""
         self.cache: dict[str, Cached] = {}
         self.current: tuple[str, str | None] | None = None
-        """The running node and its client, for a socket that connects meanwhile."""
+        """The running node and its client, for a socket that connects while it runs."""
 
     def run_forever(self, prompts: Prompts) -> None:
         while True:
@@ -66,7 +66,7 @@ class PromptRun:
         self._record = Record(prompt)
         self._results: dict[str, Cached] = {}
         self._shared: dict[str, Cached] = {}
-        """Results by signature: of equal nodes only the first runs."""
+        """Results by signature, so that only the first of equal nodes runs."""
         self._progress: dict[str, dict[str, Any]] = {}
         self._executed: list[str] = []
         self._plan = Plan((), {})
@@ -125,7 +125,7 @@ class PromptRun:
         self._set_progress(node_id, "finished", last["max"], last["max"])
 
     def _values(self, node_id: str) -> dict[str, Any]:
-        """Every link, declared or not; of the literals those that the class declares, or all where it takes any."""
+        """Return every link's value, declared or not, and the declared literals; all of them if the class takes any."""
         node = self._prompt.graph[node_id]
         about = self._executor.classes[node["class_type"]]
         declared = about.inputs()
@@ -166,7 +166,7 @@ class PromptRun:
         self._executor.clients.send("progress_state", data, self._prompt.client_id)
 
     def step(self, node_id: str, value: int, maximum: int, preview: Image.Image | None, kind: str) -> None:
-        """A node's progress, with its preview; without a client it goes to everyone, as in ComfyUI."""
+        """Send a node's progress and preview; without a client to every socket, as in ComfyUI."""
         if self._executor.interrupted.is_set():
             raise Interrupted
         clients, client_id = self._executor.clients, self._prompt.client_id
@@ -185,26 +185,26 @@ class PromptRun:
         return self._executor.folders
 
     def metadata(self) -> Mapping[str, Any]:
-        """What a PNG of this prompt carries as text."""
+        """The text chunks of this prompt's PNGs."""
         if not self._executor.metadata:
             return {}
         extra = self._prompt.extra_data.get("extra_pnginfo")
         return {"prompt": self._prompt.graph, **(extra if isinstance(extra, dict) else {})}
 
     def _note(self, kind: str, data: dict[str, Any]) -> None:
-        """A message that the history keeps too."""
+        """Send a message and keep it in the history."""
         full = {"prompt_id": self._prompt.prompt_id, **data, "timestamp": int(time.time() * 1000)}
         self._record.messages.append([kind, full])
         self._send(kind, full, broadcast=kind == "execution_interrupted")
 
     def _send(self, kind: str, data: dict[str, Any], *, broadcast: bool = False) -> None:
-        """To the prompt's client; without one, to nobody."""
+        """Send a message to the prompt's client, if it has one."""
         if self._prompt.client_id is not None or broadcast:
             self._executor.clients.send(kind, {**data, "prompt_id": self._prompt.prompt_id}, self._prompt.client_id)
 
 
 class NodeRun:
-    """`Running` for one node."""
+    """Implements `Running` for one node."""
 
     def __init__(self, run: PromptRun, node_id: str) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""What an `execution_error` says of an exception."""
+"""Builds the `execution_error` message of an exception."""
 
 import traceback
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def failure(error: Exception, inputs: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]:
-    """`inputs` are the failed node's values, `nodes` all that the prompt would have run."""
+    """Return the message's data. `inputs` are the failed node's values, `nodes` all nodes of the prompt's plan."""
     return {
         "exception_message": f"{error}\n",
         "exception_type": type_name(error),
@@ -17,7 +17,7 @@ def failure(error: Exception, inputs: Mapping[str, Any], nodes: Sequence[str]) -
 
 
 def type_name(error: Exception) -> str:
-    """Built-in exceptions by their bare name, others with their module, as ComfyUI writes them."""
+    """Return an exception's type as in ComfyUI: built-in ones by their name, others with their module."""
     kind = type(error)
     if kind.__name__ == "OutOfMemoryError":
         return "torch.OutOfMemoryError"

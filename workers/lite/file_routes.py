@@ -1,4 +1,4 @@
-"""/upload/image and /view: files in and out."""
+"""The routes of files: /upload/image and /view."""
 
 import io
 import mimetypes
@@ -22,9 +22,9 @@ class FileRoutes:
         return [web.post(f"{prefix}/upload/image", self.upload_image), web.get(f"{prefix}/view", self.view)]
 
     async def upload_image(self, request: web.Request) -> web.Response:
-        """Any file. Another content under a taken name gets `name (1)`, unless `overwrite` is set.
+        """Store a file of any type. Different content under an existing name gets `name (1)` without `overwrite`.
 
-        An unknown type and an empty name are 500, as in ComfyUI.
+        An unknown type and an empty name are a 500, as in ComfyUI.
         """
         form = await request.post()
         image = form.get("image")
@@ -45,7 +45,7 @@ class FileRoutes:
         return web.json_response({"name": path.name, "subfolder": subfolder, "type": kind})
 
     async def view(self, request: web.Request) -> web.StreamResponse:
-        """`preview` re-encodes a picture as WebP or JPEG, `channel` keeps its colours or its opacity."""
+        """Return a file. `preview` re-encodes an image as WebP or JPEG, `channel` keeps its colours or its opacity."""
         name, kind = self._folders.split_annotation(request.query.get("filename", ""))
         if not name:
             return web.Response(status=404)
@@ -84,7 +84,7 @@ def _reencoded(path: Path, kind: str, quality: int) -> bytes:
 
 
 def _channel(path: Path, channel: str) -> bytes:
-    """The colours alone, or black with the picture's opacity."""
+    """Return the colours alone, or black with the image's opacity."""
     buffer = io.BytesIO()
     with Image.open(path, formats=PILLOW) as image:
         if channel == "rgb":

@@ -21,19 +21,19 @@ class Folders:
             folder.mkdir(parents=True, exist_ok=True)
 
     def split_annotation(self, name: str) -> tuple[str, str | None]:
-        """`photo.png [output]` as its name and its folder's kind; None if it names none."""
+        """Split `photo.png [output]` into the name and the folder's kind, None without one."""
         match = _ANNOTATION.search(name)
         return (name[: match.start()], match[1]) if match else (name, None)
 
     def annotated(self, name: str) -> Path | None:
-        """The path of `photo.png` or `photo.png [output]`; None if it would lie outside of the folder."""
+        """Return the path of `photo.png` or `photo.png [output]`; None if it would be outside the folder."""
         plain, kind = self.split_annotation(name)
         return inside(self.of(kind or "input") or self.input, plain)
 
     def save_path(self, prefix: str, folder: Path) -> tuple[Path, str, int]:
-        """Where a file of this prefix goes: its folder, the base of its name and the next free counter.
+        """Return the folder, the base name and the next free counter of a file with this prefix.
 
-        ValueError if the prefix leaves the folder.
+        Raises ValueError if the prefix leaves the folder.
         """
         target = inside(folder, prefix)
         if target is None:
@@ -44,14 +44,14 @@ class Folders:
         return target.parent, target.name, max(numbers, default=0) + 1
 
     def entry(self, path: Path, kind: str) -> dict[str, str]:
-        """The file as a ui payload names it."""
+        """Return the file's entry in a ui payload."""
         folder = self.of(kind) or self.output
         subfolder = path.parent.relative_to(folder).as_posix()
         return {"filename": path.name, "subfolder": "" if subfolder == "." else subfolder, "type": kind}
 
 
 def inside(folder: Path, name: str) -> Path | None:
-    """The path of `name` below `folder`; None if it is not below it."""
+    """Return the path of `name` below `folder`; None if it would be outside."""
     root = folder.resolve()
     path = (root / name).resolve()
     return path if path.is_relative_to(root) and path != root else None

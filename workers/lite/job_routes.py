@@ -43,7 +43,7 @@ class JobRoutes:
         return web.json_response({"cancelled": any(cancelled)})
 
     def _cancel(self, job_id: str) -> bool:
-        """Whether the prompt waited or ran."""
+        """Cancel a prompt and return whether it was queued or running."""
         if self._prompts.is_running(job_id):
             self._executor.interrupted.set()
             return True

@@ -9,11 +9,11 @@ from workers.lite.prompts import Prompts, QueuedPrompt, Record
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 _PREVIEWABLE = {"images", "video", "audio", "gifs", "3d"}
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-"""Canonical lower-case form, the only one in which an id is accepted."""
+"""The canonical lower-case form, the only one that is accepted."""
 
 
 def listing(prompts: Prompts, query: Mapping[str, str]) -> dict[str, Any]:
-    """Newest first. ValueError, with ComfyUI's words, for a bad query."""
+    """Return the jobs, newest first. Raises ValueError with ComfyUI's message for a bad query."""
     statuses = tuple(query["status"].split(",")) if query.get("status") else STATUSES
     unknown = [status for status in statuses if status not in STATUSES]
     if unknown:
@@ -31,7 +31,7 @@ def listing(prompts: Prompts, query: Mapping[str, str]) -> dict[str, Any]:
 
 
 def one(prompts: Prompts, prompt_id: str) -> dict[str, Any] | None:
-    """All that is known of one prompt."""
+    """Return one prompt's job, or None."""
     record = prompts.find_record(prompt_id)
     if record is not None:
         return _finished(record) | {

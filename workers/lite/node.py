@@ -1,4 +1,4 @@
-"""What a node is here: a function with ComfyUI's declaration of its inputs and outputs."""
+"""The lite engine's nodes: functions with ComfyUI's declaration of their inputs and outputs."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,33 +11,33 @@ from workflows.catalogue import LITE_CATEGORY
 from workflows.declarations import OPEN_INPUTS
 
 Declared = Sequence[Any]
-"""An input as object_info shows it: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
+"""An input in object_info's form: `["INT", {"default": …}]`, or `[[choice, …], {…}]`."""
 
 
 class Interrupted(Exception):
-    """The prompt was interrupted; raised where a node reports progress or looks for it."""
+    """The prompt was interrupted; raised when a node reports progress or checks for it."""
 
 
 class OutOfMemoryError(Exception):
-    """Stands for torch's error of this name, which the fault nodes raise."""
+    """Replaces torch's error of this name; the fault nodes raise it."""
 
 
 class Running(Protocol):
-    """What a node may use of the prompt that runs it."""
+    """The part of the running prompt that a node may use."""
 
     folders: Folders
     node_id: str
     metadata: Mapping[str, Any]
-    """What a PNG carries as JSON texts; empty with --disable-metadata."""
+    """The JSON text chunks of a PNG; empty with --disable-metadata."""
 
     def progress(self, value: int, maximum: int, preview: Image.Image | None = None, kind: str = "JPEG") -> None:
-        """Report a step; raises `Interrupted`. `kind`, JPEG or PNG, is how the preview is sent."""
+        """Report a step. `kind`, JPEG or PNG, is the preview's format. Raises `Interrupted`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A node's output values, and what it shows (`ui`)."""
+    """A node's output values, and its `ui` payload."""
 
     values: Sequence[Any] = ()
     ui: Mapping[str, Any] | None = None
@@ -50,8 +50,8 @@ Fingerprint = Callable[[Folders, Mapping[str, Any]], str]
 
 @dataclass(frozen=True, slots=True)
 class NodeClass:
-    """`check` returns what is wrong with the values, as ComfyUI words it; `fingerprint` tells when inputs that the
-    prompt does not show (a file's content) have changed. `open_inputs`: values of any name are given to it."""
+    """`check` returns ComfyUI's error message for the values. `fingerprint` changes with inputs that are not in the
+    prompt, such as a file's content. `open_inputs`: the node gets values of any name."""
 
     name: str
     execute: Execute

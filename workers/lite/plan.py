@@ -1,4 +1,4 @@
-"""In which order a prompt's nodes run, and what each node's result depends on. No result is computed here."""
+"""Plans the order of a prompt's nodes and the signatures of their results. No node runs here."""
 
 import hashlib
 import json
@@ -15,29 +15,29 @@ Graph = Mapping[str, Any]
 
 
 class NodeNotFoundError(Exception):
-    """An undeclared link leads nowhere. Validation follows declared links alone, execution all of them."""
+    """An undeclared link has no target. Validation follows only declared links, execution all of them."""
 
 
 class DependencyCycleError(Exception):
-    """Undeclared links make a ring."""
+    """Undeclared links form a cycle."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`signatures`: by node, a hash of the node and of all that it depends on; equal ones share one result."""
+    """`signatures` has by node a hash of it and its dependencies; nodes of equal signature share one result."""
 
     order: tuple[str, ...]
     signatures: Mapping[str, str]
 
 
 def plan(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass], folders: Folders) -> Plan:
-    """`NodeNotFoundError` and `DependencyCycleError` for undeclared links that cannot be followed."""
+    """Plan a graph. Raises `NodeNotFoundError` or `DependencyCycleError` for undeclared links."""
     order = _order(graph, outputs, classes)
     return Plan(order, _signatures(graph, order, classes, folders))
 
 
 def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass]) -> tuple[str, ...]:
-    """Dependencies first; among nodes that are ready, outputs first, then those that feed one, then as written."""
+    """Order the nodes: dependencies first; of ready nodes outputs first, then their inputs, then the graph's order."""
     wanted: dict[str, set[str]] = {}
     waiting = list(outputs)
     while waiting:
@@ -68,7 +68,7 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
 def _signatures(
     graph: Graph, order: Sequence[str], classes: Mapping[str, NodeClass], folders: Folders
 ) -> dict[str, str]:
-    """Inputs that the class does not know count too, as in ComfyUI; titles and node ids do not."""
+    """Return the signatures by node. Undeclared inputs count, as in ComfyUI; titles and node ids do not."""
     found: dict[str, str] = {}
     for node_id in order:
         node = graph[node_id]
@@ -83,7 +83,7 @@ def _signatures(
 
 
 def _fingerprint(node_class: NodeClass, folders: Folders, inputs: Mapping[str, Any]) -> str:
-    """What cannot be looked at counts as changed."""
+    """Return the class's fingerprint of the inputs; an unreadable one counts as changed."""
     if node_class.fingerprint is None:
         return ""
     try:

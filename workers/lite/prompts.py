@@ -1,4 +1,4 @@
-"""The prompts that wait, the one that runs and those that ran. Shared by the server and the executor's thread."""
+"""The queued, running and finished prompts, shared by the server and the executor's thread."""
 
 import heapq
 import itertools
@@ -25,13 +25,13 @@ class QueuedPrompt:
         return self.extra_data.get("client_id")
 
     def as_list(self) -> list[Any]:
-        """As GET /queue and the history show it."""
+        """Return the prompt in the form of GET /queue and the history."""
         return [self.number, self.prompt_id, self.graph, self.extra_data, list(self.outputs)]
 
 
 @dataclass(slots=True)
 class Record:
-    """What GET /history answers of one prompt."""
+    """One prompt's entry of GET /history."""
 
     prompt: QueuedPrompt
     outputs: dict[str, Any] = field(default_factory=dict)
@@ -53,12 +53,12 @@ class Record:
 
 
 def node_meta(node_id: str) -> dict[str, Any]:
-    """How the history names the node of an output."""
+    """Return the history's description of an output's node."""
     return {"node_id": node_id, "display_node": node_id, "parent_node": None, "real_node_id": node_id}
 
 
 class Prompts:
-    """`changed` is called from whatever thread, under the lock: what it sends keeps the order of the changes."""
+    """`changed` is called from any thread under the lock, so that its messages keep the order of the changes."""
 
     def __init__(self, changed: Callable[[], None]) -> None:
         self._changed = changed
@@ -75,7 +75,7 @@ class Prompts:
             self._changed()
 
     def take(self) -> QueuedPrompt:
-        """Blocks until a prompt waits; it is the running one then."""
+        """Block until a prompt is queued, and make it the running one."""
         with self._lock:
             while not self._waiting:
                 self._lock.wait()
@@ -101,7 +101,7 @@ class Prompts:
         return running is not None and running.prompt_id == prompt_id
 
     def unfinished(self) -> tuple[list[QueuedPrompt], list[QueuedPrompt]]:
-        """The running one, if any, and those that wait."""
+        """Return the running prompt, if any, and the queued ones."""
         with self._lock:
             return [self._running] if self._running else [], [item[2] for item in self._waiting]
 
@@ -118,7 +118,7 @@ class Prompts:
             self._changed()
 
     def drop_waiting(self, prompt_id: str) -> bool:
-        """Whether one waited; of several with this id, one is dropped. It leaves no history and no message."""
+        """Remove one queued prompt of this id, without history or message; return whether there was one."""
         with self._lock:
             place = next((i for i, item in enumerate(self._waiting) if item[2].prompt_id == prompt_id), None)
             if place is None:

@@ -1,4 +1,4 @@
-"""What ComfyUI does with every request: pages of other origins get nothing, OPTIONS is always welcome."""
+"""ComfyUI's middleware: pages of other origins are refused, OPTIONS is always allowed."""
 
 import ipaddress
 from collections.abc import Awaitable, Callable
@@ -11,7 +11,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @web.middleware
 async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """403 if a loopback Host is asked from another Origin: a page elsewhere, in a browser on this machine."""
+    """Return 403 for a loopback Host with another Origin, which is a foreign page in a browser on this machine."""
     if request.method == "OPTIONS":
         return web.Response()
     host, origin = request.headers.get("Host"), request.headers.get("Origin")

@@ -1,4 +1,4 @@
-"""ComfyUI's routes, as far as clients of a headless server use them. Each also answers under /api."""
+"""The routes of ComfyUI that clients of a headless server use, each also available under /api."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from workers.lite.requests import check_origin
 from workers.lite.validation import Refused, Validator
 
 VERSION = "0.33.0"
-"""The ComfyUI whose behaviour this server shows."""
+"""The version of ComfyUI whose behaviour this server has."""
 
 _BAD_PROMPT_ID = {
     "type": "invalid_prompt_id",
@@ -34,7 +34,7 @@ _BAD_PROMPT_ID = {
     "extra_info": {},
 }
 _SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
-"""Never shown again; here no node needs them."""
+"""Keys that are never returned; no node uses them here."""
 _NO_PROMPT = {
     "type": "no_prompt",
     "message": "No prompt provided",
@@ -44,7 +44,7 @@ _NO_PROMPT = {
 
 
 class LiteServer:
-    """The handlers, and the state that they share with the executor's thread."""
+    """The handlers and the state that they share with the executor's thread."""
 
     def __init__(
         self, classes: dict[str, NodeClass], folders: Folders, *, max_upload_bytes: int, metadata: bool
@@ -137,7 +137,7 @@ class LiteServer:
         return web.json_response(self._status()["status"])
 
     async def post_prompt(self, request: web.Request) -> web.Response:
-        """What ComfyUI cannot make sense of is a 500 in plain text, there and here."""
+        """Queue a prompt. An invalid document is a 500 in plain text, as in ComfyUI."""
         body = json.loads(await request.text())
         if not isinstance(body, dict) or "prompt" not in body:
             return _refused(_NO_PROMPT)
@@ -178,7 +178,7 @@ class LiteServer:
         return web.Response()
 
     async def interrupt(self, request: web.Request) -> web.Response:
-        """With an id only that prompt, if it runs; always 200."""
+        """Interrupt the running prompt, or only that of the id; always 200."""
         try:
             prompt_id = (await request.json()).get("prompt_id")
         except (ValueError, AttributeError):
@@ -227,11 +227,11 @@ class LiteServer:
         return info
 
     async def model_folders(self, _: web.Request) -> web.Response:
-        """The kinds of models that it can load: none."""
+        """Return the kinds of models, of which there are none."""
         return web.json_response([])
 
     async def root(self, _: web.Request) -> web.Response:
-        """ComfyUI has its front end here, and clients ask for it to see whether it has started."""
+        """Return a page, since clients request ComfyUI's front end to check whether it has started."""
         return web.Response(text="The lite engine has no front end.\n")
 
     async def features(self, _: web.Request) -> web.Response:
@@ -243,7 +243,7 @@ class LiteServer:
 
 
 def _kept(extra_data: dict[str, Any]) -> dict[str, Any]:
-    """What the queue and the history show of a client's extra_data."""
+    """Return a client's extra_data without the keys that are never returned."""
     kept = {key: value for key, value in extra_data.items() if key not in _SECRETS}
     return {**kept, "create_time": int(time.time() * 1000)}
 

@@ -1,7 +1,7 @@
-"""Whether a prompt may run, in ComfyUI 0.33's words: the bodies of its refusals, key for key.
+"""Validates prompts with the error bodies of ComfyUI 0.33, key for key.
 
-Each output node is judged with all that it depends on. Outputs that fail are left out, and the prompt is refused
-only if none is left: that is why a 200 can carry node_errors.
+Each output node is validated with its dependencies. Outputs that fail are left out, and the prompt is refused only if
+none is left, so a 200 can have node_errors.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`outputs` are the good output nodes; `error` is set if none is."""
+    """`outputs` are the valid output nodes; `error` is set if there are none."""
 
     outputs: tuple[str, ...]
     error: dict[str, Any] | None
@@ -25,7 +25,7 @@ class Verdict:
 
 
 class Refused(Exception):
-    """The whole prompt is refused, before any node is judged."""
+    """The whole prompt is refused before any node is validated."""
 
     def __init__(self, error: dict[str, Any]) -> None:
         super().__init__(error["message"])
@@ -38,7 +38,10 @@ class Validator:
         self._folders = folders
 
     def judge(self, prompt: Mapping[str, Any], targets: list[str] | None = None) -> Verdict:
-        """`Refused` for unknown classes and where nothing would be output. Values are converted in place."""
+        """Validate a prompt and convert its values in place.
+
+        Raises `Refused` for unknown classes and without an output node.
+        """
         outputs = self._outputs(prompt, targets)
         if not outputs:
             raise Refused(_error("prompt_no_outputs", "Prompt has no outputs", ""))
@@ -72,7 +75,7 @@ _CORRUPTED = "The workflow may be corrupted or a custom node is missing."
 
 
 class _Judgement:
-    """The nodes of one prompt, each judged once."""
+    """The validation of one prompt's nodes, each of which is validated once."""
 
     def __init__(self, prompt: Mapping[str, Any], classes: Mapping[str, NodeClass], folders: Folders) -> None:
         self._prompt = prompt
@@ -89,7 +92,7 @@ class _Judgement:
         return not bad
 
     def summary(self, outputs: list[str]) -> str:
-        """The errors of the output nodes themselves, as the general error's details."""
+        """Return the errors of the output nodes themselves, for the general error's details."""
         own = [
             error for output in outputs for error in self._errors.get(output, ()) if error["type"] != "dependency_cycle"
         ]
@@ -106,12 +109,12 @@ class _Judgement:
         }
 
     def _reach(self, output: str) -> list[str]:
-        """The node and all that it depends on by declared inputs, each judged once.
+        """Validate a node and its dependencies by declared inputs, and return them.
 
-        A cycle is the error of every node in it. Without recursion: a chain may be as long as a graph is large.
+        A cycle is an error of each of its nodes. The walk is iterative, since a chain may be as long as the graph.
         """
         reached = {output: None}
-        path = {output: iter(self._judged(output))}  # from the output to where the walk is, in order
+        path = {output: iter(self._judged(output))}  # from the output to the current node, in order
         while path:
             node_id = next(reversed(path))
             source = next(path[node_id], None)
@@ -126,7 +129,7 @@ class _Judgement:
         return list(reached)
 
     def _judged(self, node_id: str) -> tuple[str, ...]:
-        """The nodes that it depends on, once it has been judged."""
+        """Validate a node and return its dependencies."""
         if node_id not in self._sources:
             self._errors[node_id] = self._check_node(node_id)
             declared = self._classes[self._prompt[node_id]["class_type"]].inputs()
@@ -166,7 +169,7 @@ class _Judgement:
         value = inputs[name]
         if isinstance(value, list):
             return self._check_link(name, value, config)
-        if isinstance(value, dict) and "__value__" in value:  # how a list is sent as a value
+        if isinstance(value, dict) and "__value__" in value:  # the form of a list that is a value
             inputs[name] = value = value["__value__"]
         kind = config[0]
         about = {"input_name": name, "input_config": list(config), "received_value": value}

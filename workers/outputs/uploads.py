@@ -145,6 +145,7 @@ class OutputUploads:
         return task
 
     async def _file(self, node_id: str, ref: FileRef, named: _Named) -> Output:
+        # The slot includes the fetch, which takes disk space for a copy or a connection.
         async with self._slots:
             path = await self._engine.fetch(ref)
             size = path.stat().st_size
@@ -187,6 +188,7 @@ class OutputUploads:
 
 
 async def _listed_for(node_id: str, shared: asyncio.Task[Output]) -> Output:
+    # Shielded, since a cancellation of this output must not cancel the upload of the other node's.
     return (await asyncio.shield(shared)).model_copy(update={"node_id": node_id})
 
 

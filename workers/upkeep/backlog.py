@@ -113,10 +113,10 @@ class Backlog:
             try:
                 stored = await self._jobs.read(entry.tenant, entry.job_id)
                 record = await self._unless_given_up(stored, broken)
-            except PreconditionFailed:
+            except PreconditionFailed:  # a worker claims the job; the next sweep decides again
                 return WAITS
             except JobNotFound:
-                if self._clock.now() - entry.created_at <= YOUNG:
+                if self._clock.now() - entry.created_at <= YOUNG:  # the key may precede its record's commit
                     return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)
@@ -149,6 +149,7 @@ class Backlog:
             coming = await self._launcher.waiting(pool)
             if coming is None:
                 return []
+            # After exhausted starts a single worker tests whether the engine starts again.
             missing = max(0, (1 if starts.is_exhausted else jobs) - coming)
             for _ in range(missing):
                 await self._launcher.spawn(pool)

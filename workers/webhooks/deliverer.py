@@ -104,6 +104,7 @@ class Deliverer:
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
             return await self._deliveries.settle(stored, delivery.held(now + self._lease))
         elif delivery.outbox_entry is not None:
+            # The delivery has a newer entry, which is written again in case a crash prevented it.
             await self._outbox.keep(delivery.outbox_entry)
         await self._outbox.drop(entry)
         return "dropped"
@@ -115,6 +116,7 @@ class Deliverer:
     async def _attempt(self, entry: OutboxEntry, found: Committed, held: StoredDelivery) -> Result:
         allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
         if isinstance(allowed, datetime):
+            # A pause of the receiver is not an attempt, so it does not use up the schedule.
             return await self._settle(entry, held, held.record.rescheduled(None, allowed), "again")
         if isinstance(allowed, str):
             return await self._settle(
@@ -203,7 +205,7 @@ class Deliverer:
 
     async def _settle(self, entry: OutboxEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
         await self._deliveries.settle(held, after)
-        await self._outbox.drop(entry)
+        await self._outbox.drop(entry)  # last, since `settle` has written the next entry
         return result
 
 

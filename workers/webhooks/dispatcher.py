@@ -74,7 +74,7 @@ class Dispatcher:
             waiting, self._waiting = self._waiting, []
             self._begin_all(waiting)
             if self._has_more and self._has_room:
-                return
+                return  # capacity is free and more is due: list again at once
 
     async def _rings(self, bell: Bell, stop: asyncio.Event, patience_s: float) -> bool:
         """Return True at a signal or after `patience_s`, False if an attempt ended first or `stop` was set."""
@@ -113,6 +113,7 @@ class Dispatcher:
         """Start the entries for which there is capacity and return their number; the others wait."""
         now, begun = asyncio.get_running_loop().time(), 0
         for entry in entries:
+            # Each LIST returns entries in flight again, until their attempts delete them.
             if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
                 continue
             if self._has_room_for(entry):
@@ -153,5 +154,5 @@ class Dispatcher:
             if result == "later":
                 self._not_before[entry.key] = asyncio.get_running_loop().time() + LATER_S
             elif not self._under_way:
-                self._not_before.clear()
+                self._not_before.clear()  # bounds the dict, whose entries other deliverers may have deleted
             self._ended.set()
