@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,40 @@ async def test_no_bytes_before_a_header_hide_it(tmp_path: Path, name: str) -> No
         body = edited(growing(codec, container_format, pixels, options, large=10), edit)
     else:
         body = growing(codec, container_format, pixels, options, large=10, edit=edit)
+    assert largest_decoded(body) == LARGE
+    with pytest.raises(MediumRefused, match="frames of up to"):
+        await checked(tmp_path, body)
+
+
+def nal_units(body: bytes) -> list[bytes]:
+    found, at = [], 0
+    while at < len(body):
+        end = at + 4 + int.from_bytes(body[at : at + 4])
+        found.append(body[at + 4 : end])
+        at = end
+    return found
+
+
+def as_configuration(body: bytes) -> bytes:
+    """The parameter sets of a packet as a file's header has them (ISO/IEC 14496-15, 5.3.3.1), for lengths of two
+    bytes."""
+    sequence = next(one for one in nal_units(body) if one[0] & 31 == 7)
+    picture = next(one for one in nal_units(body) if one[0] & 31 == 8)
+    head = bytes([1, sequence[1], 0, sequence[3], 0xFC | 1, 0xE0 | 1])
+    return head + len(sequence).to_bytes(2) + sequence + b"\1" + len(picture).to_bytes(2) + picture
+
+
+async def test_a_packet_may_be_the_configuration(tmp_path: Path) -> None:
+    """FFmpeg takes it as the file's new header, with another length of lengths."""
+    _, container_format, pixels, options = CODECS[0]
+    numbers = count()
+
+    def edit(body: bytes) -> bytes:
+        if next(numbers) % 2 == 0:
+            return as_configuration(body)
+        return b"".join(len(one).to_bytes(2) + one for one in nal_units(body) if one[0] & 31 == 5)
+
+    body = edited(growing("libx264", container_format, pixels, options, large=20), edit)
     assert largest_decoded(body) == LARGE
     with pytest.raises(MediumRefused, match="frames of up to"):
         await checked(tmp_path, body)
