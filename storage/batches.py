@@ -196,12 +196,13 @@ class BatchStore:
         except BatchNotFound:
             return timer if now - timer.armed_at < ABANDONED else None
         record = stored.record
-        if record.timer != timer.key:
-            if now - timer.armed_at < YOUNG:
-                return timer  # the commit that names it may be under way
-            await self._fence(stored)  # the paused writer of an old timer can no longer commit
-        elif not record.is_open:
+        if record.timer != timer.key and now - timer.armed_at < YOUNG:
+            return timer  # the commit that names it may be in flight
+        # Each of these commits something, which also fences the paused writer of a timer that no version names.
+        if not record.is_open and now >= record.created_at + ABANDONED:
             await self._abandon(stored)
+        elif not record.is_open:
+            await self._advance(stored, record)
         elif now >= record.expires_at and not record.awaits_its_end:
             await self._remove(stored)
         elif not record.is_reconciled:
@@ -336,10 +337,6 @@ class BatchStore:
             raise
         await self._index.delete({stored.record.timer} - {""})
         return committed
-
-    async def _fence(self, stored: StoredBatch) -> None:
-        """Rewrite the record unchanged, so that a paused writer that read it before can no longer commit."""
-        await self._commit(stored.record.model_copy(update={"rev": stored.record.rev + 1}), etag=stored.etag)
 
     def _due(self, record: BatchRecord) -> datetime:
         now = self._clock.now()
