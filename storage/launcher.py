@@ -42,7 +42,7 @@ class MemoryLauncher:
 
 
 class NoLauncher:
-    """For workers that run permanently and poll the queue."""
+    """A launcher for workers that run permanently and poll the queue."""
 
     async def spawn(self, pool: str) -> str | None:
         return None

@@ -28,7 +28,7 @@ Lane = Literal["active", "retained"]
 LANES: tuple[Lane, ...] = ("active", "retained")
 
 SHARED_NONCE = "0" * 8
-"""Of a timer that several processes write, each the same."""
+"""The fixed nonce of a timer that several processes write, so that all write the same key."""
 
 _KEY = re.compile(
     r"timers/(?P<lane>active|retained)/(?P<due>\d{13})-(?P<kind>job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})"

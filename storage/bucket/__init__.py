@@ -1,1 +1,1 @@
-"""The bucket: the port `ObjectStore`, its versions, and what a bucket must be set up with."""
+"""The bucket: the protocol `ObjectStore`, its implementations, and the setup of a bucket."""

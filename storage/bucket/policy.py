@@ -41,7 +41,7 @@ def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
 
 
 def setup_policy(bucket: str) -> dict[str, Any]:
-    """Return the policy of the user who runs `bucket setup`."""
+    """Return the policy of the key that runs `bucket setup`."""
     setup = {
         "Sid": "SetUp",
         "Effect": "Allow",

@@ -155,7 +155,7 @@ class S3ObjectStore:
             )
 
         with translated(key):
-            await self._transfers.transfer(receive, key)  # s3transfer writes beside `path`, then renames
+            await self._transfers.transfer(receive, key)  # s3transfer writes a temporary file and renames it
 
     # Presigned requests.
 

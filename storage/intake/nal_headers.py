@@ -1,7 +1,7 @@
 """The frame sizes of H.264 and HEVC, by the parameter sets in their NAL units.
 
-Units are found as FFmpeg finds them, which takes much that no encoder writes: what these readers overlooked, a file
-could hide there.
+Units are found as in FFmpeg, which accepts much that no encoder writes, so that a file cannot hide a unit from these
+readers.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 13
 
 
 PADDING = bytes(64)
-"""What FFmpeg reads behind the end of a header that is too short."""
+"""The zeros that FFmpeg reads beyond the end of a header that is too short."""
 MAX_HEADER_BYTES = 8_000
 """A parameter set with the longest lists that it may have takes less."""
 MAX_TRAILING_BYTES = 3
@@ -22,7 +22,7 @@ MAX_TRAILING_BYTES = 3
 
 
 class Bits:
-    """Of a header and the zeros behind it: IndexError behind these."""
+    """Reads the bits of a header and the zeros that follow it. Raises IndexError beyond these."""
 
     def __init__(self, data: bytes) -> None:
         data += PADDING
@@ -47,7 +47,7 @@ class Bits:
 
 
 def sizes_in(units: Iterable[bytes], size_of: Callable[[bytes], Size | None]) -> Iterator[Size]:
-    """A decoder leaves out the unit that it cannot read, and goes on with the next: so does this."""
+    """Yield the sizes in the units. An unreadable unit is skipped, as by a decoder."""
     for unit in units:
         size = None
         with contextlib.suppress(IndexError):

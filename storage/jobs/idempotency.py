@@ -123,7 +123,7 @@ class IdempotencyStore:
         return None
 
     def _timer(self, tenant: str, digest: str) -> Timer:
-        """The same for all requests of an hour, so that repeats add no objects to the bucket."""
+        """Return the timer, the same for all requests of an hour, so that repeats add no objects to the bucket."""
         due = (self._clock.now() + CLEAN_UP_AFTER).replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
         return Timer(due, "key", tenant, digest, armed_at=due, nonce=SHARED_NONCE)
 

@@ -1,1 +1,1 @@
-"""What workers publish for the API: small objects that the newest writer wins."""
+"""Small objects that workers publish for the API; the last writer wins."""

@@ -1,1 +1,1 @@
-"""What is sent to receivers, and how the sending stands."""
+"""Webhooks: signatures, requests, deliveries and receivers."""

@@ -1,1 +1,1 @@
-"""The reaper, and the duties that repair what dead processes left behind."""
+"""The reaper and its duties, which complete the work of dead processes."""

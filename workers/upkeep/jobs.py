@@ -58,7 +58,7 @@ class JobTimers:
             if age < YOUNG:
                 return timer  # the commit that names it may be under way
             if age < ABANDONED:
-                # It is moved, not kept: timers that are due cost every sweep a read.
+                # The timer is moved, not kept, since each due timer costs every sweep a GET.
                 return replace(timer, due=timer.armed_at + ABANDONED)
             await self._remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
             return None
@@ -71,9 +71,9 @@ class JobTimers:
         return None
 
     async def _fence(self, stored: StoredJob) -> None:
-        """Commit something, so that the paused writer of an old timer can no longer commit.
+        """Commit a change, so that the paused writer of an old timer can no longer commit.
 
-        A new timer also stands in for one that was moved before the commit that names it.
+        A new timer also replaces one that was moved before the commit that names it.
         """
         record = stored.record
         if record.status.is_terminal and record.due_at <= self._clock.now():

@@ -1,1 +1,1 @@
-"""Delivery of events: signed, at least once, as long as the receiver needs to come back."""
+"""Delivery of events: signed, at least once, with retries over about three days."""

@@ -120,7 +120,7 @@ class Dispatcher:
                 self._begin(entry)
                 begun += 1
             else:
-                self._waiting.append(entry)
+                self._waiting.append(entry)  # starts when an attempt ends, without another LIST
         return begun
 
     def _has_room_for(self, entry: OutboxEntry) -> bool:
