@@ -63,8 +63,12 @@ _SCOPED_SINCE = 6
 _SCOPES = 0b11
 """Abstract sockets and signals."""
 
-_SECCOMP = {"x86_64": (317, 302, 0xC000003E), "aarch64": (277, 261, 0xC00000B7)}
-"""seccomp(2), prlimit64(2) and the architecture, as the kernel numbers them."""
+_SECCOMP = {
+    "x86_64": (317, 0xC000003E, 302, (142, 144, 314), 141, 251),
+    "aarch64": (277, 0xC00000B7, 261, (118, 119, 274), 140, 30),
+}
+"""As the kernel numbers them: seccomp(2), the architecture, prlimit64(2), the sched_ calls that set a process's
+parameters, scheduler and attributes, setpriority(2), ioprio_set(2)."""
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 1 << 2
 _LOAD, _AND, _IS, _RETURN = 0x20, 0x54, 0x15, 0x06
 """Instructions of classic BPF: load a word, mask it, jump if equal, return."""
@@ -183,35 +187,60 @@ def _restrict(request: dict[str, Any]) -> None:
 
 
 def _leave_others_their_limits() -> None:
-    """Forbid prlimit(2) on other processes by seccomp, if the kernel and the architecture support it.
+    """Forbid prlimit(2) and changes of priority on other processes by seccomp, if the kernel and the architecture
+    support it.
 
-    Landlock does not cover prlimit(2), which can end any process of the same user, for example by a CPU limit of zero.
+    Landlock does not cover them. A CPU limit of zero ends any process of the same user, and one that may run only while
+    the processor is idle waits for as long as the engine computes.
     """
     numbers = _SECCOMP.get(os.uname().machine)
     if numbers is None:
         return
-    seccomp, prlimit, architecture = numbers
+    seccomp, architecture, prlimit, schedulers, setpriority, ioprio_set = numbers
+    own = os.getpid()
     # Offsets are those of struct seccomp_data: 0 the number, 4 the architecture, from 16 on the arguments.
-    program = (
-        (_LOAD, 0, 0, 4),
-        (_IS, 0, 10, architecture),
-        (_LOAD, 0, 0, 0),
-        (_AND, 0, 0, ~_X32 & 0xFFFFFFFF),
-        (_IS, 0, 8, prlimit),
-        (_LOAD, 0, 0, 16),  # the process: none is itself
-        (_IS, 6, 0, 0),
-        (_IS, 5, 0, os.getpid()),
-        (_LOAD, 0, 0, 32),  # both halves of the new limits: none only asks
-        (_IS, 0, 2, 0),
-        (_LOAD, 0, 0, 36),
-        (_IS, 1, 0, 0),
-        (_RETURN, 0, 0, _REFUSE),
-        (_RETURN, 0, 0, _ALLOW),
+    program = _assembled(
+        ("", _LOAD, 4, "", ""),
+        ("", _IS, architecture, "", "refuse"),
+        ("", _LOAD, 0, "", ""),
+        ("", _AND, ~_X32 & 0xFFFFFFFF, "", ""),
+        ("", _IS, prlimit, "limits", ""),
+        ("", _IS, setpriority, "priority", ""),
+        ("", _IS, ioprio_set, "disk", ""),
+        *(("", _IS, number, "process", "") for number in schedulers),
+        ("", _RETURN, _ALLOW, "", ""),
+        ("limits", _LOAD, 32, "", ""),  # both halves of the new limits: none only asks
+        ("", _IS, 0, "", "process"),
+        ("", _LOAD, 36, "", ""),
+        ("", _IS, 0, "own", "process"),
+        ("process", _LOAD, 16, "", ""),  # none is itself
+        ("", _IS, 0, "own", ""),
+        ("", _IS, own, "own", "refuse"),
+        ("priority", _LOAD, 16, "", ""),  # 0 is a process: others are groups and users
+        ("", _IS, 0, "second", "refuse"),
+        ("disk", _LOAD, 16, "", ""),  # here 1 is a process
+        ("", _IS, 1, "second", "refuse"),
+        ("second", _LOAD, 24, "", ""),
+        ("", _IS, 0, "own", ""),
+        ("", _IS, own, "own", ""),
+        ("refuse", _RETURN, _REFUSE, "", ""),
+        ("own", _RETURN, _ALLOW, "", ""),
     )
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
-    described = struct.pack("@HP", len(program), ctypes.addressof(code))
+    code = ctypes.create_string_buffer(program)
+    described = struct.pack("@HP", len(program) // 8, ctypes.addressof(code))
     with contextlib.suppress(OSError):
         _call("syscall", seccomp, _SET_MODE_FILTER, _SPEC_ALLOW, described)
+
+
+def _assembled(*steps: tuple[str, int, int, str, str]) -> bytes:
+    """A program of a label, an instruction, its value, and the labels behind a jump: if equal, and if not. Jumps go
+    forward; without a label the next step follows."""
+    places = {label: number for number, (label, *_) in enumerate(steps) if label}
+    found = b""
+    for number, (_, instruction, value, equal, other) in enumerate(steps):
+        jumps = (places[label] - number - 1 if label else 0 for label in (equal, other))
+        found += struct.pack("=HBBI", instruction, *jumps, value)
+    return found
 
 
 def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:

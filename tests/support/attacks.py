@@ -54,6 +54,10 @@ attempts = {
     "signal": lambda: os.kill(worker, signal.SIGCONT),
     "guard": lambda: os.kill(os.getppid(), 0),  # SIGCONT may go to all of one's session
     "limits": lambda: resource.prlimit(worker, resource.RLIMIT_CORE, (0, 0)),
+    "priority": lambda: os.setpriority(os.PRIO_PROCESS, worker, 19),
+    "priority of its user": lambda: os.setpriority(
+        os.PRIO_USER, os.stat(f"/proc/{worker}").st_uid or 1, 19),  # 0 is one's own
+    "idle scheduling": lambda: os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0)),
     "trace": trace,
     "second name of a file": linked,
     "device": lambda: os.mknod(str(folders.output / "disk"), 0o060600, os.makedev(254, 0)),
