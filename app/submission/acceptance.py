@@ -97,18 +97,18 @@ class Acceptance:
             return job_id, await preparing
         if self._claimed_id is not None:
             arming = self._stores.idempotency.arm(self._tenant, "jobs", identity.idempotency_key)
-            draft, _ = await both(preparing, arming)
-            return job_id, draft
-        claiming = asyncio.create_task(self._claim("jobs", identity, job_id))
-        try:
-            draft = await preparing
-        finally:
-            await asyncio.wait({claiming})
-        try:
-            return claiming.result().id, draft
-        except IdempotencyKeyReused:  # after any other failure a repeat of the request may use this id
+            repeated, _ = await both(preparing, arming)
+            return job_id, repeated
+        claiming = self._claim("jobs", identity, job_id)
+        claim, draft = await asyncio.gather(claiming, preparing, return_exceptions=True)
+        if isinstance(draft, BaseException):
+            raise draft
+        if isinstance(claim, IdempotencyKeyReused):
+            # After any other failure of the claim, a repeat of the request may use this id.
             self._stores.jobs.discard_prepared(draft)
-            raise
+        if isinstance(claim, BaseException):
+            raise claim
+        return claim.id, draft
 
     async def _replay(self, job_id: str) -> Accepted | None:
         """Return the job that was committed under a claimed id, or None if none was. Raises `JobGone`."""
