@@ -1,7 +1,7 @@
 """The graphs of a folder: ComfyUI's API format, as it is or wrapped as {"prompt": …} or {"workflow": …}."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,13 @@ def graphs_in(folder: Path) -> list[NamedGraph]:
     return found
 
 
-def changes(submitted: Document, sent: Mapping[str, Any], outputs: int) -> list[str]:
+def changes(
+    submitted: Document, sent: Mapping[str, Any], outputs: int, files: Collection[str] = frozenset()
+) -> list[str]:
     """What differs in the document that reached the engine, but for one more field for each of so many outputs.
 
-    And for each node that has a note of ComfyUI's cache, which would else keep another job's result.
+    One more is allowed for each node that has a note of ComfyUI's cache, and for each that names one of the job's
+    `files`: the cache would serve such nodes with another job's result.
     """
     found = [f"node {node_id} was added" for node_id in sent if node_id not in submitted]
     added = 0
@@ -60,9 +63,16 @@ def changes(submitted: Document, sent: Mapping[str, Any], outputs: int) -> list[
             for name in before
             if name in after and _differ(before[name], after[name])
         ]
-    if added > outputs + sum("is_changed" in node for node in submitted.values()):
+    allowed = outputs + sum("is_changed" in node or _names(node, files) for node in submitted.values())
+    if added > allowed:
         found.append(f"{added} fields were added for {outputs} outputs")
     return found
+
+
+def _names(node: Any, files: Collection[str]) -> bool:
+    """Whether a literal value of the node contains the name of a file, or a part of its path."""
+    text = json.dumps(list(node.get("inputs", {}).values()), ensure_ascii=False)
+    return any(json.dumps(part, ensure_ascii=False)[1:-1] in text for name in files for part in name.split("/"))
 
 
 def _differ(before: Any, after: Any) -> bool:

@@ -52,6 +52,10 @@ def test_one_more_field_for_an_output_is_no_change_and_any_other_is() -> None:
     marked = {"1": EMPTY, "2": {**graph["2"], "inputs": {**graph["2"]["inputs"], "_job": "a"}}}
     assert changes(graph, marked, outputs=1) == []
     assert changes(graph, marked, outputs=0) == ["1 fields were added for 0 outputs"]
+    loads = {"1": {"class_type": "LoadImage", "inputs": {"image": "sub/a.png"}}}
+    marked = {"1": {"class_type": "LoadImage", "inputs": {"image": "sub/a.png", "_job": "x"}}}
+    assert changes(loads, marked, outputs=0, files=["sub/a.png"]) == []
+    assert changes(loads, marked, outputs=0, files=["b.png"]) == ["1 fields were added for 0 outputs"]
     assert changes(graph, {"1": EMPTY, "2": saved(prefix="other")}, outputs=1) == [
         "node 2: what stands beside its inputs",
         "node 2: filename_prefix was changed",
