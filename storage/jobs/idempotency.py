@@ -84,6 +84,7 @@ class IdempotencyStore:
             try:
                 await both(self._objects.create(name, body), arming)
             except PreconditionFailed:
+                await arming  # raises if the timer could not be written: the process that made the claim may be dead
                 found = await self._find(name)
             except StorageError:
                 # The claim may have been made without its timer.
