@@ -11,13 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api import docs
+from app.api.context import Context
 from app.auth import Doorkeeper
 from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware
+from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
-from app.routes import batches, docs, health, jobs, limits, system, uploads, webhooks, workflows
-from app.routes.context import Context
 from app.services import Services
 from app.shared import SharedReads
 from app.unread import UnreadMiddleware
@@ -26,8 +27,7 @@ from storage.errors import StorageError, StorageUnavailable
 
 
 def create_app(services: Services, config: ApiConfig) -> Starlette:
-    routes = [*jobs.ROUTES, *batches.ROUTES, *uploads.ROUTES, *webhooks.ROUTES, *system.ROUTES, *health.ROUTES]
-    routes += [*workflows.ROUTES, *limits.ROUTES, *docs.ROUTES]
+    routes = [*(operation.route() for operation in OPERATIONS), *docs.ROUTES]
     if config.docs:
         routes += docs.DOCS_ROUTES
     handlers: Mapping[Any, Any] = {

@@ -7,8 +7,16 @@ Callers pass the places where they accept a placeholder to `restored`, which put
 """
 
 from app.body._document import Body, Place, TextLimits
-from app.body._errors import BadBase64, BadText, BodyTooLarge, TextTooLong
-from app.body._scanner import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES, SPOOL_THRESHOLD
+from app.body._scanner import (
+    MAX_DEPTH,
+    MAX_SMALL_JSON,
+    MAX_VALUES,
+    SPOOL_THRESHOLD,
+    BadBase64,
+    BadText,
+    BodyTooLarge,
+    TextTooLong,
+)
 from app.body._spooled import SpooledText
 
 __all__ = [

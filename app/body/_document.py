@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-from app.body._errors import BodyTooLarge, TextTooLong
-from app.body._scanner import PIECE, SPOOL_THRESHOLD, Scanner
+from app.body._scanner import PIECE, SPOOL_THRESHOLD, BodyTooLarge, Scanner, TextTooLong
 from app.body._spooled import SpooledText, parsed_text
 from app.heavy import off_loop
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from app.body._errors import BadBase64, BadText, BodyTooLarge, TextTooLong
+from app.body._scanner import BadBase64, BadText, BodyTooLarge, TextTooLong
 
 CHUNK = 1024 * 1024
 _WHITESPACE = b" \t\r\n\f\v"

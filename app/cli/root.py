@@ -333,7 +333,7 @@ def openapi(*, out: Annotated[Path | None, Parameter(help="file to write; standa
     """Print the API's OpenAPI document."""
     import json
 
-    from app.openapi.document import document
+    from app.openapi import document
 
     text = json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
     if out is None:

@@ -14,7 +14,7 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
-from app.wire.jobs import InputValue, MediumSource
+from app.submission.request import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused
 from storage.fair_slots import NoSlot
 from storage.intake.remote import Fetched, Meter, NotReserved

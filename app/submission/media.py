@@ -13,7 +13,7 @@ from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.submission.fetching import UrlFetching
-from app.wire.jobs import InputValue, MediumSource
+from app.submission.request import InputValue, MediumSource
 from storage.errors import CheckUnavailable, MediumRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.models import Medium
 from workflows.errors import pointer

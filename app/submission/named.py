@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, create_model, model_validator
 
 from app.body import Place
-from app.wire.base import Request
-from app.wire.jobs import InputValue, JobOptions, JobRequest, MediumSource
+from app.fields import RequestBody
+from app.submission.request import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.manifest import Cap, NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
@@ -21,7 +21,7 @@ LONG_IN_NAMED_JOBS: tuple[Place, ...] = (("inputs", "*", "data"), ("inputs", "*"
 PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 
 
-class MediumInput(Request):
+class MediumInput(RequestBody):
     """A file for an input of a named workflow; exactly one of the sources is given."""
 
     filename: str | None = Field(None, description="as the node sees it; its suffix matters", examples=["cat.png"])
@@ -62,7 +62,7 @@ def _request_model(
     validators: dict[str, Any] = (
         {"_is_within_the_cap": model_validator(mode="after")(_capped(cap, dict(defaults)))} if cap else {}
     )
-    inputs_model = create_model(f"Inputs of {name}", __base__=Request, __validators__=validators, **fields)
+    inputs_model = create_model(f"Inputs of {name}", __base__=RequestBody, __validators__=validators, **fields)
     # Media have no default, so a request may omit `inputs` only if none of them is a medium.
     required = any(named.is_medium for _, named in inputs)
     default = ... if required else Field(default_factory=inputs_model)

@@ -17,7 +17,7 @@ from app.problems import Problem, of_report, of_validation, of_workflow
 from app.services import Services
 from app.submission.fetching import url_count
 from app.submission.media import LocalMedium, MediaIntake, PreparedMedium, collides
-from app.wire.jobs import InputValue, JobOptions, JobRequest
+from app.submission.request import InputValue, JobOptions, JobRequest
 from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_POOL

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from app.views.events import EventRenderer
+from app.api.events import EventRenderer
 from infra.compose.api import api_config
 from infra.compose.values import receiver_rules, webhook_secrets
 from infra.settings import Settings

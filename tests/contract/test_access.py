@@ -13,8 +13,8 @@ import pytest
 
 from app.config import ApiConfig
 from app.middleware import LOGGED_CHARACTERS
-from app.openapi.operation import Operation
-from app.openapi.operations import OPERATIONS
+from app.openapi import OPERATIONS
+from app.operations import Operation
 from infra.logs import JsonFormatter
 from infra.redaction import Redactor
 from storage import keys

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from app.config import ApiConfig
-from app.openapi.operations import OPERATIONS
+from app.openapi import OPERATIONS
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import KEY, running_api

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from app.api.events import EventRenderer
 from app.config import ApiConfig
-from app.views.events import EventRenderer
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.outbox import Committed

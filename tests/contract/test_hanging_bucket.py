@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
-from app.openapi.operation import Operation
-from app.openapi.operations import OPERATIONS
+from app.openapi import OPERATIONS
+from app.operations import Operation
 from infra.compose.stores import api_s3_config, s3_config
 from infra.settings import Settings
 from storage.bucket.s3 import S3Config, S3ObjectStore

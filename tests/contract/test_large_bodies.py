@@ -14,10 +14,9 @@ from app.body import MAX_VALUES
 from app.body.large import LargeBodies
 from app.config import ApiConfig
 from app.problems import Problem
-from app.submission.batch_preparation import prepared_batch
+from app.submission.batches import prepared_batch
 from app.submission.preparation import Preparation, PreparedWorkflow
-from app.wire.batches import BatchRequest
-from app.wire.jobs import JobOptions
+from app.submission.request import BatchRequest, JobOptions
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, Api, running_api

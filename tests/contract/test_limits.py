@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from app.api.limits import Limits
 from app.config import ApiConfig
-from app.limits import Limits
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.routes import workflows
+from app.api import workflows
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import KeyPage
 from storage.clock import ManualClock

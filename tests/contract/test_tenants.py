@@ -18,8 +18,8 @@ import httpx
 import pytest
 
 from app.config import ApiConfig
-from app.openapi.operation import Operation
-from app.openapi.operations import OPERATIONS
+from app.openapi import OPERATIONS
+from app.operations import Operation
 from storage.access.api_keys import new_key
 from storage.clock import ManualClock
 from storage.index_keys import ListEntry

@@ -18,8 +18,7 @@ from cloudevents.core.v1.event import CloudEvent
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from app.views.event_data import TYPES
-from app.views.events import schema
+from app.api.events import TYPES, schema
 from storage.webhooks.signing import new_secret, public_key
 from tests.interop.requests import SignedEvent, signed_events
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from app.api.events import EventRenderer
 from app.config import ApiConfig
-from app.views.events import EventRenderer
 from storage.jobs.index import event_ref
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from storage.webhooks.post import Answer

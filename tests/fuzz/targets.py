@@ -10,10 +10,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from app.api.uploads import UploadRequest
 from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, TextLimits
-from app.wire.batches import BatchRequest
-from app.wire.jobs import JobRequest
-from app.wire.uploads import UploadRequest
+from app.submission.request import BatchRequest, JobRequest
 from infra.redaction import Redactor
 from storage.access.api_keys import parse_key
 from storage.bucket.s3 import content_disposition

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, get_args
 
+from app.api.events import EventRenderer
 from app.config import ApiConfig
-from app.views.events import EventRenderer
 from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock

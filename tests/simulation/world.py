@@ -18,11 +18,10 @@ from pydantic import SecretStr
 from app.config import ApiConfig
 from app.services import Services
 from app.submission.acceptance import Acceptance, Accepted, Identity
-from app.submission.batch_acceptance import AcceptedBatch, BatchAcceptance
-from app.submission.batch_preparation import PreparedBatch
+from app.submission.batches import AcceptedBatch, BatchAcceptance, PreparedBatch
 from app.submission.media import LocalMedium
 from app.submission.preparation import PreparedJob, PreparedWorkflow
-from app.wire.jobs import JobOptions
+from app.submission.request import JobOptions
 from infra.compose.api import api_services
 from infra.compose.deliverer import dispatcher
 from infra.compose.reaper import reaper

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from app.api.events import EventRenderer
 from app.config import ApiConfig
-from app.views.events import EventRenderer
 from infra.compose.reaper import reaper
 from infra.compose.stores import make_stores
 from infra.settings import Settings

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from app.config import ApiConfig
 from app.submission.acceptance import Acceptance, Identity
 from app.submission.preparation import PreparedJob, PreparedWorkflow
+from app.submission.request import JobOptions
 from app.watch import JobWatch
-from app.wire.jobs import JobOptions
 from infra.compose.api import api_services
 from infra.compose.stores import make_stores
 from infra.compose.worker import worker_loop

@@ -29,7 +29,7 @@ Result = Literal["delivered", "again", "dead", "dropped", "later"]
 
 
 class Renderer(Protocol):
-    """Renders a CloudEvent with fresh presigned URLs; implemented by `app.views.events`."""
+    """Renders a CloudEvent with fresh presigned URLs; implemented by `app.api.events`."""
 
     def type_of(self, found: Committed) -> str: ...
 

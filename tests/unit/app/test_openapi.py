@@ -4,12 +4,8 @@ import json
 import re
 from pathlib import Path
 
-from starlette.routing import Route
-
-from app.openapi.document import document
-from app.openapi.operations import OPERATIONS
+from app.openapi import OPERATIONS, document
 from app.problems import PROBLEM_TYPES
-from app.routes import batches, health, jobs, limits, system, uploads, webhooks, workflows
 
 DOCS = Path(__file__).parents[3] / "docs"
 
@@ -17,22 +13,6 @@ DOCS = Path(__file__).parents[3] / "docs"
 def test_the_committed_document_is_the_codes() -> None:
     """`make openapi` writes it anew."""
     assert json.loads((DOCS / "openapi.json").read_text()) == document()
-
-
-def test_every_route_is_an_operation() -> None:
-    """And every operation has its route."""
-    routes: list[Route] = [
-        route
-        for module in (jobs, batches, webhooks, uploads, workflows, system, limits, health)
-        for route in module.ROUTES
-    ]
-    known = {
-        (route.name, method.lower(), route.path.replace(":int", ""))
-        for route in routes
-        for method in route.methods or ()
-        if method != "HEAD"
-    }
-    assert known == {(operation.id, operation.method, operation.path) for operation in OPERATIONS}
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from app.rates import MOST_KEYS, Rates
+from app.auth import MOST_KEYS, Rates
 from storage.clock import ManualClock
 
 

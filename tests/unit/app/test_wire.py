@@ -5,10 +5,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from app.api.webhooks import ReplayRequest
 from app.submission.named import request_model
-from app.wire.batches import BatchRequest
-from app.wire.jobs import JobRequest
-from app.wire.webhooks import ReplayRequest
+from app.submission.request import BatchRequest, JobRequest
 from workflows.library import shipped
 
 STILL = shipped()["still"]

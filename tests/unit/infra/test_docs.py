@@ -13,12 +13,12 @@ from cyclopts import App
 from pydantic import BaseModel
 
 import infra.cli  # noqa: F401  it adds its commands to the client's
+from app.api.events import TYPES
+from app.api.job_view import JobView
 from app.cli import cli
 from app.config import ApiConfig
-from app.openapi.operation import Operation
-from app.openapi.operations import OPERATIONS
-from app.views.event_data import TYPES
-from app.wire.jobs import JobView
+from app.openapi import OPERATIONS
+from app.operations import Operation
 from storage import keys
 from storage.bucket.policy import run_policy
 from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST

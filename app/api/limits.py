@@ -1,10 +1,14 @@
-"""GET /v1/limits: every limit that a client can reach, by name. A test exceeds each of them."""
+"""/v1/limits: every limit that a client can reach, by name. A test exceeds each of them."""
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.requests import Request
+from starlette.responses import Response
 
+from app.api.context import answer, context_of
 from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig
-from app.wire.base import LONGEST_QUEUE_TIMEOUT_S, MAX_IDEMPOTENCY_KEY, MAX_METADATA_NAME, MAX_METADATA_TEXT, MAX_URL
+from app.fields import LONGEST_QUEUE_TIMEOUT_S, MAX_IDEMPOTENCY_KEY, MAX_METADATA_NAME, MAX_METADATA_TEXT, MAX_URL
+from app.operations import Operation
 from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import DAY_S
 from workflows.graph import LONGEST_NAME, MOST_INPUTS
@@ -129,3 +133,19 @@ def limits_of(config: ApiConfig) -> Limits:
         max_wait_s=config.max_wait_s,
         max_page=config.max_page,
     )
+
+
+async def show(request: Request) -> Response:
+    return answer(limits_of(context_of(request).config))
+
+
+OPERATIONS = (
+    Operation(
+        show,
+        "get_limits",
+        "get",
+        "/v1/limits",
+        "What you may send, and how much",
+        {200: ("every limit by name", Limits)},
+    ),
+)

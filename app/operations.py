@@ -1,13 +1,16 @@
-"""The model of an HTTP operation, and the parameters and problems that operations share."""
+"""The model of an HTTP operation, from which its route and its OpenAPI entry are made; parts that operations share."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from app.config import ApiConfig
-from app.wire.base import MAX_IDEMPOTENCY_KEY
+from app.fields import MAX_IDEMPOTENCY_KEY
 
 DEFAULTS = ApiConfig(api_key=None)
 WORKFLOW = {
@@ -88,8 +91,12 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """An HTTP operation. `answers` maps a status to its meaning and body model, None for a body that is not JSON."""
+    """An HTTP operation: its handler, and its entry of the OpenAPI document.
 
+    `answers` maps a status to its meaning and body model, None for a body that is not JSON.
+    """
+
+    handler: Callable[[Request], Awaitable[Response]]
     id: str
     method: str
     path: str
@@ -100,6 +107,9 @@ class Operation:
     example: dict[str, Any] | None = None
     refusals: Sequence[str] = ()
     is_open: bool = False
+
+    def route(self) -> Route:
+        return Route(self.path, self.handler, methods=[self.method.upper()], name=self.id)
 
 
 ID = Parameter("job_id", "path", {"type": "string", "examples": [JOB_ID]}, "the job")

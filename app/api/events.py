@@ -1,26 +1,89 @@
-"""Renders events as CloudEvents 1.0 in structured mode, the body of a Standard Webhooks message.
+"""Webhook events as CloudEvents 1.0 in structured mode, the body of a Standard Webhooks message.
 
-The id of an event never changes; the presigned URLs in its data are renewed each time it is rendered.
+Each event type has a model of its `data`, whose JSON Schema is served and named in `dataschema`. The id of an event
+never changes; the presigned URLs in its data are renewed each time it is rendered.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 
+from app.api.batches import BatchView, batch_view
+from app.api.job_view import JobView, OutputView, ProgressView, job_view, output_view
 from app.config import ApiConfig
-from app.views.event_data import TYPES, JobProgressed, JobQueued, JobStarted, OutputsMade, WebhookTested
-from app.views.jobs import batch_view, job_view, output_view
-from app.wire.jobs import ProgressView
+from app.fields import Moment
 from storage.batches import BatchRecord
 from storage.bucket.objects import ObjectStore
-from storage.jobs.models import BATCH_TYPE, TEST_TYPE, JobEvent, ProgressDetails, job_event_type
+from storage.jobs.models import BATCH_TYPE, TEST_TYPE, EventName, JobEvent, ProgressDetails, job_event_type
 from storage.jobs.record import JobRecord, Status
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
 
 SCHEMAS_PATH = "/schemas"
 
 TEST_MESSAGE = "This receiver works: the signature can be verified now."
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class JobQueued(_Data):
+    """The job waits for a worker; `attempt` counts how often it was begun already."""
+
+    job_id: str
+    attempt: int
+    created_at: Moment
+    metadata: dict[str, str]
+
+
+class JobStarted(_Data):
+    """A worker has begun the job; `attempt` is the attempt's number."""
+
+    job_id: str
+    attempt: int
+    started_at: Moment
+    metadata: dict[str, str]
+
+
+class JobProgressed(_Data):
+    """How far the job was; a newer event takes the place of one that was not delivered yet."""
+
+    job_id: str
+    attempt: int
+    progress: int = Field(ge=0, le=100)
+    progress_details: ProgressView
+
+
+class OutputsMade(_Data):
+    """Outputs that were stored since the event before, while the job goes on. Empty if that attempt was repeated."""
+
+    job_id: str
+    attempt: int
+    outputs: list[OutputView]
+
+
+class WebhookTested(_Data):
+    """Someone asked whether this receiver works."""
+
+    message: str
+
+
+JOB_DATA: Mapping[EventName, type[BaseModel]] = {
+    "queued": JobQueued,
+    "started": JobStarted,
+    "progress": JobProgressed,
+    "output": OutputsMade,
+    "completed": JobView,
+    "failed": JobView,
+}
+
+TYPES: Mapping[str, type[BaseModel]] = {
+    **{job_event_type(name): model for name, model in JOB_DATA.items()},
+    BATCH_TYPE: BatchView,
+    TEST_TYPE: WebhookTested,
+}
+"""Every event type, with the model of its data."""
 
 
 class EventRenderer:

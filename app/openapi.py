@@ -1,18 +1,49 @@
-"""Builds the OpenAPI 3.1 document from the wire models and the table of operations.
+"""Builds the OpenAPI 3.1 document from the operations of the API and their models.
 
 `docs/openapi.json` is this document, committed; a test compares it with the code.
 """
 
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from app import __version__, problems
+from app.api import batches, jobs, limits, system, uploads, webhooks, workflows
 from app.auth import scope_for
-from app.openapi.operation import Operation
-from app.openapi.operations import OPERATIONS
-from app.wire.service import ProblemView
+from app.fields import ResponseBody
+from app.operations import Operation
+
+
+class ProblemView(ResponseBody):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    hint: str
+    pointer: str | None = None
+    errors: list[dict[str, str]] | None = Field(
+        default=None, description="every fault: pointer, detail, and for those of a graph type and hint"
+    )
+    node_errors: dict[str, Any] | None = Field(
+        default=None,
+        description="the faults of a graph as ComfyUI's POST /prompt words them: by node id {errors: [{type, message, "
+        "details, extra_info}], dependent_outputs, class_type}",
+    )
+
+
+OPERATIONS = (
+    *jobs.OPERATIONS,
+    *batches.OPERATIONS,
+    *webhooks.OPERATIONS,
+    *uploads.OPERATIONS,
+    *workflows.OPERATIONS,
+    *system.OPERATIONS,
+    *limits.OPERATIONS,
+)
+"""Every documented operation, in the order of the document."""
 
 _ALWAYS = ("unauthorized", "insufficient-scope", "too-many-requests", "storage-unavailable", "internal-error")
 _KEYS = (

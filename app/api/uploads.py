@@ -1,16 +1,44 @@
 """/v1/uploads: presigned uploads, which go from the client directly to the bucket."""
 
+from pydantic import (
+    Field,
+)
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
+from app.api.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
+from app.fields import Moment, RequestBody, ResponseBody
+from app.numbers import Whole
+from app.operations import IDEMPOTENCY_PROBLEMS, KEY, Operation
 from app.problems import Problem
-from app.routes.context import REPLAYED, answer, body_of, context_of, idempotency_key, json_body, tenant_of
 from app.submission.byte_quota import ByteQuota
 from app.submission.preparation import parsed
-from app.wire.uploads import UploadCreated, UploadRequest
 
 MAX_BODY_BYTES = 64 * 1024
+
+
+LARGEST_UPLOAD = 5 * 1024**4
+"""The largest object that S3 stores; the deployment's own limit is smaller."""
+
+
+class UploadRequest(RequestBody):
+    """A file to be uploaded by presigned PUT."""
+
+    size_bytes: Whole = Field(ge=1, le=LARGEST_UPLOAD, description="exactly as many bytes as will be sent")
+    content_type: str = Field(
+        "application/octet-stream", pattern=r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$", max_length=200
+    )
+    filename: str | None = Field(None, max_length=255, description="for your own records")
+
+
+class UploadCreated(ResponseBody):
+    """Send `method` to `url` with exactly these headers."""
+
+    upload_id: str
+    method: str
+    url: str
+    headers: dict[str, str]
+    expires_at: Moment
 
 
 async def create(request: Request) -> Response:
@@ -49,4 +77,29 @@ async def create(request: Request) -> Response:
     )
 
 
-ROUTES = (Route("/v1/uploads", create, methods=["POST"], name="create_upload"),)
+OPERATIONS = (
+    Operation(
+        create,
+        "create_upload",
+        "post",
+        "/v1/uploads",
+        "Get a presigned PUT for a large input",
+        {
+            201: ("send the file there, then use upload_id in a job", UploadCreated),
+            200: ("an earlier request with this Idempotency-Key had made it", UploadCreated),
+        },
+        parameters=(KEY,),
+        request=UploadRequest,
+        example={"filename": "cat.png", "content_type": "image/png", "size_bytes": 2034852},
+        refusals=(
+            "malformed-json",
+            "request-timeout",
+            "request-too-large",
+            "validation-error",
+            "upload-too-large",
+            "too-many-bytes",
+            *IDEMPOTENCY_PROBLEMS,
+            "insufficient-storage",
+        ),
+    ),
+)

@@ -74,7 +74,7 @@ LONGEST_TIMEOUT_S = 365 * DAY_S
 LONGEST_RETAIN_DAYS = 36_500
 
 
-class Request(BaseModel):
+class RequestBody(BaseModel):
     """The base of request bodies. Unknown fields are refused: a misspelled option would be ignored silently."""
 
     model_config = ConfigDict(extra="forbid")
@@ -85,7 +85,7 @@ class Request(BaseModel):
         return _few(value)
 
 
-class Answer(BaseModel):
+class ResponseBody(BaseModel):
     """The base of response bodies."""
 
     model_config = ConfigDict(frozen=True)

@@ -16,13 +16,13 @@ from app.auth import Principal
 from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
+from app.fields import MAX_IDEMPOTENCY_KEY
 from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
 from app.shared import SharedReads
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
-from app.wire.base import MAX_IDEMPOTENCY_KEY
 from storage.stores import Stores
 
 REPLAYED = "idempotency-replayed"

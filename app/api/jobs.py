@@ -2,15 +2,11 @@
 
 import contextlib
 
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
 
-from app.heavy import off_loop
-from app.numbers import whole
-from app.outcome import outcome_of
-from app.problems import Problem
-from app.routes.context import (
+from app.api.context import (
     NO_STORE,
     REPLAYED,
     Context,
@@ -26,16 +22,71 @@ from app.routes.context import (
     tenant_of,
     whole_number,
 )
+from app.api.job_view import (
+    CostView,
+    JobUrls,
+    JobView,
+    NodeWarning,
+    OutputUrl,
+    cost_view,
+    job_urls,
+    job_view,
+    output_url,
+    warnings_view,
+)
+from app.fields import Moment, ResponseBody
+from app.heavy import off_loop
+from app.numbers import whole
+from app.operations import DEFAULTS, ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, Operation, Parameter
+from app.outcome import outcome_of
+from app.problems import Problem
 from app.submission.acceptance import Acceptance, Accepted
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
-from app.views.jobs import job_row, job_urls, job_view, output_url, warnings_view
-from app.wire.jobs import JobAccepted, JobList, JobRequest
+from app.submission.request import JobRequest
 from storage.errors import JobGone, PreconditionFailed
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
 QUICKLY_SHOWN = 200
 """Outputs that are rendered on the event loop, in 6 ms; the 1,000 that a job may have take 30 ms, in a thread."""
+
+
+class JobAccepted(ResponseBody):
+    """202: the job is stored, and will end in exactly one way."""
+
+    job_id: str
+    status: Status
+    created_at: Moment
+    estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
+    warnings: dict[str, NodeWarning] = Field(description="by node id: the outputs behind it do not run, the others do")
+    urls: JobUrls
+
+
+class JobRow(ResponseBody):
+    job_id: str
+    status: Status
+    created_at: Moment
+    progress: int
+    has_warnings: bool = Field(description="whether some of its outputs do not run")
+    workflow_shape: str = Field(description="the same for workflows of the same classes and links")
+    cost: CostView
+
+
+class JobList(ResponseBody):
+    jobs: list[JobRow]
+    next_cursor: str | None = Field(description="pass it as cursor for the next page")
+
+
+def job_row(record: JobRecord) -> JobRow:
+    return JobRow(
+        job_id=record.job_id,
+        status=record.status,
+        created_at=record.created_at,
+        progress=record.progress,
+        has_warnings=bool(record.warnings),
+        workflow_shape=record.workflow_shape,
+        cost=cost_view(record),
+    )
 
 
 async def submit(request: Request) -> Response:
@@ -193,12 +244,113 @@ def _status(request: Request) -> Status | None:
         raise Problem("invalid-parameter", f"status is {text[:50]!r}, not one of {', '.join(Status)}") from None
 
 
-ROUTES = (
-    Route("/v1/jobs", submit, methods=["POST"], name="submit_job"),
-    Route("/v1/jobs", page, methods=["GET"], name="list_jobs"),
-    Route("/v1/jobs/{job_id}", show, methods=["GET"], name="get_job"),
-    Route("/v1/jobs/{job_id}", cancel, methods=["DELETE"], name="cancel_job"),
-    Route("/v1/jobs/{job_id}/outputs/{number}", output, methods=["GET"], name="get_output"),
-    Route("/v1/jobs/{job_id}/logs", logs, methods=["GET"], name="get_logs"),
-    Route("/v1/jobs/{job_id}/workflow", workflow, methods=["GET"], name="get_workflow"),
+OPERATIONS = (
+    Operation(
+        submit,
+        "submit_job",
+        "post",
+        "/v1/jobs",
+        "Submit a workflow",
+        {
+            202: ("stored: it will end in exactly one way", JobAccepted),
+            200: ("an earlier request with this Idempotency-Key had made it", JobAccepted),
+        },
+        parameters=(KEY,),
+        request=JobRequest,
+        example={"workflow": WORKFLOW, "inputs": [{"node": "1", "field": "width", "value": 512}]},
+        refusals=SUBMISSION_PROBLEMS,
+    ),
+    Operation(
+        page,
+        "list_jobs",
+        "get",
+        "/v1/jobs",
+        "List jobs, newest first",
+        {200: ("one page", JobList)},
+        parameters=(
+            Parameter(
+                "status", "query", {"enum": ["queued", "running", "completed", "failed"]}, "only jobs of this status"
+            ),
+            *PAGE,
+        ),
+        refusals=("invalid-parameter", "bad-cursor"),
+    ),
+    Operation(
+        show,
+        "get_job",
+        "get",
+        "/v1/jobs/{job_id}",
+        "Get a job, or wait for it",
+        {200: ("the job", JobView), 304: ("it is still the version that you know", None)},
+        parameters=(
+            ID,
+            Parameter(
+                "wait",
+                "query",
+                {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_wait_s},
+                "seconds to wait until the job is over, or with If-None-Match until it changes",
+            ),
+            KNOWN,
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone"),
+    ),
+    Operation(
+        cancel,
+        "cancel_job",
+        "delete",
+        "/v1/jobs/{job_id}",
+        "Cancel a job, or remove it",
+        {
+            200: ("the job, which is over", JobView),
+            202: ("the job, which is being stopped", JobView),
+            204: ("with purge=true: the job and its files are removed", None),
+        },
+        parameters=(
+            ID,
+            Parameter(
+                "purge",
+                "query",
+                {"enum": ["true", "false"], "default": "false"},
+                "remove the job and its files; one that still runs is removed when it has stopped",
+            ),
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone"),
+    ),
+    Operation(
+        output,
+        "get_output",
+        "get",
+        "/v1/jobs/{job_id}/outputs/{number}",
+        "Fetch an output",
+        {200: ("with redirect=false, the URL", OutputUrl), 302: ("to a fresh presigned URL", None)},
+        parameters=(
+            ID,
+            Parameter("number", "path", {"type": "integer", "minimum": 0}, "its place in outputs"),
+            Parameter("redirect", "query", {"enum": ["true", "false"], "default": "true"}, "false answers the URL"),
+        ),
+        refusals=("unknown-job", "job-gone", "unknown-output"),
+    ),
+    Operation(
+        logs,
+        "get_logs",
+        "get",
+        "/v1/jobs/{job_id}/logs",
+        "What the engine said while the job ran, as text",
+        {200: ("text/plain, one line a line", None)},
+        parameters=(
+            ID,
+            Parameter("attempt", "query", {"type": "integer", "minimum": 1}, "of which attempt; the current one else"),
+        ),
+        refusals=("invalid-parameter", "unknown-job", "job-gone", "no-log"),
+    ),
+    Operation(
+        workflow,
+        "get_workflow",
+        "get",
+        "/v1/jobs/{job_id}/workflow",
+        "The workflow as it was submitted",
+        {200: ("the API-format graph", None)},
+        parameters=(ID,),
+        refusals=("unknown-job", "job-gone"),
+    ),
 )

@@ -1,0 +1,206 @@
+"""/v1/system: versions, pools and their last workers; /health and /ready: the probes of this process."""
+
+import asyncio
+import platform
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import __version__
+from app.api.context import NO_STORE, answer, context_of
+from app.fields import Moment, ResponseBody
+from app.operations import Operation
+from storage import keys
+from storage.bucket.budget import background
+from storage.concurrency import gather
+from storage.errors import DiskAlmostFull, StorageError
+from storage.keys import DEFAULT_POOL
+from storage.pools.engine_starts import StartState
+from storage.pools.worker_facts import WorkerFacts
+
+READY_LIFE_S = 2.0
+"""Seconds for which a check of the bucket is reused, so that frequent probes do not cost a bucket request each."""
+
+READY_WAIT_S = 1.5
+"""Seconds that a probe waits for the check."""
+
+
+class Health(ResponseBody):
+    status: Literal["ok"]
+    version: str = Field(description="of this API's code")
+
+
+class Ready(ResponseBody):
+    status: Literal["ready", "not_ready"]
+    detail: str
+
+
+class AttentionView(ResponseBody):
+    """The attention that ComfyUI was started with, and what was measured before, if anything was."""
+
+    backend: Literal["sage", "sdpa"] | None = Field(description="null where it is not ours to choose")
+    flag: str | None
+    reason: str
+    gpu: str | None
+    gpu_memory_bytes: int | None
+    capability: str | None = Field(description="the GPU's architecture, as 8.9")
+    sageattention: str | None = Field(description="its version")
+    cosine: float | None = Field(description="similarity of SageAttention's results to those of torch")
+    sage_ms: float | None
+    sdpa_ms: float | None
+
+
+class WorkerView(ResponseBody):
+    """The worker of a pool that reported last; it may be gone."""
+
+    worker: str
+    started_at: Moment
+    engine: str = Field(description="comfyui or lite")
+    comfyui_version: str | None
+    python_version: str | None
+    torch_version: str | None
+    gpu: str | None
+    gpu_memory_bytes: int | None
+    attention: AttentionView
+    isolation: str | None = Field(
+        description="what keeps the engine apart from its worker: a user of its own, Landlock, both, or `none`"
+    )
+
+
+class FailedStartsView(ResponseBody):
+    """Why workers of a pool do not get ready. Three in a row fail the jobs that wait, and pause further starts."""
+
+    failures: int = Field(description="starts that failed in a row")
+    last_at: Moment
+    message: str
+    log_tail: list[str] = Field(description="the engine's last lines")
+    paused_until: Moment | None = Field(description="no worker is started before; null if one may be")
+
+
+class PoolView(ResponseBody):
+    name: str
+    worker: WorkerView | None = Field(description="null until a first worker has reported")
+    failed_starts: FailedStartsView | None = Field(description="null if the engine's last start went well")
+
+
+class SystemView(ResponseBody):
+    """What runs here."""
+
+    version: str = Field(description="of this API's code")
+    python_version: str = Field(description="of the API's Python")
+    pools: list[PoolView]
+
+
+def system_view(workers: Mapping[str, WorkerFacts | None], starts: Mapping[str, StartState]) -> SystemView:
+    """Build the response from the workers' facts and the engine starts, both by pool."""
+    return SystemView(
+        version=__version__,
+        python_version=platform.python_version(),
+        pools=[
+            PoolView(name=pool, worker=_worker_view(facts), failed_starts=_failed_starts_view(starts[pool]))
+            for pool, facts in workers.items()
+        ],
+    )
+
+
+def _failed_starts_view(state: StartState) -> FailedStartsView | None:
+    if state.last is None:
+        return None
+    return FailedStartsView(
+        failures=state.failures,
+        last_at=state.last.at,
+        message=state.last.message,
+        log_tail=list(state.last.log_tail),
+        paused_until=state.paused_until,
+    )
+
+
+def _worker_view(facts: WorkerFacts | None) -> WorkerView | None:
+    return None if facts is None else WorkerView.model_validate(facts.model_dump())
+
+
+async def show(request: Request) -> Response:
+    context = context_of(request)
+    pools = (DEFAULT_POOL, *context.config.gpu_pools)
+    found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
+    starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
+    workers = dict(zip(pools, found, strict=True))
+    return answer(system_view(workers, dict(zip(pools, starts, strict=True))), headers=NO_STORE)
+
+
+NOT_READY = Ready(status="not_ready", detail="the bucket does not answer, or refuses writes")
+
+
+async def health(_: Request) -> Response:
+    return answer(Health(status="ok", version=__version__))
+
+
+async def ready(request: Request) -> Response:
+    """Respond within `READY_WAIT_S`, even while the bucket hangs."""
+    state = request.app.state
+    # All probes share one check: probes that time out must not use up the bucket's connections one by one.
+    check: _Check | None = getattr(state, "ready", None)
+    if check is None or check.is_old():
+        check = state.ready = _Check(background(_probe(request)))
+    await asyncio.wait({check.task}, timeout=READY_WAIT_S)
+    found = check.task.result() if check.task.done() else NOT_READY
+    return answer(found, 200 if found.status == "ready" else 503)
+
+
+class _Check:
+    """A check of the bucket, running or done. It is valid until `READY_LIFE_S` after its end."""
+
+    def __init__(self, task: asyncio.Task[Ready]) -> None:
+        self.task = task
+        self._ended_at: float | None = None
+        task.add_done_callback(self._end)
+
+    def is_old(self) -> bool:
+        return self._ended_at is not None and time.monotonic() - self._ended_at > READY_LIFE_S
+
+    def _end(self, _: asyncio.Task[Ready]) -> None:
+        self._ended_at = time.monotonic()
+
+
+async def _probe(request: Request) -> Ready:
+    """Check the bucket with a read and a write, because a bucket with a full disk still serves reads."""
+    services = context_of(request).services
+    try:
+        services.check_disk()
+        await services.stores.objects.list(keys.PROBES, limit=1)
+        await services.stores.objects.put(keys.probe("ready"), b"probe", content_type="text/plain")
+    except DiskAlmostFull as error:
+        return Ready(status="not_ready", detail=str(error))
+    except StorageError:
+        return NOT_READY
+    return Ready(status="ready", detail="the bucket takes writes")
+
+
+OPERATIONS = (
+    Operation(
+        show,
+        "get_system",
+        "get",
+        "/v1/system",
+        "What runs here: versions, GPUs, attention",
+        {200: ("the API, and the last worker of each pool", SystemView)},
+    ),
+    Operation(
+        health, "get_health", "get", "/health", "Whether the process lives", {200: ("it lives", Health)}, is_open=True
+    ),
+    Operation(
+        ready,
+        "get_ready",
+        "get",
+        "/ready",
+        "Whether the API can do its work",
+        {200: ("it can", Ready), 503: ("its bucket does not take writes", Ready)},
+        is_open=True,
+    ),
+)

@@ -1,1 +1,0 @@
-"""The HTTP operations, grouped by resource. Each module lists its own routes."""

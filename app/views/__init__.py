@@ -1,1 +1,0 @@
-"""Converts stored records to the models of responses and events."""

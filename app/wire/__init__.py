@@ -1,1 +1,0 @@
-"""The models of request and response bodies. They are separate from the stored records (`storage.jobs.record`)."""
