@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Protocol
 
 from storage.bucket.disk import BucketDisk
+from storage.intake.fetch import Fetched, FetchPlaces, Meter
 from storage.intake.media_check import MediaCheck
-from storage.intake.remote import Fetched, FetchPlaces, Meter
 from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.webhooks.receivers import ReceiverRules
@@ -15,7 +15,7 @@ from workflows.manifest import NamedWorkflow
 
 
 class Fetcher(Protocol):
-    """Downloads the bytes behind a URL to a file; see `storage.intake.remote`."""
+    """Downloads the bytes behind a URL to a file; see `storage.intake.fetch`."""
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched: ...
 

@@ -50,7 +50,7 @@ def policy(
     name: Bucket = None,
 ) -> int:
     """Print the least-privilege IAM policy for the deployment's key."""
-    from storage.bucket.policy import run_policy, setup_policy
+    from storage.bucket.setup import run_policy, setup_policy
 
     settings = _settings(name)
     if settings is None:

@@ -7,7 +7,7 @@ StorageError
 │   └── BudgetSpent       it did not answer within what the request may wait for it
 ├── StorageRefused        credentials, bucket name or policy are wrong: an operator must act
 │   └── NotSupported      the store does not know the request (in `storage.bucket.setup`)
-├── RangeBeyondEnd        the object ends before the first requested byte (in `storage.bucket._s3_errors`)
+├── RangeBeyondEnd        the object ends before the first requested byte (in `storage.bucket._s3_clients`)
 ├── RecordUnreadable      a newer version wrote the record, or it is damaged: leave it alone
 ├── JobNotFound           no such job in this tenant
 │   └── JobGone           there was one, and it was removed

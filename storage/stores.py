@@ -15,11 +15,10 @@ from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
-from storage.pools.attention import AttentionStore
 from storage.pools.engine_info import EngineInfoStore
 from storage.pools.engine_starts import EngineStartStore
 from storage.pools.runtimes import RuntimeStore
-from storage.pools.worker_facts import WorkerFactsStore
+from storage.pools.worker_facts import AttentionStore, WorkerFactsStore
 from storage.removal import JobRemover
 from storage.signal import Signal
 from storage.webhooks.deliveries import DeliveryStore

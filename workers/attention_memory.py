@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.errors import StorageError
-from storage.pools.attention import AttentionStore
-from storage.pools.worker_facts import AttentionChoice
+from storage.pools.worker_facts import AttentionChoice, AttentionStore
 from workers import attention_probe
 
 logger = logging.getLogger(__name__)

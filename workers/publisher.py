@@ -14,9 +14,8 @@ from storage.jobs.models import Runtime
 from storage.pools.engine_info import FILES_LIFE, EngineInfoStore
 from storage.pools.worker_facts import WorkerFacts, WorkerFactsStore
 from workers.comfy.host import EngineHost
-from workers.comfy.system import SystemFacts, system_facts
+from workers.comfy.system import SystemFacts, gpu_name, system_facts
 from workers.errors import EngineUnavailable
-from workers.gpus import gpu_name
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
@@ -27,8 +26,7 @@ NEVER = datetime.min.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class WorkerIdentity:
-    """`name` is used in leases and logs. `prices` are in USD per second, by the GPU's name of `workers.gpus` or the
-    driver."""
+    """`name` is used in leases and logs. `prices` are in USD per second, by Modal's or the driver's name of the GPU."""
 
     name: str
     pool: str

@@ -28,7 +28,7 @@ from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.refusals import bounded, warnings_of
 from workers.errors import EngineError, JobCancelled, JobTimedOut, StorageFailed, WorkerError
 from workers.joblog import JobLog, LogSource
-from workers.outputs.strict import strict_json
+from workers.outputs.payload import strict_json
 from workers.outputs.uploads import AttemptKeys, OutputUploads, UploadPolicy
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 from workers.retries import is_repeated, is_retryable

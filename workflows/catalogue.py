@@ -27,8 +27,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-from workflows.check_links import dangling, ring_fault
-from workflows.check_nodes import NodeCheck
+from workflows.check_nodes import NodeCheck, dangling, ring_fault
 from workflows.declarations import OPEN_INPUTS, UNKNOWN, NodeDeclaration, declared
 from workflows.errors import NoOutputNode, UnknownInputField, UnknownInputNode, UnknownNodeClass, WorkflowError, pointer
 from workflows.graph import Graph, Node

@@ -8,9 +8,8 @@ from pydantic import Field
 from app.config import ApiConfig
 from app.fields import Moment, ResponseBody
 from storage.bucket.objects import ObjectStore
-from storage.jobs.models import ErrorDetail, Output, OutputType, Runtime
+from storage.jobs.models import ErrorDetail, Output, OutputType, Runtime, total_seconds, total_usd
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.usage import total_seconds, total_usd
 from storage.keys import DEFAULT_POOL
 from workflows.policy import GraphTrust
 

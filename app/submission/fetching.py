@@ -17,7 +17,7 @@ from app.submission.byte_quota import ByteQuota
 from app.submission.request import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused
 from storage.fair_slots import NoSlot
-from storage.intake.remote import Fetched, Meter, NotReserved
+from storage.intake.fetch import Fetched, Meter, NotReserved
 
 RETRY_S = 10
 """The Retry-After of a request that found every fetch slot taken."""

@@ -4,8 +4,8 @@ from app.config import ApiConfig
 from app.services import Services
 from infra.compose.values import bucket_disk, media_limits, own_ports, receiver_rules, retain_s
 from infra.settings import Settings
+from storage.intake.fetch import FetchPlaces, RemoteFetcher
 from storage.intake.media_check import MediaCheck
-from storage.intake.remote import FetchPlaces, RemoteFetcher
 from storage.launcher import Launcher
 from storage.stores import Stores
 from storage.webhooks.signing import public_key

@@ -11,8 +11,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from storage.bucket._s3_clients import S3Config
-from storage.bucket._s3_errors import of_answer, of_entry
+from storage.bucket._s3_clients import S3Config, of_answer, of_entry
 from storage.bucket._threads import Threads
 from storage.bucket.objects import ObjectHead, StoredObject
 from storage.errors import StorageRefused, StorageUnavailable

@@ -19,9 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
 from storage import keys
-from storage.bucket._s3_clients import S3Config, make_client
-from storage.bucket._s3_errors import RangeBeyondEnd, of_entry, translated
-from storage.bucket._s3_lists import keys_of, read_keys_quickly
+from storage.bucket._s3_clients import (
+    RangeBeyondEnd,
+    S3Config,
+    keys_of,
+    make_client,
+    of_entry,
+    read_keys_quickly,
+    translated,
+)
 from storage.bucket._s3_presign import Presigner, content_disposition
 from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
 from storage.bucket._threads import Threads

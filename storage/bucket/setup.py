@@ -1,9 +1,12 @@
-"""CORS and lifecycle of the bucket, set once by its owner.
+"""CORS and lifecycle of the bucket, set once by its owner, and the permissions that a deployment needs.
 
 Foreign rules are kept: S3 replaces a whole configuration at once, so ours are recognised by their ids, and the others
 are written back unchanged. No rule expires anything below `tenants/`, because a lifecycle rule knows a prefix and an
 age, not whether a job has ended, and a job may wait in the queue for any number of days. The reaper removes the objects
 of jobs.
+
+`OBJECT_ACTIONS` and `BUCKET_ACTIONS` are those of `S3ObjectStore`'s requests; a test records each request and compares.
+A multipart upload needs only PutObject, HeadObject only GetObject, and a conditional write both.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio.to_thread
 
 from storage import keys
-from storage.bucket._s3_clients import S3Config, make_client
-from storage.bucket._s3_errors import translated
+from storage.bucket._s3_clients import S3Config, make_client, translated
 from storage.errors import StorageRefused
 
 if TYPE_CHECKING:
@@ -160,3 +162,46 @@ def _comparable(rules: Sequence[Rule]) -> dict[str, Rule]:
         rule["ID"]: {name: sorted(value) if isinstance(value, list) else value for name, value in rule.items()}
         for rule in rules
     }
+
+
+OBJECT_ACTIONS = ("s3:AbortMultipartUpload", "s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+BUCKET_ACTIONS = ("s3:ListBucket",)
+SETUP_ACTIONS = (
+    "s3:GetBucketCORS",
+    "s3:GetLifecycleConfiguration",
+    "s3:PutBucketCORS",
+    "s3:PutLifecycleConfiguration",
+)
+"""Further actions of `bucket setup`, which the deployment itself does not need."""
+
+
+def run_policy(bucket: str, prefix: str) -> dict[str, Any]:
+    """Return the policy of the deployment's key."""
+    folder = keys.root(prefix)
+    listing: dict[str, Any] = {
+        "Sid": "ListKeys",
+        "Effect": "Allow",
+        "Action": list(BUCKET_ACTIONS),
+        "Resource": f"arn:aws:s3:::{bucket}",
+    }
+    if folder:
+        # IfExists: a GET of a missing key is a 404 only for a client that may list, and such a GET has no s3:prefix.
+        listing["Condition"] = {"StringLikeIfExists": {"s3:prefix": f"{folder}*"}}
+    objects = {
+        "Sid": "UseObjects",
+        "Effect": "Allow",
+        "Action": list(OBJECT_ACTIONS),
+        "Resource": f"arn:aws:s3:::{bucket}/{folder}*",
+    }
+    return {"Version": "2012-10-17", "Statement": [objects, listing]}
+
+
+def setup_policy(bucket: str) -> dict[str, Any]:
+    """Return the policy of the key that runs `bucket setup`."""
+    setup = {
+        "Sid": "SetUp",
+        "Effect": "Allow",
+        "Action": list(SETUP_ACTIONS),
+        "Resource": f"arn:aws:s3:::{bucket}",
+    }
+    return {"Version": "2012-10-17", "Statement": [setup]}

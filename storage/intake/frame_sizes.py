@@ -1,4 +1,4 @@
-"""The sizes of a video's frames, read from the headers in its packets.
+"""The sizes of a video's frames, read from the frame and sequence headers in its packets.
 
 A container declares one size, but a decoder uses the size of each frame: 52 KB whose first frames have 16 by 16 pixels
 can become gigabytes. The headers of common codecs are read; for other codecs each packet is decoded, for which a long
@@ -6,10 +6,220 @@ video exceeds the time limit. Sizes are in whole blocks, so slightly larger than
 """
 
 import contextlib
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage.intake.frame_headers import READERS, frames_in
-from storage.intake.nal_headers import Size, h264, is_avcc
+from storage.intake.nal_headers import START_CODE, Bits, Size, h264, hevc, is_avcc, sizes_in
+
+_JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
+_JPEG_TABLES, _JPEG_COMMENTS = 0xDB, frozenset({*range(0xE0, 0xF0), 0xFE})
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_VP9_SYNC, _VP9_RGB = 0x498342, 7
+_AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
+
+
+def _av1(data: bytes, extradata: bytes) -> Iterator[Size]:
+    units = _units_of_av1(data[4:] if data is extradata else data)
+    return sizes_in((unit for kind, unit in units if kind == _AV1_SEQUENCE), _size_of_av1)
+
+
+def _units_of_av1(data: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 0
+    while at < len(data):
+        head = data[at]
+        at += 2 if head & 4 else 1
+        length = len(data) - at
+        if head & 2:
+            length, at = _leb128(data, at)
+        yield head >> 3 & 15, data[at : at + length]
+        at += length
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if not byte & 128 or shift > 56:
+            return value, at
+
+
+def _size_of_av1(unit: bytes) -> Size:
+    bits = Bits(unit[:1_000])
+    bits.read(4)
+    if bits.read(1):
+        bits.read(5)
+    else:
+        delay_bits = 0
+        if bits.read(1):
+            bits.read(64)
+            if bits.read(1):
+                bits.golomb()
+            if bits.read(1):
+                delay_bits = bits.read(5) + 1
+                bits.read(32 + 5 + 5)
+        has_delays = bits.read(1)
+        for _ in range(bits.read(5) + 1):
+            bits.read(12)
+            if bits.read(5) > 7:
+                bits.read(1)
+            if delay_bits and bits.read(1):
+                bits.read(2 * delay_bits + 1)
+            if has_delays and bits.read(1):
+                bits.read(4)
+    across, down = bits.read(4) + 1, bits.read(4) + 1
+    return bits.read(across) + 1, bits.read(down) + 1
+
+
+def frames_in(codec: str, data: bytes) -> int:
+    """Return how many frames a decoder may output for one packet."""
+    if codec.endswith("vp9"):
+        return len(_lengths_of_vp9(data))
+    if "av1" not in codec:
+        return 1
+    found = 0
+    with contextlib.suppress(IndexError):
+        # A frame header begins with show_existing_frame, else two bits of frame_type and show_frame.
+        for kind, unit in _units_of_av1(data):
+            found += kind in _AV1_FRAMES and bool(unit[:1]) and bool(unit[0] & 0b1001_0000)
+    return max(1, found)
+
+
+def _vp8(data: bytes, _: bytes) -> Iterator[Size]:
+    if data[3:6] == b"\x9d\1\x2a" and not data[0] & 1:
+        yield int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
+
+
+def _vp9(data: bytes, extradata: bytes) -> Iterator[Size]:
+    return sizes_in(() if data is extradata else _heads_of_vp9(data), _size_of_vp9)
+
+
+def _heads_of_vp9(data: bytes) -> Iterator[bytes]:
+    at = 0
+    for length in _lengths_of_vp9(data):
+        yield data[at : at + min(length, 100)]
+        at += length
+
+
+def _lengths_of_vp9(data: bytes) -> list[int]:
+    """Return the lengths of the frames in a packet: several, followed by an index, or one."""
+    last = data[-1]
+    count, width = (last & 7) + 1, (last >> 3 & 3) + 1
+    index = data[-2 - count * width :]
+    if last & 0xE0 != 0xC0 or index[0] != last:
+        return [len(data)]
+    return [int.from_bytes(index[at : at + width], "little") for at in range(1, 1 + count * width, width)]
+
+
+def _size_of_vp9(head: bytes) -> Size | None:
+    """Return the frame's size; None if it takes the size of an earlier frame."""
+    bits = Bits(head)
+    bits.read(2)
+    profile = bits.read(1) + 2 * bits.read(1)
+    bits.read(profile == 3)
+    if bits.read(1):
+        return None
+    is_inter, is_shown, is_resilient = bits.read(1), bits.read(1), bits.read(1)
+    if not is_inter:
+        bits.read(24)
+        _skip_vp9_colours(bits, profile)
+    else:
+        is_intra = 0 if is_shown else bits.read(1)
+        bits.read(0 if is_resilient else 2)
+        if not is_intra:
+            bits.read(8 + 3 * 4)
+            if bits.read(1) or bits.read(1) or bits.read(1):
+                return None
+        else:
+            bits.read(24)
+            if profile:
+                _skip_vp9_colours(bits, profile)
+            bits.read(8)
+    return bits.read(16) + 1, bits.read(16) + 1
+
+
+def _skip_vp9_colours(bits: Bits, profile: int) -> None:
+    bits.read(profile >= 2)
+    if bits.read(3) != _VP9_RGB:
+        bits.read(4 if profile & 1 else 1)
+    else:
+        bits.read(profile & 1)
+
+
+def _jpeg(data: bytes, _: bytes) -> Iterator[Size]:
+    at = 0
+    while (found := _JPEG_MARKER.search(data, at)) is not None:
+        mark, at = data[found.start() + 1], found.end()
+        if mark in _JPEG_FRAMES:
+            yield int.from_bytes(data[at + 5 : at + 7]), int.from_bytes(data[at + 3 : at + 5])
+        at = _behind_jpeg_segment(data, at, mark)
+
+
+def _behind_jpeg_segment(data: bytes, at: int, mark: int) -> int:
+    """Return where FFmpeg searches for the next marker: after comments that fit and tables, else in the segment."""
+    length = int.from_bytes(data[at : at + 2])
+    end = at + length
+    if end + 2 > len(data) or length < 2:
+        return at
+    if mark in _JPEG_COMMENTS:
+        return end
+    if mark == _JPEG_TABLES:
+        at += 2
+        while end - at > 64:
+            at += 1 + (128 if data[at] >> 4 else 64)
+    return at
+
+
+def _png(data: bytes, _: bytes) -> Iterator[Size]:
+    """The chunk with the size should be the first, and FFmpeg takes it wherever it comes."""
+    at = 8
+    while at + 16 <= len(data):
+        if data[at + 4 : at + 8] == b"IHDR":
+            yield int.from_bytes(data[at + 8 : at + 12]), int.from_bytes(data[at + 12 : at + 16])
+        at += 12 + int.from_bytes(data[at : at + 4])
+
+
+def _prores(data: bytes, _: bytes) -> Iterator[Size]:
+    if data[4:8] == b"icpf":
+        yield int.from_bytes(data[16:18]), int.from_bytes(data[18:20])
+
+
+def _mpeg(data: bytes, _: bytes) -> Iterator[Size]:
+    """MPEG-1 and MPEG-2: a sequence's header, and two more bits for each side in its extension, which may add to a
+    header in an earlier packet."""
+    across = down = 0xFFF
+    for unit in data.split(START_CODE)[1:]:
+        if unit[:1] == b"\xb3":
+            across, down = int.from_bytes(unit[1:3]) >> 4, int.from_bytes(unit[2:4]) & 0xFFF
+            yield across, down
+        elif unit[:1] == b"\xb5":
+            more = Bits(unit[1:4])
+            if more.read(4) != 1:
+                continue
+            more.read(11)
+            across, down = across | more.read(2) << 12, down | more.read(2) << 12
+            yield across, down
+
+
+READERS: dict[str, Callable[[bytes, bytes], Iterator[Size]]] = {
+    "h264": h264,
+    "hevc": hevc,
+    "av1": _av1,
+    "libdav1d": _av1,
+    "libaom-av1": _av1,
+    "vp8": _vp8,
+    "libvpx": _vp8,
+    "vp9": _vp9,
+    "libvpx-vp9": _vp9,
+    "mjpeg": _jpeg,
+    "png": _png,
+    "prores": _prores,
+    "mpeg1video": _mpeg,
+    "mpeg2video": _mpeg,
+}
+"""The readers by FFmpeg's name of the decoder."""
 
 
 class FrameSizes:

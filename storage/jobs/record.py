@@ -31,8 +31,8 @@ from storage.jobs.models import (
     Output,
     ProgressDetails,
     Runtime,
+    with_time,
 )
-from storage.jobs.usage import with_time
 from storage.keys import DEFAULT_POOL
 from storage.model import Model
 from workflows.policy import GraphTrust

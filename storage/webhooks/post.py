@@ -9,8 +9,8 @@ from typing import Protocol
 
 import httpx
 
-from storage.intake.destinations import REFUSALS
-from storage.intake.pinned_http import PinnedTransport, described, pinned_client
+from storage.intake.ssrf import REFUSALS
+from storage.intake.ssrf_transport import PinnedTransport, described, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
 TIMEOUT_S = 15.0

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from storage.intake.destinations import Destinations
+    from storage.intake.ssrf import Destinations
 
 Loopback = Literal["one-tenant", "true", "false"]
 
@@ -30,7 +30,7 @@ class Tenants(Protocol):
 class ReceiverRules:
     """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know.
 
-    httpx is imported late, as in `storage.intake.remote`, so that an API without webhooks never loads it.
+    httpx is imported late, as in `storage.intake.fetch`, so that an API without webhooks never loads it.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ReceiverRules:
         self._named = frozenset(named)
 
     def destinations(self, tenant: str) -> "Destinations":
-        from storage.intake.destinations import Destinations
+        from storage.intake.ssrf import Destinations
 
         async def loopback() -> str | None:
             if self._loopback == "one-tenant" and await self._is_one_of_several(tenant):
@@ -60,7 +60,7 @@ class ReceiverRules:
         """Return why no event can be sent to this URL, as far as its text shows without name resolution, or None."""
         import httpx
 
-        from storage.intake.destinations import REFUSALS
+        from storage.intake.ssrf import REFUSALS
 
         try:
             await self.destinations(tenant).check_url(httpx.URL(url))

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from storage.bucket._s3_clients import make_client
-from storage.bucket.policy import run_policy, setup_policy
 from storage.bucket.s3 import S3Config
+from storage.bucket.setup import run_policy, setup_policy
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 

@@ -11,9 +11,16 @@ import pytest
 
 from storage.bucket._s3_clients import make_client
 from storage.bucket.objects import ObjectStore, SignedRequest
-from storage.bucket.policy import BUCKET_ACTIONS, OBJECT_ACTIONS, run_policy, setup_policy
 from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore
-from storage.bucket.setup import BucketSetup, NotSupported, cors_rules
+from storage.bucket.setup import (
+    BUCKET_ACTIONS,
+    OBJECT_ACTIONS,
+    BucketSetup,
+    NotSupported,
+    cors_rules,
+    run_policy,
+    setup_policy,
+)
 from storage.errors import StorageError, StorageUnavailable
 from tests.support.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.support.plain_http import NO_TLS

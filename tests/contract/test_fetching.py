@@ -17,9 +17,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.concurrency import gather
 from storage.errors import FetchFailed
-from storage.intake.destinations import Destinations
-from storage.intake.pinned_http import PinnedTransport
-from storage.intake.remote import Meter, RemoteFetcher
+from storage.intake.fetch import Meter, RemoteFetcher
+from storage.intake.ssrf import Destinations
+from storage.intake.ssrf_transport import PinnedTransport
 from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ import pytest
 
 from storage.errors import MediumRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
-from storage.intake.samples import opus_samples
+from storage.intake.probe import opus_samples
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.bucket._s3_clients import make_client
-from storage.bucket._s3_presign import address_of
+from storage.bucket._s3_presign import Credentials, Signer, address_of
 from storage.bucket.s3 import S3Config, S3ObjectStore, content_disposition
-from storage.bucket.sigv4 import Credentials, Signer
 from storage.errors import StorageRefused
 from tests.support.plain_http import NO_TLS
 

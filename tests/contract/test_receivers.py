@@ -18,9 +18,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.errors import FetchRefused
 from storage.index_keys import EventRef
-from storage.intake.destinations import Destinations
-from storage.intake.pinned_http import PinnedTransport
-from storage.intake.remote import RemoteFetcher
+from storage.intake.fetch import RemoteFetcher
+from storage.intake.ssrf import Destinations
+from storage.intake.ssrf_transport import PinnedTransport
 from storage.webhooks.receivers import SEVERAL_TENANTS
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, Api, running_api, unmetered

@@ -10,8 +10,7 @@ from xml.sax.saxutils import escape
 
 import pytest
 
-from storage.bucket._s3_clients import make_client
-from storage.bucket._s3_lists import keys_of, read_keys_quickly
+from storage.bucket._s3_clients import keys_of, make_client, read_keys_quickly
 from storage.bucket.s3 import S3Config, S3ObjectStore
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from aiohttp import web
 from storage.access.key_store import ApiKeyStore
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.intake.pinned_http import MAX_ERROR, RESOLVERS, RESOLVERS_OF_TENANT
+from storage.intake.ssrf_transport import MAX_ERROR, RESOLVERS, RESOLVERS_OF_TENANT
 from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 from storage.webhooks.receivers import Loopback, ReceiverRules
 
@@ -276,7 +276,7 @@ async def test_names_that_do_not_resolve_delay_no_other_tenant(receiver: str, mo
         return known("127.0.0.1" if str(host).startswith("slow") else host, *args, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    monkeypatch.setattr("storage.intake.pinned_http.DNS_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("storage.intake.ssrf_transport.DNS_TIMEOUT_S", 0.2)
     poster = RemotePoster(ReceiverRules(ApiKeyStore(MemoryObjectStore(SystemClock()), SystemClock()), loopback="true"))
     many = [poster.post("evil", f"http://slow{number}.test/", HEADERS, BODY) for number in range(RESOLVERS)]
     try:

@@ -21,7 +21,7 @@ from storage.access.key_store import DEFAULT_SCOPES, KeyScope, new_record
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import FetchFailed, FetchRefused
-from storage.intake.remote import Fetched, Meter
+from storage.intake.fetch import Fetched, Meter
 from storage.jobs.models import Output
 from storage.jobs.queue import JobQueue
 from storage.launcher import Launcher, MemoryLauncher

@@ -13,10 +13,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, 
 from typing import Any, TypeVar
 
 from workers.comfy.engine import ComfyEngine, History, Prompt
+from workers.comfy.history import ExecutionPolicy, PromptPoll, PromptVanished, failure_of
 from workers.comfy.inbox import Inbox
-from workers.comfy.outcome import failure_of
-from workers.comfy.policy import ExecutionPolicy
-from workers.comfy.poll import PromptPoll, PromptVanished
 from workers.errors import (
     EngineError,
     EngineStalled,

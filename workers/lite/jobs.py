@@ -1,15 +1,61 @@
-"""/api/jobs of ComfyUI 0.33: the queue and the history as one list of jobs."""
+"""The routes of /api/jobs in ComfyUI 0.33: the queue and the history as one list of jobs."""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from aiohttp import web
+
+from workers.lite.executor import Executor
 from workers.lite.prompts import Prompts, QueuedPrompt, Record
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 _PREVIEWABLE = {"images", "video", "audio", "gifs", "3d"}
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 """The canonical lower-case form, the only one that is accepted."""
+
+
+class JobRoutes:
+    def __init__(self, prompts: Prompts, executor: Executor) -> None:
+        self._prompts = prompts
+        self._executor = executor
+
+    def all(self) -> list[web.RouteDef]:
+        return [
+            web.get("/api/jobs", self.list),
+            web.get("/api/jobs/{job_id}", self.get),
+            web.post("/api/jobs/cancel", self.cancel_several),
+            web.post("/api/jobs/{job_id}/cancel", self.cancel),
+        ]
+
+    async def list(self, request: web.Request) -> web.Response:
+        try:
+            return web.json_response(listing(self._prompts, request.query))
+        except ValueError as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+    async def get(self, request: web.Request) -> web.Response:
+        job = one(self._prompts, request.match_info["job_id"])
+        return web.json_response({"error": "Job not found"}, status=404) if job is None else web.json_response(job)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        return web.json_response({"cancelled": self._cancel(request.match_info["job_id"])})
+
+    async def cancel_several(self, request: web.Request) -> web.Response:
+        job_ids = (await request.json()).get("job_ids", [])
+        invalid = [job_id for job_id in job_ids if not UUID.fullmatch(str(job_id))]
+        if invalid:
+            answer = {"error": "job_ids contains invalid id(s)", "invalid_ids": invalid}
+            return web.json_response(answer, status=400)
+        cancelled = [self._cancel(job_id) for job_id in job_ids]
+        return web.json_response({"cancelled": any(cancelled)})
+
+    def _cancel(self, job_id: str) -> bool:
+        """Cancel a prompt and return whether it was queued or running."""
+        if self._prompts.is_running(job_id):
+            self._executor.interrupted.set()
+            return True
+        return self._prompts.drop_waiting(job_id)
 
 
 def listing(prompts: Prompts, query: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The routes of ComfyUI that clients of a headless server use, each also available under /api."""
 
 import asyncio
+import ipaddress
 import itertools
 import json
 import platform
@@ -8,7 +9,9 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import WSMsgType, web
 
@@ -16,11 +19,9 @@ from workers.lite.clients import Clients
 from workers.lite.executor import Executor
 from workers.lite.file_routes import FileRoutes
 from workers.lite.folders import Folders
-from workers.lite.job_routes import JobRoutes
-from workers.lite.jobs import UUID
+from workers.lite.jobs import UUID, JobRoutes
 from workers.lite.node import NodeClass
 from workers.lite.prompts import Prompts, QueuedPrompt
-from workers.lite.requests import check_origin
 from workers.lite.validation import Refused, Validator
 
 VERSION = "0.33.0"
@@ -250,3 +251,28 @@ def _kept(extra_data: dict[str, Any]) -> dict[str, Any]:
 
 def _refused(error: dict[str, Any], node_errors: dict[str, Any] | None = None) -> web.Response:
     return web.json_response({"error": error, "node_errors": node_errors or {}}, status=400)
+
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@web.middleware
+async def check_origin(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Return 403 for a loopback Host with another Origin, which is a foreign page in a browser on this machine."""
+    if request.method == "OPTIONS":
+        return web.Response()
+    host, origin = request.headers.get("Host"), request.headers.get("Origin")
+    if host and origin:
+        asked, asking = urlsplit(f"//{host}"), urlsplit(origin)
+        if _is_loopback(asked.hostname) and asking.netloc and asked.netloc.lower() != asking.netloc.lower():
+            return web.Response(status=403)
+    return await handler(request)
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

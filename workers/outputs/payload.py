@@ -6,6 +6,7 @@ the 3D nodes report `{"result": ["3d/x.glb", null, []]}`. All other values becom
 """
 
 import json
+import math
 import posixpath
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from typing import Any
 
 from storage.jobs.models import OutputType
 from workers.comfy.engine import FileRef
-from workers.outputs.strict import strict_json, strict_text
 
 TEXT_KEY = "text"
 MAX_NAMES = 1_000
@@ -163,3 +163,24 @@ def _texts(node_id: str, texts: list[str]) -> Iterator[InlineOutput]:
         yield InlineOutput(
             f"text_output_{node_id}{suffix}.txt", "text", "text/plain; charset=utf-8", strict_text(text).encode()
         )
+
+
+def strict_text(text: str) -> str:
+    """Replace lone surrogates by `?`: a file name that is not UTF-8 appears in a node's message with them."""
+    return text.encode(errors="replace").decode()
+
+
+def strict_json(value: Any) -> Any:
+    """Replace NaN and infinities by null and make every string strict, so that no value prevents a record's write.
+
+    Python's JSON parser accepts bare NaN and lone surrogates, neither of which strict JSON allows.
+    """
+    if isinstance(value, str):
+        return strict_text(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {strict_text(str(key)): strict_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict_json(item) for item in value]
+    return value

@@ -20,7 +20,7 @@ from app.config import ApiConfig
 from app.openapi import OPERATIONS
 from app.operations import Operation
 from storage import keys
-from storage.bucket.policy import run_policy
+from storage.bucket.setup import run_policy
 from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST
 from storage.webhooks.signing import Signer, verify
 from tests.interop.requests import signed_events

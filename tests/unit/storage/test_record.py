@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from storage.errors import AttemptFenced, TransitionRefused
-from storage.jobs.models import ErrorDetail, EventName, JobEvent, Output, ProgressDetails
+from storage.jobs.models import ErrorDetail, EventName, JobEvent, Output, ProgressDetails, total_seconds
 from storage.jobs.record import CANCELLED_MESSAGE, TRANSITIONS, Change, JobRecord, Status
-from storage.jobs.usage import total_seconds
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 OUTPUT = Output(

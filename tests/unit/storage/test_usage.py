@@ -4,9 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from storage.jobs.models import ErrorDetail, GpuTime, Lease, ProgressDetails, Runtime
+from storage.jobs.models import (
+    ErrorDetail,
+    GpuTime,
+    Lease,
+    ProgressDetails,
+    Runtime,
+    total_seconds,
+    total_usd,
+    with_time,
+)
 from storage.jobs.record import JobRecord
-from storage.jobs.usage import total_seconds, total_usd, with_time
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 L40S = Runtime(worker="w", gpu="L40S", attention="sage", usd_per_s=0.0005)

@@ -9,8 +9,7 @@ import pytest
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.keys import attention
-from storage.pools.attention import MOST_CHOICES, AttentionStore
-from storage.pools.worker_facts import AttentionChoice
+from storage.pools.worker_facts import MOST_CHOICES, AttentionChoice, AttentionStore
 from tests.unit.workers.test_attention import GOOD, interpreter
 from workers.attention import SAGE_FLAG, SDPA_FLAG, EngineAttention
 from workers.attention_memory import AttentionMemory, SeenGpu, has_sage, parse_gpu, seen_gpu

@@ -3,8 +3,7 @@
 import pytest
 
 from infra.gpu_prices import MODAL_USD_PER_S
-from workers.comfy.system import SystemFacts, system_facts
-from workers.gpus import gpu_name
+from workers.comfy.system import SystemFacts, gpu_name, system_facts
 
 
 @pytest.mark.parametrize(

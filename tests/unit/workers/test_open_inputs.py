@@ -33,7 +33,7 @@ def raising() -> type:
 @pytest.fixture(scope="module")
 def engine_side() -> ModuleType:
     """By its path, as ComfyUI imports it."""
-    path = ENGINE_SIDE / "comfyui_modal_worker" / "open_inputs.py"
+    path = ENGINE_SIDE / "comfyui_modal_worker" / "inputs.py"
     spec = importlib.util.spec_from_file_location("open_inputs_of_engine", path)
     assert spec is not None
     assert spec.loader is not None

@@ -16,9 +16,10 @@ from workers.outputs.payload import (
     InlineOutput,
     names_in,
     outputs_of,
+    strict_json,
+    strict_text,
     type_of,
 )
-from workers.outputs.strict import strict_json, strict_text
 
 PNG = {"filename": "a_00001_.png", "subfolder": "x", "type": "output"}
 REF = FileRef("a_00001_.png", "x", "output")

@@ -32,7 +32,7 @@ def checks_any(cls: type, mode: str, **rest: Any) -> bool:
 @pytest.fixture(scope="module")
 def engine_side() -> ModuleType:
     """By its path, as ComfyUI imports it."""
-    path = ENGINE_SIDE / "comfyui_modal_worker" / "unchecked.py"
+    path = ENGINE_SIDE / "comfyui_modal_worker" / "inputs.py"
     spec = importlib.util.spec_from_file_location("unchecked_of_engine", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,12 +1,15 @@
-"""Pictures into pictures."""
+"""Nodes from pictures to pictures."""
+
+import time
 
 import numpy as np
 
 from workers.lite.node import NodeClass, Result, Running, choice, integer, link, number
 from workers.lite.nodes.images import LARGEST
-from workers.lite.nodes.pixels import Pixels, resize
+from workers.lite.nodes.pixels import Pixels, resize, to_pil
 
 METHODS = ("nearest-exact", "bilinear", "area", "bicubic", "lanczos")
+PREVIEW_SIZE = 512
 BLENDS = ("normal", "multiply", "screen", "overlay", "soft_light", "difference")
 
 
@@ -77,6 +80,18 @@ def _blend(below: Pixels, above: Pixels, mode: str) -> Pixels:
             return above
 
 
+def slow_steps(run: Running, *, image: Pixels, steps: int, seconds_per_step: float, preview: bool) -> Result:
+    """Takes its time, step by step with previews, as a sampler does: for trying progress and cancelling."""
+    for step in range(1, steps + 1):
+        time.sleep(seconds_per_step)
+        picture = None
+        if preview:
+            picture = to_pil(image[0] * (step / steps))
+            picture.thumbnail((PREVIEW_SIZE, PREVIEW_SIZE))
+        run.progress(step, steps, picture)
+    return Result((image,))
+
+
 NODES = (
     NodeClass(
         "ImageScale",
@@ -124,6 +139,17 @@ NODES = (
         "ImageBlur",
         image_blur,
         {"image": link("IMAGE"), "blur_radius": integer(1, 1, 31), "sigma": number(1.0, 0.1, 10.0, 0.1)},
+        outputs=("IMAGE",),
+    ),
+    NodeClass(
+        "LiteSlowSteps",
+        slow_steps,
+        {
+            "image": link("IMAGE"),
+            "steps": integer(10, 1, 10_000),
+            "seconds_per_step": number(0.1, 0.0, 600.0, 0.001),
+            "preview": ["BOOLEAN", {"default": True}],
+        },
         outputs=("IMAGE",),
     ),
 )

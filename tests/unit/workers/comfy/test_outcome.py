@@ -3,7 +3,7 @@
 import pytest
 
 from workers.comfy.engine import History
-from workers.comfy.outcome import LONGEST_MESSAGE, failure_of
+from workers.comfy.history import LONGEST_MESSAGE, failure_of
 from workers.errors import EngineUnavailable, JobCancelled, NodeFailed, OutOfMemory
 from workflows.messages import ExecutionError, ExecutionInterrupted, ExecutionStart, Message
 

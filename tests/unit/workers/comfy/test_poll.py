@@ -6,8 +6,7 @@ from typing import Any, cast
 import pytest
 
 from workers.comfy.engine import ComfyEngine, EngineSilent, History, PromptQueue
-from workers.comfy.policy import ExecutionPolicy
-from workers.comfy.poll import PromptPoll, PromptVanished
+from workers.comfy.history import ExecutionPolicy, PromptPoll, PromptVanished
 from workers.errors import EngineStalled, EngineUnavailable
 
 pytestmark = pytest.mark.anyio

@@ -15,8 +15,7 @@ from aiohttp import web
 from server import PromptServer  # type: ignore[import-not-found]
 
 from .checked_files import LIMIT_S, CheckedFiles
-from .open_inputs import open_inputs
-from .unchecked import checks_of_comfyui, unchecked_inputs
+from .inputs import checks_of_comfyui, open_inputs, unchecked_inputs
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 

@@ -14,10 +14,9 @@ import pytest
 from aiohttp import web
 
 from storage.errors import FetchFailed, FetchRefused
-from storage.intake.addresses import is_of_this_machine, is_public
-from storage.intake.destinations import DestinationRefused, Destinations
-from storage.intake.pinned_http import MAX_ADDRESSES, MAX_INTERIM, PinnedTransport, _GuardedHead, pinned_client
-from storage.intake.remote import CHUNK_BYTES, PIECES_AT_ONCE, Fetched, RemoteFetcher, _in_chunks
+from storage.intake.fetch import CHUNK_BYTES, PIECES_AT_ONCE, Fetched, RemoteFetcher, _in_chunks
+from storage.intake.ssrf import DestinationRefused, Destinations, is_of_this_machine, is_public
+from storage.intake.ssrf_transport import MAX_ADDRESSES, MAX_INTERIM, PinnedTransport, _GuardedHead, pinned_client
 from tests.support.api_server import PNG, unmetered
 
 pytestmark = pytest.mark.anyio

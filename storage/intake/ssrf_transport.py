@@ -25,7 +25,7 @@ import httpcore
 import httpx
 
 from storage.fair_slots import FairSlots
-from storage.intake.destinations import DestinationRefused, Destinations
+from storage.intake.ssrf import DestinationRefused, Destinations
 
 DNS_TIMEOUT_S = 5.0
 RESOLVERS, RESOLVERS_OF_TENANT = 64, 8

@@ -17,7 +17,7 @@ from storage.formats import HEAD_BYTES, listed_format
 if TYPE_CHECKING:
     import httpx
 
-    from storage.intake.pinned_http import PinnedTransport
+    from storage.intake.ssrf_transport import PinnedTransport
 
 FETCH_TIMEOUT_S = 60.0
 """Wall-clock limit of a whole download, since a slow drip of bytes never reaches a read timeout."""
@@ -101,8 +101,8 @@ class RemoteFetcher:
         """Download a URL. Raises `FetchRefused` if the URL or its content is not allowed, `FetchFailed` if it fails."""
         import httpx
 
-        from storage.intake.destinations import REFUSALS, Destinations
-        from storage.intake.pinned_http import PinnedTransport, described, following_redirects, pinned_client
+        from storage.intake.ssrf import REFUSALS, Destinations
+        from storage.intake.ssrf_transport import PinnedTransport, described, following_redirects, pinned_client
 
         here = Destinations(own_ports=self._own_ports)
         transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())

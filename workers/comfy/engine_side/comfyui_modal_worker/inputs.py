@@ -1,17 +1,43 @@
-"""Finds the values that ComfyUI does not compare with the range or the choices of object_info.
+"""Finds what object_info does not show of a class's inputs. Runs in ComfyUI's process.
 
-A class may check inputs itself, in a function with these inputs as parameters, which ComfyUI then does not check. It
-also does not check choices in a tuple, choices whose `in` accepts every value, and up to some version those of its
-newer API. Runs in ComfyUI's process.
+- Which classes take inputs of any name: ComfyUI gives a node a literal only where the node's INPUT_TYPES contains its
+  name, and some packs declare a dict that contains every name.
+- Which values ComfyUI does not compare with the declared range or choices. A class may check inputs itself, in a
+  function with these inputs as parameters. ComfyUI also does not check choices in a tuple, choices whose `in` accepts
+  every value, and up to some version those of its newer API.
 """
 
 import inspect
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 ALL = "*"
 """Replaces the names if the class's function takes any input."""
 COMBO = "COMBO"
+
+
+def open_inputs(classes: Mapping[str, Any]) -> dict[str, bool]:
+    """Return by class whether it takes any input. Classes whose declaration fails are omitted."""
+    name = f"comfyui_modal_{uuid.uuid4().hex}"
+    found: dict[str, bool] = {}
+    for class_type, node_class in classes.items():
+        try:
+            found[class_type] = _takes(node_class, name)
+        except Exception:  # noqa: S112  a pack's own code; ComfyUI logs the same error for object_info
+            continue
+    return found
+
+
+def _takes(node_class: Any, name: str) -> bool:
+    """Whether a class takes an input of this name, tested as in ComfyUI's execution.py: by name, in each group.
+
+    ComfyUI 0.33 also has a flag for classes of its new API.
+    """
+    if getattr(node_class, "ACCEPT_ALL_INPUTS", False) is True:
+        return True
+    groups = node_class.INPUT_TYPES()
+    return any(group in groups and name in groups[group] for group in ("required", "optional", "hidden"))
 
 
 def unchecked_inputs(
