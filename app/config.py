@@ -1,6 +1,12 @@
-"""Limits and addresses of the HTTP API, each with a name, a default and a meaning. `infra.settings` sets them."""
+"""Configuration of the HTTP API. Each limit and option is declared here once: its name, default, bounds and meaning.
 
-from dataclasses import dataclass, field
+The settings inherit these fields, `GET /v1/limits` shows the limits, and docs/settings.md repeats them (a test
+compares).
+"""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from app.body import TextLimits
 from storage.intake.media_check import MediaLimits
@@ -8,92 +14,97 @@ from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
 MIB, GIB = 1024**2, 1024**3
 
+CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
+"""A limit for counted jobs. Counting costs one LIST per thousand jobs."""
+PutBytes = Annotated[int, Field(ge=1, le=5 * GIB)]
+"""The size of a single PUT. S3 accepts at most 5 GiB."""
+UrlSeconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
+"""A lifetime of a presigned URL. S3 accepts at most seven days."""
+PageSize = Annotated[int, Field(ge=1, le=1_000)]
+"""A page of a list. S3 lists at most a thousand keys per request."""
+WaitSeconds = Annotated[int, Field(ge=1, le=140)]
+"""A long poll. Modal redirects a request after 150 seconds."""
 
-@dataclass(frozen=True, slots=True)
-class ApiConfig:
-    """Configuration of the API. Sizes are in bytes, times in seconds. `api_key` is the default tenant's admin key."""
 
-    api_key: str | None
-    public_url: str | None = None
-    docs: bool = True
-    metrics: bool = False
-    """Whether GET /metrics is served."""
-    cors_origins: tuple[str, ...] = ()
-    """Origins whose pages may call the API from a browser."""
-    max_requests_per_s: float | None = None
-    """Requests per second of one key at one process; None means no limit, here and in the next four."""
-    max_active_jobs: int | None = None
-    """Queued or running jobs of one tenant."""
-    max_queued_jobs: int | None = None
-    max_webhook_targets: int | None = None
-    """Webhook receivers of one tenant within 30 days."""
-    max_upload_bytes_a_day: int | None = None
-    max_request_bytes: int = 700 * MIB
-    body_idle_s: float = 30.0
-    """The longest pause within a request body."""
-    max_body_s: float = 1800.0
-    """The longest time to receive a body: 700 MiB at 3 Mbit/s."""
-    max_text_bytes: int = 1 * MIB
-    """The longest string in a request that is not a medium, such as a prompt."""
-    max_total_text_bytes: int = 8 * MIB
-    """The total of a request's strings of more than 64 KiB that are not media."""
-    max_unfinished_requests: int = 256
-    """Requests of one tenant whose bodies have begun and not arrived completely, at one process."""
-    max_long_polls: int = 1_000
-    """Requests of one tenant that wait for jobs, at one process."""
-    max_unread_bytes: int = 64 * MIB
-    """Unread bytes of one tenant's responses of more than 64 KiB, at one process."""
-    max_receiving_requests: int = 16
-    """Bodies of more than 64 KiB that a process receives and handles at once; one tenant gets half of them. This bounds
-    the temporary files to 16 times `max_request_bytes`."""
-    max_large_requests: int = 4
-    """Requests of more than 1 MiB without media that a process handles at once; one tenant gets half of them."""
-    max_media: int = 10
-    max_medium_bytes: int = 50 * MIB
-    max_urls: int = 20
-    """URLs that are fetched for one job."""
-    max_batch_urls: int = 200
-    """URLs that are fetched for all jobs of a batch."""
-    max_fetch_s: float = 300.0
-    """The longest total time of one request's fetches."""
-    max_upload_bytes: int = 5 * GIB
-    media_limits: MediaLimits = field(default_factory=MediaLimits)
-    """Limits on the decoded size of a file."""
-    max_nodes: int = 2_000
-    graphs: GraphTrust = "own"
-    """The trust level of graphs whose key sets none."""
-    node_policy: NodePolicy = field(default_factory=lambda: NodePolicy.parse(DEFAULT))
-    """The node classes that a graph may use."""
-    max_inputs: int = 1_000
-    max_metadata_pairs: int = 16
-    max_page: int = 200
-    max_wait_s: int = 60
-    cancel_wait_s: float = 6.0
-    """The time that DELETE waits for a running job to stop before it responds 202."""
-    bucket_timeout_s: float = 15.0
-    """The total time that one request may wait for the bucket."""
-    spawn_wait_s: float = 5.0
-    """The time that the response to a submission waits for a worker to be requested; the reaper retries."""
-    output_expires_s: int = 3600
-    default_timeout_s: int = 1800
-    max_timeout_s: int = 24 * 3600
-    queue_timeout_s: int | None = None
-    """The queue timeout of a job that names none; None means no timeout."""
-    retain_s: int = 7 * 24 * 3600
-    """The longest retention of a finished job."""
-    max_batch_jobs: int = 1_000
-    max_batch_nodes: int = 500_000
-    """The nodes of a batch's graph times its input sets. Validating one takes about 16 µs."""
-    max_batch_graph_bytes: int = 256 * MIB
-    """The size of a batch's graph times its input sets: the graph is sent once and stored with each job."""
-    gpu_pools: tuple[str, ...] = ()
-    """The pools that a job may name as `gpu`."""
-    webhook_public_keys: tuple[str, ...] = ()
-    """The ed25519 public keys that verify webhook signatures, as `whpk_…`."""
-    signs_webhooks: bool = True
-    """Whether the deployment has a webhook secret. Unsigned events are not sent."""
-    webhook_test_wait_s: float = 20.0
-    """The time that POST /v1/webhooks/test waits for the receiver's response."""
+class RequestLimits(MediaLimits):
+    """The limits that a client can meet and a setting can change. Sizes are in bytes, times in seconds."""
+
+    max_requests_per_s: PositiveFloat | None = Field(
+        None, description="most requests a second of one key at one API process; any number if unset"
+    )
+    max_active_jobs: CountedJobs | None = Field(
+        None, description="most jobs of one tenant that are queued or running; any number if unset"
+    )
+    max_queued_jobs: CountedJobs | None = Field(
+        None, description="most jobs of one tenant that are queued; any number if unset"
+    )
+    max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
+        None, description="most receivers of webhooks that a tenant may have had in 30 days; any number if unset"
+    )
+    max_upload_bytes_a_day: PositiveInt | None = Field(
+        None,
+        description="most bytes that one tenant brings on a day (UTC), uploads and files in requests; "
+        "any number if unset",
+    )
+    max_request_bytes: PositiveInt = Field(700 * MIB, description="largest request body")
+    # 700 MiB at 3 Mbit/s.
+    max_body_s: PositiveFloat = Field(1800.0, description="longest time in which a request body arrives, seconds")
+    max_text_bytes: PositiveInt = Field(1 * MIB, description="longest string in a request that is not a file")
+    max_total_text_bytes: PositiveInt = Field(
+        8 * MIB, description="most bytes of all strings of more than 64 KiB in a request that are not files"
+    )
+    max_unfinished_requests: PositiveInt = Field(
+        256, description="most requests of one tenant whose bodies have begun and not arrived at one API process"
+    )
+    max_long_polls: PositiveInt = Field(
+        1_000, description="most requests of one tenant that wait for jobs at one API process"
+    )
+    max_unread_bytes: PositiveInt = Field(
+        64 * MIB,
+        description="most bytes of answers of more than 64 KiB that one tenant's clients have not read yet, at one "
+        "API process",
+    )
+    # This bounds the temporary files to 16 times `max_request_bytes`.
+    max_receiving_requests: PositiveInt = Field(
+        16,
+        description="most requests of more than 64 KiB that one API process receives at once; one tenant gets half "
+        "of them",
+    )
+    max_large_requests: PositiveInt = Field(
+        4,
+        description="most requests of more than 1 MiB, files not counted, that one API process works on at once; one "
+        "tenant gets half of them",
+    )
+    max_nodes: PositiveInt = Field(2_000, description="most nodes of a workflow")
+    max_inputs: NonNegativeInt = Field(1_000, description="most `inputs` of a job")
+    max_media: NonNegativeInt = Field(10, description="most `media` of a job")
+    max_medium_bytes: PositiveInt = Field(50 * MIB, description="largest file in a request body or behind a URL")
+    max_urls: NonNegativeInt = Field(
+        20, description="most URLs that are fetched for a job: `url` of its media, and `image_url` inputs"
+    )
+    max_batch_urls: NonNegativeInt = Field(200, description="most URLs that are fetched for all jobs of a batch")
+    max_fetch_s: PositiveFloat = Field(
+        300.0, description="longest time that the fetches of one request take together, seconds"
+    )
+    max_upload_bytes: PutBytes = Field(5 * GIB, description="largest presigned upload")
+    max_batch_jobs: PositiveInt = Field(1_000, description="most jobs of one batch")
+    # Validating one node takes about 16 µs.
+    max_batch_nodes: PositiveInt = Field(
+        500_000, description="most nodes of a batch: those of its graph, times its `input_sets`"
+    )
+    # The graph is sent once and stored with each job.
+    max_batch_graph_bytes: PositiveInt = Field(
+        256 * MIB, description="most bytes of a batch's graphs: the size of its graph, times its `input_sets`"
+    )
+    max_metadata_pairs: NonNegativeInt = Field(16, description="most `metadata` of a job")
+    max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
+    max_wait_s: WaitSeconds = Field(60, description="longest `wait` of GET /v1/jobs/{job_id}, seconds")
+    max_page: PageSize = Field(200, description="largest `limit` of a list")
+
+    @property
+    def media_limits(self) -> MediaLimits:
+        """The limits on files alone, which are passed to the process that examines one."""
+        return MediaLimits(**{name: getattr(self, name) for name in MediaLimits.model_fields})
 
     @property
     def text_limits(self) -> TextLimits:
@@ -109,3 +120,60 @@ class ApiConfig:
     def largest_upload(self) -> int:
         """The largest upload that can be accepted, in bytes: no larger than the daily quota."""
         return min(self.max_upload_bytes, self.max_upload_bytes_a_day or self.max_upload_bytes)
+
+
+class ApiOptions(RequestLimits):
+    """The limits, and the other settings that the API takes as they are."""
+
+    public_url: str | None = Field(
+        None,
+        description="base of the links in answers and events; unset means the request's own host, "
+        "and in events on Modal the API's",
+    )
+    docs: bool = Field(default=True, description="serve /docs and /openapi.json")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
+    )
+    metrics: bool = Field(default=False, description="serve /metrics, to keys with the scope `admin`")
+    graphs: GraphTrust = Field(
+        "own",
+        description="who writes the graphs: `own` (your team; they reach ComfyUI as submitted) or `strangers` (end "
+        "users; what may be dangerous is refused); `keys create --graphs` sets it for one key",
+    )
+    output_expires_s: UrlSeconds = Field(3600, description="how long a presigned output URL is valid, seconds")
+    default_timeout_s: PositiveInt = Field(1800, description="run-time limit of a job that names none, seconds")
+    queue_timeout_s: PositiveInt | None = Field(
+        None, description="longest wait of a job that names none; unset means 7 days, or as long as the job is kept"
+    )
+    bucket_timeout_s: PositiveFloat = Field(
+        15.0,
+        description="how long a request may wait for the bucket in all, before it gets a 503, seconds; each job of a "
+        "batch adds 0.1 s",
+    )
+
+
+class ApiConfig(ApiOptions):
+    """The whole configuration of the API."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    api_key: str | None = Field(repr=False)
+    """The admin key of the default tenant."""
+    node_policy: NodePolicy = Field(default_factory=lambda: NodePolicy.parse(DEFAULT))
+    """The node classes that a graph may use."""
+    body_idle_s: float = 30.0
+    """The longest pause within a request body."""
+    cancel_wait_s: float = 6.0
+    """The time that DELETE waits for a running job to stop before it responds 202."""
+    spawn_wait_s: float = 5.0
+    """The time that the response to a submission waits for a worker to be requested; the reaper retries."""
+    retain_s: int = 7 * 24 * 3600
+    """The longest retention of a finished job."""
+    gpu_pools: tuple[str, ...] = ()
+    """The pools that a job may name as `gpu`."""
+    webhook_public_keys: tuple[str, ...] = ()
+    """The ed25519 public keys that verify webhook signatures, as `whpk_…`."""
+    signs_webhooks: bool = True
+    """Whether the deployment has a webhook secret. Unsigned events are not sent."""
+    webhook_test_wait_s: float = 20.0
+    """The time that POST /v1/webhooks/test waits for the receiver's response."""

@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -21,7 +22,9 @@ from storage.jobs.record import DAY_S
 DEFAULT_EVENTS: tuple[EventName, ...] = ("completed", "failed")
 
 Moment = Annotated[
-    datetime, PlainSerializer(lambda moment: moment.isoformat(timespec="microseconds"), when_used="json")
+    datetime,
+    PlainSerializer(lambda moment: moment.isoformat(timespec="microseconds"), when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
 """A time as the first version wrote it, 2025-09-19T17:42:00.123456+00:00, because older parsers do not accept Z."""
 

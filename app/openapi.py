@@ -6,7 +6,7 @@
 from typing import Any
 
 from pydantic import BaseModel, Field
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__, problems
 from app.api import batches, jobs, limits, system, uploads, webhooks, workflows
@@ -54,10 +54,8 @@ _KEYS = (
 
 def document() -> dict[str, Any]:
     """Return the whole document as JSON values."""
-    models = sorted(_models(), key=lambda model: model.__name__)
-    _, schemas = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
-    )
+    models = sorted(_models().items(), key=lambda item: item[0].__name__)
+    _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
@@ -78,10 +76,15 @@ def document() -> dict[str, Any]:
     }
 
 
-def _models() -> set[type[BaseModel]]:
-    answered: set[type[BaseModel]] = {ProblemView}
-    answered |= {model for operation in OPERATIONS for _, model in operation.answers.values() if model is not None}
-    return answered | {operation.request for operation in OPERATIONS if operation.request is not None}
+def _models() -> dict[type[BaseModel], JsonSchemaMode]:
+    """Return the models of the document, each with the direction in which it travels."""
+    # A response always has its fields with defaults; a request, and a problem, may lack them.
+    modes: dict[type[BaseModel], JsonSchemaMode] = {ProblemView: "validation"}
+    for operation in OPERATIONS:
+        modes |= {model: "serialization" for _, model in operation.answers.values() if model is not None}
+        if operation.request is not None:
+            modes[operation.request] = "validation"
+    return modes
 
 
 def _operation(operation: Operation) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from app.config import ApiOptions, UrlSeconds
 from infra.gpu_architectures import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
 from infra.nodes import ALL_PACKS
 from storage.access.key_store import KeyRecord
@@ -30,7 +31,7 @@ from storage.webhooks.receivers import Loopback
 from storage.webhooks.signing import public_key, secret_bytes
 from workers.comfy.flags import parse_flags
 from workers.isolation import FIRST_USER, USERS
-from workflows.policy import DEFAULT, GraphTrust, NodePolicy
+from workflows.policy import DEFAULT, NodePolicy
 from workflows.suggestions import suggestion
 
 ENV_PREFIX = "COMFYUI_MODAL_"
@@ -39,12 +40,6 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-CountedJobs = Annotated[int, Field(ge=1, le=10_000)]
-"""A limit for counted jobs. Counting costs one LIST per thousand jobs."""
-UrlSeconds = Annotated[int, Field(ge=1, le=7 * 24 * 3600)]
-"""A lifetime of a presigned URL. S3 accepts at most seven days."""
-PutBytes = Annotated[int, Field(ge=1, le=5 * 1024**3)]
-"""The size of a single PUT. S3 accepts at most 5 GiB."""
 CallSeconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 """The timeout of a Modal call. Modal accepts at most a day."""
 GPU_POOLS = "additional GPU pools, as JSON: the name that a job gives as `gpu` → a Modal GPU"
@@ -76,7 +71,7 @@ class BadSetting(ValueError):
     """A value that parses but cannot be used. The message begins with the setting's name."""
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, ApiOptions):
     """The settings of a process. A value that does not parse stops it at start, with the variable's name."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
@@ -97,52 +92,14 @@ class Settings(BaseSettings):
     api_keys: tuple[KeyRecord, ...] = Field(
         (), description="records of further keys, as a JSON list; `keys create --for-settings` prints one"
     )
-    public_url: str | None = Field(
-        None,
-        description="base of the links in answers and events; unset means the request's own host, "
-        "and in events on Modal the API's",
-    )
-    max_requests_per_s: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="most requests a second of one key at one API process; unset means any number"
-    )
-    max_active_jobs: CountedJobs | None = Field(
-        None, description="most jobs of one tenant that are queued or running; unset means any number"
-    )
-    max_queued_jobs: CountedJobs | None = Field(
-        None, description="most jobs of one tenant that are queued; unset means any number"
-    )
-    max_webhook_targets: Annotated[int, Field(ge=1, le=900)] | None = Field(
-        None, description="most receivers of webhooks that a tenant may have had in 30 days; unset means any number"
-    )
-    max_upload_bytes_a_day: Count | None = Field(
-        None, description="most bytes that one tenant brings on a day (UTC); unset means any number"
-    )
     min_free_bytes: Annotated[int, Field(ge=0)] = Field(
         512 * 1024**2,
         description="free space on the disk of the embedded bucket, beyond the 1 % that its server reserves, below "
         "which new jobs and uploads are refused",
     )
-    docs: bool = Field(default=True, description="serve /docs and /openapi.json")
-    cors_origins: tuple[str, ...] = Field(
-        (), description="web origins whose pages may call the API, as a JSON list; with none, no browser may"
-    )
-    metrics: bool = Field(default=False, description="serve /metrics, to keys with the scope `admin`")
-    max_request_bytes: Count = Field(700 * 1024**2, description="largest request body")
-    max_media: Count = Field(10, description="most media of one job")
-    max_medium_bytes: Count = Field(50 * 1024**2, description="largest medium in a request body or behind a URL")
-    max_urls: Count = Field(20, description="most URLs that are fetched for one job")
-    max_batch_urls: Count = Field(200, description="most URLs that are fetched for all jobs of a batch")
-    max_fetch_s: Seconds = Field(300.0, description="how long the fetches of one request may take together, seconds")
     fetching_requests: Count = Field(16, description="requests for which one API process fetches URLs at once")
     fetching_requests_of_tenant: Count = Field(4, description="of these, requests of one tenant")
     fetches_of_host: Count = Field(4, description="URLs of one host that an API process fetches at once")
-    max_upload_bytes: PutBytes = Field(5 * 1024**3, description="largest presigned upload")
-    max_pixels: Count = Field(100_000_000, description="most pixels of a picture, or of one frame")
-    max_animation_pixels: Count = Field(500_000_000, description="most pixels of all frames of a picture that moves")
-    max_frames: Count = Field(10_000, description="most frames of a picture that moves")
-    max_video_pixels: Count = Field(8_000_000_000, description="most pixels of all frames of a video")
-    max_samples: Count = Field(2_000_000_000, description="most samples of a sound, of all its channels")
-    max_media_s: Seconds = Field(4 * 3600.0, description="longest video or sound, seconds")
     max_media_checks: Count | None = Field(
         None, description="files that one process examines at once; unset means one for each CPU core, at most 4"
     )
@@ -150,32 +107,15 @@ class Settings(BaseSettings):
         100, description="most files of one tenant that wait at one API process to be examined"
     )
     media_check_wait_s: Seconds = Field(30.0, description="longest wait of a file to be examined by the API, seconds")
-    max_nodes: Count = Field(2_000, description="most nodes of a workflow")
-    graphs: GraphTrust = Field(
-        "own",
-        description="who writes the graphs: `own` (your team; they reach ComfyUI as submitted) or `strangers` (end "
-        "users; what may be dangerous is refused); `keys create --graphs` sets it for one key",
-    )
     denied_nodes: Annotated[str, AfterValidator(_policy)] = Field(
         DEFAULT,
         description="node classes that no workflow may use, as patterns with commas between: the last that fits "
         "decides, `!` allows, `default` stands for those that run code, and for strangers those that reach any path",
     )
     upload_expires_s: UrlSeconds = Field(3600, description="how long a presigned upload URL is valid, seconds")
-    output_expires_s: UrlSeconds = Field(3600, description="how long a presigned output URL is valid, seconds")
-    default_timeout_s: Count = Field(1800, description="run-time limit of a job that names none, seconds")
-    max_timeout_s: Count = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
-    queue_timeout_s: Count | None = Field(
-        None, description="longest wait of a job that names none; unset means 7 days, or as long as the job is kept"
-    )
     retain_days: Annotated[float, Field(gt=0)] = Field(
         7.0, description="how long finished jobs, their files and unused uploads stay, days"
     )
-    bucket_timeout_s: Seconds = Field(
-        15.0,
-        description="how long a request may wait for the bucket in all, before it gets a 503, seconds",
-    )
-    max_batch_jobs: Count = Field(1_000, description="most jobs of one batch")
 
     # Pools, prices, and workflows with names.
     gpu_pools: Pools = Field({}, description=GPU_POOLS)

@@ -1,8 +1,8 @@
 """Builds the API from the settings and the stores."""
 
-from app.config import ApiConfig
+from app.config import ApiConfig, ApiOptions
 from app.services import Services
-from infra.compose.values import bucket_disk, media_limits, own_ports, receiver_rules, retain_s
+from infra.compose.values import bucket_disk, own_ports, receiver_rules, retain_s
 from infra.settings import Settings
 from storage.intake.fetch import FetchPlaces, RemoteFetcher
 from storage.intake.media_check import MediaCheck
@@ -35,35 +35,12 @@ def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Serv
 
 
 def api_config(settings: Settings) -> ApiConfig:
+    options = {name: getattr(settings, name) for name in ApiOptions.model_fields}
     return ApiConfig(
+        **options,
         api_key=settings.api_key.get_secret_value() if settings.api_key else None,
-        public_url=settings.public_url,
-        max_requests_per_s=settings.max_requests_per_s,
-        max_active_jobs=settings.max_active_jobs,
-        max_queued_jobs=settings.max_queued_jobs,
-        max_webhook_targets=settings.max_webhook_targets,
-        max_upload_bytes_a_day=settings.max_upload_bytes_a_day,
-        docs=settings.docs,
-        metrics=settings.metrics,
-        cors_origins=settings.cors_origins,
-        max_request_bytes=settings.max_request_bytes,
-        max_media=settings.max_media,
-        max_medium_bytes=settings.max_medium_bytes,
-        max_urls=settings.max_urls,
-        max_batch_urls=settings.max_batch_urls,
-        max_fetch_s=settings.max_fetch_s,
-        max_upload_bytes=settings.max_upload_bytes,
-        media_limits=media_limits(settings),
-        max_nodes=settings.max_nodes,
-        graphs=settings.graphs,
         node_policy=NodePolicy.parse(settings.denied_nodes),
-        output_expires_s=settings.output_expires_s,
-        default_timeout_s=settings.default_timeout_s,
-        max_timeout_s=settings.max_timeout_s,
-        queue_timeout_s=settings.queue_timeout_s,
         retain_s=retain_s(settings),
-        bucket_timeout_s=settings.bucket_timeout_s,
-        max_batch_jobs=settings.max_batch_jobs,
         gpu_pools=tuple(settings.gpu_pools),
         webhook_public_keys=_public_keys(settings),
         signs_webhooks=settings.webhook_secret is not None or settings.webhook_signing_key is not None,

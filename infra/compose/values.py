@@ -5,21 +5,9 @@ from urllib.parse import urlsplit
 from infra.settings import Settings
 from storage.access.key_store import ApiKeyStore
 from storage.bucket.disk import BucketDisk
-from storage.intake.media_check import MediaLimits
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_TENANT
 from storage.webhooks.receivers import Loopback, ReceiverRules
-
-
-def media_limits(settings: Settings) -> MediaLimits:
-    return MediaLimits(
-        settings.max_pixels,
-        settings.max_animation_pixels,
-        settings.max_video_pixels,
-        settings.max_media_s,
-        settings.max_frames,
-        settings.max_samples,
-    )
 
 
 def webhook_secrets(settings: Settings) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infra.compose.values import media_limits
 from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
 from workers.attention_memory import AttentionMemory
@@ -72,7 +71,7 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
             max_outputs=settings.max_outputs,
             max_output_bytes=settings.max_output_bytes,
         ),
-        staging=StagingPolicy(media_limits(settings), settings.max_media_checks),
+        staging=StagingPolicy(settings.media_limits, settings.max_media_checks),
         report=ReportPolicy(
             interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
         ),

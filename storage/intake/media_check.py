@@ -11,9 +11,11 @@ import json
 import os
 import signal
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 import comfyui_modal
 from storage.errors import CheckUnavailable, MediumRefused
@@ -52,21 +54,22 @@ class Extent:
     duration_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class MediaLimits:
+class MediaLimits(BaseModel):
     """Limits of decoded sizes. A loader needs 12 bytes per pixel and 4 per sample of each channel."""
 
-    max_pixels: int = 100_000_000
-    """Pixels of an image or of one frame."""
-    max_animation_pixels: int = 500_000_000
-    """Pixels of all frames of an animation, which is loaded as a whole."""
-    max_video_pixels: int = 8_000_000_000
-    """Pixels of all frames of a video: a minute of 1080p at 60 fps, or 96 GB as floats, which few workers have."""
-    max_duration_s: float = 4 * 3600.0
-    max_frames: int = 10_000
-    """Frames of an animation: a loader keeps objects and a mask for each, however small it is."""
-    max_samples: int = 2_000_000_000
-    """Samples of all channels of a sound: about 6 hours of stereo, or 8 GB."""
+    model_config = ConfigDict(frozen=True)
+
+    max_pixels: PositiveInt = Field(100_000_000, description="most pixels of a picture, or of one frame")
+    max_animation_pixels: PositiveInt = Field(
+        500_000_000, description="most pixels of all frames of a picture that moves, 4,096 at least for each"
+    )
+    # A loader keeps objects and a mask for each frame, however small it is.
+    max_frames: PositiveInt = Field(10_000, description="most frames of a picture that moves")
+    # A minute of 1080p at 60 fps, or 96 GB as floats, which few workers have.
+    max_video_pixels: PositiveInt = Field(8_000_000_000, description="most pixels of all frames of a video")
+    # About 6 hours of stereo, or 8 GB.
+    max_samples: PositiveInt = Field(2_000_000_000, description="most samples of a sound, of all its channels")
+    max_media_s: PositiveFloat = Field(4 * 3600.0, description="longest video or sound, seconds")
 
     def check(self, extent: Extent, content_type: str) -> None:
         """Raise `MediumRefused` with the limit and the actual value if a limit is exceeded."""
@@ -88,8 +91,8 @@ class MediaLimits:
             raise MediumRefused(
                 f"{extent.samples} samples or more in all channels, at most {self.max_samples} are allowed"
             )
-        if extent.duration_s > self.max_duration_s:
-            raise MediumRefused(f"{extent.duration_s:.0f} s long, at most {self.max_duration_s:.0f} are allowed")
+        if extent.duration_s > self.max_media_s:
+            raise MediumRefused(f"{extent.duration_s:.0f} s long, at most {self.max_media_s:.0f} are allowed")
 
 
 class MediaCheck:
@@ -173,7 +176,7 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
 
 async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
-        *comfyui_modal.command(probe.__name__, str(path), content_type, json.dumps(asdict(limits))),
+        *comfyui_modal.command(probe.__name__, str(path), content_type, limits.model_dump_json()),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,

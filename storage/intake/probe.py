@@ -104,7 +104,7 @@ def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
             if packet.stream_index in sounds:
                 samples += sounds[packet.stream_index].of(packet)
             seconds = max(seconds, spans.setdefault(packet.stream_index, _Span()).add(packet))
-            if pixels > limits["max_video_pixels"] or seconds > limits["max_duration_s"]:
+            if pixels > limits["max_video_pixels"] or seconds > limits["max_media_s"]:
                 break
             if samples > limits["max_samples"]:
                 break

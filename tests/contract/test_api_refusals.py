@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,7 +235,7 @@ async def test_media_beyond_the_limit_are_the_first_versions_400(clock: ManualCl
 )
 async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], body: Any, slug: str) -> None:
     """Each is a setting with a name."""
-    config = replace(ApiConfig(api_key=KEY), **limit)
+    config = ApiConfig(api_key=KEY, **limit)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         response = await api.client.post("/v1/jobs", json=body)
         assert response.json()["type"] == f"/problems/{slug}"
@@ -248,7 +247,7 @@ async def test_a_body_that_does_not_come_in_time(clock: ManualClock, limit: dict
     """The client is told, and the connection ends."""
     head = f"POST /v1/jobs HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\n"
     head += "content-type: application/json\r\ncontent-length: 100\r\n\r\n"
-    async with running_api(MemoryObjectStore(clock), clock, replace(ApiConfig(api_key=KEY), **limit)) as api:
+    async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, **limit)) as api:
         reader, writer = await asyncio.open_connection(api.client.base_url.host, api.client.base_url.port)
         writer.write(head.encode())
         for _ in range(3):

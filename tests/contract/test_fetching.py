@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ async def fetching_api(
     site: Site, clock: ManualClock, settings: Settings | None = None, **limits: Any
 ) -> AsyncIterator[Api]:
     port = int(site.url.rsplit(":", 1)[1])
-    config = replace(ApiConfig(api_key=KEY), **limits)
+    config = ApiConfig(api_key=KEY, **limits)
     here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
     fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
     async with running_api(MemoryObjectStore(clock), clock, config, settings=settings, fetcher=fetcher) as api:

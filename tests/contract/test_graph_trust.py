@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,7 +54,7 @@ async def test_a_keys_own_level_goes_before_the_deployments(
     clock: ManualClock, graph: dict[str, Any], of_deployment: GraphTrust, of_key: GraphTrust | None, level: GraphTrust
 ) -> None:
     """The job shows the level, and its worker finds it in the record; a refusal names what allows the graph."""
-    config = replace(ApiConfig(api_key=KEY), graphs=of_deployment)
+    config = ApiConfig(api_key=KEY, graphs=of_deployment)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         await publish(api.stores)
         async with await api.client_of("acme", graphs=of_key) as client:
@@ -73,7 +72,7 @@ async def test_a_keys_own_level_goes_before_the_deployments(
 
 async def test_a_named_workflow_is_the_operators_own(clock: ManualClock) -> None:
     """Whatever the key that gives the values."""
-    config = replace(ApiConfig(api_key=KEY), graphs="strangers")
+    config = ApiConfig(api_key=KEY, graphs="strangers")
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         given = {"image": {"data": base64.b64encode(PNG).decode()}}
         answer = await api.client.post("/v1/workflows/still/jobs", json={"inputs": given})

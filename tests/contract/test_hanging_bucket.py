@@ -44,7 +44,9 @@ async def place(s3_config: S3Config, request: pytest.FixtureRequest) -> AsyncIte
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         config = replace(s3_config, endpoint_url=proxy.url, connect_timeout_s=BUDGET_S / 2, read_timeout_s=30.0)
         objects = S3ObjectStore(config)
-        async with running_api(objects, SystemClock(), replace(CONFIG, bucket_timeout_s=request.param)) as api:
+        async with running_api(
+            objects, SystemClock(), CONFIG.model_copy(update={"bucket_timeout_s": request.param})
+        ) as api:
             yield Place(api, proxy)
             proxy.recover()
         await objects.close()

@@ -39,7 +39,7 @@ from workers.staging import StagingPolicy, stage
 
 pytestmark = pytest.mark.anyio
 
-SMALL = MediaLimits(max_pixels=1_000_000, max_animation_pixels=2_000_000, max_video_pixels=5_000_000, max_duration_s=60)
+SMALL = MediaLimits(max_pixels=1_000_000, max_animation_pixels=2_000_000, max_video_pixels=5_000_000, max_media_s=60)
 
 
 def png_chunk(kind: bytes, data: bytes) -> bytes:

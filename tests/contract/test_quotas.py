@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def limited(objects: ObjectStore, clock: ManualClock, **limits: int) -> AsyncIterator[Api]:
-    async with running_api(objects, clock, ApiConfig(api_key=KEY, **limits)) as api:  # type: ignore[arg-type]
+    async with running_api(objects, clock, ApiConfig(api_key=KEY, **limits)) as api:
         yield api
 
 
