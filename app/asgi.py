@@ -15,7 +15,6 @@ from app.api import docs
 from app.api.context import Context
 from app.auth import Doorkeeper
 from app.body.large import LargeBodies, TenantCount
-from app.config import ApiConfig
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware
 from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
@@ -26,7 +25,8 @@ from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
 
 
-def create_app(services: Services, config: ApiConfig) -> Starlette:
+def create_app(services: Services) -> Starlette:
+    config = services.config
     routes = [*(operation.route() for operation in OPERATIONS), *docs.ROUTES]
     if config.docs:
         routes += docs.DOCS_ROUTES
@@ -60,7 +60,6 @@ def create_app(services: Services, config: ApiConfig) -> Starlette:
     app.router.redirect_slashes = False
     app.state.context = Context(
         services,
-        config,
         JobWatch(services.stores.jobs, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),

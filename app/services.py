@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from app.config import ApiConfig
 from storage.bucket.disk import BucketDisk
 from storage.intake.fetch import Fetched, FetchPlaces, Meter
 from storage.intake.media_check import MediaCheck
@@ -22,6 +23,7 @@ class Fetcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
+    config: ApiConfig
     stores: Stores
     launcher: Launcher
     fetcher: Fetcher

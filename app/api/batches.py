@@ -95,10 +95,10 @@ async def submit(request: Request) -> Response:
     with body_of(request) as body:
         limit = context.config.max_request_bytes
         document = await json_body(request, body, limit=limit, keep=LONG_IN_BATCHES)
-        acceptance, identity = BatchAcceptance(context.services, context.config, tenant), identity_of(request, body)
+        acceptance, identity = BatchAcceptance(context.services, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, context.config, tenant, body, principal_of(request).graphs)
+            preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
             wanted = await body.aside(parsed, BatchRequest, document)
             prepared = await prepared_batch(preparation, wanted, context.config, request.is_disconnected)
             accepted = await acceptance.batch(prepared, identity)

@@ -39,7 +39,6 @@ _CHARSETS = ("utf-8", "utf8", "us-ascii")
 @dataclass(frozen=True, slots=True)
 class Context:
     services: Services
-    config: ApiConfig
     watch: JobWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
@@ -47,6 +46,10 @@ class Context:
     long_polls: TenantCount
     scan_turn: asyncio.Lock
     shared: SharedReads[str]
+
+    @property
+    def config(self) -> ApiConfig:
+        return self.services.config
 
     @property
     def stores(self) -> Stores:

@@ -94,10 +94,10 @@ async def submit(request: Request) -> Response:
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
-        acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
+        acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
         accepted = await acceptance.replayed(identity)
         if accepted is None:
-            preparation = Preparation(context.services, context.config, tenant, body, principal_of(request).graphs)
+            preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
             prepared = await preparation.only_job(await body.aside(parsed, JobRequest, document))
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)

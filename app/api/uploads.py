@@ -55,7 +55,7 @@ async def create(request: Request) -> Response:
     # A replay is charged only if the first request ended before it created the upload.
     if claim is None or claim.is_first or not await context.stores.uploads.is_known(tenant_of(request), claim.id):
         context.services.check_disk()
-        await ByteQuota(context.services, context.config, tenant_of(request)).charge(wanted.size_bytes)
+        await ByteQuota(context.services, tenant_of(request)).charge(wanted.size_bytes)
     upload, signed = await context.stores.uploads.create(
         tenant_of(request),
         size_bytes=wanted.size_bytes,

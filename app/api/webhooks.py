@@ -180,7 +180,7 @@ async def test(request: Request) -> Response:
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
     await check_receiver(context.services.receivers, tenant, url, "/url")
-    await Quotas(context.services, context.config, tenant).admit_targets({url})
+    await Quotas(context.services, tenant).admit_targets({url})
     await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
     ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
     context.stores.signal.ring(OUTBOX_TOPIC)

@@ -159,7 +159,7 @@ async def submit(request: Request) -> Response:
     check_is_json(request)
     with body_of(request) as body:
         document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_NAMED_JOBS)
-        acceptance, identity = Acceptance(context.services, context.config, tenant), identity_of(request, body)
+        acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
         # The name is in the path: one key with the same body but another workflow is a different request.
         identity = replace(identity, fingerprint=f"{identity.fingerprint} {workflow.name}")
         accepted = await acceptance.replayed(identity)
@@ -167,7 +167,7 @@ async def submit(request: Request) -> Response:
             named = await body.aside(parsed, request_model(workflow), document)
             wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
             # The operator wrote the graph, so it is trusted even if strangers set its inputs.
-            preparation = Preparation(context.services, context.config, tenant, body, "own")
+            preparation = Preparation(context.services, tenant, body, "own")
             accepted = await acceptance.job(await preparation.only_job(wanted), identity)
     return accepted_answer(request, accepted)
 

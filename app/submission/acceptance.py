@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from app.config import ApiConfig
 from app.services import Services
 from app.submission.media import LocalMedium, PreparedMedium
 from app.submission.preparation import PreparedJob
@@ -50,11 +49,11 @@ class Identity:
 class Acceptance:
     """Accepts the jobs of one request. `replayed` is called before `job`."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+    def __init__(self, services: Services, tenant: str) -> None:
         self._launcher, self._stores = services.launcher, services.stores
-        self._config = config
+        self._config = services.config
         self._tenant = tenant
-        self._quotas = Quotas(services, config, tenant)
+        self._quotas = Quotas(services, tenant)
         self._claimed_id: str | None = None
         """A job id claimed by an earlier request that crashed before it committed the job."""
 

@@ -140,12 +140,12 @@ class AcceptedBatch:
 class BatchAcceptance:
     """Accepts the batch of one request, all of its jobs or none."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+    def __init__(self, services: Services, tenant: str) -> None:
         self._stores = services.stores
-        self._config = config
+        self._config = services.config
         self._tenant = tenant
-        self._acceptance = Acceptance(services, config, tenant)
-        self._quotas = Quotas(services, config, tenant)
+        self._acceptance = Acceptance(services, tenant)
+        self._quotas = Quotas(services, tenant)
 
     async def replayed(self, identity: Identity) -> AcceptedBatch | None:
         """Return the batch that an earlier request with the same Idempotency-Key created, or None."""

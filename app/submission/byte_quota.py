@@ -2,7 +2,6 @@
 
 import logging
 
-from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from storage.errors import StorageError
@@ -13,9 +12,9 @@ logger = logging.getLogger(__name__)
 class ByteQuota:
     """The byte quota of one tenant. Without a configured quota no method sends a bucket request."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+    def __init__(self, services: Services, tenant: str) -> None:
         self._ledger = services.stores.byte_ledger
-        self._limit = config.max_upload_bytes_a_day
+        self._limit = services.config.max_upload_bytes_a_day
         self._tenant = tenant
 
     async def charge(self, size_bytes: int) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from app.body import Body
-from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
@@ -31,15 +30,15 @@ def url_count(media: Iterable[MediumSource], inputs: Iterable[InputValue]) -> in
 class UrlFetching:
     """Fetches the URLs of one request. All methods raise `Problem`."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+    def __init__(self, services: Services, tenant: str, body: Body) -> None:
         self._services = services
         self._fetcher, self._places = services.fetcher, services.fetch_places
-        self._config = config
+        self._config = services.config
         self._tenant = tenant
         self._body = body
-        self._quota = ByteQuota(services, config, tenant)
+        self._quota = ByteQuota(services, tenant)
         self._deadline: float | None = None
-        self._left = config.max_request_bytes
+        self._left = services.config.max_request_bytes
 
     async def fetch(self, name: str, url: str, path: Path, where: str) -> Fetched:
         """Write the bytes behind the URL to `path` and charge them to the tenant."""

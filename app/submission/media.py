@@ -9,7 +9,6 @@ from pathlib import Path
 import filetype
 
 from app.body import BadBase64, BadText, Body, BodyTooLarge, TextTooLong
-from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.submission.fetching import UrlFetching
@@ -53,10 +52,10 @@ PreparedMedium = LocalMedium | UploadedMedium
 class MediaIntake:
     """Reads the files of one request into the temporary folder of `body`. Every method raises `Problem`."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body) -> None:
+    def __init__(self, services: Services, tenant: str, body: Body) -> None:
         self._check, self._stores = services.media_check, services.stores
-        self._fetching = UrlFetching(services, config, tenant, body)
-        self._config = config
+        self._fetching = UrlFetching(services, tenant, body)
+        self._config = services.config
         self._tenant = tenant
         self._body = body
 

@@ -11,7 +11,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from app.body import BadText, Body, Place, TextTooLong
-from app.config import ApiConfig
 from app.heavy import off_loop
 from app.problems import Problem, of_report, of_validation, of_workflow
 from app.services import Services
@@ -105,13 +104,13 @@ def parsed(model: type[M], document: Any) -> M:
 class Preparation:
     """Validates the jobs of one request. `root` is a JSON pointer into the request. All methods raise `Problem`."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str, body: Body, graphs: GraphTrust) -> None:
+    def __init__(self, services: Services, tenant: str, body: Body, graphs: GraphTrust) -> None:
         self._graphs = graphs
         self._stores, self._receivers = services.stores, services.receivers
-        self._config = config
+        self._config = services.config
         self._tenant = tenant
         self._body = body
-        self._intake = MediaIntake(services, config, tenant, body)
+        self._intake = MediaIntake(services, tenant, body)
         self._catalogues: dict[str, Catalogue] = {}
 
     def check_urls(self, count: int, most: int) -> None:

@@ -7,7 +7,6 @@ within that time may exceed the limit together. The byte quota is exact.
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
@@ -23,12 +22,12 @@ RETRY_S = 15
 class Quotas:
     """The quotas of one tenant. Every method raises `Problem` with Retry-After where a quota is exceeded."""
 
-    def __init__(self, services: Services, config: ApiConfig, tenant: str) -> None:
+    def __init__(self, services: Services, tenant: str) -> None:
         self._services = services
         self._stores = services.stores
-        self._config = config
+        self._config = services.config
         self._tenant = tenant
-        self._bytes = ByteQuota(services, config, tenant)
+        self._bytes = ByteQuota(services, tenant)
 
     @asynccontextmanager
     async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[None]:

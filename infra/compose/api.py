@@ -15,6 +15,7 @@ from workflows.policy import NodePolicy
 
 def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
     return Services(
+        config=api_config(settings),
         stores=stores,
         launcher=launcher,
         fetcher=RemoteFetcher(own_ports=own_ports(settings)),

@@ -11,7 +11,7 @@ import uvicorn
 
 from app.asgi import create_app
 from app.heavy import yield_soon
-from infra.compose.api import api_config, api_services
+from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config
 from infra.local.guarded_http import Guard
 from infra.local.parent_watch import parent_gone
@@ -49,7 +49,7 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, descriptor: int) -> None:
     async with local_stores(settings, api_s3_config(settings)) as stores:
-        app = create_app(api_services(settings, stores, NoLauncher()), api_config(settings))
+        app = create_app(api_services(settings, stores, NoLauncher()))
         config = uvicorn.Config(
             app,
             http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.asgi import create_app
 from app.heavy import yield_soon
-from infra.compose.api import api_config, api_services
+from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config, make_stores
 from infra.logs import configure_logging
 from infra.memory import bound_malloc, freeze_heap
@@ -24,6 +24,6 @@ def api_application() -> Any:
     settings = Settings()
     configure_logging("api", settings.log_level, settings.secret_values())
     stores = make_stores(settings, S3ObjectStore(api_s3_config(settings)), ModalSignal())
-    application = create_app(api_services(settings, stores, modal_launcher(settings, stores)), api_config(settings))
+    application = create_app(api_services(settings, stores, modal_launcher(settings, stores)))
     freeze_heap()
     return application

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from app.asgi import create_app
-from infra.compose.api import api_config, api_services
+from infra.compose.api import api_services
 from infra.compose.stores import make_stores
 from infra.compose.worker import worker_loop
 from infra.settings import Settings
@@ -123,7 +123,7 @@ class Ours:
         self.settings = Settings(bucket="compare", api_key=KEY, graphs=trust, max_media=1_000, max_attempts=1)
         self.objects = MemoryObjectStore(clock)
         self.stores = make_stores(self.settings, self.objects, signal, clock)
-        app = create_app(api_services(self.settings, self.stores, NoLauncher()), api_config(self.settings))
+        app = create_app(api_services(self.settings, self.stores, NoLauncher()))
         self._client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app),
             base_url="http://compare",

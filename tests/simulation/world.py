@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
-from app.config import ApiConfig
 from app.services import Services
 from app.submission.acceptance import Acceptance, Accepted, Identity
 from app.submission.batches import AcceptedBatch, BatchAcceptance, PreparedBatch
@@ -68,7 +67,6 @@ CLIENT_PATIENCE_S = 30.0
 REPLAY_TRIES = 3
 
 RECEIVER = "https://receiver.example/hook"
-CONFIG = ApiConfig(api_key=None)
 WORKFLOW = PreparedWorkflow.of(GRAPH)
 
 AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
@@ -231,7 +229,7 @@ class World:
         prepared, identity = self._prepared(), Identity(key, "fingerprint")
 
         async def submit(api: Services) -> Accepted:
-            acceptance = Acceptance(api, CONFIG, TENANT)
+            acceptance = Acceptance(api, TENANT)
             return await acceptance.replayed(identity) or await acceptance.job(prepared, identity)
 
         accepted = await self._until_answered(submit)
@@ -273,7 +271,7 @@ class World:
         identity = Identity("batch", "fingerprint")
 
         async def submit(api: Services) -> AcceptedBatch:
-            acceptance = BatchAcceptance(api, CONFIG, TENANT)
+            acceptance = BatchAcceptance(api, TENANT)
             return await acceptance.replayed(identity) or await acceptance.batch(batch, identity)
 
         accepted = await self._until_answered(submit)

@@ -108,8 +108,12 @@ async def running_api(
 ) -> AsyncIterator[Api]:
     signal, settings = MemorySignal(), settings or Settings(bucket="tests")
     stores = make_stores(settings, objects, signal, clock)
-    services = replace(api_services(settings, stores, launcher or MemoryLauncher()), fetcher=fetcher or CannedFetcher())
-    app = create_app(services, config or ApiConfig(api_key=KEY))
+    services = replace(
+        api_services(settings, stores, launcher or MemoryLauncher()),
+        config=config or ApiConfig(api_key=KEY),
+        fetcher=fetcher or CannedFetcher(),
+    )
+    app = create_app(services)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.config import ApiConfig
 from app.submission.acceptance import Acceptance, Identity
 from app.submission.preparation import PreparedJob, PreparedWorkflow
 from app.submission.request import JobOptions
@@ -124,7 +123,7 @@ async def _course(output: Path, idempotency_key: str | None) -> Rounds:
     await asyncio.sleep(10)  # until the worker has found nothing, and listens
 
     began = loop.time()
-    acceptance = Acceptance(services, ApiConfig(api_key=None), TENANT)
+    acceptance = Acceptance(services, TENANT)
     identity = Identity(idempotency_key, "fingerprint")
     accepted = await acceptance.replayed(identity) or await acceptance.job(_prepared(), identity)
     accepted_s = loop.time() - began
