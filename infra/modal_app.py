@@ -82,7 +82,7 @@ def api():  # type: ignore[no-untyped-def]  # noqa: ANN201  modal serialises ann
 )
 def reap() -> None:
     """Run one sweep of the reaper."""
-    from infra.on_modal.reaper import sweep
+    from infra.on_modal.tasks import sweep
 
     sweep()
 
@@ -97,7 +97,7 @@ def reap() -> None:
 @modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:
     """Deliver the events that are due."""
-    from infra.on_modal.deliverer import deliver_due
+    from infra.on_modal.tasks import deliver_due
 
     deliver_due()
 
@@ -112,7 +112,7 @@ def deliver() -> None:
 )
 def check_image() -> list[str]:
     """Start the engine without a GPU and publish its node classes for each pool. Return what is missing."""
-    from infra.on_modal.publication import publish_engine
+    from infra.on_modal.tasks import publish_engine
 
     return publish_engine()
 
@@ -130,9 +130,9 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
 
     The caller passes the manifest's models. The function does not retry.
     """
-    from infra.on_modal.models import see_to_models
+    from infra.on_modal.tasks import manage_models
 
-    yield from see_to_models(command, wanted, MODELS, volume.commit)
+    yield from manage_models(command, wanted, MODELS, volume.commit)
 
 
 @app.cls(

@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.config import ApiOptions, UrlSeconds
-from infra.gpu_architectures import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
+from infra.gpus import AUTO, NONE, SAGE_ARCHITECTURES, sage_architectures
 from infra.nodes import ALL_PACKS
 from storage.access.key_store import KeyRecord
 from storage.keys import DEFAULT_POOL

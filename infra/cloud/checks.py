@@ -11,8 +11,7 @@ from infra.cloud.modal_commands import ROOT
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
-from infra.gpu_architectures import expected_attention, memory_gb
-from infra.gpu_prices import MODAL_USD_PER_S
+from infra.gpus import MODAL_USD_PER_S, expected_attention, memory_gb
 from infra.image import lock_sources
 from infra.image_lock import full_lock, pins, recorded_sources
 from infra.manifests import BadManifest
@@ -221,7 +220,7 @@ class CloudChecks:
         wanted = [model.model_dump(exclude_none=True) for model in manifest]
         if not await _asked(self._cloud.has_function(MODELS_FUNCTION)):
             return Note("not asked: nothing is deployed yet", "after the deploy: `comfyui-modal models sync`")
-        found = await _asked(self._cloud.see_to_models("plan", wanted))
+        found = await _asked(self._cloud.manage_models("plan", wanted))
         lacking = [one["name"] for one in found if one["state"] != "present"]
         if lacking:
             names = ", ".join(lacking[:NAMED]) + (" …" if len(lacking) > NAMED else "")

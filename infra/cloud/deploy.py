@@ -4,7 +4,7 @@ import time
 
 from rich.console import Console
 
-from app.cli.exit_codes import FAILED, UNREACHABLE
+from infra.cli.output import FAILED, UNREACHABLE
 from infra.cloud.checks import CloudChecks
 from infra.cloud.modal_commands import modal_command, run_modal
 from infra.cloud.plan import BUILD, PUBLISH, plan

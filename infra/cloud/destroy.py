@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.prompt import Confirm
 
-from app.cli.exit_codes import FAILED, REFUSED
+from infra.cli.output import FAILED, REFUSED
 from infra.cloud.modal_commands import modal_command, run_modal
 from infra.cloud.port import Cloud, NotDeployed
 from infra.on_modal.names import APP_NAME, PARTS

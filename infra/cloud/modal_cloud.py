@@ -8,8 +8,8 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
+from infra.on_modal.adapters import ModalPools, UnknownPool
 from infra.on_modal.names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
-from infra.on_modal.pools import ModalPools, UnknownPool
 
 
 class ModalCloud:
@@ -83,7 +83,7 @@ class ModalCloud:
             missing: list[str] = await self._call(self._function(CHECK_FUNCTION).remote.aio())
         return missing
 
-    async def see_to_models(
+    async def manage_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
         """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""
@@ -133,7 +133,7 @@ def _scale(settings: Any) -> PoolScale:
 
 
 async def _collected(messages: AsyncIterator[dict[str, Any]], on_progress: OnModel) -> list[dict[str, Any]]:
-    """Consume what `infra.on_modal.models.see_to_models` yields, and return what it found."""
+    """Consume what `infra.on_modal.tasks.manage_models` yields, and return what it found."""
     found: list[dict[str, Any]] = []
     async for message in messages:
         if "found" in message:

@@ -79,7 +79,7 @@ class Cloud(Protocol):
         """Start the deployed engine without a GPU and publish its node classes. Return what is missing."""
         ...
 
-    async def see_to_models(
+    async def manage_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
         """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""

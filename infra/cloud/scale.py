@@ -2,7 +2,7 @@
 
 from rich.console import Console
 
-from app.cli.exit_codes import REFUSED
+from infra.cli.output import REFUSED
 from infra.cloud.port import Cloud, PoolScale, ScaleChange
 
 

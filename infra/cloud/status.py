@@ -7,10 +7,9 @@ from typing import Any
 import anyio.to_thread
 from rich.console import Console
 
-from app.cli.exit_codes import FAILED
-from app.cli.output import print_json
-from app.cli.system import failed_starts_line
-from app.client import ApiProblem, ApiUnreachable, Client
+from infra.cli.client import ApiProblem, ApiUnreachable, Client
+from infra.cli.output import FAILED, print_json
+from infra.cli.system import failed_starts_line
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
 from infra.cloud.scale import in_words
 from infra.on_modal.names import API_FUNCTION, PARTS

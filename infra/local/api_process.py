@@ -13,9 +13,9 @@ from app.asgi import create_app
 from app.heavy import yield_soon
 from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config
+from infra.local.children import parent_gone
 from infra.local.guarded_http import Guard
-from infra.local.parent_watch import parent_gone
-from infra.local.process import local_stores, run, say_ready
+from infra.local.processes import local_stores, run, say_ready
 from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
 from storage.launcher import NoLauncher

@@ -1,20 +1,26 @@
-"""Supervision of child processes: start, restart with exponential backoff, stop.
+"""Supervision of child processes, on both sides: start, restart with exponential backoff, readiness, stop.
 
 A child that exits with `MISCONFIGURED` is not restarted, because the result would be the same. Its log ends with
 `cannot start:` and the reason, which `Child.refused` holds.
 
 A child's standard input is a pipe that the parent never writes to. End-of-file on it means that the parent has died,
-even by kill -9, and that the child must stop too (`infra.local.parent_watch`).
+even by kill -9, and that the child must stop too (`stop_with_parent`). A child that is ready writes a readiness file,
+which is replaced atomically.
 """
 
 import asyncio
 import contextlib
 import logging
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 import comfyui_modal
+from infra.local.connection import replace_private
 from infra.local.log_files import end_of
 from workers.supervise import kill_group
 
@@ -120,3 +126,61 @@ def _reason(log: Path) -> str:
 def _last_line(log: Path) -> str:
     lines = end_of(log, LAST_WORDS_BYTES).splitlines()
     return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+
+
+class Readiness(BaseModel):
+    """The readiness of a process. A worker adds `engine_url` and `engine_pid` when its engine is ready."""
+
+    model_config = ConfigDict(frozen=True)
+
+    pid: int
+    engine_url: str | None = None
+    engine_pid: int | None = None
+
+
+def announce(path: Path, presence: Readiness) -> None:
+    replace_private(path, presence.model_dump_json())
+
+
+def readiness_of(path: Path, pid: int | None) -> Readiness | None:
+    """Return the readiness of the process with this pid; None if the file is missing or of an earlier process."""
+    try:
+        presence = Readiness.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return None
+    return presence if presence.pid == pid else None
+
+
+def stop_on_signals() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set. Call it inside the running loop."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def stop_with_parent() -> asyncio.Event:
+    """Return an event that SIGTERM, SIGINT and the death of the parent set."""
+    stop = stop_on_signals()
+    await _watch_input(stop)
+    return stop
+
+
+async def parent_gone() -> asyncio.Event:
+    """Return an event that end-of-file on standard input sets: the pipe of `infra.local.children`."""
+    gone = asyncio.Event()
+    await _watch_input(gone)
+    return gone
+
+
+async def _watch_input(event: asyncio.Event) -> None:
+    await asyncio.get_running_loop().connect_read_pipe(lambda: _EndOfInput(event), sys.stdin)
+
+
+class _EndOfInput(asyncio.Protocol):
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop.set()

@@ -1,11 +1,11 @@
 """The files in the data folder of `comfyui-modal up` from which clients learn its credentials and addresses."""
 
+import os
 import secrets
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
-from infra.local.readiness import replace_private
 from infra.settings import Settings
 from storage.webhooks.signing import new_secret
 
@@ -76,3 +76,12 @@ class Connection(BaseModel):
             s3_access_key=SecretStr(self.access_key) if self.access_key else None,
             s3_secret_key=SecretStr(self.secret_key) if self.secret_key else None,
         )
+
+
+def replace_private(path: Path, text: str) -> None:
+    """Replace a file atomically. Only its owner can read it."""
+    draft = path.with_name(path.name + ".draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    draft.replace(path)

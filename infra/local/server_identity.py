@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from infra.local.readiness import replace_private
+from infra.local.connection import replace_private
 
 LOOPBACK = "127.0.0.1"
 LIFE = dt.timedelta(days=3650)

@@ -20,18 +20,17 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
 
 from infra.compose.values import bucket_disk, loopback_of_up
-from infra.local.children import Child, ChildSpec
+from infra.local.children import Child, ChildSpec, Readiness, readiness_of
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
 from infra.local.log_files import bounded_logs
-from infra.local.readiness import Readiness, readiness_of
 from infra.local.s3_keeper import kept_running
 from infra.local.s3_server import LocalS3Server
 from infra.settings import EngineSettings, Settings
@@ -67,11 +66,11 @@ class LocalRuntime:
         self._written: Connection | None = None
         self.server: LocalS3Server | None = None
         self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        workers = [self._child(f"worker-{n + 1}", "infra.local.worker_process") for n in range(options.workers)]
+        workers = [self._child(f"worker-{n + 1}", "infra.local.processes", "worker") for n in range(options.workers)]
         self.children = [
-            self._child("api", "infra.local.api_process", fd=listener.fileno()),
-            self._child("reaper", "infra.local.reaper_process"),
-            self._child("deliverer", "infra.local.deliver_process"),
+            self._child("api", "infra.local.api_process", "--fd", str(listener.fileno()), fds=(listener.fileno(),)),
+            self._child("reaper", "infra.local.processes", "reaper"),
+            self._child("deliverer", "infra.local.processes", "deliverer"),
             *workers,
         ]
 
@@ -127,7 +126,7 @@ class LocalRuntime:
     def _readiness(self, child: Child) -> Readiness | None:
         return readiness_of(self._run_dir / f"{child.spec.name}.json", child.pid)
 
-    def _child(self, name: str, module: str, *, fd: int | None = None) -> Child:
+    def _child(self, name: str, module: str, *arguments: str, fds: Sequence[int] = ()) -> Child:
         data = self._options.data
         own = self._settings.model_copy(
             update={
@@ -143,10 +142,10 @@ class LocalRuntime:
         spec = ChildSpec(
             name=name,
             module=module,
-            arguments=() if fd is None else ("--fd", str(fd)),
+            arguments=arguments,
             environment=_inherited_environment() | own.environment(),
             log=data / "logs" / f"{name}.log",
-            pass_fds=() if fd is None else (fd,),
+            pass_fds=fds,
         )
         return Child(spec)
 

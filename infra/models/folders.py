@@ -1,9 +1,14 @@
-"""The places of models: a local folder or the deployment's volume. Both support the same commands."""
+"""The places of models: a local folder or the deployment's volume. Both support the same commands.
+
+A command on the volume runs in a container, which forwards the progress of downloads as a stream: one step for each
+model and interval.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from pydantic import SecretStr
 
@@ -36,7 +41,7 @@ class VolumeModels:
 
     def perform(self, command: str, models: Sequence[Model], on_progress: OnProgress) -> list[Found]:
         wanted = [model.model_dump(exclude_none=True) for model in models]
-        answer: list[dict[str, Any]] = asyncio.run(self._cloud.see_to_models(command, wanted, on_progress))
+        answer: list[dict[str, Any]] = asyncio.run(self._cloud.manage_models(command, wanted, on_progress))
         return [Found(**one) for one in answer]
 
 
@@ -63,3 +68,33 @@ def perform(
     if command not in commands:
         raise ValueError(f"no command {command!r}: there are {', '.join(commands)}")
     return commands[command]()
+
+
+T = TypeVar("T")
+
+INTERVAL_S = 1.0
+
+
+class Step(TypedDict):
+    """Progress of a model: its name, its bytes on disk, and its size if known."""
+
+    name: str
+    have: int
+    total: int | None
+
+
+def streamed(work: Callable[[OnProgress], T], interval_s: float = INTERVAL_S) -> Generator[Step, None, T]:
+    """Run `work` in a thread and yield the newest step of each model. Return or raise what `work` does."""
+    newest: dict[str, Step] = {}
+
+    def note(name: str, have: int, total: int | None) -> None:
+        newest[name] = Step(name=name, have=have, total=total)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, note)
+        is_over = False
+        while not is_over:
+            is_over = bool(wait([working], interval_s).done)
+            for name in list(newest):
+                yield newest.pop(name)
+        return working.result()

@@ -1,11 +1,13 @@
-"""The manifest of models: the files of a deployment and their sources."""
+"""The manifest of models: the files of a deployment, their sources, and the selection of some of them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra.manifests import read_manifest, refuse_twins
+from infra.manifests import BadManifest, read_manifest, refuse_twins
+from workflows.library import library
 
 HUB = "https://huggingface.co"
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
@@ -58,3 +60,26 @@ def models(path: Path) -> tuple[Model, ...]:
     found = read_manifest(path, _Manifest).model
     refuse_twins(path, (model.name for model in found))
     return found
+
+
+def chosen(models: Sequence[Model], only: Sequence[str] | None, folder: Path | None = None) -> tuple[Model, ...]:
+    """Return the models that `only` names, or all of them if it is empty. `folder` holds the user's workflows.
+
+    Raise `BadManifest` for an unknown name and for a workflow whose models the manifest lacks.
+    """
+    if not only:
+        return tuple(models)
+    names = {name for word in only for name in _named(models, word, folder)}
+    return tuple(model for model in models if model.name in names)
+
+
+def _named(models: Sequence[Model], word: str, folder: Path | None) -> list[str]:
+    found = [model.name for model in models if word in (model.name, model.file, model.folder)]
+    if found:
+        return found
+    workflow = library(folder).get(word)
+    if workflow is None:
+        raise BadManifest(f"{word!r} is neither a model of the manifest nor a workflow")
+    if unknown := set(workflow.manifest.models) - {model.name for model in models}:
+        raise BadManifest(f"the manifest has no {', '.join(sorted(unknown))}, which {word} needs")
+    return list(workflow.manifest.models)

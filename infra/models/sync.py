@@ -1,20 +1,72 @@
 """Synchronises a folder of models with its manifest: missing files are downloaded, other files stay unchanged.
 
-A file is trusted if the lock has its name with this size; a file that is not in the lock is hashed first. An error
-with one file changes neither it nor the others.
+The lock file in the folder records what the first sync saw (trust on first use), and every later sync enforces it. A
+file is trusted if the lock has its name with this size; a file that is not in the lock is hashed first. An error with
+one file changes neither it nor the others.
 """
 
 import hashlib
+import json
+import os
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from infra.models.download import CHUNK_BYTES, Downloader, ModelRefused
-from infra.models.lock import Lock, Locked
 from infra.models.manifest import Model
+
+LOCK_NAME = "models.lock.json"
+
+
+class Locked(BaseModel):
+    """The locked state of a model. `revision` is the source's commit, if it names one."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    sha256: str
+    size_bytes: int
+    revision: str | None = None
+
+
+class BadLock(ValueError):
+    """The lock is unreadable. It is never recreated automatically, because what it enforces would be lost."""
+
+
+_Entries = TypeAdapter(dict[str, Locked])
+
+
+class Lock:
+    """The lock of a folder, by the models' names. Every write replaces the file atomically."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_NAME
+        self._writing = threading.Lock()
+
+    def read(self) -> dict[str, Locked]:
+        try:
+            return _Entries.validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValidationError as error:
+            raise BadLock(f"{self._path}: {error.errors()[0]['msg']}; mend it, or remove it to trust anew") from error
+
+    def put(self, name: str, entry: Locked) -> None:
+        with self._writing:
+            entries = self.read() | {name: entry}
+            document = {name: entries[name].model_dump(exclude_none=True) for name in sorted(entries)}
+            draft = self._path.with_name(LOCK_NAME + ".part")
+            with draft.open("w") as file:
+                json.dump(document, file, indent=1)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self._path)
+
 
 AT_ONCE = 4
 

@@ -9,8 +9,7 @@ from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config, make_stores
 from infra.logs import configure_logging
 from infra.memory import bound_malloc, freeze_heap
-from infra.on_modal.launcher import modal_launcher
-from infra.on_modal.signal import ModalSignal
+from infra.on_modal.adapters import ModalSignal, modal_launcher
 from infra.settings import Settings
 from storage.bucket.s3 import S3ObjectStore
 

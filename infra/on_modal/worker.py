@@ -20,13 +20,12 @@ from infra.compose.worker import (
     warm_up_graph,
     worker_loop,
 )
-from infra.gpu_prices import MODAL_USD_PER_S
+from infra.gpus import MODAL_USD_PER_S
 from infra.image import MODELS
 from infra.logs import configure_logging
-from infra.on_modal.signal import ModalSignal
+from infra.on_modal.adapters import ModalSignal
 from infra.on_modal.watched_snapshot import watched_snapshot
-from infra.redaction import Redactor
-from infra.secrecy import keep_secrets
+from infra.secrecy import Redactor, keep_secrets
 from infra.settings import BadSetting, Settings
 from storage.bucket.s3 import S3ObjectStore
 from storage.pools.engine_starts import EngineStartStore

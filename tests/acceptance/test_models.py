@@ -116,9 +116,9 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
     assert asyncio.run(published())
     script = (
         "import sys; from pathlib import Path; from infra.models.manifest import models; "
-        "from infra.on_modal.models import see_to_models; "
+        "from infra.on_modal.tasks import manage_models; "
         "wanted = [model.model_dump() for model in models(Path(sys.argv[1]))]; "
-        "print(*see_to_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
+        "print(*manage_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
     )
     variables = {ENV_PREFIX + name.upper(): str(value) for name, value in settings.items()}
     said = subprocess.run(
@@ -141,7 +141,7 @@ def test_how_far_a_volume_is_arrives_here(tmp_path: Path) -> None:
     """Step by step while the deployed function works, before what it has found."""
     listen = (
         "import asyncio; from infra.cloud.modal_cloud import ModalCloud; "
-        "print(asyncio.run(ModalCloud({}).see_to_models('sync', [{'n': 1}], print)))"
+        "print(asyncio.run(ModalCloud({}).manage_models('sync', [{'n': 1}], print)))"
     )
     with Plane(tmp_path, container_env={"PATH": os.environ["PATH"]}) as plane:
         env = clean_environment() | plane.client_env()

@@ -17,8 +17,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from infra.demo import write_photograph
 from infra.local.log_files import MAX_BYTES
-from infra.photograph import write_photograph
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS

@@ -7,7 +7,7 @@ they were told in November 2026, without free tiers and taxes:
   GET 0.0004 USD a thousand, DELETE free, 0.023 USD a GB and month, 0.09 USD a GB to the internet: the first tiers.
 - Cloudflare R2, Standard, from https://developers.cloudflare.com/r2/pricing: class A 4.50 USD a million, class B
   0.36 USD a million, deletion free, 0.015 USD a GB and month, traffic free.
-- GPUs: `infra.gpu_prices`.
+- GPUs: `infra.gpus`.
 
 A DELETE of several keys, which is a POST on the wire, counts as a deletion.
 """
@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from infra.gpu_prices import MODAL_USD_PER_S
+from infra.gpus import MODAL_USD_PER_S
 from infra.settings import Settings
 from storage.bucket.s3 import PART_BYTES
 from storage.jobs.record import DAY_S, DEFAULT_RETAIN_S

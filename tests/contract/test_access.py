@@ -16,7 +16,7 @@ from app.middleware import LOGGED_CHARACTERS
 from app.openapi import OPERATIONS
 from app.operations import Operation
 from infra.logs import JsonFormatter
-from infra.redaction import Redactor
+from infra.secrecy import Redactor
 from storage import keys
 from storage.access.api_keys import new_key, new_kid, parse_key
 from storage.access.key_store import CACHE_LIFE, LIST_LIFE, MOST_LOOKUPS, ApiKeyStore, new_record

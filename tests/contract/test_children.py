@@ -24,7 +24,7 @@ def child(tmp_path: Path, module: str, *arguments: str) -> Child:
 
 async def test_a_child_without_its_settings_is_not_started_again(tmp_path: Path) -> None:
     """The reason is what it wrote last."""
-    refused = child(tmp_path, "infra.local.reaper_process")
+    refused = child(tmp_path, "infra.local.processes", "reaper")
     refused.start()
     await until(lambda: refused.refused, PATIENCE_S)
     assert refused.refused == "COMFYUI_MODAL_BUCKET: Field required"

@@ -10,9 +10,9 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from app.cli.exit_codes import FAILED, REFUSED
-from app.cli.root import cli
-from app.client import ApiProblem, Client
+from infra.cli.client import ApiProblem, Client
+from infra.cli.output import FAILED, REFUSED
+from infra.cli.root import cli
 from storage.clock import ManualClock
 from storage.jobs.models import ErrorDetail
 from tests.support.api_server import BLUE, KEY, Api, submit

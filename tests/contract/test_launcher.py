@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[2]
 
 PRELUDE = """
 import asyncio, sys
-from infra.on_modal.launcher import ModalLauncher
-from infra.on_modal.pools import ModalPools
+from infra.on_modal.adapters import ModalLauncher
+from infra.on_modal.adapters import ModalPools
 from tests.contract.test_launcher import keeps_the_contract
 launcher = ModalLauncher(ModalPools({}))
 """

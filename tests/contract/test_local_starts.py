@@ -35,7 +35,7 @@ async def test_its_failed_starts_are_counted(tmp_path: Path, s3_config: S3Config
         process_name="worker-1",
     )
     process = await asyncio.create_subprocess_exec(
-        *comfyui_modal.command("infra.local.worker_process"),
+        *comfyui_modal.command("infra.local.processes", "worker"),
         env=clean_environment() | settings.environment(),
         stdin=subprocess.PIPE,  # whose end would stop it
         stderr=subprocess.PIPE,

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from infra.models.download import MAX_REDIRECTS, Downloader
-from infra.models.lock import LOCK_NAME, BadLock, Locked
 from infra.models.manifest import Model
-from infra.models.sync import Found, ModelFolder
+from infra.models.sync import LOCK_NAME, BadLock, Found, Locked, ModelFolder
 from tests.support.model_hub import COMMIT, Hub, model_hub
 
 BODY = os.urandom(300_000)

@@ -10,10 +10,10 @@ import anyio.to_thread
 import pytest
 
 from app import __version__
-from app.cli.cost import show_costs
-from app.cli.exit_codes import REFUSED
-from app.cli.system import failed_starts_line, show_system
 from app.config import ApiConfig
+from infra.cli.cost import show_costs
+from infra.cli.output import REFUSED
+from infra.cli.system import failed_starts_line, show_system
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore

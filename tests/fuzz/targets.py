@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from app.api.uploads import UploadRequest
 from app.body import SPOOL_THRESHOLD, BadBase64, Body, BodyTooLarge, TextLimits
 from app.submission.request import BatchRequest, JobRequest
-from infra.redaction import Redactor
+from infra.secrecy import Redactor
 from storage.access.api_keys import parse_key
 from storage.bucket.s3 import content_disposition
 from storage.errors import MediumRefused

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.cli.exit_codes import FAILED, UNREACHABLE
-from app.client import ApiProblem, Client, Json
+from infra.cli.client import ApiProblem, Client, Json
+from infra.cli.output import FAILED, UNREACHABLE
 from infra.cloud.modal_cloud import ModalCloud
 from infra.cloud.port import Cloud, CloudError
+from infra.demo import write_photograph
 from infra.on_modal.names import API_FUNCTION
-from infra.photograph import write_photograph
 from infra.settings import DeploymentSettings
 
 LONG: Json = {

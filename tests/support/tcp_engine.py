@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from infra.local.ports import free_port
+from infra.local.s3_server import free_port
 from tests.support.engines import EngineChoice
 from tests.support.plain_http import NO_TLS
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import aiohttp
 
-from infra.local.ports import free_port
+from infra.local.s3_server import free_port
 from tests.bench.overhead.client import get_json, get_picture, http_client, post_json
 from tests.bench.overhead.engine import running_engine
 from tests.bench.overhead.graphs import fresh_graph

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from infra.local.ports import free_port
+from infra.local.s3_server import free_port
 from storage.bucket.s3 import S3ObjectStore
 from tests.bench.overhead.client import get_picture, http_client, post_json
 from tests.bench.overhead.engine import running_engine

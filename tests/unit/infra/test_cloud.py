@@ -84,7 +84,7 @@ class FakeCloud:
         self._meet()
         return list(self.image_lacks)
 
-    async def see_to_models(
+    async def manage_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
         self._meet()

@@ -12,13 +12,13 @@ import pytest
 from cyclopts import App
 from pydantic import BaseModel
 
-import infra.cli  # noqa: F401  it adds its commands to the client's
+import infra.cli.__main__  # noqa: F401  it adds its commands to the client's
 from app.api.events import TYPES
 from app.api.job_view import JobView
-from app.cli import cli
 from app.config import ApiConfig
 from app.openapi import OPERATIONS
 from app.operations import Operation
+from infra.cli.root import cli
 from storage import keys
 from storage.bucket.setup import run_policy
 from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST

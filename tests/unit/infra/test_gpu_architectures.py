@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from infra.gpu_architectures import (
+from infra.gpus import (
     ARCHITECTURES,
     MEMORY_GB,
+    MODAL_USD_PER_S,
     SAGE_ARCHITECTURES,
     architecture,
     expected_attention,
     sage_architectures,
 )
-from infra.gpu_prices import MODAL_USD_PER_S
 from infra.image import sage_flags_patch
 
 GPUS = ("L4", "A10", "L40S", "A100-80GB", "H100", "B200", "RTX-PRO-6000")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.models.progress import streamed
+from infra.models.folders import streamed
 from infra.models.sync import OnProgress
 
 

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from infra.logs import LONGEST_EXCEPTION, LONGEST_TEXT, JsonFormatter
-from infra.redaction import HIDDEN, Redactor
+from infra.secrecy import HIDDEN, Redactor
 
 SECRET = "s3cr3t-of-the-bucket+/="
 URL = "https://s3.example/b/k?X-Amz-Credential=AKIA%2F20261124&X-Amz-Date=20261124T000000Z&X-Amz-Signature=abcdef0123"

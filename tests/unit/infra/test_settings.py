@@ -12,7 +12,7 @@ from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Setti
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
 CLIENT_VARIABLES = {ENV_PREFIX + "API_URL", ENV_PREFIX + "API_KEY"}
-"""What `app.cli.connection` reads."""
+"""What `infra.cli.arguments` reads."""
 
 
 def test_docs_name_every_setting_and_no_other() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from infra.gpu_prices import MODAL_USD_PER_S
+from infra.gpus import MODAL_USD_PER_S
 from workers.comfy.system import SystemFacts, gpu_name, system_facts
 
 

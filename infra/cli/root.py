@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from app import __version__
-from app.cli.connection import DEFAULT_DATA, NoConnection, Target
-from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from app.cli.output import Terminal, refuse
+from infra.cli.arguments import DEFAULT_DATA, NoConnection, Target
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Terminal, refuse
 
 if TYPE_CHECKING:  # commands import their modules when they run, which keeps `--help` fast
-    from app.client import ApiProblem
+    from infra.cli.client import ApiProblem
 
 cli = App(
     name="comfyui-modal",
@@ -37,7 +36,7 @@ def ends_well(command: Callable[..., int]) -> Callable[..., int]:
 
     @wraps(command)
     def wrapped(*args: Any, **options: Any) -> int:
-        from app.client import ApiProblem, ApiUnreachable, DownloadFailed
+        from infra.cli.client import ApiProblem, ApiUnreachable, DownloadFailed
 
         errors = Terminal(stderr=True)
         try:
@@ -96,7 +95,7 @@ def run(  # noqa: PLR0913  one a flag
     workflow
         A file in ComfyUI's API format, or the name of a workflow (see `workflows list`).
     """
-    from app.cli.run import RunArguments, run_workflow
+    from infra.cli.run import RunArguments, run_workflow
 
     arguments = RunArguments(
         workflow, image, tuple(media or ()), tuple(set_ or ()), out, priority, timeout, webhook, strict
@@ -127,8 +126,7 @@ def batch(
     images
         The pictures, a job for each.
     """
-    from app.cli.batch import run_batch
-    from app.cli.run import RunArguments
+    from infra.cli.run import RunArguments, run_batch
 
     if not images:
         return refuse("name the pictures: `comfyui-modal batch WORKFLOW PICTURE…`")
@@ -144,7 +142,7 @@ def list_workflows(
     target: Target | None = None,
 ) -> int:
     """List the workflows that can be run by name."""
-    from app.cli.workflows import list_all
+    from infra.cli.workflows import list_all
 
     return list_all((target or Target()).resolve(), as_json=json)
 
@@ -158,7 +156,7 @@ def show_workflow(
     target: Target | None = None,
 ) -> int:
     """Show a workflow: its inputs, what it needs, whether it can run."""
-    from app.cli.workflows import show_one
+    from infra.cli.workflows import show_one
 
     return show_one((target or Target()).resolve(), name, as_json=json)
 
@@ -174,7 +172,7 @@ def list_jobs(
     target: Target | None = None,
 ) -> int:
     """List jobs, newest first."""
-    from app.cli.jobs import list_page
+    from infra.cli.jobs import list_page
 
     return list_page((target or Target()).resolve(), status, limit, cursor, as_json=json)
 
@@ -188,7 +186,7 @@ def show(
     target: Target | None = None,
 ) -> int:
     """Show one job: how far it is, what it made, why it failed."""
-    from app.cli.jobs import show_job
+    from infra.cli.jobs import show_job
 
     return show_job((target or Target()).resolve(), job_id, as_json=json)
 
@@ -197,7 +195,7 @@ def show(
 @ends_well
 def cancel(job_id: str, *, target: Target | None = None) -> int:
     """Cancel a job; a finished one is left as it is."""
-    from app.cli.jobs import cancel_job
+    from infra.cli.jobs import cancel_job
 
     return cancel_job((target or Target()).resolve(), job_id)
 
@@ -212,7 +210,7 @@ def logs(
     target: Target | None = None,
 ) -> int:
     """Print what the engine said while the job ran."""
-    from app.cli.jobs import print_logs
+    from infra.cli.jobs import print_logs
 
     return print_logs((target or Target()).resolve(), job_id, attempt)
 
@@ -221,7 +219,7 @@ def logs(
 @ends_well
 def remove(job_id: str, *, target: Target | None = None) -> int:
     """Remove a job and its files now; one that still runs is stopped, and removed then."""
-    from app.cli.jobs import remove_job
+    from infra.cli.jobs import remove_job
 
     return remove_job((target or Target()).resolve(), job_id)
 
@@ -235,7 +233,7 @@ def cost(
     target: Target | None = None,
 ) -> int:
     """Sum what jobs have cost, by GPU, workflow and status."""
-    from app.cli.cost import show_costs
+    from infra.cli.cost import show_costs
 
     return show_costs((target or Target()).resolve(), since, as_json=json)
 
@@ -248,7 +246,7 @@ def system(
     target: Target | None = None,
 ) -> int:
     """Show what runs there: versions, and the GPU and attention of each pool's last worker."""
-    from app.cli.system import show_system
+    from infra.cli.system import show_system
 
     return show_system((target or Target()).resolve(), as_json=json)
 
@@ -262,7 +260,7 @@ def try_receiver(
     target: Target | None = None,
 ) -> int:
     """Send a signed test event to a receiver, and say what came of it."""
-    from app.cli.webhooks import test_receiver
+    from infra.cli.webhooks import test_receiver
 
     return test_receiver((target or Target()).resolve(), url, as_json=json)
 
@@ -276,7 +274,7 @@ def deliveries(
     target: Target | None = None,
 ) -> int:
     """Show how the delivery of a job's events went, attempt by attempt."""
-    from app.cli.webhooks import list_deliveries
+    from infra.cli.webhooks import list_deliveries
 
     return list_deliveries((target or Target()).resolve(), job_id, as_json=json)
 
@@ -285,7 +283,7 @@ def deliveries(
 @ends_well
 def redeliver(job_id: str, event_id: str, *, target: Target | None = None) -> int:
     """Send one of a job's events once more, with the same id."""
-    from app.cli.webhooks import redeliver as send_again
+    from infra.cli.webhooks import redeliver as send_again
 
     return send_again((target or Target()).resolve(), job_id, event_id)
 
@@ -302,8 +300,8 @@ def show_secret(
     data: SecretFolder = DEFAULT_DATA,
 ) -> int:
     """Print the secret that signs a tenant's events, the newest first while secrets rotate."""
-    from app.cli.connection import webhook_secret_of
-    from app.cli.webhooks import print_secrets
+    from infra.cli.arguments import webhook_secret_of
+    from infra.cli.webhooks import print_secrets
 
     return print_secrets(secret or webhook_secret_of(data), tenant)
 
@@ -322,8 +320,8 @@ def listen(
     data: SecretFolder = DEFAULT_DATA,
 ) -> int:
     """Receive webhooks on this machine: each event is verified and shown. For development."""
-    from app.cli.connection import webhook_secret_of
-    from app.cli.listen import Listening
+    from infra.cli.arguments import webhook_secret_of
+    from infra.cli.webhooks import Listening
 
     return Listening(port, secret or webhook_secret_of(data), answer, count, json).serve()
 

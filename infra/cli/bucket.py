@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from app.cli.exit_codes import FAILED, REFUSED
-from app.cli.output import print_json
+from infra.cli.output import FAILED, REFUSED, print_json
 
 if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.settings import Settings

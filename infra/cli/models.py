@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from rich.console import Console
 
-from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
-from app.cli.output import print_json
-from infra.cloud.commands import Environment
+from infra.cli.cloud import Environment
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE, print_json
 
 if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.models.folders import Models
@@ -86,10 +85,10 @@ def _perform(
 ) -> int:
     from infra.cloud.port import CloudError, CloudUnreachable
     from infra.manifests import BadManifest, located
-    from infra.models.choice import chosen
     from infra.models.folders import models_at
-    from infra.models.lock import BadLock
+    from infra.models.manifest import chosen
     from infra.models.manifest import models as read
+    from infra.models.sync import BadLock
 
     console = Console(stderr=True)
     try:

@@ -1,4 +1,4 @@
-"""Output helpers of the commands."""
+"""Output of the commands, and their exit codes. Exit code 0 means success."""
 
 import json
 import re
@@ -7,7 +7,14 @@ from typing import Any
 
 from rich.console import Console
 
-from app.cli.exit_codes import REFUSED
+FAILED = 1
+"""The job failed, a download was incomplete, or a check or deployment failed."""
+REFUSED = 2
+"""The API refused the request, or the arguments are invalid."""
+UNREACHABLE = 3
+"""No API is configured or reachable, or Modal is unreachable or rejects the token."""
+INTERRUPTED = 130
+"""Ctrl-C was pressed, and the job was cancelled."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All control and direction characters but tab and line feed."""

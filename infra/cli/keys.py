@@ -12,9 +12,8 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.connection import DEFAULT_DATA
-from app.cli.exit_codes import FAILED
-from app.cli.output import print_json, refuse
+from infra.cli.arguments import DEFAULT_DATA
+from infra.cli.output import FAILED, print_json, refuse
 
 if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.settings import Settings
@@ -175,7 +174,7 @@ def _new(
 ) -> tuple[str, "KeyRecord"]:
     from pydantic import ValidationError
 
-    from app.cli.spans import span
+    from infra.cli.arguments import span
     from storage.access.key_store import SCOPES, new_record
 
     named = [scope.strip() for scope in scopes.split(",")]

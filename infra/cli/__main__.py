@@ -1,4 +1,4 @@
-"""The command `comfyui-modal`: the client commands of `app.cli`, and those that run or examine a deployment."""
+"""The command `comfyui-modal`: the client commands, and those that run or examine a deployment."""
 
 import os
 import sys
@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from app.cli import cli
-from app.cli.connection import DEFAULT_DATA
-from app.cli.exit_codes import FAILED
-from app.cli.output import Terminal, refuse
-from infra.bucket_commands import bucket as bucket_commands
-from infra.cloud.commands import ApiKey, ApiUrl, Environment, examine_cloud
-from infra.key_commands import keys as key_commands
-from infra.models.commands import models as model_commands
+from infra.cli.arguments import DEFAULT_DATA
+from infra.cli.bucket import bucket as bucket_commands
+from infra.cli.cloud import ApiKey, ApiUrl, Environment, examine_cloud
+from infra.cli.keys import keys as key_commands
+from infra.cli.models import models as model_commands
+from infra.cli.output import FAILED, Terminal, refuse
+from infra.cli.root import cli
 
 if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
     from infra.local.up import UpOptions
@@ -105,7 +104,7 @@ def doctor(
 
 
 async def _serve(options: "UpOptions") -> None:
-    from infra.local.parent_watch import stop_on_signals
+    from infra.local.children import stop_on_signals
     from infra.local.up import up as serve
     from infra.logs import configure_logging
 

@@ -7,12 +7,12 @@ from threading import Thread
 
 import pytest
 
-from app.cli.connection import NoConnection, Target, webhook_secret_of
-from app.cli.exit_codes import REFUSED
-from app.cli.jobs import print_logs
-from app.cli.listen import Listening
-from app.cli.root import ends_well
-from app.client import ApiProblem
+from infra.cli.arguments import NoConnection, Target, webhook_secret_of
+from infra.cli.client import ApiProblem
+from infra.cli.jobs import print_logs
+from infra.cli.output import REFUSED
+from infra.cli.root import ends_well
+from infra.cli.webhooks import Listening
 
 FAULTS = [
     {"pointer": "/a", "detail": "a is wrong", "hint": "mend a"},

@@ -1,7 +1,12 @@
-"""Finds the API that a command uses: from flags, the environment, or the data folder of `comfyui-modal up`."""
+"""Arguments that several commands share: the API to use, and time spans.
+
+The API comes from flags, the environment, or the data folder of `comfyui-modal up`.
+"""
 
 import json
+import re
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -51,3 +56,13 @@ def webhook_secret_of(data: Path) -> str:
             "  → start `comfyui-modal up`, or give --secret"
         ) from None
     return secret
+
+
+_SPAN = re.compile(r"(\d{1,5})([dhm])", re.ASCII)
+_UNITS = {"d": "days", "h": "hours", "m": "minutes"}
+
+
+def span(text: str) -> timedelta | None:
+    """Parse a time span, or return None for any other text."""
+    match = _SPAN.fullmatch(text)
+    return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})

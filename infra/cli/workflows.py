@@ -2,8 +2,8 @@
 
 import json
 
-from app.cli.output import Terminal, print_json
-from app.client import Client, Json
+from infra.cli.client import Client, Json
+from infra.cli.output import Terminal, print_json
 
 
 def list_all(api: tuple[str, str], *, as_json: bool) -> int:

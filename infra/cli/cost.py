@@ -10,10 +10,9 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
-from app.cli.exit_codes import REFUSED
-from app.cli.output import Terminal, print_json
-from app.cli.spans import span
-from app.client import Client, Json
+from infra.cli.arguments import span
+from infra.cli.client import Client, Json
+from infra.cli.output import REFUSED, Terminal, print_json
 
 PAGE = 200
 _SHOWN = 12

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.cost import Sum, moment, summed
+from infra.cli.cost import Sum, moment, summed
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 

@@ -5,8 +5,8 @@ import sys
 
 from rich.table import Table
 
-from app.cli.output import Terminal, print_json, printable
-from app.client import Client, Json
+from infra.cli.client import Client, Json
+from infra.cli.output import Terminal, print_json, printable
 
 
 def list_page(api: tuple[str, str], status: str | None, limit: int, cursor: str | None, *, as_json: bool) -> int:

@@ -1,7 +1,7 @@
 """`comfyui-modal system`."""
 
-from app.cli.output import Terminal, print_json
-from app.client import Client, Json
+from infra.cli.client import Client, Json
+from infra.cli.output import Terminal, print_json
 
 GIB = 1024**3
 

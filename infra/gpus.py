@@ -1,7 +1,7 @@
-"""The architecture and memory of Modal's GPUs, and the architectures for which SageAttention is built.
+"""Modal's GPUs: architecture, memory and price, and the architectures for which SageAttention is built.
 
-Source: NVIDIA's table of compute capabilities; SageAttention's setup.py at the commit that `infra.image` pins, which
-knows 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and 12.1.
+Sources: NVIDIA's table of compute capabilities; SageAttention's setup.py at the commit that `infra.image` pins, which
+knows 8.0, 8.6, 8.9, 9.0, 10.0, 12.0 and 12.1; https://modal.com/pricing, as it was reported in September 2026.
 """
 
 from collections.abc import Iterable, Mapping
@@ -38,6 +38,27 @@ MEMORY_GB: Mapping[str, int] = {
     "B300": 270,
 }
 """Memory in GB by the same names, from Modal's guide and NVIDIA's tables. `A100` may have 40 or 80; 40 are certain."""
+MODAL_USD_PER_S: Mapping[str, float] = {
+    "T4": 0.000164,
+    "L4": 0.000222,
+    "A10": 0.000306,
+    "L40S": 0.000542,
+    "A100-40GB": 0.000583,
+    "A100-80GB": 0.000694,
+    "RTX-PRO-6000": 0.000842,
+    "H100": 0.001097,
+    "H200": 0.001261,
+    "B200": 0.001736,
+    "B300": 0.001972,
+}
+"""Base prices in USD a second by the same names. The setting `gpu_prices` takes precedence.
+
+A chosen region and workers that cannot be preempted cost a multiple. The costs of jobs count the GPU alone.
+"""
+
+CPU_USD_PER_CORE_S = 0.0000131
+"""The price of a requested physical core in USD a second."""
+MEMORY_USD_PER_GIB_S = 0.00000222
 SAGE_ARCHITECTURES = frozenset({"8.0", "8.6", "8.9", "9.0", "10.0", "12.0"})
 """Architectures of Modal's GPUs for which SageAttention 2 can be compiled."""
 AUTO, NONE = "auto", "none"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from rich.console import Console
 
-from app.cli import cli
-from app.cli.exit_codes import FAILED, REFUSED, UNREACHABLE
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE
+from infra.cli.root import cli
 from storage.keys import DEFAULT_POOL
 
 if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast

@@ -1,0 +1,1 @@
+"""The command `comfyui-modal`: one module for each group of commands."""

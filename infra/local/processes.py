@@ -1,0 +1,147 @@
+"""The local processes: what all of them share, and the entry points of those without a server.
+
+`comfyui-modal up` supervises them, and starts these as `infra.local.processes worker`, `reaper` and `deliverer`. Each
+imports its own parts only when it starts, so that none loads what another needs. The API is `infra.local.api_process`.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+import comfyui_modal
+from infra.compose.stores import open_stores
+from infra.local.children import Readiness, announce, stop_with_parent
+from infra.local.signal import open_local_signal
+from infra.logs import configure_logging
+from infra.secrecy import Redactor, keep_secrets
+from infra.settings import BadSetting, Settings, format_errors
+from storage.bucket.s3 import S3Config
+from storage.launcher import NoLauncher
+from storage.stores import Stores
+from workers.errors import EngineMisconfigured, EngineUnavailable
+from workflows.manifest import BadWorkflow
+
+if TYPE_CHECKING:
+    from workers.comfy.host import EngineHost
+    from workers.loop import WorkerLoop
+
+
+async def serve_worker(settings: Settings) -> int:
+    from infra.compose.worker import engine_environment, engine_host, warm, worker_loop
+
+    stop = await stop_with_parent()
+    async with local_stores(settings) as stores:
+        engine = engine_host(settings, engine_environment())
+        host = warm(settings, engine)
+        worker = worker_loop(
+            settings, stores, host, on_ready=lambda: say_ready(settings, engine_url=host.url, engine_pid=host.pid)
+        )
+        try:
+            await _start(settings, stores, worker, engine)
+            await worker.serve(stop)
+        except EngineMisconfigured:
+            raise
+        except EngineUnavailable as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+        finally:
+            await worker.stop()
+    return 0
+
+
+async def _start(settings: Settings, stores: Stores, worker: "WorkerLoop", host: "EngineHost") -> None:
+    """Start the worker, and count the start of its engine."""
+    from workers.comfy.host import RunningEngine
+    from workers.starts import CountedStarts
+
+    # Counted starts fail the jobs of an engine that cannot start. An engine by URL is only not reachable yet.
+    if isinstance(host, RunningEngine):
+        await worker.start()
+        return
+    hide = Redactor(settings.secret_values())
+    starts = CountedStarts(
+        stores.engine_starts, settings.pool, settings.process_name, lambda text: hide(host.paths.hidden(text))
+    )
+    await starts.run(worker.start)
+
+
+async def serve_reaper(settings: Settings) -> None:
+    from infra.compose.reaper import reaper
+
+    stop = await stop_with_parent()
+    async with local_stores(settings) as stores:
+        sweeper = reaper(settings, stores, NoLauncher())
+        say_ready(settings)
+        while not stop.is_set():
+            await sweeper.sweep()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(settings.reap_interval_s):
+                    await stop.wait()
+
+
+async def serve_deliverer(settings: Settings) -> None:
+    from infra.compose.deliverer import dispatcher, webhook_transport
+
+    stop = await stop_with_parent()
+    async with local_stores(settings) as stores:
+        deliverer = dispatcher(settings, stores, webhook_transport(settings, stores))
+        say_ready(settings)
+        await deliverer.serve(stop)
+
+
+def run(serve: Callable[[Settings], Coroutine[Any, Any, int | None]]) -> int:
+    """Run `serve` and return its exit code, or `MISCONFIGURED` for an error that a restart would not change."""
+    try:
+        settings = begin()
+    except (ValidationError, SettingsError) as fault:
+        return comfyui_modal.refuse(format_errors(fault))
+    try:
+        return asyncio.run(serve(settings)) or 0
+    except (BadSetting, BadWorkflow, EngineMisconfigured) as fault:
+        return comfyui_modal.refuse(str(fault))
+
+
+def begin() -> Settings:
+    """Read the settings of this process, configure its log and hide its secrets from other processes."""
+    settings = Settings()
+    configure_logging(settings.process_name, settings.log_level, settings.secret_values())
+    keep_secrets()
+    return settings
+
+
+@asynccontextmanager
+async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncIterator[Stores]:
+    """Open the stores with the signal that connects the processes of this machine."""
+    async with open_local_signal(settings) as signal, open_stores(settings, signal, s3) as stores:
+        yield stores
+
+
+def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
+    """Announce to `comfyui-modal up` that this process is ready, if it was started by it."""
+    if settings.presence is not None:
+        announce(settings.presence, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
+
+
+_SERVED: dict[str, Callable[[Settings], Coroutine[Any, Any, int | None]]] = {
+    "worker": serve_worker,
+    "reaper": serve_reaper,
+    "deliverer": serve_deliverer,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("process", choices=sorted(_SERVED))
+    return run(_SERVED[parser.parse_args().process])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

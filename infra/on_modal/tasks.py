@@ -1,0 +1,107 @@
+"""The bodies of the Modal functions that run once a call: reaper, deliverer, check of the image, models.
+
+Each container runs one of them. What only one needs is imported in its function, so that the others start sooner.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from infra.compose.stores import open_stores
+from infra.logs import configure_logging
+from infra.on_modal.adapters import ModalSignal, modal_launcher, with_public_url
+from infra.settings import Settings
+from storage.keys import DEFAULT_POOL
+from storage.signal import MemorySignal, Signal
+from storage.stores import Stores
+
+
+def sweep() -> None:
+    """Run one sweep of the reaper."""
+    from infra.compose.reaper import reaper
+
+    settings = _settings("reaper")
+
+    async def once(stores: Stores) -> None:
+        await reaper(settings, stores, modal_launcher(settings, stores)).sweep()
+
+    _with_stores(settings, once, ModalSignal())
+
+
+def deliver_due() -> None:
+    """Deliver every event that is due now."""
+    from infra.compose.deliverer import dispatcher, webhook_transport
+
+    settings = with_public_url(_settings("deliverer"))
+
+    async def once(stores: Stores) -> None:
+        await dispatcher(settings, stores, webhook_transport(settings, stores)).sweep()
+
+    _with_stores(settings, once)
+
+
+def publish_engine() -> list[str]:
+    """Publish the engine's node classes for every pool. Return the problems of the shipped workflows, as sentences.
+
+    It is the last step of a deployment: submissions are validated by these classes. The failed starts that the previous
+    version counted are reset.
+    """
+    from infra.check_image import examine, packs_of, shipped_workflows
+    from infra.compose.worker import engine_environment, engine_host
+
+    # This Modal function has no GPU.
+    settings = _settings("check-image").model_copy(update={"comfyui_cpu": True})
+    is_lite = settings.engine == "lite"
+    packs = set() if is_lite else packs_of(Path(settings.engine))
+    workflows = shipped_workflows(packs, has_models=not is_lite)
+    report = asyncio.run(examine(engine_host(settings, engine_environment()), workflows))
+
+    async def publish(stores: Stores) -> None:
+        for pool in (DEFAULT_POOL, *settings.gpu_pools):
+            await stores.engine_info.publish(pool, report.object_info)
+            await stores.engine_starts.forget(pool)
+
+    _with_stores(settings, publish)
+    return list(report.problems)
+
+
+def manage_models(
+    command: str, wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
+) -> Iterator[Any]:
+    """Run a command of `ModelFolder` on the volume. Yield its steps, then `{"found": […]}` with one entry a model.
+
+    Downloaded files are committed before submissions are checked against them.
+    """
+    from infra.models.folders import model_folder, perform, streamed
+    from infra.models.manifest import Model
+
+    settings = _settings("models")
+    here = model_folder(settings.huggingface_token, Path(folder))
+    models = [Model.model_validate(model) for model in wanted]
+    found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
+    commit()  # other containers see a volume's new files only after a commit
+
+    async def announce(stores: Stores) -> None:
+        for pool in (DEFAULT_POOL, *settings.gpu_pools):
+            await stores.engine_info.files_changed(pool)
+
+    if any(one.state == "downloaded" for one in found):
+        _with_stores(settings, announce)
+    yield {"found": [asdict(one) for one in found]}
+
+
+def _settings(process: str) -> Settings:
+    """Return the settings of this container, after configuring its log."""
+    settings = Settings()
+    configure_logging(process, settings.log_level, settings.secret_values())
+    return settings
+
+
+def _with_stores(settings: Settings, work: Callable[[Stores], Awaitable[None]], signal: Signal | None = None) -> None:
+    async def once() -> None:
+        async with open_stores(settings, signal or MemorySignal()) as stores:
+            await work(stores)
+
+    asyncio.run(once())
