@@ -106,7 +106,7 @@ def main(root: Path = Path("/")) -> int:
     """Check the image whose files lie below `root`. Return the exit code."""
     from infra.compose.worker import engine_environment
     from infra.image import COMFYUI, CONSTRAINTS, ENGINE_PYTHON
-    from workers.comfy.host import EngineProcess
+    from workers.comfy.process import EngineProcess
     from workers.comfy.spec import EngineFolders, EngineSpec
     from workers.errors import EngineUnavailable
 

@@ -1,5 +1,7 @@
 """The errors of the workers. `code` is the stable code in a job's `error_detail`, one per class.
 
+`repeat` is the retry policy: infrastructure faults are repeated, a job's own faults never.
+
 WorkerError
 ├── EngineError             ComfyUI itself is at fault, not the workflow
 │   ├── EngineUnavailable   it did not start, does not answer, or died
@@ -18,13 +20,23 @@ WorkerError
 """
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, ClassVar
+
+
+class Repeat(Enum):
+    """AUTOMATIC: repeated while attempts are left. BY_CALLER: the same job may succeed later. NEVER: it would fail."""
+
+    AUTOMATIC = "automatic"
+    BY_CALLER = "by_caller"
+    NEVER = "never"
 
 
 class WorkerError(Exception):
     """Base of the workers' errors. `node_id`, `class_type` and `exception_type` name the node that failed, if any."""
 
     code: ClassVar[str] = "internal_error"
+    repeat: ClassVar[Repeat] = Repeat.BY_CALLER
 
     def __init__(
         self,
@@ -45,6 +57,7 @@ class WorkerError(Exception):
 
 class EngineError(WorkerError):
     code = "engine_error"
+    repeat = Repeat.AUTOMATIC
 
 
 class EngineUnavailable(EngineError):
@@ -63,39 +76,48 @@ class PromptRefused(WorkerError):
     """`node_errors` is ComfyUI's own, by node id."""
 
     code = "prompt_refused"
+    repeat = Repeat.NEVER
 
 
 class NodeFailed(WorkerError):
     code = "node_error"
+    repeat = Repeat.NEVER
 
 
 class OutOfMemory(WorkerError):
-    code = "out_of_memory"
+    code = "out_of_memory"  # repeated by the caller: a fresh engine may have enough free memory
 
 
 class JobTimedOut(WorkerError):
     code = "timeout"
+    repeat = Repeat.NEVER
 
 
 class JobCancelled(WorkerError):
     code = "cancelled"
+    repeat = Repeat.NEVER
 
 
 class BadMedium(WorkerError):
     code = "bad_medium"
+    repeat = Repeat.NEVER
 
 
 class CheckFailed(WorkerError):
     code = "check_failed"
+    repeat = Repeat.AUTOMATIC
 
 
 class StagingFailed(WorkerError):
     code = "staging_failed"
+    repeat = Repeat.NEVER
 
 
 class OutputFailed(WorkerError):
     code = "output_failed"
+    repeat = Repeat.NEVER
 
 
 class StorageFailed(WorkerError):
     code = "storage_failed"
+    repeat = Repeat.AUTOMATIC

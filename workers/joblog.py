@@ -6,13 +6,12 @@ soon.
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import Protocol
 
 from storage.errors import StorageError
 from storage.intake.host_paths import HostPaths
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord
+from workers.comfy.host import EngineLog
 
 logger = logging.getLogger(__name__)
 
@@ -21,24 +20,11 @@ FIRST_INTERVAL_S = 2.0
 LAST_WRITE_S = 3.0
 
 
-class LogSource(Protocol):
-    """The output lines of an engine."""
-
-    @property
-    def position(self) -> int:
-        """The number of lines so far."""
-        ...
-
-    def since(self, position: int) -> Sequence[str]:
-        """Return the lines after that position that are still kept."""
-        ...
-
-
 class JobLog:
     """`paths` hides the paths of this machine, which an engine's tracebacks contain."""
 
     def __init__(
-        self, logs: LogStore, record: JobRecord, source: LogSource, paths: HostPaths, *, interval_s: float
+        self, logs: LogStore, record: JobRecord, source: EngineLog, paths: HostPaths, *, interval_s: float
     ) -> None:
         self._logs = logs
         self._record = record

@@ -1,7 +1,7 @@
 """A worker: one engine that runs one job at a time, the best queued job first.
 
-`serve` runs a permanent local worker; `serve_one` runs the single job of a Modal ticket. A worker that stops releases
-its running job to the queue, where another worker can claim it at once.
+`serve` runs a permanent local worker; `serve_one` runs the single job of a Modal ticket. A job's run is an `Attempt`. A
+worker that stops releases its running job to the queue, where another worker can claim it at once.
 """
 
 import asyncio
@@ -10,14 +10,13 @@ import logging
 from collections.abc import Callable
 
 from storage.errors import AttemptFenced, StorageError
-from storage.jobs.queue import JobQueue
 from storage.jobs.store import StoredJob
 from storage.signal import queue_topic
-from workers.comfy.host import EngineHost
+from storage.stores import Stores
+from workers.attempt import LAST_WRITE_S, Attempt, AttemptPolicy, give_back
+from workers.comfy.host import EngineHost, timed
 from workers.errors import EngineUnavailable
-from workers.phases import timed
 from workers.publisher import Publisher, WorkerIdentity
-from workers.runner import LAST_WRITE_S, JobRunner, RunnerPolicy, RunnerStores, give_back
 
 logger = logging.getLogger(__name__)
 
@@ -32,18 +31,15 @@ class WorkerLoop:
         self,
         identity: WorkerIdentity,
         host: EngineHost,
-        queue: JobQueue,
-        publisher: Publisher,
-        stores: RunnerStores,
-        policy: RunnerPolicy,
+        stores: Stores,
+        policy: AttemptPolicy,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         self._identity = identity
         self._host = host
-        self._queue = queue
-        self._publisher = publisher
         self._stores = stores
         self._policy = policy
+        self._publisher = Publisher(identity, host, stores)
         self._on_ready = on_ready
         self._start_phases: dict[str, float] | None = None
         """Durations of the start that the next claimed job waited for; None for later jobs."""
@@ -71,37 +67,6 @@ class WorkerLoop:
         with contextlib.suppress(asyncio.CancelledError):
             await serving
 
-    async def serve_one(self) -> StoredJob | None:
-        """Run the best queued job; return None if no job can be claimed."""
-        await self._ensure_engine()
-        claimed = await self._claim()
-        ran = None if claimed is None else await self._run(claimed)
-        await self._publisher.keep_announced()
-        # A container may end right after this call, so background deletions are awaited.
-        await self._stores.jobs.settled()
-        return ran
-
-    async def _claim(self) -> StoredJob | None:
-        """Claim the next job. A worker that is stopped during the claim releases the job."""
-        runtime = self._publisher.runtime.model_copy(update={"start": self._start_phases})
-        claiming = asyncio.create_task(self._queue.claim(self._identity.pool, self._identity.name, runtime))
-        try:
-            # A cancelled claim may have committed; it runs to its end so that the job can be released.
-            claimed = await asyncio.shield(claiming)
-        except asyncio.CancelledError:
-            await self._give_back(claiming)
-            raise
-        if claimed is not None:
-            self._start_phases = None  # later jobs did not wait for this start
-        return claimed
-
-    async def _give_back(self, claiming: asyncio.Task[StoredJob | None]) -> None:
-        await asyncio.wait({claiming}, timeout=LAST_WRITE_S)
-        claiming.cancel()
-        (claimed,) = await asyncio.gather(claiming, return_exceptions=True)
-        if isinstance(claimed, StoredJob):
-            await give_back(self._stores.jobs, self._stores.clock, claimed)
-
     async def _serve_for_ever(self) -> None:
         with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
             while True:
@@ -114,28 +79,52 @@ class WorkerLoop:
                 if ran is None:
                     await bell.wait(self._identity.queue_poll_s)
 
-    async def _run(self, claimed: StoredJob) -> StoredJob | None:
+    async def serve_one(self) -> StoredJob | None:
+        """Run the best queued job; return None if no job can be claimed."""
+        if not self._host.is_alive():
+            logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log.tail(5)))
+            await self._restart_engine()
+        claimed = await self._claim()
+        ran = None if claimed is None else await self._run(claimed)
+        await self._publisher.keep_announced()
+        # A container may end right after this call, so background deletions are awaited.
+        await self._stores.jobs.settled()
+        return ran
+
+    async def _claim(self) -> StoredJob | None:
+        """Claim the next job. A worker that is stopped during the claim releases the job."""
+        runtime = self._publisher.runtime.model_copy(update={"start": self._start_phases})
+        claiming = asyncio.create_task(self._stores.queue.claim(self._identity.pool, self._identity.name, runtime))
+        try:
+            # A cancelled claim may have committed; it runs to its end so that the job can be released.
+            claimed = await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            await asyncio.wait({claiming}, timeout=LAST_WRITE_S)
+            claiming.cancel()
+            (result,) = await asyncio.gather(claiming, return_exceptions=True)
+            if isinstance(result, StoredJob):
+                await give_back(self._stores, result)
+            raise
+        if claimed is not None:
+            self._start_phases = None  # later jobs did not wait for this start
+        return claimed
+
+    async def _run(self, claimed: StoredJob) -> StoredJob:
         record = claimed.record
         about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
         logger.info("job claimed", extra=about)
-        host = self._host
-        runner = JobRunner(self._stores, host.engine, self._publisher.catalogue, self._policy, host.log, host.paths)
+        attempt = Attempt(claimed, self._stores, self._host, self._publisher.catalogue, self._policy)
         try:
-            result = await runner.run(claimed)
+            stored = await attempt.run()
         except AttemptFenced as fenced:
             logger.warning("job lost: %s", fenced, extra=about)
             await self._restart_engine()  # the prompt of the lost attempt may still run
             return claimed
-        ended = result.stored.record
+        ended = stored.record
         logger.info("job %s", ended.status, extra=about | {"outputs": len(ended.outputs), "error": ended.error})
-        if result.engine_suspect:  # after the commit, so that the client does not wait for the restart
+        if attempt.engine_suspect:  # after the commit, so that the client does not wait for the restart
             await self._restart_engine()
-        return result.stored
-
-    async def _ensure_engine(self) -> None:
-        if not self._host.is_alive():
-            logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log.tail(5)))
-            await self._restart_engine()
+        return stored
 
     async def _restart_engine(self) -> None:
         await self._host.restart()

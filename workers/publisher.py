@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.clock import Clock
 from storage.errors import StorageError
 from storage.jobs.models import Runtime
-from storage.pools.engine_info import FILES_LIFE, EngineInfoStore
-from storage.pools.worker_facts import WorkerFacts, WorkerFactsStore
+from storage.pools.engine_info import FILES_LIFE
+from storage.pools.worker_facts import WorkerFacts
+from storage.stores import Stores
 from workers.comfy.host import EngineHost
 from workers.comfy.system import SystemFacts, gpu_name, system_facts
 from workers.errors import EngineUnavailable
@@ -37,22 +37,13 @@ class WorkerIdentity:
 class Publisher:
     """`catalogue` and `runtime` are the engine's, once it was published."""
 
-    def __init__(
-        self,
-        identity: WorkerIdentity,
-        host: EngineHost,
-        engine_info: EngineInfoStore,
-        worker_facts: WorkerFactsStore,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, identity: WorkerIdentity, host: EngineHost, stores: Stores) -> None:
         self.catalogue = Catalogue.absent()
         self.runtime = Runtime(worker=identity.name)
         self._identity = identity
         self._host = host
-        self._engine_info = engine_info
-        self._worker_facts = worker_facts
-        self._clock = clock
-        self._started_at = clock.now()
+        self._stores = stores
+        self._started_at = stores.clock.now()
         self._published_at = NEVER
 
     async def announce(self) -> None:
@@ -65,15 +56,15 @@ class Publisher:
         self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)
         pool = self._identity.pool
         try:
-            await self._engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
-            await self._worker_facts.publish(pool, facts)
-            self._published_at = self._clock.now()
+            await self._stores.engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
+            await self._stores.worker_facts.publish(pool, facts)
+            self._published_at = self._stores.clock.now()
         except StorageError as error:
             logger.warning("what the engine can do was not published: %s", error)
 
     async def keep_announced(self) -> None:
         """Publish again if it is due; failures of the engine are not raised."""
-        if self._clock.now() - self._published_at < REPUBLISH_EVERY:
+        if self._stores.clock.now() - self._published_at < REPUBLISH_EVERY:
             return
         try:
             await self.announce()

@@ -87,16 +87,19 @@ class Reporter:
         self._wrote_at = self._read_at = asyncio.get_running_loop().time()
 
     async def run(self, signal: Signal) -> None:
-        """Report until `stop` is called. A failed bucket request is repeated at the next turn."""
+        """Report until `stop` is called. A failed bucket request is repeated at the next turn.
+
+        Raises `AttemptFenced` if another attempt holds the job.
+        """
         record = self.stored.record
         with signal.listen(job_topic(record.tenant, record.job_id)) as self._bell:
             while not self._stopping:
                 try:
                     await self._turn(self._bell)
-                except (AttemptFenced, JobNotFound):
+                except (AttemptFenced, JobNotFound) as error:
                     self.is_fenced = True
                     self._on_fenced()
-                    return
+                    raise AttemptFenced(f"attempt {self._attempt} of job {record.job_id} was taken over") from error
                 except StorageError as error:
                     logger.warning("progress of job %s could not be written: %s", record.job_id, error)
 

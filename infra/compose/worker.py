@@ -9,19 +9,19 @@ from typing import Any
 
 from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
+from workers.attempt import AttemptPolicy
 from workers.attention_memory import AttentionMemory
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.flags import parse_flags
-from workers.comfy.host import EngineHost, EngineProcess, RunningEngine
+from workers.comfy.host import EngineHost, RunningEngine
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.comfy.warm import WarmHost
 from workers.isolation import IsolationPolicy
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
-from workers.publisher import Publisher, WorkerIdentity
+from workers.publisher import WorkerIdentity
 from workers.reporter import ReportPolicy
-from workers.runner import RunnerPolicy, RunnerStores
-from workers.staging import StagingPolicy
 from workflows.library import library
 
 
@@ -37,31 +37,11 @@ def worker_loop(
     identity = WorkerIdentity(
         settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
     )
-    return WorkerLoop(
-        identity,
-        host,
-        stores.queue,
-        Publisher(identity, host, stores.engine_info, stores.worker_facts, stores.clock),
-        runner_stores(stores),
-        runner_policy(settings),
-        on_ready,
-    )
+    return WorkerLoop(identity, host, stores, attempt_policy(settings), on_ready)
 
 
-def runner_stores(stores: Stores) -> RunnerStores:
-    return RunnerStores(
-        stores.jobs,
-        stores.objects,
-        stores.partner_keys,
-        stores.runtimes,
-        stores.logs,
-        stores.signal,
-        stores.clock,
-    )
-
-
-def runner_policy(settings: Settings) -> RunnerPolicy:
-    return RunnerPolicy(
+def attempt_policy(settings: Settings) -> AttemptPolicy:
+    return AttemptPolicy(
         max_attempts=settings.max_attempts,
         log_interval_s=settings.log_interval_s,
         execution=ExecutionPolicy(stall_s=settings.engine_stall_s),
@@ -71,7 +51,8 @@ def runner_policy(settings: Settings) -> RunnerPolicy:
             max_outputs=settings.max_outputs,
             max_output_bytes=settings.max_output_bytes,
         ),
-        staging=StagingPolicy(settings.media_limits, settings.max_media_checks),
+        media_limits=settings.media_limits,
+        media_checks=settings.max_media_checks,
         report=ReportPolicy(
             interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
         ),
@@ -120,7 +101,7 @@ def warm(settings: Settings, host: EngineHost) -> EngineHost:
     graph = warm_up_graph(settings)
     if graph is None:
         return host
-    return WarmHost(host, graph, runner_policy(settings).execution, limit_s=settings.engine_start_timeout_s)
+    return WarmHost(host, graph, attempt_policy(settings).execution, limit_s=settings.engine_start_timeout_s)
 
 
 def warm_up_graph(settings: Settings) -> Mapping[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Conditional writes of records, and the loop that repeats them while other writers are first.
+"""Conditional writes of records, and the loops that repeat them: while other writers are first, or the bucket is away.
 
 A record's body carries a nonce, so that the store recognises its own write after a lost response.
 """
@@ -19,6 +19,8 @@ CAS_ATTEMPTS = 20
 FIRST_BACKOFF_S = 0.02
 MAX_BACKOFF_S = 0.5
 """The delay after a lost race is random, up to a bound that doubles from the first to the second of these."""
+RETRY_FOR_S = 120.0
+"""Seconds for which a worker repeats a write while the bucket is unavailable, so that a GPU's results are not lost."""
 
 R = TypeVar("R", bound=BaseModel)
 S = TypeVar("S")
@@ -58,3 +60,13 @@ async def compare_and_swap(
             most = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2**lost)
             await asyncio.sleep(random.uniform(0, most))  # noqa: S311  spreads load, guards nothing
     raise StorageUnavailable(f"{what} changes too fast to be written")
+
+
+async def retry_while_unavailable(call: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `call` with backoff while the bucket is unavailable; raise the last `StorageUnavailable` in the end."""
+    import stamina  # workers alone retry
+
+    async for attempt in stamina.retry_context(on=StorageUnavailable, attempts=None, timeout=RETRY_FOR_S):
+        with attempt:
+            return await call()
+    raise AssertionError("retry_context returns or raises")  # pragma: no cover

@@ -24,8 +24,8 @@ from storage.jobs.record import Status
 from storage.pools.engine_info import EngineInfo
 from tests.support.graphs import EMPTY, example, node, saved, slow
 from tests.support.workbench import Bench, quick_policy, workbench
+from workers.attempt import AttemptPolicy
 from workers.reporter import ReportPolicy
-from workers.runner import RunnerPolicy
 from workflows.policy import GraphTrust
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
@@ -328,7 +328,7 @@ async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
 async def test_a_long_graph_costs_at_most_a_write_a_second(tmp_path: Path) -> None:
     """200 nodes, 400 progress messages: claim, conclusion, and one write for each second that it took."""
     objects = MemoryObjectStore(SystemClock())
-    policy = RunnerPolicy(report=ReportPolicy(interval_s=1.0))
+    policy = AttemptPolicy(report=ReportPolicy(interval_s=1.0))
     graph = {"1": EMPTY, **{str(n): node("ImageInvert", image=[str(n - 1), 0]) for n in range(2, 200)}}
     graph["2"] = slow(20, 0.1)
     graph["200"] = saved("199")

@@ -9,7 +9,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra.compose.worker import runner_stores
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.jobs.record import Status
@@ -19,7 +18,7 @@ from workers.comfy.engine import PromptQueue
 from workers.comfy.host import RunningEngine
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
-from workers.publisher import Publisher, WorkerIdentity
+from workers.publisher import WorkerIdentity
 
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
 
@@ -111,10 +110,9 @@ async def test_a_prompt_that_its_worker_gives_up_is_withdrawn(tmp_path: Path) ->
 @pytest.mark.parametrize("how", ["stopped", "fenced"])
 async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -> None:
     """Only its URL is known: it is not restarted with the worker, so the prompt is withdrawn."""
-    host, stores = RunningEngine(bench.host.engine.url), bench.stores
+    host = RunningEngine(bench.host.engine.url)
     identity = WorkerIdentity("guest", "default", queue_poll_s=0.2)
-    publisher = Publisher(identity, host, stores.engine_info, stores.worker_facts, SystemClock())
-    worker = WorkerLoop(identity, host, stores.queue, publisher, runner_stores(stores), quick_policy())
+    worker = WorkerLoop(identity, host, bench.stores, quick_policy())
     await worker.start()
     record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
     stop = asyncio.Event()

@@ -17,9 +17,10 @@ from tests.bench.figures import Table
 from tests.bench.processes import MIB, ROOT, PeakMemory, running, spending, tell
 from tests.bench.server import ACCESS_KEY, BUCKET, SECRET_KEY, bench_config, bench_server
 from tests.support.environment import clean_environment
+from tests.support.records import a_job
 from tests.support.workbench import workbench
 from workers.comfy.engine import ComfyEngine
-from workers.outputs.uploads import AttemptKeys, OutputUploads, UploadPolicy
+from workers.outputs.uploads import OutputUploads, UploadPolicy
 from workflows.messages import Executed
 
 ROUNDS = 3
@@ -96,7 +97,7 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
 
 
 async def _upload(engine: ComfyEngine, objects: ObjectStore, folder: Path, job_id: str) -> None:
-    uploads = OutputUploads(engine, objects, AttemptKeys("default", job_id, 1), UploadPolicy())
+    uploads = OutputUploads(engine, objects, a_job(job_id=job_id, attempt=1), UploadPolicy())
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             entry = {"filename": path.name, "subfolder": str(path.parent.relative_to(folder)), "type": "output"}

@@ -18,8 +18,8 @@ from tests.bench.figures import Figure, Table, figures
 from tests.bench.server import bench_store
 from tests.support.workbench import Bench, workbench
 from workers.comfy.files import FolderFiles
-from workers.comfy.host import EngineProcess
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.process import EngineProcess
 from workflows.messages import Executed, Message
 
 ROUNDS = 3

@@ -13,7 +13,7 @@ from tests.compare.graphs import NamedGraph, changes
 from tests.compare.ours import Ours, RecordingHost, ended
 from tests.compare.running import Runs, without_models
 from tests.compare.table import Compared
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ import httpx
 
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
-from workers.comfy.host import EngineProcess
 from workers.comfy.http import socket_of
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.isolation import IsolationPolicy
 

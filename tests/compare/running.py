@@ -23,7 +23,7 @@ from tests.compare.graphs import Document, NamedGraph
 from tests.compare.ours import Ours, ended
 from tests.compare.table import DIFFERENT, EQUAL, FAILED, UNSTABLE
 from workers.comfy.engine import PromptQueue
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.errors import EngineUnavailable
 from workers.loop import WorkerLoop
 from workflows.graph import parse_graph

@@ -7,7 +7,7 @@ import pytest
 
 from infra.compose.worker import engine_environment
 from workers.attention import SAGE_FLAG, SDPA_FLAG, EngineAttention
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.errors import EngineUnavailable
 from workers.isolation import IsolationPolicy

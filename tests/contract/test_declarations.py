@@ -16,8 +16,8 @@ from tests.support.engines import LITE, EngineChoice, engine_choices
 from tests.support.workbench import workbench
 from workers.comfy.engine import Prompt
 from workers.comfy.execution import Execution
-from workers.comfy.host import EngineProcess
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.process import EngineProcess
 from workflows.declarations import declared
 from workflows.messages import Executed
 

@@ -15,9 +15,9 @@ from tests.support.engines import EngineChoice, Graph, Host, blank, engine_choic
 from workers.comfy.engine import FileRef, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.files import RemoteFiles
-from workers.comfy.host import EngineProcess
 from workers.comfy.http import ComfyHttp
 from workers.comfy.http_engine import HttpEngine
+from workers.comfy.process import EngineProcess
 from workers.errors import JobCancelled, NodeFailed, OutputFailed, PromptRefused, StagingFailed
 from workflows.messages import Executed, Executing, ExecutionStart, ExecutionSuccess, Message
 

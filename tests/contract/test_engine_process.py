@@ -18,8 +18,9 @@ from tests.support.graphs import chain
 from workers.comfy.engine import Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.files import RemoteFiles
-from workers.comfy.host import EngineProcess, RunningEngine
+from workers.comfy.host import RunningEngine
 from workers.comfy.http import ComfyHttp, socket_of
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.errors import (
     EngineMisconfigured,

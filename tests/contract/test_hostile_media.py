@@ -32,10 +32,10 @@ from storage.errors import CheckUnavailable, MediumRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import Medium
 from tests.support.api_server import Api, running_api
+from workers.attempt import stage
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
 from workers.errors import BadMedium
-from workers.staging import StagingPolicy, stage
 
 pytestmark = pytest.mark.anyio
 
@@ -505,7 +505,7 @@ async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, obje
         await objects.put("x.png", body)
         medium = Medium(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
         with pytest.raises(BadMedium, match=rf"x\.png: {reason}"):
-            await stage((medium,), objects, engine, StagingPolicy())
+            await stage((medium,), objects, engine, MediaCheck(), MediaLimits())
     assert list(tmp_path.iterdir()) == []
 
 

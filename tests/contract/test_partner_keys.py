@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from infra.compose.worker import runner_stores
 from infra.settings import Settings
 from storage import keys
 from storage.access.partner_keys import PartnerKeyStore
@@ -21,11 +20,11 @@ from storage.stores import Stores
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.scripted_comfy import Play, ScriptedComfy, serving
+from tests.support.stage import ScriptedHost
 from tests.support.workbench import quick_policy
+from workers.attempt import Attempt
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
-from workers.comfy.log import EngineLog
-from workers.runner import JobRunner
 from workflows.catalogue import Catalogue
 
 pytestmark = pytest.mark.anyio
@@ -60,8 +59,7 @@ async def run(stores: Stores, folder: Path, comfy: ScriptedComfy) -> JobRecord:
     engine = HttpEngine(comfy.url, FolderFiles(**folders))
     try:
         async with asyncio.timeout(20):
-            runner = JobRunner(runner_stores(stores), engine, Catalogue.absent(), quick_policy(), EngineLog(100))
-            await runner.run(claimed)
+            await Attempt(claimed, stores, ScriptedHost.of(engine), Catalogue.absent(), quick_policy()).run()
     finally:
         await engine.close()
     return (await stores.jobs.read("default", claimed.record.job_id)).record

@@ -29,7 +29,7 @@ from infra.image_lock import full_lock, torch_lock
 from tests.replay.node_types import FIXTURE, node_types
 from tests.replay.recipe import ROOT, steps
 from workers.comfy.engine import Prompt
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.comfy.snapshot import SnapshotHost
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.errors import PromptRefused

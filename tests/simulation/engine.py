@@ -14,7 +14,7 @@ from storage.pools.worker_facts import AttentionChoice
 from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
-from workers.comfy.log import EngineLog
+from workers.comfy.host import EngineLog
 from workers.errors import EngineUnavailable
 from workers.isolation import Isolation
 from workflows.messages import (

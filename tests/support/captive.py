@@ -20,7 +20,7 @@ from tests.support.attacks import BREAK_OUT, LEAVE_BEHIND, LOOK, code_of
 from tests.support.engines import ENVIRONMENT, save
 from workers.comfy.engine import FileRef, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.errors import OutputFailed
 from workers.isolation import IsolationPolicy

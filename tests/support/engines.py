@@ -10,8 +10,9 @@ import httpx
 from infra.settings import EngineSettings
 from tests.support.environment import MEASURED
 from tests.support.plain_http import NO_TLS
-from workers.comfy.host import EngineProcess, RunningEngine
+from workers.comfy.host import RunningEngine
 from workers.comfy.http import socket_of
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 
 ENVIRONMENT = {"PATH": os.defpath} | MEASURED

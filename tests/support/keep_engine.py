@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.support.engines import LITE
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 
 
 async def keep(parent: Path) -> None:

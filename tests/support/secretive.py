@@ -11,7 +11,7 @@ from pathlib import Path
 
 from infra.secrecy import keep_secrets
 from tests.support.engines import ENVIRONMENT
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.errors import EngineUnavailable
 

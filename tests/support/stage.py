@@ -1,4 +1,4 @@
-"""A runner on a scripted ComfyUI, over a bucket with moods."""
+"""A worker on a scripted ComfyUI, over a bucket with moods."""
 
 import asyncio
 import json
@@ -6,26 +6,26 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from infra.compose.stores import make_stores
-from infra.compose.worker import runner_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import StorageUnavailable
+from storage.intake.host_paths import HostPaths
 from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.signal import MemorySignal
 from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
 from tests.support.workbench import quick_policy
+from workers.attempt import Attempt, AttemptPolicy
 from workers.comfy.engine import FileRef
 from workers.comfy.files import FolderFiles
+from workers.comfy.host import EngineHost, EngineLog
 from workers.comfy.http_engine import HttpEngine
-from workers.comfy.log import EngineLog
 from workers.errors import EngineUnavailable
-from workers.runner import JobRunner, RunnerPolicy, RunResult
 from workflows.catalogue import Catalogue
 
 GRAPH = {"1": {"class_type": "Paint", "inputs": {}}, "2": {"class_type": "SaveImageWebsocket", "inputs": {}}}
@@ -85,6 +85,27 @@ class BrokenFiles(FolderFiles):
         raise LookupError("a defect")
 
 
+@dataclass(frozen=True, slots=True)
+class ScriptedHost:
+    """What an attempt uses of its engine's host."""
+
+    engine: HttpEngine
+    log: EngineLog
+    paths: HostPaths = field(default_factory=HostPaths)
+
+    @classmethod
+    def of(cls, engine: HttpEngine, log: EngineLog | None = None) -> EngineHost:
+        return cast(EngineHost, cls(engine, log or EngineLog(100)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The job after its attempt, and whether the engine needs a restart."""
+
+    stored: StoredJob
+    engine_suspect: bool
+
+
 @dataclass
 class Stage:
     """A queue with one worker at a scripted engine."""
@@ -95,12 +116,12 @@ class Stage:
     objects: MoodyStore = field(default_factory=MoodyStore)
     showing: set[str] = field(default_factory=set)
     """Of the engine, which is another object for each run here, and one for all runs of a worker."""
-    policy: RunnerPolicy = field(default_factory=lambda: quick_policy(interval_s=0.02, cancel_poll_s=0.1))
+    policy: AttemptPolicy = field(default_factory=lambda: quick_policy(interval_s=0.02, cancel_poll_s=0.1))
 
     def __post_init__(self) -> None:
         signal, clock = MemorySignal(), SystemClock()
         stores = make_stores(Settings(bucket="tests"), self.objects, signal, clock)
-        self.jobs, self.queue, self._stores = stores.jobs, stores.queue, runner_stores(stores)
+        self.jobs, self.queue, self._stores = stores.jobs, stores.queue, stores
         self.logs, self.log = stores.logs, EngineLog(100)
 
     async def claimed(self, graph: dict[str, Any] | None = None, **fields: Any) -> StoredJob:
@@ -110,14 +131,14 @@ class Stage:
         assert claimed is not None
         return claimed
 
-    async def run(self, claimed: StoredJob) -> RunResult:
+    async def run(self, claimed: StoredJob) -> Ran:
         folders = {name: self.folder / name for name in ("input", "output", "temp")}
         engine = HttpEngine(self.comfy.url, self.files(**{f"{name}_dir": path for name, path in folders.items()}))
         engine.showing = self.showing
-        runner = JobRunner(self._stores, engine, Catalogue.absent(), self.policy, self.log)
+        attempt = Attempt(claimed, self._stores, ScriptedHost.of(engine, self.log), Catalogue.absent(), self.policy)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                return await runner.run(claimed)
+                return Ran(await attempt.run(), attempt.engine_suspect)
         finally:
             await engine.close()
 

@@ -1,4 +1,4 @@
-"""A job runner over the in-memory store and a lite engine, and what tests look at in it."""
+"""A worker over the in-memory store and a lite engine, and what tests look at in it."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from infra.compose.stores import make_stores
-from infra.compose.worker import runner_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
@@ -22,13 +21,13 @@ from storage.signal import MemorySignal
 from storage.stores import Stores
 from tests.support.environment import MEASURED
 from tests.support.records import a_job
+from workers.attempt import AttemptPolicy
 from workers.comfy.execution import ExecutionPolicy
-from workers.comfy.host import EngineProcess
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.loop import WorkerLoop
-from workers.publisher import Publisher, WorkerIdentity
+from workers.publisher import WorkerIdentity
 from workers.reporter import ReportPolicy
-from workers.runner import RunnerPolicy
 
 ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | MEASURED
 
@@ -79,7 +78,7 @@ class Bench:
 async def workbench(
     folder: Path,
     objects: ObjectStore | None = None,
-    policy: RunnerPolicy | None = None,
+    policy: AttemptPolicy | None = None,
     clock: Clock | None = None,
     process: Callable[[EngineSpec], EngineProcess] = EngineProcess,
 ) -> AsyncIterator[Bench]:
@@ -89,14 +88,7 @@ async def workbench(
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
     host = process(spec)
     identity = WorkerIdentity("w1", "default", queue_poll_s=0.2)
-    worker = WorkerLoop(
-        identity,
-        host,
-        stores.queue,
-        Publisher(identity, host, stores.engine_info, stores.worker_facts, clock),
-        runner_stores(stores),
-        policy or quick_policy(),
-    )
+    worker = WorkerLoop(identity, host, stores, policy or quick_policy())
     await worker.start()
     try:
         yield Bench(stores, signal, worker, host)
@@ -104,9 +96,9 @@ async def workbench(
         await worker.stop()
 
 
-def quick_policy(*, max_attempts: int = 1, **report: float) -> RunnerPolicy:
+def quick_policy(*, max_attempts: int = 1, **report: float) -> AttemptPolicy:
     """Impatient where a test would otherwise wait; a fault ends the job at once, unless more attempts are given."""
-    return RunnerPolicy(
+    return AttemptPolicy(
         max_attempts=max_attempts,
         report=ReportPolicy(**{"interval_s": 0.2, "cancel_poll_s": 0.5, **report}),
         execution=ExecutionPolicy(interrupt_grace_s=2.0, broken_s=1.0),

@@ -13,13 +13,12 @@ from storage.intake.host_paths import HostPaths
 from storage.pools.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
 from workers.attention_memory import has_sage
-from workers.comfy.host import EngineProcess
+from workers.comfy.host import EngineLog, timed
 from workers.comfy.http_engine import HttpEngine
-from workers.comfy.log import EngineLog
+from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineUnavailable
 from workers.isolation import Isolation
-from workers.phases import timed
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,9 @@ from storage.intake.host_paths import HostPaths
 from storage.pools.worker_facts import AttentionChoice
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.host import EngineHost
-from workers.comfy.log import EngineLog
+from workers.comfy.host import EngineHost, EngineLog, timed
 from workers.errors import WorkerError
 from workers.isolation import Isolation
-from workers.phases import timed
 from workflows.messages import Executed
 
 logger = logging.getLogger(__name__)

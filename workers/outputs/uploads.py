@@ -5,6 +5,7 @@ Outputs are listed in the order in which their nodes finished, then in each node
 
 import asyncio
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,29 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from storage import keys
+from storage.bucket.conditional import retry_while_unavailable
 from storage.bucket.objects import ObjectStore
 from storage.concurrency import gather
 from storage.errors import StorageError
 from storage.jobs.models import Output
+from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.outputs.media import examine
 from workers.outputs.names import DistinctNames, safe_folder
 from workers.outputs.payload import FileOutput, InlineOutput, names_in, outputs_of, type_of
-from workers.storage_retries import retry_while_unavailable
-from workflows.messages import Executed
+from workflows.graph import Graph
+from workflows.messages import Executed, Message, Preview
 
-
-@dataclass(frozen=True, slots=True)
-class AttemptKeys:
-    """The object keys of one attempt's outputs, distinct from every other attempt's."""
-
-    tenant: str
-    job_id: str
-    attempt: int
-
-    def output(self, position: int, filename: str) -> str:
-        return keys.output(self.tenant, self.job_id, self.attempt, position, filename)
+SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
+"""ComfyUI's node that sends its images over the socket instead of saving them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +56,38 @@ class _Named:
 
 
 class OutputUploads:
-    def __init__(self, engine: ComfyEngine, objects: ObjectStore, where: AttemptKeys, policy: UploadPolicy) -> None:
+    """The outputs of the record's current attempt, under keys distinct from every other attempt's."""
+
+    def __init__(self, engine: ComfyEngine, objects: ObjectStore, record: JobRecord, policy: UploadPolicy) -> None:
         self._engine = engine
         self._objects = objects
-        self._where = where
+        self._record = record
         self._policy = policy
         self._slots = asyncio.Semaphore(policy.parallel)
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
         self._names = DistinctNames()
+        self._pictures: Counter[str] = Counter()
         self._inline_bytes_left = policy.all_inline_text_bytes
 
-    async def add(self, executed: Executed) -> bool:
-        """Start the uploads of a node's outputs and return whether they include files.
+    async def collect(self, message: Message, graph: Graph, current_node: str | None) -> None:
+        """Start the uploads of the outputs that a message reports. Raises `OutputFailed` above the limits."""
+        match message:
+            case Executed(node=node_id, display_node=display_node):
+                if await self.add(message):
+                    # ComfyUI reports files of a cached node again, although they were deleted with their job. Nodes of
+                    # a class that has shown files are therefore made distinct in later prompts (`for_execution`).
+                    shown = graph.nodes.get(node_id) or graph.nodes.get(display_node)
+                    self._engine.showing |= {shown.class_type} if shown is not None else set()
+            case Preview(image_type=image_type, data=data, node_id=node_id):
+                source = node_id or current_node or ""
+                if source in graph.nodes and graph.nodes[source].class_type == SOCKET_OUTPUT_CLASS:
+                    self._pictures[source] += 1
+                    name = f"websocket_{source}_{self._pictures[source]:04d}.{image_type}"
+                    self._add_inline(source, InlineOutput(name, "image", f"image/{image_type}", data))
 
-        Raises `OutputFailed` above the limits.
-        """
+    async def add(self, executed: Executed) -> bool:
+        """Start the uploads of a node's outputs and return whether they include files."""
         names = names_in(executed.output)
         files = await self._engine.find(names) if names else {}
         has_files = False
@@ -88,10 +98,6 @@ class OutputUploads:
             else:
                 self._add_inline(executed.node, found)
         return has_files
-
-    def add_picture(self, node_id: str, filename: str, body: bytes) -> None:
-        """Start the upload of an image that SaveImageWebsocket sent over the socket."""
-        self._add_inline(node_id, InlineOutput(filename, "image", f"image/{Path(filename).suffix[1:]}", body))
 
     def finished(self) -> tuple[Output, ...]:
         """Return the outputs stored so far, in order."""
@@ -162,7 +168,8 @@ class OutputUploads:
     async def _store(self, node_id: str, path: Path, named: _Named, *, content_type: str | None = None) -> Output:
         """Upload a file and return its output. `content_type` overrides the type detected from its bytes."""
         filename = named.filename
-        key = self._where.output(named.position, filename)
+        record = self._record
+        key = keys.output(record.tenant, record.job_id, record.attempt, named.position, filename)
         try:
             facts = await asyncio.to_thread(examine, path, filename, content_type)
             await retry_while_unavailable(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))

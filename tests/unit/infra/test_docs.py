@@ -25,8 +25,8 @@ from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST
 from storage.webhooks.signing import Signer, verify
 from tests.interop.requests import signed_events
 from workers import errors
+from workers.errors import Repeat
 from workers.lite.nodes import node_classes
-from workers.retries import POLICY, is_repeated, is_retryable
 from workers.webhooks.policy import SCHEDULE
 
 DOCS = Path(__file__).parents[3] / "docs"
@@ -55,18 +55,14 @@ def test_docs_name_every_error_code_and_no_other() -> None:
     text = (DOCS / "problems.md").read_text().partition("## When a job fails")[2]
     rows = re.findall(r"^\| `([a-z_]+)` \| (yes|no) \| (yes|no) \|", text, re.MULTILINE)
     yes_no = {True: "yes", False: "no"}
-    policy = {code: (yes_no[is_repeated(code)], yes_no[is_retryable(code)]) for code in POLICY}
-    assert {code: (repeated, retryable) for code, repeated, retryable in rows} == policy | {
-        QUEUE_TIMEOUT: ("no", "yes")
-    }
-
-
-def test_the_policy_knows_every_error_code() -> None:
-    """Each way in which an attempt fails is either repeated or not."""
     kinds = [errors.WorkerError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    assert set(POLICY) == {kind.code for kind in kinds} | {WORKER_LOST}
+    policy = {k.code: (yes_no[k.repeat is Repeat.AUTOMATIC], yes_no[k.repeat is not Repeat.NEVER]) for k in kinds}
+    assert {code: (repeated, retryable) for code, repeated, retryable in rows} == policy | {
+        QUEUE_TIMEOUT: ("no", "yes"),
+        WORKER_LOST: ("yes", "yes"),
+    }
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 import pytest
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
-from storage.errors import StorageRefused
+from storage.errors import AttemptFenced, StorageRefused
 from storage.jobs.models import ProgressDetails
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore, StoredJob
@@ -66,7 +67,8 @@ class Desk:
         async with asyncio.timeout(20):
             await until
             reporter.stop()
-            await running
+            with suppress(AttemptFenced):
+                await running
         return reporter
 
     def _cancel(self) -> None:
