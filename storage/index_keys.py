@@ -4,7 +4,7 @@
     tenants/<tenant>/index/<status>/<entry>             the jobs of one status, newest first
     tenants/<tenant>/batches/<batch_id>/members/<entry> the jobs of a batch, with their status
     queue/<pool>/<entry>                                queued jobs, best first
-    outbox/<entry>                                      events to deliver, soonest first
+    outbox/<tenant>=<entry>                             events to deliver, by tenant, soonest first
     tenants/<tenant>/dead-letters/<entry>               events that were given up, newest first
 
 An index key is a function of its record. It may be missing, stale or duplicated: readers check the record and delete
@@ -33,8 +33,8 @@ _QUEUE_KEY = re.compile(
     rf"queue/(?P<pool>[^/]+)/(?P<order>\d{{7}})-(?P<ms>\d{{13}})-(?P<job_id>{_ID})-(?P<attempt>\d{{3,9}})-(?P<tenant>[^/]+)"
 )
 _OUTBOX_KEY = re.compile(
-    r"outbox/(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})"
-    r"-(?P<sequence>\d{6})-(?P<generation>\d{3,9})-(?P<tenant>[^/]+)"
+    r"outbox/(?P<tenant>[^/=]+)=(?P<ms>\d{13})-(?P<endpoint>[0-9a-f]{24})-(?P<kind>job|batch|test)"
+    r"-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})-(?P<generation>\d{3,9})"
 )
 DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>[0-9a-f-]{36})-(?P<sequence>\d{6})")
 
@@ -152,6 +152,8 @@ class OutboxEntry:
 
     `endpoint` is a hash of the receiver's URL, so that entries of a slow receiver can wait without a GET of their jobs.
     It begins with the hash of the host, which other receivers may share.
+
+    The key begins with the tenant, so that a LIST can skip the further entries of a tenant that has many.
     """
 
     due: datetime
@@ -166,8 +168,8 @@ class OutboxEntry:
     @property
     def key(self) -> str:
         ref = self.ref
-        event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.generation:03d}-{check_segment(ref.tenant)}"
-        return f"{OUTBOX}{ms_of(self.due):013d}-{self.endpoint}-{event}"
+        event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.generation:03d}"
+        return f"{outbox_prefix(ref.tenant)}{ms_of(self.due):013d}-{self.endpoint}-{event}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
@@ -177,6 +179,16 @@ class OutboxEntry:
 
 
 OUTBOX = "outbox/"
+
+
+def outbox_prefix(tenant: str) -> str:
+    # One flat segment, as in the queue. A tenant's name has no `=`, so no prefix is the beginning of another.
+    return f"{OUTBOX}{check_segment(tenant)}="
+
+
+def behind_outbox_of(tenant: str) -> str:
+    """Return a key that follows every outbox entry of the tenant and precedes those of the next."""
+    return outbox_prefix(tenant) + "="  # the entries go on with a digit, which sorts before it
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ once a fence ensures that no paused writer can still commit it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from storage.batches import BatchRecord, BatchStore
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import KeyPage, ObjectStore
 from storage.clock import Clock
 from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed
-from storage.index_keys import OUTBOX, EventRef, OutboxEntry
+from storage.index_keys import OUTBOX, EventRef, OutboxEntry, behind_outbox_of, outbox_prefix
 from storage.jobs.index import endpoint_of, event_ref
 from storage.jobs.models import JobEvent
 from storage.jobs.record import JobRecord, Status
@@ -63,6 +63,17 @@ Found = Committed | Literal["later", "never"]
 """`later`: the event may still be committed; `never`: it was superseded or given up, and the entry may be deleted."""
 
 
+@dataclass(frozen=True, slots=True)
+class DuePage:
+    """The due entries of one LIST, by tenant, each tenant's soonest first."""
+
+    entries: tuple[OutboxEntry, ...]
+    rest: Mapping[str, str] = field(default_factory=dict)
+    """The tenant, if any, that has more due, and the key to continue after."""
+    next_tenants: str | None = None
+    """The key after which further tenants follow; None if there are none."""
+
+
 class Outbox:
     def __init__(
         self, jobs: JobStore, batches: BatchStore, deliveries: DeliveryStore, objects: ObjectStore, clock: Clock
@@ -73,20 +84,37 @@ class Outbox:
         self._objects = objects
         self._clock = clock
 
-    async def due(self, after: str = "") -> tuple[list[OutboxEntry], str | None]:
-        """List once: return the entries that are due and the key to continue after, None if no more are due."""
+    async def due(self, after: str = "") -> DuePage:
+        """List once: return what is due of the tenants that follow the key `after`."""
         page = await self._objects.list(OUTBOX, after=after, limit=PAGE)
-        now, entries = self._clock.now(), list[OutboxEntry]()
+        found = await self._entries(page)
+        due = tuple(entry for entry in found if entry.due <= self._clock.now())
+        if not page.more or not page.keys:
+            return DuePage(due)
+        if not found:  # nothing of ours on the whole page
+            return DuePage(due, next_tenants=page.keys[-1])
+        # The page ends within a tenant or at its end. Its further entries are listed separately (`due_of`), so that
+        # they do not delay those of the tenants behind it.
+        last = found[-1]
+        rest = {last.ref.tenant: page.keys[-1]} if last.due <= self._clock.now() else {}
+        return DuePage(due, rest, behind_outbox_of(last.ref.tenant))
+
+    async def due_of(self, tenant: str, after: str) -> DuePage:
+        """List once: return what is due of one tenant and follows the key `after`."""
+        page = await self._objects.list(outbox_prefix(tenant), after=after, limit=PAGE)
+        found = await self._entries(page)
+        due = tuple(entry for entry in found if entry.due <= self._clock.now())
+        has_rest = page.more and len(due) == len(found)
+        return DuePage(due, {tenant: page.keys[-1]} if has_rest else {})
+
+    async def _entries(self, page: KeyPage) -> list[OutboxEntry]:
+        entries = list[OutboxEntry]()
         for key in page.keys:
             try:
-                entry = OutboxEntry.parse(key)
+                entries.append(OutboxEntry.parse(key))
             except ValueError:
                 await self._objects.delete(key)  # it can never be delivered
-                continue
-            if entry.due > now:  # keys are ordered by time, so all further ones are due later
-                return entries, None
-            entries.append(entry)
-        return entries, page.keys[-1] if page.more else None
+        return entries
 
     async def find(self, entry: OutboxEntry) -> Found:
         """Return the committed event of an entry, or why there is none."""

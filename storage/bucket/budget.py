@@ -61,10 +61,23 @@ def budget_of(seconds: float) -> Iterator[Budget]:
         _current.reset(token)
 
 
+_tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="")
+
+
+@contextmanager
+def on_behalf_of(tenant: str) -> Iterator[None]:
+    """Give bucket calls outside a request an owner, and no budget."""
+    token = _tenant.set(tenant)
+    try:
+        yield
+    finally:
+        _tenant.reset(token)
+
+
 def current_owner() -> str:
-    """Return the tenant of the current request; empty outside a request and before authentication."""
+    """Return the tenant on whose behalf bucket calls are made; empty for none, and before authentication."""
     budget = _current.get()
-    return "" if budget is None else budget.owner
+    return _tenant.get() if budget is None else budget.owner
 
 
 @asynccontextmanager

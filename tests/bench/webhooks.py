@@ -17,6 +17,7 @@ from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import SystemClock
+from storage.index_keys import OUTBOX
 from storage.signal import MemorySignal
 from storage.stores import Stores
 from storage.webhooks.signing import new_secret
@@ -147,7 +148,7 @@ async def _arrival(stores: Stores, there: Receivers) -> None:
 
 
 async def _settled(objects: MemoryObjectStore) -> None:
-    await _until(lambda: not any(key.startswith("due/") for key in objects.keys()))  # noqa: SIM118  it is no dict
+    await _until(lambda: not any(key.startswith(OUTBOX) for key in objects.keys()))  # noqa: SIM118  it is no dict
     await asyncio.sleep(0.2)
 
 

@@ -1,34 +1,33 @@
-"""Schedules the due deliveries with bounded concurrency, so that a slow receiver does not delay others.
+"""Schedules the due deliveries so that neither a slow receiver nor a tenant with many events delays the others.
 
-The attempts in flight are bounded per receiver, per host and per tenant; further entries wait. A waiting entry starts
-without another LIST as soon as there is capacity. The next LIST discards those still waiting, since another deliverer
-may have sent them.
+Each poll lists the first page of every tenant; the further pages of one that has more follow between the polls. The
+attempts in flight are bounded (`workers.webhooks.attempt_slots`), and slots go to the tenants in turn. An entry without
+a slot waits and starts without another LIST once there is one. The next poll discards those still waiting, since
+another deliverer may have sent them.
 """
 
 import asyncio
 import logging
-from collections import Counter
+from collections import deque
 from collections.abc import Iterable
 
+from storage.bucket.budget import on_behalf_of
 from storage.errors import StorageError
 from storage.index_keys import OutboxEntry
-from storage.outbox import Outbox
+from storage.outbox import DuePage, Outbox
 from storage.signal import OUTBOX_TOPIC, Bell, Signal
+from workers.webhooks.attempt_slots import EVENTS, TESTS, AttemptSlots
 from workers.webhooks.deliverer import Deliverer
 
 logger = logging.getLogger(__name__)
 
-AT_ONCE = 64
-AT_ONCE_PER_ENDPOINT = 4
-AT_ONCE_PER_HOST = 16
-"""Attempts at one host, whatever the paths: a job can name a path of its own, so a receiver's limit is not enough."""
-AT_ONCE_PER_TENANT = 32
-"""Attempts of one tenant: the other half stays free if all its receivers hang."""
 LATER_S = 2.0
 """Seconds between two tries of an entry whose event is not committed yet, or which another deliverer holds."""
 MAX_PAGES = 10
-"""LISTs per poll. If more is due, the next poll continues after them, so that thousands of waiting events of one
-receiver do not hide the others."""
+"""LISTs of tenants per poll. The next poll continues behind them, so that thousands of tenants with events that are due
+later delay no signal for long."""
+MAX_FRUITLESS = 10
+"""Further pages between two polls on which no entry can start: a tenant may have a million entries of one receiver."""
 
 
 class Dispatcher:
@@ -39,120 +38,164 @@ class Dispatcher:
         self._deliverer = deliverer
         self._signal = signal
         self._poll_s = poll_s
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._per_endpoint: Counter[str] = Counter()
-        self._per_host: Counter[str] = Counter()
-        self._per_tenant: Counter[str] = Counter()
-        self._waiting: list[OutboxEntry] = []
-        self._has_more = False
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._event_slots, self._test_slots = AttemptSlots(EVENTS), AttemptSlots(TESTS)
+        self._waiting: dict[str, list[OutboxEntry]] = {}
+        """The entries that were listed and not started, by tenant."""
+        self._rest: dict[str, str] = {}
+        """The tenants with further pages, and the key to continue after; the one listed longest ago comes first."""
+        self._next_tenants = ""
+        """The key to continue after if the last poll did not reach all tenants."""
         self._not_before: dict[str, float] = {}
+        self._begun = 0
         self._ended = asyncio.Event()
-        self._listed_up_to = ""
+        self._released: set[str] = set()
+        """The tenants whose attempts have ended since slots were last given."""
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Deliver events until `stop` is set, then wait for the attempts in flight."""
         with self._signal.listen(OUTBOX_TOPIC) as bell:
             while not stop.is_set():
                 await self._poll()
-                await self._pause(bell, stop)
-        await self.idle()
+                pause_s = 0.0 if self._next_tenants else self._poll_s
+                await self._work(bell, stop, until=asyncio.get_running_loop().time() + pause_s)
+        await self._finish()
 
-    async def sweep(self) -> None:
-        """Deliver everything that is due now."""
-        while await self._poll() or self._listed_up_to:
-            await self.idle()
+    async def sweep(self, *, longest_s: float = 3600.0) -> None:
+        """Deliver everything that is due now, and what becomes due meanwhile with a signal.
 
-    async def idle(self) -> None:
-        while self._under_way:
-            await asyncio.wait(set(self._under_way.values()))
+        No attempt starts after `longest_s`.
+        """
+        stop, is_over = asyncio.Event(), False
+        limit = asyncio.get_running_loop().call_later(longest_s, stop.set)
+        with self._signal.listen(OUTBOX_TOPIC) as bell:
+            while not is_over and not stop.is_set():
+                begun = self._begun
+                await self._poll()
+                rang = await self._work(bell, stop, until=None)
+                is_over = self._begun == begun and not rang and not self._next_tenants
+        limit.cancel()
+        await self._finish()
 
-    async def _pause(self, bell: Bell, stop: asyncio.Event) -> None:
-        """Wait for the next poll, and start waiting entries as others end."""
-        loop = asyncio.get_running_loop()
-        next_poll = loop.time() + self._poll_s
-        while not await self._rings(bell, stop, max(0.0, next_poll - loop.time())) and not stop.is_set():
-            waiting, self._waiting = self._waiting, []
-            self._begin_all(waiting)
-            if self._has_more and self._has_room:
-                return  # capacity is free and more is due: list again at once
+    async def _finish(self) -> None:
+        while self._in_flight:
+            await asyncio.wait(set(self._in_flight.values()))
+
+    async def _poll(self) -> None:
+        """List the first page of each tenant that has something due, and start attempts."""
+        after, self._next_tenants, self._waiting = self._next_tenants, "", {}
+        try:
+            for _ in range(MAX_PAGES):
+                page = await self._outbox.due(after)
+                self._take_in(page)
+                if page.next_tenants is None:
+                    return
+                after = page.next_tenants
+            self._next_tenants = after
+        except StorageError as error:
+            logger.warning("what is due could not be listed: %s", error)
+
+    async def _work(self, bell: Bell, stop: asyncio.Event, *, until: float | None) -> bool:
+        """Start entries as slots are released and list further pages, until a new poll is due.
+
+        It is due when the bell rings, which is returned, and at `until`; with None, as soon as nothing is in flight.
+        """
+        loop, fruitless = asyncio.get_running_loop(), 0
+        while not stop.is_set():
+            wait_s = self._poll_s if until is None else max(0.0, until - loop.time())
+            tenant = self._tenant_to_continue() if until is None or fruitless < MAX_FRUITLESS else None
+            if tenant is not None:
+                fruitless += 0 if await self._list_rest_of(tenant) else 1
+                wait_s = 0.0  # the bell is heard between two pages
+            elif wait_s == 0 or (until is None and not self._in_flight):
+                break
+            if await self._rings(bell, stop, wait_s):
+                return True
+            if not stop.is_set():
+                released, self._released = self._released, set()
+                self._start(released)
+        return False
 
     async def _rings(self, bell: Bell, stop: asyncio.Event, patience_s: float) -> bool:
-        """Return True at a signal or after `patience_s`, False if an attempt ended first or `stop` was set."""
+        """Return whether the bell rang within `patience_s`, or before an attempt ended or `stop` was set."""
         ringing = asyncio.create_task(bell.wait(patience_s))
         waiting = [ringing, asyncio.create_task(stop.wait()), asyncio.create_task(self._ended.wait())]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         self._ended.clear()
-        rang = ringing.done()
+        rang = ringing.done() and ringing.result()
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         return rang
 
-    async def _poll(self) -> int:
-        """List the due entries, start attempts, and return how many were started. Entries without capacity wait."""
-        after, self._listed_up_to, begun = self._listed_up_to, "", 0
-        self._waiting, self._has_more = [], False
+    def _tenant_to_continue(self) -> str | None:
+        """Return a tenant that has further pages and may have further attempts, in turn; None if there is none."""
+        lanes = self._event_slots, self._test_slots
+        return next((tenant for tenant in self._rest if any(lane.has_room_of(tenant) for lane in lanes)), None)
+
+    async def _list_rest_of(self, tenant: str) -> bool:
+        """List a further page of a tenant and return whether an attempt was started."""
+        begun, after = self._begun, self._rest.pop(tenant)
         try:
-            for _ in range(MAX_PAGES):
-                entries, more = await self._outbox.due(after)
-                begun += self._begin_all(entries)
-                self._has_more = more is not None
-                if more is None or not self._has_room:
-                    return begun
-                after = more
-            self._listed_up_to = after
+            self._take_in(await self._outbox.due_of(tenant, after))
         except StorageError as error:
             logger.warning("what is due could not be listed: %s", error)
-        return begun
+        return self._begun > begun
 
-    @property
-    def _has_room(self) -> bool:
-        return len(self._under_way) < AT_ONCE
-
-    def _begin_all(self, entries: Iterable[OutboxEntry]) -> int:
-        """Start the entries for which there is capacity and return their number; the others wait."""
-        now, begun = asyncio.get_running_loop().time(), 0
-        for entry in entries:
+    def _take_in(self, page: DuePage) -> None:
+        now = asyncio.get_running_loop().time()
+        for entry in page.entries:
             # Each LIST returns entries in flight again, until their attempts delete them.
-            if entry.key in self._under_way or self._not_before.get(entry.key, now) > now:
-                continue
-            if self._has_room_for(entry):
-                self._begin(entry)
-                begun += 1
-            else:
-                self._waiting.append(entry)  # starts when an attempt ends, without another LIST
-        return begun
+            if entry.key not in self._in_flight and self._not_before.get(entry.key, now) <= now:
+                self._waiting.setdefault(entry.ref.tenant, []).append(entry)
+        for tenant, after in page.rest.items():
+            self._rest.setdefault(tenant, after)  # an earlier poll may have gone further
+        self._start({entry.ref.tenant for entry in page.entries})
 
-    def _has_room_for(self, entry: OutboxEntry) -> bool:
-        return (
-            self._has_room
-            and self._per_endpoint[entry.endpoint] < AT_ONCE_PER_ENDPOINT
-            and self._per_host[entry.host] < AT_ONCE_PER_HOST
-            and self._per_tenant[entry.ref.tenant] < AT_ONCE_PER_TENANT
-        )
+    def _start(self, tenants: Iterable[str]) -> None:
+        """Start the waiting entries of these tenants for which there are slots, one of each tenant in turn."""
+        # The tenant with the fewest attempts comes first, so that a slot goes to one that has none.
+        slots = self._event_slots
+        turns = deque(sorted((t for t in tenants if t in self._waiting), key=slots.taken_by))
+        positions = dict.fromkeys(turns, 0)
+        while turns and not (slots.is_full() and self._test_slots.is_full()):
+            tenant = turns.popleft()
+            waiting, places = self._waiting[tenant], range(positions[tenant], len(self._waiting[tenant]))
+            at = next((n for n in places if self._slots_of(waiting[n]).has_room_for(waiting[n])), None)
+            if at is not None:
+                self._begin(waiting.pop(at))
+                positions[tenant] = at  # those before it have no slot either after this attempt has taken its own
+                turns.append(tenant)
+
+    def _slots_of(self, entry: OutboxEntry) -> AttemptSlots:
+        return self._test_slots if entry.ref.kind == "test" else self._event_slots
 
     def _begin(self, entry: OutboxEntry) -> None:
+        self._begun += 1
         self._not_before.pop(entry.key, None)
-        self._per_endpoint[entry.endpoint] += 1
-        self._per_host[entry.host] += 1
-        self._per_tenant[entry.ref.tenant] += 1
-        self._under_way[entry.key] = asyncio.create_task(self._deliver(entry))
+        self._slots_of(entry).take(entry)
+        self._in_flight[entry.key] = asyncio.create_task(self._deliver(entry))
 
     async def _deliver(self, entry: OutboxEntry) -> None:
         result = "later"
         try:
-            result = await self._deliverer.deliver(entry)
+            with on_behalf_of(entry.ref.tenant):
+                result = await self._deliverer.deliver(entry)
         except StorageError as error:
-            logger.warning("event %s could not be seen to: %s", entry.ref.event_id, error)
+            logger.warning("event %s was not delivered: %s", entry.ref.event_id, error)
         except Exception:
             logger.exception("event %s could not be delivered", entry.ref.event_id)
         finally:
-            del self._under_way[entry.key]
-            self._per_endpoint[entry.endpoint] -= 1
-            self._per_host[entry.host] -= 1
-            self._per_tenant[entry.ref.tenant] -= 1
+            del self._in_flight[entry.key]
+            self._release(entry)
             if result == "later":
                 self._not_before[entry.key] = asyncio.get_running_loop().time() + LATER_S
-            elif not self._under_way:
+            elif not self._in_flight:
                 self._not_before.clear()  # bounds the dict, whose entries other deliverers may have deleted
             self._ended.set()
+
+    def _release(self, entry: OutboxEntry) -> None:
+        slots = self._slots_of(entry)
+        # Without a free slot any tenant may have waited for this one, else only its own tenant.
+        self._released.update(self._waiting if slots.is_full() else (entry.ref.tenant,))
+        slots.release(entry)

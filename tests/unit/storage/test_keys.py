@@ -11,9 +11,13 @@ from storage import keys
 from storage.index_keys import (
     MAX_PRIORITY,
     MIN_PRIORITY,
+    OUTBOX,
+    EventRef,
     ListEntry,
     MemberEntry,
+    OutboxEntry,
     QueueEntry,
+    behind_outbox_of,
 )
 from storage.timers import LANES, Kind, Lane, Timer
 
@@ -58,6 +62,35 @@ def test_an_index_key_tells_its_entry(moment: datetime, attempt: int | None) -> 
     """Nothing is lost between writing and reading."""
     entry = ListEntry(moment, JOB, attempt)
     assert ListEntry.parse(entry.key("default", "queued")) == entry
+
+
+tenants = st.sampled_from(["a", "a-", "a-1", "a.1", "a0", "a_", "aa", "A", "b", "0", "9"])
+outbox_entries = st.builds(
+    OutboxEntry,
+    due=times,
+    endpoint=st.text("0123456789abcdef", min_size=24, max_size=24),
+    ref=st.builds(EventRef, tenants, st.sampled_from(["job", "batch", "test"]), st.just(JOB), st.integers(1, 999_999)),
+    generation=st.integers(0, 5_000),
+)
+
+
+@given(outbox_entries)
+def test_an_outbox_key_tells_its_entry(entry: OutboxEntry) -> None:
+    """Nothing is lost between writing and reading."""
+    assert OutboxEntry.parse(entry.key) == entry
+
+
+@given(st.lists(outbox_entries, min_size=2))
+def test_outbox_keys_of_one_tenant_follow_each_other(entries: list[OutboxEntry]) -> None:
+    """Soonest first; one key is behind all entries of a tenant, and before those of the tenants that follow."""
+    assert all(entry.key.startswith(OUTBOX) for entry in entries)
+    for entry in entries:
+        own = [other for other in entries if other.ref.tenant == entry.ref.tenant]
+        assert [one.due for one in sorted(own, key=lambda one: one.key)] == sorted(one.due for one in own)
+        first, behind = min(one.key for one in own), behind_outbox_of(entry.ref.tenant)
+        between = {other.ref.tenant for other in entries if first <= other.key < behind}
+        assert between == {entry.ref.tenant}
+        assert all(other.key < behind for other in own)
 
 
 @pytest.mark.parametrize("lane", LANES)
