@@ -65,6 +65,7 @@ def create_app(services: Services) -> Starlette:
         LargeBodies(config.max_receiving_requests),
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
         TenantCount(config.max_long_polls, "wait for a job already"),
+        TenantCount(config.max_webhook_tests, "test a receiver already"),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
     )

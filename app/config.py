@@ -59,6 +59,10 @@ class RequestLimits(MediaLimits):
     max_long_polls: PositiveInt = Field(
         1_000, description="most requests of one tenant that wait for jobs at one API process"
     )
+    # A test polls the bucket until the receiver has answered.
+    max_webhook_tests: PositiveInt = Field(
+        8, description="most tests of receivers of one tenant that wait for an answer at one API process"
+    )
     max_unread_bytes: PositiveInt = Field(
         64 * MIB,
         description="most bytes of answers of more than 64 KiB that one tenant's clients have not read yet, at one "

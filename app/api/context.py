@@ -44,6 +44,7 @@ class Context:
     receiving: LargeBodies
     unfinished: TenantCount
     long_polls: TenantCount
+    webhook_tests: TenantCount
     scan_turn: asyncio.Lock
     shared: SharedReads[str]
 

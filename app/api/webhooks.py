@@ -180,11 +180,12 @@ async def test(request: Request) -> Response:
     with body_of(request) as body:
         url = parsed(WebhookTestRequest, await json_body(request, body, limit=MAX_BODY_BYTES)).url
     await check_receiver(context.services.receivers, tenant, url, "/url")
-    await Quotas(context.services, tenant).admit_targets({url})
-    await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
-    ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
-    context.stores.signal.ring(OUTBOX_TOPIC)
-    tested = await context.stores.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
+    with context.webhook_tests.counted(tenant):
+        await Quotas(context.services, tenant).admit_targets({url})
+        await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
+        ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
+        context.stores.signal.ring(OUTBOX_TOPIC)
+        tested = await context.stores.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
     return answer(delivery_view(tested), 200 if tested.attempts else 202)
 
 

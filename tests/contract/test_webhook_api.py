@@ -1,18 +1,23 @@
 """Deliveries, dead letters, tests and schemas of webhooks over HTTP, on a clock that the test moves."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import cast
 
+import httpx
 import pytest
 
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
+from storage.index_keys import OUTBOX
 from storage.jobs.models import ProgressDetails
 from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import URL, Post
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +52,32 @@ async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
     for wrong in ("evt_x", f"evt_{job_id}_000009", delivery["event_id"].replace(job_id[:8], "00000000")):
         refused = await server.client.post(f"{path}/{wrong}/redeliver")
         assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-event")
+
+
+async def test_a_tenant_tests_so_many_receivers_at_once(clock: ManualClock) -> None:
+    """One more test is refused at once and stores nothing; that of another tenant is sent."""
+    config = ApiConfig(api_key="test-key", webhook_test_wait_s=60, max_webhook_tests=2)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        hanging = [asyncio.create_task(_tested(api.client, number)) for number in range(2)]
+        await until(lambda: len(_entries(api)) == 2)
+        refused = await _tested(api.client, 2)
+        assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-requests")
+        assert refused.headers["retry-after"] == "1"
+        assert len(_entries(api)) == 2
+        async with await api.client_of("other") as other:
+            hanging.append(asyncio.create_task(_tested(other, 3)))
+            await until(lambda: len(_entries(api)) == 3)
+            await Post(api.objects, clock).send()
+            assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {200}
+
+
+async def _tested(client: httpx.AsyncClient, number: int) -> httpx.Response:
+    return await client.post("/v1/webhooks/test", json={"url": f"https://{number}.example.com/hook"}, timeout=90)
+
+
+def _entries(api: Api) -> list[str]:
+    objects = cast(MemoryObjectStore, api.objects)
+    return [key for key in objects.keys() if key.startswith(OUTBOX)]  # noqa: SIM118  it is no dict
 
 
 async def test_the_end_is_shown_however_much_progress_was_told(api: tuple[Api, Post]) -> None:
