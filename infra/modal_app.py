@@ -21,7 +21,9 @@ from storage.keys import DEFAULT_POOL
 API_CONCURRENCY = 100
 """Concurrent requests of one API container. They wait for the bucket, not for the CPU."""
 DELIVER_CONCURRENCY = 20
-"""Concurrent calls of the deliverer, so that a slow receiver does not delay the others."""
+"""Concurrent calls of the deliverer. They share one sweep, so all but two of them end at once."""
+DELIVER_TIMEOUT_S = 600
+"""The time limit of a call of the deliverer: the sweep that it waits for, and its own."""
 LONGEST_DOWNLOAD_S = 24 * 3600
 """Modal's limit for a call. A download that it ends is resumed by the next sync."""
 EVERY_MINUTE = "* * * * *"
@@ -93,6 +95,7 @@ def reap() -> None:
     schedule=modal.Cron(EVERY_MINUTE),
     max_containers=1,
     scaledown_window=DELIVER_IDLE_S,
+    timeout=DELIVER_TIMEOUT_S,
 )
 @modal.concurrent(max_inputs=DELIVER_CONCURRENCY)
 def deliver() -> None:

@@ -12,10 +12,14 @@ from typing import Any
 from infra.compose.stores import open_stores
 from infra.logs import configure_logging
 from infra.on_modal.adapters import ModalSignal, modal_launcher, with_public_url
+from infra.on_modal.shared_sweep import SharedSweep
 from infra.settings import Settings
 from storage.keys import DEFAULT_POOL
 from storage.signal import MemorySignal, Signal
 from storage.stores import Stores
+
+DELIVER_SWEEP_S = 240.0
+"""No attempt starts later in a sweep. The time limit of a call exceeds two sweeps and their last attempts."""
 
 
 def sweep() -> None:
@@ -30,16 +34,20 @@ def sweep() -> None:
     _with_stores(settings, once, ModalSignal())
 
 
-def deliver_due() -> None:
-    """Deliver every event that is due now."""
+async def _deliver(signal: Signal) -> None:
     from infra.compose.deliverer import dispatcher, webhook_transport
 
     settings = with_public_url(_settings("deliverer"))
+    async with open_stores(settings, signal) as stores:
+        await dispatcher(settings, stores, webhook_transport(settings, stores)).sweep(longest_s=DELIVER_SWEEP_S)
 
-    async def once(stores: Stores) -> None:
-        await dispatcher(settings, stores, webhook_transport(settings, stores)).sweep()
 
-    _with_stores(settings, once)
+_DELIVERIES = SharedSweep(_deliver)
+
+
+def deliver_due() -> None:
+    """Deliver every event that is due now."""
+    _DELIVERIES.call()
 
 
 def publish_engine() -> list[str]:

@@ -75,7 +75,7 @@ DEPLOYED: dict[str, dict[str, Any]] = {
         "label": "the-old-label",
     },
     "reap": {"most_containers": 1, "cron": "* * * * *"},
-    "deliver": {"most_containers": 1, "concurrency": 20, "cron": "* * * * *", "idle_s": 10},
+    "deliver": {"most_containers": 1, "concurrency": 20, "cron": "* * * * *", "timeout_s": 600, "idle_s": 10},
     "check_image": {"timeout_s": 600, "volumes": [("/models", True)]},
     "download_models": {"timeout_s": DAY_S, "most_containers": 1, "volumes": [("/models", False)]},
     "ComfyWorker.*": {

@@ -1,0 +1,76 @@
+"""The calls of a Modal container's deliverer share one sweep."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from infra.on_modal.shared_sweep import SharedSweep
+from storage.signal import OUTBOX_TOPIC, MemorySignal
+
+
+class Sweeps:
+    """Sweeps that each list once, and again when they are woken, until `released`."""
+
+    def __init__(self) -> None:
+        self.listed = threading.Semaphore(0)
+        self.begun = 0
+        self.released = threading.Event()
+
+    async def sweep(self, signal: MemorySignal) -> None:
+        self.begun += 1
+        with signal.listen(OUTBOX_TOPIC) as bell:
+            self.listed.release()
+            while not self.released.is_set():
+                if await bell.wait(0.01):
+                    self.listed.release()
+
+
+@pytest.fixture
+def sweeps() -> Iterator[Sweeps]:
+    sweeps = Sweeps()
+    yield sweeps
+    sweeps.released.set()
+
+
+def test_a_call_during_a_sweep_wakes_it(sweeps: Sweeps) -> None:
+    """It does not wait until the slow receivers of the events before it have answered."""
+    shared = SharedSweep(sweeps.sweep)
+    calls = [threading.Thread(target=shared.call) for _ in range(5)]
+    for call in calls:
+        call.start()
+        assert sweeps.listed.acquire(timeout=30)
+    assert sweeps.begun == 1
+    for call in calls[2:]:
+        call.join(30)
+    assert [call.is_alive() for call in calls] == [True, True, False, False, False]
+    sweeps.released.set()
+    for call in calls:
+        call.join(30)
+    assert sweeps.begun == 2
+
+
+def test_a_call_after_a_sweep_begins_another(sweeps: Sweeps) -> None:
+    """Waking a sweep that has ended does nothing."""
+    shared = SharedSweep(sweeps.sweep)
+    sweeps.released.set()
+    shared.call()
+    shared.call()
+    assert sweeps.begun == 2
+
+
+def test_a_sweep_that_fails_keeps_no_other_from_running(sweeps: Sweeps) -> None:
+    """The failure ends its own call."""
+
+    async def failing(signal: MemorySignal) -> None:
+        if sweeps.begun == 0:
+            sweeps.begun += 1
+            raise ValueError("not set")
+        await sweeps.sweep(signal)
+
+    shared = SharedSweep(failing)
+    with pytest.raises(ValueError, match="not set"):
+        shared.call()
+    sweeps.released.set()
+    shared.call()
+    assert sweeps.begun == 2
