@@ -38,6 +38,10 @@ MAX_INTERIM = 16
 """Maximum of 1xx responses before the final one: each takes 100 µs, and a server may send them without end."""
 MAX_HEAD_BYTES = 100 * 1024
 """Maximum size of each response head."""
+READS_AT_ONCE = 32
+"""Reads before other tasks get a turn."""
+READS_COUNTED, MIN_READ_BYTES = 512, 128
+"""Each so many reads must bring so many bytes on average. Usual servers send a KiB or more in each TLS record."""
 _INTERIM = re.compile(rb"HTTP/[0-9]\.[0-9] 1[0-9][0-9]")
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 """The end of a head as defined by h11, which parses the response afterwards."""
@@ -91,7 +95,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
             if not peer or ipaddress.ip_address(peer[0]) != ipaddress.ip_address(address):
                 await stream.aclose()
                 raise DestinationRefused("connected to another address than was checked")
-            return _GuardedHead(stream)
+            return _GuardedStream(stream)
         raise failure
 
     async def connect_unix_socket(
@@ -123,30 +127,46 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         return await asyncio.shield(resolving)
 
 
-class _GuardedHead(httpcore.AsyncNetworkStream):
-    """Bounds the bytes before the body: h11 parses everything of one read without a pause for other tasks."""
+class _GuardedStream(httpcore.AsyncNetworkStream):
+    """Bounds the bytes before the body, since h11 parses everything of one read without a pause for other tasks.
+
+    Also bounds the reads: over TLS each returns one record, however small, and one that has arrived does not suspend.
+    """
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
-        self._head = b""
+        self._head = bytearray()
         self._interim = 0
         self._is_in_body = False
+        self._reads = 0
+        self._read_bytes = 0
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         data = await self._inner.read(max_bytes, timeout)
+        self._reads += 1
+        self._read_bytes += len(data)
+        if self._reads % READS_AT_ONCE == 0:
+            await asyncio.sleep(0)
+        if self._reads % READS_COUNTED == 0:
+            # Counted here and not at the body's pieces: chunk sizes, extensions and trailers are not part of any piece.
+            if self._read_bytes < READS_COUNTED * MIN_READ_BYTES:
+                raise httpcore.RemoteProtocolError("the server sends its bytes in too small pieces")
+            self._read_bytes = 0
         if not self._is_in_body:
             self._check(data)
         return data
 
     def _check(self, data: bytes) -> None:
+        searched_from = max(0, len(self._head) - 2)  # the end of a head has three bytes, two of which may be here
         self._head += data
-        while (end := _END_OF_HEAD.search(self._head)) is not None and not self._is_in_body:
+        while (end := _END_OF_HEAD.search(self._head, searched_from)) is not None and not self._is_in_body:
             self._is_in_body = _INTERIM.match(self._head) is None
             self._interim += 1
             self._check_size(end.start())
-            self._head = self._head[end.end() :]
+            del self._head[: end.end()]
+            searched_from = 0
         if self._is_in_body:
-            self._head = b""
+            self._head.clear()
         elif self._interim > MAX_INTERIM:
             raise httpcore.RemoteProtocolError("too many interim answers")
         self._check_size(len(self._head))
@@ -164,7 +184,7 @@ class _GuardedHead(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return _GuardedHead(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return _GuardedStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

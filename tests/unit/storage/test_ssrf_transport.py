@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,16 @@ from aiohttp import web
 from storage.errors import FetchFailed, FetchRefused
 from storage.intake.fetch import CHUNK_BYTES, PIECES_AT_ONCE, Fetched, RemoteFetcher, _in_chunks
 from storage.intake.ssrf import DestinationRefused, Destinations, is_of_this_machine, is_public
-from storage.intake.ssrf_transport import MAX_ADDRESSES, MAX_INTERIM, PinnedTransport, _GuardedHead, pinned_client
+from storage.intake.ssrf_transport import (
+    MAX_ADDRESSES,
+    MAX_INTERIM,
+    MIN_READ_BYTES,
+    READS_AT_ONCE,
+    READS_COUNTED,
+    PinnedTransport,
+    _GuardedStream,
+    pinned_client,
+)
 from tests.support.api_server import PNG, unmetered
 
 pytestmark = pytest.mark.anyio
@@ -280,32 +290,89 @@ class OneRead(httpcore.AsyncNetworkStream):
 async def test_what_comes_before_the_body_is_bounded(answer: bytes, words: str) -> None:
     """Nothing of it reaches the parser, which would be at it for long."""
     with pytest.raises(httpcore.RemoteProtocolError, match=words):
-        await _GuardedHead(OneRead(answer)).read(1_000_000)
+        await _GuardedStream(OneRead(answer)).read(1_000_000)
 
 
 async def test_a_body_is_passed_on_as_it_is() -> None:
     """Behind a few interim answers, and whatever it looks like."""
     answer = b"HTTP/1.1 103 A\r\n\r\n" * MAX_INTERIM + b"HTTP/1.1 200 OK\r\n\r\n" + b"HTTP/1.1 103 A\r\n\r\n" * 1_000
-    assert await _GuardedHead(OneRead(answer)).read(1_000_000) == answer
+    assert await _GuardedStream(OneRead(answer)).read(1_000_000) == answer
+
+
+class Records(httpcore.AsyncNetworkStream):
+    """A server whose answer has arrived in TLS records of `size` bytes: no read suspends."""
+
+    def __init__(self, answer: bytes, size: int) -> None:
+        self.answer, self.size, self.reads = answer, size, 0
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        record, self.answer = self.answer[: self.size], self.answer[self.size :]
+        self.reads += 1
+        return record
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\na: " + b"b" * 90_000,
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"e" * 90_000,
+    ],
+    ids=["head", "chunk extension"],
+)
+async def test_a_server_that_sends_single_bytes_is_given_up(answer: bytes) -> None:
+    """After some hundred records: each costs as much as a whole one."""
+    records = Records(answer, 1)
+    stream = _GuardedStream(records)
+
+    async def read_all() -> None:
+        while records.answer:
+            await stream.read(65_536)
+
+    with pytest.raises(httpcore.RemoteProtocolError, match="too small pieces"):
+        await read_all()
+    assert records.reads <= READS_COUNTED
+
+
+async def test_records_that_have_arrived_leave_turns_to_others() -> None:
+    """The end of a head is found wherever it is split, and the event loop goes on between."""
+    answer = b"HTTP/1.1 200 OK\r\na: " + b"b" * 1_000 + b"\r\n\r\n" + b"x" * 1_000_000
+    for size in (MIN_READ_BYTES, MIN_READ_BYTES + 1, MIN_READ_BYTES + 2, MIN_READ_BYTES + 3):
+        records = Records(answer, size)
+        stream, received = _GuardedStream(records), b""
+        async with turns_of_others() as turns:
+            while records.answer:
+                received += await stream.read(65_536)
+            assert turns[0] >= records.reads // READS_AT_ONCE - 2
+        assert received == answer
+
+
+@asynccontextmanager
+async def turns_of_others() -> AsyncIterator[list[int]]:
+    """A count of the turns that another task gets."""
+    turns = [0]
+
+    async def other() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    try:
+        yield turns
+    finally:
+        task.cancel()
 
 
 async def test_pieces_of_a_body_leave_turns_to_others() -> None:
     """All of them arrive, and the event loop goes on between."""
-    turns, piece = 0, b"x" * 200
+    piece = b"x" * 200
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(1_000):
             yield piece
 
-    async def other() -> None:
-        nonlocal turns
-        while True:
-            turns += 1
-            await asyncio.sleep(0)
-
-    others = asyncio.create_task(other())
-    chunks = [chunk async for chunk in _in_chunks(body())]
-    others.cancel()
+    async with turns_of_others() as turns:
+        chunks = [chunk async for chunk in _in_chunks(body())]
+        assert turns[0] >= 1_000 // PIECES_AT_ONCE - 2
     assert b"".join(chunks) == piece * 1_000
     assert min(map(len, chunks[:-1])) >= CHUNK_BYTES
-    assert turns >= 1_000 // PIECES_AT_ONCE - 2
