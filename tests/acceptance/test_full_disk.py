@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,22 +20,23 @@ FULL_S = 4.0
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
+def small_disk() -> Iterator[Path]:
+    """A file system of its own. If the tests are killed it stays, so it lies where pytest does not clear up."""
+    folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)]
     try:
         mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
         mounted = False
     if not mounted:
+        folder.rmdir()
         pytest.skip("mounting a file system is not permitted here")
     try:
         yield folder
     finally:
         unmount = ["umount", "--lazy", str(folder)]
         subprocess.run(unmount, check=True)
+        folder.rmdir()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -227,7 +226,7 @@ def test_a_job_chooses_its_gpu(app: Deployed) -> None:
 
 def test_the_smoke_test_of_the_cloud(app: Deployed) -> None:
     """`make smoke-modal` holds here as far as it can: every step, with the lite engine."""
-    said = app.run(sys.executable, "-m", "tests.smoke", COMFYUI_MODAL_API_KEY=KEY, **POOLS)
+    said = app.run("tests.smoke", COMFYUI_MODAL_API_KEY=KEY, **POOLS)
     steps = said.splitlines()
     assert len(steps) == 6, said
     assert all(step.startswith("ok   ") for step in steps), said

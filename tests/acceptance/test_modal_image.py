@@ -1,8 +1,6 @@
 """The image that a real `modal deploy` asks for: its layers, from what seldom changes to what often does."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
@@ -14,6 +12,7 @@ from infra.nodes import custom_nodes
 from infra.on_modal.names import APP_NAME
 from storage.bucket.s3 import S3Config
 from tests.plane import Plane
+from tests.support.commands import run_command
 from tests.support.deployed import BLUE, bucket_settings, deployed
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
@@ -66,10 +65,9 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
     the settings' defaults is recorded word by word: a change of it is seen in review."""
     with Plane(tmp_path) as plane:
         env = clean_environment() | plane.client_env() | {"COMFYUI_MODAL_IMAGE": "comfyui"}
-        modal = str(Path(sys.executable).parent / "modal")
-        secret = [modal, "secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=b"]
-        for command in (secret, [modal, "deploy", "-m", "infra.modal_app"]):
-            subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, timeout=120)
+        for command in (["secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=b"], ["deploy", "-m", "infra.modal_app"]):
+            done = run_command("modal", *command, environment=env)
+            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         assert dict(plane.missing) == {}
         images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
         worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec

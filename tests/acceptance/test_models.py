@@ -95,7 +95,7 @@ def test_what_is_wrong_is_named(manifest: Path, tmp_path: Path) -> None:
 def test_the_volume_of_a_deployment(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
     """The deployed function is asked, with the models of this shell's manifest. The plane has no volumes: all lack."""
     with deployed(tmp_path, bucket_settings(s3_server, "models-plane")) as app:
-        said = app.run(sys.executable, "-m", "infra.cli", "models", "list", "--manifest", str(manifest))
+        said = app.run("infra.cli", "models", "list", "--manifest", str(manifest))
         (mounted,) = app.plane.deployed("comfyui-modal-api")["download_models"].spec.volume_mounts
     assert said.count("missing") == 2, said
     assert (mounted.mount_path, mounted.read_only) == ("/models", False)
@@ -145,9 +145,10 @@ def test_how_far_a_volume_is_arrives_here(tmp_path: Path) -> None:
     )
     with Plane(tmp_path, container_env={"PATH": os.environ["PATH"]}) as plane:
         env = clean_environment() | plane.client_env()
-        modal = str(Path(sys.executable).parent / "modal")
-        for command in ([modal, "deploy", "-m", "tests.support.telling_app"], [sys.executable, "-c", listen]):
-            done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
-            assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{plane.missing}\n{plane.logs()}"
+        made = run_command("modal", "deploy", "-m", "tests.support.telling_app", environment=env)
+        assert made.returncode == 0, f"{made.stdout}\n{made.stderr}\n{plane.missing}"
+        line = [sys.executable, "-c", listen]
+        done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{plane.missing}\n{plane.logs()}"
         assert dict(plane.missing) == {}
     assert done.stdout.splitlines() == ["vae/a 1 2", "vae/a 2 2", "[{'command': 'sync', 'wanted': [{'n': 1}]}]"]

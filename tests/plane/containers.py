@@ -4,12 +4,10 @@ A container is known by the Unix socket that it speaks on: its requests carry no
 """
 
 import asyncio
-import contextlib
 import importlib.util
 import os
 import py_compile
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,38 @@ import grpclib.server
 from modal_proto import api_pb2 as pb
 
 from tests.plane.state import INTERNAL, Container, Function, Input, State
+from tests.support.forked import fork
 
 MAX_CONTAINERS = 8
 MAX_BARREN = 4
 MAX_LOST = 8
 WATCH_S = 0.05
 STOP_GRACE_S = 5.0
+PRELOADED = (
+    "modal._runtime.asgi",
+    "modal._runtime.container_io_manager",
+    "modal._runtime.execution_context",
+    "modal._runtime.user_code_imports",
+    "modal.experimental",
+    "aiohttp",
+    "boto3",
+    "cryptography.hazmat.primitives.ciphers.aead",
+    "cryptography.hazmat.primitives.kdf.hkdf",
+    "filetype",
+    "h11",
+    "httpcore",
+    "httpx",
+    "obstore.store",
+    "PIL.Image",
+    "pydantic_settings",
+    "rich.progress",
+    "stamina",
+    "starlette.applications",
+    "starlette.middleware.cors",
+    "uvicorn",
+    "websockets.asyncio.client",
+)
+"""What our modules import, and none of them: those are found among the files of the deployment."""
 
 Serve = Callable[[Container], Any]
 """Makes the server that one container talks to."""
@@ -71,14 +95,13 @@ class Containers:
 
     async def _end(self, container: Container) -> None:
         assert container.process is not None
-        with contextlib.suppress(ProcessLookupError):
-            container.process.send_signal(signal.SIGINT)
+        container.process.send_signal(signal.SIGINT)
         try:
             async with asyncio.timeout(STOP_GRACE_S):
-                await container.process.wait()
+                await container.process.ended()
         except TimeoutError:
             container.process.kill()
-            await container.process.wait()
+            await container.process.ended()
         container.server.close()
 
     async def _bury(self, container: Container) -> None:
@@ -119,14 +142,15 @@ class Containers:
         container.server = grpclib.server.Server([self.serve(container)])
         await container.server.start(path=str(folder / "sock"))
         with (folder / "log").open("wb") as log:
-            container.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "modal._container_entrypoint",
-                cwd=folder,
-                env=self._environment(container),
-                stdout=log,
-                stderr=log,
+            container.process = await asyncio.to_thread(
+                fork,
+                PRELOADED,
+                ["modal._container_entrypoint"],
+                environment=self._environment(container),
+                output=log,
+                errors=log,
+                folder=folder,
+                path=[str(folder), str(folder / "fs" / "root")],
             )
 
     def _lay_files(self, container: Container) -> None:

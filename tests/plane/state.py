@@ -10,6 +10,8 @@ from typing import Any
 
 from modal_proto import api_pb2 as pb
 
+from tests.support.forked import Forked
+
 SUCCESS = pb.GenericResult.GENERIC_STATUS_SUCCESS
 FAILURE = pb.GenericResult.GENERIC_STATUS_FAILURE
 TERMINATED = pb.GenericResult.GENERIC_STATUS_TERMINATED
@@ -69,7 +71,7 @@ class Container:
     id: str
     function: Function
     folder: Path
-    process: asyncio.subprocess.Process | None = None
+    process: Forked | None = None
     server: Any = None
     running: dict[str, Input] = field(default_factory=dict)
     to_cancel: list[str] = field(default_factory=list)

@@ -2,8 +2,6 @@
 
 import os
 import secrets
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +18,6 @@ from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
 
-ROOT = Path(__file__).parents[2]
 KEY = "ck_test_modal"
 
 
@@ -60,19 +57,15 @@ class Deployed:
     def __init__(self, plane: Plane, settings: dict[str, Any], variables: dict[str, str]) -> None:
         self.plane = plane
         values = (f"{ENV_PREFIX}{name.upper()}={value}" for name, value in settings.items())
-        environment = clean_environment() | plane.client_env()
-        created = run_command("modal", "secret", "create", APP_NAME, *values, environment=environment)
-        assert created.returncode == 0, f"{created.stdout}\n{created.stderr}\n{plane.missing}"
-        self.modal_command("deploy", "-m", "infra.modal_app", **variables)
+        self.run("modal", "secret", "create", APP_NAME, *values)
+        self.run("modal", "deploy", "-m", "infra.modal_app", **variables)
         url = plane.deployed(APP_NAME)["api"].data.web_url
         self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS)
 
-    def modal_command(self, *arguments: str, **variables: str) -> str:
-        return self.run(str(Path(sys.executable).parent / "modal"), *arguments, **variables)
-
-    def run(self, *command: str, **variables: str) -> str:
-        env = clean_environment() | self.plane.client_env() | variables
-        finished = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    def run(self, module: str, *arguments: str, **variables: str) -> str:
+        """What a module says that ends well, in a shell which knows this plane."""
+        environment = clean_environment() | self.plane.client_env() | variables
+        finished = run_command(module, *arguments, environment=environment)
         assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}\n{self.plane.missing}"
         return finished.stdout
 
