@@ -32,6 +32,9 @@ RESOLVERS, RESOLVERS_OF_TENANT = 64, 8
 """Threads that resolve names, in total and per tenant. The system's resolver cannot be interrupted: a name whose server
 does not respond occupies its thread for up to 40 s."""
 MAX_ADDRESSES = 4
+"""Addresses of a name that are tried."""
+MAX_RESOLVED = 32
+"""Maximum addresses of a name. Each takes a check of 50 µs, and an answer of a hostile name server has thousands."""
 MAX_REDIRECTS = 3
 MAX_ERROR = 300
 MAX_INTERIM = 16
@@ -114,6 +117,8 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         except (OSError, UnicodeError, TimeoutError) as error:
             raise httpcore.ConnectError(f"cannot resolve {host!r}") from error
         addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+        if len(addresses) > MAX_RESOLVED:
+            raise DestinationRefused(f"{host!r} has {len(addresses)} addresses, at most {MAX_RESOLVED} are allowed")
         for address in addresses:
             await self._destinations.check_address(host, ipaddress.ip_address(address), port)
         return addresses

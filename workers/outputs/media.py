@@ -1,8 +1,15 @@
-"""Reads an output's type, dimensions and duration from its bytes. An unreadable file does not fail the job."""
+"""Reads an output's type, dimensions and duration from its bytes. An unreadable file does not fail the job.
+
+A node may write any bytes, so only a picture whose header is cheap is opened in the worker; `workers.outputs.measure`
+opens every other file in a process with little memory and time.
+"""
 
 import hashlib
+import json
 import logging
 import mimetypes
+import os
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +17,17 @@ from typing import Any
 import filetype
 from PIL import Image
 
-from storage.formats import PILLOW, STREAM_OPTIONS
-from storage.intake.walkers import gif_extent, webp_extent
+import comfyui_modal
+from storage.intake.walkers import has_light_header
 
 logger = logging.getLogger(__name__)
 
 HASH_CHUNK = 1024 * 1024
-LARGEST_FRAME = 100_000_000
-LARGEST_ANIMATION = 1_000_000_000
-"""Maximum pixels, per frame and in total. The frames of a larger animation are not decoded and it gets no duration: a
-GIF of some hundred bytes can be as large, and its decoding would take longer than its job."""
-MOST_FRAMES = 10_000
-_WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
-"""Types that are not measured with Pillow, which reads all frames of a GIF and allocates a WebP's whole canvas."""
+MEASURE_S = 60.0
+"""Wall-clock limit of measuring one file, which has 15 s of CPU time."""
+_MEASURE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
+"""No settings and no secrets, in case an attacker takes over a decoder."""
+_BY_HEADER = {"image/png": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 
 _BY_EXTENSION = {
     ".flac": "audio/flac",
@@ -58,10 +63,10 @@ def examine(path: Path, filename: str, content_type: str | None = None) -> Facts
     content_type = content_type or content_type_of(path, filename)
     seen: dict[str, Any] = {}
     try:
-        if content_type.startswith("image/") and content_type != "image/svg+xml":
-            seen = _picture(path, content_type)
-        elif content_type.startswith(("video/", "audio/")):
-            seen = _stream(path)
+        if content_type in _BY_HEADER:
+            seen = _still(path, _BY_HEADER[content_type]) or _measured(path, content_type)
+        elif content_type.startswith(("image/", "video/", "audio/")) and content_type != "image/svg+xml":
+            seen = _measured(path, content_type)
     except Exception as error:  # decoders raise arbitrary errors on nodes' files
         logger.info("could not look into %s: %s: %s", filename, type(error).__name__, error)
     return Facts(path.stat().st_size, sha256_of(path), content_type, **seen)
@@ -84,41 +89,24 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _picture(path: Path, content_type: str) -> dict[str, Any]:
-    if content_type in _WALKERS:
-        with path.open("rb") as file:
-            width, height, frames = _WALKERS[content_type](file)
-        if not _may_be_decoded(width * height, frames):
-            return {"width": width, "height": height, "frames": frames}
+def _still(path: Path, kind: str) -> dict[str, Any] | None:
+    """Return the dimensions of a picture with a cheap header and one frame; None for any other file."""
+    with path.open("rb") as file:
+        if not has_light_header(file, kind):
+            return None
     Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow's limit; only the header is read here
-    with Image.open(path, formats=PILLOW) as picture:
-        frames = getattr(picture, "n_frames", 1)
-        seen: dict[str, Any] = {"width": picture.width, "height": picture.height, "frames": frames}
-        if frames > 1 and _may_be_decoded(picture.width * picture.height, frames):
-            seen["duration_s"] = _animation_s(picture, frames)
-        return seen
+    with Image.open(path, formats=[kind]) as picture:
+        if picture.format != kind or getattr(picture, "n_frames", 1) > 1:
+            return None
+        return {"width": picture.width, "height": picture.height, "frames": 1}
 
 
-def _may_be_decoded(pixels: int, frames: int) -> bool:
-    return pixels <= LARGEST_FRAME and pixels * frames <= LARGEST_ANIMATION and frames <= MOST_FRAMES
-
-
-def _animation_s(picture: Image.Image, frames: int) -> float | None:
-    total_ms = 0.0
-    for frame in range(frames):
-        picture.seek(frame)
-        picture.load()  # Pillow has a WebP frame's duration only after decoding it
-        total_ms += picture.info.get("duration", 0)
-    return round(total_ms / 1000, 3) or None
-
-
-def _stream(path: Path) -> dict[str, Any]:
-    import av
-
-    with av.open(str(path), options=STREAM_OPTIONS) as container:
-        seconds = None if container.duration is None else round(container.duration / av.time_base, 3)
-        if not container.streams.video:
-            return {"duration_s": seconds}
-        video = container.streams.video[0]
-        frames = video.frames or sum(1 for packet in container.demux(video) if packet.size)
-        return {"width": video.width, "height": video.height, "duration_s": seconds, "frames": frames}
+def _measured(path: Path, content_type: str) -> dict[str, Any]:
+    """Measure the file in a process of its own. Returns nothing for a file that is beyond the limits there."""
+    command = comfyui_modal.command("workers.outputs.measure", str(path), content_type)
+    environment = {name: os.environ[name] for name in _MEASURE_VARIABLES if name in os.environ}
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=MEASURE_S, check=False
+    )
+    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    return found

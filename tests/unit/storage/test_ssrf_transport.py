@@ -20,6 +20,7 @@ from storage.intake.ssrf import DestinationRefused, Destinations, is_of_this_mac
 from storage.intake.ssrf_transport import (
     MAX_ADDRESSES,
     MAX_INTERIM,
+    MAX_RESOLVED,
     MIN_READ_BYTES,
     READS_AT_ONCE,
     READS_COUNTED,
@@ -172,11 +173,27 @@ async def test_proxies_of_the_environment_are_ignored(
 
 
 async def test_tries_are_bounded(spy: Spy, answers: dict[str, list[str]]) -> None:
-    """A name with fifty addresses does not make fifty connections."""
-    answers["many.test"] = [f"93.184.215.{n}" for n in range(1, 50)]
+    """A name with thirty addresses does not make thirty connections."""
+    answers["many.test"] = [f"93.184.215.{n}" for n in range(MAX_RESOLVED)]
     with pytest.raises(httpx.ConnectError):
         await get("https://many.test/", spy)
     assert len(spy.dialled) == MAX_ADDRESSES
+
+
+async def test_a_name_with_thousands_of_addresses_is_refused_unchecked(
+    spy: Spy, answers: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking 4,000 addresses would stop the event loop for a fifth of a second."""
+    checked: list[str] = []
+
+    async def check_address(_: Destinations, host: str, *__: Any) -> None:
+        checked.append(host)
+
+    monkeypatch.setattr(Destinations, "check_address", check_address)
+    answers["many.test"] = [f"93.184.{n // 256}.{n % 256}" for n in range(4_000)]
+    with pytest.raises(DestinationRefused, match="4000 addresses"):
+        await get("https://many.test/", spy)
+    assert (checked, spy.dialled) == ([], [])
 
 
 # Downloads, from a real server on loopback that the injected check permits.

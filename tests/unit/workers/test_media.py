@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import resource
 import struct
 import wave
 from pathlib import Path
@@ -63,6 +64,27 @@ def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, 
     body = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
     facts = examine(written(tmp_path, "x", body), "x.gif")
     assert (facts.width, facts.height, facts.frames, facts.duration_s) == (side, side, frames, None)
+
+
+def test_a_small_file_of_huge_pages_takes_no_memory_of_the_worker(tmp_path: Path) -> None:
+    """The second page of this TIFF decodes to 625 million pixels; the pages have no duration, and none is decoded."""
+    pages = [Image.new("1", (1, 1)), Image.new("1", (25_000, 25_000))]
+    path = tmp_path / "x.tiff"
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression="group4")
+    del pages
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    facts = examine(path, "x.tiff")
+    assert (facts.width, facts.frames, facts.duration_s) == (1, 2, None)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024
+
+
+def test_an_animation_beyond_the_memory_of_its_measurement_has_no_duration(tmp_path: Path) -> None:
+    """libwebp allocates two canvases, of 392 MB each here; the process that opens the file has no room for both."""
+    body = bytearray(picture("WEBP", frames=3))
+    assert body[12:16] == b"VP8X"
+    body[24:30] = (9_898).to_bytes(3, "little") * 2
+    facts = examine(written(tmp_path, "x", bytes(body)), "x.webp")
+    assert (facts.width, facts.height, facts.frames, facts.duration_s) == (9_899, 9_899, 3, None)
 
 
 def test_a_video_tells_its_size_length_and_frames(tmp_path: Path) -> None:
