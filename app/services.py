@@ -7,7 +7,7 @@ from typing import Protocol
 
 from app.config import ApiConfig
 from storage.bucket.disk import BucketDisk
-from storage.intake.fetch import Fetched, FetchPlaces, Meter
+from storage.intake.fetch import FetchPlaces, Meter
 from storage.intake.media_check import MediaCheck
 from storage.launcher import Launcher
 from storage.stores import Stores
@@ -18,7 +18,7 @@ from workflows.manifest import NamedWorkflow
 class Fetcher(Protocol):
     """Downloads the bytes behind a URL to a file; see `storage.intake.fetch`."""
 
-    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched: ...
+    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def misfits(workflows: Mapping[str, Mapping[str, Any]], info: Mapping[str, Any])
     return [
         f"workflow {name}: {fault.message}"
         for name, graph in workflows.items()
-        for fault in catalogue.judge(parse_graph(graph)).faults
+        for fault in catalogue.check(parse_graph(graph)).faults
         if fault.code not in LACKING
     ]
 

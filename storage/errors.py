@@ -20,7 +20,7 @@ StorageError
 ├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
 ├── FetchRefused          a user's URL, its address or its content is not allowed
-├── MediumRefused         a file that is of no listed format, is broken, or becomes too large in an engine
+├── FileRefused         a file that is of no listed format, is broken, or becomes too large in an engine
 ├── CheckUnavailable      a file could not be examined now, which says nothing about the file
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
@@ -114,7 +114,7 @@ class FetchFailed(StorageError):
     """The server of a user's URL failed, or was too slow."""
 
 
-class MediumRefused(StorageError):
+class FileRefused(StorageError):
     """The file is not accepted; the message says why."""
 
 

@@ -7,7 +7,7 @@ All code that opens an image or a stream passes these lists to Pillow and FFmpeg
 import re
 from collections.abc import Mapping
 
-from storage.errors import MediumRefused
+from storage.errors import FileRefused
 
 HEAD_BYTES = 8 * 1024
 """The number of first bytes that `listed_format` needs."""
@@ -57,14 +57,14 @@ _OBJ_LINE = re.compile(rb"(#([ \t].*)?|(mtllib|usemtl|v|vn|vt|vp|o|g|s|f|l|p)[ \
 def listed_format(head: bytes, size: int, *, data: bool = False) -> str:
     """Return the content type that a file's first bytes show. `size` is the size of the whole file.
 
-    `data` also accepts the other files of loaders: 3D models, safetensors, JSON. Raises `MediumRefused`.
+    `data` also accepts the other files of loaders: 3D models, safetensors, JSON. Raises `FileRefused`.
     """
     content_type = _media_format(head) or (_data_format(head, size) if data else None)
     if content_type is None and head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS:
-        raise MediumRefused("it is a HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG")
+        raise FileRefused("it is a HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG")
     if content_type is None:
         others = ", 3D model, safetensors or JSON" if data else ""
-        raise MediumRefused(f"it is no picture, video or sound{others} of a format that this deployment takes")
+        raise FileRefused(f"it is no picture, video or sound{others} of a format that this deployment takes")
     return content_type
 
 

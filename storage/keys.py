@@ -76,7 +76,7 @@ def values(tenant: str, job_id: str) -> str:
     return job_prefix(tenant, job_id) + "values.json"
 
 
-def input_medium(tenant: str, job_id: str, position: int) -> str:
+def input_file(tenant: str, job_id: str, position: int) -> str:
     return job_prefix(tenant, job_id) + f"inputs/{position:03d}"
 
 
@@ -123,7 +123,7 @@ def batch(tenant: str, batch_id: str) -> str:
     return batch_prefix(tenant, batch_id) + "batch.json"
 
 
-def batch_medium(tenant: str, batch_id: str, position: int) -> str:
+def batch_file(tenant: str, batch_id: str, position: int) -> str:
     return batch_prefix(tenant, batch_id) + f"inputs/{position:03d}"
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from storage.bucket.conditional import retry_while_unavailable
 from storage.bucket.objects import ObjectStore
 from storage.concurrency import gather
-from storage.errors import CheckUnavailable, MediumRefused, ObjectNotFound, SealBroken, StorageError
+from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBroken, StorageError
 from storage.intake.host_paths import HostPaths
 from storage.intake.media_check import MediaCheck, MediaLimits
-from storage.jobs.models import ErrorDetail, Medium
+from storage.jobs.models import ErrorDetail, InputFile
 from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
 from storage.jobs.store import KeysAhead, StoredJob
 from storage.stores import Stores
@@ -31,7 +31,7 @@ from workers.comfy.execution import Execution, ExecutionPolicy
 from workers.comfy.host import EngineHost
 from workers.comfy.refusals import bounded, not_run, warnings_of
 from workers.errors import (
-    BadMedium,
+    BadInputFile,
     CheckFailed,
     EngineError,
     JobCancelled,
@@ -213,7 +213,7 @@ class Attempt:
         finally:
             staging.cancel()
             await asyncio.gather(staging, return_exceptions=True)
-        files = {medium.name: medium.key for medium in record.media}
+        files = {file.name: file.key for file in record.input_files}
         token = f"{record.job_id}-{record.attempt}"
         document = for_execution(graph, self._catalogue, token, self._engine.showing, files)
         return graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
@@ -221,7 +221,7 @@ class Attempt:
     async def _stage(self) -> None:
         await self._engine.clean()
         check = MediaCheck(self._policy.media_checks)
-        await stage(self._record.media, self._stores.objects, self._engine, check, self._policy.media_limits)
+        await stage(self._record.input_files, self._stores.objects, self._engine, check, self._policy.media_limits)
 
     async def _graph(self) -> Graph:
         """Return the submitted graph with the job's inputs, checked against this engine."""
@@ -323,18 +323,18 @@ class Attempt:
 
 
 async def stage(
-    files: tuple[Medium, ...], objects: ObjectStore, engine: ComfyEngine, check: MediaCheck, limits: MediaLimits
+    files: tuple[InputFile, ...], objects: ObjectStore, engine: ComfyEngine, check: MediaCheck, limits: MediaLimits
 ) -> None:
     """Stage all input files concurrently in constant memory. Presigned uploads are checked here for the first time."""
 
-    async def stage_one(file: Medium, path: Path) -> None:
+    async def stage_one(file: InputFile, path: Path) -> None:
         try:
             await objects.download_file(file.key, path)
             await check.check(path, limits, data=True)
         except ObjectNotFound:
             raise StagingFailed(f"the bytes of {file.name} are no longer in the bucket") from None
-        except MediumRefused as error:
-            raise BadMedium(f"{file.name}: {error}") from error
+        except FileRefused as error:
+            raise BadInputFile(f"{file.name}: {error}") from error
         except CheckUnavailable as error:
             raise CheckFailed(f"{file.name}: {error}") from error
         await engine.stage(file.name, path)

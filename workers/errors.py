@@ -12,7 +12,7 @@ WorkerError
 ├── OutOfMemory             a node ran out of GPU memory
 ├── JobTimedOut             the job's timeout_s passed
 ├── JobCancelled            the job's owner cancelled it
-├── BadMedium               an input is of no listed format, is broken, or becomes too large in ComfyUI
+├── BadInputFile               an input is of no listed format, is broken, or becomes too large in ComfyUI
 ├── CheckFailed             an input could not be examined: the worker's machine is at its limits
 ├── StagingFailed           an input could not be put into ComfyUI's input folder
 ├── OutputFailed            an output could not be read, or not be stored
@@ -98,7 +98,7 @@ class JobCancelled(WorkerError):
     repeat = Repeat.NEVER
 
 
-class BadMedium(WorkerError):
+class BadInputFile(WorkerError):
     code = "bad_medium"
     repeat = Repeat.NEVER
 

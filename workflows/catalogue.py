@@ -78,7 +78,7 @@ class Catalogue:
         # inputs, which an object_info with at least one open class shows.
         return not about.is_custom or (self._knows_open_inputs and not about.open_inputs)
 
-    def judge(self, graph: Graph, brought: frozenset[str] | None = None) -> Report:
+    def check(self, graph: Graph, brought: frozenset[str] | None = None) -> Report:
         """Validate the graph: at most MOST_FAULTS faults, and the outputs that run. The module lists the rules.
 
         `brought` are the names of the job's files in the input folder, or None if they are not known.

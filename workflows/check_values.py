@@ -8,9 +8,9 @@ from typing import Any
 
 from workflows.declarations import LONGEST_LIST, InputDeclaration, unwrapped
 from workflows.errors import MissingModel, ValueNotInList, ValueOutOfRange, WorkflowError, WrongInputType
-from workflows.input_files import Files, check_existence, check_file, missing_medium
+from workflows.input_files import Files, check_existence, check_file, missing_input_file
 from workflows.location import Location, clipped, short, words
-from workflows.model_files import Listing, is_medium, listing
+from workflows.model_files import Listing, is_file, listing
 from workflows.suggestions import suggestion
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
@@ -78,8 +78,8 @@ def _check_choice(location: Location, value: Any, files: Files) -> WorkflowError
         case Listing.MODELS if files.are_known and not location.is_left_to_class:
             return _not_in_list(MissingModel, location, choices, wrong, value)
         case Listing.OTHER_FILES if location.is_compared and files.lacks(wrong[0]) and not _is_checked(location):
-            if is_medium(wrong[0]):  # media come from the input folder, so the job can bring the file
-                return missing_medium(location, wrong[0])
+            if is_file(wrong[0]):  # media come from the input folder, so the job can bring the file
+                return missing_input_file(location, wrong[0])
             return _not_in_list(ValueNotInList, location, choices, wrong, value)
     return None
 

@@ -15,7 +15,7 @@ WorkflowError
 ├── ValueOutOfRange        a number below the least or above the most
 ├── ValueNotInList         none of the input's choices
 ├── MissingModel           … where the choices are the models' files
-├── MissingMedium          … where they are input files, and the job does not bring this one
+├── MissingInputFile          … where they are input files, and the job does not bring this one
 ├── LinkTypeMismatch       a link between an output and an input of other types
 ├── NoOutputNode           nothing would be saved or shown
 ├── UnknownInputNode       an entry of `inputs` names a node that the workflow lacks
@@ -128,7 +128,7 @@ class MissingModel(WorkflowError):
     code = "missing-model"
 
 
-class MissingMedium(WorkflowError):
+class MissingInputFile(WorkflowError):
     code = "missing-medium"
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workflows.declarations import FileCheck
-from workflows.errors import MissingMedium, WorkflowError
+from workflows.errors import MissingInputFile, WorkflowError
 from workflows.location import Location, words
 
 _MARK = re.compile(r".?\[(input|output|temp)\]\Z", re.DOTALL)
@@ -57,20 +57,20 @@ def check_file(location: Location, value: Any, files: Files) -> WorkflowError | 
     if value == "" and (kind == "file" or not declared.is_combo):  # ComfyUI's own value for "no file"
         return None
     if not isinstance(value, str):
-        return missing_medium(location, value) if files.lacks(value) and not location.is_custom else None
+        return missing_input_file(location, value) if files.lacks(value) and not location.is_custom else None
     folder, name = folder_and_name(value)
     if files.brings(name) and folder == "input":
         return None
     if location.is_custom:
         # A custom node may accept a word or a URL here, so only a value with a file extension must be a file.
-        return missing_medium(location, value) if _EXTENSION.search(name) and files.lacks(value) else None
+        return missing_input_file(location, value) if _EXTENSION.search(name) and files.lacks(value) else None
     if _URL.match(value):
-        return missing_medium(location, value, _FETCH)
+        return missing_input_file(location, value, _FETCH)
     if name.startswith(_CLIPSPACE):
-        return missing_medium(location, value, _SAVE_CLIPSPACE)
+        return missing_input_file(location, value, _SAVE_CLIPSPACE)
     if folder != "input":
-        return missing_medium(location, value, f"the {folder} folder is empty when a job starts: {_SEND}")
-    return missing_medium(location, value) if files.lacks(value) else None
+        return missing_input_file(location, value, f"the {folder} folder is empty when a job starts: {_SEND}")
+    return missing_input_file(location, value) if files.lacks(value) else None
 
 
 def check_existence(location: Location, value: Any, files: Files) -> WorkflowError | None:
@@ -88,8 +88,8 @@ def check_existence(location: Location, value: Any, files: Files) -> WorkflowErr
         elif (about.urls and _WEB.match(form)) or _may_exist(form, about, files.brought):
             return None
     if about.is_folder:
-        return missing_medium(location, value, _SEND_FOLDER)
-    return missing_medium(location, value, _SEND if about.roots is None else _SEND_OR_PATH)
+        return missing_input_file(location, value, _SEND_FOLDER)
+    return missing_input_file(location, value, _SEND if about.roots is None else _SEND_OR_PATH)
 
 
 def _may_exist(name: str, about: FileCheck, brought: frozenset[str]) -> bool:
@@ -119,10 +119,10 @@ _SAVE_CLIPSPACE = (
 )
 
 
-def missing_medium(location: Location, value: Any, hint: str = _SEND) -> WorkflowError:
+def missing_input_file(location: Location, value: Any, hint: str = _SEND) -> WorkflowError:
     name = location.declared.name
     return location.fault(
-        MissingMedium,
+        MissingInputFile,
         f"{location.words} needs the file {words(value)}, which the job does not bring",
         (
             "custom_validation_failed",

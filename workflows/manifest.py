@@ -46,7 +46,7 @@ class NamedInput(BaseModel):
         return self
 
     @property
-    def is_medium(self) -> bool:
+    def is_file(self) -> bool:
         return self.type in MEDIA
 
     def targets(self) -> Iterator[tuple[str, str]]:
@@ -103,13 +103,13 @@ class NamedWorkflow:
     graph: Mapping[str, Any]
 
     @property
-    def needs_media(self) -> bool:
-        return any(named.is_medium for named in self.manifest.inputs.values())
+    def needs_files(self) -> bool:
+        return any(named.is_file for named in self.manifest.inputs.values())
 
     def default(self, input_name: str) -> Any:
         """Return the graph's own value of an input, or None for a medium."""
         named = self.manifest.inputs[input_name]
-        if named.is_medium:
+        if named.is_file:
             return None
         node, field = next(named.targets())
         return self.graph[node]["inputs"][field]
@@ -160,7 +160,7 @@ def _check_place(where: str, graph: Mapping[str, Any], node: str, field: str, na
         raise BadWorkflow(f"{where}: the graph has no such input")
     if isinstance(inputs[field], list):
         raise BadWorkflow(f"{where}: a link leads there, and a value would cut it")
-    if not named.is_medium and not _fits(inputs[field], named):
+    if not named.is_file and not _fits(inputs[field], named):
         raise BadWorkflow(f"{where}: the graph's own value {inputs[field]!r} is no {named.type} within the limits")
 
 

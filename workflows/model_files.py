@@ -57,5 +57,5 @@ def listing(declared: InputDeclaration, value: Any) -> Listing:
     return Listing.CHOICES
 
 
-def is_medium(name: Any) -> bool:
+def is_file(name: Any) -> bool:
     return extension_of(name) in _MEDIA

@@ -118,7 +118,7 @@ def _input(workflow: NamedWorkflow, name: str) -> WorkflowInput:
         name=name,
         type=named.type,
         description=named.description,
-        required=named.is_medium,
+        required=named.is_file,
         default=workflow.default(name),
         min=named.min,
         max=named.max,
@@ -128,7 +128,7 @@ def _input(workflow: NamedWorkflow, name: str) -> WorkflowInput:
 
 def _missing(workflow: NamedWorkflow, catalogue: Catalogue) -> list[str]:
     """Return the messages of missing node classes and models, which a job cannot bring along."""
-    faults = catalogue.judge(parse_graph(workflow.graph)).faults
+    faults = catalogue.check(parse_graph(workflow.graph)).faults
     return list(dict.fromkeys(fault.message for fault in faults if fault.code in LACKING))
 
 

@@ -9,18 +9,19 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from app.services import Services
-from app.submission.media import LocalMedium, PreparedMedium
+from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
 from storage.concurrency import both, map_bounded
 from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.idempotency import Claim
-from storage.jobs.models import Medium
+from storage.jobs.models import InputFile
 from storage.jobs.record import DAY_S, JobRecord
-from storage.jobs.store import LocalFile, StoredJob
+from storage.jobs.store import StoredJob
 
 logger = logging.getLogger(__name__)
 
@@ -132,9 +133,9 @@ class Acceptance:
         return DEFAULT_ESTIMATE_S if estimate is None else estimate
 
     async def _prepare(self, prepared: PreparedJob, job_id: str, identity: Identity) -> JobRecord:
-        record, files = self.draft(prepared, job_id, self._stores.clock.now(), identity)
+        record, uploads = self.draft(prepared, job_id, self._stores.clock.now(), identity)
         preparing = self._stores.jobs.prepare(
-            record, workflow=prepared.workflow.document, files=files, extras=self.extras(prepared, record)
+            record, workflow=prepared.workflow.document, uploads=uploads, extras=self.extras(prepared, record)
         )
         draft, _ = await both(preparing, self.hold_uploads(prepared, job_id))
         return draft
@@ -166,10 +167,10 @@ class Acceptance:
         identity: Identity,
         *,
         batch_id: str | None = None,
-        shared: Mapping[PreparedMedium, Medium] | None = None,
-    ) -> tuple[JobRecord, list[LocalFile]]:
-        """Build the record and the list of files to store with it. `shared` are media that are stored already."""
-        media, files = self._media(prepared, job_id, shared or {})
+        shared: Mapping[LocalFile, InputFile] | None = None,
+    ) -> tuple[JobRecord, dict[InputFile, Path]]:
+        """Build the record and the files to upload with it. `shared` are local files that are stored already."""
+        input_files, uploads = self._input_files(prepared, job_id, shared or {})
         options, config = prepared.options, self._config
         record = JobRecord(
             tenant=self._tenant,
@@ -191,32 +192,31 @@ class Acceptance:
             traceparent=identity.traceparent,
             inputs=prepared.inputs,
             has_values=prepared.values is not None,
-            media=tuple(media),
+            input_files=tuple(input_files),
             workflow_shape=prepared.workflow.shape,
             created_at=created_at,
         )
-        return record.initial(), files
+        return record.initial(), uploads
 
-    def _media(
-        self, prepared: PreparedJob, job_id: str, shared: Mapping[PreparedMedium, Medium]
-    ) -> tuple[list[Medium], list[LocalFile]]:
+    def _input_files(
+        self, prepared: PreparedJob, job_id: str, shared: Mapping[LocalFile, InputFile]
+    ) -> tuple[list[InputFile], dict[InputFile, Path]]:
         """Return the input files of the record with their keys, and those of them that have to be uploaded."""
-        media: list[Medium] = []
-        files: list[LocalFile] = []
-        for position, given in enumerate((*prepared.pictures, *prepared.media)):
-            if given in shared:
-                media.append(shared[given])
-            elif isinstance(given, LocalMedium):
-                key = keys.input_medium(self._tenant, job_id, position)
-                media.append(stored_medium(given, key))
-                files.append(LocalFile(key, given.path, given.content_type))
+        found: list[InputFile] = []
+        uploads: dict[InputFile, Path] = {}
+        for position, given in enumerate((*prepared.pictures, *prepared.files)):
+            if isinstance(given, InputFile):
+                found.append(given)
+            elif given in shared:
+                found.append(shared[given])
             else:
-                media.append(given.medium)
-        return media, files
+                found.append(given.stored(keys.input_file(self._tenant, job_id, position)))
+                uploads[found[-1]] = given.path
+        return found, uploads
 
     async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
         """Register the job as a user of its uploads, which keeps them until the job ends."""
-        used = [medium.upload_id for medium in prepared.media if not isinstance(medium, LocalMedium)]
+        used = [source.upload_id for source in prepared.options.media if source.upload_id is not None]
         await map_bounded(used, lambda upload_id: self._stores.uploads.use(self._tenant, upload_id, job_id))
 
     def extras(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
@@ -240,7 +240,3 @@ class Acceptance:
                 await self._launcher.spawn(record.pool)
         except Exception:  # the job is committed and queued: a running worker claims it, or the reaper starts one
             logger.exception("no worker could be started")
-
-
-def stored_medium(local: LocalMedium, key: str) -> Medium:
-    return Medium(name=local.name, key=key, size_bytes=local.size_bytes, content_type=local.content_type)

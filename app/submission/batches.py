@@ -10,9 +10,9 @@ from starlette.requests import ClientDisconnect
 from app.config import ApiConfig
 from app.problems import Problem
 from app.services import Services
-from app.submission.acceptance import Acceptance, Identity, stored_medium
+from app.submission.acceptance import Acceptance, Identity
 from app.submission.fetching import url_count
-from app.submission.media import LocalMedium, PreparedMedium
+from app.submission.input_files import LocalFile, PreparedFile
 from app.submission.preparation import Preparation, PreparedJob
 from app.submission.quotas import Quotas
 from app.submission.request import BatchRequest, InputValue, JobRequest
@@ -20,7 +20,7 @@ from storage import keys
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
-from storage.jobs.models import Medium
+from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
 
 IsGone = Callable[[], Awaitable[bool]]
@@ -30,10 +30,10 @@ JOBS_BETWEEN_CHECKS = 50
 
 @dataclass(frozen=True, slots=True)
 class PreparedBatch:
-    """A validated batch. `shared` are the media that every job uses."""
+    """A validated batch. `shared` are the input files that every job uses."""
 
     jobs: tuple[PreparedJob, ...]
-    shared: tuple[PreparedMedium, ...]
+    shared: tuple[PreparedFile, ...]
     metadata: dict[str, str]
     webhook_url: str | None
     webhook_secret: str | None = None
@@ -119,10 +119,10 @@ async def _variations(
         await _check_connected(position, is_gone)
         where = f"/input_sets/{position}"
         jobs.append(await preparation.job(request, workflow, inputs, where, "/workflow", one_of_many=True))
-    media = await preparation.media(request, "")  # last: only a valid batch fetches and decodes files
+    files = await preparation.files(request, "")  # last: only a valid batch fetches and decodes files
     return PreparedBatch(
-        tuple(replace(job, media=media) for job in jobs),
-        media,
+        tuple(replace(job, files=files) for job in jobs),
+        files,
         request.metadata,
         request.webhook_url,
         request.webhook_secret,
@@ -182,13 +182,13 @@ class BatchAcceptance:
         )
         if draft.record.is_open:  # a concurrent request with the same key accepted the batch
             return AcceptedBatch(draft, is_replay=True)
-        stored_media = await self._store_shared(batch_id, prepared.shared)
+        stored_files = await self._store_shared(batch_id, prepared.shared)
         if prepared.webhook_secret is not None:
             key = keys.batch_webhook_secret(self._tenant, batch_id)
             await self._stores.objects.put(key, prepared.webhook_secret.encode())
         # Jobs are invisible to workers until `accept` publishes them, so a crash here leaves no partial batch.
         numbered = list(enumerate(prepared.jobs))
-        records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_media))
+        records = await map_bounded(numbered, lambda item: self._write(draft.record, *item, identity, stored_files))
         opened = await self._stores.batches.accept(draft, records)
         await map_bounded(records, self._acceptance.spawn)
         return AcceptedBatch(opened)
@@ -202,14 +202,13 @@ class BatchAcceptance:
         except BatchNotFound:  # the request that claimed the id crashed, was refused, or has not committed yet
             return None
 
-    async def _store_shared(self, batch_id: str, shared: Sequence[PreparedMedium]) -> dict[PreparedMedium, Medium]:
-        """Store the media that every job uses once, under the batch's own keys."""
-        stored: dict[PreparedMedium, Medium] = {}
+    async def _store_shared(self, batch_id: str, shared: Sequence[PreparedFile]) -> dict[LocalFile, InputFile]:
+        """Store the local files that every job uses once, under the batch's own keys."""
+        stored: dict[LocalFile, InputFile] = {}
         for position, given in enumerate(shared):
-            if isinstance(given, LocalMedium):
-                key = keys.batch_medium(self._tenant, batch_id, position)
-                await self._stores.objects.upload_file(key, given.path, content_type=given.content_type)
-                stored[given] = stored_medium(given, key)
+            if isinstance(given, LocalFile):
+                stored[given] = given.stored(keys.batch_file(self._tenant, batch_id, position))
+                await self._stores.objects.upload_file(stored[given].key, given.path, content_type=given.content_type)
         return stored
 
     async def _write(
@@ -218,11 +217,11 @@ class BatchAcceptance:
         position: int,
         prepared: PreparedJob,
         identity: Identity,
-        shared: dict[PreparedMedium, Medium],
+        shared: dict[LocalFile, InputFile],
     ) -> JobRecord:
         """Write one job without publishing it. Returns the stored record, which a retry reads back."""
         job_id = batch.job_ids[position]
-        record, files = self._acceptance.draft(
+        record, uploads = self._acceptance.draft(
             prepared, job_id, batch.created_at, identity, batch_id=batch.batch_id, shared=shared
         )
         await self._acceptance.hold_uploads(prepared, job_id)
@@ -230,7 +229,7 @@ class BatchAcceptance:
             stored = await self._stores.jobs.create_unpublished(
                 record,
                 workflow=prepared.workflow.document,
-                files=files,
+                uploads=uploads,
                 extras=self._acceptance.extras(prepared, record),
             )
         except PreconditionFailed:  # an earlier attempt of this request wrote the job

@@ -16,7 +16,7 @@ from app.submission.byte_quota import ByteQuota
 from app.submission.request import InputValue, MediumSource
 from storage.errors import FetchFailed, FetchRefused
 from storage.fair_slots import NoSlot
-from storage.intake.fetch import Fetched, Meter, NotReserved
+from storage.intake.fetch import Meter, NotReserved
 
 RETRY_S = 10
 """The Retry-After of a request that found every fetch slot taken."""
@@ -40,8 +40,8 @@ class UrlFetching:
         self._deadline: float | None = None
         self._left = services.config.max_request_bytes
 
-    async def fetch(self, name: str, url: str, path: Path, where: str) -> Fetched:
-        """Write the bytes behind the URL to `path` and charge them to the tenant."""
+    async def fetch(self, name: str, url: str, path: Path, where: str) -> int:
+        """Write the bytes behind the URL to `path`, charge them to the tenant and return their number."""
         self._services.check_disk()
         deadline = await self._begun(where)
         meter = Meter(self._quota.has_charged)

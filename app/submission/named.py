@@ -64,7 +64,7 @@ def _request_model(
     )
     inputs_model = create_model(f"Inputs of {name}", __base__=RequestBody, __validators__=validators, **fields)
     # Media have no default, so a request may omit `inputs` only if none of them is a medium.
-    required = any(named.is_medium for _, named in inputs)
+    required = any(named.is_file for _, named in inputs)
     default = ... if required else Field(default_factory=inputs_model)
     return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))
 
@@ -82,7 +82,7 @@ def _capped(cap: Cap, defaults: dict[str, float]) -> Callable[[Any], Any]:
 
 
 def _field(named: NamedInput) -> tuple[Any, Any]:
-    if named.is_medium:
+    if named.is_file:
         return MediumInput, ...
     if named.type == "choice":
         return Literal[named.choices] | None, None

@@ -1,6 +1,6 @@
 """Validates a submission before anything is stored, cheap checks first.
 
-counts → graph → inputs → node classes → media (decode, fetch, resolve)
+counts → graph → inputs → node classes → input files (decode, fetch, resolve)
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from app.heavy import off_loop
 from app.problems import Problem, of_report, of_validation, of_workflow
 from app.services import Services
 from app.submission.fetching import url_count
-from app.submission.media import LocalMedium, MediaIntake, PreparedMedium, collides
+from app.submission.input_files import FileIntake, LocalFile, PreparedFile, collides
 from app.submission.request import InputValue, JobOptions, JobRequest
 from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
@@ -65,15 +65,15 @@ class PreparedWorkflow:
 
 @dataclass(frozen=True, slots=True)
 class PreparedJob:
-    """A validated job. Jobs of a batch may share `media`; `pictures` are the files of the job's own image inputs."""
+    """A validated job. Jobs of a batch may share `files`; `pictures` are the files of the job's own image inputs."""
 
     options: JobOptions
     workflow: PreparedWorkflow
     inputs: tuple[Input, ...]
     values: bytes | None
     """The inputs as JSON, if they are too long for the record."""
-    pictures: tuple[LocalMedium, ...]
-    media: tuple[PreparedMedium, ...]
+    pictures: tuple[LocalFile, ...]
+    files: tuple[PreparedFile, ...]
     graphs: GraphTrust
     """The trust level whose rules the graph passed."""
     warnings: Mapping[str, Any]
@@ -110,7 +110,7 @@ class Preparation:
         self._config = services.config
         self._tenant = tenant
         self._body = body
-        self._intake = MediaIntake(services, tenant, body)
+        self._intake = FileIntake(services, tenant, body)
         self._catalogues: dict[str, Catalogue] = {}
 
     def check_urls(self, count: int, most: int) -> None:
@@ -125,12 +125,12 @@ class Preparation:
         return await self.whole_job(request)
 
     async def whole_job(self, request: JobRequest, root: str = "") -> PreparedJob:
-        """Validate one job with its media."""
+        """Validate one job with its input files."""
         await self.check(request, root)
         workflow = await self.workflow(request.workflow, root)
         prepared = await self.job(request, workflow, request.inputs, f"{root}/inputs", f"{root}/workflow")
-        # Media come last: fetching and decoding them is the expensive part, and only a valid graph needs it.
-        return replace(prepared, media=await self.media(request, root))
+        # Files come last: fetching and decoding them is the expensive part, and only a valid graph needs it.
+        return replace(prepared, files=await self.files(request, root))
 
     async def workflow(self, document: Any, root: str) -> PreparedWorkflow:
         """Parse the graph, off the event loop if it is large."""
@@ -147,8 +147,8 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, where) from error
 
-    async def media(self, options: JobOptions, root: str) -> tuple[PreparedMedium, ...]:
-        return await self._intake.media(options.media, f"{root}/media")
+    async def files(self, options: JobOptions, root: str) -> tuple[PreparedFile, ...]:
+        return await self._intake.files(options.media, f"{root}/media")
 
     async def check(self, options: JobOptions, root: str) -> None:
         """Check the options against this deployment's limits, secrets and delivery rules."""
@@ -200,7 +200,7 @@ class Preparation:
         *,
         one_of_many: bool = False,
     ) -> PreparedJob:
-        """Apply the inputs to the graph and validate the result. `media` reads the files of `options.media` separately.
+        """Apply the inputs to the graph and validate the result. `files` reads those of `options.media` separately.
 
         `one_of_many` validates off the event loop whatever the size of the graph.
         """
@@ -210,14 +210,14 @@ class Preparation:
         catalogue = await self._catalogue(options.gpu or DEFAULT_POOL)
         values, pictures = await self._inputs(inputs, inputs_at)
         # Image inputs become files too, so their generated names must not collide with those that the client chose.
-        names = {medium.name for medium in options.media}
+        names = {source.name for source in options.media}
         for picture in pictures:
             if collides(picture.name, names):
                 detail = f"{picture.name!r} is the name of an image input's file"
                 raise Problem("duplicate-media-name", detail, pointer=inputs_at)
         brought = frozenset((*names, *(picture.name for picture in pictures)))
         aside = off_loop if one_of_many else self._body.aside
-        report = await aside(self._judge, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
+        report = await aside(self._check_graph, workflow.graph, values, brought, catalogue, inputs_at, workflow_at)
         # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
@@ -235,7 +235,7 @@ class Preparation:
             warnings=report.warnings(),
         )
 
-    def _judge(
+    def _check_graph(
         self,
         graph: Graph,
         values: Sequence[Input],
@@ -250,7 +250,7 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, inputs_at) from error
         self._check_safety(applied, catalogue, workflow_at)
-        return catalogue.judge(applied, brought)
+        return catalogue.check(applied, brought)
 
     def _check_safety(self, graph: Graph, catalogue: Catalogue, where: str) -> None:
         """Apply the node policy and, for strangers' graphs, the stricter input rules."""
@@ -268,10 +268,10 @@ class Preparation:
             self._catalogues[pool] = await self._stores.engine_info.catalogue(pool)
         return self._catalogues[pool]
 
-    async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalMedium]]:
+    async def _inputs(self, inputs: Sequence[InputValue], root: str) -> tuple[list[Input], list[LocalFile]]:
         """Return the values to set, and the files of the image inputs."""
         values: list[Input] = []
-        pictures: list[LocalMedium] = []
+        pictures: list[LocalFile] = []
         for position, given in enumerate(inputs):
             where = f"{root}/{position}/value"
             if given.type == "raw":

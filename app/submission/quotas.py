@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
-from app.submission.media import LocalMedium
+from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
 from storage.jobs.active_jobs import ActiveJobs
 from storage.jobs.record import DAY_S
@@ -41,10 +41,10 @@ class Quotas:
         await self.admit_targets({url for url in targets if url is not None})
         with self._stores.active_jobs.pending(self._tenant, jobs):
             # Within this context every count in this process includes the jobs, whether or not their keys exist yet.
-            # Jobs of a batch share media, and a set counts each file once. Fetched files were charged on arrival.
-            brought = {medium for job in jobs.values() for medium in (*job.pictures, *job.media)}
-            local = [medium for medium in brought if isinstance(medium, LocalMedium) and not medium.is_charged]
-            await self._bytes.charge(sum(medium.size_bytes for medium in local))
+            # Jobs of a batch share files, and a set counts each file once. Fetched files were charged on arrival.
+            brought = {file for job in jobs.values() for file in (*job.pictures, *job.files)}
+            local = [file for file in brought if isinstance(file, LocalFile) and not file.is_charged]
+            await self._bytes.charge(sum(file.size_bytes for file in local))
             yield
 
     async def admit_targets(self, urls: set[str]) -> None:

@@ -108,7 +108,7 @@ def warm_up_graph(settings: Settings) -> Mapping[str, Any] | None:
     """Return the graph of the warm-up, if any. Raise `BadSetting` for an unknown workflow or one that needs media."""
     if settings.warm_up is None:
         return None
-    known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_media}
+    known = {name: one for name, one in library(settings.workflows_dir).items() if not one.needs_files}
     if settings.warm_up not in known:
         raise BadSetting(f"warm_up: there is no workflow {settings.warm_up!r} without media, only {', '.join(known)}")
     return known[settings.warm_up].graph

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.bucket.budget import current_owner
-from storage.errors import FetchFailed, FetchRefused, MediumRefused
+from storage.errors import FetchFailed, FetchRefused, FileRefused
 from storage.fair_slots import FairSlots
 from storage.formats import HEAD_BYTES, listed_format
 
@@ -35,12 +35,6 @@ MAX_WAITING = 100
 """Maximum requests with URLs of one tenant that wait for a slot of one process."""
 WAIT_S = 30.0
 """Seconds that a request waits for a slot."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    size_bytes: int
-    content_type: str
 
 
 class NotReserved(FetchRefused):
@@ -97,8 +91,11 @@ class RemoteFetcher:
         self._own_ports = frozenset(own_ports)
         self._transport = transport
 
-    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> Fetched:
-        """Download a URL. Raises `FetchRefused` if the URL or its content is not allowed, `FetchFailed` if it fails."""
+    async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> int:
+        """Download a URL and return the size in bytes.
+
+        Raises `FetchRefused` if the URL or its content is not allowed, `FetchFailed` if it fails.
+        """
         import httpx
 
         from storage.intake.ssrf import REFUSALS, Destinations
@@ -120,7 +117,7 @@ class RemoteFetcher:
         except TimeoutError:
             raise FetchFailed(f"not finished within {FETCH_TIMEOUT_S:.0f} s") from None
 
-    async def _download(self, response: "httpx.Response", path: Path, meter: Meter, max_bytes: int) -> Fetched:
+    async def _download(self, response: "httpx.Response", path: Path, meter: Meter, max_bytes: int) -> int:
         if response.status_code != 200:
             raise FetchFailed(f"the server answered {response.status_code}")
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -129,13 +126,16 @@ class RemoteFetcher:
         if announced.isascii() and announced.isdecimal() and len(announced) < 20:
             _check_size(int(announced), max_bytes)
             await meter.expect(int(announced))
-        content_type = ""
+        is_checked = False
         with path.open("wb") as file:
             async for chunk in _metered(_in_chunks(response.aiter_raw()), meter, max_bytes):
-                if not content_type:  # the first chunk: a file of another type is not fetched to its end
-                    content_type = _media_type(chunk)
+                if not is_checked:  # the first chunk: a file of another type is not fetched to its end
+                    _check_format(chunk)
+                    is_checked = True
                 file.write(chunk)
-        return Fetched(meter.received, content_type or _media_type(b""))
+        if not is_checked:
+            _check_format(b"")
+        return meter.received
 
 
 async def _in_chunks(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -174,8 +174,8 @@ def _check_size(size: int, max_bytes: int) -> None:
         raise FetchRefused(f"larger than {max_bytes} bytes")
 
 
-def _media_type(head: bytes) -> str:
+def _check_format(head: bytes) -> None:
     try:
-        return listed_format(head, len(head))
-    except MediumRefused as error:
+        listed_format(head, len(head))
+    except FileRefused as error:
         raise FetchRefused(str(error)) from None

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 import comfyui_modal
-from storage.errors import CheckUnavailable, MediumRefused
+from storage.errors import CheckUnavailable, FileRefused
 from storage.fair_slots import FairSlots, NoSlot
 from storage.formats import HEAD_BYTES, listed_format
 from storage.intake import probe
@@ -72,27 +72,25 @@ class MediaLimits(BaseModel):
     max_media_s: PositiveFloat = Field(4 * 3600.0, description="longest video or sound, seconds")
 
     def check(self, extent: Extent, content_type: str) -> None:
-        """Raise `MediumRefused` with the limit and the actual value if a limit is exceeded."""
+        """Raise `FileRefused` with the limit and the actual value if a limit is exceeded."""
         frame = extent.width * extent.height
         most = self.max_video_pixels if content_type.startswith("video/") else self.max_animation_pixels
         if frame > self.max_pixels:
             size = f"{extent.width}×{extent.height} pixels"
-            raise MediumRefused(f"{size}, at most {self.max_pixels} in a picture are allowed")
+            raise FileRefused(f"{size}, at most {self.max_pixels} in a picture are allowed")
         if content_type.startswith("image/") and extent.frames > self.max_frames:
-            raise MediumRefused(
-                f"{extent.frames} frames, at most {self.max_frames} are allowed in a picture that moves"
-            )
+            raise FileRefused(f"{extent.frames} frames, at most {self.max_frames} are allowed in a picture that moves")
         if extent.pixels > most:
-            raise MediumRefused(
+            raise FileRefused(
                 f"{extent.frames} frames of up to {frame} pixels, at most {most} in all are allowed, "
                 f"and each counts for {probe.LEAST_FRAME_PIXELS} at least"
             )
         if extent.samples > self.max_samples:
-            raise MediumRefused(
+            raise FileRefused(
                 f"{extent.samples} samples or more in all channels, at most {self.max_samples} are allowed"
             )
         if extent.duration_s > self.max_media_s:
-            raise MediumRefused(f"{extent.duration_s:.0f} s long, at most {self.max_media_s:.0f} are allowed")
+            raise FileRefused(f"{extent.duration_s:.0f} s long, at most {self.max_media_s:.0f} are allowed")
 
 
 class MediaCheck:
@@ -110,13 +108,13 @@ class MediaCheck:
     async def check(self, path: Path, limits: MediaLimits, *, tenant: str = "", data: bool = False) -> str:
         """Check a file and return its content type by its bytes.
 
-        `data` also accepts 3D models, safetensors and JSON. Raises `MediumRefused` for a file that is of no listed
+        `data` also accepts 3D models, safetensors and JSON. Raises `FileRefused` for a file that is of no listed
         format, broken or too large, and `CheckUnavailable` if this process could not examine it.
         """
         try:
             return await self._checked(path, limits, tenant, data=data)
-        except MediumRefused as refused:
-            raise MediumRefused(HostPaths({path: "the file"}).hidden(str(refused))) from refused
+        except FileRefused as refused:
+            raise FileRefused(HostPaths({path: "the file"}).hidden(str(refused))) from refused
 
     async def _checked(self, path: Path, limits: MediaLimits, tenant: str, *, data: bool) -> str:
         content_type = await asyncio.to_thread(_content_type, path, data=data)
@@ -136,7 +134,7 @@ class MediaCheck:
         except NoSlot as error:
             raise CheckUnavailable(f"too many files are being examined: {error}") from error
         if "refused" in answer:
-            raise MediumRefused(answer["refused"])
+            raise FileRefused(answer["refused"])
         extents: list[dict[str, Any]] = answer["extents"]
         return extents
 
@@ -167,9 +165,9 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
                 if kind == "PNG":
                     picture.verify()
         except Image.DecompressionBombError as error:
-            raise MediumRefused(str(error)) from error
+            raise FileRefused(str(error)) from error
         except Exception as error:  # parsers raise arbitrary errors on untrusted files
-            raise MediumRefused(f"cannot be read as {kind}: {error}") from error
+            raise FileRefused(f"cannot be read as {kind}: {error}") from error
     limits.check(extent, f"image/{kind.lower()}")
     return extent
 
@@ -196,11 +194,11 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
             answer: dict[str, Any] = json.loads(said)
             return answer
         case code if code == -signal.SIGXCPU:
-            raise MediumRefused(f"it takes more than {probe.CPU_S} s of computing to be examined")
+            raise FileRefused(f"it takes more than {probe.CPU_S} s of computing to be examined")
         case code if code == -signal.SIGKILL:  # by the system for a lack of memory: the probe's own limit ends it first
             raise CheckUnavailable("the system ended the examination of a file")
         case code if code is not None and code < 0:
-            raise MediumRefused(f"cannot be read as {content_type}: a decoder crashes")
+            raise FileRefused(f"cannot be read as {content_type}: a decoder crashes")
     raise CheckUnavailable("a file could not be examined: the probe did not start")
 
 

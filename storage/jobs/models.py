@@ -25,7 +25,7 @@ class Input(Model):
     value: Any
 
 
-class Medium(Model):
+class InputFile(Model):
     """An input file that ComfyUI must find in its input folder under `name`; the bucket has its bytes under `key`."""
 
     name: str

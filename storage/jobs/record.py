@@ -25,9 +25,9 @@ from storage.jobs.models import (
     EventName,
     GpuTime,
     Input,
+    InputFile,
     JobEvent,
     Lease,
-    Medium,
     Output,
     ProgressDetails,
     Runtime,
@@ -150,7 +150,7 @@ class JobRecord(Model):
     has_values: bool = False
     """Whether the inputs are long and stored in a separate object."""
     # Lists read whole records and workers rewrite them with every report, so records stay small.
-    media: tuple[Medium, ...] = ()
+    input_files: tuple[InputFile, ...] = ()
     workflow_shape: str
     """Hash of the graph's classes and links. Jobs of one shape have similar run times."""
 

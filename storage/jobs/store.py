@@ -33,7 +33,7 @@ from storage.errors import (
 from storage.index_keys import LIST_ENTRY, ListEntry, list_prefix
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys, list_key, status_key
-from storage.jobs.models import Input
+from storage.jobs.models import Input, InputFile
 from storage.jobs.record import JobRecord, Status
 from storage.model import read_as
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
@@ -61,6 +61,9 @@ Change = Callable[[JobRecord], JobRecord]
 Extras = Mapping[str, bytes]
 """Small objects that belong to a job, by key: long inputs and secrets."""
 NO_EXTRAS: Extras = {}
+Uploads = Mapping[InputFile, Path]
+"""Local copies of the input files that are stored with the job."""
+NO_UPLOADS: Uploads = {}
 _INPUTS = TypeAdapter(tuple[Input, ...])
 
 
@@ -71,15 +74,6 @@ class StoredJob:
     record: JobRecord
     etag: str
     workflow: bytes | None = field(default=None, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class LocalFile:
-    """A file of a submission and the key under which it is stored."""
-
-    key: str
-    path: Path
-    content_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +96,13 @@ class JobStore:
         await self._index.settled()
 
     async def create(
-        self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
+        self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS
     ) -> StoredJob:
         """Accept a job, which is durable on return. Raises `PreconditionFailed` if a job with this id exists."""
-        return await self.accept(await self.prepare(record, workflow=workflow, files=files, extras=extras))
+        return await self.accept(await self.prepare(record, workflow=workflow, uploads=uploads, extras=extras))
 
     async def prepare(
-        self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
+        self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS
     ) -> JobRecord:
         """Store everything but the record, and return the record for `accept`.
 
@@ -117,10 +111,10 @@ class JobStore:
         """
         record = _with_first_timer(record)
         index = self._index.put(_all_keys(record))
-        if files or extras:
+        if uploads or extras:
             # The timer comes first: its handler deletes the files and secrets of a job that is never accepted.
             await index
-            await self._store_parts(record, workflow, files, extras)
+            await self._store_parts(record, workflow, uploads, extras)
             return record
         try:
             await gather(index, self._put_workflow(record, workflow))
@@ -161,11 +155,11 @@ class JobStore:
         await self._objects.delete(record.timer)
 
     async def create_unpublished(
-        self, record: JobRecord, *, workflow: bytes, files: Sequence[LocalFile] = (), extras: Extras = NO_EXTRAS
+        self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS
     ) -> StoredJob:
         """Store a job of a batch without its index keys and timer, which `publish` writes."""
         record = _with_first_timer(record)
-        await self._store_parts(record, workflow, files, extras)
+        await self._store_parts(record, workflow, uploads, extras)
         return await self._commit(record, etag=None)
 
     async def publish(self, record: JobRecord) -> None:
@@ -174,12 +168,12 @@ class JobStore:
         self._signal.ring(queue_topic(record.pool))
         self._ring_if_due(record)
 
-    async def _store_parts(
-        self, record: JobRecord, workflow: bytes, files: Sequence[LocalFile], extras: Extras
-    ) -> None:
-        uploads = (self._objects.upload_file(f.key, f.path, content_type=f.content_type) for f in files)
+    async def _store_parts(self, record: JobRecord, workflow: bytes, uploads: Uploads, extras: Extras) -> None:
+        large = (
+            self._objects.upload_file(file.key, path, content_type=file.content_type) for file, path in uploads.items()
+        )
         small = (self._objects.put(key, body) for key, body in extras.items())
-        await gather(self._put_workflow(record, workflow), *small, *uploads)
+        await gather(self._put_workflow(record, workflow), *small, *large)
 
     async def _put_workflow(self, record: JobRecord, workflow: bytes) -> None:
         await self._objects.put(keys.workflow(record.tenant, record.job_id), workflow)

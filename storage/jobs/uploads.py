@@ -86,7 +86,7 @@ class UploadStore:
         """Return an upload whose bytes have arrived.
 
         Raises `UploadNotFound` for an unknown or expired id, `UploadIncomplete` if bytes are missing, and
-        `MediumRefused` if their format is not listed.
+        `FileRefused` if their format is not listed.
         """
         record = await self._read(tenant, upload_id)
         if self._clock.now() - record.created_at >= self._retain:

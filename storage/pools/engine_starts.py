@@ -130,11 +130,11 @@ class EngineStartStore:
     async def state(self, pool: str) -> StartState:
         """Return the pool's state, for one GET."""
         starts, _ = await self._read(pool)
-        state = self._judged(starts.counted(self._clock.now(), self.policy.lease))
+        state = self._state_of(starts.counted(self._clock.now(), self.policy.lease))
         self._states.put(pool, state)
         return state
 
-    def _judged(self, starts: EngineStarts) -> StartState:
+    def _state_of(self, starts: EngineStarts) -> StartState:
         last = starts.last
         if last is None or starts.failures < self.policy.max_failures:
             return StartState(starts.failures, last, is_exhausted=False, paused_until=None)

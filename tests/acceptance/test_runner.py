@@ -50,7 +50,7 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
     picture = png()
     record = await bench.run(
         example("still"),
-        media=(await bench.medium("photo.png", picture),),
+        input_files=(await bench.input_file("photo.png", picture),),
         inputs=(Input(node="2", field="width", value=32),),
     )
     assert (record.status, record.progress, record.error) == (Status.COMPLETED, 100, None)
@@ -108,7 +108,7 @@ async def test_an_undeclared_link_is_the_nodes_to_take_or_not(bench: Bench) -> N
 
 async def test_a_video_arrives_whole(bench: Bench) -> None:
     """With its size, length and frames."""
-    record = await bench.run(example("clip"), media=(await bench.medium("photo.png", png((640, 428))),))
+    record = await bench.run(example("clip"), input_files=(await bench.input_file("photo.png", png((640, 428))),))
     (output,) = record.outputs
     assert (output.type, output.content_type, output.width, output.height) == ("video", "video/mp4", 320, 214)
     assert (output.frames, output.duration_s) == (24, 2.0)
@@ -239,9 +239,9 @@ async def test_a_crashed_engine_fails_the_job_and_is_replaced(bench: Bench) -> N
 
 async def test_a_missing_input_file_is_named(bench: Bench) -> None:
     """Its bytes were removed from the bucket after the submission."""
-    medium = await bench.medium("photo.png", png())
+    medium = await bench.input_file("photo.png", png())
     await bench.objects.delete(medium.key)
-    record = await bench.run(example("still"), media=(medium,))
+    record = await bench.run(example("still"), input_files=(medium,))
     assert record.error_detail is not None
     assert (record.error_detail.code, "photo.png" in record.error_detail.message) == ("staging_failed", True)
 
@@ -254,7 +254,7 @@ async def test_a_job_without_outputs_completes(bench: Bench) -> None:
 
 async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
     """Input, output and temp are wiped before each job."""
-    await bench.run(example("still"), media=(await bench.medium("photo.png", png()),))
+    await bench.run(example("still"), input_files=(await bench.input_file("photo.png", png()),))
     record = await bench.run(example("still"))
     assert record.error_detail is not None
     assert record.error_detail.code == "prompt_refused"
@@ -361,7 +361,7 @@ async def test_the_files_of_a_job_are_not_published_as_the_engines(tmp_path: Pat
     """Loaders list the input folder, and the last job's files are not there for the next one."""
     clock = ManualClock(datetime(2026, 11, 23, tzinfo=UTC))
     async with workbench(tmp_path, clock=clock) as bench:
-        await bench.run(example("still"), media=(await bench.medium("photo.png", png()),))
+        await bench.run(example("still"), input_files=(await bench.input_file("photo.png", png()),))
         assert list(tmp_path.rglob("photo.png"))
         clock.set(clock.now() + timedelta(minutes=35))
         await bench.worker.serve_one()

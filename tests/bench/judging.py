@@ -24,8 +24,8 @@ def run() -> Table:
     catalogue = Catalogue(info.object_info)
     document = chain("euler")
     good, bad = parse_graph(document), parse_graph(chain("nothing of this name"))
-    assert catalogue.judge(good).faults == ()
-    assert catalogue.judge(bad).faults
+    assert catalogue.check(good).faults == ()
+    assert catalogue.check(bad).faults
     return figures(
         [
             Figure(
@@ -33,9 +33,9 @@ def run() -> Table:
                 milliseconds(lambda: EngineInfo.from_bytes(body)),
             ),
             Figure(f"a graph of {NODES} nodes parsed", milliseconds(lambda: parse_graph(document))),
-            Figure(f"a graph of {NODES} nodes judged: fits", milliseconds(lambda: catalogue.judge(good)), "≤ 20 ms"),
+            Figure(f"a graph of {NODES} nodes judged: fits", milliseconds(lambda: catalogue.check(good)), "≤ 20 ms"),
             Figure(
-                f"a graph of {NODES} nodes judged: all wrong", milliseconds(lambda: catalogue.judge(bad)), "≤ 100 ms"
+                f"a graph of {NODES} nodes judged: all wrong", milliseconds(lambda: catalogue.check(bad)), "≤ 100 ms"
             ),
         ]
     )

@@ -108,7 +108,7 @@ class Comparison:
             return
         outputs = host.outputs(graph)
         one.own = replace(one.own, runs=outputs - one.own.without)
-        one.changes = changes(graph.document, sent.graph, len(outputs), {medium.name for medium in record.media})
+        one.changes = changes(graph.document, sent.graph, len(outputs), {medium.name for medium in record.input_files})
 
     async def _ran(
         self, graphs: Sequence[NamedGraph], compared: Sequence[Compared], lists: Listing, both: Runs

@@ -162,8 +162,14 @@ async def test_media_of_every_kind_are_stored(api: Api) -> None:
     ]
     accepted = await submit(api, media=media, inputs=inputs)
     record = (await api.stores.jobs.read("default", accepted["job_id"])).record
-    assert {medium.name for medium in record.media} == {"a.png", "b.png", "c.png", "input_2_1.png", "input_2_2.png"}
-    bodies = {medium.name: (await api.objects.get(medium.key)).body for medium in record.media}
+    assert {medium.name for medium in record.input_files} == {
+        "a.png",
+        "b.png",
+        "c.png",
+        "input_2_1.png",
+        "input_2_2.png",
+    }
+    bodies = {medium.name: (await api.objects.get(medium.key)).body for medium in record.input_files}
     assert set(bodies.values()) == {PNG}
     assert [given.value for given in record.inputs] == [16, "input_2_1.png", "input_2_2.png"]
 

@@ -133,7 +133,7 @@ async def test_what_an_abandoned_batch_brought_goes_at_once(post: Post) -> None:
     """Media may be large: they are not kept as long as the tombstone."""
     record = BatchRecord(tenant="default", batch_id=BATCH_ID, job_ids=(), created_at=post.clock.now())
     await post.stores.batches.draft(record)
-    await post.objects.put(keys.batch_medium("default", BATCH_ID, 0), b"large")
+    await post.objects.put(keys.batch_file("default", BATCH_ID, 0), b"large")
     post.pass_time(hours=26)
     await post.reap()
     assert (await post.objects.list(keys.batch_prefix("default", BATCH_ID))).keys == (keys.batch("default", BATCH_ID),)

@@ -159,7 +159,7 @@ async def test_shared_media_are_stored_once(api: Api) -> None:
     stored = [key for key in await api.keys() if "/inputs/" in key]
     first = batch["jobs"][0]["job_id"]
     assert sorted(stored) == sorted(
-        [keys.batch_medium("default", batch["batch_id"], 0), keys.input_medium("default", first, 0)]
+        [keys.batch_file("default", batch["batch_id"], 0), keys.input_file("default", first, 0)]
     )
 
 

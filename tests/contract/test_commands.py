@@ -132,7 +132,7 @@ async def test_a_job_that_fails_ends_the_command_so(memory_api: Api, typed: Said
         while claimed is None:
             await asyncio.sleep(0.05)
             claimed = await memory_api.queue.claim("default", "w")
-    assert [medium.name for medium in claimed.record.media] == ["cat.png"]
+    assert [medium.name for medium in claimed.record.input_files] == ["cat.png"]
     now = memory_api.stores.clock.now()
     detail = ErrorDetail(code="node_failed", message="it is too dark", node_id="2", class_type="SaveImage")
     await memory_api.stores.jobs.evolve_from(claimed, lambda job: job.fail(attempt=1, now=now, error=detail))

@@ -125,8 +125,8 @@ async def test_a_pasted_picture_comes_under_its_own_name(api: Api) -> None:
     media = [{"name": "pasted/image (3).png", "data": base64.b64encode(PNG).decode()}]
     answer = await api.client.post("/v1/jobs", json={"workflow": PASTED, "media": media})
     assert answer.status_code == 202, answer.text
-    (medium,) = (await record_of(api, answer.json()["job_id"])).media
-    assert medium.name == "pasted/image (3).png"
+    (file,) = (await record_of(api, answer.json()["job_id"])).input_files
+    assert file.name == "pasted/image (3).png"
 
 
 @pytest.mark.parametrize("names", [("a", "a/b.png"), ("a/b.png", "a"), ("a/b.png", "a/b.png")])

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from storage.errors import MediumRefused
+from storage.errors import FileRefused
 from storage.intake.frame_sizes import FrameSizes
 from storage.intake.media_check import MediaCheck, MediaLimits
 
@@ -105,7 +105,7 @@ async def test_frames_that_grow_count_as_they_are(
 ) -> None:
     """Ten frames of 640 by 480 have more than two million pixels, and two have not."""
     assert await checked(tmp_path, growing(codec, container_format, pixels, options, large=2))
-    with pytest.raises(MediumRefused, match="frames of up to"):
+    with pytest.raises(FileRefused, match="frames of up to"):
         await checked(tmp_path, growing(codec, container_format, pixels, options, large=10))
 
 
@@ -161,7 +161,7 @@ async def test_no_bytes_before_a_header_hide_it(tmp_path: Path, name: str) -> No
     else:
         body = growing(codec, container_format, pixels, options, large=10, edit=edit)
     assert largest_decoded(body) == LARGE
-    with pytest.raises(MediumRefused, match="frames of up to"):
+    with pytest.raises(FileRefused, match="frames of up to"):
         await checked(tmp_path, body)
 
 
@@ -195,5 +195,5 @@ async def test_a_packet_may_be_the_configuration(tmp_path: Path) -> None:
 
     body = edited(growing("libx264", container_format, pixels, options, large=20), edit)
     assert largest_decoded(body) == LARGE
-    with pytest.raises(MediumRefused, match="frames of up to"):
+    with pytest.raises(FileRefused, match="frames of up to"):
         await checked(tmp_path, body)

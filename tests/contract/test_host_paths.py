@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.errors import MediumRefused
+from storage.errors import FileRefused
 from storage.intake.host_paths import HostPaths
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.record import JobRecord
@@ -53,10 +53,10 @@ FAILING: dict[str, dict[str, Any]] = {
 async def test_jobs_that_fail_at_the_lite_engine_name_no_folder(tmp_path: Path) -> None:
     """Whatever fails: a node, a file, an output, the engine itself."""
     async with workbench(tmp_path / "engine") as on:
-        cut = await on.medium("broken.png", PNG[:40])
+        cut = await on.input_file("broken.png", PNG[:40])
         for graph in FAILING.values():
             needs = "broken.png" in str(graph)
-            record = await on.run({"2": SAVED, **graph}, media=(cut,) if needs else ())
+            record = await on.run({"2": SAVED, **graph}, input_files=(cut,) if needs else ())
             assert record.status == "failed"
             shown = await _shown(on, record)
             for secret in (str(tmp_path), tempfile.gettempdir() + "/", str(Path.cwd()), sys.prefix):
@@ -123,7 +123,7 @@ async def test_a_refusal_of_comfyui_names_no_folder(tmp_path: Path) -> None:
 async def test_a_refused_file_is_not_named_by_its_place(tmp_path: Path, body: bytes) -> None:
     """Pillow puts the whole path into some of its errors."""
     (tmp_path / "medium").write_bytes(body)
-    with pytest.raises(MediumRefused) as refused:
+    with pytest.raises(FileRefused) as refused:
         await MediaCheck().check(tmp_path / "medium", MediaLimits())
     assert str(tmp_path) not in str(refused.value)
     assert HostPaths().hidden(str(refused.value)) == str(refused.value)

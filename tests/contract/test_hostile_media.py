@@ -28,14 +28,14 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.concurrency import gather
-from storage.errors import CheckUnavailable, MediumRefused
+from storage.errors import CheckUnavailable, FileRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
-from storage.jobs.models import Medium
+from storage.jobs.models import InputFile
 from tests.support.api_server import Api, running_api
 from workers.attempt import stage
 from workers.comfy.files import FolderFiles
 from workers.comfy.http_engine import HttpEngine
-from workers.errors import BadMedium
+from workers.errors import BadInputFile
 
 pytestmark = pytest.mark.anyio
 
@@ -217,7 +217,7 @@ async def checked(tmp_path: Path, body: bytes, limits: MediaLimits = SMALL, *, d
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_file_is_refused(tmp_path: Path, name: str) -> None:
     """With words, and without what a loader would need for it."""
-    with pytest.raises(MediumRefused) as refused:
+    with pytest.raises(FileRefused) as refused:
         await checked(tmp_path, HOSTILE[name]())
     assert str(refused.value)
 
@@ -295,7 +295,7 @@ def zipped(content: bytes) -> bytes:
 async def test_a_file_of_no_listed_format_is_refused(tmp_path: Path, name: str) -> None:
     """Also where data may be given: no decoder that is not listed sees it, in an engine or here."""
     for data in (False, True):
-        with pytest.raises(MediumRefused, match="format"):
+        with pytest.raises(FileRefused, match="format"):
             await checked(tmp_path, OTHERS[name](), data=data)
 
 
@@ -310,9 +310,7 @@ async def test_heic_is_refused_with_what_helps(tmp_path: Path, brand: bytes) -> 
     """ComfyUI takes such a file and fails when it opens it, so the answer says what to convert it to."""
     for others in ((), (b"mif1", b"heic")):
         for data in (False, True):
-            with pytest.raises(
-                MediumRefused, match="HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG"
-            ):
+            with pytest.raises(FileRefused, match="HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG"):
                 await checked(tmp_path, heic(brand, *others), data=data)
 
 
@@ -321,7 +319,7 @@ async def test_data_for_loaders_passes_where_it_may_be_given(tmp_path: Path, nam
     """3D models, safetensors and JSON are data, never media."""
     body, content_type = DATA[name]
     assert await checked(tmp_path, body, data=True) == content_type
-    with pytest.raises(MediumRefused, match="format"):
+    with pytest.raises(FileRefused, match="format"):
         await checked(tmp_path, body)
 
 
@@ -335,7 +333,7 @@ async def test_a_file_with_two_readings_counts_as_the_larger_one(
     body[65] = 1
     with pytest.raises(Image.DecompressionBombError), Image.open(io.BytesIO(bytes(body))):
         pass
-    with pytest.raises(MediumRefused, match="pixels"):
+    with pytest.raises(FileRefused, match="pixels"):
         await checked(tmp_path, bytes(body), data=True)
 
 
@@ -348,14 +346,14 @@ async def test_a_stream_behind_data_is_measured(tmp_path: Path) -> None:
         frame.sample_rate = 8_000
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with pytest.raises(MediumRefused, match="long"):
+    with pytest.raises(FileRefused, match="long"):
         await checked(tmp_path, b"ply\n" + out.getvalue(), data=True)
 
 
 async def test_what_a_loader_would_take_for_a_playlist_is_refused(tmp_path: Path) -> None:
     """A file is opened as what FFmpeg finds it to be, among the listed formats alone."""
     body = b"ID3\x04\0\0\0\0\0\0" + playlist("/etc/passwd")
-    with pytest.raises(MediumRefused, match="cannot be read"):
+    with pytest.raises(FileRefused, match="cannot be read"):
         await checked(tmp_path, body)
 
 
@@ -365,7 +363,7 @@ async def test_large_canvases_cost_no_memory(tmp_path: Path) -> None:
     at = body.index(b"VP8X") + 12
     large = patched(body, at, (9_000 - 1).to_bytes(3, "little") + (10_000 - 1).to_bytes(3, "little"))
     assert await checked(tmp_path, large, MediaLimits()) == "image/webp"
-    with pytest.raises(MediumRefused, match="pixels"):
+    with pytest.raises(FileRefused, match="pixels"):
         await checked(tmp_path, large)
 
 
@@ -424,7 +422,7 @@ async def test_a_header_that_is_much_work_is_read_in_a_probe(tmp_path: Path, nam
 
 async def test_a_broken_one_of_many_chunks_is_refused(tmp_path: Path) -> None:
     """Checksums are compared in the probe as well."""
-    with pytest.raises(MediumRefused):
+    with pytest.raises(FileRefused):
         await checked(tmp_path, png(8, 8, png_chunk(b"prVt", b"") * 20_000, png_chunk(b"tEXt", b"a")[:-1] + b"?"))
 
 
@@ -503,8 +501,8 @@ async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, obje
     engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))
     for body, reason in ((picture("EPS"), "it is no picture"), (heic(), "it is a HEIC picture")):
         await objects.put("x.png", body)
-        medium = Medium(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
-        with pytest.raises(BadMedium, match=rf"x\.png: {reason}"):
+        medium = InputFile(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
+        with pytest.raises(BadInputFile, match=rf"x\.png: {reason}"):
             await stage((medium,), objects, engine, MediaCheck(), MediaLimits())
     assert list(tmp_path.iterdir()) == []
 
@@ -545,7 +543,7 @@ async def test_no_gif_has_more_frames_than_we_count(tmp_path: Path, blocks: list
     with Image.open(io.BytesIO(body)) as opened:
         frames = getattr(opened, "n_frames", 1)
     if frames > 3:
-        with pytest.raises(MediumRefused):
+        with pytest.raises(FileRefused):
             await checked(tmp_path, body, MediaLimits(max_animation_pixels=30_000))
 
 
@@ -553,7 +551,7 @@ async def test_a_large_page_hides_no_small_ones(tmp_path: Path) -> None:
     """Frames are counted, not measured by the largest."""
     body = frames_of((1, 1), *[(1, 1)] * 20, (500, 500), kind="TIFF")
     assert await checked(tmp_path, body, MediaLimits(max_frames=22)) == "image/tiff"
-    with pytest.raises(MediumRefused, match="22 frames"):
+    with pytest.raises(FileRefused, match="22 frames"):
         await checked(tmp_path, body, MediaLimits(max_frames=21))
 
 
@@ -562,7 +560,7 @@ async def test_a_picture_has_so_many_frames(tmp_path: Path, frames: int, *, is_r
     """However small: a loader keeps a mask of 64 by 64 floats for each, 22 GB for 900,000 of one pixel."""
     body = gif(1, 1, frames)
     if is_refused:
-        with pytest.raises(MediumRefused, match=f"{frames} frames"):
+        with pytest.raises(FileRefused, match=f"{frames} frames"):
             await checked(tmp_path, body, MediaLimits())
     else:
         assert await checked(tmp_path, body, MediaLimits()) == "image/gif"

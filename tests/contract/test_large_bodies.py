@@ -267,13 +267,13 @@ async def test_the_sets_of_a_batch_are_checked_off_the_event_loop(
 ) -> None:
     """However small its document is."""
     threads: set[str] = set()
-    known = Catalogue.judge
+    known = Catalogue.check
 
-    def judge(self: Catalogue, *args: Any) -> Any:
+    def check(self: Catalogue, *args: Any) -> Any:
         threads.add(threading.current_thread().name)
         return known(self, *args)
 
-    monkeypatch.setattr(Catalogue, "judge", judge)
+    monkeypatch.setattr(Catalogue, "check", check)
     async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY)) as api:
         assert (await sent(api, {"workflow": BLUE, "input_sets": [[]] * 3}, "/v1/batches")).status_code == 202
     assert threads == {"heavy_0"}

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from storage.errors import MediumRefused
+from storage.errors import FileRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.intake.probe import opus_samples
 
@@ -58,20 +58,20 @@ async def checked(tmp_path: Path, body: bytes) -> str:
 async def test_a_sound_has_so_many_samples(tmp_path: Path, codec: str, container_format: str) -> None:
     """Of all channels, at any rate: a loader holds four bytes for each."""
     await checked(tmp_path, sound(codec, container_format, seconds=9.5))
-    with pytest.raises(MediumRefused, match="samples"):
+    with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound(codec, container_format, seconds=11))
 
 
 async def test_more_samples_a_second_are_more_samples(tmp_path: Path) -> None:
     """Silence of 655,350 samples a second takes few bytes."""
-    with pytest.raises(MediumRefused, match="samples"):
+    with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound("flac", "flac", seconds=1, rate=655_350))
 
 
 @pytest.mark.parametrize("codec", ["flac", "libmp3lame"])
 async def test_a_container_that_says_too_little_is_not_believed(tmp_path: Path, codec: str) -> None:
     """A packet counts as what a decoder finds in it."""
-    with pytest.raises(MediumRefused, match="samples"):
+    with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound(codec, "mp4", seconds=12, together=True))
 
 

@@ -79,8 +79,8 @@ async def test_names_lead_to_no_other_file(bench: Bench, tmp_path: Path) -> None
     secret = tmp_path / "secret.txt"
     secret.write_text("do not store me")
     names = [str(secret), "../input/in.png", "in.png", "/etc/hostname", "../../" * 20 + "etc/hostname", "x\0", ".", ""]
-    medium = await bench.medium("in.png", png())
-    (output,) = await outputs(bench, {"1": emits({"result": names})}, media=(medium,))
+    medium = await bench.input_file("in.png", png())
+    (output,) = await outputs(bench, {"1": emits({"result": names})}, input_files=(medium,))
     assert json.loads(await body(bench, output)) == names
 
 

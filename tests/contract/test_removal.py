@@ -17,10 +17,9 @@ from storage.errors import JobGone, JobNotFound, PreconditionFailed, StorageUnav
 from storage.index_keys import QUEUE
 from storage.jobs.idempotency import Claim
 from storage.jobs.record import DAY_S, Status
-from storage.jobs.store import LocalFile
 from storage.jobs.uploads import UploadStore
 from storage.timers import Timer, lane_prefix
-from tests.support.records import a_job
+from tests.support.records import a_job, input_file
 from tests.support.shop import Shop
 from workers.upkeep.timers import TimerSweep
 
@@ -105,9 +104,9 @@ async def test_a_job_to_be_removed_while_it_runs_goes_when_it_has_stopped(shop: 
 async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path: Path) -> None:
     """After its Idempotency-Key has ended, and then nobody can bring it about any more."""
     record = a_job(created_at=shop.clock.now())
-    lost = LocalFile(keys.input_medium("default", record.job_id, 0), tmp_path / "missing", "image/png")
+    lost = {input_file(keys.input_file("default", record.job_id, 0)): tmp_path / "missing"}
     with pytest.raises((OSError, StorageUnavailable)):
-        await shop.jobs.create(record, workflow=b"{}", files=[lost])
+        await shop.jobs.create(record, workflow=b"{}", uploads=lost)
     assert await shop.keys("tenants/default/jobs/") != ()
     shop.pass_time(hours=24)
     await shop.reaper.sweep()
@@ -154,8 +153,8 @@ async def test_a_slow_submission_is_found_all_the_same(clock: ManualClock, tmp_p
     here = Shop(Slow(clock), clock)
     (tmp_path / "a.png").write_bytes(b"png")
     record = a_job(created_at=clock.now())
-    medium = LocalFile(keys.input_medium("default", record.job_id, 0), tmp_path / "a.png", "image/png")
-    await here.jobs.create(record, workflow=b"{}", files=[medium])
+    file = input_file(keys.input_file("default", record.job_id, 0))
+    await here.jobs.create(record, workflow=b"{}", uploads={file: tmp_path / "a.png"})
     assert (await here.claim()).job_id == record.job_id
 
 
@@ -387,8 +386,8 @@ async def test_what_a_dead_submission_announced_goes_whatever_its_microseconds(s
     shop.clock.set(shop.clock.now() + MOMENT)
     record = a_job(created_at=shop.clock.now())
     with contextlib.suppress(FileNotFoundError, StorageUnavailable):
-        missing = LocalFile("tenants/default/x", Path("/does/not/exist"), "text/plain")
-        await shop.jobs.create(record, workflow=b"{}", files=[missing])
+        missing = {input_file("tenants/default/x"): Path("/does/not/exist")}
+        await shop.jobs.create(record, workflow=b"{}", uploads=missing)
     assert await shop.keys("tenants/default/index/")
     shop.pass_time(days=2)
     await shop.reaper.sweep()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.clock import SystemClock
-from storage.jobs.models import Medium
+from storage.jobs.models import InputFile
 from storage.jobs.record import Status
 from tests.support.scripted_comfy import Play
 from tests.support.stage import BrokenFiles, ForgetfulFiles, paint, painted, painting, stage
@@ -89,8 +89,8 @@ async def test_a_cancelled_job_does_not_wait_for_its_inputs(tmp_path: Path) -> N
     """They may be large; nothing is submitted."""
     async with stage(tmp_path, painting(tmp_path)) as on:
         await on.objects.put("media/a.png", b"a")
-        medium = Medium(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
-        claimed = await on.claimed(media=(medium,))
+        medium = InputFile(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
+        claimed = await on.claimed(input_files=(medium,))
         on.objects.held["download_file"] = asyncio.Event()
         running = asyncio.create_task(on.run(claimed))
         await on.objects.entered.wait()
@@ -204,9 +204,9 @@ async def test_a_defect_fails_the_job_and_is_told_to_the_operator(
 
 async def test_an_input_that_is_no_longer_there(tmp_path: Path) -> None:
     """Nothing is submitted without it."""
-    gone = Medium(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
+    gone = InputFile(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
     async with stage(tmp_path, painting(tmp_path)) as on:
-        ended = (await on.run(await on.claimed(media=(gone,)))).stored.record
+        ended = (await on.run(await on.claimed(input_files=(gone,)))).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "the bytes of a.png are no longer in the bucket")
     assert on.comfy.state.posts == []
 

@@ -7,7 +7,7 @@ import pytest
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import MediumRefused, UploadIncomplete, UploadNotFound
+from storage.errors import FileRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
 from storage.pools.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
@@ -27,7 +27,7 @@ async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore
     assert signed.method == "PUT"
     with pytest.raises(UploadIncomplete):
         await uploads.resolve("default", record.upload_id)
-    for wrong, error in ((gif + b"1", UploadIncomplete), (b"OggS\0\2", UploadIncomplete), (b"123456", MediumRefused)):
+    for wrong, error in ((gif + b"1", UploadIncomplete), (b"OggS\0\2", UploadIncomplete), (b"123456", FileRefused)):
         await objects.put(record.key, wrong, content_type="image/png")
         with pytest.raises(error):
             await uploads.resolve("default", record.upload_id)
@@ -66,7 +66,7 @@ async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: 
 async def test_what_an_engine_can_do_is_parsed_once_a_publication(objects: ObjectStore, clock: ManualClock) -> None:
     """Looking again finds the same one until something else is published."""
     info = EngineInfoStore(objects, clock)
-    assert (await info.catalogue("default")).judge(MODEL).faults == ()
+    assert (await info.catalogue("default")).check(MODEL).faults == ()
     await info.publish("default", LOADER)
     clock.set(clock.now() + timedelta(seconds=3))
     first = await info.catalogue("default")
@@ -108,7 +108,7 @@ async def test_what_an_engine_said_long_ago_is_not_believed(objects: ObjectStore
 
 
 async def refusals(info: EngineInfoStore) -> list[str]:
-    return [fault.code for fault in (await info.catalogue("default")).judge(MODEL).faults]
+    return [fault.code for fault in (await info.catalogue("default")).check(MODEL).faults]
 
 
 MODEL = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}}})

@@ -16,7 +16,7 @@ from app.submission.request import BatchRequest, JobRequest
 from infra.secrecy import Redactor
 from storage.access.api_keys import parse_key
 from storage.bucket.s3 import content_disposition
-from storage.errors import MediumRefused
+from storage.errors import FileRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
 from tests.support.api_server import BLUE, PNG
 from tests.support.graphs import check
@@ -142,7 +142,7 @@ def medium(data: bytes) -> None:
         path.write_bytes(data)
         try:
             asyncio.run(MediaCheck().check(path, MediaLimits(), data=True))
-        except MediumRefused:
+        except FileRefused:
             return
 
 

@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from app.services import Services
 from app.submission.acceptance import Acceptance, Accepted, Identity
 from app.submission.batches import AcceptedBatch, BatchAcceptance, PreparedBatch
-from app.submission.media import LocalMedium
+from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob, PreparedWorkflow
 from app.submission.request import JobOptions
 from infra.compose.api import api_services
@@ -295,7 +295,7 @@ class World:
             webhook_events=["started", "progress", "output", *ENDS] if self.chance.random() < 0.2 else [*ENDS],
         )
         picture = self.folder / "input.png"
-        pictures = (LocalMedium("a.png", picture, picture.stat().st_size, "image/png"),)
+        pictures = (LocalFile("a.png", picture, picture.stat().st_size, "image/png"),)
         return PreparedJob(options, WORKFLOW, (), None, pictures if self.chance.random() < 0.3 else (), (), "own", {})
 
     async def _cancel(self, api: Services, job_id: str, *, purge: bool) -> None:

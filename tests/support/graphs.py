@@ -21,7 +21,7 @@ def example(name: str) -> dict[str, Any]:
 
 def check(catalogue: Catalogue, graph: Graph) -> None:
     """Raises the first fault."""
-    for fault in catalogue.judge(graph).faults:
+    for fault in catalogue.check(graph).faults:
         raise fault
 
 

@@ -4,7 +4,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from storage.jobs.models import Output
+from storage.jobs.models import InputFile, Output
 from storage.jobs.record import JobRecord
 
 CREATED = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
@@ -33,3 +33,8 @@ def a_job(**fields: Any) -> JobRecord:
         "created_at": CREATED,
     }
     return JobRecord(**(standard | fields))
+
+
+def input_file(key: str, name: str = "a.png") -> InputFile:
+    """An input file of a job, of which only the key matters."""
+    return InputFile(name=name, key=key, size_bytes=1, content_type="image/png")

@@ -14,7 +14,7 @@ from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, SystemClock
-from storage.jobs.models import Medium
+from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
 from storage.signal import MemorySignal
@@ -69,9 +69,9 @@ class Bench:
                     return record
                 await asyncio.sleep(0.05)
 
-    async def medium(self, name: str, body: bytes) -> Medium:
+    async def input_file(self, name: str, body: bytes) -> InputFile:
         await self.objects.put(f"media/{name}", body, content_type="image/png")
-        return Medium(name=name, key=f"media/{name}", size_bytes=len(body), content_type="image/png")
+        return InputFile(name=name, key=f"media/{name}", size_bytes=len(body), content_type="image/png")
 
 
 @asynccontextmanager

@@ -106,24 +106,24 @@ class PromptPoll:
                 if self._prompt_id not in queue:  # it may have ended between the two requests
                     history = await self._engine.history(self._prompt_id)
         except EngineUnavailable as error:
-            self._bear(error, now)
+            self._tolerate(error, now)
             return None
         self._failing_since = None
         if history is None:
-            self._judge(queue, now)
+            self._check_queue(queue, now)
         return history
 
-    def _bear(self, error: EngineUnavailable, now: float) -> None:
+    def _tolerate(self, error: EngineUnavailable, now: float) -> None:
         """Raise the error once it has lasted too long.
 
         A refused connection means that the process and its queue are lost; a timeout may be harmless.
         """
         self._failing_since = _since(self._failing_since, now)
-        patience_s = self._policy.silent_s if isinstance(error, EngineSilent) else self._policy.broken_s
-        if now - self._failing_since >= patience_s:
+        tolerated_s = self._policy.silent_s if isinstance(error, EngineSilent) else self._policy.broken_s
+        if now - self._failing_since >= tolerated_s:
             raise error
 
-    def _judge(self, queue: PromptQueue, now: float) -> None:
+    def _check_queue(self, queue: PromptQueue, now: float) -> None:
         self._absent_since = _since(self._absent_since, now) if self._prompt_id not in queue else None
         if self._absent_since is not None and now - self._absent_since >= self._policy.absent_s:
             raise PromptVanished("ComfyUI no longer knows the prompt: it was restarted, or its queue was cleared")

@@ -150,16 +150,16 @@ class LiteServer:
             return _refused(_BAD_PROMPT_ID)
         number = self._number(body)
         try:
-            verdict = self._validator.judge(dict(graph.items()), body.get("partial_execution_targets"))
+            validated = self._validator.check(dict(graph.items()), body.get("partial_execution_targets"))
         except Refused as refused:
             return _refused(refused.error)
-        if verdict.error is not None:
-            return _refused(verdict.error, verdict.node_errors)
+        if validated.error is not None:
+            return _refused(validated.error, validated.node_errors)
         extra = _kept(dict(body.get("extra_data", {})))
         if "client_id" in body:
             extra["client_id"] = body["client_id"]
-        self._prompts.put(QueuedPrompt(number, prompt_id, graph, extra, verdict.outputs))
-        return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": verdict.node_errors})
+        self._prompts.put(QueuedPrompt(number, prompt_id, graph, extra, validated.outputs))
+        return web.json_response({"prompt_id": prompt_id, "number": number, "node_errors": validated.node_errors})
 
     def _number(self, body: dict[str, Any]) -> float:
         if "number" in body:

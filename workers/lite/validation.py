@@ -16,7 +16,7 @@ CONVERSIONS = {"INT": int, "FLOAT": float, "STRING": str, "BOOLEAN": bool}
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Validated:
     """`outputs` are the valid output nodes; `error` is set if there are none."""
 
     outputs: tuple[str, ...]
@@ -37,7 +37,7 @@ class Validator:
         self._classes = classes
         self._folders = folders
 
-    def judge(self, prompt: Mapping[str, Any], targets: list[str] | None = None) -> Verdict:
+    def check(self, prompt: Mapping[str, Any], targets: list[str] | None = None) -> Validated:
         """Validate a prompt and convert its values in place.
 
         Raises `Refused` for unknown classes and without an output node.
@@ -45,14 +45,14 @@ class Validator:
         outputs = self._outputs(prompt, targets)
         if not outputs:
             raise Refused(_error("prompt_no_outputs", "Prompt has no outputs", ""))
-        judgement = _Judgement(prompt, self._classes, self._folders)
-        good = tuple(output for output in outputs if judgement.accepts(output))
+        validation = _Validation(prompt, self._classes, self._folders)
+        good = tuple(output for output in outputs if validation.accepts(output))
         error = None
         if not good:
             error = _error(
-                "prompt_outputs_failed_validation", "Prompt outputs failed validation", judgement.summary(outputs)
+                "prompt_outputs_failed_validation", "Prompt outputs failed validation", validation.summary(outputs)
             )
-        return Verdict(good, error, judgement.node_errors(outputs))
+        return Validated(good, error, validation.node_errors(outputs))
 
     def _outputs(self, prompt: Mapping[str, Any], targets: list[str] | None) -> list[str]:
         for node_id, node in prompt.items():
@@ -74,7 +74,7 @@ class Validator:
 _CORRUPTED = "The workflow may be corrupted or a custom node is missing."
 
 
-class _Judgement:
+class _Validation:
     """The validation of one prompt's nodes, each of which is validated once."""
 
     def __init__(self, prompt: Mapping[str, Any], classes: Mapping[str, NodeClass], folders: Folders) -> None:
@@ -114,7 +114,7 @@ class _Judgement:
         A cycle is an error of each of its nodes. The walk is iterative, since a chain may be as long as the graph.
         """
         reached = {output: None}
-        path = {output: iter(self._judged(output))}  # from the output to the current node, in order
+        path = {output: iter(self._checked(output))}  # from the output to the current node, in order
         while path:
             node_id = next(reversed(path))
             source = next(path[node_id], None)
@@ -125,10 +125,10 @@ class _Judgement:
                 self._blame_cycle([*ring[ring.index(source) :], source])
             elif source not in reached:
                 reached[source] = None
-                path[source] = iter(self._judged(source))
+                path[source] = iter(self._checked(source))
         return list(reached)
 
-    def _judged(self, node_id: str) -> tuple[str, ...]:
+    def _checked(self, node_id: str) -> tuple[str, ...]:
         """Validate a node and return its dependencies."""
         if node_id not in self._sources:
             self._errors[node_id] = self._check_node(node_id)

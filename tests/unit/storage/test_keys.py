@@ -153,7 +153,7 @@ def test_no_key_is_a_prefix_of_another() -> None:
     every = [
         keys.record("t", JOB),
         keys.workflow("t", JOB),
-        keys.input_medium("t", JOB, 0),
+        keys.input_file("t", JOB, 0),
         keys.output("t", JOB, 1, 0, "a.png"),
         keys.upload("t", JOB),
         keys.upload_data("t", JOB),
@@ -162,7 +162,7 @@ def test_no_key_is_a_prefix_of_another() -> None:
         keys.probe(uuid.uuid4().hex),
         keys.log("t", JOB, 1),
         keys.batch("t", JOB),
-        keys.batch_medium("t", JOB, 0),
+        keys.batch_file("t", JOB, 0),
         keys.upload_use("t", JOB, JOB),
         ListEntry(now, JOB, None).key("t", None),
         ListEntry(now, JOB, 0).key("t", "queued"),

@@ -53,7 +53,7 @@ def broken(draw: st.DrawFn) -> dict[str, Any]:
 
 def lite_runs(graph: dict[str, Any]) -> frozenset[str]:
     try:
-        return frozenset(VALIDATOR.judge(copy.deepcopy(graph)).outputs)
+        return frozenset(VALIDATOR.check(copy.deepcopy(graph)).outputs)
     except Refused:
         return frozenset()
 
@@ -62,11 +62,11 @@ def lite_runs(graph: dict[str, Any]) -> frozenset[str]:
 @given(broken())
 def test_both_accept_or_both_refuse(graph: dict[str, Any]) -> None:
     """And of what they accept, they run the same outputs."""
-    report = CATALOGUE.judge(parse_graph(graph), frozenset())
+    report = CATALOGUE.check(parse_graph(graph), frozenset())
     assert report.runs == lite_runs(graph), [fault.message for fault in report.faults]
 
 
 def test_a_chain_as_long_as_a_graph_may_be() -> None:
     """Its length is no matter of the interpreter's stack."""
-    verdict = VALIDATOR.judge(chain(2_000))
+    verdict = VALIDATOR.check(chain(2_000))
     assert (verdict.outputs, verdict.error, verdict.node_errors) == (("1999",), None, {})

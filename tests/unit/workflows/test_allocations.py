@@ -25,7 +25,7 @@ def test_a_graph_is_parsed_and_judged_in_little_memory() -> None:
     """500 nodes against 900 classes: half a MiB for each, whether or not the graph fits, and no copy of the classes."""
     document, catalogue = chain("euler"), Catalogue(object_info())
     good, bad = parse_graph(document), parse_graph(chain("nothing of this name"))
-    assert catalogue.judge(bad).faults
+    assert catalogue.check(bad).faults
     assert peak(lambda: parse_graph(document)) < MIB // 2
-    assert peak(lambda: catalogue.judge(good)) < MIB // 2
-    assert peak(lambda: catalogue.judge(bad)) < MIB // 2
+    assert peak(lambda: catalogue.check(good)) < MIB // 2
+    assert peak(lambda: catalogue.check(bad)) < MIB // 2

@@ -47,7 +47,7 @@ def test_the_report_is_that_of_the_recorded_engine(object_info: dict[str, Any], 
     """A prompt is accepted or refused as two versions of ComfyUI did, in the same words where they are its own."""
     staged = None if case["scenario"] == "s60_upload" else STAGED  # that one uploads files of random names before
     try:
-        report = Catalogue(object_info).judge(parse_graph(case["prompt"]), staged)
+        report = Catalogue(object_info).check(parse_graph(case["prompt"]), staged)
     except WorkflowError as error:
         report = Report((error,))
     assert (not report.faults) is case["accepted"]
@@ -124,7 +124,7 @@ def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -
         "w": {"class_type": "New", "inputs": VALID["New"]},
         "1": {"class_type": class_type, "inputs": VALID[class_type.removeprefix("Custom") or "Number"] | inputs},
     }
-    report = (catalogue or Catalogue(INFO)).judge(
+    report = (catalogue or Catalogue(INFO)).check(
         parse_graph(nodes), frozenset({"brought.png", "pasted/image (3).png"})
     )
     return [fault.code for fault in report.faults]
@@ -280,7 +280,7 @@ def test_a_custom_loader_may_take_more_than_files(value: str, codes: list[str]) 
 def test_a_missing_file_is_refused_with_what_to_send(value: str, hint: str, *, files_are_known: bool) -> None:
     """A name that no engine can have is refused even where its lists are old."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": value}}})
-    faults = Catalogue(INFO).believing_files(files_are_known=files_are_known).judge(graph, frozenset()).faults
+    faults = Catalogue(INFO).believing_files(files_are_known=files_are_known).check(graph, frozenset()).faults
     if value == "pasted/image.png" and not files_are_known:
         assert not faults
     else:
@@ -299,7 +299,7 @@ def checking(check: dict[str, Any], value: Any, *, files_are_known: bool = True)
     known = {"Reader": {**info, "unchecked_inputs": ["it"], "checked_files": {"it": check}}}
     graph = parse_graph({"1": {"class_type": "Reader", "inputs": {"it": value}}})
     brought = frozenset({"brought.png", "poses/1.png"})
-    return [fault.code for fault in Catalogue(known, files_are_known=files_are_known).judge(graph, brought).faults]
+    return [fault.code for fault in Catalogue(known, files_are_known=files_are_known).check(graph, brought).faults]
 
 
 @pytest.mark.parametrize(
@@ -365,13 +365,13 @@ def test_lists_of_files_that_may_have_changed_refuse_nothing() -> None:
 def test_media_are_not_looked_for_where_nobody_tells_what_comes() -> None:
     """Without the names of the job's files nothing is said of them."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": "new.png"}}})
-    assert Catalogue(INFO).judge(graph).faults == ()
+    assert Catalogue(INFO).check(graph).faults == ()
 
 
 def test_a_missing_model_is_named_with_what_brings_it() -> None:
     """The message has the file, the hint its likely name and the command."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}}})
-    (fault,) = Catalogue(INFO).judge(graph).faults
+    (fault,) = Catalogue(INFO).check(graph).faults
     assert "needs the model b.safetensors" in fault.message
     assert "sub/b.safetensors" in fault.hint
     assert "comfyui-modal models sync" in fault.hint
@@ -381,7 +381,7 @@ def test_an_input_that_grows_needs_parts_only_if_it_has_a_least_number() -> None
     """`images.image0` is a part of `images`."""
     assert judged("Grows") == []
     graph = parse_graph({"1": {"class_type": "Grows", "inputs": {}}})
-    assert [fault.code for fault in Catalogue(INFO).judge(graph).faults] == ["missing-required-input"]
+    assert [fault.code for fault in Catalogue(INFO).check(graph).faults] == ["missing-required-input"]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_the_choice_of_a_dynamic_combo_decides_what_its_node_needs(inputs: dict[
     options = [{"key": "small", "inputs": {}}, {"key": "large", "inputs": {"required": large}}]
     declared = {"required": {"model": ["COMFY_DYNAMICCOMBO_V3", {"options": options}]}}
     catalogue = Catalogue({"Makes": {"input": declared, "output_node": True}})
-    report = catalogue.judge(parse_graph({"1": {"class_type": "Makes", "inputs": inputs}}))
+    report = catalogue.check(parse_graph({"1": {"class_type": "Makes", "inputs": inputs}}))
     assert [fault.code for fault in report.faults] == codes
 
 
@@ -414,7 +414,7 @@ def test_all_faults_are_told_at_once() -> None:
         "2": {"class_type": "Numbr", "inputs": {}},
         "3": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "none": ["1", 9]}},
     }
-    report = Catalogue(INFO).judge(parse_graph(nodes))
+    report = Catalogue(INFO).check(parse_graph(nodes))
     assert [fault.code for fault in report.faults] == [
         "unknown-node-class",
         "wrong-input-type",
@@ -430,7 +430,7 @@ def test_all_faults_are_told_at_once() -> None:
         "n": {"class_type": "Number", "inputs": VALID["Number"]},
     }
     silent = INFO | {"Silent": INFO["Number"] | {"output_node": False}}
-    assert Catalogue(silent).judge(parse_graph(idle)).faults == ()
+    assert Catalogue(silent).check(parse_graph(idle)).faults == ()
 
 
 def test_good_outputs_run_beside_bad_ones() -> None:
@@ -440,7 +440,7 @@ def test_good_outputs_run_beside_bad_ones() -> None:
         "2": {"class_type": "Number", "inputs": {"part": 1.0}},
         "3": {"class_type": "Number", "inputs": {"whole": ["2", 0], "part": 1.0}},
     }
-    report = Catalogue(INFO).judge(parse_graph(nodes))
+    report = Catalogue(INFO).check(parse_graph(nodes))
     assert (report.is_refusal, report.runs) == (False, frozenset({"1"}))
     assert report.warnings() == {
         "2": {
@@ -464,7 +464,7 @@ def test_an_output_beyond_the_told_faults_is_bad_all_the_same() -> None:
     """The list of faults is cut; what runs is not guessed from it."""
     good = {"class_type": "Number", "inputs": VALID["Number"]}
     bad = {"class_type": "Number", "inputs": {"whole": "a", "part": 0}}
-    report = Catalogue(INFO).judge(parse_graph({**{str(n): bad for n in range(200)}, "good": good, "last": bad}))
+    report = Catalogue(INFO).check(parse_graph({**{str(n): bad for n in range(200)}, "good": good, "last": bad}))
     assert report.runs == {"good"}
 
 
@@ -474,7 +474,7 @@ def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
     linked = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["77", 0]}}
     ring = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["2", 0]}}
     for other, code in ((linked, "dangling-link"), (ring, "workflow-cycle")):
-        report = Catalogue(INFO).judge(parse_graph({"1": good, "2": other}))
+        report = Catalogue(INFO).check(parse_graph({"1": good, "2": other}))
         assert (report.is_refusal, [fault.code for fault in report.faults]) == (True, [code])
 
 
@@ -489,7 +489,7 @@ def test_an_answer_is_no_longer_for_many_outputs() -> None:
     ends = {
         f"end {n:0250}": {"class_type": "Number", "inputs": VALID["Number"] | {"part": [last, 0]}} for n in range(300)
     }
-    report = Catalogue(INFO).judge(parse_graph(bad | ends))
+    report = Catalogue(INFO).check(parse_graph(bad | ends))
     assert len(report.faults) == MOST_FAULTS
     named = [output for about in report.node_errors.values() for output in about["dependent_outputs"]]
     assert 0 < sum(map(len, named)) <= LONGEST_DEPENDENTS
@@ -498,7 +498,7 @@ def test_an_answer_is_no_longer_for_many_outputs() -> None:
 def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
     """No more than MOST_FAULTS, and no value longer than a line or two."""
     node = {"class_type": "Number", "inputs": {"whole": "a" * 10_000, "part": 0}}
-    report = Catalogue(INFO).judge(parse_graph({str(n): node for n in range(500)}))
+    report = Catalogue(INFO).check(parse_graph({str(n): node for n in range(500)}))
     assert len(report.faults) == MOST_FAULTS
     assert len(json.dumps(report.node_errors)) < 200_000
 
@@ -520,4 +520,4 @@ def test_a_class_that_is_described_oddly_is_left_to_the_engine(described: Any) -
         "1": {"class_type": "Odd", "inputs": {"whole": "a"}},
         "2": {"class_type": "Number", "inputs": VALID["Number"] | {"yes": ["1", 7]}},
     }
-    assert Catalogue(info).judge(parse_graph(nodes)).faults == ()
+    assert Catalogue(info).check(parse_graph(nodes)).faults == ()

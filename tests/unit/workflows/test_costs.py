@@ -53,7 +53,7 @@ def class_of(inputs: dict[str, Any], module: str = "nodes") -> dict[str, Any]:
 
 def checked(catalogue: Catalogue, graph: Graph) -> None:
     strangers.check(graph, catalogue)
-    catalogue.judge(graph, frozenset())
+    catalogue.check(graph, frozenset())
 
 
 @pytest.mark.parametrize("kind", COMBOS)
@@ -82,7 +82,7 @@ def test_a_long_list_of_choices_is_repeated_by_no_error(value: Any) -> None:
     choices = COMBOS["models"][0]
     nodes = {"Source": class_of({}), "Combo": class_of({"model": [choices, {}]})}
     graph = {str(n): {"class_type": "Combo", "inputs": {"model": value}} for n in range(1, NODES)}
-    report = Catalogue(nodes).judge(parse_graph({"0": {"class_type": "Source", "inputs": {}}, **graph}), frozenset())
+    report = Catalogue(nodes).check(parse_graph({"0": {"class_type": "Source", "inputs": {}}, **graph}), frozenset())
     assert report.faults
     assert len(json.dumps(report.warnings())) < 100_000
 

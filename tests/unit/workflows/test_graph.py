@@ -71,10 +71,10 @@ def test_an_unsound_document_is_refused_by_name(document: Any, error: type[error
 def test_a_cycle_names_its_ring() -> None:
     """The message lists the nodes that wait for each other."""
     for catalogue in (Catalogue(INFO), Catalogue.absent()):
-        faults = catalogue.judge(parse_graph(changed("1", "width", ["2", 0]))).faults
+        faults = catalogue.check(parse_graph(changed("1", "width", ["2", 0]))).faults
         (ring,) = (fault for fault in faults if isinstance(fault, errors.WorkflowCycle))
         assert {"1", "2"} == set(ring.message.split(": ")[1].split(" → "))
-        assert catalogue.judge(parse_graph(changed("1", "width", ["2", 0]))).node_errors.keys() == {"1", "2"}
+        assert catalogue.check(parse_graph(changed("1", "width", ["2", 0]))).node_errors.keys() == {"1", "2"}
 
 
 def test_a_node_that_links_to_itself_is_a_cycle() -> None:
@@ -133,7 +133,7 @@ def test_what_is_wrong_behind_an_unknown_class_is_told_with_it() -> None:
     """The graph is refused anyway: one answer with all that is to mend."""
     graph = parse_graph(saved() | {"5": {"class_type": "Unheard", "inputs": {"images": ["1", 0]}}})
     graph = graph.with_values([("9", "images", ["5", 0]), ("1", "width", "wide")])
-    codes = [fault.code for fault in Catalogue(INFO).judge(graph).faults]
+    codes = [fault.code for fault in Catalogue(INFO).check(graph).faults]
     assert codes == ["unknown-node-class", "wrong-input-type"]
 
 
@@ -141,7 +141,7 @@ def test_a_class_that_the_lite_engine_lacks_needs_a_comfyui() -> None:
     """No custom node would help there."""
     lite = {name: about | {"category": "lite"} for name, about in INFO.items()}
     graph = parse_graph({"1": {"class_type": "Unheard", "inputs": {}}})
-    hints = [Catalogue(info).judge(graph).faults[0].hint for info in (INFO, lite)]
+    hints = [Catalogue(info).check(graph).faults[0].hint for info in (INFO, lite)]
     assert ["COMFYUI_DIR" in hint for hint in hints] == [False, True]
 
 

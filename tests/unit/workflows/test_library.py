@@ -62,10 +62,10 @@ def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
 def test_a_shipped_workflow_fits_its_engine(workflow: NamedWorkflow) -> None:
     """Classes, types, ranges, choices and links; its manifest names every model that its loaders want."""
     catalogue = engine_with(workflow, TYPES["core"] | TYPES["custom"])
-    verdict = catalogue.judge(parse_graph(workflow.graph), frozenset({"input.png"}))
+    verdict = catalogue.check(parse_graph(workflow.graph), frozenset({"input.png"}))
     assert [fault.message for fault in verdict.faults] == []
     without = engine_with(workflow, TYPES["core"])
-    faults = without.judge(parse_graph(workflow.graph), frozenset({"input.png"})).faults
+    faults = without.check(parse_graph(workflow.graph), frozenset({"input.png"})).faults
     assert bool(faults) == bool(workflow.manifest.nodes)
 
 
@@ -95,7 +95,7 @@ def test_a_value_that_a_custom_node_lacks_is_noticed(node_id: str, field: str, v
     workflow = shipped()["wan22"]
     graph = json.loads(json.dumps(workflow.graph))
     graph[node_id]["inputs"][field] = value
-    verdict = engine_with(workflow, TYPES["core"] | TYPES["custom"]).judge(parse_graph(graph), frozenset({"input.png"}))
+    verdict = engine_with(workflow, TYPES["core"] | TYPES["custom"]).check(parse_graph(graph), frozenset({"input.png"}))
     (fault,) = verdict.faults
     assert f"node {node_id}" in fault.message
     assert field in fault.message

@@ -51,7 +51,7 @@ def test_it_is_accepted_and_unchanged(name: str) -> None:
     """But for the mark, which no class with open inputs is given."""
     graph = parse_graph(document(name))
     POLICY.check(graph, "own")
-    report = CATALOGUE.judge(graph, BROUGHT)
+    report = CATALOGUE.check(graph, BROUGHT)
     assert not report.is_refusal
     assert bool(report.warnings()) is (name == "an_unconnected_preview")
     executed = for_execution(graph, CATALOGUE, "job-1")
@@ -81,5 +81,5 @@ def test_a_picture_that_does_not_come_is_refused(image: str) -> None:
     """Before a GPU starts."""
     graph = copy.deepcopy(document("a_pasted_picture"))
     graph["1"]["inputs"]["image"] = image
-    report = CATALOGUE.judge(parse_graph(graph), frozenset())
+    report = CATALOGUE.check(parse_graph(graph), frozenset())
     assert (report.is_refusal, [fault.code for fault in report.faults]) == (True, ["missing-medium"])

@@ -13,8 +13,8 @@ from app.problems import Problem
 from app.services import Services
 from app.submission.fetching import UrlFetching
 from app.submission.request import InputValue, MediumSource
-from storage.errors import CheckUnavailable, MediumRefused, UploadIncomplete, UploadNotFound
-from storage.jobs.models import Medium
+from storage.errors import CheckUnavailable, FileRefused, UploadIncomplete, UploadNotFound
+from storage.jobs.models import InputFile
 from workflows.errors import pointer
 
 _FORBIDDEN_IN_NAMES = frozenset('\\\0:*?"<>|')
@@ -28,7 +28,7 @@ CHECK_RETRY_S = 10
 
 
 @dataclass(frozen=True, slots=True)
-class LocalMedium:
+class LocalFile:
     """A file that is still to be uploaded. `is_charged` is True if fetching it charged the byte quota already."""
 
     name: str
@@ -37,19 +37,16 @@ class LocalMedium:
     content_type: str
     is_charged: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class UploadedMedium:
-    """A completed upload, used in place without a copy: an upload is immutable."""
-
-    upload_id: str
-    medium: Medium
+    def stored(self, key: str) -> InputFile:
+        """Return the file as it is once it was uploaded under `key`."""
+        return InputFile(name=self.name, key=key, size_bytes=self.size_bytes, content_type=self.content_type)
 
 
-PreparedMedium = LocalMedium | UploadedMedium
+PreparedFile = LocalFile | InputFile
+"""An `InputFile` is a completed upload, used in place without a copy: an upload is immutable."""
 
 
-class MediaIntake:
+class FileIntake:
     """Reads the files of one request into the temporary folder of `body`. Every method raises `Problem`."""
 
     def __init__(self, services: Services, tenant: str, body: Body) -> None:
@@ -59,23 +56,23 @@ class MediaIntake:
         self._tenant = tenant
         self._body = body
 
-    async def picture(self, given: InputValue, position: int, where: str) -> LocalMedium:
+    async def picture(self, given: InputValue, position: int, where: str) -> LocalFile:
         """Read the file of an image input. The input is then set to the returned file's name."""
         if not isinstance(given.value, str):
             raise Problem("validation-error", f"{where} is not a string", pointer=where)
         path = self._new_file()
         if given.type == "image_url":
-            medium = await self._fetched("picture", given.value, path, where)
+            file = await self._fetched("picture", given.value, path, where)
         else:
-            medium = await self._decoded("picture", given.value, path, where)
+            file = await self._decoded("picture", given.value, path, where)
         # The content decides the suffix: the client names none, and loaders choose their decoder by it.
         name = f"input_{given.node}_{position}.{_extension(path)}"
-        return replace(medium, name=_plain(name))
+        return replace(file, name=_plain(name))
 
-    async def media(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedMedium, ...]:
+    async def files(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedFile, ...]:
         """Read all `media`. `root` is the JSON pointer of `media` in the request."""
         names: set[str] = set()
-        found: list[PreparedMedium] = []
+        found: list[PreparedFile] = []
         for position, source in enumerate(sources):
             where = root + pointer(position)
             _check_name(source.name, f"{where}/name")
@@ -83,13 +80,13 @@ class MediaIntake:
                 detail = f"{source.name!r} is given twice, or is a file and a folder"
                 raise Problem("duplicate-media-name", detail, pointer=f"{where}/name")
             names.add(source.name)
-            found.append(await self._medium(source, self._new_file(), where))
+            found.append(await self._file(source, self._new_file(), where))
         return tuple(found)
 
     def _new_file(self) -> Path:
-        return self._body.new_file(f"medium-{uuid.uuid4().hex}")
+        return self._body.new_file(f"file-{uuid.uuid4().hex}")
 
-    async def _medium(self, source: MediumSource, path: Path, where: str) -> PreparedMedium:
+    async def _file(self, source: MediumSource, path: Path, where: str) -> PreparedFile:
         given = [kind for kind in ("data", "url", "upload_id") if getattr(source, kind) is not None]
         if len(given) != 1:
             said = " and ".join(given) or "none of data, url and upload_id"
@@ -100,7 +97,7 @@ class MediaIntake:
             return await self._fetched(source.name, source.url, path, f"{where}/url")
         return await self._uploaded(source.name, source.upload_id or "", f"{where}/upload_id")
 
-    async def _decoded(self, name: str, value: str, path: Path, where: str) -> LocalMedium:
+    async def _decoded(self, name: str, value: str, path: Path, where: str) -> LocalFile:
         limit = self._config.max_medium_bytes
         try:
             # A thread, because decoding reads and writes a file of up to `max_medium_bytes`.
@@ -111,39 +108,38 @@ class MediaIntake:
             raise Problem("bad-base64", f"{name!r}: {error}", pointer=where) from None
         if size == 0:
             raise Problem("bad-base64", f"{name!r} is empty", pointer=where)
-        return LocalMedium(name, path, size, await self._checked(name, path, where))
+        return LocalFile(name, path, size, await self._checked(name, path, where))
 
-    async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalMedium:
+    async def _fetched(self, name: str, url: str, path: Path, where: str) -> LocalFile:
         try:
             address = self._body.spooled(url).text(2048)
         except (TextTooLong, BadText) as error:
             raise Problem("fetch-refused", f"{name!r}: {error}", pointer=where) from None
-        fetched = await self._fetching.fetch(name, address, path, where)
+        size = await self._fetching.fetch(name, address, path, where)
         content_type = await self._checked(name, path, where)
         # The fetch charged the byte quota while the bytes arrived, because a server need not declare a size.
-        return LocalMedium(name, path, fetched.size_bytes, content_type, is_charged=True)
+        return LocalFile(name, path, size, content_type, is_charged=True)
 
     async def _checked(self, name: str, path: Path, where: str) -> str:
         """Check the file and return its content type."""
         try:
             return await self._check.check(path, self._config.media_limits, tenant=self._tenant)
-        except MediumRefused as error:
+        except FileRefused as error:
             raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
         except CheckUnavailable as error:
             headers = {"Retry-After": str(CHECK_RETRY_S)}
             raise Problem("media-checks-busy", f"{name!r}: {error}", pointer=where, headers=headers) from None
 
-    async def _uploaded(self, name: str, upload_id: str, where: str) -> UploadedMedium:
+    async def _uploaded(self, name: str, upload_id: str, where: str) -> InputFile:
         try:
             upload = await self._stores.uploads.resolve(self._tenant, upload_id)
         except UploadNotFound:
             raise Problem("unknown-upload", f"there is no upload {upload_id!r}", pointer=where) from None
         except UploadIncomplete as error:
             raise Problem("upload-incomplete", str(error), pointer=where) from None
-        except MediumRefused as error:
+        except FileRefused as error:
             raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
-        medium = Medium(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
-        return UploadedMedium(upload_id, medium)
+        return InputFile(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
 
 
 def collides(name: str, others: Collection[str]) -> bool:
