@@ -264,21 +264,23 @@ def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:
     for name in _DEVICES:
         yield f"/dev/{name}", _USE | _READ_DIR
     yield "/dev/shm", _WRITE  # noqa: S108  POSIX shared memory
-    yield from _own_process(is_root=request["user"] is None and os.geteuid() == 0)
+    yield from _own_process(has_own_user=request["user"] is not None)
 
 
-def _own_process(*, is_root: bool) -> Iterator[tuple[str, int]]:
+def _own_process(*, has_own_user: bool) -> Iterator[tuple[str, int]]:
     """Yield the parts of /proc that the engine may write.
 
-    CUDA does not start if it cannot name its threads in /proc/PID/task/TID/comm. Other users' files there are protected
-    by their user. Root could write the kernel's settings, so root gets only those of its own process.
+    CUDA does not start if it cannot name its threads in /proc/PID/task/TID/comm. An engine with a user of its own may
+    write only its own processes' files anyway. Any other could write the `autogroup` and `oom_score_adj` of every
+    process of its user, and root the kernel's settings, so it gets the files of its first process alone.
     """
-    if not is_root:
-        yield "/proc", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
+    writable = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
+    if has_own_user:
+        yield "/proc", writable
         return
     own = os.open("/proc/self/", os.O_PATH)
     os.set_inheritable(own, True)  # while it is open, the kernel keeps the entry that the rule refers to
-    yield f"/proc/{os.getpid()}", _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
+    yield f"/proc/{os.getpid()}", writable
 
 
 def _outside(top: str, hidden: set[str]) -> Iterator[str]:

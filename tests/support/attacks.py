@@ -27,6 +27,13 @@ def write(folder):
         return path
     return attempt
 
+def note(path, value):
+    def attempt():
+        with open(path, "w") as file:
+            file.write(value)
+        return value
+    return attempt
+
 def trace():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.ptrace(16, worker, None, None) != 0:
@@ -58,6 +65,8 @@ attempts = {
     "priority of its user": lambda: os.setpriority(
         os.PRIO_USER, os.stat(f"/proc/{worker}").st_uid or 1, 19),  # 0 is one's own
     "idle scheduling": lambda: os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0)),
+    "a neighbour's scheduling group": note(f"/proc/{neighbour}/autogroup", "19"),
+    "a neighbour's place before the kernel's killer": note(f"/proc/{neighbour}/oom_score_adj", "1000"),
     "trace": trace,
     "second name of a file": linked,
     "device": lambda: os.mknod(str(folders.output / "disk"), 0o060600, os.makedev(254, 0)),

@@ -28,7 +28,15 @@ from workflows.messages import Executed
 
 
 async def captive(folder: Path) -> dict[str, Any]:
-    targets = _targets(folder)
+    neighbour = await asyncio.create_subprocess_exec("sleep", "60")
+    try:
+        return await _captive(folder, _targets(folder) | {"neighbour": neighbour.pid})
+    finally:
+        neighbour.kill()
+        await neighbour.wait()
+
+
+async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
     policy = IsolationPolicy("required", hidden=[folder / "data"])
     folders = EngineFolders(folder / "data" / "engines" / "mine")
     spec = EngineSpec.lite(folders=folders, fault_nodes=True, environment=ENVIRONMENT)
