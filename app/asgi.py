@@ -30,6 +30,7 @@ def create_app(services: Services) -> Starlette:
     routes = [*(operation.route() for operation in OPERATIONS), *docs.ROUTES]
     if config.docs:
         routes += docs.DOCS_ROUTES
+        docs.prepare()
     handlers: Mapping[Any, Any] = {
         Problem: _on_problem,
         StorageError: _on_storage_error,

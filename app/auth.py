@@ -66,6 +66,9 @@ WRITE: KeyScope = "jobs:write"
 ADMIN: KeyScope = "admin"
 _NEEDED: dict[str, KeyScope] = {"GET": READ, "HEAD": READ}
 
+NO_TENANT = ""
+"""Stands for what belongs to no tenant, such as requests without a valid key. No tenant has an empty name."""
+
 METRICS_PATH = "/metrics"
 
 _REALM = 'Bearer realm="comfyui-modal"'

@@ -11,13 +11,16 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import Doorkeeper, Principal, needs_key
+from app.auth import NO_TENANT, Doorkeeper, Principal, needs_key
 from app.problems import Problem
+from app.turns import LoopTurns
 from storage.bucket.budget import budget_of
 
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+PROBE_PATHS, PROBES = ("/health", "/ready"), "/health"
+"""Paths without a key whose requests have turns of their own, and the name of this group."""
 LOGGED_CHARACTERS = 200
 """Characters of a method or path in the log: unauthenticated clients can send long ones, and each request is logged."""
 SECURITY_HEADERS = {
@@ -95,22 +98,28 @@ class BudgetMiddleware:
 
 
 class AuthMiddleware:
-    """Authenticates requests below /v1 and for the metrics, and stores the `Principal` in `scope["state"]`."""
+    """Authenticates requests below /v1 and for the metrics, and stores the `Principal` in `scope["state"]`.
+
+    Requests of one tenant begin one after the other (`app.turns`), as do all requests without a valid key together.
+    """
 
     def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
         self._app = app
         self._door = door
+        self._turns = LoopTurns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app, tenant = self._app, PROBES if scope.get("path") in PROBE_PATHS else NO_TENANT
         if scope["type"] == "http" and needs_key(scope["path"]):
             try:
                 principal = await self._door.principal_of(scope)
+                tenant = principal.tenant
                 state = scope.setdefault("state", {})
                 state["principal"] = principal
                 if (budget := state.get("budget")) is not None:
-                    budget.owner = principal.tenant  # bucket connections and the heavy thread are shared per tenant
+                    budget.owner = tenant  # bucket connections and the heavy thread are shared per tenant
                 self._door.check(principal, scope["method"], scope["path"])
             except Problem as problem:
-                await problem.response()(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+                app = problem.response()
+        await self._turns.turn(tenant)
+        await app(scope, receive, send)

@@ -1,7 +1,8 @@
 """Coalesces concurrent identical reads that are expensive: lists, batches and deliveries.
 
-No response is older than its request. A request that arrives during a read waits for the next read, which it shares
-with all other requests that arrive meanwhile. So each key is read once at a time, however many clients poll it.
+No response is older than its request, unless its caller allows an age. A request that arrives during a read waits for
+the next read, which it shares with all other requests that arrive meanwhile. So each key is read once at a time,
+however many clients poll it.
 """
 
 import asyncio
@@ -34,19 +35,29 @@ class SharedReads(Generic[T]):
         self._turns = FairSlots(total, each=each, max_waiting=max_waiting, wait_s=WAIT_S)
         self._begun: dict[Hashable, asyncio.Task[T]] = {}
         self._to_come: dict[Hashable, asyncio.Task[T]] = {}
+        self._kept: dict[Hashable, tuple[float, T]] = {}
 
-    async def get(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
-        """Return or raise what `read` does. Raises `Problem` if too many reads of the tenant wait."""
+    async def get(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]], *, max_age_s: float = 0) -> T:
+        """Return or raise what `read` does. Raises `Problem` if too many reads of the tenant wait.
+
+        With `max_age_s` the result may have been read so long ago. Such keys must be few: each keeps its last result.
+        """
+        now = asyncio.get_running_loop().time()
+        if max_age_s and (kept := self._kept.get((tenant, key))) is not None and now - kept[0] <= max_age_s:
+            return kept[1]
         task = self._to_come.get((tenant, key))
         if task is None:
             task = asyncio.create_task(self._run(tenant, key, read))
             self._to_come[tenant, key] = task
         try:
             # Shielded: a client that disconnects cancels its own wait, not the read that others share.
-            return await asyncio.shield(task)
+            found = await asyncio.shield(task)
         except NoSlot as error:
             detail = f"too many of your requests for lists, batches or deliveries wait: {error}"
             raise Problem("too-many-requests", detail, headers={"Retry-After": "5"}) from None
+        if max_age_s:
+            self._kept[tenant, key] = (now, found)  # as old as the request, which came before the read
+        return found
 
     async def _run(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         if (before := self._begun.get((tenant, key))) is not None:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from app import __version__
 from app.api.context import NO_STORE, answer, context_of
+from app.auth import NO_TENANT
 from app.fields import Moment, ResponseBody
 from app.operations import Operation
 from storage import keys
@@ -26,6 +27,9 @@ from storage.pools.worker_facts import WorkerFacts
 
 READY_LIFE_S = 2.0
 """Seconds for which a check of the bucket is reused, so that frequent probes do not cost a bucket request each."""
+
+SYSTEM_AGE_S = 1.0
+"""The greatest age of an answer of /v1/system. It reads two objects for each pool, and workers change seldom."""
 
 READY_WAIT_S = 1.5
 """Seconds that a probe waits for the check."""
@@ -126,12 +130,19 @@ def _worker_view(facts: WorkerFacts | None) -> WorkerView | None:
 
 
 async def show(request: Request) -> Response:
+    """Describe the system, from a read that all tenants share and that is at most `SYSTEM_AGE_S` old."""
     context = context_of(request)
-    pools = (DEFAULT_POOL, *context.config.gpu_pools)
-    found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
-    starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
-    workers = dict(zip(pools, found, strict=True))
-    return answer(system_view(workers, dict(zip(pools, starts, strict=True))), headers=NO_STORE)
+
+    async def text() -> str:
+        pools = (DEFAULT_POOL, *context.config.gpu_pools)
+        found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
+        starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
+        return system_view(
+            dict(zip(pools, found, strict=True)), dict(zip(pools, starts, strict=True))
+        ).model_dump_json()
+
+    body = await context.shared.get(NO_TENANT, "system", text, max_age_s=SYSTEM_AGE_S)
+    return Response(body, 200, NO_STORE, "application/json")
 
 
 NOT_READY = Ready(status="not_ready", detail="the bucket does not answer, or refuses writes")

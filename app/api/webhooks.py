@@ -1,5 +1,6 @@
 """/v1/webhooks and /v1/dead-letters: deliveries, replays, tests and receivers; event schemas and verification keys."""
 
+import functools
 import uuid
 from typing import Literal
 
@@ -7,7 +8,7 @@ from pydantic import (
     Field,
 )
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from app.api.context import (
     Context,
@@ -20,6 +21,7 @@ from app.api.context import (
     whole_number,
 )
 from app.api.events import schema
+from app.documents import Document
 from app.fields import MAX_REPLAYED, Many, Moment, RequestBody, ResponseBody, WebhookUrl
 from app.operations import ID, PAGE, Operation, Parameter
 from app.problems import Problem
@@ -201,10 +203,15 @@ async def event_schema(request: Request) -> Response:
     """Return the JSON Schema of an event type."""
     try:
         # The `$id` uses only the configured URL: a public response may be cached, so it must not repeat a Host header.
-        document = schema(request.path_params["type"], (context_of(request).config.public_url or "").rstrip("/"))
+        document = _schema(request.path_params["type"], (context_of(request).config.public_url or "").rstrip("/"))
     except KeyError:
         raise Problem("not-found", "there is no event of this type") from None
-    return JSONResponse(document, media_type="application/schema+json")
+    return document.response(request)
+
+
+@functools.cache  # both arguments have few values: an unknown type raises, and the base comes from the configuration
+def _schema(kind: str, base: str) -> Document:
+    return Document.of_json(schema(kind, base), "application/schema+json")
 
 
 async def keys(request: Request) -> Response:

@@ -309,7 +309,28 @@ def test_a_tenant_has_a_plain_name(tenant: str, clock: ManualClock) -> None:
         new_record(tenant, now=clock.now())
 
 
-@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/problems", "/problems/not-found"])
+PUBLIC = ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/problems", "/schemas/comfyui.job.completed.v1.json"]
+
+
+@pytest.mark.parametrize("path", PUBLIC)
+async def test_a_public_document_is_sent_once(memory_api: Api, path: str) -> None:
+    """A client that has it gets 304, one that accepts gzip gets it compressed, and any other as it is."""
+    client = memory_api.client
+    compressed = await client.get(path, headers={"accept-encoding": "gzip"})
+    assert compressed.headers["content-encoding"] == "gzip"
+    assert "max-age" in compressed.headers["cache-control"]
+    etag = compressed.headers["etag"]
+    for known in (etag, f'"other", {etag}', "*"):
+        unchanged = await client.get(path, headers={"if-none-match": known})
+        assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
+    if path != "/docs/swagger-ui.css":
+        for other in ("identity", "gzip;q=0", "br, gzip; q=0.0"):
+            plain = await client.get(path, headers={"accept-encoding": other, "if-none-match": '"another"'})
+            assert "content-encoding" not in plain.headers
+            assert plain.content == compressed.content
+
+
+@pytest.mark.parametrize("path", [*PUBLIC, "/problems/not-found"])
 async def test_what_needs_no_key_costs_little(memory_api: Api, path: str) -> None:
     """Anybody may ask for these as often as they like: a repeated one makes at most ten times the calls of /health."""
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -63,6 +63,19 @@ async def test_readers_of_one_answer_share_it(clock: ManualClock, path: str) -> 
         answers = await asyncio.gather(*reading)
         assert [answer.json() for answer in answers] == [alone] * READERS
         assert objects.most == 1
+
+
+async def test_readers_of_the_system_share_it(memory_api: Api) -> None:
+    """Of whatever tenant and with whatever query: for a second the bucket is asked for it once."""
+    async with await memory_api.client_of("other") as other:
+        objects = cast(MemoryObjectStore, memory_api.objects)
+        await other.get("/v1/limits")
+        objects.requests.clear()
+        clients = (memory_api.client, other) * (READERS // 2)
+        reading = (client.get("/v1/system", params={"n": number}) for number, client in enumerate(clients))
+        answers = await asyncio.gather(*reading)
+        assert {answer.status_code for answer in answers} == {200}
+        assert objects.requests["GET"] < READERS
 
 
 @pytest.mark.parametrize(("function", "path"), [("workflow_row", ""), ("workflow_view", "/sdxl")])

@@ -47,6 +47,19 @@ async def test_requests_at_the_same_time_share_one_read() -> None:
     assert thing.begun == 1
 
 
+async def test_an_answer_may_have_an_age() -> None:
+    """Within it, there is no other read; after it, and without one, there is."""
+    reads, thing = SharedReads[int](budget_s=5), Thing()
+    thing.may_end.set()
+    assert await reads.get("a", "k", thing.read, max_age_s=60) == 0
+    thing.version = 1
+    assert await reads.get("a", "k", thing.read, max_age_s=60) == 0
+    assert await reads.get("a", "k", thing.read, max_age_s=1e-9) == 1
+    thing.version = 2
+    assert await reads.get("a", "k", thing.read) == 2
+    assert thing.begun == 3
+
+
 async def test_no_answer_is_older_than_its_request() -> None:
     """Who asks during a read, after a change, is answered by the next one; all of those share it."""
     reads, thing = SharedReads[int](budget_s=5), Thing()

@@ -1,0 +1,52 @@
+"""Lets one request of each tenant begin in each iteration of the event loop.
+
+Requests that are answered at once, such as a public document or a refusal, cost little each. But those of many busy
+connections arrive together, and an iteration that begins them all delays every other request at each of its steps.
+"""
+
+import asyncio
+from collections import deque
+
+AT_ONCE = 2
+"""Requests of a group that begin in one iteration."""
+
+
+class LoopTurns:
+    """An instance belongs to one event loop. A group without waiting requests costs one callback per iteration."""
+
+    def __init__(self, at_once: int = AT_ONCE) -> None:
+        self._at_once = at_once
+        self._begun: dict[str, int] = {}
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+
+    def is_idle(self) -> bool:
+        return not self._begun and not self._waiting
+
+    async def turn(self, group: str) -> None:
+        """Return at once if few other requests of the group have begun in this iteration, else in a later one."""
+        loop = asyncio.get_running_loop()
+        begun = self._begun.get(group)
+        if begun is None:
+            loop.call_soon(self._pass_on, group)
+        if begun is None or begun < self._at_once:
+            self._begun[group] = 1 + (begun or 0)
+            return
+        turn = loop.create_future()
+        self._waiting.setdefault(group, deque()).append(turn)
+        await turn
+
+    def _pass_on(self, group: str) -> None:
+        """Begin the waiting requests of the group for which there is a turn in the next iteration."""
+        begun, queue = 0, self._waiting.get(group, deque())
+        while queue and begun < self._at_once:
+            turn = queue.popleft()
+            if not turn.done():  # the client of a cancelled one has disconnected
+                turn.set_result(None)
+                begun += 1
+        if not queue:
+            self._waiting.pop(group, None)
+        if begun:
+            self._begun[group] = begun
+            asyncio.get_running_loop().call_soon(self._pass_on, group)
+        else:
+            del self._begun[group]
