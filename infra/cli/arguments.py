@@ -1,68 +1,81 @@
-"""Arguments that several commands share: the API to use, and time spans.
-
-The API comes from flags, the environment, or the data folder of `comfyui-modal up`.
-"""
+"""Arguments that several commands share."""
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from infra.cli.output import UNREACHABLE, Refused
+
+if TYPE_CHECKING:  # not every command with these arguments speaks HTTP
+    from infra.cli.client import Client
+
 DEFAULT_DATA = Path(".local")
+CONNECTION = "connection.json"
+"""The file in a data folder that says how to reach the processes of `comfyui-modal up`."""
 
-
-class NoConnection(Exception):
-    """No API is configured. The message says what to do."""
-
-
-@Parameter(name="*")
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Common options of every client command."""
-
-    api_url: Annotated[str | None, Parameter(env_var="COMFYUI_MODAL_API_URL", help="where the API is")] = None
-    api_key: Annotated[
-        str | None, Parameter(env_var="COMFYUI_MODAL_API_KEY", help="the key to send", show_default=False)
-    ] = None
-    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = DEFAULT_DATA
-
-    def resolve(self) -> tuple[str, str]:
-        """Return the URL and the key, from flags or else from connection.json. Raises `NoConnection`."""
-        if self.api_url and self.api_key:
-            return self.api_url, self.api_key
-        path = self.data / "connection.json"
-        try:
-            connection = json.loads(path.read_text())
-            return self.api_url or connection["api_url"], self.api_key or connection["api_key"]
-        except (OSError, ValueError, KeyError):
-            raise NoConnection(
-                f"no API is known: nothing runs in {self.data} ({path} cannot be read)\n"
-                "  → start `comfyui-modal up`, or give --api-url and --api-key"
-            ) from None
-
-
-def webhook_secret_of(data: Path) -> str:
-    """Return the secret with which a running `up` signs events. Raises `NoConnection`."""
-    path = data / "connection.json"
-    try:
-        secret: str = json.loads(path.read_text())["webhook_secret"]
-    except (OSError, ValueError, KeyError):
-        raise NoConnection(
-            f"no secret is known: nothing runs in {data} ({path} cannot be read)\n"
-            "  → start `comfyui-modal up`, or give --secret"
-        ) from None
-    return secret
-
+AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
+Environment = Annotated[
+    str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
+]
+ApiUrl = Annotated[
+    str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var="COMFYUI_MODAL_API_URL")
+]
+ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var="COMFYUI_MODAL_API_KEY", show_default=False)]
+SigningSecret = Annotated[
+    str | None, Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="the deployment's, whsec_…", show_default=False)
+]
+SecretFolder = Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`, whose secret is used")]
 
 _SPAN = re.compile(r"(\d{1,5})([dhm])", re.ASCII)
 _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The API of a client command: from flags, the environment, or the data folder of a running `up`."""
+
+    api_url: Annotated[str | None, Parameter(env_var="COMFYUI_MODAL_API_URL", help="where the API is")] = None
+    api_key: ApiKey = None
+    data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = DEFAULT_DATA
+
+    def client(self) -> "Client":
+        """Make a client of the API. Raises `Refused` if none is known."""
+        from infra.cli.client import Client
+
+        url, key = self.api_url, self.api_key
+        if not (url and key):
+            connection = _connection(self.data, ("api_url", "api_key"), "no API is known", "--api-url and --api-key")
+            url, key = url or connection["api_url"], key or connection["api_key"]
+        return Client(url, key)
+
+
+def webhook_secret_of(data: Path) -> str:
+    """Return the secret with which a running `up` signs events. Raises `Refused`."""
+    return _connection(data, ("webhook_secret",), "no secret is known", "--secret")["webhook_secret"]
+
+
 def span(text: str) -> timedelta | None:
-    """Parse a time span, or return None for any other text."""
+    """Parse a time span such as `7d`, `12h` or `30m`. Returns None for any other text."""
     match = _SPAN.fullmatch(text)
     return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _connection(data: Path, members: Iterable[str], problem: str, flags: str) -> dict[str, str]:
+    """Return members of the folder's connection.json. Raises `Refused` with the problem, and the flags that help."""
+    # `infra.local.connection.Connection` would load the settings, for which a client command has no other use.
+    path = data / CONNECTION
+    try:
+        connection = json.loads(path.read_text())
+        return {name: connection[name] for name in members}
+    except (OSError, ValueError, KeyError):
+        raise Refused(
+            f"{problem}: nothing runs in {data} ({path} cannot be read)\n  → start `comfyui-modal up`, or give {flags}",
+            UNREACHABLE,
+        ) from None

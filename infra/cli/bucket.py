@@ -1,24 +1,23 @@
-"""The commands `bucket setup` and `bucket policy`, for the owner of the bucket."""
+"""`comfyui-modal bucket setup` and `bucket policy`, for the owner of the bucket."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
-from infra.cli.output import FAILED, REFUSED, print_json
+from infra.cli.output import FAILED, Refused, Terminal, print_json
 
-if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
+if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
     from infra.settings import Settings
     from storage.bucket.setup import RuleChange
 
-bucket = App(name="bucket", help="Set up the bucket, and print the policy that its key needs.")
+bucket = App(name="bucket")
 
 Bucket = Annotated[str | None, Parameter(name="--bucket", help="its name; COMFYUI_MODAL_BUCKET otherwise")]
 
 
 @bucket.command
-def setup(
+async def setup(
     *,
     cors_origin: Annotated[
         list[str] | None,
@@ -34,10 +33,25 @@ def setup(
     Without --cors-origin CORS is left as it is. The bucket is that of the COMFYUI_MODAL_* settings; without
     COMFYUI_MODAL_S3_ACCESS_KEY, the credentials of the AWS configuration are used.
     """
-    import asyncio
+    from infra.compose.stores import s3_config
+    from storage.bucket.setup import BucketSetup
+    from storage.errors import StorageError
 
-    settings = _settings(name)
-    return REFUSED if settings is None else asyncio.run(_set_up(settings, cors_origin or [], dry=dry_run))
+    target = BucketSetup(s3_config(_settings(name)))
+    # Each kind of rule is set separately, because a store may support only one of them.
+    plans = [target.plan_lifecycle()] + ([target.plan_cors(cors_origin)] if cors_origin else [])
+    errors, failed = Terminal(stderr=True), False
+    for plan in plans:
+        try:
+            change = await plan
+            if change.is_needed and not dry_run:
+                await target.apply(change)
+            _print_change(change, dry=dry_run)
+        except StorageError as error:
+            failed = True
+            errors.print_line(str(error), style="red")
+            errors.print_line("  → `bucket policy --setup` prints what this key must be allowed")
+    return FAILED if failed else 0
 
 
 @bucket.command
@@ -47,65 +61,30 @@ def policy(
         bool, Parameter(name="--setup", help="print what `bucket setup` needs instead", negative="")
     ] = False,
     name: Bucket = None,
-) -> int:
+) -> None:
     """Print the least-privilege IAM policy for the deployment's key."""
     from storage.bucket.setup import run_policy, setup_policy
 
     settings = _settings(name)
-    if settings is None:
-        return REFUSED
     document = setup_policy(settings.bucket) if for_setup else run_policy(settings.bucket, settings.s3_prefix)
     print_json(document, indent=2)
-    return 0
 
 
-async def _set_up(settings: "Settings", origins: list[str], *, dry: bool) -> int:
-    """Set each kind of rule separately, because a store may support only one of them."""
-    from infra.compose.stores import s3_config
-    from storage.bucket.setup import BucketSetup
-    from storage.errors import StorageError
-
-    target = BucketSetup(s3_config(settings))
-    plans = [target.plan_lifecycle()] + ([target.plan_cors(origins)] if origins else [])
-    failed = False
-    for plan in plans:
-        try:
-            change = await plan
-            if change.is_needed and not dry:
-                await target.apply(change)
-            _tell(change, dry=dry)
-        except StorageError as error:
-            failed = True
-            Console(stderr=True).print(f"{error}", style="red", highlight=False, markup=False)
-            Console(stderr=True).print(
-                "  → `bucket policy --setup` prints what this key must be allowed", highlight=False
-            )
-    return FAILED if failed else 0
-
-
-def _tell(change: "RuleChange", *, dry: bool) -> None:
-    console = Console()
-    verdict = ("would be set" if dry else "set") if change.is_needed else "is as it should be"
+def _print_change(change: "RuleChange", *, dry: bool) -> None:
+    console = Terminal()
+    state = ("would be set" if dry else "set") if change.is_needed else "is as it should be"
     kept = f", {len(change.foreign)} rules of others stay" if change.foreign else ""
-    console.print(f"{change.kind}: {verdict}{kept}", highlight=False, markup=False)
+    console.print_line(f"{change.kind}: {state}{kept}")
     if change.is_needed:
         for sign, rules in (("-", change.present), ("+", change.wanted)):
             for rule in rules:
-                console.print(f"  {sign} {json.dumps(rule)}", highlight=False, markup=False, soft_wrap=True)
+                console.print_line(f"  {sign} {json.dumps(rule)}")
 
 
-def _settings(name: str | None) -> "Settings | None":
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
+def _settings(name: str | None) -> "Settings":
+    from infra.settings import external_settings
 
-    from infra.settings import external_settings, format_errors
-
-    errors = Console(stderr=True)
-    try:
-        settings = external_settings(name)
-    except (ValidationError, SettingsError) as fault:
-        errors.print(format_errors(fault), style="red", highlight=False, markup=False)
-        return None
+    settings = external_settings(name)
     if settings is None:
-        errors.print("no bucket is named: give --bucket, or set COMFYUI_MODAL_BUCKET", style="red", highlight=False)
+        raise Refused("no bucket is named: give --bucket, or set COMFYUI_MODAL_BUCKET")
     return settings

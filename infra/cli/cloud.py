@@ -1,63 +1,106 @@
-"""The command line of `deploy`, `destroy`, `scale` and `status`."""
+"""`comfyui-modal deploy`, `destroy` and `scale`: the deployment on Modal.
 
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated, Any
+`deploy` deploys only if no check fails. `destroy` never touches the bucket, so a later deploy continues with its jobs.
+"""
 
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import anyio.to_thread
 from cyclopts import Parameter
-from rich.console import Console
 
-from infra.cli.output import FAILED, REFUSED, UNREACHABLE
-from infra.cli.root import cli
+import comfyui_modal
+from infra.cli.arguments import Environment
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
+from infra.cloud.port import Cloud, NotDeployed, ScaleChange
+from infra.findings import Check, CheckFailed, show
+from infra.manifests import ROOT
+from infra.on_modal.names import APP_NAME, PARTS
 from storage.keys import DEFAULT_POOL
 
-if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
+if TYPE_CHECKING:  # imported when a command runs, so that its `--help` does not wait for Modal's client
     from infra.cloud.checks import CloudChecks
-    from infra.findings import Check
-
-Environment = Annotated[
-    str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
-]
-ApiUrl = Annotated[
-    str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var="COMFYUI_MODAL_API_URL")
-]
-ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var="COMFYUI_MODAL_API_KEY", show_default=False)]
+    from infra.cloud.modal_cloud import ModalCloud
+    from infra.settings import DeploymentSettings
 
 
-@cli.command
-def deploy(
+async def deploy(
     *,
     env: Environment = None,
     dry_run: Annotated[bool, Parameter(help="check only, and say what would be run", negative="")] = False,
 ) -> int:
-    """Check what a deployment needs, deploy to Modal, print the API's URL."""
-    return _answer(_deploy(env, dry=dry_run))
+    from infra.cloud.plan import BUILD, PUBLISH, plan
+
+    checks, console = checks_of(env), Terminal()
+    for line in plan(checks.deployment):
+        console.print_line(line)
+    if await show(checks.gate(), console):
+        return UNREACHABLE
+    if await _failed_prerequisites(checks, console):
+        console.print_line("not deployed: mend what failed first", style="red")
+        return FAILED
+    # A process of Modal's own command line, whose build log goes to this terminal.
+    command = _modal("deploy", "-m", "infra.modal_app", environment=env)
+    if dry_run:
+        console.print_line(f"would run: {' '.join(command[3:])}")
+        return 0
+    started = time.monotonic()
+    if (code := await _run(command)) != 0:
+        console.print_line(f"`modal deploy` ended with {code}", style="red")
+        return FAILED
+    _print_duration(console, BUILD, started)
+    started = time.monotonic()
+    try:
+        console.print_line(f"API: {await checks.url()}")
+    except CheckFailed as failure:
+        console.print_line(f"deployed, but the URL of the API is unknown: {failure.detail}", style="red")
+        return FAILED
+    # Publishes the node classes of the new engine, by which submissions are validated before any worker starts.
+    if await show({"image": checks.image}, console):
+        return FAILED
+    _print_duration(console, PUBLISH, started)
+    console.print_line("next: `comfyui-modal doctor --cloud` tries it, a worker included")
+    return 0
 
 
-@cli.command
-def destroy(
+async def destroy(
     *,
     env: Environment = None,
     models: Annotated[bool, Parameter(help="delete the volume with the models too", negative="")] = False,
     yes: Annotated[bool, Parameter(help="do not ask", negative="")] = False,
 ) -> int:
-    """Stop the deployment on Modal; the bucket and its jobs stay."""
-    from infra.cloud.destroy import destroy as run
-    from infra.cloud.modal_cloud import ModalCloud
-    from infra.findings import show
-    from infra.settings import DeploymentSettings
+    from infra.cloud.checks import CloudChecks
 
-    async def ended() -> int:
-        if await show(_cloud_checks(env).gate(), Console()):
-            return UNREACHABLE
-        gpus = _pools()
-        cloud = ModalCloud(gpus, env)
-        return await run(cloud, DeploymentSettings(), (DEFAULT_POOL, *gpus), env, yes=yes, models=models)
+    (cloud, deployment), console = cloud_and_settings(env), Terminal()
+    if await show(CloudChecks(cloud, deployment).gate(), console):
+        return UNREACHABLE
+    parts = [part for part in PARTS if await cloud.has_function(part)]
+    has_volume = models and await cloud.volume_exists(deployment.model_volume)
+    if not parts and not has_volume:
+        console.print_line(f"{APP_NAME} is not deployed: nothing to do")
+        return 0
+    if parts:
+        console.print_line(f"ends: {APP_NAME} with {', '.join(parts)}; {await _workers(cloud, deployment)}")
+    if has_volume:
+        console.print_line(f"deleted for good: the volume {deployment.model_volume} with its models", style="red")
+    for line in _kept(deployment, models=models):
+        console.print_line(line)
+    if not yes and not _is_confirmed(console):
+        return REFUSED
+    commands = [_modal("app", "stop", APP_NAME, "--yes", environment=env)] if parts else []
+    if has_volume:
+        commands.append(_modal("volume", "delete", deployment.model_volume, "--yes", environment=env))
+    for command in commands:
+        if (code := await _run(command)) != 0:
+            console.print_line(f"`modal {command[-3]}` ended with {code}", style="red")
+            return FAILED
+    console.print_line("done: nothing of it costs anything any more, but for what stays")
+    return 0
 
-    return _answer(ended())
 
-
-@cli.command
-def scale(
+async def scale(
     *,
     pool: Annotated[str, Parameter(help="whose workers")] = DEFAULT_POOL,
     min_: Annotated[int | None, Parameter(name="--min", help="containers that are kept without work")] = None,
@@ -66,99 +109,108 @@ def scale(
         int | None, Parameter(help="idle containers that are kept ready in addition to the busy ones")
     ] = None,
     env: Environment = None,
-) -> int:
-    """Show the limits of a pool's workers, or change them until the next deploy."""
-    from infra.cloud.modal_cloud import ModalCloud
-    from infra.cloud.port import ScaleChange
-    from infra.cloud.scale import refusal, rescale
-
+) -> None:
     change = ScaleChange(min_, max_, buffer)
-    if reason := refusal(change):
-        Console(stderr=True).print(reason, style="red", highlight=False)
-        return REFUSED
-    return _answer(rescale(ModalCloud(_pools(), env), pool, change, Console()))
+    check_change(change)
+    cloud, _ = cloud_and_settings(env)
+    await rescale(cloud, pool, change, Terminal())
 
 
-@cli.command
-def status(
-    *,
-    env: Environment = None,
-    api_url: ApiUrl = None,
-    api_key: ApiKey = None,
-    json: Annotated[bool, Parameter(help="print as JSON", negative="")] = False,
-) -> int:
-    """Show the deployment: the API's URL, waiting and running work, containers, the queue."""
+def cloud_and_settings(env: str | None) -> "tuple[ModalCloud, DeploymentSettings]":
     from infra.cloud.modal_cloud import ModalCloud
-    from infra.cloud.status import read_status, show_status
-
-    async def shown() -> int:
-        gpus = _pools()
-        found = await read_status(ModalCloud(gpus, env), (DEFAULT_POOL, *gpus), api_url, api_key)
-        return show_status(found, as_json=json)
-
-    return _answer(shown())
-
-
-def examine_cloud(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
-    """Run `doctor --cloud`."""
-    return _answer(_examine(env, api_url, api_key, ticket=ticket))
-
-
-def _pools() -> dict[str, str]:
     from infra.settings import DeploymentSettings
 
-    return DeploymentSettings().gpu_pools
+    deployment = DeploymentSettings()
+    return ModalCloud(deployment.gpu_pools, env), deployment
 
 
-async def _examine(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:
-    from infra.findings import show
+def checks_of(env: str | None, api_url: str | None = None, api_key: str | None = None) -> "CloudChecks":
+    from infra.cloud.checks import CloudChecks
 
-    checks, console = _cloud_checks(env, api_url, api_key), Console()
-    if await show(checks.gate(), console):
-        return UNREACHABLE
-    rest = checks.preflight() | checks.deployed(pool=DEFAULT_POOL if ticket else None)
-    return FAILED if await show(rest, console) else 0
+    return CloudChecks(*cloud_and_settings(env), api_url=api_url, api_key=api_key)
 
 
-async def _deploy(env: str | None, *, dry: bool) -> int:
+async def _failed_prerequisites(checks: "CloudChecks", console: Terminal) -> int:
+    """Check what a deployment needs, and the bucket if this shell knows it. Return the number of failed checks."""
     from infra.cloud.checks import bucket_not_seen
-    from infra.cloud.deploy import deploy as run
     from infra.compose.stores import open_objects
     from infra.doctor import BucketChecks
     from infra.settings import external_settings
     from storage.clock import SystemClock
 
-    checks, settings = _cloud_checks(env), external_settings()
     models: dict[str, Check] = {"models": checks.models}
+    settings = external_settings()
     if settings is None:
-        return await run(checks, {"bucket": bucket_not_seen} | models, env, dry=dry)
+        return await show(checks.preflight() | {"bucket": bucket_not_seen} | models, console)
     async with open_objects(settings) as objects:
-        return await run(checks, BucketChecks(objects, SystemClock()).all() | models, env, dry=dry)
+        return await show(checks.preflight() | BucketChecks(objects, SystemClock()).all() | models, console)
 
 
-def _cloud_checks(env: str | None, api_url: str | None = None, api_key: str | None = None) -> "CloudChecks":
-    from infra.cloud.checks import CloudChecks
-    from infra.cloud.modal_cloud import ModalCloud
-    from infra.settings import DeploymentSettings
+def check_change(change: ScaleChange) -> None:
+    """Raise `Refused` for limits that no pool can have."""
+    if change.max_containers is not None and change.max_containers < 1:
+        raise Refused("--max must be at least 1: `modal app stop` ends a deployment")
+    if min(change.min_containers or 0, change.buffer_containers or 0) < 0:
+        raise Refused("--min and --buffer must not be negative")
 
-    return CloudChecks(ModalCloud(_pools(), env), DeploymentSettings(), api_url=api_url, api_key=api_key)
+
+async def rescale(cloud: Cloud, pool: str, change: ScaleChange, console: Terminal) -> None:
+    """Show the limits of a pool, or change them. Raise `Refused` if the minimum would exceed the maximum."""
+    before = await cloud.scale(pool)
+    if change == ScaleChange():
+        console.print_line(f"pool {pool}: {before}")
+        return
+    low = before.min_containers if change.min_containers is None else change.min_containers
+    high = before.max_containers if change.max_containers is None else change.max_containers
+    if high is not None and low > high:
+        raise Refused(f"pool {pool} cannot keep {low} containers and have at most {high}")
+    after = await cloud.rescale(pool, change)
+    console.print_line(f"pool {pool}: {after} (was: {before})")
+    console.print_line("holds until the next deploy, which sets what the settings say")
 
 
-def _answer(work: Coroutine[Any, Any, int]) -> int:
-    """Run a command and return its exit code. Bad settings and errors of the cloud become messages."""
-    import asyncio
+def _is_confirmed(console: Terminal) -> bool:
+    from rich.prompt import Confirm
 
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
+    if not sys.stdin.isatty():
+        console.print_line("not done: there is no terminal to confirm it; say --yes", style="red")
+        return False
+    return Confirm.ask("Go on?", console=console, default=False)
 
-    from infra.cloud.port import CloudError, CloudUnreachable
-    from infra.settings import format_errors
 
-    try:
-        return asyncio.run(work)
-    except (ValidationError, SettingsError) as fault:
-        Console(stderr=True).print(format_errors(fault), style="red", highlight=False, markup=False)
-        return REFUSED
-    except CloudError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False, markup=False)
-        return UNREACHABLE if isinstance(error, CloudUnreachable) else FAILED
+async def _workers(cloud: Cloud, deployment: "DeploymentSettings") -> str:
+    """Count the containers and the running tickets of all deployed pools."""
+    busy = containers = 0
+    for pool in (DEFAULT_POOL, *deployment.gpu_pools):
+        try:
+            load = await cloud.load(pool)
+        except NotDeployed:
+            continue
+        busy, containers = busy + load.running, containers + load.containers
+    return f"{containers} worker containers, {busy} at a job"
+
+
+def _kept(deployment: "DeploymentSettings", *, models: bool) -> list[str]:
+    kept = [
+        "stays: the bucket, with its jobs, outputs and keys. Jobs that were accepted go on after the next deploy",
+        f"stays: the secret {deployment.secret}: `modal secret delete {deployment.secret}`",
+    ]
+    if not models:
+        volume = deployment.model_volume
+        kept.append(f"stays: the volume {volume} with its models: `comfyui-modal destroy --models` deletes it as well")
+    return kept
+
+
+def _modal(*arguments: str, environment: str | None) -> list[str]:
+    """Return the command line `modal ARGUMENTS`, with the option for the Modal environment at its end."""
+    return comfyui_modal.command("modal", *arguments, *(["--env", environment] if environment else []))
+
+
+async def _run(command: list[str]) -> int:
+    """Run a command of Modal in this terminal, from the folder whose code it uploads. Return its exit code."""
+    sys.stdout.flush()
+    return await anyio.to_thread.run_sync(lambda: subprocess.run(command, cwd=ROOT, check=False).returncode)
+
+
+def _print_duration(console: Terminal, step: str, started: float) -> None:
+    console.print_line(f"{step}: {time.monotonic() - started:.0f} s")

@@ -3,16 +3,18 @@
 The sums are based on the list of jobs, which does not contain removed jobs.
 """
 
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from infra.cli.arguments import span
-from infra.cli.client import Client, Json
-from infra.cli.output import REFUSED, Terminal, print_json
+from infra.cli.output import Json, Refused, Terminal, print_json
+
+if TYPE_CHECKING:
+    from infra.cli.client import Client
 
 PAGE = 200
 _SHOWN = 12
@@ -47,16 +49,13 @@ class Costs:
     rows: dict[tuple[str | None, str, str], Sum] = field(default_factory=dict)
 
 
-def show_costs(api: tuple[str, str], since: str, *, as_json: bool) -> int:
+def print_costs(client: "Client", since: str, *, as_json: bool) -> None:
     try:
         begin = moment(since, datetime.now(UTC))
     except ValueError:
-        sys.stderr.write(f"--since {since} is neither a span (7d, 12h, 30m) nor a date (2026-11-23)\n")
-        return REFUSED
-    with Client(*api) as client:
-        costs = summed(jobs_since(client, begin))
+        raise Refused(f"--since {since} is neither a span (7d, 12h, 30m) nor a date (2026-11-23)") from None
+    costs = summed(jobs_since(client, begin))
     _print_json(costs, begin) if as_json else _print_table(costs, begin)
-    return 0
 
 
 def moment(text: str, now: datetime) -> datetime:
@@ -67,7 +66,7 @@ def moment(text: str, now: datetime) -> datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def jobs_since(client: Client, begin: datetime) -> Iterator[Json]:
+def jobs_since(client: "Client", begin: datetime) -> Iterator[Json]:
     """Yield the jobs created since `begin`, newest first, page by page."""
     cursor: str | None = None
     while True:
@@ -97,8 +96,7 @@ def _print_json(costs: Costs, begin: datetime) -> None:
         {"gpu": gpu, "workflow_shape": shape, "status": status, **asdict(row)}
         for (gpu, shape, status), row in _dearest_first(costs)
     ]
-    document = {"since": begin.isoformat(), "total": asdict(costs.total), "rows": rows}
-    print_json(document)
+    print_json({"since": begin.isoformat(), "total": asdict(costs.total), "rows": rows})
 
 
 def _print_table(costs: Costs, begin: datetime) -> None:
@@ -108,11 +106,12 @@ def _print_table(costs: Costs, begin: datetime) -> None:
     total = costs.total
     table.add_row("all", "", "", str(total.jobs), f"{total.gpu_seconds:.1f}", f"{total.usd:.4f}")
     console = Terminal()
-    console.print(f"jobs since {begin.isoformat(timespec='seconds')}", highlight=False)
+    console.print_line(f"jobs since {begin.isoformat(timespec='seconds')}")
     console.print(table)
     if total.unpriced_gpu_seconds:
-        line = f"{total.unpriced_gpu_seconds:.1f} GPU seconds have no known price: set COMFYUI_MODAL_GPU_PRICES"
-        console.print(line, highlight=False)
+        console.print_line(
+            f"{total.unpriced_gpu_seconds:.1f} GPU seconds have no known price: set COMFYUI_MODAL_GPU_PRICES"
+        )
 
 
 def _usd(row: Sum, gpu: str | None) -> str:

@@ -1,65 +1,101 @@
-"""`comfyui-modal jobs`."""
+"""`comfyui-modal jobs`, and `comfyui-modal logs`."""
 
 import json
 import sys
+from typing import Annotated
 
+from cyclopts import App, Parameter
 from rich.table import Table
 
-from infra.cli.client import Client, Json
-from infra.cli.output import Terminal, print_json, printable
+from infra.cli.arguments import AsJson, Target
+from infra.cli.cost import print_costs
+from infra.cli.output import Json, Terminal, print_json, printable
+
+jobs = App(name="jobs")
 
 
-def list_page(api: tuple[str, str], status: str | None, limit: int, cursor: str | None, *, as_json: bool) -> int:
-    with Client(*api) as client:
+@jobs.command(name="list")
+def list_jobs(
+    *,
+    status: str | None = None,
+    limit: int = 50,
+    cursor: str | None = None,
+    as_json: AsJson = False,
+    target: Target = Target(),
+) -> None:
+    """List jobs, newest first."""
+    with target.client() as client:
         page = client.jobs(status=status, limit=limit, cursor=cursor)
     if as_json:
-        return print_json(page)
+        print_json(page)
+        return
     table = Table("job", "status", "created", "progress", box=None, pad_edge=False)
     for job in page["jobs"]:
         table.add_row(job["job_id"], job["status"], job["created_at"][:19], f"{job['progress']} %")
     console = Terminal()
     console.print(table)
     if page["next_cursor"]:
-        console.print(f"more: --cursor {page['next_cursor']}", highlight=False)
-    return 0
+        console.print_line(f"more: --cursor {page['next_cursor']}")
 
 
-def show_job(api: tuple[str, str], job_id: str, *, as_json: bool) -> int:
-    with Client(*api) as client:
+@jobs.command
+def show(job_id: str, *, as_json: AsJson = False, target: Target = Target()) -> None:
+    """Show one job: how far it is, what it made, why it failed."""
+    with target.client() as client:
         job = client.job(job_id)
-    return print_json(job) if as_json else _print_job(job)
+    print_json(job) if as_json else _print_job(job)
 
 
-def cancel_job(api: tuple[str, str], job_id: str) -> int:
-    with Client(*api) as client:
-        job = client.cancel(job_id)
-    return _print_job(job)
+@jobs.command
+def cancel(job_id: str, *, target: Target = Target()) -> None:
+    """Cancel a job; a finished one is left as it is."""
+    with target.client() as client:
+        _print_job(client.cancel(job_id))
 
 
-def print_logs(api: tuple[str, str], job_id: str, attempt: int | None) -> int:
-    with Client(*api) as client:
+@jobs.command
+def logs(
+    job_id: str,
+    *,
+    attempt: Annotated[int | None, Parameter(help="of which attempt; the current one unless given")] = None,
+    target: Target = Target(),
+) -> None:
+    """Print what the engine said while the job ran."""
+    with target.client() as client:
         sys.stdout.write(printable(client.logs(job_id, attempt)))
-    return 0
 
 
-def remove_job(api: tuple[str, str], job_id: str) -> int:
-    with Client(*api) as client:
+@jobs.command
+def remove(job_id: str, *, target: Target = Target()) -> None:
+    """Remove a job and its files now; one that still runs is stopped, and removed then."""
+    with target.client() as client:
         left = client.remove(job_id)
-    if left is not None:
-        return _print_job(left)
-    Terminal().print(f"removed {job_id}", highlight=False, markup=False)
-    return 0
+    if left is None:
+        Terminal().print_line(f"removed {job_id}")
+    else:
+        _print_job(left)
 
 
-def _print_job(job: Json) -> int:
+@jobs.command
+def cost(
+    *,
+    since: Annotated[str, Parameter(help="a span (7d, 12h, 30m), or a date")] = "7d",
+    as_json: AsJson = False,
+    target: Target = Target(),
+) -> None:
+    """Sum what jobs have cost, by GPU, workflow and status."""
+    with target.client() as client:
+        print_costs(client, since, as_json=as_json)
+
+
+def _print_job(job: Json) -> None:
     console = Terminal()
     for name in ("job_id", "status", "progress", "created_at", "started_at", "completed_at", "error"):
         if job[name] is not None:
-            console.print(f"{name:13}{job[name]}", highlight=False, markup=False)
+            console.print_line(f"{name:13}{job[name]}")
     if job["error_detail"]:
         detail = {key: value for key, value in job["error_detail"].items() if value is not None}
-        console.print(f"{'error_detail':13}{json.dumps(detail)}", highlight=False, markup=False)
+        console.print_line(f"{'error_detail':13}{json.dumps(detail)}")
     for output in job["outputs"]:
-        console.print(f"{'output':13}{output['filename']}  {output['size_bytes']} bytes", highlight=False, markup=False)
-        console.print(f"{'':13}{output['url']}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+        console.print_line(f"{'output':13}{output['filename']}  {output['size_bytes']} bytes")
+        console.print_line(f"{'':13}{output['url']}")

@@ -1,34 +1,31 @@
-"""The commands `keys create`, `keys list` and `keys revoke`. They need the bucket, not the API."""
+"""`comfyui-modal keys create`, `keys list` and `keys revoke`. They need the bucket, not the API."""
 
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.table import Table
 
-from infra.cli.arguments import DEFAULT_DATA
-from infra.cli.output import FAILED, print_json, refuse
+from infra.cli.arguments import DEFAULT_DATA, AsJson, span
+from infra.cli.output import Refused, Terminal, print_json
 
-if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
+if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
     from infra.settings import Settings
     from storage.access.key_store import ApiKeyStore, KeyRecord
     from workflows.policy import GraphTrust
 
-keys = App(name="keys", help="Make API keys, list and revoke them.")
+keys = App(name="keys")
 
 
 Data = Annotated[
     Path | None,
     Parameter(help="the folder of a `comfyui-modal up`; otherwise COMFYUI_MODAL_BUCKET, and .local without one"),
 ]
-AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
-
 
 NO_MORE_LOOPBACK = (
     "This is the second tenant: events no longer go to receivers on this machine (127.0.0.1, localhost). "
@@ -36,12 +33,8 @@ NO_MORE_LOOPBACK = (
 )
 
 
-class Refused(Exception):
-    """The command refuses its arguments. The message says what to do."""
-
-
 @keys.command
-def create(  # noqa: PLR0913  one a flag
+async def create(  # noqa: PLR0913  one a flag
     *,
     tenant: Annotated[str, Parameter(help="whose key it is: a-z, 0-9 and `-`, at most 63")],
     scopes: Annotated[
@@ -58,86 +51,50 @@ def create(  # noqa: PLR0913  one a flag
     ] = False,
     data: Data = None,
     as_json: AsJson = False,
-) -> int:
+) -> None:
     """Make an API key, and print it once: only its hash is kept."""
-    try:
-        key, record = _new(tenant, scopes, expires, name, graphs)
-    except Refused as refused:
-        return refuse(str(refused))
-
+    key, record = _new(tenant, scopes, expires, name, graphs)
     is_second = False
-
-    async def keep(store: "ApiKeyStore", settings: "Settings") -> None:
-        nonlocal is_second
-        is_second = settings.webhook_loopback == "one-tenant" and await _is_second_tenant(record, store, settings)
-        await store.add(record)
-
-    code = 0 if for_settings else _run(data, keep)
-    if code == 0:
-        _print_new(key, record, as_json=as_json, with_record=for_settings)
+    if not for_settings:
+        async with _key_store(data) as (store, settings):
+            is_second = settings.webhook_loopback == "one-tenant" and await _is_second_tenant(record, store, settings)
+            await store.add(record)
+    _print_new(key, record, as_json=as_json, with_record=for_settings)
     if is_second:
-        Console(stderr=True).print(NO_MORE_LOOPBACK, highlight=False, markup=False, soft_wrap=True)
-    return code
+        Terminal(stderr=True).print_line(NO_MORE_LOOPBACK)
 
 
 @keys.command(name="list")
-def list_all(*, data: Data = None, as_json: AsJson = False) -> int:
+async def list_keys(*, data: Data = None, as_json: AsJson = False) -> None:
     """List the keys of the bucket: whose they are, what they may do, whether they are good."""
-
-    async def show(store: "ApiKeyStore", _: "Settings") -> None:
+    async with _key_store(data) as (store, _):
         _print_all(await store.all(), as_json=as_json)
-
-    return _run(data, show)
 
 
 @keys.command
-def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> int:
+async def revoke(kid: str, *, data: Data = None, as_json: AsJson = False) -> None:
     """Revoke a key for good: every process refuses it within a minute."""
-
-    async def end(store: "ApiKeyStore", _: "Settings") -> None:
-        from storage.errors import KeyNotFound
-
-        try:
-            record = await store.revoke(kid)
-        except KeyNotFound:
-            raise Refused(f"the bucket has no key {kid}: see `comfyui-modal keys list`") from None
-        if as_json:
-            print_json(_shown(record), indent=2)
-        else:
-            Console().print(f"revoked {kid} of {record.tenant}: refused everywhere within a minute", highlight=False)
-
-    return _run(data, end)
-
-
-def _run(data: Path | None, command: Callable[["ApiKeyStore", "Settings"], Awaitable[None]]) -> int:
-    import asyncio
-
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
-    from infra.local.data_folder import UpRefused
-    from infra.local.s3_server import S3ServerFailed
-    from infra.settings import format_errors
-    from storage.errors import StorageError
-
-    async def on_the_bucket() -> None:
-        from infra.compose.stores import open_objects
-        from storage.access.key_store import ApiKeyStore
-        from storage.clock import SystemClock
-
-        async with _bucket(data) as settings, open_objects(settings) as objects:
-            await command(ApiKeyStore(objects, SystemClock(), fixed=settings.api_keys), settings)
+    from storage.errors import KeyNotFound
 
     try:
-        asyncio.run(on_the_bucket())
-    except (Refused, UpRefused) as refused:
-        return refuse(str(refused))
-    except (ValidationError, SettingsError) as fault:
-        return refuse(format_errors(fault))
-    except (StorageError, S3ServerFailed) as error:
-        refuse(str(error))
-        return FAILED
-    return 0
+        async with _key_store(data) as (store, _):
+            record = await store.revoke(kid)
+    except KeyNotFound:
+        raise Refused(f"the bucket has no key {kid}: see `comfyui-modal keys list`") from None
+    if as_json:
+        print_json(_shown(record), indent=2)
+    else:
+        Terminal().print_line(f"revoked {kid} of {record.tenant}: refused everywhere within a minute")
+
+
+@asynccontextmanager
+async def _key_store(data: Path | None) -> "AsyncIterator[tuple[ApiKeyStore, Settings]]":
+    from infra.compose.stores import open_objects
+    from storage.access.key_store import ApiKeyStore
+    from storage.clock import SystemClock
+
+    async with _bucket(data) as settings, open_objects(settings) as objects:
+        yield ApiKeyStore(objects, SystemClock(), fixed=settings.api_keys), settings
 
 
 @asynccontextmanager
@@ -174,7 +131,6 @@ def _new(
 ) -> tuple[str, "KeyRecord"]:
     from pydantic import ValidationError
 
-    from infra.cli.arguments import span
     from storage.access.key_store import SCOPES, new_record
 
     named = [scope.strip() for scope in scopes.split(",")]
@@ -205,12 +161,9 @@ def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: boo
         sys.stdout.write(f"{json.dumps(more['record'])}\n")
     end = "never" if record.expires_at is None else record.expires_at.isoformat(timespec="seconds")
     graphs = "" if record.graphs is None else f", graphs {record.graphs}"
-    Console(stderr=True).print(
+    Terminal(stderr=True).print_line(
         f"tenant {record.tenant}, kid {record.kid}, scopes {' '.join(record.scopes)}{graphs}, ends {end}. "
-        "Keep the key: it is not shown again.",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+        "Keep the key: it is not shown again."
     )
 
 
@@ -224,7 +177,7 @@ def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
         created = f"{record.created_at:%Y-%m-%d %H:%M}"
         scopes, graphs = " ".join(record.scopes), record.graphs or "as set"
         table.add_row(record.kid, record.tenant, scopes, graphs, _state(record), created, ends, record.name or "")
-    Console().print(table, highlight=False, markup=False)
+    Terminal().print(table, highlight=False, markup=False)
 
 
 def _shown(record: "KeyRecord") -> dict[str, object]:

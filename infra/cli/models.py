@@ -1,4 +1,4 @@
-"""The commands `models sync`, `models verify` and `models list`."""
+"""`comfyui-modal models sync`, `models verify` and `models list`."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
 
-from infra.cli.cloud import Environment
-from infra.cli.output import FAILED, REFUSED, UNREACHABLE, print_json
+from infra.cli.arguments import AsJson, Environment
+from infra.cli.output import FAILED, Terminal, print_json
 
-if TYPE_CHECKING:  # commands import lazily, so that `--help` stays fast
+if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
     from infra.models.folders import Models
     from infra.models.manifest import Model
     from infra.models.sync import Found
 
-models = App(name="models", help="Download the models of workflows, and check them.")
+models = App(name="models")
 
 MANIFEST = Path("infra/models.toml")
 GIB = 1024**3
@@ -29,7 +28,6 @@ Only = Annotated[
     list[str] | None,
     Parameter(help="a model's file or folder/file, or a workflow by name; may be repeated", negative=""),
 ]
-AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
 
 
 @models.command
@@ -83,23 +81,12 @@ def _perform(
     as_json: bool,
     may_lack: bool = False,
 ) -> int:
-    from infra.cloud.port import CloudError, CloudUnreachable
-    from infra.manifests import BadManifest, located
+    from infra.manifests import located
     from infra.models.folders import models_at
     from infra.models.manifest import chosen
     from infra.models.manifest import models as read
-    from infra.models.sync import BadLock
 
-    console = Console(stderr=True)
-    try:
-        wanted = chosen(read(located(manifest)), only)
-        found = _with_progress(models_at(folder, env), command, wanted)
-    except (BadManifest, BadLock) as error:
-        console.print(str(error), style="red", highlight=False, markup=False)
-        return REFUSED
-    except CloudError as error:
-        console.print(str(error), style="red", highlight=False, markup=False)
-        return UNREACHABLE if isinstance(error, CloudUnreachable) else FAILED
+    found = _with_progress(models_at(folder, env), command, chosen(read(located(manifest)), only))
     _show(found, as_json=as_json)
     good = all(one.is_good or (may_lack and one.state == "missing") for one in found)
     return 0 if good else FAILED
@@ -109,7 +96,7 @@ def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> 
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 
         def show(name: str, have: int, total: int | None) -> None:
@@ -124,8 +111,8 @@ def _show(found: "Sequence[Found]", *, as_json: bool) -> None:
     if as_json:
         print_json([asdict(one) for one in found])
         return
-    console = Console()
+    console = Terminal()
     for one in found:
         size = "" if one.size_bytes is None else f"  {one.size_bytes / GIB:.2f} GiB"
         detail = f"  {one.detail}" if one.detail else ""
-        console.print(f"{one.state:<10} {one.name}{size}{detail}", highlight=False, markup=False, soft_wrap=True)
+        console.print_line(f"{one.state:<10} {one.name}{size}{detail}")

@@ -1,4 +1,7 @@
-"""Output of the commands, and their exit codes. Exit code 0 means success."""
+"""Output of the commands, their exit codes, and the error of a command that cannot do as asked.
+
+Exit code 0 means success.
+"""
 
 import json
 import re
@@ -16,8 +19,19 @@ UNREACHABLE = 3
 INTERRUPTED = 130
 """Ctrl-C was pressed, and the job was cancelled."""
 
+Json = dict[str, Any]
+"""A JSON object, as the API answers it."""
+
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """All control and direction characters but tab and line feed."""
+
+
+class Refused(Exception):
+    """The command cannot do as asked. The message says what to do."""
+
+    def __init__(self, message: str, code: int = REFUSED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def printable(text: str) -> str:
@@ -35,14 +49,11 @@ class Terminal(Console):
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
 
+    def print_line(self, text: str, style: str | None = None) -> None:
+        """Print the text as it is. A bracket in it is no markup, and a URL in it is not wrapped."""
+        self.print(text, style=style, highlight=False, markup=False, soft_wrap=True)
 
-def print_json(document: object, *, indent: int = 1) -> int:
-    """Print the document to standard output. Returns 0, for a command that ends with it."""
+
+def print_json(document: object, *, indent: int = 1) -> None:
+    """Print the document to standard output."""
     sys.stdout.write(json.dumps(document, indent=indent) + "\n")
-    return 0
-
-
-def refuse(message: str) -> int:
-    """Print the message to standard error. Returns REFUSED."""
-    Terminal(stderr=True).print(message, style="red", highlight=False, markup=False, soft_wrap=True)
-    return REFUSED

@@ -1,23 +1,39 @@
-"""`comfyui-modal system`."""
+"""`comfyui-modal system` and `openapi`: what the API says about itself."""
 
-from infra.cli.client import Client, Json
-from infra.cli.output import Terminal, print_json
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from infra.cli.arguments import AsJson, Target
+from infra.cli.output import Json, Terminal, print_json
 
 GIB = 1024**3
 
 
-def show_system(api: tuple[str, str], *, as_json: bool) -> int:
-    with Client(*api) as client:
-        system = client.system()
+def system(*, as_json: AsJson = False, target: Target = Target()) -> None:
+    with target.client() as client:
+        found = client.system()
     if as_json:
-        print_json(system)
-        return 0
+        print_json(found)
+        return
     console = Terminal()
-    console.print(f"API {system['version']}, Python {system['python_version']}", highlight=False)
-    for pool in system["pools"]:
+    console.print_line(f"API {found['version']}, Python {found['python_version']}")
+    for pool in found["pools"]:
         for line in _lines(pool):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
+            console.print_line(line)
+
+
+def openapi(*, out: Annotated[Path | None, Parameter(help="file to write; standard output otherwise")] = None) -> None:
+    from app.openapi import document
+
+    text = json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text)
 
 
 def failed_starts_line(pool: Json) -> str | None:

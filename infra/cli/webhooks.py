@@ -5,45 +5,70 @@ import sys
 import time
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Any
+from typing import Annotated, Any
 
+from cyclopts import App, Parameter
 from rich.markup import escape
 
-from infra.cli.client import Client, Json
-from infra.cli.output import FAILED, REFUSED, Terminal, print_json
+from infra.cli.arguments import DEFAULT_DATA, AsJson, SecretFolder, SigningSecret, Target, webhook_secret_of
+from infra.cli.output import FAILED, Json, Refused, Terminal, print_json
 from storage.access.key_store import check_tenant
 from storage.webhooks.signing import BadSignature, tenant_secret, verify
 
+webhooks = App(name="webhooks")
 
-def print_secrets(deployment: str, tenant: str) -> int:
-    """Print the tenant's secrets. `deployment` has the deployment's secrets, separated by spaces."""
-    try:
-        secrets = [tenant_secret(secret, check_tenant(tenant)) for secret in deployment.split()]
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return REFUSED
-    sys.stdout.write("".join(f"{secret}\n" for secret in secrets))
-    return 0
+MAX_BODY_BYTES = 64 * 1024 * 1024
 
 
-def test_receiver(api: tuple[str, str], url: str, *, as_json: bool) -> int:
-    with Client(*api) as client:
+@webhooks.command(name="test")
+def try_receiver(url: str, *, as_json: AsJson = False, target: Target = Target()) -> int:
+    """Send a signed test event to a receiver, and say what came of it."""
+    with target.client() as client:
         delivery = client.test_webhook(url)
     _print([delivery], as_json=as_json)
     return 0 if delivery["status"] == "delivered" else FAILED
 
 
-def list_deliveries(api: tuple[str, str], job_id: str, *, as_json: bool) -> int:
-    with Client(*api) as client:
-        found = client.deliveries(job_id)
-    _print(found, as_json=as_json)
-    return 0
+@webhooks.command
+def deliveries(job_id: str, *, as_json: AsJson = False, target: Target = Target()) -> None:
+    """Show how the delivery of a job's events went, attempt by attempt."""
+    with target.client() as client:
+        _print(client.deliveries(job_id), as_json=as_json)
 
 
-def redeliver(api: tuple[str, str], job_id: str, event_id: str) -> int:
-    with Client(*api) as client:
+@webhooks.command
+def redeliver(job_id: str, event_id: str, *, target: Target = Target()) -> None:
+    """Send one of a job's events once more, with the same id."""
+    with target.client() as client:
         _print([client.redeliver(job_id, event_id)], as_json=False)
-    return 0
+
+
+@webhooks.command(name="secret")
+def print_secrets(
+    *,
+    tenant: Annotated[str, Parameter(help="whose events it signs")],
+    secret: SigningSecret = None,
+    data: SecretFolder = DEFAULT_DATA,
+) -> None:
+    """Print the secret that signs a tenant's events, the newest first while secrets rotate."""
+    deployment = (secret or webhook_secret_of(data)).split()
+    try:
+        secrets = [tenant_secret(one, check_tenant(tenant)) for one in deployment]
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    sys.stdout.write("".join(f"{one}\n" for one in secrets))
+
+
+def listen(
+    *,
+    port: Annotated[int, Parameter(help="0 chooses a free one")] = 9000,
+    secret: SigningSecret = None,
+    answer: Annotated[int, Parameter(help="the status that each event is answered")] = 204,
+    count: Annotated[int | None, Parameter(help="end after so many events")] = None,
+    as_json: AsJson = False,
+    data: SecretFolder = DEFAULT_DATA,
+) -> int:
+    return Listening(port, secret or webhook_secret_of(data), answer, count, as_json).serve()
 
 
 def _print(deliveries: list[Json], *, as_json: bool) -> None:
@@ -54,16 +79,13 @@ def _print(deliveries: list[Json], *, as_json: bool) -> None:
     for delivery in deliveries:
         reason = f": {delivery['reason']}" if delivery["reason"] else ""
         line = f"{delivery['status']:10}{delivery['type']}  {delivery['event_id']}{reason}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print_line(line)
         for attempt in delivery["attempts"]:
             said = attempt["status"] or attempt["error"]
             line = f"  {attempt['at'][:19]}  {said}  {attempt['duration_ms']} ms"
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            console.print_line(line)
         if delivery["next_at"]:
-            console.print(f"  next {delivery['next_at'][:19]}", highlight=False, markup=False)
-
-
-MAX_BODY_BYTES = 64 * 1024 * 1024
+            console.print_line(f"  next {delivery['next_at'][:19]}")
 
 
 @dataclass(slots=True)
@@ -103,10 +125,10 @@ class Listening:
             event = json.loads(body)
         except BadSignature as error:
             self.forged += 1
-            self.console.print(f"refused: {error}", style="red", markup=False)
+            self.console.print_line(f"refused: {error}", style="red")
             return 401
         except ValueError:
-            self.console.print("refused: the body is not JSON", style="red")
+            self.console.print_line("refused: the body is not JSON", style="red")
             return 400
         self._show(event)
         return self.status
@@ -121,7 +143,7 @@ class Listening:
         self.console.print(f"[green]{believed}[/] [bold]{kind}[/] {event_id}", highlight=False)
         data = event.get("data")
         if isinstance(data, dict):
-            self.console.print(_short(data), markup=False, soft_wrap=True)
+            self.console.print_line(_short(data))
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         listening = self

@@ -2,32 +2,39 @@
 
 import json
 
-from infra.cli.client import Client, Json
-from infra.cli.output import Terminal, print_json
+from cyclopts import App
+
+from infra.cli.arguments import AsJson, Target
+from infra.cli.output import Json, Terminal, print_json
+
+workflows = App(name="workflows")
 
 
-def list_all(api: tuple[str, str], *, as_json: bool) -> int:
-    with Client(*api) as client:
+@workflows.command(name="list")
+def list_workflows(*, as_json: AsJson = False, target: Target = Target()) -> None:
+    """List the workflows that can be run by name."""
+    with target.client() as client:
         found = client.workflows()
     if as_json:
-        return print_json(found)
+        print_json(found)
+        return
     width = max((len(row["name"]) for row in found), default=0)
+    console = Terminal()
     for row in found:
-        Terminal().print(
-            f"{row['name']:<{width}}  {_state(row):<8}  {row['title']}", highlight=False, markup=False, soft_wrap=True
-        )
-    return 0
+        console.print_line(f"{row['name']:<{width}}  {_state(row):<8}  {row['title']}")
 
 
-def show_one(api: tuple[str, str], name: str, *, as_json: bool) -> int:
-    with Client(*api) as client:
+@workflows.command
+def show(name: str, *, as_json: AsJson = False, target: Target = Target()) -> None:
+    """Show a workflow: its inputs, what it needs, whether it can run. As JSON, its graph too."""
+    with target.client() as client:
         found = client.workflow(name)
     if as_json:
-        return print_json(found)
+        print_json(found)
+        return
     console = Terminal()
     for line in _lines(found):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
+        console.print_line(line)
 
 
 def _lines(found: Json) -> list[str]:

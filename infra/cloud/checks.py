@@ -7,14 +7,13 @@ ticket, which starts a GPU container if none is idle.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from infra.cloud.modal_commands import ROOT
 from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
 from infra.gpus import MODAL_USD_PER_S, expected_attention, memory_gb
 from infra.image import lock_sources
 from infra.image_lock import full_lock, pins, recorded_sources
-from infra.manifests import BadManifest
+from infra.manifests import ROOT, BadManifest
 from infra.models.manifest import models
 from infra.nodes import custom_nodes
 from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS

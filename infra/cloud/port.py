@@ -38,6 +38,11 @@ class PoolScale:
     buffer_containers: int
     idle_s: int | None
 
+    def __str__(self) -> str:
+        high = "no limit" if self.max_containers is None else f"max {self.max_containers}"
+        idle = "" if self.idle_s is None else f", idle for {self.idle_s} s"
+        return f"min {self.min_containers}, {high}, buffer {self.buffer_containers}{idle}"
+
 
 @dataclass(frozen=True, slots=True)
 class ScaleChange:

@@ -150,7 +150,7 @@ class LocalRuntime:
         return Child(spec)
 
 
-async def up(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
+async def serve(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
     """Run until `stop` is set. Call `on_ready` once, when the API and every worker are ready."""
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")

@@ -211,7 +211,7 @@ def test_the_scale_of_a_pool(deployed: Shell) -> None:
     settings = functions[deployed.plane.state.bound_to(DEFAULT_POOL)].spec.autoscaler_settings
     assert (settings.min_containers, settings.max_containers, settings.buffer_containers) == (1, 2, 1)
     refused = deployed.command("scale", "--min", "3")
-    assert (refused.returncode, "cannot keep 3 containers and have at most 2" in refused.stdout) == (2, True)
+    assert (refused.returncode, "cannot keep 3 containers and have at most 2" in refused.stderr) == (2, True)
     deployed.done("deploy")
     assert "min 0, max 4, buffer 0" in deployed.done("scale")
 

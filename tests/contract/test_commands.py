@@ -12,7 +12,7 @@ import pytest
 
 from infra.cli.client import ApiProblem, Client
 from infra.cli.output import FAILED, REFUSED
-from infra.cli.root import cli
+from infra.cli.root import main
 from storage.clock import ManualClock
 from storage.jobs.models import ErrorDetail
 from tests.support.api_server import BLUE, KEY, Api, submit
@@ -31,7 +31,7 @@ def typed(memory_api: Api, capsys: pytest.CaptureFixture[str]) -> Said:
 
     async def run(*words: str) -> tuple[int, str]:
         target = ("--api-url", str(memory_api.client.base_url), "--api-key", KEY)
-        code: int = await anyio.to_thread.run_sync(lambda: cli([*words, *target]))
+        code = await anyio.to_thread.run_sync(lambda: main([*words, *target]))
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 

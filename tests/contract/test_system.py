@@ -11,9 +11,9 @@ import pytest
 
 from app import __version__
 from app.config import ApiConfig
-from infra.cli.cost import show_costs
 from infra.cli.output import REFUSED
-from infra.cli.system import failed_starts_line, show_system
+from infra.cli.root import main
+from infra.cli.system import failed_starts_line
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
@@ -187,13 +187,13 @@ async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFi
         await api.stores.worker_facts.publish("default", facts(clock))
         await run_one(api, clock, 10.0)
         await run_one(api, clock, 1.0, None)
-        target = (str(api.client.base_url), KEY)
+        target = ("--api-url", str(api.client.base_url), "--api-key", KEY)
 
-        async def said(show: Any, *args: Any, as_json: bool) -> tuple[int, str]:
-            code = await anyio.to_thread.run_sync(lambda: show(target, *args, as_json=as_json))
+        async def said(*words: str) -> tuple[int, str]:
+            code = await anyio.to_thread.run_sync(lambda: main([*words, *target]))
             return code, capsys.readouterr().out
 
-        code, text = await said(show_costs, "2020-01-01", as_json=True)
+        code, text = await said("jobs", "cost", "--since", "2020-01-01", "--json")
         costs = json.loads(text)
         assert (code, costs["total"]) == (
             0,
@@ -203,8 +203,8 @@ async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFi
             ("L40S", "completed", 0.01),
             (None, "completed", 0.0),
         ]
-        assert "L40S" in (await said(show_costs, "2020-01-01", as_json=False))[1]
-        assert json.loads((await said(show_costs, "2100-01-01", as_json=True))[1])["rows"] == []
-        assert (await said(show_costs, "yesterday", as_json=False))[0] == REFUSED
-        assert json.loads((await said(show_system, as_json=True))[1])["pools"][0]["worker"]["worker"] == "ta-1"
-        assert "NVIDIA L40S, 48 GiB" in (await said(show_system, as_json=False))[1]
+        assert "L40S" in (await said("jobs", "cost", "--since", "2020-01-01"))[1]
+        assert json.loads((await said("jobs", "cost", "--since", "2100-01-01", "--json"))[1])["rows"] == []
+        assert (await said("jobs", "cost", "--since", "yesterday"))[0] == REFUSED
+        assert json.loads((await said("system", "--json"))[1])["pools"][0]["worker"]["worker"] == "ta-1"
+        assert "NVIDIA L40S, 48 GiB" in (await said("system"))[1]

@@ -14,15 +14,18 @@ PRELOADED = (
     "boto3",
     "modal.cli.entry_point",
     "obstore.store",
-    "infra.cli.run",
-    "infra.cli.client",
     "infra.cli.bucket",
+    "infra.cli.client",
+    "infra.cli.jobs",
+    "infra.cli.keys",
+    "infra.cli.models",
+    "infra.cli.run",
+    "infra.cli.status",
+    "infra.cli.webhooks",
+    "infra.cloud.checks",
     "infra.cloud.modal_cloud",
     "infra.compose.stores",
     "infra.doctor",
-    "infra.cli.keys",
-    "infra.cli.models",
-    "rich.table",
 )
 
 

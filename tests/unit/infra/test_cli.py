@@ -1,5 +1,7 @@
 """What the command line says when it cannot do as asked."""
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -7,12 +9,17 @@ from threading import Thread
 
 import pytest
 
-from infra.cli.arguments import NoConnection, Target, webhook_secret_of
-from infra.cli.client import ApiProblem
-from infra.cli.jobs import print_logs
-from infra.cli.output import REFUSED
-from infra.cli.root import ends_well
+from infra.cli.arguments import Target, webhook_secret_of
+from infra.cli.client import ApiProblem, ApiUnreachable, DownloadFailed
+from infra.cli.jobs import logs
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused
+from infra.cli.root import explain
 from infra.cli.webhooks import Listening
+from infra.cloud.port import CloudUnreachable, NotDeployed
+from infra.local.data_folder import UpRefused
+from infra.manifests import ROOT, BadManifest
+from infra.models.sync import BadLock
+from storage.errors import ObjectNotFound
 
 FAULTS = [
     {"pointer": "/a", "detail": "a is wrong", "hint": "mend a"},
@@ -21,11 +28,7 @@ FAULTS = [
 
 
 def said(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    @ends_well
-    def command() -> int:
-        raise ApiProblem(422, problem)
-
-    assert command() == REFUSED
+    assert explain(ApiProblem(422, problem)) == REFUSED
     return capsys.readouterr().err.splitlines()
 
 
@@ -71,7 +74,7 @@ def test_a_log_is_printed_without_control_characters(capsys: pytest.CaptureFixtu
     with HTTPServer(("127.0.0.1", 0), Logs) as server:
         serving = Thread(target=server.handle_request)
         serving.start()
-        print_logs((f"http://127.0.0.1:{server.server_port}", "key"), "job", None)
+        logs("job", target=Target(f"http://127.0.0.1:{server.server_port}", "key"))
         serving.join()
     assert capsys.readouterr().out == HARMLESS
 
@@ -84,7 +87,43 @@ def test_an_event_may_say_anything(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_without_an_api_the_folder_is_named(tmp_path: Path) -> None:
     """It is most often another folder in which `up` runs."""
-    with pytest.raises(NoConnection, match=f"nothing runs in {tmp_path} .*connection.json"):
-        Target(data=tmp_path).resolve()
-    with pytest.raises(NoConnection, match=f"nothing runs in {tmp_path} .*connection.json"):
+    with pytest.raises(Refused, match=f"nothing runs in {tmp_path} .*connection.json") as refused:
+        Target(data=tmp_path).client()
+    assert refused.value.code == UNREACHABLE
+    with pytest.raises(Refused, match=f"nothing runs in {tmp_path} .*connection.json"):
         webhook_secret_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ApiUnreachable("gone"), UNREACHABLE),
+        (CloudUnreachable("no token"), UNREACHABLE),
+        (DownloadFailed("other bytes"), FAILED),
+        (NotDeployed("no app"), FAILED),
+        (ObjectNotFound("k"), FAILED),
+        (Refused("--workers must be at least 1"), REFUSED),
+        (UpRefused("in use"), REFUSED),
+        (BadManifest("no TOML"), REFUSED),
+        (BadLock("no JSON"), REFUSED),
+    ],
+)
+def test_an_expected_error_becomes_a_message(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is printed to standard error, and its kind decides the exit code."""
+    assert explain(error) == code
+    assert capsys.readouterr().err.strip() == str(error)
+
+
+def test_a_defect_keeps_its_traceback() -> None:
+    """An error that no command expects is not explained."""
+    assert explain(KeyError("a")) is None
+
+
+def test_help_imports_no_command() -> None:
+    """The texts of `--help` stand in the table of commands, so that it loads none of their modules."""
+    script = (
+        "import sys; from infra.cli.root import main; main(['--help']);"
+        "print(*(name for name in sys.modules if name.startswith(('infra.', 'storage', 'httpx', 'pydantic', 'modal'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "infra.cli infra.cli.output infra.cli.root"

@@ -11,10 +11,11 @@ from aiohttp import web
 from rich.console import Console
 
 from app import __version__
+from infra.cli.cloud import check_change, rescale
+from infra.cli.output import Refused, Terminal
+from infra.cli.status import Status, read_status, show_status
 from infra.cloud.checks import CloudChecks
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
-from infra.cloud.scale import in_words, refusal, rescale
-from infra.cloud.status import Status, read_status, show_status
 from infra.findings import Check, Finding, examine, show
 from infra.on_modal.names import PARTS
 from infra.settings import DeploymentSettings
@@ -327,12 +328,16 @@ async def test_findings_are_shown_with_what_to_do() -> None:
 async def test_rescaling() -> None:
     """Both states are told; what cannot hold is refused before it is asked for."""
     cloud, output = FakeCloud(now=PoolScale(0, None, 0, None)), io.StringIO()
-    assert await rescale(cloud, "default", ScaleChange(min_containers=2), Console(file=output, width=200)) == 0
+    await rescale(cloud, "default", ScaleChange(min_containers=2), Terminal(file=output))
     assert "min 2, no limit, buffer 0 (was: min 0, no limit, buffer 0)" in output.getvalue()
-    assert await rescale(cloud, "default", ScaleChange(max_containers=1), Console(file=output, width=200)) == 2
+    with pytest.raises(Refused, match="pool default cannot keep 2 containers and have at most 1"):
+        await rescale(cloud, "default", ScaleChange(max_containers=1), Terminal(file=output))
     assert cloud.now == PoolScale(2, None, 0, None)
-    assert in_words(PoolScale(1, 4, 2, 100)) == "min 1, max 4, buffer 2, idle for 100 s"
-    assert refusal(ScaleChange(min_containers=0, max_containers=1)) is None
+    assert str(PoolScale(1, 4, 2, 100)) == "min 1, max 4, buffer 2, idle for 100 s"
+    check_change(ScaleChange(min_containers=0, max_containers=1))
+    for wrong in (ScaleChange(max_containers=0), ScaleChange(min_containers=-1), ScaleChange(buffer_containers=-1)):
+        with pytest.raises(Refused, match="must"):
+            check_change(wrong)
 
 
 async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,6 @@ import pytest
 from cyclopts import App
 from pydantic import BaseModel
 
-import infra.cli.__main__  # noqa: F401  it adds its commands to the client's
 from app.api.events import TYPES
 from app.api.job_view import JobView
 from app.config import ApiConfig

@@ -1,23 +1,30 @@
-"""The command `comfyui-modal status`: the URL of the API, the load of each pool, the number of waiting jobs."""
+"""`comfyui-modal status`: the URL of the API, the load of each pool, the number of waiting jobs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import anyio.to_thread
-from rich.console import Console
 
-from infra.cli.client import ApiProblem, ApiUnreachable, Client
-from infra.cli.output import FAILED, print_json
+from infra.cli.arguments import ApiKey, ApiUrl, AsJson, Environment
+from infra.cli.client import ApiProblem, ApiUnreachable, Client, Json
+from infra.cli.cloud import cloud_and_settings
+from infra.cli.output import FAILED, Terminal, print_json
 from infra.cli.system import failed_starts_line
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
-from infra.cloud.scale import in_words
 from infra.on_modal.names import API_FUNCTION, PARTS
+from storage.keys import DEFAULT_POOL
 
 PAGE = 200
 """Jobs are counted up to one page, of which each row costs a request to the bucket. A full page means "at least"."""
 
-Json = dict[str, Any]
+
+async def status(
+    *, env: Environment = None, api_url: ApiUrl = None, api_key: ApiKey = None, as_json: AsJson = False
+) -> int:
+    cloud, deployment = cloud_and_settings(env)
+    return show_status(
+        await read_status(cloud, (DEFAULT_POOL, *deployment.gpu_pools), api_url, api_key), as_json=as_json
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +78,11 @@ def show_status(status: Status, *, as_json: bool) -> int:
     if as_json:
         print_json(asdict(status))
     else:
-        console = Console()
+        console = Terminal()
         table = list(_lines(status))
         width = max(len(name) for name, _ in table) + 2
         for name, line in table:
-            console.print(f"{name:{width}}{line}", highlight=False, markup=False, soft_wrap=True)
+            console.print_line(f"{name:{width}}{line}")
     return 0 if status.is_well else FAILED
 
 
@@ -91,7 +98,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     for name, pool in status.pools.items():
         load = pool.load
         yield f"pool {name}", f"{load.waiting} tickets wait, {load.running} run, {load.containers} containers"
-        yield "", in_words(pool.scale)
+        yield "", str(pool.scale)
     if "jobs" in api:
         yield "jobs", ", ".join(f"{count}{'+' if count == PAGE else ''} {name}" for name, count in api["jobs"].items())
     for pool in api.get("system", {}).get("pools", ()):

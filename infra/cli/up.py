@@ -1,0 +1,69 @@
+"""`comfyui-modal up`: the service on this machine."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from infra.cli.arguments import CONNECTION, DEFAULT_DATA
+from infra.cli.output import Refused
+
+if TYPE_CHECKING:  # imported when the command runs, so that its `--help` stays fast
+    from infra.settings import EngineSettings
+
+DEFAULT_PORT = 8000
+
+
+async def up(
+    *,
+    port: int = DEFAULT_PORT,
+    data: Path = DEFAULT_DATA,
+    workers: Annotated[int, Parameter(help="how many workers, each with its own engine")] = 1,
+    engine: Annotated[str | None, Parameter(help="lite, the folder of a ComfyUI, or the URL of a running one")] = None,
+    bucket: Annotated[str | None, Parameter(help="an external bucket, of the COMFYUI_MODAL_S3_* settings")] = None,
+    lite_fault_nodes: Annotated[bool, Parameter(help="offer the lite engine's nodes that fail on purpose")] = False,
+) -> None:
+    from infra.local.children import stop_on_signals
+    from infra.local.s3_server import S3ServerFailed
+    from infra.local.up import UpOptions, serve
+    from infra.logs import configure_logging
+    from infra.settings import external_settings, unknown_variables
+
+    if workers < 1:
+        raise Refused("--workers must be at least 1")
+    for line in unknown_variables(os.environ):  # they would be ignored silently
+        sys.stderr.write(f"note: {line}\n")
+    options = UpOptions(
+        port=port,
+        data=data.resolve(),
+        workers=workers,
+        engine=_engine(engine),
+        external=external_settings(bucket),
+        lite_fault_nodes=lite_fault_nodes,
+    )
+    configure_logging("up", "WARNING")
+    try:
+        await serve(options, stop_on_signals(), lambda connection: _say_ready(options.data, connection.api_url))
+    except S3ServerFailed as error:
+        # Unlike a bucket that fails during another command, this one never ran: another start changes nothing.
+        raise Refused(str(error)) from error
+
+
+def _say_ready(data: Path, api_url: str) -> None:
+    sys.stdout.write(f"ready: API {api_url}  docs {api_url}/docs  connection {data / CONNECTION}\n")
+    sys.stdout.flush()
+
+
+def _engine(choice: str | None) -> "EngineSettings":
+    from infra.settings import EngineSettings
+
+    found = EngineSettings()
+    if choice is None:
+        return found
+    if choice == "lite":
+        return EngineSettings(comfyui_dir=None, comfyui_url=None)
+    if choice.startswith(("http://", "https://")):
+        return EngineSettings(comfyui_url=choice.rstrip("/"))
+    return EngineSettings(comfyui_dir=Path(choice).resolve(), comfyui_python=found.comfyui_python, comfyui_url=None)
