@@ -1,8 +1,9 @@
 """The sizes of a video's frames, read from the frame and sequence headers in its packets.
 
 A container declares one size, but a decoder uses the size of each frame: 52 KB whose first frames have 16 by 16 pixels
-can become gigabytes. The headers of common codecs are read; for other codecs each packet is decoded, for which a long
-video exceeds the time limit. Sizes are in whole blocks, so slightly larger than the displayed ones.
+can become gigabytes. The headers of common codecs are read; for other codecs, and for a video with a header that cannot
+be read, each packet is decoded, for which a long video exceeds the time limit. Sizes that are read are in whole blocks,
+so slightly larger than the displayed ones.
 """
 
 import contextlib
@@ -10,11 +11,12 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from storage.intake.nal_headers import START_CODE, Bits, Size, h264, hevc, is_avcc, sizes_in
+from storage.intake.nal_headers import START_CODE, Bits, Size, UnreadableHeader, h264, hevc, is_avcc, sizes_in
 
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _JPEG_TABLES, _JPEG_COMMENTS = 0xDB, frozenset({*range(0xE0, 0xF0), 0xFE})
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
+"""The last one is that of JPEG-LS, which FFmpeg decodes in an MJPEG stream as well."""
 _VP9_SYNC, _VP9_RGB = 0x498342, 7
 _AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 
@@ -220,15 +222,21 @@ READERS: dict[str, Callable[[bytes, bytes], Iterator[Size]]] = {
     "mpeg2video": _mpeg,
 }
 """The readers by FFmpeg's name of the decoder."""
+_SIZE_IN_EACH_PACKET = ("mjpeg", "png", "prores")
+"""Codecs whose packets are whole pictures, each with its size."""
 
 
 class FrameSizes:
-    """The sizes of one PyAV stream. `largest` is the largest so far. Unreadable packets raise nothing."""
+    """The sizes of one PyAV stream. `largest` is the largest so far. Raises `UnreadableHeader`, except with `decoding`.
 
-    def __init__(self, stream: Any) -> None:
+    `decoding` decodes every packet, whatever the codec. It is used from a stream's start, since a decoder needs all of
+    the headers before a packet.
+    """
+
+    def __init__(self, stream: Any, *, decoding: bool = False) -> None:
         self.largest: Size = (stream.width, stream.height)
         self._context = stream.codec_context
-        self._read = READERS.get(self._context.name)
+        self._read = None if decoding else READERS.get(self._context.name)
         self._framings: dict[tuple[bytes, bytes], bytes] = {}
         self._learn(bytes(self._context.extradata or b""))
 
@@ -255,9 +263,12 @@ class FrameSizes:
     def _stated(self, data: bytes, extradata: bytes) -> list[Size]:
         if self._read is None:
             return []
-        found: list[Size] = []
-        with contextlib.suppress(IndexError):
-            found.extend(self._read(data, extradata))
+        try:
+            found = list(self._read(data, extradata))
+        except IndexError:
+            raise UnreadableHeader from None
+        if not found and self._context.name in _SIZE_IN_EACH_PACKET and data is not extradata:
+            raise UnreadableHeader
         return found
 
     def _decoded(self, packet: Any) -> list[Size]:

@@ -4,7 +4,6 @@ Units are found as in FFmpeg, which accepts much that no encoder writes, so that
 readers.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable, Iterator
 
 Size = tuple[int, int]
@@ -46,12 +45,17 @@ class Bits:
         return (number + 1) // 2 if number % 2 else -number // 2
 
 
+class UnreadableHeader(Exception):
+    """A header that cannot be read here, or in two ways. A decoder may take a size from it all the same."""
+
+
 def sizes_in(units: Iterable[bytes], size_of: Callable[[bytes], Size | None]) -> Iterator[Size]:
-    """Yield the sizes in the units. An unreadable unit is skipped, as by a decoder."""
+    """Yield the sizes in the units. Raises `UnreadableHeader`."""
     for unit in units:
-        size = None
-        with contextlib.suppress(IndexError):
+        try:
             size = size_of(unit)
+        except IndexError:
+            raise UnreadableHeader from None
         if size is not None:
             yield size
 
@@ -93,7 +97,14 @@ def h264(data: bytes, extradata: bytes) -> Iterator[Size]:
 def _size_of_h264(unit: bytes) -> Size | None:
     if unit[0] & 31 not in (7, 15):
         return None
-    bits = _content(unit[1:])
+    size = _size_in_h264(_content(unit[1:]))
+    # Where FFmpeg cannot read a set, it reads it again with the bytes that keep start codes out of a unit.
+    if _size_in_h264(Bits(unit[1:MAX_HEADER_BYTES])) != size:
+        raise UnreadableHeader
+    return size
+
+
+def _size_in_h264(bits: Bits) -> Size:
     profile = bits.read(24) >> 16
     bits.golomb()
     if profile in _WITH_CHROMA:

@@ -18,6 +18,7 @@ from typing import Any
 
 from storage.formats import PICTURES, PILLOW, PILLOW_LOOKALIKES, STREAM_OPTIONS, STREAMS
 from storage.intake.frame_sizes import FrameSizes
+from storage.intake.nal_headers import UnreadableHeader
 from storage.intake.walkers import BadFile, gif_extent, webp_extent
 
 MEMORY_BYTES = 512 * 1024**2
@@ -87,10 +88,17 @@ def stream_extent(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     FFmpeg detects the format itself, as in an engine, and must detect a listed one. Headers cannot be trusted, so
     packets are counted.
     """
+    try:
+        return _stream_extent(path, limits)
+    except UnreadableHeader:
+        return _stream_extent(path, limits, decoding=True)
+
+
+def _stream_extent(path: str, limits: dict[str, Any], *, decoding: bool = False) -> dict[str, Any]:
     import av
 
     with av.open(path, options={**STREAM_OPTIONS, **FIRST_LOOK}) as container:
-        videos = {stream.index: FrameSizes(stream) for stream in container.streams.video}
+        videos = {stream.index: FrameSizes(stream, decoding=decoding) for stream in container.streams.video}
         sounds = {stream.index: Samples(stream) for stream in container.streams.audio}
         seconds, spans = float(container.duration or 0) / av.time_base, dict[int, _Span]()
         frames = pixels = samples = 0

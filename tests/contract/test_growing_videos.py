@@ -139,6 +139,12 @@ def within_a_unit(body: bytes) -> bytes:
     return unit(b"\x0c\xff\x80\0\0\1" + body[4:end]) + body[end:]
 
 
+def with_two_readings(body: bytes) -> bytes:
+    """A parameter set for 640 by 480 that cannot be read until FFmpeg keeps the `03` of its `00 00 03`."""
+    sequence = bytes.fromhex("6742001ed4000003163e7dc0a03d90")
+    return b"".join(unit(sequence if one[0] & 31 == 7 else one) for one in nal_units(body))
+
+
 HIDDEN: dict[str, tuple[str, Edit]] = {
     "JPEG, a marker that has no segment": ("mjpeg", behind_the_start(b"\xff\x02\xff\xff")),
     "JPEG, a marker that is not known": ("mjpeg", behind_the_start(b"\xff\xf1\xff\xff")),
@@ -148,6 +154,7 @@ HIDDEN: dict[str, tuple[str, Edit]] = {
     "H.264, a byte behind the units": ("libx264", lambda body: body + b"\0"),
     "H.264, an empty parameter set": ("libx264", lambda body: unit(b"\x67") + body),
     "H.264, a start code within a unit": ("libx264", within_a_unit),
+    "H.264, a parameter set that is read with its emulation bytes": ("libx264", with_two_readings),
 }
 
 
@@ -181,6 +188,16 @@ def as_configuration(body: bytes) -> bytes:
     picture = next(one for one in nal_units(body) if one[0] & 31 == 8)
     head = bytes([1, sequence[1], 0, sequence[3], 0xFC | 1, 0xE0 | 1])
     return head + len(sequence).to_bytes(2) + sequence + b"\1" + len(picture).to_bytes(2) + picture
+
+
+async def test_jpeg_ls_among_jpegs_counts_as_it_is(tmp_path: Path) -> None:
+    """FFmpeg's decoder of MJPEG takes it as well."""
+    _, container_format, pixels, options = next(row for row in CODECS if row[0] == "mjpeg")
+    (large,) = packets("jpegls", "gray", {}, LARGE, 1)
+    body = growing("mjpeg", container_format, pixels, options, large=10, edit=lambda _: large)
+    assert largest_decoded(body) == LARGE
+    with pytest.raises(FileRefused, match="frames of up to"):
+        await checked(tmp_path, body)
 
 
 async def test_a_packet_may_be_the_configuration(tmp_path: Path) -> None:
