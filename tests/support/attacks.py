@@ -67,6 +67,7 @@ attempts = {
     "idle scheduling": lambda: os.sched_setscheduler(worker, os.SCHED_IDLE, os.sched_param(0)),
     "a neighbour's scheduling group": note(f"/proc/{neighbour}/autogroup", "19"),
     "a neighbour's place before the kernel's killer": note(f"/proc/{neighbour}/oom_score_adj", "1000"),
+    "a terminal of its user": lambda: os.open(terminal, os.O_RDWR | os.O_NOCTTY),
     "trace": trace,
     "second name of a file": linked,
     "device": lambda: os.mknod(str(folders.output / "disk"), 0o060600, os.makedev(254, 0)),

@@ -29,9 +29,14 @@ from workflows.messages import Executed
 
 async def captive(folder: Path) -> dict[str, Any]:
     neighbour = await asyncio.create_subprocess_exec("sleep", "60")
+    terminal = os.openpty()
     try:
-        return await _captive(folder, _targets(folder) | {"neighbour": neighbour.pid})
+        return await _captive(
+            folder, _targets(folder) | {"neighbour": neighbour.pid, "terminal": os.ttyname(terminal[1])}
+        )
     finally:
+        for end in terminal:
+            os.close(end)
         neighbour.kill()
         await neighbour.wait()
 
