@@ -1,5 +1,6 @@
 """Rules of the design, each broken on purpose: the simulation must notice."""
 
+import asyncio
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -8,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from storage.batches import BatchStore, StoredBatch
-from storage.index_keys import OutboxEntry, QueueEntry
+from storage.index_keys import EventRef, OutboxEntry, QueueEntry
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys
 from storage.jobs.models import Lease
@@ -16,8 +17,10 @@ from storage.jobs.queue import JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
 from storage.timers import Timer
-from storage.webhooks.deliveries import DeliveryStore, StoredDelivery
+from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from tests.simulation.process import ProcessStore
+
+LATE_S = 16.0
 
 Mutation = Callable[[], AbstractContextManager[Any]]
 
@@ -87,12 +90,22 @@ def no_reconcile() -> AbstractContextManager[Any]:
 
 
 def no_fence() -> AbstractContextManager[Any]:
-    """What seems to lead nowhere is deleted, and a paused writer commits what it belongs to all the same."""
+    """What seems to lead nowhere is deleted, and a paused writer commits what it belongs to all the same.
+
+    Each job's end is late at first: see `no_invalidation`.
+    """
+    commit, paused = JobStore._commit, set[str]()
 
     async def unfenced(store: JobStore, stored: StoredJob) -> StoredJob:
         return stored
 
-    return patch.object(JobStore, "fence", unfenced)
+    async def late(store: JobStore, record: JobRecord, *, etag: str | None) -> StoredJob:
+        if record.status.is_terminal and record.job_id not in paused:
+            paused.add(record.job_id)
+            await asyncio.sleep(LATE_S)
+        return await commit(store, record, etag=etag)
+
+    return patch.multiple(JobStore, fence=unfenced, _commit=late)
 
 
 def index_key_trusted() -> AbstractContextManager[Any]:
@@ -131,12 +144,24 @@ def no_condition() -> AbstractContextManager[Any]:
 
 
 def no_invalidation() -> AbstractContextManager[Any]:
-    """An outbox entry that is ahead of its delivery is deleted, and a replay commits it all the same."""
+    """An outbox entry that is ahead of its delivery is deleted, and a replay commits it all the same.
+
+    Each replay's first commit is late, longer than the deliverer waits between its sweeps: by chance alone this would
+    show in one course of hundreds. No invariant is violated by the pause itself.
+    """
+    commit, paused = DeliveryStore._commit, set[EventRef]()
 
     async def unchanged(store: DeliveryStore, stored: StoredDelivery, entry: OutboxEntry) -> StoredDelivery:
         return stored
 
-    return patch.object(DeliveryStore, "invalidate", unchanged)
+    async def late(store: DeliveryStore, record: Delivery, *, etag: str | None) -> StoredDelivery:
+        is_replay = record.outbox_entry is not None and record.lease_until is None and record.tries == 0
+        if is_replay and record.ref not in paused:
+            paused.add(record.ref)
+            await asyncio.sleep(LATE_S)
+        return await commit(store, record, etag=etag)
+
+    return patch.multiple(DeliveryStore, invalidate=unchanged, _commit=late)
 
 
 def outbox_entries_share_a_key() -> AbstractContextManager[Any]:
