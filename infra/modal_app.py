@@ -14,7 +14,7 @@ import modal.experimental
 
 from infra.image import COMFYUI, ENGINE_PYTHON, MODELS, comfyui_image, control_image
 from infra.nodes import custom_nodes
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from infra.settings import ENV_PREFIX, DeploymentSettings
 from storage.keys import DEFAULT_POOL
 
@@ -41,7 +41,7 @@ if early := os.environ.get(EARLY_IMPORT):
     importlib.import_module(early)
 
 deployment = DeploymentSettings()
-is_photographed = deployment.photographed != "off"
+has_snapshot = deployment.snapshot_kind != "off"
 volume = modal.Volume.from_name(deployment.model_volume, create_if_missing=True, version=2)
 models = volume.with_mount_options(read_only=True)
 
@@ -128,7 +128,7 @@ def check_image() -> list[str]:
     timeout=LONGEST_DOWNLOAD_S,
     scaledown_window=LEAST_IDLE_S,
 )
-def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]:
+def download_models(command: Any, wanted: list[dict[str, Any]]) -> Iterator[Any]:
     """Run `sync`, `plan` or `verify` on the volume. Yield steps, then what was found.
 
     The caller passes the manifest's models. The function does not retry.
@@ -151,29 +151,29 @@ def download_models(command: str, wanted: list[dict[str, Any]]) -> Iterator[Any]
     scaledown_window=deployment.scaledown_s,
     startup_timeout=deployment.container_start_s,
     timeout=deployment.container_run_s,
-    enable_memory_snapshot=is_photographed,
-    experimental_options={"enable_gpu_snapshot": True} if deployment.photographed == "gpu" else {},
+    enable_memory_snapshot=has_snapshot,
+    experimental_options={"enable_gpu_snapshot": True} if deployment.snapshot_kind == "gpu" else {},
 )
 class ComfyWorker:
     """A worker with one engine and one job at a time. A ticket is a call of `run`; `pool` names its queue."""
 
     pool: str = modal.parameter(default=DEFAULT_POOL)
 
-    @modal.enter(snap=is_photographed)
+    @modal.enter(snap=has_snapshot)
     def prepare(self) -> None:
         """Create what the container's snapshot contains, if snapshots are enabled."""
         from infra.on_modal.worker import TicketWorker
 
-        if is_photographed:
+        if has_snapshot:
             self.worker = TicketWorker(self.pool, models.reload)
-            self.worker.prepare(is_on_gpu=deployment.photographed == "gpu")
+            self.worker.prepare(is_on_gpu=deployment.snapshot_kind == "gpu")
 
     @modal.enter()
     def start(self) -> None:
         """Start the worker. If its engine does not start, tickets fail with the reason."""
         from infra.on_modal.worker import TicketWorker
 
-        if not is_photographed:
+        if not has_snapshot:
             self.worker = TicketWorker(self.pool, models.reload)
         self.worker.start()
 

@@ -224,7 +224,7 @@ class Settings(BaseSettings, ApiOptions):
         None, description="token for gated models, sent to Hugging Face alone when models are downloaded"
     )
     log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-    presence: Path | None = Field(None, description="file in which a local process says that it is ready")
+    readiness_file: Path | None = Field(None, description="file in which a local process says that it is ready")
     bucket_dir: Path | None = Field(None, description="folder of the embedded bucket, whose free space is watched")
     signal_dir: Path | None = Field(None, description="folder of the sockets that carry wake-up hints on one machine")
     process_name: str = Field("comfyui-modal", description="name of this process in logs, leases and hints")
@@ -323,7 +323,7 @@ class DeploymentSettings(BaseSettings):
         return dict.fromkeys(THREAD_VARIABLES, str(max(1, int(self.worker_cpu)))) if self.gpus else {}
 
     @property
-    def photographed(self) -> Literal["off", "cpu", "gpu"]:
+    def snapshot_kind(self) -> Literal["off", "cpu", "gpu"]:
         """What a worker's snapshot contains. The lite engine has none: it starts faster than a snapshot is restored."""
         if self.snapshot == "auto":
             return "cpu" if self.image == "comfyui" else "off"

@@ -1,8 +1,12 @@
 """Concurrent awaits that raise one plain error instead of an exception group."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TypeVar
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 T = TypeVar("T")
@@ -49,3 +53,18 @@ async def map_bounded(
                 raise
 
     return await gather(*(bounded(item) for item in items))
+
+
+@asynccontextmanager
+async def in_background(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run the coroutines until the block ends, and cancel them then. The failure of one is logged."""
+    # Not a task group: it would wrap an error of the block in an exception group, and end the block with a failed task.
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                logger.error("a background task failed", exc_info=ended)

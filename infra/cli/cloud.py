@@ -17,7 +17,7 @@ from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
 from infra.cloud.port import Cloud, NotDeployed, ScaleChange
 from infra.findings import Check, CheckFailed, show
 from infra.manifests import ROOT
-from infra.on_modal.names import APP_NAME, PARTS
+from infra.on_modal import APP_NAME, PARTS
 from storage.keys import DEFAULT_POOL
 
 if TYPE_CHECKING:  # imported when a command runs, so that its `--help` does not wait for Modal's client

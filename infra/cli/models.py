@@ -1,6 +1,7 @@
 """`comfyui-modal models sync`, `models verify` and `models list`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +12,7 @@ from infra.cli.arguments import AsJson, Environment
 from infra.cli.output import FAILED, Terminal, print_json
 
 if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
-    from infra.models.folders import Models
-    from infra.models.manifest import Model
-    from infra.models.sync import Found
+    from infra.models.sync import Command, Found, OnProgress
 
 models = App(name="models")
 
@@ -58,7 +57,7 @@ def verify(
 
 
 @models.command(name="list")
-def list_(
+def list_models(
     *,
     workflow: Annotated[str | None, Parameter(help="only what this workflow needs")] = None,
     folder: Folder = None,
@@ -72,7 +71,7 @@ def list_(
 
 
 def _perform(
-    command: str,
+    command: "Command",
     only: list[str] | None,
     folder: Path | None,
     manifest: Path,
@@ -82,17 +81,21 @@ def _perform(
     may_lack: bool = False,
 ) -> int:
     from infra.manifests import located
-    from infra.models.folders import models_at
+    from infra.models.folders import perform
     from infra.models.manifest import chosen
     from infra.models.manifest import models as read
 
-    found = _with_progress(models_at(folder, env), command, chosen(read(located(manifest)), only))
+    wanted = chosen(read(located(manifest)), only)
+    with _progress() as on_progress:
+        found = perform(command, wanted, on_progress, folder=folder, environment=env)
     _show(found, as_json=as_json)
     good = all(one.is_good or (may_lack and one.state == "missing") for one in found)
     return 0 if good else FAILED
 
 
-def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> "list[Found]":
+@contextmanager
+def _progress() -> "Iterator[OnProgress]":
+    """Show a bar for each model."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -104,7 +107,7 @@ def _with_progress(where: "Models", command: str, wanted: "Sequence[Model]") -> 
                 tasks[name] = progress.add_task(name, total=total)
             progress.update(tasks[name], completed=have)
 
-        return where.perform(command, wanted, show)
+        yield show
 
 
 def _show(found: "Sequence[Found]", *, as_json: bool) -> None:

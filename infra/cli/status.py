@@ -11,7 +11,7 @@ from infra.cli.cloud import cloud_and_settings
 from infra.cli.output import FAILED, Terminal, print_json
 from infra.cli.system import failed_starts_line
 from infra.cloud.port import Cloud, NotDeployed, PoolLoad, PoolScale
-from infra.on_modal.names import API_FUNCTION, PARTS
+from infra.on_modal import API_FUNCTION, PARTS
 from storage.keys import DEFAULT_POOL
 
 PAGE = 200

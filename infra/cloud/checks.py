@@ -16,7 +16,7 @@ from infra.image_lock import full_lock, pins, recorded_sources
 from infra.manifests import ROOT, BadManifest
 from infra.models.manifest import models
 from infra.nodes import custom_nodes
-from infra.on_modal.names import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
+from infra.on_modal import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
 from infra.settings import ENV_PREFIX, DeploymentSettings
 from workflows.library import shipped
 

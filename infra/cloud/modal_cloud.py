@@ -8,8 +8,8 @@ import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
+from infra.on_modal import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
 from infra.on_modal.adapters import ModalPools, UnknownPool
-from infra.on_modal.names import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
 
 
 class ModalCloud:
@@ -86,7 +86,7 @@ class ModalCloud:
     async def manage_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
-        """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""
+        """Run a command of `infra.models.sync` on the volume for these models, and return what it found."""
         with _translated():
             messages = self._function(MODELS_FUNCTION).remote_gen.aio(command, wanted)
             found: list[dict[str, Any]] = await self._call(_collected(messages, on_progress))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from infra.gpus import CPU_USD_PER_CORE_S, MEMORY_USD_PER_GIB_S, MODAL_USD_PER_S
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from infra.settings import DeploymentSettings
 from storage.keys import DEFAULT_POOL
 

@@ -87,7 +87,7 @@ class Cloud(Protocol):
     async def manage_models(
         self, command: str, wanted: list[dict[str, Any]], on_progress: OnModel = lambda *_: None
     ) -> list[dict[str, Any]]:
-        """Run a command of `infra.models.folders` on the volume for these models, and return what it found."""
+        """Run a command of `infra.models.sync` on the volume for these models, and return what it found."""
         ...
 
     async def ticket(self, pool: str, timeout_s: float) -> str | None:

@@ -91,7 +91,7 @@ def engine_spec(
 
 def isolation_policy(settings: Settings) -> IsolationPolicy:
     """Return the policy that hides this process's files on disk from the engine."""
-    own = [path for path in (settings.signal_dir, settings.presence) if path is not None]
+    own = [path for path in (settings.signal_dir, settings.readiness_file) if path is not None]
     named = [Path(path).expanduser().absolute() for path in settings.private_dirs]
     return IsolationPolicy(settings.isolation, settings.engine_user, (*named, *own))
 

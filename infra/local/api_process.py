@@ -1,7 +1,6 @@
 """The entry point of the local API: `infra.local.api_process --fd N`, where N is an inherited listening socket."""
 
 import argparse
-import asyncio
 import resource
 import socket
 import sys
@@ -18,6 +17,7 @@ from infra.local.guarded_http import Guard
 from infra.local.processes import local_stores, run, say_ready
 from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
+from storage.concurrency import in_background
 from storage.launcher import NoLauncher
 
 FILES = 65_536
@@ -61,13 +61,10 @@ async def serve(settings: Settings, descriptor: int) -> None:
             proxy_headers=False,  # links come from the setting `public_url`, never from a client's headers
         )
         server = _Server(config, settings, app.state.context.watch.end)
-        watching = asyncio.create_task(server.end_with_parent())
-        trimming = asyncio.create_task(keep_trimmed())
         freeze_heap()
         with socket.socket(fileno=descriptor) as listener:
-            await server.serve(sockets=[listener])
-        watching.cancel()
-        trimming.cancel()
+            async with in_background(server.end_with_parent(), keep_trimmed()):
+                await server.serve(sockets=[listener])
 
 
 def _allow_many_files() -> None:

@@ -56,17 +56,17 @@ class Child:
         self.pid: int | None = None
         self.refused: str | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._supervision: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start supervision in a task. Call it inside the running loop."""
-        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.spec.name}")
+        self._supervision = asyncio.create_task(self._supervise(), name=f"supervise {self.spec.name}")
 
     async def stop(self, grace_s: float) -> None:
         """Send SIGTERM, and SIGKILL to the whole process group after `grace_s`."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.gather(self._supervision, return_exceptions=True)
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -79,7 +79,7 @@ class Child:
         kill_group(self._process.pid)  # also after a clean exit: the child may have left processes behind
         await self._process.wait()
 
-    async def _keep_alive(self) -> None:
+    async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
         backoff_s = FIRST_BACKOFF_S
         while True:
@@ -138,17 +138,17 @@ class Readiness(BaseModel):
     engine_pid: int | None = None
 
 
-def announce(path: Path, presence: Readiness) -> None:
-    replace_private(path, presence.model_dump_json())
+def announce(path: Path, readiness: Readiness) -> None:
+    replace_private(path, readiness.model_dump_json())
 
 
 def readiness_of(path: Path, pid: int | None) -> Readiness | None:
     """Return the readiness of the process with this pid; None if the file is missing or of an earlier process."""
     try:
-        presence = Readiness.model_validate_json(path.read_bytes())
+        readiness = Readiness.model_validate_json(path.read_bytes())
     except (OSError, ValidationError):
         return None
-    return presence if presence.pid == pid else None
+    return readiness if readiness.pid == pid else None
 
 
 def stop_on_signals() -> asyncio.Event:

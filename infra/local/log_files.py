@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -20,18 +20,8 @@ CHECK_INTERVAL_S = 2.0
 PIECE_BYTES = 1024 * 1024
 
 
-@contextlib.asynccontextmanager
-async def bounded_logs(folders: Sequence[Path]) -> AsyncIterator[None]:
-    """Rotate the logs in `folders` in a background task, including logs that appear later."""
-    task = asyncio.create_task(_keep_bounded(folders))
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-async def _keep_bounded(folders: Sequence[Path]) -> None:
+async def keep_bounded(folders: Sequence[Path]) -> None:
+    """Rotate the logs in `folders`, including logs that appear later, until cancelled."""
     while True:
         await asyncio.to_thread(bound_logs, folders)
         await asyncio.sleep(CHECK_INTERVAL_S)

@@ -126,8 +126,8 @@ async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncI
 
 def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
     """Announce to `comfyui-modal up` that this process is ready, if it was started by it."""
-    if settings.presence is not None:
-        announce(settings.presence, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
+    if settings.readiness_file is not None:
+        announce(settings.readiness_file, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
 
 
 _SERVED: dict[str, Callable[[Settings], Coroutine[Any, Any, int | None]]] = {

@@ -30,10 +30,11 @@ from infra.compose.values import bucket_disk, loopback_of_up
 from infra.local.children import Child, ChildSpec, Readiness, readiness_of
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
-from infra.local.log_files import bounded_logs
-from infra.local.s3_keeper import kept_running
+from infra.local.log_files import keep_bounded
 from infra.local.s3_server import LocalS3Server
+from infra.local.s3_supervisor import supervised
 from infra.settings import EngineSettings, Settings
+from storage.concurrency import in_background
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +54,24 @@ class UpOptions:
     engine: EngineSettings
     external: Settings | None = None
     lite_fault_nodes: bool = False
-    log_level: str = "INFO"
 
 
 class LocalRuntime:
     """The processes of one `up`. `connection()` is complete as soon as `ready` is true."""
 
-    def __init__(self, options: UpOptions, settings: Settings, listener: socket.socket, run_dir: Path) -> None:
+    def __init__(
+        self,
+        options: UpOptions,
+        settings: Settings,
+        listener: socket.socket,
+        run_dir: Path,
+        server: LocalS3Server | None,
+    ) -> None:
         self._options = options
         self._settings = settings
         self._run_dir = run_dir
         self._written: Connection | None = None
-        self.server: LocalS3Server | None = None
+        self._server = server
         self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         workers = [self._child(f"worker-{n + 1}", "infra.local.processes", "worker") for n in range(options.workers)]
         self.children = [
@@ -88,17 +95,17 @@ class LocalRuntime:
     def connection(self) -> Connection:
         settings = self._settings
         processes = {"up": os.getpid()}
-        if self.server is not None and self.server.pid is not None:
-            processes["s3"] = self.server.pid
+        if self._server is not None and self._server.pid is not None:
+            processes["s3"] = self._server.pid
         urls: dict[str, str] = {}
         for child in self.children:
             if child.pid is not None:
                 processes[child.spec.name] = child.pid
-            presence = self._readiness(child)
-            if presence and presence.engine_url:
-                urls[child.spec.name] = presence.engine_url
-            if presence and presence.engine_pid:
-                processes[child.spec.name.replace("worker", "engine")] = presence.engine_pid
+            readiness = self._readiness(child)
+            if readiness and readiness.engine_url:
+                urls[child.spec.name] = readiness.engine_url
+            if readiness and readiness.engine_pid:
+                processes[child.spec.name.replace("worker", "engine")] = readiness.engine_pid
         return Connection(
             api_url=self.api_url,
             api_key=_clear(settings.api_key) or "",
@@ -131,7 +138,7 @@ class LocalRuntime:
         own = self._settings.model_copy(
             update={
                 "process_name": name,
-                "presence": self._run_dir / f"{name}.json",
+                "readiness_file": self._run_dir / f"{name}.json",
                 "signal_dir": self._run_dir,
                 "public_url": self._settings.public_url or self.api_url,
                 "engine_dir": data / "engines" / name,
@@ -159,13 +166,12 @@ async def serve(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Con
         credentials = Credentials.of(options.data)
         # The S3 server must outlive the other processes: a worker that stops releases its job in the bucket.
         async with (
-            bounded_logs((options.data / "logs", options.data / "s3" / "log")),
+            in_background(keep_bounded((options.data / "logs", options.data / "s3" / "log"))),
             _bucket(options, credentials) as (settings, server),
-            kept_running(server, bucket_disk(settings)),
+            supervised(server, bucket_disk(settings)),
         ):
             ruled = _with_receiver_rules(settings, listener, server)
-            runtime = LocalRuntime(options, ruled, listener, run_dir)
-            runtime.server = server
+            runtime = LocalRuntime(options, ruled, listener, run_dir, server)
             runtime.start()
             try:
                 await _watch(runtime, stop, on_ready)
@@ -202,7 +208,6 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         "comfyui_python": options.engine.comfyui_python,
         "lite_fault_nodes": options.lite_fault_nodes,
         "webhook_secret": SecretStr(credentials.webhook_secret),
-        "log_level": options.log_level,
     }
     if options.external is not None:
         # Keys that the operator has set win over those that this data folder generated.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -70,6 +70,7 @@ class Lock:
 
 AT_ONCE = 4
 
+Command = Literal["sync", "plan", "verify"]
 State = Literal["present", "downloaded", "missing", "wrong", "failed"]
 OnProgress = Callable[[str, int, int | None], None]
 """Called with a model's name, its bytes on disk, and its size if known."""
@@ -97,6 +98,17 @@ class ModelFolder:
         self._folder = folder
         self._lock = Lock(folder)
         self._downloader = downloader
+
+    def perform(self, command: Command, models: Sequence[Model], on_progress: OnProgress) -> list[Found]:
+        match command:
+            case "sync":
+                return self.sync(models, on_progress)
+            case "plan":
+                return self.plan(models)
+            case "verify":
+                return self.verify(models, on_progress)
+            case _:
+                assert_never(command)
 
     def sync(self, models: Sequence[Model], on_progress: OnProgress = lambda *_: None) -> list[Found]:
         """Download the missing models. Raise `BadLock`; a fault of a single model is in its `Found`."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import modal
 
-from infra.on_modal.names import API_FUNCTION, APP_NAME, DELIVER_FUNCTION, WORKER_CLASS
+from infra.on_modal import API_FUNCTION, APP_NAME, DELIVER_FUNCTION, WORKER_CLASS
 from infra.settings import Settings
 from storage.keys import DEFAULT_POOL
 from storage.pools.engine_starts import PausingLauncher

@@ -4,19 +4,23 @@ Each container runs one of them. What only one needs is imported in its function
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.compose.stores import open_stores
 from infra.logs import configure_logging
 from infra.on_modal.adapters import ModalSignal, modal_launcher, with_public_url
-from infra.on_modal.shared_sweep import SharedSweep
 from infra.settings import Settings
 from storage.keys import DEFAULT_POOL
-from storage.signal import MemorySignal, Signal
+from storage.signal import OUTBOX_TOPIC, MemorySignal, Signal
 from storage.stores import Stores
+
+if TYPE_CHECKING:
+    from infra.models.sync import Command
 
 DELIVER_SWEEP_S = 240.0
 """No attempt starts later in a sweep. The time limit of a call exceeds two sweeps and their last attempts."""
@@ -32,6 +36,37 @@ def sweep() -> None:
         await reaper(settings, stores, modal_launcher(settings, stores)).sweep()
 
     _with_stores(settings, once, ModalSignal())
+
+
+class SharedSweep:
+    """Runs one sweep at a time for calls from several threads. `sweep` gets a signal that wakes it.
+
+    So the bounds of a sweep hold for the container, and a call whose events wait for slow receivers does not occupy one
+    of the few places for calls.
+    """
+
+    def __init__(self, sweep: Callable[[MemorySignal], Awaitable[None]]) -> None:
+        self._sweep = sweep
+        self._running = threading.Lock()
+        self._is_next = threading.Lock()
+        self._wake: Callable[[], object] = lambda: None
+
+    def call(self) -> None:
+        """Have everything delivered that was due before the call."""
+        with suppress(RuntimeError):  # the sweep has ended meanwhile, and its event loop is closed
+            self._wake()
+        # One call waits for the end of the sweep, which may have listed for the last time before it was woken, and
+        # begins the next. Any further call may end: the next sweep lists after it.
+        if not self._is_next.acquire(blocking=False):
+            return
+        with self._running:
+            self._is_next.release()
+            asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        loop, signal = asyncio.get_running_loop(), MemorySignal()
+        self._wake = lambda: loop.call_soon_threadsafe(signal.ring, OUTBOX_TOPIC)
+        await self._sweep(signal)
 
 
 async def _deliver(signal: Signal) -> None:
@@ -76,19 +111,19 @@ def publish_engine() -> list[str]:
 
 
 def manage_models(
-    command: str, wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
+    command: "Command", wanted: list[dict[str, Any]], folder: str, commit: Callable[[], None] = lambda: None
 ) -> Iterator[Any]:
     """Run a command of `ModelFolder` on the volume. Yield its steps, then `{"found": […]}` with one entry a model.
 
     Downloaded files are committed before submissions are checked against them.
     """
-    from infra.models.folders import model_folder, perform, streamed
+    from infra.models.folders import model_folder, streamed
     from infra.models.manifest import Model
 
     settings = _settings("models")
     here = model_folder(settings.huggingface_token, Path(folder))
     models = [Model.model_validate(model) for model in wanted]
-    found = yield from streamed(lambda on_progress: perform(command, models, here, on_progress))
+    found = yield from streamed(lambda on_progress: here.perform(command, models, on_progress))
     commit()  # other containers see a volume's new files only after a commit
 
     async def announce(stores: Stores) -> None:

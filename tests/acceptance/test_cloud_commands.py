@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from app import __version__
-from infra.on_modal.names import APP_NAME, PARTS
+from infra.on_modal import APP_NAME, PARTS
 from infra.settings import ENV_PREFIX
 from storage.bucket.s3 import S3Config
 from storage.keys import DEFAULT_POOL

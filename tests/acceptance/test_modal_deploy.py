@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from infra.cloud.checks import KNOWN_GPUS
 from infra.compose.stores import open_objects, open_stores
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from infra.settings import THREAD_VARIABLES, Settings
 from storage import keys
 from storage.bucket.s3 import S3Config

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from infra.settings import DeploymentSettings
 from storage.bucket.s3 import S3Config
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from storage.bucket.s3 import S3Config
 from tests.plane.state import Container
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow

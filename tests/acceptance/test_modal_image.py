@@ -9,7 +9,7 @@ from modal_proto import api_pb2 as pb
 
 from infra.image import CUDA_TAGS, TORCH
 from infra.nodes import custom_nodes
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from storage.bucket.s3 import S3Config
 from tests.plane import Plane
 from tests.support.commands import run_command

@@ -23,12 +23,13 @@ pytestmark = pytest.mark.xdist_group("up")
 
 
 def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: Path) -> None:
-    """No S3 server is started, and the job's objects lie in that bucket."""
+    """No S3 server is started, the job's objects lie in that bucket, and other settings hold as well."""
     settings = {
         "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
         "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
         "COMFYUI_MODAL_S3_SECRET_KEY": s3_config.secret_key or "",
         "COMFYUI_MODAL_S3_PREFIX": f"elsewhere-{uuid.uuid4().hex}",
+        "COMFYUI_MODAL_LOG_LEVEL": "DEBUG",
     }
     with up(tmp_path / "data", "--bucket", s3_config.bucket, environment=settings) as running:
         connection = running.connection
@@ -39,6 +40,7 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: P
             (output,) = finished(client, job_id)["outputs"]
         assert f"/{s3_config.bucket}/{settings['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
         assert httpx.get(output["url"], verify=NO_TLS).text == output["text"] == "hello, world"
+        assert '"level": "DEBUG"' in (running.data / "logs" / "worker-1.log").read_text()
 
 
 def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:

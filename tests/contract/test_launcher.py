@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from storage.launcher import Launcher, MemoryLauncher
 from tests.plane import Plane
 

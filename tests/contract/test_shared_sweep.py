@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from infra.on_modal.shared_sweep import SharedSweep
+from infra.on_modal.tasks import SharedSweep
 from storage.signal import OUTBOX_TOPIC, MemorySignal
 
 

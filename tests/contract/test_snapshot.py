@@ -1,4 +1,4 @@
-"""An engine that was started before its container is photographed, and what it does where it comes to life again."""
+"""An engine that was started before its container's snapshot, and what it does where it comes to life again."""
 
 import logging
 import sys

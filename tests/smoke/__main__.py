@@ -18,7 +18,7 @@ from infra.cli.output import FAILED, UNREACHABLE
 from infra.cloud.modal_cloud import ModalCloud
 from infra.cloud.port import Cloud, CloudError
 from infra.demo import write_photograph
-from infra.on_modal.names import API_FUNCTION
+from infra.on_modal import API_FUNCTION
 from infra.settings import DeploymentSettings
 
 LONG: Json = {

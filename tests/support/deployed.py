@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 from infra.settings import ENV_PREFIX
 from storage.bucket.s3 import S3Config
 from tests.plane import Plane

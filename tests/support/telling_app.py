@@ -5,7 +5,7 @@ from typing import Any
 
 import modal
 
-from infra.on_modal.names import APP_NAME
+from infra.on_modal import APP_NAME
 
 app = modal.App(APP_NAME)
 

@@ -17,7 +17,7 @@ from infra.cli.status import Status, read_status, show_status
 from infra.cloud.checks import CloudChecks
 from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
 from infra.findings import Check, Finding, examine, show
-from infra.on_modal.names import PARTS
+from infra.on_modal import PARTS
 from infra.settings import DeploymentSettings
 from storage.keys import DEFAULT_POOL
 

@@ -109,9 +109,9 @@ def test_an_invented_variable_is_noticed() -> None:
     assert line.startswith("COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES")
 
 
-def test_a_comfyui_is_photographed_unless_it_is_switched_off() -> None:
+def test_a_comfyui_has_a_snapshot_unless_it_is_switched_off() -> None:
     """The lite engine only by name."""
-    assert DeploymentSettings().photographed == "cpu"
-    assert DeploymentSettings(image="lite").photographed == "off"
-    assert DeploymentSettings(snapshot="off").photographed == "off"
-    assert DeploymentSettings(image="lite", snapshot="gpu").photographed == "gpu"
+    assert DeploymentSettings().snapshot_kind == "cpu"
+    assert DeploymentSettings(image="lite").snapshot_kind == "off"
+    assert DeploymentSettings(snapshot="off").snapshot_kind == "off"
+    assert DeploymentSettings(image="lite", snapshot="gpu").snapshot_kind == "gpu"

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from storage.concurrency import map_bounded
+from storage.concurrency import in_background, map_bounded
 
 pytestmark = pytest.mark.anyio
 
@@ -43,3 +43,30 @@ async def test_after_a_failure_no_further_call_begins() -> None:
     with pytest.raises(ValueError, match="one"):
         await map_bounded(range(100), call, at_once=2)
     assert len(begun) <= 3
+
+
+async def test_background_work_ends_with_its_block(caplog: pytest.LogCaptureFixture) -> None:
+    """Work that failed before is logged and stops nothing else; an error of the block stays what it is."""
+    failed, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def fails() -> None:
+        failed.set()
+        raise KeyError("a")
+
+    async def runs() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async def block() -> None:
+        async with in_background(fails(), runs()):
+            await failed.wait()
+            raise LookupError("of the block")
+
+    with pytest.raises(LookupError, match="of the block"):
+        await block()
+    assert cancelled.is_set()
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is KeyError

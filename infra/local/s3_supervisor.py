@@ -16,6 +16,7 @@ from infra.local.s3_server import LocalS3Server, S3ServerFailed
 from storage import keys
 from storage.bucket.disk import BucketDisk
 from storage.bucket.s3 import S3ObjectStore
+from storage.concurrency import in_background
 from storage.errors import StorageError
 
 logger = logging.getLogger(__name__)
@@ -32,22 +33,17 @@ RESTART_PAUSE_S = 30.0
 
 
 @contextlib.asynccontextmanager
-async def kept_running(server: LocalS3Server | None, disk: BucketDisk | None) -> AsyncIterator[None]:
+async def supervised(server: LocalS3Server | None, disk: BucketDisk | None) -> AsyncIterator[None]:
     """Supervise the server in background tasks until the block ends. Without a server, do nothing."""
     if server is None or disk is None:
         yield
         return
-    keeper = _Keeper(server, disk)
-    tasks = [asyncio.create_task(keeper.keep_alive()), asyncio.create_task(keeper.keep_writable())]
-    try:
+    supervisor = _Supervisor(server, disk)
+    async with in_background(supervisor.keep_alive(), supervisor.keep_writable()):
         yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-class _Keeper:
+class _Supervisor:
     def __init__(self, server: LocalS3Server, disk: BucketDisk) -> None:
         self._server = server
         self._disk = disk
