@@ -27,6 +27,7 @@ OUTPUTS = Path("outputs")
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 WEBHOOK_TIMEOUT_S = 30.0
+PHOTO_SIZE = (1280, 853)
 COMMAND = tuple(comfyui_modal.command("infra.cli"))
 
 console = Console()
@@ -142,16 +143,9 @@ def _check_pixels(photo: Path, result: Path) -> None:
         raise DemoFailed(f"{result} is not the inverted photograph: mean difference {difference.mean():.1f} of 255")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
-SIZE = (1280, 853)
-
-
 def write_photograph(path: Path, seed: int = 7) -> None:
     """Write a PNG of about 3 MB, whose noise compresses as badly as that of a camera."""
-    width, height = SIZE
+    width, height = PHOTO_SIZE
     noise = np.random.default_rng(seed)
     horizon = int(height * 0.58)
     rows = np.linspace(0, 1, height)[:, None, None]
@@ -166,3 +160,7 @@ def write_photograph(path: Path, seed: int = 7) -> None:
     soft = np.asarray(picture.filter(ImageFilter.GaussianBlur(1.2)), dtype=np.float32)
     grain = noise.normal(0, 5, soft.shape)
     Image.fromarray(np.clip(soft + grain, 0, 255).astype(np.uint8)).save(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
