@@ -38,6 +38,7 @@ def create_app(services: Services) -> Starlette:
     }
     counting: list[Middleware] = []
     if config.metrics:
+        # Imported here because metrics are off by default, and loading the client library slows the start.
         from app.metrics import Metrics, MetricsMiddleware, metrics_route
 
         metrics = Metrics()
@@ -45,8 +46,9 @@ def create_app(services: Services) -> Starlette:
         counting.append(Middleware(MetricsMiddleware, metrics=metrics))
     app = Starlette(
         routes=routes,
-        # Outermost first. The metrics count the problem that AnswerMiddleware makes of a crash, and UnreadMiddleware
-        # needs the principal that AuthMiddleware sets.
+        # Outermost first. The metrics count the problem that AnswerMiddleware makes of a crash. A CORS preflight has no
+        # key, so it is answered before authentication. The budget includes the lookup of the key in the bucket, and
+        # UnreadMiddleware needs the principal that AuthMiddleware sets.
         middleware=[
             *counting,
             Middleware(AnswerMiddleware),

@@ -117,6 +117,7 @@ class Doorkeeper:
     async def principal_of(self, scope: Scope) -> Principal:
         """Authenticate the request. Raises `Problem` for a missing, invalid, expired or revoked key."""
         scheme, _, given = Headers(scope=scope).get("authorization", "").partition(" ")
+        # RFC 9110, 11.1: the name of a scheme is case-insensitive.
         if scheme.lower() != "bearer" or not given.strip():
             raise Problem("unauthorized", "the request has no API key", headers={"WWW-Authenticate": _REALM})
         return await self._principal(given.strip())

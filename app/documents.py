@@ -38,6 +38,7 @@ class Document:
 
     @classmethod
     def of(cls, body: bytes, content_type: str, **fields: Any) -> "Document":
+        # Without a time in the compressed form the ETag, its hash, is the same in every process.
         return cls(body, gzip.compress(body, 9, mtime=0), content_type, **fields)
 
     @classmethod
@@ -48,6 +49,7 @@ class Document:
         """Return the document, or 304 if the client has it already."""
         headers = {"cache-control": self.cache_control, "etag": self.etag, "vary": "accept-encoding", **self.headers}
         known = request.headers.get("if-none-match", "")[:_READ]
+        # The header may list several tags. A tag is a quoted hash, so a substring cannot match by accident.
         if self.etag in known or known.strip() == "*":
             return Response(status_code=304, headers=headers)
         accepted = request.headers.get("accept-encoding", "")[:_READ]

@@ -82,6 +82,7 @@ class RequestBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
+    # Before the members are validated: afterwards the time for describing their faults is already spent.
     @model_validator(mode="before")
     @classmethod
     def _has_few_members(cls, value: Any) -> Any:

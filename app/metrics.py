@@ -43,6 +43,7 @@ class Metrics:
 
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one response. A status of 0 means that the client disconnected before the response."""
+        # The router sets the route in the scope that all middleware share; it is missing for an unknown path.
         method, route = scope["method"], scope.get("route")
         operation = route.name if isinstance(route, Route) else OTHER
         labels = (operation, method if method in METHODS else OTHER, f"{status // 100}xx" if status else "none")

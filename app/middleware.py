@@ -54,7 +54,7 @@ class AnswerMiddleware:
                 headers = MutableHeaders(scope=message)
                 headers[REQUEST_ID] = request_id
                 for name, value in SECURITY_HEADERS.items():
-                    headers.setdefault(name, value)
+                    headers.setdefault(name, value)  # /docs sets its own content security policy
             await send(message)
 
         try:
@@ -100,7 +100,8 @@ class BudgetMiddleware:
 class AuthMiddleware:
     """Authenticates requests below /v1 and for the metrics, and stores the `Principal` in `scope["state"]`.
 
-    Requests of one tenant begin one after the other (`app.turns`), as do all requests without a valid key together.
+    A few requests of one tenant begin in each iteration of the event loop (`app.turns`). All requests without a valid
+    key count as one tenant.
     """
 
     def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
@@ -109,12 +110,14 @@ class AuthMiddleware:
         self._turns = LoopTurns()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # `get`, because a lifespan scope has no path.
         app, tenant = self._app, PROBES if scope.get("path") in PROBE_PATHS else NO_TENANT
         if scope["type"] == "http" and needs_key(scope["path"]):
             try:
                 principal = await self._door.principal_of(scope)
                 tenant = principal.tenant
                 state = scope.setdefault("state", {})
+                # Stored before the checks, so that the access log names the tenant and key of a refused request too.
                 state["principal"] = principal
                 if (budget := state.get("budget")) is not None:
                     budget.owner = tenant  # bucket connections and the heavy thread are shared per tenant

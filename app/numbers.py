@@ -16,6 +16,7 @@ _CANONICAL = re.compile(rf"(0|[1-9][0-9]{{0,{MAX_DIGITS - 1}}})", re.ASCII)
 
 def whole(text: str, low: int, high: int) -> int:
     """Parse ASCII digits without sign and leading zeros. Raises ValueError for other text or beyond the bounds."""
+    # The pattern comes first: it bounds the digits that `int` converts.
     if not _CANONICAL.fullmatch(text) or not low <= int(text) <= high:
         raise ValueError(f"{text[:50]!r} is not a whole number from {low} to {high}")
     return int(text)

@@ -319,6 +319,7 @@ def of_validation(error: ValidationError) -> Problem:
         {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
         for item in error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
     ]
+    # Pydantic reports an absent member as `Field required`.
     if any(item["pointer"] == "/workflow" and "required" in item["detail"] for item in found):
         return Problem("missing-workflow", "`workflow` is required", pointer="/workflow")
     first = found[0]

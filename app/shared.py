@@ -47,6 +47,7 @@ class SharedReads(Generic[T]):
             return kept[1]
         task = self._to_come.get((tenant, key))
         if task is None:
+            # A task of its own, because it outlives the request that began it when that client disconnects.
             task = asyncio.create_task(self._run(tenant, key, read))
             self._to_come[tenant, key] = task
         try:
@@ -61,7 +62,7 @@ class SharedReads(Generic[T]):
 
     async def _run(self, tenant: str, key: Hashable, read: Callable[[], Awaitable[T]]) -> T:
         if (before := self._begun.get((tenant, key))) is not None:
-            await asyncio.wait({before})
+            await asyncio.wait({before})  # unlike awaiting the task, this does not raise the error of the earlier read
         # The read has its own budget: the first request's may be nearly spent when later requests join.
         with budget_of(self._budget_s) as budget:
             budget.owner = tenant

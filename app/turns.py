@@ -1,4 +1,4 @@
-"""Lets one request of each tenant begin in each iteration of the event loop.
+"""Lets a few requests of each tenant begin in each iteration of the event loop.
 
 Requests that are answered at once, such as a public document or a refusal, cost little each. But those of many busy
 connections arrive together, and an iteration that begins them all delays every other request at each of its steps.
@@ -27,6 +27,7 @@ class LoopTurns:
         loop = asyncio.get_running_loop()
         begun = self._begun.get(group)
         if begun is None:
+            # A callback runs in the next iteration. It wakes waiting requests, or ends the count if there are none.
             loop.call_soon(self._pass_on, group)
         if begun is None or begun < self._at_once:
             self._begun[group] = 1 + (begun or 0)
@@ -46,6 +47,7 @@ class LoopTurns:
         if not queue:
             self._waiting.pop(group, None)
         if begun:
+            # Requests that still wait are preceded by `at_once` others, so a new request cannot overtake them.
             self._begun[group] = begun
             asyncio.get_running_loop().call_soon(self._pass_on, group)
         else:

@@ -48,6 +48,7 @@ class UnreadMiddleware:
                 else:
                     await send(start)
                 start = None
+            # The application does not know of the refusal and sends the rest of its response, which is discarded.
             if not is_refused:
                 with self._counted(tenant, size if size > PIECE_BYTES else 0):
                     for piece in _pieces(message):

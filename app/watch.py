@@ -40,6 +40,7 @@ class JobWatch:
         finally:
             poll.waiters -= 1
             if poll.waiters == 0:
+                # Removed before the next await: a new waiter must not join a poll that is being stopped.
                 del self._polls[key]
                 await poll.stop()
 
@@ -74,7 +75,7 @@ class _Poll:
             async with asyncio.timeout(timeout_s):
                 while self._gone is None and not self._is_over and not wanted(self._latest.record):
                     await self._changed.wait()
-        except TimeoutError:
+        except TimeoutError:  # the wait is over, and the latest state is the result
             pass
         if self._gone is not None:
             raise self._gone

@@ -87,6 +87,7 @@ async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel
     async def text() -> str:
         return (await make()).model_dump_json()
 
+    # The base is part of the key because the links repeat the request's host, which each client chooses.
     body = await context_of(request).shared.get(tenant_of(request), (url.path, url.query, base), text)
     return Response(body, 200, NO_STORE, "application/json")
 
@@ -110,7 +111,8 @@ def body_of(request: Request) -> Body:
 async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[Place] = ()) -> Any:
     """Receive the request's JSON document. Long texts at `keep` stay spooled in `body`. Raises `Problem`."""
     config = context_of(request).config
-    # A declared size beyond the limit is refused before the body is read; the received bytes are counted as well.
+    # A declared size beyond the limit is refused before the body is read; the received bytes are counted as well. Only
+    # the first digits are converted: they exceed every limit, and `int` refuses thousands of digits.
     if (declared := request.headers.get("content-length", "")).isdecimal() and int(declared[:MAX_DIGITS]) > limit:
         raise Problem("request-too-large", f"the body has more than {limit} bytes")
     charset = _CHARSET.search(request.headers.get("content-type", ""))
@@ -118,15 +120,18 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
         raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
     try:
         chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
+        # Counted while the body arrives, and no longer once it waits for its turn to be processed.
         with context_of(request).unfinished.counted(tenant_of(request)):
             document = await body.receive(chunks, limit=limit)
         return await body.restored(document, config.text_limits, keep)
+    # The rest of the body is unread, so the connection cannot serve a further request.
     except TimeoutError:
         raise Problem("request-timeout", "the body did not come in time", headers={"connection": "close"}) from None
     except BodyTooLarge as error:
         raise Problem("request-too-large", f"the body has {error}") from None
     except TextTooLong as error:
         raise Problem("text-too-long", str(error)) from None
+    # The two errors above are ValueErrors as well, so this clause comes last.
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-json", str(error)[:200]) from None
 

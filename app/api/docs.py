@@ -73,6 +73,7 @@ async def page(request: Request) -> Response:
 
 async def asset(request: Request) -> Response:
     name = request.path_params["name"]
+    # Only known names reach the cache, which keeps every document that it makes.
     if name not in _ASSETS:
         raise Problem("not-found", "there is no such file")
     return _asset(name).response(request)

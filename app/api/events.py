@@ -112,6 +112,7 @@ class EventRenderer:
             "time": found.time,
             "datacontenttype": "application/json",
             "dataschema": f"{self._base}{SCHEMAS_PATH}/{kind}.json",
+            # CloudEvents compares sequences as text.
             "sequence": f"{found.ref.sequence:08d}",
             "partitionkey": found.ref.id,
         }

@@ -159,12 +159,14 @@ async def cancel(request: Request) -> Response:
     now = context.stores.clock.now()
 
     def cancelled(record: JobRecord) -> JobRecord:
+        # The retention of 0 is committed with the cancellation: the reaper removes the job if this process does not.
         return record.retain(0).cancel(now=now) if purge else record.cancel(now=now)
 
     stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
     if not purge:
         return await _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+    # The events are rendered from the record, so it must exist until they are delivered.
     if not await context.stores.remover.is_free_to_go(stored.record):
         return await _job_answer(request, stored, 202)
     await _purge(context, stored)

@@ -159,6 +159,7 @@ async def ready(request: Request) -> Response:
     check: _Check | None = getattr(state, "ready", None)
     if check is None or check.is_old():
         check = state.ready = _Check(background(_probe(request)))
+    # `wait` leaves the check running after the timeout; `wait_for` would cancel it for all probes.
     await asyncio.wait({check.task}, timeout=READY_WAIT_S)
     found = check.task.result() if check.task.done() else NOT_READY
     return answer(found, 200 if found.status == "ready" else 503)

@@ -124,6 +124,7 @@ def endpoint_view(endpoint: Endpoint) -> EndpointView:
 
 
 def _shown(url: str) -> str:
+    # A receiver's query often contains a token.
     path, query, _ = url.partition("?")
     return f"{path}?…" if query else path
 
@@ -184,6 +185,7 @@ async def test(request: Request) -> Response:
     await check_receiver(context.services.receivers, tenant, url, "/url")
     with context.webhook_tests.counted(tenant):
         await Quotas(context.services, tenant).admit_targets({url})
+        # A disabled receiver is enabled first: the deliverer would dead-letter its test instead of sending it.
         await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
         ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
         context.stores.signal.ring(OUTBOX_TOPIC)
@@ -236,6 +238,7 @@ def _after(request: Request, tenant: str) -> str:
         return ""
     if not DEAD_LETTER_ENTRY.fullmatch(cursor):
         raise Problem("bad-cursor", "this cursor was not issued by this list")
+    # The cursor is only the last part of a key, so it cannot lead into the list of another tenant.
     return dead_letters_prefix(tenant) + cursor
 
 

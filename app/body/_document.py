@@ -90,6 +90,7 @@ class Body:
                 scanner.finish()
             finally:
                 scanner.close()
+            # The place is taken before the document is read back into memory and parsed, which multiplies its size.
             await self._hold(scanner.size)
             small.seek(0)
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
@@ -119,6 +120,7 @@ class Body:
             return
         async with self._turn:
             scanner.feed(piece)
+        # Outside the lock, so that the next body scans in the next iteration, after other requests had their turn.
         await asyncio.sleep(0)
 
     @property
@@ -136,6 +138,7 @@ class Body:
         if not self._spools:
             return document
         found = await self.aside(lambda: [spooled.held_bytes for spooled in self._found(document, keep)])
+        # Added up over all calls of a request: the workflow and each input are restored separately.
         self._texts += sum(found)
         if max(found, default=0) > limits.one:
             raise TextTooLong(f"a text of {max(found)} bytes, at most {limits.one} are allowed")
@@ -154,6 +157,7 @@ class Body:
             if self._number(document) is not None:
                 yield self.spooled(document)
         elif isinstance(document, dict):
+            # A member's name can be a long string too, and is never kept: no caller accepts a placeholder there.
             for name, item in document.items():
                 yield from self._found(name, ())
                 yield from self._found(item, _below(keep, name))
@@ -195,6 +199,7 @@ class Body:
     def _new_spool(self) -> tuple[BinaryIO, bytes]:
         path = self.new_file(f"spool-{len(self._spools)}")
         self._spools.append(path)
+        # The NUL is escaped because the placeholder becomes part of JSON, which has no raw control characters.
         return path.open("wb"), f"\\u0000{self._nonce}:{len(self._spools) - 1}".encode()
 
     def _number(self, value: str) -> int | None:

@@ -77,6 +77,7 @@ class Scanner:
         """Scan a piece of at most `PIECE` bytes. Raises ValueError or `BodyTooLarge`."""
         rest, self._rest = self._rest + piece, b""
         if not self._started:
+            # A piece may be shorter than the mark.
             if len(rest) < len(_BYTE_ORDER_MARK) and _BYTE_ORDER_MARK.startswith(rest):
                 self._rest = rest
                 return
@@ -135,10 +136,13 @@ class Scanner:
         if self._values > MAX_VALUES:
             raise BodyTooLarge(f"more than {MAX_VALUES} values")
         joined = self._tail + skeleton  # the tail catches a number or a pair of strings split between two pieces
+        # The count of values is one of separators, so strings without a separator would escape its limit.
         if self._strings > self._values + 1 or _ADJACENT.search(joined):
             raise ValueError("two strings without a comma or a colon between them")
+        # Every character of a number becomes 0, so that one search in C finds a long number.
         if _LONG_NUMBER in joined.translate(_TO_DIGITS):
             raise ValueError(f"a number of more than {MAX_DIGITS} characters")
+        # A double holds MAX_DIGITS digits with an exponent of two digits, so only three of them can exceed it.
         self.has_large_exponent = self.has_large_exponent or _LARGE_EXPONENT.search(joined) is not None
         self._tail = joined[-MAX_DIGITS:]
         steps = map(_STEP.__getitem__, skeleton.translate(None, _ALL_BUT_BRACKETS))

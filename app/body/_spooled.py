@@ -77,6 +77,7 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
     at_start = True
     for piece in pieces:
         characters = rest + piece
+        # The first piece is the whole string or about a megabyte, so it contains the whole head of a data: URL.
         if at_start:
             characters = _DATA_URL.sub(b"", characters, count=1) if characters.startswith(b"data:") else characters
             at_start = False
@@ -93,7 +94,7 @@ def _decoded(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 def _decode(quanta: bytes) -> bytes:
     try:
-        return binascii.a2b_base64(quanta, strict_mode=True)
+        return binascii.a2b_base64(quanta, strict_mode=True)  # otherwise characters outside the alphabet are skipped
     except binascii.Error as error:
         raise BadBase64(str(error)) from None
 

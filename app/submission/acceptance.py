@@ -96,10 +96,12 @@ class Acceptance:
         if identity.idempotency_key is None:
             return job_id, await preparing
         if self._claimed_id is not None:
+            # The process that made the claim may have died before it wrote the claim's timer.
             arming = self._stores.idempotency.arm(self._tenant, "jobs", identity.idempotency_key)
             repeated, _ = await both(preparing, arming)
             return job_id, repeated
         claiming = self._claim("jobs", identity, job_id)
+        # Both results are needed even if one fails: which draft may be discarded depends on how the claim ended.
         claim, draft = await asyncio.gather(claiming, preparing, return_exceptions=True)
         if isinstance(draft, BaseException):
             raise draft
@@ -114,7 +116,7 @@ class Acceptance:
         """Return the job that was committed under a claimed id, or None if none was. Raises `JobGone`."""
         try:
             return await self._accepted(await self._stores.jobs.read(self._tenant, job_id), is_replay=True)
-        except JobGone:
+        except JobGone:  # a subclass of JobNotFound, but the job did exist, so it must not be made again
             raise
         except JobNotFound:
             # The claiming request crashed before its commit, or has not committed yet. The caller accepts the job

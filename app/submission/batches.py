@@ -197,7 +197,7 @@ class BatchAcceptance:
         """Return the batch if it was accepted. Raises `BatchGone`."""
         try:
             return await self._stores.batches.read(self._tenant, batch_id)
-        except BatchGone:
+        except BatchGone:  # a subclass of BatchNotFound, but the batch did exist, so it must not be made again
             raise
         except BatchNotFound:  # the request that claimed the id crashed, was refused, or has not committed yet
             return None
@@ -224,6 +224,7 @@ class BatchAcceptance:
         record, uploads = self._acceptance.draft(
             prepared, job_id, batch.created_at, identity, batch_id=batch.batch_id, shared=shared
         )
+        # Before the job is written: an upload that no job holds may expire and be deleted meanwhile.
         await self._acceptance.hold_uploads(prepared, job_id)
         try:
             stored = await self._stores.jobs.create_unpublished(

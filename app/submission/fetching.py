@@ -47,6 +47,7 @@ class UrlFetching:
         meter = Meter(self._quota.has_charged)
         try:
             async with asyncio.timeout_at(deadline), self._places.hosts.slot(_host(url)):
+                # All files that a request fetches count together as if they had come in its body.
                 most = min(self._config.max_medium_bytes, self._left)
                 return await self._fetcher.fetch(url, path, meter=meter, max_bytes=most)
         except NotReserved as error:
@@ -80,6 +81,6 @@ class UrlFetching:
 
 def _host(url: str) -> str:
     try:
-        return (urlsplit(url).hostname or "").rstrip(".")
+        return (urlsplit(url).hostname or "").rstrip(".")  # a host with a trailing dot is the same host
     except ValueError:
         return ""  # a URL without a host, which the fetcher refuses with a better message

@@ -163,6 +163,7 @@ def _is_plain(name: str) -> bool:
 
 def _plain(name: str) -> str:
     """Replace the characters of a node id that a file name must not contain; a node id is any text."""
+    # Cut at the front, because the suffix at the end matters.
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
 
 

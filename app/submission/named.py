@@ -97,7 +97,7 @@ def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_
     """
     values: list[InputValue] = []
     media: list[MediumSource] = []
-    for name, given in dict(named.inputs).items():
+    for name, given in dict(named.inputs).items():  # pydantic: iterating over a model yields its fields
         if given is None:
             continue
         value = given

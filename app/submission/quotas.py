@@ -67,6 +67,7 @@ class Quotas:
             active = await counts.audited(self._tenant, at_most=at_most) or active
         if (problem := self._excess(active, count)) is not None:
             raise problem
+        # The count is cached, and the keys of these jobs are not written yet.
         active.add(count)
 
     def _excess(self, active: ActiveJobs, count: int) -> Problem | None:
