@@ -141,7 +141,7 @@ class Outbox:
         if self._unless_young(entry) == "never":
             # A writer that was paused before its commit could still commit the event; the fence rules that out.
             try:
-                await self._jobs.fence(stored)
+                await self._jobs.rearm(stored, record.due_at)
             except PreconditionFailed:
                 return "later"
             return "never"

@@ -264,7 +264,10 @@ class JobStore:
         return await self._replace(stored, changed, named, written)
 
     async def rearm(self, stored: StoredJob, due: datetime) -> StoredJob:
-        """Commit the record unchanged with a new timer for `due`. Raises `PreconditionFailed` as `advance` does."""
+        """Commit the record unchanged with a new timer for `due`. Raises `PreconditionFailed` as `advance` does.
+
+        This is also the fence against a paused writer: one that read the record before can no longer commit.
+        """
         timer = job_timer(stored.record, due, now=self._clock.now())
         return await self._replace(stored, stored.record, timer.key)
 
@@ -312,25 +315,20 @@ class JobStore:
         """Whether keys that were written ahead can serve `changed`."""
         # The sweep deletes an older timer that no record names, as that of a paused writer.
         is_young = self._clock.now() - ahead.timer.armed_at < YOUNG / 2
-        return not ahead.is_spent and is_young and _is_early_enough(ahead.timer.due, changed)
+        return not ahead.is_spent and is_young and is_early_enough(ahead.timer.due, changed)
 
     def _timer_key(self, before: JobRecord, changed: JobRecord) -> str:
         """Return the key of the current timer if it still serves, else of a new one."""
         due = Timer.parse(before.timer).due if before.timer else None
         # A new lane or a much later time needs a new timer; a renewed lease does not, which saves a PUT and a DELETE.
         is_kept = changed.status is before.status or changed.status is Status.RUNNING
-        if due is not None and is_kept and _is_early_enough(due, changed):
+        if due is not None and is_kept and is_early_enough(due, changed):
             return before.timer
         return job_timer(changed, changed.due_at, now=self._clock.now()).key
 
     def _ring_if_due(self, record: JobRecord) -> None:
         if record.events:
             self._signal.ring(OUTBOX_TOPIC)
-
-    async def fence(self, stored: StoredJob) -> StoredJob:
-        """Rewrite the record unchanged, so that a paused writer that read it before can no longer commit."""
-        record = stored.record
-        return await self._commit(record.model_copy(update={"rev": record.rev + 1}), etag=stored.etag)
 
     async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
         rows = await map_bounded(index_keys, lambda key: self._row(tenant, status, key))
@@ -376,7 +374,7 @@ class KeysAhead:
         return self.index | {self.timer.key}
 
 
-def _is_early_enough(due: datetime, record: JobRecord) -> bool:
+def is_early_enough(due: datetime, record: JobRecord) -> bool:
     """Whether a timer is due neither late nor more than `EARLY` too early for the record."""
     # A running job's timer may be any amount too early: its handler leaves it while the lease is valid.
     return due <= record.due_at and (record.status is Status.RUNNING or record.due_at - due <= EARLY)

@@ -61,7 +61,7 @@ async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> No
     def completed(record: JobRecord) -> JobRecord:
         return record.complete(attempt=1, now=post.clock.now(), outputs=())
 
-    fenced = await post.stores.jobs.fence(before)
+    fenced = await post.stores.jobs.rearm(before, before.record.due_at)
     first, second = (
         {key for key in index_keys(completed(record)) if key.startswith(OUTBOX)}
         for record in (before.record, fenced.record)

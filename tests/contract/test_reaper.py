@@ -1,6 +1,7 @@
 """Recovery of running jobs whose worker was lost, over the in-memory store and the real S3 server."""
 
 import asyncio
+import uuid
 from collections import Counter
 from datetime import timedelta
 
@@ -9,7 +10,7 @@ import pytest
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import PreconditionFailed
+from storage.errors import JobGone, PreconditionFailed
 from storage.index_keys import QUEUE
 from storage.jobs.models import ProgressDetails
 from storage.jobs.record import JobRecord, Status
@@ -18,6 +19,7 @@ from storage.timers import LANES, Timer, lane_prefix
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
 from workers.upkeep.reaper import Reaper
+from workers.upkeep.timers import LONGEST, PAGE, TimerSweep
 
 pytestmark = pytest.mark.anyio
 
@@ -236,3 +238,45 @@ async def test_a_timer_without_a_record_is_moved(clock: ManualClock) -> None:
     assert Timer.parse(moved).due == draft.created_at + ABANDONED
     accepted = await shop.jobs.accept(draft)
     assert accepted.record.timer in await shop.keys(lane_prefix("active"))
+
+
+async def test_a_lane_has_so_much_time(clock: ManualClock) -> None:
+    """Within a page of timers as well; what is left stays for the next sweep, and the other lane has its own time."""
+    objects, begun = MemoryObjectStore(clock), list[str]()
+
+    class Slow:
+        async def on_due(self, timer: Timer) -> Timer | None:
+            begun.append(timer.lane)
+            clock.set(clock.now() + LONGEST / 4)
+            return None
+
+    for lane in LANES:
+        for _ in range(PAGE):
+            timer = Timer.new(clock.now(), "batch", "t", str(uuid.uuid4()), armed_at=clock.now(), lane=lane)
+            await objects.put(timer.key, b"")
+    sweep = TimerSweep({"batch": Slow()}, objects, clock)
+    assert await sweep.sweep() == ["batch"] * 8
+    assert begun == ["active"] * 4 + ["retained"] * 4
+    assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 4
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["an ended job", "a queued job"])
+async def test_a_timer_that_is_a_moment_early_stays(clock: ManualClock, ends: bool) -> None:
+    """Sweeps leave it and the record alone until the record is due."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    record = (await shop.completed(retain_s=3600)).record if ends else await shop.queued(queue_timeout_s=3600)
+    due = Timer.parse(record.timer).due
+    later = record.model_copy(update={"retain_s": 3630} if ends else {"queue_timeout_s": 3630})
+    later = (await shop.jobs.advance(await shop.jobs.read(record.tenant, record.job_id), later)).record
+    assert Timer.parse(later.timer).due == due
+    for seconds in (3605, 10, 10):
+        shop.pass_time(seconds)
+        await shop.reaper.sweep()
+        assert (await shop.read(record)).rev == later.rev
+    shop.pass_time(10)
+    await shop.reaper.sweep()
+    if ends:
+        with pytest.raises(JobGone):
+            await shop.read(record)
+    else:
+        assert (await shop.read(record)).status is Status.FAILED

@@ -96,7 +96,7 @@ def no_fence() -> AbstractContextManager[Any]:
     """
     commit, paused = JobStore._commit, set[str]()
 
-    async def unfenced(store: JobStore, stored: StoredJob) -> StoredJob:
+    async def unfenced(store: JobStore, stored: StoredJob, due: datetime) -> StoredJob:
         return stored
 
     async def late(store: JobStore, record: JobRecord, *, etag: str | None) -> StoredJob:
@@ -105,7 +105,7 @@ def no_fence() -> AbstractContextManager[Any]:
             await asyncio.sleep(LATE_S)
         return await commit(store, record, etag=etag)
 
-    return patch.multiple(JobStore, fence=unfenced, _commit=late)
+    return patch.multiple(JobStore, rearm=unfenced, _commit=late)
 
 
 def index_key_trusted() -> AbstractContextManager[Any]:

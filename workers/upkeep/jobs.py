@@ -15,7 +15,7 @@ from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import ABANDONED, YOUNG, JobStore, StoredJob
+from storage.jobs.store import ABANDONED, YOUNG, JobStore, StoredJob, is_early_enough
 from storage.outbox import Outbox
 from storage.removal import JobRemover
 from storage.timers import Timer
@@ -94,6 +94,8 @@ class JobTimers:
                 log_tail = await self._last_lines(record)
                 after = record.expire(now=now, max_attempts=self._max_attempts, log_tail=log_tail)
                 stored = await self._jobs.advance(stored, after)
+            case _ if record.due_at > now and is_early_enough(timer.due, record):
+                return timer
             case Status.QUEUED:
                 await self._jobs.publish(record)  # the index keys of a job whose submitter died may be missing
                 stored = await self._jobs.advance(stored, record.expire_in_queue(now=now))

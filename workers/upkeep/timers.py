@@ -6,6 +6,7 @@ Timers are ordered by time, so a sweep that finds nothing due costs one LIST per
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.clock import Clock
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 PAGE = 100
 LONGEST = timedelta(seconds=60)
-"""Time limit for one lane, so that many removals do not delay the recovery of lost jobs. The next sweep continues."""
+"""After this time no handler of a lane begins, so that many removals do not delay the recovery of lost jobs. The next
+sweep continues."""
 
 
 class TimerSweep:
@@ -38,13 +40,16 @@ class TimerSweep:
         until = self._clock.now() + LONGEST
         async for keys in all_keys(self._objects, lane_prefix(lane), page=PAGE):
             due = [key for key in keys if _is_due(key, self._clock.now())]
-            done += [kind for kind in await map_bounded(due, self._handle) if kind is not None]
+            handled = await map_bounded(due, partial(self._handle, until=until))
+            done += [kind for kind in handled if kind is not None]
             if len(due) < len(keys) or self._clock.now() >= until:
                 break
         return done
 
-    async def _handle(self, key: str) -> str | None:
-        """Handle one timer and return its kind; return None if the timer stays."""
+    async def _handle(self, key: str, *, until: datetime) -> str | None:
+        """Handle one timer and return its kind; return None if the timer stays, as it does after `until`."""
+        if self._clock.now() >= until:
+            return None  # a page of batches takes minutes, so the limit holds within it
         try:
             timer = Timer.parse(key)
         except ValueError:
