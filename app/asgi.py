@@ -15,7 +15,7 @@ from app.api import docs
 from app.api.context import Context
 from app.auth import Doorkeeper
 from app.body.large import LargeBodies, TenantCount
-from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware
+from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware
 from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
 from app.services import Services
@@ -44,6 +44,7 @@ def create_app(services: Services) -> Starlette:
         metrics = Metrics()
         routes.append(metrics_route(metrics))
         counting.append(Middleware(MetricsMiddleware, metrics=metrics))
+    in_flight = TenantCount(config.max_requests_in_flight, "are in flight already")
     app = Starlette(
         routes=routes,
         # Outermost first. The metrics count the problem that AnswerMiddleware makes of a crash. A CORS preflight has no
@@ -55,6 +56,7 @@ def create_app(services: Services) -> Starlette:
             *_cors(config.cors_origins),
             Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
             Middleware(AuthMiddleware, door=Doorkeeper(services.stores.api_keys, config, services.stores.clock)),
+            Middleware(InFlightMiddleware, count=in_flight),
             Middleware(UnreadMiddleware, most_bytes=config.max_unread_bytes),
         ],
         exception_handlers=handlers,
@@ -67,6 +69,7 @@ def create_app(services: Services) -> Starlette:
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
+        in_flight,
         TenantCount(config.max_long_polls, "wait for a job already"),
         TenantCount(config.max_webhook_tests, "test a receiver already"),
         asyncio.Lock(),

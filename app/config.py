@@ -56,6 +56,12 @@ class RequestLimits(MediaLimits):
     max_unfinished_requests: PositiveInt = Field(
         256, description="most requests of one tenant whose bodies have begun and not arrived at one API process"
     )
+    # More than `max_unfinished_requests`, so that slow bodies leave room. Bodies of up to 64 KiB, which no other limit
+    # counts once they have arrived, take at most 64 MiB of a tenant's.
+    max_requests_in_flight: PositiveInt = Field(
+        1_000,
+        description="most requests of one tenant in flight at one API process; those that wait for jobs do not count",
+    )
     max_long_polls: PositiveInt = Field(
         1_000, description="most requests of one tenant that wait for jobs at one API process"
     )

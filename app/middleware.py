@@ -6,12 +6,14 @@ A request whose client disconnects before the response is logged with the status
 import logging
 import time
 import uuid
+from contextlib import ExitStack
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.auth import NO_TENANT, Doorkeeper, Principal, needs_key
+from app.body.large import TenantCount
 from app.problems import Problem
 from app.turns import LoopTurns
 from storage.bucket.budget import budget_of
@@ -126,3 +128,22 @@ class AuthMiddleware:
                 app = problem.response()
         await self._turns.turn(tenant)
         await app(scope, receive, send)
+
+
+class InFlightMiddleware:
+    """Bounds the requests of one tenant in flight. It runs inside AuthMiddleware, which sets the tenant."""
+
+    def __init__(self, app: ASGIApp, *, count: TenantCount) -> None:
+        self._app = app
+        self._count = count
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal: Principal | None = scope.get("state", {}).get("principal")
+        with ExitStack() as held:
+            if principal is not None:
+                try:
+                    held.enter_context(self._count.counted(principal.tenant))
+                except Problem as problem:
+                    await problem.response()(scope, receive, send)
+                    return
+            await self._app(scope, receive, send)

@@ -43,6 +43,7 @@ class Context:
     large_bodies: LargeBodies
     receiving: LargeBodies
     unfinished: TenantCount
+    in_flight: TenantCount
     long_polls: TenantCount
     webhook_tests: TenantCount
     scan_turn: asyncio.Lock

@@ -129,7 +129,8 @@ async def show(request: Request) -> Response:
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     known = request.headers.get("if-none-match")
     if wait_s is not None:
-        with context.long_polls.counted(stored.record.tenant):
+        tenant = stored.record.tenant
+        with context.long_polls.counted(tenant), context.in_flight.paused(tenant):
             stored = await context.watch.until(
                 stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
             )

@@ -57,6 +57,15 @@ class TenantCount:
         self._of_tenant: Counter[str] = Counter()
 
     @contextmanager
+    def paused(self, tenant: str) -> Iterator[None]:
+        """Do not count one of the tenant's counted requests while the context is open."""
+        self._of_tenant[tenant] -= 1
+        try:
+            yield
+        finally:
+            self._of_tenant[tenant] += 1  # beyond the limit as well: the request has been accepted
+
+    @contextmanager
     def counted(self, tenant: str) -> Iterator[None]:
         """Count one request while the context is open. Raises `Problem` beyond the limit."""
         if self._of_tenant[tenant] >= self._most:

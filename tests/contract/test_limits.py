@@ -115,6 +115,7 @@ CASES: dict[str, Beyond] = {
 TRIED_ELSEWHERE = {
     "max_large_requests",
     "max_unfinished_requests",
+    "max_requests_in_flight",
     "max_long_polls",
     "max_webhook_tests",
     "max_unread_bytes",
@@ -131,8 +132,9 @@ TRIED_ELSEWHERE = {
     "max_video_pixels",
     "max_media_s",
 }
-"""In test_quotas.py, test_long_polls.py, test_webhook_api.py, test_fetching.py, test_unread_answers.py,
-test_hostile_media.py, test_large_bodies.py, and by test_a_body_that_does_not_come_in_time."""
+"""In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_webhook_api.py, test_fetching.py,
+test_unread_answers.py, test_hostile_media.py, test_large_bodies.py, and by
+test_a_body_that_does_not_come_in_time."""
 
 
 def _with_text(length: int) -> Told:
