@@ -98,6 +98,7 @@ class Catalogue:
         runs = frozenset() if unknown else outputs - reachable(bad, users)
         executed = {node_id: _linked(graph, node) for node_id, node in graph.nodes.items()}
         fatal = _collect(self._fatal(graph, reachable(runs, executed), executed), faults)
+        # The executing thread of ComfyUI follows undeclared links as well, so such a fault stops every output.
         if fatal:
             return report(graph, faults, frozenset(), lambda _: outputs)
         return report(graph, faults, runs, lambda node_id: reachable([node_id], users) & outputs)
@@ -105,6 +106,7 @@ class Catalogue:
     def output_nodes(self, graph: Graph) -> frozenset[str]:
         """Return the output nodes, for which ComfyUI executes the graph."""
         if self._info is None:
+            # Without declarations every leaf may be an output.
             return graph.leaves()
         return frozenset(
             node_id for node_id, node in graph.nodes.items() if self.declaration(node.class_type).is_output

@@ -38,7 +38,9 @@ def check_link(
             WrongInputType, problem, said, _WRAP, input_config=declared.config, received_value=short(value)
         )
     link = as_link(value)
+    # ComfyUI indexes a tuple with the slot, and a float is no index, not even 1.0.
     if link is None or link.node_id not in graph.nodes or isinstance(value[1], float):
+        # ComfyUI looks the node up in a dictionary, so its message is the text of a KeyError.
         said = ("exception_during_validation", "Exception when validating node", repr(value[0]))
         problem = f"{location.words} is {words(value)}, which ComfyUI takes for a link to a node that does not exist"
         hint = f"link to a node of this workflow; {_WRAP}"
@@ -115,6 +117,7 @@ def types_match(received: Any, wanted: Any) -> bool:
 
     `*` matches every type, and so do match types (`COMFY_MATCHTYPE`), which only the editor resolves.
     """
+    # An output that lists its choices (the old form) is a COMBO.
     if received == wanted or (isinstance(received, list) and wanted == "COMBO"):
         return True
     if not isinstance(received, str) or not isinstance(wanted, str):

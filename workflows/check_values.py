@@ -23,6 +23,7 @@ def check_value(location: Location, value: Any, files: Files) -> WorkflowError |
         return None
     value = unwrapped(value)
     try:
+        # A kind may be a list of choices, which is unhashable and would raise a misleading TypeError here.
         if isinstance(declared.kind, str) and declared.kind in _CONVERSIONS:
             value = _CONVERSIONS[declared.kind](value)
     except (ValueError, TypeError, OverflowError) as error:

@@ -182,6 +182,7 @@ class NodeDeclaration:
         found: dict[str, InputDeclaration] = {}
         for combo in self._with_formats:
             chosen = unwrapped(given.get(combo.name))
+            # A graph may set any JSON value here, and an object or a list cannot be looked up.
             listed = combo.formats.get(chosen) if isinstance(chosen, str) else None
             for one in listed if isinstance(listed, list) else ():
                 if isinstance(one, list) and len(one) > 1 and isinstance(one[0], str) and one[0] not in self.inputs:

@@ -61,6 +61,7 @@ def _marks(
     keys_by_segment: dict[str, set[str]] = {}
     for name, key in files.items():
         for segment in name.split("/"):
+            # By each folder as well, because a node may name only a folder and read all files in it.
             keys_by_segment.setdefault(segment.strip(_AROUND_NAMES), set()).add(key)
     keys: dict[str, set[str]] = {}
     for node_id, node in graph.nodes.items() if files else ():
@@ -104,6 +105,7 @@ def _to_be_run(graph: Graph, catalogue: Catalogue, showing: Collection[str]) -> 
 def _closed(node_id: str, graph: Graph, catalogue: Catalogue) -> Iterator[str]:
     """Yield the nodes without open inputs from this node upstream, the nearest first."""
     seen: set[str] = set()
+    # Breadth first, so that the nearest nodes come first.
     waiting = deque([node_id])
     while waiting:
         current = waiting.popleft()

@@ -96,11 +96,13 @@ def _may_exist(name: str, about: FileCheck, brought: frozenset[str]) -> bool:
     if about.roots is not None:
         root = "/" if name.startswith("/") else ""
         first = name.lstrip("/").partition("/")[0]
+        # Only the first part is compared: what lies below a root on the engine's machine is not known.
         return first in ("", ".", "..") or f"{root}{first}" in about.roots or bool(root and root in about.roots)
     folder, name = folder_and_name(name)
     path = posixpath.normpath(name)
     if folder != "input":
         return about.is_folder and path == "."
+    # A path that leaves the input folder, or a pattern: whether it exists is not known here.
     if path == "." or path.startswith(("/", "..")) or _PATTERN.search(path):
         return True
     return any(one.startswith(f"{path}/") for one in brought) if about.is_folder else path in brought

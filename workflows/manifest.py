@@ -169,6 +169,7 @@ def _fits(value: Any, named: NamedInput) -> bool:
         return value in named.choices
     if named.type in ("string", "boolean"):
         return isinstance(value, str if named.type == "string" else bool)
+    # In Python a bool is an int.
     if isinstance(value, bool) or not isinstance(value, int if named.type == "integer" else (int, float)):
         return False
     return (named.min is None or value >= named.min) and (named.max is None or value <= named.max)

@@ -167,6 +167,7 @@ def decode_binary(frame: bytes) -> Message:
     try:
         (event,) = struct.unpack_from(">I", frame)
         return _BINARY_DECODERS[event](frame[4:])
+    # The metadata of a frame is JSON of any form and depth.
     except (struct.error, KeyError, ValueError, OverflowError, TypeError, AttributeError, RecursionError):
         return Unknown("binary", None)
 

@@ -43,6 +43,7 @@ class ProgressModel:
         match message:
             case ExecutionCached(nodes=nodes):
                 return self._finish(nodes)
+            # The end of the prompt, whether it succeeded or not.
             case Executing(node=None):
                 return self
             case Executing(node=str(node), display_node=shown):

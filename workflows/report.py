@@ -123,6 +123,7 @@ def rings(nodes: Iterable[str], sources: Edges) -> Iterator[list[str]]:
         node_id = start
         while node_id not in seen and node_id not in path:
             path[node_id] = len(path)
+            # Any remaining source would do; the smallest makes the report the same in every process.
             node_id = min(left[node_id])
         seen.update(path)
         if node_id in path:

@@ -154,6 +154,7 @@ class _Inspection:
         """Report whether an undeclared input is harmless."""
         if self.about.takes(name):
             return True
+        # First, because no exception below may let a graph set what only ComfyUI fills.
         if name in self.about.hidden or name == _NEVER:
             return False
         collected = COLLECTORS.get(self.node.class_type)

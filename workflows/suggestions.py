@@ -27,6 +27,7 @@ def suggestion(wrong: object, known: Iterable[object]) -> str:
 def _nearest(wrong: str, names: list[str]) -> list[str]:
     if len(names) <= MOST_COMPARED:
         return names
+    # A long name is sampled: its pairs are compared with each of thousands of names.
     step = max(1, len(wrong) // MOST_PAIRS)
     pairs = [wrong[start : start + 2] for start in range(0, max(1, len(wrong) - 1), step)]
     return nlargest(MOST_COMPARED, names, key=lambda name: sum(pair in name for pair in pairs))
