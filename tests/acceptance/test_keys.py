@@ -35,7 +35,7 @@ def asked(url: str, key: str) -> int:
     ).status_code
 
 
-@pytest.mark.soak("contract/test_access.py::test_a_revoked_key_is_refused_when_its_cache_is_over")
+@pytest.mark.soak("contract/test_access.py::test_a_revoked_key_is_refused_when_its_cache_entry_expires")
 def test_processes_that_know_a_key_learn_that_it_is_revoked(s3_config: S3Config) -> None:
     """Two of them refuse it within a minute; another key goes on."""
     settings = bucket_variables(s3_config)

@@ -92,7 +92,7 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     assert app.api.get("/v1/system").json()["pools"][0]["failed_starts"] is None
 
 
-@pytest.mark.soak("contract/test_backlog.py::test_jobs_fail_for_containers_that_die_in_their_start")
+@pytest.mark.soak("contract/test_backlog.py::test_jobs_fail_when_containers_die_during_their_start")
 def test_containers_that_are_killed_in_their_start(app: Deployed, folder: Path) -> None:
     """They cannot say that they failed, and count all the same: the job ends."""
     (folder / "repaired").unlink(missing_ok=True)

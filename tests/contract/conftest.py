@@ -1,4 +1,4 @@
-"""The HTTP face and the deliverer, as most contract tests want them."""
+"""Fixtures that most contract tests share: the HTTP API and the webhook deliverer."""
 
 from collections.abc import AsyncIterator
 

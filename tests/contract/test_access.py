@@ -1,4 +1,4 @@
-"""API keys of the bucket: who comes in, who does not, what it costs to find out."""
+"""API keys in the bucket: which keys are accepted, which are refused, and what each lookup costs."""
 
 import json
 import logging
@@ -58,16 +58,16 @@ async def asked(api: Api, key: str, path: str = "/v1/jobs") -> httpx.Response:
 
 
 @pytest.mark.real_bucket("what a client sees first")
-async def test_a_key_of_the_bucket_lets_its_tenant_in(api: Api) -> None:
-    """What it submits is that tenant's, and the settings' own key goes on as it did."""
+async def test_a_key_in_the_bucket_authenticates_its_tenant(api: Api) -> None:
+    """A job submitted with a bucket key belongs to that key's tenant, and the key from the settings still works."""
     async with await api.client_of("acme") as acme:
         accepted = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()
     assert (await api.stores.jobs.read("acme", accepted["job_id"])).record.tenant == "acme"
     assert (await asked(api, KEY)).json()["jobs"] == []
 
 
-async def test_tenants_whose_names_begin_alike_are_apart(api: Api) -> None:
-    """Their folders lie side by side, and a list of one shows nothing of the other."""
+async def test_tenants_with_a_common_name_prefix_are_separate(api: Api) -> None:
+    """A tenant's job list never shows jobs of a tenant whose name shares a prefix."""
     names = ("acme", "acme-2", "acme2", "a")
     made: dict[str, set[str]] = {}
     for tenant in names:
@@ -81,8 +81,8 @@ async def test_tenants_whose_names_begin_alike_are_apart(api: Api) -> None:
                 assert {row["job_id"] for row in rows} == made[tenant]
 
 
-async def test_no_key_is_told_from_another(memory_api: Api, clock: ManualClock) -> None:
-    """Unknown, mistyped, with a wrong secret, expired or revoked: one answer, to the byte."""
+async def test_all_invalid_keys_get_the_same_response(memory_api: Api, clock: ManualClock) -> None:
+    """Unknown, mistyped, expired and revoked keys and keys with a wrong secret get byte-identical 401 responses."""
     good = await memory_api.new_key("acme")
     expired = await memory_api.new_key("acme", expires_at=clock.now() + timedelta(hours=1))
     revoked = await memory_api.new_key("acme")
@@ -99,8 +99,10 @@ async def test_no_key_is_told_from_another(memory_api: Api, clock: ManualClock) 
     assert (await asked(memory_api, good)).status_code == 200
 
 
-async def test_invented_keys_cost_no_request_each(memory_api: Api, bucket: DownableStore, clock: ManualClock) -> None:
-    """A flood of them costs a few GETs and one LIST in ten seconds, and no key that exists is kept out by it."""
+async def test_invented_keys_do_not_cost_a_request_each(
+    memory_api: Api, bucket: DownableStore, clock: ManualClock
+) -> None:
+    """A flood of invented keys costs a few GETs and one LIST in ten seconds, and existing keys are still accepted."""
     known, cold = await memory_api.new_key("acme"), await memory_api.new_key("other")
     assert (await asked(memory_api, known)).status_code == 200
     bucket.requests.clear()
@@ -117,10 +119,10 @@ async def test_invented_keys_cost_no_request_each(memory_api: Api, bucket: Downa
     assert (await asked(memory_api, made)).status_code == 200
 
 
-async def test_a_key_costs_one_request_in_half_a_minute(
+async def test_a_key_costs_one_request_per_half_minute(
     memory_api: Api, bucket: DownableStore, clock: ManualClock
 ) -> None:
-    """Also one that does not exist; a text that is no key costs none."""
+    """A known or an unknown key costs one GET per cache period, and a malformed key costs none."""
     good, unknown = await memory_api.new_key("acme"), new_key("aaaaaaaa")
     for key, cost in ((good, 1), (unknown, 1), (good[:-1], 0)):
         bucket.requests.clear()
@@ -133,8 +135,8 @@ async def test_a_key_costs_one_request_in_half_a_minute(
         assert bucket.requests["LIST"] == 0
 
 
-async def test_a_revoked_key_is_refused_when_its_cache_is_over(memory_api: Api, clock: ManualClock) -> None:
-    """And well within a minute of it."""
+async def test_a_revoked_key_is_refused_when_its_cache_entry_expires(memory_api: Api, clock: ManualClock) -> None:
+    """A revoked key is refused once its cache entry expires, at most 30 seconds later."""
     assert timedelta(seconds=30) >= CACHE_LIFE
     key = await memory_api.new_key("acme")
     assert (await asked(memory_api, key)).status_code == 200
@@ -143,16 +145,16 @@ async def test_a_revoked_key_is_refused_when_its_cache_is_over(memory_api: Api, 
     assert (await asked(memory_api, key)).status_code == 401
 
 
-async def test_a_key_ends_at_its_time_also_out_of_the_cache(memory_api: Api, clock: ManualClock) -> None:
-    """Its end is known with it."""
+async def test_a_cached_key_expires_on_time(memory_api: Api, clock: ManualClock) -> None:
+    """A key that expires while it is cached is refused from its expiry time on."""
     key = await memory_api.new_key("acme", expires_at=clock.now() + timedelta(seconds=10))
     assert (await asked(memory_api, key)).status_code == 200
     clock.set(clock.now() + timedelta(seconds=10))
     assert (await asked(memory_api, key)).status_code == 401
 
 
-async def test_invented_kids_push_no_key_out(clock: ManualClock) -> None:
-    """Keys that exist and kids that do not are remembered apart."""
+async def test_invented_kids_do_not_evict_keys(clock: ManualClock) -> None:
+    """Known keys and unknown kids are cached separately, so invented kids evict no key."""
     bucket = MemoryObjectStore(clock)
     store = ApiKeyStore(bucket, clock)
     key, record = new_record("acme", now=clock.now())
@@ -167,8 +169,8 @@ async def test_invented_kids_push_no_key_out(clock: ManualClock) -> None:
     assert not bucket.requests
 
 
-async def test_a_bucket_that_does_not_answer_lets_nobody_in(memory_api: Api, bucket: DownableStore) -> None:
-    """503, also for a good key; and the next answer of the bucket counts."""
+async def test_no_key_is_accepted_while_the_bucket_is_unreachable(memory_api: Api, bucket: DownableStore) -> None:
+    """Even a valid key gets 503 while the bucket is unreachable, and is accepted again afterwards."""
     key = await memory_api.new_key("acme")
     bucket.is_down = True
     refused = await asked(memory_api, key)
@@ -178,8 +180,8 @@ async def test_a_bucket_that_does_not_answer_lets_nobody_in(memory_api: Api, buc
     assert (await asked(memory_api, key)).status_code == 200
 
 
-async def test_a_record_that_cannot_be_read_lets_nobody_in(memory_api: Api, bucket: DownableStore) -> None:
-    """Nor does one that lies under another's name."""
+async def test_a_record_that_cannot_be_read_authenticates_no_key(memory_api: Api, bucket: DownableStore) -> None:
+    """A key whose record is unreadable, or stored under another kid, is refused."""
     key, record = new_record("acme", now=memory_api.stores.clock.now())
     await bucket.put(keys.api_key(record.kid), b'{"newer": true}')
     assert (await asked(memory_api, key)).status_code == 401
@@ -188,8 +190,8 @@ async def test_a_record_that_cannot_be_read_lets_nobody_in(memory_api: Api, buck
     assert (await asked(memory_api, other)).status_code == 401
 
 
-async def test_records_of_the_settings_need_no_bucket(clock: ManualClock) -> None:
-    """The second source: for those who keep their keys in a secret."""
+async def test_records_from_the_settings_need_no_bucket(clock: ManualClock) -> None:
+    """Key records from the settings authenticate while the bucket is unreachable."""
     bucket = DownableStore(clock)
     bucket.is_down = True
     key, record = new_record("acme", now=clock.now(), scopes=("jobs:read",))
@@ -200,7 +202,7 @@ async def test_records_of_the_settings_need_no_bucket(clock: ManualClock) -> Non
 
 @pytest.mark.parametrize("operation", PROTECTED, ids=lambda operation: operation.id)
 async def test_every_operation_needs_its_scope(memory_api: Api, operation: Operation) -> None:
-    """A key that may only look cannot change a thing, and one that may only submit sees nothing."""
+    """An operation refuses a key without its scope and changes nothing; its scope and admin are accepted."""
     path = _path(operation)
     needed, other = ("jobs:read", "jobs:write") if operation.method == "get" else ("jobs:write", "jobs:read")
     without = await memory_api.client_of("acme", other)  # type: ignore[arg-type]  # one of the scopes
@@ -225,8 +227,8 @@ def _path(operation: Operation) -> str:
     return path
 
 
-async def test_what_is_open_needs_no_key(memory_api: Api) -> None:
-    """Probes, schemas and public keys."""
+async def test_open_operations_need_no_key(memory_api: Api) -> None:
+    """Probes, schemas and public keys answer 200 without an API key."""
     for operation in OPERATIONS:
         if operation.is_open:
             path = operation.path.replace("{type}", "comfyui.job.completed.v1")
@@ -235,7 +237,7 @@ async def test_what_is_open_needs_no_key(memory_api: Api) -> None:
 
 
 async def test_logs_name_the_key_and_never_show_it(memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """Each request's line has tenant and kid; no line has anything of the secret."""
+    """The log line of a request has tenant and kid, and no line contains any part of the secret."""
     key = await memory_api.new_key("acme")
     presented = parse_key(key)
     assert presented is not None
@@ -253,8 +255,8 @@ async def test_logs_name_the_key_and_never_show_it(memory_api: Api, caplog: pyte
 
 
 @pytest.mark.parametrize("part", ["a", "%00"])
-async def test_a_long_path_has_a_short_line(part: str, memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
-    """Anyone can ask for it, without a key: the log keeps its beginning alone, and a long method's."""
+async def test_a_long_path_has_a_short_log_line(part: str, memory_api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    """The log keeps only the beginning of a long path, since requests need no key to cause such a line."""
     caplog.set_level(logging.INFO)
     path = "/" + part * (60_000 // len(part))
     answer = await memory_api.client.get(path, headers={"authorization": ""})
@@ -265,8 +267,8 @@ async def test_a_long_path_has_a_short_line(part: str, memory_api: Api, caplog: 
     assert len(JsonFormatter("api", Redactor()).format(line)) < 2_000
 
 
-async def test_a_key_that_asks_too_often_waits(clock: ManualClock) -> None:
-    """429 with Retry-After, whoever else asks; the next second is free again."""
+async def test_a_key_above_its_request_rate_gets_429(clock: ManualClock) -> None:
+    """A key above its request rate gets 429 with Retry-After until the next second, while other keys are served."""
     config = ApiConfig(api_key=KEY, max_requests_per_s=1)
     async with running_api(MemoryObjectStore(clock), clock, config) as api, await api.client_of("acme") as acme:
         statuses = [(await acme.get("/v1/jobs")).status_code for _ in range(3)]
@@ -280,8 +282,8 @@ async def test_a_key_that_asks_too_often_waits(clock: ManualClock) -> None:
 
 
 @pytest.mark.real_bucket("the order of a LIST")
-async def test_the_store_lists_and_revokes(objects: ObjectStore, clock: ManualClock) -> None:
-    """Oldest first; a key is revoked once, and its kid is not given twice."""
+async def test_the_store_lists_and_revokes_keys(objects: ObjectStore, clock: ManualClock) -> None:
+    """Keys are listed oldest first, revoking a key again changes nothing, and a kid is never reused."""
     store = ApiKeyStore(objects, clock)
     records = []
     for name in ("first", "second"):
@@ -304,7 +306,7 @@ async def test_the_store_lists_and_revokes(objects: ObjectStore, clock: ManualCl
 
 @pytest.mark.parametrize("tenant", ["", "-a", "A", "a.b", "a/b", "..", "a" * 64, "a\n", "ä"])
 def test_a_tenant_has_a_plain_name(tenant: str, clock: ManualClock) -> None:
-    """It becomes a folder of the bucket."""
+    """A tenant name that is unsuitable as a folder name is refused."""
     with pytest.raises(ValueError, match="tenant"):
         new_record(tenant, now=clock.now())
 
@@ -314,7 +316,7 @@ PUBLIC = ["/openapi.json", "/docs", "/docs/swagger-ui.css", "/problems", "/schem
 
 @pytest.mark.parametrize("path", PUBLIC)
 async def test_a_public_document_is_sent_once(memory_api: Api, path: str) -> None:
-    """A client that has it gets 304, one that accepts gzip gets it compressed, and any other as it is."""
+    """A public document is answered with 304 to a client that has it, and compressed only where gzip is accepted."""
     client = memory_api.client
     compressed = await client.get(path, headers={"accept-encoding": "gzip"})
     assert compressed.headers["content-encoding"] == "gzip"
@@ -331,8 +333,8 @@ async def test_a_public_document_is_sent_once(memory_api: Api, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", [*PUBLIC, "/problems/not-found"])
-async def test_what_needs_no_key_costs_little(memory_api: Api, path: str) -> None:
-    """Anybody may ask for these as often as they like: a repeated one makes at most ten times the calls of /health."""
+async def test_a_public_document_costs_little(memory_api: Api, path: str) -> None:
+    """A repeated request without a key makes at most ten times the Python calls of GET /health."""
 
     async def calls(asked_path: str) -> int:
         await memory_api.client.get(asked_path)

@@ -1,4 +1,4 @@
-"""The HTTP face on a real server, over the in-memory store and the real S3 server."""
+"""The HTTP API on a real server, with the in-memory store and the real S3 server."""
 
 import asyncio
 import base64
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.real_bucket("what a client sees first")
 async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
-    """The first version's fields, and a worker asked for."""
+    """An accepted job is stored with its options when the response arrives, and a worker has been requested."""
     accepted = await submit(api, priority=3, metadata={"order": "4711"}, timeout_s=9)
     assert accepted["status"] == "queued"
     assert accepted["estimated_time"] == 30
@@ -37,22 +37,22 @@ async def test_a_submission_is_stored_before_it_is_answered(api: Api) -> None:
 
 
 class SilentLauncher(NoLauncher):
-    """Whoever starts workers does not answer."""
+    """A launcher that never answers."""
 
     async def spawn(self, pool: str) -> str | None:
         await asyncio.Event().wait()
         return None
 
 
-async def test_a_launcher_that_hangs_keeps_no_answer(clock: ManualClock) -> None:
-    """The job is accepted all the same: the reaper asks for a worker again."""
+async def test_a_launcher_that_hangs_does_not_delay_the_response(clock: ManualClock) -> None:
+    """A job is accepted although the launcher hangs; the reaper requests a worker later."""
     config = ApiConfig(api_key=KEY, spawn_wait_s=0.05)
     async with running_api(MemoryObjectStore(clock), clock, config, SilentLauncher()) as api:
         assert (await submit(api))["status"] == "queued"
 
 
 async def test_a_finished_job_shows_its_outputs(api: Api) -> None:
-    """With presigned URLs and never a byte of their content."""
+    """A finished job shows its outputs with presigned URLs and without their content or storage keys."""
     accepted = await submit(api)
     await work(api, OUTPUT)
     job = (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()
@@ -70,8 +70,8 @@ async def test_a_finished_job_shows_its_outputs(api: Api) -> None:
 
 
 @pytest.mark.real_bucket("presigned URLs")
-async def test_an_output_redirects_to_a_fresh_url(api: Api) -> None:
-    """302, or the URL as JSON; one that is not there is a problem."""
+async def test_an_output_redirects_to_a_new_url(api: Api) -> None:
+    """An output answers with a redirect or with its URL as JSON, and an unknown output with a problem."""
     accepted = await submit(api)
     await work(api, OUTPUT)
     path = f"/v1/jobs/{accepted['job_id']}/outputs"
@@ -82,8 +82,8 @@ async def test_an_output_redirects_to_a_fresh_url(api: Api) -> None:
 
 
 @pytest.mark.real_bucket("the order of a LIST")
-async def test_the_list_is_the_first_versions_with_a_cursor(api: Api, clock: ManualClock) -> None:
-    """Newest first; the cursor leads on; a status filters."""
+async def test_the_job_list_has_the_first_versions_fields_and_a_cursor(api: Api, clock: ManualClock) -> None:
+    """Jobs are listed newest first, in pages that a cursor continues, and can be filtered by status."""
     ids = []
     for second in range(3):
         clock.set(clock.now().replace(second=second))
@@ -98,23 +98,23 @@ async def test_the_list_is_the_first_versions_with_a_cursor(api: Api, clock: Man
 
 
 async def test_deleting_a_queued_job_fails_it(api: Api) -> None:
-    """With the first version's words, and no worker gets it."""
+    """A queued job that is deleted fails with "Cancelled by user" and is not claimed by a worker."""
     accepted = await submit(api)
     response = await api.client.delete(f"/v1/jobs/{accepted['job_id']}")
     assert (response.status_code, response.json()["error"]) == (200, "Cancelled by user")
     assert await api.queue.claim("default", "w") is None
 
 
-async def test_deleting_a_finished_job_leaves_it(api: Api) -> None:
-    """What is completed stays completed."""
+async def test_deleting_a_finished_job_does_not_change_it(api: Api) -> None:
+    """A completed job stays completed when it is deleted."""
     accepted = await submit(api)
     await work(api)
     response = await api.client.delete(f"/v1/jobs/{accepted['job_id']}")
     assert (response.status_code, response.json()["status"]) == (200, "completed")
 
 
-async def test_deleting_a_running_job_asks_its_worker(clock: ManualClock) -> None:
-    """202 while the worker has not stopped it, and the wish is in the record."""
+async def test_deleting_a_running_job_requests_its_cancellation(clock: ManualClock) -> None:
+    """Deleting a running job returns 202 with cancel_requested_at set until its worker has stopped it."""
     config = ApiConfig(api_key=KEY, cancel_wait_s=0.05)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         accepted = await submit(api)
@@ -124,8 +124,8 @@ async def test_deleting_a_running_job_asks_its_worker(clock: ManualClock) -> Non
         assert response.json()["cancel_requested_at"] is not None
 
 
-async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
-    """As text; 404 while there is none, and for an attempt that never was."""
+async def test_the_log_of_each_attempt_is_shown(api: Api) -> None:
+    """The log of each attempt is returned as text, and an attempt without a log gets a problem."""
     accepted = await submit(api)
     path = f"/v1/jobs/{accepted['job_id']}/logs"
     assert (await api.client.get(path)).json()["type"] == "/problems/no-log"
@@ -146,7 +146,7 @@ async def test_the_log_of_each_attempt_is_told(api: Api) -> None:
 
 @pytest.mark.real_bucket("bytes of files")
 async def test_media_of_every_kind_are_stored(api: Api) -> None:
-    """base64 in the body, a URL, an upload: the worker finds each under its name."""
+    """Input files given as base64, as a URL or as an upload are stored, each under its name."""
     wanted = {"size_bytes": len(PNG), "content_type": "image/png"}
     created = (await api.client.post("/v1/uploads", json=wanted)).json()
     await api.objects.put(f"tenants/default/uploads/{created['upload_id']}/data", PNG, content_type="image/png")
@@ -174,16 +174,16 @@ async def test_media_of_every_kind_are_stored(api: Api) -> None:
     assert [given.value for given in record.inputs] == [16, "input_2_1.png", "input_2_2.png"]
 
 
-async def test_a_long_prompt_is_kept_whole(api: Api) -> None:
-    """A text beyond the spool's threshold is no medium, and is not cut."""
+async def test_a_long_prompt_is_kept_in_full(api: Api) -> None:
+    """A prompt longer than the spool's threshold is stored in full and not as an input file."""
     prompt = "a cat, " * 12_000
     accepted = await submit(api, inputs=[{"node": "2", "field": "filename_prefix", "value": prompt}])
     record = (await api.stores.jobs.read("default", accepted["job_id"])).record
     assert [given.value for given in await api.stores.jobs.inputs(record)] == [prompt]
 
 
-async def test_long_inputs_are_no_part_of_the_record(api: Api) -> None:
-    """Which lists read by the hundred, and a worker writes again with each progress; purging removes them as well."""
+async def test_long_inputs_are_stored_outside_the_record(api: Api) -> None:
+    """Long inputs are stored outside the job's record, which stays small, and are purged with the job."""
     texts = [{"node": "2", "field": "filename_prefix", "value": "€" * 300_000}] * 3
     accepted = await submit(api, inputs=texts, webhook_events=[])
     record = (await api.stores.jobs.read("default", accepted["job_id"])).record
@@ -193,8 +193,8 @@ async def test_long_inputs_are_no_part_of_the_record(api: Api) -> None:
     assert not [key for key in await api.keys() if key.endswith("values.json")]
 
 
-async def test_long_inputs_of_a_batch_are_no_part_of_its_records(api: Api) -> None:
-    """Each job has its own."""
+async def test_long_inputs_of_a_batch_are_stored_outside_its_records(api: Api) -> None:
+    """Each job of a batch keeps its own long inputs outside its record."""
     sets = [[{"node": "2", "field": "filename_prefix", "value": letter * 100_000}] for letter in "ab"]
     response = await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": sets})
     jobs = [(await api.stores.jobs.read("default", job["job_id"])).record for job in response.json()["jobs"]]
@@ -203,15 +203,15 @@ async def test_long_inputs_of_a_batch_are_no_part_of_its_records(api: Api) -> No
 
 
 async def test_known_node_classes_are_checked(api: Api) -> None:
-    """Once a worker has said what its engine can do."""
+    """A node class that the engine lacks is refused once a worker has published the engine's classes."""
     await api.stores.engine_info.publish("default", {"EmptyImage": {"input": {}, "output": ["IMAGE"]}})
     response = await api.client.post("/v1/jobs", json={"workflow": BLUE})
     assert response.json()["type"] == "/problems/unknown-node-class"
     assert response.json()["pointer"] == "/workflow/2/class_type"
 
 
-async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_its_faults(api: Api) -> None:
-    """Each with its place in the request, in `inputs` if it came from there, and all in ComfyUI's words beside."""
+async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_errors(api: Api) -> None:
+    """All errors of a graph are reported with pointers into the request, and again in ComfyUI's own format."""
     classes = {name: node.object_info() for name, node in node_classes().items()}
     await api.stores.engine_info.publish("default", classes)
     workflow = {**BLUE, "1": {**BLUE["1"], "inputs": {**BLUE["1"]["inputs"], "height": "tall"}}}
@@ -231,8 +231,8 @@ async def test_a_graph_that_the_engine_would_refuse_is_refused_with_all_its_faul
     assert problem["node_errors"]["1"]["dependent_outputs"] == ["2"]
 
 
-async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
-    """A picture of `media` or of an input passes; one that nobody brings is a missing medium."""
+async def test_a_loader_may_name_an_input_file_of_the_job(api: Api) -> None:
+    """A loader accepts the name of an input file of the job, and a name without such a file is refused."""
     classes = {name: node.object_info() for name, node in node_classes().items()}
     await api.stores.engine_info.publish("default", classes)
     workflow = {**BLUE, "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
@@ -246,8 +246,8 @@ async def test_a_loader_may_name_what_the_job_brings(api: Api) -> None:
 
 
 @pytest.mark.parametrize("header", [None, "Bearer wrong", "Basic dXNlcjpwYXNz", "Bearer", KEY])
-async def test_without_the_key_nothing_is_told(memory_api: Api, header: str | None) -> None:
-    """401 with a challenge; probes and docs are open."""
+async def test_requests_without_a_valid_key_are_refused(memory_api: Api, header: str | None) -> None:
+    """A request without a valid key gets 401 with a challenge, while probes stay open."""
     async with httpx.AsyncClient(base_url=memory_api.client.base_url, verify=NO_TLS) as client:
         headers = {} if header is None else {"authorization": header}
         response = await client.get("/v1/jobs", headers=headers)
@@ -257,14 +257,14 @@ async def test_without_the_key_nothing_is_told(memory_api: Api, header: str | No
         assert (await client.get("/ready")).status_code == 200
 
 
-async def test_an_api_without_a_key_lets_nobody_in(clock: ManualClock) -> None:
-    """A forgotten setting must not open the door."""
+async def test_an_api_without_a_key_refuses_every_request(clock: ManualClock) -> None:
+    """An API without a configured key refuses every request that needs a key."""
     async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=None)) as api:
         assert (await api.client.get("/v1/jobs")).status_code == 401
 
 
-async def test_the_docs_page_asks_nobody_else(memory_api: Api) -> None:
-    """Every file is our own, and the policy forbids others."""
+async def test_the_docs_page_loads_only_its_own_files(memory_api: Api) -> None:
+    """The docs page loads only files of this API, and its content security policy forbids all others."""
     page = await memory_api.client.get("/docs")
     assert "http" not in page.text.replace("<!doctype html>", "")
     policy = page.headers["content-security-policy"]
@@ -277,13 +277,13 @@ async def test_the_docs_page_asks_nobody_else(memory_api: Api) -> None:
 
 
 async def test_every_problem_type_is_explained(memory_api: Api) -> None:
-    """The type is a path of the API itself."""
+    """Each problem type is a path of this API that explains what to do."""
     for path in (await memory_api.client.get("/problems")).json():
         assert "What to do" in (await memory_api.client.get(path)).text
 
 
-async def test_answers_carry_safe_headers(memory_api: Api) -> None:
-    """And an id to ask about."""
+async def test_responses_carry_security_headers(memory_api: Api) -> None:
+    """Every response has the security headers and a request id."""
     headers = (await memory_api.client.get("/v1/jobs")).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-request-id"]
@@ -291,16 +291,16 @@ async def test_answers_carry_safe_headers(memory_api: Api) -> None:
 
 
 async def test_shipped_examples_are_accepted(memory_api: Api) -> None:
-    """Each of them, as it is."""
+    """Each shipped example workflow is accepted unchanged."""
     for name in shipped():
         assert (await memory_api.client.post("/v1/jobs", json={"workflow": example(name)})).status_code == 202
 
 
 @pytest.mark.parametrize(("count", "thread"), [(2, "MainThread"), (300, "heavy_0")])
-async def test_many_outputs_are_shown_off_the_event_loop(
+async def test_many_outputs_are_rendered_off_the_event_loop(
     memory_api: Api, monkeypatch: pytest.MonkeyPatch, count: int, thread: str
 ) -> None:
-    """A job may have a thousand, which take 30 ms."""
+    """URLs of a job with many outputs are signed in a thread, because a thousand of them take 30 ms."""
     job_id = (await submit(memory_api))["job_id"]
     claimed = await memory_api.queue.claim("default", "w")
     assert claimed is not None

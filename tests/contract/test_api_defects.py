@@ -1,4 +1,4 @@
-"""What clients get when the API itself fails: a problem that tells nothing, and an id by which the log tells all."""
+"""Responses when the API itself fails: a problem without internals, and an id that leads to the details in the log."""
 
 import asyncio
 import logging
@@ -19,13 +19,13 @@ pytestmark = pytest.mark.anyio
 
 
 class BrokenStore(MemoryObjectStore):
-    """A bucket that answers with `fault`, if there is one."""
+    """A bucket that raises `fault` if it is set."""
 
     fault: Exception | None = None
-    looks = 0
+    reads = 0
 
     async def get(self, key: str) -> StoredObject:
-        self.looks += 1
+        self.reads += 1
         if self.fault is not None:
             raise self.fault
         return await super().get(key)
@@ -52,14 +52,16 @@ async def submitted(api: Api) -> str:
     return job_id
 
 
-async def test_a_defect_is_a_problem(api: Api, bucket: BrokenStore, caplog: pytest.LogCaptureFixture) -> None:
-    """The log has its words, under the id that the client is told; the next request is answered."""
+async def test_a_defect_is_reported_as_a_problem(
+    api: Api, bucket: BrokenStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect gives a 500 problem whose request id is in the log with the exception, and the API goes on."""
     job_id = await submitted(api)
-    bucket.fault = LookupError("what nobody may read")
+    bucket.fault = LookupError("a secret detail")
     answer = await api.client.get(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal-error")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "nobody" not in answer.text
+    assert "secret detail" not in answer.text
     (record,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert record.exc_info is not None
     assert record.exc_info[1] is bucket.fault
@@ -71,16 +73,16 @@ async def test_a_defect_is_a_problem(api: Api, bucket: BrokenStore, caplog: pyte
     assert 'comfyui_modal_requests_total{method="GET",operation="get_job",status="5xx"} 1.0' in counted
 
 
-async def test_a_damaged_record_is_a_problem(api: Api) -> None:
-    """It is not an unknown job."""
+async def test_a_damaged_record_is_reported_as_a_problem(api: Api) -> None:
+    """A damaged record gives an internal error and not an unknown job."""
     job_id = await submitted(api)
     await api.objects.put(keys.record("default", job_id), b'{"from": "the future"}')
     answer = await api.client.get(f"/v1/jobs/{job_id}")
     assert (answer.status_code, answer.json()["type"]) == (500, "/problems/internal-error")
 
 
-async def test_a_bucket_that_is_away_is_told(api: Api, bucket: BrokenStore) -> None:
-    """The client is told to come again, and the balancer to ask others."""
+async def test_an_unreachable_bucket_is_reported(api: Api, bucket: BrokenStore) -> None:
+    """While the bucket is unreachable, clients get 503 with Retry-After and GET /ready fails."""
     bucket.fault = StorageUnavailable("away")
     answer = await api.client.get("/v1/jobs")
     assert (answer.status_code, answer.json()["type"]) == (503, "/problems/storage-unavailable")
@@ -89,23 +91,23 @@ async def test_a_bucket_that_is_away_is_told(api: Api, bucket: BrokenStore) -> N
     assert (await api.client.get("/ready")).status_code == 503
 
 
-async def test_a_long_poll_outlasts_a_bucket_that_is_away(api: Api, bucket: BrokenStore) -> None:
-    """It looks again, and tells the end of the job."""
+async def test_a_long_poll_survives_an_unreachable_bucket(api: Api, bucket: BrokenStore) -> None:
+    """A long poll continues while the bucket is unreachable and returns the finished job."""
     job_id = await submitted(api)
     claimed = await api.queue.claim("default", "w")
     assert claimed is not None
-    bucket.looks = 0
+    bucket.reads = 0
     asking = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}?wait=25"))
-    await until(lambda: bucket.looks == 2)  # its own look, and the first of those that are shared
+    await until(lambda: bucket.reads == 2)  # its own read, and the first of the shared ones
     bucket.fault = StorageUnavailable("away")
-    await until(lambda: bucket.looks == 3)
+    await until(lambda: bucket.reads == 3)
     bucket.fault = None
     now = api.stores.clock.now()
     await api.stores.jobs.evolve_from(claimed, lambda job: job.complete(attempt=1, now=now, outputs=()))
     assert (await asking).json()["status"] == "completed"
 
 
-async def test_the_docs_page_can_be_left_out(api: Api) -> None:
-    """A deployment that shows none has none, and none of the page's files."""
+async def test_the_docs_page_can_be_switched_off(api: Api) -> None:
+    """A deployment without the docs page serves neither the page nor its files."""
     for path in ("/docs", "/docs/docs.js"):
         assert (await api.client.get(path)).status_code == 404

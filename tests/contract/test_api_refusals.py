@@ -1,4 +1,4 @@
-"""Everything that the HTTP face refuses: each by its own problem, and nothing is left behind."""
+"""Refusals of the HTTP API: each has its own problem type and leaves nothing stored."""
 
 import asyncio
 import base64
@@ -179,10 +179,10 @@ BAD_SUBMISSIONS: list[tuple[str, Any, int, str, str | None]] = [
     [case[1:] for case in BAD_SUBMISSIONS],
     ids=[case[0] for case in BAD_SUBMISSIONS],
 )
-async def test_a_bad_submission_is_refused_and_leaves_nothing(
+async def test_a_bad_submission_is_refused_and_stores_nothing(
     memory_api: Api, body: Any, status: int, slug: str, pointer: str | None
 ) -> None:
-    """Status, stable type, place, and what to do; the bucket is as it was."""
+    """A bad submission gets a problem with status, type, pointer and hint, and nothing is stored."""
     response = await memory_api.client.post("/v1/jobs", json=body)
     problem = response.json()
     assert (response.status_code, problem["type"]) == (status, f"/problems/{slug}"), problem
@@ -196,23 +196,23 @@ async def test_a_bad_submission_is_refused_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("url", BAD_RECEIVERS)
-async def test_a_test_to_no_receiver_is_refused(memory_api: Api, url: str) -> None:
-    """As with a job: nothing is stored about it."""
+async def test_a_test_webhook_to_an_invalid_url_is_refused(memory_api: Api, url: str) -> None:
+    """A test webhook to an invalid URL is refused, and nothing is stored."""
     response = await memory_api.client.post("/v1/webhooks/test", json={"url": url})
     assert (response.status_code, response.json()["pointer"]) == (422, "/url")
     assert await memory_api.keys() == ()
 
 
-async def test_a_refusal_leaves_nothing_on_the_real_server(s3_objects: ObjectStore, clock: ManualClock) -> None:
-    """Also when good media came before the bad one."""
+async def test_a_refusal_stores_nothing_on_the_real_server(s3_objects: ObjectStore, clock: ManualClock) -> None:
+    """Input files that were stored before a bad one are removed from the real S3 server."""
     async with running_api(s3_objects, clock) as api:
         body = media({"name": "a.png", "data": GOOD}, {"name": "b.png", "data": "!!"})
         assert (await api.client.post("/v1/jobs", json=body)).status_code == 422
         assert await api.keys() == ()
 
 
-async def test_media_beyond_the_limit_are_the_first_versions_400(clock: ManualClock) -> None:
-    """51 MB in base64 where 50 are allowed; more nodes and longer texts than allowed."""
+async def test_media_above_the_size_limit_get_the_first_versions_400(clock: ManualClock) -> None:
+    """An input file of 51 MiB, where 50 MiB are allowed, gets the first version's 400, and nothing is stored."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
         body = media({"name": "a.bin", "data": base64.b64encode(bytes(51 * 1024**2)).decode()})
         response = await api.client.post("/v1/jobs", json=body)
@@ -233,8 +233,8 @@ async def test_media_beyond_the_limit_are_the_first_versions_400(clock: ManualCl
         ),
     ],
 )
-async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], body: Any, slug: str) -> None:
-    """Each is a setting with a name."""
+async def test_every_limit_is_enforced(clock: ManualClock, limit: dict[str, Any], body: Any, slug: str) -> None:
+    """A submission that exceeds a configured limit is refused with that limit's problem."""
     config = ApiConfig(api_key=KEY, **limit)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         response = await api.client.post("/v1/jobs", json=body)
@@ -243,8 +243,8 @@ async def test_every_limit_is_kept(clock: ManualClock, limit: dict[str, Any], bo
 
 
 @pytest.mark.parametrize("limit", [{"body_idle_s": 0.2}, {"max_body_s": 0.2}])
-async def test_a_body_that_does_not_come_in_time(clock: ManualClock, limit: dict[str, Any]) -> None:
-    """The client is told, and the connection ends."""
+async def test_a_body_that_does_not_arrive_in_time_is_refused(clock: ManualClock, limit: dict[str, Any]) -> None:
+    """A request whose body does not arrive in time gets 408, and the connection ends."""
     head = f"POST /v1/jobs HTTP/1.1\r\nhost: here\r\nauthorization: Bearer {KEY}\r\n"
     head += "content-type: application/json\r\ncontent-length: 100\r\n\r\n"
     async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, **limit)) as api:
@@ -274,10 +274,10 @@ async def test_a_body_that_does_not_come_in_time(clock: ManualClock, limit: dict
         (b"{}", "text/plain", 415, "unsupported-media-type"),
     ],
 )
-async def test_what_is_not_json_is_refused(
+async def test_a_body_that_is_not_json_is_refused(
     memory_api: Api, raw: bytes, content_type: str, status: int, slug: str
 ) -> None:
-    """By what it says it is, and by what it is."""
+    """A body is refused if its content type or its content is not JSON."""
     response = await memory_api.client.post("/v1/jobs", content=raw, headers={"content-type": content_type})
     assert (response.status_code, response.json()["type"]) == (status, f"/problems/{slug}")
 
@@ -307,7 +307,7 @@ UNKNOWN = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
     ],
 )
 async def test_a_bad_request_is_a_problem(memory_api: Api, method: str, path: str, status: int, slug: str) -> None:
-    """Each with its own type."""
+    """Each bad request gets a problem of its own type."""
     response = await memory_api.client.request(method, path)
     assert (response.status_code, response.json()["type"]) == (status, f"/problems/{slug}")
 
@@ -322,7 +322,7 @@ async def test_a_bad_request_is_a_problem(memory_api: Api, method: str, path: st
     ],
 )
 async def test_a_bad_upload_is_refused(memory_api: Api, body: Any, slug: str) -> None:
-    """Before anything is signed."""
+    """A bad upload is refused before anything is signed or stored."""
     response = await memory_api.client.post("/v1/uploads", json=body)
     assert response.json()["type"] == f"/problems/{slug}"
     assert await memory_api.keys() == ()

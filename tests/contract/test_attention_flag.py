@@ -1,4 +1,4 @@
-"""The flag of the attention that was chosen reaches the engine; the choice is made once, while the engine starts."""
+"""The chosen attention's flag reaches the engine, and the choice is made once while the engine starts."""
 
 import sys
 from pathlib import Path
@@ -15,14 +15,14 @@ from workers.isolation import IsolationPolicy
 pytestmark = pytest.mark.anyio
 
 ROOT = Path(__file__).parents[2]
-SAID = (
+PROBE_OUTPUT = (
     '{"torch": "2.9.1", "cuda": true, "gpu": "NVIDIA L40S", "capability": [8, 9], "sageattention": "2.2.0", '
     '"finite": true, "cosine": 0.9997, "sage_ms": 1.0, "sdpa_ms": 2.0}'
 )
-TOLD = "engine starts with"
+MARKER = "engine starts with"
 ENGINE = f"""
 import os, pathlib, runpy, sys
-print("{TOLD}", *(flag for flag in sys.argv if "attention" in flag), flush=True)
+print("{MARKER}", *(flag for flag in sys.argv if "attention" in flag), flush=True)
 pathlib.Path(os.environ["STARTED"]).touch()
 sys.path.insert(0, {str(ROOT)!r})
 runpy.run_module("workers.lite", run_name="__main__")
@@ -30,7 +30,7 @@ runpy.run_module("workers.lite", run_name="__main__")
 
 
 def _attention(folder: Path, script: str, *, has_sage: bool = False) -> EngineAttention:
-    """The engine's Python is a script, in a folder as that of an environment."""
+    """An attention choice whose engine Python is a script in a folder laid out like a virtual environment."""
     python = folder / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!/bin/sh\n{script}\n")
@@ -43,23 +43,23 @@ def _attention(folder: Path, script: str, *, has_sage: bool = False) -> EngineAt
 
 
 def _spec(folder: Path, attention: EngineAttention) -> EngineSpec:
-    """An engine that says which attention it starts with, and marks that it has started."""
+    """An engine that prints the attention flag it starts with and marks its start with a file."""
     script = folder / "engine.py"
     script.write_text(ENGINE)
     folders = EngineFolders(folder / "engine")
     command = [sys.executable, str(script), "--disable-metadata", *folders.flags()]
     environment = engine_environment() | {"STARTED": str(folder / "started")}
-    # Neither user of its own nor Landlock: the probe and the engine leave marks in the test's folder.
+    # Isolation is off because the probe and the engine write marker files into the test's folder.
     return EngineSpec(command, ROOT, folders, environment, 60.0, attention, IsolationPolicy("off"))
 
 
 def _starts(host: EngineProcess) -> list[str]:
-    return [line.removeprefix(TOLD).strip() for line in host.log.tail(100) if line.startswith(TOLD)]
+    return [line.removeprefix(MARKER).strip() for line in host.log.tail(100) if line.startswith(MARKER)]
 
 
 async def test_the_engine_is_started_with_the_flag(tmp_path: Path) -> None:
-    """Also when it is started again, without another probe."""
-    attention = _attention(tmp_path, f"echo ran >> {tmp_path}/probes\necho '{SAID}'", has_sage=True)
+    """The engine gets the chosen flag at its first start and at a restart, with a single probe."""
+    attention = _attention(tmp_path, f"echo ran >> {tmp_path}/probes\necho '{PROBE_OUTPUT}'", has_sage=True)
     host = EngineProcess(_spec(tmp_path, attention))
     try:
         await host.start()
@@ -71,9 +71,9 @@ async def test_the_engine_is_started_with_the_flag(tmp_path: Path) -> None:
     assert (tmp_path / "probes").read_text() == "ran\n"
 
 
-async def test_the_engine_starts_while_its_attention_is_tried(tmp_path: Path) -> None:
-    """The probe of this test does not end before the engine has started."""
-    script = f"while [ ! -e {tmp_path}/started ]; do sleep 0.05; done; echo '{SAID}'"
+async def test_the_engine_starts_while_its_attention_is_probed(tmp_path: Path) -> None:
+    """The engine starts while the attention probe is still running."""
+    script = f"while [ ! -e {tmp_path}/started ]; do sleep 0.05; done; echo '{PROBE_OUTPUT}'"
     host = EngineProcess(_spec(tmp_path, _attention(tmp_path, script, has_sage=True)))
     try:
         await host.start()
@@ -83,7 +83,7 @@ async def test_the_engine_starts_while_its_attention_is_tried(tmp_path: Path) ->
 
 
 async def test_a_wrong_guess_costs_another_start(tmp_path: Path) -> None:
-    """The engine that is used has the attention that was found to be right."""
+    """An engine that was started with the wrong attention is started again with the right one."""
     host = EngineProcess(_spec(tmp_path, _attention(tmp_path, 'echo \'{"torch": "2"}\'', has_sage=True)))
     try:
         await host.start()
@@ -93,8 +93,10 @@ async def test_a_wrong_guess_costs_another_start(tmp_path: Path) -> None:
     assert (host.attention.backend, _starts(host)) == ("sdpa", [SAGE_FLAG, SDPA_FLAG])
 
 
-async def test_an_engine_that_ends_with_the_guess_starts_without_it(tmp_path: Path) -> None:
-    """As ComfyUI does where it cannot import SageAttention; one that ends with any attention cannot be started."""
+async def test_an_engine_that_exits_with_the_guess_starts_without_it(tmp_path: Path) -> None:
+    """An engine that exits with the guessed flag is started without it, and one that exits in both cases is
+    unavailable.
+    """
     spec = _spec(tmp_path, _attention(tmp_path, 'echo \'{"torch": "2"}\'', has_sage=True))
     script = tmp_path / "engine.py"
     script.write_text(f"import sys\nif {SAGE_FLAG!r} in sys.argv: sys.exit('no sage')\n{ENGINE}")

@@ -1,4 +1,4 @@
-"""Queued jobs that no worker is coming for."""
+"""Queued jobs for which no worker is on its way."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
 
 @pytest.mark.real_bucket("the order of a LIST")
 async def test_lost_tickets_are_spawned_again(shop: Shop) -> None:
-    """As many as are missing, once they have been missed for a while."""
+    """The reaper requests as many workers as are missing, once they have been missing for a while."""
     for _ in range(3):
         await shop.queued()
     await shop.launcher.spawn("default")
@@ -33,8 +33,8 @@ async def test_lost_tickets_are_spawned_again(shop: Shop) -> None:
     assert not await shop.reaper.sweep()
 
 
-async def test_each_pool_is_counted_for_itself(shop: Shop) -> None:
-    """A ticket of one pool runs no job of another."""
+async def test_each_pool_is_counted_separately(shop: Shop) -> None:
+    """A ticket of one pool does not count for jobs of another pool."""
     await shop.queued(pool="default")
     await shop.queued(pool="h100")
     await shop.launcher.spawn("default")
@@ -43,12 +43,12 @@ async def test_each_pool_is_counted_for_itself(shop: Shop) -> None:
     assert await shop.launcher.waiting("h100") == 1
 
 
-async def test_stale_hints_are_dropped_and_count_as_no_job(shop: Shop) -> None:
-    """Of jobs that run, of jobs that never came about, and of nothing at all."""
+async def test_stale_index_keys_are_dropped_and_count_as_no_job(shop: Shop) -> None:
+    """Stale index keys, keys of jobs that do not exist and unreadable keys are deleted and request no worker."""
     running = await shop.claimed()
     stale = queue_key(running.model_copy(update={"attempt": 0}))
-    for hint in (stale, queue_key(a_job(created_at=shop.clock.now())), "queue/default/nonsense"):
-        await shop.objects.put(hint, b"")
+    for key in (stale, queue_key(a_job(created_at=shop.clock.now())), "queue/default/nonsense"):
+        await shop.objects.put(key, b"")
     shop.pass_time(20)
     assert await shop.reaper.sweep() == {"dropped": 1}
     shop.pass_time(11 * 60)
@@ -58,15 +58,15 @@ async def test_stale_hints_are_dropped_and_count_as_no_job(shop: Shop) -> None:
 
 
 async def test_permanent_workers_need_no_tickets(objects: ObjectStore, clock: ManualClock) -> None:
-    """They look at the queue by themselves."""
+    """No worker is requested where permanent workers poll the queue."""
     shop = Shop(objects, clock, NoLauncher())
     await shop.queued()
     shop.pass_time(31)
     assert not await shop.reaper.sweep()
 
 
-async def test_nobody_waits_for_ever(shop: Shop) -> None:
-    """A job without a queue limit fails after a week, or after as long as it would be kept; its receiver is told."""
+async def test_no_job_waits_for_ever(shop: Shop) -> None:
+    """A job without a queue limit fails after a week, or after its longer retention time, and its webhook is sent."""
     usual = await shop.queued(webhook_url="https://a.example/hook", webhook_events=("failed",))
     patient = await shop.queued(retain_s=30 * DAY_S)
     shop.pass_time(days=7, seconds=-1)
@@ -80,8 +80,8 @@ async def test_nobody_waits_for_ever(shop: Shop) -> None:
     assert await shop.keys(QUEUE) == (queue_key(patient),)
 
 
-async def test_what_waited_too_long_is_found_behind_better_jobs(shop: Shop) -> None:
-    """More wait before it than a sweep looks at."""
+async def test_an_overdue_job_is_found_behind_jobs_of_higher_priority(shop: Shop) -> None:
+    """A job that waited too long fails even if more jobs precede it than a sweep checks."""
     old = await shop.queued(priority=-1)
     shop.pass_time(days=7, seconds=1)
     for _ in range(MAX_CHECKED):
@@ -98,8 +98,10 @@ async def _fails_to_start(shop: Shop, times: int, pool: str = "default") -> None
 
 
 async def test_jobs_of_an_engine_that_cannot_start_fail(shop: Shop) -> None:
-    """After its third failed start, with its last lines; those of other pools wait on, and so do later ones. No worker
-    is asked for in the pause, and one when it is over."""
+    """Jobs fail with the engine's last lines after its third failed start; other pools are unaffected.
+
+    Later jobs of the pool stay queued. No worker is requested during the pause, and one worker after it.
+    """
     job = await shop.queued(webhook_url="https://a.example/hook", webhook_events=("failed",))
     other = await shop.queued(pool="h100")
     shop.pass_time(31)
@@ -120,15 +122,15 @@ async def test_jobs_of_an_engine_that_cannot_start_fail(shop: Shop) -> None:
     assert ended.error == "the engine could not be started, 3 times in a row: the engine ended"
     assert ended.error_detail.log_tail == ("no kernel image",)
     assert [event.name for event in ended.events] == ["failed"]
-    assert [(await shop.read(one)).status for one in (other, *later)] == [Status.QUEUED] * 4
+    assert [(await shop.read(queued)).status for queued in (other, *later)] == [Status.QUEUED] * 4
     await shop.launcher.cancel("default-1")
     assert not await shop.reaper.sweep()
     shop.pass_time(300)
     assert await shop.reaper.sweep() == {"spawned": 1}
 
 
-async def test_jobs_wait_on_while_a_worker_is_at_work(shop: Shop) -> None:
-    """Its engine did start: a host that is broken costs no job of a pool that works."""
+async def test_jobs_stay_queued_while_another_worker_runs(shop: Shop) -> None:
+    """Failed starts on a broken host fail no job of a pool that has a running worker."""
     await shop.claimed()
     waiting = await shop.queued()
     await _fails_to_start(shop, 3)
@@ -137,8 +139,8 @@ async def test_jobs_wait_on_while_a_worker_is_at_work(shop: Shop) -> None:
     assert (await shop.read(waiting)).status is Status.QUEUED
 
 
-async def test_jobs_fail_for_containers_that_die_in_their_start(shop: Shop) -> None:
-    """They can count nothing themselves: a start without a sign of life has failed."""
+async def test_jobs_fail_when_containers_die_during_their_start(shop: Shop) -> None:
+    """A start that neither succeeds nor fails within its time counts as a failed start."""
     job = await shop.queued()
     for number in range(3):
         await shop.stores.engine_starts.begin("default", f"w{number}")

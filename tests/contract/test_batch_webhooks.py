@@ -1,4 +1,6 @@
-"""The event of a finished batch: told whatever takes how long, signed as was asked, and cleared away with its batch."""
+"""The event of a finished batch: it is sent however long the batch takes, signed with the right secret, and removed
+with the batch.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -27,12 +29,12 @@ DELIVERY = keys.delivery("default", "batch", BATCH_ID, 1)
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Begins now: verifiers refuse what is old."""
+    """A clock that begins now, because verifiers refuse old timestamps."""
     return ManualClock(SystemClock().now().replace(microsecond=0))
 
 
-async def opened(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
-    """A batch that is accepted, with jobs that wait."""
+async def open_batch(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
+    """An accepted batch with queued jobs."""
     ids = tuple(member_id(BATCH_ID, n) for n in range(jobs))
     now = post.clock.now()
     wanted = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
@@ -49,9 +51,9 @@ async def cancel_jobs(post: Post, batch: StoredBatch) -> None:
 
 
 @pytest.mark.real_bucket("conditional writes")
-async def test_a_finished_batch_is_told(post: Post) -> None:
-    """Once every job of it is over, however it ended."""
-    batch = await opened(post)
+async def test_a_finished_batch_is_reported(post: Post) -> None:
+    """The batch event is sent once all jobs of the batch have ended, in whatever state."""
+    batch = await open_batch(post)
     now = post.clock.now()
     for number, job_id in enumerate(batch.record.job_ids):
         await post.stores.jobs.evolve("default", job_id, lambda r: r.cancel(now=now))
@@ -68,9 +70,9 @@ async def test_a_finished_batch_is_told(post: Post) -> None:
     assert event["data"]["counts"]["failed"] == 2
 
 
-async def test_a_batch_that_outlives_its_time_is_told_all_the_same(post: Post) -> None:
-    """Its jobs waited longer than it was to be kept."""
-    batch = await opened(post, retain_s=DAY_S)
+async def test_a_batch_that_outlives_its_retention_is_still_reported(post: Post) -> None:
+    """A batch whose jobs waited longer than its retention time is still reported when they end."""
+    batch = await open_batch(post, retain_s=DAY_S)
     for _ in range(3):
         post.pass_time(days=1)
         await post.reap()
@@ -82,9 +84,9 @@ async def test_a_batch_that_outlives_its_time_is_told_all_the_same(post: Post) -
     assert [event["type"] for event in post.receiver.events()] == ["comfyui.batch.finished.v1"]
 
 
-async def test_a_batch_stays_until_it_is_told(post: Post) -> None:
-    """Its receiver is down for longer than batch and jobs are kept; afterwards nothing of it is left."""
-    batch = await opened(post, retain_s=DAY_S)
+async def test_a_batch_is_kept_until_it_is_reported(post: Post) -> None:
+    """A batch is kept until its receiver accepts the event, even beyond its retention, and is then removed."""
+    batch = await open_batch(post, retain_s=DAY_S)
     await cancel_jobs(post, batch)
     post.receiver.answers = [DOWN] * 8
     post.pass_time(minutes=2)
@@ -99,9 +101,9 @@ async def test_a_batch_stays_until_it_is_told(post: Post) -> None:
         await post.stores.batches.read("default", BATCH_ID)
 
 
-async def test_dead_letters_of_a_batch_go_with_it(post: Post) -> None:
-    """Also if nobody looks at the list."""
-    batch = await opened(post)
+async def test_dead_letters_of_a_batch_are_removed_with_it(post: Post) -> None:
+    """Removing a batch also removes its dead letters."""
+    batch = await open_batch(post)
     await cancel_jobs(post, batch)
     post.receiver.answers = [Answer(415, 5)]
     post.pass_time(minutes=2)
@@ -116,11 +118,11 @@ async def test_dead_letters_of_a_batch_go_with_it(post: Post) -> None:
     assert (await post.objects.list(dead_letters_prefix("default"))).keys == ()
 
 
-async def test_waiting_for_a_batch_costs_the_same_however_many_jobs(clock: ManualClock) -> None:
-    """Its jobs are announced again once, not at each look."""
+async def test_the_cost_of_waiting_for_a_batch_does_not_depend_on_its_jobs(clock: ManualClock) -> None:
+    """Index keys of a batch's jobs are rebuilt once and not at each check of the batch."""
     objects = MemoryObjectStore(clock)
     post = Post(objects, clock)
-    await opened(post, jobs=30)
+    await open_batch(post, jobs=30)
     post.pass_time(minutes=2)
     await post.reap()
     objects.requests.clear()
@@ -129,8 +131,8 @@ async def test_waiting_for_a_batch_costs_the_same_however_many_jobs(clock: Manua
     assert objects.requests["PUT"] < 10
 
 
-async def test_what_an_abandoned_batch_brought_goes_at_once(post: Post) -> None:
-    """Media may be large: they are not kept as long as the tombstone."""
+async def test_input_files_of_an_abandoned_batch_are_removed_at_once(post: Post) -> None:
+    """Input files of an abandoned batch are removed before its tombstone, because they may be large."""
     record = BatchRecord(tenant="default", batch_id=BATCH_ID, job_ids=(), created_at=post.clock.now())
     await post.stores.batches.draft(record)
     await post.objects.put(keys.batch_file("default", BATCH_ID, 0), b"large")
@@ -150,7 +152,7 @@ async def api(clock: ManualClock) -> AsyncIterator[tuple[Api, Post]]:
 
 
 async def test_a_batch_signs_with_its_own_secret(api: tuple[Api, Post]) -> None:
-    """As its jobs do: who brought a secret knows no other."""
+    """The event of a batch is signed with the batch's own secret, like those of its jobs."""
     server, post = api
     own = new_secret()
     sets = [[{"node": "1", "field": "color", "value": 1}]]
@@ -170,9 +172,9 @@ async def test_a_batch_signs_with_its_own_secret(api: tuple[Api, Post]) -> None:
     assert own not in answer.text
 
 
-async def test_a_hint_that_comes_late_does_not_keep_a_batch_unfinished(post: Post) -> None:
-    """A job was over and removed before the write of its first hint landed."""
-    batch = await opened(post)
+async def test_a_late_index_key_does_not_keep_a_batch_unfinished(post: Post) -> None:
+    """A batch finishes although the first index key of a job was written after the job had been removed."""
+    batch = await open_batch(post)
     await cancel_jobs(post, batch)
     for job_id in batch.record.job_ids:
         await post.stores.remover.purge(await post.stores.jobs.read("default", job_id))

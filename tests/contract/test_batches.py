@@ -1,4 +1,4 @@
-"""Batches, over HTTP and in the bucket: all jobs or none."""
+"""Batches over HTTP and in the bucket: all jobs are accepted or none."""
 
 import asyncio
 import base64
@@ -51,8 +51,8 @@ async def complete(api: Api, record: JobRecord) -> None:
     await api.stores.jobs.evolve("default", record.job_id, lambda r: r.complete(attempt=r.attempt, now=now, outputs=()))
 
 
-async def test_each_set_of_inputs_is_a_job(api: Api) -> None:
-    """In the order of the request; each has its inputs, and a worker is asked for each."""
+async def test_each_input_set_becomes_a_job(api: Api) -> None:
+    """Each input set becomes a job in the order of the request, and a worker is requested for each job."""
     batch = await submit(api, {**colours(1, 2, 3), "metadata": {"order": "7"}, "priority": 4})
     assert (batch["status"], batch["total"], batch["counts"]["queued"]) == ("queued", 3, 3)
     assert batch["metadata"] == {"order": "7"}
@@ -65,15 +65,15 @@ async def test_each_set_of_inputs_is_a_job(api: Api) -> None:
     assert len((await api.client.get("/v1/jobs")).json()["jobs"]) == 3
 
 
-async def test_a_list_of_whole_jobs_is_a_batch_as_well(api: Api) -> None:
-    """Each with options of its own."""
+async def test_a_list_of_complete_jobs_is_a_batch(api: Api) -> None:
+    """Complete jobs with their own options are accepted as a batch."""
     batch = await submit(api, {"jobs": [{"workflow": BLUE, "priority": 1}, {"workflow": BLUE, "timeout_s": 9}]})
     first, second = [(await api.stores.jobs.read("default", job["job_id"])).record for job in batch["jobs"]]
     assert (first.priority, second.timeout_s) == (1, 9)
 
 
 async def test_the_batch_counts_its_jobs(api: Api, clock: ManualClock) -> None:
-    """Queued, running, completed, failed, and removed in the end."""
+    """A batch counts its queued, running, completed, failed and removed jobs."""
     batch = await submit(api, colours(1, 2, 3))
     done = await claim(api)
     await complete(api, done)
@@ -85,8 +85,8 @@ async def test_the_batch_counts_its_jobs(api: Api, clock: ManualClock) -> None:
     assert (await show(api, batch))["counts"]["removed"] == 1
 
 
-async def test_counting_costs_the_same_however_many_jobs(memory_api: Api) -> None:
-    """One GET of the batch and one LIST: 200 jobs are not read."""
+async def test_the_cost_of_counting_does_not_depend_on_the_number_of_jobs(memory_api: Api) -> None:
+    """Counting the jobs of a batch takes one GET and one LIST, even for 200 jobs."""
     objects = memory_api.objects
     assert isinstance(objects, MemoryObjectStore)
     batch = await submit(memory_api, colours(*range(200)))
@@ -97,7 +97,7 @@ async def test_counting_costs_the_same_however_many_jobs(memory_api: Api) -> Non
 
 @pytest.mark.real_bucket("many writes at once")
 async def test_a_cancelled_batch_stops(api: Api) -> None:
-    """What waits fails at once, what runs is asked to stop, what is over stays."""
+    """Cancelling a batch fails its queued jobs, requests cancellation of running ones and leaves finished ones."""
     batch = await submit(api, colours(1, 2, 3))
     await complete(api, await claim(api))
     running = await claim(api)
@@ -108,8 +108,8 @@ async def test_a_cancelled_batch_stops(api: Api) -> None:
     assert cancelled.json()["cancel_requested_at"] is not None
 
 
-async def test_one_bad_job_refuses_all(api: Api) -> None:
-    """The pointer says which; the bucket is empty afterwards."""
+async def test_one_bad_job_refuses_the_batch(api: Api) -> None:
+    """A batch with one bad job is refused with a pointer to that job, and nothing is stored."""
     document = colours(1, 2)
     document["input_sets"].append([{"node": "99", "field": "color", "value": 1}])
     refused = await api.client.post("/v1/batches", json=document)
@@ -133,8 +133,8 @@ async def test_one_bad_job_refuses_all(api: Api) -> None:
         ({"workflow": BLUE, "input_sets": [[]], "nonsense": 1}, "validation-error"),
     ],
 )
-async def test_what_is_no_batch_is_refused(clock: ManualClock, document: Json, slug: str) -> None:
-    """With what to do instead; nothing is stored."""
+async def test_an_invalid_batch_is_refused(clock: ManualClock, document: Json, slug: str) -> None:
+    """An invalid batch gets a problem of its own type, and nothing is stored."""
     async with running_api(MemoryObjectStore(clock), clock, ApiConfig(api_key=KEY, max_batch_jobs=5)) as api:
         refused = await api.client.post("/v1/batches", json=document)
         assert refused.json()["type"] == f"/problems/{slug}", refused.text
@@ -142,7 +142,7 @@ async def test_what_is_no_batch_is_refused(clock: ManualClock, document: Json, s
 
 
 async def test_an_unknown_batch_is_not_found(api: Api) -> None:
-    """Nor is an id that no key can hold."""
+    """A batch that does not exist and an id that is no valid key get 404."""
     for batch_id in ("0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10", "..%2Fx"):
         for method in ("GET", "DELETE"):
             answer = await api.client.request(method, f"/v1/batches/{batch_id}")
@@ -150,8 +150,8 @@ async def test_an_unknown_batch_is_not_found(api: Api) -> None:
 
 
 @pytest.mark.real_bucket("bytes of files")
-async def test_shared_media_are_stored_once(api: Api) -> None:
-    """Beside the batch; pictures of a set of inputs belong to their job."""
+async def test_shared_input_files_are_stored_once(api: Api) -> None:
+    """Shared input files are stored once with the batch, and those of an input set with its job."""
     data = base64.b64encode(PNG).decode()
     document = {**colours(1, 2), "media": [{"name": "a.png", "data": data}]}
     document["input_sets"][0].append({"node": "1", "field": "width", "value": data, "type": "image_base64"})
@@ -164,7 +164,7 @@ async def test_shared_media_are_stored_once(api: Api) -> None:
 
 
 async def test_a_repeated_request_finds_the_batch(api: Api) -> None:
-    """Also while the first one is still at work: both make one batch."""
+    """A repeated request returns the same batch, even while the first request is still in progress."""
     document, key = colours(1, 2, 3), {"idempotency-key": "once"}
     first, second = await asyncio.gather(submit(api, document, **key), submit(api, document, **key))
     again = await api.client.post("/v1/batches", json=document, headers=key)
@@ -174,7 +174,7 @@ async def test_a_repeated_request_finds_the_batch(api: Api) -> None:
 
 
 class Dying(MemoryObjectStore):
-    """Fails at the batch's second write, or at the first hint after it."""
+    """A bucket that fails at the batch's second write, or at the first index key after it."""
 
     def __init__(self, clock: ManualClock, at: str) -> None:
         super().__init__(clock)
@@ -191,8 +191,8 @@ class Dying(MemoryObjectStore):
         return await super().put(key, body, content_type=content_type)
 
 
-async def test_what_was_not_accepted_never_runs_and_is_cleared_away(clock: ManualClock) -> None:
-    """The API died after it wrote every job, and before it accepted them."""
+async def test_jobs_of_an_unaccepted_batch_never_run_and_are_removed(clock: ManualClock) -> None:
+    """Jobs that were written before the API died, but never accepted, do not run and are removed."""
     objects = Dying(clock, "open")
     async with running_api(objects, clock) as api:
         assert (await api.client.post("/v1/batches", json=colours(1, 2))).status_code == 503
@@ -214,8 +214,8 @@ async def test_what_was_not_accepted_never_runs_and_is_cleared_away(clock: Manua
         assert await api.keys() == ()
 
 
-async def test_what_was_accepted_runs_although_nobody_announced_it(clock: ManualClock) -> None:
-    """The API died between acceptance and hints: the reaper goes on a minute later."""
+async def test_jobs_of_an_accepted_batch_run_without_index_keys(clock: ManualClock) -> None:
+    """The reaper writes the missing index keys of an accepted batch a minute after the API died."""
     objects = Dying(clock, "publish")
     async with running_api(objects, clock) as api:
         assert (await api.client.post("/v1/batches", json=colours(1, 2))).status_code == 503
@@ -228,8 +228,8 @@ async def test_what_was_accepted_runs_although_nobody_announced_it(clock: Manual
         }
 
 
-async def test_a_repeat_goes_on_where_the_first_request_died(clock: ManualClock) -> None:
-    """With the same Idempotency-Key: the same jobs, and none twice."""
+async def test_a_repeat_continues_where_the_first_request_died(clock: ManualClock) -> None:
+    """A repeat with the same Idempotency-Key uses the jobs that the first request wrote before it died."""
     objects = Dying(clock, "open")
     async with running_api(objects, clock) as api:
         key = {"idempotency-key": "once"}
@@ -241,8 +241,10 @@ async def test_a_repeat_goes_on_where_the_first_request_died(clock: ManualClock)
         assert batch["counts"]["queued"] == 2
 
 
-async def test_a_batch_goes_after_its_jobs(clock: ManualClock) -> None:
-    """A week later, and no sooner than the last of them: one that nobody took in a week ends first, and is kept."""
+async def test_a_batch_is_removed_after_its_jobs(clock: ManualClock) -> None:
+    """A batch is removed a week later, but not before its last job; a job that was never claimed fails first and is
+    kept.
+    """
     async with running_api(MemoryObjectStore(clock), clock) as api:
         batch = await submit(api, colours(1, 2))
         await complete(api, await claim(api))

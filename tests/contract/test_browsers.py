@@ -1,4 +1,4 @@
-"""What the API tells browsers: on every answer, and on whose pages may ask."""
+"""Headers for browsers: the security headers of every response, and CORS."""
 
 import re
 
@@ -21,8 +21,8 @@ PREFLIGHT = {
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/jobs", "/v1/jobs/unknown", "/nowhere", "/openapi.json", "/docs"])
-async def test_no_answer_can_be_framed_or_guessed_at(clock: ManualClock, path: str) -> None:
-    """Refusals and pages included."""
+async def test_no_response_can_be_framed_or_sniffed(clock: ManualClock, path: str) -> None:
+    """Every response, refusals and pages included, forbids framing and content sniffing."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
         headers = (await api.client.get(path)).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
@@ -32,8 +32,8 @@ async def test_no_answer_can_be_framed_or_guessed_at(clock: ManualClock, path: s
     assert "access-control-allow-origin" not in headers
 
 
-async def test_no_redirect_leads_where_the_host_header_says(clock: ManualClock) -> None:
-    """A path with a slash too many is no path of this API, whatever Host and forwarding headers come with it."""
+async def test_no_redirect_follows_the_host_header(clock: ManualClock) -> None:
+    """A path with a trailing slash gets 404 and no redirect, whatever Host and forwarding headers it has."""
     paths = {re.sub(r"{[^}]*}", "x", operation.path) for operation in OPERATIONS} | {"/docs", "/openapi.json"}
     evil = {"host": "evil.example", "x-forwarded-host": "evil.example", "x-forwarded-proto": "https"}
     async with running_api(MemoryObjectStore(clock), clock) as api:
@@ -44,16 +44,16 @@ async def test_no_redirect_leads_where_the_host_header_says(clock: ManualClock) 
         assert "evil.example" not in schema.text
 
 
-async def test_no_page_may_ask_unless_it_is_named(clock: ManualClock) -> None:
-    """A preflight needs no key, and gets nothing."""
+async def test_no_origin_is_allowed_by_default(clock: ManualClock) -> None:
+    """Without configured origins, a preflight request gets no CORS headers."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
         answer = await api.client.options("/v1/jobs", headers=PREFLIGHT)
         assert answer.status_code in {401, 405}
         assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_a_page_that_is_named_may_ask(clock: ManualClock) -> None:
-    """It, and no other."""
+async def test_only_configured_origins_are_allowed(clock: ManualClock) -> None:
+    """A configured origin gets CORS headers, and no other origin does."""
     config = ApiConfig(api_key=KEY, cors_origins=(PAGE,))
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         api.client.headers.pop("authorization")

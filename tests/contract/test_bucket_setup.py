@@ -1,4 +1,4 @@
-"""CORS, lifecycle and policy of a bucket, on the real S3 server."""
+"""CORS, lifecycle rules and policies of a bucket, on the real S3 server."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,7 +33,7 @@ FOREIGN: Any = {"ID": "theirs", "Status": "Enabled", "Filter": {"Prefix": "repor
 
 @pytest.fixture
 def owner(s3_config: S3Config) -> Iterator[Any]:
-    """A client of the bucket's owner; the bucket's rules are gone afterwards."""
+    """A client of the bucket's owner, which deletes the bucket's rules afterwards."""
     client: Any = make_client(s3_config, 1, s3_config.endpoint_url)
     yield client
     client.delete_bucket_cors(Bucket=s3_config.bucket)
@@ -42,7 +42,7 @@ def owner(s3_config: S3Config) -> Iterator[Any]:
 
 
 async def test_rules_are_set_once(s3_config: S3Config, owner: Any) -> None:
-    """A second time finds them in place."""
+    """Lifecycle and CORS rules that are already in place need no change."""
     setup = BucketSetup(s3_config)
     for change in (await setup.plan_lifecycle(), await setup.plan_cors([ORIGIN])):
         assert change.is_needed
@@ -52,8 +52,8 @@ async def test_rules_are_set_once(s3_config: S3Config, owner: Any) -> None:
     assert (await setup.plan_cors([ORIGIN, "https://other.example"])).is_needed
 
 
-async def test_rules_of_others_stay(s3_config: S3Config, owner: Any) -> None:
-    """Theirs, and those of another deployment in the same bucket."""
+async def test_foreign_rules_are_kept(s3_config: S3Config, owner: Any) -> None:
+    """Setup keeps the owner's own rules and those of another deployment in the same bucket."""
     owner.put_bucket_lifecycle_configuration(Bucket=s3_config.bucket, LifecycleConfiguration={"Rules": [FOREIGN]})
     for config in (s3_config, replace(s3_config, prefix="another/deployment")):
         setup = BucketSetup(config)
@@ -71,15 +71,15 @@ async def test_rules_of_others_stay(s3_config: S3Config, owner: Any) -> None:
     assert (change.is_needed, len(change.foreign)) == (False, 3)
 
 
-async def test_no_rule_expires_what_a_job_needs(s3_config: S3Config, owner: Any) -> None:
-    """A job may wait for longer than any number of days."""
+async def test_no_rule_expires_objects_of_a_job(s3_config: S3Config, owner: Any) -> None:
+    """Only probes expire by a lifecycle rule, since a job may wait for any number of days."""
     change = await BucketSetup(s3_config).plan_lifecycle()
     expiring = [rule["Filter"]["Prefix"] for rule in change.wanted if "Expiration" in rule]
     assert expiring == [f"{s3_config.prefix}/probes/"]
 
 
-async def test_a_page_may_use_presigned_urls(s3_config: S3Config, owner: Any) -> None:
-    """The browser's preflight for an upload passes from the origin that was named, and from no other."""
+async def test_a_configured_origin_may_use_presigned_urls(s3_config: S3Config, owner: Any) -> None:
+    """A browser's preflight for an upload passes from the configured origin and from no other."""
     setup = BucketSetup(s3_config)
     await setup.apply(await setup.plan_cors([ORIGIN]))
     objects = S3ObjectStore(s3_config)
@@ -100,7 +100,7 @@ async def test_a_page_may_use_presigned_urls(s3_config: S3Config, owner: Any) ->
 
 
 async def test_the_cors_rule_allows_the_headers_that_uploads_need(s3_config: S3Config) -> None:
-    """All that a presigned PUT names, but those that browsers set themselves."""
+    """The CORS rule allows all headers of a presigned PUT except those that browsers set themselves."""
     objects = S3ObjectStore(s3_config)
     signed = objects.presign_put("uploads/one", expires_s=60, size=3, content_type="text/plain")
     (rule,) = cors_rules("", [ORIGIN])
@@ -108,8 +108,8 @@ async def test_the_cors_rule_allows_the_headers_that_uploads_need(s3_config: S3C
     await objects.close()
 
 
-async def test_a_store_without_lifecycle_says_so(s3_config: S3Config, owner: Any) -> None:
-    """And its CORS rules can be set all the same."""
+async def test_a_store_without_lifecycle_rules_is_reported(s3_config: S3Config, owner: Any) -> None:
+    """A store without lifecycle rules is reported as such, and its CORS rules can still be set."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         proxy.unknown = frozenset({"lifecycle"})
         setup = BucketSetup(replace(s3_config, endpoint_url=proxy.url))
@@ -119,14 +119,14 @@ async def test_a_store_without_lifecycle_says_so(s3_config: S3Config, owner: Any
 
 
 async def test_a_wrong_key_is_refused(s3_config: S3Config) -> None:
-    """In the room's words, without the secret."""
+    """A wrong secret key gives an error that says so and does not contain the secret."""
     with pytest.raises(StorageError, match="refuses this client") as refused:
         await BucketSetup(replace(s3_config, secret_key="wrong-secret")).plan_lifecycle()
     assert "wrong-secret" not in str(refused.value)
 
 
-async def test_the_policy_allows_what_is_requested_and_no_more(s3_config: S3Config, tmp_path: Path) -> None:
-    """Every method of the store is sent through a recorder: its requests need just these actions, on these keys."""
+async def test_the_policy_allows_exactly_the_requests_of_the_store(s3_config: S3Config, tmp_path: Path) -> None:
+    """The requests of all store methods, recorded by a proxy, need exactly the policy's actions and keys."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         used = await use_all(objects, proxy, tmp_path)
@@ -140,8 +140,8 @@ async def test_the_policy_allows_what_is_requested_and_no_more(s3_config: S3Conf
     assert lists["Condition"] == {"StringLikeIfExists": {"s3:prefix": f"{s3_config.prefix}/*"}}
 
 
-async def test_what_setup_needs_beside(s3_config: S3Config, owner: Any) -> None:
-    """`bucket setup` uses no action of the deployment's policy, and all of its own."""
+async def test_the_setup_policy_has_exactly_the_actions_of_setup(s3_config: S3Config, owner: Any) -> None:
+    """`bucket setup` uses every action of its own policy and none of the deployment's."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         setup = BucketSetup(replace(s3_config, endpoint_url=proxy.url))
         await setup.apply(await setup.plan_lifecycle())
@@ -154,7 +154,7 @@ async def test_what_setup_needs_beside(s3_config: S3Config, owner: Any) -> None:
 
 
 async def use_all(objects: S3ObjectStore, proxy: FaultyProxy, folder: Path) -> set[str]:
-    """The names of the methods that were used, so that a new one is not forgotten."""
+    """Calls every method of the store and returns their names, so that a new method is not forgotten."""
     large, small = folder / "large", folder / "small"
     large.write_bytes(bytes(3 * PART_BYTES))
     await objects.put("a/put", b"x")
@@ -191,7 +191,7 @@ async def send(browser: httpx.AsyncClient, signed: SignedRequest) -> httpx.Respo
 
 
 def as_action(bucket: str, method: str, path: str) -> tuple[str, str]:
-    """The action that AWS asks a policy for, and the key or the listed prefix; a batch names its keys in the body."""
+    """The action for a request on AWS, and its key or listed prefix; a batch delete has its keys in the body."""
     url = urlsplit(path)
     key, query = url.path.removeprefix(f"/{bucket}").lstrip("/"), parse_qs(url.query, keep_blank_values=True)
     match method, bool(key):

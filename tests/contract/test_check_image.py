@@ -1,4 +1,4 @@
-"""What the last step of an image's build finds: on the lite engine, and on a real ComfyUI where one is configured."""
+"""Findings of the last step of an image build, on the lite engine and on a real ComfyUI where one is configured."""
 
 from pathlib import Path
 
@@ -16,19 +16,19 @@ LOG = [
 ]
 
 
-def test_a_custom_node_that_does_not_import_is_named() -> None:
-    """By the line that ComfyUI logs at its start."""
+def test_a_custom_node_that_fails_to_import_is_named() -> None:
+    """A failed import is read from the lines that ComfyUI logs at its start."""
     assert failed_imports(LOG) == ["custom node ComfyUI-Broken does not import"]
 
 
 def test_a_missing_node_is_named_with_its_workflow() -> None:
-    """Each class once."""
+    """A node class that the engine lacks is reported once per workflow."""
     graph = {"1": {"class_type": "A"}, "2": {"class_type": "B"}, "3": {"class_type": "B"}}
     assert missing_classes({"mine": graph}, {"A": {}}) == ["workflow mine needs the node B"]
 
 
 def test_a_workflow_that_the_engine_would_refuse_is_named() -> None:
-    """A class may be there and take other values by now; that a model is not there is no fault of an image."""
+    """A workflow with values that a node does not accept is reported, but a missing model is not."""
     declared = {
         "input": {"required": {"side": [["left", "right"]], "ckpt_name": [[]]}},
         "output": [],
@@ -40,8 +40,8 @@ def test_a_workflow_that_the_engine_would_refuse_is_named() -> None:
 
 
 @pytest.mark.parametrize("choice", engine_choices(), ids=lambda choice: choice.name)
-async def test_an_engine_that_is_whole(choice: EngineChoice, tmp_path: Path) -> None:
-    """It has every node that the shipped workflows use, and is stopped afterwards."""
+async def test_a_complete_engine_has_no_problems(choice: EngineChoice, tmp_path: Path) -> None:
+    """A complete engine has every node of the shipped workflows, and is stopped after the examination."""
     host = choice.host(tmp_path / "engine")
     report = await examine(host, shipped_workflows((), has_models=choice.name != "lite"))
     assert report.problems == ()

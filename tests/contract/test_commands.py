@@ -1,4 +1,4 @@
-"""The commands for clients, each as it is typed, against a running API; and the Python client's own calls."""
+"""The client commands as typed, against a running API, and the calls of the Python client."""
 
 import asyncio
 import json
@@ -22,24 +22,24 @@ from workflows.library import shipped
 
 pytestmark = pytest.mark.anyio
 
-Said = Callable[..., Coroutine[Any, Any, tuple[int, str]]]
+Typed = Callable[..., Coroutine[Any, Any, tuple[int, str]]]
 
 
 @pytest.fixture
-def typed(memory_api: Api, capsys: pytest.CaptureFixture[str]) -> Said:
-    """The exit code and all that was printed."""
+def typed(memory_api: Api, capsys: pytest.CaptureFixture[str]) -> Typed:
+    """Runs a command line and returns its exit code and output."""
 
-    async def run(*words: str) -> tuple[int, str]:
+    async def run(*arguments: str) -> tuple[int, str]:
         target = ("--api-url", str(memory_api.client.base_url), "--api-key", KEY)
-        code = await anyio.to_thread.run_sync(lambda: main([*words, *target]))
+        code = await anyio.to_thread.run_sync(lambda: main([*arguments, *target]))
         printed = capsys.readouterr()
         return code, printed.out + printed.err
 
     return run
 
 
-async def test_workflows_are_listed_and_shown(typed: Said) -> None:
-    """What it takes, with its limits; as JSON with its graph."""
+async def test_workflows_are_listed_and_shown(typed: Typed) -> None:
+    """A workflow is shown with its inputs and limits, and as JSON with its graph."""
     code, listed = await typed("workflows", "list")
     assert (code, [line.split()[0] for line in listed.splitlines()]) == (0, list(shipped()))
     as_json = json.loads((await typed("workflows", "list", "--json"))[1])
@@ -57,8 +57,8 @@ async def test_workflows_are_listed_and_shown(typed: Said) -> None:
     assert (await typed("workflows", "show", "nothing"))[0] == REFUSED
 
 
-async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Said, clock: ManualClock) -> None:
-    """The cursor of the next page is told."""
+async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Typed, clock: ManualClock) -> None:
+    """A page of jobs ends with the cursor of the next page."""
     older = (await submit(memory_api))["job_id"]
     clock.set(clock.now() + timedelta(seconds=1))
     newer = (await submit(memory_api))["job_id"]
@@ -71,8 +71,8 @@ async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Said, clock:
     assert len(json.loads((await typed("jobs", "list", "--status", "queued", "--json"))[1])["jobs"]) == 2
 
 
-async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Said) -> None:
-    """What it made and why it failed; one that runs is removed when its worker has stopped."""
+async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Typed) -> None:
+    """A job can be shown, cancelled and removed, and one that runs is not removed before its worker has stopped."""
     job_id = (await submit(memory_api))["job_id"]
     claimed = await memory_api.queue.claim("default", "w")
     assert claimed is not None
@@ -91,8 +91,8 @@ async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Said
     assert (await typed("jobs", "show", other))[0] == REFUSED
 
 
-async def test_the_files_of_a_job_are_shown(memory_api: Api, typed: Said) -> None:
-    """Each with where it can be fetched."""
+async def test_the_outputs_of_a_job_are_shown(memory_api: Api, typed: Typed) -> None:
+    """A job is shown with the name and size of each output."""
     job_id = (await submit(memory_api))["job_id"]
     claimed = await memory_api.queue.claim("default", "w")
     assert claimed is not None
@@ -103,7 +103,7 @@ async def test_the_files_of_a_job_are_shown(memory_api: Api, typed: Said) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "explanation"),
     [
         (("still", "--media", "nothing=broken.json"), "nothing takes no file"),
         (("still", "--media", "image"), "expected NAME=FILE or NAME=URL"),
@@ -111,22 +111,22 @@ async def test_the_files_of_a_job_are_shown(memory_api: Api, typed: Said) -> Non
         (("broken.json",), "broken.json is not JSON"),
     ],
 )
-async def test_what_cannot_be_meant_is_refused(
-    typed: Said, words: tuple[str, ...], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_invalid_arguments_are_refused(
+    typed: Typed, arguments: tuple[str, ...], explanation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before anything is sent."""
+    """Invalid arguments of `run` are refused with an explanation before anything is sent."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.json").write_text("{")
-    code, printed = await typed("run", *words)
+    code, printed = await typed("run", *arguments)
     assert code == REFUSED
-    assert told in " ".join(printed.split())
+    assert explanation in " ".join(printed.split())
 
 
-async def test_a_job_that_fails_ends_the_command_so(memory_api: Api, typed: Said, tmp_path: Path) -> None:
-    """With what went wrong, and at which node."""
+async def test_run_fails_with_its_job(memory_api: Api, typed: Typed, tmp_path: Path) -> None:
+    """`run` exits with the failure code and names the error and the node."""
     workflow = tmp_path / "blue.json"
     workflow.write_text(json.dumps(BLUE))
-    asking = asyncio.create_task(typed("run", str(workflow), "--media", "cat.png=https://example.com/cat.png"))
+    command = asyncio.create_task(typed("run", str(workflow), "--media", "cat.png=https://example.com/cat.png"))
     claimed = None
     async with asyncio.timeout(20):
         while claimed is None:
@@ -136,38 +136,38 @@ async def test_a_job_that_fails_ends_the_command_so(memory_api: Api, typed: Said
     now = memory_api.stores.clock.now()
     detail = ErrorDetail(code="node_failed", message="it is too dark", node_id="2", class_type="SaveImage")
     await memory_api.stores.jobs.evolve_from(claimed, lambda job: job.fail(attempt=1, now=now, error=detail))
-    code, printed = await asking
+    code, printed = await command
     assert code == FAILED
     assert "failed at node 2 (SaveImage): it is too dark" in printed
 
 
-async def test_outputs_that_do_not_run_are_a_warning(memory_api: Api, typed: Said, tmp_path: Path) -> None:
-    """Printed when the job is accepted, and again where the engine said something else; `--strict` refuses."""
+async def test_outputs_that_do_not_run_cause_a_warning(memory_api: Api, typed: Typed, tmp_path: Path) -> None:
+    """`run` warns when the job is accepted and when the engine reports other errors, and `--strict` refuses the job."""
     await publish(memory_api.stores)
     workflow = tmp_path / "partly.json"
     workflow.write_text(json.dumps(PARTLY_GOOD))
     code, printed = await typed("run", str(workflow), "--strict")
     assert (code, "lacks its required input images" in printed) == (REFUSED, True)
-    asking = asyncio.create_task(typed("run", str(workflow)))
+    command = asyncio.create_task(typed("run", str(workflow)))
     claimed = None
     async with asyncio.timeout(20):
         while claimed is None:
             await asyncio.sleep(0.05)
             claimed = await memory_api.queue.claim("default", "w")
     now = memory_api.stores.clock.now()
-    said = {"9": claimed.record.warnings["9"] | {"detail": "the engine's own words"}}
+    warnings = {"9": claimed.record.warnings["9"] | {"detail": "the engine's own arguments"}}
     await memory_api.stores.jobs.evolve_from(
-        claimed, lambda job: job.with_warnings(said).complete(attempt=1, now=now, outputs=())
+        claimed, lambda job: job.with_warnings(warnings).complete(attempt=1, now=now, outputs=())
     )
-    code, printed = await asking
+    code, printed = await command
     assert code == 0
     warned = "warning: node 9 (PreviewImage) lacks its required input images (set images, or link it); "
     assert f"{warned}so these outputs do not run: 9" in printed
-    assert "warning: the engine's own words" in printed
+    assert "warning: the engine's own arguments" in printed
 
 
-async def test_batches_by_the_client(memory_api: Api) -> None:
-    """Submitted, looked at and cancelled; a refusal is an exception that tells."""
+async def test_the_client_handles_batches(memory_api: Api) -> None:
+    """The client submits, reads and cancels batches, and raises an exception that explains a refusal."""
 
     def use() -> tuple[list[str], list[str]]:
         with Client(str(memory_api.client.base_url), KEY) as client:

@@ -1,4 +1,4 @@
-"""`make compare` from end to end, the lite engine in the place of ComfyUI."""
+"""`make compare` from end to end, with the lite engine in place of ComfyUI."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-async def test_graphs_are_judged_and_run_by_both_sides(tmp_path: Path) -> None:
-    """A good graph with a file of its own ends with the same outputs on both sides, a bad one is refused by both."""
+async def test_both_sides_check_and_run_graphs(tmp_path: Path) -> None:
+    """A good graph with its own file gives the same outputs on both sides, and a bad graph is refused by both."""
     loaded = {"1": node("LoadImage", image="a.png"), "2": saved()}
     comparison = Comparison(Options(base=tmp_path / "base"))
     compared = await comparison.run([NamedGraph("good", loaded), NamedGraph("bad", {"1": EMPTY, "2": saved("7")})])
-    good, bad = ([row for row, _ in one.rows()] for one in compared)
+    good, bad = ([row for row, _ in graph.rows()] for graph in compared)
     assert good[0] == BOTH_ACCEPT
     assert good[-2:] == [OUTPUTS, EQUAL], compared[0].differences
     assert bad[0] == BOTH_REFUSE

@@ -1,6 +1,6 @@
-"""What a job costs at the bucket, in counts: no timing, so that a change that asks for more is noticed on any machine.
+"""Bucket requests per job, as counts without timing, so that additional requests are noticed on any machine.
 
-Whoever changes a number here changes what each job of a deployment costs: docs/performance.md has the prices.
+A changed number changes what each job of a deployment costs; docs/performance.md has the prices.
 """
 
 import pytest
@@ -14,7 +14,7 @@ from tests.support.shop import Shop
 pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("counts")]
 
 KIB = 1024
-PROMISED: dict[Phase, dict[str, int]] = {
+EXPECTED: dict[Phase, dict[str, int]] = {
     Phase.SUBMIT: {"PUT": 6},
     Phase.SUBMIT_MEDIUM: {"PUT": 7},
     Phase.SUBMIT_KEYED: {"PUT": 8, "GET": 1},
@@ -40,7 +40,7 @@ WRITTEN_AT_MOST = {
     Phase.WEBHOOK: 1 * KIB,
     Phase.REMOVAL: KIB // 2,
 }
-"""A record is about 1 KiB and is written whole at each change; the graph and the output of this job are smaller."""
+"""A record has about 1 KiB and is rewritten at each change; the graph and the output of this job are smaller."""
 
 
 @pytest.fixture(scope="module")
@@ -48,37 +48,36 @@ async def phases() -> dict[Phase, Cost]:
     return await measured_phases()
 
 
-async def test_each_phase_of_a_job_costs_what_it_did(phases: dict[Phase, Cost]) -> None:
-    """From its submission to its removal a job asks the bucket for this, and for nothing more."""
-    assert {phase: dict(cost.requests) for phase, cost in phases.items()} == PROMISED
+async def test_each_phase_of_a_job_makes_the_expected_requests(phases: dict[Phase, Cost]) -> None:
+    """Each phase of a job, from submission to removal, makes exactly the expected bucket requests."""
+    assert {phase: dict(cost.requests) for phase, cost in phases.items()} == EXPECTED
 
 
 async def test_a_job_writes_little(phases: dict[Phase, Cost]) -> None:
-    """What is written again and again is one small record: not the graph, the log or another job's things with it."""
+    """Each phase writes at most its allowed number of bytes, because only the small record is rewritten."""
     assert {phase for phase, most in WRITTEN_AT_MOST.items() if phases[phase].written > most} == set()
 
 
-async def test_looks_write_nothing(phases: dict[Phase, Cost]) -> None:
-    """A client's reads, a repeated submission, an idle worker and a quiet reaper leave the bucket as it is."""
-    looks = (Phase.LOOK, Phase.PAGE, Phase.REPEAT, Phase.IDLE, Phase.SWEEP, Phase.OUTBOX)
-    assert {phase for phase in looks if phases[phase].requests["PUT"] or phases[phase].written} == set()
+async def test_reads_write_nothing(phases: dict[Phase, Cost]) -> None:
+    """A client's reads, a repeated submission, an idle worker and a quiet reaper write nothing to the bucket."""
+    reading = (Phase.LOOK, Phase.PAGE, Phase.REPEAT, Phase.IDLE, Phase.SWEEP, Phase.OUTBOX)
+    assert {phase for phase in reading if phases[phase].requests["PUT"] or phases[phase].written} == set()
 
 
 @pytest.mark.parametrize("waiting", [10, 3_000])
-async def test_a_claim_costs_the_same_however_many_wait(clock: ManualClock, waiting: int) -> None:
-    """One LIST and two GETs find the best job and its workflow, and four requests take it."""
+async def test_the_cost_of_a_claim_does_not_depend_on_the_queue_length(clock: ManualClock, waiting: int) -> None:
+    """A claim makes the same number of requests with 10 and with 3,000 queued jobs."""
     bucket = CountedBucket(clock)
     shop = Shop(bucket, clock)
     await fill_queued(bucket, waiting, clock.now())
     bucket.take()
     await shop.claim()
-    assert bucket.take().requests == PROMISED[Phase.CLAIM]
+    assert bucket.take().requests == EXPECTED[Phase.CLAIM]
 
 
 @pytest.mark.parametrize(("waiting", "read"), [(10, 10), (3_000, 100)])
-async def test_a_long_queue_does_not_make_the_reaper_dear(clock: ManualClock, waiting: int, read: int) -> None:
-    """It reads a hundred of the waiting jobs in a pass, and how their engine started; it lists the queue's first page
-    and what comes behind it."""
+async def test_a_long_queue_does_not_make_the_reaper_expensive(clock: ManualClock, waiting: int, read: int) -> None:
+    """A sweep reads at most a hundred queued jobs and the engine's starts, and makes a fixed number of LISTs."""
     bucket = CountedBucket(clock)
     shop = Shop(bucket, clock)
     await fill_queued(bucket, waiting, clock.now())

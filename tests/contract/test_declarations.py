@@ -1,4 +1,4 @@
-"""What a worker publishes of its engine's nodes beyond ComfyUI's object_info."""
+"""Node data that a worker publishes in addition to ComfyUI's object_info."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,7 +29,7 @@ INFO: dict[str, Any] = {"Context": {"input": {}}, "KSampler": {"input": {}}, "Br
 
 @asynccontextmanager
 async def server(found_inside: dict[str, Any] | None) -> AsyncIterator[HttpEngine]:
-    """An engine that answers these two requests; None where nothing of ours runs in it."""
+    """An engine that answers these two requests; `found_inside` is None for a ComfyUI without the custom node."""
     app = web.Application()
     app.router.add_get("/object_info", _answering(INFO))
     if found_inside is not None:
@@ -52,8 +52,8 @@ def _answering(body: dict[str, Any]) -> Callable[[web.Request], Awaitable[web.Re
     return answer
 
 
-async def test_what_our_code_in_the_engine_knows_is_added() -> None:
-    """A class about which nothing is known has no such entry."""
+async def test_declarations_of_the_custom_node_are_added() -> None:
+    """Declarations of this project's custom node are merged into object_info, and only for known classes and keys."""
     inside = {
         "Context": {"open_inputs": True, "unchecked_inputs": ["*"], "checked_files": {"a": {}}, "input": "not this"},
         "KSampler": {"open_inputs": False},
@@ -68,8 +68,8 @@ async def test_what_our_code_in_the_engine_knows_is_added() -> None:
     }
 
 
-async def test_an_engine_of_others_says_nothing_of_it() -> None:
-    """By URL: what ComfyUI publishes is all there is."""
+async def test_an_engine_without_the_custom_node_has_only_object_info() -> None:
+    """An engine that is used by URL has only the declarations of ComfyUI's object_info."""
     async with server(None) as engine:
         assert await engine.declarations() == INFO
 
@@ -77,10 +77,10 @@ async def test_an_engine_of_others_says_nothing_of_it() -> None:
 @pytest.mark.parametrize(
     "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
 )
-async def test_every_engine_of_a_worker_says_it(choice: EngineChoice, tmp_path: Path) -> None:
-    """The check of an image publishes the same; ComfyUI's own classes have only inputs that they declare.
+async def test_every_engine_of_a_worker_has_declarations(choice: EngineChoice, tmp_path: Path) -> None:
+    """Every engine of a worker declares which classes have open inputs, also in the check of an image.
 
-    Isolated as usual, it can try its classes' checks.
+    In its usual isolation, ComfyUI can run its classes' own input checks.
     """
     report = await examine(EngineProcess(choice.spec(tmp_path / "engine")), {})
     known = {name: about["open_inputs"] for name, about in report.object_info.items() if "open_inputs" in about}
@@ -88,21 +88,21 @@ async def test_every_engine_of_a_worker_says_it(choice: EngineChoice, tmp_path: 
         assert known == {"LiteOpenInputs": True}
     else:
         assert known["KSampler"] is False
-        latent = report.object_info["LoadLatent"]["checked_files"]["latent"]  # its own check asks for a file
+        latent = report.object_info["LoadLatent"]["checked_files"]["latent"]  # its own check needs a file
         assert (latent["is"], latent["below"]) == ("file", "input")
         assert len(known) == len(report.object_info)
 
 
-async def test_what_a_worker_publishes_has_it(tmp_path: Path) -> None:
-    """So that a submission can be judged by it."""
+async def test_a_worker_publishes_declarations(tmp_path: Path) -> None:
+    """The published engine information contains the declarations that submissions are checked against."""
     async with workbench(tmp_path) as bench:
         stored = await bench.objects.get(keys.engine_info("default"))
     published = EngineInfo.from_bytes(stored.body).object_info
     assert [name for name, about in published.items() if declared(about).open_inputs] == ["LiteOpenInputs"]
 
 
-async def test_lite_gives_such_a_class_every_input(tmp_path: Path) -> None:
-    """Values and links, as ComfyUI does; every other class only what it declares."""
+async def test_lite_passes_open_inputs(tmp_path: Path) -> None:
+    """The lite engine passes all inputs to a class with open inputs, and only declared inputs to any other."""
     graph = {
         "1": {"class_type": "PrimitiveInt", "inputs": {"value": 3, "stray": 1}},
         "2": {"class_type": "LiteOpenInputs", "inputs": {"number": ["1", 0], "strength.1": 0.5}},

@@ -1,4 +1,4 @@
-"""A bucket on this machine whose disk is almost full: nothing new is taken in, and what was accepted can be read."""
+"""With an almost full disk of a local bucket, new work is refused and accepted work can still be read."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -20,8 +20,8 @@ BATCH = {"workflow": BLUE, "input_sets": [[]]}
 UPLOAD = {"size_bytes": 5, "content_type": "image/png", "filename": "a.png"}
 
 
-class Reads(MemoryObjectStore):
-    """A bucket that takes no write once it is `full`."""
+class ReadableStore(MemoryObjectStore):
+    """A bucket that refuses writes once it is `full`."""
 
     full = False
 
@@ -42,8 +42,8 @@ async def full(objects: MemoryObjectStore, clock: ManualClock, tmp_path: Path) -
     ("path", "body"),
     [("/v1/jobs", {"workflow": BLUE}), ("/v1/jobs", URL_JOB), ("/v1/batches", BATCH), ("/v1/uploads", UPLOAD)],
 )
-async def test_nothing_new_is_taken_in(full: Api, path: str, body: dict[str, object]) -> None:
-    """A job, a fetch, a batch and an upload get 507 with Retry-After, and leave nothing in the bucket."""
+async def test_new_work_is_refused(full: Api, path: str, body: dict[str, object]) -> None:
+    """A job, a fetch, a batch and an upload get 507 with Retry-After, and nothing is stored."""
     answer = await full.client.post(path, json=body)
     assert (answer.status_code, answer.json()["type"]) == (507, "/problems/insufficient-storage"), answer.text
     assert "bytes must be freed" in answer.json()["detail"]
@@ -52,16 +52,14 @@ async def test_nothing_new_is_taken_in(full: Api, path: str, body: dict[str, obj
 
 
 async def test_a_full_disk_is_not_ready(full: Api) -> None:
-    """/ready says why, and lists still answer."""
+    """GET /ready fails and gives the reason, while lists still work."""
     answer = await full.client.get("/ready")
     assert (answer.status_code, "almost full" in answer.json()["detail"]) == (503, True)
     assert (await full.client.get("/v1/jobs")).status_code == 200
 
 
-async def test_an_accepted_job_can_be_asked_for_again(
-    objects: MemoryObjectStore, clock: ManualClock, full: Api
-) -> None:
-    """A repeat of a request that was accepted before the disk filled up is answered as it was."""
+async def test_an_accepted_request_can_be_repeated(objects: MemoryObjectStore, clock: ManualClock, full: Api) -> None:
+    """A repeat of a request that was accepted before the disk filled up returns the same job."""
     headers = {"idempotency-key": "k-1"}
     async with running_api(objects, clock) as roomy:
         accepted = await roomy.client.post("/v1/jobs", json={"workflow": BLUE}, headers=headers)
@@ -69,23 +67,23 @@ async def test_an_accepted_job_can_be_asked_for_again(
     assert (repeated.status_code, repeated.json()["job_id"]) == (200, accepted.json()["job_id"])
 
 
-async def test_a_bucket_that_takes_no_writes_is_not_ready(clock: ManualClock) -> None:
-    """Although it answers reads."""
-    objects = Reads(clock)
+async def test_a_bucket_that_refuses_writes_is_not_ready(clock: ManualClock) -> None:
+    """GET /ready fails while the bucket refuses writes, although it answers reads."""
+    objects = ReadableStore(clock)
     async with running_api(objects, clock) as api:
         objects.full = True
         assert (await api.client.get("/v1/jobs")).status_code == 200
         assert (await api.client.get("/ready")).status_code == 503
 
 
-async def test_other_buckets_are_not_watched(objects: MemoryObjectStore, clock: ManualClock) -> None:
-    """Without a folder of the bucket on this machine, its free space is no limit here."""
+async def test_remote_buckets_are_not_checked(objects: MemoryObjectStore, clock: ManualClock) -> None:
+    """Without a local bucket folder, the free space of this machine is not checked."""
     async with running_api(objects, clock, settings=Settings(bucket="b", min_free_bytes=MORE_THAN_ANY_DISK)) as api:
         await submit(api)
 
 
-def test_the_floor_lies_above_what_the_server_reserves(tmp_path: Path) -> None:
-    """With no floor of ours, 1 % of the disk: below it the server refuses writes."""
+def test_the_minimum_free_space_is_optional(tmp_path: Path) -> None:
+    """A minimum of zero never refuses work, and a minimum above the disk's size refuses it."""
     assert BucketDisk(tmp_path, 0).missing_bytes() == 0
     assert not BucketDisk(tmp_path, 0).is_exhausted()
     with pytest.raises(DiskAlmostFull):

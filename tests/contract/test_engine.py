@@ -1,4 +1,4 @@
-"""`ComfyEngine` and the driver: lite and, where it is configured, real ComfyUI keep the same contract."""
+"""`ComfyEngine` and its driver: the lite engine and, where configured, real ComfyUI fulfil the same contract."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("engine")]
 
 @pytest.fixture(scope="module", params=engine_choices(), ids=lambda choice: choice.name)
 async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
-    """One engine for the whole file: it must be fit for the next prompt whatever the last one did."""
+    """One engine for the whole file, so each test also shows that the engine survived the previous one."""
     choice: EngineChoice = request.param
     host = choice.host(tmp_path_factory.mktemp("engine"))
     await host.start()
@@ -41,7 +41,7 @@ async def info(host: Host) -> dict[str, Any]:
 
 @pytest.fixture(params=["folders", "http"])
 async def engine(request: pytest.FixtureRequest, host: Host) -> AsyncIterator[HttpEngine]:
-    """The same server, its files reached both ways."""
+    """The same server, with its files accessed as folders and over HTTP."""
     if request.param == "folders":
         yield host.engine
         return
@@ -59,18 +59,18 @@ def execution_of(engine: HttpEngine, graph: Graph, policy: ExecutionPolicy | Non
     return Execution(engine, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph), policy)
 
 
-async def followed(execution: Execution, see: Callable[[Message], None] = lambda _: None) -> list[Message]:
+async def follow(execution: Execution, on_message: Callable[[Message], None] = lambda _: None) -> list[Message]:
     messages = []
     async with asyncio.timeout(60):
         async for message in execution:
             messages.append(message)
-            see(message)
+            on_message(message)
     return messages
 
 
 def outputs(messages: list[Message]) -> dict[str, Any]:
     executed = [message for message in messages if isinstance(message, Executed)]
-    assert len({message.node for message in executed}) == len(executed), "an output came twice"
+    assert len({message.node for message in executed}) == len(executed), "an output was delivered twice"
     return {message.node: message.output for message in executed}
 
 
@@ -80,7 +80,7 @@ def only_file(ui: dict[str, Any]) -> FileRef:
 
 
 async def is_idle(engine: HttpEngine) -> bool:
-    """Within a while: an interrupted node ends at its next step."""
+    """Waits until the queue is empty, because an interrupted node ends only at its next step."""
     http = ComfyHttp(engine.url)
     try:
         for _ in range(200):
@@ -93,10 +93,10 @@ async def is_idle(engine: HttpEngine) -> bool:
         await http.close()
 
 
-async def test_a_prompt_from_submission_to_its_file(engine: HttpEngine, prefix: str) -> None:
-    """Messages come in ComfyUI's order, history ends them, and the output's bytes can be read."""
+async def test_a_prompt_runs_from_submission_to_its_output_file(engine: HttpEngine, prefix: str) -> None:
+    """Messages arrive in ComfyUI's order, history ends them, and the output file can be read."""
     execution = execution_of(engine, saved(f"{prefix}/x", color=0xFF0000))
-    messages = await followed(execution)
+    messages = await follow(execution)
     assert isinstance(messages[0], ExecutionStart)
     assert any(isinstance(message, ExecutionSuccess) for message in messages)
     assert isinstance(messages[-1], Executing)
@@ -109,55 +109,55 @@ async def test_a_prompt_from_submission_to_its_file(engine: HttpEngine, prefix: 
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))
 
 
-async def test_a_cached_prompt_delivers_its_outputs_too(host: Host, prefix: str) -> None:
-    """Nothing runs the second time, and the output is told once all the same."""
-    first = outputs(await followed(execution_of(host.engine, saved(prefix))))
-    again = outputs(await followed(execution_of(host.engine, saved(prefix))))
+async def test_a_cached_prompt_delivers_its_outputs(host: Host, prefix: str) -> None:
+    """A prompt that is served from the cache delivers its outputs once."""
+    first = outputs(await follow(execution_of(host.engine, saved(prefix))))
+    again = outputs(await follow(execution_of(host.engine, saved(prefix))))
     assert first == again
     assert set(again) == {"2"}
 
 
-async def test_inputs_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
-    """A staged file is found by its plain name, spaces and umlauts included, and is taken away from its place."""
+async def test_input_files_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """A node finds a staged file by its name, even with spaces and umlauts, and staging moves the file."""
     name, path = f"{prefix} grün.png", tmp_path / "anything"
     Image.new("RGB", (7, 5), (0, 0, 255)).save(path, "PNG")
     await engine.stage(name, path)
     assert not path.exists()
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
-    found = outputs(await followed(execution_of(engine, graph)))
+    found = outputs(await follow(execution_of(engine, graph)))
     with Image.open(await engine.fetch(only_file(found["2"]))) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((7, 5), (0, 0, 255))
 
 
-async def test_an_input_in_folders_reaches_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
-    """By the name that the editor gives to a picture that was pasted, and beside another of the same folder."""
+async def test_input_files_in_subfolders_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """Nodes find files in subfolders by the names that the editor gives to pasted pictures."""
     for width, name in ((6, f"pasted/{prefix}/image (3).png"), (7, f"pasted/{prefix}/image (4).png")):
         path = tmp_path / "anything"
         Image.new("RGB", (width, 5)).save(path, "PNG")
         await engine.stage(name, path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
-        found = outputs(await followed(execution_of(engine, graph)))
+        found = outputs(await follow(execution_of(engine, graph)))
         with Image.open(await engine.fetch(only_file(found["2"]))) as image:
             assert image.width == width
 
 
 async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
-    """The same name with other bytes: the newer ones count, and no second name appears."""
+    """Staging a file under an existing name replaces it."""
     sizes = []
     for width in (3, 4):
         path = tmp_path / "file"
         Image.new("RGB", (width, 2)).save(path, "PNG")
         await engine.stage(f"{prefix}.png", path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("1", prefix)}
-        found = outputs(await followed(execution_of(engine, graph)))
+        found = outputs(await follow(execution_of(engine, graph)))
         with Image.open(await engine.fetch(only_file(found["2"]))) as image:
             sizes.append(image.width)
     assert sizes == [3, 4]
 
 
 @pytest.mark.parametrize("name", ["../x.png", "a/../../b.png", "a//b.png", "..", "", "/etc/x", "a\\b", "nul\0.png"])
-async def test_a_name_that_leads_elsewhere_is_not_staged(engine: HttpEngine, name: str, tmp_path: Path) -> None:
-    """Nothing is staged outside ComfyUI's input folder."""
+async def test_a_name_outside_the_input_folder_is_refused(engine: HttpEngine, name: str, tmp_path: Path) -> None:
+    """A file is never staged outside ComfyUI's input folder."""
     path = tmp_path / "file"
     path.write_bytes(b"x")
     with pytest.raises(StagingFailed):
@@ -174,18 +174,18 @@ async def test_a_name_that_leads_elsewhere_is_not_staged(engine: HttpEngine, nam
         FileRef("x.png", "", "models"),
     ],
 )
-async def test_what_a_node_claims_is_not_believed(engine: HttpEngine, ref: FileRef) -> None:
-    """A file that is not there, or lies elsewhere, is an output that failed."""
+async def test_an_output_outside_the_folders_is_refused(engine: HttpEngine, ref: FileRef) -> None:
+    """A reported output that does not exist or lies outside the output folders fails."""
     with pytest.raises(OutputFailed):
         await engine.fetch(ref)
 
 
-async def test_a_string_that_names_a_file_is_found(engine: HttpEngine, host: Host, prefix: str) -> None:
-    """In the output folder or the temporary one, by its path below them; nothing else is."""
+async def test_a_text_that_names_an_output_file_is_found(engine: HttpEngine, host: Host, prefix: str) -> None:
+    """A text is matched to a file in the output or temporary folder by its relative path and by nothing else."""
     await engine.clean()
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
-    said = outputs(await followed(execution_of(engine, saved(f"{prefix}/x") | {"3": preview})))
-    saved_ref, preview_ref = only_file(said["2"]), only_file(said["3"])
+    found = outputs(await follow(execution_of(engine, saved(f"{prefix}/x") | {"3": preview})))
+    saved_ref, preview_ref = only_file(found["2"]), only_file(found["3"])
     names = {f"{prefix}/{saved_ref.filename}": saved_ref, preview_ref.filename: preview_ref}
     others = [
         *(saved_ref.filename, "../x.png", "/etc/host.conf", "x", "", "no\0name.png", "a" * 5_000, "text. More text"),
@@ -197,14 +197,14 @@ async def test_a_string_that_names_a_file_is_found(engine: HttpEngine, host: Hos
     assert (await engine.fetch(saved_ref)).stat().st_size
 
 
-async def test_a_file_of_an_earlier_job_is_not_found_by_its_name(host: Host, prefix: str) -> None:
-    """A ComfyUI by URL keeps the files of all its clients, and any text can name one."""
-    (entry,) = outputs(await followed(execution_of(host.engine, saved(prefix))))["2"]["images"]
+async def test_a_file_of_an_earlier_job_is_not_found(host: Host, prefix: str) -> None:
+    """A text never matches an earlier job's file, since a ComfyUI by URL keeps the files of all its clients."""
+    (entry,) = outputs(await follow(execution_of(host.engine, saved(prefix))))["2"]["images"]
     if isinstance(host, EngineProcess):
         os.utime(await host.engine.fetch(FileRef(entry["filename"], "", "output")), (1e9, 1e9))
     by_url = HttpEngine(host.engine.url)
     try:
-        assert await by_url.find([entry["filename"]]) == {}, "no job has begun"
+        assert await by_url.find([entry["filename"]]) == {}, "no job has started"
         await by_url.clean()
         found = await by_url.find([entry["filename"]])
         assert found == {} or not isinstance(host, EngineProcess)
@@ -212,15 +212,15 @@ async def test_a_file_of_an_earlier_job_is_not_found_by_its_name(host: Host, pre
         await by_url.close()
 
 
-async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
-    """A file that is no picture passes ComfyUI's checks and fails when it runs: the node is named."""
+async def test_a_node_that_raises_is_named(engine: HttpEngine, prefix: str, tmp_path: Path) -> None:
+    """A file that is no picture passes ComfyUI's checks, and the failure at run time names the node."""
     path = tmp_path / "file"
     path.write_bytes(b"not a picture")
     await engine.stage(f"{prefix}.png", path)
     graph = {"7": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("7", prefix)}
     execution = execution_of(engine, graph)
     with pytest.raises(NodeFailed) as caught:
-        await followed(execution)
+        await follow(execution)
     assert (caught.value.node_id, caught.value.class_type) == ("7", "LoadImage")
     assert caught.value.exception_type
     assert caught.value.message
@@ -236,29 +236,29 @@ async def test_a_node_that_raises(engine: HttpEngine, prefix: str, tmp_path: Pat
         ({"1": blank()}, None),
     ],
 )
-async def test_what_comfyui_refuses(host: Host, graph: Graph, node_id: str | None) -> None:
-    """The refusal carries ComfyUI's reason and, where it blames one, the node."""
+async def test_a_refusal_by_comfyui_is_reported(host: Host, graph: Graph, node_id: str | None) -> None:
+    """A refused prompt gives ComfyUI's reason and, if known, the node."""
     with pytest.raises(PromptRefused) as caught:
-        await followed(execution_of(host.engine, graph))
+        await follow(execution_of(host.engine, graph))
     assert caught.value.node_id == node_id
     assert caught.value.message
     assert await is_idle(host.engine)
 
 
 @pytest.mark.parametrize("is_strict", [False, True])
-async def test_a_partly_bad_prompt_runs_its_good_outputs(
+async def test_a_partly_bad_prompt_runs_its_valid_outputs(
     host: Host, info: dict[str, Any], prefix: str, *, is_strict: bool
 ) -> None:
-    """One of two outputs is bad: ComfyUI says so and runs the other; a strict prompt is withdrawn."""
+    """With one bad output of two, the valid output runs and the error is reported; a strict prompt is withdrawn."""
     graph = slow(info, prefix, steps=2) | {"99": {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}}
     prompt = Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph, is_strict=is_strict)
     execution = Execution(host.engine, prompt)
     if is_strict:
         with pytest.raises(PromptRefused) as caught:
-            await followed(execution)
+            await follow(execution)
         assert caught.value.node_id == "99"
     else:
-        await followed(execution)
+        await follow(execution)
         assert execution.node_errors is not None
         assert execution.node_errors["99"]["dependent_outputs"] == ["99"]
     assert await is_idle(host.engine)
@@ -268,27 +268,27 @@ async def test_a_partly_bad_prompt_runs_its_good_outputs(
 async def test_a_running_prompt_is_cancelled(
     host: Host, info: dict[str, Any], prefix: str, moment: type[Message]
 ) -> None:
-    """The interrupt acts at the node's next step; sent right after the start it may be lost, so it is repeated."""
+    """A running prompt is interrupted at the node's next step, with repeated interrupts in case the first is lost."""
     execution = execution_of(host.engine, slow(info, prefix, steps=300))
 
-    def see(message: Message) -> None:
+    def on_message(message: Message) -> None:
         if isinstance(message, moment):
             execution.cancel()
 
     with pytest.raises(JobCancelled):
-        await followed(execution, see)
+        await follow(execution, on_message)
     assert await is_idle(host.engine)
 
 
-async def test_a_waiting_prompt_is_cancelled(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """It goes without a word, and the one that runs is left alone."""
+async def test_a_queued_prompt_is_cancelled(host: Host, info: dict[str, Any], prefix: str) -> None:
+    """A queued prompt is removed from the queue, and the running one is not interrupted."""
     running = execution_of(host.engine, slow(info, prefix, steps=20, color=2))
     started = asyncio.Event()
 
-    task = asyncio.create_task(followed(running, lambda _: started.set()))
+    task = asyncio.create_task(follow(running, lambda _: started.set()))
     await started.wait()
     waiting = execution_of(host.engine, saved(prefix))
-    follower = asyncio.create_task(followed(waiting))
+    follower = asyncio.create_task(follow(waiting))
     await asyncio.sleep(0.2)
     waiting.cancel()
     with pytest.raises(JobCancelled):
@@ -296,45 +296,45 @@ async def test_a_waiting_prompt_is_cancelled(host: Host, info: dict[str, Any], p
     assert set(outputs(await task)) == {"9999"}
 
 
-async def test_two_prompts_at_once_do_not_mix(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """Each execution sees its own messages only, and both outputs arrive."""
+async def test_concurrent_prompts_are_kept_separate(host: Host, info: dict[str, Any], prefix: str) -> None:
+    """Each execution receives only its own messages, and both outputs arrive."""
     executions = [execution_of(host.engine, slow(info, f"{prefix}{n}", steps=3, color=n + 3)) for n in range(2)]
-    for messages in await asyncio.gather(*(followed(execution) for execution in executions)):
+    for messages in await asyncio.gather(*(follow(execution) for execution in executions)):
         assert len({getattr(message, "prompt_id", None) for message in messages} - {None}) == 1
         assert set(outputs(messages)) == {"9999"}
 
 
-async def test_a_strangers_broadcast_is_not_ours(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """A prompt without a client id tells everyone of its progress: none of it reaches ours."""
+async def test_broadcasts_of_foreign_prompts_are_ignored(host: Host, info: dict[str, Any], prefix: str) -> None:
+    """Progress that ComfyUI broadcasts for a prompt without a client id reaches no execution."""
     http = ComfyHttp(host.engine.url)
     await http.post_json("/prompt", {"prompt": slow(info, prefix, steps=5, color=9)})
     await http.close()
     execution = execution_of(host.engine, saved(prefix, color=10))
-    messages = await followed(execution)
+    messages = await follow(execution)
     assert isinstance(messages[0], ExecutionStart)
     assert execution.history is not None
     assert {getattr(message, "prompt_id", None) for message in messages} == {messages[0].prompt_id}
 
 
 async def test_a_broken_connection_loses_no_output(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """Every connection breaks while a node runs: the driver comes back, and each output arrives once."""
+    """The driver reconnects after all connections break during a node, and each output arrives once."""
     graph = slow(info, prefix, steps=10, color=11) | {"2000": save("1", f"{prefix}-early")}
     async with cutting(host.engine.url) as proxy:
         engine = HttpEngine(proxy.url)
         cut_once = iter([proxy.cut])
 
-        def see(message: Message) -> None:
+        def on_message(message: Message) -> None:
             if isinstance(message, Executing):
                 next(cut_once, lambda: None)()
 
-        messages = await followed(execution_of(engine, graph), see)
+        messages = await follow(execution_of(engine, graph), on_message)
         await engine.close()
     assert set(outputs(messages)) == {"2000", "9999"}
 
 
-async def test_cleaning_leaves_nothing_for_the_next_job(host: Host, prefix: str, tmp_path: Path) -> None:
-    """Inputs and outputs are gone where the folders are ours; by HTTP only our own copies are."""
-    found = outputs(await followed(execution_of(host.engine, saved(prefix, color=12))))
+async def test_cleaning_removes_the_files_of_a_job(host: Host, prefix: str, tmp_path: Path) -> None:
+    """Cleaning removes a local engine's inputs and outputs, and over HTTP only the local copies."""
+    found = outputs(await follow(execution_of(host.engine, saved(prefix, color=12))))
     ref = only_file(found["2"])
     remote = HttpEngine(host.engine.url)
     copy = await remote.fetch(ref)
@@ -348,8 +348,8 @@ async def test_cleaning_leaves_nothing_for_the_next_job(host: Host, prefix: str,
             await host.engine.fetch(ref)
 
 
-async def test_a_staged_file_has_its_name_by_http(host: Host, tmp_path: Path) -> None:
-    """Also one that must be quoted in a header."""
+async def test_a_staged_file_keeps_its_name_over_http(host: Host, tmp_path: Path) -> None:
+    """A name that must be quoted in a header is preserved when the file is staged over HTTP."""
     http = ComfyHttp(host.engine.url)
     files = RemoteFiles(http)
     (tmp_path / "file").write_bytes(b"x")
@@ -360,8 +360,8 @@ async def test_a_staged_file_has_its_name_by_http(host: Host, tmp_path: Path) ->
     assert (status, (tmp_path / "back").read_bytes()) == (200, b"x")
 
 
-async def test_a_staged_file_is_gone_even_if_it_is_refused(host: Host, tmp_path: Path) -> None:
-    """By HTTP a name that ComfyUI would store under another one is refused, and no copy stays behind."""
+async def test_a_refused_file_is_deleted(host: Host, tmp_path: Path) -> None:
+    """A file whose name ComfyUI would change is refused, and its local copy is deleted."""
     http = ComfyHttp(host.engine.url)
     files = RemoteFiles(http)
     path = tmp_path / "file"

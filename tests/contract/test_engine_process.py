@@ -1,4 +1,4 @@
-"""The engine's process: it starts, says why it does not, ends with its parent, and is replaced when it dies."""
+"""The engine's process: it starts or explains why not, ends with its parent, and is replaced when it dies."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ from workers.supervise import SOCKET_VARIABLE
 pytestmark = pytest.mark.anyio
 
 LONG_S = 60.0
-OF_OURS = [choice for choice in engine_choices() if choice.settings.comfyui_url is None]
+LOCAL_CHOICES = [choice for choice in engine_choices() if choice.settings.comfyui_url is None]
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ async def lite(tmp_path: Path) -> AsyncIterator[EngineProcess]:
 
 
 def script(tmp_path: Path, code: str, *, start_timeout_s: float = LONG_S) -> EngineSpec:
-    """An engine that is only this Python program."""
+    """An engine that consists only of this Python program."""
     command = [sys.executable, "-c", code]
     return EngineSpec(command, tmp_path, EngineFolders(tmp_path), ENVIRONMENT, start_timeout_s)
 
@@ -59,7 +59,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 async def are_gone(processes: list[psutil.Process]) -> bool:
-    """Within a while. A zombie that no one has waited for is gone too."""
+    """Waits until all processes have ended; a zombie counts as ended."""
     for _ in range(200):
         running = [p for p in processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
         if not running:
@@ -68,7 +68,7 @@ async def are_gone(processes: list[psutil.Process]) -> bool:
     return False
 
 
-async def says(host: EngineProcess, line: str) -> bool:
+async def logs(host: EngineProcess, line: str) -> bool:
     for _ in range(200):
         if line in host.log.tail(50):
             return True
@@ -76,20 +76,20 @@ async def says(host: EngineProcess, line: str) -> bool:
     return False
 
 
-async def follow(execution: Execution, see: Callable[[], None] = lambda: None) -> None:
-    """`see` is called at each message."""
+async def follow(execution: Execution, on_message: Callable[[], None] = lambda: None) -> None:
+    """Follows the execution to its end and calls `on_message` at each message."""
     async with asyncio.timeout(LONG_S):
         async for _ in execution:
-            see()
+            on_message()
 
 
 def execution_of(host: EngineProcess, graph: dict[str, object], policy: ExecutionPolicy | None = None) -> Execution:
     return Execution(host.engine, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), graph), policy)
 
 
-@pytest.mark.parametrize("choice", OF_OURS, ids=lambda c: c.name)
-async def test_started_restarted_and_stopped(choice: EngineChoice, tmp_path: Path) -> None:
-    """Ready means that it serves; its words are kept; afterwards no process of it is left."""
+@pytest.mark.parametrize("choice", LOCAL_CHOICES, ids=lambda c: c.name)
+async def test_an_engine_starts_restarts_and_stops(choice: EngineChoice, tmp_path: Path) -> None:
+    """A started engine runs prompts and keeps its log, and no process is left after a restart or a stop."""
     host = EngineProcess(choice.spec(tmp_path))
     await host.start()
     try:
@@ -111,20 +111,20 @@ async def test_started_restarted_and_stopped(choice: EngineChoice, tmp_path: Pat
     await host.stop()
 
 
-async def test_an_engine_that_ends_while_it_starts(tmp_path: Path) -> None:
-    """The failure carries its last words."""
+async def test_an_engine_that_exits_during_its_start_is_unavailable(tmp_path: Path) -> None:
+    """The error of an engine that exits during its start contains its last output."""
     host = EngineProcess(script(tmp_path, "import sys; print('no such torch'); sys.exit(3)"))
     with pytest.raises(EngineUnavailable, match="no such torch"):
         await host.start()
     assert not host.is_alive()
 
 
-async def test_an_engine_that_never_gets_ready(tmp_path: Path) -> None:
-    """It is stopped after its time, although it ignores SIGTERM."""
+async def test_an_engine_that_never_gets_ready_is_stopped(tmp_path: Path) -> None:
+    """An engine that is not ready in time is stopped, although it ignores SIGTERM."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('loading', flush=True)\n"
     host = EngineProcess(script(tmp_path, code + "while True: time.sleep(1)", start_timeout_s=3.0))
     starting = asyncio.create_task(host.start())
-    assert await says(host, "loading")
+    assert await logs(host, "loading")
     assert host.pid is not None
     processes = family(host.pid)
     with pytest.raises(EngineUnavailable, match="not ready within 3 s"):
@@ -133,8 +133,8 @@ async def test_an_engine_that_never_gets_ready(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cwd", ["missing", "file"])
-async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
-    """A wrong setting is an engine that cannot be started, in words."""
+async def test_a_wrong_working_folder_is_an_error(tmp_path: Path, cwd: str) -> None:
+    """An engine whose working folder is missing or is a file is unavailable, and the message names the path."""
     (tmp_path / "file").touch()
     host = EngineProcess(replace(LITE.spec(tmp_path / "engine"), cwd=tmp_path / cwd))
     with pytest.raises(EngineUnavailable, match=cwd):
@@ -142,9 +142,9 @@ async def test_a_folder_that_is_none(tmp_path: Path, cwd: str) -> None:
     await host.stop()
 
 
-@pytest.mark.parametrize("choice", OF_OURS, ids=lambda c: c.name)
-async def test_it_listens_where_only_its_worker_can_reach_it(choice: EngineChoice, tmp_path: Path) -> None:
-    """No process of it has a listening port; its socket's folder is closed to other users, and shown by no list."""
+@pytest.mark.parametrize("choice", LOCAL_CHOICES, ids=lambda c: c.name)
+async def test_only_its_worker_can_reach_the_engine(choice: EngineChoice, tmp_path: Path) -> None:
+    """An engine has no listening port; its socket's folder is private and is removed at its end."""
     host = EngineProcess(choice.spec(tmp_path))
     await host.start()
     try:
@@ -161,9 +161,9 @@ async def test_it_listens_where_only_its_worker_can_reach_it(choice: EngineChoic
     assert not Path(path).parent.exists()
 
 
-async def test_a_comfyui_without_our_custom_node_does_not_start(tmp_path: Path) -> None:
-    """Where COMFYUI_DIR names one: it would listen on TCP, and ends instead; the message says what is missing."""
-    for choice in (choice for choice in OF_OURS if choice is not LITE):
+async def test_a_comfyui_without_the_custom_node_does_not_start(tmp_path: Path) -> None:
+    """A ComfyUI that did not load the custom node, and would listen on TCP, is a configuration error."""
+    for choice in (choice for choice in LOCAL_CHOICES if choice is not LITE):
         spec = choice.spec(tmp_path)
         host = EngineProcess(replace(spec, command=[*spec.command, "--disable-all-custom-nodes"]))
         with pytest.raises(EngineMisconfigured, match="did not load our custom node"):
@@ -171,15 +171,15 @@ async def test_a_comfyui_without_our_custom_node_does_not_start(tmp_path: Path) 
 
 
 async def test_an_engine_that_listens_elsewhere_is_not_ready(tmp_path: Path) -> None:
-    """A server without the socket counts as not started."""
+    """An engine that serves without the socket never counts as started."""
     code = "import http.server; http.server.HTTPServer(('127.0.0.1', 0), http.server.BaseHTTPRequestHandler)"
     host = EngineProcess(script(tmp_path, f"{code}.serve_forever()", start_timeout_s=2.0))
     with pytest.raises(EngineUnavailable, match="not ready"):
         await host.start()
 
 
-async def test_its_environment_is_what_it_was_given(tmp_path: Path) -> None:
-    """Nothing of this process's environment gets through: no secret, no PYTHONPATH. Homes and caches are its own."""
+async def test_the_engine_gets_only_its_own_environment(tmp_path: Path) -> None:
+    """An engine gets only its configured environment, with its own home and caches and no variable of this process."""
     host = EngineProcess(script(tmp_path, "import os, sys; print('env:', ' '.join(sorted(os.environ))); sys.exit(1)"))
     with pytest.raises(EngineUnavailable) as caught:
         await host.start()
@@ -188,11 +188,11 @@ async def test_its_environment_is_what_it_was_given(tmp_path: Path) -> None:
         *host.enclosure.environment(ENVIRONMENT),
         SOCKET_VARIABLE,
         "LC_CTYPE",
-    }  # Python sets this one itself in the C locale
+    }  # Python itself sets LC_CTYPE in the C locale
 
 
 async def test_a_progress_bar_does_not_fill_the_log(tmp_path: Path) -> None:
-    """Of a line that is overwritten the last state is kept; a line without an end is cut, and reading goes on."""
+    """Only the last state of an overwritten line is logged, and a very long line is cut."""
     code = "import sys; print('1%\\r50%\\r100%'); print('x' * 200_000); print('last'); sys.exit(1)"
     host = EngineProcess(script(tmp_path, code))
     with pytest.raises(EngineUnavailable):
@@ -202,8 +202,8 @@ async def test_a_progress_bar_does_not_fill_the_log(tmp_path: Path) -> None:
     assert all(len(line) <= 4000 for line in host.log.tail(50))
 
 
-async def test_a_killed_engine_is_noticed_and_replaced(lite: EngineProcess) -> None:
-    """Killed in the middle of a prompt: the job ends with the engine's error, and a fresh engine serves the next."""
+async def test_a_killed_engine_is_detected_and_replaced(lite: EngineProcess) -> None:
+    """A job whose engine is killed fails with the engine's error, and a new engine serves the next job."""
     info = await lite.engine.object_info()
     runs = asyncio.Event()
     following = asyncio.create_task(follow(execution_of(lite, slow(info, "x", steps=300)), runs.set))
@@ -221,8 +221,8 @@ async def test_a_killed_engine_is_noticed_and_replaced(lite: EngineProcess) -> N
 @pytest.mark.parametrize(
     ("kind", "error"), [("runtime", NodeFailed), ("oom", OutOfMemory), ("crash", EngineUnavailable)]
 )
-async def test_nodes_that_go_wrong(lite: EngineProcess, kind: str, error: type[WorkerError]) -> None:
-    """A node that raises, one that runs out of memory, and one that takes the process with it."""
+async def test_failing_nodes_are_distinguished(lite: EngineProcess, kind: str, error: type[WorkerError]) -> None:
+    """A node that raises, one that runs out of memory and one that crashes the engine give different errors."""
     assert lite.pid is not None
     processes = family(lite.pid)
     raising = {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": kind}}
@@ -234,8 +234,8 @@ async def test_nodes_that_go_wrong(lite: EngineProcess, kind: str, error: type[W
         await follow(execution_of(lite, saved("x")))
 
 
-async def test_a_node_that_ignores_interrupts(lite: EngineProcess) -> None:
-    """After the grace the engine counts as stuck, and it can be replaced."""
+async def test_a_node_that_ignores_interrupts_stalls_the_engine(lite: EngineProcess) -> None:
+    """An engine counts as stalled after the grace period, and it can be replaced."""
     hanging = {"class_type": "LiteHang", "inputs": {"image": ["1", 0], "seconds": LONG_S}}
     policy = ExecutionPolicy(interrupt_every_s=0.05, interrupt_grace_s=0.5)
     execution = execution_of(lite, {"1": blank(), "2": hanging, "3": save("2", "x")}, policy)
@@ -246,16 +246,16 @@ async def test_a_node_that_ignores_interrupts(lite: EngineProcess) -> None:
     await follow(execution_of(lite, saved("x")))
 
 
-async def test_a_chain_of_two_thousand_nodes_is_taken(lite: EngineProcess) -> None:
-    """The lite engine runs every graph that the API lets through."""
+async def test_a_chain_of_two_thousand_nodes_is_accepted(lite: EngineProcess) -> None:
+    """The lite engine accepts a graph as large as the API allows."""
     http = ComfyHttp(lite.url)
     status, answer = await http.post_json("/prompt", {"prompt": chain(2_000)})
     assert (status, answer["node_errors"]) == (200, {})
     await http.close()
 
 
-async def test_a_file_larger_than_the_server_takes(tmp_path: Path) -> None:
-    """The failure names the flag that would help, and the file is not kept."""
+async def test_a_file_above_the_servers_limit_is_an_error(tmp_path: Path) -> None:
+    """A file above the server's upload limit gives an error that names the flag, and its local copy is deleted."""
     spec = LITE.spec(tmp_path / "engine")
     host = EngineProcess(replace(spec, command=[*spec.command, "--max-upload-size=1"]))
     await host.start()
@@ -274,7 +274,7 @@ async def test_a_file_larger_than_the_server_takes(tmp_path: Path) -> None:
 
 
 async def test_the_engine_does_not_outlive_its_parent(tmp_path: Path) -> None:
-    """Not even when the parent is killed with signal 9."""
+    """The engine and its socket are gone after its parent was killed with SIGKILL."""
     parent = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -286,26 +286,26 @@ async def test_the_engine_does_not_outlive_its_parent(tmp_path: Path) -> None:
     assert parent.stdout is not None
     try:
         async with asyncio.timeout(LONG_S):
-            told = json.loads(await parent.stdout.readline())
-        processes = family(int(told["pid"]))
+            report = json.loads(await parent.stdout.readline())
+        processes = family(int(report["pid"]))
         assert len(processes) == 2
     finally:
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
     assert await are_gone(processes)
-    assert not Path(str(socket_of(told["url"]))).parent.exists()
+    assert not Path(str(socket_of(report["url"]))).parent.exists()
 
 
-async def test_the_engine_does_not_outlive_its_guard(lite: EngineProcess) -> None:
-    """Whoever kills the guard, and then its parent before that looks, leaves no engine to no one."""
+async def test_the_engine_does_not_outlive_its_supervisor(lite: EngineProcess) -> None:
+    """The engine ends when its supervisor is killed with SIGKILL."""
     assert lite.pid is not None
     _, engine = family(lite.pid)
     os.kill(lite.pid, signal.SIGKILL)
     assert await are_gone([engine])
 
 
-async def test_a_server_that_runs_already(lite: EngineProcess) -> None:
-    """It is used and never stopped or wiped; where none answers, that is an engine that is not there."""
+async def test_a_running_server_is_used(lite: EngineProcess) -> None:
+    """A running server is used and never stopped or cleaned, and a URL without a server is an unavailable engine."""
     running = RunningEngine(lite.engine.url)
     await running.start()
     assert running.is_alive()
@@ -313,13 +313,13 @@ async def test_a_server_that_runs_already(lite: EngineProcess) -> None:
     await running.restart()
     await running.stop()
     assert lite.is_alive()
-    nobody = RunningEngine("http://127.0.0.1:9")
+    absent = RunningEngine("http://127.0.0.1:9")
     with pytest.raises(EngineUnavailable):
-        await nobody.start()
-    await nobody.stop()
+        await absent.start()
+    await absent.stop()
 
 
-async def test_the_guard_is_its_own_group(lite: EngineProcess) -> None:
-    """So that a signal to this process's group, Ctrl-C for one, does not reach the engine first."""
+async def test_the_supervisor_has_its_own_process_group(lite: EngineProcess) -> None:
+    """A signal to this process's group, such as Ctrl-C, does not reach the engine first."""
     assert lite.pid is not None
     assert os.getpgid(lite.pid) == lite.pid != os.getpgrp()

@@ -1,4 +1,4 @@
-"""The driver against a ComfyUI that lies: every trap that a well-behaved server shows only by chance."""
+"""The driver against a scripted ComfyUI: faults that a well-behaved server shows only by chance."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_messages_are_followed_to_the_end() -> None:
-    """The last message is the one that ends the prompt, and the output comes once, although history has it too."""
+    """The last message is the one that ends the prompt, and an output that history repeats is delivered once."""
     state = ComfyState()
     follower = await completed(simple, state)
     assert isinstance(follower.messages[-1], Executing)
@@ -37,7 +37,7 @@ async def test_messages_are_followed_to_the_end() -> None:
 
 @pytest.mark.parametrize("still_queued", [True, False])
 async def test_history_may_lag_behind_success(still_queued: bool) -> None:
-    """Success without history is not the end; a prompt that is nowhere for a moment has not vanished."""
+    """A prompt has not ended before history lists it, even if it is in no queue for a moment."""
 
     async def script(play: Play) -> None:
         await play.say("execution_success")
@@ -51,7 +51,7 @@ async def test_history_may_lag_behind_success(still_queued: bool) -> None:
 
 
 async def test_a_broken_socket_loses_no_output() -> None:
-    """Outputs whose message fell into the gap are delivered from history, those before and after it once."""
+    """Outputs whose messages were lost are delivered from history, and all others once."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -68,7 +68,7 @@ async def test_a_broken_socket_loses_no_output() -> None:
 
 
 async def test_a_half_open_socket_does_not_hide_the_end() -> None:
-    """A socket that stays open and silent is no obstacle: history tells."""
+    """A socket that stays open without messages does not hide the end, because history shows it."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -78,8 +78,8 @@ async def test_a_half_open_socket_does_not_hide_the_end() -> None:
     assert (await completed(script)).outputs() == {"1": PICTURE}
 
 
-async def test_no_socket_at_all() -> None:
-    """Where the socket is refused the job still runs, and its outputs arrive at the end."""
+async def test_a_prompt_runs_without_a_socket() -> None:
+    """A prompt runs although the socket is refused, and its outputs are delivered at the end."""
 
     async def script(play: Play) -> None:
         play.record({"1": PICTURE})
@@ -89,7 +89,7 @@ async def test_no_socket_at_all() -> None:
 
 
 async def test_pictures_sent_just_before_the_end_are_not_lost() -> None:
-    """History can be visible before the socket's last frames are read: they are waited for."""
+    """Frames that are still unread when history shows the end are delivered."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -104,8 +104,8 @@ async def test_pictures_sent_just_before_the_end_are_not_lost() -> None:
     assert [picture.image_type for picture in pictures] == ["png"] * 3
 
 
-async def test_what_others_broadcast_is_not_ours() -> None:
-    """Messages of other prompts are dropped, and what carries no id counts only while ours runs."""
+async def test_messages_of_other_prompts_are_ignored() -> None:
+    """Messages of other prompts are dropped, and messages without an id count only while this prompt runs."""
 
     async def script(play: Play) -> None:
         await play.say("progress", prompt_id="another", node="9", value=1, max=2)
@@ -121,8 +121,8 @@ async def test_what_others_broadcast_is_not_ours() -> None:
     assert [message.data for message in follower.messages if isinstance(message, Preview)] == [b"ours"]
 
 
-async def test_bare_nan_is_survived() -> None:
-    """NaN and Infinity, in messages and in history, become null."""
+async def test_bare_nan_becomes_null() -> None:
+    """NaN and Infinity in messages and in history become null."""
 
     async def script(play: Play) -> None:
         ui = '{"value":[NaN,-Infinity,1]}'
@@ -134,7 +134,7 @@ async def test_bare_nan_is_survived() -> None:
 
 
 async def test_a_blocked_branch_is_not_a_failure() -> None:
-    """An error message followed by success is what a blocker with a message leaves: history's status decides."""
+    """An error message that is followed by success, as a blocked branch causes, does not fail the prompt."""
 
     async def script(play: Play) -> None:
         await play.say("execution_error", **ERROR)
@@ -148,8 +148,8 @@ async def test_a_blocked_branch_is_not_a_failure() -> None:
 @pytest.mark.parametrize(
     ("exception_type", "error"), [("RuntimeError", NodeFailed), ("torch.OutOfMemoryError", OutOfMemory)]
 )
-async def test_a_node_that_raises(exception_type: str, error: type[WorkerError]) -> None:
-    """The failure names node, class and exception; outputs that were finished before are delivered."""
+async def test_a_failed_node_is_reported(exception_type: str, error: type[WorkerError]) -> None:
+    """The failure names node, class and exception, and outputs finished before are delivered."""
 
     async def script(play: Play) -> None:
         failed = {**ERROR, "prompt_id": play.prompt_id, "exception_type": exception_type}
@@ -164,8 +164,8 @@ async def test_a_node_that_raises(exception_type: str, error: type[WorkerError])
     assert failure.message == "boom"
 
 
-async def test_a_partly_bad_prompt_that_is_strict_is_refused_and_withdrawn() -> None:
-    """200 with node_errors: what was accepted is deleted and interrupted until it is gone."""
+async def test_a_partly_bad_strict_prompt_is_withdrawn() -> None:
+    """A strict prompt that is accepted with node errors is deleted and interrupted until it is gone."""
     node_errors = {"9": {"class_type": "SaveImage", "errors": [{"message": "Required input", "details": "images"}]}}
 
     async def script(play: Play) -> None:
@@ -181,22 +181,22 @@ async def test_a_partly_bad_prompt_that_is_strict_is_refused_and_withdrawn() -> 
     assert state.queue == {}
 
 
-async def test_a_lost_answer_does_not_run_the_prompt_twice() -> None:
-    """The connection broke after the prompt was taken: it is found in the queue and not posted again."""
+async def test_a_lost_response_does_not_run_the_prompt_twice() -> None:
+    """A prompt whose response was lost is found in the queue and not posted again."""
     state = ComfyState(answers=[Answer(None, accept=True)])
     assert (await completed(simple, state)).outputs() == {"1": PICTURE}
     assert len(state.posts) == 1
 
 
-async def test_a_lost_question_is_asked_again() -> None:
-    """The connection broke before the prompt was taken: it is posted once more."""
+async def test_a_lost_request_is_repeated() -> None:
+    """A prompt whose connection broke before it was accepted is posted again."""
     state = ComfyState(answers=[Answer(None)])
     assert (await completed(simple, state)).outputs() == {"1": PICTURE}
     assert len(state.posts) == 2
 
 
-async def test_500_although_it_was_queued() -> None:
-    """Equal numbers in ComfyUI's queue do this: the prompt runs, so it is followed."""
+async def test_a_queued_prompt_is_followed_despite_a_500() -> None:
+    """A prompt that was queued despite a 500, as equal queue numbers cause, is followed to its end."""
     state = ComfyState(answers=[Answer(500, "500 Internal Server Error", accept=True)])
     assert (await completed(simple, state)).outputs() == {"1": PICTURE}
 
@@ -212,14 +212,14 @@ async def test_500_although_it_was_queued() -> None:
         (Answer(503, "upstream"), EngineUnavailable),
     ],
 )
-async def test_refusals(answer: Answer, error: type[WorkerError]) -> None:
-    """What ComfyUI says no to is the prompt's fault; what a proxy in front of it says no to is not."""
+async def test_refusals_are_distinguished(answer: Answer, error: type[WorkerError]) -> None:
+    """A refusal by ComfyUI is the prompt's error, and a refusal by a proxy means that the engine is unavailable."""
     _, failure = await refused(never, error, ComfyState(answers=[answer]))
     assert failure.message
 
 
-async def test_a_slow_consumer_does_not_hold_the_socket_up() -> None:
-    """While the consumer is busy the socket is drained; of many snapshots it then sees the newest."""
+async def test_a_slow_consumer_does_not_block_the_socket() -> None:
+    """The socket is read while the consumer is busy, and the consumer gets only the latest snapshots."""
     snapshots = 400
     everything_sent = asyncio.Event()
 

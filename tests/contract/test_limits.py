@@ -134,7 +134,7 @@ TRIED_ELSEWHERE = {
 }
 """In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_webhook_api.py, test_fetching.py,
 test_unread_answers.py, test_hostile_media.py, test_large_bodies.py, and by
-test_a_body_that_does_not_come_in_time."""
+test_a_body_that_does_not_arrive_in_time_is_refused."""
 
 
 def _with_text(length: int) -> Told:
