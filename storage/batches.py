@@ -27,7 +27,8 @@ from storage.index_keys import EventRef, MemberEntry, OutboxEntry, members_prefi
 from storage.index_writer import IndexWriter
 from storage.jobs.index import endpoint_of
 from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
-from storage.jobs.store import ABANDONED, YOUNG, JobStore
+from storage.jobs.store import JobStore
+from storage.jobs.timers import ABANDONED, YOUNG
 from storage.model import Model, read_as
 from storage.removal import JobRemover
 from storage.timers import Lane, Timer

@@ -18,7 +18,8 @@ from storage.index_keys import OUTBOX, EventRef, OutboxEntry, behind_outbox_of, 
 from storage.jobs.index import endpoint_of, event_ref
 from storage.jobs.models import JobEvent
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG, JobStore
+from storage.jobs.store import JobStore
+from storage.jobs.timers import YOUNG
 from storage.webhooks.deliveries import DeliveryStore
 
 PAGE = 1000

@@ -24,7 +24,8 @@ from storage.intake.host_paths import HostPaths
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import ErrorDetail, InputFile
 from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
-from storage.jobs.store import KeysAhead, StoredJob
+from storage.jobs.store import StoredJob
+from storage.jobs.timers import KeysAhead
 from storage.stores import Stores
 from workers.comfy.engine import ComfyEngine, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy

@@ -21,7 +21,8 @@ from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.index_keys import ListEntry, QueueEntry, queue_prefix
 from storage.jobs.models import Runtime
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG, JobStore, KeysAhead, StoredJob
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.timers import YOUNG, KeysAhead
 from storage.timers import Timer
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import binascii
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -35,23 +35,13 @@ from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys, list_key, status_key
 from storage.jobs.models import Input, InputFile
 from storage.jobs.record import JobRecord, Status
+from storage.jobs.timers import YOUNG, KeysAhead, job_timer, timer_key, with_first_timer
 from storage.model import read_as
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
-from storage.timers import Lane, Timer
+from storage.timers import Timer
 from storage.tombstone import Tombstone
 
 logger = logging.getLogger(__name__)
-
-YOUNG = timedelta(minutes=10)
-"""Age below which an index key without a record, or a timer that its record does not name, may belong to a writer that
-is about to commit. Older ones are stale."""
-
-ABANDONED = timedelta(hours=25)
-"""Age at which a submission that never committed is deleted. It exceeds the lifetime of an Idempotency-Key, so no
-repeat of the request can arrive later."""
-
-EARLY = timedelta(minutes=1)
-"""A timer that is due earlier than needed by more than this is replaced."""
 
 MAX_LISTS = 4
 """Maximum LISTs per page. If stale index keys use them up, the page is short and its cursor continues the list."""
@@ -109,7 +99,7 @@ class JobStore:
         A job without files and secrets takes one round of requests. A process that is killed during it may leave a
         workflow behind, and nothing else.
         """
-        record = _with_first_timer(record)
+        record = with_first_timer(record)
         index = self._index.put(_all_keys(record))
         if uploads or extras:
             # The timer comes first: its handler deletes the files and secrets of a job that is never accepted.
@@ -158,7 +148,7 @@ class JobStore:
         self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS
     ) -> StoredJob:
         """Store a job of a batch without its index keys and timer, which `publish` writes."""
-        record = _with_first_timer(record)
+        record = with_first_timer(record)
         await self._store_parts(record, workflow, uploads, extras)
         return await self._commit(record, etag=None)
 
@@ -220,7 +210,7 @@ class JobStore:
         """Apply `change` to the current record and commit the result. An error of `change` is passed on unwritten."""
         return await self.evolve_from(await self.read(tenant, job_id), change)
 
-    async def evolve_from(self, stored: StoredJob, change: Change, *, ahead: "KeysAhead | None" = None) -> StoredJob:
+    async def evolve_from(self, stored: StoredJob, change: Change, *, ahead: KeysAhead | None = None) -> StoredJob:
         """Do as `evolve`, starting from a version already read; this saves the GET unless another writer was first."""
         tenant, job_id = stored.record.tenant, stored.record.job_id
 
@@ -248,14 +238,14 @@ class JobStore:
                 break
         return JobPage(tuple(found), _encode_cursor(after))
 
-    async def advance(self, stored: StoredJob, changed: JobRecord, *, ahead: "KeysAhead | None" = None) -> StoredJob:
+    async def advance(self, stored: StoredJob, changed: JobRecord, *, ahead: KeysAhead | None = None) -> StoredJob:
         """Commit `changed` over exactly `stored`. Raises `PreconditionFailed` if another writer was first.
 
         `ahead`: keys that are already written. They are deleted if `changed` does not need them.
         """
         before = stored.record
-        named, written = self._timer_key(before, changed), frozenset[str]()
-        if ahead is not None and self._fits(ahead, changed):
+        named, written = timer_key(before, changed, now=self._clock.now()), frozenset[str]()
+        if ahead is not None and ahead.fits(changed, self._clock.now()):
             # The first try may have committed although its answer was lost; a second must not delete its timer.
             ahead.is_spent = True
             named, written = ahead.timer.key, ahead.keys
@@ -296,7 +286,7 @@ class JobStore:
             self._ring_if_due(changed)
         return committed
 
-    async def write_end_ahead(self, record: JobRecord) -> "KeysAhead":
+    async def write_end_ahead(self, record: JobRecord) -> KeysAhead:
         """Write the keys that the record needs if it completes soon, apart from the outbox entries of its events."""
         now = self._clock.now()
         ended = record.model_copy(update={"status": Status.COMPLETED, "completed_at": now, "events": ()})
@@ -304,27 +294,12 @@ class JobStore:
         await self._index.put(ahead.keys)
         return ahead
 
-    def withdraw(self, ahead: "KeysAhead") -> None:
+    def withdraw(self, ahead: KeysAhead) -> None:
         """Delete the timer of keys that no version will use."""
         if not ahead.is_spent:
             ahead.is_spent = True
             # The index keys stay: another writer may use the same ones, and readers delete them when stale.
             self._index.delete_soon({ahead.timer.key})
-
-    def _fits(self, ahead: "KeysAhead", changed: JobRecord) -> bool:
-        """Whether keys that were written ahead can serve `changed`."""
-        # The sweep deletes an older timer that no record names, as that of a paused writer.
-        is_young = self._clock.now() - ahead.timer.armed_at < YOUNG / 2
-        return not ahead.is_spent and is_young and is_early_enough(ahead.timer.due, changed)
-
-    def _timer_key(self, before: JobRecord, changed: JobRecord) -> str:
-        """Return the key of the current timer if it still serves, else of a new one."""
-        due = Timer.parse(before.timer).due if before.timer else None
-        # A new lane or a much later time needs a new timer; a renewed lease does not, which saves a PUT and a DELETE.
-        is_kept = changed.status is before.status or changed.status is Status.RUNNING
-        if due is not None and is_kept and is_early_enough(due, changed):
-            return before.timer
-        return job_timer(changed, changed.due_at, now=self._clock.now()).key
 
     def _ring_if_due(self, record: JobRecord) -> None:
         if record.events:
@@ -358,38 +333,6 @@ class JobStore:
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
-
-
-@dataclass(slots=True)
-class KeysAhead:
-    """A timer and index keys that are written before it is known whether a version needs them."""
-
-    timer: Timer
-    index: frozenset[str]
-    is_spent: bool = False
-    """Whether a commit was tried with the timer, or the timer was deleted. Each try has its own timer."""
-
-    @property
-    def keys(self) -> frozenset[str]:
-        return self.index | {self.timer.key}
-
-
-def is_early_enough(due: datetime, record: JobRecord) -> bool:
-    """Whether a timer is due neither late nor more than `EARLY` too early for the record."""
-    # A running job's timer may be any amount too early: its handler leaves it while the lease is valid.
-    return due <= record.due_at and (record.status is Status.RUNNING or record.due_at - due <= EARLY)
-
-
-def job_timer(record: JobRecord, due: datetime, *, now: datetime) -> Timer:
-    lane: Lane = "retained" if record.status.is_terminal else "active"
-    return Timer.new(due, "job", record.tenant, record.job_id, armed_at=now, lane=lane)
-
-
-def _with_first_timer(record: JobRecord) -> JobRecord:
-    """Return the record with its first timer, armed at the job's creation."""
-    due = min(record.due_at, record.created_at + ABANDONED)
-    # The timer encodes created_at, from which the index keys of a job that never committed can be rebuilt.
-    return record.model_copy(update={"timer": job_timer(record, due, now=record.created_at).key})
 
 
 def _all_keys(record: JobRecord) -> set[str]:

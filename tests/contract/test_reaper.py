@@ -14,7 +14,7 @@ from storage.errors import JobGone, PreconditionFailed
 from storage.index_keys import QUEUE
 from storage.jobs.models import ProgressDetails
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import ABANDONED, YOUNG, job_timer
+from storage.jobs.timers import ABANDONED, YOUNG, job_timer
 from storage.timers import LANES, Timer, lane_prefix
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop

@@ -41,7 +41,13 @@ def simulate(seed: int, rates: Rates | None = None) -> Course:
         (folder / "output.txt").write_text("made\n")
         (folder / "input.png").write_bytes(PICTURE)
         with _seeded(seed), ExitStack() as patches:
-            for module in ("storage.jobs.store", "storage.outbox", "storage.batches", "workers.upkeep.jobs"):
+            for module in (
+                "storage.jobs.timers",
+                "storage.jobs.store",
+                "storage.outbox",
+                "storage.batches",
+                "workers.upkeep.jobs",
+            ):
                 patches.enter_context(patch(f"{module}.YOUNG", YOUNG))
             return run_virtually(lambda: _course(seed, rates or Rates(), folder))
 

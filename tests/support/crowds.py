@@ -12,7 +12,7 @@ from storage.bucket.objects import ObjectStore
 from storage.jobs.index import list_key, queue_key, status_key
 from storage.jobs.models import Runtime
 from storage.jobs.record import JobRecord
-from storage.jobs.store import job_timer
+from storage.jobs.timers import job_timer
 from tests.support.records import a_job
 
 READ = 100

@@ -19,7 +19,8 @@ from storage.concurrency import map_bounded
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.index_keys import QUEUE, QueueEntry
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import YOUNG, JobStore, StoredJob
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.timers import YOUNG
 from storage.launcher import Launcher
 from storage.pools.engine_starts import WELL, EngineStartStore, StartState
 from storage.timers import Timer, lane_prefix

@@ -15,7 +15,8 @@ from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import ABANDONED, YOUNG, JobStore, StoredJob, is_early_enough
+from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.timers import ABANDONED, YOUNG, is_early_enough
 from storage.outbox import Outbox
 from storage.removal import JobRemover
 from storage.timers import Timer
