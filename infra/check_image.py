@@ -16,8 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infra.compose.worker import engine_environment
+from infra.image import COMFYUI, CONSTRAINTS, ENGINE_PYTHON
 from infra.image_lock import by_name, differences, pins, unlocked
 from workers.comfy.host import EngineHost
+from workers.comfy.process import EngineProcess
+from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.errors import EngineUnavailable
 from workflows.catalogue import Catalogue
 from workflows.graph import parse_graph
 from workflows.library import shipped
@@ -104,22 +109,12 @@ def installed_packages(python: str) -> dict[str, str]:
 
 def main(root: Path = Path("/")) -> int:
     """Check the image whose files lie below `root`. Return the exit code."""
-    from infra.compose.worker import engine_environment
-    from infra.image import COMFYUI, CONSTRAINTS, ENGINE_PYTHON
-    from workers.comfy.process import EngineProcess
-    from workers.comfy.spec import EngineFolders, EngineSpec
-    from workers.errors import EngineUnavailable
-
     comfyui, python = root / COMFYUI[1:], root / ENGINE_PYTHON[1:]
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-check-") as folder:
-        spec = EngineSpec.comfyui(
-            comfyui,
-            python=python,
-            folders=EngineFolders(Path(folder)),
-            cpu=True,
-            environment=engine_environment(),
+        folders, environment = EngineFolders(Path(folder)), engine_environment()
+        host = EngineProcess(
+            EngineSpec.comfyui(comfyui, python=python, folders=folders, cpu=True, environment=environment)
         )
-        host = EngineProcess(spec)
         try:
             report = asyncio.run(examine(host, shipped_workflows(packs_of(comfyui))))
         except EngineUnavailable as error:

@@ -128,6 +128,7 @@ def _command(*arguments: str) -> None:
 
 
 def _newest(pattern: str, since: float) -> Path:
+    # A file system may round times down to a second.
     found = [path for path in OUTPUTS.glob(pattern) if path.stat().st_mtime >= since - 1]
     if not found:
         raise DemoFailed(f"no {pattern} arrived in {OUTPUTS}")

@@ -67,6 +67,7 @@ AUTO, NONE = "auto", "none"
 
 def architecture(gpu: str) -> str | None:
     """Return the architecture of a GPU as Modal's `gpu=` names it (`H100!` and `L40S:2` included); None if unknown."""
+    # `H100!` asks Modal for exactly this GPU and no better one; `L40S:2` asks for two.
     return ARCHITECTURES.get(gpu.partition(":")[0].rstrip("!").upper())
 
 

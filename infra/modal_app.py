@@ -49,6 +49,7 @@ if deployment.image == "comfyui":
     worker_image = comfyui_image(
         cuda=deployment.cuda,
         comfyui_version=deployment.comfyui_version,
+        # Containers import this module too, but have no manifest; their image is built already.
         nodes=custom_nodes(deployment.nodes, deployment.node_packs) if modal.is_local() else (),
         sage_architectures=deployment.sage_targets,
     )

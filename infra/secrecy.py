@@ -44,6 +44,7 @@ class Redactor:
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         long = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
         escaped = [json.dumps(secret, ensure_ascii=plain)[1:-1] for secret in long for plain in (True, False)]
+        # Longest first: one secret may be the beginning of another, whose end would stay in the text.
         known = sorted({*long, *escaped}, key=len, reverse=True)
         self._known = re.compile("|".join(re.escape(secret) for secret in known)) if known else None
 

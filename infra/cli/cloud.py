@@ -31,7 +31,7 @@ async def deploy(
     env: Environment = None,
     dry_run: Annotated[bool, Parameter(help="check only, and say what would be run", negative="")] = False,
 ) -> int:
-    from infra.cloud.plan import BUILD, PUBLISH, plan
+    from infra.cloud.plan import plan
 
     checks, console = checks_of(env), Terminal()
     for line in plan(checks.deployment):
@@ -46,23 +46,7 @@ async def deploy(
     if dry_run:
         console.print_line(f"would run: {' '.join(command[3:])}")
         return 0
-    started = time.monotonic()
-    if (code := await _run(command)) != 0:
-        console.print_line(f"`modal deploy` ended with {code}", style="red")
-        return FAILED
-    _print_duration(console, BUILD, started)
-    started = time.monotonic()
-    try:
-        console.print_line(f"API: {await checks.url()}")
-    except CheckFailed as failure:
-        console.print_line(f"deployed, but the URL of the API is unknown: {failure.detail}", style="red")
-        return FAILED
-    # Publishes the node classes of the new engine, by which submissions are validated before any worker starts.
-    if await show({"image": checks.image}, console):
-        return FAILED
-    _print_duration(console, PUBLISH, started)
-    console.print_line("next: `comfyui-modal doctor --cloud` tries it, a worker included")
-    return 0
+    return await _build_and_publish(command, checks, console)
 
 
 async def destroy(
@@ -144,6 +128,28 @@ async def _failed_prerequisites(checks: "CloudChecks", console: Terminal) -> int
         return await show(checks.preflight() | {"bucket": bucket_not_seen} | models, console)
     async with open_objects(settings) as objects:
         return await show(checks.preflight() | BucketChecks(objects, SystemClock()).all() | models, console)
+
+
+async def _build_and_publish(command: list[str], checks: "CloudChecks", console: Terminal) -> int:
+    from infra.cloud.plan import BUILD, PUBLISH
+
+    started = time.monotonic()
+    if (code := await _run(command)) != 0:
+        console.print_line(f"`modal deploy` ended with {code}", style="red")
+        return FAILED
+    _print_duration(console, BUILD, started)
+    started = time.monotonic()
+    try:
+        console.print_line(f"API: {await checks.url()}")
+    except CheckFailed as failure:
+        console.print_line(f"deployed, but the URL of the API is unknown: {failure.detail}", style="red")
+        return FAILED
+    # Publishes the node classes of the new engine, by which submissions are validated before any worker starts.
+    if await show({"image": checks.image}, console):
+        return FAILED
+    _print_duration(console, PUBLISH, started)
+    console.print_line("next: `comfyui-modal doctor --cloud` tries it, a worker included")
+    return 0
 
 
 def check_change(change: ScaleChange) -> None:

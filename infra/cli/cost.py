@@ -72,6 +72,7 @@ def jobs_since(client: "Client", begin: datetime) -> Iterator[Json]:
     while True:
         page = client.jobs(limit=PAGE, cursor=cursor)
         for job in page["jobs"]:
+            # The list begins with the newest job, so all that follow are older as well.
             if datetime.fromisoformat(job["created_at"]) < begin:
                 return
             yield job
@@ -84,7 +85,7 @@ def summed(jobs: Iterable[Json]) -> Costs:
     costs = Costs()
     for job in jobs:
         parts = job["cost"]["by_gpu"] or [{"gpu": None, "gpu_seconds": 0.0, "usd": None}]
-        costs.total.jobs += 1
+        costs.total.jobs += 1  # once, however many GPUs it used
         for part in parts:
             costs.total.add_time(part)
             costs.rows.setdefault((part["gpu"], job["workflow_shape"], job["status"]), Sum()).add(part)

@@ -140,6 +140,7 @@ class Listening:
             return
         believed = "verified" if self.secret is not None else "not verified"
         kind, event_id = escape(str(event.get("type"))), escape(str(event.get("id")))
+        # The only line with markup: what others have written in it is escaped.
         self.console.print(f"[green]{believed}[/] [bold]{kind}[/] {event_id}", highlight=False)
         data = event.get("data")
         if isinstance(data, dict):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from infra.secrecy import Redactor
 from infra.settings import THREAD_VARIABLES, BadSetting, Settings
 from storage.stores import Stores
 from workers.attempt import AttemptPolicy
@@ -22,6 +23,7 @@ from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
 from workers.publisher import WorkerIdentity
 from workers.reporter import ReportPolicy
+from workers.starts import CountedStarts
 from workflows.library import library
 
 
@@ -38,6 +40,14 @@ def worker_loop(
         settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
     )
     return WorkerLoop(identity, host, stores, attempt_policy(settings), on_ready)
+
+
+def counted_starts(settings: Settings, stores: Stores, host: EngineHost) -> CountedStarts:
+    """Count the starts of this engine. What a failed one says is published without secrets and paths of this host."""
+    hide = Redactor(settings.secret_values())
+    return CountedStarts(
+        stores.engine_starts, settings.pool, settings.process_name, lambda text: hide(host.paths.hidden(text))
+    )
 
 
 def attempt_policy(settings: Settings) -> AttemptPolicy:

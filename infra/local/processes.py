@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
@@ -21,7 +21,7 @@ from infra.compose.stores import open_stores
 from infra.local.children import Readiness, announce, stop_with_parent
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
-from infra.secrecy import Redactor, keep_secrets
+from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings, format_errors
 from storage.bucket.s3 import S3Config
 from storage.launcher import NoLauncher
@@ -29,13 +29,10 @@ from storage.stores import Stores
 from workers.errors import EngineMisconfigured, EngineUnavailable
 from workflows.manifest import BadWorkflow
 
-if TYPE_CHECKING:
-    from workers.comfy.host import EngineHost
-    from workers.loop import WorkerLoop
-
 
 async def serve_worker(settings: Settings) -> int:
-    from infra.compose.worker import engine_environment, engine_host, warm, worker_loop
+    from infra.compose.worker import counted_starts, engine_environment, engine_host, warm, worker_loop
+    from workers.comfy.host import RunningEngine
 
     stop = await stop_with_parent()
     async with local_stores(settings) as stores:
@@ -45,32 +42,20 @@ async def serve_worker(settings: Settings) -> int:
             settings, stores, host, on_ready=lambda: say_ready(settings, engine_url=host.url, engine_pid=host.pid)
         )
         try:
-            await _start(settings, stores, worker, engine)
+            # Counted starts fail the jobs of an engine that cannot start. An engine by URL is only not reachable yet.
+            if isinstance(engine, RunningEngine):
+                await worker.start()
+            else:
+                await counted_starts(settings, stores, engine).run(worker.start)
             await worker.serve(stop)
         except EngineMisconfigured:
-            raise
+            raise  # `run` ends the process with MISCONFIGURED, so that `up` does not start it again
         except EngineUnavailable as error:
             sys.stderr.write(f"{error}\n")
             return 1
         finally:
             await worker.stop()
     return 0
-
-
-async def _start(settings: Settings, stores: Stores, worker: "WorkerLoop", host: "EngineHost") -> None:
-    """Start the worker, and count the start of its engine."""
-    from workers.comfy.host import RunningEngine
-    from workers.starts import CountedStarts
-
-    # Counted starts fail the jobs of an engine that cannot start. An engine by URL is only not reachable yet.
-    if isinstance(host, RunningEngine):
-        await worker.start()
-        return
-    hide = Redactor(settings.secret_values())
-    starts = CountedStarts(
-        stores.engine_starts, settings.pool, settings.process_name, lambda text: hide(host.paths.hidden(text))
-    )
-    await starts.run(worker.start)
 
 
 async def serve_reaper(settings: Settings) -> None:

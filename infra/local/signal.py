@@ -28,6 +28,7 @@ class DatagramSignal(MemorySignal):
         super().ring(topic)
         for neighbour in self._folder.glob("*.sock"):
             if neighbour.name != self._own:
+                # A killed process leaves its socket behind, and the queue of a busy one may be full.
                 with contextlib.suppress(OSError):
                     self._sender.sendto(topic.encode(), str(neighbour))
 
@@ -49,7 +50,7 @@ async def open_signal(folder: Path, process: str) -> AsyncIterator[DatagramSigna
     path = folder / f"{process}.sock"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-        sender.setblocking(False)
+        sender.setblocking(False)  # a neighbour that does not read must not stop this process
         signal = DatagramSignal(folder, path.name, sender)
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_datagram_endpoint(

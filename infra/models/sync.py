@@ -164,6 +164,7 @@ class ModelFolder:
             part.unlink()
             etag.unlink(missing_ok=True)
             raise ModelRefused(f"{model.name}: {objection}")
+        # The lock first: a crash here leaves a part that the next sync completes, never a file that it trusts anew.
         self._lock.put(model.name, locked or seen)
         part.replace(path)
         etag.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from infra.compose.stores import make_stores, s3_config
 from infra.compose.worker import (
+    counted_starts,
     engine_environment,
     engine_host,
     engine_spec,
@@ -25,10 +26,9 @@ from infra.image import MODELS
 from infra.logs import configure_logging
 from infra.on_modal.adapters import ModalSignal
 from infra.on_modal.watched_snapshot import watched_snapshot
-from infra.secrecy import Redactor, keep_secrets
+from infra.secrecy import keep_secrets
 from infra.settings import BadSetting, Settings
 from storage.bucket.s3 import S3ObjectStore
-from storage.pools.engine_starts import EngineStartStore
 from storage.stores import Stores
 from workers.attention_memory import AttentionMemory
 from workers.comfy.host import EngineHost
@@ -37,7 +37,6 @@ from workers.comfy.warm import WarmHost
 from workers.errors import EngineUnavailable
 from workers.loop import WorkerLoop
 from workers.read_ahead import ReadAhead, expected_values, graph_values
-from workers.starts import CountedStarts
 
 T = TypeVar("T")
 
@@ -109,7 +108,7 @@ class TicketWorker:
         if (image := os.environ.get(IMAGE_VARIABLE)) is not None:
             self._memory = AttentionMemory(stores.attention, self._pool, image)
         host = self._prepared or engine_host(settings, engine_environment(), self._memory)
-        self._starts = self._counted_starts(settings, stores.engine_starts, host)
+        self._starts = counted_starts(settings, stores, host)
         self._start_worker = lambda: self._started(settings, stores, host)
         try:
             self._run(self._begin())
@@ -187,10 +186,6 @@ class TicketWorker:
         name = os.environ.get("MODAL_TASK_ID", settings.process_name)
         configure_logging(name, settings.log_level, settings.secret_values())
         return settings.model_copy(update={"process_name": name, "pool": self._pool})
-
-    def _counted_starts(self, settings: Settings, starts: EngineStartStore, host: EngineHost) -> CountedStarts:
-        hide = Redactor(settings.secret_values())
-        return CountedStarts(starts, self._pool, settings.process_name, lambda text: hide(host.paths.hidden(text)))
 
     def _see_new_models(self) -> None:
         """Reload the models' volume, if possible."""
