@@ -1,4 +1,4 @@
-"""The table of `make compare`."""
+"""The comparison table of `make compare`."""
 
 from pathlib import Path
 
@@ -17,8 +17,9 @@ def rows(real: Judgement, own: Judgement) -> list[str]:
     return [row for row, _ in Compared("a.json", real, own).rows()]
 
 
-def test_each_pair_of_judgements_has_its_row() -> None:
-    """Only what both sides see alike, or the policy refuses, leaves the marked rows empty."""
+def test_each_pair_of_outcomes_has_its_row() -> None:
+    """Each pair of outcomes has its row, and rows that mark a difference stay empty for equal outcomes and policy
+    refusals."""
     raised = Judgement("raised")
     denied = Judgement("refused", runs=frozenset(), code="node-not-allowed")
     assert rows(GOOD, GOOD) == [table.BOTH_ACCEPT]
@@ -30,15 +31,15 @@ def test_each_pair_of_judgements_has_its_row() -> None:
 
 
 def test_an_output_that_only_one_side_runs_is_a_difference() -> None:
-    """Both sides accept the graph, and mean different parts of it."""
+    """Two sides that accept a graph but run different outputs differ."""
     part = Judgement("accepted", frozenset({("3", "required_input_missing")}), frozenset({"2"}))
     whole = Judgement("accepted", runs=frozenset({"2", "4"}))
     assert rows(part, part) == [table.BOTH_ACCEPT]
     assert rows(part, whole) == [table.BOTH_ACCEPT, table.OTHER_ERRORS]
 
 
-def test_a_graph_that_must_not_be_there_is_listed_with_its_reason() -> None:
-    """A developer finds the graph and the rule without running anything again."""
+def test_a_differing_graph_is_listed_with_its_reason() -> None:
+    """A graph in a marked row is listed with its file and the rule that refused it."""
     found = [Compared("a.json", GOOD, BAD), Compared("b.json", GOOD, GOOD)]
     assert not is_clean(found)
     assert is_clean(found[1:])
@@ -46,8 +47,8 @@ def test_a_graph_that_must_not_be_there_is_listed_with_its_reason() -> None:
     assert "b.json" not in listed(found)
 
 
-def test_one_more_field_for_an_output_is_no_change_and_any_other_is() -> None:
-    """What defeats ComfyUI's cache is allowed, and nothing else."""
+def test_only_the_cache_mark_is_no_change() -> None:
+    """The mark that defeats ComfyUI's cache is the only field that may be added to an output node."""
     graph = {"1": EMPTY, "2": saved() | {"_meta": {"title": "x"}}}
     marked = {"1": EMPTY, "2": {**graph["2"], "inputs": {**graph["2"]["inputs"], "_job": "a"}}}
     assert changes(graph, marked, outputs=1) == []
@@ -63,14 +64,14 @@ def test_one_more_field_for_an_output_is_no_change_and_any_other_is() -> None:
     assert changes(graph, {"2": graph["2"]}, outputs=1) == ["node 1 was removed"]
 
 
-def test_a_number_of_another_kind_is_a_change() -> None:
-    """ComfyUI's cache and some nodes tell 1 from 1.0."""
+def test_a_number_of_another_type_is_a_change() -> None:
+    """1 and 1.0 differ, because ComfyUI's cache and some nodes distinguish them."""
     one, other = {"1": node("A", x=1)}, {"1": node("A", x=1.0)}
     assert changes(one, other, outputs=0) == ["node 1: x was changed"]
 
 
 def test_graphs_are_found_wrapped_or_not_and_other_files_are_left_out(tmp_path: Path) -> None:
-    """A folder of graphs holds editor files and lists, too."""
+    """Graphs are found with or without a request around them, and editor files and lists are skipped."""
     for name, text in {
         "a/plain.json": '{"1": {"class_type": "A", "inputs": {}}}',
         "wrapped.json": '{"prompt": {"1": {"class_type": "A", "inputs": {}}}}',
@@ -84,8 +85,9 @@ def test_graphs_are_found_wrapped_or_not_and_other_files_are_left_out(tmp_path: 
     assert all(one.nodes() == {"1": ("A", {})} for one in graphs_in(tmp_path))
 
 
-def test_what_a_graph_names_in_the_input_folder_is_brought() -> None:
-    """By the inputs that list this folder, with ComfyUI's mark or without; never by a path out of it."""
+def test_input_files_that_a_graph_names_are_provided() -> None:
+    """Files are provided for inputs that list the input folder, with or without ComfyUI's suffix, and never for a
+    path outside it."""
     info = {
         "LoadImage": {"input": {"required": {"image": [[], {"image_upload": True}]}}},
         "LoadMask": {"input": {"optional": {"mask": [[f"{PROBE}.png"]]}}},

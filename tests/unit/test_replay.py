@@ -1,12 +1,12 @@
-"""The image's recipe as commands for this machine."""
+"""The image's recipe as commands for the local machine."""
 
 from pathlib import Path
 
 from tests.replay.recipe import RECIPE, relocated, steps
 
 
-def test_every_line_of_the_recipe_is_run_or_said_to_be_left_out() -> None:
-    """Below one folder alone: no command changes the machine."""
+def test_every_line_of_the_recipe_is_run_or_reported_as_skipped() -> None:
+    """Each line runs below one folder or is reported as skipped, so that no command changes the machine."""
     lines = [line for line in RECIPE.read_text().splitlines() if line.startswith("RUN ")]
     replayed = list(steps(Path("/X"), "/python3.12", None))
     assert [f"RUN {step.line}" for step in replayed] == lines
@@ -20,8 +20,8 @@ def test_every_line_of_the_recipe_is_run_or_said_to_be_left_out() -> None:
     assert "{ false || {" in built.command
 
 
-def test_copies_take_the_place_of_repositories() -> None:
-    """By the repository's name; what would be fetched is at that commit already."""
+def test_local_copies_replace_repositories() -> None:
+    """A local copy replaces the repository of the same name, and nothing is fetched for it."""
     replayed = [step for step in steps(Path("/X"), "/python3.12", Path("/S")) if "rgthree" in step.line]
     assert [step.command for step in replayed[:2]] == [
         "cp -rL /S/rgthree-comfy /X/opt/comfyui/custom_nodes/rgthree-comfy",

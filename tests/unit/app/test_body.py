@@ -1,4 +1,4 @@
-"""Request bodies: scanned as they arrive, long strings on disk, memory constant."""
+"""Request bodies are scanned as they arrive; long strings go to disk and memory use stays constant."""
 
 import base64
 import json
@@ -40,35 +40,35 @@ async def received(raw: bytes, size: int = 4096, limit: int = 100 * MIB) -> Any:
 
 
 @given(json_values, st.booleans(), st.integers(1, 7))
-async def test_a_document_in_any_pieces_is_the_document(document: Any, plain: bool, size: int) -> None:
-    """Wherever the network cuts it, escapes and multi-byte letters included."""
+async def test_a_document_split_anywhere_is_read_unchanged(document: Any, plain: bool, size: int) -> None:
+    """A document is read unchanged wherever it is split, including inside escapes and multi-byte characters."""
     assert await received(json.dumps(document, ensure_ascii=plain).encode(), size) == document
 
 
 @settings(max_examples=20)
 @given(st.text(min_size=1, max_size=20), st.booleans(), st.integers(1000, 70_000))
-async def test_long_strings_come_back_as_they_were(text: str, plain: bool, size: int) -> None:
-    """Also as keys, and beside short ones."""
+async def test_long_strings_are_restored_unchanged(text: str, plain: bool, size: int) -> None:
+    """Long strings, as values or as keys, are restored unchanged in a document that also has short ones."""
     long = text * (LONG // len(text) + 1)
     document = {"a": [long, "short", {long: 1}], "b": long}
     assert await received(json.dumps(document, ensure_ascii=plain).encode(), size) == document
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b'{"a": "', b'{"a": "' + b"x" * LONG, b"nope", b'{"a": NaN}', b"\xff"])
-async def test_what_is_not_json_is_refused(raw: bytes) -> None:
-    """Cut off, misspelt, or in another encoding: a ValueError, whatever it is."""
+async def test_invalid_json_is_refused(raw: bytes) -> None:
+    """A body that is truncated, malformed or in another encoding raises a ValueError."""
     with pytest.raises(ValueError):  # noqa: PT011  the kinds differ, the caller does not care
         await received(raw)
 
 
 async def test_a_body_beyond_its_limit_is_refused_while_it_arrives() -> None:
-    """The rest is not read."""
+    """A body that exceeds its limit is refused before the rest of it is read."""
     with pytest.raises(BodyTooLarge):
         await received(b'{"a": "' + b"x" * 2000 + b'"}', limit=1000)
 
 
 async def test_a_placeholder_cannot_be_forged() -> None:
-    """A string that looks like one is just a string."""
+    """A submitted string that has the form of a placeholder stays an ordinary string."""
     with Body() as body:
         raw = json.dumps({"real": "x" * LONG, "forged": "\0spool:0"}).encode()
         document = await body.receive(in_pieces(raw, 999), limit=MIB)
@@ -76,8 +76,8 @@ async def test_a_placeholder_cannot_be_forged() -> None:
     assert document["forged"] == "\0spool:0"
 
 
-async def test_a_long_text_has_a_limit_of_its_own() -> None:
-    """Only media may be long."""
+async def test_long_text_has_its_own_limit() -> None:
+    """A long string outside the input files is refused by the text limit."""
     with Body() as body:
         document = await body.receive(in_pieces(json.dumps({"a": "x" * LONG}).encode(), 4096), limit=MIB)
         with pytest.raises(TextTooLong):
@@ -87,7 +87,9 @@ async def test_a_long_text_has_a_limit_of_its_own() -> None:
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 100, LONG, 3 * MIB + 1])
 @pytest.mark.parametrize("form", ["plain", "data-url", "unpadded", "wrapped", "slash-escaped", "u-escaped"])
 async def test_base64_in_all_its_forms(size: int, form: str, tmp_path: Path) -> None:
-    """As the first version's clients sent it: line breaks, missing padding and data URLs are forgiven."""
+    """Base64 is decoded with line breaks, missing padding, JSON escapes or a data URL prefix, as clients of the first
+    version send it.
+    """
     data = os.urandom(size)
     text = base64.b64encode(data).decode()
     encoded = json.dumps(text)
@@ -109,21 +111,21 @@ async def test_base64_in_all_its_forms(size: int, form: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("text", ["!!!!", "abc=def=", "a", "ab=c", "x" * 5, "äöü"])
-def test_what_is_not_base64_is_refused(text: str, tmp_path: Path) -> None:
-    """Nothing is guessed beyond white space and padding."""
+def test_invalid_base64_is_refused(text: str, tmp_path: Path) -> None:
+    """Invalid base64 is refused; only white space and missing padding are tolerated."""
     with pytest.raises(BadBase64):
         SpooledText(text).decode_base64(tmp_path / "out", 1000)
 
 
-def test_a_medium_beyond_its_limit_is_refused_while_it_is_decoded(tmp_path: Path) -> None:
-    """The limit counts decoded bytes."""
+def test_an_input_file_beyond_its_limit_is_refused_while_it_is_decoded(tmp_path: Path) -> None:
+    """Decoding stops as soon as the decoded bytes exceed the limit."""
     with pytest.raises(BodyTooLarge):
         SpooledText(base64.b64encode(b"x" * 1001).decode()).decode_base64(tmp_path / "out", 1000)
 
 
 @pytest.mark.parametrize("mebibytes", [10, 100])
 async def test_memory_stays_constant(tmp_path: Path, mebibytes: int) -> None:
-    """A medium passes through in a few megabytes, however large it is."""
+    """An input file of any size is received and decoded in a few megabytes of memory."""
     piece = base64.b64encode(os.urandom(48 * 1024))
     pieces = mebibytes * MIB // (48 * 1024)
 
@@ -146,8 +148,8 @@ async def test_memory_stays_constant(tmp_path: Path, mebibytes: int) -> None:
 
 
 @pytest.mark.parametrize("escape", [b"\\u0041", b"\\/", b"\\n\\u0041"])
-async def test_base64_of_escapes_alone(escape: bytes, tmp_path: Path) -> None:
-    """However often base64's own characters are written as escapes, no Python code runs for each of them."""
+async def test_escaped_base64_is_decoded_in_bulk(escape: bytes, tmp_path: Path) -> None:
+    """Decoding base64 that consists of JSON escapes runs no Python code per escape."""
     plain = json.loads(b'"' + escape + b'"').replace("\n", "") * 400_000
     with Body() as body:
         document = await body.receive(in_pieces(b'{"a":"' + escape * 400_000 + b'"}', 65_536), limit=100 * MIB)

@@ -1,4 +1,4 @@
-"""Whole numbers from outside, written in every way but the usual one."""
+"""Numbers in requests: which notations are accepted and how bounds are checked."""
 
 import pytest
 from pydantic import BaseModel, Field, ValidationError
@@ -31,14 +31,14 @@ class Fields(BaseModel):
 
 
 @pytest.mark.parametrize("text", DISGUISED)
-def test_a_number_in_disguise_is_none(text: str) -> None:
-    """Neither within bounds nor beyond: it is refused before its size matters."""
+def test_an_unusual_notation_is_refused(text: str) -> None:
+    """Text that is not a plain decimal number is refused before its bounds are checked."""
     with pytest.raises(ValueError, match="not a whole number"):
         whole(text, 0, 10**20)
 
 
 @pytest.mark.parametrize("text", ["0", "1", "60"])
-def test_a_number_within_its_bounds(text: str) -> None:
+def test_a_number_within_its_bounds_is_accepted(text: str) -> None:
     assert whole(text, 0, 60) == int(text)
 
 
@@ -51,19 +51,19 @@ def test_bounds_are_inclusive() -> None:
 @pytest.mark.parametrize(
     "value", ["5", True, False, 5.5, 10**400, -1, 0, 61, [5], {}, 1e308, float("inf"), float("nan")]
 )
-def test_a_field_takes_a_whole_number_alone(value: object) -> None:
+def test_a_whole_number_field_takes_nothing_else(value: object) -> None:
     with pytest.raises(ValidationError):
         Fields.model_validate({"count": value})
 
 
 @pytest.mark.parametrize("value", ["5", True, 10**400, -1, 0, 61, [5], float("inf"), float("nan")])
-def test_a_field_takes_a_number_alone(value: object) -> None:
+def test_a_number_field_takes_nothing_else(value: object) -> None:
     with pytest.raises(ValidationError):
         Fields.model_validate({"days": value})
 
 
-def test_a_fraction_of_nothing_is_whole() -> None:
-    """Some languages write every number with one."""
+def test_a_zero_fraction_is_a_whole_number() -> None:
+    """A whole number may be written with a zero fraction, as some languages serialize it."""
     fields = Fields.model_validate({"count": 60.0, "days": 1})
     assert (fields.count, fields.days) == (60, 1.0)
     assert Fields.model_validate({"count": None, "days": None}) == Fields()

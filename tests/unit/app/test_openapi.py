@@ -1,4 +1,4 @@
-"""The documents that clients read agree with the code."""
+"""The API documents agree with the code."""
 
 import json
 import re
@@ -10,20 +10,20 @@ from app.problems import PROBLEM_TYPES
 DOCS = Path(__file__).parents[3] / "docs"
 
 
-def test_the_committed_document_is_the_codes() -> None:
-    """`make openapi` writes it anew."""
+def test_the_committed_document_is_current() -> None:
+    """docs/openapi.json equals the document that the code generates; `make openapi` updates it."""
     assert json.loads((DOCS / "openapi.json").read_text()) == document()
 
 
-def test_every_reference_leads_somewhere() -> None:
-    """No schema is named that is not there."""
+def test_every_schema_reference_resolves() -> None:
+    """Every schema reference in the document names a schema that exists."""
     text = json.dumps(document())
     named = set(re.findall(r"#/components/schemas/(\w+)", text))
     assert named <= set(document()["components"]["schemas"])
 
 
 def test_docs_name_every_problem_type_and_no_other() -> None:
-    """docs/problems.md lists the status, the title and the hint of each, in the code's words and order."""
+    """docs/problems.md lists the status, title and hint of each problem type in the order of the code."""
     rows = re.findall(
         r"^\| `([a-z0-9-]+)` \| (\d+) \| (.+) \| (.+) \|$", (DOCS / "problems.md").read_text(), re.MULTILINE
     )
@@ -31,7 +31,7 @@ def test_docs_name_every_problem_type_and_no_other() -> None:
 
 
 def test_docs_show_every_operation() -> None:
-    """docs/http-api.md has a heading for each."""
+    """docs/http-api.md names the method and path of every operation."""
     text = (DOCS / "http-api.md").read_text()
     for operation in OPERATIONS:
         assert f"`{operation.method.upper()} {operation.path}`" in text, operation.id

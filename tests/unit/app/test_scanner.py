@@ -1,4 +1,4 @@
-"""Bodies made to cost much: their work is bounded before the parser starts, and others are served meanwhile."""
+"""Expensive bodies: their cost is bounded before the parser starts, and other requests are served meanwhile."""
 
 import asyncio
 import io
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 MIB = 1024 * 1024
 SIZE = 3 * MIB
 CALLS_A_PIECE = 60
-"""Python functions that scanning a piece may call, whatever is in it."""
+"""The most function calls that scanning one piece may take, whatever it contains."""
 
 COSTLY = {
     "empty strings": b"[" + b'""' * (SIZE // 2),
@@ -51,7 +51,7 @@ async def text_of_a(raw: bytes) -> str:
 
 @pytest.mark.parametrize("kind", COSTLY)
 def test_scanning_costs_the_same_for_every_piece(kind: str) -> None:
-    """Counted in calls of Python functions: no string, escape or bracket costs any of its own."""
+    """Scanning a chunk makes a bounded number of function calls, whatever strings, escapes or brackets it holds."""
     calls = 0
 
     def count(_: Any, event: str, __: Any) -> None:
@@ -72,8 +72,8 @@ def test_scanning_costs_the_same_for_every_piece(kind: str) -> None:
     assert calls <= CALLS_A_PIECE * len(pieces)
 
 
-async def test_others_are_served_between_the_pieces() -> None:
-    """The event loop turns at least once for each piece of a large body."""
+async def test_other_tasks_run_between_the_pieces() -> None:
+    """Other tasks run at least once per chunk while a large body is scanned."""
     turns = 0
 
     async def others() -> None:
@@ -105,15 +105,15 @@ async def test_others_are_served_between_the_pieces() -> None:
         b"[NaN]",
     ],
 )
-async def test_what_would_cost_much_is_refused(raw: bytes) -> None:
-    """Whatever the piece in which it stands."""
+async def test_expensive_json_is_refused(raw: bytes) -> None:
+    """Malformed, deeply nested or oversized JSON is refused wherever its chunks are split."""
     with pytest.raises(ValueError, match=r"."):
         await received(raw)
 
 
 @pytest.mark.parametrize("raw", [b"[" + b"0," * MAX_VALUES + b"0]", b"[" + b" " * MAX_SMALL_JSON + b"]"])
-async def test_what_is_left_has_a_size(raw: bytes) -> None:
-    """In values, and in bytes."""
+async def test_the_remaining_json_is_bounded(raw: bytes) -> None:
+    """A document is limited in its number of values and in the bytes outside long strings."""
     with pytest.raises(BodyTooLarge):
         await received(raw)
 
@@ -121,7 +121,7 @@ async def test_what_is_left_has_a_size(raw: bytes) -> None:
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("text", ['{"a": 1}', "[[[]], 1]", '"x"', "[" * 200 + "]" * 200])
 async def test_another_encoding_is_refused(encoding: str, text: str) -> None:
-    """The scanner counts bytes of UTF-8, so text in another encoding would pass its limits."""
+    """Text in an encoding other than UTF-8 is refused, because it would pass the scanner's limits."""
     with pytest.raises(ValueError, match=r"."):
         await received(text.encode(encoding))
 
@@ -130,15 +130,15 @@ async def test_another_encoding_is_refused(encoding: str, text: str) -> None:
     "text", [b"\xed\xa0\x80", b"\xed\xb0\x80\xed\xa0\x80", b"\xc0\x80", b"\xff", b"\xf5\x80\x80\x80"]
 )
 @pytest.mark.parametrize("length", [1, SPOOL_THRESHOLD + 1])
-async def test_bytes_that_are_no_utf_8_are_refused(text: bytes, length: int) -> None:
-    """Surrogates as raw bytes, overlong forms; in short strings, and in long ones when they are read."""
+async def test_invalid_utf_8_is_refused(text: bytes, length: int) -> None:
+    """Invalid UTF-8 is refused in short strings, and in long strings when they are read."""
     raw = b'{"a":"' + b"x" * length + text + b'"}'
     with pytest.raises(ValueError, match=r"."):
         await text_of_a(raw)
 
 
 async def test_a_byte_order_mark_is_ignored() -> None:
-    """As RFC 8259 allows; however it is cut."""
+    """A byte order mark is ignored (RFC 8259), wherever the body is split."""
     for size in (1, 2, 3, 100):
         assert await received(b'\xef\xbb\xbf{"a": 1}', size) == {"a": 1}
 
@@ -146,7 +146,7 @@ async def test_a_byte_order_mark_is_ignored() -> None:
 @pytest.mark.parametrize("length", [SPOOL_THRESHOLD, SPOOL_THRESHOLD + 1])
 @pytest.mark.parametrize("size", [1, 1000, 64 * 1024])
 async def test_only_long_strings_go_to_a_file(length: int, size: int) -> None:
-    """The length decides, not where the network cut it."""
+    """The length of a string alone decides whether it goes to a file, not where the body is split."""
     with Body() as body:
         raw = json.dumps({"a": "b", "c": "x" * length, "d": ["y"]}).encode()
         document = await body.receive(in_pieces(raw, size), limit=MIB)

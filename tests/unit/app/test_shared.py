@@ -1,4 +1,4 @@
-"""Answers that many requests share: how often they are made, how fresh they are, and how they end."""
+"""Reads shared by concurrent requests: how often they run, how fresh they are, and how they end."""
 
 import asyncio
 from collections import Counter
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Thing:
-    """Something that is read slowly, and that changes."""
+    """A slow read of a version that changes; it counts the reads."""
 
     def __init__(self) -> None:
         self.version = 0
@@ -38,7 +38,7 @@ async def begun(*tasks: "asyncio.Task[int]") -> None:
 
 
 async def test_requests_at_the_same_time_share_one_read() -> None:
-    """Thirty-two of them: one read."""
+    """Thirty-two concurrent requests for a key share one read."""
     reads, thing = SharedReads[int](budget_s=5), Thing()
     asked = [asyncio.create_task(reads.get("a", "k", thing.read)) for _ in range(32)]
     await begun(*asked)
@@ -47,8 +47,8 @@ async def test_requests_at_the_same_time_share_one_read() -> None:
     assert thing.begun == 1
 
 
-async def test_an_answer_may_have_an_age() -> None:
-    """Within it, there is no other read; after it, and without one, there is."""
+async def test_a_result_is_reused_up_to_its_maximum_age() -> None:
+    """A result is reused up to `max_age_s`; an older result, or a request without an age, causes a new read."""
     reads, thing = SharedReads[int](budget_s=5), Thing()
     thing.may_end.set()
     assert await reads.get("a", "k", thing.read, max_age_s=60) == 0
@@ -60,8 +60,8 @@ async def test_an_answer_may_have_an_age() -> None:
     assert thing.begun == 3
 
 
-async def test_no_answer_is_older_than_its_request() -> None:
-    """Who asks during a read, after a change, is answered by the next one; all of those share it."""
+async def test_no_result_is_older_than_its_request() -> None:
+    """Requests that arrive during a read share the next read, so they see changes made before they arrived."""
     reads, thing = SharedReads[int](budget_s=5), Thing()
     early = asyncio.create_task(reads.get("a", "k", thing.read))
     await begun(early)
@@ -73,8 +73,8 @@ async def test_no_answer_is_older_than_its_request() -> None:
     assert (thing.begun, thing.most) == (2, 1)
 
 
-async def test_a_tenant_has_a_few_reads_under_way() -> None:
-    """Its further ones wait, and those of another tenant do not."""
+async def test_a_tenants_concurrent_reads_are_bounded() -> None:
+    """Reads of a tenant beyond its limit wait, and reads of another tenant start at once."""
     reads, things = SharedReads[int](budget_s=5, each=3), [Thing() for _ in range(10)]
     asked = [asyncio.create_task(reads.get("a", n, thing.read)) for n, thing in enumerate(things)]
     other = Thing()
@@ -86,8 +86,8 @@ async def test_a_tenant_has_a_few_reads_under_way() -> None:
     await asyncio.gather(*asked)
 
 
-async def test_a_tenant_has_some_reads_waiting_and_no_more() -> None:
-    """One more is refused at once, another tenant's is not, and what was refused may be asked again."""
+async def test_a_tenants_waiting_reads_are_bounded() -> None:
+    """A read beyond the waiting limit is refused for its tenant alone, and can be repeated later."""
     reads, things = SharedReads[int](budget_s=5, each=1, max_waiting=2), [Thing() for _ in range(4)]
     asked = [asyncio.create_task(reads.get("a", n, thing.read)) for n, thing in enumerate(things[:3])]
     await begun(*asked)
@@ -103,7 +103,7 @@ async def test_a_tenant_has_some_reads_waiting_and_no_more() -> None:
 
 
 async def test_tenants_share_nothing() -> None:
-    """The same key of two tenants is two things, each read in its tenant's name."""
+    """Two tenants that read the same key get separate reads, each with the tenant as its owner."""
     reads, owners = SharedReads[str](budget_s=5), Counter[str]()
 
     async def read() -> str:
@@ -114,8 +114,8 @@ async def test_tenants_share_nothing() -> None:
     assert owners == {"a": 1, "b": 1}
 
 
-async def test_a_client_that_goes_leaves_the_answer_to_the_others() -> None:
-    """Even the one for which the read began."""
+async def test_a_cancelled_request_does_not_cancel_the_shared_read() -> None:
+    """A shared read continues for the other requests when the request that started it is cancelled."""
     reads, thing = SharedReads[int](budget_s=5), Thing()
     first, second = (asyncio.create_task(reads.get("a", "k", thing.read)) for _ in range(2))
     await begun(first, second)
@@ -125,8 +125,8 @@ async def test_a_client_that_goes_leaves_the_answer_to_the_others() -> None:
     assert thing.begun == 1
 
 
-async def test_a_failure_reaches_everyone_and_is_not_kept() -> None:
-    """The next request reads again."""
+async def test_a_failure_reaches_all_requests_and_is_not_cached() -> None:
+    """A failed read raises in every request that shares it, and the next request reads again."""
     reads = SharedReads[int](budget_s=5)
 
     async def fail() -> int:

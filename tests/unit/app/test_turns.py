@@ -1,4 +1,4 @@
-"""Requests of one group begin a few at a time, and delay no other group."""
+"""Requests of one group start a few at a time and do not delay other groups."""
 
 import asyncio
 from collections import Counter
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Iterations:
-    """Counts the event loop's iterations, and what happened in each."""
+    """Counts the event loop's iterations and the requests that start in each."""
 
     def __init__(self) -> None:
         self.number = 0
@@ -41,8 +41,8 @@ async def iterations() -> Iterations:
     return Iterations()
 
 
-async def test_a_few_begin_in_each_iteration(iterations: Iterations) -> None:
-    """All of them, in the order of their arrival; one that is cancelled takes no turn."""
+async def test_a_few_requests_start_in_each_iteration(iterations: Iterations) -> None:
+    """Requests of a group start in order, a few per loop iteration, and a cancelled request takes no turn."""
     turns, order = LoopTurns(), list[int]()
 
     async def request(number: int) -> None:
@@ -68,7 +68,9 @@ async def _idle(turns: LoopTurns) -> bool:
 
 
 async def test_busy_clients_of_one_tenant_delay_no_other(iterations: Iterations) -> None:
-    """Nor do those without a key: the request of another tenant, which came last, begins at once, as a probe does."""
+    """A request of another tenant and a health probe start at once behind a burst from one tenant and from clients
+    without a key.
+    """
     store = ApiKeyStore(MemoryObjectStore(SystemClock()), SystemClock())
     keys = {}
     for tenant in ("busy", "another"):

@@ -1,4 +1,4 @@
-"""Waiting for jobs: what many waiters cost the bucket, and how they end."""
+"""Waiting for jobs: what many waiters cost the bucket, and how waiting ends."""
 
 import asyncio
 
@@ -27,14 +27,14 @@ async def _waited(watch: JobWatch, stored: StoredJob) -> "asyncio.Task[StoredJob
     return waiting
 
 
-def test_the_more_jobs_are_watched_the_slower_each_is_looked_at() -> None:
-    """All of them together take no more than a part of what a process may ask of its bucket."""
+def test_the_poll_interval_grows_with_the_number_of_watched_jobs() -> None:
+    """The poll interval grows with the number of watched jobs, so that the request rate on the bucket is bounded."""
     assert pause_s(1) == pause_s(100) == POLL_S
     assert pause_s(2_000) == 10.0
 
 
-async def test_many_waiters_on_one_job_look_once(clock: ManualClock) -> None:
-    """One GET for all of them."""
+async def test_many_waiters_on_one_job_share_one_read(clock: ManualClock) -> None:
+    """Five waiters on one job cost a single GET."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
     stored = await shop.jobs.create(a_job(), workflow=b"{}")
@@ -47,8 +47,8 @@ async def test_many_waiters_on_one_job_look_once(clock: ManualClock) -> None:
     await asyncio.gather(*waiting)
 
 
-async def test_an_end_answers_all_with_the_job_as_it_is(clock: ManualClock) -> None:
-    """Those who wait at once, and who comes later without a look."""
+async def test_ending_the_watch_returns_the_last_known_job(clock: ManualClock) -> None:
+    """When the watch ends, current waiters get the last known job, and later waiters get it without a read."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
     stored = await shop.jobs.create(a_job(), workflow=b"{}")

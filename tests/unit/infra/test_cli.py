@@ -1,4 +1,4 @@
-"""What the command line says when it cannot do as asked."""
+"""How the command line reports refusals, errors and text from others."""
 
 import subprocess
 import sys
@@ -32,8 +32,8 @@ def said(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> l
     return capsys.readouterr().err.splitlines()
 
 
-def test_a_refusal_tells_each_fault_with_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
-    """What helps stands below the fault that it is for."""
+def test_a_refusal_lists_each_error_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal prints each error with its hint on the line below."""
     problem = {"type": "/problems/x", "detail": "a is wrong (and 1 more)", "hint": "mend a", "errors": FAULTS}
     assert said(problem, capsys) == [
         "refused: a is wrong (and 1 more)",
@@ -43,8 +43,8 @@ def test_a_refusal_tells_each_fault_with_what_to_do(capsys: pytest.CaptureFixtur
     ]
 
 
-def test_a_wrong_field_needs_no_hint_to_see_the_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    """They stand there already."""
+def test_the_hint_to_see_the_fields_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A validation error that already shows its fields is printed without the hint to see them."""
     problem = {"type": "/problems/validation-error", "detail": "/a: a is wrong", "hint": "see errors for each field"}
     assert said(problem, capsys) == ["refused: /a: a is wrong"]
 
@@ -53,13 +53,13 @@ HOSTILE = "a\x1b]52;c;cHdu\x1b\\ \x1b[2J\x9b2J\x07\r\u202eb\tc\n"
 HARMLESS = r"a\x1b]52;c;cHdu\x1b\ \x1b[2J\x9b2J\x07\r\u202eb" + "\tc\n"
 
 
-def test_a_terminal_obeys_no_text_of_others(capsys: pytest.CaptureFixture[str]) -> None:
-    """A graph's author writes the ids of nodes, which errors name: they set no clipboard, and clear no screen."""
+def test_control_characters_in_an_error_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters in an error message, which may repeat node ids of a graph, are printed escaped."""
     assert said({"type": "/problems/x", "detail": HOSTILE}, capsys)[0] == f"refused: {HARMLESS.rstrip()}".expandtabs()
 
 
 def test_a_log_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    """An engine's log names nodes as the graph does; its lines and tabs stay."""
+    """An engine log is printed with its control characters escaped and its line breaks and tabs kept."""
 
     class Logs(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -69,7 +69,7 @@ def test_a_log_is_printed_without_control_characters(capsys: pytest.CaptureFixtu
             self.wfile.write(HOSTILE.encode())
 
         def log_message(self, *_: object) -> None:
-            """Log nothing."""
+            """Suppress the request log."""
 
     with HTTPServer(("127.0.0.1", 0), Logs) as server:
         serving = Thread(target=server.handle_request)
@@ -79,14 +79,14 @@ def test_a_log_is_printed_without_control_characters(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().out == HARMLESS
 
 
-def test_an_event_may_say_anything(capsys: pytest.CaptureFixture[str]) -> None:
-    """Brackets are no styles, and end nothing."""
+def test_an_event_is_printed_as_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Markup and control characters in a received event are printed as plain text."""
     Listening(0, secret=None).receive({}, b'{"type": "[/x]", "id": "[red]\\u001b[2J", "data": {"error": "\\u001b[2J"}}')
     assert capsys.readouterr().out.splitlines() == [r"not verified [/x] [red]\x1b[2J", r"  error \x1b[2J"]
 
 
 def test_without_an_api_the_folder_is_named(tmp_path: Path) -> None:
-    """It is most often another folder in which `up` runs."""
+    """Without a running API the error names the folder that was searched, because `up` often runs in another one."""
     with pytest.raises(Refused, match=f"nothing runs in {tmp_path} .*connection.json") as refused:
         Target(data=tmp_path).client()
     assert refused.value.code == UNREACHABLE
@@ -109,18 +109,18 @@ def test_without_an_api_the_folder_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_an_expected_error_becomes_a_message(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """It is printed to standard error, and its kind decides the exit code."""
+    """An expected error is printed to standard error, and its kind decides the exit code."""
     assert explain(error) == code
     assert capsys.readouterr().err.strip() == str(error)
 
 
 def test_a_defect_keeps_its_traceback() -> None:
-    """An error that no command expects is not explained."""
+    """An unexpected error is not turned into a message."""
     assert explain(KeyError("a")) is None
 
 
 def test_help_imports_no_command() -> None:
-    """The texts of `--help` stand in the table of commands, so that it loads none of their modules."""
+    """`--help` imports no module of a command, because the table of commands holds the help texts."""
     script = (
         "import sys; from infra.cli.root import main; main(['--help']);"
         "print(*(name for name in sys.modules if name.startswith(('infra.', 'storage', 'httpx', 'pydantic', 'modal'))))"

@@ -1,4 +1,4 @@
-"""What the operator's commands say of a cloud that does not do what it should."""
+"""How the operator's commands report a cloud that is unavailable or incomplete."""
 
 import io
 from collections.abc import AsyncIterator, Sequence
@@ -30,7 +30,7 @@ FULL = frozenset(
 
 @dataclass
 class FakeCloud:
-    """A deployment as its fields say. `trouble` is what every question meets."""
+    """A deployment described by its fields. Every call raises `trouble` if it is set."""
 
     variables: frozenset[str] = FULL
     parts: Sequence[str] = PARTS
@@ -112,7 +112,7 @@ async def found(checks: dict[str, Check]) -> dict[str, Finding]:
 
 @asynccontextmanager
 async def an_api(version: str, status: int = 200) -> AsyncIterator[str]:
-    """Answers every request alike."""
+    """Serve the same answer to every request."""
 
     async def answer(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "version": version}, status=status)
@@ -132,19 +132,19 @@ async def an_api(version: str, status: int = 200) -> AsyncIterator[str]:
     ("trouble", "advice"),
     [(CloudUnreachable("Token missing"), "modal token new"), (CloudError("busy"), "status.modal.com")],
 )
-async def test_a_cloud_that_cannot_be_asked(trouble: Exception, advice: str) -> None:
-    """The gate says why, and what to do."""
+async def test_an_unreachable_cloud_fails_the_gate(trouble: Exception, advice: str) -> None:
+    """The gate reports why the cloud cannot be reached and advises what to do."""
     finding = (await found(checks_of(FakeCloud(trouble=trouble)).gate()))["Modal token"]
     assert (finding.holds, finding.detail) == (False, str(trouble))
     assert advice in finding.advice
 
 
 @pytest.mark.parametrize("trouble", [CloudUnreachable("no route"), CloudError("ServiceError: 500")])
-async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception) -> None:
-    """None raises; every one that asks says what to do."""
+async def test_a_cloud_error_is_a_finding_of_each_check(trouble: Exception) -> None:
+    """A cloud error becomes a finding with advice in every check that calls the cloud."""
     checks = checks_of(FakeCloud(trouble=trouble))
     asked = checks.preflight() | checks.deployed(pool=None)
-    del asked["GPUs"], asked["attention"], asked["image lock"], asked["memory"]  # they know it without asking the cloud
+    del asked["GPUs"], asked["attention"], asked["image lock"], asked["memory"]  # these do not call the cloud
     findings = await found(asked)
     assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
 
@@ -159,7 +159,8 @@ async def test_trouble_in_between_is_a_finding_of_each_check(trouble: Exception)
     ],
 )
 async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any], said: str, is_note: bool) -> None:
-    """A deploy says so before the build, with what makes it anew; a choice of the packs needs no other lock."""
+    """A lock made for another image is reported before the build with the command that renews it; a choice of packs
+    needs no new lock."""
     checks = CloudChecks(FakeCloud(), DeploymentSettings(**deployment))
     finding = (await found({"image lock": checks.image_lock}))["image lock"]
     assert said in finding.detail
@@ -174,8 +175,8 @@ async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any]
         ({"models": "nowhere.toml"}, "models", "nowhere.toml"),
     ],
 )
-async def test_a_manifest_that_cannot_be_read_is_a_finding(deployment: dict[str, Any], check: str, said: str) -> None:
-    """With what is wrong and where, before anything is built; manifests are looked for beside the code."""
+async def test_an_unreadable_manifest_is_a_finding(deployment: dict[str, Any], check: str, said: str) -> None:
+    """A manifest that is missing or invalid is reported with its fault before anything is built."""
     checks = CloudChecks(FakeCloud(), DeploymentSettings(**deployment))
     finding = (await found(checks.preflight() | {"models": checks.models}))[check]
     assert not finding.holds
@@ -194,8 +195,8 @@ async def test_a_manifest_that_cannot_be_read_is_a_finding(deployment: dict[str,
         ({"gpu": ""}, "on CPUs", False),
     ],
 )
-async def test_a_deploy_says_where_memory_is_short(deployment: dict[str, Any], said: str, is_note: bool) -> None:
-    """Of each GPU, and of the workers, against what the manifests of the shipped workflows ask for."""
+async def test_a_deploy_reports_where_memory_is_short(deployment: dict[str, Any], said: str, is_note: bool) -> None:
+    """The memory check compares GPUs and workers with the requirements of the shipped workflows."""
     finding = (await found({"memory": CloudChecks(FakeCloud(), DeploymentSettings(**deployment)).memory}))["memory"]
     assert finding.holds
     assert said in finding.detail
@@ -210,37 +211,37 @@ async def test_a_deploy_says_where_memory_is_short(deployment: dict[str, Any], s
         (FULL, "there is no secret"),
     ],
 )
-async def test_a_secret_that_lacks_something(lacking: set[str], said: str) -> None:
-    """The variables are named."""
+async def test_a_secret_without_a_variable_is_reported(lacking: set[str], said: str) -> None:
+    """The finding names the variables that the secret lacks."""
     finding = (await found(checks_of(FakeCloud(FULL - lacking)).preflight()))["secret"]
     assert not finding.holds
     assert said in finding.detail
     assert "modal secret create" in finding.advice
 
 
-async def test_aws_credentials_do_as_well() -> None:
-    """boto3 finds them by itself."""
+async def test_aws_credentials_are_accepted() -> None:
+    """A secret may hold AWS_* credentials, which boto3 reads by itself."""
     variables = {"COMFYUI_MODAL_BUCKET", "COMFYUI_MODAL_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
     assert (await found(checks_of(FakeCloud(frozenset(variables))).preflight()))["secret"].holds
 
 
-async def test_what_can_wait_is_a_note() -> None:
-    """No webhook secret, no volume: the deploy goes on, and the advice is given."""
+async def test_optional_parts_are_notes() -> None:
+    """A missing webhook secret or model volume gives advice and does not stop the deploy."""
     cloud = FakeCloud(FULL - {"COMFYUI_MODAL_WEBHOOK_SECRET"}, volumes=())
     findings = await found(checks_of(cloud).preflight())
     assert all(finding.holds for finding in findings.values())
     assert [name for name, finding in findings.items() if finding.advice] == ["webhook secret", "model volume"]
 
 
-async def test_an_api_of_another_version() -> None:
-    """Both versions are named."""
+async def test_an_api_of_another_version_fails_its_check() -> None:
+    """An API of another version fails the check, which names both versions."""
     async with an_api("0.0.1") as url:
         finding = (await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None)))["API alive"]
     assert (finding.holds, "0.0.1" in finding.detail, __version__ in finding.detail) == (False, True, True)
 
 
-async def test_an_api_that_fails() -> None:
-    """Its status is told, by each check that met it."""
+async def test_a_failing_api_is_reported() -> None:
+    """Each check that calls a failing API reports the HTTP status."""
     async with an_api(__version__, status=503) as url:
         findings = await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None))
     for name in ("API alive", "API ready", "API key"):
@@ -255,8 +256,8 @@ async def test_an_api_that_fails() -> None:
         ("L40", {"fast": "H100"}, "L40 is no GPU that this version knows"),
     ],
 )
-async def test_gpu_names(gpu: str, pools: dict[str, str], said: str) -> None:
-    """One that is not known is a note: there may be newer ones."""
+async def test_an_unknown_gpu_is_a_note(gpu: str, pools: dict[str, str], said: str) -> None:
+    """An unknown GPU gives a note and no failure, because Modal may offer newer ones."""
     checks = CloudChecks(FakeCloud(), DeploymentSettings(gpu=gpu, gpu_pools=pools))
     finding = (await found(checks.preflight()))["GPUs"]
     assert (finding.holds, finding.detail) == (True, said)
@@ -270,23 +271,23 @@ async def test_gpu_names(gpu: str, pools: dict[str, str], said: str) -> None:
         ("present", (), "nothing is deployed yet"),
     ],
 )
-async def test_models_that_are_missing_are_a_note(state: str, parts: Sequence[str], said: str) -> None:
-    """The deploy goes on: only who needs one is refused."""
+async def test_missing_models_are_a_note(state: str, parts: Sequence[str], said: str) -> None:
+    """Missing models do not stop the deploy, because only the jobs that need them are refused."""
     finding = (await found({"models": checks_of(FakeCloud(models_are=state, parts=parts)).models}))["models"]
     assert finding.holds
     assert said in finding.detail
     assert bool(finding.advice) == (said != " are there")
 
 
-async def test_an_image_that_lacks_something() -> None:
-    """Everything is named."""
+async def test_an_incomplete_image_is_reported() -> None:
+    """The finding names everything that the image lacks."""
     cloud = FakeCloud(image_lacks=("custom node X does not import", "workflow y needs the node Z"))
     finding = (await found({"image": checks_of(cloud).image}))["image"]
     assert (finding.holds, finding.detail) == (False, "custom node X does not import; workflow y needs the node Z")
 
 
-async def test_a_part_that_is_missing() -> None:
-    """Is named, and `deploy` advised."""
+async def test_a_missing_function_is_reported() -> None:
+    """The finding names the missing functions and advises `deploy`."""
     finding = (await found(checks_of(FakeCloud(parts=PARTS[:2])).deployed(pool=None)))["functions"]
     assert (finding.holds, ", ".join(PARTS[2:]) in finding.detail) == (False, True)
     assert "comfyui-modal deploy" in finding.advice
@@ -301,16 +302,17 @@ async def test_a_part_that_is_missing() -> None:
         (CloudError("the worker failed: RuntimeError: no engine"), False, "no engine"),
     ],
 )
-async def test_what_came_of_a_ticket(says: str | Exception | None, holds: bool, said: str) -> None:
-    """One that is late is a note: the queue for a GPU is no fault of the deployment."""
+async def test_the_result_of_a_ticket_is_reported(says: str | Exception | None, holds: bool, said: str) -> None:
+    """A late ticket gives a note, because waiting for a GPU is no fault of the deployment; a failed worker is a
+    failure."""
     cloud = FakeCloud(ticket_says=says)
     finding = (await found(checks_of(cloud).deployed(pool=DEFAULT_POOL)))["ticket of pool default"]
     assert (finding.holds, said in finding.detail) == (holds, True)
     assert cloud.asked == [660.0]
 
 
-async def test_findings_are_shown_with_what_to_do() -> None:
-    """A line each, advice below; the number that failed."""
+async def test_findings_are_printed_one_per_line() -> None:
+    """Each finding is printed on one line as plain text, and a check that raises is not hidden."""
 
     async def fails() -> str:
         raise TimeoutError
@@ -321,12 +323,12 @@ async def test_findings_are_shown_with_what_to_do() -> None:
     output = io.StringIO()
     assert await show({"first": well}, Console(file=output)) == 0
     assert output.getvalue() == "ok   first: [bold] is text\n"
-    with pytest.raises(TimeoutError):  # a defect of a check is no finding
+    with pytest.raises(TimeoutError):  # a defect in a check is not reported as a finding
         await show({"second": fails}, Console(file=output))
 
 
-async def test_rescaling() -> None:
-    """Both states are told; what cannot hold is refused before it is asked for."""
+async def test_rescaling_shows_both_scales() -> None:
+    """Rescaling prints the new and the previous scale, and refuses an impossible scale before it calls the cloud."""
     cloud, output = FakeCloud(now=PoolScale(0, None, 0, None)), io.StringIO()
     await rescale(cloud, "default", ScaleChange(min_containers=2), Terminal(file=output))
     assert "min 2, no limit, buffer 0 (was: min 0, no limit, buffer 0)" in output.getvalue()
@@ -340,8 +342,8 @@ async def test_rescaling() -> None:
             check_change(wrong)
 
 
-async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
-    """The pools are told all the same; the exit code is 1."""
+async def test_status_without_an_api_shows_the_pools(capsys: pytest.CaptureFixture[str]) -> None:
+    """The status of a deployment with an unreachable API shows the pools and exits with 1."""
     status = await read_status(FakeCloud(), (DEFAULT_POOL,), "http://127.0.0.1:9", "ck")
     assert show_status(status, as_json=False) == 1
     said = capsys.readouterr().out
@@ -349,16 +351,16 @@ async def test_the_status_of_a_deployment_whose_api_is_gone(capsys: pytest.Captu
     assert "ConnectError" in said
 
 
-async def test_the_status_without_a_key(capsys: pytest.CaptureFixture[str]) -> None:
-    """Jobs are not counted, and nothing fails for it."""
+async def test_status_without_a_key_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without an API key the status leaves out the jobs and succeeds."""
     async with an_api(__version__) as url:
         status = await read_status(FakeCloud(api_url=url), (), None, None)
     assert show_status(status, as_json=True) == 0
     assert status.api == {"url": url, "version": __version__}
 
 
-def test_the_status_of_an_engine_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:
-    """It is named with its reason, and the command fails."""
+def test_status_reports_an_engine_that_cannot_start(capsys: pytest.CaptureFixture[str]) -> None:
+    """An engine that cannot start is reported with its reason, and the command fails."""
     failed = {"failures": 3, "message": "the engine ended", "log_tail": [], "paused_until": "2026-11-27T12:05:00+00:00"}
     pool = {"name": "h100", "worker": None, "failed_starts": failed}
     api = {"url": "https://api.example", "version": __version__, "system": {"pools": [pool]}}

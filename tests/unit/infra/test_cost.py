@@ -1,4 +1,4 @@
-"""Costs, summed from what the list of jobs tells."""
+"""Costs, summed over the list of jobs."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ def job(*parts: tuple[str | None, float, float | None], status: str = "completed
 
 
 def test_jobs_are_summed_by_gpu_shape_and_status() -> None:
-    """One that used two GPUs stands with each, and counts once in all."""
+    """A job that used two GPUs counts in the row of each and once in the total."""
     costs = summed(
         [
             job(("L40S", 10.0, 0.01)),
@@ -34,8 +34,8 @@ def test_jobs_are_summed_by_gpu_shape_and_status() -> None:
     assert costs.total == Sum(4, 38.0, 0.04)
 
 
-def test_time_without_a_price_is_told_apart() -> None:
-    """That of a GPU; without one there is nothing to pay. A job that never ran counts as a job."""
+def test_unpriced_gpu_time_is_summed_separately() -> None:
+    """GPU time without a known price is summed separately, and a job that never ran still counts as a job."""
     costs = summed([job(("X", 3.0, None)), job((None, 4.0, None)), job(status="queued")])
     assert costs.total == Sum(3, 7.0, 0.0, unpriced_gpu_seconds=3.0)
     assert costs.rows[None, "s", "queued"] == Sum(1)
@@ -51,13 +51,13 @@ def test_time_without_a_price_is_told_apart() -> None:
         ("2026-11-01T10:00:00+02:00", datetime(2026, 11, 1, 8, tzinfo=UTC)),
     ],
 )
-def test_since_when(text: str, found: datetime) -> None:
-    """A span before now, or a date in UTC."""
+def test_since_accepts_a_span_or_a_date(text: str, found: datetime) -> None:
+    """`--since` accepts a span before now or a date, in UTC unless it has an offset."""
     assert moment(text, NOW) == found
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "7w", "d", "99999d999"])
-def test_since_nonsense(text: str) -> None:
-    """Is refused."""
+def test_an_invalid_since_is_refused(text: str) -> None:
+    """`--since` refuses text that is neither a span nor a date."""
     with pytest.raises(ValueError, match=r"."):
         moment(text, NOW)

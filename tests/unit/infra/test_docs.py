@@ -1,4 +1,4 @@
-"""The docs name every command, error code and setting that exists, and no other."""
+"""The docs name every command, error code, module and event, and no others."""
 
 import json
 import re
@@ -44,13 +44,13 @@ def commands(app: App, prefix: str) -> set[str]:
 
 
 def test_docs_name_every_command_and_no_other() -> None:
-    """docs/cli.md has a row for each."""
+    """docs/cli.md has a row for each command."""
     documented = set(re.findall(r"^\| `(comfyui-modal [a-z ]+)`", (DOCS / "cli.md").read_text(), re.MULTILINE))
     assert documented == commands(cli, "comfyui-modal")
 
 
 def test_docs_name_every_error_code_and_no_other() -> None:
-    """docs/problems.md has a row for each way in which a job fails, and tells what the policy says of it."""
+    """docs/problems.md has a row for each error code of a failed job with its retry policy."""
     text = (DOCS / "problems.md").read_text().partition("## When a job fails")[2]
     rows = re.findall(r"^\| `([a-z_]+)` \| (yes|no) \| (yes|no) \|", text, re.MULTILINE)
     yes_no = {True: "yes", False: "no"}
@@ -65,8 +65,8 @@ def test_docs_name_every_error_code_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("room", ROOMS)
-def test_docs_name_every_module_of_a_room_and_no_other(room: str) -> None:
-    """docs/architecture.md has each module and package, one level below the room, in one row of the room's table."""
+def test_docs_name_every_module_of_a_package_and_no_other(room: str) -> None:
+    """docs/architecture.md lists each top-level module and subpackage of a package once."""
     folder = DOCS.parent / room
     modules = [path.stem for path in folder.glob("*.py") if not path.name.startswith("_")]
     packages = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
@@ -79,7 +79,7 @@ def test_docs_name_every_module_of_a_room_and_no_other(room: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_docs_show_a_call_and_its_answer_for_every_operation(operation: Operation) -> None:
-    """docs/http-api.md calls it with curl, and shows an answer that has the fields of one of its models."""
+    """docs/http-api.md has a curl call for each operation and a response with the fields of one of its models."""
     method, path = operation.method.upper(), operation.path
     section = (DOCS / "http-api.md").read_text().partition(f"\n### `{method} {path}`\n")[2].partition("\n## ")[0]
     section = section.partition("\n### ")[0]
@@ -99,12 +99,12 @@ def _method(call: str) -> str:
 
 
 def _has_the_fields(model: type[BaseModel], answer: dict[str, Any]) -> bool:
-    """All of them, and no other."""
+    """Return whether the answer has exactly the fields of the model."""
     return model.model_validate(answer).model_dump(mode="json").keys() == answer.keys()
 
 
-def test_links_between_the_docs_lead_somewhere() -> None:
-    """Every relative link names a file that is there, and a heading in it."""
+def test_links_between_the_docs_resolve() -> None:
+    """Every relative link names a file that exists and a heading in it."""
     root = DOCS.parent
     for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
@@ -114,19 +114,19 @@ def test_links_between_the_docs_lead_somewhere() -> None:
 
 
 def _anchors(page: Path) -> set[str]:
-    """Of its headings, as GitHub makes them."""
+    """Return the anchors that GitHub generates for a page's headings."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_policy_of_the_docs_is_the_one_that_is_printed() -> None:
-    """docs/operations.md shows what `bucket policy` prints."""
+def test_docs_show_the_printed_bucket_policy() -> None:
+    """docs/operations.md shows the policy that `bucket policy` prints."""
     (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "operations.md").read_text(), re.DOTALL)
     assert json.loads(block) == run_policy("my-bucket", "")
 
 
 def test_docs_name_every_event_and_no_other() -> None:
-    """docs/webhooks.md has a row for each type, and every wait of the schedule."""
+    """docs/webhooks.md has a row for each event type and every wait of the retry schedule."""
     text = (DOCS / "webhooks.md").read_text()
     assert set(re.findall(r"^\| `(comfyui\.[a-z.]+\.v1)`", text, re.MULTILINE)) == set(TYPES)
     (waits,) = re.findall(r"^> (.+)$", text, re.MULTILINE)
@@ -135,16 +135,17 @@ def test_docs_name_every_event_and_no_other() -> None:
     assert tuple(timedelta(**{units[unit]: int(number)}) for number, unit in spans) == SCHEDULE
 
 
-def test_the_signature_in_the_docs_is_right() -> None:
-    """Whoever checks their receiver against the page's test vector checks it against our signer."""
+def test_the_signature_in_the_docs_is_correct() -> None:
+    """The test vector of docs/webhooks.md has the signature that the product's signer makes."""
     text = (DOCS / "webhooks.md").read_text().partition("## Verify it yourself")[2]
     row = dict(re.findall(r"^\| (?:`)?([a-z-]+)(?:`)? \| `(.+)` \|$", text, re.MULTILINE))
     headers = Signer((row["secret"],)).headers(row["webhook-id"], int(row["webhook-timestamp"]), row["body"].encode())
     assert headers["webhook-signature"] == row["webhook-signature"]
 
 
-def test_the_request_in_the_docs_is_one_of_ours() -> None:
-    """Its fields are the renderer's, in the order of these, and its signature verifies with the page's secret."""
+def test_the_webhook_request_in_the_docs_matches_the_product() -> None:
+    """The sample request has the renderer's fields in their order, and its signature verifies with the secret of the
+    page."""
     text = (DOCS / "webhooks.md").read_text()
     ((head, block),) = re.findall(r"```\nPOST .*?\n(.*?)\n\n(\{.*?)```", text, re.DOTALL)
     secret = re.findall(r"`(whsec_[^`]{20,})`", text)[0]
@@ -159,8 +160,8 @@ def test_the_request_in_the_docs_is_one_of_ours() -> None:
     assert list(shown["data"]["outputs"][0]) == list(ours["data"]["outputs"][0])
 
 
-def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
-    """It is removed when its retention, which begins with its end, is over; its URL shows where outputs lie."""
+def test_the_job_in_the_docs_has_a_valid_expiry_and_output_url() -> None:
+    """The sample job expires one retention period after its end, and its output URL follows the key layout."""
     text = (DOCS / "webhooks.md").read_text()
     (block,) = re.findall(r"```\nPOST .*?\n\n(\{.*?)```", text, re.DOTALL)
     job = JobView.model_validate(json.loads(block)["data"])
@@ -191,13 +192,13 @@ def test_the_job_in_the_docs_is_kept_and_stored_as_ours_are() -> None:
         *("400 on upload", "model not found", "stuck in `queued`", "webhook time-outs", "COMFYUI_MODAL_API_LABEL"),
     ],
 )
-def test_the_upgrade_page_tells_what_became_of_each_thing_of_the_first_version(words: str) -> None:
-    """Its users rely on each of them: a row or a step says what it is now."""
+def test_the_upgrade_page_covers_each_feature_of_the_first_version(words: str) -> None:
+    """docs/upgrading.md mentions each feature of the first version that its users rely on."""
     assert words in (DOCS / "upgrading.md").read_text()
 
 
 def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
-    """docs/lite.md has a row for each, with its inputs and outputs in the code's order."""
+    """docs/lite.md has a row for each node with its inputs and outputs in the order of the code."""
     rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| .+ \|$", (DOCS / "lite.md").read_text(), re.MULTILINE)
     shown = {name: (re.findall(r"`(\w+)`", inputs), outputs) for name, inputs, outputs in rows}
     assert shown == {
@@ -207,10 +208,10 @@ def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
 
 
 def test_the_node_in_the_docs_can_be_added() -> None:
-    """docs/lite.md shows a module that declares a class and makes a picture."""
+    """The sample node of docs/lite.md loads, runs and declares its inputs."""
     (module,) = re.findall(r"```python\n(.*?)```", (DOCS / "lite.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
-    exec(module, names)  # noqa: S102  it is ours
+    exec(module, names)  # noqa: S102  the docs are part of the repository
     (node,) = names["NODES"]
     (made,) = node.execute(None, image=np.full((1, 2, 2, 3), 0.4), levels=2).values
     assert made.max() == 0.0

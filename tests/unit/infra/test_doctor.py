@@ -1,4 +1,4 @@
-"""Checks of `doctor` against an API that answers as it is told to."""
+"""Checks of `doctor` against an API with scripted answers."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 @asynccontextmanager
 async def ready_after(refusals: int) -> AsyncIterator[str]:
-    """The URL of an API whose /ready answers 503 so many times."""
+    """Serve an API whose /ready answers 503 for the given number of requests; yield its URL."""
     left = refusals
 
     async def ready(_: web.Request) -> web.Response:
@@ -36,8 +36,8 @@ async def ready_after(refusals: int) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-async def test_an_api_that_has_just_started_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first connection to the bucket may take longer than /ready waits."""
+async def test_the_ready_check_is_repeated_for_a_starting_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ready check is repeated, because the first connection to the bucket may take longer than /ready waits."""
     monkeypatch.setattr(doctor, "READY_PAUSE_S", 0.0)
     async with ready_after(doctor.READY_TRIES - 1) as url:
         assert await ApiChecks(url, "key").ready() == f"{url} is ready"

@@ -1,4 +1,4 @@
-"""Which GPUs SageAttention is built for, and what its setup.py then asks the compiler for."""
+"""The GPU architectures that SageAttention is compiled for, and the compiler flags that its setup.py then requests."""
 
 import itertools
 import os
@@ -27,7 +27,7 @@ from infra.image import sage_flags_patch
 GPUS = ("L4", "A10", "L40S", "A100-80GB", "H100", "B200", "RTX-PRO-6000")
 LISTS = [combination for size in (1, 2, 3) for combination in itertools.combinations(GPUS, size)]
 PINNED = os.environ.get("SAGEATTENTION_SETUP")
-"""The pinned setup.py itself, for who has it; otherwise one of the same structure is patched."""
+"""The path of the pinned setup.py; without it, a file of the same structure is patched."""
 
 SETUP = """
 import os
@@ -78,7 +78,7 @@ def test_every_gpu_with_a_price_has_an_architecture_and_memory() -> None:
     ],
 )
 def test_the_architectures_follow_from_the_gpus(gpus: list[str], expected: tuple[str, ...]) -> None:
-    """In every way in which Modal takes a GPU's name; an unknown one adds nothing."""
+    """The architectures are derived from GPU names in any of Modal's spellings; an unknown GPU adds none."""
     assert sage_architectures(gpus) == expected
 
 
@@ -92,13 +92,14 @@ def test_the_architectures_follow_from_the_gpus(gpus: list[str], expected: tuple
     ],
 )
 def test_a_deploy_says_which_attention_a_gpu_gets(gpu: str, words: str) -> None:
+    """A deploy says which attention implementation each GPU gets and why."""
     assert words in expected_attention(gpu, ("8.9",))
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the pinned setup.py does not close its README
 @pytest.mark.parametrize("gpus", LISTS, ids="+".join)
 def test_hoppers_kernels_are_compiled_for_hopper_alone(tmp_path: Path, gpus: tuple[str, ...]) -> None:
-    """Its extension gets no other architecture, and the others get every architecture that is asked for."""
+    """The Hopper extension is compiled for Hopper only, and the others for every requested architecture."""
     targets = sage_architectures(gpus)
     extensions = _extensions(tmp_path, targets)
     assert ("sageattention._qattn_sm90" in extensions) == ("9.0" in targets)
@@ -114,7 +115,7 @@ def test_hoppers_kernels_are_compiled_for_hopper_alone(tmp_path: Path, gpus: tup
 
 
 def _extensions(folder: Path, targets: tuple[str, ...]) -> dict[str, list[str]]:
-    """The nvcc flags by extension that the patched setup.py asks for; nothing is compiled."""
+    """Return the nvcc flags by extension that the patched setup.py requests; nothing is compiled."""
     setup = folder / "setup.py"
     setup.write_text(Path(PINNED).read_text() if PINNED else SETUP)
     (folder / "README.md").touch()
@@ -126,7 +127,7 @@ def _extensions(folder: Path, targets: tuple[str, ...]) -> dict[str, list[str]]:
 
 @contextmanager
 def _without_a_compiler(folder: Path, targets: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """torch and setuptools replaced by what records; a CUDA home whose nvcc says its version."""
+    """Replace torch and setuptools by recorders, with a CUDA home whose nvcc only prints its version."""
     asked: dict[str, Any] = {}
     nvcc = folder / "bin" / "nvcc"
     nvcc.parent.mkdir()

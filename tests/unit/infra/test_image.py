@@ -1,4 +1,4 @@
-"""The recipe of the workers' image: what is pinned, in which order, and what a bad manifest is told."""
+"""The recipe of the workers' image: its pins, its order, and the errors of a bad manifest."""
 
 import subprocess
 from pathlib import Path
@@ -20,11 +20,11 @@ COMFYUI_MODEL_FOLDERS = {
     *("hypernetworks", "latent_upscale_models", "loras", "model_patches", "optical_flow", "photomaker", "style_models"),
     *("t2i_adapter", "text_encoders", "unet", "upscale_models", "vae", "vae_approx"),
 }
-"""Of ComfyUI 0.33.0's models/, as its folder_paths.py names them."""
+"""The folders of models/ that folder_paths.py of ComfyUI 0.33.0 names."""
 
 
-def test_every_custom_node_is_pinned() -> None:
-    """At a commit, from a public place; the three that the shipped workflows need are there."""
+def test_the_manifest_has_the_packs_of_the_shipped_workflows() -> None:
+    """The manifest, whose entries are pinned to commits, contains the three packs that the shipped workflows need."""
     assert {node.name for node in NODES} >= {
         "ComfyUI-WanVideoWrapper",
         "ComfyUI-VideoHelperSuite",
@@ -44,8 +44,8 @@ def test_every_custom_node_is_pinned() -> None:
         ("[[node", "nodes.toml"),
     ],
 )
-def test_a_bad_manifest_is_told(tmp_path: Path, text: str, words: str) -> None:
-    """The file, the field, and what is wrong."""
+def test_a_bad_manifest_is_refused_with_its_fault(tmp_path: Path, text: str, words: str) -> None:
+    """The error of an invalid manifest names the file, the field and the fault."""
     path = tmp_path / "nodes.toml"
     path.write_text(text)
     with pytest.raises(BadManifest, match=r"nodes\.toml") as caught:
@@ -54,15 +54,16 @@ def test_a_bad_manifest_is_told(tmp_path: Path, text: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["torch; rm -rf /", "a'b", "$(x)", "x\ny"])
-def test_a_requirement_is_no_command(text: str) -> None:
-    """It goes through a shell."""
+def test_a_requirement_cannot_inject_a_shell_command(text: str) -> None:
+    """A requirement is quoted for the shell, and one with shell syntax is refused."""
     with pytest.raises(BadManifest):
         shell_quoted(text)
     assert shell_quoted("numpy>=2,<3") == "'numpy>=2,<3'"
 
 
-def test_sage_attention_is_compiled_for_the_architectures_that_are_named() -> None:
-    """From a pinned commit, against the torch that is there; the registry's older release otherwise."""
+def test_sage_attention_is_compiled_for_the_requested_architectures() -> None:
+    """SageAttention is compiled from a pinned commit for the requested architectures; without any, an older release
+    is installed."""
     commands = image._sage_attention(("8.9", "9.0"))
     assert f"fetch -q --depth 1 origin {image.SAGE_COMMIT}" in commands[1]
     assert any(
@@ -74,8 +75,8 @@ def test_sage_attention_is_compiled_for_the_architectures_that_are_named() -> No
 
 
 @pytest.mark.parametrize("outcome", ["true", "false"])
-def test_a_build_of_sage_attention_that_fails_ends_no_deploy(outcome: str) -> None:
-    """The older release is installed then, and the log says so; after a build that went well it is not."""
+def test_a_failed_build_of_sage_attention_does_not_fail_the_deploy(outcome: str) -> None:
+    """After a failed build the older release is installed and the log says so; after a successful build it is not."""
     command = next(one for one in image._sage_attention(("8.9",)) if "--no-build-isolation" in one)
     build, fallback = (part for part in command.split(" && ", 1)[1].split("||"))
     script = f"{{ {outcome} ||{fallback}".replace(image.ENGINE_PYTHON, "echo PIP")
@@ -88,7 +89,7 @@ def test_a_build_of_sage_attention_that_fails_ends_no_deploy(outcome: str) -> No
 
 
 def test_comfyui_is_installed_at_its_version() -> None:
-    """By comfy-cli, without torch, which is there; models are looked for on the volume."""
+    """comfy-cli installs ComfyUI at the configured version without torch, and the model paths point to the volume."""
     commands = image._comfyui("0.33.0")
     assert any("--version 0.33.0" in command and "--skip-torch-or-directml" in command for command in commands)
     cli = [command for command in commands if "bin/comfy " in command]
@@ -97,8 +98,8 @@ def test_comfyui_is_installed_at_its_version() -> None:
     assert any("base_path: /models" in command and "extra_model_paths.yaml" in command for command in commands)
 
 
-def test_every_kind_of_model_is_looked_for_on_the_volume() -> None:
-    """A folder that is not mapped would be read from the image, which has no models."""
+def test_every_model_folder_is_mapped_to_the_volume() -> None:
+    """Every model folder of ComfyUI is mapped to the volume, because the image contains no models."""
     assert set(image.MODEL_FOLDERS) >= COMFYUI_MODEL_FOLDERS
     paths = next(command for command in image._comfyui("0.33.0") if "extra_model_paths.yaml" in command)
     assert all(f"  {folder}: {folder}\\n" in paths for folder in COMFYUI_MODEL_FOLDERS)
@@ -108,7 +109,7 @@ def test_every_kind_of_model_is_looked_for_on_the_volume() -> None:
 
 @pytest.mark.parametrize("cuda", get_args(image.Cuda))
 def test_each_cuda_has_a_base_and_a_torch(cuda: image.Cuda) -> None:
-    """The base image's toolkit and torch's build are of the same CUDA: SageAttention is compiled with both."""
+    """The base image and torch have the same CUDA version, because SageAttention is compiled with both."""
     digits = cuda.removeprefix("cu")
     assert image.CUDA_TAGS[cuda].startswith(f"{digits[:2]}.{digits[2]}.")
     assert "-devel-" in image.CUDA_TAGS[cuda]
@@ -116,7 +117,8 @@ def test_each_cuda_has_a_base_and_a_torch(cuda: image.Cuda) -> None:
 
 
 def test_a_custom_node_is_checked_out_at_its_commit() -> None:
-    """And its own requirements are installed, then those that the manifest adds, all within the lock."""
+    """A pack is checked out at its commit, and its requirements and those of the manifest are installed within the
+    lock."""
     node = CustomNode(name="N", repository="https://example.com/n", commit="a" * 40, requirements=("x==1",))
     commands = image._custom_node(node)
     assert commands[-1].endswith(f"pip install -c {image.CONSTRAINTS} 'x==1'")
@@ -128,14 +130,14 @@ def test_a_custom_node_is_checked_out_at_its_commit() -> None:
 
 
 def test_a_packs_own_folder_of_models_is_on_the_volume() -> None:
-    """It could download none into its folder, which the engine's user cannot write."""
+    """A pack's own model folder links to the volume, because the engine's user cannot write to the image."""
     node = CustomNode(name="N", repository="https://example.com/n", commit="a" * 40, links={"ckpts": "there"})
     folder = "/opt/comfyui/custom_nodes/N"
     assert image._custom_node(node)[-1] == f"rm -rf {folder}/ckpts && ln -s /models/there {folder}/ckpts"
 
 
 def test_some_packs_of_the_manifest_can_be_chosen() -> None:
-    """In the manifest's order; a name that it does not have is refused with the one that was probably meant."""
+    """Chosen packs keep the order of the manifest, and an unknown name is refused with a suggestion."""
     path = ROOT / "infra" / "nodes.toml"
     chosen = custom_nodes(path, " rgthree-comfy,ComfyUI-KJNodes ")
     assert [node.name for node in chosen] == ["ComfyUI-KJNodes", "rgthree-comfy"]

@@ -1,4 +1,4 @@
-"""The lock of the image: what it was made from, which pip lines it governs, and how it is compared."""
+"""The lock of the image: its sources, the pip lines that it constrains, and its comparison with installed packages."""
 
 import importlib.metadata
 import re
@@ -24,8 +24,8 @@ NODE = CustomNode(name="N", repository="https://example.com/N", commit="a" * 40,
 
 
 @pytest.mark.parametrize("cuda", CUDAS)
-def test_the_lock_is_of_what_the_image_is_built_from(cuda: image.Cuda) -> None:
-    """A new pack, commit or release without `make image-lock` fails here."""
+def test_the_lock_matches_the_sources_of_the_image(cuda: image.Cuda) -> None:
+    """The committed locks record the sources that the image is built from; a changed source needs `make image-lock`."""
     defaults = DeploymentSettings.model_fields
     sources = image.lock_sources(
         cuda=cuda,
@@ -38,7 +38,7 @@ def test_the_lock_is_of_what_the_image_is_built_from(cuda: image.Cuda) -> None:
 
 @pytest.mark.parametrize("cuda", CUDAS)
 def test_both_locks_agree(cuda: str) -> None:
-    """The layers of torch and SageAttention are not changed by those after them; and no address of an index is told."""
+    """The full lock contains the pins of the torch lock, and neither lock names a package index."""
     first, everything = (ROOT / torch_lock(cuda)).read_text(), (ROOT / full_lock(cuda)).read_text()
     assert pins(first).items() <= pins(everything).items()
     assert {"torch", "numpy", "transformers", "comfy-cli", "opencv-python"} <= pins(everything).keys()
@@ -47,12 +47,13 @@ def test_both_locks_agree(cuda: str) -> None:
 
 @pytest.mark.parametrize("cuda", CUDAS)
 def test_packages_that_share_their_files_have_one_version(cuda: str) -> None:
-    """Each of OpenCV's packages writes the module cv2: mixed versions of it would crash."""
+    """All OpenCV packages have one version, because each of them installs the module cv2."""
     locked = pins((ROOT / full_lock(cuda)).read_text())
     assert len({version for name, version in locked.items() if name.startswith("opencv-")}) == 1
 
 
 def test_every_pip_line_of_the_engine_takes_its_versions_from_the_lock() -> None:
+    """Every pip command of the recipe is constrained by a lock."""
     lines = [line for line in RECIPE.read_text().splitlines() if f"{image.VENV}/bin/" in line]
     installing = [line for line in lines if re.search(r"pip install| comfy install|--nvidia", line)]
     assert len(installing) > 8
@@ -61,8 +62,8 @@ def test_every_pip_line_of_the_engine_takes_its_versions_from_the_lock() -> None
         assert constrained == line.count("pip install") or f"PIP_CONSTRAINT={image.CONSTRAINTS}" in line, line
 
 
-def test_what_is_installed_is_compared_with_the_lock() -> None:
-    """By normalised names; a package that a deployment leaves out is no difference, and a local version is the same."""
+def test_installed_packages_are_compared_with_the_lock() -> None:
+    """Packages are compared by normalised name; omitted packages and local version suffixes are no differences."""
     locked = pins("# a comment\nA-b==1.0\ntorch==2.11.0\nleft.out==3\n")
     installed = {"a-b": "1.1", "torch": "2.11.0+cu130", "more": "5", "pip": "26"}
     assert differences(locked, installed) == ["a-b 1.1 is installed, the lock says 1.0"]
@@ -70,18 +71,18 @@ def test_what_is_installed_is_compared_with_the_lock() -> None:
     assert differences(locked, {"a-b": "1.0"}) == []
 
 
-def test_a_pythons_packages_are_told() -> None:
+def test_installed_packages_are_listed_by_normalised_name() -> None:
     found = installed_packages(sys.executable)
     assert found["pydantic-settings"] == importlib.metadata.version("pydantic_settings")
 
 
-def test_a_header_is_read_as_it_was_written() -> None:
+def test_a_header_round_trips() -> None:
     assert recorded_sources(with_header(["a 1", "b 2"], "x==1")) == ["a 1", "b 2"]
 
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """One commit with a requirements.txt, and a tag."""
+    """A repository with one commit, a requirements.txt and a tag."""
     folder = tmp_path / "repository"
     folder.mkdir()
     (folder / "requirements.txt").write_text("einops\n")
@@ -92,7 +93,7 @@ def repository(tmp_path: Path) -> Path:
 
 
 def test_requirements_are_read_from_the_repository(repository: Path) -> None:
-    """At a commit or a tag, without a checkout; a file that is not there asks for nothing."""
+    """Requirements are read at a commit or a tag without a checkout; a file that does not exist is empty."""
     head = ["git", "-C", str(repository), "rev-parse", "HEAD"]
     commit = subprocess.run(head, check=True, capture_output=True, text=True).stdout.strip()
     assert requirements_of(str(repository), commit, "requirements.txt", None) == "einops\n"
@@ -102,7 +103,7 @@ def test_requirements_are_read_from_the_repository(repository: Path) -> None:
 
 
 def test_without_uv_the_target_says_what_is_needed(tmp_path: Path) -> None:
-    """And leaves the locks as they are."""
+    """Without uv, `make image-lock` fails and names the package to install."""
     command = [sys.executable, "-m", "infra.make_image_lock"]
     env = clean_environment() | {"PATH": str(tmp_path)}
     ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
@@ -110,7 +111,7 @@ def test_without_uv_the_target_says_what_is_needed(tmp_path: Path) -> None:
 
 
 def test_requirements_are_read_from_local_copies(tmp_path: Path) -> None:
-    """And those that the manifest adds come with them; a copy that is not there is named."""
+    """Requirements are read from local copies together with those of the manifest; a missing copy is named."""
     for name in ("ComfyUI", "N"):
         (tmp_path / name).mkdir()
     (tmp_path / "ComfyUI" / "requirements.txt").write_text("torch\n")

@@ -1,4 +1,4 @@
-"""The Modal app as it is written: what can be said before it is deployed."""
+"""The definition of the Modal app, checked without a deploy."""
 
 import subprocess
 import sys
@@ -28,8 +28,8 @@ import infra.modal_app
         {"COMFYUI_MODAL_CUDA": "cu128", "COMFYUI_MODAL_NODE_PACKS": "rgthree-comfy", "COMFYUI_MODAL_API_LABEL": "old"},
     ],
 )
-def test_nothing_that_modal_gives_up_is_used(variables: dict[str, str]) -> None:
-    """A deprecation of Modal's is an error here."""
+def test_no_deprecated_feature_of_modal_is_used(variables: dict[str, str]) -> None:
+    """The app is defined without a deprecation warning of Modal."""
     command = [sys.executable, "-W", "error::DeprecationWarning", "-c", STRICT]
     finished = subprocess.run(
         command, cwd=ROOT, env=clean_environment() | variables, capture_output=True, text=True, timeout=60, check=False
@@ -38,8 +38,8 @@ def test_nothing_that_modal_gives_up_is_used(variables: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["container_run_s", "container_start_s"])
-def test_no_time_limit_is_longer_than_modals(name: str) -> None:
-    """A day is the most that Modal lets a call take."""
+def test_no_time_limit_exceeds_modals(name: str) -> None:
+    """A time limit above one day, which is Modal's maximum, is refused."""
     DeploymentSettings.model_validate({name: DAY_S})
     with pytest.raises(ValidationError):
         DeploymentSettings.model_validate({name: DAY_S + 1})

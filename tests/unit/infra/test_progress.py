@@ -1,4 +1,4 @@
-"""A download's steps as a stream."""
+"""The progress of a download as a stream."""
 
 import pytest
 
@@ -6,8 +6,8 @@ from infra.models.folders import streamed
 from infra.models.sync import OnProgress
 
 
-def test_each_model_is_told_once_an_interval() -> None:
-    """Its newest step, then what the work returned."""
+def test_each_model_is_reported_once_per_interval() -> None:
+    """The stream yields the newest step of each model once per interval, and then returns the result."""
 
     def work(tell: OnProgress) -> str:
         for have in range(1000):
@@ -30,8 +30,8 @@ def test_each_model_is_told_once_an_interval() -> None:
     assert said == [{"name": "a", "have": 999, "total": 1000}, {"name": "b", "have": 1, "total": None}]
 
 
-def test_what_the_work_raises_is_raised() -> None:
-    """After the steps that came before it."""
+def test_an_error_of_the_work_is_raised() -> None:
+    """An error of the work is raised after the steps that preceded it."""
 
     def work(tell: OnProgress) -> None:
         tell("a", 1, 2)

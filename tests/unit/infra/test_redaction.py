@@ -1,4 +1,4 @@
-"""Log lines without secrets."""
+"""Redaction of secrets in log lines."""
 
 import json
 import logging
@@ -26,13 +26,13 @@ URL = "https://s3.example/b/k?X-Amz-Credential=AKIA%2F20261124&X-Amz-Date=202611
         ("nothing of the kind, and short", "nothing of the kind, and short"),
     ],
 )
-def test_what_is_hidden(text: str, left: str) -> None:
-    """What tells which secret it was stays."""
+def test_secrets_are_redacted(text: str, left: str) -> None:
+    """Secrets are redacted, and the parts that identify them stay readable."""
     assert Redactor((SECRET, "short"))(text) == left
 
 
-def test_every_part_of_a_line() -> None:
-    """The message, the fields, and the traceback of an error."""
+def test_every_part_of_a_line_is_redacted() -> None:
+    """Secrets are redacted in the message, the fields and the traceback."""
     info = (OSError, OSError(f"cannot open {URL}"), None)
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (SECRET,), info)
     record.__dict__["url"] = URL
@@ -43,8 +43,8 @@ def test_every_part_of_a_line() -> None:
 
 
 @pytest.mark.parametrize("secret", ['quo"ted-secret', "back\\slashed-secret", "ünicode-secret", "line\nbroken-secret"])
-def test_a_secret_that_json_escapes(secret: str) -> None:
-    """It is hidden in a line as well, whichever way it was escaped."""
+def test_a_secret_is_redacted_in_its_json_form(secret: str) -> None:
+    """A secret with characters that JSON escapes is redacted in either escaped form."""
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed with %s", (secret,), None)
     line = JsonFormatter("p", Redactor((secret,))).format(record)
     assert json.loads(line)["message"] == f"failed with {HIDDEN}"
@@ -54,7 +54,7 @@ def test_a_secret_that_json_escapes(secret: str) -> None:
 
 @pytest.mark.parametrize("before", [0, LONGEST_TEXT - 5, LONGEST_TEXT + 5])
 def test_a_long_text_is_cut(before: int) -> None:
-    """Message, fields and traceback are bounded, and a secret at the cut is hidden whole."""
+    """Message, fields and traceback are truncated, and a secret at the cut is redacted completely."""
     text = "a" * before + SECRET + "b" * 1_000_000
     info = (OSError, OSError("c" * 1_000_000 + SECRET), None)
     record = logging.LogRecord("x", logging.ERROR, "f", 1, "%s", (text,), info)

@@ -1,4 +1,4 @@
-"""Settings parse once, survive the way to a child process, and stand in the docs."""
+"""Settings are parsed once, passed on to child processes, and documented."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Setti
 DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
 
 CLIENT_VARIABLES = {ENV_PREFIX + "API_URL", ENV_PREFIX + "API_KEY"}
-"""What `infra.cli.arguments` reads."""
+"""The variables that `infra.cli.arguments` reads."""
 
 
 def test_docs_name_every_setting_and_no_other() -> None:
@@ -33,7 +33,7 @@ def test_docs_list_the_settings_in_the_order_of_the_code() -> None:
 
 
 def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
-    """A row of docs/settings.md repeats the default and the line of help in the code."""
+    """A row of docs/settings.md repeats the default and the description in the code."""
     text = DOCS.read_text()
     for name, field in (Settings.model_fields | DeploymentSettings.model_fields).items():
         row = next(line for line in text.splitlines() if f"`{ENV_PREFIX}{name.upper()}`" in line)
@@ -45,7 +45,7 @@ def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
 
 
 def test_a_child_process_parses_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`environment()` carries every value that differs from its default, secrets included."""
+    """A child process parses equal settings from `environment()`, secrets included."""
     settings = Settings(bucket="b", api_key=SecretStr("k"), lease_s=7.5, docs=False, engine_dir=Path("/e"))
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
@@ -53,21 +53,21 @@ def test_a_child_process_parses_the_same_settings(monkeypatch: pytest.MonkeyPatc
 
 
 def test_half_a_pair_of_credentials_is_refused() -> None:
-    """An access key without its secret is a mistake that the bucket would report much later."""
+    """An access key without its secret is refused at start, not later by the bucket."""
     with pytest.raises(ValidationError, match="belong together"):
         Settings(bucket="b", s3_access_key=SecretStr("a"))
 
 
 def test_a_webhook_secret_that_cannot_sign_is_refused() -> None:
-    """At start, and without repeating it."""
+    """An invalid webhook secret or signing key is refused, and the error does not repeat it."""
     for name, value in (("webhook_secret", "whsec_c2hvcnQ="), ("webhook_signing_key", "nonsense")):
         with pytest.raises(ValidationError) as refused:
             Settings(bucket="b", **{name: SecretStr(value)})  # type: ignore[arg-type]  # either of them
         assert value not in str(refused.value)
 
 
-def test_secrets_do_not_show() -> None:
-    """The settings can be logged without giving a key away."""
+def test_secrets_are_not_shown() -> None:
+    """The representation of the settings contains no secret."""
     shown = repr(Settings(bucket="b", api_key=SecretStr("very-secret")))
     assert "very-secret" not in shown
 
@@ -77,15 +77,15 @@ def test_secrets_do_not_show() -> None:
     [("upload_expires_s", 7 * 24 * 3600), ("output_expires_s", 7 * 24 * 3600), ("max_upload_bytes", 5 * 1024**3)],
 )
 def test_what_s3_would_refuse_is_refused_at_start(name: str, most: int) -> None:
-    """A presigned URL of more than seven days, a PUT of more than 5 GiB."""
+    """Settings beyond the limits of S3, a URL lifetime of seven days and a PUT of 5 GiB, are refused at start."""
     assert getattr(Settings(bucket="b", **{name: most}), name) == most  # type: ignore[arg-type]  # any of them
     for beyond in (most + 1, 0):
         with pytest.raises(ValidationError, match=name):
             Settings(bucket="b", **{name: beyond})  # type: ignore[arg-type]  # as above
 
 
-def test_a_wrong_setting_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever set it looks for that name, and its value may be a secret."""
+def test_an_invalid_setting_is_reported_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names the environment variable and does not show the value, which may be a secret."""
     monkeypatch.setenv("COMFYUI_MODAL_MAX_NODES", "sesame")
     with pytest.raises(ValidationError) as refused:
         Settings(bucket="b")
@@ -94,23 +94,23 @@ def test_a_wrong_setting_is_told_by_its_variable(monkeypatch: pytest.MonkeyPatch
     assert "sesame" not in words
 
 
-def test_a_setting_that_is_no_json_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lists and tables are JSON."""
+def test_a_setting_with_invalid_json_is_reported_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list or table setting that is not valid JSON is reported by its name."""
     monkeypatch.setenv("COMFYUI_MODAL_CORS_ORIGINS", "https://app.example")
     with pytest.raises(SettingsError) as refused:
         Settings(bucket="b")
     assert format_errors(refused.value) == "COMFYUI_MODAL_CORS_ORIGINS is not JSON"
 
 
-def test_an_invented_variable_is_noticed() -> None:
-    """A limit that is misspelt would be none."""
+def test_an_unknown_variable_is_reported() -> None:
+    """An unknown COMFYUI_MODAL_* variable is reported, because a misspelt limit would have no effect."""
     names = ("COMFYUI_MODAL_MAX_NODE", "COMFYUI_MODAL_API_URL", "COMFYUI_MODAL_GPU", "COMFYUI_DIR", "PATH")
     (line,) = unknown_variables(names)
     assert line.startswith("COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES")
 
 
-def test_a_comfyui_has_a_snapshot_unless_it_is_switched_off() -> None:
-    """The lite engine only by name."""
+def test_snapshots_are_on_by_default_for_comfyui() -> None:
+    """Snapshots are on by default for ComfyUI, and on for the lite engine only if they are named."""
     assert DeploymentSettings().snapshot_kind == "cpu"
     assert DeploymentSettings(image="lite").snapshot_kind == "off"
     assert DeploymentSettings(snapshot="off").snapshot_kind == "off"

@@ -33,28 +33,28 @@ async def swapped(record: Contended, at_hand: int | None = None) -> int:
     return await compare_and_swap("the record", record.read, record.write, at_hand=at_hand)
 
 
-async def test_the_version_at_hand_saves_a_read() -> None:
-    """It is written from without one."""
+async def test_a_known_version_saves_a_read() -> None:
+    """A write from a version that the caller already has needs no read."""
     record = Contended(losses=0)
     assert (await swapped(record, at_hand=7), record.reads) == (70, 0)
 
 
 async def test_a_lost_race_reads_again() -> None:
-    """Each write is decided by what was read after the last loss."""
+    """After a lost race the record is read again, and the next write is based on that read."""
     record = Contended(losses=2)
     assert (await swapped(record, at_hand=7), record.reads, record.written) == (20, 2, [2])
 
 
-def test_races_are_lost_a_bounded_number_of_times() -> None:
-    """Then the store counts as unavailable, by the record's name."""
+def test_the_number_of_attempts_is_bounded() -> None:
+    """After a bounded number of lost races StorageUnavailable is raised with the name of the record."""
     record = Contended(losses=1000)
     with pytest.raises(StorageUnavailable, match="the record changes too fast"):
         run_virtually(lambda: swapped(record))
     assert record.reads == CAS_ATTEMPTS
 
 
-async def test_what_a_writer_raises_is_raised() -> None:
-    """After one read, and without a repetition."""
+async def test_an_error_of_the_writer_is_not_retried() -> None:
+    """An error of the writer is raised after one read."""
     record = Contended(losses=0)
 
     async def refuse(_: int) -> int:

@@ -1,4 +1,4 @@
-"""Several calls at once."""
+"""Bounded concurrent calls."""
 
 import asyncio
 
@@ -9,8 +9,8 @@ from storage.concurrency import in_background, map_bounded
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_free_place_is_taken_at_once() -> None:
-    """A slow call holds up no other: the next begins as soon as any has ended, and results keep their order."""
+async def test_a_free_slot_is_reused_at_once() -> None:
+    """A new call starts as soon as any call ends, and the results keep the order of the items."""
     slow, under_way, most = asyncio.Event(), 0, 0
 
     async def call(item: int) -> int:
@@ -30,8 +30,8 @@ async def test_a_free_place_is_taken_at_once() -> None:
     assert most == 3
 
 
-async def test_after_a_failure_no_further_call_begins() -> None:
-    """Those under way are awaited, and the first failure is raised."""
+async def test_no_call_starts_after_a_failure() -> None:
+    """After a failure no further call starts, running calls are awaited, and the first error is raised."""
     begun: list[int] = []
 
     async def call(item: int) -> None:

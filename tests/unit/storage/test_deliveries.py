@@ -1,4 +1,4 @@
-"""What a delivery keeps of its attempts."""
+"""The attempts that a delivery keeps."""
 
 import json
 from datetime import UTC, datetime
@@ -19,8 +19,8 @@ def new_delivery() -> Delivery:
     )
 
 
-def test_replays_do_not_make_it_grow_without_end() -> None:
-    """The newest attempts are kept and go on being counted; a replay begins the schedule anew."""
+def test_the_number_of_kept_attempts_is_bounded() -> None:
+    """Only the newest attempts are kept, their numbers continue, and a replay restarts the schedule."""
     delivery = new_delivery()
     for _ in range(3 * MOST_ATTEMPTS):
         delivery = delivery.replayed(NOW)
@@ -32,19 +32,19 @@ def test_replays_do_not_make_it_grow_without_end() -> None:
 
 
 def test_an_excerpt_is_bounded_as_text() -> None:
-    """Bytes that are no UTF-8 become longer."""
+    """An excerpt stays within its limit after invalid UTF-8 is replaced, which makes it longer."""
     assert len(_text(b"\xff" * EXCERPT_BYTES).encode()) <= EXCERPT_BYTES
     assert _text("ü".encode() * 10) == "ü" * 10
 
 
 def test_an_excerpt_is_bounded_as_json() -> None:
-    """Control characters become six bytes each there, and say nothing."""
+    """Control characters, which JSON escapes to six bytes each, are removed from an excerpt."""
     assert len(json.dumps(_text(b"\x01" * EXCERPT_BYTES), ensure_ascii=False).encode()) <= EXCERPT_BYTES + 2
     assert _text(b"a\tb\r\nc") == "a\tb\r\nc"
 
 
-def test_older_attempts_keep_little_of_their_answers() -> None:
-    """The newest one keeps its excerpt whole."""
+def test_older_attempts_keep_shorter_excerpts() -> None:
+    """The newest attempt keeps its whole excerpt, and older attempts keep a short one."""
     delivery, long = new_delivery(), "x" * EXCERPT_BYTES
     for _ in range(MOST_ATTEMPTS):
         delivery = delivery.delivered(attempt(delivery.attempted + 1, long))

@@ -1,4 +1,4 @@
-"""The breaker of a receiver, without a bucket."""
+"""The circuit breaker of an endpoint, without a bucket."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -15,15 +15,15 @@ def failed(times: int, *, each: timedelta = timedelta(seconds=1), scale: float =
     return endpoint
 
 
-def test_it_opens_after_failures_in_a_row() -> None:
-    """Not before the fifth; one success in between begins anew."""
+def test_the_breaker_opens_after_consecutive_failures() -> None:
+    """The breaker opens at the fifth consecutive failure, and a success restarts the count."""
     assert failed(OPEN_AFTER - 1).state == "closed"
     assert failed(OPEN_AFTER).state == "open"
     assert failed(OPEN_AFTER - 1).succeeded(NOW).failed(NOW).state == "closed"
 
 
 def test_pauses_double_up_to_an_hour() -> None:
-    """1, 2, 4 … minutes, and 60."""
+    """The pauses are 1, 2, 4 … minutes, up to 60."""
     pauses = []
     for times in range(OPEN_AFTER, OPEN_AFTER + 12):
         last = NOW + timedelta(seconds=times - 1)
@@ -35,29 +35,29 @@ def test_pauses_double_up_to_an_hour() -> None:
     assert pauses[-1] == LONGEST_PAUSE
 
 
-def test_a_success_closes_it_and_enables_it() -> None:
-    """And forgets since when it failed."""
+def test_a_success_closes_and_enables_the_endpoint() -> None:
+    """A success closes the breaker, enables the endpoint and clears the start of its failures."""
     well = failed(OPEN_AFTER).failed(NOW, disable="410").succeeded(NOW)
     assert (well.state, well.failures, well.failing_since, well.last_success_at) == ("closed", 0, None, NOW)
 
 
-def test_days_of_failures_disable_it() -> None:
-    """With the reason; a receiver that says so is disabled at once."""
+def test_days_of_failures_disable_the_endpoint() -> None:
+    """An endpoint is disabled with a reason after days of failures, or at once if the receiver requests it."""
     ill = failed(2, each=DISABLE_AFTER)
     assert ill.state == "disabled"
     assert ill.disabled_reason == f"it has failed since {NOW.isoformat(timespec='seconds')}"
     assert FRESH.failed(NOW, disable="the receiver answered 410").disabled_reason == "the receiver answered 410"
 
 
-def test_a_person_may_have_it_tried_again() -> None:
-    """Whatever it was; its failures are not forgotten, so that one more opens it again, but not for an hour."""
+def test_a_user_can_enable_the_endpoint_again() -> None:
+    """An endpoint that is enabled by hand closes its breaker, and the next failure opens it for the shortest pause."""
     again = failed(OPEN_AFTER + 60).failed(NOW, disable="410").enabled()
     assert again.state == "closed"
     assert again.failed(NOW).open_until == NOW + FIRST_PAUSE
 
 
-def test_success_after_success_is_not_written() -> None:
-    """The very same value means that nothing is to be stored."""
+def test_repeated_successes_are_not_written() -> None:
+    """A success soon after another returns the same value, so that nothing is written."""
     well = FRESH.succeeded(NOW)
     assert well.succeeded(NOW + QUIET / 2) is well
     assert well.succeeded(NOW + QUIET).last_success_at == NOW + QUIET

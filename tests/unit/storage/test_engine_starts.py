@@ -1,4 +1,4 @@
-"""How an engine's starts are counted, over the in-memory store."""
+"""How failed starts of an engine are counted, with the in-memory store."""
 
 from datetime import timedelta
 
@@ -25,8 +25,8 @@ async def fail(store: EngineStartStore, worker: str) -> None:
     await store.fail("default", worker, "no kernel image", ("line 1", "line 2"))
 
 
-async def test_the_third_failure_in_a_row_pauses_the_pool(store: EngineStartStore, clock: ManualClock) -> None:
-    """And no other pool; when the pause is over the engine still counts as broken, until a start succeeds."""
+async def test_the_third_consecutive_failure_pauses_the_pool(store: EngineStartStore, clock: ManualClock) -> None:
+    """The third consecutive failure pauses this pool only, and the engine counts as broken until a start succeeds."""
     for number in (1, 2, 3):
         assert not (await store.state("default")).is_exhausted
         await fail(store, f"w{number}")
@@ -47,8 +47,8 @@ async def test_the_third_failure_in_a_row_pauses_the_pool(store: EngineStartStor
     assert (await store.state("default")).last is None
 
 
-async def test_a_worker_that_starts_again_counts_again(store: EngineStartStore, clock: ManualClock) -> None:
-    """On one's own machine it has the name that it had before, whether it said why it failed or was killed."""
+async def test_each_failed_start_of_one_worker_counts(store: EngineStartStore, clock: ManualClock) -> None:
+    """Each failed start counts even if a restarted worker has the same name, whether it failed or was killed."""
     for _ in range(2):
         await fail(store, "worker-1")
     await store.begin("default", "worker-1")
@@ -57,8 +57,8 @@ async def test_a_worker_that_starts_again_counts_again(store: EngineStartStore, 
     assert (await store.state("default")).failures == 4
 
 
-async def test_a_success_ends_the_row(store: EngineStartStore) -> None:
-    """Only failures in a row count."""
+async def test_a_success_resets_the_failures(store: EngineStartStore) -> None:
+    """Only consecutive failures count."""
     await fail(store, "w1")
     await fail(store, "w2")
     await store.succeed("default", "w3")
@@ -66,8 +66,8 @@ async def test_a_success_ends_the_row(store: EngineStartStore) -> None:
     assert (await store.state("default")).failures == 1
 
 
-async def test_a_container_that_dies_in_its_start_counts(store: EngineStartStore, clock: ManualClock) -> None:
-    """Once it has given no sign of life for a lease; one that is renewed, or was withdrawn, does not."""
+async def test_a_container_that_dies_during_its_start_counts(store: EngineStartStore, clock: ManualClock) -> None:
+    """A start without a renewal within the lease counts as failed; a renewed or withdrawn start does not."""
     for worker in ("dies", "lives", "leaves"):
         await store.begin("default", worker)
     await store.withdraw("default", "leaves")
@@ -79,8 +79,8 @@ async def test_a_container_that_dies_in_its_start_counts(store: EngineStartStore
     assert (state.failures, state.last.worker, state.last.message) == (1, "dies", DIED)
 
 
-async def test_a_container_that_was_taken_for_dead_counts_once(store: EngineStartStore, clock: ManualClock) -> None:
-    """Its own reason takes the place of the guess; if it succeeds after all, nothing has failed."""
+async def test_a_container_presumed_dead_counts_once(store: EngineStartStore, clock: ManualClock) -> None:
+    """A late report of a container presumed dead replaces that failure, and a late success removes it."""
     await store.begin("default", "slow")
     clock.set(clock.now() + timedelta(seconds=61))
     await store.renew("default", "slow")
@@ -92,8 +92,8 @@ async def test_a_container_that_was_taken_for_dead_counts_once(store: EngineStar
     assert (await store.state("default")).failures == 0
 
 
-async def test_what_the_engine_said_is_kept_when_a_container_dies(store: EngineStartStore, clock: ManualClock) -> None:
-    """A container that ends without a word does not replace the reason that another one gave."""
+async def test_a_dead_container_keeps_the_last_known_reason(store: EngineStartStore, clock: ManualClock) -> None:
+    """A container that dies without a report does not replace the reason of an earlier failure."""
     await fail(store, "w1")
     await store.begin("default", "w2")
     clock.set(clock.now() + timedelta(seconds=61))
@@ -102,8 +102,8 @@ async def test_what_the_engine_said_is_kept_when_a_container_dies(store: EngineS
     assert (state.failures, state.last.message) == (2, "no kernel image")
 
 
-async def test_a_deployment_begins_anew(store: EngineStartStore) -> None:
-    """What the version before could not start says nothing of the next one."""
+async def test_a_deployment_resets_the_failures(store: EngineStartStore) -> None:
+    """A new deployment clears the failures of the previous version."""
     for number in range(3):
         await fail(store, f"w{number}")
     await store.forget("default")
@@ -111,8 +111,8 @@ async def test_a_deployment_begins_anew(store: EngineStartStore) -> None:
     assert (await store.recent_state("default")).paused_until is None
 
 
-async def test_a_record_that_cannot_be_read_counts_as_none(clock: ManualClock) -> None:
-    """Another version may have written it; it is replaced."""
+async def test_an_unreadable_record_is_replaced(clock: ManualClock) -> None:
+    """A record that cannot be parsed, such as one of another version, counts as empty and is replaced."""
     objects = MemoryObjectStore(clock)
     store = EngineStartStore(objects, clock, POLICY)
     await objects.put(keys.engine_starts("default"), b'{"colour": "green"}')
@@ -122,7 +122,7 @@ async def test_a_record_that_cannot_be_read_counts_as_none(clock: ManualClock) -
 
 
 async def test_a_paused_pool_gets_no_worker(store: EngineStartStore, clock: ManualClock) -> None:
-    """Others do, and so does it when the pause is over."""
+    """A paused pool gets no worker until its pause is over, while other pools do."""
     launcher = MemoryLauncher()
     pausing = PausingLauncher(launcher, store)
     for number in range(3):

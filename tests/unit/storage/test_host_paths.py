@@ -1,4 +1,4 @@
-"""What tenants may read names no path of the machine, and stays readable."""
+"""Text shown to tenants contains no host path and stays readable."""
 
 import time
 from pathlib import Path
@@ -40,8 +40,8 @@ KNOWN = HostPaths(
         ("D:/comfy/output/a.png", "output/a.png"),
     ],
 )
-def test_a_path_is_cut_down_to_what_it_says(said: str, shown: str) -> None:
-    """The part that tells which file it is stays, what tells of the machine goes."""
+def test_a_host_path_is_shortened(said: str, shown: str) -> None:
+    """A host path is shortened to the part that identifies the file."""
     assert KNOWN.hidden(said) == shown
 
 
@@ -58,28 +58,28 @@ def test_a_path_is_cut_down_to_what_it_says(said: str, shown: str) -> None:
         "{'a': 1} [0, 1] C: drive",
     ],
 )
-def test_other_text_stays_as_it_is(said: str) -> None:
-    """URLs, relative names, numbers."""
+def test_other_text_is_unchanged(said: str) -> None:
+    """URLs, relative names and numbers are unchanged."""
     assert KNOWN.hidden(said) == said
 
 
-def test_a_resolved_form_is_known_too(tmp_path: Path) -> None:
-    """A folder behind a link is named either way."""
+def test_a_resolved_path_is_recognised(tmp_path: Path) -> None:
+    """A folder behind a symbolic link is recognised by both of its paths."""
     (tmp_path / "real folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real folder")
     paths = HostPaths({tmp_path / "link": "input"})
     assert paths.hidden(f"{tmp_path}/real folder/a.png and {tmp_path}/link/a.png") == "input/a.png and input/a.png"
 
 
-def test_every_string_of_a_document_is_looked_through() -> None:
-    """As deep as ComfyUI's `node_errors` are."""
+def test_every_string_of_a_document_is_shortened() -> None:
+    """Keys and nested values of a document, such as ComfyUI's `node_errors`, are shortened."""
     document = {"1": {"errors": [{"details": "/home/bob/ComfyUI/input/a.png", "n": 1}]}, "/home/bob/x": None}
     assert HostPaths().hidden_in(document) == {"1": {"errors": [{"details": "input/a.png", "n": 1}]}, "…/x": None}
 
 
 @pytest.mark.parametrize("piece", ["/a", "'", "/", "\\", "C:\\", "'/", "/a ", "\\\\a", "sqlite:"])
 def test_hostile_text_costs_linear_time(piece: str) -> None:
-    """A hundred kilobytes of what looks like a path all the time; quadratic cost would take minutes."""
+    """Text that resembles paths is processed in linear time; quadratic time would take minutes."""
     started = time.process_time()
     KNOWN.hidden(piece * (100_000 // len(piece)))
     assert time.process_time() - started < 10

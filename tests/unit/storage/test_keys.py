@@ -35,14 +35,14 @@ entries = st.builds(
 
 
 @given(entries)
-def test_a_queue_key_tells_its_entry(entry: QueueEntry) -> None:
-    """What is written into the key is read from it."""
+def test_a_queue_key_round_trips(entry: QueueEntry) -> None:
+    """Parsing a queue key returns the entry that it was made from."""
     assert QueueEntry.parse(entry.key) == entry
 
 
 @given(entries, entries)
 def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry) -> None:
-    """A LIST in key order gives the best job first."""
+    """Key order within a pool is priority, then age, so that a LIST returns the best job first."""
     if one.pool != other.pool:
         return
     rank = (-one.priority, one.created_at), (-other.priority, other.created_at)
@@ -52,14 +52,14 @@ def test_queue_keys_sort_by_priority_then_age(one: QueueEntry, other: QueueEntry
 
 @given(times, st.timedeltas(timedelta(milliseconds=1), timedelta(days=1000)))
 def test_index_keys_sort_newest_first(moment: datetime, later: timedelta) -> None:
-    """A LIST in key order gives the newest job first."""
+    """A newer job has the smaller index key, so that a LIST returns the newest job first."""
     older, newer = (ListEntry(created_at, JOB, None) for created_at in (moment, moment + later))
     assert newer.key("default", None) < older.key("default", None)
 
 
 @given(times, st.sampled_from([None, 0, 1, 1234]))
-def test_an_index_key_tells_its_entry(moment: datetime, attempt: int | None) -> None:
-    """Nothing is lost between writing and reading."""
+def test_an_index_key_round_trips(moment: datetime, attempt: int | None) -> None:
+    """Parsing an index key returns the entry that it was made from."""
     entry = ListEntry(moment, JOB, attempt)
     assert ListEntry.parse(entry.key("default", "queued")) == entry
 
@@ -75,14 +75,14 @@ outbox_entries = st.builds(
 
 
 @given(outbox_entries)
-def test_an_outbox_key_tells_its_entry(entry: OutboxEntry) -> None:
-    """Nothing is lost between writing and reading."""
+def test_an_outbox_key_round_trips(entry: OutboxEntry) -> None:
+    """Parsing an outbox key returns the entry that it was made from."""
     assert OutboxEntry.parse(entry.key) == entry
 
 
 @given(st.lists(outbox_entries, min_size=2))
-def test_outbox_keys_of_one_tenant_follow_each_other(entries: list[OutboxEntry]) -> None:
-    """Soonest first; one key is behind all entries of a tenant, and before those of the tenants that follow."""
+def test_outbox_keys_of_one_tenant_are_contiguous(entries: list[OutboxEntry]) -> None:
+    """The outbox keys of a tenant are contiguous and sorted by due time, and one key sorts right after them."""
     assert all(entry.key.startswith(OUTBOX) for entry in entries)
     for entry in entries:
         own = [other for other in entries if other.ref.tenant == entry.ref.tenant]
@@ -95,8 +95,8 @@ def test_outbox_keys_of_one_tenant_follow_each_other(entries: list[OutboxEntry])
 
 @pytest.mark.parametrize("lane", LANES)
 @pytest.mark.parametrize("kind", ["job", "batch", "upload", "key", "test", "endpoint"])
-def test_a_timer_key_tells_its_timer(kind: Kind, lane: Lane) -> None:
-    """Soonest first within a lane, and no two timers share a key."""
+def test_a_timer_key_round_trips(kind: Kind, lane: Lane) -> None:
+    """A timer key parses to its timer, sorts by due time within a lane, and is unique."""
     now = datetime(2026, 11, 23, tzinfo=UTC)
     timer, twin = (Timer.new(now, kind, "t-1", JOB, armed_at=now, lane=lane) for _ in range(2))
     assert Timer.parse(timer.key) == timer
@@ -107,14 +107,14 @@ def test_a_timer_key_tells_its_timer(kind: Kind, lane: Lane) -> None:
         Timer.parse(timer.key + "/x")
 
 
-def test_a_member_key_tells_its_entry() -> None:
-    """Nothing is lost between writing and reading."""
+def test_a_member_key_round_trips() -> None:
+    """Parsing a member key returns the entry that it was made from."""
     entry = MemberEntry(JOB, 12, "completed")
     assert MemberEntry.parse(entry.key("t", JOB)) == entry
 
 
-def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
-    """A late removal of the first attempt's key leaves the second's alone, and the place in the queue is kept."""
+def test_each_attempt_has_its_own_queue_key() -> None:
+    """A requeued job gets a new key at the same place, so a late delete of the old key does not remove it."""
     now = datetime(2026, 11, 23, tzinfo=UTC)
     first, again = (QueueEntry("default", 0, now, "t", JOB, attempt).key for attempt in (0, 1))
     younger = QueueEntry("default", 0, now + timedelta(milliseconds=1), "t", JOB, 0).key
@@ -122,15 +122,15 @@ def test_each_return_to_the_queue_has_a_key_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("bad", ["", "x", "tenants/t/index/all/", f"tenants/t/index/all/123-{JOB}"])
-def test_a_foreign_key_is_no_index_key(bad: str) -> None:
-    """Whatever else lies in the index is recognised."""
+def test_a_foreign_key_is_not_an_index_key(bad: str) -> None:
+    """A key that is not an index key raises an error when it is parsed."""
     with pytest.raises(ValueError, match="not a key of this kind"):
         ListEntry.parse(bad)
 
 
 @pytest.mark.parametrize("bad", ["", "../x", "a/b", "a..b", ".hidden", "x" * 101, "ü", "a\\b"])
-def test_a_segment_from_outside_cannot_leave_its_place(bad: str) -> None:
-    """Ids that are not safe in a key are refused before one is made."""
+def test_an_unsafe_segment_is_refused(bad: str) -> None:
+    """An id that is unsafe in a key is refused before a key is made."""
     with pytest.raises(ValueError, match="not usable in a key"):
         keys.record("default", bad)
     with pytest.raises(ValueError, match="not usable in a key"):
@@ -141,14 +141,14 @@ def test_a_segment_from_outside_cannot_leave_its_place(bad: str) -> None:
     "bad",
     ["queue/default", "queue/default/x", f"queue/default/0999999-0000000000000-{JOB}-t", "other/default/0-0-x-y", ""],
 )
-def test_a_foreign_key_is_no_queue_key(bad: str) -> None:
-    """Whatever else lies under the prefix is recognised."""
+def test_a_foreign_key_is_not_a_queue_key(bad: str) -> None:
+    """A key that is not a queue key raises an error when it is parsed."""
     with pytest.raises(ValueError, match="not a key of this kind"):
         QueueEntry.parse(bad)
 
 
 def test_no_key_is_a_prefix_of_another() -> None:
-    """A key that is another's folder is refused by some servers for minutes."""
+    """No key is the folder of another key, because some servers refuse such a key for minutes."""
     now = datetime(2026, 11, 23, tzinfo=UTC)
     every = [
         keys.record("t", JOB),

@@ -1,4 +1,4 @@
-"""The in-memory store refuses what some S3 server would mishandle."""
+"""The in-memory store refuses keys that some S3 server would mishandle."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def objects() -> MemoryObjectStore:
 
 @pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "a/./b", "a/../b", "a\\b", "x" * 256, "ü" * 128])
 async def test_an_unsafe_key_is_refused(objects: MemoryObjectStore, key: str) -> None:
-    """However it is written."""
+    """Both `put` and `create` refuse an unsafe key."""
     for write in (objects.put(key, b""), objects.create(key, b"")):
         with pytest.raises(ValueError, match="not a safe key"):
             await write
@@ -23,7 +23,7 @@ async def test_an_unsafe_key_is_refused(objects: MemoryObjectStore, key: str) ->
 
 
 async def test_no_key_is_anothers_folder(objects: MemoryObjectStore) -> None:
-    """Neither above a key nor below one, until that key has gone."""
+    """A key above or below an existing key is refused until that key is deleted."""
     await objects.put("jobs/1/job.json", b"")
     await objects.put("jobs/1/job.json", b"again")
     for key in ("jobs", "jobs/1", "jobs/1/job.json/x"):

@@ -1,4 +1,4 @@
-"""The state machine of a job: every arrow of the table, and that there are no others."""
+"""The state machine of a job has exactly the transitions of its table."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -31,20 +31,20 @@ def running() -> JobRecord:
 
 
 def test_terminal_states_have_no_way_out() -> None:
-    """What has ended stays as it ended."""
+    """A terminal state has no transition to another state."""
     assert not [arrow for arrow, to in TRANSITIONS.items() if arrow[0].is_terminal and to is not arrow[0]]
 
 
 def test_a_claim_takes_a_lease_and_counts_the_attempt() -> None:
-    """The claimed record names its worker and its time."""
+    """A claim sets the lease and increments the attempt."""
     record = running()
     assert (record.status, record.attempt) == (Status.RUNNING, 1)
     assert record.lease is not None
     assert record.lease.expires_at == NOW + timedelta(seconds=60)
 
 
-def test_a_cancelled_queued_job_fails_with_the_first_versions_words() -> None:
-    """Clients of the first version compare this message."""
+def test_a_cancelled_queued_job_fails_with_the_first_versions_message() -> None:
+    """A cancelled queued job fails with the message that clients of the first version compare."""
     record = queued().cancel(now=NOW)
     assert (record.status, record.error) == (Status.FAILED, CANCELLED_MESSAGE)
     assert record.error_detail is not None
@@ -52,15 +52,15 @@ def test_a_cancelled_queued_job_fails_with_the_first_versions_words() -> None:
 
 
 def test_cancelling_twice_or_after_the_end_changes_nothing() -> None:
-    """The very same record comes back, so that nothing is written."""
+    """A repeated or late cancel returns the same record, so that nothing is written."""
     asked = running().cancel(now=NOW)
     assert asked.cancel(now=NOW) is asked
     done = running().complete(attempt=1, now=NOW, outputs=())
     assert done.cancel(now=NOW) is done
 
 
-def test_an_old_attempt_may_write_nothing() -> None:
-    """After a release and another claim the first worker is fenced."""
+def test_an_old_attempt_cannot_write() -> None:
+    """After a release and a new claim, every write of the first attempt is fenced."""
     record = running().release(attempt=1, now=NOW).claim(worker="v", now=NOW, lease_s=60)
     writes: list[Callable[[], JobRecord]] = [
         lambda: record.complete(attempt=1, now=NOW, outputs=()),
@@ -73,15 +73,15 @@ def test_an_old_attempt_may_write_nothing() -> None:
             write()
 
 
-def test_a_record_survives_json() -> None:
-    """What is stored is what is read."""
+def test_a_record_round_trips_through_json() -> None:
+    """A record is unchanged after serialization to JSON and back."""
     record = running().fail(attempt=1, now=NOW, error=ERROR, outputs=(OUTPUT,))
     assert JobRecord.model_validate_json(record.model_dump_json()) == record
 
 
 @given(st.sampled_from(Status), st.sampled_from(Change))
-def test_only_the_tables_arrows_exist(status: Status, change: Change) -> None:
-    """Each change either leads where the table says, or is refused."""
+def test_only_the_transitions_of_the_table_exist(status: Status, change: Change) -> None:
+    """Each change either follows the table or is refused."""
     record = running().model_copy(update={"status": status})
     if (status, change) in TRANSITIONS:
         assert record._change(change).status is TRANSITIONS[status, change]
@@ -91,7 +91,7 @@ def test_only_the_tables_arrows_exist(status: Status, change: Change) -> None:
 
 
 class JobMachine(RuleBasedStateMachine):
-    """Any order of changes by workers, reaper and a user: one end, never changed, and events that tell it."""
+    """Changes by workers, the reaper and a user in any order lead to one final end, with events that match it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,22 +99,22 @@ class JobMachine(RuleBasedStateMachine):
         self.record = queued().model_copy(update=wanted).initial()
         self.ended: JobRecord | None = None
         self.now = NOW
-        self.told: dict[int, JobEvent] = {event.sequence: event for event in self.record.events}
+        self.seen_events: dict[int, JobEvent] = {event.sequence: event for event in self.record.events}
 
     def apply(self, record: JobRecord) -> None:
-        """As the store commits it."""
+        """Apply a change as the store commits it."""
         if record is not self.record:
             record = record.model_copy(update={"rev": self.record.rev + 1})
         spent, before = total_seconds(record.gpu_time), total_seconds(self.record.gpu_time)
         assert before <= spent <= (self.now - NOW).total_seconds(), "time was lost, or counted twice"
         self.record = record
         for event in record.events:
-            assert self.told.setdefault(event.sequence, event) == event, "an event changed"
+            assert self.seen_events.setdefault(event.sequence, event) == event, "an event changed"
         if record.status.is_terminal and self.ended is None:
             self.ended = record
 
     def attempt(self, behind: int, change: Callable[[int], JobRecord]) -> None:
-        """What a worker does that has the current attempt, or an old one."""
+        """Make a change as a worker that holds the current attempt or an older one."""
         try:
             changed = change(self.record.attempt - behind)
         except AttemptFenced:
@@ -165,7 +165,7 @@ class JobMachine(RuleBasedStateMachine):
 
     @rule()
     def expire(self) -> None:
-        """By the reaper, which holds nothing: it may do so only when the lease has ended."""
+        """Expire the job as the reaper does, which is allowed only after the lease has ended."""
         lost = self.record.has_lost_its_worker(self.now)
         changed = self.record.expire(now=self.now, max_attempts=3)
         assert lost == (changed is not self.record)
@@ -185,14 +185,15 @@ class JobMachine(RuleBasedStateMachine):
         assert (self.record.lease is not None) == (self.record.status is Status.RUNNING)
 
     @invariant()
-    def events_tell_what_happened(self) -> None:
-        """Numbered without a gap; one start an attempt; one end, and nothing after it; only progress goes again."""
-        assert sorted(self.told) == list(range(1, self.record.next_sequence))
-        names = [self.told[sequence].name for sequence in sorted(self.told)]
+    def events_match_the_changes(self) -> None:
+        """Events are numbered without gaps, with one start per attempt and one end that is last; only progress is
+        replaced."""
+        assert sorted(self.seen_events) == list(range(1, self.record.next_sequence))
+        names = [self.seen_events[sequence].name for sequence in sorted(self.seen_events)]
         assert names.count("started") == self.record.attempt
         ends = [number for number, name in enumerate(names) if name in ("completed", "failed")]
         assert ends == ([len(names) - 1] if self.record.status.is_terminal else [])
-        kept = [event for event in self.told.values() if event.name != "progress"]
+        kept = [event for event in self.seen_events.values() if event.name != "progress"]
         assert [event for event in self.record.events if event.name != "progress"] == kept
         assert sum(event.name == "progress" for event in self.record.events) <= (0 if ends else 1)
 

@@ -1,4 +1,4 @@
-"""Secrets and signatures of Standard Webhooks, without other people's libraries (see the interop tests for these)."""
+"""Secrets and signatures of Standard Webhooks, without third-party libraries, which the interop tests cover."""
 
 import base64
 import hmac
@@ -28,8 +28,8 @@ def encoded(prefix: str, size: int) -> str:
 
 
 @given(st.binary())
-def test_what_is_signed_verifies(body: bytes) -> None:
-    """Any body; by each of the secrets while they rotate."""
+def test_a_signed_body_verifies(body: bytes) -> None:
+    """Any signed body verifies with each of two secrets during a rotation."""
     other = new_secret()
     headers = Signer((SECRET, other)).headers("evt_1", NOW, body)
     verify(SECRET, headers, body, now=NOW)
@@ -47,15 +47,15 @@ def test_what_is_signed_verifies(body: bytes) -> None:
         {"webhook-timestamp": "noon"},
     ],
 )
-def test_what_was_changed_does_not(change: dict[str, str]) -> None:
-    """Id, time and signature are covered."""
+def test_a_changed_header_does_not_verify(change: dict[str, str]) -> None:
+    """The signature covers the id and the time, and a malformed header is refused."""
     headers = Signer((SECRET,)).headers("evt_1", NOW, b"{}")
     with pytest.raises(BadSignature):
         verify(SECRET, headers | change, b"{}", now=NOW)
 
 
-def test_an_old_message_is_not_believed() -> None:
-    """Nor one from the future: 5 minutes either way."""
+def test_a_timestamp_beyond_the_tolerance_is_refused() -> None:
+    """A message more than 5 minutes old or in the future is refused."""
     headers = Signer((SECRET,)).headers("evt_1", NOW, b"{}")
     for now in (NOW + TOLERANCE_S, NOW - TOLERANCE_S):
         verify(SECRET, headers, b"{}", now=now)
@@ -64,8 +64,8 @@ def test_an_old_message_is_not_believed() -> None:
             verify(SECRET, headers, b"{}", now=now)
 
 
-def test_each_tenant_has_a_secret_of_its_own() -> None:
-    """The default tenant's is the deployment's; every other one is derived from it, and usable."""
+def test_each_tenant_has_its_own_secret() -> None:
+    """The default tenant uses the deployment's secret, and every other tenant uses one derived from it."""
     secrets = [tenant_secret(SECRET, tenant) for tenant in ("default", "acme", "acme-2")]
     assert secrets[0] == SECRET
     assert len({secret_bytes(secret) for secret in secrets}) == 3
@@ -76,14 +76,14 @@ def test_each_tenant_has_a_secret_of_its_own() -> None:
 
 
 def test_a_missing_header_is_named() -> None:
-    """Without repeating what came."""
+    """The error for a missing header names the header."""
     with pytest.raises(BadSignature, match="webhook-id"):
         verify(SECRET, {}, b"{}", now=NOW)
 
 
 @pytest.mark.parametrize("size", [24, 32, 64])
-def test_secrets_of_these_sizes_are_taken(size: int) -> None:
-    """As the specification has them."""
+def test_secrets_of_standard_sizes_are_accepted(size: int) -> None:
+    """Secrets of 24 to 64 bytes are accepted, as Standard Webhooks specifies."""
     assert len(secret_bytes(encoded("whsec_", size))) == size
 
 
@@ -91,7 +91,7 @@ def test_secrets_of_these_sizes_are_taken(size: int) -> None:
     "secret", [encoded("whsec_", 23), encoded("whsec_", 65), encoded("", 32), "whsec_ä", "whsec_", "whsec_k-_9"]
 )
 def test_a_bad_secret_is_refused_and_not_repeated(secret: str) -> None:
-    """What a log may hold of it is nothing."""
+    """The error for an invalid secret does not contain the secret."""
     with pytest.raises(BadSecret) as caught:
         secret_bytes(secret)
     assert (secret.removeprefix("whsec_") or "nothing") not in str(caught.value)
@@ -99,7 +99,7 @@ def test_a_bad_secret_is_refused_and_not_repeated(secret: str) -> None:
 
 @pytest.mark.parametrize("key", [encoded("whsk_", 31), encoded("whpk_", 32), "whsk_!", ""])
 def test_a_bad_signing_key_is_refused(key: str) -> None:
-    """32 bytes of seed, or 64 with its public key."""
+    """A signing key must have a seed of 32 bytes, or 64 bytes with its public key."""
     with pytest.raises(BadSecret):
         public_key(key)
     assert public_key(encoded("whsk_", 32)) == public_key(encoded("whsk_", 64))

@@ -1,4 +1,4 @@
-"""Places for dear work: bounded, and shared fairly."""
+"""Slots for expensive work: bounded, and shared fairly."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Work:
-    """Tasks that hold a place until they are let go; `running` names those that have one, in their order."""
+    """Tasks that hold a slot until they are ended; `running` lists the holders in order."""
 
     def __init__(self, slots: FairSlots) -> None:
         self._slots = slots
@@ -19,7 +19,7 @@ class Work:
         self.running: list[str] = []
 
     async def start(self, *names: str) -> None:
-        """The key of each is its first letter."""
+        """Start tasks whose keys are the first letters of their names."""
         for name in names:
             self._ends[name] = asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._hold(name))
@@ -55,7 +55,7 @@ class Work:
 
 
 async def test_keys_take_turns() -> None:
-    """Many of one key do not delay another key's next one."""
+    """Many waiting tasks of one key do not delay the next task of another key."""
     work = Work(FairSlots(1))
     await work.start("a1", "a2", "a3", "b1")
     order = []
@@ -65,8 +65,8 @@ async def test_keys_take_turns() -> None:
     assert order == ["a1", "a2", "b1", "a3"]
 
 
-async def test_a_key_has_so_many_places_at_most() -> None:
-    """The others stay free for other keys."""
+async def test_the_slots_of_a_key_are_bounded() -> None:
+    """A key holds at most `each` slots, and the others stay free for other keys."""
     work = Work(FairSlots(3, each=2))
     await work.start("a1", "a2", "a3", "b1", "b2")
     assert work.running == ["a1", "a2", "b1"]
@@ -77,8 +77,8 @@ async def test_a_key_has_so_many_places_at_most() -> None:
     await work.end_all()
 
 
-async def test_a_wait_that_is_given_up_leaves_no_trace() -> None:
-    """The place goes to the next one, also where it was granted at that very moment."""
+async def test_a_cancelled_wait_releases_its_slot() -> None:
+    """A cancelled wait passes its slot on, even if the slot was granted at that moment."""
     slots = FairSlots(1)
     work = Work(slots)
     await work.start("a1", "a2", "b1")
@@ -93,8 +93,8 @@ async def test_a_wait_that_is_given_up_leaves_no_trace() -> None:
         pass
 
 
-async def test_who_may_not_wait_is_refused() -> None:
-    """A key's waiting line is as long as it may be, or the wait took too long."""
+async def test_a_wait_beyond_its_limits_is_refused() -> None:
+    """A task is refused if its key has too many waiting tasks or if it waits too long."""
     slots = FairSlots(1, max_waiting=1, wait_s=0.05)
     async with slots.slot("a"):
         waiting = asyncio.create_task(slots.slot("a").__aenter__())

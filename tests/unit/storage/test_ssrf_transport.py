@@ -1,4 +1,4 @@
-"""URLs of strangers lead to public addresses, or nowhere."""
+"""Requests to user-supplied URLs reach public addresses only."""
 
 import asyncio
 import ipaddress
@@ -43,8 +43,8 @@ fe80::1%eth0 fec0::1 ff02::1 192.88.99.1 203.0.113.7 198.51.100.1 240.0.0.1
 
 
 @pytest.mark.parametrize("address", PRIVATE.split())
-def test_private_addresses(address: str) -> None:
-    """Loopback, local, metadata, translated and unassigned ranges."""
+def test_private_addresses_are_not_public(address: str) -> None:
+    """Loopback, local, metadata, translated and unassigned ranges are not public."""
     assert not is_public(ipaddress.ip_address(address))
 
 
@@ -52,13 +52,13 @@ def test_private_addresses(address: str) -> None:
     "address",
     ["8.8.8.8", "1.1.1.1", PUBLIC, "172.32.0.1", "100.128.0.1", "2606:4700::1", "2a00:1450::1", "::ffff:8.8.8.8"],
 )
-def test_public_addresses(address: str) -> None:
-    """What is beside those ranges."""
+def test_public_addresses_are_public(address: str) -> None:
+    """Addresses outside the reserved ranges are public."""
     assert is_public(ipaddress.ip_address(address))
 
 
-def test_this_machine_is_known_by_all_its_addresses() -> None:
-    """Those of every interface, and no other; link-local ones are never public."""
+def test_all_addresses_of_this_machine_are_recognised() -> None:
+    """The addresses of every interface belong to this machine, and public addresses do not."""
     ours = [
         address.address
         for addresses in psutil.net_if_addrs().values()
@@ -72,7 +72,7 @@ def test_this_machine_is_known_by_all_its_addresses() -> None:
 
 
 class Spy(httpcore.AsyncNetworkBackend):
-    """Remembers what would be dialled, and connects to nothing."""
+    """Records the addresses to be dialled and refuses every connection."""
 
     def __init__(self) -> None:
         self.dialled: list[tuple[str, int]] = []
@@ -89,7 +89,7 @@ def spy() -> Spy:
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """What the machine's resolver says; a name that is not listed is its own address."""
+    """A fake resolver's table; a name that is not listed resolves to itself."""
     known: dict[str, list[str]] = {}
 
     def getaddrinfo(host: str | bytes, port: int, *args: Any, **options: Any) -> list[Any]:
@@ -108,7 +108,7 @@ async def get(url: str, spy: Spy) -> None:
 
 
 async def test_the_checked_address_is_dialled(spy: Spy, answers: dict[str, list[str]]) -> None:
-    """The connection goes to the address, not to the name: a second look-up cannot change it."""
+    """The connection goes to the checked address, so a second DNS look-up cannot change it."""
     answers["good.test"] = [PUBLIC]
     with pytest.raises(httpx.ConnectError):
         await get("https://good.test/", spy)
@@ -119,8 +119,8 @@ async def test_the_checked_address_is_dialled(spy: Spy, answers: dict[str, list[
     "found",
     [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC], ["::ffff:169.254.169.254"], ["64:ff9b::7f00:1"]],
 )
-async def test_one_bad_answer_refuses_the_name(spy: Spy, answers: dict[str, list[str]], found: list[str]) -> None:
-    """Nothing is dialled then, not even the good ones."""
+async def test_one_private_address_refuses_the_name(spy: Spy, answers: dict[str, list[str]], found: list[str]) -> None:
+    """A name with any private address is refused, and no address of it is dialled."""
     answers["mixed.test"] = found
     with pytest.raises(DestinationRefused):
         await get("https://mixed.test/", spy)
@@ -153,7 +153,7 @@ async def test_one_bad_answer_refuses_the_name(spy: Spy, answers: dict[str, list
     ],
 )
 async def test_tricky_urls_dial_nothing(spy: Spy, answers: dict[str, list[str]], url: str) -> None:
-    """Other ports, schemes, credentials, and every other way to write an address."""
+    """URLs with other ports, schemes, credentials or unusual notations of an address are not dialled."""
     answers["good.test"] = [PUBLIC]
     with pytest.raises((DestinationRefused, httpx.UnsupportedProtocol, httpx.InvalidURL)):
         await get(url, spy)
@@ -163,7 +163,7 @@ async def test_tricky_urls_dial_nothing(spy: Spy, answers: dict[str, list[str]],
 async def test_proxies_of_the_environment_are_ignored(
     spy: Spy, answers: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would connect wherever it is told."""
+    """Proxy variables are ignored, because a proxy would bypass the address check."""
     for name in ("HTTPS_PROXY", "ALL_PROXY", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     answers["good.test"] = [PUBLIC]
@@ -172,8 +172,8 @@ async def test_proxies_of_the_environment_are_ignored(
     assert spy.dialled == [(PUBLIC, 443)]
 
 
-async def test_tries_are_bounded(spy: Spy, answers: dict[str, list[str]]) -> None:
-    """A name with thirty addresses does not make thirty connections."""
+async def test_connection_attempts_are_bounded(spy: Spy, answers: dict[str, list[str]]) -> None:
+    """A name with thirty addresses causes only a few connection attempts."""
     answers["many.test"] = [f"93.184.215.{n}" for n in range(MAX_RESOLVED)]
     with pytest.raises(httpx.ConnectError):
         await get("https://many.test/", spy)
@@ -183,7 +183,7 @@ async def test_tries_are_bounded(spy: Spy, answers: dict[str, list[str]]) -> Non
 async def test_a_name_with_thousands_of_addresses_is_refused_unchecked(
     spy: Spy, answers: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Checking 4,000 addresses would stop the event loop for a fifth of a second."""
+    """A name with 4,000 addresses is refused unchecked, because the checks would block the event loop."""
     checked: list[str] = []
 
     async def check_address(_: Destinations, host: str, *__: Any) -> None:
@@ -196,7 +196,7 @@ async def test_a_name_with_thousands_of_addresses_is_refused_unchecked(
     assert (checked, spy.dialled) == ([], [])
 
 
-# Downloads, from a real server on loopback that the injected check permits.
+# Downloads from a real server on loopback, which the injected check permits.
 
 
 @pytest.fixture
@@ -241,7 +241,7 @@ async def fetched_from(site: str, url: str, tmp_path: Path) -> int:
 
 
 async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:
-    """Its bytes are stored, and their number is returned."""
+    """A picture is stored, and its size is returned."""
     assert await fetched_from(site, f"{site}/picture", tmp_path) == len(PNG)
     assert (tmp_path / "file").read_bytes() == PNG
 
@@ -257,34 +257,34 @@ async def test_a_picture_is_fetched(site: str, tmp_path: Path) -> None:
         ("broken", FetchFailed),
     ],
 )
-async def test_what_is_not_taken(site: str, tmp_path: Path, path: str, error: type[Exception]) -> None:
-    """No media, too large, packed, redirected to a private address, redirected for ever, failing."""
+async def test_an_unsuitable_response_is_refused(site: str, tmp_path: Path, path: str, error: type[Exception]) -> None:
+    """A response that is not media, too large, compressed, failing or redirected badly is refused."""
     with pytest.raises(error):
         await fetched_from(site, f"{site}/{path}", tmp_path)
 
 
 async def test_three_redirects_are_followed_and_no_fourth(site: str, tmp_path: Path) -> None:
-    """Each to an address that is checked again."""
+    """Three redirects are followed, and a fourth fails."""
     fetched = await fetched_from(site, f"{site}/hops/3", tmp_path)
     assert fetched == len(PNG)
     with pytest.raises(FetchFailed, match="TooManyRedirects"):
         await fetched_from(site, f"{site}/hops/4", tmp_path)
 
 
-async def test_a_cookie_of_a_redirect_is_not_sent_on(site: str, tmp_path: Path) -> None:
-    """Not even to the host that set it."""
+async def test_a_cookie_of_a_redirect_is_not_sent(site: str, tmp_path: Path) -> None:
+    """A cookie that a redirect sets is not sent, not even to the same host."""
     fetched = await fetched_from(site, f"{site}/hops/1", tmp_path)
     assert fetched == len(PNG)
 
 
-async def test_by_default_loopback_is_refused(site: str, tmp_path: Path) -> None:
-    """No setting opens it."""
+async def test_loopback_is_refused_by_default(site: str, tmp_path: Path) -> None:
+    """The default fetcher refuses loopback addresses."""
     with pytest.raises(FetchRefused):
         await RemoteFetcher().fetch(f"{site}/picture", tmp_path / "file", meter=unmetered(), max_bytes=2000)
 
 
 class OneRead(httpcore.AsyncNetworkStream):
-    """A server whose whole answer comes in one read."""
+    """A server whose whole response arrives in one read."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer = answer
@@ -303,20 +303,20 @@ class OneRead(httpcore.AsyncNetworkStream):
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", "a head of more"),
     ],
 )
-async def test_what_comes_before_the_body_is_bounded(answer: bytes, words: str) -> None:
-    """Nothing of it reaches the parser, which would be at it for long."""
+async def test_the_size_of_the_response_head_is_bounded(answer: bytes, words: str) -> None:
+    """Too many interim responses or too large a head are refused before they reach the parser, which would be slow."""
     with pytest.raises(httpcore.RemoteProtocolError, match=words):
         await _GuardedStream(OneRead(answer)).read(1_000_000)
 
 
-async def test_a_body_is_passed_on_as_it_is() -> None:
-    """Behind a few interim answers, and whatever it looks like."""
+async def test_a_body_is_passed_on_unchanged() -> None:
+    """A body after a few interim responses is passed on unchanged, even if it resembles a response."""
     answer = b"HTTP/1.1 103 A\r\n\r\n" * MAX_INTERIM + b"HTTP/1.1 200 OK\r\n\r\n" + b"HTTP/1.1 103 A\r\n\r\n" * 1_000
     assert await _GuardedStream(OneRead(answer)).read(1_000_000) == answer
 
 
 class Records(httpcore.AsyncNetworkStream):
-    """A server whose answer has arrived in TLS records of `size` bytes: no read suspends."""
+    """A server whose response has arrived in TLS records of `size` bytes, so that no read suspends."""
 
     def __init__(self, answer: bytes, size: int) -> None:
         self.answer, self.size, self.reads = answer, size, 0
@@ -335,8 +335,9 @@ class Records(httpcore.AsyncNetworkStream):
     ],
     ids=["head", "chunk extension"],
 )
-async def test_a_server_that_sends_single_bytes_is_given_up(answer: bytes) -> None:
-    """After some hundred records: each costs as much as a whole one."""
+async def test_a_server_that_sends_single_bytes_is_refused(answer: bytes) -> None:
+    """A response in single-byte records is refused after some hundred reads, because each costs as much as a full
+    one."""
     records = Records(answer, 1)
     stream = _GuardedStream(records)
 
@@ -349,13 +350,13 @@ async def test_a_server_that_sends_single_bytes_is_given_up(answer: bytes) -> No
     assert records.reads <= READS_COUNTED
 
 
-async def test_records_that_have_arrived_leave_turns_to_others() -> None:
-    """The end of a head is found wherever it is split, and the event loop goes on between."""
+async def test_reading_records_yields_to_other_tasks() -> None:
+    """Reading records that have arrived yields to other tasks, and finds the end of the head wherever it is split."""
     answer = b"HTTP/1.1 200 OK\r\na: " + b"b" * 1_000 + b"\r\n\r\n" + b"x" * 1_000_000
     for size in (MIN_READ_BYTES, MIN_READ_BYTES + 1, MIN_READ_BYTES + 2, MIN_READ_BYTES + 3):
         records = Records(answer, size)
         stream, received = _GuardedStream(records), b""
-        async with turns_of_others() as turns:
+        async with other_turns() as turns:
             while records.answer:
                 received += await stream.read(65_536)
             assert turns[0] >= records.reads // READS_AT_ONCE - 2
@@ -363,8 +364,8 @@ async def test_records_that_have_arrived_leave_turns_to_others() -> None:
 
 
 @asynccontextmanager
-async def turns_of_others() -> AsyncIterator[list[int]]:
-    """A count of the turns that another task gets."""
+async def other_turns() -> AsyncIterator[list[int]]:
+    """Yield a counter of the turns that another task gets."""
     turns = [0]
 
     async def other() -> None:
@@ -379,15 +380,15 @@ async def turns_of_others() -> AsyncIterator[list[int]]:
         task.cancel()
 
 
-async def test_pieces_of_a_body_leave_turns_to_others() -> None:
-    """All of them arrive, and the event loop goes on between."""
+async def test_reading_a_body_yields_to_other_tasks() -> None:
+    """Reading a body in small chunks yields to other tasks and returns every byte."""
     piece = b"x" * 200
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(1_000):
             yield piece
 
-    async with turns_of_others() as turns:
+    async with other_turns() as turns:
         chunks = [chunk async for chunk in _in_chunks(body())]
         assert turns[0] >= 1_000 // PIECES_AT_ONCE - 2
     assert b"".join(chunks) == piece * 1_000

@@ -1,4 +1,4 @@
-"""The threads that blocking calls to the bucket run on."""
+"""The threads that run blocking calls to the bucket."""
 
 import asyncio
 import threading
@@ -14,8 +14,8 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_call_after_the_end_is_a_failure_of_storage() -> None:
-    """Work in the background that begins late finds the error that it expects of a bucket."""
+async def test_a_call_after_close_raises_storage_unavailable() -> None:
+    """A call after `close` raises StorageUnavailable, which late background work already handles."""
     threads = Threads(1)
     assert await threads.run(lambda: 1, "a key") == 1
     threads.close()
@@ -25,7 +25,7 @@ async def test_a_call_after_the_end_is_a_failure_of_storage() -> None:
 
 
 async def test_tenants_take_the_threads_in_turn() -> None:
-    """However many calls of one wait, another's first one is the next but one."""
+    """A tenant's first call runs after at most two calls of a tenant with many waiting calls."""
     threads, gate, order = Threads(1), threading.Event(), list[str]()
 
     def call(tenant: str) -> None:

@@ -1,4 +1,4 @@
-"""How long workers held a job, and what that costs: every way in which an attempt ends."""
+"""How long workers held a job and what that costs, for every way in which an attempt ends."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -36,7 +36,7 @@ def reported(job: JobRecord, at: float) -> JobRecord:
 
 @pytest.mark.parametrize("end", ["complete", "fail", "requeue", "release"])
 def test_an_attempt_counts_from_its_claim_to_its_end(end: str) -> None:
-    """However it ends."""
+    """The time of an attempt runs from its claim to its end, however it ends."""
     job = running()
     ended = {
         "complete": lambda: job.complete(attempt=1, now=after(20), outputs=()),
@@ -49,7 +49,7 @@ def test_an_attempt_counts_from_its_claim_to_its_end(end: str) -> None:
 
 
 def test_attempts_add_up_by_gpu() -> None:
-    """Each at its own price; the GPU that was used last stands last."""
+    """Attempts are summed by GPU at the price of each, with the last used GPU last."""
     a100 = Runtime(worker="v", gpu="A100-80GB", usd_per_s=0.001)
     job = running().requeue(attempt=1, now=after(10), fault=ERROR)
     job = job.claim(worker="v", now=after(100), lease_s=60, runtime=a100).release(attempt=2, now=after(130))
@@ -64,8 +64,8 @@ def test_attempts_add_up_by_gpu() -> None:
 
 
 @pytest.mark.parametrize("max_attempts", [1, 3])
-def test_of_a_lost_worker_the_known_time_counts(max_attempts: int) -> None:
-    """Up to its last sign of life, whether the job is repeated or fails."""
+def test_a_lost_worker_counts_until_its_last_report(max_attempts: int) -> None:
+    """The time of a lost worker counts until its last report, whether the job is repeated or fails."""
     job = reported(running(), 30)
     assert job.gpu_time == (GpuTime(gpu="L40S", seconds=30.0, usd=0.015),)
     lost = job.expire(now=after(500), max_attempts=max_attempts)
@@ -76,15 +76,15 @@ def test_of_a_lost_worker_the_known_time_counts(max_attempts: int) -> None:
 
 
 @pytest.mark.parametrize("now", [100, 5000])
-def test_a_lost_worker_of_a_job_that_ends_anyway(now: int) -> None:
-    """Cancelled meanwhile, or its time is up: the same."""
+def test_a_lost_worker_of_an_ended_job_counts_the_same(now: int) -> None:
+    """The time of a lost worker counts the same if the job was cancelled or timed out."""
     job = reported(running(), 30)
     cancelled = job.cancel(now=after(40)) if now == 100 else job
     assert cancelled.expire(now=after(now), max_attempts=3).usage == job.gpu_time
 
 
-def test_a_claim_of_an_older_version_is_not_guessed() -> None:
-    """Its lease does not say when it was renewed."""
+def test_a_lease_without_a_renewal_time_adds_no_time() -> None:
+    """A lease of an older version, which lacks a renewal time, adds no time until the attempt ends."""
     job = running().model_copy(update={"lease": Lease(worker="w", expires_at=after(60))})
     assert job.gpu_time == ()
     assert job.expire(now=after(500), max_attempts=3).usage == ()
@@ -92,7 +92,7 @@ def test_a_claim_of_an_older_version_is_not_guessed() -> None:
 
 
 def test_a_record_of_an_older_version_is_read() -> None:
-    """It tells neither runtime nor usage."""
+    """A record of an older version is read without runtime and usage."""
     document = running().model_dump(mode="json", exclude={"runtime", "usage"})
     del document["lease"]["renewed_at"]
     record = JobRecord.model_validate(document)
@@ -100,15 +100,15 @@ def test_a_record_of_an_older_version_is_read() -> None:
 
 
 def test_without_a_gpu_seconds_count_and_cost_nothing() -> None:
-    """Neither do they hide what another attempt's GPU cost."""
+    """Time without a GPU has no cost, and leaves the cost of other attempts intact."""
     usage = with_time((), Runtime(worker="w", usd_per_s=1.0), 7.0)
     assert usage == with_time((), None, 7.0) == (GpuTime(gpu=None, seconds=7.0),)
     assert total_usd(usage) is None
     assert total_usd(with_time(usage, L40S, 20.0)) == 0.01
 
 
-def test_a_price_that_is_not_known_is_no_price() -> None:
-    """The whole costs nobody knows what, if a part does."""
+def test_an_unknown_price_makes_the_total_unknown() -> None:
+    """The total price is unknown if the price of any part is unknown."""
     usage = with_time(with_time((), L40S, 20.0), Runtime(worker="w", gpu="X"), 5.0)
     assert total_usd(usage) is None
     assert with_time(usage, Runtime(worker="w", gpu="X", usd_per_s=1.0), 5.0)[-1] == GpuTime(gpu="X", seconds=10.0)

@@ -1,4 +1,4 @@
-"""Which attention is chosen, from what a probe says; and a probe that does not behave."""
+"""The choice of the attention implementation from a probe's results, and from a probe that fails."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ def good(**changes: Any) -> Measured:
 
 
 def interpreter(folder: Path, script: str) -> str:
-    """Something that is started as the engine's Python would be, and does as the script says."""
+    """A script that takes the place of the engine's Python."""
     path = folder / "python"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
@@ -42,15 +42,15 @@ def interpreter(folder: Path, script: str) -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Not so of one that ended and waits for its parent to notice."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def test_sage_where_it_is_right_and_quicker() -> None:
-    """The choice tells what was measured."""
+def test_sage_is_chosen_if_accurate_and_faster() -> None:
+    """SageAttention is chosen if it is accurate and faster, and the choice contains the measurements."""
     choice = decide(good(), "auto")
     assert (choice.backend, choice.flag, choice.capability) == ("sage", SAGE_FLAG, "8.9")
     assert (choice.gpu, choice.sageattention, choice.cosine) == ("NVIDIA L40S", "2.2.0", 0.9996)
@@ -73,22 +73,23 @@ def test_sage_where_it_is_right_and_quicker() -> None:
         ({"failure": "ended with -11: Segmentation fault"}, "Segmentation fault"),
     ],
 )
-def test_torchs_attention_where_sage_cannot_be_trusted(wish: Wish, changes: dict[str, Any], reason: str) -> None:
-    """Whoever asks for it: the reason is told, and what is known of the GPU."""
+def test_torchs_attention_is_chosen_if_sage_is_unusable(wish: Wish, changes: dict[str, Any], reason: str) -> None:
+    """Torch's attention is chosen if SageAttention is unusable, even if it is requested, with the reason and the
+    GPU."""
     choice = decide(good(**changes), wish)
     assert (choice.backend, choice.flag, choice.gpu) == ("sdpa", SDPA_FLAG, "NVIDIA L40S")
     assert reason in choice.reason
 
 
-def test_a_slower_sage_is_taken_only_by_name() -> None:
-    """`auto` wants the quicker one."""
+def test_a_slower_sage_is_used_only_on_request() -> None:
+    """A slower SageAttention is used if it is requested by name, not with `auto`."""
     slower = good(sage_ms=3.5)
     assert decide(slower, "auto").backend == "sdpa"
     assert decide(slower, "sage").backend == "sage"
 
 
-def test_a_later_line_adds_to_the_earlier_ones() -> None:
-    """Whatever else a library prints."""
+def test_the_lines_of_a_probe_are_merged() -> None:
+    """The JSON lines of a probe are merged, and other output of libraries is ignored."""
     said = b'{"torch": "2.9.1", "cuda": true}\nloading kernels...\n[1, 2]\n{"gpu": "NVIDIA L4"}\n'
     assert parse(said) == Measured(torch="2.9.1", cuda=True, gpu="NVIDIA L4")
     assert parse(b'{"cosine": NaN, "cuda": true}').cuda
@@ -96,8 +97,8 @@ def test_a_later_line_adds_to_the_earlier_ones() -> None:
     assert "nonsense" in (parse(b'{"capability": "high"}').failure or "")
 
 
-async def test_a_probe_that_crashes_leaves_what_it_had_said(tmp_path: Path) -> None:
-    """The GPU's name is known, and the crash is the reason."""
+async def test_a_crashed_probe_keeps_its_earlier_results(tmp_path: Path) -> None:
+    """Results before the crash of a probe are kept, and the crash is the reason of the choice."""
     python = interpreter(tmp_path, """echo '{"torch": "2", "cuda": true, "gpu": "X"}'; echo boom >&2; kill -SEGV $$""")
     measured = await probe(python, ENVIRONMENT, time_limit_s=60)
     assert measured.gpu == "X"
@@ -105,7 +106,7 @@ async def test_a_probe_that_crashes_leaves_what_it_had_said(tmp_path: Path) -> N
 
 
 async def test_a_probe_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """With everything that it started, and the log warns."""
+    """A probe that hangs is killed with its child processes, and a warning is logged."""
     python = interpreter(tmp_path, f"""echo $$ > {tmp_path}/pid; echo '{{"gpu": "X"}}'; sleep 600""")
     choice = await EngineAttention(python, ENVIRONMENT, time_limit_s=2.0).choose()
     assert (choice.backend, choice.reason, choice.gpu) == ("sdpa", "the probe took longer than 2 s", "X")
@@ -114,22 +115,22 @@ async def test_a_probe_that_hangs_is_ended(tmp_path: Path, caplog: pytest.LogCap
 
 
 async def test_a_fallback_on_a_gpu_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was promised and is not used is never silent."""
+    """A fallback to torch's attention on a GPU is logged as a warning."""
     python = interpreter(tmp_path, """echo '{"torch": "2", "cuda": true, "capability": [8, 0]}'""")
     choice = await EngineAttention(python, ENVIRONMENT).choose()
     assert "not installed" in choice.reason
     assert [record.levelno for record in caplog.records if "not installed" in record.message] == [logging.WARNING]
 
 
-async def test_a_python_that_is_not_there(tmp_path: Path) -> None:
-    """Is a reason too; the engine's start will say more."""
+async def test_a_missing_python_is_a_reason_for_the_fallback(tmp_path: Path) -> None:
+    """A missing Python interpreter is a reason for the fallback and no error."""
     choice = await EngineAttention(str(tmp_path / "none"), ENVIRONMENT).choose()
     assert choice.backend == "sdpa"
     assert "No such file" in choice.reason
 
 
-async def test_no_probe_where_the_answer_is_known(tmp_path: Path) -> None:
-    """On the CPU, or where torch's attention is asked for."""
+async def test_no_probe_runs_if_the_choice_is_known(tmp_path: Path) -> None:
+    """No probe runs on the CPU or if torch's attention is requested."""
     python = interpreter(tmp_path, f"touch {tmp_path}/ran")
     assert (await EngineAttention(python, ENVIRONMENT, cpu=True).choose()).backend == "sdpa"
     assert (await EngineAttention(python, ENVIRONMENT, wish="sdpa").choose()).flag == SDPA_FLAG
@@ -137,7 +138,7 @@ async def test_no_probe_where_the_answer_is_known(tmp_path: Path) -> None:
 
 
 async def test_the_real_probe() -> None:
-    """In the Python of a configured ComfyUI, whatever it has; else in ours, which has no torch."""
+    """The real probe runs in the Python of a configured ComfyUI, or in this one, which has no torch."""
     configured = EngineSettings().comfyui_python
     measured = await probe(str(configured or sys.executable), ENVIRONMENT, time_limit_s=300)
     assert measured.failure is None

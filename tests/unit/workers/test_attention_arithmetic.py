@@ -1,4 +1,4 @@
-"""The bar that SageAttention has to pass, by the arithmetic of its kernels: 8 bits, computed here without an error."""
+"""The accuracy that SageAttention must reach, derived from an error-free simulation of its 8-bit arithmetic."""
 
 from typing import Any
 
@@ -8,24 +8,24 @@ import pytest
 from workers.attention import LEAST_COSINE
 
 Array = Any
-"""Of floats; numpy's own types do not survive its arithmetic."""
+"""An array of floats; numpy's own types do not survive its arithmetic."""
 
 LENGTH = 1024
 BLOCK = 64
-"""Rows of query and key that share a scale."""
+"""The number of rows of query and key that share a scale."""
 LARGEST_FP8 = 448.0
-"""Of e4m3: four bits of exponent, three of mantissa."""
+"""The largest number of e4m3, which has four bits of exponent and three of mantissa."""
 
 
 def int8(rows: Array) -> Array:
-    """Rounded as int8 with a scale for each block of rows."""
+    """Round to int8 with a scale for each block of rows."""
     blocks = rows.reshape(-1, BLOCK, rows.shape[-1])
     scale = np.abs(blocks).max(axis=(1, 2), keepdims=True) / 127
     return (np.round(blocks / scale) * scale).reshape(rows.shape)
 
 
 def fp8(numbers: Array, scale: Array | float) -> Array:
-    """Rounded as e4m3, after a scale that makes the largest number the largest of the type."""
+    """Round to e4m3 after scaling; the scale maps the largest number to the largest of the type."""
     scaled = numbers / scale
     step = 2.0 ** (np.maximum(np.floor(np.log2(np.maximum(np.abs(scaled), 2.0**-9))), -6) - 3)
     return np.round(scaled / step) * step * scale
@@ -41,7 +41,7 @@ def attention(query: Array, key: Array, value: Array) -> Array:
 
 
 def in_8_bits(query: Array, key: Array, value: Array) -> Array:
-    """As SageAttention: the key without its mean, int8 for query and key, fp8 for the weights and the value."""
+    """Compute attention as SageAttention does: a centred key, int8 query and key, fp8 weights and value."""
     centred = key - key.mean(axis=0)
     weights = softmax(int8(query) @ int8(centred).T / np.sqrt(query.shape[-1]))
     rounded = fp8(weights, 1 / LARGEST_FP8) @ fp8(value, np.abs(value).max(axis=0) / LARGEST_FP8)
@@ -53,23 +53,23 @@ def cosine(one: Array, other: Array) -> float:
 
 
 def inputs(head_dim: int) -> tuple[Array, Array, Array]:
-    """Normal random numbers, as the probe's."""
+    """Return normal random numbers like those of the probe."""
     normal = np.random.default_rng(1)
     query, key, value = (normal.standard_normal((LENGTH, head_dim)) for _ in range(3))
     return query, key, value
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_right_kernels_pass_with_room(head_dim: int) -> None:
-    """Their error is that of rounding: less than a tenth of what the bar allows."""
+def test_correct_kernels_pass_with_a_margin(head_dim: int) -> None:
+    """The rounding error of a correct kernel is less than a tenth of the allowed error."""
     query, key, value = inputs(head_dim)
     error = 1 - cosine(in_8_bits(query, key, value), attention(query, key, value))
     assert 0.0003 < error < (1 - LEAST_COSINE) / 10
 
 
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_wrong_kernels_stay_far_below(head_dim: int) -> None:
-    """One that reads another layout, and one that takes the rows in another order."""
+def test_wrong_kernels_fail_clearly(head_dim: int) -> None:
+    """Kernels that read another layout or another row order are far below the required accuracy."""
     query, key, value = inputs(head_dim)
     right = attention(query, key, value)
     transposed = attention(query, key.T.reshape(key.shape), value)

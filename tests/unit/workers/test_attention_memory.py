@@ -1,4 +1,4 @@
-"""What is known of a GPU's attention without trying it."""
+"""The attention of a GPU that is known without a probe."""
 
 import json
 import os
@@ -21,7 +21,7 @@ CHOICE = AttentionChoice(backend="sage", flag=SAGE_FLAG, reason="right here")
 
 
 def driver(folder: Path, said: str = "NVIDIA L40S, 570.86.15, 8.9") -> dict[str, str]:
-    """The environment of a machine whose driver says this; each question is counted."""
+    """The environment of a machine whose driver gives this answer; each call is counted."""
     tool = folder / "nvidia-smi"
     tool.write_text(f"#!/bin/sh\necho asked >> {folder}/asked\necho '{said}'\n")
     tool.chmod(0o755)
@@ -29,7 +29,7 @@ def driver(folder: Path, said: str = "NVIDIA L40S, 570.86.15, 8.9") -> dict[str,
 
 
 def probed(folder: Path, **changes: object) -> str:
-    """A Python whose probe says this; each run is counted."""
+    """A Python whose probe gives these results; each run is counted."""
     said = json.dumps({**GOOD, **changes})
     return interpreter(folder, f"echo ran >> {folder}/probes\necho '{said}'")
 
@@ -44,8 +44,8 @@ def store(clock: ManualClock) -> AttentionStore:
     return AttentionStore(MemoryObjectStore(clock))
 
 
-def test_what_the_driver_says() -> None:
-    """The first GPU counts; a name may have commas."""
+def test_the_drivers_answer_is_parsed() -> None:
+    """The first GPU of the driver's answer is used, and a GPU name may contain commas."""
     assert parse_gpu("NVIDIA L40S, 570.86.15, 8.9\nNVIDIA L40S, 570.86.15, 8.9\n") == L40S
     assert parse_gpu("A, B, 1, 9.0") == SeenGpu("A, B", "1", (9, 0))
     for said in ("", "No devices were found", "A, 1, [N/A]"):
@@ -53,15 +53,15 @@ def test_what_the_driver_says() -> None:
 
 
 async def test_a_machine_without_a_driver_has_no_gpu(tmp_path: Path) -> None:
-    """Nor one whose tool fails."""
+    """A machine has no GPU if `nvidia-smi` is missing or fails."""
     assert await seen_gpu({"PATH": str(tmp_path)}) is None
     assert await seen_gpu(driver(tmp_path)) == L40S
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'A, 1, 8.9'\nexit 9\n")
     assert await seen_gpu({"PATH": str(tmp_path)}) is None
 
 
-async def test_a_choice_is_tried_once_for_a_gpu(tmp_path: Path, store: AttentionStore) -> None:
-    """A later start in the same image, on such a GPU with that driver, knows it; every other one tries again."""
+async def test_a_choice_is_probed_once_per_gpu(tmp_path: Path, store: AttentionStore) -> None:
+    """A probe runs once for each image, GPU, driver and requested attention."""
     python = probed(tmp_path)
 
     async def choose(environment: dict[str, str], image: str = "im-1", wish: str = "auto") -> str | None:
@@ -81,10 +81,10 @@ async def test_a_choice_is_tried_once_for_a_gpu(tmp_path: Path, store: Attention
 
 
 @pytest.mark.parametrize("changes", [{"sage_error": "out of memory"}, {"cuda": False, "capability": None}])
-async def test_a_trial_that_failed_is_not_remembered(
+async def test_a_failed_probe_is_not_remembered(
     changes: dict[str, object], tmp_path: Path, store: AttentionStore
 ) -> None:
-    """It may go well the next time."""
+    """A failed probe runs again at the next start."""
     python, environment = probed(tmp_path, **changes), driver(tmp_path)
     for _ in range(2):
         memory = AttentionMemory(store, "default", "im-1")
@@ -93,7 +93,7 @@ async def test_a_trial_that_failed_is_not_remembered(
 
 
 async def test_only_the_newest_choices_are_kept(store: AttentionStore) -> None:
-    """One object a pool, whatever comes and goes; another pool has its own."""
+    """Each pool keeps a bounded number of its newest choices."""
     for number in range(MOST_CHOICES + 2):
         await store.remember("default", str(number), CHOICE)
     assert await store.recall("default", "1") is None
@@ -101,8 +101,8 @@ async def test_only_the_newest_choices_are_kept(store: AttentionStore) -> None:
     assert await store.recall("h100", "2") is None
 
 
-async def test_choices_that_cannot_be_read_count_as_none(clock: ManualClock) -> None:
-    """Another version may have written them."""
+async def test_unreadable_choices_are_replaced(clock: ManualClock) -> None:
+    """Choices that cannot be parsed, such as those of another version, count as empty and are replaced."""
     objects = MemoryObjectStore(clock)
     await objects.put(attention("default"), b"[]")
     store = AttentionStore(objects)
@@ -120,8 +120,9 @@ def with_sage(folder: Path) -> str:
     return str(folder / "bin" / "python")
 
 
-async def test_the_likely_attention(tmp_path: Path) -> None:
-    """SageAttention where it is installed and the GPU is not too old for it; the driver is asked once."""
+async def test_the_likely_attention_needs_no_probe(tmp_path: Path) -> None:
+    """The likely attention is SageAttention if it is installed and the GPU is recent enough; the driver is called
+    once."""
     python = with_sage(tmp_path / "venv")
     assert has_sage(python)
     modern = driver(tmp_path)

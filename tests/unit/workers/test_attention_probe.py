@@ -1,4 +1,4 @@
-"""Kernels of every kind, compared with a reference on stand-in tensors: lists of numbers, and a clock of our own."""
+"""Kernels compared with a reference on stand-in tensors, which are lists of numbers, with simulated time."""
 
 import json
 import math
@@ -14,7 +14,7 @@ REFERENCE_MS = 4.0
 
 
 class ListDevice:
-    """Each call of a kernel takes as long as the kernel says by advancing `now`."""
+    """A device on which a kernel call advances `now` by the kernel's duration."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -48,29 +48,29 @@ def measured(change: Callable[[float], float], ms: float = 1.0) -> dict[str, Any
     return measure(device, device.kernel(change, ms), device.kernel(lambda n: n, REFERENCE_MS), [CASE, CASE])
 
 
-def test_a_right_kernel_is_like_the_reference() -> None:
-    """Its cosine is 1, and the times of all cases are added."""
+def test_a_correct_kernel_matches_the_reference() -> None:
+    """A correct kernel has a cosine of 1, and the times of all cases are summed."""
     facts = measured(lambda n: n)
     assert facts["finite"]
     assert facts["cosine"] == pytest.approx(1)
     assert (facts["sage_ms"], facts["sdpa_ms"]) == (2.0, 2 * REFERENCE_MS)
 
 
-def test_a_wrong_kernel_is_seen() -> None:
-    """Numbers of another sign or order are not similar."""
+def test_a_wrong_kernel_has_a_low_cosine() -> None:
+    """Numbers of another sign or order have a low cosine."""
     assert measured(lambda n: -n)["cosine"] == pytest.approx(-1)
     assert measured(lambda n: 9 - n)["cosine"] < 0.7
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_no_number_is_not_compared(value: float) -> None:
-    """One NaN or infinity is enough."""
+def test_a_result_that_is_not_finite_is_not_compared(value: float) -> None:
+    """One NaN or infinity makes the result not finite, and no cosine is computed."""
     facts = measured(lambda n: value if n == 3 else n)
     assert (facts["finite"], facts["cosine"]) == (False, None)
 
 
-def test_a_kernel_that_raises_is_told_of() -> None:
-    """By the error's kind and words, and nothing else of it is believed."""
+def test_a_kernel_that_raises_is_reported() -> None:
+    """A kernel that raises is reported by the type and message of its error only."""
 
     def raising(_: float) -> float:
         raise RuntimeError("no kernel image is available")
@@ -79,7 +79,7 @@ def test_a_kernel_that_raises_is_told_of() -> None:
 
 
 def test_the_time_is_the_median_after_the_first_runs() -> None:
-    """The run that compiles does not count."""
+    """The first runs, which compile, do not count towards the median time."""
     device = ListDevice()
     runs = 0
 
@@ -92,6 +92,6 @@ def test_the_time_is_the_median_after_the_first_runs() -> None:
     assert compare(device, CASE, compiling, device.kernel(lambda n: n, REFERENCE_MS)).ms == pytest.approx(3.0)
 
 
-def test_the_facts_are_json() -> None:
-    """What is measured can be printed as it is."""
+def test_the_measurements_are_json() -> None:
+    """The measurements can be printed as JSON."""
     assert json.loads(json.dumps(measured(lambda n: n)))

@@ -1,4 +1,4 @@
-"""Which inputs a class lets name existing files alone, as the code inside ComfyUI's process finds it out by trial."""
+"""Inputs that accept only names of existing files, detected by calls of the class inside ComfyUI's process."""
 
 import importlib.util
 from collections.abc import Callable
@@ -20,7 +20,7 @@ def node_class(check: Callable[..., Any], name: str, kind: Any = TEXT) -> type:
 
 @pytest.fixture(scope="module")
 def engine_side() -> ModuleType:
-    """By its path, as ComfyUI imports it."""
+    """The engine-side module, loaded by its path as ComfyUI does."""
     path = ENGINE_SIDE / "comfyui_modal_worker" / "checked_files.py"
     spec = importlib.util.spec_from_file_location("checked_files_of_engine", path)
     assert spec is not None
@@ -41,8 +41,8 @@ def found(engine_side: ModuleType, tmp_path: Path) -> Callable[[type], Any]:
     return search
 
 
-def test_a_path_that_must_exist_is_found_out(found: Callable[[type], Any]) -> None:
-    """With the names that a path can begin with, and that URLs pass."""
+def test_an_input_for_existing_paths_is_detected(found: Callable[[type], Any]) -> None:
+    """An input for existing paths is detected with its possible root folders and whether URLs pass."""
 
     def check(_: type, video: str) -> Any:
         return video.startswith("https://") or Path(video).is_file() or f"Invalid file path: {video}"
@@ -57,8 +57,8 @@ def test_a_path_that_must_exist_is_found_out(found: Callable[[type], Any]) -> No
     assert {"/tmp", *(path.name for path in Path().iterdir())} <= set(about["roots"])  # noqa: S108  the name of a root, no file
 
 
-def test_names_of_the_input_folder_are_found_out(found: Callable[[type], Any], tmp_path: Path) -> None:
-    """Of files and of folders that hold any, in a text or in a list of choices."""
+def test_an_input_for_names_in_the_input_folder_is_detected(found: Callable[[type], Any], tmp_path: Path) -> None:
+    """Inputs for files or non-empty folders of the input folder are detected, in a text or in a list of choices."""
 
     def check_file(_: type, audio: str, **rest: Any) -> Any:
         return (tmp_path / audio).is_file() or "no file"
@@ -85,18 +85,18 @@ def test_names_of_the_input_folder_are_found_out(found: Callable[[type], Any], t
         lambda _, name: Path("/nowhere/of/its/own", name).is_file(),
     ],
 )
-def test_a_check_of_anything_else_is_none(found: Callable[[type], Any], check: Callable[..., Any]) -> None:
-    """One that needs several inputs, or reads a folder of its own, is left to the class."""
+def test_other_checks_are_left_to_the_class(found: Callable[[type], Any], check: Callable[..., Any]) -> None:
+    """A check that needs several inputs or reads its own folder is left to the class."""
     assert found(node_class(check, "name")) is None
 
 
 def test_only_texts_are_tried(found: Callable[[type], Any]) -> None:
-    """A number or a picture names no file."""
+    """Only text inputs are tried, because a number or a picture names no file."""
     assert found(node_class(lambda _, name: Path(name).is_file(), "name", ("IMAGE",))) is None
 
 
 def test_an_input_folder_that_cannot_be_written_ends_the_trial(engine_side: ModuleType, tmp_path: Path) -> None:
-    """Nothing is known then, and nothing fails."""
+    """Without a writable input folder nothing is detected and nothing fails."""
     checked = engine_side.CheckedFiles(lambda known: known.VALIDATE_INPUTS, str(tmp_path / "missing"))
     checked.search({"Node": node_class(lambda _, name: Path(name).is_file(), "name")})
     assert checked.found == {}

@@ -1,4 +1,4 @@
-"""GPUs, by the names that drivers and ComfyUI give them."""
+"""GPU names as drivers and ComfyUI report them."""
 
 import pytest
 
@@ -24,19 +24,19 @@ from workers.comfy.system import SystemFacts, gpu_name, system_facts
     ],
 )
 def test_modals_gpus_have_their_names_and_prices(driver: str, name: str) -> None:
-    """The driver's name leads to a price."""
+    """The driver's name of each Modal GPU maps to Modal's name, which has a price."""
     assert gpu_name(driver) == name
     assert 0 < MODAL_USD_PER_S[name] < 0.01
 
 
 @pytest.mark.parametrize("driver", ["NVIDIA L40", "NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000", "NVIDIA A1000"])
-def test_other_gpus_keep_theirs(driver: str) -> None:
-    """None of them is taken for one whose name is a part of it."""
+def test_other_gpus_keep_their_names(driver: str) -> None:
+    """A GPU whose name only contains another GPU's name keeps its own."""
     assert gpu_name(driver) == driver
 
 
-def test_what_comfyui_says_of_itself() -> None:
-    """The GPU without its number and its allocator."""
+def test_system_facts_are_read_from_comfyui() -> None:
+    """System facts contain the GPU without its index and its allocator."""
     system = {"comfyui_version": "0.33.0", "python_version": "3.12.3 (main)", "pytorch_version": "2.9.1+cu128"}
     device = {"name": "cuda:0 NVIDIA H100 80GB HBM3 : cudaMallocAsync", "type": "cuda", "vram_total": 85 * 10**9}
     assert system_facts({"system": system, "devices": [device]}) == SystemFacts(
@@ -44,8 +44,8 @@ def test_what_comfyui_says_of_itself() -> None:
     )
 
 
-def test_a_cpu_is_no_gpu_and_nonsense_is_nothing() -> None:
-    """Every field may be missing, or of another kind."""
+def test_a_cpu_or_malformed_stats_give_no_gpu() -> None:
+    """A CPU is not reported as a GPU, and missing or malformed fields are ignored."""
     cpu = {"name": "cpu", "type": "cpu", "vram_total": 1}
     assert system_facts({"system": {"engine": "lite"}, "devices": [cpu]}) == SystemFacts("lite")
     for stats in ({}, {"system": 3, "devices": "none"}, {"system": {"python_version": ""}, "devices": [1, {}]}):

@@ -1,4 +1,4 @@
-"""The catalogue and the lite engine judge the same graphs from the same declarations, each in its own code."""
+"""The catalogue and the lite engine accept the same graphs from the same declarations, each with its own code."""
 
 import copy
 from pathlib import Path
@@ -34,7 +34,7 @@ literals = (
 
 @st.composite
 def broken(draw: st.DrawFn) -> dict[str, Any]:
-    """A shipped example with some inputs changed, removed or relinked, and some nodes turned into others."""
+    """A shipped example with some inputs changed, removed or relinked, and some classes replaced."""
     graph: dict[str, Any] = copy.deepcopy(example(draw(st.sampled_from(list(shipped())))))
     for _ in range(draw(st.integers(1, 3))):
         node = graph[draw(st.sampled_from(sorted(graph)))]
@@ -60,13 +60,13 @@ def lite_runs(graph: dict[str, Any]) -> frozenset[str]:
 
 @settings(max_examples=400)
 @given(broken())
-def test_both_accept_or_both_refuse(graph: dict[str, Any]) -> None:
-    """And of what they accept, they run the same outputs."""
+def test_catalogue_and_engine_accept_the_same_outputs(graph: dict[str, Any]) -> None:
+    """The catalogue and the lite engine run the same outputs of any graph."""
     report = CATALOGUE.check(parse_graph(graph), frozenset())
     assert report.runs == lite_runs(graph), [fault.message for fault in report.faults]
 
 
-def test_a_chain_as_long_as_a_graph_may_be() -> None:
-    """Its length is no matter of the interpreter's stack."""
+def test_the_longest_chain_is_validated() -> None:
+    """A chain of 2,000 nodes is validated without exhausting the interpreter's stack."""
     verdict = VALIDATOR.check(chain(2_000))
     assert (verdict.outputs, verdict.error, verdict.node_errors) == (("1999",), None, {})

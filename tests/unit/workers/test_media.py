@@ -1,4 +1,4 @@
-"""Files as nodes write them, and as they should not: what is told of each, and that nothing raises."""
+"""Media facts of valid, damaged and hostile files; examining any of them raises nothing."""
 
 import hashlib
 import io
@@ -34,23 +34,23 @@ def picture(kind: str, size: tuple[int, int] = (20, 10), frames: int = 1) -> byt
 @pytest.mark.parametrize(
     ("kind", "content_type"), [("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")]
 )
-def test_a_picture_tells_its_size(tmp_path: Path, kind: str, content_type: str) -> None:
-    """Whatever its name says."""
+def test_the_size_of_a_picture_is_read(tmp_path: Path, kind: str, content_type: str) -> None:
+    """The size of a picture is read from its content, whatever its file name is."""
     body = picture(kind)
     facts = examine(written(tmp_path, "x", body), "picture.bin")
     assert facts == Facts(len(body), hashlib.sha256(body).hexdigest(), content_type, 20, 10, None, 1)
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_an_animation_tells_its_frames_and_length(tmp_path: Path, kind: str) -> None:
-    """Four frames of an eighth of a second; GIF counts in hundredths."""
+def test_the_frames_and_duration_of_an_animation_are_read(tmp_path: Path, kind: str) -> None:
+    """The number of frames and the duration of an animation are read."""
     facts = examine(written(tmp_path, "x", picture(kind, frames=4)), f"a.{kind.lower()}")
     assert (facts.width, facts.frames) == (20, 4)
     assert facts.duration_s == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_picture_larger_than_pillow_believes_in(tmp_path: Path) -> None:
-    """Upscalers write such ones; the header is enough."""
+def test_a_picture_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
+    """The size of a picture beyond Pillow's pixel limit, as upscalers write it, is read from its header."""
     buffer = io.BytesIO()
     Image.new("1", (20_000, 16_000)).save(buffer, "PNG")
     facts = examine(written(tmp_path, "x", buffer.getvalue()), "x.png")
@@ -59,7 +59,7 @@ def test_a_picture_larger_than_pillow_believes_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("side", "frames"), [(9_000, 15_000), (20_000, 2), (1, 50_000)])
 def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, frames: int) -> None:
-    """A GIF of some kilobytes may be hours of work: its size is said, its length is not."""
+    """A small GIF that would take hours to decode has a size but no duration."""
     frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     body = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
     facts = examine(written(tmp_path, "x", body), "x.gif")
@@ -67,7 +67,7 @@ def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, 
 
 
 def test_a_small_file_of_huge_pages_takes_no_memory_of_the_worker(tmp_path: Path) -> None:
-    """The second page of this TIFF decodes to 625 million pixels; the pages have no duration, and none is decoded."""
+    """A TIFF whose second page has 625 million pixels is examined without decoding it."""
     pages = [Image.new("1", (1, 1)), Image.new("1", (25_000, 25_000))]
     path = tmp_path / "x.tiff"
     pages[0].save(path, save_all=True, append_images=pages[1:], compression="group4")
@@ -79,7 +79,7 @@ def test_a_small_file_of_huge_pages_takes_no_memory_of_the_worker(tmp_path: Path
 
 
 def test_an_animation_beyond_the_memory_of_its_measurement_has_no_duration(tmp_path: Path) -> None:
-    """libwebp allocates two canvases, of 392 MB each here; the process that opens the file has no room for both."""
+    """A WebP that needs more memory than the examining process may use has no duration."""
     body = bytearray(picture("WEBP", frames=3))
     assert body[12:16] == b"VP8X"
     body[24:30] = (9_898).to_bytes(3, "little") * 2
@@ -87,8 +87,9 @@ def test_an_animation_beyond_the_memory_of_its_measurement_has_no_duration(tmp_p
     assert (facts.width, facts.height, facts.frames, facts.duration_s) == (9_899, 9_899, 3, None)
 
 
-def test_a_video_tells_its_size_length_and_frames(tmp_path: Path) -> None:
-    """WebM does not write the number of frames into its header: packets are counted."""
+def test_the_size_duration_and_frames_of_a_video_are_read(tmp_path: Path) -> None:
+    """A video's size, duration and frames are read; WebM packets are counted, because the header lacks the frame
+    count."""
     path = tmp_path / "x.webm"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libvpx-vp9", rate=10)
@@ -102,8 +103,8 @@ def test_a_video_tells_its_size_length_and_frames(tmp_path: Path) -> None:
     assert facts.duration_s == pytest.approx(0.5, abs=0.1)
 
 
-def test_sound_tells_its_length(tmp_path: Path) -> None:
-    """And no size in pixels."""
+def test_the_duration_of_sound_is_read(tmp_path: Path) -> None:
+    """Sound has a duration and no size in pixels."""
     path = tmp_path / "x.wav"
     with wave.open(str(path), "wb") as sound:
         sound.setnchannels(1)
@@ -125,8 +126,8 @@ def test_sound_tells_its_length(tmp_path: Path) -> None:
         ("vector.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
     ],
 )
-def test_what_cannot_be_read_stays_unsaid(tmp_path: Path, name: str, body: bytes) -> None:
-    """The file itself is an output all the same."""
+def test_an_unreadable_file_has_no_media_facts(tmp_path: Path, name: str, body: bytes) -> None:
+    """A file that cannot be decoded has a size in bytes and no media facts."""
     facts = examine(written(tmp_path, name, body), name)
     assert (facts.size_bytes, facts.duration_s, facts.frames) == (len(body), None, None)
 
@@ -141,12 +142,12 @@ def test_what_cannot_be_read_stays_unsaid(tmp_path: Path, name: str, body: bytes
         ("vector.svg", "image/svg+xml"),
     ],
 )
-def test_the_name_decides_where_the_content_says_nothing(tmp_path: Path, name: str, content_type: str) -> None:
-    """Models and text have no magic number."""
+def test_the_name_decides_the_type_of_unrecognised_content(tmp_path: Path, name: str, content_type: str) -> None:
+    """The file name decides the content type of models and text, which have no magic number."""
     assert content_type_of(written(tmp_path, name, b"{}"), name) == content_type
 
 
-def test_what_the_caller_knows_counts(tmp_path: Path) -> None:
-    """A text that begins like a picture is a text."""
+def test_a_given_content_type_is_used(tmp_path: Path) -> None:
+    """A content type given by the caller is used, even if a text starts like a picture."""
     facts = examine(written(tmp_path, "x", b"GIF89a is a format"), "x.txt", "text/plain; charset=utf-8")
     assert (facts.content_type, facts.width) == ("text/plain; charset=utf-8", None)

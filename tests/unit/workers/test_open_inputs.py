@@ -1,4 +1,4 @@
-"""Which classes take inputs of any name, as the code inside ComfyUI's process finds it out."""
+"""Classes that accept inputs of any name, detected inside ComfyUI's process."""
 
 import importlib.util
 from types import ModuleType
@@ -10,7 +10,7 @@ from workers.comfy.spec import ENGINE_SIDE
 
 
 class Everything(dict[str, Any]):
-    """As packs declare it: every name is in it, and object_info shows an ordinary dict."""
+    """A mapping that contains every name, as packs declare it; object_info shows an ordinary dict."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -32,7 +32,7 @@ def raising() -> type:
 
 @pytest.fixture(scope="module")
 def engine_side() -> ModuleType:
-    """By its path, as ComfyUI imports it."""
+    """The engine-side module, loaded by its path as ComfyUI does."""
     path = ENGINE_SIDE / "comfyui_modal_worker" / "inputs.py"
     spec = importlib.util.spec_from_file_location("open_inputs_of_engine", path)
     assert spec is not None
@@ -42,8 +42,8 @@ def engine_side() -> ModuleType:
     return module
 
 
-def test_a_class_is_open_if_what_it_declares_contains_every_name(engine_side: ModuleType) -> None:
-    """In any group; ComfyUI's newer API has a flag for it."""
+def test_a_class_that_declares_every_name_is_open(engine_side: ModuleType) -> None:
+    """A class is open if any of its input groups contains every name or if it sets the flag of the newer API."""
     plain = {"required": {"image": ("IMAGE",)}, "optional": {"mask": ("MASK",)}}
     flagged = node_class(plain)
     vars_of_flag = {"ACCEPT_ALL_INPUTS": True}
@@ -65,7 +65,7 @@ def test_a_class_is_open_if_what_it_declares_contains_every_name(engine_side: Mo
     }
 
 
-def test_a_class_that_cannot_say_is_left_out(engine_side: ModuleType) -> None:
-    """One broken class of a pack hides none of the others."""
+def test_a_broken_class_is_left_out(engine_side: ModuleType) -> None:
+    """A class that fails to declare its inputs is left out, and the others are reported."""
     classes = {"Raising": raising(), "None": node_class(None), "NoClass": object(), "Plain": node_class({})}
     assert engine_side.open_inputs(classes) == {"Plain": False}

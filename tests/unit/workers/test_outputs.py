@@ -1,4 +1,4 @@
-"""What nodes put out: every file is fetched, every value is kept, and no name or value can break a record."""
+"""Outputs of nodes: every file is fetched, every value is kept, and no name or value can break a record."""
 
 import json
 from typing import Any
@@ -27,17 +27,17 @@ REF = FileRef("a_00001_.png", "x", "output")
 
 @pytest.mark.parametrize("key", ["images", "gifs", "audio", "3d", "latents", "whatever"])
 def test_a_file_is_a_file_under_any_key(key: str) -> None:
-    """Custom nodes call their lists what they like."""
+    """A file is an output under any key, because custom nodes choose their own keys."""
     assert list(outputs_of("7", {key: [PNG, PNG]})) == [FileOutput(REF), FileOutput(REF)]
 
 
-def test_a_flag_beside_files_is_no_output() -> None:
-    """`animated` says something of the files."""
+def test_a_flag_next_to_files_is_not_an_output() -> None:
+    """`animated` describes the files next to it and is not an output."""
     assert list(outputs_of("7", {"images": [PNG], "animated": [True]})) == [FileOutput(REF)]
 
 
-def test_texts_are_files_of_their_own() -> None:
-    """By the first version's name; several are numbered."""
+def test_texts_become_files() -> None:
+    """A text becomes a file with the name of the first version, and several texts are numbered."""
     (one,) = outputs_of("7", {"text": ["hello"]})
     assert isinstance(one, InlineOutput)
     assert (one.filename, one.body) == ("text_output_7.txt", b"hello")
@@ -60,7 +60,7 @@ def test_texts_are_files_of_their_own() -> None:
     ],
 )
 def test_every_other_value_becomes_json(value: Any) -> None:
-    """A mere `filename` may mean anything; nothing is dropped."""
+    """Any other value becomes a JSON output, including a `filename` without a type."""
     (output,) = outputs_of("7", {"result": value})
     assert isinstance(output, InlineOutput)
     assert output.filename == "ui_output_7_result.json"
@@ -88,37 +88,37 @@ FILES = {"3d/x.glb": GLB, "a_00001_.png": FileRef("a_00001_.png", "", "temp")}
     ],
 )
 def test_a_string_that_names_a_file_is_that_file(ui: dict[str, Any], files: list[FileRef], values: list[Any]) -> None:
-    """At any depth, once for each node; what else the payload holds stays a value, unless it is empty."""
+    """A string that names a file becomes that file once per node, and the rest of the payload stays a value."""
     outputs = list(outputs_of("7", ui, {name: ref for name, ref in FILES.items() if name in names_in(ui)}))
     assert [output.ref for output in outputs if isinstance(output, FileOutput)] == files
     assert [json.loads(output.body) for output in outputs if isinstance(output, InlineOutput)] == values
 
 
-def test_a_text_that_names_a_file_is_kept_beside_it() -> None:
-    """Somebody may want to read it."""
+def test_a_text_that_names_a_file_is_also_kept() -> None:
+    """A text that names a file is kept as a text next to the file."""
     file, text = outputs_of("7", {"text": ["3d/x.glb"]}, FILES)
     assert file == FileOutput(GLB)
     assert isinstance(text, InlineOutput)
     assert (text.filename, text.body) == ("text_output_7.txt", b"3d/x.glb")
 
 
-def test_only_so_many_strings_are_looked_up() -> None:
-    """A payload of millions of texts does not hold up its job."""
+def test_the_number_of_file_look_ups_is_bounded() -> None:
+    """Only a bounded number of strings is looked up as file names."""
     assert names_in({"text": [f"{number}.png" for number in range(MAX_NAMES + 5)]}) == [
         f"{number}.png" for number in range(MAX_NAMES)
     ]
     assert names_in({"text": ["", "  ", "x" * (LONGEST_NAME + 1), 3, None]}) == []
 
 
-def test_a_file_is_the_same_however_its_folder_is_written() -> None:
-    """It is stored once then."""
+def test_spellings_of_one_path_are_one_file() -> None:
+    """Different spellings of one path are one file, which is stored once."""
     written = [("x.glb", "3d"), ("x.glb", "3d/"), ("3d/x.glb", ""), ("x.glb", "./3d"), ("x.glb", "a\\..\\3d")]
     ui = {"3d": [{"filename": name, "subfolder": folder, "type": "output"} for name, folder in written]}
     assert {output.ref for output in outputs_of("7", ui) if isinstance(output, FileOutput)} == {GLB}
 
 
-def test_names_of_outputs_differ() -> None:
-    """Upper and lower case are one name on some systems; what is too long keeps its difference."""
+def test_output_names_are_unique() -> None:
+    """Output names are unique regardless of case, and truncated names stay unique."""
     names = DistinctNames()
     long = "x" * 300 + ".png"
     taken = [
@@ -138,12 +138,12 @@ def test_names_of_outputs_differ() -> None:
     ],
 )
 def test_folders_are_made_safe(folder: str, safe: str) -> None:
-    """Each name of the path, no path of the machine, and no more of it than a record can hold a thousand times."""
+    """A folder is made of safe names, contains no host path and has a bounded length."""
     assert safe_folder(folder) == safe
 
 
-def test_nan_and_half_characters_become_strict() -> None:
-    """What Python reads from JSON is not always what it can write."""
+def test_nan_and_lone_surrogates_are_replaced() -> None:
+    """NaN, infinities and lone surrogates are replaced, because strict JSON cannot contain them."""
     assert strict_json({"a\ud800": [float("nan"), float("inf"), "b\udfff", 1.5]}) == {"a?": [None, None, "b?", 1.5]}
     assert strict_text("ok ü") == "ok ü"
 
@@ -159,8 +159,8 @@ def test_nan_and_half_characters_become_strict() -> None:
         ("a.json", "application/json", "text"),
     ],
 )
-def test_the_type_is_told_by_the_extension_then_the_content(filename: str, content_type: str, kind: str) -> None:
-    """A SaveVideo lists its file under `images` too."""
+def test_the_type_follows_the_extension_then_the_content(filename: str, content_type: str, kind: str) -> None:
+    """An output's type follows its extension, then its content type, and not the node's key."""
     assert type_of(filename, content_type) == kind
 
 
@@ -176,13 +176,13 @@ def test_the_type_is_told_by_the_extension_then_the_content(filename: str, conte
     ],
 )
 def test_names_are_made_safe(name: str, safe: str) -> None:
-    """Letters of any script stay."""
+    """Unsafe characters of a file name are replaced, and letters of any script are kept."""
     assert safe_filename(name) == safe
 
 
 @given(st.text(max_size=400))
 def test_any_name_is_made_safe(name: str) -> None:
-    """One segment of a key, never empty, `.` or `..`, and written as UTF-8."""
+    """Any name becomes one key segment that is not empty, `.` or `..` and that fits its limit in UTF-8."""
     safe = safe_filename(name)
     assert safe not in ("", ".", "..")
     assert "/" not in safe
@@ -199,8 +199,8 @@ payloads = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["images", "text", "result", "animated"]), payloads, max_size=3))
-def test_any_payload_is_taken_apart(ui: dict[str, Any]) -> None:
-    """Whatever a node shows, it never fails a job by its form; inline bodies are strict JSON or text."""
+def test_any_payload_is_split_into_outputs(ui: dict[str, Any]) -> None:
+    """Any payload is split without an error, and its inline bodies are strict JSON or text."""
     for output in outputs_of("7", ui, dict.fromkeys(names_in(ui)[::2], GLB)):
         if isinstance(output, InlineOutput) and output.content_type == "application/json":
             json.loads(output.body.decode(), parse_constant=pytest.fail)

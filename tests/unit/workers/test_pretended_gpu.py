@@ -1,4 +1,4 @@
-"""The GPU that is pretended to ComfyUI for a snapshot: what torch says meanwhile, and that it is asked again."""
+"""The GPU that ComfyUI is made to see for a snapshot: torch's answers meanwhile, and the real values afterwards."""
 
 import importlib
 import importlib.util
@@ -28,7 +28,7 @@ def get_total_memory(device):
 
 
 def _loaded() -> ModuleType:
-    """By its path, as in ComfyUI's process: the package around it is ComfyUI's to import."""
+    """Load the module by its path, because the package around it imports ComfyUI."""
     path = ENGINE_SIDE / "comfyui_modal_worker" / "pretended_gpu.py"
     spec = importlib.util.spec_from_file_location("pretended_gpu", path)
     assert spec is not None
@@ -39,7 +39,7 @@ def _loaded() -> ModuleType:
 
 
 def _own_answers() -> SimpleNamespace:
-    """Of a torch that has a GPU of 80 GB."""
+    """Return the answers of a torch that has a GPU of 80 GB."""
     device = SimpleNamespace(type="cuda", index=0)
     return SimpleNamespace(
         is_available=lambda: True,
@@ -55,7 +55,7 @@ def _own_answers() -> SimpleNamespace:
 
 @pytest.fixture
 def torch(tmp_path: Path) -> Iterator[ModuleType]:
-    """Stand-ins of torch and of ComfyUI's memory management, importable as theirs are."""
+    """Importable stand-ins of torch and of ComfyUI's memory management."""
     torch = ModuleType("stand_in_torch")
     vars(torch).update(cuda=_own_answers(), device=lambda kind, index: SimpleNamespace(type=kind, index=index))
     (tmp_path / "comfy").mkdir()
@@ -84,7 +84,8 @@ def sageattn():
 
 
 def test_kernels_that_need_the_driver_are_imported_again(torch: ModuleType, tmp_path: Path) -> None:
-    """Also for those who have imported SageAttention's function before: on an H100 it would raise for ever."""
+    """SageAttention's kernels are imported again after the snapshot, also for code that had imported its function
+    before."""
     package = tmp_path / "sageattention"
     package.mkdir()
     (package / "__init__.py").write_text("from .core import sageattn\n")
@@ -105,8 +106,9 @@ def test_kernels_that_need_the_driver_are_imported_again(torch: ModuleType, tmp_
             del sys.modules[name]
 
 
-def test_what_was_frozen_is_asked_again(torch: ModuleType) -> None:
-    """The memory that ComfyUI believes in, the device, and exceptions that others have imported stay the same."""
+def test_snapshot_values_are_refreshed(torch: ModuleType) -> None:
+    """After the snapshot ComfyUI has the real memory size and device, and its exception classes stay the same
+    objects."""
     pretended = _loaded()
     gpu = pretended.gpu
     gpu.begin(torch)
@@ -119,8 +121,8 @@ def test_what_was_frozen_is_asked_again(torch: ModuleType) -> None:
     assert torch.cuda.get_device_name() == "real"
 
 
-def test_where_there_is_no_gpu_it_says_so(torch: ModuleType) -> None:
-    """As torch does, whatever it raises."""
+def test_a_missing_gpu_raises_torchs_error(torch: ModuleType) -> None:
+    """Without a GPU after the snapshot, torch's own error is raised."""
     gpu = _loaded().gpu
 
     def no_driver(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Model files that are read while an engine starts: which, and how many."""
+"""Model files that are read while an engine starts: which ones, and how many."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ GRAPH: dict[str, Any] = {
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Two kinds of models, as below ComfyUI's `models`."""
+    """Two kinds of models in a folder like ComfyUI's `models`."""
     folder = tmp_path / "models"
     for name, size in (("diffusion_models/wan/high.safetensors", 3000), ("vae/vae.safetensors", 100)):
         path = folder / name
@@ -33,8 +33,8 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_files_that_a_graph_names(models: Path) -> None:
-    """By their place below any folder of models, once each; nothing outside of these, and no other words."""
+def test_model_files_of_a_graph_are_found(models: Path) -> None:
+    """Values of a graph that name files below a model folder are found once each, and paths outside are ignored."""
     found = model_files([*graph_values(GRAPH), "vae.safetensors", "default", 7], [models, models / "none"])
     assert found == {
         models / "diffusion_models" / "wan" / "high.safetensors": 3000,
@@ -44,8 +44,8 @@ def test_the_files_that_a_graph_names(models: Path) -> None:
     assert model_files(outside, [models]) == {}
 
 
-async def test_they_are_read_as_far_as_the_memory_goes(models: Path) -> None:
-    """A file that does not fit is left out, and a smaller one after it is read."""
+async def test_files_are_read_within_the_memory_limit(models: Path) -> None:
+    """A file that exceeds the remaining memory is skipped, and a smaller one after it is read."""
     values = list(graph_values(GRAPH))
     assert await ReadAhead([models]).run(values) == 3100
     assert await ReadAhead([models], max_bytes=3099).run(values) == 3000
@@ -55,13 +55,13 @@ async def test_they_are_read_as_far_as_the_memory_goes(models: Path) -> None:
 
 
 async def test_a_file_that_cannot_be_read_is_left_to_the_engine(models: Path) -> None:
-    """It says what is wrong."""
+    """An unreadable file is skipped, because the engine reports the error."""
     ahead = ReadAhead([models])
     assert ahead._read(models / "gone.safetensors") == 0
 
 
-async def test_the_expected_job_is_the_best_one_that_waits(clock: ManualClock) -> None:
-    """With the values that it sets; none waits, none is expected."""
+async def test_the_expected_job_is_the_best_queued_job(clock: ManualClock) -> None:
+    """The values of the best queued job, with its inputs applied, are expected; an empty queue has none."""
     shop = Shop(MemoryObjectStore(clock), clock)
     assert await expected_values(shop.queue, shop.jobs, "default") == []
     await shop.queued()

@@ -1,4 +1,4 @@
-"""What a running job costs in writes, and what its holder notices."""
+"""The writes that a running job costs, and the changes that its reporter detects."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -23,7 +23,7 @@ HOUR_S = 3600.0
 
 
 class RefusingStore(MemoryObjectStore):
-    """Refuses the next conditional writes, as a bucket whose policy was changed does."""
+    """Refuses the next conditional writes, like a bucket with a changed policy."""
 
     refusals = 0
 
@@ -35,7 +35,7 @@ class RefusingStore(MemoryObjectStore):
 
 
 class Desk:
-    """A claimed job, and a reporter whose calls are counted."""
+    """A claimed job and a reporter whose callbacks are counted."""
 
     def __init__(self) -> None:
         self.clock, self.signal = SystemClock(), MemorySignal()
@@ -58,7 +58,7 @@ class Desk:
         lease_s: float = HOUR_S,
         cancel_poll_s: float = HOUR_S,
     ) -> Reporter:
-        """The reporter, after it ran `until` then."""
+        """Run a reporter until `until` is done, and return it."""
         policy = ReportPolicy(interval_s=INTERVAL_S, cancel_poll_s=cancel_poll_s, lease_s=lease_s)
         reporter = Reporter(
             self.jobs, claimed, self.clock, policy, observe=observe, on_cancel=self._cancel, on_fenced=self._fence
@@ -78,8 +78,8 @@ class Desk:
         self.fences += 1
 
 
-class Looks:
-    """What the reporter sees at each turn, and whether it has looked often enough."""
+class Snapshots:
+    """Snapshots for the reporter's observations, with a wait for a given number of them."""
 
     def __init__(self, tell: Callable[[int], int], wanted: int) -> None:
         self.count = 0
@@ -98,16 +98,16 @@ class Looks:
         await self._enough.wait()
 
 
-async def test_what_did_not_change_is_not_written_again() -> None:
-    """Ten looks at one and the same progress cost one write."""
-    desk, looks = Desk(), Looks(lambda _: 14, wanted=10)
+async def test_unchanged_progress_is_not_written_again() -> None:
+    """Ten observations of the same progress cost one write."""
+    desk, snapshots = Desk(), Snapshots(lambda _: 14, wanted=10)
     claimed = await desk.claim()
-    reporter = await desk.report(claimed, looks, looks.enough())
+    reporter = await desk.report(claimed, snapshots, snapshots.enough())
     assert (reporter.stored.record.rev - claimed.record.rev, reporter.stored.record.progress) == (1, 7)
 
 
-async def test_progress_is_looked_at_once_a_turn_however_often_it_changes() -> None:
-    """200 nodes cost no more writes than there were turns."""
+async def test_progress_is_written_at_most_once_per_interval() -> None:
+    """200 finished nodes cost at most one write per interval."""
     finished = 0
 
     async def work() -> None:
@@ -115,17 +115,17 @@ async def test_progress_is_looked_at_once_a_turn_however_often_it_changes() -> N
         for _ in range(200):
             finished += 1
             await asyncio.sleep(0)
-        await looks.enough()
+        await snapshots.enough()
 
-    desk, looks = Desk(), Looks(lambda _: finished, wanted=5)
+    desk, snapshots = Desk(), Snapshots(lambda _: finished, wanted=5)
     claimed = await desk.claim()
-    reporter = await desk.report(claimed, looks, work())
-    assert 1 <= reporter.stored.record.rev - claimed.record.rev <= looks.count
+    reporter = await desk.report(claimed, snapshots, work())
+    assert 1 <= reporter.stored.record.rev - claimed.record.rev <= snapshots.count
     assert reporter.stored.record.progress_details.nodes_completed == 200
 
 
-async def test_a_lease_is_renewed_though_nothing_happens() -> None:
-    """A long node that gives no sign of progress keeps its job."""
+async def test_a_lease_is_renewed_without_progress() -> None:
+    """The lease of a job without progress, such as a long node, is renewed."""
     desk = Desk()
     claimed = await desk.claim()
 
@@ -139,19 +139,19 @@ async def test_a_lease_is_renewed_though_nothing_happens() -> None:
     assert reporter.stored.record.progress == 0
 
 
-async def test_a_cancel_request_is_heard_once() -> None:
-    """By the poll, or by the race that the next write loses."""
-    desk, looks = Desk(), Looks(lambda count: count, wanted=5)
+async def test_a_cancel_request_is_reported_once() -> None:
+    """A cancel request is reported once, whether the poll or a lost write detects it."""
+    desk, snapshots = Desk(), Snapshots(lambda count: count, wanted=5)
     claimed = await desk.claim()
     now = desk.clock.now()
     await desk.jobs.evolve("default", claimed.record.job_id, lambda record: record.cancel(now=now))
-    await desk.report(claimed, looks, looks.enough(), cancel_poll_s=INTERVAL_S)
+    await desk.report(claimed, snapshots, snapshots.enough(), cancel_poll_s=INTERVAL_S)
     assert (desk.cancels, desk.fences) == (1, 0)
 
 
-async def test_a_lost_job_is_noticed_and_left_alone() -> None:
-    """Another attempt holds it by now."""
-    desk, looks = Desk(), Looks(lambda count: count, wanted=1)
+async def test_a_lost_job_is_detected_and_not_written() -> None:
+    """A reporter whose job belongs to another attempt is fenced and leaves the record unchanged."""
+    desk, snapshots = Desk(), Snapshots(lambda count: count, wanted=1)
     claimed = await desk.claim()
     taken = await desk.jobs.evolve(
         "default",
@@ -160,15 +160,15 @@ async def test_a_lost_job_is_noticed_and_left_alone() -> None:
             worker="w2", now=desk.clock.now(), lease_s=60
         ),
     )
-    reporter = await desk.report(claimed, looks, looks.enough())
+    reporter = await desk.report(claimed, snapshots, snapshots.enough())
     assert (reporter.is_fenced, desk.fences, desk.cancels) == (True, 1, 0)
     assert (await desk.jobs.read("default", claimed.record.job_id)).record == taken.record
 
 
-async def test_a_bucket_that_refuses_is_asked_again() -> None:
-    """A policy may be mended while the job runs."""
-    desk, looks = Desk(), Looks(lambda _: 6, wanted=6)
+async def test_refused_writes_are_retried() -> None:
+    """Writes that the bucket refuses are retried, because a policy may be corrected while the job runs."""
+    desk, snapshots = Desk(), Snapshots(lambda _: 6, wanted=6)
     claimed = await desk.claim()
     desk.objects.refusals = 2
-    reporter = await desk.report(claimed, looks, looks.enough())
+    reporter = await desk.report(claimed, snapshots, snapshots.enough())
     assert (reporter.stored.record.progress, desk.objects.refusals) == (3, 0)

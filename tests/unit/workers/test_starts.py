@@ -1,4 +1,4 @@
-"""A start of the engine, counted in the bucket."""
+"""Starts of the engine, counted in the bucket."""
 
 import asyncio
 from datetime import timedelta
@@ -20,7 +20,7 @@ SECRET = "hunter2"
 
 
 class Bench:
-    """A pool whose second failure in a row pauses it."""
+    """A pool that pauses at its second consecutive failure."""
 
     def __init__(self, clock: ManualClock, lease_s: float = 60) -> None:
         self.objects = MemoryObjectStore(clock)
@@ -37,8 +37,8 @@ def bench(clock: ManualClock) -> Bench:
     return Bench(clock)
 
 
-async def test_a_failed_start_tells_why(bench: Bench) -> None:
-    """The first line is the message, the last ones are the engine's; nothing secret is in them."""
+async def test_a_failed_start_records_its_reason(bench: Bench) -> None:
+    """A failed start records its first line as the message and the last lines of the engine's log, without secrets."""
 
     async def start() -> None:
         lines = [f"line {number} {SECRET}" for number in range(2 * TAIL_LINES)]
@@ -53,7 +53,7 @@ async def test_a_failed_start_tells_why(bench: Bench) -> None:
 
 
 async def test_any_error_counts(bench: Bench) -> None:
-    """A setting that names nothing, too: whatever leaves the start would have Modal repeat it without end."""
+    """Any error during a start counts as a failure, because Modal would otherwise repeat the start forever."""
 
     async def start() -> None:
         raise ValueError("warm_up: there is no workflow 'x'")
@@ -66,8 +66,8 @@ async def test_any_error_counts(bench: Bench) -> None:
         await bench.starts.check()
 
 
-async def test_a_start_is_known_while_it_lasts(clock: ManualClock) -> None:
-    """With signs of life, so that a container that ends in it counts; its success ends that."""
+async def test_a_running_start_is_recorded_and_renewed(clock: ManualClock) -> None:
+    """A running start is recorded and renewed, so that a container that dies in it is counted, until it succeeds."""
     bench = Bench(clock, lease_s=0.03)
     renewed = asyncio.Event()
     first = clock.now()
@@ -85,8 +85,8 @@ async def test_a_start_is_known_while_it_lasts(clock: ManualClock) -> None:
     assert (await bench.record()).starting == ()
 
 
-async def test_a_preempted_start_counts_as_none(bench: Bench) -> None:
-    """It is no fault of the engine's."""
+async def test_a_preempted_start_does_not_count(bench: Bench) -> None:
+    """A cancelled start is not counted as a failure."""
     begun = asyncio.Event()
 
     async def start() -> None:
@@ -102,8 +102,8 @@ async def test_a_preempted_start_counts_as_none(bench: Bench) -> None:
     assert (record.failures, record.starting) == (0, ())
 
 
-async def test_what_comes_before_a_start_counts_only_if_it_kills_the_container(bench: Bench) -> None:
-    """A snapshot that cannot be made is no failure: the start after it decides."""
+async def test_a_failed_snapshot_does_not_count(bench: Bench) -> None:
+    """Work before a start is recorded while it runs and counts only if it kills the container."""
     async with bench.starts.watched():
         assert [one.worker for one in (await bench.record()).starting] == ["w1"]
     record = await bench.record()
@@ -115,8 +115,8 @@ class DownBucket(MemoryObjectStore):
         raise StorageUnavailable("the bucket does not answer")
 
 
-async def test_a_bucket_that_fails_keeps_no_engine_from_its_start(clock: ManualClock) -> None:
-    """That start is not counted."""
+async def test_an_unavailable_bucket_does_not_prevent_a_start(clock: ManualClock) -> None:
+    """The engine starts uncounted if the bucket is unavailable."""
     started = asyncio.Event()
 
     async def start() -> None:

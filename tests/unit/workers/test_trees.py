@@ -1,4 +1,4 @@
-"""Removing folders that code of strangers made."""
+"""Removal of folders that untrusted code has made."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ import pytest
 from workers.trees import empty_tree, remove_tree
 
 LEVELS = 3_000
-"""More than Python may call itself, and longer than a path may be."""
+"""More levels than Python's recursion limit, with a path longer than the system allows."""
 
 
 def nest(folder: Path, levels: int) -> None:
-    """Folders in each other with a file in each, made one by one: the path of the last is too long to be used."""
+    """Make nested folders with a file in each, one by one, because the full path is too long to use."""
     at = os.open(folder, os.O_RDONLY)
     for _ in range(levels):
         os.mkdir("a", dir_fd=at)
@@ -23,15 +23,15 @@ def nest(folder: Path, levels: int) -> None:
     os.close(at)
 
 
-def test_a_folder_is_emptied_however_deep_it_is(tmp_path: Path) -> None:
-    """Deeper than Python's recursion and longer than a path; the folder itself stays."""
+def test_a_deep_folder_is_emptied(tmp_path: Path) -> None:
+    """A folder deeper than Python's recursion limit and the path limit is emptied, and the folder itself stays."""
     nest(tmp_path, LEVELS)
     empty_tree(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tree_is_removed_with_its_folder(tmp_path: Path) -> None:
-    """Also one that is not there, a file and a link, which is not followed."""
+    """A tree, a link or a missing path is removed, and links are not followed."""
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "kept")
@@ -43,8 +43,8 @@ def test_a_tree_is_removed_with_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root needs no modes")
-def test_a_folder_without_modes_is_removed(tmp_path: Path) -> None:
-    """A node may take every right from a folder of its own."""
+def test_a_folder_without_permissions_is_removed(tmp_path: Path) -> None:
+    """A folder whose permissions a node has removed is deleted."""
     (tmp_path / "shut" / "inner").mkdir(parents=True)
     (tmp_path / "shut" / "inner").chmod(0)
     (tmp_path / "shut").chmod(0)

@@ -1,4 +1,4 @@
-"""Which values ComfyUI leaves to a class, as the code inside ComfyUI's process finds it out."""
+"""Values that ComfyUI leaves to a class to check, detected inside ComfyUI's process."""
 
 import importlib.util
 from types import ModuleType
@@ -10,7 +10,7 @@ from workers.comfy.spec import ENGINE_SIDE
 
 
 class Anything(list[str]):
-    """As packs declare choices that are made while ComfyUI runs."""
+    """A list of choices that contains every value, as packs declare choices made at run time."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -31,7 +31,7 @@ def checks_any(cls: type, mode: str, **rest: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def engine_side() -> ModuleType:
-    """By its path, as ComfyUI imports it."""
+    """The engine-side module, loaded by its path as ComfyUI does."""
     path = ENGINE_SIDE / "comfyui_modal_worker" / "inputs.py"
     spec = importlib.util.spec_from_file_location("unchecked_of_engine", path)
     assert spec is not None
@@ -51,28 +51,28 @@ def found(engine_side: ModuleType, node: Any, *, compares_new_combos: bool = Tru
 
 
 def test_a_class_that_checks_nothing_leaves_all_to_comfyui(engine_side: ModuleType) -> None:
-    """Ranges and choices are compared as declared."""
+    """For a class without its own check ComfyUI compares all ranges and choices."""
     assert found(engine_side, node_class(mode=(["a", "b"],))) == []
 
 
-def test_what_a_class_checks_itself_is_named(engine_side: ModuleType) -> None:
-    """By the parameters of its function; one that takes any name checks all."""
+def test_inputs_that_a_class_checks_itself_are_named(engine_side: ModuleType) -> None:
+    """Inputs that are parameters of a class's check are named; a check that accepts any name covers all."""
     assert found(engine_side, node_class(checks_mode, mode=(["a"],))) == ["mode"]
     assert found(engine_side, node_class(checks_any, mode=(["a"],))) == ["*"]
 
 
 def test_choices_that_comfyui_cannot_compare_are_named(engine_side: ModuleType) -> None:
-    """A tuple is no list to it, and a list may say that it contains everything."""
+    """Choices in a tuple, or in a list that contains everything, are named, because ComfyUI cannot compare them."""
     assert found(engine_side, node_class(mode=(("a", "b"),), other=(Anything(),))) == ["mode", "other"]
 
 
 def test_choices_of_the_newer_api_depend_on_the_version(engine_side: ModuleType) -> None:
-    """ComfyUI 0.3.64 does not look at them."""
+    """Choices of the newer API are named for versions such as ComfyUI 0.3.64, which do not compare them."""
     combo = node_class(mode=("COMBO", {"options": ["a"]}))
     assert found(engine_side, combo, compares_new_combos=False) == ["mode"]
     assert found(engine_side, combo) == []
 
 
-def test_a_class_that_cannot_say_is_left_out(engine_side: ModuleType) -> None:
-    """One broken class of a pack hides none of the others."""
+def test_a_broken_class_is_left_out(engine_side: ModuleType) -> None:
+    """A broken class is left out of the result."""
     assert found(engine_side, object()) is None

@@ -1,4 +1,4 @@
-"""What follows from a receiver's answer."""
+"""What follows from a receiver's response."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -24,13 +24,13 @@ def wait(answer: Answer, *, tries: int = 1) -> timedelta:
 
 
 def test_the_schedule_spans_three_days() -> None:
-    """About 76 hours, so that a weekend is survived."""
+    """The retry schedule spans about 76 hours, which covers a weekend."""
     assert timedelta(hours=75) < sum(SCHEDULE, timedelta()) < timedelta(hours=77)
 
 
 @given(st.text(), st.integers(1, len(SCHEDULE)))
-def test_waits_are_spread_and_always_the_same(event_id: str, tries: int) -> None:
-    """By a fifth at most, so that many events do not come at once; by the event and the attempt alone."""
+def test_waits_have_deterministic_jitter(event_id: str, tries: int) -> None:
+    """A wait differs from the schedule by at most a fifth, and depends on the event and the attempt alone."""
     waited, planned = delay(event_id, tries), SCHEDULE[tries - 1]
     assert planned * (1 - JITTER) <= waited <= planned * (1 + JITTER)
     assert waited == delay(event_id, tries)
@@ -38,13 +38,13 @@ def test_waits_are_spread_and_always_the_same(event_id: str, tries: int) -> None
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_is_delivered(status: int) -> None:
-    """Whatever is in it."""
+    """Any 2xx status delivers the event."""
     assert verdict(Answer(status, 5)) == Verdict("delivered")
 
 
 @pytest.mark.parametrize("status", [None, 100, 301, 302, 400, 401, 404, 408, 409, 422, 429, 500, 503])
-def test_anything_else_is_tried_again(status: int | None) -> None:
-    """No answer, redirects, refusals and failures, until the schedule is through."""
+def test_other_responses_are_retried(status: int | None) -> None:
+    """No response, redirects, refusals and failures are retried until the schedule ends."""
     for tries in range(1, len(SCHEDULE) + 1):
         assert wait(Answer(status, 5), tries=tries) == delay("evt_1", tries)
     last = verdict(Answer(status, 5), tries=len(SCHEDULE) + 1)
@@ -54,8 +54,8 @@ def test_anything_else_is_tried_again(status: int | None) -> None:
 @pytest.mark.parametrize(
     "answer", [Answer(410, 5), Answer(200, 5, wants_no_more=True), Answer(None, 5, wants_no_more=True)]
 )
-def test_who_wants_no_more_gets_no_more(answer: Answer) -> None:
-    """410, or its header: the receiver is disabled."""
+def test_a_receiver_can_end_its_webhooks(answer: Answer) -> None:
+    """Status 410 or the header that ends webhooks disables the endpoint."""
     ended = verdict(answer)
     assert ended.what == "dead"
     assert ended.disable == ended.reason is not None
@@ -71,15 +71,15 @@ def test_who_wants_no_more_gets_no_more(answer: Answer) -> None:
         Answer(None, 0, "no", is_refused=True),
     ],
 )
-def test_an_event_that_is_of_no_use_is_given_up(answer: Answer) -> None:
-    """At once; others go on."""
+def test_an_unacceptable_event_is_not_retried(answer: Answer) -> None:
+    """An event that the receiver cannot accept is dead at once, and the endpoint stays enabled."""
     ended = verdict(answer)
     assert (ended.what, ended.disable, ended.is_exhausted) == ("dead", None, False)
     assert ended.reason
 
 
 def test_progress_is_tried_twice() -> None:
-    """It is soon outdated."""
+    """A progress event, which is soon outdated, is tried twice."""
     assert verdict(Answer(500, 5), is_progress=True).what == "again"
     assert verdict(Answer(500, 5), tries=2, is_progress=True).what == "dead"
 
@@ -95,14 +95,14 @@ def test_progress_is_tried_twice() -> None:
     ],
 )
 def test_retry_after_is_obeyed(text: str, seconds: float) -> None:
-    """In seconds or as a date, up to a day."""
+    """Retry-After in seconds or as a date is obeyed, up to a day."""
     assert wait(Answer(429, 5, retry_after=text)) == timedelta(seconds=seconds)
 
 
 @given(
     st.one_of(st.text(), st.sampled_from(["-5", "1e9", "٣", "Mon, 23 Nov 2026 11:00:00 GMT", "Mon, 99 Nov 2026", "0"]))
 )
-def test_nonsense_in_retry_after_is_ignored(text: str) -> None:
-    """The schedule's own wait is the least, a day and a bit the most."""
+def test_an_invalid_retry_after_is_ignored(text: str) -> None:
+    """With an invalid Retry-After the wait stays between the schedule's wait and a bit more than a day."""
     waited = wait(Answer(503, 5, retry_after=text))
     assert delay("evt_1", 1) <= waited <= LONGEST_RETRY_AFTER

@@ -1,4 +1,4 @@
-"""How much memory a graph takes while it is checked: the API checks many at once."""
+"""The memory that checking a graph takes, because the API checks many graphs at once."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -11,7 +11,7 @@ MIB = 1024 * 1024
 
 
 def peak(work: Callable[[], object]) -> int:
-    """In bytes, of a second run: the first fills caches that stay."""
+    """Return the peak memory in bytes of a second run; the first run fills caches that stay."""
     work()
     tracemalloc.start()
     try:
@@ -21,8 +21,8 @@ def peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_a_graph_is_parsed_and_judged_in_little_memory() -> None:
-    """500 nodes against 900 classes: half a MiB for each, whether or not the graph fits, and no copy of the classes."""
+def test_a_graph_is_parsed_and_checked_in_little_memory() -> None:
+    """Parsing or checking 500 nodes against 900 classes takes at most half a MiB, whether or not the graph is valid."""
     document, catalogue = chain("euler"), Catalogue(object_info())
     good, bad = parse_graph(document), parse_graph(chain("nothing of this name"))
     assert catalogue.check(bad).faults

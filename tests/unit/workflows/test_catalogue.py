@@ -1,4 +1,4 @@
-"""What a graph is refused for, by a catalogue that knows the engine, and what is left to the engine."""
+"""The faults that a catalogue finds with the engine's object_info, and the checks that are left to the engine."""
 
 import json
 import re
@@ -14,14 +14,14 @@ from workflows.report import LONGEST_DEPENDENTS, Report
 
 PROMPTS = Path(__file__).parent / "prompts"
 STAGED = frozenset({"rec_in.png", "rec_corrupt.png", "rec_tone.wav"})
-"""Files that the recorder had uploaded before it posted its prompts."""
-TOLD_OTHERWISE = {
+"""The files that the recorder uploaded before it posted its prompts."""
+REPORTED_DIFFERENTLY = {
     "link to a node that does not exist",
     "link to a slot that does not exist",
     "node without inputs",
     "s24_cycle",
 }
-"""ComfyUI words these as exceptions of its own with a traceback, or as an error of a whole cycle."""
+"""Cases that ComfyUI reports as exceptions with a traceback, or as an error of a whole cycle."""
 
 
 def recordings() -> list[Any]:
@@ -35,7 +35,7 @@ def recordings() -> list[Any]:
 
 
 def format_errors(errors: dict[str, Any]) -> dict[str, Any]:
-    """node_errors with the errors of a node in any order: ComfyUI walks through a set."""
+    """Return node_errors with the errors of each node sorted, because ComfyUI iterates over a set."""
     return {
         node_id: (sorted(json.dumps(error, sort_keys=True) for error in about["errors"]), about["dependent_outputs"])
         for node_id, about in errors.items()
@@ -43,16 +43,16 @@ def format_errors(errors: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("object_info", "case"), recordings())
-def test_the_report_is_that_of_the_recorded_engine(object_info: dict[str, Any], case: dict[str, Any]) -> None:
-    """A prompt is accepted or refused as two versions of ComfyUI did, in the same words where they are its own."""
-    staged = None if case["scenario"] == "s60_upload" else STAGED  # that one uploads files of random names before
+def test_the_report_matches_the_recorded_engine(object_info: dict[str, Any], case: dict[str, Any]) -> None:
+    """Two recorded versions of ComfyUI and the catalogue accept the same prompts and report the same node errors."""
+    staged = None if case["scenario"] == "s60_upload" else STAGED  # this scenario uploads files with random names
     try:
         report = Catalogue(object_info).check(parse_graph(case["prompt"]), staged)
     except WorkflowError as error:
         report = Report((error,))
     assert (not report.faults) is case["accepted"]
     assert report.is_refusal is not (case["accepted"] or case["note"].startswith("one good output, one bad: 200"))
-    if not {case["note"], case["scenario"]} & TOLD_OTHERWISE:
+    if not {case["note"], case["scenario"]} & REPORTED_DIFFERENTLY:
         assert format_errors(dict(report.node_errors)) == format_errors(case["node_errors"])
 
 
@@ -117,8 +117,8 @@ VALID: dict[str, dict[str, Any]] = {
 }
 
 
-def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -> list[str]:
-    """The codes of what is wrong with one node, `n` being a Number, `w` a New beside it."""
+def codes_of(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -> list[str]:
+    """Return the codes of the faults of one node next to `n`, a Number, and `w`, a New."""
     nodes = {
         "n": {"class_type": "Number", "inputs": VALID["Number"]},
         "w": {"class_type": "New", "inputs": VALID["New"]},
@@ -200,9 +200,9 @@ def judged(class_type: str, catalogue: Catalogue | None = None, **inputs: Any) -
         ("Loader", "model", "3d/x.glb", ["missing-medium"]),
     ],
 )
-def test_an_input_is_judged_by_its_declaration(class_type: str, field: str, value: Any, codes: list[str]) -> None:
-    """Conversions, ranges, choices, files and links, each by ComfyUI's rule."""
-    assert judged(class_type, **{field: value}) == codes
+def test_an_input_is_checked_against_its_declaration(class_type: str, field: str, value: Any, codes: list[str]) -> None:
+    """Conversions, ranges, choices, files and links are checked by ComfyUI's rules."""
+    assert codes_of(class_type, **{field: value}) == codes
 
 
 @pytest.mark.parametrize(
@@ -215,13 +215,13 @@ def test_an_input_is_judged_by_its_declaration(class_type: str, field: str, valu
         ("part", ["n", 4], ["dangling-link"]),
     ],
 )
-def test_what_a_custom_node_may_check_itself_is_left_to_it(field: str, value: Any, codes: list[str]) -> None:
-    """Its ranges, choices and link types may not mean what they say; conversions and slots do."""
-    assert judged("Custom", **{field: value}) == codes
+def test_checks_that_a_custom_node_may_replace_are_left_to_it(field: str, value: Any, codes: list[str]) -> None:
+    """A custom node may replace the checks of ranges, choices and link types, but not of conversions and slots."""
+    assert codes_of("Custom", **{field: value}) == codes
 
 
 def knowing(class_type: str, unchecked: list[str], *, files_are_known: bool = True) -> Catalogue:
-    """An engine that says which values ComfyUI leaves to this class."""
+    """Return the catalogue of an engine that publishes which inputs ComfyUI leaves to this class."""
     info = {**INFO, class_type: INFO[class_type] | {"unchecked_inputs": unchecked}}
     return Catalogue(info, files_are_known=files_are_known)
 
@@ -238,18 +238,19 @@ def knowing(class_type: str, unchecked: list[str], *, files_are_known: bool = Tr
         ("CustomLoader", "none", "new.png", "missing-medium"),
     ],
 )
-def test_what_the_engine_says_that_it_compares_is_judged(class_type: str, field: str, value: Any, code: str) -> None:
-    """Of custom nodes as of ComfyUI's own; what it leaves to the class is left to it."""
-    assert judged(class_type, knowing(class_type, []), **{field: value}) == [code]
-    assert judged(class_type, knowing(class_type, [field]), **{field: value}) == []
-    assert judged(class_type, knowing(class_type, ["*"]), **{field: value}) == []
+def test_inputs_that_the_engine_compares_are_checked(class_type: str, field: str, value: Any, code: str) -> None:
+    """Inputs that the engine publishes as compared are checked for custom nodes too, and the others are left to the
+    class."""
+    assert codes_of(class_type, knowing(class_type, []), **{field: value}) == [code]
+    assert codes_of(class_type, knowing(class_type, [field]), **{field: value}) == []
+    assert codes_of(class_type, knowing(class_type, ["*"]), **{field: value}) == []
 
 
-def test_choices_of_a_custom_node_are_believed_as_long_as_lists_of_files() -> None:
-    """They may be folders, which come and go without their engine."""
+def test_choices_of_a_custom_node_expire_with_the_lists_of_files() -> None:
+    """Choices of a custom node may be folders, so they are checked only while the lists of files are current."""
     catalogue = knowing("Custom", [], files_are_known=False)
-    assert judged("Custom", catalogue, old="z") == []
-    assert judged("Custom", catalogue, whole=99) == ["value-out-of-range"]
+    assert codes_of("Custom", catalogue, old="z") == []
+    assert codes_of("Custom", catalogue, whole=99) == ["value-out-of-range"]
 
 
 @pytest.mark.parametrize(
@@ -262,9 +263,10 @@ def test_choices_of_a_custom_node_are_believed_as_long_as_lists_of_files() -> No
         ("https://example.com/a", []),
     ],
 )
-def test_a_custom_loader_may_take_more_than_files(value: str, codes: list[str]) -> None:
-    """Words and URLs are left to it; what is named like a file must come with the job."""
-    assert judged("CustomLoader", image=value) == codes
+def test_a_custom_loader_may_accept_more_than_files(value: str, codes: list[str]) -> None:
+    """Words and URLs are left to a custom loader, and a value that is named like a file must be an input file of the
+    job."""
+    assert codes_of("CustomLoader", image=value) == codes
 
 
 @pytest.mark.parametrize(
@@ -277,8 +279,9 @@ def test_a_custom_loader_may_take_more_than_files(value: str, codes: list[str]) 
     ],
 )
 @pytest.mark.parametrize("files_are_known", [True, False])
-def test_a_missing_file_is_refused_with_what_to_send(value: str, hint: str, *, files_are_known: bool) -> None:
-    """A name that no engine can have is refused even where its lists are old."""
+def test_a_missing_input_file_is_refused_with_a_hint(value: str, hint: str, *, files_are_known: bool) -> None:
+    """A missing input file is refused with a hint; with outdated lists only names that no engine can have are
+    refused."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": value}}})
     faults = Catalogue(INFO).believing_files(files_are_known=files_are_known).check(graph, frozenset()).faults
     if value == "pasted/image.png" and not files_are_known:
@@ -293,7 +296,7 @@ FOLDER = {"is": "folder", "below": "input", "urls": False, "empty": True}
 
 
 def checking(check: dict[str, Any], value: Any, *, files_are_known: bool = True) -> list[str]:
-    """Of a class whose own check was tried in the engine's process."""
+    """Return the fault codes for a class whose own check was detected in the engine's process."""
     declared = {"required": {"it": [["listed"], {}]}, "optional": {}}
     info = {"input": declared, "output": [], "output_node": True, "python_module": "custom_nodes.x"}
     known = {"Reader": {**info, "unchecked_inputs": ["it"], "checked_files": {"it": check}}}
@@ -318,7 +321,8 @@ def checking(check: dict[str, Any], value: Any, *, files_are_known: bool = True)
     ],
 )
 def test_a_name_that_the_class_would_not_find_is_refused(check: dict[str, Any], value: str) -> None:
-    """Before a worker starts: the trial has shown that the class accepts nothing but what exists."""
+    """A name that does not exist is refused before a worker starts if the class is known to accept only existing
+    files."""
     assert checking(check, value) == ["missing-medium"]
     assert checking(check, value, files_are_known=False) == []
 
@@ -345,31 +349,31 @@ def test_a_name_that_the_class_would_not_find_is_refused(check: dict[str, Any], 
         (NAME, 5),
     ],
 )
-def test_what_the_class_may_find_is_left_to_it(check: dict[str, Any], value: Any) -> None:
-    """The job brings it, the engine lists it, or it may lie on the engine's machine."""
+def test_a_name_that_the_class_may_find_is_accepted(check: dict[str, Any], value: Any) -> None:
+    """A name is accepted if the job provides it, the engine lists it, or it may exist on the engine's machine."""
     assert checking(check, value) == []
 
 
-def test_the_models_of_custom_loaders_are_looked_for_too() -> None:
-    """A missing file is missing whoever loads it."""
-    assert judged("CustomLoader", name="b.safetensors") == ["missing-model"]
+def test_models_of_custom_loaders_are_checked() -> None:
+    """A missing model of a custom loader is refused."""
+    assert codes_of("CustomLoader", name="b.safetensors") == ["missing-model"]
 
 
-def test_lists_of_files_that_may_have_changed_refuse_nothing() -> None:
-    """Models and input files are let through; the choices of the nodes' code are not."""
+def test_outdated_lists_of_files_refuse_nothing() -> None:
+    """With outdated lists models and input files are accepted, and choices from a node's code are still checked."""
     doubtful = Catalogue(INFO).believing_files(files_are_known=False)
-    assert judged("Loader", doubtful, name="b.safetensors", image="new.png", none="x") == []
-    assert judged("Number", doubtful, old="z") == ["value-not-in-list"]
+    assert codes_of("Loader", doubtful, name="b.safetensors", image="new.png", none="x") == []
+    assert codes_of("Number", doubtful, old="z") == ["value-not-in-list"]
 
 
-def test_media_are_not_looked_for_where_nobody_tells_what_comes() -> None:
-    """Without the names of the job's files nothing is said of them."""
+def test_input_files_are_not_checked_without_their_names() -> None:
+    """Input files are not checked if the names of the job's files are unknown."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "a.safetensors", "image": "new.png"}}})
     assert Catalogue(INFO).check(graph).faults == ()
 
 
-def test_a_missing_model_is_named_with_what_brings_it() -> None:
-    """The message has the file, the hint its likely name and the command."""
+def test_a_missing_model_is_named_with_a_command() -> None:
+    """The message names the missing model, and the hint has a likely name and the command that fetches models."""
     graph = parse_graph({"1": {"class_type": "Loader", "inputs": {"name": "b.safetensors"}}})
     (fault,) = Catalogue(INFO).check(graph).faults
     assert "needs the model b.safetensors" in fault.message
@@ -377,9 +381,9 @@ def test_a_missing_model_is_named_with_what_brings_it() -> None:
     assert "comfyui-modal models sync" in fault.hint
 
 
-def test_an_input_that_grows_needs_parts_only_if_it_has_a_least_number() -> None:
-    """`images.image0` is a part of `images`."""
-    assert judged("Grows") == []
+def test_a_growing_input_needs_parts_only_with_a_minimum() -> None:
+    """A growing input is missing if it has a minimum and no part such as `images.image0`."""
+    assert codes_of("Grows") == []
     graph = parse_graph({"1": {"class_type": "Grows", "inputs": {}}})
     assert [fault.code for fault in Catalogue(INFO).check(graph).faults] == ["missing-required-input"]
 
@@ -396,8 +400,8 @@ def test_an_input_that_grows_needs_parts_only_if_it_has_a_least_number() -> None
         ({"model": "large", "model.count": 3, "model.mode": "on", "model.mode.size": "x"}, ["wrong-input-type"]),
     ],
 )
-def test_the_choice_of_a_dynamic_combo_decides_what_its_node_needs(inputs: dict[str, Any], codes: list[str]) -> None:
-    """Its parts are judged like any other input, and parts that the choice does not add are left alone."""
+def test_the_choice_of_a_dynamic_combo_decides_the_required_inputs(inputs: dict[str, Any], codes: list[str]) -> None:
+    """The chosen option's inputs are checked like any others, and inputs of other options are ignored."""
     modes = [{"key": "off", "inputs": {}}, {"key": "on", "inputs": {"optional": {"size": ["INT"]}}}]
     large = {"count": ["INT", {"max": 9}], "mode": ["COMFY_DYNAMICCOMBO_V3", {"options": modes}]}
     options = [{"key": "small", "inputs": {}}, {"key": "large", "inputs": {"required": large}}]
@@ -407,8 +411,8 @@ def test_the_choice_of_a_dynamic_combo_decides_what_its_node_needs(inputs: dict[
     assert [fault.code for fault in report.faults] == codes
 
 
-def test_all_faults_are_told_at_once() -> None:
-    """Those of every node that an output needs, unknown classes among them; not those of a node that none needs."""
+def test_all_faults_are_reported_at_once() -> None:
+    """The faults of all nodes that outputs need are reported, and those of other nodes are not."""
     nodes = {
         "1": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}},
         "2": {"class_type": "Numbr", "inputs": {}},
@@ -433,8 +437,8 @@ def test_all_faults_are_told_at_once() -> None:
     assert Catalogue(silent).check(parse_graph(idle)).faults == ()
 
 
-def test_good_outputs_run_beside_bad_ones() -> None:
-    """As in ComfyUI: what runs, and for each node that is in the way, which outputs do not, in its words and ours."""
+def test_good_outputs_run_despite_bad_ones() -> None:
+    """Valid outputs run, and for each faulty node the warnings name the outputs that do not, as in ComfyUI."""
     nodes = {
         "1": {"class_type": "Number", "inputs": VALID["Number"]},
         "2": {"class_type": "Number", "inputs": {"part": 1.0}},
@@ -460,16 +464,17 @@ def test_good_outputs_run_beside_bad_ones() -> None:
     }
 
 
-def test_an_output_beyond_the_told_faults_is_bad_all_the_same() -> None:
-    """The list of faults is cut; what runs is not guessed from it."""
+def test_an_output_beyond_the_reported_faults_does_not_run() -> None:
+    """Which outputs run does not depend on the truncated list of faults."""
     good = {"class_type": "Number", "inputs": VALID["Number"]}
     bad = {"class_type": "Number", "inputs": {"whole": "a", "part": 0}}
     report = Catalogue(INFO).check(parse_graph({**{str(n): bad for n in range(200)}, "good": good, "last": bad}))
     assert report.runs == {"good"}
 
 
-def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
-    """ComfyUI follows undeclared links when it executes: there a dangling one or a ring ends every output."""
+def test_a_graph_that_fails_in_its_execution_is_refused() -> None:
+    """A dangling or circular undeclared link refuses the graph, because ComfyUI follows it at execution and fails
+    every output."""
     good = {"class_type": "Number", "inputs": VALID["Number"]}
     linked = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["77", 0]}}
     ring = {"class_type": "Number", "inputs": VALID["Number"] | {"undeclared": ["2", 0]}}
@@ -478,8 +483,8 @@ def test_what_breaks_only_in_its_execution_refuses_the_graph() -> None:
         assert (report.is_refusal, [fault.code for fault in report.faults]) == (True, [code])
 
 
-def test_an_answer_is_no_longer_for_many_outputs() -> None:
-    """Each of 50 faults would name all 1,900 outputs, with names of 256 characters: 67 MB."""
+def test_the_number_of_named_outputs_is_bounded() -> None:
+    """The names of dependent outputs in a report are bounded, because 50 faults could each name 1,900 outputs."""
     bad: dict[str, Any] = {
         f"bad {number}": {"class_type": "Number", "inputs": {"whole": "a", "part": 0}} for number in range(50)
     }
@@ -495,8 +500,8 @@ def test_an_answer_is_no_longer_for_many_outputs() -> None:
     assert 0 < sum(map(len, named)) <= LONGEST_DEPENDENTS
 
 
-def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
-    """No more than MOST_FAULTS, and no value longer than a line or two."""
+def test_the_report_on_a_huge_broken_graph_is_short() -> None:
+    """A report has at most MOST_FAULTS faults, with shortened values."""
     node = {"class_type": "Number", "inputs": {"whole": "a" * 10_000, "part": 0}}
     report = Catalogue(INFO).check(parse_graph({str(n): node for n in range(500)}))
     assert len(report.faults) == MOST_FAULTS
@@ -513,8 +518,8 @@ def test_the_answer_to_a_huge_broken_graph_stays_short() -> None:
         {"input": {"required": {"whole": None}}, "output": "INT"},
     ],
 )
-def test_a_class_that_is_described_oddly_is_left_to_the_engine(described: Any) -> None:
-    """object_info comes from any node pack; what cannot be read refuses nothing."""
+def test_a_malformed_class_description_is_left_to_the_engine(described: Any) -> None:
+    """A class with a malformed description in object_info refuses nothing."""
     info = INFO | {"Odd": described}
     nodes = {
         "1": {"class_type": "Odd", "inputs": {"whole": "a"}},

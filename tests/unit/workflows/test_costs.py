@@ -1,4 +1,4 @@
-"""What the checks of a large graph cost, counted in calls: values, choices and names must not multiply."""
+"""The cost of checking a large graph, counted in calls: values, choices and names must not multiply."""
 
 import json
 import sys
@@ -29,7 +29,7 @@ COMBOS = {
 
 
 def calls_of(work: Callable[[], object]) -> Counter[str]:
-    """The calls of Python and C functions, by name."""
+    """Return the number of Python and C function calls by name."""
     calls: Counter[str] = Counter()
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -57,8 +57,8 @@ def checked(catalogue: Catalogue, graph: Graph) -> None:
 
 
 @pytest.mark.parametrize("kind", COMBOS)
-def test_a_value_costs_the_same_however_many_choices_there_are(kind: str) -> None:
-    """A combo's choices are gone through once for the class, not for each value."""
+def test_the_cost_of_a_value_does_not_grow_with_the_choices(kind: str) -> None:
+    """The choices of a combo are processed once per class, not once per value."""
     choices, module, value = COMBOS[kind]
     fields = [f"c{number}" for number in range(INPUTS)]
     catalogue = Catalogue({"Combos": class_of({field: [choices, {}] for field in fields}, module)})
@@ -68,8 +68,9 @@ def test_a_value_costs_the_same_however_many_choices_there_are(kind: str) -> Non
     assert calls.total() <= CALLS_A_VALUE * NODES * INPUTS + CALLS_A_VALUE * INPUTS * CHOICES / 10
 
 
-def test_a_node_costs_the_same_however_many_inputs_its_class_has() -> None:
-    """A class with a thousand optional inputs is common among generated nodes."""
+def test_the_cost_of_a_node_does_not_grow_with_the_inputs_of_its_class() -> None:
+    """The cost of a node does not grow with the optional inputs of its class, of which generated nodes have
+    thousands."""
     catalogue = Catalogue({"Wide": class_of({f"i{number}": ["INT", {}] for number in range(CHOICES)})})
     graph = parse_graph({str(number): {"class_type": "Wide", "inputs": {"i1": 1}} for number in range(NODES)})
     calls = calls_of(lambda: strangers.check(graph, catalogue))
@@ -77,8 +78,8 @@ def test_a_node_costs_the_same_however_many_inputs_its_class_has() -> None:
 
 
 @pytest.mark.parametrize("value", [["0", 0], 7, None, ["0", 0, 0]])
-def test_a_long_list_of_choices_is_repeated_by_no_error(value: Any) -> None:
-    """Fifty nodes with a wrong link, number or list for one of 2,000 choices are answered in a few kilobytes."""
+def test_no_error_repeats_a_long_list_of_choices(value: Any) -> None:
+    """Fifty nodes with an invalid value for one of 2,000 choices produce a short report."""
     choices = COMBOS["models"][0]
     nodes = {"Source": class_of({}), "Combo": class_of({"model": [choices, {}]})}
     graph = {str(n): {"class_type": "Combo", "inputs": {"model": value}} for n in range(1, NODES)}
@@ -87,8 +88,8 @@ def test_a_long_list_of_choices_is_repeated_by_no_error(value: Any) -> None:
     assert len(json.dumps(report.warnings())) < 100_000
 
 
-def test_few_names_are_compared_letter_by_letter() -> None:
-    """The one that was meant is among them."""
+def test_few_names_are_compared_in_full() -> None:
+    """A suggestion compares few of 4,000 names in full, among them the intended one."""
     names = [f"SomeCustomNodeClass{number:04}" for number in range(4_000)]
     found: list[str] = []
     calls = calls_of(lambda: found.append(suggestion("SomeCustomNodeClass0123x", names)))

@@ -1,4 +1,4 @@
-"""What is read from a class of the published object_info."""
+"""The facts that are read from a class in the published object_info."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from workflows.declarations import OPEN_INPUTS, UNCHECKED_INPUTS, declared
     ("published", "is_open"),
     [({OPEN_INPUTS: True}, True), ({OPEN_INPUTS: False}, False), ({}, False), ({OPEN_INPUTS: 1}, False)],
 )
-def test_open_inputs_are_read_from_what_is_published(published: dict[str, Any], is_open: bool) -> None:
-    """A class counts as open only where its entry says exactly so: ComfyUI itself publishes nothing about it."""
+def test_open_inputs_are_read_from_object_info(published: dict[str, Any], is_open: bool) -> None:
+    """A class is open only if its entry says `true`, because ComfyUI itself does not publish this."""
     assert declared({"input": {"required": {}}, **published}).open_inputs is is_open
 
 
@@ -27,9 +27,7 @@ def test_open_inputs_are_read_from_what_is_published(published: dict[str, Any], 
         ({UNCHECKED_INPUTS: "mode"}, True, False),
     ],
 )
-def test_whether_comfyui_compares_a_value_is_read_from_what_is_published(
-    published: dict[str, Any], core: bool, custom: bool
-) -> None:
-    """Where nobody has found it out, it does for its own classes, and perhaps not for those of custom nodes."""
+def test_compared_inputs_are_read_from_object_info(published: dict[str, Any], core: bool, custom: bool) -> None:
+    """Without published facts ComfyUI is assumed to compare values for its own classes only."""
     assert declared({"python_module": "nodes", **published}).compares("mode") is core
     assert declared({"python_module": "custom_nodes.pack", **published}).compares("mode") is custom

@@ -1,4 +1,4 @@
-"""Graphs: what is accepted, what is refused and by which name."""
+"""Graphs: which documents are accepted, and which errors refuse the others."""
 
 from typing import Any
 
@@ -38,8 +38,8 @@ def changed(node_id: str, field: str, value: Any) -> dict[str, Any]:
     return graph
 
 
-def test_a_parsed_graph_is_the_same_document_again() -> None:
-    """Nothing of the submitted document is lost, `_meta` included."""
+def test_a_parsed_graph_keeps_the_whole_document() -> None:
+    """A parsed graph keeps the whole submitted document, including `_meta`."""
     nodes = parse_graph(saved()).nodes
     assert nodes.keys() == saved().keys()
     for node_id, node in nodes.items():
@@ -61,15 +61,17 @@ def test_a_parsed_graph_is_the_same_document_again() -> None:
         ({"output": saved(), "workflow": {}}, errors.NotAWorkflow, "/output"),
     ],
 )
-def test_an_unsound_document_is_refused_by_name(document: Any, error: type[errors.WorkflowError], pointer: str) -> None:
-    """Each kind of fault has its own error, which says where."""
+def test_an_invalid_document_is_refused_with_its_error(
+    document: Any, error: type[errors.WorkflowError], pointer: str
+) -> None:
+    """Each kind of fault raises its own error with a pointer to its position."""
     with pytest.raises(error) as refused:
         parse_graph(document)
     assert refused.value.pointer == pointer
 
 
-def test_a_cycle_names_its_ring() -> None:
-    """The message lists the nodes that wait for each other."""
+def test_a_cycle_names_its_nodes() -> None:
+    """The message of a cycle lists the nodes that depend on each other."""
     for catalogue in (Catalogue(INFO), Catalogue.absent()):
         faults = catalogue.check(parse_graph(changed("1", "width", ["2", 0]))).faults
         (ring,) = (fault for fault in faults if isinstance(fault, errors.WorkflowCycle))
@@ -78,13 +80,13 @@ def test_a_cycle_names_its_ring() -> None:
 
 
 def test_a_node_that_links_to_itself_is_a_cycle() -> None:
-    """The shortest ring has one node."""
+    """A node that links to itself is refused as a cycle."""
     with pytest.raises(errors.WorkflowCycle):
         check(Catalogue(INFO), parse_graph(changed("2", "image", ["2", 0])))
 
 
 def test_a_node_may_be_called_prompt() -> None:
-    """Only what holds nodes is taken for a request's body."""
+    """A node may have the id `prompt`, because only a `prompt` that contains nodes is a request body."""
     assert parse_graph({"prompt": {"class_type": "A", "inputs": {}}, "output": {"class_type": "B"}}).nodes
 
 
@@ -101,7 +103,7 @@ def test_a_node_may_be_called_prompt() -> None:
         ({"1": saved()["1"]}, errors.NoOutputNode, ""),
     ],
 )
-def test_what_the_engine_would_refuse_is_refused_before_it(
+def test_faults_that_the_engine_would_find_are_refused_first(
     document: Any, error: type[errors.WorkflowError], pointer: str
 ) -> None:
     """Classes, required inputs, output slots and output nodes are checked against object_info."""
@@ -110,27 +112,27 @@ def test_what_the_engine_would_refuse_is_refused_before_it(
     assert refused.value.pointer == pointer
 
 
-def test_a_broken_branch_that_no_output_needs_is_the_engines_to_ignore() -> None:
-    """ComfyUI runs such a workflow, whatever is wrong there, so it is not refused here."""
+def test_a_broken_branch_that_no_output_needs_is_accepted() -> None:
+    """A broken branch that no output needs is accepted, because ComfyUI ignores it."""
     for inputs in ({}, {"image": ["77", 0]}, {"image": ["7", 0]}, {"image": ["9", 0], "undeclared": ["77", 0]}):
         check(Catalogue(INFO), parse_graph(saved() | {"7": {"class_type": "ImageInvert", "inputs": inputs}}))
 
 
 @pytest.mark.parametrize("slot", [-1, False, 0])
-def test_a_slot_counts_as_python_counts(slot: int) -> None:
-    """ComfyUI takes -1 for the last output, and false for the first."""
+def test_a_slot_is_a_python_index(slot: int) -> None:
+    """A slot may be -1 for the last output or false for the first, as in ComfyUI."""
     check(Catalogue(INFO), parse_graph(changed("9", "images", ["2", slot])))
 
 
 def test_a_misspelt_class_gets_a_suggestion() -> None:
-    """The hint names classes that look like the wrong one."""
+    """The hint for an unknown class names similar classes."""
     with pytest.raises(errors.UnknownNodeClass) as refused:
         check(Catalogue(INFO), parse_graph({"1": {"class_type": "SaveImagee", "inputs": {}}}))
     assert "SaveImage" in refused.value.hint
 
 
-def test_what_is_wrong_behind_an_unknown_class_is_told_with_it() -> None:
-    """The graph is refused anyway: one answer with all that is to mend."""
+def test_faults_next_to_an_unknown_class_are_reported() -> None:
+    """A graph with an unknown class is refused with all its other faults."""
     graph = parse_graph(saved() | {"5": {"class_type": "Unheard", "inputs": {"images": ["1", 0]}}})
     graph = graph.with_values([("9", "images", ["5", 0]), ("1", "width", "wide")])
     codes = [fault.code for fault in Catalogue(INFO).check(graph).faults]
@@ -138,7 +140,7 @@ def test_what_is_wrong_behind_an_unknown_class_is_told_with_it() -> None:
 
 
 def test_a_class_that_the_lite_engine_lacks_needs_a_comfyui() -> None:
-    """No custom node would help there."""
+    """The hint for a class that the lite engine lacks suggests a ComfyUI instead of a custom node."""
     lite = {name: about | {"category": "lite"} for name, about in INFO.items()}
     graph = parse_graph({"1": {"class_type": "Unheard", "inputs": {}}})
     hints = [Catalogue(info).check(graph).faults[0].hint for info in (INFO, lite)]
@@ -146,14 +148,14 @@ def test_a_class_that_the_lite_engine_lacks_needs_a_comfyui() -> None:
 
 
 def test_without_object_info_only_the_structure_is_checked() -> None:
-    """An engine that is not known yet must not make the API refuse anything it may have."""
+    """Without object_info only the structure is checked, so that nothing is refused that the engine may have."""
     graph = parse_graph({"1": {"class_type": "Anything", "inputs": {}}})
     check(Catalogue.absent(), graph)
     assert Catalogue.absent().output_nodes(graph) == {"1"}
 
 
 def test_inputs_are_applied_to_known_nodes_and_fields() -> None:
-    """A field is known if the graph sets it or the class has it."""
+    """Inputs are applied to fields that the graph sets or the class has, without changing the original graph."""
     graph = parse_graph(saved())
     applied = Catalogue(INFO).apply(graph, [("1", "width", 64), ("9", "filename_prefix", "y")])
     assert applied.nodes["1"].inputs["width"] == 64
@@ -161,7 +163,7 @@ def test_inputs_are_applied_to_known_nodes_and_fields() -> None:
 
 
 def test_an_input_for_an_unknown_node_or_field_is_refused() -> None:
-    """The refusal points at the entry of `inputs`."""
+    """An input for an unknown node or field is refused with a pointer to its entry in `inputs`."""
     with pytest.raises(errors.UnknownInputNode) as node:
         Catalogue(INFO).apply(parse_graph(saved()), [("1", "width", 1), ("5", "width", 1)])
     assert node.value.pointer == "/1/node"
@@ -171,20 +173,20 @@ def test_an_input_for_an_unknown_node_or_field_is_refused() -> None:
 
 
 def test_only_ancestors_of_outputs_are_executed() -> None:
-    """A branch that ends nowhere costs nothing and counts for nothing."""
+    """A branch without an output node is not executed."""
     graph = parse_graph(saved() | {"5": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}}})
     assert graph.ancestors(Catalogue(INFO).output_nodes(graph)) == {"1", "2", "9"}
 
 
-def test_the_executed_graph_is_the_submitted_one_with_a_mark_on_its_outputs() -> None:
-    """Every output node carries the token, so that ComfyUI's cache does not answer for it; nothing else is changed."""
+def test_the_executed_graph_differs_only_by_marked_outputs() -> None:
+    """Each output node gets a token that defeats ComfyUI's cache, and nothing else changes."""
     executed = for_execution(parse_graph(saved()), Catalogue(INFO), "job-1")
     assert executed["9"]["inputs"].pop(TOKEN_INPUT) == "job-1"
     assert executed == saved()
 
 
-def test_what_nobody_declares_reaches_the_engine() -> None:
-    """Undeclared literals and links, hidden inputs, and whatever else a node says."""
+def test_undeclared_fields_reach_the_engine() -> None:
+    """Undeclared literals and links, hidden inputs and other keys of a node reach the engine unchanged."""
     node = {
         "class_type": "Saves",
         "inputs": {"x": 1, "prompt": "mine", "undeclared": ["7", 0], TOKEN_INPUT: "theirs"},
@@ -198,8 +200,8 @@ def test_what_nobody_declares_reaches_the_engine() -> None:
     assert executed == node
 
 
-def test_a_node_that_would_be_given_the_mark_gets_none() -> None:
-    """Where a class takes any literal, the nearest node before it that does not is marked instead, and no other."""
+def test_a_node_with_open_inputs_gets_no_mark() -> None:
+    """The nearest ancestor with declared inputs is marked in place of a node that accepts any literal."""
     info = {
         "Makes": {"input": {"required": {}}, "output": ["IMAGE"]},
         "Open": {"input": {"required": {}}, "output": ["IMAGE"], "output_node": True, "open_inputs": True},
@@ -214,8 +216,8 @@ def test_a_node_that_would_be_given_the_mark_gets_none() -> None:
     assert [node_id for node_id, node in executed.items() if TOKEN_INPUT in node["inputs"]] == ["2"]
 
 
-def test_a_note_for_the_cache_brings_no_other_jobs_file() -> None:
-    """A graph out of a PNG says `is_changed` of its loader: its file may be another one in this job."""
+def test_a_submitted_is_changed_does_not_reuse_the_cache() -> None:
+    """A loader whose graph sets `is_changed`, as graphs from a PNG do, is marked like any other node."""
     graph = saved()
     graph["1"]["is_changed"] = ["0123"]
     executed = for_execution(parse_graph(graph), Catalogue(INFO), "t")
@@ -224,7 +226,7 @@ def test_a_note_for_the_cache_brings_no_other_jobs_file() -> None:
 
 
 def _marked(values: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
-    """The marks by node id; a loader with these values is node 1, another node without any is node 2."""
+    """Return the marks by node id; node 1 loads with these values, and node 2 loads other values."""
     info = {
         "Loads": {"input": {"required": {}}, "output": ["AUDIO"]},
         "Saves": {"input": {"required": {}}, "output_node": True},
@@ -251,8 +253,9 @@ def _marked(values: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
         {"path": "C:\\ComfyUI\\input\\set"},
     ],
 )
-def test_a_node_that_names_a_file_of_the_job_is_marked_by_the_file(values: dict[str, Any]) -> None:
-    """A class may not say how its file has changed: the cache would answer with another job's of the same name."""
+def test_a_node_that_names_an_input_file_is_marked_with_it(values: dict[str, Any]) -> None:
+    """A node that names an input file is marked with its key, so that the cache does not return another job's file
+    of that name."""
     first = _marked(values, {"set/voice.wav": "tenants/a/1"})
     assert first.keys() == {"1", "3"}
     assert first == _marked(values, {"set/voice.wav": "tenants/a/1"})
@@ -261,15 +264,15 @@ def test_a_node_that_names_a_file_of_the_job_is_marked_by_the_file(values: dict[
 
 
 def test_the_shape_ignores_values() -> None:
-    """Jobs that differ in values alone have one shape; another link makes another."""
+    """Graphs that differ only in values have one shape, and another link changes the shape."""
     shape = parse_graph(saved()).shape()
     assert parse_graph(changed("1", "width", 999)).shape() == shape
     assert parse_graph(changed("9", "images", ["1", 0])).shape() != shape
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_shipped_examples_are_sound(name: str) -> None:
-    """Each example parses and has an output."""
+def test_shipped_examples_are_valid(name: str) -> None:
+    """Each shipped example parses and has an output."""
     check(Catalogue.absent(), parse_graph(example(name)))
 
 
@@ -289,7 +292,7 @@ nodes = st.fixed_dictionaries(
 
 @given(json_values | st.dictionaries(st.sampled_from("123"), nodes | json_values, max_size=3))
 def test_any_document_parses_or_is_refused(document: Any) -> None:
-    """No JSON value makes the parser or the catalogue fail otherwise."""
+    """Any JSON document is accepted or raises a WorkflowError."""
     try:
         graph = parse_graph(document)
         check(Catalogue(INFO), graph)

@@ -1,7 +1,7 @@
-"""Workflows with names: the shipped ones fit the engines that they are for, and a user's own are checked.
+"""Named workflows: the shipped ones fit their engines, and a user's own are checked.
 
-`node_types.json` has the classes that shipped workflows use, as the image's ComfyUI answered GET /object_info with the
-packs at the commits of infra/nodes.toml: names, types and choices alone. `make replay-image` writes it.
+`node_types.json` has the classes that shipped workflows use, reduced to names, types and choices. It comes from
+GET /object_info of the image's ComfyUI with the packs of infra/nodes.toml, and `make replay-image` writes it.
 """
 
 import copy
@@ -35,18 +35,18 @@ LOADERS = {
     ("LoadWanVideoT5TextEncoder", "model_name"): "text_encoders",
     ("CLIPVisionLoader", "clip_name"): "clip_vision",
 }
-"""Of names that loaders of several folders have."""
+"""The folders for input names that loaders of several folders share."""
 FORMAT_FIELDS = {
     "VHS_VideoCombine": {"pix_fmt", "crf", "save_metadata", "trim_to_audio"},
     "SaveVideo": {"format.codec"},
 }
-"""Which fields there are depends on the value of `format`; these are of video/h264-mp4. In releases after 0.33.0,
-SaveVideo has its codec there; the graphs name both."""
+"""Fields that exist only for some values of `format`, here video/h264-mp4. SaveVideo has its codec there in releases
+after 0.33.0; the graphs name both."""
 
 
 def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
-    """An engine that has just the models of this workflow's manifest. The catalogue leaves ranges, choices and types of
-    custom nodes to them: here all of them count as ComfyUI's own."""
+    """Return the catalogue of an engine with just the models of this workflow's manifest. All its classes count as
+    ComfyUI's own, so that ranges, choices and types of custom nodes are checked too."""
     info = copy.deepcopy(classes)
     for class_type, described in info.items():
         described["python_module"] = "nodes"
@@ -60,7 +60,7 @@ def engine_with(workflow: NamedWorkflow, classes: dict[str, Any]) -> Catalogue:
 
 @pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
 def test_a_shipped_workflow_fits_its_engine(workflow: NamedWorkflow) -> None:
-    """Classes, types, ranges, choices and links; its manifest names every model that its loaders want."""
+    """A shipped workflow has no fault in its engine, and its manifest names the packs and models that it needs."""
     catalogue = engine_with(workflow, TYPES["core"] | TYPES["custom"])
     verdict = catalogue.check(parse_graph(workflow.graph), frozenset({"input.png"}))
     assert [fault.message for fault in verdict.faults] == []
@@ -71,7 +71,7 @@ def test_a_shipped_workflow_fits_its_engine(workflow: NamedWorkflow) -> None:
 
 @pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
 def test_a_shipped_workflow_sets_no_field_that_its_node_lacks(workflow: NamedWorkflow) -> None:
-    """An engine ignores such a field: what it was to say would be lost silently."""
+    """Each field of a shipped workflow exists in its class, because an engine silently ignores unknown fields."""
     classes = TYPES["core"] | TYPES["custom"]
     for node_id, node in workflow.graph.items():
         about, more = declared(classes[node["class_type"]]), FORMAT_FIELDS.get(node["class_type"], ())
@@ -90,8 +90,8 @@ def test_a_shipped_workflow_sets_no_field_that_its_node_lacks(workflow: NamedWor
         ("60", "format", "video/h266-mp4"),
     ],
 )
-def test_a_value_that_a_custom_node_lacks_is_noticed(node_id: str, field: str, value: Any) -> None:
-    """Its choices, ranges and types of links: the check above is no check of classes alone."""
+def test_an_invalid_value_of_a_custom_node_is_found(node_id: str, field: str, value: Any) -> None:
+    """Invalid choices, ranges and link types of custom nodes in a shipped workflow are found."""
     workflow = shipped()["wan22"]
     graph = json.loads(json.dumps(workflow.graph))
     graph[node_id]["inputs"][field] = value
@@ -102,7 +102,8 @@ def test_a_value_that_a_custom_node_lacks_is_noticed(node_id: str, field: str, v
 
 
 def test_the_first_versions_workflow_follows_the_workers_attention() -> None:
-    """`comfy` is ComfyUI's own attention, which the worker has chosen; another one may be asked for."""
+    """The workflow of the first version uses ComfyUI's attention, `comfy`, by default and offers modes that its node
+    has."""
     workflow = shipped()["wan22"]
     assert workflow.default("attention") == "comfy"
     modes = TYPES["custom"]["WanVideoModelLoader"]["input"]["optional"]["attention_mode"][0]
@@ -110,16 +111,16 @@ def test_the_first_versions_workflow_follows_the_workers_attention() -> None:
 
 
 @pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
-def test_what_a_shipped_workflow_needs_is_in_the_manifests(workflow: NamedWorkflow) -> None:
-    """Models in infra/models.toml, packs of custom nodes in infra/nodes.toml."""
+def test_requirements_of_a_shipped_workflow_are_in_the_manifests(workflow: NamedWorkflow) -> None:
+    """The models of a shipped workflow are in infra/models.toml and its packs in infra/nodes.toml."""
     models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
     assert set(workflow.manifest.models) <= {f"{model['folder']}/{model['file']}" for model in models}
     nodes = tomllib.loads((ROOT / "infra" / "nodes.toml").read_text())["node"]
     assert set(workflow.manifest.nodes) <= {node["name"] for node in nodes}
 
 
-def test_the_first_versions_workflow_keeps_its_places() -> None:
-    """Node 107 loads the image, node 16 has the prompt, the video's name begins as it did."""
+def test_the_first_versions_workflow_keeps_its_node_ids() -> None:
+    """Node 107 loads the image, node 16 has the prompt, and the video keeps its file name prefix."""
     graph = shipped()["wan22"].graph
     assert graph["107"]["class_type"] == "LoadImage"
     assert "positive_prompt" in graph["16"]["inputs"]
@@ -128,7 +129,7 @@ def test_the_first_versions_workflow_keeps_its_places() -> None:
 
 
 def test_a_loop_does_not_show_its_first_frame_twice() -> None:
-    """The frames of wan22-core end with the one that they begin with: the video has all but the last of them."""
+    """The video of wan22-core leaves out the last frame, which equals the first."""
     graph = shipped()["wan22-core"].graph
     assert graph["89"]["inputs"]["start_image"] == graph["89"]["inputs"]["end_image"]
     shown = graph[graph["59"]["inputs"]["images"][0]]
@@ -136,21 +137,22 @@ def test_a_loop_does_not_show_its_first_frame_twice() -> None:
     size, output = count["inputs"]["values.a"]
     assert (shown["class_type"], shown["inputs"]["batch_index"]) == ("ImageFromBatch", 0)
     assert count["inputs"]["expression"] == "a - 1"
-    assert (graph[size]["class_type"], output) == ("GetImageSize", 2)  # the third is how many pictures there are
+    assert (graph[size]["class_type"], output) == ("GetImageSize", 2)  # the third output is the number of pictures
     assert graph[size]["inputs"]["image"] == shown["inputs"]["image"] == ["28", 0]
 
 
 @pytest.mark.parametrize("workflow", [shipped()[name] for name in ("wan21", "wan21-t2v")], ids=lambda one: one.name)
 def test_the_first_versions_other_models_have_workflows(workflow: NamedWorkflow) -> None:
-    """Wan 2.1 at 480p: image to video, which looks at the picture by clip_vision_h as well, and text to video."""
+    """Wan 2.1 has a workflow for image to video, which also needs clip_vision_h, and one for text to video."""
     models = [model for model in workflow.manifest.models if "/wan2.1_" in model]
     assert len(models) == 1
     assert ("clip_vision/clip_vision_h.safetensors" in workflow.manifest.models) == ("i2v" in models[0])
 
 
 @pytest.mark.parametrize("workflow", NEEDS_MODELS, ids=lambda workflow: workflow.name)
-def test_a_shipped_workflow_says_what_it_takes(workflow: NamedWorkflow) -> None:
-    """Memory of the GPU and of the worker; where it makes videos, also a run-time limit and what is too much."""
+def test_a_shipped_workflow_declares_its_resources(workflow: NamedWorkflow) -> None:
+    """A shipped workflow declares its GPU and worker memory; one that makes videos also declares a time limit and a
+    cap."""
     manifest = workflow.manifest
     assert manifest.vram_gb
     assert manifest.ram_gb
@@ -180,8 +182,8 @@ def put(folder: Path, manifest: str, name: str = "mine", graph: str = GRAPH) -> 
     return folder
 
 
-def test_a_users_own_workflows_stand_beside_the_shipped(tmp_path: Path) -> None:
-    """In the order of their names."""
+def test_a_users_own_workflows_join_the_shipped_ones(tmp_path: Path) -> None:
+    """A user's own workflows are listed with the shipped ones in the order of their names."""
     put(tmp_path, PLAIN + '[inputs.width]\ntype = "integer"\nplaces = ["1.width"]\nmin = 1\n')
     known = library(tmp_path)
     assert list(known) == sorted([*shipped(), "mine"])
@@ -210,15 +212,15 @@ def test_a_users_own_workflows_stand_beside_the_shipped(tmp_path: Path) -> None:
         (PLAIN + '[inputs.x]\ntype = "string"\nplaces = ["1.width"]\nmax = 3\n', "are for numbers"),
     ],
 )
-def test_a_bad_manifest_is_named(manifest: str, said: str, tmp_path: Path) -> None:
-    """With its file and its field."""
+def test_an_invalid_manifest_is_refused_with_its_field(manifest: str, said: str, tmp_path: Path) -> None:
+    """The error of an invalid manifest names its file and its field."""
     with pytest.raises(BadWorkflow) as refused:
         library(put(tmp_path, manifest))
     assert said in str(refused.value)
 
 
-def test_a_bad_graph_a_bad_name_and_a_name_that_is_taken(tmp_path: Path) -> None:
-    """A name means one workflow."""
+def test_an_invalid_graph_or_name_is_refused(tmp_path: Path) -> None:
+    """A workflow with an invalid graph, an invalid name or the name of a shipped one is refused."""
     with pytest.raises(BadWorkflow, match=r"g\.json"):
         library(put(tmp_path, PLAIN, graph="{"))
     with pytest.raises(BadWorkflow, match="small letters"):

@@ -1,4 +1,4 @@
-"""Which classes a graph may use, and where its loaders may look."""
+"""The classes that a graph may use, and the folders that its loaders may read."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from workflows.policy import DEFAULT, GraphTrust, NodePolicy
 
 HERE = Path(__file__).parent
 CORE = (HERE / "core_classes.txt").read_text().splitlines()
-"""Every class of ComfyUI 0.3.64 and 0.33."""
+"""All classes of ComfyUI 0.3.64 and 0.33."""
 PACKS = json.loads((HERE / "node_types.json").read_text())
 
 
@@ -45,19 +45,19 @@ def graph(class_type: str, **inputs: Any) -> Graph:
         ("!KSampler, *", "KSampler", False),
     ],
 )
-def test_the_last_pattern_that_fits_decides(rules: str, class_type: str, is_allowed: bool) -> None:
-    """Allow lists and deny lists are both lists of patterns."""
+def test_the_last_matching_pattern_decides(rules: str, class_type: str, is_allowed: bool) -> None:
+    """The last matching pattern decides, so that allow lists and deny lists are both lists of patterns."""
     assert (NodePolicy.parse(rules).objection(class_type, "strangers") is None) == is_allowed
 
 
 @pytest.mark.parametrize("rules", ["a,,b", "!", "a, !", ","])
-def test_an_empty_pattern_is_a_mistake(rules: str) -> None:
+def test_an_empty_pattern_is_refused(rules: str) -> None:
     with pytest.raises(ValueError, match="empty pattern"):
         NodePolicy.parse(rules)
 
 
-def test_of_comfyui_itself_only_what_takes_any_folder_is_denied() -> None:
-    """And nothing that the shipped workflows use."""
+def test_of_comfyuis_classes_only_those_that_take_any_folder_are_denied() -> None:
+    """The default policy denies four of ComfyUI's own classes and nothing that the shipped workflows use."""
     policy = NodePolicy.parse(DEFAULT)
     assert len(CORE) > 500
     assert [name for name in (*CORE, *PACKS) if policy.objection(name, "strangers")] == [
@@ -71,8 +71,8 @@ def test_of_comfyui_itself_only_what_takes_any_folder_is_denied() -> None:
         strangers.check(parse_graph(workflow.graph), Catalogue.absent())
 
 
-def test_a_denied_node_is_named() -> None:
-    """With its id, its place, and what speaks against it."""
+def test_a_denied_node_is_named_with_the_reason() -> None:
+    """The error names the node's id, its position and the reason."""
     with pytest.raises(NodeNotAllowed, match="node 7 is a RunPython, which runs code") as refused:
         NodePolicy.parse(DEFAULT).check(graph("RunPython", script="import os"), "own")
     assert refused.value.pointer == "/7/class_type"
@@ -81,7 +81,7 @@ def test_a_denied_node_is_named() -> None:
 @pytest.mark.parametrize("rules", [DEFAULT, "*, !KSampler"])
 @pytest.mark.parametrize("class_type", ["Image Save", "RunPython[beta]*", "Eval?, all", "!Odd"])
 def test_a_refusal_has_the_value_that_allows_the_class(rules: str, class_type: str) -> None:
-    """It is the present value of the setting and one pattern more, which fits this class."""
+    """The hint contains the current value of the setting with one more pattern that allows the class."""
     policy = NodePolicy.parse(f"{rules}, Eval*, !*Odd, *Odd")
     if policy.objection(class_type, "strangers") is None:
         return
@@ -102,8 +102,8 @@ def test_a_refusal_has_the_value_that_allows_the_class(rules: str, class_type: s
         ("KSampler", []),
     ],
 )
-def test_graphs_of_ones_own_are_denied_only_what_runs_code(class_type: str, denied_to: list[str]) -> None:
-    """What reads or writes paths is confined by the engine's isolation."""
+def test_own_graphs_are_denied_only_classes_that_run_code(class_type: str, denied_to: list[str]) -> None:
+    """Own graphs may use classes that access any path, because the engine's isolation confines them."""
     policy = NodePolicy.parse(DEFAULT)
     levels: tuple[GraphTrust, ...] = ("own", "strangers")
     assert [graphs for graphs in levels if policy.objection(class_type, graphs)] == denied_to
@@ -133,7 +133,7 @@ def test_graphs_of_ones_own_are_denied_only_what_runs_code(class_type: str, deni
     "class_type", ["LoadImage", "LoadImageMask", "LoadAudio", "LoadVideo", "VHS_LoadVideo", "Load3D", "UNETLoader"]
 )
 def test_a_loader_stays_in_its_folder(class_type: str, name: str) -> None:
-    """Whatever its field is called, and however deep the name lies in its value."""
+    """A name that leaves the input folder is refused in any field and at any depth of its value."""
     for value in (name, {"content": name}, {"__value__": [name]}):
         with pytest.raises(UnsafeFileName) as refused:
             strangers.check(graph(class_type, image=value), Catalogue.absent())

@@ -33,7 +33,7 @@ def recorded(scenario: str) -> tuple[dict[str, Any], list[Message]]:
 
 
 def replay(scenario: str) -> list[ProgressModel]:
-    """The model after each message, all nodes of the workflow being executed."""
+    """Return the model after each message, with all nodes of the workflow executed."""
     workflow, messages = recorded(scenario)
     models = [ProgressModel.start(parse_graph(workflow).nodes)]
     for message in messages:
@@ -42,20 +42,20 @@ def replay(scenario: str) -> list[ProgressModel]:
 
 
 def test_every_recorded_message_is_known() -> None:
-    """Nothing that a real server sends in these scenarios is `Unknown`."""
+    """No message of the recorded scenarios is decoded as `Unknown`."""
     for fixture in FIXTURES.glob("*.json"):
         unknown = [message for message in recorded(fixture.stem)[1] if isinstance(message, Unknown)]
         assert not unknown, fixture.stem
 
 
 def test_progress_without_a_sampler_is_the_share_of_finished_nodes() -> None:
-    """Four nodes: 25 % each, and 100 only at the end."""
+    """Four nodes count 25 % each, and 100 is reached only at the end."""
     percents = [model.percent for model in replay("s02_load_scale_invert_save")]
     assert [p for n, p in enumerate(percents) if n == 0 or p != percents[n - 1]] == [0, 25, 50, 75, 99, 100]
 
 
 def test_progress_blends_nodes_and_steps() -> None:
-    """Half of the percentage is the sampler's steps, once it has begun."""
+    """Once the sampler has started, its steps make up half of the percentage."""
     models = replay("s10_progress_preview")
     sampling = next(model for model in models if model.step == "4/8")
     assert sampling.percent == int(50 * sampling.nodes_completed / sampling.nodes_total + 50 * 4 / 8)
@@ -63,7 +63,7 @@ def test_progress_blends_nodes_and_steps() -> None:
 
 
 def test_cached_nodes_count_as_finished() -> None:
-    """A prompt that is wholly cached is finished at once."""
+    """A prompt that is entirely cached is finished at once."""
     workflow, messages = recorded("s11_cached_twice")
     second = [n for n, message in enumerate(messages) if type(message).__name__ == "ExecutionCached"][1]
     model = ProgressModel.start(parse_graph(workflow).nodes).reduce(messages[second])
@@ -71,40 +71,41 @@ def test_cached_nodes_count_as_finished() -> None:
 
 
 def test_expanded_nodes_count_towards_their_origin() -> None:
-    """Nodes made at run time never raise the total, and the current node is one of the workflow's."""
+    """Nodes created at run time do not raise the total, and the current node is always one of the workflow's."""
     for model in replay("s15_node_expansion"):
         assert model.nodes_completed <= model.nodes_total == 3
         assert model.current_node in (None, "1", "2", "3")
 
 
 def test_nan_in_a_payload_becomes_null() -> None:
-    """ComfyUI sends bare NaN, which strict JSON does not know."""
+    """NaN and infinities, which ComfyUI sends bare, become null, because strict JSON lacks them."""
     message = decode_text('{"type":"executed","data":{"prompt_id":"p","node":"1","output":{"x":[NaN,Infinity]}}}')
     assert message == Executed("p", "1", "1", {"x": [None, None]})
 
 
-def test_error_and_interrupt_are_told_apart() -> None:
-    """A failed node names itself and its exception; an interrupt is no error."""
+def test_error_and_interrupt_are_distinguished() -> None:
+    """A failed node is named with its exception, and an interrupt is not an error."""
     failed = next(m for m in recorded("s20_error_corrupt_file")[1] if isinstance(m, ExecutionError))
     assert failed.node_type == "LoadImage"
     assert any(isinstance(m, ExecutionInterrupted) for m in recorded("s40_interrupt")[1])
 
 
 def test_the_end_is_an_executing_without_a_node() -> None:
-    """It follows every prompt, whatever its outcome."""
+    """Every prompt ends with an `executing` message without a node, whatever its outcome."""
     for scenario in ("s02_load_scale_invert_save", "s20_error_corrupt_file", "s40_interrupt"):
         ends = [m for m in recorded(scenario)[1] if isinstance(m, Executing) and m.node is None]
         assert ends, scenario
 
 
 def test_a_blocker_with_a_message_sends_error_and_success() -> None:
-    """The error message alone does not decide a prompt's outcome."""
+    """A blocker with a message causes both an error and a success message, so the error alone does not decide the
+    outcome."""
     kinds = {type(message) for message in recorded("s17b_blocker_message")[1]}
     assert {ExecutionError, ExecutionSuccess} <= kinds
 
 
-def test_binary_frames() -> None:
-    """Previews with and without ids, and progress text."""
+def test_binary_frames_are_decoded() -> None:
+    """Previews with and without ids and progress texts are decoded."""
     assert decode_binary(struct.pack(">II", 1, 1) + b"jpg") == Preview("jpeg", b"jpg")
     assert decode_binary(struct.pack(">II", 1, 2) + b"png") == Preview("png", b"png")
     metadata = json.dumps({"node_id": "4", "prompt_id": "p", "image_type": "image/png"}).encode()
@@ -115,7 +116,7 @@ def test_binary_frames() -> None:
 
 @given(st.binary(max_size=64) | st.binary(max_size=64).map(lambda rest: b"\0\0\0\4" + rest))
 def test_any_binary_frame_decodes(frame: bytes) -> None:
-    """A malformed frame is `Unknown`, never an exception."""
+    """A malformed binary frame is `Unknown` and raises nothing."""
     decode_binary(frame)
 
 
@@ -133,7 +134,7 @@ values = st.recursive(
 
 @given(kinds, values)
 def test_any_text_frame_decodes_and_reduces(kind: str, data: object) -> None:
-    """Whatever a custom node sends under a known type, progress survives it."""
+    """Arbitrary data under a known message type neither raises nor breaks the progress."""
     message = decode_text(json.dumps({"type": kind, "data": data}))
     model = ProgressModel.start(["1", "2"]).reduce(message)
     assert 0 <= model.percent <= 100
@@ -141,5 +142,5 @@ def test_any_text_frame_decodes_and_reduces(kind: str, data: object) -> None:
 
 @given(st.text(max_size=50))
 def test_any_text_decodes(text: str) -> None:
-    """A frame that is not JSON is `Unknown`."""
+    """A text frame that is not JSON is `Unknown`."""
     decode_text(text)

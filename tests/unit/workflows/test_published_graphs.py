@@ -1,6 +1,6 @@
-"""Graphs as people publish them, which ComfyUI runs: each is accepted in `own` mode, and reaches the engine unchanged.
+"""Graphs as users publish them and ComfyUI runs them: `own` mode accepts each, and it reaches the engine unchanged.
 
-`published/object_info.json` declares their classes as the packs do, shortened.
+`published/object_info.json` declares their classes in a shortened form of the packs' declarations.
 """
 
 import copy
@@ -47,8 +47,8 @@ def refusal(graph: Graph) -> WorkflowError | None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_it_is_accepted_and_unchanged(name: str) -> None:
-    """But for the mark, which no class with open inputs is given."""
+def test_a_published_graph_is_accepted_and_unchanged(name: str) -> None:
+    """A published graph reaches the engine unchanged except for the mark, which classes with open inputs do not get."""
     graph = parse_graph(document(name))
     POLICY.check(graph, "own")
     report = CATALOGUE.check(graph, BROUGHT)
@@ -62,23 +62,24 @@ def test_it_is_accepted_and_unchanged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-def test_strangers_are_refused_by_name(name: str) -> None:
-    """With the place, and what allows it; what is no danger passes."""
+def test_dangerous_graphs_of_strangers_are_refused(name: str) -> None:
+    """Dangerous graphs of strangers are refused with their position and the setting that allows them, and the others
+    pass."""
     refused = refusal(parse_graph(document(name)))
     assert (refused and (refused.code, refused.pointer)) == REFUSED_TO_STRANGERS.get(name)
     assert refused is None or "COMFYUI_MODAL_" in refused.hint
 
 
-def test_a_denied_saver_names_the_value_that_allows_it() -> None:
-    """To be copied as it is."""
+def test_a_denied_saver_names_the_setting_that_allows_it() -> None:
+    """The hint for a denied saver contains the value of the setting, ready to copy."""
     refused = refusal(parse_graph(document("a_saver_of_any_path")))
     assert refused is not None
     assert 'COMFYUI_MODAL_DENIED_NODES="default, !Image Save"' in refused.hint
 
 
 @pytest.mark.parametrize("image", ["pasted/image (3).png", "https://files.example.com/a.png"])
-def test_a_picture_that_does_not_come_is_refused(image: str) -> None:
-    """Before a GPU starts."""
+def test_a_picture_that_is_not_provided_is_refused(image: str) -> None:
+    """A graph with a missing picture is refused before a GPU starts."""
     graph = copy.deepcopy(document("a_pasted_picture"))
     graph["1"]["inputs"]["image"] = image
     report = CATALOGUE.check(parse_graph(graph), frozenset())

@@ -1,4 +1,4 @@
-"""Hostile graphs: in a graph of strangers each is refused by name, and nothing is removed."""
+"""Hostile graphs: each is refused with its error in a graph of strangers, and nothing is removed silently."""
 
 import json
 from pathlib import Path
@@ -102,7 +102,7 @@ def graph(class_type: str, **inputs: Any) -> Graph:
 
 
 def check(submitted: Graph) -> None:
-    """As the API does."""
+    """Check a graph of strangers as the API does."""
     NodePolicy.parse(DEFAULT).check(submitted, "strangers")
     strangers.check(submitted, CATALOGUE)
 
@@ -144,7 +144,7 @@ FROM_TEXT = [["text", 0], ["any", 0], ["choice", 0], ["unsaid", 0]]
     ],
 )
 def test_an_option_of_a_format_is_one_of_its_choices_or_a_number(chosen: Any, widget: str, value: Any) -> None:
-    """As it stands: ComfyUI neither converts nor unwraps what is not declared."""
+    """An option of a format must be one of its choices or a number, because ComfyUI neither converts nor unwraps it."""
     refused = refusal(graph("VHS_VideoCombine", images=["picture", 0], format=chosen, **{widget: value}))
     assert isinstance(refused, ValueNotInList | WrongInputType)
     assert refused.pointer == f"/7/inputs/{widget}"
@@ -155,7 +155,8 @@ def test_an_option_of_a_format_is_one_of_its_choices_or_a_number(chosen: Any, wi
 )
 @pytest.mark.parametrize("class_type", ["VHS_VideoCombine", "VHS_LoadVideo"])
 def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
-    """It becomes the name of a file that holds options of ffmpeg, and ComfyUI lets an untyped link through."""
+    """A format must be one of the choices, because it names a file with ffmpeg options and ComfyUI accepts an
+    untyped link."""
     assert isinstance(refusal(graph(class_type, format=value)), ValueNotInList | WrongInputType | UnsafeFileName)
 
 
@@ -177,8 +178,8 @@ def test_a_format_is_one_of_the_choices(class_type: str, value: Any) -> None:
         (TOKEN_INPUT, "mine"),
     ],
 )
-def test_what_a_class_does_not_declare_is_refused(name: str, value: Any) -> None:
-    """Options of another format, free text, and whatever its function might take for something."""
+def test_an_undeclared_input_is_refused(name: str, value: Any) -> None:
+    """Options of another format, free text and other undeclared inputs of a class are refused."""
     refused = refusal(graph("VHS_VideoCombine", images=["picture", 0], format="video/h264-mp4", **{name: value}))
     assert isinstance(refused, UndeclaredInput)
     assert refused.pointer == f"/7/inputs/{name}"
@@ -194,13 +195,13 @@ def test_what_a_class_does_not_declare_is_refused(name: str, value: Any) -> None
         ("VHS_LoadVideo", "choose video to upload", "image"),
     ],
 )
-def test_what_reaches_no_node_is_no_fault(class_type: str, name: str, value: Any) -> None:
-    """The editor's players and buttons, and literals that ComfyUI does not pass on."""
+def test_inputs_that_reach_no_node_are_accepted(class_type: str, name: str, value: Any) -> None:
+    """Inputs for the editor's players and buttons, and literals that ComfyUI does not pass on, are accepted."""
     check(graph(class_type, **{name: value}))
 
 
 def test_a_literal_of_a_custom_class_passes_once_its_inputs_are_known_to_be_closed() -> None:
-    """Where the engine has said which classes take any name, the others get no undeclared literal."""
+    """An undeclared literal of a custom class is accepted once the engine has published that its inputs are closed."""
     known = {**INFO, "VHS_VideoCombine": INFO["VHS_VideoCombine"] | {"open_inputs": True}}
     strangers.check(graph("LoadText", unheard_of="x"), Catalogue(known))
     for class_type, info in (("LoadText", INFO), ("VHS_VideoCombine", known)):
@@ -208,21 +209,21 @@ def test_a_literal_of_a_custom_class_passes_once_its_inputs_are_known_to_be_clos
             strangers.check(graph(class_type, unheard_of="x"), Catalogue(info))
 
 
-def test_a_node_does_not_speak_for_another() -> None:
-    """`override_display_id` is for nodes that other nodes expand into; a note for the cache does no harm."""
+def test_a_node_cannot_act_for_another() -> None:
+    """A submitted `override_display_id` is refused, and a harmless `is_changed` is accepted."""
     node = {"class_type": "EmptyImage", "inputs": {"width": 8}, "is_changed": ["a"], "_meta": {"title": "x"}}
     check(parse_graph({"7": node}))
     assert refusal(parse_graph({"7": node | {"override_display_id": "9"}})).pointer == "/7/override_display_id"
 
 
-def test_a_picture_in_base64_is_no_path() -> None:
-    """A JPEG begins with `/9j/`."""
+def test_a_picture_in_base64_is_not_a_path() -> None:
+    """A JPEG in base64, which starts with `/9j/`, is not refused as a path."""
     check(graph("easy loadImageBase64", base64_data="/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIB=="))
     refusal(graph("easy loadImageBase64", base64_data="/9j/../etc/passwd"))
 
 
-def test_the_options_of_the_chosen_format_do() -> None:
-    """As numbers and choices: no conversion of ComfyUI's stands behind them."""
+def test_the_options_of_the_chosen_format_are_accepted() -> None:
+    """Valid options of the chosen format are accepted and reach the engine unchanged."""
     given = {"pix_fmt": "yuv420p", "crf": 19, "save_metadata": True, "format": "video/h264-mp4"}
     submitted = graph("VHS_VideoCombine", **given)
     check(submitted)
@@ -244,15 +245,15 @@ def test_the_options_of_the_chosen_format_do() -> None:
         ("Unheard of", {"anything": "goes", "linked": ["any", 0]}),
     ],
 )
-def test_rows_parts_and_pictures_reach_the_engine(class_type: str, inputs: dict[str, Any]) -> None:
-    """What packs take without declaring it; of a class that nobody knows everything."""
+def test_numbered_inputs_and_parts_reach_the_engine(class_type: str, inputs: dict[str, Any]) -> None:
+    """Inputs that packs accept without declaring them, and all inputs of an unknown class, reach the engine."""
     submitted = graph(class_type, **inputs)
     check(submitted)
     assert executed(submitted) == inputs
 
 
-def test_nothing_is_refused_of_the_shipped_workflows() -> None:
-    """By what the engine declares of their nodes."""
+def test_the_shipped_workflows_are_accepted() -> None:
+    """The shipped workflows are accepted with the engine's declarations of their classes."""
     catalogue = Catalogue({name: about for pack in KNOWN.values() for name, about in pack.items()})
     for workflow in library().values():
         strangers.check(parse_graph(workflow.graph), catalogue)
@@ -301,16 +302,16 @@ LEADS_AWAY = [
         ("AnyPack", "filename"),
     ],
 )
-def test_a_name_leads_nowhere_else_however_it_is_written(class_type: str, field: str, value: Any) -> None:
-    """Quotes, blanks, marks and wrappings are taken away before a name is judged, in every class."""
+def test_a_name_cannot_leave_its_folder_in_any_notation(class_type: str, field: str, value: Any) -> None:
+    """Quotes, blanks, suffixes and wrappings are removed before a name is checked, in every class."""
     with pytest.raises(UnsafeFileName) as refused:
         check(graph(class_type, **{field: value}))
     assert refused.value.pointer == f"/7/inputs/{field}"
 
 
 @pytest.mark.parametrize("value", ["x.png [input] [input]", "x.png [input][input]", "x[input]" * 130_000], ids=len)
-def test_a_name_has_one_mark_however_many_are_written(value: str) -> None:
-    """Each mark that was taken away would cost a look at all that is left: 56 KB of them took minutes."""
+def test_a_name_may_have_one_suffix_only(value: str) -> None:
+    """A name with several folder suffixes is refused in linear time, because removing them one by one took minutes."""
     with pytest.raises(UnsafeFileName, match="several marks"):
         check(graph("LoadImage", image=value))
 
@@ -331,8 +332,8 @@ def test_a_name_has_one_mark_however_many_are_written(value: str) -> None:
     ],
 )
 @pytest.mark.parametrize("link", FROM_TEXT)
-def test_a_file_is_not_named_by_a_link(class_type: str, field: str, link: list[Any]) -> None:
-    """What another node says of it, nobody has judged."""
+def test_a_link_cannot_name_a_file(class_type: str, field: str, link: list[Any]) -> None:
+    """A link cannot provide a file name, because the value from another node is unchecked."""
     with pytest.raises(UnsafeFileName, match="is linked"):
         strangers.check(graph(class_type, **{field: link}), CATALOGUE)
 
@@ -359,8 +360,8 @@ def test_a_file_is_not_named_by_a_link(class_type: str, field: str, link: list[A
         ("CustomCombo", "choice", ["text", 0]),
     ],
 )
-def test_what_names_no_file_may_be_linked(class_type: str, field: str, value: Any) -> None:
-    """Nor is an ordinary name refused. ComfyUI itself keeps what is saved in its output folder."""
+def test_inputs_that_name_no_file_may_be_linked(class_type: str, field: str, value: Any) -> None:
+    """Inputs that name no file may be linked, and ordinary names and file name prefixes are accepted."""
     check(graph(class_type, **{field: value}))
 
 
@@ -380,8 +381,8 @@ def test_what_names_no_file_may_be_linked(class_type: str, field: str, value: An
     ],
 )
 def test_classes_that_take_any_path_are_denied(class_type: str, inputs: dict[str, Any]) -> None:
-    """ComfyUI's own that join a name as it comes, and those of the packs in our image. Graphs of one's own may use
-    them."""
+    """Classes of ComfyUI and of the image's packs that accept any path are denied to strangers and allowed in own
+    graphs."""
     with pytest.raises(WorkflowError, match=r"reads or writes any path|camera"):
         check(graph(class_type, **inputs))
     NodePolicy.parse(DEFAULT).check(graph(class_type, **inputs), "own")

@@ -1,4 +1,4 @@
-"""How an engine is started."""
+"""The command and folders that an engine is started with."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_comfyui_keeps_its_models_and_gets_folders_of_its_own(tmp_path: Path) -> None:
-    """Every writable folder is this worker's; nothing moves the folder that models are looked up under."""
+    """ComfyUI gets the worker's writable folders and keeps its own model folder."""
     folders = EngineFolders(Path("worker"))
     spec = EngineSpec.comfyui(Path("/opt/comfyui"), python=Path("venv/bin/python"), folders=folders, cpu=False)
     parent = tmp_path / "worker"
@@ -35,8 +35,8 @@ def test_comfyui_keeps_its_models_and_gets_folders_of_its_own(tmp_path: Path) ->
     assert spec.environment == {}
 
 
-def test_cpu_is_asked_for() -> None:
-    """By name, or where no accelerator is seen; without a Python of its own it runs on ours."""
+def test_cpu_is_requested_without_an_accelerator() -> None:
+    """`--cpu` is set by configuration or without an accelerator, and the default Python is the worker's own."""
     folders = EngineFolders(Path("worker"))
     assert "--cpu" in EngineSpec.comfyui(Path("/x"), python=None, folders=folders, cpu=True).command
     unsaid = EngineSpec.comfyui(Path("/x"), python=None, folders=folders)
@@ -45,8 +45,8 @@ def test_cpu_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("faults", [False, True])
-def test_lite_offers_its_faults_only_when_asked(faults: bool) -> None:
-    """Nodes that fail on purpose are for tests."""
+def test_lite_offers_fault_nodes_only_on_request(faults: bool) -> None:
+    """The lite engine offers nodes that fail on purpose only if they are requested."""
     spec = EngineSpec.lite(folders=EngineFolders(Path("worker")), fault_nodes=faults)
     assert ("--fault-nodes" in spec.command) == faults
     assert list(spec.command[:4]) == comfyui_modal.command("workers.lite")
@@ -54,7 +54,7 @@ def test_lite_offers_its_faults_only_when_asked(faults: bool) -> None:
 
 
 def test_the_folders_are_made(tmp_path: Path) -> None:
-    """ComfyUI refuses to start without its user folder."""
+    """`make` creates every folder, because ComfyUI refuses to start without its user folder."""
     folders = EngineFolders(tmp_path / "a" / "b")
     folders.make()
     assert folders.input.is_dir()

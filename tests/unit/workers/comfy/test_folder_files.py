@@ -1,4 +1,4 @@
-"""ComfyUI's folders: what goes in, what comes out, and what never does."""
+"""Input files and outputs in ComfyUI's folders, and what must not leave or enter them."""
 
 import os
 import tempfile
@@ -25,8 +25,8 @@ def files(tmp_path: Path) -> FolderFiles:
     return FolderFiles(input_dir=tmp_path / "input", output_dir=tmp_path / "output", temp_dir=tmp_path / "temp")
 
 
-async def test_a_file_in_each_folder(files: FolderFiles, tmp_path: Path) -> None:
-    """The type chooses the folder; subfolders are followed."""
+async def test_an_output_is_fetched_from_each_folder(files: FolderFiles, tmp_path: Path) -> None:
+    """An output is fetched from the folder of its type, with its subfolders."""
     for kind in ("input", "output", "temp"):
         path = tmp_path / kind / "a" / "b" / "x.png"
         path.parent.mkdir(parents=True)
@@ -60,10 +60,10 @@ def _folder(folder: Path) -> FileRef:
 
 
 @pytest.mark.parametrize("make", [_link, _linked_folder, _circle, _pipe, _folder])
-async def test_what_is_no_file_of_the_folder(
+async def test_only_regular_files_of_the_folder_are_fetched(
     files: FolderFiles, tmp_path: Path, make: Callable[[Path], FileRef]
 ) -> None:
-    """Links that lead out, links in a circle, pipes and folders are not outputs."""
+    """Links that lead outside, circular links, pipes and folders are not fetched."""
     with pytest.raises(OutputFailed):
         await files.fetch(make(tmp_path / "output"))
 
@@ -72,20 +72,20 @@ async def test_what_is_no_file_of_the_folder(
     ("filename", "subfolder"),
     [("secret", ".."), ("../secret", ""), ("", ""), ("x\0", ""), ("x" * 5000, ""), ("secret", "a/../..")],
 )
-async def test_what_leads_elsewhere(files: FolderFiles, filename: str, subfolder: str) -> None:
-    """No name gets out of the folder, and none that a file cannot have breaks the worker."""
+async def test_a_name_cannot_leave_the_folder(files: FolderFiles, filename: str, subfolder: str) -> None:
+    """A name that leads outside the folder, or that no file can have, fails the output."""
     with pytest.raises(OutputFailed):
         await files.fetch(FileRef(filename, subfolder, "output"))
 
 
 async def test_an_absolute_path_is_not_followed(files: FolderFiles, tmp_path: Path) -> None:
-    """Some nodes report whole paths."""
+    """An absolute path, which some nodes report, fails the output."""
     with pytest.raises(OutputFailed):
         await files.fetch(FileRef(str(tmp_path / "secret"), "", "output"))
 
 
 async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_path: Path) -> None:
-    """Links are removed, not followed; a folder that went missing is made again."""
+    """Cleaning removes links without following them and restores a missing folder."""
     (tmp_path / "output" / "sub").mkdir()
     (tmp_path / "output" / "sub" / "x").touch()
     (tmp_path / "output" / "link").symlink_to(tmp_path)
@@ -95,8 +95,8 @@ async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_pa
     assert not list((tmp_path / "output").iterdir())
 
 
-async def test_what_a_node_keeps_for_the_user_goes_too(tmp_path: Path) -> None:
-    """But not what ComfyUI has open beside it."""
+async def test_files_of_nodes_in_the_user_folder_are_removed(tmp_path: Path) -> None:
+    """Cleaning removes what nodes write to the user folder and keeps ComfyUI's open database."""
     folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp", "user")}
     kept, gone = tmp_path / "user" / "comfyui.db", tmp_path / "user" / "default" / "notes" / "x"
     gone.parent.mkdir(parents=True)
@@ -107,22 +107,22 @@ async def test_what_a_node_keeps_for_the_user_goes_too(tmp_path: Path) -> None:
     assert not list((tmp_path / "user" / "default").iterdir())
 
 
-async def test_a_folder_that_cannot_be_emptied(files: FolderFiles, tmp_path: Path) -> None:
-    """The next job must not see this one's files: the engine counts as unusable."""
+async def test_a_folder_that_cannot_be_emptied_makes_the_engine_unavailable(files: FolderFiles, tmp_path: Path) -> None:
+    """An engine whose folders cannot be emptied is unavailable, so that no job sees another job's files."""
     (tmp_path / "temp").rmdir()
     (tmp_path / "temp").touch()
     with pytest.raises(EngineUnavailable):
         await files.clean()
 
 
-async def test_a_file_that_is_not_there_cannot_be_staged(files: FolderFiles, tmp_path: Path) -> None:
-    """In words, not as an OSError."""
+async def test_staging_a_missing_file_fails(files: FolderFiles, tmp_path: Path) -> None:
+    """Staging a missing file raises StagingFailed, not an OSError."""
     with pytest.raises(StagingFailed):
         await files.stage("x.png", tmp_path / "nothing")
 
 
-async def test_an_input_is_staged_below_folders(files: FolderFiles, tmp_path: Path) -> None:
-    """Folders are made as needed, and shared; a file of the same name is replaced."""
+async def test_an_input_file_is_staged_below_folders(files: FolderFiles, tmp_path: Path) -> None:
+    """Staging creates missing folders and replaces a file of the same name."""
     for name, body in (("a/b/x.png", "1"), ("a/b/y.png", "2"), ("a/x.png", "3"), ("a/b/x.png", "4")):
         path = tmp_path / "file"
         path.write_text(body)
@@ -131,8 +131,8 @@ async def test_an_input_is_staged_below_folders(files: FolderFiles, tmp_path: Pa
         assert (tmp_path / "input" / name).read_text() == body
 
 
-async def test_an_input_is_staged_from_another_file_system(files: FolderFiles, tmp_path: Path) -> None:
-    """The system cannot move it then; a link of the same name is replaced, not written through."""
+async def test_an_input_file_is_staged_from_another_file_system(files: FolderFiles, tmp_path: Path) -> None:
+    """A file from another file system is copied, and a link of the same name is replaced, not written through."""
     (tmp_path / "input" / "a").mkdir()
     (tmp_path / "input" / "a" / "x").symlink_to(tmp_path / "secret")
     if not MEMORY.is_dir() or MEMORY.stat().st_dev == tmp_path.stat().st_dev:
@@ -147,8 +147,8 @@ async def test_an_input_is_staged_from_another_file_system(files: FolderFiles, t
 
 
 @pytest.mark.parametrize("name", ["link/x", "sub/link/x", "file/x"])
-async def test_an_input_is_not_staged_through_a_link(files: FolderFiles, tmp_path: Path, name: str) -> None:
-    """A node that still runs could put one where a folder belongs."""
+async def test_an_input_file_is_not_staged_through_a_link(files: FolderFiles, tmp_path: Path, name: str) -> None:
+    """Staging fails at a link, which a node that still runs could put in place of a folder."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     (tmp_path / "input" / "sub").mkdir()
@@ -163,7 +163,7 @@ async def test_an_input_is_not_staged_through_a_link(files: FolderFiles, tmp_pat
 
 
 async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path: Path) -> None:
-    """A process of the job may put a link in its place while it is uploaded: what was checked is what is read."""
+    """A fetched output keeps its content if a process of the job replaces the file by a link."""
     (tmp_path / "output" / "a").mkdir()
     output = tmp_path / "output" / "a" / "x.txt"
     output.write_text("an output")
@@ -177,7 +177,7 @@ async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
 async def test_a_file_of_another_owner_is_no_output(tmp_path: Path) -> None:
-    """Where the engine has a user of its own: a second name of another user's file proves nothing."""
+    """If the engine has its own user, a file of another user is not an output."""
     folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp")}
     files = FolderFiles(**folders, owner=64_001)
     await files.clean()
@@ -189,11 +189,11 @@ async def test_a_file_of_another_owner_is_no_output(tmp_path: Path) -> None:
         await files.fetch(FileRef("other", "", "output"))
 
 
-async def test_folders_are_emptied_however_deep_a_job_nested_them(files: FolderFiles, tmp_path: Path) -> None:
-    """A file name of one job may have a thousand folders in it: the next job starts with empty folders all the same."""
+async def test_deeply_nested_folders_are_emptied(files: FolderFiles, tmp_path: Path) -> None:
+    """Folders are emptied even if a job nested thousands of folders."""
     for kind in ("output", "temp"):
         deep = tmp_path / kind
-        for _ in range(4):  # each within what one call can make
+        for _ in range(4):  # a single mkdir call is limited by the length of its path
             deep = deep / "/".join(["a"] * 400)
             deep.mkdir(parents=True)
     await files.clean()

@@ -1,4 +1,4 @@
-"""The inbox: what waits, what is dropped, and in which order it leaves."""
+"""The inbox of engine messages: which messages wait, which are dropped, and in which order they leave."""
 
 import asyncio
 
@@ -26,15 +26,15 @@ def filled(*messages: Message) -> Inbox:
     return inbox
 
 
-def test_a_newer_snapshot_replaces_one_that_waits() -> None:
-    """Also when other messages came between them; it then takes its own place in the order."""
+def test_a_newer_snapshot_replaces_a_waiting_snapshot() -> None:
+    """A newer snapshot replaces a waiting one and takes its place at the end."""
     executing = Executing("p", "2", "2")
     newer = ProgressState("p", ())
     assert drained(filled(SNAPSHOT, executing, newer)) == [executing, newer]
 
 
-def test_what_differs_is_kept() -> None:
-    """Steps of two nodes, pictures of two nodes, and every PNG frame, which may be a result."""
+def test_messages_of_different_topics_are_kept() -> None:
+    """Steps and previews of different nodes, and every PNG frame, which may be a result, are kept."""
     messages = (
         Progress("p", "1", 1, 2),
         Progress("p", "2", 1, 2),
@@ -48,14 +48,14 @@ def test_what_differs_is_kept() -> None:
     assert drained(filled(*messages)) == list(messages)
 
 
-def test_what_is_about_no_prompt_does_not_wait() -> None:
-    """Every client of a busy server gets each change of its queue."""
+def test_messages_without_a_prompt_are_dropped() -> None:
+    """Messages that concern no prompt are dropped, because every client of a busy server gets many."""
     assert len(filled(Status(1, None), Unknown("crystools.monitor", {}))) == 0
 
 
 @given(st.lists(st.sampled_from(["snapshot", "step", "preview", "executed"]), max_size=60))
-def test_it_stays_small_and_loses_no_output(kinds: list[str]) -> None:
-    """However much is put: outputs leave complete and in order, of everything else one a topic waits."""
+def test_the_inbox_is_bounded_and_loses_no_output(kinds: list[str]) -> None:
+    """The inbox keeps all outputs in order and only the newest message of each other topic."""
     made: dict[str, list[Message]] = {"snapshot": [], "step": [], "preview": [], "executed": []}
     inbox = Inbox()
     for number, kind in enumerate(kinds):
@@ -76,8 +76,8 @@ def test_it_stays_small_and_loses_no_output(kinds: list[str]) -> None:
 
 
 @pytest.mark.anyio
-async def test_waiting() -> None:
-    """It waits for a message, gives up in time, and can be woken with nothing."""
+async def test_waiting_ends_with_a_message_a_timeout_or_a_wake() -> None:
+    """Waiting returns a message, or nothing after a time-out or a wake."""
     inbox = Inbox()
     assert await inbox.get(0.0) is None
     waiting = asyncio.create_task(inbox.get(60.0))

@@ -1,4 +1,4 @@
-"""What a finished prompt's history means."""
+"""The meaning of a finished prompt's history."""
 
 import pytest
 
@@ -18,8 +18,8 @@ def ended(status: str, *messages: Message) -> History:
     return History(status, status == "success", {}, messages)
 
 
-def test_success_is_success_whatever_was_said() -> None:
-    """A blocked branch leaves an error message in a prompt that succeeds."""
+def test_a_successful_prompt_with_an_error_message_succeeds() -> None:
+    """A prompt that succeeds has no failure, even if a blocked branch left an error message."""
     assert failure_of(ended("success", error()), cancelled=True) is None
 
 
@@ -35,20 +35,22 @@ def test_success_is_success_whatever_was_said() -> None:
         ((), False, NodeFailed),
     ],
 )
-def test_the_last_word_tells(messages: tuple[Message, ...], cancelled: bool, failure: type[Exception]) -> None:
-    """An interrupt has the status of an error; only its message tells, and only ours is a cancellation."""
+def test_the_last_message_decides_the_failure(
+    messages: tuple[Message, ...], cancelled: bool, failure: type[Exception]
+) -> None:
+    """The last message decides the failure, and an interrupt is a cancellation only if the worker requested it."""
     assert type(failure_of(ended("error", *messages), cancelled=cancelled)) is failure
 
 
 def test_a_long_message_is_cut() -> None:
-    """Some nodes put whole tensors into their exceptions."""
+    """A long exception message, which may contain whole tensors, is truncated."""
     failure = failure_of(ended("error", error(message="x" * 10**6)), cancelled=False)
     assert failure is not None
     assert len(failure.message) == LONGEST_MESSAGE
 
 
 def test_an_exception_without_a_message_is_named() -> None:
-    """Its type is better than nothing."""
+    """An exception without a message is reported by its type."""
     failure = failure_of(ended("error", error(message=" \n")), cancelled=False)
     assert failure is not None
     assert failure.message == "RuntimeError"

@@ -1,4 +1,4 @@
-"""When the driver gives up asking: the patience for each kind of failure, on a clock of the test's own."""
+"""When the driver stops polling: the limit for each kind of failure, with simulated time."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -18,7 +18,7 @@ Answer = History | EngineUnavailable | None
 
 
 class Answering:
-    """Answers what it is told to; a prompt without history runs, or waits, or neither."""
+    """An engine with scripted answers; a prompt without history runs, waits or is absent."""
 
     def __init__(self, *, queued: bool = True) -> None:
         self.answer: Answer = None
@@ -40,8 +40,9 @@ def poll_of(engine: Answering) -> PromptPoll:
 
 
 @pytest.mark.parametrize(("failure", "patience_s"), [(EngineUnavailable("refused"), 3.0), (EngineSilent("slow"), 120)])
-async def test_the_patience_fits_the_failure(failure: EngineUnavailable, patience_s: float) -> None:
-    """Nobody listens: seconds. No answer in time: minutes, for loading a model can hold every answer up."""
+async def test_each_failure_has_its_time_limit(failure: EngineUnavailable, patience_s: float) -> None:
+    """A refused connection is tolerated for seconds and a time-out for minutes, because loading a model can block
+    answers."""
     engine = Answering()
     engine.answer = failure
     poll = poll_of(engine)
@@ -51,8 +52,8 @@ async def test_the_patience_fits_the_failure(failure: EngineUnavailable, patienc
         await poll.ask(10.0 + patience_s)
 
 
-async def test_an_answer_renews_the_patience() -> None:
-    """Failures are counted from the last answer on."""
+async def test_an_answer_restarts_the_time_limit() -> None:
+    """Failures are timed from the last answer."""
     engine = Answering()
     poll = poll_of(engine)
     for now in range(0, 100, 2):
@@ -62,8 +63,8 @@ async def test_an_answer_renews_the_patience() -> None:
     assert await poll.ask(100.0) is DONE
 
 
-async def test_silence_that_ends_in_a_refused_connection() -> None:
-    """The process died after it had been silent: the longer patience no longer holds."""
+async def test_a_refused_connection_ends_the_longer_limit() -> None:
+    """A connection refused after silence means that the process has died, so the longer limit ends."""
     engine = Answering()
     poll = poll_of(engine)
     engine.answer = EngineSilent("slow")
@@ -73,8 +74,8 @@ async def test_silence_that_ends_in_a_refused_connection() -> None:
         await poll.ask(30.0)
 
 
-async def test_a_prompt_that_is_nowhere() -> None:
-    """Only after a while has it vanished; being seen again in between counts."""
+async def test_a_prompt_vanishes_only_after_a_while() -> None:
+    """A prompt in neither queue nor history vanishes after a while, and reappearing restarts that time."""
     engine = Answering(queued=False)
     poll = poll_of(engine)
     assert await poll.ask(0.0) is None
@@ -86,15 +87,16 @@ async def test_a_prompt_that_is_nowhere() -> None:
         await poll.ask(2.5)
 
 
-async def test_a_prompt_that_ends_between_the_two_questions() -> None:
-    """Neither in history, then no longer queued: history is asked again."""
+async def test_a_prompt_that_ends_between_two_requests_is_found() -> None:
+    """History is read again if a prompt leaves the queue between the two requests."""
     engine = Answering(queued=False)
     engine.then = iter([None, DONE])
     assert await poll_of(engine).ask(0.0) is DONE
 
 
-async def test_a_prompt_that_waits_while_nothing_runs_is_given_up() -> None:
-    """The thread that executes is dead, and HTTP goes on answering 200."""
+async def test_a_prompt_that_waits_while_nothing_runs_stalls() -> None:
+    """A prompt that waits while nothing runs fails, because ComfyUI's execution thread is dead although HTTP
+    answers."""
     engine = Answering()
     engine.present = PromptQueue(waiting=frozenset({"p", "another"}))
     poll = poll_of(engine)
@@ -104,8 +106,8 @@ async def test_a_prompt_that_waits_while_nothing_runs_is_given_up() -> None:
         await poll.ask(35.0)
 
 
-async def test_a_prompt_that_waits_behind_another_is_not_given_up() -> None:
-    """A server that others use too; the patience begins when it has nothing to run."""
+async def test_a_prompt_may_wait_behind_another() -> None:
+    """A prompt may wait behind others, and the limit restarts whenever the server runs one."""
     engine = Answering()
     poll = poll_of(engine)
     busy, idle = (PromptQueue(running, frozenset({"p"})) for running in (frozenset({"another"}), frozenset[str]()))

@@ -1,4 +1,4 @@
-"""What ComfyUI's answers to POST /prompt mean. The bodies are recorded traffic of 0.3.64 and 0.33."""
+"""The meaning of ComfyUI's answers to POST /prompt, with bodies recorded from 0.3.64 and 0.33."""
 
 import json
 from typing import Any
@@ -26,8 +26,8 @@ NO_OUTPUTS = {"type": "prompt_no_outputs", "message": "Prompt has no outputs", "
 FAILED = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": ""}
 
 
-def test_accepted() -> None:
-    """200 is the only yes. With node errors it is one for the other outputs, and none for a strict prompt."""
+def test_only_200_accepts_a_prompt() -> None:
+    """Only status 200 accepts a prompt; node errors in it refuse a strict prompt only."""
     assert refusal(200, {"prompt_id": "x", "number": 3, "node_errors": {}}, is_strict=True) is None
     partly = {"prompt_id": "x", "node_errors": {"3": SAVE_IMAGE}}
     assert refusal(200, partly) is None
@@ -36,8 +36,8 @@ def test_accepted() -> None:
     assert (refused.node_id, refused.message) == ("3", "node 3 (SaveImage): Required input is missing: images")
 
 
-def test_warnings_have_our_words_where_there_are_any() -> None:
-    """What the engine says of its outputs takes the place of what was expected at submission."""
+def test_warnings_keep_the_texts_of_the_submission_check() -> None:
+    """Warnings keep the texts of the submission check and are otherwise those of the engine."""
     ring = {"errors": [{"type": "dependency_cycle"}], "dependent_outputs": ["9"], "detail": "a ring", "hint": ""}
     known: dict[str, Any] = {
         "3": {"detail": "node 3 lacks images", "hint": "link it", "errors": []},
@@ -56,8 +56,8 @@ def test_warnings_have_our_words_where_there_are_any() -> None:
     assert not_run(said, known) == {"3", "4", "5", "9"}
 
 
-def test_what_a_record_keeps_of_the_errors_is_bounded() -> None:
-    """A chain of bad nodes before many outputs names each output for each node; a value of a mebibyte is repeated."""
+def test_the_errors_in_a_record_are_bounded() -> None:
+    """Node errors are shortened, since many bad nodes before many outputs, or long values, would make them huge."""
     outputs = [f"output {number} ".ljust(200, "x") for number in range(900)]
     long_error = MISSING | {"extra_info": {"received_value": "x" * LONGEST_ERRORS}}
     said = {
@@ -91,21 +91,23 @@ def test_what_a_record_keeps_of_the_errors_is_bounded() -> None:
         (413, "Maximum request body size exceeded", None, None, "413"),
     ],
 )
-def test_refused(status: int, body: Any, node_id: str | None, class_type: str | None, words: str) -> None:
-    """ComfyUI's own words, and the node to blame where it names one, whatever shape they have."""
+def test_a_refusal_keeps_comfyuis_message_and_node(
+    status: int, body: Any, node_id: str | None, class_type: str | None, words: str
+) -> None:
+    """A refusal has ComfyUI's message and, if it names one, the node at fault."""
     refused = refusal(status, body)
     assert isinstance(refused, PromptRefused)
     assert (refused.node_id, refused.class_type) == (node_id, class_type)
     assert words in refused.message
 
 
-def test_a_proxys_answer_is_not_comfyuis() -> None:
-    """502 to 504 say that nobody was asked."""
+def test_a_gateway_error_makes_the_engine_unavailable() -> None:
+    """Status 502 to 504 comes from a proxy and means that the engine is unavailable."""
     assert isinstance(refusal(502, "<html>"), EngineUnavailable)
 
 
 def test_a_long_list_of_choices_is_cut() -> None:
-    """A missing model's refusal lists every model there is."""
+    """The message of a refusal that lists every model is truncated."""
     choices = {"message": "Value not in list", "details": "x" * 10**6}
     refused = refusal(400, {"node_errors": {"1": {"errors": [choices], "class_type": "A"}}})
     assert refused is not None

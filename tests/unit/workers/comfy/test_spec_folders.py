@@ -1,4 +1,4 @@
-"""A worker empties its folders before each job, so they must be its own."""
+"""A worker empties its folders before each job, so it must own them."""
 
 from pathlib import Path
 
@@ -8,8 +8,8 @@ from workers.comfy.spec import EngineFolders
 from workers.errors import EngineUnavailable
 
 
-def test_a_folder_with_someone_elses_files_is_refused(tmp_path: Path) -> None:
-    """A ComfyUI's own folder, named by mistake, keeps its pictures."""
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    """A folder with other files, such as a ComfyUI's own output folder, is refused and stays untouched."""
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "precious.png").write_bytes(b"x")
     with pytest.raises(EngineUnavailable, match="not this worker's"):
@@ -17,8 +17,8 @@ def test_a_folder_with_someone_elses_files_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "output" / "precious.png").exists()
 
 
-def test_a_workers_own_folder_is_used_again(tmp_path: Path) -> None:
-    """After a restart it holds what the last job left."""
+def test_a_workers_own_folder_is_reused(tmp_path: Path) -> None:
+    """A worker's own folder is reused after a restart, even with files of the last job."""
     folders = EngineFolders(tmp_path / "new")
     folders.make()
     (folders.output / "old.png").write_bytes(b"x")
