@@ -15,7 +15,6 @@ from tests.support.api_process import api_process, bucket_variables
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
-from tests.support.up import up
 
 
 def keys(settings: dict[str, str], *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -66,31 +65,6 @@ def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
         stranger["kid"]: ("live", None, "strangers"),
     }
     assert "strangers" in keys(settings, "list").stdout
-
-
-def test_keys_of_a_data_folder_whether_or_not_it_runs(tmp_path: Path) -> None:
-    """A key that was made while `up` ran is listed after it, one that was made after it is good in the next.
-
-    The second tenant's first key tells that events no longer go to receivers on this machine.
-    """
-    data, in_data = tmp_path / "data", ("--data", str(tmp_path / "data"))
-    with up(data) as running:
-        done = keys({}, "create", "--tenant", "acme", "--scopes", "jobs:read", "--json", *in_data)
-        first = json.loads(done.stdout)
-        assert "COMFYUI_MODAL_WEBHOOK_LOOPBACK=true" in done.stderr
-        assert asked(running.connection["api_url"], first["key"]) == 200
-    assert first["kid"] in keys({}, "list", *in_data).stdout
-    done = keys({}, "create", "--tenant", "acme", "--expires", "90d", "--json", *in_data)
-    second = json.loads(done.stdout)
-    assert "second tenant" not in done.stderr
-    keys({}, "revoke", first["kid"], *in_data)
-    with up(data) as running:
-        url = running.connection["api_url"]
-        assert [asked(url, key["key"]) for key in (first, second)] == [401, 200]
-        assert asked(url, running.connection["api_key"]) == 200
-        log = (data / "logs" / "api.log").read_text()
-    assert second["kid"] in log
-    assert not any(key["key"] in log for key in (first, second))
 
 
 def test_what_is_printed(s3_config: S3Config) -> None:

@@ -15,8 +15,9 @@ from tests.support.up import up
 
 pytestmark = [pytest.mark.xdist_group("killing"), pytest.mark.chaos]
 
-KILLS, KILLS_IN_SHORT = 60, 15
-"""As many jobs are submitted meanwhile."""
+KILLS, KILLS_IN_SHORT = 60, 11
+"""As many jobs are submitted meanwhile. Eleven are enough for each kind of process, see `Killer.kill_one`."""
+WORKERS, WORKERS_IN_SHORT = 4, 2
 EVERY_S = 1.0
 HIT_STEPS = 60
 """Tenths of a second that a job takes whose worker is killed on purpose."""
@@ -29,16 +30,16 @@ QUICK = {
 
 
 def test_killing_loses_and_doubles_nothing(tmp_path: Path, is_long: bool) -> None:
-    """4 workers and a kill -9 each second, for a minute in the long version: all jobs complete, once, and no process
+    """Workers and a kill -9 each second, for a minute in the long version: all jobs complete, once, and no process
     is left."""
-    kills_wanted = KILLS if is_long else KILLS_IN_SHORT
+    kills_wanted, workers = (KILLS, WORKERS) if is_long else (KILLS_IN_SHORT, WORKERS_IN_SHORT)
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
     orders = [Order.drawn(number, chance) for number in range(kills_wanted)]
     data = tmp_path / "data"
     kills: Counter[str] = Counter()
     try:
-        with up(data, "--workers", "4", environment=QUICK) as running, stubborn(running) as client:
+        with up(data, "--workers", str(workers), environment=QUICK) as running, stubborn(running) as client:
             with ThreadPoolExecutor(1) as pool:
                 submitting = pool.submit(_submit_all, client, orders)
                 killer = Killer(running, chance, kills)

@@ -363,9 +363,11 @@ def test_a_job_whose_worker_is_killed_is_run_again(tmp_path: Path) -> None:
 
 
 def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
-    """kill -9 of the parent: S3 server, API, worker and engine end by themselves.
+    """kill -9 of the parent: S3 server, API, worker and engine end by themselves. Jobs, outputs and keys are there
+    again in the next `up`: also a key that was made while `up` ran, and one that was made after it.
 
-    Jobs, outputs and keys are there again in the next `up`."""
+    The second tenant's first key tells that events no longer go to receivers on this machine.
+    """
     data = tmp_path / "data"
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--data", str(data)], env=clean_environment(), stdout=subprocess.PIPE, text=True
@@ -374,7 +376,11 @@ def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("ready")
         first = Up(data, process)
-        key = first.connection["api_key"]
+        own = first.connection["api_key"]
+        done = first.command("keys", "create", "--tenant", "acme", "--scopes", "jobs:read", "--json")
+        assert "COMFYUI_MODAL_WEBHOOK_LOOPBACK=true" in done.stderr
+        before = json.loads(done.stdout)
+        assert accepts(first, before["key"])
         with first.client() as client:
             job_id = client.post("/v1/jobs", json={"workflow": BLUE}).json()["job_id"]
             assert finished(client, job_id)["status"] == "completed"
@@ -383,8 +389,25 @@ def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
         process.kill()
         _, alive = psutil.wait_procs(family, timeout=20)
         assert not alive, alive
+    assert before["kid"] in first.command("keys", "list").stdout
+    done = first.command("keys", "create", "--tenant", "acme", "--expires", "90d", "--json")
+    assert "second tenant" not in done.stderr
+    after = json.loads(done.stdout)
+    assert first.command("keys", "revoke", before["kid"]).returncode == 0
     with up(data) as second:
-        assert second.connection["api_key"] == key
+        assert second.connection["api_key"] == own
+        assert [accepts(second, key) for key in (before["key"], after["key"], own)] == [False, True, True]
         with second.client() as client:
             (output,) = client.get(f"/v1/jobs/{job_id}").json()["outputs"]
             assert len(httpx.get(output["url"], verify=NO_TLS).content) == output["size_bytes"]
+        log = (data / "logs" / "api.log").read_text()
+    assert after["kid"] in log
+    assert not any(key["key"] in log for key in (before, after))
+
+
+def accepts(running: Up, key: str) -> bool:
+    """Whether the API takes the key; the other answer is 401."""
+    headers = {"authorization": f"Bearer {key}"}
+    answer = httpx.get(f"{running.connection['api_url']}/v1/jobs", headers=headers, timeout=30, verify=NO_TLS)
+    assert answer.status_code in (200, 401), answer.text
+    return answer.is_success

@@ -254,7 +254,13 @@ async def test_pools_have_queues_of_their_own(jobs: JobStore, queue: JobQueue) -
     assert await queue.claim("h100", "w") is not None
 
 
-@pytest.mark.parametrize(("workers", "count"), [(8, 6), (32, 24)])
+@pytest.mark.parametrize(
+    ("workers", "count"),
+    [
+        (8, 6),
+        pytest.param(32, 24, marks=pytest.mark.soak("contract/test_job_store.py::test_each_job_is_claimed_once")),
+    ],
+)
 @pytest.mark.real_bucket("conditional writes in a race")
 async def test_each_job_is_claimed_once(
     jobs: JobStore, rivals: Sequence[ObjectStore], clock: ManualClock, signal: MemorySignal, workers: int, count: int

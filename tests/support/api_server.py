@@ -1,7 +1,6 @@
 """The HTTP face over given stores, on a real server in the test's own event loop."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -10,6 +9,8 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.server import ServerState
 
 from app.asgi import create_app
 from app.config import ApiConfig
@@ -30,6 +31,8 @@ from storage.stores import Stores
 from tests.support.plain_http import NO_TLS
 
 KEY = "test-key"
+STOP_S = 1.0
+"""What an open request gets when its test is over."""
 BLUE: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
@@ -83,8 +86,7 @@ class Api:
     async def client_of(self, tenant: str, *scopes: KeyScope, **fields: Any) -> httpx.AsyncClient:
         """One with a key of this tenant, that the bucket knows. Closed by whoever asks for it."""
         key = await self.new_key(tenant, *scopes, **fields)
-        headers = {"authorization": f"Bearer {key}"}
-        return httpx.AsyncClient(base_url=self.client.base_url, headers=headers, timeout=30, verify=NO_TLS)
+        return client_of(str(self.client.base_url), key)
 
     async def new_key(self, tenant: str, *scopes: KeyScope, **fields: Any) -> str:
         now = self.stores.clock.now()
@@ -114,23 +116,36 @@ async def running_api(
         fetcher=fetcher or CannedFetcher(),
     )
     app = create_app(services)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1, lifespan="off"))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        headers = {"authorization": f"Bearer {KEY}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=30, verify=NO_TLS) as client:
-            await _answering(client)
-            yield Api(client, services, stores)
-        server.should_exit = True
-        await serving
+    async with serving(app) as url, client_of(url, KEY) as client:
+        yield Api(client, services, stores)
 
 
-async def _answering(client: httpx.AsyncClient) -> None:
-    """The socket listens before the server accepts: the first request waits for it."""
-    assert (await client.get("/health")).status_code == 200
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[str]:
+    """The URL of an app on uvicorn's protocol. Its `Server` sleeps a fifth of a second before it stops."""
+    config, state = uvicorn.Config(app, log_config=None, lifespan="off"), ServerState()
+    config.load()
+
+    def connection() -> asyncio.Protocol:
+        return config.http_protocol_class(config=config, server_state=state, app_state={})  # type: ignore[call-arg]
+
+    server = await asyncio.get_running_loop().create_server(connection, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for one in list(state.connections):
+            one.shutdown()
+        if state.tasks:
+            _, late = await asyncio.wait(state.tasks, timeout=STOP_S)
+            for task in late:
+                task.cancel()
+        await server.wait_closed()
+
+
+def client_of(url: str, key: str) -> httpx.AsyncClient:
+    headers = {"authorization": f"Bearer {key}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=30, verify=NO_TLS)
 
 
 async def submit(api: Api, **fields: Any) -> dict[str, Any]:
