@@ -1,5 +1,6 @@
 """`comfyui-modal models sync`, `models verify` and `models list`."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,6 +13,7 @@ from infra.cli.arguments import AsJson, Environment
 from infra.cli.output import FAILED, Terminal, print_json
 
 if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fast
+    from infra.models.manifest import Model
     from infra.models.sync import Command, Found, OnProgress
 
 models = App(name="models")
@@ -81,16 +83,33 @@ def _perform(
     may_lack: bool = False,
 ) -> int:
     from infra.manifests import located
-    from infra.models.folders import perform
     from infra.models.manifest import chosen
     from infra.models.manifest import models as read
 
     wanted = chosen(read(located(manifest)), only)
     with _progress() as on_progress:
-        found = perform(command, wanted, on_progress, folder=folder, environment=env)
+        found = _perform_there(command, wanted, on_progress, folder, env)
     _show(found, as_json=as_json)
     good = all(one.is_good or (may_lack and one.state == "missing") for one in found)
     return 0 if good else FAILED
+
+
+def _perform_there(
+    command: "Command", wanted: "Sequence[Model]", on_progress: "OnProgress", folder: Path | None, env: str | None
+) -> "Sequence[Found]":
+    """Run the command on a local folder or, if it is None, on the volume in a Modal environment."""
+    from infra.models.sync import Found, model_folder
+    from infra.settings import HubSettings
+
+    if folder is not None:
+        # Not in an event loop, for which Ctrl-C would have to wait until the download ends.
+        return model_folder(HubSettings().huggingface_token, folder).perform(command, wanted, on_progress)
+
+    from infra.cloud.modal_cloud import ModalCloud
+
+    # The deployed function runs the command, and reports its progress.
+    documents = [model.model_dump(exclude_none=True) for model in wanted]
+    return [Found(**one) for one in asyncio.run(ModalCloud({}, env).manage_models(command, documents, on_progress))]
 
 
 @contextmanager

@@ -10,18 +10,22 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Literal, TypedDict, TypeVar, assert_never
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, TypeAdapter, ValidationError
 
 from infra.models.download import CHUNK_BYTES, Downloader, ModelRefused
 from infra.models.manifest import Model
 
+T = TypeVar("T")
+
 LOCK_NAME = "models.lock.json"
+INTERVAL_S = 1.0
+"""How often the progress of a model is reported."""
 
 
 class Locked(BaseModel):
@@ -210,3 +214,32 @@ def _agree(model: Model, locked: Locked) -> str | None:
     if model.sha256 is not None and model.sha256 != locked.sha256:
         return f"the manifest says sha256 {model.sha256}, the first sync saw {locked.sha256}: one of both is wrong"
     return None
+
+
+def model_folder(token: SecretStr | None, folder: Path) -> ModelFolder:
+    return ModelFolder(folder, Downloader(token=token.get_secret_value() if token is not None else None))
+
+
+class Step(TypedDict):
+    """Progress of a model: its name, its bytes on disk, and its size if known."""
+
+    name: str
+    have: int
+    total: int | None
+
+
+def streamed(work: Callable[[OnProgress], T], interval_s: float = INTERVAL_S) -> Generator[Step, None, T]:
+    """Run `work` in a thread and yield the newest step of each model. Return or raise what `work` does."""
+    newest: dict[str, Step] = {}
+
+    def note(name: str, have: int, total: int | None) -> None:
+        newest[name] = Step(name=name, have=have, total=total)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, note)
+        is_over = False
+        while not is_over:
+            is_over = bool(wait([working], interval_s).done)
+            for name in list(newest):
+                yield newest.pop(name)
+        return working.result()

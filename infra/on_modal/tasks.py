@@ -117,8 +117,8 @@ def manage_models(
 
     Downloaded files are committed before submissions are checked against them.
     """
-    from infra.models.folders import model_folder, streamed
     from infra.models.manifest import Model
+    from infra.models.sync import model_folder, streamed
 
     settings = _settings("models")
     here = model_folder(settings.huggingface_token, Path(folder))

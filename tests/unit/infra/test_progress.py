@@ -2,8 +2,7 @@
 
 import pytest
 
-from infra.models.folders import streamed
-from infra.models.sync import OnProgress
+from infra.models.sync import OnProgress, streamed
 
 
 def test_each_model_is_reported_once_per_interval() -> None:
