@@ -1,7 +1,9 @@
 """`Clock`: the only source of wall-clock time in `app`, `workers` and `storage`, so that tests control it."""
 
-from datetime import UTC, datetime
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+from cachetools import TTLCache
 
 
 class Clock(Protocol):
@@ -26,3 +28,8 @@ class ManualClock:
 
     def set(self, moment: datetime) -> None:
         self._now = moment
+
+
+def expiring_cache(clock: Clock, life: timedelta, *, size: int = 1024) -> TTLCache[str, Any]:
+    """Return a cache that keeps at most `size` values for `life` by this clock, with LRU eviction."""
+    return TTLCache(size, life.total_seconds(), timer=lambda: clock.now().timestamp())

@@ -2,10 +2,9 @@
 
 A record is found by its kid with one GET. Records and their absence are cached for `CACHE_LIFE`, so every process soon
 refuses a revoked key, and an unknown key does not cost a request each time. The two caches are bounded and separate, so
-invented kids evict no real key. If many kids are looked up, one LIST per `LIST_LIFE` limits the GETs to existing kids.
+invented kids evict no real key.
 """
 
-import asyncio
 import hmac
 import logging
 import re
@@ -13,15 +12,14 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
+from cachetools import TTLCache
 from pydantic import AfterValidator, Field, StringConstraints
 
 from storage import keys
-from storage._cache import ShortLived
 from storage.access.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
-from storage.bucket.budget import within_budget
 from storage.bucket.conditional import commit, compare_and_swap, new_nonce
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
-from storage.clock import Clock
+from storage.clock import Clock, expiring_cache
 from storage.concurrency import map_bounded
 from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
 from storage.model import Model, read_as
@@ -31,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 CACHE_LIFE = timedelta(seconds=30)
 """Cache lifetime of a record. With the time of one GET, a revoked key is refused everywhere within a minute."""
-MOST_LOOKUPS = 50
-"""Lookups per `LIST_LIFE` above which a LIST limits them."""
-LIST_LIFE = timedelta(seconds=10)
-"""Cache lifetime of the LIST. During a flood of invented kids a new key is accepted after this time."""
 TENANTS_LIFE = timedelta(seconds=5)
 """Cache lifetime of the answer whether other tenants have keys."""
 TENANTS_PAGE = 100
@@ -116,12 +110,9 @@ class ApiKeyStore:
         self._objects = objects
         self._clock = clock
         self._fixed: Mapping[str, KeyRecord] = {record.kid: record for record in fixed}
-        self._known: ShortLived[KeyRecord] = ShortLived(clock, life=cache_life)
-        self._unknown: ShortLived[None] = ShortLived(clock, life=cache_life)
-        self._others: ShortLived[bool] = ShortLived(clock, life=TENANTS_LIFE)
-        self._looked: tuple[datetime, int] = (clock.now(), 0)
-        self._kids: tuple[datetime, frozenset[str]] | None = None
-        self._listing = asyncio.Lock()
+        self._known: TTLCache[str, KeyRecord] = expiring_cache(clock, cache_life)
+        self._unknown: TTLCache[str, None] = expiring_cache(clock, cache_life)
+        self._others: TTLCache[str, bool] = expiring_cache(clock, TENANTS_LIFE)
 
     async def authenticate(self, text: str) -> KeyRecord | None:
         """Return the record of a valid key; None for any other text.
@@ -156,11 +147,11 @@ class ApiKeyStore:
     async def has_other_tenant(self, tenant: str) -> bool:
         """Whether a tenant other than this one has a valid key, as of at most `TENANTS_LIFE` ago."""
         if (known := self._others.get(tenant)) is not None:
-            return known[0]
+            return known
         found = any(self._is_others(record, tenant) for record in self._fixed.values()) or await self._lists_other(
             tenant
         )
-        self._others.put(tenant, found)
+        self._others[tenant] = found
         return found
 
     async def revoke(self, kid: str) -> KeyRecord:
@@ -191,47 +182,26 @@ class ApiKeyStore:
         """Return the record of a listed key, from the cache if it is fresh."""
         kid = key.removeprefix(keys.API_KEYS).removesuffix(".json")
         if (cached := self._known.get(kid)) is not None:
-            return cached[0]
+            return cached
         record = await self._listed(key)
         if record is not None and record.kid == kid:
-            self._known.put(kid, record)
+            self._known[kid] = record
         return record
 
     async def _find(self, kid: str) -> KeyRecord | None:
         if kid in self._fixed:
             return self._fixed[kid]
         if (cached := self._known.get(kid)) is not None:
-            return cached[0]
-        if self._unknown.get(kid) is not None:
-            return None
-        if self._looks_too_often() and kid not in await self._listed_kids():
+            return cached
+        if kid in self._unknown:
             return None
         stored = await self._get(kid)
         record = None if stored is None else _readable(stored)
         if record is None or record.kid != kid:
-            self._unknown.put(kid, None)
+            self._unknown[kid] = None
             return None
-        self._known.put(kid, record)
+        self._known[kid] = record
         return record
-
-    def _looks_too_often(self) -> bool:
-        since, looked = self._looked
-        now = self._clock.now()
-        self._looked = (now, 1) if now - since >= LIST_LIFE else (since, looked + 1)
-        return self._looked[1] > MOST_LOOKUPS
-
-    async def _listed_kids(self) -> frozenset[str]:
-        """Return the kids of the bucket as of at most `LIST_LIFE` ago."""
-        async with within_budget(keys.API_KEYS), self._listing:
-            if self._kids is None or self._clock.now() - self._kids[0] >= LIST_LIFE:
-                found = set[str]()
-                after, more, asked_at = "", True, self._clock.now()
-                while more:
-                    page = await self._objects.list(keys.API_KEYS, after=after)
-                    found |= {key.removeprefix(keys.API_KEYS).removesuffix(".json") for key in page.keys}
-                    after, more = page.keys[-1] if page.keys else "", page.more
-                self._kids = asked_at, frozenset(found)
-            return self._kids[1]
 
     async def _get(self, kid: str) -> StoredObject | None:
         if not is_kid(kid):

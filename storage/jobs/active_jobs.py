@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 
-from storage._cache import ShortLived
+from cachetools import TTLCache
+
 from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
+from storage.clock import Clock, expiring_cache
 from storage.concurrency import gather
 from storage.index_keys import ListEntry, list_prefix
 from storage.jobs.record import Status
@@ -44,8 +45,8 @@ class ActiveJobStore:
     def __init__(self, jobs: JobStore, objects: ObjectStore, clock: Clock) -> None:
         self._jobs = jobs
         self._objects = objects
-        self._counted: ShortLived[ActiveJobs] = ShortLived(clock, life=COUNT_LIFE)
-        self._audited: ShortLived[None] = ShortLived(clock, life=AUDIT_EVERY)
+        self._counted: TTLCache[str, ActiveJobs] = expiring_cache(clock, COUNT_LIFE)
+        self._audited: TTLCache[str, None] = expiring_cache(clock, AUDIT_EVERY)
         self._pending: dict[str, Counter[str]] = {}
         self._counts_under_way: dict[str, list[set[str]]] = {}
 
@@ -66,20 +67,20 @@ class ActiveJobStore:
     async def of(self, tenant: str, *, at_most: int) -> ActiveJobs:
         """Return the tenant's count, to which the caller adds accepted jobs; it stops one page above `at_most`."""
         if (kept := self._counted.get(tenant)) is not None:
-            return kept[0]
+            return kept
         load = await self._count(tenant, at_most, self._ids)
         if (kept := self._counted.get(tenant)) is not None:  # counts that ran concurrently share one result
-            return kept[0]
-        self._counted.put(tenant, load)
+            return kept
+        self._counted[tenant] = load
         return load
 
     async def audited(self, tenant: str, *, at_most: int) -> ActiveJobs | None:
         """Count by the records and delete stale index keys; return None within `AUDIT_EVERY` of the last time."""
-        if self._audited.get(tenant) is not None:
+        if tenant in self._audited:
             return None
-        self._audited.put(tenant, None)
+        self._audited[tenant] = None
         load = await self._count(tenant, at_most, self._rows)
-        self._counted.put(tenant, load)
+        self._counted[tenant] = load
         return load
 
     async def _count(self, tenant: str, at_most: int, ids_of: IdsOf) -> ActiveJobs:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from cachetools import TTLCache
+
 from storage import keys
-from storage._cache import ShortLived
 from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
+from storage.clock import Clock, expiring_cache
 from storage.errors import ObjectNotFound, PreconditionFailed
 from workflows.catalogue import Catalogue
 
@@ -74,8 +75,8 @@ class EngineInfoStore:
         self._objects = objects
         self._clock = clock
         self._reads: dict[str, _Read] = {}
-        self._fresh: ShortLived[bool] = ShortLived(clock, life=CACHE_LIFE, size=16)
-        self._absent: ShortLived[bool] = ShortLived(clock, life=ABSENT_LIFE, size=16)
+        self._fresh: TTLCache[str, None] = expiring_cache(clock, CACHE_LIFE, size=16)
+        self._absent: TTLCache[str, None] = expiring_cache(clock, ABSENT_LIFE, size=16)
 
     async def publish(
         self,
@@ -116,17 +117,17 @@ class EngineInfoStore:
 
     async def _read(self, pool: str) -> _Read | None:
         key = keys.engine_info(pool)
-        if self._fresh.get(key) is not None:
+        if key in self._fresh:
             return self._reads[key]
-        if self._absent.get(key) is not None:
+        if key in self._absent:
             return None
         try:
             read = await self._read_again(key)
         except ObjectNotFound:
-            self._absent.put(key, True)
+            self._absent[key] = None
             return None
         self._reads[key] = read
-        self._fresh.put(key, True)
+        self._fresh[key] = None
         return read
 
     async def _read_again(self, key: str) -> _Read:

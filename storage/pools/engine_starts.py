@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from cachetools import TTLCache
+
 from storage import keys
-from storage._cache import ShortLived
 from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
+from storage.clock import Clock, expiring_cache
 from storage.errors import ObjectNotFound, RecordUnreadable
 from storage.launcher import Launcher
 from storage.model import Model, read_as
@@ -125,13 +126,13 @@ class EngineStartStore:
         self.policy = policy
         self._objects = objects
         self._clock = clock
-        self._states: ShortLived[StartState] = ShortLived(clock, life=CACHE_LIFE, size=64)
+        self._states: TTLCache[str, StartState] = expiring_cache(clock, CACHE_LIFE, size=64)
 
     async def state(self, pool: str) -> StartState:
         """Return the pool's state, for one GET."""
         starts, _ = await self._read(pool)
         state = self._state_of(starts.counted(self._clock.now(), self.policy.lease))
-        self._states.put(pool, state)
+        self._states[pool] = state
         return state
 
     def _state_of(self, starts: EngineStarts) -> StartState:
@@ -145,7 +146,7 @@ class EngineStartStore:
     async def recent_state(self, pool: str) -> StartState:
         """Return the pool's state, at most `CACHE_LIFE` old."""
         cached = self._states.get(pool)
-        return await self.state(pool) if cached is None else cached[0]
+        return await self.state(pool) if cached is None else cached
 
     async def begin(self, pool: str, worker: str) -> None:
         await self._evolve(pool, lambda starts: starts.begun(worker, self._clock.now()))
@@ -168,7 +169,7 @@ class EngineStartStore:
     async def forget(self, pool: str) -> None:
         """Delete the record, since a new deployment does not inherit its failures."""
         await self._objects.delete(keys.engine_starts(pool))
-        self._states.put(pool, WELL)
+        self._states[pool] = WELL
 
     async def _evolve(self, pool: str, change: Callable[[EngineStarts], EngineStarts]) -> None:
         async def write(found: tuple[EngineStarts, str | None]) -> None:

@@ -7,10 +7,11 @@ import json
 import statistics
 from datetime import timedelta
 
+from cachetools import TTLCache
+
 from storage import keys
-from storage._cache import ShortLived
 from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
+from storage.clock import Clock, expiring_cache
 from storage.errors import ObjectNotFound
 
 RECENT = 20
@@ -23,7 +24,7 @@ MIN_FORESEEN_S = 0.5
 class RuntimeStore:
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
-        self._cache: ShortLived[list[float]] = ShortLived(clock, life=CACHE_LIFE)
+        self._cache: TTLCache[str, list[float]] = expiring_cache(clock, CACHE_LIFE)
 
     async def record(self, tenant: str, shape: str, seconds: float) -> None:
         """Record one run time. Concurrent workers may lose one, which hardly changes the median."""
@@ -33,7 +34,7 @@ class RuntimeStore:
             return
         recent = [*known, round(seconds, 3)][-RECENT:]
         await self._objects.put(key, json.dumps(recent).encode())
-        self._cache.put(key, recent)
+        self._cache[key] = recent
 
     async def estimate(self, tenant: str, shape: str) -> int | None:
         """Return the median in whole seconds, at least 1; None for a shape that never completed."""
@@ -43,10 +44,10 @@ class RuntimeStore:
     async def _read(self, key: str) -> list[float]:
         cached = self._cache.get(key)
         if cached is not None:
-            return cached[0]
+            return cached
         try:
             recent: list[float] = json.loads((await self._objects.get(key)).body)
         except ObjectNotFound:
             recent = []
-        self._cache.put(key, recent)
+        self._cache[key] = recent
         return recent
