@@ -22,15 +22,20 @@ from tests.support.up import COMMAND, finished, up
 pytestmark = pytest.mark.xdist_group("up")
 
 
-def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: Path) -> None:
-    """No S3 server is started, the job's objects lie in that bucket, and other settings hold as well."""
-    settings = {
+@pytest.fixture
+def bucket(s3_config: S3Config) -> dict[str, str]:
+    """The settings of an external bucket, which also spares a test the start of an S3 server that it does not need."""
+    return {
         "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
         "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
         "COMFYUI_MODAL_S3_SECRET_KEY": s3_config.secret_key or "",
         "COMFYUI_MODAL_S3_PREFIX": f"elsewhere-{uuid.uuid4().hex}",
-        "COMFYUI_MODAL_LOG_LEVEL": "DEBUG",
     }
+
+
+def test_an_external_bucket_needs_only_settings(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+    """No S3 server is started, the job's objects lie in that bucket, and other settings hold as well."""
+    settings = bucket | {"COMFYUI_MODAL_LOG_LEVEL": "DEBUG"}
     with up(tmp_path / "data", "--bucket", s3_config.bucket, environment=settings) as running:
         connection = running.connection
         assert "s3" not in connection["processes"]
@@ -38,16 +43,20 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, tmp_path: P
         with running.client() as client:
             job_id = client.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
             (output,) = finished(client, job_id)["outputs"]
-        assert f"/{s3_config.bucket}/{settings['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
+        assert f"/{s3_config.bucket}/{bucket['COMFYUI_MODAL_S3_PREFIX']}/tenants/" in output["url"]
         assert httpx.get(output["url"], verify=NO_TLS).text == output["text"] == "hello, world"
         assert '"level": "DEBUG"' in (running.data / "logs" / "worker-1.log").read_text()
 
 
-def test_a_running_comfyui_is_used_by_its_url(tmp_path: Path) -> None:
+def test_a_running_comfyui_is_used_by_its_url(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
     """Inputs and outputs travel by HTTP: its folders are not ours."""
     photo = tmp_path / "photo.png"
     photo.write_bytes(_png())
-    with tcp_engine(LITE, tmp_path / "theirs") as url, up(tmp_path / "data", "--engine", url) as running:
+    options = ("--bucket", s3_config.bucket)
+    with (
+        tcp_engine(LITE, tmp_path / "theirs") as url,
+        up(tmp_path / "data", "--engine", url, *options, environment=bucket) as running,
+    ):
         assert running.connection["comfyui_url"] == url
         done = running.command("run", "still", "--image", str(photo), "--out", str(tmp_path / "out"))
         assert done.returncode == 0, done.stdout + done.stderr
@@ -85,24 +94,25 @@ def test_a_variable_that_is_no_setting_is_told(tmp_path: Path) -> None:
     assert "has no main.py" in done.stderr
 
 
-def test_an_engine_that_lacks_a_module_ends_up(tmp_path: Path) -> None:
+def test_an_engine_that_lacks_a_module_ends_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
     """Its last words stand in the terminal, and it is not started for ever."""
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
     (comfyui / "main.py").write_text("import torch_that_is_not_there\n")
-    environment = {"COMFYUI_PYTHON": sys.executable}
-    done = refused_up(tmp_path / "data", "--port", "0", "--engine", str(comfyui), environment=environment)
+    options = ("--port", "0", "--engine", str(comfyui), "--bucket", s3_config.bucket)
+    done = refused_up(tmp_path / "data", *options, environment=bucket | {"COMFYUI_PYTHON": sys.executable})
     assert done.returncode == 2
     assert "worker-1: the engine ended while it was starting" in done.stderr
     assert "No module named 'torch_that_is_not_there'" in done.stderr
 
 
-def test_a_workflow_that_cannot_be_used_ends_up(tmp_path: Path) -> None:
+def test_a_workflow_that_cannot_be_used_ends_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
     """With the file and the field; nothing of what was started is left."""
     (tmp_path / "workflows").mkdir()
     (tmp_path / "workflows" / "mine.toml").write_text('title = "Mine"\n')
-    environment = {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
-    done = refused_up(tmp_path / "data", "--port", "0", environment=environment)
+    environment = bucket | {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
+    options = ("--port", "0", "--bucket", s3_config.bucket)
+    done = refused_up(tmp_path / "data", *options, environment=environment)
     assert (done.returncode, "api: mine.toml: graph: Field required" in done.stderr) == (2, True), done.stderr
     assert not (tmp_path / "data" / "connection.json").exists()
 
