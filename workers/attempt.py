@@ -6,12 +6,12 @@ nothing; a worker that shuts down releases its job.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import tempfile
 import uuid
 from collections.abc import Awaitable, Coroutine
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -253,7 +253,7 @@ class Attempt:
         outputs = self._catalogue.output_nodes(graph)
         self._progress = ProgressModel.start(graph.ancestors(outputs))
         has_begun = False
-        async with aclosing(aiter(execution)) as messages:
+        async with contextlib.aclosing(aiter(execution)) as messages:
             async for message in messages:
                 if not has_begun:
                     # `node_errors` is known from the first message on: outputs that do not run do not count.
@@ -298,12 +298,12 @@ class Attempt:
         record = stored.record
         if self._failure is None and record.started_at is not None and record.completed_at is not None:
             seconds = (record.completed_at - record.started_at).total_seconds()
-            remembering = self._stores.runtimes.record(record.tenant, record.workflow_shape, seconds)
-            await _best_effort(remembering, f"the run time of job {record.job_id} was not remembered")
+            with contextlib.suppress(StorageError):  # estimates have the run times of other jobs
+                await self._stores.runtimes.record(record.tenant, record.workflow_shape, seconds)
         # A job that is queued again still needs its key.
         if record.has_partner_key and record.status.is_terminal:
-            forgetting = self._stores.partner_keys.forget(record.tenant, record.job_id)
-            await _best_effort(forgetting, f"the partner key of job {record.job_id} goes with the job")
+            with contextlib.suppress(StorageError):  # the key is then removed with the job
+                await self._stores.partner_keys.forget(record.tenant, record.job_id)
         return stored
 
     def _ended(self, record: JobRecord) -> JobRecord:
@@ -383,13 +383,6 @@ async def _committed(last_write: Coroutine[Any, Any, StoredJob]) -> StoredJob:
         writing.cancel()
         await asyncio.gather(writing, return_exceptions=True)
         raise
-
-
-async def _best_effort(write: Awaitable[None], failed: str) -> None:
-    try:
-        await write
-    except StorageError as error:
-        logger.info("%s: %s", failed, error)
 
 
 def _error_detail(failure: WorkerError, attempt: int, paths: HostPaths) -> ErrorDetail:

@@ -5,7 +5,6 @@ worker that stops releases its running job to the queue, where another worker ca
 """
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 
@@ -59,13 +58,11 @@ class WorkerLoop:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Claim and run jobs until `stop` is set; a job that still runs then is released to the queue."""
-        serving = asyncio.create_task(self._serve_for_ever())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
+        # Not anyio's group: it would cancel each await of the release as well.
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(self._serve_for_ever())
+            await stop.wait()
+            serving.cancel()
 
     async def _serve_for_ever(self) -> None:
         with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:

@@ -79,14 +79,18 @@ async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
     assert (await bench.jobs.read("default", record.job_id)).record == taken.record
 
 
-async def test_a_stopped_worker_gives_its_job_back(bench: Bench) -> None:
-    """At once, and another worker may claim it."""
+@pytest.mark.parametrize("how", ["stopped", "cancelled"])
+async def test_a_stopped_worker_gives_its_job_back(bench: Bench, how: str) -> None:
+    """The job is queued when `serve` returns, however it ends, and another worker may claim it."""
     record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
     stop = asyncio.Event()
     serving = asyncio.create_task(bench.worker.serve(stop))
     await bench.until(record.job_id, lambda r: r.progress_details.step)
-    stop.set()
-    await serving
+    if how == "stopped":
+        stop.set()
+    else:
+        serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
     back = (await bench.jobs.read("default", record.job_id)).record
     assert (back.status, back.lease) == (Status.QUEUED, None)
     claimed = await bench.stores.queue.claim("default", "other")
