@@ -1,7 +1,8 @@
 """Reads the blocks of an image: the extent of a GIF or WebP, and whether the header of a PNG or JPEG is cheap to parse.
 
-Nothing is decoded, and memory is constant. Pillow would decode a GIF's frames, libwebp allocates two whole canvases
-before it reports their size, and Pillow runs Python code for each part of a header and keeps the parts in memory.
+Nothing is decoded, and memory is constant. GIF and WebP are read in the processes that measure files, the headers of
+PNG and JPEG in the caller's. Pillow would decode a GIF's frames, libwebp allocates two whole canvases before it reports
+their size, and Pillow runs Python code for each part of a header and keeps the parts in memory.
 """
 
 from typing import BinaryIO

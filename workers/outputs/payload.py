@@ -34,13 +34,6 @@ _BY_EXTENSION: Mapping[OutputType, frozenset[str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class FileOutput:
-    """A file that the node reports."""
-
-    ref: FileRef
-
-
-@dataclass(frozen=True, slots=True)
 class InlineOutput:
     """A value of the payload itself, to be stored as a separate file."""
 
@@ -65,7 +58,7 @@ def names_in(ui: Mapping[str, Any]) -> list[str]:
 
 def outputs_of(
     node_id: str, ui: Mapping[str, Any], files: Mapping[str, FileRef] | None = None
-) -> Iterator[FileOutput | InlineOutput]:
+) -> Iterator[FileRef | InlineOutput]:
     """Yield all outputs of the payload in order. `files` are those of `names_in` that exist."""
     named = {key: _named_files(_items(values), files or {}) for key, values in ui.items()}
     has_files = any(refs or any(map(_file_ref, _items(ui[key]))) for key, refs in named.items())
@@ -76,7 +69,7 @@ def outputs_of(
         listed.update(refs)
         refs += [ref for ref in named[key] if ref not in listed]
         listed.update(refs)
-        yield from map(FileOutput, refs)
+        yield from refs
         rest = _rest(key, items, files or {})
         if (
             not rest

@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
 from workers.outputs.media import examine
 from workers.outputs.names import DistinctNames, safe_folder
-from workers.outputs.payload import FileOutput, InlineOutput, names_in, outputs_of, type_of
+from workers.outputs.payload import InlineOutput, names_in, outputs_of, type_of
 from workflows.graph import Graph
 from workflows.messages import Executed, Message, Preview
 
@@ -92,8 +92,8 @@ class OutputUploads:
         files = await self._engine.find(names) if names else {}
         has_files = False
         for found in outputs_of(executed.node, executed.output, files):
-            if isinstance(found, FileOutput):
-                self._add_file(executed.node, found.ref)
+            if isinstance(found, FileRef):
+                self._add_file(executed.node, found)
                 has_files = True
             else:
                 self._add_inline(executed.node, found)
@@ -184,13 +184,7 @@ class OutputUploads:
             is_preview=named.is_preview,
             node_id=node_id,
             key=key,
-            size_bytes=facts.size_bytes,
-            content_type=facts.content_type,
-            sha256=facts.sha256,
-            width=facts.width,
-            height=facts.height,
-            duration_s=facts.duration_s,
-            frames=facts.frames,
+            **asdict(facts),
         )
 
 

@@ -12,7 +12,6 @@ from workers.outputs.names import LONGEST_BYTES, DistinctNames, safe_filename, s
 from workers.outputs.payload import (
     LONGEST_NAME,
     MAX_NAMES,
-    FileOutput,
     InlineOutput,
     names_in,
     outputs_of,
@@ -28,12 +27,12 @@ REF = FileRef("a_00001_.png", "x", "output")
 @pytest.mark.parametrize("key", ["images", "gifs", "audio", "3d", "latents", "whatever"])
 def test_a_file_is_a_file_under_any_key(key: str) -> None:
     """A file is an output under any key, because custom nodes choose their own keys."""
-    assert list(outputs_of("7", {key: [PNG, PNG]})) == [FileOutput(REF), FileOutput(REF)]
+    assert list(outputs_of("7", {key: [PNG, PNG]})) == [REF, REF]
 
 
 def test_a_flag_next_to_files_is_not_an_output() -> None:
     """`animated` describes the files next to it and is not an output."""
-    assert list(outputs_of("7", {"images": [PNG], "animated": [True]})) == [FileOutput(REF)]
+    assert list(outputs_of("7", {"images": [PNG], "animated": [True]})) == [REF]
 
 
 def test_texts_become_files() -> None:
@@ -90,14 +89,14 @@ FILES = {"3d/x.glb": GLB, "a_00001_.png": FileRef("a_00001_.png", "", "temp")}
 def test_a_string_that_names_a_file_is_that_file(ui: dict[str, Any], files: list[FileRef], values: list[Any]) -> None:
     """A string that names a file becomes that file once per node, and the rest of the payload stays a value."""
     outputs = list(outputs_of("7", ui, {name: ref for name, ref in FILES.items() if name in names_in(ui)}))
-    assert [output.ref for output in outputs if isinstance(output, FileOutput)] == files
+    assert [output for output in outputs if isinstance(output, FileRef)] == files
     assert [json.loads(output.body) for output in outputs if isinstance(output, InlineOutput)] == values
 
 
 def test_a_text_that_names_a_file_is_also_kept() -> None:
     """A text that names a file is kept as a text next to the file."""
     file, text = outputs_of("7", {"text": ["3d/x.glb"]}, FILES)
-    assert file == FileOutput(GLB)
+    assert file == GLB
     assert isinstance(text, InlineOutput)
     assert (text.filename, text.body) == ("text_output_7.txt", b"3d/x.glb")
 
@@ -114,7 +113,7 @@ def test_spellings_of_one_path_are_one_file() -> None:
     """Different spellings of one path are one file, which is stored once."""
     written = [("x.glb", "3d"), ("x.glb", "3d/"), ("3d/x.glb", ""), ("x.glb", "./3d"), ("x.glb", "a\\..\\3d")]
     ui = {"3d": [{"filename": name, "subfolder": folder, "type": "output"} for name, folder in written]}
-    assert {output.ref for output in outputs_of("7", ui) if isinstance(output, FileOutput)} == {GLB}
+    assert {output for output in outputs_of("7", ui) if isinstance(output, FileRef)} == {GLB}
 
 
 def test_output_names_are_unique() -> None:
