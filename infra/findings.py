@@ -55,7 +55,7 @@ async def show(checks: dict[str, Check], console: Console) -> int:
     failed = 0
     async for finding in examine(checks):
         failed += not finding.holds
-        console.print(f"{_mark(finding)} {finding.check}: ", end="", highlight=False)
+        console.print(f"{_mark(finding)} {finding.check}: ", end="", highlight=False, markup=True)
         console.print(finding.detail, highlight=False, markup=False, soft_wrap=True)
         if finding.advice:
             console.print(f"     → {finding.advice}", highlight=False, markup=False, soft_wrap=True)

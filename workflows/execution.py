@@ -7,8 +7,9 @@ same applies to nodes that report files without being outputs.
 
 A loader's cache key holds only the file's name, unless its class reports changes of the file, and many do not. Another
 job's file of that name, possibly another tenant's, would be served. So a node that names one of the job's files gets a
-mark derived from the bucket keys of these files. Only their tenant can know them, and the same upload gets the same
-mark, so it can still be served from the cache.
+mark derived from the bucket keys of these files: by a file's, a folder's or the input folder's name in any case, by a
+stem, or by a pattern. Only their tenant can know the keys, and the same upload gets the same mark, so it can still be
+served from the cache. A name that the graph itself puts together is not recognised.
 """
 
 import hashlib
@@ -26,6 +27,10 @@ CACHE_NOTE = "is_changed"
 """The member that ComfyUI adds to a node for its cache, and that a PNG's embedded graph therefore contains."""
 _BETWEEN_NAMES = re.compile(r"[\n,;|]")
 _AROUND_NAMES = " \t\r\"'"
+_INPUT_FOLDER = (".", "input")
+"""Names of the input folder itself, whose loaders read every file of the job."""
+_PATTERN = re.compile(r"[^\s*?\[]*[*?\[]\S*")
+"""A name that a loader may take for a pattern, which may match every file of the job. A prompt has spaces."""
 
 
 def for_execution(
@@ -58,20 +63,32 @@ def _marks(
     graph: Graph, catalogue: Catalogue, token: str, showing: Collection[str], files: Mapping[str, str]
 ) -> dict[str, str]:
     """Return the marks by node id."""
-    keys_by_segment: dict[str, set[str]] = {}
-    for name, key in files.items():
-        for segment in name.split("/"):
-            # By each folder as well, because a node may name only a folder and read all files in it.
-            keys_by_segment.setdefault(segment.strip(_AROUND_NAMES), set()).add(key)
+    keys_by_name = _keys_by_name(files)
     keys: dict[str, set[str]] = {}
     for node_id, node in graph.nodes.items() if files else ():
-        named = {key for segment in _segments(node) for key in keys_by_segment.get(segment, ())}
+        named = {key for segment in _segments(node) for key in _keys_of(segment, keys_by_name)}
         marked = next(_closed(node_id, graph, catalogue), None) if named else None
         if marked is not None:
             keys.setdefault(marked, set()).update(named)
     marks = {node_id: hashlib.sha256("\n".join(sorted(named)).encode()).hexdigest() for node_id, named in keys.items()}
     # The token replaces a mark of files: it is unique to the attempt, so nothing is served from the cache.
     return marks | dict.fromkeys(_to_be_run(graph, catalogue, showing), token)
+
+
+def _keys_by_name(files: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the bucket keys by the names under which a loader may find the files: of files, folders, and stems."""
+    found: dict[str, set[str]] = {name: set(files.values()) for name in _INPUT_FOLDER}
+    for name, key in files.items():
+        # By each folder as well, because a node may name only a folder and read all files in it.
+        for segment in name.split("/"):
+            written = segment.strip(_AROUND_NAMES).casefold()
+            for form in {written, written.rpartition(".")[0] or written}:
+                found.setdefault(form, set()).add(key)
+    return found
+
+
+def _keys_of(segment: str, keys_by_name: Mapping[str, set[str]]) -> Collection[str]:
+    return keys_by_name.get("input" if _PATTERN.fullmatch(segment) else segment.casefold(), ())
 
 
 def _segments(node: Node) -> Iterator[str]:

@@ -9,6 +9,7 @@ with Client("http://127.0.0.1:8000", api_key) as client:
 
 import hashlib
 import mimetypes
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -177,18 +178,18 @@ class Client:
         path = _free_path(folder / Path(output["filename"]).name)
         digest = hashlib.sha256()
         # The final name appears only after the checksum matches, so an interrupted download never looks complete.
-        draft = path.with_name(path.name + ".part")
-        with _reachable(), self._bucket.stream("GET", output["url"]) as response:
-            if response.status_code != 200:
-                raise DownloadFailed(f"{output['filename']}: the bucket answered {response.status_code}")
-            with draft.open("wb") as file:
-                for chunk in response.iter_bytes(CHUNK_BYTES):
-                    digest.update(chunk)
-                    file.write(chunk)
-        if digest.hexdigest() != output["sha256"]:
-            draft.unlink()
-            raise DownloadFailed(f"{output['filename']}: the bytes differ from those that the job made")
-        return draft.rename(path)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as drafts:
+            draft = Path(drafts) / "draft"
+            with _reachable(), self._bucket.stream("GET", output["url"]) as response:
+                if response.status_code != 200:
+                    raise DownloadFailed(f"{output['filename']}: the bucket answered {response.status_code}")
+                with draft.open("wb") as file:
+                    for chunk in response.iter_bytes(CHUNK_BYTES):
+                        digest.update(chunk)
+                        file.write(chunk)
+            if digest.hexdigest() != output["sha256"]:
+                raise DownloadFailed(f"{output['filename']}: the bytes differ from those that the job made")
+            return draft.rename(path)
 
     def _make(self, path: str, document: Json) -> Json:
         """Send a POST that is safe to retry: its Idempotency-Key makes repeats create one resource."""

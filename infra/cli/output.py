@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 FAILED = 1
 """The job failed, a download was incomplete, or a check or deployment failed."""
@@ -44,10 +45,14 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console that prints no control characters of the texts that it is given."""
+    """A console that prints no control characters of the texts that it is given, and obeys no markup in them."""
 
-    def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*(printable(one) if isinstance(one, str) else one for one in objects), **options)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        # Here, and not in `print`: the cells of a table never reach `print` as texts.
+        return super().render_str(printable(text), **options)
 
     def print_line(self, text: str, style: str | None = None) -> None:
         """Print the text as it is. A bracket in it is no markup, and a URL in it is not wrapped."""

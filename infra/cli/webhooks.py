@@ -140,8 +140,8 @@ class Listening:
             return
         believed = "verified" if self.secret is not None else "not verified"
         kind, event_id = escape(str(event.get("type"))), escape(str(event.get("id")))
-        # The only line with markup: what others have written in it is escaped.
-        self.console.print(f"[green]{believed}[/] [bold]{kind}[/] {event_id}", highlight=False)
+        # Others' texts in this line are escaped, since its markup is obeyed.
+        self.console.print(f"[green]{believed}[/] [bold]{kind}[/] {event_id}", highlight=False, markup=True)
         data = event.get("data")
         if isinstance(data, dict):
             self.console.print_line(_short(data))

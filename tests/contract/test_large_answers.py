@@ -1,5 +1,6 @@
-"""What an engine says has a size that a worker can hold, whatever a node returns."""
+"""An engine's answers have a size that a worker can hold, and texts that an answer of ours can contain."""
 
+import json
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,10 @@ from workers.comfy.http_engine import HttpEngine
 from workers.errors import OutputFailed
 
 pytestmark = pytest.mark.anyio
+
+NAMES = (
+    rb'{"Loads": {"input": {"required": {"file": [["nearest\udce9", "\ud83d\ude00", "\\udce9", "\ude00\ud83dx"]]}}}}'
+)
 
 
 @pytest.fixture
@@ -23,8 +28,12 @@ async def engine() -> AsyncIterator[HttpEngine]:
         size = MAX_ANSWER_BYTES + (1 if name == "large" else 0)
         return web.Response(body=head + b"x" * (size - len(head) - len(tail)) + tail, content_type="application/json")
 
+    async def object_info(_: web.Request) -> web.Response:
+        return web.Response(body=NAMES, content_type="application/json")
+
     app = web.Application()
     app.router.add_get("/history/{name}", history)
+    app.router.add_get("/object_info", object_info)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -32,6 +41,14 @@ async def engine() -> AsyncIterator[HttpEngine]:
     yield engine
     await engine.close()
     await runner.cleanup()
+
+
+async def test_a_file_name_that_is_not_utf8_is_readable(engine: HttpEngine) -> None:
+    """Python lists such a name with a lone surrogate, which no UTF-8 answer could contain; pairs and texts stay."""
+    info = await engine.object_info()
+    (names,) = info["Loads"]["input"]["required"]["file"]
+    assert names == ["nearest\ufffd", "\U0001f600", "\\udce9", "\ufffd\ufffdx"]
+    json.dumps(info, ensure_ascii=False).encode()
 
 
 async def test_texts_of_any_size_fail_the_job_not_the_worker(engine: HttpEngine) -> None:

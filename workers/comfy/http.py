@@ -1,6 +1,7 @@
 """ComfyUI's HTTP interface: the only HTTP client of the workers."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -142,8 +143,18 @@ def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
         return None
 
 
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""The escapes of a JSON text; the group is a surrogate without its other half."""
+
+
 def _parsed(content: bytes) -> Any:
-    """Parse JSON, with ComfyUI's bare NaN and Infinity as None; return the text if it is not JSON."""
+    """Parse JSON, with ComfyUI's bare NaN and Infinity as None; return the text if it is not JSON.
+
+    A lone surrogate becomes U+FFFD. Python lists a file name that is not UTF-8 with such, and no answer of ours could
+    contain it.
+    """
+    if b"\\ud" in content or b"\\uD" in content:
+        content = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], content)
     try:
         return json.loads(content, parse_constant=lambda _: None)
     except (ValueError, RecursionError):

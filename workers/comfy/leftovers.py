@@ -1,7 +1,8 @@
 """Removes a job's leftovers outside ComfyUI's folders: processes, and files in folders that every user may write.
 
 Processes and files that exist when the engine becomes ready are kept, since node packs start helpers and create files
-at import. Code that a graph started inside ComfyUI's own process is not found; only a restart of the engine ends it.
+at import. Processes whose parent is ComfyUI itself are kept as well, since torch's compile workers are such. Code that
+a graph started inside ComfyUI's own process is not found. Only a restart of the engine ends these two.
 """
 
 import contextlib

@@ -232,7 +232,8 @@ def type_name(error: Exception) -> str:
     kind = type(error)
     if kind.__name__ == "OutOfMemoryError":
         return "torch.OutOfMemoryError"
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
+    module = getattr(kind, "__module__", "builtins")  # code can delete it
+    return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
 
 
 def _shown(value: Any) -> Any:

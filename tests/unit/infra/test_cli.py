@@ -1,18 +1,21 @@
 """How the command line reports refusals, errors and text from others."""
 
+import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
+from rich.table import Table
 
 from infra.cli.arguments import Target, webhook_secret_of
-from infra.cli.client import ApiProblem, ApiUnreachable, DownloadFailed
+from infra.cli.client import ApiProblem, ApiUnreachable, Client, DownloadFailed
 from infra.cli.jobs import logs
-from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused
+from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
 from infra.cli.root import explain
 from infra.cli.webhooks import Listening
 from infra.cloud.port import CloudUnreachable, NotDeployed
@@ -56,6 +59,14 @@ HARMLESS = r"a\x1b]52;c;cHdu\x1b\ \x1b[2J\x9b2J\x07\r\u202eb" + "\tc\n"
 def test_control_characters_in_an_error_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters in an error message, which may repeat node ids of a graph, are printed escaped."""
     assert said({"type": "/problems/x", "detail": HOSTILE}, capsys)[0] == f"refused: {HARMLESS.rstrip()}".expandtabs()
+
+
+def test_a_table_is_printed_without_control_characters_and_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """A GPU's name comes from an engine, and the table of the costs shows it."""
+    table = Table("gpu")
+    table.add_row("\x1b]52;c;cHdu\x1b\\ [link=x]L4[/link]")
+    Terminal().print(table)
+    assert r"\x1b]52;c;cHdu\x1b\ [link=x]L4[/link]" in capsys.readouterr().out
 
 
 def test_a_log_is_printed_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,3 +138,36 @@ def test_help_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "infra.cli infra.cli.output infra.cli.root"
+
+
+class Bucket(BaseHTTPRequestHandler):
+    """Answers every GET with the same bytes."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"made")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_download_overwrites_no_file(tmp_path: Path) -> None:
+    """Not even one whose name a draft could have, and an incomplete download leaves nothing behind."""
+    for name in ("x.png", "x.png.part"):
+        (tmp_path / name).write_text("mine")
+    server = HTTPServer(("127.0.0.1", 0), Bucket)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with Client("http://127.0.0.1:1", "key") as client:
+            output = {"filename": "x.png", "url": f"http://127.0.0.1:{server.server_port}/x", "sha256": "0" * 64}
+            with pytest.raises(DownloadFailed):
+                client.download(output, tmp_path)
+            path = client.download(output | {"sha256": hashlib.sha256(b"made").hexdigest()}, tmp_path)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (path.name, path.read_bytes()) == ("x (1).png", b"made")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["x (1).png", "x.png", "x.png.part"]

@@ -251,6 +251,11 @@ def _marked(values: dict[str, Any], files: dict[str, str]) -> dict[str, str]:
         {"list": "other.wav\nvoice.wav"},
         {"folder": "set"},
         {"path": "C:\\ComfyUI\\input\\set"},
+        {"folder": "input"},
+        {"folder": "./"},
+        {"pattern": "set/*.wav"},
+        {"name": "VOICE.WAV"},
+        {"stem": "voice"},
     ],
 )
 def test_a_node_that_names_an_input_file_is_marked_with_it(values: dict[str, Any]) -> None:
