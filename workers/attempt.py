@@ -139,7 +139,8 @@ class Attempt:
             # The last report ends before the outcome is committed, so the two writes do not race.
             reporter.stop()
             await asyncio.wait({reporting})
-            reporting.result()
+            if reporter.is_fenced:
+                reporting.result()  # raises; a defect of the reporter does not end the attempt
             work.result()
         except BaseException:
             work.cancel()
@@ -215,8 +216,8 @@ class Attempt:
             staging.cancel()
             await asyncio.gather(staging, return_exceptions=True)
         files = {file.name: file.key for file in record.input_files}
-        token = f"{record.job_id}-{record.attempt}"
-        document = for_execution(graph, self._catalogue, token, self._engine.showing, files)
+        attempt = f"{record.job_id}-{record.attempt}"
+        document = for_execution(graph, self._catalogue, attempt, self._engine.showing, files)
         return graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
 
     async def _stage(self) -> None:
@@ -226,8 +227,7 @@ class Attempt:
 
     async def _graph(self) -> Graph:
         """Return the submitted graph with the job's inputs, checked against this engine."""
-        record, jobs = self._record, self._stores.jobs
-        workflow = self._claimed.workflow
+        record, jobs, workflow = self._record, self._stores.jobs, self._claimed.workflow
         if workflow is None:  # it could not be read with the claim
             workflow = await jobs.workflow(record.tenant, record.job_id)
         document, inputs = json.loads(workflow), await jobs.inputs(record)
