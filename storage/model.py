@@ -1,10 +1,21 @@
 """The base class of stored JSON records, and the function that parses them."""
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from storage.errors import RecordUnreadable
+
+LONGEST_ENGINE_TEXT = 512
+
+
+def _cut(text: str) -> str:
+    return text[:LONGEST_ENGINE_TEXT]
+
+
+EngineText = Annotated[str, AfterValidator(_cut)]
+"""A name or an id that an engine reports. A node's code can make it report anything, and every GET, list and event
+reads whole records, so it is cut."""
 
 
 class Model(BaseModel):

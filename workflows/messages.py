@@ -1,7 +1,7 @@
 """Decodes ComfyUI's WebSocket messages. Sans-I/O: `decode_text` and `decode_binary` take the frames of a socket.
 
 Field names are ComfyUI's. A message of an unknown type becomes `Unknown` and never an error, because newer servers and
-custom nodes send further types.
+custom nodes send further types. Ids and names have a limit, since a job's record repeats them for each output.
 """
 
 import json
@@ -10,6 +10,12 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+LONGEST_ID = 512
+"""Maximum characters of a node's id, including its place in an expanded subgraph. A graph's own ids have 256."""
+LONGEST_TEXT = 256
+"""Maximum characters of a class or an exception's type; the rest is cut."""
+LONGEST_EXCEPTION = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +84,13 @@ class ExecutionSuccess:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionError:
-    """A node raised. ComfyUI's `current_inputs` and `current_outputs` are dropped: they leak values and can be huge."""
+    """A node raised. The traceback and the node's current inputs and outputs are dropped: they can be huge."""
 
     prompt_id: str
     node_id: str
     node_type: str
     exception_type: str
     exception_message: str
-    traceback: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +181,31 @@ def _status(data: dict[str, Any]) -> Message:
     return Status(int(data["status"]["exec_info"]["queue_remaining"]), data.get("sid"))
 
 
+def is_id(value: object) -> bool:
+    """Whether a value can be a node's id."""
+    return isinstance(value, str | int) and len(str(value)) <= LONGEST_ID
+
+
+def _id(value: object) -> str:
+    if not is_id(value):
+        raise ValueError("not an id of a node")
+    return str(value)
+
+
+def _id_or_none(value: object) -> str | None:
+    return None if value is None else _id(value)
+
+
+def _name(value: object) -> str:
+    return str(value)[:LONGEST_TEXT]
+
+
 def _progress_state(data: dict[str, Any]) -> Message:
     nodes = tuple(
         NodeProgress(
-            node_id=str(node.get("node_id", node_id)),
-            display_node_id=str(node.get("display_node_id", node_id)),
-            state=str(node["state"]),
+            node_id=_id(node.get("node_id", node_id)),
+            display_node_id=_id(node.get("display_node_id", node_id)),
+            state=_name(node["state"]),
             value=_number(node.get("value")),
             max=_number(node.get("max")),
         )
@@ -192,45 +216,40 @@ def _progress_state(data: dict[str, Any]) -> Message:
 
 def _executed(data: dict[str, Any]) -> Message:
     output = data.get("output") or {}
-    node = str(data["node"])
+    node = _id(data["node"])
     if not isinstance(output, dict):
         raise TypeError("output")
-    return Executed(data["prompt_id"], node, str(data.get("display_node") or node), output)
+    return Executed(data["prompt_id"], node, _id(data.get("display_node") or node), output)
 
 
 def _executing(data: dict[str, Any]) -> Message:
-    node, shown = data["node"], data.get("display_node")
-    return Executing(data.get("prompt_id"), None if node is None else str(node), None if shown is None else str(shown))
+    return Executing(data.get("prompt_id"), _id_or_none(data["node"]), _id_or_none(data.get("display_node")))
 
 
 def _execution_error(data: dict[str, Any]) -> Message:
     return ExecutionError(
         prompt_id=data["prompt_id"],
-        node_id=str(data["node_id"]),
-        node_type=str(data["node_type"]),
-        exception_type=str(data["exception_type"]),
-        exception_message=str(data["exception_message"]),
-        traceback=tuple(map(str, data.get("traceback") or ())),
+        node_id=_id(data["node_id"]),
+        node_type=_name(data["node_type"]),
+        exception_type=_name(data["exception_type"]),
+        exception_message=str(data["exception_message"])[:LONGEST_EXCEPTION],
     )
 
 
 _DECODERS: Mapping[str, Callable[[dict[str, Any]], Message]] = {
     "status": _status,
     "execution_start": lambda data: ExecutionStart(data["prompt_id"]),
-    "execution_cached": lambda data: ExecutionCached(data["prompt_id"], tuple(map(str, data["nodes"]))),
+    "execution_cached": lambda data: ExecutionCached(data["prompt_id"], tuple(map(_id, data["nodes"]))),
     "executing": _executing,
     "progress": lambda data: Progress(
-        data.get("prompt_id"),
-        None if data.get("node") is None else str(data["node"]),
-        _number(data["value"]),
-        _number(data["max"]),
+        data.get("prompt_id"), _id_or_none(data.get("node")), _number(data["value"]), _number(data["max"])
     ),
     "progress_state": _progress_state,
     "executed": _executed,
     "execution_success": lambda data: ExecutionSuccess(data["prompt_id"]),
     "execution_error": _execution_error,
     "execution_interrupted": lambda data: ExecutionInterrupted(
-        data["prompt_id"], str(data["node_id"]), str(data["node_type"])
+        data["prompt_id"], _id(data["node_id"]), _name(data["node_type"])
     ),
 }
 
@@ -244,12 +263,12 @@ def _preview_with_metadata(rest: bytes) -> Message:
     (length,) = struct.unpack_from(">I", rest)
     metadata = json.loads(rest[4 : 4 + length])
     kind: Literal["jpeg", "png"] = "png" if metadata.get("image_type") == "image/png" else "jpeg"
-    return Preview(kind, rest[4 + length :], metadata.get("node_id"), metadata.get("prompt_id"))
+    return Preview(kind, rest[4 + length :], _id_or_none(metadata.get("node_id")), metadata.get("prompt_id"))
 
 
 def _progress_text(rest: bytes) -> Message:
     (length,) = struct.unpack_from(">I", rest)
-    return ProgressText(rest[4 : 4 + length].decode(), rest[4 + length :].decode())
+    return ProgressText(_id(rest[4 : 4 + length].decode()), rest[4 + length :].decode())
 
 
 _IMAGE_TYPES: Mapping[int, Literal["jpeg", "png"]] = {1: "jpeg", 2: "png"}

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from storage.model import Model
+from storage.model import EngineText, Model
 
 EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]
@@ -45,7 +45,7 @@ class Output(Model):
     subfolder: str = ""
     type: OutputType
     is_preview: bool = False
-    node_id: str
+    node_id: EngineText
     key: str
     size_bytes: int
     content_type: str
@@ -60,7 +60,7 @@ class Output(Model):
 class ProgressDetails(Model):
     """`step` is the step of the current sampler, such as "12/49"."""
 
-    current_node: str | None = None
+    current_node: EngineText | None = None
     nodes_completed: int = 0
     nodes_total: int = 0
     step: str | None = None
@@ -75,9 +75,9 @@ class ErrorDetail(Model):
 
     code: str
     message: str
-    node_id: str | None = None
-    class_type: str | None = None
-    exception_type: str | None = None
+    node_id: EngineText | None = None
+    class_type: EngineText | None = None
+    exception_type: EngineText | None = None
     attempt: int | None = None
     node_errors: dict[str, Any] | None = None
     retryable: bool = False
@@ -118,9 +118,9 @@ class Runtime(Model):
     """
 
     worker: str
-    gpu: str | None = None
-    attention: str | None = None
-    engine_version: str | None = None
+    gpu: EngineText | None = None
+    attention: EngineText | None = None
+    engine_version: EngineText | None = None
     usd_per_s: float | None = None
     start: dict[str, float] | None = None
 

@@ -11,7 +11,7 @@ from typing import Literal
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.errors import ObjectNotFound, RecordUnreadable
-from storage.model import Model, read_as
+from storage.model import EngineText, Model, read_as
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ class AttentionChoice(Model):
     """
 
     backend: Literal["sage", "sdpa"] | None
-    flag: str | None = None
-    reason: str
-    gpu: str | None = None
+    flag: EngineText | None = None
+    reason: EngineText
+    gpu: EngineText | None = None
     gpu_memory_bytes: int | None = None
-    capability: str | None = None
-    sageattention: str | None = None
+    capability: EngineText | None = None
+    sageattention: EngineText | None = None
     cosine: float | None = None
     sage_ms: float | None = None
     sdpa_ms: float | None = None
@@ -43,11 +43,11 @@ class WorkerFacts(Model):
 
     worker: str
     started_at: datetime
-    engine: str
-    comfyui_version: str | None = None
-    python_version: str | None = None
-    torch_version: str | None = None
-    gpu: str | None = None
+    engine: EngineText
+    comfyui_version: EngineText | None = None
+    python_version: EngineText | None = None
+    torch_version: EngineText | None = None
+    gpu: EngineText | None = None
     gpu_memory_bytes: int | None = None
     attention: AttentionChoice
     isolation: str | None = None

@@ -11,7 +11,7 @@ import pytest
 from storage.clock import SystemClock
 from storage.jobs.models import InputFile
 from storage.jobs.record import Status
-from tests.support.scripted_comfy import Play
+from tests.support.scripted_comfy import Answer, Play
 from tests.support.stage import BrokenFiles, ForgetfulFiles, paint, painted, painting, stage
 from tests.support.workbench import quick_policy
 from workers.outputs.uploads import UploadPolicy
@@ -124,6 +124,39 @@ async def test_an_output_that_is_not_there_fails_the_job_and_keeps_the_others(tm
     assert ended.error_detail is not None
     assert (ended.status, ended.error_detail.code) == (Status.FAILED, "output_failed")
     assert [output.node_id for output in ended.outputs] == ["1"]
+
+
+LONG = "x" * 1_000_000
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_however_much_an_engine_says_a_record_stays_small(tmp_path: Path, fails: bool) -> None:
+    """A node's code can send any message: ids, classes and types of a megabyte, and results of nodes with such ids."""
+
+    async def script(play: Play) -> None:
+        outputs = await paint(play, tmp_path)
+        for kind in ("executing", "progress"):
+            await play.say(kind, node=LONG, display_node=LONG, value=1, max=2)
+        await play.say("execution_cached", nodes=[LONG])
+        await play.say("progress_state", nodes={LONG: {"state": LONG}})
+        for node in (f"{LONG}{number}" for number in range(3)):
+            await play.say("executed", node=node, display_node=node, output={"text": ["a"]})
+            outputs[node] = {"text": ["a"]}
+        await play.say("executed", node="2", display_node=LONG, output={"text": ["a"]})
+        if not fails:
+            await play.succeed(outputs)
+            return
+        error = {"node_id": "1", "node_type": LONG, "exception_type": LONG, "exception_message": LONG}
+        await play.say("execution_error", **error)
+        play.record(outputs, "error", [["execution_error", {"prompt_id": play.prompt_id, **error}]])
+
+    async with stage(tmp_path, script) as on:
+        bad = {"class_type": LONG, LONG: LONG, "errors": [{"type": LONG}], "dependent_outputs": [LONG]}
+        answer = {"prompt_id": "p", "number": 1, "node_errors": {LONG: bad, "3": bad}}
+        on.comfy.state.answers.append(Answer(200, answer, accept=True))
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.status is (Status.FAILED if fails else Status.COMPLETED)
+    assert len(ended.model_dump_json()) < 50_000
 
 
 async def test_whatever_a_node_says_the_record_is_written(tmp_path: Path) -> None:

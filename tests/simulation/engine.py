@@ -146,7 +146,7 @@ class SimulatedEngine:
             self._ignores_interrupts = self._faults.happens(0.5)
             await asyncio.sleep(10_000)
         if self._faults.happens(rates.node_fails):
-            return ExecutionError(prompt.prompt_id, node_id, node["class_type"], "ValueError", "simulated", ())
+            return ExecutionError(prompt.prompt_id, node_id, node["class_type"], "ValueError", "simulated")
         if node["class_type"] == "Save":
             ui = {"text": [f"node {node_id}"]} if node_id == "2" else {"files": [_file(node_id)]}
             outputs[node_id] = ui

@@ -18,7 +18,7 @@ from workers.comfy.http import MAX_ANSWER_BYTES, AnswerTooLarge, ComfyHttp, sock
 from workers.comfy.refusals import node_errors_of, refusal
 from workers.errors import EngineUnavailable, OutputFailed, PromptRefused
 from workflows.declarations import ADDED_INSIDE
-from workflows.messages import Message, decode_binary, decode_pair, decode_text
+from workflows.messages import Message, decode_binary, decode_pair, decode_text, is_id
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class HttpEngine:
         return History(
             status_str=str(status.get("status_str")),
             completed=bool(status.get("completed")),
-            outputs={node: ui for node, ui in (outputs or {}).items() if isinstance(ui, dict)},
+            outputs={node: ui for node, ui in (outputs or {}).items() if is_id(node) and isinstance(ui, dict)},
             messages=tuple(decode_pair(kind, data) for kind, data in pairs),
         )
 

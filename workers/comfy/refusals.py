@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from workers.errors import EngineUnavailable, PromptRefused, WorkerError
+from workflows.messages import LONGEST_TEXT, is_id
 from workflows.report import LONGEST_DEPENDENTS
 
 LONGEST_MESSAGE = 2000
@@ -56,22 +57,24 @@ def bounded(node_errors: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     names_left, errors_left = LONGEST_DEPENDENTS, LONGEST_ERRORS
     for node_id, error in islice(node_errors.items(), MOST_NODES):
-        if not isinstance(error, Mapping):
+        if not is_id(node_id) or not isinstance(error, Mapping):
             continue
         outputs, reasons = [], []
-        for output in map(str, _listed(error, "dependent_outputs")):
-            names_left -= len(output)
+        for output in filter(is_id, _listed(error, "dependent_outputs")):
+            names_left -= len(str(output))
             if names_left < 0:
                 break
-            outputs.append(output)
+            outputs.append(str(output))
         for reason in _listed(error, "errors")[:MOST_NODES]:
             if isinstance(reason, Mapping):
-                length = len(json.dumps(reason, default=str))
-                fits = length <= errors_left
-                errors_left -= length if fits else 0
-                reasons.append(reason if fits else {"type": str(reason.get("type"))[:100]})
-        kept = {"errors": reasons, "dependent_outputs": outputs}
-        found[node_id] = {name: kept.get(name, value) for name, value in error.items()}
+                fits = len(json.dumps(reason, default=str)) <= errors_left
+                kept = reason if fits else {"type": str(reason.get("type"))[:100]}
+                errors_left -= len(json.dumps(kept, default=str))
+                if errors_left < 0:
+                    break
+                reasons.append(kept)
+        known = {"errors": reasons, "dependent_outputs": outputs, "class_type": _class_of(error)}
+        found[node_id] = {name: value for name, value in known.items() if name in error}
     return found
 
 
@@ -108,6 +111,11 @@ def _rings(node_errors: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str
     }
 
 
+def _class_of(error: object) -> str | None:
+    found = error.get("class_type") if isinstance(error, Mapping) else None
+    return found[:LONGEST_TEXT] if isinstance(found, str) else None
+
+
 def _listed(error: Mapping[str, Any], name: str) -> list[Any]:
     found = error.get(name)
     return found if isinstance(found, list) else []
@@ -119,14 +127,14 @@ def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, 
     For an unknown class ComfyUI 0.33 has both in `extra_info`, 0.3.64 only the id, in `details`.
     """
     for node_id, node_error in node_errors.items():
-        return node_id, node_error.get("class_type") if isinstance(node_error, Mapping) else None
+        return node_id if is_id(node_id) else None, _class_of(node_error)
     if not isinstance(error, Mapping):
         return None, None
     named = error.get("extra_info")
-    if isinstance(named, Mapping) and named.get("node_id") is not None:
-        return str(named["node_id"]), named.get("class_type")
+    if isinstance(named, Mapping) and is_id(named.get("node_id")):
+        return str(named["node_id"]), _class_of(named)
     in_words = _NODE_ID.search(str(error.get("details")))
-    return (in_words[1] if in_words else None), None
+    return (in_words[1] if in_words and is_id(in_words[1]) else None), None
 
 
 def _message(error: object, node_errors: Mapping[str, Any]) -> str:

@@ -1,10 +1,17 @@
-"""Parses ComfyUI's GET /system_stats, in which every field may be missing, and names the GPU as Modal does."""
+"""Parses ComfyUI's GET /system_stats, in which every field may be missing, and names the GPU as Modal does.
+
+A node's code can make an engine answer anything, and every job's record repeats it: texts have a limit.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+LONGEST = 100
+"""Maximum characters of a text; the rest is cut."""
+MOST_MEMORY = 2**50
+"""Bytes; a GPU has less."""
 _DEVICE_NAME = re.compile(r"(?:[a-z]+:\d+ )?(?P<name>.*?)(?: : .*)?", re.DOTALL)
 """ComfyUI writes `cuda:0 NVIDIA L40S : cudaMallocAsync`."""
 
@@ -32,7 +39,7 @@ def system_facts(stats: Mapping[str, Any]) -> SystemFacts:
         python_version=_first_word(system.get("python_version")),
         torch_version=_text(system.get("pytorch_version")),
         gpu=_device_name(gpu.get("name")),
-        gpu_memory_bytes=memory if isinstance(memory, int) else None,
+        gpu_memory_bytes=memory if isinstance(memory, int) and 0 <= memory <= MOST_MEMORY else None,
     )
 
 
@@ -43,17 +50,20 @@ def _gpu(devices: object) -> Mapping[str, Any]:
 
 
 def _device_name(value: object) -> str | None:
-    match = _DEVICE_NAME.fullmatch(value) if isinstance(value, str) else None
-    return match["name"] if match else None
+    match = _DEVICE_NAME.fullmatch(_text(value) or "")
+    return (match["name"] if match else "") or None
 
 
 def _first_word(value: object) -> str | None:
-    words = value.split() if isinstance(value, str) else []
+    words = (_text(value) or "").split()
     return words[0] if words else None
 
 
 def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
+    """Return a text's first characters without control characters; None for anything else."""
+    if not isinstance(value, str):
+        return None
+    return "".join(character for character in value[:LONGEST] if character.isprintable())
 
 
 _NAMES = (

@@ -3,7 +3,7 @@
 import pytest
 
 from infra.gpus import MODAL_USD_PER_S
-from workers.comfy.system import SystemFacts, gpu_name, system_facts
+from workers.comfy.system import LONGEST, SystemFacts, gpu_name, system_facts
 
 
 @pytest.mark.parametrize(
@@ -42,6 +42,16 @@ def test_system_facts_are_read_from_comfyui() -> None:
     assert system_facts({"system": system, "devices": [device]}) == SystemFacts(
         "comfyui", "0.33.0", "3.12.3", "2.9.1+cu128", "NVIDIA H100 80GB HBM3", 85 * 10**9
     )
+
+
+def test_what_an_engine_says_of_itself_is_short() -> None:
+    """Every job's record repeats it, and a node's code can make an engine answer anything."""
+    said = "\ud800\x1b[2J" + "v" * 1_000_000
+    system = dict.fromkeys(("engine", "comfyui_version", "python_version", "pytorch_version"), said)
+    facts = system_facts({"system": system, "devices": [{"name": said, "type": "cuda", "vram_total": 10**400}]})
+    texts = (facts.engine, facts.comfyui_version, facts.python_version, facts.torch_version, facts.gpu)
+    assert {text for text in texts if text is None or not text.isprintable() or len(text) > LONGEST} == set()
+    assert facts.gpu_memory_bytes is None
 
 
 def test_a_cpu_or_malformed_stats_give_no_gpu() -> None:

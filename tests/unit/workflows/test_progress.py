@@ -5,11 +5,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workflows.graph import parse_graph
 from workflows.messages import (
+    LONGEST_ID,
     Executed,
     Executing,
     ExecutionError,
@@ -20,6 +22,7 @@ from workflows.messages import (
     ProgressText,
     Unknown,
     decode_binary,
+    decode_pair,
     decode_text,
 )
 from workflows.progress import ProgressModel
@@ -112,6 +115,17 @@ def test_binary_frames_are_decoded() -> None:
     frame = struct.pack(">II", 4, len(metadata)) + metadata + b"png"
     assert decode_binary(frame) == Preview("png", b"png", "4", "p")
     assert decode_binary(struct.pack(">II", 3, 1) + b"7hello") == ProgressText("7", "hello")
+
+
+@pytest.mark.parametrize("node", ["x" * (LONGEST_ID + 1), ["1"], {"1": 2}, 10**1000])
+def test_what_cannot_be_a_nodes_id_is_none(node: object) -> None:
+    """Its message is unknown: a job's record repeats the id for each output."""
+    for kind in ("executing", "executed", "execution_error", "execution_interrupted", "progress"):
+        data = {"prompt_id": "p", "node": node, "node_id": node, "node_type": "A", "value": 1, "max": 2}
+        data |= {"exception_type": "E", "exception_message": "m"}
+        assert isinstance(decode_pair(kind, data), Unknown), kind
+    metadata = json.dumps({"node_id": node, "image_type": "image/png"}).encode()
+    assert isinstance(decode_binary(struct.pack(">II", 4, len(metadata)) + metadata + b"png"), Unknown)
 
 
 @given(st.binary(max_size=64) | st.binary(max_size=64).map(lambda rest: b"\0\0\0\4" + rest))

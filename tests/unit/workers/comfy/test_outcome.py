@@ -11,7 +11,7 @@ STOPPED = ExecutionInterrupted("p", "1", "KSampler")
 
 
 def error(exception_type: str = "RuntimeError", message: str = "boom") -> ExecutionError:
-    return ExecutionError("p", "3", "KSampler", exception_type, message, ())
+    return ExecutionError("p", "3", "KSampler", exception_type, message)
 
 
 def ended(status: str, *messages: Message) -> History:

@@ -75,6 +75,24 @@ def test_the_errors_in_a_record_are_bounded() -> None:
     assert not_run(said, {}) == frozenset(outputs)
 
 
+def test_what_a_record_keeps_of_many_errors_is_bounded() -> None:
+    """Of a few nodes with thousands of errors each, and of names of a megabyte."""
+    long = "x" * 1_000_000
+    many = {
+        "errors": [{"type": "x" * 10_000}] * 200,
+        "dependent_outputs": [long, {"odd": long}],
+        "class_type": long,
+        "more": long,
+    }
+    said = {str(number): many for number in range(1_000)} | {long: many}
+    assert len(json.dumps(bounded(said))) < 512 * 1024
+    for body in ({"node_errors": {long: many}}, {"error": {"extra_info": {"node_id": long, "class_type": long}}}):
+        refused = refusal(400, body)
+        assert refused is not None
+        assert refused.node_id is None
+        assert len(refused.class_type or "") < 1_000
+
+
 @pytest.mark.parametrize(
     ("status", "body", "node_id", "class_type", "words"),
     [
