@@ -18,8 +18,8 @@ from pydantic import Field
 
 from storage import keys
 from storage.bucket.budget import allow_more
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
@@ -29,7 +29,6 @@ from storage.jobs.index import endpoint_of
 from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
 from storage.jobs.store import JobStore
 from storage.jobs.timers import ABANDONED, YOUNG
-from storage.model import Model, read_as
 from storage.removal import JobRemover
 from storage.timers import Lane, Timer
 from storage.tombstone import Tombstone, collect_garbage, end_timer

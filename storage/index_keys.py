@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Self
 
-from storage.keys import check_segment
-from storage.times import END_OF_TIME_MS, ms_of, time_of
+from storage.keys import END_OF_TIME_MS, check_segment, ms_of, time_of
 
 MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 

@@ -33,6 +33,7 @@ numbers, job ids are canonical UUIDs, no sibling folder whose name begins with a
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 
 DEFAULT_TENANT = "default"
 DEFAULT_POOL = "default"
@@ -196,3 +197,23 @@ def probe(nonce: str) -> str:
 def write_probe(number: int) -> str:
     """Return the key of a write probe, each in its own folder."""
     return f"{PROBES}write-{number:02}/probe"
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS = timedelta(milliseconds=1)
+END_OF_TIME_MS = 9_999_999_999_999
+"""An inverted time is subtracted from this, so that key order is newest first."""
+
+
+def ms_of(moment: datetime) -> int:
+    """Return the time in milliseconds since 1970, an integer because a float does not round-trip."""
+    return (moment - _EPOCH) // _MS
+
+
+def ms_up_of(moment: datetime) -> int:
+    """Return the time in milliseconds, rounded up."""
+    return -((_EPOCH - moment) // _MS)
+
+
+def time_of(ms: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=ms)

@@ -8,8 +8,8 @@ tombstone, so that the reaper completes a removal that was interrupted.
 from datetime import datetime
 
 from storage import keys
-from storage.bucket.conditional import compare_and_swap
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import compare_and_swap
 from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound, PreconditionFailed
 from storage.index_keys import ListEntry, members_prefix

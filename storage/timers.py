@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, Self
 
-from storage.keys import check_segment
-from storage.times import ms_of, ms_up_of, time_of
+from storage.keys import check_segment, ms_of, ms_up_of, time_of
 
 Kind = Literal["job", "batch", "upload", "key", "test", "endpoint"]
 

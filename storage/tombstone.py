@@ -4,8 +4,8 @@ from datetime import datetime, timedelta
 
 from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.records import Model
 from storage.errors import ObjectNotFound
-from storage.model import Model
 from storage.timers import SHARED_NONCE, Kind, Timer
 
 LIFE = timedelta(days=30)

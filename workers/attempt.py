@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.bucket.conditional import retry_while_unavailable
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
 from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBroken, StorageError
 from storage.intake.host_paths import HostPaths

@@ -3,11 +3,10 @@
 from datetime import datetime, timedelta
 
 from storage import keys
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.errors import ObjectNotFound
-from storage.model import Model, read_as
 
 
 class Spent(Model):

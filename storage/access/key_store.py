@@ -17,12 +17,11 @@ from pydantic import AfterValidator, Field, StringConstraints
 
 from storage import keys
 from storage.access.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
-from storage.bucket.conditional import commit, compare_and_swap, new_nonce
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
+from storage.bucket.records import Model, commit, compare_and_swap, new_nonce, read_as
 from storage.clock import Clock, expiring_cache
 from storage.concurrency import map_bounded
 from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
-from storage.model import Model, read_as
 from workflows.policy import GraphTrust
 
 logger = logging.getLogger(__name__)

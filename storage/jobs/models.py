@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from storage.model import EngineText, Model
+from storage.bucket.records import EngineText, Model
 
 EventName = Literal["queued", "started", "progress", "output", "completed", "failed"]
 OutputType = Literal["image", "video", "audio", "text", "model", "file"]

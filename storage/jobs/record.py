@@ -19,6 +19,7 @@ from typing import Any
 
 from pydantic import Field
 
+from storage.bucket.records import Model
 from storage.errors import AttemptFenced, TransitionRefused
 from storage.jobs.models import (
     ErrorDetail,
@@ -34,7 +35,6 @@ from storage.jobs.models import (
     with_time,
 )
 from storage.keys import DEFAULT_POOL
-from storage.model import Model
 from workflows.policy import GraphTrust
 
 CANCELLED_MESSAGE = "Cancelled by user"

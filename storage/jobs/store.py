@@ -17,8 +17,8 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from storage import keys
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore, all_keys
+from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import gather, map_bounded
 from storage.errors import (
@@ -36,7 +36,6 @@ from storage.jobs.index import index_keys, list_key, status_key
 from storage.jobs.models import Input, InputFile
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import YOUNG, KeysAhead, job_timer, timer_key, with_first_timer
-from storage.model import read_as
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Timer
 from storage.tombstone import Tombstone

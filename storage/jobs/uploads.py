@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 
 from storage import keys
 from storage.bucket.objects import ObjectStore, SignedRequest
+from storage.bucket.records import Model
 from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
 from storage.formats import HEAD_BYTES, listed_format
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
-from storage.model import Model
 from storage.timers import Timer
 
 SUBMISSION = timedelta(hours=1)

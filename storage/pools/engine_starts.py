@@ -16,12 +16,11 @@ from datetime import datetime, timedelta
 from cachetools import TTLCache
 
 from storage import keys
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock, expiring_cache
 from storage.errors import ObjectNotFound, RecordUnreadable
 from storage.launcher import Launcher
-from storage.model import Model, read_as
 
 logger = logging.getLogger(__name__)
 

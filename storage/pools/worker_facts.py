@@ -10,8 +10,8 @@ from typing import Literal
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import EngineText, Model, read_as
 from storage.errors import ObjectNotFound, RecordUnreadable
-from storage.model import EngineText, Model, read_as
 
 logger = logging.getLogger(__name__)
 

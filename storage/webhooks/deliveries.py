@@ -15,15 +15,14 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from storage import keys
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound
 from storage.index_keys import DeadLetter, EventRef, OutboxEntry, dead_letters_prefix
 from storage.jobs.index import endpoint_of
 from storage.jobs.models import TEST_TYPE, job_event_type
-from storage.model import Model, read_as
 from storage.timers import Timer
 
 LEASE = timedelta(seconds=60)

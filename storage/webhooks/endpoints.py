@@ -13,13 +13,12 @@ from typing import Literal
 from weakref import WeakValueDictionary
 
 from storage import keys
-from storage.bucket.conditional import commit, compare_and_swap
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import ObjectNotFound, PreconditionFailed
 from storage.jobs.index import endpoint_of
-from storage.model import Model, read_as
 from storage.timers import Timer
 
 OPEN_AFTER = 5

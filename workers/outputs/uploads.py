@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from storage import keys
-from storage.bucket.conditional import retry_while_unavailable
 from storage.bucket.objects import ObjectStore
+from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
 from storage.errors import StorageError
 from storage.jobs.models import Output

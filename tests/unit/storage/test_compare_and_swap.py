@@ -2,7 +2,7 @@
 
 import pytest
 
-from storage.bucket.conditional import CAS_ATTEMPTS, compare_and_swap
+from storage.bucket.records import CAS_ATTEMPTS, compare_and_swap
 from storage.errors import PreconditionFailed, StorageUnavailable
 from tests.simulation.virtual_time import run_virtually
 

@@ -1,4 +1,6 @@
-"""Conditional writes of records, and the loops that repeat them: while other writers are first, or the bucket is away.
+"""Stored JSON records: their base class, and conditional writes.
+
+Loops repeat a write while other writers are first, or while the bucket is unavailable.
 
 A record's body carries a nonce, so that the store recognises its own write after a lost response.
 """
@@ -7,12 +9,12 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from storage.bucket.objects import ObjectStore
-from storage.errors import PreconditionFailed, StorageUnavailable
+from storage.errors import PreconditionFailed, RecordUnreadable, StorageUnavailable
 
 CAS_ATTEMPTS = 20
 """Lost races after which a writer gives up, because the record changes faster than the bucket can be written."""
@@ -22,9 +24,35 @@ MAX_BACKOFF_S = 0.5
 RETRY_FOR_S = 120.0
 """Seconds for which a worker repeats a write while the bucket is unavailable, so that a GPU's results are not lost."""
 
+LONGEST_ENGINE_TEXT = 512
+
 R = TypeVar("R", bound=BaseModel)
 S = TypeVar("S")
 T = TypeVar("T")
+
+
+def _cut(text: str) -> str:
+    return text[:LONGEST_ENGINE_TEXT]
+
+
+EngineText = Annotated[str, AfterValidator(_cut)]
+"""A name or an id that an engine reports. A node's code can make it report anything, and every GET, list and event
+reads whole records, so it is cut."""
+
+
+class Model(BaseModel):
+    """Base of all stored JSON records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def read_as(model: type[R], key: str, body: bytes) -> R:
+    """Parse the record of `key`. Raises `RecordUnreadable`."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        # The error names the key and omits the content: a record may hold secrets.
+        raise RecordUnreadable(f"{key} cannot be read by this version ({error.error_count()} errors)") from None
 
 
 def new_nonce() -> str:
