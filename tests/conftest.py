@@ -1,4 +1,4 @@
-"""What tests share: a real S3 server a test process, and stores on it or in memory."""
+"""Fixtures shared by all tests: one real S3 server per test process, and stores on it or in memory."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job, whose containers would never stop
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background job: containers would not stop
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("shared-machine", deadline=None)
@@ -35,12 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def is_long(request: pytest.FixtureRequest) -> bool:
-    """Whether this is `make soak`; a test marked `chaos` has a short version for `make test`."""
+    """Return whether this is `make soak`; a test marked `chaos` has a short version for `make test`."""
     return bool(request.config.getoption("--long"))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests of `objects` run on memory; on the S3 server those marked `real_bucket` do, and with --long all."""
+    """Run tests of `objects` on memory, and on the S3 server if marked `real_bucket` or with --long."""
     if "objects" in metafunc.fixturenames:
         is_marked = metafunc.definition.get_closest_marker("real_bucket") is not None
         on_server = pytest.param("s3", marks=[] if is_marked else pytest.mark.soak("the same test on memory"))
@@ -53,12 +53,12 @@ def _source(path: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `soak` run with --long alone; each mark that chooses says why."""
+    """Run tests marked `soak` only with --long, and require a reason in each mark."""
     for item in items:
         for mark in (*item.iter_markers("soak"), *item.iter_markers("real_bucket")):
-            assert mark.args, f"{item.nodeid}: the mark {mark.name} says why"
+            assert mark.args, f"{item.nodeid}: the mark {mark.name} needs a reason"
             path, _, name = mark.args[0].partition("::")
-            assert not name or f"def {name}(" in _source(path), f"{item.nodeid}: there is no {mark.args[0]}"
+            assert not name or f"def {name}(" in _source(path), f"{item.nodeid}: {mark.args[0]} does not exist"
     if config.getoption("--long"):
         return
     config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
@@ -72,7 +72,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Config]:
-    """One server a test process; each test uses a prefix of its own."""
+    """Start one S3 server per test process; each test uses its own prefix."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-tests-") as folder, asyncio.Runner() as runner:
         server = LocalS3Server(
             data_dir=Path(folder), bucket="tests", access_key="TESTACCESSKEY", secret_key="test-secret-key"
@@ -103,7 +103,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def objects(request: pytest.FixtureRequest, clock: ManualClock) -> ObjectStore:
-    """A version of the port: which ones is chosen in `pytest_generate_tests`."""
+    """Return an implementation of the port; `pytest_generate_tests` chooses which."""
     if request.param == "memory":
         return MemoryObjectStore(clock)
     store: S3ObjectStore = request.getfixturevalue("s3_objects")
@@ -112,7 +112,7 @@ def objects(request: pytest.FixtureRequest, clock: ManualClock) -> ObjectStore:
 
 @pytest.fixture
 async def rivals(objects: ObjectStore, request: pytest.FixtureRequest) -> AsyncIterator[Sequence[ObjectStore]]:
-    """What eight processes would have: stores of their own on one bucket, since one store writes a key in turn."""
+    """Yield the separate stores of eight processes on one bucket, because one store serializes the writes of a key."""
     if isinstance(objects, MemoryObjectStore):
         yield [objects] * RIVALS
         return

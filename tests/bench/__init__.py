@@ -1,1 +1,1 @@
-"""Figures, by `make bench`: each bench runs real processes and prints rows of name, value and aim."""
+"""The benches of `make bench`: each runs real processes and prints rows of name, value and target."""

@@ -1,4 +1,4 @@
-"""`make bench`: run the benches, print their tables and put them into docs/performance.md."""
+"""`make bench` runs the benches, prints their tables and writes them to docs/performance.md."""
 
 import argparse
 import importlib
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def machine() -> str:
-    """One sentence: what the figures were measured on, and with."""
+    """Return one sentence on the machine and the versions that the figures were measured with."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
     return (
@@ -62,7 +62,7 @@ def machine() -> str:
 
 
 def _place(name: str, text: str) -> None:
-    """At once, so that a bench that fails takes nothing from those before it."""
+    """Write the table at once, so that a bench that fails does not discard earlier results."""
     PAGE.write_text(placed(PAGE.read_text(), name, text))
 
 

@@ -1,4 +1,4 @@
-"""The API's process under load: requests a second, and how long one takes, at several concurrencies."""
+"""The API's process under load: requests per second and their durations, at several concurrencies."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ Ask = Callable[[aiohttp.ClientSession], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`times_s` of all requests that were answered in `seconds`."""
+    """`times_s` are the durations of all requests that were answered within `seconds`."""
 
     seconds: float
     times_s: list[float]

@@ -1,14 +1,14 @@
-"""SageAttention and torch's attention on the self-attentions of Wan 2.2 and SDXL: `make bench-attention`.
+"""SageAttention and torch's attention for the self-attention of Wan 2.2 and SDXL: `make bench-attention`.
 
-Runs in a Python with torch, and sageattention, on a machine with a GPU: standard library and those two alone. Prints a
-Markdown table for docs/performance.md. Inputs are normal random numbers: real ones may be easier or harder on the
-8 bits that SageAttention computes in.
+Runs on a machine with a GPU in a Python with torch and sageattention, and uses only these and the standard library.
+Prints a Markdown table for docs/performance.md. The inputs are normal random numbers; SageAttention's 8-bit arithmetic
+may be more or less accurate for real ones.
 
-Where the shapes come from:
+Sources of the shapes:
 - Wan 2.2 A14B, 832x480 pixels, 81 frames: 40 heads of 128 (`dim` 5120, `num_heads` 40 in wan/configs/wan_t2v_A14B.py of
-  Wan-Video/Wan2.2). Its VAE makes 21 x 60 x 104 latents of it (`vae_stride` 4, 8, 8), and its patches (1, 2, 2) leave
-  21 x 30 x 52 = 32760 tokens.
-- SDXL base, 1024x1024 pixels: attention stands at the second and the third resolution of its U-Net, of 640 and 1280
+  Wan-Video/Wan2.2). Its VAE makes 21 x 60 x 104 latents of these (`vae_stride` 4, 8, 8), and its patches (1, 2, 2)
+  leave 21 x 30 x 52 = 32760 tokens.
+- SDXL base, 1024x1024 pixels: attention is at the second and the third resolution of its U-Net, with 640 and 1280
   channels in heads of 64 (`num_head_channels` 64 in sd_xl_base.yaml of Stability-AI/generative-models): 64 x 64 tokens
   in 10 heads, 32 x 32 in 20. A batch of 2: the positive and the negative prompt.
 """
@@ -25,7 +25,7 @@ NO_KERNELS = 3
 
 
 def main() -> int:
-    sys.path[0] = str(ROOT)  # instead of this file's folder, whose modules would hide others
+    sys.path[0] = str(ROOT)  # in place of this file's folder, whose modules would shadow others
     from workers.attention_probe import Case, CudaDevice, compare, sage_kernel, sage_version
 
     try:

@@ -1,8 +1,8 @@
-"""The same outputs by presigned URL, as here, and as base64 in a JSON answer, as worker-comfyui and its kin give them.
+"""The same outputs by presigned URL, as in this project, and as base64 in a JSON answer, as in worker-comfyui.
 
-Their way: the worker asks ComfyUI's /view for each file, encodes it, and puts all of them into one JSON document; the
-client decodes it. Here the document goes from the worker straight to the client: the platform between the two, which
-carries it once more, is left out in their favour.
+In the base64 way the worker requests each file from ComfyUI's /view, encodes it, and puts all files into one JSON
+document, which the client decodes. Here the document goes directly from the worker to the client: the platform between
+them, which copies it once more, is left out in favour of that way.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from storage.bucket.s3 import S3ObjectStore
 from storage.jobs.record import Status
 from tests.bench.figures import Table
 from tests.bench.outputs import SIZES, WARM, Size
-from tests.bench.processes import MIB, Part, Spent, finished, running, spending, tell
+from tests.bench.processes import MIB, Part, Spent, finished, report, running, spending
 from tests.bench.server import bench_config, bench_server
 from tests.support.api_process import api_process, bucket_variables
 from tests.support.engines import engine_client
@@ -28,15 +28,15 @@ from tests.support.workbench import workbench
 
 KEY = "bench-key"
 NEEDED_GIB = 12
-"""What both ends of their way take of 1 GiB, and some to spare."""
+"""The memory that both ends of the base64 way need for 1 GiB, with a margin."""
 COLUMNS = ("outputs", "way", "bytes to the client", "CPU: worker, client", "RSS grows by: worker, client")
 
 
-# Ours: a worker, and a client of the API.
+# Presigned URLs: a worker and a client of the API.
 
 
 async def _worker(endpoint_url: str, folder: str, name: str) -> None:
-    """A job from its claim to its end; the engine with its files stays until standard input ends."""
+    """Run a job from its claim to its end; the engine and its files remain until standard input ends."""
     objects = S3ObjectStore(bench_config(endpoint_url))
     async with workbench(Path(folder), objects) as bench:
         await bench.run(WARM.graph())
@@ -48,7 +48,7 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
         with engine_client(bench.host.url) as client:
             history = client.get("/history").json()
         refs = [ref for entry in history.values() for node in entry["outputs"].values() for ref in node["files"]]
-        tell(spent, job_id=stored.record.job_id, engine=bench.host.url, refs=refs[WARM.files :])
+        report(spent, job_id=stored.record.job_id, engine=bench.host.url, refs=refs[WARM.files :])
         await asyncio.to_thread(sys.stdin.read)
     await objects.close()
 
@@ -66,14 +66,14 @@ async def _client(api_url: str, job_id: str, folder: str) -> None:
                         async for chunk in answer.aiter_bytes(MIB):
                             received += len(chunk)
                             file.write(chunk)
-    tell(spent, received=received, written=_written(folder))
+    report(spent, received=received, written=_written(folder))
 
 
-# Theirs.
+# Base64.
 
 
 def _base64_worker(engine: str, references: str) -> None:
-    """Answers one GET with the document, which it makes then, as a handler's return value is made."""
+    """Answer one GET with the document, made during the request like the return value of a handler."""
     refs = json.loads(Path(references).read_text())
     spent = Spent()
 
@@ -91,9 +91,9 @@ def _base64_worker(engine: str, references: str) -> None:
             pass
 
     with engine_client(engine) as view, HTTPServer(("127.0.0.1", 0), Handler) as server:
-        tell(spent, url=f"http://127.0.0.1:{server.server_port}")
+        report(spent, url=f"http://127.0.0.1:{server.server_port}")
         server.handle_request()
-    tell(spent)
+    report(spent)
 
 
 def _encoded(view: httpx.Client, ref: dict[str, str]) -> dict[str, str]:
@@ -106,10 +106,10 @@ def _base64_client(url: str, folder: str) -> None:
         answer = httpx.get(url, timeout=600)
         for number, image in enumerate(answer.json()["output"]["images"]):
             Path(folder, str(number)).write_bytes(base64.b64decode(image["data"]))
-    tell(spent, received=len(answer.content), written=_written(folder))
+    report(spent, received=len(answer.content), written=_written(folder))
 
 
-# Side by side.
+# The comparison.
 
 
 async def _measure(size: Size) -> list[tuple[str, ...]]:
@@ -124,20 +124,20 @@ def _both(size: Size, endpoint_url: str, folder: Path) -> list[tuple[str, ...]]:
     settings = bucket_variables(bench_config(endpoint_url)) | {"COMFYUI_MODAL_API_KEY": KEY}
     with running("base64_way", "worker", endpoint_url, str(folder / "engine"), size.name) as worker:
         with api_process(settings) as api_url:
-            client = finished("base64_way", "client", api_url, worker.told["job_id"], str(folder / "files"))
+            client = finished("base64_way", "client", api_url, worker.reported["job_id"], str(folder / "files"))
         rows = [_row(size, "presigned", worker, client)]
         if psutil.virtual_memory().available < NEEDED_GIB * 1024**3:
             return [*rows, (size.name, "base64", f"not tried: less than {NEEDED_GIB} GiB are free", "", "")]
         references = folder / "references.json"
-        references.write_text(json.dumps(worker.told["refs"]))
-        with running("base64_way", "base64_worker", worker.told["engine"], str(references)) as other:
-            other_client = finished("base64_way", "base64_client", other.told["url"], str(folder / "base64"))
+        references.write_text(json.dumps(worker.reported["refs"]))
+        with running("base64_way", "base64_worker", worker.reported["engine"], str(references)) as other:
+            other_client = finished("base64_way", "base64_client", other.reported["url"], str(folder / "base64"))
     return [*rows, _row(size, "base64", other, other_client)]
 
 
 def _row(size: Size, way: str, worker: Part, client: Part) -> tuple[str, ...]:
-    received, files = client.told["received"], size.total * MIB
-    assert client.told["written"] == files
+    received, files = client.reported["received"], size.total * MIB
+    assert client.reported["written"] == files
     spent = (worker.gpu_time, client.gpu_time)
     return (
         size.name,

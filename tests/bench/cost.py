@@ -1,7 +1,7 @@
-"""What a million jobs cost at list prices: the bucket's requests, storage and traffic, next to the GPU's time.
+"""The cost of a million jobs at list prices: the bucket's requests, storage and traffic, and the GPU's time.
 
-Requests are those that `tests.support.phases` counts, progress and log at the most that they are written. Prices as
-they were told in November 2026, without free tiers and taxes:
+Requests are counted by `tests.support.phases`, with progress and log at their maximum rates. Prices are those of
+November 2026, without free tiers and taxes:
 
 - Amazon S3 Standard, us-east-1, from https://aws.amazon.com/s3/pricing: PUT, COPY, POST and LIST 0.005 USD a thousand,
   GET 0.0004 USD a thousand, DELETE free, 0.023 USD a GB and month, 0.09 USD a GB to the internet: the first tiers.
@@ -36,7 +36,8 @@ DEFAULTS = Settings(bucket="bench")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """USD: requests a million, stored GB a month, GB to the internet. Class A are PUT and LIST, class B the GETs."""
+    """Prices in USD: a million requests, a stored GB per month, a GB to the internet. Class A are PUT and LIST,
+    class B are GET."""
 
     name: str
     class_a: float
@@ -52,7 +53,7 @@ STORES = (S3, R2)
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """An assumption: `gpu_s` seconds on this GPU, one output, downloaded once; a webhook tells the end."""
+    """An assumed job: `gpu_s` seconds on this GPU, one output that is downloaded once, and a webhook for its end."""
 
     name: str
     gpu: str
@@ -72,14 +73,14 @@ JOBS = (
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Of one job."""
+    """The requests of one job."""
 
     class_a: int
     class_b: int
 
     @classmethod
     def of(cls, job: Job, phases: Mapping[Phase, Cost]) -> "Requests":
-        """With a download of the output, and what a large file costs more than the one PUT that is counted."""
+        """Count a job's requests with a download of the output and the additional requests of a multipart upload."""
         times = dict.fromkeys(ONCE, 1) | {Phase.PROGRESS: _progress_writes(job), Phase.LOG: _log_writes(job)}
         found = [cls.counted(phases[phase], count) for phase, count in times.items()]
         return cls(sum(one.class_a for one in found) + _more_parts(job), sum(one.class_b for one in found) + 1)
@@ -98,7 +99,7 @@ def _progress_writes(job: Job) -> int:
 
 
 def _log_writes(job: Job) -> int:
-    """While it runs; the last one is a part of its end."""
+    """Return the log writes while the job runs; the last one belongs to its end."""
     passed, interval_s, writes = 0.0, FIRST_INTERVAL_S, 0
     while (passed := passed + interval_s) < job.gpu_s:
         writes, interval_s = writes + 1, min(2 * interval_s, DEFAULTS.log_interval_s)
@@ -106,7 +107,7 @@ def _log_writes(job: Job) -> int:
 
 
 def _more_parts(job: Job) -> int:
-    """A multipart upload is begun, sent and completed."""
+    """Return the requests that a multipart upload makes in place of one PUT."""
     return 0 if job.output_bytes < 2 * PART_BYTES else 1 + math.ceil(job.output_bytes / PART_BYTES)
 
 

@@ -1,4 +1,4 @@
-"""An engine's start in phases: its process, its socket, its catalogue, its first prompt."""
+"""The phases of an engine's start: its process, its socket, its catalogue and its first prompt."""
 
 import contextlib
 import socket
@@ -24,7 +24,7 @@ PHASES = ("socket open", "/object_info answered", "first prompt done")
 
 
 def rows() -> list[Figure]:
-    """Of the lite engine, and of the ComfyUI that is configured, if one is."""
+    """Return the rows of the lite engine and of the configured ComfyUI, if there is one."""
     return [row for choice in engine_choices() if choice.settings.comfyui_url is None for row in _rows(choice)]
 
 
@@ -38,7 +38,7 @@ def _rows(choice: EngineChoice) -> list[Figure]:
 
 
 def _phases(choice: EngineChoice) -> tuple[float, ...]:
-    """Seconds since the process was started."""
+    """Return the seconds of each phase since the start of the process."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         spec, path = choice.spec(Path(folder, "engine")), Path(folder, "socket")
         spec.folders.make()
@@ -51,11 +51,11 @@ def _phases(choice: EngineChoice) -> tuple[float, ...]:
             _until(lambda: _is_open(path))
             is_open = time.perf_counter()
             client.get("/object_info").raise_for_status()
-            told = time.perf_counter()
+            declared = time.perf_counter()
             prompt = {"prompt": saved("first"), "prompt_id": str(uuid.uuid4()), "client_id": str(uuid.uuid4())}
             client.post("/prompt", json=prompt).raise_for_status()
             _until(lambda: prompt["prompt_id"] in client.get(f"/history/{prompt['prompt_id']}").json())
-            return tuple(moment - began for moment in (is_open, told, time.perf_counter()))
+            return tuple(moment - began for moment in (is_open, declared, time.perf_counter()))
 
 
 @contextmanager
@@ -79,4 +79,4 @@ def _until(check: Callable[[], bool]) -> None:
             if check():
                 return
         time.sleep(LOOK_S)
-    raise AssertionError("it never came true")
+    raise AssertionError("the condition never held")

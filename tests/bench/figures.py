@@ -1,4 +1,4 @@
-"""What a bench has measured, as a table of docs/performance.md."""
+"""The results of a bench as a table of docs/performance.md."""
 
 import re
 import statistics
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` are as long as `columns`. `notes` tell, one sentence each, what the rows were measured with or lack."""
+    """`rows` are as long as `columns`. `notes` are sentences on how the rows were measured or why one is missing."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -21,7 +21,7 @@ class Table:
 
 
 class Figure(NamedTuple):
-    """`aim` is what the project promises, where it promises something."""
+    """A measured value; `aim` is the project's target, if there is one."""
 
     name: str
     value: str
@@ -33,7 +33,8 @@ def figures(rows: Sequence[Figure], *notes: str) -> Table:
 
 
 def placed(page: str, name: str, text: str) -> str:
-    """The page with this text between its markers `<!-- name -->` and `<!-- /name -->`; KeyError without them."""
+    """Return the page with this text between its markers `<!-- name -->` and `<!-- /name -->`; KeyError without
+    them."""
     pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(page):
         raise KeyError(name)
@@ -41,7 +42,7 @@ def placed(page: str, name: str, text: str) -> str:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Linear between neighbours; `percent` from 1 to 99."""
+    """Return a percentile, interpolated linearly; `percent` is from 1 to 99."""
     return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
 
 

@@ -1,4 +1,4 @@
-"""10,000 silent connections at once: how quick /health stays, and what they cost."""
+"""10,000 silent connections at once: the duration of /health, and the cost of the connections."""
 
 import statistics
 import tempfile

@@ -1,6 +1,6 @@
-"""How quickly /health answers while the API checks the worst bodies that it receives, eight at a time.
+"""The duration of /health while the API checks the worst bodies that it accepts, eight at a time.
 
-/health is requested from a process of its own, so that the load's own work does not count.
+/health is requested by a separate process, so that the load's own work does not count.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ AT_ONCE = 8
 SECONDS = 6.0
 POLL_EVERY_S = 0.01
 SIZE = 3_000_000
-"""Bytes of the large bodies: below `MAX_SMALL_JSON`, which bounds what a body without long texts may have."""
+"""The size of large bodies in bytes, below `MAX_SMALL_JSON`, the limit for a body without long texts."""
 AIM_MS = 50
 
 SOURCE = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 1}}
@@ -33,7 +33,7 @@ OUTPUT = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_pr
 
 
 def bodies() -> dict[str, bytes]:
-    """What an attacker would send, by what is hostile about it."""
+    """Return the bodies of an attacker by their kind."""
     text = b'{"node":"2","field":"filename_prefix","value":"' + b"\\u3042" * 9000 + b'"}'
     return {
         "3 MB of empty strings, no commas": b"[" + b'""' * (SIZE // 2),
@@ -66,7 +66,7 @@ def _polled(url: str, key: str, body: bytes | None) -> dict[str, Any]:
     with running("hostile_bodies", url) as part:
         answers = asyncio.run(_load(url, key, body))
     counted = ", ".join(f"{number} × {status}" for status, number in sorted(answers.items()))
-    return part.told | {"answers": counted}
+    return part.reported | {"answers": counted}
 
 
 async def _load(url: str, key: str, body: bytes | None) -> Counter[int]:
@@ -106,11 +106,11 @@ def _json(document: Any) -> bytes:
 
 
 def poll(url: str) -> None:
-    """The polling process: until its standard input ends."""
+    """Poll in a separate process until its standard input ends."""
     where = urlsplit(url)
     connection = http.client.HTTPConnection(str(where.hostname), where.port, timeout=60)
     times_ms: list[float] = []
-    _tell({})
+    _report({})
     while not select.select([sys.stdin], [], [], POLL_EVERY_S)[0]:
         started = time.perf_counter()
         connection.request("GET", "/health")
@@ -118,10 +118,10 @@ def poll(url: str) -> None:
         answer.read()
         assert answer.status == 200
         times_ms.append((time.perf_counter() - started) * 1000)
-    _tell({"p50": percentile(times_ms, 50), "p99": percentile(times_ms, 99), "worst": max(times_ms)})
+    _report({"p50": percentile(times_ms, 50), "p99": percentile(times_ms, 99), "worst": max(times_ms)})
 
 
-def _tell(line: dict[str, float]) -> None:
+def _report(line: dict[str, float]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

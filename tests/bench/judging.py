@@ -1,4 +1,4 @@
-"""What judging a graph costs the API's event loop, against as many classes as a full ComfyUI has."""
+"""The time that checking a graph takes in the API's event loop, against as many classes as a full ComfyUI has."""
 
 import statistics
 import time
@@ -42,7 +42,7 @@ def run() -> Table:
 
 
 def object_info() -> dict[str, Any]:
-    """As many inputs a class and as long texts as the real one has on average."""
+    """Return as many inputs per class and as long texts as the real object_info has on average."""
     about = {"default": 1, "min": 0, "max": 4096, "tooltip": WORDS}
     numbers = {f"number_{n}": ["INT", about] for n in range(4)}
     sampler = [[f"sampler_{n}" for n in range(40)] + ["euler"], {"tooltip": WORDS}]

@@ -1,6 +1,6 @@
-"""Open long polls: what each costs the API's memory, and what all of them cost the bucket and other requests.
+"""Open long polls: the API's memory for each, and the bucket requests and delays that all of them cause.
 
-/v1 has no SSE: who wants to hear of a job at once asks GET /v1/jobs/{id}?wait=…, answered when the job is over.
+/v1 has no SSE: a client that needs a job's end at once requests GET /v1/jobs/{id}?wait=…, which is answered at the end.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ COLUMNS = ("open long polls", "RSS of the API each", "requests to the bucket", "
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """KiB of the API's RSS a long poll, requests to the bucket a second, seconds of /health."""
+    """The API's memory per long poll in KiB, bucket requests per second, and the seconds of each /health."""
 
     kib_each: float
     bucket_a_second: float
@@ -44,7 +44,7 @@ class Waiting:
 
 
 def _waiting(endpoint_url: str, jobs: int) -> Waiting:
-    """WAITERS long polls on so many jobs, which nobody runs. The proxy that counts has a loop of its own."""
+    """Open WAITERS long polls on as many jobs, which no worker runs. The counting proxy has its own loop."""
     job_ids = asyncio.run(_jobs(endpoint_url, jobs))
     with (
         start_blocking_portal() as portal,
@@ -61,7 +61,7 @@ async def _polled(api_url: str, job_ids: list[str], proxy: FaultyProxy) -> Waiti
         before = api.memory_info().rss
         proxy.seen.clear()
         polls = await _opened(session, job_ids)
-        # One GET each, and one for each job that is watched.
+        # One GET for each long poll, and one for each watched job.
         while len(proxy.seen) < WAITERS + len(job_ids):  # noqa: ASYNC110  the proxy's thread has no Event of ours
             await asyncio.sleep(0.1)
         bucket_a_second, health = await _watched(session, proxy)
@@ -74,7 +74,7 @@ async def _polled(api_url: str, job_ids: list[str], proxy: FaultyProxy) -> Waiti
 
 
 async def _opened(session: aiohttp.ClientSession, job_ids: list[str]) -> list[asyncio.Task[None]]:
-    """Some at once, so that none is refused for want of a place in the listener's queue."""
+    """Open some at once, so that none is refused because the listener's backlog is full."""
     polls = []
     for number in range(WAITERS):
         polls.append(asyncio.create_task(_show(session, job_ids[number % len(job_ids)], wait="60")))
@@ -90,7 +90,7 @@ async def _show(session: aiohttp.ClientSession, job_id: str, **query: str) -> No
 
 
 async def _watched(session: aiohttp.ClientSession, proxy: FaultyProxy) -> tuple[float, list[float]]:
-    """Requests to the bucket a second, and what each /health took, over WATCHED_S."""
+    """Return the bucket requests per second and the duration of each /health over WATCHED_S."""
     health = []
     proxy.seen.clear()
     began = time.perf_counter()

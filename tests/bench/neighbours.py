@@ -1,6 +1,6 @@
-"""What one tenant's readers of the largest answers take from another tenant, whose submissions are timed meanwhile.
+"""The delay of one tenant's submissions while another tenant reads the largest answers.
 
-The other tenant and the poller of /health are a process of their own, so that the readers' work does not count.
+The submitting tenant and the poller of /health are a separate process, so that the readers' work does not count.
 """
 
 import http.client
@@ -50,7 +50,7 @@ def _key(started: Up, tenant: str) -> str:
 
 
 def _filled(started: Up, key: str) -> Mapping[str, str]:
-    """Paths to read, once one tenant has a job with 999 outputs and a batch of 1,000 jobs."""
+    """Create a job with 999 outputs and a batch of 1,000 jobs for one tenant, and return the paths to read."""
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=started.connection["api_url"], headers=headers, timeout=120) as client:
         large = client.post("/v1/jobs", json={"workflow": graph(999)}).json()["job_id"]
@@ -81,16 +81,16 @@ def _row(name: str, started: Up, keys: Mapping[str, str], path: str) -> list[str
     url = started.connection["api_url"]
     with running("neighbours", url, keys["another"]) as part, _reading(url, keys["many"], path) as answers:
         time.sleep(SECONDS)
-    told = part.told
+    reported = part.reported
     counted = ", ".join(f"{number / SECONDS:.0f} × {status}" for status, number in sorted(Counter(answers).items()))
-    health = (f"{told['health'][part]:.0f} ms" for part in ("p50", "p99", "worst"))
-    submission = (f"{told['submission'][part]:.0f} ms" for part in ("p50", "worst"))
+    health = (f"{reported['health'][part]:.0f} ms" for part in ("p50", "p99", "worst"))
+    submission = (f"{reported['submission'][part]:.0f} ms" for part in ("p50", "worst"))
     return [name, counted or "–", *health, *submission]
 
 
 @contextmanager
 def _reading(url: str, key: str, path: str) -> Iterator[list[int]]:
-    """Each reader asks again as soon as it is answered. The statuses of their answers."""
+    """Read with several readers that repeat each request at once, and return the statuses of the answers."""
     statuses: list[int] = []
     over = threading.Event()
 
@@ -120,7 +120,7 @@ def _connected(url: str) -> http.client.HTTPConnection:
 
 
 def neighbour(url: str, key: str) -> None:
-    """The process of the other tenant: until its standard input ends."""
+    """Run the process of the other tenant until its standard input ends."""
     over = threading.Event()
     headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
     body = json.dumps({"workflow": graph()})
@@ -139,22 +139,22 @@ def neighbour(url: str, key: str) -> None:
             time.sleep(PAUSE_S)
 
     pollers = [threading.Thread(target=ask, args=(what,)) for what in asked]
-    _tell({})
+    _report({})
     for poller in pollers:
         poller.start()
     sys.stdin.read()
     over.set()
     for poller in pollers:
         poller.join()
-    _tell({what: _times(ms) for what, ms in times.items()})
+    _report({what: _times(ms) for what, ms in times.items()})
 
 
 def _times(ms: list[float]) -> dict[str, float]:
-    spread = ms * 2  # a quantile needs two values, and one that is held up for long has one
+    spread = ms * 2  # a quantile needs two values, and a long delay may leave only one
     return {"p50": percentile(spread, 50), "p99": percentile(spread, 99), "worst": max(ms)}
 
 
-def _tell(line: dict[str, Any]) -> None:
+def _report(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""Outputs to the bucket: the worker's uploads, and `aws s3 cp` with the same files and the same server."""
+"""Uploads of outputs to the bucket by the worker and by `aws s3 cp`, with the same files and server."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3ObjectStore
 from storage.jobs.record import Status
 from tests.bench.figures import Table
-from tests.bench.processes import MIB, ROOT, PeakMemory, running, spending, tell
+from tests.bench.processes import MIB, ROOT, PeakMemory, report, running, spending
 from tests.bench.server import ACCESS_KEY, BUCKET, SECRET_KEY, bench_config, bench_server
 from tests.support.environment import clean_environment
 from tests.support.records import a_job
@@ -38,7 +38,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """So many files of so many MiB."""
+    """A number of files of a size in MiB."""
 
     name: str
     files: int
@@ -49,7 +49,7 @@ class Size:
         return self.files * self.mebibytes
 
     def graph(self) -> dict[str, object]:
-        """Each file has a name of its own: equal nodes would be run once."""
+        """Return a graph with a unique name per file, because equal nodes would run once."""
         return {str(number): self._node(f"noise-{number}") for number in range(self.files)}
 
     def _node(self, prefix: str) -> dict[str, object]:
@@ -60,12 +60,12 @@ SIZES = {
     size.name: size for size in (Size("1 MiB × 100", 100, 1), Size("100 MiB × 4", 4, 100), Size("1 GiB × 1", 1, 1024))
 }
 WARM = Size("warm", 2, 20)
-"""What a first transfer loads is not what a large one costs."""
+"""A small file is transferred first, so that one-time loading does not count."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """Seconds a round, and MiB."""
+    """Seconds of each round, and memory in MiB."""
 
     worker_s: list[float] = field(default_factory=list)
     aws_s: list[float] = field(default_factory=list)
@@ -73,12 +73,12 @@ class Measured:
     aws_mib: float = 0.0
 
 
-# The worker's part: a process of its own.
+# The worker's part, in a separate process.
 
 
 async def _worker(endpoint_url: str, folder: str, name: str) -> None:
-    """A job as a worker runs it, from its claim to its end; then, for each line of standard input, the uploads alone:
-    what the worker does with files that nodes have finished. It looks at them, hashes them, and stores them."""
+    """Run a job from its claim to its end. Then, for each line of standard input, repeat only the uploads: examine,
+    hash and store the files of finished nodes."""
     objects = S3ObjectStore(bench_config(endpoint_url))
     async with workbench(Path(folder), objects) as bench:
         await bench.run(WARM.graph())
@@ -88,11 +88,11 @@ async def _worker(endpoint_url: str, folder: str, name: str) -> None:
         assert stored is not None
         assert stored.record.status is Status.COMPLETED, stored.record.error_detail
         assert len(stored.record.outputs) == SIZES[name].files
-        tell(spent)
+        report(spent)
         while line := await asyncio.to_thread(sys.stdin.readline):
             with spending() as spent:
                 await _upload(bench.host.engine, objects, Path(folder, "output"), line.strip())
-            tell(spent)
+            report(spent)
     await objects.close()
 
 
@@ -105,11 +105,11 @@ async def _upload(engine: ComfyEngine, objects: ObjectStore, folder: Path, job_i
     await uploads.all()
 
 
-# The other's part.
+# The part of aws.
 
 
 def _copied_by_aws(endpoint_url: str, source: Path, target: str) -> tuple[float, float]:
-    """Seconds, and MiB of RSS at the peak; with the command's own settings."""
+    """Return the seconds and the peak RSS in MiB, with the command's default settings."""
     command = [str(AWS), "s3", "cp", "--recursive", "--only-show-errors", "--endpoint-url", endpoint_url, str(source)]
     credentials = {
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -126,7 +126,7 @@ def _copied_by_aws(endpoint_url: str, source: Path, target: str) -> tuple[float,
 
 
 def _start_of_aws(endpoint_url: str) -> float:
-    """Seconds for a file of one byte: the command's start, for the most part."""
+    """Return the seconds for a file of one byte, which are mostly the start of the command."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "byte").write_bytes(b"0")
         return statistics.median(_copied_by_aws(endpoint_url, Path(folder), "byte")[0] for _ in range(ROUNDS))
@@ -139,7 +139,7 @@ async def _measure(size: Size) -> tuple[str, ...]:
 
 
 def _compared(size: Size, endpoint_url: str, folder: str) -> tuple[str, ...]:
-    """A row. Both ways take turns, so that what else the machine does meets both."""
+    """Return one row. Both ways take turns, so that other load on the machine affects both."""
     measured = Measured()
     start_s = _start_of_aws(endpoint_url)
     with running("outputs", endpoint_url, folder, size.name) as worker:

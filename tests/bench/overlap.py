@@ -1,7 +1,7 @@
-"""What it saves that outputs are uploaded while later nodes run: a graph of two slow stages, with and without.
+"""The time saved by uploading outputs while later nodes run: a graph of two slow stages, with and without.
 
-Without: the engine's socket does not tell which nodes have finished. Outputs are then taken from its history after the
-end, as they are whenever a message was lost, and no other code runs than otherwise.
+Without: the engine's socket does not report finished nodes, so outputs are taken from its history after the end, as
+after a lost message, and no other code changes.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ MEBIBYTES = 256
 
 
 class TacitEngine(HttpEngine):
-    """Its socket keeps to itself what nodes have put out."""
+    """An engine whose socket does not report outputs of nodes."""
 
     @asynccontextmanager
     async def connect(self, client_id: str) -> AsyncIterator[AsyncIterator[Message]]:
@@ -49,8 +49,8 @@ PROCESSES = {"as it is": EngineProcess, "uploads after the end": TacitProcess}
 
 
 def stages(seconds: float) -> dict[str, Any]:
-    """Two pictures that take so long each, and a file of noise after each. The second is made from the first: lite
-    runs what does not hang together at the same time, as ComfyUI does with asynchronous nodes."""
+    """Return a graph of two pictures that take this long each, with a file of noise after each. The second is made
+    from the first, because lite runs independent nodes concurrently, as ComfyUI does with asynchronous nodes."""
     graph: dict[str, Any] = {
         "blank": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 0}}
     }
@@ -63,7 +63,7 @@ def stages(seconds: float) -> dict[str, Any]:
 
 
 async def _job_s(bench: Bench) -> float:
-    """From the claim to the end."""
+    """Return the seconds from the claim to the end."""
     await bench.submit(stages(SECONDS), timeout_s=600)
     began = time.perf_counter()
     stored = await bench.worker.serve_one()

@@ -1,4 +1,4 @@
-"""What work takes of its process, and parts of a bench as processes of their own, so that each counts alone."""
+"""The resources that work takes in its process, and parts of a bench as separate processes, measured separately."""
 
 import json
 import os
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 
 class PeakMemory:
-    """The largest RSS of a process, this one unless another is named, while the context is open. Bytes."""
+    """The largest RSS in bytes of a process, by default this one, while the context is open."""
 
     def __init__(self, pid: int | None = None) -> None:
         self._process = psutil.Process(pid)
@@ -49,7 +49,7 @@ class PeakMemory:
 
 @dataclass(slots=True)
 class Spent:
-    """Wall seconds, CPU seconds of all threads, growth of RSS at its peak in MiB."""
+    """Wall seconds, CPU seconds of all threads, and growth of the peak RSS in MiB."""
 
     seconds: float = 0.0
     cpu_s: float = 0.0
@@ -58,7 +58,7 @@ class Spent:
 
 @contextmanager
 def spending() -> Iterator[Spent]:
-    """Complete when the context has ended."""
+    """Measure a context; the result is complete when the context has ended."""
     spent = Spent()
     with PeakMemory() as memory:
         began, cpu_began = time.perf_counter(), time.process_time()
@@ -67,36 +67,36 @@ def spending() -> Iterator[Spent]:
     spent.growth_mib = memory.growth_mib
 
 
-def tell(spent: Spent, **more: Any) -> None:
-    """One line of JSON on standard output, for the process that asked for this one."""
+def report(spent: Spent, **more: Any) -> None:
+    """Write one line of JSON to standard output for the parent process."""
     sys.stdout.write(json.dumps({"spent": asdict(spent), **more}) + "\n")
     sys.stdout.flush()
 
 
 @dataclass(slots=True)
 class Part:
-    """A module of this folder that runs as a process. `told` is the newest line that it told."""
+    """A module of this folder that runs as a process. `reported` is the newest line that it wrote."""
 
-    told: dict[str, Any]
+    reported: dict[str, Any]
     process: "subprocess.Popen[str]"
 
     @property
     def gpu_time(self) -> Spent:
-        return Spent(**self.told["spent"])
+        return Spent(**self.reported["spent"])
 
     def ask(self, line: str) -> Spent:
-        """Say a line to it, and wait for what it tells."""
+        """Send a line to the process and wait for its report."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(f"{line}\n")
         self.process.stdin.flush()
-        self.told = json.loads(self.process.stdout.readline())
+        self.reported = json.loads(self.process.stdout.readline())
         return self.gpu_time
 
 
 @contextmanager
 def running(module: str, *arguments: str) -> Iterator[Part]:
-    """Once it has told a first line, until the context ends; it then sees the end of its standard input."""
+    """Run the part from its first report until the context ends, which ends its standard input."""
     command = [sys.executable, "-m", f"tests.bench.{module}", *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -107,7 +107,7 @@ def running(module: str, *arguments: str) -> Iterator[Part]:
         rest, _ = process.communicate(timeout=60)
     assert process.returncode == 0, command
     for line in rest.splitlines():
-        part.told = json.loads(line)
+        part.reported = json.loads(line)
 
 
 def finished(module: str, *arguments: str) -> Part:

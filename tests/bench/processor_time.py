@@ -1,4 +1,4 @@
-"""Processor time a small job, by process, and where its time goes: the last rows of `overhead`, without its peers."""
+"""Processor time of a small job by process and stage: the last rows of `overhead`, without its peers."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Requests to the bucket and bytes written for one small job, by phase; the same however many jobs there are."""
+"""Requests to the bucket and bytes written for one small job by phase, independent of the number of jobs."""
 
 import asyncio
 

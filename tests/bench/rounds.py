@@ -1,4 +1,4 @@
-"""What a job waits for a bucket that takes 25 ms a request, as S3 does, in rounds and in milliseconds."""
+"""The time that a job waits for a bucket that takes 25 ms per request, like S3, in rounds and in milliseconds."""
 
 from tests.bench.figures import Table
 from tests.support.rounds import REQUEST_S, Rounds, measured_rounds

@@ -1,9 +1,9 @@
-"""Whether a look costs more where more jobs are: a claim, a page of a list and the reaper's pass, in buckets of many
+"""The cost of reads as the number of jobs grows: a claim, a page of a list and the reaper's sweep, in buckets of many
 sizes.
 
-On the real S3 server each size is a bucket of its own below a prefix, and the sizes take turns, so that the machine's
-weather is the same for all. The largest are in memory, where requests can be counted and times mean nothing: that store
-looks at every key for a LIST.
+On the real S3 server each size is a bucket below its own prefix, and the sizes take turns, so that the load of the
+machine is the same for all. The largest sizes are in memory, where requests can be counted but times mean nothing,
+because that store reads every key for a LIST.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ from tests.support.crowds import AT_ONCE, fill_finished, fill_queued
 QUEUED, QUEUED_IN_MEMORY = (10, 1_000, 10_000), 50_000
 FINISHED, FINISHED_IN_MEMORY = (100, 10_000), 100_000
 ROUNDS = 8
-"""Fewer than the smallest queue has jobs."""
+"""Fewer than the jobs of the smallest queue."""
 PAGE = 50
 SETTINGS = Settings(bucket="bench")
 FILLED = (
@@ -53,7 +53,7 @@ Fill = Callable[[ObjectStore, int, datetime], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A bucket with so many jobs. `taken` are the seconds of each look, `asked` the requests of the last one."""
+    """A bucket with this many jobs. `taken` are the seconds of each read, `asked` the requests of the last one."""
 
     jobs: int
     objects: Bucket
@@ -116,7 +116,7 @@ async def _rows(name: str, places: Sequence[Place], look: Look) -> list[tuple[st
 
 @asynccontextmanager
 async def _buckets(endpoint_url: str, sizes: Sequence[int], in_memory: int, fill: Fill) -> AsyncIterator[list[Place]]:
-    """Filled: those of the real server below a prefix each, and the one in memory."""
+    """Yield the filled buckets: those on the real server below a prefix each, and the one in memory."""
     config = replace(bench_config(endpoint_url), threads=AT_ONCE)
     stores = [S3ObjectStore(replace(config, prefix=f"{fill.__name__}-{size}")) for size in sizes]
     places = [Place.of(size, objects) for size, objects in zip(sizes, stores, strict=True)]

@@ -12,13 +12,13 @@ BUCKET, ACCESS_KEY, SECRET_KEY = "bench", "BENCHACCESSKEY", "bench-secret-key"
 
 
 def bench_config(endpoint_url: str) -> S3Config:
-    """How a process of its own reaches the server at this address."""
+    """Return the configuration with which a separate process reaches the server at this address."""
     return S3Config(BUCKET, endpoint_url, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
 
 
 @asynccontextmanager
 async def bench_server() -> AsyncIterator[str]:
-    """The address of a server whose data go when the context ends."""
+    """Run a server and yield its address; its data are removed when the context ends."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         server = LocalS3Server(data_dir=Path(folder), bucket=BUCKET, access_key=ACCESS_KEY, secret_key=SECRET_KEY)
         await server.start()

@@ -1,4 +1,4 @@
-"""How long things take to start: `comfyui-modal up`, the command itself, the imports of the API, the engine."""
+"""The start times of `comfyui-modal up`, of the command itself, of the API's imports and of the engine."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def _up() -> list[Figure]:
 
 
 def _phases() -> dict[str, float]:
-    """Seconds since the command was given, for a folder that is new, with one worker and the lite engine."""
+    """Return the seconds of each phase since the command, for a new folder with one worker and the lite engine."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         data = Path(folder, "data")
         began = time.time()
@@ -56,13 +56,13 @@ def _phases() -> dict[str, float]:
 
 
 def _said(log: Path, start: str) -> float:
-    """When the first line that begins so was logged, in seconds since 1970."""
+    """Return when the first line with this start was logged, in Unix time."""
     lines = (json.loads(line) for line in log.read_text().splitlines() if line.startswith("{"))
     line = next(line for line in lines if line["message"].startswith(start))
     return datetime.fromisoformat(line["time"]).timestamp()
 
 
-# The command, and what the API imports.
+# The command, and the API's imports.
 
 
 def _command() -> list[Figure]:
@@ -82,7 +82,7 @@ def _median_s(command: Sequence[str]) -> float:
 
 
 def _imports() -> list[Figure]:
-    """By `-X importtime`, which slows them a little. A package's time is that of its own modules."""
+    """Measure with `-X importtime`, which slows imports a little. A package's time is that of its own modules."""
     rounds = sorted((_imported() for _ in range(ROUNDS)), key=lambda one: sum(one.values()))
     middle = rounds[ROUNDS // 2]
     packages = Counter[str]()
@@ -98,10 +98,10 @@ def _imports() -> list[Figure]:
 
 
 def _imported() -> dict[str, int]:
-    """Microseconds of each module that is imported after Python's own start."""
+    """Return the microseconds of each module that is imported after Python's own start."""
     command = [sys.executable, "-X", "importtime", "-c", f"import {API}"]
-    told = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True).stderr
-    lines = [_IMPORT.fullmatch(line) for line in told.splitlines()]
+    said = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=True).stderr
+    lines = [_IMPORT.fullmatch(line) for line in said.splitlines()]
     times = {line[2]: int(line[1]) for line in lines if line}
     started = list(times).index("site") + 1
     return dict(list(times.items())[started:])

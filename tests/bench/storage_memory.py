@@ -32,7 +32,7 @@ async def _transfer(name: str, endpoint_url: str) -> str:
     objects = S3ObjectStore(bench_config(endpoint_url))
     warm = Path("warm.bin")
     warm.write_bytes(bytes(20 * MIB))
-    await objects.upload_file("bench/warm", warm, content_type="video/mp4")  # boto3's own needs
+    await objects.upload_file("bench/warm", warm, content_type="video/mp4")  # boto3 allocates at its first upload
     with PeakMemory() as memory:
         started = time.perf_counter()
         await TRANSFERS[name](objects)

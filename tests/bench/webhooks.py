@@ -1,4 +1,4 @@
-"""Events from commit to receiver: latency, throughput with a receiver that hangs, requests to the bucket."""
+"""Events from commit to receiver: latency, throughput next to a receiver that hangs, requests to the bucket."""
 
 import asyncio
 import statistics
@@ -35,7 +35,7 @@ SETTINGS = Settings(
 
 @dataclass
 class Receivers:
-    """One server; each path is a receiver. `/hangs` never answers."""
+    """One server on which each path is a receiver. `/hangs` never answers."""
 
     base: str = ""
     arrivals: dict[str, float] = field(default_factory=dict)
@@ -75,7 +75,7 @@ async def _delivering(objects: ObjectStore) -> AsyncIterator[Stores]:
 
 
 async def _cancelled(stores: Stores, url: str) -> str:
-    """A job that has just failed: the id of its event. Its commit is the last thing that was awaited."""
+    """Cancel a job, with its commit as the last call, and return the id of its event."""
     record = a_job(created_at=SystemClock().now(), webhook_url=url, webhook_events=("failed",))
     await stores.jobs.create(record, workflow=b"{}")
     now = SystemClock().now()
@@ -113,7 +113,7 @@ async def throughput(receivers: int, *, one_hangs: bool) -> list[Figure]:
 
 
 async def requests() -> list[Figure]:
-    """On the happy path, with the receiver known to be well."""
+    """Measure the successful path to a receiver that is known to be healthy."""
     async with _receivers() as there:
         objects = MemoryObjectStore(SystemClock())
         async with _delivering(objects) as stores:

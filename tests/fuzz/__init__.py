@@ -1,1 +1,1 @@
-"""Inputs that nobody would write, in numbers: `make fuzz`, and a slice of each in `make test`."""
+"""Generated and malformed inputs in large numbers: `make fuzz`, and a part of each in `make test`."""

@@ -1,4 +1,4 @@
-"""`make fuzz CASES=…`: more generated requests than the test suite has time for."""
+"""`make fuzz CASES=…` sends more generated requests than the test suite."""
 
 import argparse
 import json

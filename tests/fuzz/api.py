@@ -1,7 +1,7 @@
-"""schemathesis over the document that clients read: every operation, with a key and without one.
+"""schemathesis over the published API document: every operation, with and without a key.
 
-What must never be answered: a status of 500 or more, a status or a content type that the document does not name,
-a body that its schema refuses; and without a key, anything but 401.
+An answer fails with a status of 500 or more, a status or content type that the document lacks, or a body that violates
+its schema; and, without a key, with any status but 401.
 """
 
 import json
@@ -38,11 +38,11 @@ TIMEOUT_S = 30
 GOOD = f"Bearer {KEY}"
 BAD = "Bearer ck_test_nobody"
 Statuses = Counter[tuple[str, int]]
-"""How often an operation answered a status."""
+"""The number of answers by operation and status."""
 
 
 def ask_everything(world: World, *, cases: int, random_seed: int) -> Statuses:
-    """`cases` are shared out over the operations. Raises for the first answer that should not be, made small."""
+    """Send `cases` requests, spread over the operations. Raise for the first invalid answer, with a minimal request."""
     schema = schemathesis.openapi.from_dict(json.loads(DOCUMENT.read_text()))
     operations: list[Any] = [found.ok() for found in schema.get_all_operations() if isinstance(found, Ok)]
     share = settings(
@@ -60,12 +60,13 @@ def ask_everything(world: World, *, cases: int, random_seed: int) -> Statuses:
 
 
 def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, str | None]]:
-    """A case that fits the document or does not, some made to meet what exists; and what it says of a key."""
+    """Return a strategy for cases that fit the document or do not, some with existing ids, each with an
+    Authorization header."""
 
     @st.composite
     def cases(draw: st.DrawFn) -> tuple[Any, str | None]:
         case = draw(operation.as_strategy(draw(st.sampled_from(GenerationMode))))
-        case.body = deepcopy(case.body)  # what is drawn may be drawn again: it must not be changed
+        case.body = deepcopy(case.body)  # a drawn value may be drawn again, so it must not be changed
         for name in case.path_parameters or {}:
             if draw(st.booleans()):
                 case.path_parameters[name] = draw(st.sampled_from(world.known[name]))
@@ -79,7 +80,7 @@ def _cases(operation: Any, world: World) -> st.SearchStrategy[tuple[Any, str | N
 
 
 def _make_acceptable(draw: st.DrawFn, body: dict[str, Any]) -> None:
-    """Some of its fields are left out, and a workflow is one that runs."""
+    """Remove some fields, and replace the workflow by one that runs."""
     for name in list(body):
         if name != "workflow" and draw(st.booleans()):
             del body[name]
@@ -88,7 +89,7 @@ def _make_acceptable(draw: st.DrawFn, body: dict[str, Any]) -> None:
 
 
 def _with_a_long_string(draw: st.DrawFn, body: dict[str, Any]) -> dict[str, Any]:
-    """One of its fields, or a name in it, is one that goes to a file on its way."""
+    """Add a value or key that is long enough to go to a file."""
     text = draw(st.sampled_from(("x", "\0", "é", '\\"'))) * (SPOOL_THRESHOLD + 1)
     field = draw(st.sampled_from(sorted(body)))
     return body | draw(st.sampled_from(({field: text}, {field: {text: text}}, {field: [text]}, {text: 1})))

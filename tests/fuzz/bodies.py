@@ -1,4 +1,4 @@
-"""Bodies that are no JSON in UTF-8, though some parser would take them: sent to every operation that takes a body."""
+"""Bodies that are not JSON in UTF-8 although some parsers accept them, sent to every operation with a body."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ SURROGATES = (
 
 
 def _nested(depth: int) -> str:
-    """A graph that is good but for a value so deep that what reads it may recurse."""
+    """Return a valid graph except for a value nested so deeply that a reader may recurse."""
     value = "[" * depth + "]" * depth
     return json.dumps({"workflow": BLUE}).replace('"inputs": {', f'"inputs": {{"deep": {{"__value__": {value}}}, ', 1)
 
@@ -47,7 +47,7 @@ def _documents() -> Iterator[tuple[str, bytes]]:
 
 
 def ask_bodies(world: World, document: dict[str, Any]) -> list[str]:
-    """Where an answer was a 5xx, or none of these bodies was refused. Empty if all is well."""
+    """Return the requests whose body was accepted or answered by a 5xx."""
     wrong = []
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     with httpx.Client(base_url=world.url, headers=headers, timeout=60, verify=NO_TLS) as client:

@@ -1,7 +1,7 @@
-"""`make fuzz-guided TARGET=graph SECONDS=60`: inputs grown by what they reach in our code, with atheris.
+"""`make fuzz-guided TARGET=graph SECONDS=60` fuzzes a target with atheris, guided by code coverage.
 
-Needs the requirements of requirements/fuzz.txt, which the make target installs. An input that breaks a target ends the
-run with its traceback, and is written to a file `crash-…`.
+It needs requirements/fuzz.txt, which the make target installs. An input that breaks a target ends the run with its
+traceback and is written to a file `crash-…`.
 """
 
 import sys
@@ -14,7 +14,7 @@ with atheris.instrument_imports(include=["app", "infra", "storage", "workers", "
 
 
 def main() -> None:
-    """Arguments: the target's name, then libFuzzer's own."""
+    """Run with the target's name, followed by libFuzzer's arguments."""
     name, *options = sys.argv[1:]
     corpus = Path(f"corpus-{name}")
     corpus.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""Numbers in disguise, at every place where an operation of docs/openapi.json takes one.
+"""Numbers in unusual notations, for every number that an operation of docs/openapi.json accepts.
 
-schemathesis draws numbers that JSON schema describes: it seldom writes a query's number with 5,000 digits, with leading
+schemathesis draws numbers that fit JSON Schema, and so rarely writes one in a query with 5,000 digits, with leading
 zeros, or in another script. Each of these is sent to each parameter and field, one at a time.
 """
 
@@ -21,12 +21,12 @@ TEXTS = (
     *("٥", "５", "²", "9" * 20, "9" * 400, "9" * 4_301, "9" * 5_000),
     *("0" * 40 + "1", "0" * 19 + "100", "0" * 19 + "1" + "0" * 5_000),
 )
-"""None of these is a whole number in its usual form within any bounds of ours."""
+"""Texts of which none is a plain whole number within the bounds of any parameter."""
 LITERALS = (
     *("007", "+5", "1e400", "-1e400", "NaN", "Infinity", "9" * 20, "9" * 99, "9" * 101, "9" * 4_301, "1" + "0" * 400),
     *('"5"', '" 5"', '"٥"', '"' + "9" * 5_000 + '"', "true", "false", "1e308", "[5]", "{}", '"x"'),
 )
-"""As they stand in a JSON body."""
+"""The same kinds of numbers as literals in a JSON body."""
 _MARK = "PUT-THE-NUMBER-HERE"
 _BODIES: dict[str, dict[str, Any]] = {
     "/v1/jobs": {"workflow": BLUE},
@@ -38,7 +38,7 @@ _BODIES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One request; `name` says where the number stands."""
+    """One request; `name` says where the number is."""
 
     name: str
     method: str
@@ -106,7 +106,7 @@ def _filled(path: str, world: World, given: dict[str, str] | None = None) -> str
 
 
 def ask_numbers(world: World, document: dict[str, Any]) -> list[str]:
-    """What should not have been: a 5xx, or a number in disguise that was taken for one. Empty if all is well."""
+    """Return the requests whose number was accepted or answered by a 5xx."""
     wrong = []
     headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
     with httpx.Client(base_url=world.url, headers=headers, timeout=60, verify=NO_TLS) as client:

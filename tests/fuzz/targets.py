@@ -1,4 +1,4 @@
-"""What takes bytes from strangers apart. A target returns, or refuses by the error that it documents."""
+"""Parsers of untrusted bytes. A target returns, or raises an error that it documents."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ POLICY = NodePolicy.parse(DEFAULT)
 
 
 def graph(data: bytes) -> None:
-    """A submitted workflow, up to what is sent to the engine."""
+    """Parse a submitted workflow and prepare it for the engine."""
     try:
         parsed = parse_graph(_json(data))
         POLICY.check(parsed, "strangers")
@@ -48,7 +48,7 @@ def graph(data: bytes) -> None:
 
 
 def text_message(data: bytes) -> None:
-    """A text frame of ComfyUI's socket, and the progress that it makes."""
+    """Decode a text frame of ComfyUI's socket and apply it to the progress."""
     model = ProgressModel.start(["1", "2"]).reduce(decode_text(data))
     assert 0 <= model.percent <= 100
 
@@ -58,7 +58,7 @@ def binary_message(data: bytes) -> None:
 
 
 def body(data: bytes) -> None:
-    """A request body in pieces: what is accepted is what JSON says."""
+    """Receive a request body in chunks; an accepted body has its JSON value."""
     asyncio.run(_receive(data))
 
 
@@ -76,7 +76,7 @@ async def _receive(data: bytes) -> None:
 
 
 def long_text(data: bytes) -> None:
-    """A string that goes to a file on its way: what comes back is what JSON says, or neither takes it."""
+    """Receive a string that goes to a file; the result is its JSON value, or it is refused."""
     text = data * (SPOOL_THRESHOLD // max(1, len(data)) + 1)
     asyncio.run(_restore(b'{"a":["' + text + b'"]}'))
 
@@ -104,7 +104,7 @@ def base64_text(data: bytes) -> None:
 
 
 def requests(data: bytes) -> None:
-    """Jobs, batches and uploads, as their models see them."""
+    """Validate jobs, batches and uploads with their models."""
     for model in (JobRequest, BatchRequest, UploadRequest):
         try:
             model.model_validate(_json(data))
@@ -113,7 +113,7 @@ def requests(data: bytes) -> None:
 
 
 def names(data: bytes) -> None:
-    """What a node calls its file."""
+    """Make a safe name of a node's file name."""
     name = safe_filename(data.decode(errors="surrogateescape"))
     assert name not in ("", ".", "..")
     assert "/" not in name
@@ -121,7 +121,7 @@ def names(data: bytes) -> None:
 
 
 def node_output(data: bytes) -> None:
-    """A node's ui payload."""
+    """Split a node's ui payload."""
     payload = _json(data)
     if isinstance(payload, dict):
         list(outputs_of("1", payload))
@@ -136,7 +136,7 @@ def log_line(data: bytes) -> None:
 
 
 def medium(data: bytes) -> None:
-    """A picture, a video or anything else."""
+    """Check a picture, a video or any other input file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "medium"
         path.write_bytes(data)
@@ -196,4 +196,4 @@ SEEDS = (
     "../é\u202e.png".encode(),
     PNG,
 )
-"""Where mutations begin: each is near to something that a target knows."""
+"""The inputs that mutations start from, each similar to valid input of a target."""

@@ -1,4 +1,4 @@
-"""A slice of what `make fuzz` asks the API."""
+"""A part of the requests of `make fuzz`."""
 
 import json
 from pathlib import Path
@@ -15,8 +15,8 @@ CASES, CASES_IN_SHORT = 2_000, 250
 
 @pytest.mark.chaos
 def test_every_operation_answers_as_documented(tmp_path: Path, is_long: bool) -> None:
-    """Generated requests get documented answers, and no operation is left out."""
-    from tests.fuzz.api import ask_everything  # schemathesis takes a second, in each process that collects this module
+    """Generated requests to every operation get documented answers."""
+    from tests.fuzz.api import ask_everything  # its import takes a second in each process
 
     cases = CASES if is_long else CASES_IN_SHORT
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(world(tmp_path)) as there:
@@ -24,13 +24,13 @@ def test_every_operation_answers_as_documented(tmp_path: Path, is_long: bool) ->
     assert sum(statuses.values()) >= cases / 2
 
 
-def test_no_number_in_disguise_is_taken(tmp_path: Path) -> None:
-    """Wherever an operation takes a number: each is refused, and none by a 500."""
+def test_no_unusual_notation_of_a_number_is_accepted(tmp_path: Path) -> None:
+    """Every operation refuses unusual notations of a number, none with a 5xx."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(world(tmp_path)) as there:
         assert ask_numbers(there, json.loads(DOCUMENT.read_text())) == []
 
 
-def test_no_body_that_is_not_utf_8_json_is_taken(tmp_path: Path) -> None:
-    """By any operation: other encodings, surrogates, depth, numbers of thousands of digits."""
+def test_no_body_that_is_not_utf_8_json_is_accepted(tmp_path: Path) -> None:
+    """Every operation refuses other encodings, surrogates, deep nesting and numbers of thousands of digits."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(world(tmp_path)) as there:
         assert ask_bodies(there, json.loads(DOCUMENT.read_text())) == []

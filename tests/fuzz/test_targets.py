@@ -1,4 +1,4 @@
-"""Every target of `make fuzz-guided` takes what hypothesis thinks of."""
+"""Every target of `make fuzz-guided` accepts the inputs that hypothesis generates."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from tests.fuzz.targets import SEEDS, TARGETS
 from tests.support.api_server import PNG
 
 FAST = sorted(set(TARGETS) - {"medium"})
-"""`medium` starts a process for each."""
+"""All targets but `medium`, which starts a process per input."""
 names = st.text(max_size=8) | st.sampled_from(["type", "data", "images", "filename"])
 documents = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
@@ -29,19 +29,21 @@ anything = st.binary(max_size=300) | documents.map(lambda document: json.dumps(d
 @pytest.mark.parametrize("name", FAST)
 @settings(max_examples=60)
 @given(data=anything)
-def test_a_target_takes_anything(name: str, data: bytes) -> None:
-    """It returns, or it refuses as it says."""
+def test_a_target_handles_any_input(name: str, data: bytes) -> None:
+    """A target returns, or raises a documented error, for any input."""
     TARGETS[name](data)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_target_takes_what_others_know(name: str) -> None:
+def test_a_target_handles_the_seeds_of_all_targets(name: str) -> None:
+    """A target handles the seeds of every other target."""
     for seed in SEEDS:
         TARGETS[name](seed)
 
 
 @pytest.mark.parametrize("name", FAST)
-def test_a_target_takes_beginnings_of_what_others_know(name: str) -> None:
+def test_a_target_handles_truncated_seeds(name: str) -> None:
+    """A target handles truncated seeds."""
     for seed in SEEDS:
         for length in (len(seed) - 1, len(seed) // 2, 0):
             TARGETS[name](seed[:length])
@@ -56,6 +58,6 @@ def mutated(draw: Any) -> bytes:
 
 @settings(max_examples=60)
 @given(data=st.composite(mutated)())
-def test_a_picture_with_wrong_bytes(data: bytes) -> None:
-    """It is refused, or passes; it breaks nothing."""
+def test_a_corrupted_picture_is_handled(data: bytes) -> None:
+    """A picture with changed bytes is accepted or refused without an error."""
     TARGETS["medium"](data)

@@ -1,4 +1,4 @@
-"""An API with something behind every id: what a generated request may find."""
+"""An API with an existing object behind every id, for generated requests."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +16,12 @@ from tests.support.workbench import workbench
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 FINISHED = 6
 GIVEN_UP = Answer(415, 5)
-"""A status after which an event is a dead letter at once."""
+"""An answer that makes an event a dead letter at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`known` has by path parameter what exists: of jobs, only those that are over, so that no request waits."""
+    """`known` maps path parameters to existing values. All its jobs have ended, so that no request waits."""
 
     url: str
     known: dict[str, tuple[str, ...]]
@@ -36,13 +36,13 @@ async def world(folder: Path) -> AsyncIterator[World]:
         jobs = [(await bench.run(BLUE)).job_id for _ in range(FINISHED)]
         post = Post(objects, clock)
         post.receiver.answers = [GIVEN_UP] * FINISHED
-        told = [(await post.completed("completed")).job_id for _ in range(FINISHED)]
+        announced = [(await post.completed("completed")).job_id for _ in range(FINISHED)]
         await post.send()
         yield World(
             url=str(api.client.base_url),
             known={
-                "job_id": (*jobs, *told),
-                "event_id": tuple(f"evt_{job_id}_000001" for job_id in told),
+                "job_id": (*jobs, *announced),
+                "event_id": tuple(f"evt_{job_id}_000001" for job_id in announced),
                 "batch_id": (await _batch(api),),
                 "name": ("still", "sdxl", "wan22"),
                 "number": ("0", "1"),

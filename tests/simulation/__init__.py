@@ -1,1 +1,1 @@
-"""The job state machine under faults, in virtual time: any seed, any interleaving, any death."""
+"""The job state machine under faults in virtual time, for any seed, interleaving and crash."""

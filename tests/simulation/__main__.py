@@ -1,4 +1,4 @@
-"""`make simulate SEEDS=…`: more seeds than the test suite has time for, on every core."""
+"""`make simulate SEEDS=…` runs more seeds than the test suite, on every core."""
 
 import argparse
 import logging

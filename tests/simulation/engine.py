@@ -1,6 +1,6 @@
-"""A ComfyUI in virtual time: `ComfyEngine` with nodes that take a while, fail, hang, or take the engine with them.
+"""A ComfyUI in virtual time: a `ComfyEngine` whose nodes take time, fail, hang or crash the engine.
 
-Its messages come in the order of the recorded ones; history, interrupts and the queue behave as the real server's.
+Its messages have the order of the recorded ones; history, interrupts and the queue behave like the real server's.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ STEPS = 3
 
 
 class SimulatedEngine:
-    """`output` is the file that every output node makes."""
+    """An engine; `output` is the file that every output node makes."""
 
     def __init__(self, faults: Faults, output: Path, log: EngineLog) -> None:
         self.alive = True
@@ -83,7 +83,7 @@ class SimulatedEngine:
         return {}
 
     async def clean(self) -> None:
-        """Nothing is kept."""
+        """Do nothing, because no file is kept."""
 
     async def stage(self, name: str, path: Path) -> None:
         path.unlink()
@@ -95,7 +95,7 @@ class SimulatedEngine:
         return self._output
 
     def die(self) -> None:
-        """Sockets close, requests fail, nothing is remembered."""
+        """Close the sockets, fail further requests and discard the state."""
         self.alive = False
         for socket in self._sockets.values():
             socket.put_nowait(None)
@@ -127,18 +127,18 @@ class SimulatedEngine:
         )
         del self._running[prompt.prompt_id]
         self._ignores_interrupts = False
-        self._tell(prompt, messages[-1])
-        self._tell(prompt, Executing(prompt.prompt_id, None, None))
+        self._send(prompt, messages[-1])
+        self._send(prompt, Executing(prompt.prompt_id, None, None))
 
     async def _execute(
         self, prompt: Prompt, node_id: str, node: Mapping[str, Any], outputs: dict[str, Mapping[str, Any]]
     ) -> Message | None:
         rates = self._faults.rates
         self._log.append(f"executing {node_id}")
-        self._tell(prompt, Executing(prompt.prompt_id, node_id, node_id))
+        self._send(prompt, Executing(prompt.prompt_id, node_id, node_id))
         for step in range(STEPS):
             await asyncio.sleep(self._faults.chance.uniform(0.1, 1.5))
-            self._tell(prompt, Progress(prompt.prompt_id, node_id, step + 1, STEPS))
+            self._send(prompt, Progress(prompt.prompt_id, node_id, step + 1, STEPS))
         if self._faults.happens(rates.engine_dies):
             self.die()
             raise asyncio.CancelledError
@@ -150,17 +150,17 @@ class SimulatedEngine:
         if node["class_type"] == "Save":
             ui = {"text": [f"node {node_id}"]} if node_id == "2" else {"files": [_file(node_id)]}
             outputs[node_id] = ui
-            self._tell(prompt, Executed(prompt.prompt_id, node_id, node_id, ui))
+            self._send(prompt, Executed(prompt.prompt_id, node_id, node_id, ui))
         return None
 
-    def _tell(self, prompt: Prompt, message: Message) -> None:
+    def _send(self, prompt: Prompt, message: Message) -> None:
         socket = self._sockets.get(prompt.client_id)
         if socket is not None and self.alive:
             socket.put_nowait(message)
 
 
 class SimulatedHost:
-    """`EngineHost`: starting takes a while, and may fail."""
+    """An `EngineHost` whose start takes time and may fail."""
 
     def __init__(self, faults: Faults, output: Path) -> None:
         self.log = EngineLog(100)

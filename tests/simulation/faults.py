@@ -1,4 +1,4 @@
-"""What goes wrong, and how often. Drawn from one seeded source, so that a seed gives one course of events."""
+"""The faults and their rates. All are drawn from one seeded source, so that a seed determines the course of events."""
 
 import asyncio
 import random
@@ -9,7 +9,7 @@ from storage.errors import StorageUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Chances of each fault at each call; `pause_s` is how long a long pause lasts at most."""
+    """The probability of each fault per call; `pause_s` is the maximum length of a long pause."""
 
     error_before: float = 0.015
     error_after: float = 0.015
@@ -31,14 +31,15 @@ NONE = Rates(*(0 for _ in range(14)))
 
 
 class ProcessDied(BaseException):
-    """kill -9: raised at whatever the process does next. No `except Exception` catches it, no clean-up has effect."""
+    """kill -9, raised at the next call of the process. `except Exception` does not catch it, and clean-up has no
+    effect."""
 
 
 class Faults:
-    """`stop` lets things settle: from then on nothing goes wrong."""
+    """Draws the faults; after `stop` none occurs, so that the system can settle."""
 
     def __init__(self, seed: int, rates: Rates) -> None:
-        self.chance = random.Random(seed)  # noqa: S311  chance that can be repeated is what is wanted
+        self.chance = random.Random(seed)  # noqa: S311  the course of events must be repeatable
         self._given = self._rates = rates
 
     @property
@@ -55,7 +56,7 @@ class Faults:
         return rate > 0 and self.chance.random() < rate
 
     async def delay(self) -> None:
-        """Every call takes a moment, now and then a very long one: this is what mixes the order of things."""
+        """Delay a call, sometimes for very long, which varies the order of events."""
         if self.happens(self._rates.long_pause):
             await asyncio.sleep(self.chance.uniform(1, self._rates.pause_s))
         else:

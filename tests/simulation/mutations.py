@@ -1,4 +1,4 @@
-"""Rules of the design, each broken on purpose: the simulation must notice."""
+"""Rules of the design, each broken on purpose, which the simulation must detect."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -24,21 +24,21 @@ LATE_S = 16.0
 
 Mutation = Callable[[], AbstractContextManager[Any]]
 
-_NOBODY = Lease(worker="", expires_at=datetime(2000, 1, 1, tzinfo=UTC))
+_NO_HOLDER = Lease(worker="", expires_at=datetime(2000, 1, 1, tzinfo=UTC))
 
 
 def no_attempt_check() -> AbstractContextManager[Any]:
-    """An attempt that lost the job may write all the same."""
-    return patch.object(JobRecord, "_held_by", lambda record, _: record.lease or _NOBODY)
+    """An attempt that lost the job may still write."""
+    return patch.object(JobRecord, "_held_by", lambda record, _: record.lease or _NO_HOLDER)
 
 
 def no_lease_check() -> AbstractContextManager[Any]:
-    """The reaper takes a job from its worker without regard to the lease."""
+    """The reaper takes a job from its worker regardless of the lease."""
     return patch.object(JobRecord, "has_lost_its_worker", lambda record, _: record.status is Status.RUNNING)
 
 
 def timer_after_the_commit() -> AbstractContextManager[Any]:
-    """The timer and the index keys follow the commit that needs them."""
+    """The timer and the index keys are written after the commit that needs them."""
 
     async def replace(
         store: JobStore, stored: StoredJob, changed: JobRecord, timer_key: str, written: Collection[str] = ()
@@ -54,7 +54,7 @@ def timer_after_the_commit() -> AbstractContextManager[Any]:
 
 
 def no_first_timer() -> AbstractContextManager[Any]:
-    """No timer brings the reaper to a submission that died half-way."""
+    """A submission that died half-way has no timer that brings the reaper to it."""
     put = IndexWriter.put
 
     async def untimed(writer: IndexWriter, keys: Collection[str]) -> None:
@@ -65,7 +65,7 @@ def no_first_timer() -> AbstractContextManager[Any]:
 
 
 def re_armed_after_the_delete() -> AbstractContextManager[Any]:
-    """The old timer is deleted first, and the new one written after the commit that names it."""
+    """The old timer is deleted first, and the new timer is written after the commit that names it."""
 
     async def advance(store: BatchStore, stored: StoredBatch, changed: Any, *, due: datetime | None = None) -> Any:
         await store._objects.delete(stored.record.timer)
@@ -81,7 +81,7 @@ def re_armed_after_the_delete() -> AbstractContextManager[Any]:
 
 
 def no_reconcile() -> AbstractContextManager[Any]:
-    """The handler of a batch's timer leaves undone what the process that opened it left undone."""
+    """The handler of a batch's timer does not finish the work of the process that opened the batch."""
 
     async def unreconciled(store: BatchStore, stored: StoredBatch) -> None:
         await store._advance(stored, stored.record.model_copy(update={"is_reconciled": True}))
@@ -90,9 +90,9 @@ def no_reconcile() -> AbstractContextManager[Any]:
 
 
 def no_fence() -> AbstractContextManager[Any]:
-    """What seems to lead nowhere is deleted, and a paused writer commits what it belongs to all the same.
+    """Orphaned keys are deleted without a fence, so that a paused writer still commits the record that they belong to.
 
-    Each job's end is late at first: see `no_invalidation`.
+    The commit of each job's end is delayed: see `no_invalidation`.
     """
     commit, paused = JobStore._commit, set[str]()
 
@@ -109,7 +109,7 @@ def no_fence() -> AbstractContextManager[Any]:
 
 
 def index_key_trusted() -> AbstractContextManager[Any]:
-    """A queue key is taken for a queued job, and the record is overwritten without a comparison of its version."""
+    """A queue key is trusted as proof of a queued job, and the record is overwritten without comparing its version."""
     read = JobStore.read_with_workflow
 
     async def trusting(queue: JobQueue, entry: QueueEntry, claimant: Any) -> StoredJob | None:
@@ -124,7 +124,7 @@ def index_key_trusted() -> AbstractContextManager[Any]:
 
 
 def no_rev() -> AbstractContextManager[Any]:
-    """A record's number stays as it is."""
+    """A record's version number never changes."""
     numbered = JobStore._commit
 
     async def unnumbered(store: JobStore, record: JobRecord, *, etag: str | None) -> StoredJob:
@@ -144,10 +144,10 @@ def no_condition() -> AbstractContextManager[Any]:
 
 
 def no_invalidation() -> AbstractContextManager[Any]:
-    """An outbox entry that is ahead of its delivery is deleted, and a replay commits it all the same.
+    """An outbox entry that is newer than its delivery is deleted, and a replay still commits it.
 
-    Each replay's first commit is late, longer than the deliverer waits between its sweeps: by chance alone this would
-    show in one course of hundreds. No invariant is violated by the pause itself.
+    The first commit of each replay is delayed for longer than the deliverer waits between sweeps, because by chance the
+    fault would show in one of hundreds of courses. The pause itself violates no invariant.
     """
     commit, paused = DeliveryStore._commit, set[EventRef]()
 
@@ -165,7 +165,7 @@ def no_invalidation() -> AbstractContextManager[Any]:
 
 
 def outbox_entries_share_a_key() -> AbstractContextManager[Any]:
-    """The next entry of an event may have the key of the one that is deleted after it."""
+    """The next outbox entry of an event may have the key of the entry that is deleted after it."""
 
     def shared(entry: OutboxEntry) -> str:
         due = entry.due.replace(microsecond=0, second=0)

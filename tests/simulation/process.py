@@ -1,4 +1,4 @@
-"""A simulated process: tasks that die together, and a bucket client of its own at which they may die."""
+"""A simulated process: tasks that die together, with a bucket client at whose calls they may die."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,7 +17,7 @@ _CURRENT: ContextVar["Process | None"] = ContextVar("process", default=None)
 
 
 class Process:
-    """Whatever is started by `start`, and by what that starts, belongs to it."""
+    """All tasks that `start` starts, and the tasks that they start, belong to the process."""
 
     def __init__(self, kind: Kind, name: str) -> None:
         self.kind = kind
@@ -48,11 +48,11 @@ class Process:
     def _forget(self, task: "asyncio.Task[Any]") -> None:
         del self._tasks[task]
         if not task.cancelled():
-            task.exception()  # seen: a dead process tells no one
+            task.exception()  # retrieved, because a dead process reports nothing
 
 
 def adopting_factory(loop: asyncio.AbstractEventLoop, main: Any, **options: Any) -> "asyncio.Future[Any]":
-    """A task belongs to the process whose code started it."""
+    """Assign each task to the process whose code started it."""
     task: asyncio.Task[Any] = asyncio.Task(main, loop=loop, **options)
     process = _CURRENT.get()
     if process is not None:
@@ -61,7 +61,7 @@ def adopting_factory(loop: asyncio.AbstractEventLoop, main: Any, **options: Any)
 
 
 class ProcessStore:
-    """The bucket as one process sees it. `watch` is told of each call that had effect, after it."""
+    """The bucket as one process sees it. `watch` is called after each call that took effect."""
 
     def __init__(
         self, process: Process, bucket: MemoryObjectStore, faults: Faults, watch: Callable[[Process, str, str], None]
@@ -101,7 +101,7 @@ class ProcessStore:
         return await self._call("list", prefix, lambda: self._bucket.list(prefix, after=after, limit=limit))
 
     async def delete(self, *keys: str) -> None:
-        """Some of them may be gone when it fails, as on a real server."""
+        """Delete the keys one by one; a failure may leave some deleted, as on a real server."""
         for key in keys:
             await self._call("delete", key, lambda key=key: self._bucket.delete(key))  # type: ignore[misc]
 
@@ -112,7 +112,7 @@ class ProcessStore:
         return self._bucket.presign_put(key, expires_s=expires_s, size=size, content_type=content_type)
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing, because there is nothing to close."""
 
     async def _call(self, operation: str, key: str, effect: Callable[[], Coroutine[Any, Any, T]]) -> T:
         rates = self._faults.rates

@@ -1,4 +1,5 @@
-"""The receivers of events, in virtual time: a `WebhookTransport` that fails, hangs, and takes events without a word."""
+"""The receivers of events in virtual time: a `WebhookTransport` that fails, hangs, or accepts events without a
+response."""
 
 import asyncio
 import json
@@ -15,7 +16,7 @@ class SimulatedReceiver:
     faults: Faults
     watcher: Watcher
     taken: dict[str, float] = field(default_factory=dict)
-    """When each event arrived last, by its id, whatever the sender heard of it."""
+    """The last arrival of each event by its id, whatever response the sender got."""
 
     async def handshake(self, tenant: str, url: str, origin: str) -> Answer | None:
         return None

@@ -1,4 +1,4 @@
-"""Running seeds: `simulate(seed)` says what was violated, if anything."""
+"""Runs a seed: `simulate(seed)` returns the violations."""
 
 import base64
 import random
@@ -16,18 +16,18 @@ from tests.simulation.virtual_time import run_virtually
 from tests.simulation.world import World
 
 YOUNG = timedelta(seconds=10)
-"""Shorter than the longest pause, so that writers which were given up wake up again and must be fenced."""
+"""Shorter than the longest pause, so that writers presumed dead resume and must be fenced."""
 
 
 PICTURE = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
 )
-"""One pixel. A file of another type would be looked into by a process, which takes its time outside of ours."""
+"""A picture of one pixel. Files of other types are examined by a real process, which does not run in virtual time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """How a seed went: its violations, every call that had effect, and how many jobs were accepted."""
+    """The course of a seed: its violations, every call that took effect, and the number of accepted jobs."""
 
     seed: int
     violations: list[str]
@@ -54,7 +54,7 @@ def simulate(seed: int, rates: Rates | None = None) -> Course:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Ids, nonces and the jitter of libraries come from the system's entropy: here they come from the seed."""
+    """Derive ids, nonces and jitter from the seed instead of the system's entropy."""
     before = random.getstate()
     random.seed(seed)
     entropy = random.Random(seed)  # noqa: S311  as above

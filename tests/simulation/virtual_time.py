@@ -1,6 +1,6 @@
 """An event loop whose clock jumps to the next timer instead of waiting, so that an hour takes milliseconds.
 
-Everything runs in one thread and in a fixed order: the same program takes the same course each time.
+Everything runs in one thread and in a fixed order, so the same program always takes the same course.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
 class Deadlock(Exception):
-    """Nothing will ever happen again."""
+    """No task can ever run again."""
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -33,7 +33,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def run_in_executor(  # type: ignore[override]  # a future of this loop, as the base class returns
         self, executor: Executor | None, func: Callable[..., T], *args: Any
     ) -> "asyncio.Future[T]":
-        """At once, in this thread: real threads would end in an order of their own."""
+        """Run the function at once in this thread, because real threads would end in an arbitrary order."""
         future: asyncio.Future[T] = self.create_future()
         try:
             future.set_result(func(*args))
@@ -43,7 +43,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 class VirtualClock:
-    """Wall-clock time as the loop has it."""
+    """Wall-clock time derived from the loop's time."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -53,7 +53,7 @@ class VirtualClock:
         return START + timedelta(seconds=self._loop.time()) + self._ahead
 
     def skip(self, span: timedelta) -> None:
-        """Let days pass in which nothing runs."""
+        """Advance the clock while nothing runs."""
         self._ahead += span
 
 
@@ -70,6 +70,6 @@ class _Jumping(selectors.SelectSelector):
 
 
 def run_virtually(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Tasks that are left at the end are cancelled."""
+    """Run a coroutine in virtual time; remaining tasks are cancelled at the end."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(main())

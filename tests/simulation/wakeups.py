@@ -1,4 +1,4 @@
-"""What starts others, and may be lost or wait: signals and tickets."""
+"""Signals and tickets that start work and may be lost or delayed."""
 
 import asyncio
 import random
@@ -7,7 +7,7 @@ from storage.signal import MemorySignal
 
 
 class LossySignal(MemorySignal):
-    """Some wake-up hints do not arrive."""
+    """Some signals are lost."""
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
@@ -19,7 +19,7 @@ class LossySignal(MemorySignal):
 
 
 class TicketOffice:
-    """`Launcher` as Modal has it: a ticket waits until a worker takes it."""
+    """A `Launcher` like Modal's, on which a ticket waits until a worker takes it."""
 
     def __init__(self) -> None:
         self.tickets: asyncio.Queue[str] = asyncio.Queue()
@@ -32,4 +32,4 @@ class TicketOffice:
         return self.tickets.qsize()
 
     async def cancel(self, ticket: str) -> None:
-        """Tickets are not told apart here."""
+        """Do nothing, because tickets have no identity here."""

@@ -1,4 +1,4 @@
-"""What must hold at every write and at the end. Sees each write to a job's record, and who made it."""
+"""The invariants at every write and at the end, checked on each write to a job's record and its writer."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ _EDGES = {(before, after) for (before, _), after in TRANSITIONS.items()}
 
 @dataclass(slots=True)
 class Watcher:
-    """`violations` says what went wrong, in words. Nothing is raised: the code under test might swallow it."""
+    """Collects `violations` as text. It raises nothing, because the code under test could swallow an exception."""
 
     bucket: MemoryObjectStore
     clock: VirtualClock
@@ -32,20 +32,20 @@ class Watcher:
     records: dict[str, JobRecord] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     events: dict[str, JobEvent] = field(default_factory=dict)
-    """Every event that was committed, by its id."""
+    """Every committed event by its id."""
     superseded: set[str] = field(default_factory=set)
     replays: dict[str, float] = field(default_factory=dict)
-    """When a client asked that an event be sent again, in the loop's time, by the event's id."""
+    """The last replay request of each event by its id, in the loop's time."""
     batches: dict[str, BatchRecord] = field(default_factory=dict)
-    """The newest record of each, by its key, until it is removed."""
+    """The newest record of each batch by its key, until it is removed."""
     drafts: set[str] = field(default_factory=set)
-    """The key of each batch that was ever written."""
+    """The key of each batch that was ever written, drafts included."""
     _changed_at: dict[str, float] = field(default_factory=dict)
     _listed_at: dict[str, float] = field(default_factory=dict)
-    _hinted_at: dict[str, float] = field(default_factory=dict)
+    _queue_key_at: dict[str, float] = field(default_factory=dict)
 
     def saw(self, process: Process, operation: str, key: str) -> None:
-        """After each call that had effect."""
+        """Check a call that took effect."""
         now = self._now()
         self.history.append(f"{now:.4f} {process.name} {operation} {key}")
         if operation == "delete" and key.startswith("timers/"):
@@ -53,7 +53,7 @@ class Watcher:
         if operation == "list" and key.startswith("queue/"):
             self._listed_at[process.name] = now
         if operation == "put" and key.startswith("queue/"):
-            self._hinted_at.setdefault(key, now)
+            self._queue_key_at.setdefault(key, now)
         if key.endswith("/batch.json") and operation in ("create", "replace"):
             self._batch_written(key)
         if not key.endswith("/job.json"):
@@ -64,7 +64,7 @@ class Watcher:
             self._record_written(process, key)
 
     def _timer_deleted(self, key: str) -> None:
-        """Only a timer that no record names may be deleted."""
+        """Check that no record names the deleted timer."""
         for record_key, record in self.records.items():
             if record.timer == key and record_key not in self.gone:
                 self._violated("its timer was deleted", record_key)
@@ -74,7 +74,7 @@ class Watcher:
         before = self.records.get(key)
         if Tombstone.parse(body) is not None:
             if before is not None and not before.status.is_terminal and self._is_findable(before):
-                self._violated("a job was removed that had not ended", key)
+                self._violated("a job was removed before its end", key)
             self.gone.add(key)
             return
         after = JobRecord.model_validate_json(body)
@@ -97,11 +97,11 @@ class Watcher:
             return
         before = self.batches.pop(key, None)
         if before is not None and before.is_open and before.awaits_its_end:
-            self._violated("a batch was removed, and nobody was told of its end", key)
+            self._violated("a batch was removed before its end was announced", key)
 
     def _check_new(self, after: JobRecord, key: str) -> None:
         if (after.status, after.rev, after.attempt) != (Status.QUEUED, 0, 0):
-            self._violated("a job did not begin in the queue", key)
+            self._violated("a job did not start in the queue", key)
 
     def _check_change(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
         if after.rev != before.rev + 1 or after.nonce == before.nonce:
@@ -123,7 +123,7 @@ class Watcher:
             self._check_outputs(after, key)
 
     def _check_events(self, before: JobRecord | None, after: JobRecord, key: str) -> None:
-        """Numbered without a gap; what was committed stays as it was, and only progress is superseded."""
+        """Check that events are numbered without gaps and unchanged once committed, except superseded progress."""
         for event in after.events:
             known = self.events.setdefault(event_ref(after, event).event_id, event)
             if known != event:
@@ -132,30 +132,30 @@ class Watcher:
             if event not in after.events:
                 self.superseded.add(event_ref(after, event).event_id)
                 if event.name != "progress":
-                    self._violated(f"event {event.sequence} went", key)
+                    self._violated(f"event {event.sequence} disappeared", key)
         ended = after.status.is_terminal and not (before and before.status.is_terminal)
         if ended and after.webhook_url is not None and (not after.events or after.events[-1].name not in ENDS):
-            self._violated("it ended, and nobody is told", key)
+            self._violated("it ended without an event", key)
 
     def event_sent(self, event_id: str, kind: str, owner_id: str) -> None:
-        """By the receiver, at each POST."""
+        """Check an event that the receiver got in a POST."""
         self.history.append(f"{self._now():.4f} receiver {event_id}")
         if kind.startswith("comfyui.batch."):
             batch = self.batches.get(keys.batch(TENANT, owner_id))
             if batch is None or batch.finished_at is None or not self._is_finished(batch):
-                self._violated(f"{event_id} was sent of a batch that had not ended", owner_id)
+                self._violated(f"{event_id} was sent for a batch that had not ended", owner_id)
         if kind.startswith("comfyui.job."):
             event = self.events.get(event_id)
             if event is None or kind != f"comfyui.job.{event.name}.v1":
-                self._violated(f"{event_id} was sent, and never committed", owner_id)
+                self._violated(f"{event_id} was sent but never committed", owner_id)
 
     def _check_timer(self, record: JobRecord, key: str) -> None:
-        """It exists. A batch's timer stands for those of its jobs until they are all published."""
+        """Check that the timer exists. A batch's timer stands in for its jobs' timers until they are all published."""
         if record.timer not in self.bucket._entries and self._is_published(record):
-            self._violated("the timer that it names does not exist", key)
+            self._violated("its timer does not exist", key)
 
     def _check_holder(self, process: Process, before: JobRecord, after: JobRecord, key: str) -> None:
-        """The lease's holder may write anything, the reaper once it has ended, others a request only."""
+        """Check that only the lease's holder writes, the reaper after its end, and others only requests."""
         assert before.lease is not None
         requests = ("retain_s", "cancel_requested_at", "rev", "nonce", "timer")
         if _but(after, *requests) == _but(before, *requests):
@@ -167,7 +167,7 @@ class Watcher:
         self._violated(f"{process.name} wrote over the lease of {before.lease.worker}", key)
 
     def _check_order(self, process: Process, claimed: JobRecord, key: str) -> None:
-        """No better job was waiting, unchanged since this worker listed the queue."""
+        """Check that no better job had been queued unchanged since this worker listed the queue."""
         listed_at = self._listed_at.get(process.name, 0.0)
         for other, record in self.records.items():
             waited = record.status is Status.QUEUED and self._changed_at[other] < listed_at and other not in self.gone
@@ -176,14 +176,14 @@ class Watcher:
 
     def _was_listed(self, record: JobRecord, at: float) -> bool:
         key = queue_key(record)
-        return self._hinted_at.get(key, at) < at and key in self.bucket._entries
+        return self._queue_key_at.get(key, at) < at and key in self.bucket._entries
 
     def _is_findable(self, record: JobRecord) -> bool:
         return record.batch_id is None or self._batch_is_open(record)
 
     def _check_batch(self, claimed: JobRecord, key: str) -> None:
         if claimed.batch_id is not None and not self._batch_is_open(claimed):
-            self._violated("a job of a batch ran that was not accepted", key)
+            self._violated("a job of a batch ran before the batch was accepted", key)
 
     def _is_published(self, record: JobRecord) -> bool:
         batch = self._batch_of(record)
@@ -194,7 +194,7 @@ class Watcher:
         return batch is not None and batch.is_open
 
     def _batch_of(self, record: JobRecord) -> BatchRecord | None:
-        """None for a job without a batch, or of one that was removed."""
+        """Return None for a job without a batch or of a removed batch."""
         entry = self.bucket._entries.get(keys.batch(record.tenant, record.batch_id or "none"))
         if entry is None or Tombstone.parse(entry.body) is not None:
             return None
@@ -217,7 +217,7 @@ class Watcher:
     # The end.
 
     def check_settled(self, accepted: Mapping[str, str]) -> None:
-        """`accepted`: what each job that was answered 2xx was asked to be: "run" or "cancel"."""
+        """Check that each accepted job has ended; `accepted` maps its id to the requested fate, "run" or "cancel"."""
         for job_id, asked in accepted.items():
             key = keys.record(TENANT, job_id)
             record = self.records.get(key)
@@ -233,7 +233,7 @@ class Watcher:
     def _check_end(self, record: JobRecord, asked: str, key: str) -> None:
         code = record.error_detail.code if record.error_detail else None
         if code == "cancelled" and asked != "cancel":
-            self._violated("it was cancelled, and nobody asked", key)
+            self._violated("it was cancelled without a request", key)
         used_up = record.attempt - record.given_back >= self.max_attempts
         if code in ("worker_lost", "engine_unavailable", "engine_stalled", "storage_failed") and not used_up:
             self._violated(f"{code} after {record.attempt} attempts", key)
@@ -241,7 +241,7 @@ class Watcher:
             self._violated(f"it failed with {code}: {record.error}", key)
 
     def unfinished(self) -> bool:
-        """Whether a job that can be found has not ended."""
+        """Return whether a visible job has not ended."""
         return any(
             not record.status.is_terminal and self._is_findable(record)
             for key, record in self.records.items()
@@ -249,9 +249,10 @@ class Watcher:
         )
 
     def check_delivered(self, taken: Mapping[str, float]) -> None:
-        """Each event that was committed has arrived, for every receiver is well by now; again, where that was asked.
+        """Check that each committed event has arrived, and again after each replay, since every receiver is healthy by
+        now.
 
-        `taken`: when each arrived last, in the loop's time.
+        `taken` is the last arrival of each event in the loop's time.
         """
         for event_id in self.events.keys() - taken.keys() - self.superseded:
             self._violated("it was never delivered", event_id)
@@ -263,13 +264,13 @@ class Watcher:
                 self._violated("its end was never delivered", key)
 
     def undelivered(self) -> bool:
-        """Whether a pointer is left, or the end of a batch is still to be seen."""
+        """Return whether an outbox entry is left or the end of a batch is still to be announced."""
         if any(batch.is_open and batch.awaits_its_end for batch in self.batches.values()):
             return True
         return any(key.startswith(OUTBOX) for key in self.bucket.keys())  # noqa: SIM118  it is no dict
 
     def check_index(self) -> None:
-        """After some quiet sweeps: each job is listed where it belongs."""
+        """Check, after some sweeps without faults, that each job is listed where it belongs."""
         everything = self.bucket.keys()
         present = {k: r for k, r in self.records.items() if k not in self.gone and self._is_findable(r)}
         for status in (None, *Status):
@@ -279,7 +280,7 @@ class Watcher:
                 self._violated(f"missing from the list of {status or 'all'} jobs", str(missing))
 
     def check_empty(self) -> None:
-        """After everything's time: nothing is left but what belongs to no job."""
+        """Check that the bucket is empty after all retention times, except for objects that belong to no job."""
         lasting = ("engines/", f"tenants/{TENANT}/runtimes/")
         left = [
             key
@@ -287,11 +288,11 @@ class Watcher:
             if not key.startswith(lasting) and not self._is_left_by_a_kill(key)
         ]
         if left:
-            self._violated(f"{len(left)} objects were left for ever", str(left[:5]))
+            self._violated(f"{len(left)} objects were never removed", str(left[:5]))
 
     def _is_left_by_a_kill(self, key: str) -> bool:
-        """What is stored in the same round as its timer, of a job or batch that was never accepted: the workflow, and
-        the claim of an Idempotency-Key."""
+        """Return whether the object was written in the same round as the timer of a job or batch that was never
+        accepted: its workflow, or the claim of an Idempotency-Key."""
         folder, _, name = key.rpartition("/")
         if folder.endswith("/idempotency"):
             claimed = json.loads(self.bucket._entries[key].body)["id"]

@@ -1,7 +1,7 @@
-"""One simulated deployment: clients, an API, workers and a reaper on one bucket, all of which fail, and then do not.
+"""A simulated deployment: clients, an API, workers and a reaper on one bucket, first with faults and then without.
 
 chaos     jobs are submitted, cancelled, removed; calls fail, processes die, engines hang
-settling  nothing fails any more: every accepted job must come to its end
+settling  there are no more faults: every accepted job must end
 ageing    weeks pass: the reaper must leave an empty bucket
 """
 
@@ -70,11 +70,11 @@ RECEIVER = "https://receiver.example/hook"
 WORKFLOW = PreparedWorkflow.of(GRAPH)
 
 AGES = (timedelta(minutes=11), timedelta(days=2), timedelta(days=7))
-"""Spans between sweeps: past a young hint, an Idempotency-Key, the retention of jobs and batches."""
+"""Spans between sweeps, beyond the age of a young index key, an Idempotency-Key, and the retention of jobs."""
 
 
 class GaveUp(Exception):
-    """A client saw no answer, and will not ask again."""
+    """A client got no answer and does not retry."""
 
 
 @dataclass
@@ -82,13 +82,13 @@ class World:
     seed: int
     rates: Rates
     folder: Path
-    """`folder` holds the file that every output node makes, and the one that some clients send."""
+    """The folder of the file that every output node makes and of the input file that some clients send."""
     accepted: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         loop = asyncio.get_running_loop()
         loop.set_task_factory(adopting_factory)
-        loop.set_exception_handler(lambda *_: None)  # a dead process's last words
+        loop.set_exception_handler(lambda *_: None)  # errors of a dead process are expected
         self.faults = Faults(self.seed, self.rates)
         self.chance = self.faults.chance
         self.clock = VirtualClock(loop)
@@ -105,7 +105,7 @@ class World:
         self._api: tuple[Process, Services] | None = None
 
     async def run(self) -> list[str]:
-        """What was violated."""
+        """Run the simulation and return the violations."""
         clients = [asyncio.create_task(client) for client in self._clients()]
         for slot in (
             self._keep_api,
@@ -185,7 +185,7 @@ class World:
             await self._preemptible(worker.serve_one(), stop)
 
     async def _preemptible(self, ticket: Coroutine[Any, Any, Any], stop: asyncio.Event) -> None:
-        """As on Modal: what interrupts a ticket gives its job back."""
+        """Run a ticket that can be interrupted as on Modal, which gives its job back."""
         running, stopping = asyncio.create_task(ticket), asyncio.create_task(stop.wait())
         await _first_of(running, stopping)
         stopping.cancel()
@@ -241,10 +241,10 @@ class World:
             self.accepted[job_id] = "cancel"
             await self._until_answered(lambda api: self._cancel(api, job_id, purge=fate < 0.07))
         elif fate < 0.8:
-            await self._ask_for_its_end_again(job_id)
+            await self._replay_some_ends(job_id)
 
-    async def _ask_for_its_end_again(self, job_id: str) -> None:
-        """As someone who replays a dead letter, or wants an event once more that was delivered."""
+    async def _replay_some_ends(self, job_id: str) -> None:
+        """Replay a job's last event, as for a dead letter or for an event that was delivered before."""
         for _ in range(REPLAY_TRIES):
             await asyncio.sleep(self.chance.uniform(0, 20))
             asked_at, event_id = await self._until_answered(lambda api: self._replay_its_end(api, job_id))
@@ -253,7 +253,8 @@ class World:
                 return
 
     async def _replay_its_end(self, api: Services, job_id: str) -> tuple[float, str | None]:
-        """When this was asked, and the event's id; None where there was no attempt to tell of the job's end yet."""
+        """Return the time of the replay and the event's id; None if there was no delivery attempt for the job's end
+        yet."""
         asked_at = asyncio.get_running_loop().time()
         record = (await api.stores.jobs.read(TENANT, job_id)).record
         for event in record.events:
@@ -312,7 +313,7 @@ class World:
             return
 
     async def _until_answered(self, call: Callable[[Services], Awaitable[T]]) -> T:
-        """As a client that repeats its request, with the same key, until there is an answer; or else `GaveUp`."""
+        """Repeat a request with the same key until there is an answer, or raise `GaveUp`."""
         while True:
             if self._api is not None:
                 process, services = self._api
@@ -348,28 +349,28 @@ class World:
                 client.result()
 
     async def _age(self) -> None:
-        """Sweeps that fail and die like anything else, then some that do not."""
+        """Run sweeps with faults, and then without."""
         self.faults.resume()
         for span in AGES:
             self.clock.skip(span)
-            await self._sweep_now_and_then()
+            await self._sweep_twice()
         self.faults.stop()
         for span in (timedelta(days=2), LIFE, LIFE):
             self.clock.skip(span)
-            await self._sweep_now_and_then()
+            await self._sweep_twice()
 
-    async def _sweep_now_and_then(self) -> None:
+    async def _sweep_twice(self) -> None:
         for look in (True, False):
             process, stores = self._open("reaper")
             sweeping = process.start(reaper(SETTINGS, stores, NoLauncher()).sweep())
             await _first_of(sweeping, process.died)
             if process.alive and look:
-                await asyncio.wait({process.start(self._look_as_users_do(stores))})
+                await asyncio.wait({process.start(self._read_as_users_do(stores))})
             process.kill()
             self.clock.skip(timedelta(hours=26))
 
-    async def _look_as_users_do(self, stores: Stores) -> None:
-        """Lists and idle workers drop the stale hints that they come across."""
+    async def _read_as_users_do(self, stores: Stores) -> None:
+        """List jobs and let an idle worker poll, which removes stale index keys."""
         for status in (None, *Status):
             await stores.jobs.page(TENANT, status=status, limit=50, cursor=None)
         await stores.queue.claim("default", "nobody")

@@ -1,4 +1,4 @@
-"""The API as a process of its own over a bucket, as a container runs it."""
+"""The API as a separate process over a bucket, as a container runs it."""
 
 import os
 import socket
@@ -16,7 +16,7 @@ from tests.support.plain_http import NO_TLS
 
 
 def bucket_variables(s3_config: S3Config) -> dict[str, str]:
-    """The settings by which a process or a command finds the bucket."""
+    """Return the environment variables with which a process or a command finds the bucket."""
     return {
         "COMFYUI_MODAL_BUCKET": s3_config.bucket,
         "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
@@ -28,7 +28,7 @@ def bucket_variables(s3_config: S3Config) -> dict[str, str]:
 
 @contextmanager
 def api_process(settings: Mapping[str, str]) -> Iterator[str]:
-    """Its URL, once it answers."""
+    """Start the API and yield its URL once it answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()

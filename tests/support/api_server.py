@@ -1,4 +1,4 @@
-"""The HTTP face over given stores, on a real server in the test's own event loop."""
+"""The HTTP API over given stores, on a real server in the test's own event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,7 +44,7 @@ PNG = bytes.fromhex(
 
 
 class CannedFetcher:
-    """Answers by the URL's last part, as the real fetcher would."""
+    """Responds by the last part of the URL, as the real fetcher would."""
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> int:
         match url.rsplit("/", 1)[-1]:
@@ -59,7 +59,7 @@ class CannedFetcher:
 
 
 def unmetered() -> Meter:
-    """For a fetch that no quota limits."""
+    """Return a meter for a fetch without a quota."""
 
     async def reserve(_: int) -> bool:
         return True
@@ -69,7 +69,7 @@ def unmetered() -> Meter:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A running API and what it works on."""
+    """A running API and its stores."""
 
     client: httpx.AsyncClient
     services: Services
@@ -84,7 +84,7 @@ class Api:
         return self.stores.objects
 
     async def client_of(self, tenant: str, *scopes: KeyScope, **fields: Any) -> httpx.AsyncClient:
-        """One with a key of this tenant, that the bucket knows. Closed by whoever asks for it."""
+        """Return a client with a new key of this tenant. The caller closes it."""
         key = await self.new_key(tenant, *scopes, **fields)
         return client_of(str(self.client.base_url), key)
 
@@ -122,7 +122,7 @@ async def running_api(
 
 @asynccontextmanager
 async def serving(app: ASGIApp) -> AsyncIterator[str]:
-    """The URL of an app on uvicorn's protocol. Its `Server` sleeps a fifth of a second before it stops."""
+    """Yield the URL of an app on uvicorn's protocol, without its `Server`, which sleeps 0.2 s before it stops."""
     config, state = uvicorn.Config(app, log_config=None, lifespan="off"), ServerState()
     config.load()
 
@@ -156,7 +156,7 @@ async def submit(api: Api, **fields: Any) -> dict[str, Any]:
 
 
 async def work(api: Api, *outputs: Output) -> None:
-    """Be a worker that runs the best job."""
+    """Claim the best job and complete it as a worker would."""
     claimed = await api.queue.claim("default", "w")
     assert claimed is not None
     now = api.stores.clock.now()

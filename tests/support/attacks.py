@@ -1,7 +1,7 @@
-"""What a hostile graph tries in its engine's process: the code of a `LiteRunCode` node.
+"""The attacks of a hostile graph in its engine's process, as the code of a `LiteRunCode` node.
 
-Runs in the engine, so it is text there: `code_of` puts the targets in. Each attempt gives the name of the error that
-stopped it, or what it got.
+The code runs in the engine, so it is kept as text, and `code_of` inserts the targets. Each attempt returns the name of
+the error that stopped it, or what it obtained.
 """
 
 import json
@@ -105,6 +105,6 @@ result = {"daemon": os.path.exists(f"/proc/{daemon}"), "files": [path for path i
 
 
 def code_of(text: str, values: Mapping[str, object]) -> str:
-    """The code, with these names assigned before."""
+    """Return the code with assignments of these names before it."""
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     return "".join(f"{name} = {json.loads(json.dumps(value))!r}\n" for name, value in plain.items()) + text

@@ -1,5 +1,7 @@
-"""A worker with secrets whose engine runs hostile graphs: `python -m tests.support.captive FOLDER` prints, as JSON,
-what they got. FOLDER is made for this process's user; the engine's folder lies in it.
+"""A worker with secrets whose engine runs hostile graphs.
+
+`python -m tests.support.captive FOLDER` prints what the graphs obtained as JSON. FOLDER belongs to this process's user,
+and the engine's folder lies in it.
 """
 
 import asyncio
@@ -64,7 +66,7 @@ def _targets(folder: Path) -> dict[str, object]:
     data, other = folder / "data", folder / "data" / "engines" / "other"
     for path in (data / "s3", other / "input", other / "output", folder / "models"):
         path.mkdir(parents=True)
-    # As `up` makes them: who is not root has only what the kernel refuses.
+    # The modes that `up` sets: without root, only the kernel's refusals protect the folder.
     data.chmod(0o711 if os.geteuid() == 0 else 0o700)
     for path in (data / "s3", other):
         path.chmod(0o700)
@@ -104,7 +106,7 @@ async def _fetched(host: EngineProcess, name: str) -> str:
 
 
 async def _usual(host: EngineProcess, folder: Path) -> bool:
-    """An input is read and an output delivered."""
+    """Return whether an input is read and an output delivered."""
     source = folder / "source.png"
     source.touch(0o600)
     with source.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Runs commands of the project in processes that start with everything imported: see `fork_server`."""
+"""Runs commands of the project in processes with preloaded modules: see `fork_server`."""
 
 import subprocess
 import tempfile
@@ -32,7 +32,8 @@ PRELOADED = (
 def run_command(
     module: str, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
 ) -> "subprocess.CompletedProcess[str]":
-    """What `python -m module argument…` says and how it ends. `environment` is all that it gets."""
+    """Run `python -m module argument…` and return its output and exit code. `environment` replaces the whole
+    environment."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = fork(
             PRELOADED,

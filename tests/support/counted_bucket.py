@@ -1,4 +1,4 @@
-"""A bucket in memory that tells what it was asked for and how much was sent to it."""
+"""An in-memory bucket that counts its requests and the bytes written to it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from storage.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`requests` by S3's verbs, without those of no count; `written` in bytes of bodies."""
+    """The `requests` by S3 verb, and the bytes `written` in bodies."""
 
     requests: Counter[str]
     written: int
@@ -27,7 +27,7 @@ class CountedBucket(MemoryObjectStore):
         self._written = 0
 
     def take(self) -> Cost:
-        """Since the last time."""
+        """Return the cost since the last call."""
         cost = Cost(+self.requests, self._written)
         self.requests.clear()
         self._written = 0

@@ -1,6 +1,6 @@
-"""Many jobs in a bucket, as far as a look at it sees them: all index keys of a kind, and the records that come first.
+"""Many jobs in a bucket: all index keys of a kind, and the records that a read reaches first.
 
-Written straight into the bucket by the product's own keys and records: a submission each would write six objects.
+They are written with the product's own keys and records, because a submission for each would write six objects.
 """
 
 import asyncio
@@ -16,24 +16,24 @@ from storage.jobs.timers import job_timer
 from tests.support.records import a_job
 
 READ = 100
-"""Records that a look reads at most: a page of a list, the candidates of a claim, the jobs of a look at the backlog."""
+"""The most records that one read reaches: a page of a list, the candidates of a claim, or the jobs of a backlog."""
 WAITED = timedelta(hours=1)
 AT_ONCE = 32
 
 
 async def fill_queued(objects: ObjectStore, count: int, now: datetime) -> None:
-    """Jobs that wait since an hour ago, a millisecond apart: all queue keys, and the records of the first."""
+    """Write jobs queued an hour ago, a millisecond apart: all queue keys, and the records of the first jobs."""
     records = [a_job(created_at=now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
-    hints = dict.fromkeys((queue_key(record) for record in records), b"")
-    await _put_all(objects, hints | {status_key(record): b"" for record in records[:READ]} | _bodies(records[:READ]))
+    indexed = dict.fromkeys((queue_key(record) for record in records), b"")
+    await _put_all(objects, indexed | {status_key(record): b"" for record in records[:READ]} | _bodies(records[:READ]))
 
 
 async def fill_finished(objects: ObjectStore, count: int, now: datetime) -> None:
-    """Jobs that ended an hour ago: their rows in the list of all, their timers, and the records of the newest."""
+    """Write jobs that ended an hour ago: their list entries, their timers, and the records of the newest."""
     records = [_completed(now - WAITED + timedelta(milliseconds=n)) for n in range(count)]
-    hints = dict.fromkeys((list_key(record) for record in records), b"")
-    hints |= dict.fromkeys((_timer_key(record) for record in records), b"")
-    await _put_all(objects, hints | _bodies(records[-READ:]))
+    indexed = dict.fromkeys((list_key(record) for record in records), b"")
+    indexed |= dict.fromkeys((_timer_key(record) for record in records), b"")
+    await _put_all(objects, indexed | _bodies(records[-READ:]))
 
 
 def _completed(created_at: datetime) -> JobRecord:
@@ -51,7 +51,7 @@ def _bodies(records: Sequence[JobRecord]) -> dict[str, bytes]:
 
 
 async def _put_all(objects: ObjectStore, bodies: Mapping[str, bytes]) -> None:
-    """In about the order of their keys, which a server takes more quickly."""
+    """Write the objects roughly in the order of their keys, which is faster on a server."""
     todo = iter(sorted(bodies))
 
     async def put_some() -> None:

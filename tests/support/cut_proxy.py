@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections break when a test says so. What is behind it may listen on a UNIX socket."""
+"""A TCP proxy whose connections a test can break. The server behind it may listen on a UNIX socket."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from workers.comfy.http import socket_of
 
 
 class CutProxy:
-    """Use `cutting`. `url` leads to the server behind it."""
+    """A proxy made by `cutting`; `url` leads to the server behind it."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -23,7 +23,7 @@ class CutProxy:
         self.url = "http://{}:{}".format(*self._server.sockets[0].getsockname())
 
     def cut(self) -> None:
-        """Break every connection; new ones are let through."""
+        """Break every open connection; new connections are accepted."""
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()

@@ -1,4 +1,4 @@
-"""The app on the loopback control plane: deployed with the real command, its settings in a secret."""
+"""The app on the loopback control plane, deployed with the real command and its settings in a secret."""
 
 import os
 import secrets
@@ -32,7 +32,7 @@ BLUE = {
 
 
 def slow(seconds: float) -> dict[str, Any]:
-    """`BLUE` in a colour that no engine has in its cache, and a step each tenth of a second between."""
+    """Return a graph in a colour that no engine has cached, with steps of a tenth of a second."""
     steps = {"image": ["1", 0], "steps": round(seconds * 10), "seconds_per_step": 0.1, "preview": False}
     return {
         "1": _image(secrets.randbelow(2**24)),
@@ -52,7 +52,7 @@ def bucket_settings(s3: S3Config, prefix: str) -> dict[str, Any]:
 
 
 class Deployed:
-    """`variables` are those of the shell that deploys."""
+    """A deployed app; `variables` are the environment of the deploying shell."""
 
     def __init__(self, plane: Plane, settings: dict[str, Any], variables: dict[str, str]) -> None:
         self.plane = plane
@@ -63,14 +63,14 @@ class Deployed:
         self.api = httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS)
 
     def run(self, module: str, *arguments: str, **variables: str) -> str:
-        """What a module says that ends well, in a shell which knows this plane."""
+        """Run a module in a shell that knows this plane, and return its output; it must succeed."""
         environment = clean_environment() | self.plane.client_env() | variables
         finished = run_command(module, *arguments, environment=environment)
         assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}\n{self.plane.missing}"
         return finished.stdout
 
     def submit(self, workflow: dict[str, Any], **options: Any) -> str:
-        """The id of an accepted job."""
+        """Return the id of an accepted job."""
         accepted = self.api.post("/v1/jobs", json={"workflow": workflow, **options})
         assert accepted.status_code == 202, f"{accepted.text}\n{self.plane.logs()}"
         job_id: str = accepted.json()["job_id"]
@@ -83,7 +83,8 @@ class Deployed:
         return job
 
     def ended(self, job_id: str, *, is_swept: bool = False) -> dict[str, Any]:
-        """The job in the end. `is_swept`: the reaper is called meanwhile, as its schedule does in the cloud."""
+        """Return the job once it has ended. With `is_swept` the reaper is called meanwhile, like its schedule in the
+        cloud."""
         deadline = time.monotonic() + 90
         while time.monotonic() < deadline:
             job = self.job(job_id, wait_s=1 if is_swept else 10)
@@ -94,11 +95,11 @@ class Deployed:
         raise AssertionError(self.plane.logs())
 
     def runs(self, job_id: str) -> None:
-        """Returns once a worker has claimed the job."""
+        """Wait until a worker has claimed the job."""
         self.until(lambda: self.job(job_id)["status"] != "queued", 60)
 
     def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
-        """Looks again and again; fails with the containers' logs."""
+        """Poll until the condition holds, or fail with the containers' logs."""
         deadline = time.monotonic() + seconds
         while not holds():
             assert time.monotonic() < deadline, self.plane.logs()
@@ -107,8 +108,8 @@ class Deployed:
 
 @contextmanager
 def deployed(folder: Path, settings: dict[str, Any], **variables: str) -> Iterator[Deployed]:
-    """The app, with the lite engine unless the settings name another. What the plane could not answer fails the test
-    in the end."""
+    """Deploy the app, with the lite engine unless the settings name another. Calls that the plane does not implement
+    fail the test at the end."""
     with Plane(folder, container_env={"PATH": os.environ["PATH"]}) as plane:
         plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
         app = Deployed(plane, {"engine": "lite"} | settings | {"api_key": KEY}, variables)

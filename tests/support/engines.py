@@ -1,4 +1,4 @@
-"""The engines that a contract is checked on: lite always, real ComfyUI where one is configured."""
+"""The engines that a contract is checked on: the lite engine always, and a real ComfyUI if one is configured."""
 
 import os
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 
 ENVIRONMENT = {"PATH": os.defpath} | MEASURED
-"""All that an engine under test knows of this process."""
+"""The whole environment of an engine under test."""
 
 Graph = dict[str, Any]
 
@@ -25,7 +25,7 @@ Host = EngineProcess | RunningEngine
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """`spec` is None for a server that runs already."""
+    """An engine to test; one with a URL runs already and has no `spec`."""
 
     name: str
     settings: EngineSettings
@@ -59,7 +59,7 @@ def engine_choices() -> list[EngineChoice]:
 
 
 def engine_client(url: str) -> httpx.Client:
-    """For a few plain requests to an engine, wherever it listens."""
+    """Return a client for plain requests to an engine, wherever it listens."""
     path = socket_of(url)
     transport = None if path is None else httpx.HTTPTransport(uds=path, verify=NO_TLS)
     base_url = url if path is None else "http://localhost"
@@ -78,12 +78,12 @@ def save(source: str, prefix: str) -> Graph:
 
 
 def saved(prefix: str, *, color: int = 0) -> Graph:
-    """EmptyImage → SaveImage."""
+    """Return a graph of EmptyImage and SaveImage."""
     return {"1": blank(color=color), "2": save("1", prefix)}
 
 
 def slow(info: dict[str, Any], prefix: str, *, steps: int, color: int = 0) -> Graph:
-    """Takes tenths of a second a step, and can be interrupted at each: with a stepping node, or by many nodes."""
+    """Return a graph with interruptible steps of tenths of a second, made of a stepping node or of many nodes."""
     stepping = next((name for name in ("LiteSlowSteps", "WireSlowSteps") if name in info), None)
     if stepping is not None:
         inputs = {"image": ["1", 0], "steps": steps, "seconds_per_step": 0.1, "preview": True}

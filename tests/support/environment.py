@@ -1,9 +1,9 @@
-"""The environment of processes that tests start: none of the settings of whoever runs the tests."""
+"""The environment of processes that tests start, without the settings of the user who runs the tests."""
 
 import os
 
 MEASURED = {name: os.environ[name] for name in ("COVERAGE_PROCESS_CONFIG",) if name in os.environ}
-"""By this `make coverage` counts a process that gets no environment of ours."""
+"""The variables with which `make coverage` measures a process that gets no other variable of this process."""
 
 
 def clean_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that misbehaves on demand, or at random: the faults that a network really has."""
+"""A proxy in front of an S3 server that causes network faults, scripted or at random."""
 
 import asyncio
 import io
@@ -14,7 +14,7 @@ from aiohttp import web
 from yarl import URL
 
 Weather = Literal["error_500", "slow_down", "reset", "drop_answer", "error_500_after_effect", "cut_body", "slow_body"]
-"""What may befall any request."""
+"""The faults that may occur at random for any request."""
 Fault = Weather | Literal["hang_after_effect", "hang_in_body", "refuse_entry", "fail_entry", "wrong_region"]
 WEATHER: tuple[Weather, ...] = get_args(Weather)
 
@@ -25,11 +25,12 @@ _SLOW_PIECE_S = 0.1
 
 @dataclass(slots=True)
 class FaultyProxy:
-    """`faults` are used up one a request whose method is in `methods`; other requests pass.
+    """A proxy with faults.
 
-    While `probability` is not 0, any other request meets a random fault so often; `met` counts those.
-    `ignored_headers` are read by nobody: the proxy answers as a server that does not know them.
-    `unknown` queries are answered 501. `seen` lists method and path, query included, of what came.
+    `faults` are used one per request whose method is in `methods`; other requests pass. Any other request meets a
+    random fault with `probability`, and `met` counts these. Of `ignored_headers` the proxy acts as a server that does
+    not know them, and `unknown` queries get status 501. `seen` lists the method and path, query included, of each
+    request.
     """
 
     upstream: str
@@ -83,17 +84,17 @@ class FaultyProxy:
         return fault
 
     def hang(self, after: int = 0) -> None:
-        """Answer so many requests more, and then none before `recover`."""
+        """Answer the given number of requests, and then none until `recover`."""
         self.recovered = asyncio.Event()
         self.hangs_after = len(self.seen) + after
 
     def recover(self) -> None:
-        """Requests that wait are passed on now, late as they are."""
+        """Pass on the waiting requests, however late."""
         self.hangs_after = None
         self.recovered.set()
 
     async def _forward(self, request: web.Request, body: bytes) -> web.Response:
-        """With the client's own headers, Host included: the signature covers them."""
+        """Forward the request with the client's own headers, Host included, because the signature covers them."""
         assert self._session is not None
         self.passed += 1
         url = self.upstream + request.raw_path
@@ -110,7 +111,7 @@ class FaultyProxy:
 
 
 async def _spoilt(request: web.Request, answer: web.Response, fault: Fault | None) -> web.StreamResponse:
-    """What is left of an answer to a request that had its effect."""
+    """Return the damaged answer to a request that took effect."""
     match fault:
         case "hang_after_effect":
             await asyncio.sleep(60)
@@ -129,7 +130,7 @@ async def _spoilt(request: web.Request, answer: web.Response, fault: Fault | Non
 
 
 async def _piecemeal(request: web.Request, answer: web.Response, *, cut: bool) -> web.StreamResponse:
-    """The body bit by bit; with `cut`, the connection breaks in the middle. Without a body: late, or never."""
+    """Send the body in small pieces; with `cut`, break the connection in the middle, or at once without a body."""
     body = answer.body
     if not isinstance(body, bytes) or not body:
         await asyncio.sleep(_SLOW_PIECE_S)

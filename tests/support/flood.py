@@ -1,4 +1,4 @@
-"""Connections that say nothing, in thousands, and how an API does meanwhile."""
+"""Thousands of silent connections, and how an API performs meanwhile."""
 
 import contextlib
 import resource
@@ -16,13 +16,14 @@ import psutil
 from tests.support.plain_http import NO_TLS
 
 KEPT_FILES = 500
-"""What a test process needs besides."""
+"""The open files that a test process needs for itself."""
 PARTIAL = b"POST /v1/jobs HTTP/1.1\r\nhost: here\r\n"
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """`health_s` are the answers of /health during the flood, each on a connection of its own, in seconds."""
+    """The state of the API during a flood; `health_s` are the durations of /health requests on new connections, in
+    seconds."""
 
     connections: int
     health_s: tuple[float, ...]
@@ -32,9 +33,10 @@ class Weather:
 
 
 def flooded(api_url: str, api_pid: int, wanted: int) -> Weather:
-    """Opens `wanted` connections, or as many as this process may, and asks for the API's health meanwhile.
+    """Open `wanted` connections, or as many as this process may, and request the API's health meanwhile.
 
-    Every second connection sends half a request head. Raises where a health check fails."""
+    Every second connection sends half a request head. A failed health check raises.
+    """
     api, number = psutil.Process(api_pid), min(wanted, _may_open())
     before = api.memory_info().rss
     rss, files = [before], [0]
@@ -51,7 +53,7 @@ def flooded(api_url: str, api_pid: int, wanted: int) -> Weather:
 
 
 def allow_many_files() -> None:
-    """As many as this process may ask for."""
+    """Raise the limit of open files to this process's hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -64,7 +66,8 @@ def _may_open() -> int:
 
 @contextmanager
 def _flood(api_url: str, number: int) -> Iterator[threading.Event]:
-    """The event is set when all have been opened; they stay open until the end, unless the server closes them."""
+    """Yield an event that is set when all connections are open; they stay open until the end unless the server
+    closes them."""
     is_over, url = threading.Event(), httpx.URL(api_url)
     opened: list[socket.socket] = []
     thread = threading.Thread(target=_open, args=((url.host, url.port), number, opened, is_over), daemon=True)
@@ -78,7 +81,7 @@ def _flood(api_url: str, number: int) -> Iterator[threading.Event]:
 
 
 def _open(address: tuple[str, int], number: int, opened: list[socket.socket], is_over: threading.Event) -> None:
-    """As fast as the kernel takes them, without waiting for one another."""
+    """Open connections as fast as the kernel accepts them, without waiting for each other."""
     with selectors.DefaultSelector() as selector:
         for position in range(number):
             connection = socket.socket()

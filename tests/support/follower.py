@@ -40,7 +40,7 @@ ERROR = {
 
 
 class Follower:
-    """Runs one prompt and keeps what it yielded, also where it fails."""
+    """Runs one prompt and keeps the messages that it yields, even if it fails."""
 
     def __init__(self, url: str, policy: ExecutionPolicy = QUICK, *, is_strict: bool = False) -> None:
         self.engine = HttpEngine(url)
@@ -62,7 +62,7 @@ class Follower:
 
     def outputs(self) -> dict[str, Any]:
         executed = [message for message in self.messages if isinstance(message, Executed)]
-        assert len({message.node for message in executed}) == len(executed), "an output came twice"
+        assert len({message.node for message in executed}) == len(executed), "an output was yielded twice"
         return {message.node: message.output for message in executed}
 
 

@@ -1,11 +1,11 @@
-"""Forks a process for each command that it is asked to run: `python fork_server.py FD MODULE…`.
+"""Forks a process for each requested command: `python fork_server.py FD MODULE…`.
 
-It has imported the modules that it is given, which costs more processor time than most commands themselves. What is
-asked comes through the socket FD as JSON, with four open files: standard input, output and error, and one for what
-becomes of the command: a line with its process id, then one with its exit code. It ends with the socket's other end.
+It imports the given modules once, which costs more processor time than most commands. A request is JSON on the socket
+FD with four open files: standard input, output and error, and one for the report, which gets a line with the process id
+and one with the exit code. The server ends when the other end of the socket is closed.
 
-It is started by its path and imports nothing of the project by itself, so that a process which is forked from it
-finds our modules where its own path says.
+It is started by its path and imports nothing of the project by itself, so that a forked process finds the project's
+modules on its own path.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ FILES = 4
 
 
 def serve(requests: socket.socket) -> dict[str, Any] | None:
-    """Return what to run, in a process of its own, or None in the server when nothing more is asked."""
+    """Return the request in the forked process, or None in the server when the socket is closed."""
     while True:
         message, files, _, _ = socket.recv_fds(requests, MOST_BYTES, FILES)
         if not message:
@@ -38,14 +38,14 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
 
 
 def _reap() -> None:
-    """Clear away what has ended of the processes that wait for the commands."""
+    """Reap the ended processes that wait for the commands."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
 
 
 def _forked(message: bytes, files: list[int]) -> dict[str, Any]:
-    """Return in the command's process; the one around it reports its id and its exit code."""
+    """Return in the command's process; its parent reports the command's process id and exit code."""
     *standard, report = files
     child = os.fork()
     if child == 0:

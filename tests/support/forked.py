@@ -1,4 +1,4 @@
-"""Processes that start with everything imported: see `fork_server`."""
+"""Processes with preloaded modules: see `fork_server`."""
 
 import asyncio
 import atexit
@@ -22,7 +22,7 @@ _LOCK = threading.Lock()
 
 
 class Forked:
-    """One process, used as those of `subprocess` and `asyncio` are; `returncode` is None while it runs."""
+    """One process with the interface of `subprocess` and `asyncio` processes; `returncode` is None while it runs."""
 
     def __init__(self, report: socket.socket) -> None:
         self._report = report
@@ -68,9 +68,9 @@ def fork(
     folder: Path,
     path: Sequence[str] = (),
 ) -> Forked:
-    """Run a module, the first of `arguments`, as `python -m` would, with `path` before all else that Python searches.
+    """Run a module, the first of `arguments`, like `python -m`, with `path` in front of Python's search path.
 
-    `environment` is all that it gets, `preloaded` what is imported before.
+    `environment` replaces the whole environment, and `preloaded` names the modules to import before.
     """
     wanted = {"environment": {**environment}, "folder": str(folder), "path": [*path], "arguments": [*arguments]}
     ours, theirs = socket.socketpair()
@@ -82,7 +82,7 @@ def fork(
 
 @cache
 def _server(preloaded: tuple[str, ...]) -> socket.socket:
-    """One a test process and set of modules, started when it is first needed."""
+    """Return the server for a set of modules, one per test process, started on first use."""
     ours, theirs = socket.socketpair()
     environment = clean_environment() | {"MODAL_CONFIG_PATH": os.devnull}  # modal reads it when it is imported
     command = [sys.executable, "-I", "-u", str(_PROGRAM), str(theirs.fileno()), *preloaded]

@@ -1,4 +1,4 @@
-"""Graphs for tests: the shipped ones, and what a catalogue says of one."""
+"""Graphs for tests, and helpers that check them."""
 
 import copy
 import json
@@ -15,12 +15,12 @@ PUBLISHED = Path(__file__).parent.parent / "unit" / "workflows" / "published" / 
 
 
 def example(name: str) -> dict[str, Any]:
-    """A shipped workflow in API format, to be changed at will."""
+    """Return a copy of a shipped workflow in API format."""
     return copy.deepcopy(dict(shipped()[name].graph))
 
 
 def check(catalogue: Catalogue, graph: Graph) -> None:
-    """Raises the first fault."""
+    """Raise the first fault of the graph."""
     for fault in catalogue.check(graph).faults:
         raise fault
 
@@ -37,11 +37,11 @@ def saved(source: str = "1", prefix: str = "out") -> dict[str, Any]:
 
 
 PARTLY_GOOD = {"1": EMPTY, "2": saved("1"), "9": node("PreviewImage")}
-"""One output is not linked to anything."""
+"""A graph with an output that nothing uses."""
 
 
 async def publish(stores: Stores) -> None:
-    """What the lite engine declares, and some classes of packs."""
+    """Return what the lite engine declares, with some classes of packs."""
     lite = {name: declared.object_info() for name, declared in node_classes().items()}
     packs = {name: about for name, about in json.loads(PUBLISHED.read_text()).items() if name not in lite}
     await stores.engine_info.publish("default", lite | packs)
@@ -52,7 +52,7 @@ def slow(steps: int = 100, seconds: float = 0.1) -> dict[str, Any]:
 
 
 def chain(length: int) -> dict[str, Any]:
-    """Every node needs the one before."""
+    """Return a graph in which each node depends on the previous one."""
     nodes: dict[str, Any] = {"0": {"class_type": "PrimitiveString", "inputs": {"value": "x"}}}
     for number in range(1, length - 1):
         inputs = {"string_a": [str(number - 1), 0], "string_b": "", "delimiter": ""}

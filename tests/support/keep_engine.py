@@ -1,4 +1,5 @@
-"""A parent to be killed: starts a lite engine in the folder it is given, says where it is, and waits for ever."""
+"""A parent process to be killed: it starts a lite engine in the given folder, prints its process id and URL, and
+waits."""
 
 import asyncio
 import json

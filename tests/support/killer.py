@@ -1,4 +1,4 @@
-"""kill -9, at random, to the processes of a running `up`; and what is left of them in the end."""
+"""Random kill -9 for the processes of a running `up`, and the processes that remain at the end."""
 
 import contextlib
 import random
@@ -13,13 +13,13 @@ from tests.support.up import Up
 
 KINDS = ("worker", "engine", "api", "reaper", "s3")
 GUARDED = ("engine", "s3")
-"""Each of these is two processes, a guard and what it guards: either may be hit."""
+"""Kinds that consist of two processes, a guard and the guarded process; either may be killed."""
 LOOK_S = 0.2
-"""How long the API has for its answer to whether it is up."""
+"""The time in which a running API must answer its health check."""
 
 
 class Killer:
-    """`kills` is where it counts, by kind."""
+    """Kills processes, and counts them by kind in `kills`."""
 
     def __init__(self, running: Up, chance: random.Random, kills: Counter[str]) -> None:
         self._running = running
@@ -27,10 +27,10 @@ class Killer:
         self._kills = kills
 
     def kill_one(self) -> None:
-        """A process of a random kind that is up now, of those killed least; nothing if all are on their way back.
+        """Kill a running process of a random kind among those killed least; nothing if all are restarting.
 
-        The API is up once it answers: on a slow machine it would else be killed each time before its first answer,
-        and nothing would be submitted meanwhile.
+        The API counts as running once it answers: on a slow machine it would otherwise be killed each time before its
+        first answer, and no job would be submitted meanwhile.
         """
         alive = self._alive()
         if not any(alive.values()):
@@ -45,14 +45,15 @@ class Killer:
             self._kills[kind] += 1
 
     def kill_workers(self) -> None:
-        """All that are up now."""
+        """Kill all running workers."""
         for worker in self._alive()["worker"]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 worker.kill()
                 self._kills["worker"] += 1
 
     def _alive(self) -> dict[str, list[psutil.Process]]:
-        """Of those that connection.json names; a pid of it may be that of a process which is dead and gone."""
+        """Return the living processes that connection.json names; a pid of it may belong to a process that has
+        ended."""
         family = {one.pid: one for one in psutil.Process(self._running.process.pid).children(recursive=True)}
         alive: dict[str, list[psutil.Process]] = {kind: [] for kind in KINDS}
         for name, pid in self._running.connection["processes"].items():
@@ -71,12 +72,12 @@ class Killer:
 
 
 def processes_on(data: Path) -> list[psutil.Process]:
-    """Those whose command line or environment names the data folder: also orphans, which are no one's children."""
+    """Return the processes whose command line or environment names the data folder, orphans included."""
     return [process for process in psutil.process_iter() if _names(process, str(data))]
 
 
 def _names(process: psutil.Process, text: str) -> bool:
     try:
         return any(text in word for word in (*process.cmdline(), *process.environ().values()))
-    except psutil.Error:  # it ended meanwhile, or is someone else's
+    except psutil.Error:  # it has ended, or belongs to another user
         return False

@@ -1,4 +1,4 @@
-"""A hub of models that misbehaves by script: ranges, breaks, refusals, redirects to another host."""
+"""A model hub with scripted faults: ranges, broken transfers, refusals and redirects to another host."""
 
 import asyncio
 import threading
@@ -13,18 +13,18 @@ COMMIT = "c0ffee" * 6 + "c0ff"
 
 @dataclass
 class Hub:
-    """`files` by path, without the leading slash. What a path does first is its script, by status; 0 breaks off half
-    way."""
+    """A hub of `files` by path, without the leading slash. A path's script lists the statuses of its first answers;
+    0 breaks off half way."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     etags: dict[str, str] = field(default_factory=dict)
     scripts: dict[str, list[int]] = field(default_factory=dict)
     elsewhere: dict[str, str] = field(default_factory=dict)
-    """Paths that lead to another host."""
+    """Redirects to another host, by path."""
     takes_ranges: bool = True
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     hold: threading.Event = field(default_factory=threading.Event)
-    """Unset, a body stops half way until it is set."""
+    """While this is unset, every body stops half way."""
     url: str = ""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -85,7 +85,7 @@ class Hub:
 
 @contextmanager
 def model_hub() -> Iterator[Hub]:
-    """In a thread of its own, on a free port."""
+    """Serve a hub on a free port in a thread."""
     hub, ready, stop = Hub(), threading.Event(), asyncio.Event()
     hub.hold.set()
     loop = asyncio.new_event_loop()

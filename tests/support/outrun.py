@@ -1,4 +1,4 @@
-"""A bucket in which somebody else is quicker: what a conditional write meets when several processes want the same."""
+"""A bucket with a faster competitor, for conditional writes that lose their race."""
 
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import Clock
@@ -6,7 +6,8 @@ from storage.errors import PreconditionFailed
 
 
 class OutrunStore(MemoryObjectStore):
-    """`lost`: how many of the next conditional writes of a key with this part find that it has just been changed."""
+    """`lost` maps part of a key to the number of its next conditional writes that fail because the object has
+    changed."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)

@@ -1,7 +1,8 @@
-"""What each phase of a job's life costs at the bucket: for the tables of docs/performance.md, and for what guards them.
+"""The cost of each phase of a job's life at the bucket, for docs/performance.md and the tests that guard it.
 
-Everything is the product's own but the bucket, which is in memory and counts, and the clock, which a phase moves. The
-engine is the lite one. Caches are warm, and the worker writes no progress on its own: a progress write is a phase.
+Only the bucket and the clock are not the product's own: the bucket is in memory and counts, and each phase sets the
+clock. The engine is the lite one. Caches are warm, and the worker writes no progress by itself, because a progress
+write is a phase.
 """
 
 import asyncio
@@ -41,7 +42,8 @@ KEYED = {"idempotency-key": "once"}
 
 
 class Phase(StrEnum):
-    """`CLAIM` is a part of each `RUN`. Events that are due together share the look that `WEBHOOK` has for one alone."""
+    """A phase; `CLAIM` is part of each `RUN`. Events that are due together share the LIST that `WEBHOOK` has for one
+    alone."""
 
     SUBMIT = "POST /v1/jobs"
     SUBMIT_MEDIUM = "POST /v1/jobs with a medium in base64"
@@ -82,7 +84,7 @@ class _Scene:
     bench: Bench
 
     async def end_of_life(self) -> dict[Phase, Cost]:
-        """Of the first job, which is alone in the bucket."""
+        """Measure the sweeps for the first job, which is alone in the bucket."""
         await self._submit({"workflow": BLUE})
         await self._run()
         quiet = await self._sweep()
@@ -92,10 +94,10 @@ class _Scene:
         return {Phase.SWEEP: quiet, Phase.REMOVAL: removal + await self._sweep() - quiet}
 
     async def lives(self) -> dict[Phase, Cost]:
-        """Each submission, and the job's run."""
+        """Measure each submission and the run of its job."""
         for document in ({"workflow": BLUE}, {"workflow": WITH_MEDIUM, "media": MEDIA}, {"workflow": TWO_OUTPUTS}):
             await self._submit(document)
-            await self._run()  # what the first run of a shape reads is kept
+            await self._run()  # the first run of a shape fills the caches
         return {
             Phase.SUBMIT: await self._submit({"workflow": BLUE}),
             Phase.RUN: await self._run(),
@@ -116,7 +118,7 @@ class _Scene:
         return {Phase.LOOK: look, Phase.PAGE: page, Phase.IDLE: await self._run()}
 
     async def _written_meanwhile(self) -> dict[Phase, Cost]:
-        """A claim, then what the worker writes while the job runs."""
+        """Measure a claim and the worker's writes while the job runs."""
         await self._submit({"workflow": BLUE})
         stored = await self.bench.stores.queue.claim("default", "w")
         claim = await self._taken()
@@ -127,7 +129,7 @@ class _Scene:
         return {Phase.CLAIM: claim, Phase.PROGRESS: progress, Phase.LOG: await self._taken()}
 
     async def _report(self, stored: StoredJob) -> StoredJob:
-        """The worker's own reporter: what it sees once is written once, however often it looks."""
+        """Report one snapshot with the worker's own reporter, which writes it once however often it observes it."""
         snapshot = Snapshot(42, ProgressDetails(current_node="2", nodes_completed=1, nodes_total=2, step="12/49"), ())
         looks, enough = itertools.count(1), asyncio.Event()
 
@@ -165,7 +167,7 @@ class _Scene:
         return await self._taken()
 
     async def _taken(self) -> Cost:
-        """When what is removed after the commits is removed."""
+        """Return the cost after the deletes that follow the commits."""
         for stores in (self.api.stores, self.bench.stores):
             await stores.jobs.settled()
         return self.bucket.take()
@@ -175,11 +177,11 @@ class _Scene:
 
 
 def _never() -> None:
-    raise AssertionError("nobody cancelled this job, or took it")
+    raise AssertionError("this job was cancelled or fenced")
 
 
 async def _webhook() -> dict[Phase, Cost]:
-    """What it adds to a job's end, and its delivery to a receiver that is known to be well."""
+    """Measure what a webhook adds to a job's end, and its delivery to a healthy receiver."""
     clock = ManualClock(CREATED)
     bucket = CountedBucket(clock)
     post = Post(bucket, clock)

@@ -1,4 +1,4 @@
-"""Everything between a job and the receiver of its events, on a clock that a test moves."""
+"""All parts between a job and the receiver of its events, with a clock that a test sets."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ OK, DOWN = Answer(200, 5), Answer(503, 5, excerpt="down")
 
 @dataclass
 class Receiver:
-    """A `WebhookTransport` that keeps what it gets, and answers what it is told to: 200 where nothing is said."""
+    """A `WebhookTransport` that keeps its requests and gives the scripted answers, then 200."""
 
     answers: list[Answer] = field(default_factory=list)
     posts: list[tuple[str, Mapping[str, str], bytes]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Receiver:
 
 
 class Post:
-    """Everything between a job and its receiver."""
+    """All parts between a job and its receiver."""
 
     def __init__(self, objects: ObjectStore, clock: ManualClock) -> None:
         self.objects, self.clock = objects, clock
@@ -74,7 +74,7 @@ class Post:
         )
 
     async def send(self) -> None:
-        """Whatever is due now."""
+        """Send every event that is due."""
         await Dispatcher(self.stores.outbox, self.deliverer, MemorySignal(), poll_s=1).sweep()
 
     async def reap(self) -> None:

@@ -1,6 +1,6 @@
-"""Starts a process where other users can reach this Python, as another user if wanted: in a mount namespace of its own.
+"""Starts a process where other users can reach this Python, optionally as another user, in its own mount namespace.
 
-Pythons of version managers lie in a home folder that others may not enter.
+Pythons of version managers lie in a home folder that other users cannot enter.
 """
 
 import os
@@ -25,7 +25,7 @@ exec "$@"
 
 
 def reachable(command: Sequence[str], *, user: int | None = None) -> list[str]:
-    """The command line for root. `user`: whom the command runs as."""
+    """Return the command line for root. The command runs as `user`."""
     prefix = Path(sys.base_prefix).resolve()
     blocked = next((str(one) for one in [*prefix.parents][::-1] if not one.stat().st_mode & 0o001), "")
     become = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
@@ -34,7 +34,7 @@ def reachable(command: Sequence[str], *, user: int | None = None) -> list[str]:
 
 @cache
 def is_possible() -> bool:
-    """Root with the right to mount."""
+    """Return whether this process is root with the right to mount."""
     if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("setpriv") is None:
         return False
     return subprocess.run(reachable(["true"]), capture_output=True, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that misbehaves by script, and remembers every request."""
+"""A receiver of webhooks that fails by script and records every request."""
 
 import asyncio
 import json
@@ -12,14 +12,14 @@ from typing import Any, Literal
 from aiohttp import web
 
 Behaviour = Literal["204", "410", "429", "500", "hang", "cut"]
-"""An answer of this status; no answer at all; or one that ends before its body does."""
+"""A response with this status, no response in time, or one that ends within its body."""
 
 HANG_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """`answered` is what the sender got to see of it."""
+    """A request; `answered` is the behaviour that the sender saw."""
 
     path: str
     headers: Mapping[str, str]
@@ -33,7 +33,7 @@ class Received:
 
 
 class Receiver:
-    """`url(path)` is where events go. What a path does first is its script; then it takes everything."""
+    """A receiver of events at `url(path)`. A path follows its script first and accepts everything after it."""
 
     def __init__(self) -> None:
         self.requests: list[Received] = []
@@ -49,11 +49,11 @@ class Receiver:
             self._scripts[path] = iter(behaviours)
 
     def on(self, path: str) -> list[Received]:
-        """The requests to this path, in the order in which they came."""
+        """Return the requests to this path in order of arrival."""
         return [received for received in list(self.requests) if received.path == path]
 
     def taken(self, path: str) -> dict[str, list[Received]]:
-        """Those that were answered 2xx, by webhook-id."""
+        """Return the requests that were answered 2xx, by webhook-id."""
         taken = defaultdict(list)
         for received in self.on(path):
             if received.answered == "204":
@@ -96,7 +96,7 @@ class Receiver:
 
 @contextmanager
 def receiver() -> Iterator[Receiver]:
-    """In a thread of its own, on a free port."""
+    """Run a receiver on a free port in a thread."""
     receiving, ready, stop = Receiver(), threading.Event(), asyncio.Event()
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=lambda: loop.run_until_complete(receiving._serve(ready, stop)))

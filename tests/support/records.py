@@ -24,7 +24,7 @@ OUTPUT = Output(
 
 
 def a_job(**fields: Any) -> JobRecord:
-    """A queued job; every field may be set."""
+    """Return a queued job; every field may be set."""
     standard: dict[str, Any] = {
         "tenant": "default",
         "job_id": str(uuid.uuid4()),
@@ -36,5 +36,5 @@ def a_job(**fields: Any) -> JobRecord:
 
 
 def input_file(key: str, name: str = "a.png") -> InputFile:
-    """An input file of a job, of which only the key matters."""
+    """Return an input file of a job of which only the key matters."""
     return InputFile(name=name, key=key, size_bytes=1, content_type="image/png")

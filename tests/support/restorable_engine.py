@@ -1,6 +1,6 @@
-"""A stand-in for a ComfyUI that comes out of a snapshot: the lite engine, and the route of `engine_side/`.
+"""A stand-in for a ComfyUI that is restored from a snapshot: the lite engine with the route of `engine_side/`.
 
-`python -m tests.support.restorable_engine DEVICE [ComfyUI's flags]`; DEVICE is what it finds after the restore.
+Run as `python -m tests.support.restorable_engine DEVICE [ComfyUI's flags]`; DEVICE is the device after the restore.
 """
 
 import asyncio

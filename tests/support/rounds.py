@@ -1,7 +1,7 @@
-"""How many rounds of requests to the bucket a job waits for: requests that are sent together count once.
+"""The number of sequential bucket requests that a job waits for; requests sent at the same time count once.
 
-The API's acceptance, a worker and a long poll run in virtual time on a bucket that takes 25 ms a request, with an
-engine that keeps its own time. What passes without the engine, divided by 25 ms, is the number of rounds.
+The API's acceptance, a worker and a long poll run in virtual time on a bucket that takes 25 ms per request, with an
+engine that measures its own time. The remaining time divided by 25 ms is the number of rounds.
 """
 
 import asyncio
@@ -43,14 +43,15 @@ PICTURE = base64.b64decode(
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """`accepted`: from the request to its 202; `completed`: to the end that a long poll shows, without the engine."""
+    """`accepted`: from the request to its 202; `completed`: to the end that a long poll returns, without the
+    engine's time."""
 
     accepted: float
     completed: float
 
 
 class SlowBucket(MemoryObjectStore):
-    """Each request takes 25 ms, and any number run at once."""
+    """A bucket on which each request takes 25 ms; requests run concurrently."""
 
     async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
         return await self._slowly(super().put(key, body, content_type=content_type))
@@ -79,7 +80,7 @@ class SlowBucket(MemoryObjectStore):
 
 
 class TimedEngine(SimulatedEngine):
-    """`worked_s`: from a prompt's submission to its end."""
+    """An engine that sums its time from submission to the end of each prompt in `worked_s`."""
 
     worked_s = 0.0
 
@@ -103,7 +104,7 @@ class TimedHost(SimulatedHost):
 
 
 def measured_rounds(idempotency_key: str | None = None) -> Rounds:
-    """Of one small job whose worker is idle."""
+    """Return the rounds of one small job with an idle worker."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-rounds-") as folder:
         output = Path(folder) / "output.txt"
         output.write_text("made\n")
@@ -120,7 +121,7 @@ async def _course(output: Path, idempotency_key: str | None) -> Rounds:
     stop = asyncio.Event()
     serving = asyncio.create_task(worker.serve(stop))
     services = api_services(SETTINGS, make_stores(SETTINGS, bucket, signal, clock), NoLauncher())
-    await asyncio.sleep(10)  # until the worker has found nothing, and listens
+    await asyncio.sleep(10)  # until the worker has found no job and listens
 
     began = loop.time()
     acceptance = Acceptance(services, TENANT)

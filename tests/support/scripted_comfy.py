@@ -1,7 +1,7 @@
-"""A ComfyUI that lies on demand: a real server whose every prompt is played by a test's own script.
+"""A ComfyUI with scripted faults: a real server that plays each prompt by a test's own script.
 
-It shows what neither real ComfyUI nor the lite engine does when asked: lost answers, missing history, a socket
-that is cut or says nothing more, an interrupt that is ignored.
+It shows cases that neither real ComfyUI nor the lite engine produces on demand: lost answers, missing history, a socket
+that is cut or silent, an ignored interrupt.
 """
 
 import asyncio
@@ -19,7 +19,8 @@ Json = dict[str, Any]
 
 @dataclass
 class ComfyState:
-    """What the server has seen and what it shows. `answers` are used up before prompts are accepted."""
+    """The requests that the server has received and the state that it shows. `answers` are used before prompts are
+    accepted."""
 
     posts: list[Json] = field(default_factory=list)
     queue: dict[str, Json] = field(default_factory=dict)
@@ -35,7 +36,7 @@ class ComfyState:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        """Waits for a request that makes it true."""
+        """Wait for a request after which the condition holds."""
         while not holds():
             self.changed.clear()
             await self.changed.wait()
@@ -43,7 +44,7 @@ class ComfyState:
 
 @dataclass(frozen=True)
 class Connection:
-    """A client's WebSocket, and what it hangs on."""
+    """A client's WebSocket and its transport."""
 
     socket: web.WebSocketResponse
     transport: asyncio.Transport
@@ -51,7 +52,8 @@ class Connection:
 
 @dataclass(frozen=True)
 class Answer:
-    """How one POST /prompt is answered. `status` None cuts the connection; `accept` queues the prompt all the same."""
+    """The answer to one POST /prompt. A `status` of None cuts the connection; with `accept` the prompt is queued
+    anyway."""
 
     status: int | None
     body: Json | str = ""
@@ -59,7 +61,7 @@ class Answer:
 
 
 class Play:
-    """One prompt's run, as its script tells it."""
+    """The run of one prompt, driven by its script."""
 
     def __init__(self, state: ComfyState, prompt_id: str, client_id: str) -> None:
         self.state = state
@@ -67,7 +69,7 @@ class Play:
         self._client_id = client_id
 
     async def say(self, kind: str, **data: Any) -> None:
-        """A message with this prompt's id, unless `data` names one."""
+        """Send a message with this prompt's id, unless `data` names another."""
         await self.say_raw(json.dumps({"type": kind, "data": {"prompt_id": self.prompt_id, **data}}))
 
     async def say_raw(self, frame: str | bytes) -> None:
@@ -77,12 +79,12 @@ class Play:
             await send
 
     async def cut(self) -> None:
-        """Break the socket as a dying network does, and wait until the client is back."""
+        """Break the socket as a network failure does, and wait until the client reconnects."""
         self.state.sockets.pop(self._client_id).transport.abort()
         await self.state.until(lambda: self._client_id in self.state.sockets)
 
     def record(self, outputs: Mapping[str, Any], status: str = "success", messages: list[Any] | None = None) -> None:
-        """Out of the queue and into history, at once, as ComfyUI does it."""
+        """Move the prompt from the queue to the history at once, as ComfyUI does."""
         self.state.queue.pop(self.prompt_id, None)
         self.state.history[self.prompt_id] = {
             "outputs": dict(outputs),
@@ -90,7 +92,7 @@ class Play:
         }
 
     async def succeed(self, outputs: Mapping[str, Any]) -> None:
-        """The usual end."""
+        """End the prompt successfully."""
         await self.say("execution_success")
         self.record(outputs)
         await self.say("executing", node=None)
@@ -103,7 +105,7 @@ Script = Callable[[Play], Awaitable[None]]
 
 
 class ScriptedComfy:
-    """Use `serving`."""
+    """A server made by `serving`."""
 
     def __init__(self, script: Script, state: ComfyState) -> None:
         self.state = state
@@ -127,7 +129,7 @@ class ScriptedComfy:
         self.url = "http://{}:{}".format(*self._runner.addresses[0])
 
     async def die(self) -> None:
-        """Nothing listens any more, and every socket is broken."""
+        """Stop listening and break every socket."""
         plays = list(self._plays)
         for play in plays:
             play.cancel()
@@ -139,7 +141,7 @@ class ScriptedComfy:
             self._runner = None
 
     def failures(self) -> list[BaseException]:
-        """What went wrong in scripts: a test must not pass because its script broke."""
+        """Return the errors of scripts, so that a test does not pass with a broken script."""
         ended = [play for play in self._plays if play.done() and not play.cancelled()]
         return [error for play in ended if (error := play.exception()) is not None]
 
@@ -202,7 +204,7 @@ class ScriptedComfy:
 
 @asynccontextmanager
 async def serving(script: Script, state: ComfyState | None = None) -> AsyncIterator[ScriptedComfy]:
-    """The server while the context is open; raises at the end what a script raised."""
+    """Run the server while the context is open; raise the first error of a script at the end."""
     server = ScriptedComfy(script, state or ComfyState())
     await server.start()
     try:

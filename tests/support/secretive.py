@@ -1,4 +1,4 @@
-"""A worker with a secret in its environment, whose engine tries to learn it.
+"""A worker with a secret in its environment, whose engine tries to read it.
 
 `python -m tests.support.secretive FOLDER` prints what the engine could read of this process, as JSON.
 """
@@ -45,7 +45,7 @@ async def seen(folder: Path) -> str:
         await host.start()
     except EngineUnavailable as error:
         return next(line.removeprefix("SEEN") for line in str(error).splitlines() if line.startswith("SEEN"))
-    raise AssertionError("the spy is no engine")
+    raise AssertionError("the spy acted as an engine")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The stores, a queue and a reaper on one clock that a test moves."""
+"""The stores, a queue and a reaper on one clock that a test sets."""
 
 from datetime import timedelta
 
@@ -18,7 +18,7 @@ MAX_ATTEMPTS = 3
 
 
 class Shop:
-    """`launcher` is the in-memory one unless another is given."""
+    """Stores with a queue and a reaper; the launcher is in memory unless another is given."""
 
     def __init__(self, objects: ObjectStore, clock: ManualClock, launcher: Launcher | None = None) -> None:
         self.objects = objects
@@ -39,7 +39,7 @@ class Shop:
         return created.record
 
     async def claimed(self, **fields: object) -> JobRecord:
-        """A job that a worker has just begun."""
+        """Return a job that a worker has just claimed."""
         await self.queued(**fields)
         return await self.claim()
 
@@ -50,7 +50,7 @@ class Shop:
         return stored.record
 
     async def completed(self, **fields: object) -> StoredJob:
-        """A job that has just ended well."""
+        """Return a job that has just completed."""
         record = await self.claimed(**fields)
         now = self.clock.now()
         completed = await self.jobs.evolve(

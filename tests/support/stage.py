@@ -1,4 +1,4 @@
-"""A worker on a scripted ComfyUI, over a bucket with moods."""
+"""A worker on a scripted ComfyUI, over a bucket with scripted faults."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ PATIENCE_S = 20
 
 
 class MoodyStore(MemoryObjectStore):
-    """A working store whose writes may be refused or held up."""
+    """A store whose writes may be refused or delayed."""
 
     def __init__(self) -> None:
         super().__init__(SystemClock())
@@ -72,14 +72,14 @@ class MoodyStore(MemoryObjectStore):
 
 
 class ForgetfulFiles(FolderFiles):
-    """The engine is gone by the time its files are asked for."""
+    """The engine is unavailable when its files are requested."""
 
     async def fetch(self, ref: FileRef) -> Path:
         raise EngineUnavailable("connection refused")
 
 
 class BrokenFiles(FolderFiles):
-    """A defect of ours, of which no one knows."""
+    """Fetching a file raises an unexpected error."""
 
     async def fetch(self, ref: FileRef) -> Path:
         raise LookupError("a defect")
@@ -87,7 +87,7 @@ class BrokenFiles(FolderFiles):
 
 @dataclass(frozen=True, slots=True)
 class ScriptedHost:
-    """What an attempt uses of its engine's host."""
+    """The part of an engine's host that an attempt uses."""
 
     engine: HttpEngine
     log: EngineLog
@@ -115,7 +115,7 @@ class Stage:
     files: Callable[..., FolderFiles] = FolderFiles
     objects: MoodyStore = field(default_factory=MoodyStore)
     showing: set[str] = field(default_factory=set)
-    """Of the engine, which is another object for each run here, and one for all runs of a worker."""
+    """The engine's own set, kept here because each run gets a new engine, unlike the runs of a worker."""
     policy: AttemptPolicy = field(default_factory=lambda: quick_policy(interval_s=0.02, cancel_poll_s=0.1))
 
     def __post_init__(self) -> None:
@@ -161,7 +161,7 @@ async def stage(folder: Path, script: Script, files: Callable[..., FolderFiles] 
 
 
 def painted(folder: Path, name: str = "a.txt") -> dict[str, Any]:
-    """A ui payload whose file is there."""
+    """Write an output file, and return a ui payload that names it."""
     (folder / "output").mkdir(exist_ok=True)
     (folder / "output" / name).write_text(name)
     return {"images": [{"filename": name, "subfolder": "", "type": "output"}]}

@@ -1,6 +1,6 @@
-"""A client that does not give up, and the promises that it holds the product to.
+"""A client that retries, and the guarantees that it checks.
 
-A request that was lost on the way, or answered 5xx, is sent again as it was; a submission with its Idempotency-Key.
+A request that was lost or answered 5xx is repeated unchanged; a submission is repeated with its Idempotency-Key.
 """
 
 import hashlib
@@ -25,13 +25,13 @@ Json = dict[str, Any]
 STEP_S = 0.1
 REPEAT_S = 0.2
 PATIENCE_S = 120.0
-"""How long one request is repeated: longer than anything is killed, and than the client waits for one answer."""
+"""The time for which one request is repeated, longer than any outage and than the client's own time-out."""
 MOST_PICTURES = 3
 
 
 @dataclass(frozen=True)
 class Order:
-    """A job that is wanted: `pictures` of one colour, which no other order has. It takes `steps` tenths of a second."""
+    """A job to be made: `pictures` in a colour that no other order has. It takes `steps` tenths of a second."""
 
     number: int
     steps: int
@@ -39,7 +39,8 @@ class Order:
 
     @classmethod
     def drawn(cls, number: int, chance: random.Random) -> "Order":
-        """Every fourth is quick, the others take up to three seconds: long enough to be hit."""
+        """Return a random order: every fourth is quick, the others take up to three seconds, so that they can be
+        interrupted."""
         return cls(number, 0 if number % 4 == 0 else chance.randint(10, 30), chance.randint(1, MOST_PICTURES))
 
     @property
@@ -65,13 +66,13 @@ class Order:
 
 
 class StubbornClient:
-    """Use `stubborn`. Several threads may share it."""
+    """A client made by `stubborn`, which several threads may share."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
 
     def submit(self, order: Order) -> str:
-        """The id of the job."""
+        """Return the id of the job."""
         answer = self.submission(order)
         assert answer.status_code in (200, 202), answer.text
         job_id: str = answer.json()["job_id"]
@@ -86,13 +87,13 @@ class StubbornClient:
         return job
 
     def ended(self, job_id: str, deadline: float) -> Json:
-        """The job once it is over; `deadline` by the monotonic clock."""
+        """Return the job once it has ended; `deadline` is in monotonic time."""
         while (job := self.job(job_id, wait_s=5))["status"] not in ("completed", "failed"):
             assert time.monotonic() < deadline, f"not over in time: {job}"
         return job
 
     def listed(self) -> list[str]:
-        """The ids of all jobs, page by page."""
+        """Return the ids of all jobs, page by page."""
         ids: list[str] = []
         cursor = ""
         while True:
@@ -123,7 +124,7 @@ def stubborn(running: Up) -> Iterator[StubbornClient]:
 
 
 def check_each_order_made_one_job(client: StubbornClient, accepted: dict[Order, str]) -> None:
-    """None is lost, none is there twice, and each key still stands for its job."""
+    """Check that no job is lost or duplicated and that each key still returns its job."""
     listed = client.listed()
     assert sorted(listed) == sorted(accepted.values())
     for order, job_id in accepted.items():
@@ -132,7 +133,7 @@ def check_each_order_made_one_job(client: StubbornClient, accepted: dict[Order, 
 
 
 def check_is_whole(order: Order, job: Json) -> None:
-    """Its own pictures, all of them, of one attempt alone; each can be downloaded and is what the job says."""
+    """Check that a job has all of its own pictures from one attempt, each downloadable and as recorded."""
     assert (job["status"], job["metadata"]) == ("completed", {"order": order.key}), job
     assert [output["node_id"] for output in job["outputs"]] == [str(10 + n) for n in range(order.pictures)], job
     assert {_attempt_of(output["url"]) for output in job["outputs"]} == {job["attempt"]}, job

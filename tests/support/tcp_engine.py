@@ -1,4 +1,4 @@
-"""An engine that somebody else runs: the same programs as a worker's, on a TCP port of loopback."""
+"""An engine that another process runs: a worker's own engine program on a TCP port of loopback."""
 
 import contextlib
 import subprocess
@@ -19,19 +19,19 @@ STOPS_WITHIN_S = 20.0
 
 @contextmanager
 def tcp_engine(choice: EngineChoice, parent: Path) -> Iterator[str]:
-    """Its URL, once it answers. `parent` is where its own folders lie."""
+    """Yield the engine's URL once it answers. `parent` contains its folders."""
     with starting(choice, parent) as (url, process):
         deadline = time.monotonic() + READY_WITHIN_S
         while not _answers(url):
-            assert process.poll() is None, "it ended"
-            assert time.monotonic() < deadline, "it is not ready"
+            assert process.poll() is None, "the engine has ended"
+            assert time.monotonic() < deadline, "the engine is not ready"
             time.sleep(0.05)
         yield url
 
 
 @contextmanager
 def starting(choice: EngineChoice, parent: Path) -> Iterator[tuple[str, "subprocess.Popen[bytes]"]]:
-    """The URL at which it will answer, and its process, which was started just now."""
+    """Yield the URL at which the engine will answer, and its process."""
     spec, port = choice.spec(parent), free_port()
     spec.folders.make()
     # Without the variable that names a socket, both engines listen on TCP.

@@ -19,7 +19,7 @@ from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
 
 PARTNER_KEY = "comfyui-partner-key-of-the-acceptance-tests"
-"""What a test that sends one sends."""
+"""The partner key that tests send."""
 _SECRETS = re.compile(
     r"X-Amz-(Signature|Credential|Security-Token)=[A-Za-z0-9]{8}|\bck_[a-z]+_[a-z2-7]{8}_[A-Za-z0-9_-]{20}|whsec_[A-Za-z0-9+/]{20}"
 )
@@ -27,7 +27,7 @@ COMMAND = comfyui_modal.command("infra.cli")
 
 
 class Up:
-    """A running `up`, by its connection.json."""
+    """A running `up`, described by its connection.json."""
 
     def __init__(self, data: Path, process: subprocess.Popen[str]) -> None:
         self.data = data
@@ -51,12 +51,12 @@ class Up:
 
 
 STOP_S = 30
-"""More than its children and the S3 server are given, one after the other, on a machine with much else to do."""
+"""More than the stop times of its children and the S3 server together, for a busy machine."""
 
 
 @contextmanager
 def up(data: Path, *options: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> Iterator[Up]:
-    """Started on a free port, ended by SIGTERM; nothing of it is left running."""
+    """Run `up` on a free port and end it with SIGTERM; none of its processes remain."""
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--data", str(data), *options],
         env=clean_environment() | (environment or {}),
@@ -85,7 +85,7 @@ def up(data: Path, *options: str, environment: dict[str, str] | None = None, cwd
 
 
 def _check_logs(data: Path, connection: dict[str, Any]) -> None:
-    """No line of any process holds a secret, a whole key, or a presigned query that could be used."""
+    """Check that no log line contains a secret, a whole key or a usable presigned query."""
     secrets = [connection[name] for name in ("api_key", "secret_key", "webhook_secret") if connection[name]]
     secrets.append(PARTNER_KEY)
     for log in (data / "logs").glob("*"):
@@ -104,7 +104,7 @@ def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
 
 
 def eventually(check: Any, seconds: float = 30) -> Any:
-    """What `check` returns once that is true."""
+    """Return the result of `check` once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, KeyError, httpx.HTTPError):

@@ -1,11 +1,11 @@
-"""Waiting for what happens elsewhere, instead of for a fixed time: that is too long here and too short there."""
+"""Waiting for an event elsewhere instead of for a fixed time, which is too long or too short."""
 
 import asyncio
 from collections.abc import Callable
 
 
 async def until(holds: Callable[[], object], seconds: float = 20) -> None:
-    """Looks again and again; `TimeoutError` if it never holds."""
+    """Poll until the condition holds; raise `TimeoutError` if it never does."""
     async with asyncio.timeout(seconds):
         while True:
             if holds():

@@ -1,4 +1,4 @@
-"""A bucket in memory that remembers which keys were touched."""
+"""An in-memory bucket that records which keys were requested."""
 
 from pathlib import Path
 
@@ -8,14 +8,14 @@ from storage.clock import Clock
 
 
 class WatchedBucket(MemoryObjectStore):
-    """`touched` has each request's verb and key, or prefix, in order; a presigned URL is a touch too."""
+    """`touched` lists the verb and key, or prefix, of each request in order; presigning a URL counts too."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__(clock)
         self.touched: list[tuple[str, str]] = []
 
     def watch(self) -> None:
-        """From now on."""
+        """Start recording."""
         self.touched.clear()
         self.requests.clear()
 

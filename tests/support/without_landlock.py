@@ -1,6 +1,6 @@
 """Runs a command as on a kernel without Landlock: `python -m tests.support.without_landlock COMMAND …`.
 
-A seccomp filter answers its first system call as such a kernel does. It holds for all that the command starts.
+A seccomp filter answers Landlock's first system call as such a kernel does. The filter applies to all child processes.
 """
 
 import ctypes
@@ -10,14 +10,14 @@ import struct
 import sys
 
 LANDLOCK_CREATE_RULESET = 444
-"""The same on every architecture."""
+"""The system call number, which is the same on every architecture."""
 _NO_NEW_PRIVS, _SET_SECCOMP, _FILTER = 38, 22, 2
 _LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
 _ALLOW, _ERRNO = 0x7FFF0000, 0x00050000
 _PROGRAM = b"".join(
     struct.pack("HBBI", *instruction)
     for instruction in (
-        (_LOAD, 0, 0, 0),  # the number of the call
+        (_LOAD, 0, 0, 0),  # the number of the system call
         (_JUMP_IF_EQUAL, 0, 1, LANDLOCK_CREATE_RULESET),
         (_RETURN, 0, 0, _ERRNO | errno.ENOSYS),
         (_RETURN, 0, 0, _ALLOW),
@@ -32,7 +32,7 @@ class _Filter(ctypes.Structure):
 def run(command: list[str]) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     program = _Filter(len(_PROGRAM) // struct.calcsize("HBBI"), _PROGRAM)
-    # Without new privileges, so that every user may set a filter.
+    # The kernel lets an unprivileged user set a filter only after PR_SET_NO_NEW_PRIVS.
     for arguments in ((_NO_NEW_PRIVS, 1, 0, 0, 0), (_SET_SECCOMP, _FILTER, ctypes.byref(program), 0, 0)):
         if libc.prctl(*arguments) != 0:
             raise OSError(ctypes.get_errno(), "prctl")

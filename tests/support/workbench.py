@@ -1,4 +1,4 @@
-"""A worker over the in-memory store and a lite engine, and what tests look at in it."""
+"""A worker over the in-memory store and a lite engine, with access to its parts."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ ENGINE_ENVIRONMENT = {name: os.environ[name] for name in ("PATH", "HOME") if nam
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """`worker.serve_one()` runs the best queued job."""
+    """A worker; `worker.serve_one()` runs the best queued job."""
 
     stores: Stores
     signal: MemorySignal
@@ -54,14 +54,14 @@ class Bench:
         return (await self.jobs.create(record, workflow=json.dumps(graph).encode())).record
 
     async def run(self, graph: dict[str, Any], **fields: Any) -> JobRecord:
-        """Submit, and be the worker that runs it."""
+        """Submit a job and run it as the worker."""
         await self.submit(graph, **fields)
         stored = await self.worker.serve_one()
         assert isinstance(stored, StoredJob)
         return stored.record
 
     async def until(self, job_id: str, wanted: Callable[[JobRecord], object]) -> JobRecord:
-        """Look at the job until `wanted` holds."""
+        """Poll the job until `wanted` holds."""
         async with asyncio.timeout(20):
             while True:
                 record = (await self.jobs.read("default", job_id)).record
@@ -97,7 +97,7 @@ async def workbench(
 
 
 def quick_policy(*, max_attempts: int = 1, **report: float) -> AttemptPolicy:
-    """Impatient where a test would otherwise wait; a fault ends the job at once, unless more attempts are given."""
+    """Return a policy with short times; a fault ends the job at once unless more attempts are given."""
     return AttemptPolicy(
         max_attempts=max_attempts,
         report=ReportPolicy(**{"interval_s": 0.2, "cancel_poll_s": 0.5, **report}),

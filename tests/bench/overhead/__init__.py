@@ -1,6 +1,6 @@
-"""Overhead a job: raw ComfyUI, this API and its peers run the same trivial graph on the same kind of engine.
+"""The overhead per job: raw ComfyUI, this API and its peers run the same trivial graph on the same kind of engine.
 
-One after another, each with a fresh engine of its own, so that nothing else runs while one is measured.
+They run one after another, each with a fresh engine, so that nothing else runs during a measurement.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ COLUMNS = ("POST → …: p50 / p95, throughput", *(f"clients: {clients}" for cl
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`version` is None where it is not here to be measured; `missing` says then how to have it."""
+    """A system to measure; `version` is None if it is not installed, and `missing` then says how to install it."""
 
     name: str
     version: str | None

@@ -1,6 +1,6 @@
-"""A peer: comfy-api-proxy, Comfy Org's own API in front of one ComfyUI. It stores nothing: outputs stay with ComfyUI.
+"""A peer: comfy-api-proxy, Comfy Org's API in front of one ComfyUI. It stores nothing: outputs stay with ComfyUI.
 
-Installed by `make bench` in a virtual environment of its own, from requirements/bench.txt.
+`make bench` installs it in a separate virtual environment from requirements/bench.txt.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from tests.bench.overhead.peer import peer_process
 
 PROGRAM = Path(__file__).parents[3] / ".bench" / "bin" / "comfy-api-proxy"
 POLL_S = 0.05
-"""Where all of its event streams are taken, it says that one should poll."""
+"""The status with which it asks clients to poll, because all of its event streams are in use."""
 
 
 class ProxyClient:
@@ -31,7 +31,7 @@ class ProxyClient:
         self._session = session
 
     async def to_succeeded(self) -> Any:
-        """The job once its event stream has ended, or a poll shows the end."""
+        """Return the job once its event stream has ended or a poll shows its end."""
         job = await post_json(self._session, f"{self._url}/api/v2/jobs", {"workflow": fresh_graph()})
         job_url = f"{self._url}/api/v2/jobs/{job['id']}"
         if not await self._streamed(f"{job_url}/events"):
@@ -46,7 +46,7 @@ class ProxyClient:
         await get_picture(self._session, job["outputs"][0]["url"])
 
     async def _streamed(self, url: str) -> bool:
-        """Whether it told of the end; False where it has no stream left to give."""
+        """Return whether the stream reported the end; False if no stream is available."""
         async with self._session.get(url) as stream:
             if stream.status == 429:
                 return False
@@ -70,6 +70,6 @@ async def comfy_api_proxy() -> AsyncIterator[dict[str, Job]]:
 
 
 def version() -> str | None:
-    """None where it is not installed."""
+    """Return the version, or None if it is not installed."""
     found = next((PROGRAM.parent.parent / "lib").glob("python*/site-packages/comfy_api_proxy-*.dist-info"), None)
     return None if found is None else found.name.removeprefix("comfy_api_proxy-").removesuffix(".dist-info")

@@ -1,4 +1,4 @@
-"""A peer: Salad's comfyui-api, which stores outputs in S3 before it answers. Built elsewhere, from its sources.
+"""A peer: Salad's comfyui-api, which stores outputs in S3 before it answers. It is built elsewhere from source.
 
 COMFYUI_API_DIR is a checkout of github.com/SaladTechnologies/comfyui-api after `npm ci && npm run build`.
 """
@@ -28,7 +28,7 @@ PREFIX = "comfyui-api/"
 
 
 class ComfyuiApiClient:
-    """`objects` signs the URLs of downloads: the peer answers with keys alone."""
+    """A client; `objects` signs the download URLs, because the peer returns keys only."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, objects: S3ObjectStore, receiver: Receiver) -> None:
         self._url = url
@@ -37,7 +37,7 @@ class ComfyuiApiClient:
         self._receiver = receiver
 
     async def to_answered(self) -> str:
-        """The S3 key of the output: the request is answered when it was stored."""
+        """Return the S3 key of the output; the request is answered once it is stored."""
         answer = await self._submit({})
         (output,) = answer["images"]
         return str(output).removeprefix(f"s3://{BUCKET}/")
@@ -82,7 +82,8 @@ async def comfyui_api() -> AsyncIterator[dict[str, Job]]:
 
 
 def _environment(folder: Path, port: int, endpoint_url: str, engine_url: str, engine_folder: Path) -> dict[str, str]:
-    """It starts its ComfyUI by CMD; ours runs already, so CMD is a program that only lasts."""
+    """Return its environment. It starts its ComfyUI by CMD, which is a program that only waits, because the engine
+    runs already."""
     engine = urlsplit(engine_url)
     return {
         "CMD": "sleep infinity",
@@ -105,7 +106,7 @@ def _environment(folder: Path, port: int, endpoint_url: str, engine_url: str, en
 
 
 def version() -> str | None:
-    """None where it is not built, or its engine's output folder is not on this machine."""
+    """Return the version; None if it is not built, or if its engine's output folder is on another machine."""
     if not (_directory() / "dist" / "src" / "index.js").is_file() or os.environ.get("COMFYUI_URL"):
         return None
     return str(json.loads((_directory() / "package.json").read_text())["version"])

@@ -1,4 +1,4 @@
-"""Processor time by process: it depends on the machine, but hardly on what else runs there."""
+"""Processor time by process, which depends on the machine but hardly on its other load."""
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
@@ -7,7 +7,7 @@ import psutil
 
 
 def cpu_seconds(processes: Mapping[str, int]) -> dict[str, float]:
-    """User and system time so far of each, and of all that it started but what has a name of its own."""
+    """Return the user and system time of each process and its children, except children that have their own name."""
     named = set(processes.values())
     return {name: sum(map(_seconds, _family(pid, named - {pid}))) for name, pid in processes.items()}
 

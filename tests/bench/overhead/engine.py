@@ -1,4 +1,4 @@
-"""The engine that everything is measured on: lite, or the ComfyUI that is configured."""
+"""The engine for all measurements: the lite engine, or the configured ComfyUI."""
 
 import contextlib
 import tempfile
@@ -16,7 +16,7 @@ def chosen() -> EngineChoice:
 
 
 def up_environment(settings: EngineSettings) -> dict[str, str]:
-    """For `up`, which the tests' environment tells of no engine."""
+    """Return the engine settings for `up`, which the environment of the tests lacks."""
     named = {
         "COMFYUI_DIR": settings.comfyui_dir,
         "COMFYUI_PYTHON": settings.comfyui_python,
@@ -27,7 +27,7 @@ def up_environment(settings: EngineSettings) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_engine() -> AsyncIterator[tuple[str, Path]]:
-    """A fresh engine on TCP, as other programs drive it: its URL, and the parent of its own folders."""
+    """Run a fresh engine on TCP, as other programs use it; yield its URL and the parent of its folders."""
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-bench-") as folder:
         parent, url = Path(folder) / "engine", chosen().settings.comfyui_url
         with contextlib.nullcontext(url) if url is not None else tcp_engine(chosen(), parent) as running:

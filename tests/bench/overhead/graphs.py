@@ -10,6 +10,6 @@ _numbers = count(1)
 
 
 def fresh_graph() -> dict[str, Any]:
-    """EmptyImage → SaveImage, with a colour that no job before had: ComfyUI's cache never answers."""
+    """Return EmptyImage and SaveImage with a new colour, so that ComfyUI's cache never answers."""
     number = next(_numbers)
     return saved(f"overhead-{number}", color=number)

@@ -1,4 +1,4 @@
-"""Clients that run one job after another, each until its end is seen, and how long that took."""
+"""Clients that run one job after another, each until its end is known, and the durations."""
 
 import asyncio
 import statistics
@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from tests.bench.figures import percentile
 
 Job = Callable[[], Awaitable[None]]
-"""One job from its submission to the end that is measured; raises where it went wrong."""
+"""Runs one job from its submission to the measured end; raises if the job fails."""
 
 CLIENTS = (1, 4, 16)
 JOBS = {1: 30, 4: 48, 16: 64}
-"""How many all clients together run: enough for a p95, few enough for a bench of many rows."""
+"""The jobs of all clients together: enough for a p95, and few enough for a bench of many rows."""
 WARM_UP = 3
 LOST_AFTER_S = 20.0
 
 
 @dataclass(slots=True)
 class Series:
-    """`seconds` of each job that ended; `lost` are those whose end was not seen within `LOST_AFTER_S`."""
+    """`seconds` of each ended job; `lost` counts jobs whose end was not known within `LOST_AFTER_S`."""
 
     seconds: list[float] = field(default_factory=list)
     elapsed_s: float = 0.0
@@ -31,7 +31,7 @@ class Series:
         return 1000 * statistics.median(self.seconds)
 
     def cell(self) -> str:
-        """p50 / p95 in milliseconds, and jobs a second."""
+        """Return p50 / p95 in milliseconds, and jobs per second."""
         if len(self.seconds) < 2:
             return f"{self.lost} lost"
         text = f"{times(self.seconds)} ms, {len(self.seconds) / self.elapsed_s:.0f}/s"
@@ -44,7 +44,7 @@ def times(seconds: list[float]) -> str:
 
 
 async def measured(job: Job, clients: int) -> Series:
-    """So many clients at once; none of them waits between two jobs."""
+    """Run this many clients at once; none of them pauses between two jobs."""
     series, left = Series(), iter(range(JOBS[clients]))
 
     async def client() -> None:
@@ -58,7 +58,7 @@ async def measured(job: Job, clients: int) -> Series:
 
 
 async def all_measured(job: Job) -> dict[int, Series]:
-    """By the number of clients, after a few jobs that do not count."""
+    """Return the series by number of clients, after a few jobs that do not count."""
     for _ in range(WARM_UP):
         await _timed(job, Series())
     return {clients: await measured(job, clients) for clients in CLIENTS}

@@ -1,4 +1,4 @@
-"""This API, whole: `comfyui-modal up` with its S3 server, API, one worker and deliverer."""
+"""This API as a whole: `comfyui-modal up` with its S3 server, API, one worker and deliverer."""
 
 import tempfile
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ from workers.comfy.http import ComfyHttp
 
 
 class Ours:
-    """`engine_url` is where the worker's own engine answers, `processes` are the pids of the whole by their names."""
+    """`engine_url` is the URL of the worker's engine, and `processes` maps the names of all processes to their pids."""
 
     def __init__(self, connection: dict[str, Any], session: aiohttp.ClientSession, receiver: Receiver) -> None:
         self.engine_url: str = connection["comfyui_url"]
@@ -29,7 +29,7 @@ class Ours:
         self._receiver = receiver
 
     async def engine_history(self) -> Any:
-        """ComfyUI's history of every job that ran, by prompt id."""
+        """Return ComfyUI's history of every job by prompt id."""
         http = ComfyHttp(self.engine_url)
         try:
             return await http.get_json("/history")
@@ -37,7 +37,7 @@ class Ours:
             await http.close()
 
     async def accepted(self, **options: Any) -> str:
-        """The id of a job that was just answered 202."""
+        """Submit a job and return its id from the 202."""
         async with self._session.post(
             f"{self._url}/v1/jobs", json={"workflow": fresh_graph(), **options}, headers=self._headers
         ) as answer:
@@ -46,7 +46,7 @@ class Ours:
             return job_id
 
     async def seen(self, job_id: str) -> Any:
-        """The job, once a long poll has answered that it is completed."""
+        """Return the job once a long poll shows that it is completed."""
         job: dict[str, Any] = {}
         while job.get("status") != "completed":
             async with self._session.get(f"{self._url}/v1/jobs/{job_id}?wait=20", headers=self._headers) as answer:

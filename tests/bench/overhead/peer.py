@@ -1,4 +1,4 @@
-"""A peer's server as a process of its own, with a log that is shown if it does not get ready."""
+"""A peer's server as a separate process, whose log is shown if it does not become ready."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ STOPS_WITHIN_S = 10.0
 async def peer_process(
     command: Sequence[str], folder: Path, environment: Mapping[str, str], *, ready: str, session: aiohttp.ClientSession
 ) -> AsyncIterator[None]:
-    """Until `ready` answers 200. It knows nothing of this process's environment but where programs are."""
+    """Start the server and wait until `ready` answers 200. Of this process's environment it gets only PATH."""
     log = folder / "peer.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(

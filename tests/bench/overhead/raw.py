@@ -1,4 +1,4 @@
-"""ComfyUI without anything before it: POST /prompt, the end by its WebSocket, the result by GET /history."""
+"""ComfyUI alone: POST /prompt, the end by its WebSocket, the result by GET /history."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ class RawComfy:
                         self._ended.happened(message["data"]["prompt_id"], None)
 
     async def to_history(self) -> str:
-        """Where the output can be downloaded."""
+        """Return the URL of the output."""
         prompt_id = str(uuid.uuid4())
         body = {"prompt": fresh_graph(), "prompt_id": prompt_id, "client_id": self._client_id}
         await post_json(self._session, f"{self._url}/prompt", body)

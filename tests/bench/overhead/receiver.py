@@ -1,4 +1,4 @@
-"""A receiver of webhooks in the bench's own loop: when something came, not what a client makes of it."""
+"""A receiver of webhooks in the bench's own loop, for exact times of arrival."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from tests.bench.overhead.waiting import Waiting
 
 
 class Receiver:
-    """`arrived` has the wall clock's time of each, by the job that `job_of` finds in it."""
+    """`arrived` has the wall-clock time of each event by the job that `job_of` finds in it."""
 
     def __init__(self, job_of: Callable[[Any], str]) -> None:
         self.url = ""

@@ -1,6 +1,6 @@
-"""Where the time of one job goes, on a worker that is idle: by the client's clock and by the engine's own.
+"""The time of each stage of one job on an idle worker, by the client's clock and the engine's own.
 
-The engine's history has the times at which it began and ended each prompt, in whole milliseconds.
+The engine's history has the start and end of each prompt in whole milliseconds.
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from tests.bench.overhead.ours import Ours
 
 JOBS = 40
 PAUSE_S = 0.15
-"""Between two jobs: what a worker still does after a job is no part of the next one."""
+"""The pause between two jobs, so that a worker's work after a job does not count for the next one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """Of one job, in seconds of the wall clock."""
+    """The marks of one job, in seconds of the wall clock."""
 
     posted: float
     accepted: float
@@ -29,7 +29,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """In seconds, one of each a job; `cpu_ms` is processor time a job by process, in milliseconds."""
+    """Seconds of each stage by job; `cpu_ms` is the processor time per job by process, in milliseconds."""
 
     accepted: list[float]
     started: list[float]
@@ -37,7 +37,7 @@ class Stages:
     cpu_ms: Mapping[str, float]
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Name, p50 / p95, and the aim for the p50."""
+        """Return name, p50 / p95, and the target for the p50."""
         return [
             ("idle worker: POST → 2xx", f"{times(self.accepted)} ms", "≤ 15 ms"),
             ("idle worker: 2xx → the engine has started", f"{times(self.started)} ms", "≤ 50 ms"),
@@ -56,7 +56,7 @@ async def stages(system: Ours) -> Stages:
     marks = await _marks(system, JOBS)
     after = cpu_seconds(system.processes)
     history = await system.engine_history()
-    # One after another on one worker, whose engine keeps its history in the order of execution.
+    # Jobs run one after another on one worker, whose engine keeps its history in the order of execution.
     runs = list(zip(list(history.values())[-JOBS:], marks, strict=True))
     return Stages(
         accepted=[of_job.accepted - of_job.posted for _, of_job in runs],
@@ -67,7 +67,7 @@ async def stages(system: Ours) -> Stages:
 
 
 async def _marks(system: Ours, jobs: int) -> list[Marks]:
-    """Of so many jobs one after another."""
+    """Run jobs one after another and return their marks."""
     marks = []
     for _ in range(jobs):
         posted = time.time()

@@ -1,4 +1,4 @@
-"""Waits for what happens elsewhere, by an id; it may also have happened before anyone waits."""
+"""Waiting for an event elsewhere by its id; the event may precede the wait."""
 
 import asyncio
 from typing import Generic, TypeVar
@@ -11,7 +11,7 @@ class Waiting(Generic[T]):
         self._futures: dict[str, asyncio.Future[T]] = {}
 
     def happened(self, of: str, what: T) -> None:
-        """The first time counts."""
+        """Record an event; only its first time counts."""
         future = self._future(of)
         if not future.done():
             future.set_result(what)
