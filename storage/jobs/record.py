@@ -263,21 +263,18 @@ class JobRecord(Model):
 
     def release(self, *, attempt: int, now: datetime) -> "JobRecord":
         """Return the job to the queue because its worker shuts down. A job with a cancel request fails instead."""
-        self._held_by(attempt)
-        if self.cancel_requested_at is not None:
-            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
-        usage = self._used_until(now)
-        return self._change(Change.RELEASE, given_back=self.given_back + 1, usage=usage, **_FRESH).with_event(
-            "queued", now
-        )
+        return self._give_back(Change.RELEASE, attempt, now, given_back=self.given_back + 1)
 
     def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
         """Return the job to the queue after an infrastructure fault. A job with a cancel request fails instead."""
+        return self._give_back(Change.REQUEUE, attempt, now, last_fault=fault)
+
+    def _give_back(self, change: Change, attempt: int, now: datetime, **fields: Any) -> "JobRecord":
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
         usage = self._used_until(now)
-        return self._change(Change.REQUEUE, last_fault=fault, usage=usage, **_FRESH).with_event("queued", now)
+        return self._change(change, usage=usage, **_FRESH, **fields).with_event("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
         """Return a running job whose lease has expired to the queue, or fail it.
@@ -357,23 +354,17 @@ class JobRecord(Model):
             return self
         if self.status is Status.RUNNING:
             return self._change(Change.REQUEST_CANCEL, cancel_requested_at=now)
-        detail = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
-        return self._change(
-            Change.CANCEL, cancel_requested_at=now, completed_at=now, error=detail.message, error_detail=detail
-        ).with_event("failed", now)
+        cancelled = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
+        return self._fail_in_queue(Change.CANCEL, now, cancelled, cancel_requested_at=now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":
         """Fail a job whose queue limit is over; return it unchanged before that."""
         if self.status is not Status.QUEUED or self.queue_limit > now:
             return self
         is_own = self.queue_limit < self.created_at + self.longest_wait
-        return self._no_worker_took_it(f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days", now)
-
-    def _no_worker_took_it(self, waited: str, now: datetime) -> "JobRecord":
-        detail = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
-        return self._change(
-            Change.QUEUE_TIMEOUT, completed_at=now, error=detail.message, error_detail=detail
-        ).with_event("failed", now)
+        waited = f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days"
+        late = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
+        return self._fail_in_queue(Change.QUEUE_TIMEOUT, now, late)
 
     def without_engine(
         self, *, now: datetime, failed_at: datetime, message: str, log_tail: tuple[str, ...]
@@ -381,10 +372,12 @@ class JobRecord(Model):
         """Fail a job that was queued when its pool used up its engine starts, at `failed_at`; others are unchanged."""
         if self.status is not Status.QUEUED or self.created_at > failed_at:
             return self
-        detail = ErrorDetail(code=NO_ENGINE, message=message, retryable=True, log_tail=log_tail or None)
-        return self._change(Change.NO_ENGINE, completed_at=now, error=message, error_detail=detail).with_event(
-            "failed", now
-        )
+        failed = ErrorDetail(code=NO_ENGINE, message=message, retryable=True, log_tail=log_tail or None)
+        return self._fail_in_queue(Change.NO_ENGINE, now, failed)
+
+    def _fail_in_queue(self, change: Change, now: datetime, error: ErrorDetail, **fields: Any) -> "JobRecord":
+        ended = self._change(change, completed_at=now, error=error.message, error_detail=error, **fields)
+        return ended.with_event("failed", now)
 
     def with_warnings(self, warnings: dict[str, Any]) -> "JobRecord":
         """Replace the warnings of the submission by the engine's."""
