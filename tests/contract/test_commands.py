@@ -155,7 +155,7 @@ async def test_outputs_that_do_not_run_cause_a_warning(memory_api: Api, typed: T
             await asyncio.sleep(0.05)
             claimed = await memory_api.queue.claim("default", "w")
     now = memory_api.stores.clock.now()
-    warnings = {"9": claimed.record.warnings["9"] | {"detail": "the engine's own arguments"}}
+    warnings = {"9": claimed.record.warnings["9"] | {"detail": "the engine's own words"}}
     await memory_api.stores.jobs.evolve_from(
         claimed, lambda job: job.with_warnings(warnings).complete(attempt=1, now=now, outputs=())
     )
@@ -163,7 +163,7 @@ async def test_outputs_that_do_not_run_cause_a_warning(memory_api: Api, typed: T
     assert code == 0
     warned = "warning: node 9 (PreviewImage) lacks its required input images (set images, or link it); "
     assert f"{warned}so these outputs do not run: 9" in printed
-    assert "warning: the engine's own arguments" in printed
+    assert "warning: the engine's own words" in printed
 
 
 async def test_the_client_handles_batches(memory_api: Api) -> None:

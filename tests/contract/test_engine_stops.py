@@ -1,4 +1,4 @@
-"""The driver where a prompt must stop, or the engine does: interrupts, stalls, deaths."""
+"""The driver when a prompt or the engine must stop: interrupts, stalls and crashes."""
 
 import asyncio
 from dataclasses import replace
@@ -17,8 +17,8 @@ from workflows.messages import Executing, Message
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_prompt_that_vanishes() -> None:
-    """Neither queued nor recorded, for longer than a moment: the engine lost it. What it told before is delivered."""
+async def test_a_vanished_prompt_means_a_lost_engine() -> None:
+    """A prompt that is neither queued nor in history was lost by the engine; outputs received before are delivered."""
 
     async def script(play: Play) -> None:
         await play.say("executed", node="1", display_node="1", output=PICTURE)
@@ -28,8 +28,8 @@ async def test_a_prompt_that_vanishes() -> None:
     assert follower.outputs() == {"1": PICTURE}
 
 
-async def test_an_engine_that_dies() -> None:
-    """A refused connection ends the job within seconds, not after the patience for a busy engine."""
+async def test_a_dead_engine_is_detected() -> None:
+    """A refused connection ends the job within seconds, without waiting as for a busy engine."""
     async with serving(never) as server:
         follower = Follower(server.url)
         following = asyncio.create_task(follower.follow())
@@ -39,23 +39,23 @@ async def test_an_engine_that_dies() -> None:
             await following
 
 
-async def test_history_that_cannot_be_read() -> None:
-    """A node's unserialisable output breaks /history for good: the job ends instead of polling for ever."""
+async def test_unreadable_history_ends_the_job() -> None:
+    """A history that stays unreadable, after an output that cannot be serialised, ends the job."""
     await refused(never, EngineUnavailable, ComfyState(broken_history=True))
 
 
-async def test_a_stalled_prompt() -> None:
-    """Queued, and no sign of life for longer than the policy allows."""
+async def test_a_stalled_prompt_is_detected() -> None:
+    """A queued prompt without any message for longer than the policy allows counts as stalled."""
     await refused(never, EngineStalled, policy=replace(QUICK, stall_s=0.3))
 
 
-async def test_an_engine_whose_thread_is_dead() -> None:
-    """HTTP answers, the prompt waits, and nothing ever runs."""
+async def test_an_engine_with_a_dead_thread_is_detected() -> None:
+    """An engine that answers HTTP but never runs the queued prompt counts as stalled."""
     await refused(never, EngineStalled, ComfyState(thread_is_dead=True), policy=replace(QUICK, idle_s=0.3))
 
 
-async def test_a_lost_engine_names_the_node_that_ran() -> None:
-    """It is the likely culprit: a result that cannot be serialised takes the process along."""
+async def test_a_lost_engine_names_the_running_node() -> None:
+    """The crash of an engine is attributed to the node that was running."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -73,8 +73,8 @@ async def test_a_lost_engine_names_the_node_that_ran() -> None:
     assert (lost.value.node_id, lost.value.class_type) == ("1", "A")
 
 
-async def test_interrupts_are_repeated_until_one_is_heard() -> None:
-    """The first two are lost; the third stops the prompt."""
+async def test_interrupts_are_repeated_until_one_acts() -> None:
+    """A prompt whose first two interrupts are lost is stopped by the third."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -92,8 +92,8 @@ async def test_interrupts_are_repeated_until_one_is_heard() -> None:
     assert follower.outputs() == {"1": PICTURE}
 
 
-async def test_a_cancelled_prompt_that_was_still_queued() -> None:
-    """ComfyUI deletes it without a word: gone from queue and history means cancelled."""
+async def test_a_cancelled_prompt_may_vanish() -> None:
+    """A cancelled prompt that is in neither queue nor history counts as cancelled."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -106,8 +106,8 @@ async def test_a_cancelled_prompt_that_was_still_queued() -> None:
             await follower.follow(lambda _: follower.execution.cancel())
 
 
-async def test_a_prompt_that_ends_before_the_interrupt_acts() -> None:
-    """Success is success, even if a cancellation was asked for."""
+async def test_a_prompt_may_succeed_before_the_interrupt_acts() -> None:
+    """A prompt that succeeds despite its cancellation delivers its outputs."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -120,8 +120,8 @@ async def test_a_prompt_that_ends_before_the_interrupt_acts() -> None:
     assert follower.outputs() == {"1": PICTURE}
 
 
-async def test_interrupts_that_are_ignored() -> None:
-    """After the grace the engine counts as stuck."""
+async def test_an_engine_that_ignores_interrupts_is_stalled() -> None:
+    """An engine that still runs a prompt after the grace period of its interrupts counts as stalled."""
 
     async def script(play: Play) -> None:
         await play.say("execution_start")
@@ -134,8 +134,8 @@ async def test_interrupts_that_are_ignored() -> None:
         assert len(server.state.interrupts) > 1
 
 
-async def test_cancelled_before_it_was_submitted() -> None:
-    """Nothing is posted."""
+async def test_an_execution_cancelled_before_its_submission_posts_nothing() -> None:
+    """An execution that is cancelled before its submission posts no prompt."""
     async with serving(never) as server:
         follower = Follower(server.url)
         follower.execution.cancel()
@@ -144,8 +144,8 @@ async def test_cancelled_before_it_was_submitted() -> None:
         assert server.state.posts == []
 
 
-async def test_someone_else_interrupts() -> None:
-    """An interrupt that was not ours is the engine's fault, not the node's."""
+async def test_a_foreign_interrupt_is_not_the_nodes_fault() -> None:
+    """An interrupt that this driver did not send counts as a failure of the engine and not of the node."""
 
     async def script(play: Play) -> None:
         record = {"prompt_id": play.prompt_id, "node_id": "1", "node_type": "A", "executed": []}

@@ -1,4 +1,4 @@
-"""The files behind a request's URLs: how many, how large, how long, how many at once, and who pays for them."""
+"""Files behind a request's URLs: limits on their number, size, time and concurrency, and their quota."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,10 +29,10 @@ MIB = 1024**2
 
 @dataclass
 class Site:
-    """A server of pictures. `/large/N` announces N bytes, `/chunked/N` sends them unannounced, `/held` waits."""
+    """A server of pictures: `/large/N` announces N bytes, `/chunked/N` sends them unannounced, and `/held` waits."""
 
     url: str = ""
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     sent_bytes: int = 0
     held: int = 0
     most_held: int = 0
@@ -40,7 +40,7 @@ class Site:
     go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.path)
+        self.requested.append(request.path)
         match request.path.split("/")[1:]:
             case ["large" | "chunked" as way, size]:
                 return await self._send(request, int(size), announced=way == "large")
@@ -108,8 +108,8 @@ async def submit(client: httpx.AsyncClient, body: dict[str, Any]) -> tuple[int, 
     return answer.status_code, answer.json().get("type")
 
 
-async def test_a_request_has_so_many_urls(site: Site, clock: ManualClock) -> None:
-    """Of media, of inputs, and of all jobs of a batch; nothing is fetched for one that has more."""
+async def test_the_urls_of_a_request_are_limited(site: Site, clock: ManualClock) -> None:
+    """The URLs of media, of inputs and of all jobs of a batch are limited, and nothing is fetched above the limit."""
     inputs = [{"node": "2", "field": "filename_prefix", "value": f"{site.url}/x", "type": "image_url"}]
     job = document(site, "a", "b") | {"inputs": inputs}
     async with fetching_api(site, clock, max_urls=2, max_batch_urls=4) as api:
@@ -122,24 +122,24 @@ async def test_a_request_has_so_many_urls(site: Site, clock: ManualClock) -> Non
         for batch in batches:
             refused = await api.client.post("/v1/batches", json=batch)
             assert refused.json()["type"] == "/problems/too-many-urls"
-        assert site.asked == []
+        assert site.requested == []
         assert await submit(api.client, document(site, "a", "b")) == (202, None)
-        assert site.asked == ["/a", "/b"]
+        assert site.requested == ["/a", "/b"]
 
 
 async def test_bytes_are_charged_before_they_are_fetched(site: Site, clock: ManualClock) -> None:
-    """The first file beyond the quota is not read, whatever else the request names; nothing of it is stored."""
+    """The first file above the quota is not read, no later file is requested, and nothing is stored."""
     async with fetching_api(site, clock, max_upload_bytes_a_day=MIB) as api:
         before = await api.keys()
         refused = await submit(api.client, document(site, *[f"large/{40 * MIB}"] * 10))
         assert refused == (429, "/problems/too-many-bytes")
-        assert len(site.asked) == 1
+        assert len(site.requested) == 1
         assert await api.keys() == before
         assert await submit(api.client, document(site, "a")) == (202, None)
 
 
-async def test_unannounced_bytes_are_charged_as_they_come(site: Site, clock: ManualClock) -> None:
-    """The fetch ends where the quota does, not at the end of the file."""
+async def test_unannounced_bytes_are_charged_as_they_arrive(site: Site, clock: ManualClock) -> None:
+    """A fetch without an announced size ends when the quota is used up."""
     async with fetching_api(site, clock, max_upload_bytes_a_day=2 * MIB) as api:
         refused = await submit(api.client, document(site, f"chunked/{40 * MIB}"))
         assert refused == (429, "/problems/too-many-bytes")
@@ -147,16 +147,16 @@ async def test_unannounced_bytes_are_charged_as_they_come(site: Site, clock: Man
 
 
 @pytest.mark.parametrize("path", ["large", "chunked"])
-async def test_what_was_fetched_is_charged_and_no_more(site: Site, clock: ManualClock, path: str) -> None:
-    """Once for each file: a quota of two files is used up by two, announced or not."""
+async def test_exactly_the_fetched_bytes_are_charged(site: Site, clock: ManualClock, path: str) -> None:
+    """A quota of two files is used up by two files, with an announced size or without."""
     async with fetching_api(site, clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
         for _ in range(2):
             assert await submit(api.client, document(site, f"{path}/{len(PNG)}")) == (202, None)
         assert await submit(api.client, document(site, f"{path}/{len(PNG)}")) == (429, "/problems/too-many-bytes")
 
 
-async def test_a_refused_request_pays_for_what_was_fetched(site: Site, clock: ManualClock) -> None:
-    """Otherwise a tenant could fetch without end by requests that are refused."""
+async def test_a_refused_request_is_charged_for_fetched_bytes(site: Site, clock: ManualClock) -> None:
+    """Bytes that a refused request fetched count, since a tenant could otherwise fetch without limit."""
     async with fetching_api(site, clock, max_upload_bytes_a_day=2 * len(PNG)) as api:
         for _ in range(2):
             body = document(site, "a", "text")
@@ -167,8 +167,8 @@ async def test_a_refused_request_pays_for_what_was_fetched(site: Site, clock: Ma
         assert await submit(api.client, document(site, "a")) == (429, "/problems/too-many-bytes")
 
 
-async def test_the_files_of_a_request_are_bounded_in_sum(site: Site, clock: ManualClock) -> None:
-    """As if they had come in its body."""
+async def test_the_total_size_of_a_requests_files_is_limited(site: Site, clock: ManualClock) -> None:
+    """All fetched files of a request together are limited to the maximum size of its body."""
     async with fetching_api(site, clock, max_request_bytes=1000) as api:
         body = document(site, f"large/{len(PNG)}", f"large/{1000 - len(PNG) + 1}")
         assert await submit(api.client, body) == (422, "/problems/fetch-refused")
@@ -176,14 +176,14 @@ async def test_the_files_of_a_request_are_bounded_in_sum(site: Site, clock: Manu
 
 
 async def test_the_fetches_of_a_request_end_in_time(site: Site, clock: ManualClock) -> None:
-    """However many servers keep it waiting."""
+    """All fetches of a request share one time limit."""
     async with fetching_api(site, clock, max_fetch_s=0.2) as api:
         assert await submit(api.client, document(site, "held/1", "held/2")) == (422, "/problems/fetch-failed")
-        assert site.asked == ["/held/1"]
+        assert site.requested == ["/held/1"]
 
 
-async def test_a_tenant_has_so_many_requests_that_fetch(site: Site, clock: ManualClock) -> None:
-    """The others wait, and those of another tenant do not wait for them."""
+async def test_fetching_requests_of_a_tenant_are_limited(site: Site, clock: ManualClock) -> None:
+    """Further fetching requests of a tenant wait, while those of another tenant proceed."""
     settings = Settings(bucket="tests", fetching_requests=3, fetching_requests_of_tenant=2)
     async with fetching_api(site, clock, settings) as api, await api.client_of("other") as other:
         sending = [asyncio.create_task(submit(api.client, document(site, "held"))) for _ in range(5)]
@@ -195,13 +195,13 @@ async def test_a_tenant_has_so_many_requests_that_fetch(site: Site, clock: Manua
         assert site.most_held == 2
 
 
-async def test_a_host_is_asked_for_so_many_files_at_once(site: Site, clock: ManualClock) -> None:
-    """By all tenants together."""
+async def test_concurrent_fetches_from_a_host_are_limited(site: Site, clock: ManualClock) -> None:
+    """Concurrent fetches from one host are limited across all tenants."""
     settings = Settings(bucket="tests", fetches_of_host=1)
     async with fetching_api(site, clock, settings) as api, await api.client_of("other") as other:
         sending = [asyncio.create_task(submit(client, document(site, "held"))) for client in (api.client, other) * 2]
         await site.holding.acquire()
-        await asyncio.sleep(0.1)  # time in which a second one could begin
+        await asyncio.sleep(0.1)  # time in which a second fetch could begin
         site.go.set()
         assert await gather(*sending) == [(202, None)] * 4
         assert site.most_held == 1
@@ -213,7 +213,7 @@ async def test_a_host_is_asked_for_so_many_files_at_once(site: Site, clock: Manu
     ids=["endless", "compressed"],
 )
 async def test_the_body_of_a_redirect_is_not_read(fields: str, tmp_path: Path) -> None:
-    """However large or compressed it is: the redirect is followed, and little of its body was taken."""
+    """A redirect with an endless or compressed body is followed without reading much of the body."""
     sent = 0
 
     async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,7 +239,7 @@ async def test_the_body_of_a_redirect_is_not_read(fields: str, tmp_path: Path) -
 async def served(
     connected: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[tuple[str, RemoteFetcher]]:
-    """A server's base URL, and a fetcher that may reach it alone."""
+    """The base URL of a server, and a fetcher that may reach only this server."""
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
@@ -250,8 +250,8 @@ async def served(
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
-async def test_a_file_of_line_feeds(is_chunked: bool, tmp_path: Path) -> None:
-    """An uncompressed picture of the colour #0a0a0a is one: its bytes are data, not lines of HTTP."""
+async def test_a_file_of_line_feeds_is_fetched(is_chunked: bool, tmp_path: Path) -> None:
+    """A file that consists mostly of line feeds, such as a picture of the colour #0a0a0a, is fetched as data."""
     body = PNG + b"\n" * 500_000
 
     async def picture(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -274,7 +274,7 @@ CHUNKS_OF_ONE_BYTE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + 
 
 
 @pytest.mark.parametrize(
-    ("begin", "endless", "words"),
+    ("begin", "endless", "message"),
     [
         (CHUNKS_OF_ONE_BYTE, b"1\r\n\0\r\n", "more framing than data"),
         (CHUNKS_OF_ONE_BYTE, b"1;" + b"e" * 40 + b"\r\n\0\r\n", "more framing than data"),
@@ -283,10 +283,10 @@ CHUNKS_OF_ONE_BYTE = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + 
     ],
     ids=["chunks of one byte", "chunks with extensions", "interim responses", "interim responses with fields"],
 )
-async def test_a_host_that_sends_framing_instead_of_data(
-    begin: bytes, endless: bytes, words: str, tmp_path: Path
+async def test_a_host_that_sends_framing_instead_of_data_is_cut_off(
+    begin: bytes, endless: bytes, message: str, tmp_path: Path
 ) -> None:
-    """The fetch fails before it has taken much of it."""
+    """The fetch fails before much of the framing has been read."""
     sent = 0
 
     async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -300,7 +300,7 @@ async def test_a_host_that_sends_framing_instead_of_data(
         writer.close()
 
     async with served(flood) as (base, fetcher):
-        with pytest.raises(FetchFailed, match=words):
+        with pytest.raises(FetchFailed, match=message):
             await fetcher.fetch(f"{base}/x.png", tmp_path / "x", meter=Meter(_always), max_bytes=MIB)
     assert sent < 64 * MIB
 

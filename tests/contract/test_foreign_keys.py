@@ -1,4 +1,4 @@
-"""Objects that are none of ours, among index keys and timers: they are passed over or deleted, and delay nothing."""
+"""Foreign objects among index keys and timers are skipped or deleted, and delay nothing."""
 
 import uuid
 
@@ -14,7 +14,7 @@ from tests.support.shop import Shop
 pytestmark = pytest.mark.anyio
 
 FOREIGN = "0-not-ours"
-"""Sorts before every key of ours."""
+"""It sorts before every key of this project."""
 
 
 @pytest.fixture
@@ -22,9 +22,9 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
     return Shop(objects, clock)
 
 
-@pytest.mark.real_bucket("keys that are not ours in a LIST")
-async def test_in_a_list_of_jobs(shop: Shop) -> None:
-    """The page is short of a row, not broken; nor is the count of a quota."""
+@pytest.mark.real_bucket("foreign keys in a LIST")
+async def test_a_foreign_key_in_a_job_list_is_skipped(shop: Shop) -> None:
+    """A foreign key appears neither on a page of jobs nor in the count of a quota."""
     record = await shop.queued()
     for status in (None, Status.QUEUED):
         await shop.objects.put(list_prefix(record.tenant, status) + FOREIGN, b"")
@@ -34,8 +34,8 @@ async def test_in_a_list_of_jobs(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("folder", [QUEUE + "default/", *map(lane_prefix, LANES)])
-async def test_before_what_the_reaper_looks_for(shop: Shop, folder: str) -> None:
-    """It is removed, and the lost ticket behind it is found."""
+async def test_a_foreign_key_does_not_stop_the_reaper(shop: Shop, folder: str) -> None:
+    """The reaper deletes a foreign key and finds the lost ticket after it."""
     await shop.objects.put(folder + FOREIGN, b"")
     await shop.queued()
     shop.pass_time(minutes=1)
@@ -44,9 +44,9 @@ async def test_before_what_the_reaper_looks_for(shop: Shop, folder: str) -> None
     assert folder + FOREIGN not in await shop.keys(folder)
 
 
-@pytest.mark.real_bucket("keys that are not ours in a LIST")
-async def test_among_events_that_are_due(shop: Shop) -> None:
-    """It is removed; what is due is still found."""
+@pytest.mark.real_bucket("foreign keys in a LIST")
+async def test_a_foreign_key_among_outbox_entries_is_deleted(shop: Shop) -> None:
+    """A foreign key is deleted, and the due outbox entry is found."""
     ref = await shop.stores.deliveries.test("default", "https://h.example/", str(uuid.uuid4()))
     await shop.objects.put(OUTBOX + FOREIGN, b"")
     shop.pass_time(1)
@@ -55,8 +55,8 @@ async def test_among_events_that_are_due(shop: Shop) -> None:
     assert OUTBOX + FOREIGN not in await shop.keys(OUTBOX)
 
 
-async def test_among_dead_letters(shop: Shop) -> None:
-    """It is removed, and shown to no one."""
+async def test_a_foreign_key_among_dead_letters_is_deleted(shop: Shop) -> None:
+    """A foreign key is deleted and not shown as a dead letter."""
     prefix = dead_letters_prefix("default")
     await shop.objects.put(prefix + FOREIGN, b"")
     assert await shop.stores.deliveries.dead_letters("default", limit=10, after="") == ([], None)

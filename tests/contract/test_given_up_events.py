@@ -1,4 +1,4 @@
-"""Events that can never be sent: given up, and seen."""
+"""Events that can never be sent become dead letters."""
 
 from collections.abc import Mapping
 
@@ -19,14 +19,14 @@ pytestmark = pytest.mark.anyio
 
 
 class BrokenRenderer(EventRenderer):
-    """Cannot make any event."""
+    """A renderer that fails for every event."""
 
     def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         raise ValueError("a defect")
 
 
-async def test_an_event_that_cannot_be_made_is_given_up_and_seen(clock: ManualClock) -> None:
-    """It is not tried for ever, its receiver is not blamed, and its job can go."""
+async def test_an_event_that_cannot_be_rendered_becomes_a_dead_letter(clock: ManualClock) -> None:
+    """An event that cannot be rendered is given up without blaming its endpoint, and its job can be removed."""
     post = Post(MemoryObjectStore(clock), clock)
     stores = post.stores
     record = await post.completed("completed")
@@ -41,8 +41,8 @@ async def test_an_event_that_cannot_be_made_is_given_up_and_seen(clock: ManualCl
     assert await stores.remover.is_free_to_go(record)
 
 
-async def test_an_event_whose_secret_is_gone_is_given_up_and_seen(clock: ManualClock) -> None:
-    """Signed with another secret it would be of no use."""
+async def test_an_event_without_its_secret_becomes_a_dead_letter(clock: ManualClock) -> None:
+    """An event whose webhook secret no longer exists is given up and never sent with another signature."""
     post = Post(MemoryObjectStore(clock), clock)
     await post.completed("completed", has_webhook_secret=True)
     await post.send()

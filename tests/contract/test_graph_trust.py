@@ -1,4 +1,4 @@
-"""Who writes the graphs: what the API accepts and refuses by the level of a deployment and of a key."""
+"""Graph trust: what the API accepts and refuses by the level of a deployment and of a key."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -21,9 +21,9 @@ SAVES_ANYWHERE = {
     "3": node("Image Save", images=["1", 0], output_path="x", filename_prefix="y", extension="png"),
 }
 VIDEO = {"frame_rate": 8, "loop_count": 0, "format": "image/gif", "pingpong": False, "save_output": True}
-SAYS_TOO_MUCH = {
+UNDECLARED_INPUT = {
     "1": EMPTY,
-    "2": node("VHS_VideoCombine", images=["1", 0], filename_prefix="A", **VIDEO, unheard_of="x"),
+    "2": node("VHS_VideoCombine", images=["1", 0], filename_prefix="A", **VIDEO, not_declared="x"),
 }
 UNUSED = {"1": EMPTY, "2": saved("1"), "9": node("ImageInvert", image=["77", 0])}
 PASTED = {"1": node("LoadImage", image="pasted/image (3).png"), "2": saved("1")}
@@ -40,7 +40,7 @@ async def record_of(api: Api, job_id: str, tenant: str = "default") -> JobRecord
     return (await api.stores.jobs.read(tenant, job_id)).record
 
 
-@pytest.mark.parametrize("graph", [SAVES_ANYWHERE, SAYS_TOO_MUCH], ids=["a denied class", "an undeclared input"])
+@pytest.mark.parametrize("graph", [SAVES_ANYWHERE, UNDECLARED_INPUT], ids=["a denied class", "an undeclared input"])
 @pytest.mark.parametrize(
     ("of_deployment", "of_key", "level"),
     [
@@ -50,10 +50,10 @@ async def record_of(api: Api, job_id: str, tenant: str = "default") -> JobRecord
         ("strangers", "own", "own"),
     ],
 )
-async def test_a_keys_own_level_goes_before_the_deployments(
+async def test_a_keys_level_overrides_the_deployments(
     clock: ManualClock, graph: dict[str, Any], of_deployment: GraphTrust, of_key: GraphTrust | None, level: GraphTrust
 ) -> None:
-    """The job shows the level, and its worker finds it in the record; a refusal names what allows the graph."""
+    """The key's level is stored and shown with the job, and a refusal names the setting that allows the graph."""
     config = ApiConfig(api_key=KEY, graphs=of_deployment)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         await publish(api.stores)
@@ -70,8 +70,8 @@ async def test_a_keys_own_level_goes_before_the_deployments(
                 assert (await client.get(f"/v1/jobs/{job_id}")).json()["graphs"] == "own"
 
 
-async def test_a_named_workflow_is_the_operators_own(clock: ManualClock) -> None:
-    """Whatever the key that gives the values."""
+async def test_a_named_workflow_has_the_operators_trust(clock: ManualClock) -> None:
+    """A job of a named workflow has the level `own`, whatever the level of its key."""
     config = ApiConfig(api_key=KEY, graphs="strangers")
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         given = {"image": {"data": base64.b64encode(PNG).decode()}}
@@ -82,14 +82,14 @@ async def test_a_named_workflow_is_the_operators_own(clock: ManualClock) -> None
         assert (await record_of(api, answer.json()["job_id"])).graphs == "strangers"
 
 
-async def test_what_no_output_needs_refuses_nothing(api: Api) -> None:
-    """ComfyUI ignores it, so there is nothing to warn of."""
+async def test_an_unused_node_causes_no_refusal(api: Api) -> None:
+    """A faulty node that no output needs causes neither a refusal nor a warning, since ComfyUI ignores it."""
     answer = await api.client.post("/v1/jobs", json={"workflow": UNUSED, "strict": True})
     assert (answer.status_code, answer.json()["warnings"]) == (202, {})
 
 
-async def test_a_batch_says_which_of_its_jobs_have_warnings(api: Api) -> None:
-    """In the answer, its repetition and the batch; the job itself has them in full."""
+async def test_a_batch_shows_which_jobs_have_warnings(api: Api) -> None:
+    """The response, its repetition and the batch show which jobs have warnings, and the job shows them in full."""
     document = {"jobs": [{"workflow": UNUSED}, {"workflow": PARTLY_GOOD}]}
     first, second = [
         await api.client.post("/v1/batches", json=document, headers={"Idempotency-Key": "b"}) for _ in range(2)
@@ -101,8 +101,8 @@ async def test_a_batch_says_which_of_its_jobs_have_warnings(api: Api) -> None:
     assert (await api.client.get(f"/v1/jobs/{shown['jobs'][1]['job_id']}")).json()["warnings"]
 
 
-async def test_good_outputs_are_accepted_with_warnings(api: Api) -> None:
-    """In the answer, the job and the list; a strict job is refused with the same words."""
+async def test_valid_outputs_are_accepted_with_warnings(api: Api) -> None:
+    """The response, the job and the list show warnings, and a strict job is refused with the same errors."""
     answer = await api.client.post("/v1/jobs", json={"workflow": PARTLY_GOOD})
     assert answer.status_code == 202, answer.text
     (warning,) = answer.json()["warnings"].values()
@@ -117,8 +117,8 @@ async def test_good_outputs_are_accepted_with_warnings(api: Api) -> None:
     assert (problem["detail"], problem["node_errors"]["9"]["errors"]) == (warning["detail"], warning["errors"])
 
 
-async def test_a_pasted_picture_comes_under_its_own_name(api: Api) -> None:
-    """A medium's name may have folders; without the file the job is refused, and the hint says what to send."""
+async def test_a_pasted_picture_keeps_its_name(api: Api) -> None:
+    """A medium's name may contain folders, and without the file the job is refused with a hint at `media`."""
     refused = (await api.client.post("/v1/jobs", json={"workflow": PASTED})).json()
     assert (refused["type"], refused["pointer"]) == ("/problems/missing-medium", "/workflow/1/inputs/image")
     assert "`media`" in refused["hint"]
@@ -130,8 +130,8 @@ async def test_a_pasted_picture_comes_under_its_own_name(api: Api) -> None:
 
 
 @pytest.mark.parametrize("names", [("a", "a/b.png"), ("a/b.png", "a"), ("a/b.png", "a/b.png")])
-async def test_a_name_is_no_file_and_folder_at_once(api: Api, names: tuple[str, str]) -> None:
-    """Both could not lie in the input folder."""
+async def test_a_name_is_not_both_file_and_folder(api: Api, names: tuple[str, str]) -> None:
+    """Media names that would need one path as both a file and a folder are refused."""
     media = [{"name": name, "data": base64.b64encode(PNG).decode()} for name in names]
     answer = await api.client.post("/v1/jobs", json={"workflow": BLUE, "media": media})
     problem = answer.json()

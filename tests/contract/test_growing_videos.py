@@ -1,4 +1,4 @@
-"""Each frame of a video counts with its own size, whatever its container says."""
+"""Each frame of a video counts with its own size, whatever size its container states."""
 
 import io
 from collections.abc import Callable
@@ -46,18 +46,18 @@ def packets(codec: str, pixels: str, options: dict[str, str], size: tuple[int, i
     context.pix_fmt, context.options, context.thread_count = pixels, options, 1
     context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
     picture = np.zeros((size[1], size[0], 3), np.uint8)
-    made = []
+    encoded = []
     for number in range(frames):
         frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
         frame.pts = number
-        made += context.encode(frame)
-    return [bytes(packet) for packet in (*made, *context.encode(None))]
+        encoded += context.encode(frame)
+    return [bytes(packet) for packet in (*encoded, *context.encode(None))]
 
 
 def growing(
     codec: str, container_format: str, pixels: str, options: dict[str, str], *, large: int, edit: Edit = bytes
 ) -> bytes:
-    """Three small frames, then one large frame again and again, in a file that says it is small. `edit` changes it."""
+    """Three small frames, then one large frame repeatedly, changed by `edit`, in a file that states the small size."""
     out = io.BytesIO()
     with av.open(out, "w", format=container_format) as container:
         stream: Any = container.add_stream(codec, rate=25)
@@ -75,7 +75,7 @@ def growing(
 
 
 def edited(body: bytes, edit: Edit) -> bytes:
-    """An MP4 whose large packets, which `growing` puts behind three small ones, are changed."""
+    """An MP4 file whose large packets, which `growing` puts after three small ones, are changed."""
     out = io.BytesIO()
     with av.open(io.BytesIO(body), "r") as source, av.open(out, "w", format="mp4") as container:
         stream: Any = container.add_stream_from_template(source.streams.video[0])
@@ -100,20 +100,20 @@ async def checked(tmp_path: Path, body: bytes) -> str:
 
 
 @pytest.mark.parametrize(("codec", "container_format", "pixels", "options"), CODECS, ids=NAMES)
-async def test_frames_that_grow_count_as_they_are(
+async def test_growing_frames_count_with_their_own_size(
     tmp_path: Path, codec: str, container_format: str, pixels: str, options: dict[str, str]
 ) -> None:
-    """Ten frames of 640 by 480 have more than two million pixels, and two have not."""
+    """A video with ten frames of 640 by 480 exceeds two million pixels, and with two frames it does not."""
     assert await checked(tmp_path, growing(codec, container_format, pixels, options, large=2))
     with pytest.raises(FileRefused, match="frames of up to"):
         await checked(tmp_path, growing(codec, container_format, pixels, options, large=10))
 
 
 @pytest.mark.parametrize(("codec", "container_format", "pixels", "options"), CODECS, ids=NAMES)
-def test_an_ordinary_video_has_the_size_that_it_says(
+def test_an_ordinary_video_has_its_stated_size(
     codec: str, container_format: str, pixels: str, options: dict[str, str]
 ) -> None:
-    """Up to the next whole block; each packet is a frame."""
+    """Each packet of an ordinary video is a frame of the stated size, rounded up to whole blocks."""
     body = growing(codec, container_format, pixels, options, large=0)
     with av.open(io.BytesIO(body), "r") as container:
         stream = container.streams.video[0]
@@ -123,35 +123,35 @@ def test_an_ordinary_video_has_the_size_that_it_says(
     assert all(0 <= size[0] - SMALL[0] <= 16 and 0 <= size[1] - SMALL[1] <= 16 for size in found)
 
 
-def behind_the_start(inserted: bytes) -> Edit:
-    """Of a JPEG."""
+def after_the_start(inserted: bytes) -> Edit:
+    """Inserts bytes after the start marker of a JPEG."""
     return lambda body: body[:2] + inserted + body[2:]
 
 
 def unit(body: bytes) -> bytes:
-    """A NAL unit behind its length."""
+    """A NAL unit after its length."""
     return len(body).to_bytes(4) + body
 
 
 def within_a_unit(body: bytes) -> bytes:
-    """The first NAL unit behind a start code in a unit of filler."""
+    """Moves the first NAL unit into a filler unit, after a start code."""
     end = 4 + int.from_bytes(body[:4])
     return unit(b"\x0c\xff\x80\0\0\1" + body[4:end]) + body[end:]
 
 
 def with_two_readings(body: bytes) -> bytes:
-    """A parameter set for 640 by 480 that cannot be read until FFmpeg keeps the `03` of its `00 00 03`."""
+    """Parameter sets for 640 by 480 that are readable only with their emulation bytes, which FFmpeg keeps."""
     sequence = bytes.fromhex("6742001ed4000003163e7dc0a03d90")
-    return b"".join(unit(sequence if one[0] & 31 == 7 else one) for one in nal_units(body))
+    return b"".join(unit(sequence if nal[0] & 31 == 7 else nal) for nal in nal_units(body))
 
 
 HIDDEN: dict[str, tuple[str, Edit]] = {
-    "JPEG, a marker that has no segment": ("mjpeg", behind_the_start(b"\xff\x02\xff\xff")),
-    "JPEG, a marker that is not known": ("mjpeg", behind_the_start(b"\xff\xf1\xff\xff")),
-    "JPEG, a segment that does not fit": ("mjpeg", behind_the_start(b"\xff\xe5\xff\xff")),
+    "JPEG, a marker that has no segment": ("mjpeg", after_the_start(b"\xff\x02\xff\xff")),
+    "JPEG, an unknown marker": ("mjpeg", after_the_start(b"\xff\xf1\xff\xff")),
+    "JPEG, a segment that does not fit": ("mjpeg", after_the_start(b"\xff\xe5\xff\xff")),
     "PNG, a text before the header": ("png", lambda body: body[:8] + b"\0\0\0\3tEXta\0b" + bytes(4) + body[8:]),
     "MPEG-2, an empty extension": ("mpeg2video", lambda body: b"\0\0\1\xb5" + body),
-    "H.264, a byte behind the units": ("libx264", lambda body: body + b"\0"),
+    "H.264, a byte after the units": ("libx264", lambda body: body + b"\0"),
     "H.264, an empty parameter set": ("libx264", lambda body: unit(b"\x67") + body),
     "H.264, a start code within a unit": ("libx264", within_a_unit),
     "H.264, a parameter set that is read with its emulation bytes": ("libx264", with_two_readings),
@@ -159,8 +159,8 @@ HIDDEN: dict[str, tuple[str, Edit]] = {
 
 
 @pytest.mark.parametrize("name", HIDDEN)
-async def test_no_bytes_before_a_header_hide_it(tmp_path: Path, name: str) -> None:
-    """The decoder finds the large frames, and so does the check."""
+async def test_no_inserted_bytes_hide_a_header(tmp_path: Path, name: str) -> None:
+    """The check finds all large frames that the decoder finds, whatever bytes surround their headers."""
     codec, edit = HIDDEN[name]
     _, container_format, pixels, options = next(row for row in CODECS if row[0] == codec)
     if codec == "libx264":
@@ -182,16 +182,15 @@ def nal_units(body: bytes) -> list[bytes]:
 
 
 def as_configuration(body: bytes) -> bytes:
-    """The parameter sets of a packet as a file's header has them (ISO/IEC 14496-15, 5.3.3.1), for lengths of two
-    bytes."""
-    sequence = next(one for one in nal_units(body) if one[0] & 31 == 7)
-    picture = next(one for one in nal_units(body) if one[0] & 31 == 8)
+    """A packet's parameter sets in the form of a file header (ISO/IEC 14496-15, 5.3.3.1), for lengths of two bytes."""
+    sequence = next(nal for nal in nal_units(body) if nal[0] & 31 == 7)
+    picture = next(nal for nal in nal_units(body) if nal[0] & 31 == 8)
     head = bytes([1, sequence[1], 0, sequence[3], 0xFC | 1, 0xE0 | 1])
     return head + len(sequence).to_bytes(2) + sequence + b"\1" + len(picture).to_bytes(2) + picture
 
 
-async def test_jpeg_ls_among_jpegs_counts_as_it_is(tmp_path: Path) -> None:
-    """FFmpeg's decoder of MJPEG takes it as well."""
+async def test_jpeg_ls_among_jpegs_counts_with_its_own_size(tmp_path: Path) -> None:
+    """A JPEG-LS frame in an MJPEG video, which FFmpeg's MJPEG decoder also reads, counts with its own size."""
     _, container_format, pixels, options = next(row for row in CODECS if row[0] == "mjpeg")
     (large,) = packets("jpegls", "gray", {}, LARGE, 1)
     body = growing("mjpeg", container_format, pixels, options, large=10, edit=lambda _: large)
@@ -200,15 +199,15 @@ async def test_jpeg_ls_among_jpegs_counts_as_it_is(tmp_path: Path) -> None:
         await checked(tmp_path, body)
 
 
-async def test_a_packet_may_be_the_configuration(tmp_path: Path) -> None:
-    """FFmpeg takes it as the file's new header, with another length of lengths."""
+async def test_a_packet_may_be_a_configuration(tmp_path: Path) -> None:
+    """A packet that FFmpeg reads as the file's new header, with another length size, hides no large frame."""
     _, container_format, pixels, options = CODECS[0]
     numbers = count()
 
     def edit(body: bytes) -> bytes:
         if next(numbers) % 2 == 0:
             return as_configuration(body)
-        return b"".join(len(one).to_bytes(2) + one for one in nal_units(body) if one[0] & 31 == 5)
+        return b"".join(len(nal).to_bytes(2) + nal for nal in nal_units(body) if nal[0] & 31 == 5)
 
     body = edited(growing("libx264", container_format, pixels, options, large=20), edit)
     assert largest_decoded(body) == LARGE

@@ -1,4 +1,4 @@
-"""Clients that hold connections instead of sending requests, against uvicorn as the local API runs it."""
+"""Clients that hold connections without sending requests, against uvicorn as the local API runs it."""
 
 import asyncio
 import logging
@@ -20,12 +20,12 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 HEAD = b"GET / HTTP/1.1\r\nhost: here\r\n"
-WHOLE = HEAD + b"\r\n"
-LIVENESS_S = 20
+COMPLETE = HEAD + b"\r\n"
+TIME_LIMIT_S = 20
 LARGE = 32 * 1024 * 1024
-"""Bytes: more than the kernel keeps for both ends."""
+"""In bytes: more than the kernel buffers at both ends."""
 SHORT = 60_000
-"""Bytes: fewer than the transport's buffer takes before it asks for a pause."""
+"""In bytes: fewer than the transport buffers before it pauses the writer."""
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Awaitable[Connection]]
 
@@ -52,7 +52,7 @@ async def _fail(_: Request) -> Response:
 
 
 async def _headers_after_the_body(request: Request) -> Response:
-    """What the application sees of a request once its body, trailers included, has arrived."""
+    """The headers that the application sees once the body, trailers included, has arrived."""
     await request.body()
     return PlainTextResponse(f"{sorted(request.headers.keys())} well")
 
@@ -72,17 +72,17 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
     )
     serves: Any = guard.protocol
     server = uvicorn.Server(uvicorn.Config(app, http=serves, ws="none", log_config=None, timeout_graceful_shutdown=1))
-    opened: list[asyncio.StreamWriter] = []
+    writers: list[asyncio.StreamWriter] = []
     with socket.create_server(("127.0.0.1", 0), backlog=100) as listener:
 
         async def connect() -> Connection:
             reader, writer = await asyncio.open_connection(*listener.getsockname())
-            opened.append(writer)
+            writers.append(writer)
             return reader, writer
 
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         yield connect, guard
-        for writer in opened:
+        for writer in writers:
             writer.close()
             with suppress(ConnectionError):
                 await writer.wait_closed()
@@ -91,20 +91,20 @@ async def _server(limits: HeadLimits) -> AsyncIterator[tuple[Connect, Guard]]:
 
 
 async def _rest_of(connection: Connection) -> bytes:
-    """What comes until the server closes."""
-    async with asyncio.timeout(LIVENESS_S):
+    """All bytes until the server closes the connection."""
+    async with asyncio.timeout(TIME_LIMIT_S):
         return await connection[0].read()
 
 
 async def _is_served(connection: Connection) -> bool:
-    connection[1].write(WHOLE)
-    async with asyncio.timeout(LIVENESS_S):
+    connection[1].write(COMPLETE)
+    async with asyncio.timeout(TIME_LIMIT_S):
         return (await connection[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", HEAD])
-async def test_a_head_that_does_not_come(sent: bytes) -> None:
-    """The client is told, and the connection ends."""
+async def test_a_late_head_is_refused(sent: bytes) -> None:
+    """A connection whose request head does not arrive in time gets 408 and ends."""
     async with _server(HeadLimits(head_s=0.2)) as (connect, guard):
         slow = await connect()
         slow[1].write(sent)
@@ -112,8 +112,8 @@ async def test_a_head_that_does_not_come(sent: bytes) -> None:
         assert not guard.waiting
 
 
-async def test_a_second_head_that_does_not_come() -> None:
-    """A good request does not buy the next one more time."""
+async def test_a_late_second_head_is_refused() -> None:
+    """A completed request does not extend the time limit of the next request head."""
     async with _server(HeadLimits(head_s=0.5)) as (connect, _):
         slow = await connect()
         assert await _is_served(slow)
@@ -121,8 +121,8 @@ async def test_a_second_head_that_does_not_come() -> None:
         assert (await _rest_of(slow)).startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_head_without_end() -> None:
-    """It is refused when it is larger than the limit, however fast it comes."""
+async def test_an_endless_head_is_refused() -> None:
+    """A request head above the size limit gets 431, however fast it arrives."""
     async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
         endless = await connect()
         endless[1].write(HEAD)
@@ -132,8 +132,8 @@ async def test_a_head_without_end() -> None:
         assert (await _rest_of(endless)).startswith(b"HTTP/1.1 431 ")
 
 
-async def test_the_oldest_silent_connection_makes_room() -> None:
-    """Who sends a request is served, however many say nothing."""
+async def test_the_oldest_silent_connections_are_closed() -> None:
+    """Requests are served although many connections send nothing, because the oldest of these are closed."""
     async with _server(HeadLimits(max_waiting=5, grace_s=0.1)) as (connect, guard):
         silent = [await connect() for _ in range(11)]
         await asyncio.sleep(0.15)
@@ -146,12 +146,12 @@ async def test_the_oldest_silent_connection_makes_room() -> None:
         assert await _is_served(silent[-1])
 
 
-async def test_a_body_that_goes_on_after_the_answer() -> None:
-    """The connection ends, though the client still sends."""
+async def test_a_body_that_continues_after_the_response_is_cut_off() -> None:
+    """The connection ends although the client still sends its body after the response."""
     async with _server(HeadLimits(head_s=0.3)) as (connect, _):
         slow = await connect()
         slow[1].write(b"POST / HTTP/1.1\r\nhost: here\r\ncontent-length: 1000000\r\n\r\n")
-        async with asyncio.timeout(LIVENESS_S):
+        async with asyncio.timeout(TIME_LIMIT_S):
             assert (await slow[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
             await _drip_until_it_ends(slow[1])
 
@@ -164,18 +164,18 @@ async def _drip_until_it_ends(writer: asyncio.StreamWriter) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_requests_one_behind_the_other() -> None:
-    """Pipelined requests, and one whose head comes in pieces, are answered as ever."""
+async def test_pipelined_requests_are_answered() -> None:
+    """Pipelined requests are answered, including a request whose head arrives in pieces."""
     async with _server(HeadLimits(max_head_bytes=1_000)) as (connect, guard):
-        patient = await connect()
-        patient[1].write(WHOLE * 3 + b"GET / HT")
+        pipelining = await connect()
+        pipelining[1].write(COMPLETE * 3 + b"GET / HT")
         await asyncio.sleep(0.05)
-        patient[1].write(WHOLE.removeprefix(b"GET / HT"))
-        async with asyncio.timeout(LIVENESS_S):
+        pipelining[1].write(COMPLETE.removeprefix(b"GET / HT"))
+        async with asyncio.timeout(TIME_LIMIT_S):
             for _ in range(4):
-                await patient[0].readuntil(b"well")
-        assert len(guard.waiting) == 1  # for its next head
-        patient[1].close()
+                await pipelining[0].readuntil(b"well")
+        assert len(guard.waiting) == 1  # it waits for the next head
+        pipelining[1].close()
         await until(lambda: not guard.waiting)
 
 
@@ -187,8 +187,8 @@ async def test_requests_one_behind_the_other() -> None:
         b"".join(b"x%d:\r\n" % number for number in range(101)),
     ],
 )
-async def test_a_head_that_comes_in_one_piece(fields: bytes) -> None:
-    """Its exact size and the number of its fields count, also where it is complete at once."""
+async def test_a_head_in_one_piece_is_limited(fields: bytes) -> None:
+    """The exact size and the number of header fields are limited even if the head arrives at once."""
     async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
         large = await connect()
         large[1].write(HEAD + fields + b"\r\n")
@@ -198,14 +198,14 @@ async def test_a_head_that_comes_in_one_piece(fields: bytes) -> None:
 CHUNKED = b"POST /read HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
-async def test_trailer_fields_are_no_headers() -> None:
-    """An `Authorization` that comes after the body authorises nothing."""
+async def test_trailer_fields_are_not_headers() -> None:
+    """An `Authorization` field in the trailers does not reach the application."""
     async with _server(HeadLimits()) as (connect, _):
         sent = await connect()
         sent[1].write(CHUNKED)
         await sent[1].drain()
         sent[1].write(b"3\r\nabc\r\n0\r\nauthorization: Bearer x\r\nx-late: 1\r\n\r\n")
-        async with asyncio.timeout(LIVENESS_S):
+        async with asyncio.timeout(TIME_LIMIT_S):
             answer = await sent[0].readuntil(b"well")
         assert b"['host', 'transfer-encoding'] well" in answer
 
@@ -220,8 +220,8 @@ async def test_trailer_fields_are_no_headers() -> None:
         b"1\r\na\r\n" * 200_000,
     ],
 )
-async def test_a_body_of_much_framing(framing: bytes) -> None:
-    """Trailers, extensions and tiny chunks cost more than their data: the connection ends before they are kept."""
+async def test_a_body_of_mostly_framing_is_refused(framing: bytes) -> None:
+    """A body whose trailers, extensions or tiny chunks exceed its data ends the connection before they are kept."""
     async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
         sent = await connect()
         sent[1].write(CHUNKED)
@@ -235,8 +235,8 @@ async def test_a_body_of_much_framing(framing: bytes) -> None:
 
 
 @pytest.mark.parametrize("wrong", [b"1;" + b"x" * 20_000 + b"\r\na\r\n", b"no size\r\n"])
-async def test_a_body_that_is_refused_while_it_is_read(wrong: bytes) -> None:
-    """The client gets a problem that says why."""
+async def test_a_malformed_body_gets_a_problem(wrong: bytes) -> None:
+    """A body that turns out to be malformed while it is read gets a problem response."""
     async with _server(HeadLimits(max_head_bytes=10_000)) as (connect, _):
         sent = await connect()
         sent[1].write(CHUNKED + b"1\r\na\r\n")
@@ -248,8 +248,8 @@ async def test_a_body_that_is_refused_while_it_is_read(wrong: bytes) -> None:
         assert b"application/problem+json" in answer
 
 
-async def test_what_is_not_http() -> None:
-    """It is refused by a problem too."""
+async def test_bytes_that_are_not_http_get_a_problem() -> None:
+    """Bytes that are not HTTP get a problem response."""
     async with _server(HeadLimits()) as (connect, _):
         sent = await connect()
         sent[1].write(b"hello\r\n\r\n")
@@ -258,50 +258,50 @@ async def test_what_is_not_http() -> None:
         assert b"application/problem+json" in answer
 
 
-async def test_chunks_of_a_usual_size() -> None:
-    """A body in many chunks is read, extensions and a trailer included."""
+async def test_chunks_of_normal_size_are_read() -> None:
+    """A body in many chunks, with extensions and a trailer, is read."""
     async with _server(HeadLimits(max_head_bytes=2_000)) as (connect, _):
         sent = await connect()
         sent[1].write(CHUNKED + b"64;n=v\r\n%b\r\n" % (b"x" * 100) * 5_000 + b"0\r\nx: y\r\n\r\n")
-        async with asyncio.timeout(LIVENESS_S):
+        async with asyncio.timeout(TIME_LIMIT_S):
             assert (await sent[0].readuntil(b"well")).startswith(b"HTTP/1.1 200")
 
 
-async def test_many_requests_on_one_connection() -> None:
-    """A few may wait for the answers before theirs; with more the connection ends."""
+async def test_pipelined_requests_are_limited() -> None:
+    """A connection with too many pipelined requests ends before all of them are answered."""
     async with _server(HeadLimits(max_pipelined=4)) as (connect, _):
-        eager = await connect()
-        eager[1].write(WHOLE * 50)
-        answered = (await _rest_of(eager)).count(b"HTTP/1.1 200")
+        flooding = await connect()
+        flooding[1].write(COMPLETE * 50)
+        answered = (await _rest_of(flooding)).count(b"HTTP/1.1 200")
         assert answered < 50
 
 
-async def test_a_client_that_does_not_read() -> None:
-    """It counts as one that waits, and its connection ends with what the kernels hold of its answer."""
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
+    """A client that does not read its response counts as waiting and is disconnected after the write timeout."""
     async with _server(HeadLimits(write_s=0.5)) as (connect, guard):
-        deaf = await connect()
-        deaf[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+        unread = await connect()
+        unread[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
         await until(lambda: any(connection.flow.write_paused for connection in guard.waiting))
         await until(lambda: not guard.waiting)
         with suppress(ConnectionError):
-            assert len(await _rest_of(deaf)) < LARGE
+            assert len(await _rest_of(unread)) < LARGE
 
 
-async def test_a_slow_reader_gets_all_of_a_large_answer() -> None:
-    """It takes much longer than `write_s`, a little at a time."""
+async def test_a_slow_reader_gets_a_large_response_in_full() -> None:
+    """A client that reads slowly but steadily gets a large response in full, even if it takes longer than `write_s`."""
     async with _server(HeadLimits(write_s=0.3)) as (connect, _):
         reader, writer = await connect()
         writer.write(b"GET /large HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
         got = 0
-        async with asyncio.timeout(3 * LIVENESS_S):
+        async with asyncio.timeout(3 * TIME_LIMIT_S):
             while piece := await reader.read(512 * 1024):
                 got += len(piece)
                 await asyncio.sleep(0.02)
         assert got > LARGE
 
 
-async def test_clients_that_do_not_read_make_room() -> None:
-    """The oldest of too many ends before its time."""
+async def test_the_oldest_clients_that_do_not_read_are_disconnected() -> None:
+    """With too many clients that do not read, the oldest are disconnected before the write timeout."""
     async with _server(HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600)) as (connect, guard):
         for _ in range(5):
             (await connect())[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
@@ -311,18 +311,20 @@ async def test_clients_that_do_not_read_make_room() -> None:
 
 
 @pytest.mark.parametrize("ending", [b"\r\n", b"connection: close\r\n\r\n"], ids=["kept alive", "closed"])
-async def test_clients_that_do_not_read_short_answers_make_room(ending: bytes) -> None:
-    """An answer that fits into the buffers is written at once; its connection waits all the same, also once closed."""
+async def test_clients_that_do_not_read_short_responses_are_disconnected(ending: bytes) -> None:
+    """An unread response in the buffers keeps its connection among the waiting, even after the response is complete."""
     limits = HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600, send_buffer_bytes=4096)
     async with _server(limits) as (connect, guard):
         address = (await connect())[1].get_extra_info("peername")
         with ExitStack() as sockets:
             for _ in range(5):
-                deaf = sockets.enter_context(socket.socket())
-                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-                deaf.connect(address)
-                deaf.sendall(b"GET /short HTTP/1.1\r\nhost: here\r\n" + ending)
-            await until(lambda: sum(bool(one.transport.get_write_buffer_size()) for one in guard.waiting) == 2)
+                unread = sockets.enter_context(socket.socket())
+                unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                unread.connect(address)
+                unread.sendall(b"GET /short HTTP/1.1\r\nhost: here\r\n" + ending)
+            await until(
+                lambda: sum(bool(connection.transport.get_write_buffer_size()) for connection in guard.waiting) == 2
+            )
             assert await _is_served(await connect())
             assert len(guard.waiting) == 2
 
@@ -330,25 +332,25 @@ async def test_clients_that_do_not_read_short_answers_make_room(ending: bytes) -
 @pytest.mark.parametrize(
     "limits",
     [HeadLimits(write_s=0.5), HeadLimits(max_waiting=1, grace_s=0.0, write_s=3600)],
-    ids=["took nothing", "made room"],
+    ids=["timed out", "too many"],
 )
 async def test_the_kernel_keeps_nothing_for_a_client_that_does_not_read(limits: HeadLimits) -> None:
-    """Its connection is reset: closed only, what was sent would stay until the client reads it."""
+    """The connection of a client that does not read is reset, so that the kernel drops the unread data."""
     async with _server(limits) as (connect, guard):
         address = (await connect())[1].get_extra_info("peername")
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
-            deaf.connect(address)
-            deaf.sendall(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
-            await until(lambda: any(one.flow.write_paused for one in guard.waiting))
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            unread.connect(address)
+            unread.sendall(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
+            await until(lambda: any(connection.flow.write_paused for connection in guard.waiting))
             await connect()
-            await until(lambda: not any(one.flow.write_paused for one in guard.waiting))
+            await until(lambda: not any(connection.flow.write_paused for connection in guard.waiting))
             with pytest.raises(ConnectionResetError):
-                await asyncio.to_thread(_read_to_the_end, deaf)
+                await asyncio.to_thread(_read_to_the_end, unread)
 
 
 def _read_to_the_end(connection: socket.socket) -> None:
-    connection.settimeout(LIVENESS_S)
+    connection.settimeout(TIME_LIMIT_S)
     while connection.recv(65_536):
         pass
 
@@ -356,8 +358,8 @@ def _read_to_the_end(connection: socket.socket) -> None:
 @pytest.mark.parametrize(
     "sent", [b"nonsense\r\n\r\n", HEAD + b"connection: upgrade, close\r\nupgrade: websocket\r\n\r\n"]
 )
-async def test_a_request_that_uvicorn_would_warn_of(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """A malformed request or an unsupported upgrade writes no warning: anyone could fill the log with them."""
+async def test_a_bad_request_writes_no_warning(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """A malformed request or an unsupported upgrade writes no warning, so that clients cannot fill the log."""
     caplog.set_level(logging.INFO)
     async with _server(HeadLimits()) as (connect, _):
         connection = await connect()
@@ -367,7 +369,7 @@ async def test_a_request_that_uvicorn_would_warn_of(sent: bytes, caplog: pytest.
 
 
 async def test_a_failing_application_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What uvicorn says of our own faults stays in the log."""
+    """An exception in the application is still logged by uvicorn."""
     async with _server(HeadLimits()) as (connect, _):
         connection = await connect()
         connection[1].write(b"GET /fails HTTP/1.1\r\nhost: here\r\nconnection: close\r\n\r\n")
@@ -376,37 +378,37 @@ async def test_a_failing_application_is_logged(caplog: pytest.LogCaptureFixture)
 
 
 async def test_another_request_does_not_hide_a_client_that_does_not_read() -> None:
-    """It still counts among those that wait, from when it began to."""
+    """A further request on the connection of a client that does not read leaves it among the waiting."""
     async with _server(HeadLimits(max_waiting=2, grace_s=0.0, write_s=3600)) as (connect, guard):
-        deaf = [await connect() for _ in range(2)]
-        for _, writer in deaf:
+        unread = [await connect() for _ in range(2)]
+        for _, writer in unread:
             writer.write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
         await until(lambda: sum(connection.flow.write_paused for connection in guard.waiting) == 2)
-        for _, writer in deaf:
-            writer.write(WHOLE)
+        for _, writer in unread:
+            writer.write(COMPLETE)
         assert await _is_served(await connect())
         await until(lambda: len(guard.waiting) <= 2)
         third = await connect()
         third[1].write(b"GET /large HTTP/1.1\r\nhost: here\r\n\r\n")
         with suppress(ConnectionError):
-            assert len(await _rest_of(deaf[0])) < LARGE
+            assert len(await _rest_of(unread[0])) < LARGE
 
 
 @pytest.mark.parametrize("first", ["GET", "DELETE"])
-async def test_a_body_that_no_operation_reads(first: str) -> None:
-    """It is dropped, not kept until the answer."""
+async def test_a_body_that_no_operation_reads_is_dropped(first: str) -> None:
+    """The body of a request that ignores it is dropped, and the next request is answered."""
     async with _server(HeadLimits()) as (connect, _):
         reader, writer = await connect()
         size = 1_000_000
         writer.write(f"{first} / HTTP/1.1\r\nhost: here\r\ncontent-length: {size}\r\n\r\n".encode() + b"x" * size)
-        writer.write(WHOLE)
-        async with asyncio.timeout(LIVENESS_S):
+        writer.write(COMPLETE)
+        async with asyncio.timeout(TIME_LIMIT_S):
             assert (await reader.readuntil(b"\r\n")).split()[1] in (b"200", b"405")
             assert await reader.readuntil(b"well")
 
 
-async def test_a_body_behind_another_request_ends_the_connection() -> None:
-    """A request that waits for the answer to another may have none."""
+async def test_a_pipelined_request_with_a_body_ends_the_connection() -> None:
+    """A request with a body that waits for the response to another request ends the connection."""
     async with _server(HeadLimits()) as (connect, _):
         _, writer = connection = await connect()
         writer.write(b"GET /slow HTTP/1.1\r\nhost: here\r\n\r\n")

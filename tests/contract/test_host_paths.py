@@ -1,4 +1,4 @@
-"""Jobs that fail in many ways, and files that are refused: no answer, event or log names a folder of the machine."""
+"""No response, event or log of a failed job or a refused file names a folder of the machine."""
 
 import sys
 import tempfile
@@ -23,23 +23,23 @@ SAVED = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_pre
 
 
 async def _shown(on: Bench, record: JobRecord) -> str:
-    """All that its tenant may read of how the job went."""
+    """The job's record and log, which are all that its tenant may read."""
     log = await on.stores.logs.tail("default", record.job_id, record.attempt, 500)
     return "\n".join([record.model_dump_json(), *(log or ())])
 
 
-FAILING: dict[str, dict[str, Any]] = {
+FAILING_GRAPHS: dict[str, dict[str, Any]] = {
     "a node raises": {"1": PICTURE, "2": {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": "value"}}},
     "a file is no picture": {"1": {"class_type": "LoadImage", "inputs": {"image": "broken.png"}}},
-    "a file is not there": {"1": {"class_type": "LoadImage", "inputs": {"image": "missing.png"}}},
-    "an output leads nowhere": {
+    "a file is missing": {"1": {"class_type": "LoadImage", "inputs": {"image": "missing.png"}}},
+    "an output is missing": {
         "1": PICTURE,
         "3": {
             "class_type": "LiteEmit",
             "inputs": {"ui": '{"images": [{"filename": "no.png", "subfolder": "", "type": "output"}]}'},
         },
     },
-    "an output climbs": {
+    "an output leaves its folder": {
         "1": PICTURE,
         "3": {
             "class_type": "LiteEmit",
@@ -50,11 +50,11 @@ FAILING: dict[str, dict[str, Any]] = {
 }
 
 
-async def test_jobs_that_fail_at_the_lite_engine_name_no_folder(tmp_path: Path) -> None:
-    """Whatever fails: a node, a file, an output, the engine itself."""
+async def test_jobs_that_fail_in_the_lite_engine_name_no_folder(tmp_path: Path) -> None:
+    """A failed job names no folder, whether a node, a file, an output or the engine failed."""
     async with workbench(tmp_path / "engine") as on:
         cut = await on.input_file("broken.png", PNG[:40])
-        for graph in FAILING.values():
+        for graph in FAILING_GRAPHS.values():
             needs = "broken.png" in str(graph)
             record = await on.run({"2": SAVED, **graph}, input_files=(cut,) if needs else ())
             assert record.status == "failed"
@@ -76,19 +76,19 @@ async def _scripted(on: Stage) -> str:
 
 
 async def test_a_traceback_of_comfyui_names_no_folder(tmp_path: Path) -> None:
-    """Neither in the job's error nor in its log, of which it was the last line."""
-    said = TRACEBACK.format(folder=tmp_path)
+    """The folders of a ComfyUI traceback appear neither in the job's error nor in its log."""
+    text = TRACEBACK.format(folder=tmp_path)
 
     async def script(play: Play) -> None:
-        on.log.append(said)
+        on.log.append(text)
         await paint(play, tmp_path)
         error: dict[str, Any] = {
             "node_id": "1",
             "node_type": "Load",
-            "exception_message": said,
+            "exception_message": text,
             "exception_type": "OSError",
         }
-        error |= {"prompt_id": play.prompt_id, "executed": [], "traceback": [said], "current_inputs": {}}
+        error |= {"prompt_id": play.prompt_id, "executed": [], "traceback": [text], "current_inputs": {}}
         await play.say("execution_error", **error)
         play.record({}, status="error", messages=[["execution_error", error]])
 
@@ -100,15 +100,15 @@ async def test_a_traceback_of_comfyui_names_no_folder(tmp_path: Path) -> None:
 
 
 async def test_a_refusal_of_comfyui_names_no_folder(tmp_path: Path) -> None:
-    """In its message and in `node_errors`, as deep as they are."""
-    said = f"Invalid image file: {tmp_path}/input/a.png"
-    details = {"errors": [{"type": "custom_validation_failed", "message": said, "details": said}], "class_type": "Load"}
+    """The folders of a ComfyUI refusal are removed from its message and from `node_errors` at any depth."""
+    text = f"Invalid image file: {tmp_path}/input/a.png"
+    details = {"errors": [{"type": "custom_validation_failed", "message": text, "details": text}], "class_type": "Load"}
 
     async def script(play: Play) -> None:
         raise AssertionError("nothing was accepted")
 
     async with stage(tmp_path, script) as on:
-        error = {"type": "prompt_outputs_failed_validation", "message": said, "details": said}
+        error = {"type": "prompt_outputs_failed_validation", "message": text, "details": text}
         on.comfy.state.answers = [Answer(400, {"error": error, "node_errors": {"1": details}})]
         shown = await _scripted(on)
     assert "Invalid image file: input/a.png" in shown
@@ -120,8 +120,8 @@ async def test_a_refusal_of_comfyui_names_no_folder(tmp_path: Path) -> None:
     [PNG[:20], PNG[:40], b"BM" + bytes(60), b"\xff\xd8\xff\xe0" + bytes(30)],
     ids=["head", "cut", "bmp", "jpeg"],
 )
-async def test_a_refused_file_is_not_named_by_its_place(tmp_path: Path, body: bytes) -> None:
-    """Pillow puts the whole path into some of its errors."""
+async def test_a_refused_file_does_not_show_its_path(tmp_path: Path, body: bytes) -> None:
+    """The error of a refused file does not contain its path, which Pillow includes in some messages."""
     (tmp_path / "medium").write_bytes(body)
     with pytest.raises(FileRefused) as refused:
         await MediaCheck().check(tmp_path / "medium", MediaLimits())

@@ -1,4 +1,4 @@
-"""Files that would hurt who opens them: refused with what is wrong, before an engine sees them."""
+"""Media files that would harm their reader are refused with a reason, before an engine opens them."""
 
 import asyncio
 import base64
@@ -66,7 +66,7 @@ def picture(kind: str, *, size: tuple[int, int] = (8, 8), frames: int = 1, mode:
 
 
 def tiff(width: int, height: int, pages: int, mark: bytes = b"") -> bytes:
-    """All pages share one strip. The mark after the header is that of a camera's raw file."""
+    """A TIFF whose pages share one strip; the mark after its header makes it a camera's raw file."""
     strip = zlib.compress(bytes(width) * height, 9)
     start = 8 + len(mark)
     at = start + len(strip)
@@ -89,7 +89,7 @@ def tiff(width: int, height: int, pages: int, mark: bytes = b"") -> bytes:
 
 
 def two_readings(extension: bytes, frames: int) -> bytes:
-    """A GIF whose extension is over for some, while others read on: to its end, with what some took for a comment."""
+    """A GIF whose extension ends early for some readers; others read on to what the first took for a comment."""
     frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     hidden = bytes(32) + frame * frames
     comment = b"!\xfe" + bytes([len(hidden)]) + hidden + b"\0"
@@ -97,18 +97,18 @@ def two_readings(extension: bytes, frames: int) -> bytes:
 
 
 def wide_frame(width: int, height: int) -> bytes:
-    """Of a GIF that says it is small."""
+    """A GIF with a frame larger than its stated canvas."""
     frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
     return gif(5, 5, 1, tail=frame + b";")
 
 
 def as_stl(head: bytes) -> bytes:
-    """With a count of facets that fits the file's size."""
+    """A file whose facet count fits its size, as in an STL file."""
     return head.ljust(80)[:80] + struct.pack("<I", 2) + bytes(100)
 
 
 def icon(width: int, height: int) -> bytes:
-    """Its list says 16 by 16, the picture inside something else."""
+    """An icon listed as 16 by 16 that contains a picture of another size."""
     inside = png(width, height)
     return struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(inside), 22) + inside
 
@@ -121,7 +121,7 @@ def frames_of(*sizes: tuple[int, int], kind: str) -> bytes:
 
 
 def short_by_its_header() -> bytes:
-    """A Matroska file of two seconds that says 40 milliseconds."""
+    """A Matroska file of two seconds whose header states 40 milliseconds."""
     body = video(640, 480, 20, container_format="matroska")
     at = body.index(b"\x44\x89\x88")
     return patched(body, at + 3, struct.pack(">d", 40.0))
@@ -186,16 +186,16 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "a camera's TIFF of many pages": lambda: tiff(900, 900, 3, b"CR\x02\0\0\0\0\0"),
     "a TIFF whose second page is large": lambda: frames_of((8, 8), (2_000, 2_000), kind="TIFF"),
     "a JPEG whose second picture is large": lambda: frames_of((8, 8), (2_000, 2_000), kind="MPO"),
-    "a GIF whose frames are behind an empty extension": lambda: two_readings(b"!\xf9\0", 9),
-    "a GIF whose frames are behind a short extension": lambda: two_readings(b"!\xff\x0bNETSCAPE2.0\0", 9),
+    "a GIF whose frames follow an empty extension": lambda: two_readings(b"!\xf9\0", 9),
+    "a GIF whose frames follow a short extension": lambda: two_readings(b"!\xff\x0bNETSCAPE2.0\0", 9),
     "a GIF whose frame is larger than itself": lambda: wide_frame(3_000, 3_000),
     "an AVIF of too many frames": lambda: picture("AVIF", size=(600, 600), frames=8),
     "a PCX of few bytes": lambda: picture("PCX", size=(3_000, 3_000), mode="1"),
     "a TGA": lambda: picture("TGA", size=(3_000, 3_000), mode="L"),
-    "an icon that is none": lambda: icon(3_000, 3_000),
-    "a Matroska file that is longer than it says": short_by_its_header,
+    "an icon of another size than listed": lambda: icon(3_000, 3_000),
+    "a Matroska file that is longer than stated": short_by_its_header,
     "an FLV of too many frames": lambda: video(640, 480, 20, container_format="flv"),
-    "a transport stream, which has no mark": lambda: video(640, 480, 20, container_format="mpegts"),
+    "a transport stream, which has no signature": lambda: video(640, 480, 20, container_format="mpegts"),
     "a BMP of 2^31 by 1": lambda: patched(picture("BMP"), 18, struct.pack("<i", 2**31 - 1)),
     "a TIFF that points to itself": lambda: b"II*\0\x08\0\0\0\0\0" + struct.pack("<I", 8),
     "a TIFF that ends early": lambda: picture("TIFF")[:60],
@@ -216,7 +216,7 @@ async def checked(tmp_path: Path, body: bytes, limits: MediaLimits = SMALL, *, d
 
 @pytest.mark.parametrize("name", HOSTILE)
 async def test_a_hostile_file_is_refused(tmp_path: Path, name: str) -> None:
-    """With words, and without what a loader would need for it."""
+    """A hostile file is refused with a message."""
     with pytest.raises(FileRefused) as refused:
         await checked(tmp_path, HOSTILE[name]())
     assert str(refused.value)
@@ -243,7 +243,7 @@ async def test_a_hostile_file_is_refused(tmp_path: Path, name: str) -> None:
     ],
 )
 async def test_an_ordinary_file_passes(tmp_path: Path, body: bytes, content_type: str) -> None:
-    """As what its bytes say it is."""
+    """An ordinary file is accepted with the content type of its bytes."""
     assert await checked(tmp_path, body) == content_type
 
 
@@ -271,7 +271,7 @@ OTHERS: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "a zero": lambda: b"\0",
 }
-"""What is of no listed format, as media or as data."""
+"""Files that are in no format listed for media or for data."""
 DATA: dict[str, tuple[bytes, str]] = {
     "GLB": (b"glTF" + struct.pack("<II", 2, 20) + bytes(8), "model/gltf-binary"),
     "glTF": (b'{"asset": {"version": "2.0"}}', "application/json"),
@@ -293,21 +293,21 @@ def zipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("name", OTHERS)
 async def test_a_file_of_no_listed_format_is_refused(tmp_path: Path, name: str) -> None:
-    """Also where data may be given: no decoder that is not listed sees it, in an engine or here."""
+    """A file of no listed format is refused even as data, so that no unlisted decoder reads it."""
     for data in (False, True):
         with pytest.raises(FileRefused, match="format"):
             await checked(tmp_path, OTHERS[name](), data=data)
 
 
 def heic(brand: bytes = b"heic", *others: bytes) -> bytes:
-    """The first box of one; readers decide by it."""
+    """The first box of a HEIC file, by which readers recognise it."""
     brands = b"".join((brand, bytes(4), *others))
     return struct.pack(">I", 8 + len(brands)) + b"ftyp" + brands + bytes(64)
 
 
 @pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
-async def test_heic_is_refused_with_what_helps(tmp_path: Path, brand: bytes) -> None:
-    """ComfyUI takes such a file and fails when it opens it, so the answer says what to convert it to."""
+async def test_heic_is_refused_with_advice(tmp_path: Path, brand: bytes) -> None:
+    """A HEIC file, which ComfyUI accepts and then cannot open, is refused with advice on conversion."""
     for others in ((), (b"mif1", b"heic")):
         for data in (False, True):
             with pytest.raises(FileRefused, match="HEIC picture, which ComfyUI cannot read: convert it to JPEG or PNG"):
@@ -315,19 +315,17 @@ async def test_heic_is_refused_with_what_helps(tmp_path: Path, brand: bytes) -> 
 
 
 @pytest.mark.parametrize("name", DATA)
-async def test_data_for_loaders_passes_where_it_may_be_given(tmp_path: Path, name: str) -> None:
-    """3D models, safetensors and JSON are data, never media."""
+async def test_data_for_loaders_is_accepted_only_as_data(tmp_path: Path, name: str) -> None:
+    """3D models, safetensors and JSON are accepted as data and refused as media."""
     body, content_type = DATA[name]
     assert await checked(tmp_path, body, data=True) == content_type
     with pytest.raises(FileRefused, match="format"):
         await checked(tmp_path, body)
 
 
-async def test_a_file_with_two_readings_counts_as_the_larger_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Safetensors that Pillow opens as a PCX are measured as that picture."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", MediaLimits().max_pixels)  # a worker's outputs lift it
+async def test_a_file_of_two_formats_counts_as_the_larger_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Safetensors that Pillow opens as a PCX picture are measured as that picture."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", MediaLimits().max_pixels)  # a worker raises it for its outputs
     length = 0x0100050A  # a PCX's first bytes, with one bit a pixel
     body = bytearray(struct.pack("<Q", length) + b"{  n" + bytes(length - 4))  # then its last column and row
     body[65] = 1
@@ -337,8 +335,8 @@ async def test_a_file_with_two_readings_counts_as_the_larger_one(
         await checked(tmp_path, bytes(body), data=True)
 
 
-async def test_a_stream_behind_data_is_measured(tmp_path: Path) -> None:
-    """FFmpeg finds a sound in what begins as a 3D model."""
+async def test_a_stream_after_data_is_measured(tmp_path: Path) -> None:
+    """A sound that FFmpeg finds after the start of a 3D model is measured."""
     out = io.BytesIO()
     with av.open(out, "w", format="mp3") as container:
         stream: Any = container.add_stream("libmp3lame", rate=8_000, layout="mono")
@@ -350,15 +348,15 @@ async def test_a_stream_behind_data_is_measured(tmp_path: Path) -> None:
         await checked(tmp_path, b"ply\n" + out.getvalue(), data=True)
 
 
-async def test_what_a_loader_would_take_for_a_playlist_is_refused(tmp_path: Path) -> None:
-    """A file is opened as what FFmpeg finds it to be, among the listed formats alone."""
+async def test_a_file_that_a_loader_takes_for_a_playlist_is_refused(tmp_path: Path) -> None:
+    """A file that FFmpeg would open as a playlist is refused, because only listed formats are picture_file."""
     body = b"ID3\x04\0\0\0\0\0\0" + playlist("/etc/passwd")
     with pytest.raises(FileRefused, match="cannot be read"):
         await checked(tmp_path, body)
 
 
-async def test_large_canvases_cost_no_memory(tmp_path: Path) -> None:
-    """A WebP of 90 million pixels is measured in a probe with 512 MiB of memory, where no two canvases fit."""
+async def test_large_canvases_take_little_memory(tmp_path: Path) -> None:
+    """A WebP of 90 million pixels is measured in a probe with 512 MiB, which cannot hold two such canvases."""
     body = picture("WEBP", size=(16, 16), frames=2)
     at = body.index(b"VP8X") + 12
     large = patched(body, at, (9_000 - 1).to_bytes(3, "little") + (10_000 - 1).to_bytes(3, "little"))
@@ -368,7 +366,7 @@ async def test_large_canvases_cost_no_memory(tmp_path: Path) -> None:
 
 
 def probes_of_this_process() -> list[int]:
-    """The ids of the probes that run now."""
+    """The process ids of the probes that are running."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
     return [int(child) for child in children if b"storage.intake.probe" in _command(child)]
 
@@ -381,12 +379,12 @@ def _command(pid: str) -> bytes:
 
 
 SLOW_GIF = gif(5, 5, 0, tail=(b"!\xfe" + b"\x01x" * 100_000 + b"\0") * 8 + b";")
-"""Seconds of a probe's time, and within every limit."""
+"""A file within every limit that takes a probe seconds."""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
-async def test_an_examination_that_the_system_ends_says_nothing_of_the_file(tmp_path: Path) -> None:
-    """A probe that is killed for a lack of memory or time is no bad medium."""
+async def test_a_killed_probe_does_not_refuse_the_file(tmp_path: Path) -> None:
+    """A probe that the system kills, for example for lack of memory, is reported as unavailable."""
     checking = asyncio.create_task(checked(tmp_path, SLOW_GIF))
     while not (probes := probes_of_this_process()):
         await asyncio.sleep(0.005)
@@ -401,34 +399,34 @@ def jpeg(before_the_picture: bytes) -> bytes:
     return plain[:2] + before_the_picture + plain[2:]
 
 
-LABORIOUS: dict[str, bytes] = {
+COSTLY: dict[str, bytes] = {
     "a PNG of many chunks": png(8, 8, png_chunk(b"prVt", b"") * 20_000),
     "a JPEG of many segments": jpeg(b"\xff\xfe\0\2" * 2_000),
     "a JPEG whose header is long": jpeg((b"\xff\xe1\xff\xfeExif\0\0" + bytes(0xFFF6)) * 70),
-    "a JPEG with filling between its segments": jpeg(b"\xff" * 10_000),
+    "a JPEG with padding between its segments": jpeg(b"\xff" * 10_000),
 }
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
-@pytest.mark.parametrize("name", LABORIOUS)
-async def test_a_header_that_is_much_work_is_read_in_a_probe(tmp_path: Path, name: str) -> None:
-    """Pillow runs Python for each part of it: 50 MB of them took 20 s and 1.8 GB of the API itself."""
-    checking = asyncio.create_task(checked(tmp_path, LABORIOUS[name]))
+@pytest.mark.parametrize("name", COSTLY)
+async def test_a_costly_header_is_read_in_a_probe(tmp_path: Path, name: str) -> None:
+    """A header of many parts is read in a probe, because 50 MB of it took the API 20 s and 1.8 GB."""
+    checking = asyncio.create_task(checked(tmp_path, COSTLY[name]))
     while not probes_of_this_process():
         assert not checking.done()
         await asyncio.sleep(0.005)
     assert await checking in ("image/png", "image/jpeg")
 
 
-async def test_a_broken_one_of_many_chunks_is_refused(tmp_path: Path) -> None:
-    """Checksums are compared in the probe as well."""
+async def test_a_broken_chunk_among_many_is_refused(tmp_path: Path) -> None:
+    """The probe compares the checksums of all chunks."""
     with pytest.raises(FileRefused):
         await checked(tmp_path, png(8, 8, png_chunk(b"prVt", b"") * 20_000, png_chunk(b"tEXt", b"a")[:-1] + b"?"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are counted in /proc")
-async def test_many_files_at_once_wait_for_few_probes(clock: ManualClock) -> None:
-    """No valid picture is refused in the crowd, and no more processes run than the setting says."""
+async def test_concurrent_files_wait_for_few_probes(clock: ManualClock) -> None:
+    """All valid files of a burst are accepted, with no more concurrent probes than the setting allows."""
     settings = Settings(bucket="tests", max_media_checks=2)
     most = 0
     async with running_api(MemoryObjectStore(clock), clock, settings=settings) as api:
@@ -440,8 +438,8 @@ async def test_many_files_at_once_wait_for_few_probes(clock: ManualClock) -> Non
     assert 1 <= most <= 2
 
 
-async def test_more_files_than_may_wait_are_sent_away_for_a_while(clock: ManualClock) -> None:
-    """503 with Retry-After and a problem that does not blame the file; those before them are examined."""
+async def test_too_many_waiting_files_get_503(clock: ManualClock) -> None:
+    """Files above the limit of waiting checks get 503 with Retry-After, and those before them are examined."""
     settings = Settings(bucket="tests", max_media_checks=1, max_waiting_media_checks=1)
     async with running_api(MemoryObjectStore(clock), clock, settings=settings) as api:
         answers = await gather(*(submit(api, gif(100, 100, 3)) for _ in range(8)))
@@ -466,16 +464,18 @@ async def submit(api: Api, body: bytes) -> httpx.Response:
 
 
 @pytest.mark.parametrize("name", ["PostScript", "text", "HTML", "a zip"])
-async def test_what_is_no_medium_is_refused_at_submission(objects: ObjectStore, clock: ManualClock, name: str) -> None:
-    """In base64 and as an upload alike, before anything is stored for the job."""
+async def test_a_file_that_is_no_medium_is_refused_at_submission(
+    objects: ObjectStore, clock: ManualClock, name: str
+) -> None:
+    """A file that is no medium is refused in base64 and as an upload, and nothing is stored for the job."""
     body = OTHERS[name]()
     async with running_api(objects, clock) as api:
         before = await api.keys()
         refused = await submit(api, body)
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/bad-medium")
         assert await api.keys() == before
-        wanted = {"size_bytes": len(body), "content_type": "application/octet-stream"}
-        upload = (await api.client.post("/v1/uploads", json=wanted)).json()["upload_id"]
+        upload_request = {"size_bytes": len(body), "content_type": "application/octet-stream"}
+        upload = (await api.client.post("/v1/uploads", json=upload_request)).json()["upload_id"]
         await objects.put(keys.upload_data("default", upload), body)
         document = {"workflow": LOAD, "media": [{"name": "a.png", "upload_id": upload}]}
         refused = await api.client.post("/v1/jobs", json=document)
@@ -483,11 +483,11 @@ async def test_what_is_no_medium_is_refused_at_submission(objects: ObjectStore, 
 
 
 async def test_heic_is_refused_at_submission(objects: ObjectStore, clock: ManualClock) -> None:
-    """In base64 and as an upload alike, the answer says what to convert it to."""
+    """A HEIC file in base64 or as an upload gets a problem with advice on conversion."""
     body = heic()
     async with running_api(objects, clock) as api:
-        wanted = {"size_bytes": len(body), "content_type": "image/heic"}
-        upload = (await api.client.post("/v1/uploads", json=wanted)).json()["upload_id"]
+        upload_request = {"size_bytes": len(body), "content_type": "image/heic"}
+        upload = (await api.client.post("/v1/uploads", json=upload_request)).json()["upload_id"]
         await objects.put(keys.upload_data("default", upload), body)
         document = {"workflow": LOAD, "media": [{"name": "a.png", "upload_id": upload}]}
         for refused in (await submit(api, body), await api.client.post("/v1/jobs", json=document)):
@@ -496,8 +496,8 @@ async def test_heic_is_refused_at_submission(objects: ObjectStore, clock: Manual
 
 
 @pytest.mark.real_bucket("bytes of files")
-async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
-    """Whatever the API that took it knew: PostScript and HEIC do not reach the engine's input folder."""
+async def test_a_worker_refuses_files_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
+    """A worker keeps PostScript and HEIC out of the engine's input folder, even if an API accepted them."""
     engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))
     for body, reason in ((picture("EPS"), "it is no picture"), (heic(), "it is a HEIC picture")):
         await objects.put("x.png", body)
@@ -507,17 +507,17 @@ async def test_a_worker_refuses_what_is_of_no_listed_format(tmp_path: Path, obje
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_the_limits_of_a_deployment_are_larger(tmp_path: Path) -> None:
-    """What is refused above for its size is an ordinary file there."""
+async def test_the_default_limits_are_larger(tmp_path: Path) -> None:
+    """Files that exceed the small limits of these tests are accepted under the default limits."""
     for name in ("a WebP of too many frames", "an MP4 of too many frames"):
         assert await checked(tmp_path, HOSTILE[name](), MediaLimits())
 
 
-def test_the_hidden_frames_are_there() -> None:
-    """The files above are what they are said to be: a loader counts what we refuse."""
+def test_the_hidden_frames_exist() -> None:
+    """A loader counts all hidden frames of the refused GIF files."""
     for extension in (b"!\xf9\0", b"!\xff\x0bNETSCAPE2.0\0"):
-        with Image.open(io.BytesIO(two_readings(extension, 9))) as opened:
-            assert getattr(opened, "n_frames", 1) == 9
+        with Image.open(io.BytesIO(two_readings(extension, 9))) as picture_file:
+            assert getattr(picture_file, "n_frames", 1) == 9
 
 
 BLOCKS = st.sampled_from(
@@ -537,18 +537,18 @@ BLOCKS = st.sampled_from(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(BLOCKS, min_size=1, max_size=12))
-async def test_no_gif_has_more_frames_than_we_count(tmp_path: Path, blocks: list[bytes]) -> None:
-    """What a loader makes of it is within the limits, or it is refused."""
+async def test_no_gif_has_more_frames_than_counted(tmp_path: Path, blocks: list[bytes]) -> None:
+    """A GIF in which a loader finds more frames than allowed is always refused."""
     body = gif(100, 100, 1, tail=b"".join(blocks) + b";")
-    with Image.open(io.BytesIO(body)) as opened:
-        frames = getattr(opened, "n_frames", 1)
+    with Image.open(io.BytesIO(body)) as picture_file:
+        frames = getattr(picture_file, "n_frames", 1)
     if frames > 3:
         with pytest.raises(FileRefused):
             await checked(tmp_path, body, MediaLimits(max_animation_pixels=30_000))
 
 
-async def test_a_large_page_hides_no_small_ones(tmp_path: Path) -> None:
-    """Frames are counted, not measured by the largest."""
+async def test_a_large_page_does_not_hide_small_pages(tmp_path: Path) -> None:
+    """Small pages count as frames although a larger page follows them."""
     body = frames_of((1, 1), *[(1, 1)] * 20, (500, 500), kind="TIFF")
     assert await checked(tmp_path, body, MediaLimits(max_frames=22)) == "image/tiff"
     with pytest.raises(FileRefused, match="22 frames"):
@@ -556,8 +556,8 @@ async def test_a_large_page_hides_no_small_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("frames", "is_refused"), [(10_000, False), (10_001, True), (900_000, True)])
-async def test_a_picture_has_so_many_frames(tmp_path: Path, frames: int, *, is_refused: bool) -> None:
-    """However small: a loader keeps a mask of 64 by 64 floats for each, 22 GB for 900,000 of one pixel."""
+async def test_the_frames_of_a_picture_are_limited(tmp_path: Path, frames: int, *, is_refused: bool) -> None:
+    """The number of frames is limited regardless of their size, because loaders keep a mask for each frame."""
     body = gif(1, 1, frames)
     if is_refused:
         with pytest.raises(FileRefused, match=f"{frames} frames"):

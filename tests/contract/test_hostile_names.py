@@ -1,4 +1,4 @@
-"""File names that strangers and nodes think of: none leads anywhere, and none breaks a key, a header or a screen."""
+"""Hostile file names from clients and nodes escape no folder and break no key, header or terminal."""
 
 import base64
 import json
@@ -96,8 +96,8 @@ def is_harmless(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_medium(api: Api, name: str) -> None:
-    """It is refused with its place, or it is a name that is what it seems."""
+async def test_a_hostile_name_of_a_medium_is_refused(api: Api, name: str) -> None:
+    """A medium's name is refused with a problem unless every part of it is harmless."""
     media = [{"name": name, "data": base64.b64encode(PNG).decode()}]
     body = json.dumps({"workflow": BLUE, "media": media}).encode("ascii")
     answer = await api.client.post("/v1/jobs", content=body, headers={"content-type": "application/json"})
@@ -110,8 +110,8 @@ async def test_a_medium(api: Api, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_output(name: str) -> None:
-    """What a node calls its file becomes a plain name, and a header that says nothing else."""
+def test_an_output_gets_a_safe_name(name: str) -> None:
+    """A node's file name becomes a plain name and a Content-Disposition header without further content."""
     safe = safe_filename(name)
     assert is_harmless(safe), safe
     header = content_disposition(safe)
@@ -123,11 +123,11 @@ def test_an_output(name: str) -> None:
     assert header.endswith(f"filename*=UTF-8''{quote(safe, safe='')}")
 
 
-async def test_a_node_that_names_what_is_not_its_own(bench: Bench, tmp_path: Path) -> None:
-    """Each name fails its job; nothing of the worker's files is stored."""
+async def test_a_node_that_names_foreign_files_fails(bench: Bench, tmp_path: Path) -> None:
+    """A job whose node names files outside the output folders fails, and no such file is stored."""
     secret = tmp_path / "secret"
     secret.write_text("do not store me")
-    for named in (
+    for reference in (
         {"filename": "secret", "subfolder": "..", "type": "output"},
         {"filename": "../secret", "subfolder": "", "type": "temp"},
         {"filename": str(secret), "subfolder": "", "type": "output"},
@@ -135,9 +135,9 @@ async def test_a_node_that_names_what_is_not_its_own(bench: Bench, tmp_path: Pat
         {"filename": "x\0", "subfolder": "", "type": "output"},
         {"filename": "x" * 5_000, "subfolder": "y" * 5_000, "type": "output"},
     ):
-        emits = {"class_type": "LiteEmit", "inputs": {"ui": json.dumps({"images": [named]})}}
+        emits = {"class_type": "LiteEmit", "inputs": {"ui": json.dumps({"images": [reference]})}}
         record = await bench.run({"1": emits})
-        assert record.status is Status.FAILED, named
+        assert record.status is Status.FAILED, reference
         assert record.error_detail is not None
         assert record.error_detail.code == "output_failed"
         assert record.outputs == ()
@@ -145,8 +145,8 @@ async def test_a_node_that_names_what_is_not_its_own(bench: Bench, tmp_path: Pat
         assert b"do not store me" not in (await bench.objects.get(key)).body
 
 
-async def test_a_node_that_names_too_much(bench: Bench) -> None:
-    """Neither the record nor the bucket grows without an end."""
+async def test_a_node_that_names_too_many_files_fails(bench: Bench) -> None:
+    """A job with more output files than allowed fails, so that neither record nor bucket grows without limit."""
     files = [{"filename": f"{number}.png", "subfolder": "", "type": "output"} for number in range(1_001)]
     record = await bench.run({"1": {"class_type": "LiteEmit", "inputs": {"ui": json.dumps({"images": files})}}})
     assert record.error_detail is not None

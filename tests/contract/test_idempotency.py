@@ -1,4 +1,4 @@
-"""Idempotency-Key: the same request twice makes one thing, over the in-memory store and the real S3 server."""
+"""Idempotency-Key: the same request twice acts once, on the in-memory store and the real S3 server."""
 
 import asyncio
 from datetime import timedelta
@@ -27,8 +27,8 @@ async def jobs(api: Api) -> int:
     return len((await api.client.get("/v1/jobs")).json()["jobs"])
 
 
-async def test_the_same_request_again_is_the_same_job(api: Api) -> None:
-    """200 instead of 202, and a header says so; no second worker is asked for."""
+async def test_a_repeated_request_returns_the_same_job(api: Api) -> None:
+    """A repeated request gets 200 with a header that marks the repetition, and requests no second worker."""
     first, second = await submit(api, "k"), await submit(api, "k")
     assert (first.status_code, second.status_code) == (202, 200)
     assert first.json()["job_id"] == second.json()["job_id"]
@@ -38,8 +38,8 @@ async def test_the_same_request_again_is_the_same_job(api: Api) -> None:
     assert len(api.services.launcher.spawned) == 1  # type: ignore[attr-defined]  # the in-memory one counts
 
 
-async def test_another_body_under_the_key_is_a_conflict(api: Api) -> None:
-    """The client made a mistake that would else be silent."""
+async def test_another_body_with_the_same_key_is_a_conflict(api: Api) -> None:
+    """A different request with the same key is refused and creates no job."""
     await submit(api, "k")
     refused = await submit(api, "k", priority=1)
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/idempotency-key-reused")
@@ -47,8 +47,8 @@ async def test_another_body_under_the_key_is_a_conflict(api: Api) -> None:
 
 
 @pytest.mark.real_bucket("conditional writes in a race")
-async def test_at_once_they_make_one_job(api: Api) -> None:
-    """Whoever is quicker; all get the same answer."""
+async def test_concurrent_requests_create_one_job(api: Api) -> None:
+    """Concurrent requests with the same key create one job and get the same response."""
     answers = await asyncio.gather(*(submit(api, "k") for _ in range(4)))
     assert {answer.status_code for answer in answers} <= {200, 202}
     assert len({answer.json()["job_id"] for answer in answers}) == 1
@@ -56,7 +56,7 @@ async def test_at_once_they_make_one_job(api: Api) -> None:
 
 
 class CrowdedStore(MemoryObjectStore):
-    """No request claims its key before so many have looked whether somebody did."""
+    """A bucket in which no request claims its key before `crowd` requests have checked it."""
 
     def __init__(self, clock: Clock, crowd: int) -> None:
         super().__init__(clock)
@@ -72,8 +72,8 @@ class CrowdedStore(MemoryObjectStore):
 
 
 @pytest.mark.parametrize("priorities", [(0, 0, 0, 0), (0, 1, 2, 3)], ids=["one request", "different requests"])
-async def test_the_slower_ones_leave_nothing(clock: ManualClock, priorities: tuple[int, ...]) -> None:
-    """What they prepared goes at once, with its timers: else each sweep of the reaper would read them for a day."""
+async def test_requests_that_lose_the_race_leave_nothing(clock: ManualClock, priorities: tuple[int, ...]) -> None:
+    """The slower requests delete their drafts and timers, which the reaper would otherwise read for a day."""
     async with running_api(CrowdedStore(clock, len(priorities)), clock) as api:
         await asyncio.gather(*(submit(api, "k", priority=priority, queue_timeout_s=1) for priority in priorities))
         await api.stores.jobs.settled()
@@ -83,18 +83,18 @@ async def test_the_slower_ones_leave_nothing(clock: ManualClock, priorities: tup
         ]
         assert len(left) == 4
         assert all(job["job_id"] in key for key in left)
-        # The timer of the Idempotency-Key is the same for all of them.
+        # All requests share the timer of the Idempotency-Key.
         assert len([key for key in await api.keys() if key.startswith("timers/retained/")]) == 1
 
 
 async def test_a_refused_request_leaves_no_timer(api: Api) -> None:
-    """Its Idempotency-Key was never claimed."""
+    """A refused request leaves no timer, because its Idempotency-Key was never claimed."""
     assert (await submit(api, "k", priority="high")).status_code == 422
     assert (await api.objects.list("timers/")).keys == ()
 
 
-async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:
-    """The key is claimed, the job was never made: the next request makes it, under the same id."""
+async def test_a_crash_between_claim_and_job_is_repaired(api: Api) -> None:
+    """If a key was claimed but its job never created, the next request creates the job with the same id."""
     first = await submit(api, "k")
     job_id = first.json()["job_id"]
     await api.objects.delete(f"tenants/default/jobs/{job_id}/job.json")
@@ -104,7 +104,7 @@ async def test_a_crash_between_claim_and_job_is_made_good(api: Api) -> None:
 
 
 async def test_a_repeat_after_removal_stores_nothing(api: Api) -> None:
-    """The job is gone, with its secrets, and stays so."""
+    """A repeat after the job's removal gets 410 and stores nothing."""
     document = {"workflow": BLUE, "webhook_url": "https://h.example/", "webhook_secret": new_secret()}
     headers = {"idempotency-key": "once"}
     job_id = (await api.client.post("/v1/jobs", json=document, headers=headers)).json()["job_id"]
@@ -115,15 +115,15 @@ async def test_a_repeat_after_removal_stores_nothing(api: Api) -> None:
     assert [key for key in await api.keys() if job_id in key] == [key for key in before if job_id in key]
 
 
-async def test_a_refused_request_keeps_its_key_free(api: Api) -> None:
-    """What was not accepted was not made."""
+async def test_a_refused_request_does_not_use_its_key(api: Api) -> None:
+    """The key of a refused request can be used for another request."""
     bad = await api.client.post("/v1/jobs", json={"workflow": {}}, headers={"idempotency-key": "k"})
     assert bad.status_code == 422
     assert (await submit(api, "k")).status_code == 202
 
 
-async def test_a_key_is_free_again_after_a_day(api: Api, clock: ManualClock) -> None:
-    """And makes another job then."""
+async def test_a_key_can_be_used_again_after_a_day(api: Api, clock: ManualClock) -> None:
+    """A key that has expired after a day creates another job."""
     first = await submit(api, "k")
     clock.set(clock.now() + KEY_LIFE - timedelta(seconds=1))
     assert (await submit(api, "k")).status_code == 200
@@ -133,26 +133,30 @@ async def test_a_key_is_free_again_after_a_day(api: Api, clock: ManualClock) -> 
     assert later.json()["job_id"] != first.json()["job_id"]
 
 
-async def test_uploads_have_keys_of_their_own(api: Api) -> None:
-    """The same upload is signed again; a job's key is another one."""
+async def test_uploads_have_their_own_keys(api: Api) -> None:
+    """A key repeats an upload independently of a job with the same key, and another upload is a conflict."""
     await submit(api, "k")
-    wanted = {"size_bytes": 3, "content_type": "image/png"}
-    answers = [await api.client.post("/v1/uploads", json=wanted, headers={"idempotency-key": "k"}) for _ in range(2)]
+    upload_request = {"size_bytes": 3, "content_type": "image/png"}
+    answers = [
+        await api.client.post("/v1/uploads", json=upload_request, headers={"idempotency-key": "k"}) for _ in range(2)
+    ]
     assert [answer.status_code for answer in answers] == [201, 200]
     assert answers[0].json()["upload_id"] == answers[1].json()["upload_id"]
-    other = await api.client.post("/v1/uploads", json=wanted | {"size_bytes": 4}, headers={"idempotency-key": "k"})
+    other = await api.client.post(
+        "/v1/uploads", json=upload_request | {"size_bytes": 4}, headers={"idempotency-key": "k"}
+    )
     assert other.status_code == 409
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "caf\xe9"])
-async def test_a_key_that_is_none_is_refused(api: Api, key: str) -> None:
-    """1 to 255 printable characters."""
+async def test_an_invalid_key_is_refused(api: Api, key: str) -> None:
+    """A key that is empty, too long or not printable ASCII is refused."""
     response = await submit(api, key)
     assert response.json()["type"] == "/problems/bad-idempotency-key"
 
 
-async def test_a_repeat_needs_nothing_that_its_first_request_named(api: Api) -> None:
-    """The upload is gone by now: the job that it made is told all the same, and nothing is looked into again."""
+async def test_a_repeated_job_needs_no_uploads(api: Api) -> None:
+    """A repeat returns the job although the upload that the first request named no longer exists."""
     upload = (await api.client.post("/v1/uploads", json={"size_bytes": len(PNG), "content_type": "image/png"})).json()
     key = keys.upload_data("default", upload["upload_id"])
     await api.objects.put(key, PNG, content_type="image/png")
@@ -165,8 +169,8 @@ async def test_a_repeat_needs_nothing_that_its_first_request_named(api: Api) -> 
     assert (await submit(api, "other", media=media)).status_code in (409, 422)
 
 
-async def test_a_repeated_batch_needs_nothing_either(api: Api) -> None:
-    """As a job."""
+async def test_a_repeated_batch_needs_no_uploads(api: Api) -> None:
+    """A repeat returns the batch although the upload that the first request named no longer exists."""
     upload = (await api.client.post("/v1/uploads", json={"size_bytes": len(PNG), "content_type": "image/png"})).json()
     key = keys.upload_data("default", upload["upload_id"])
     await api.objects.put(key, PNG, content_type="image/png")

@@ -1,4 +1,4 @@
-"""The job store and the queue, over the in-memory store and the real S3 server."""
+"""The job store and the queue, on the in-memory store and the real S3 server."""
 
 import asyncio
 from collections.abc import Sequence
@@ -45,11 +45,11 @@ def with_metadata(record: JobRecord, **pairs: str) -> JobRecord:
 
 
 async def test_a_created_job_is_read_back(jobs: JobStore, signal: MemorySignal) -> None:
-    """With its workflow as it came; whoever waits for work is woken."""
+    """A created job is read back with its unchanged workflow, and processes that wait for the queue are woken."""
     record = a_job(priority=3, metadata={"a": "b"})
-    with signal.listen(queue_topic("default")) as bell:
+    with signal.listen(queue_topic("default")) as listener:
         created = await jobs.create(record, workflow=GRAPH)
-        assert await bell.wait(1)
+        assert await listener.wait(1)
     read = await jobs.read("default", record.job_id)
     assert read == created
     assert read.record.model_copy(update={"nonce": "", "timer": ""}) == record
@@ -59,7 +59,7 @@ async def test_a_created_job_is_read_back(jobs: JobStore, signal: MemorySignal) 
 @pytest.mark.parametrize("job_id", ["0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10", "../../x", "", "ü"])
 @pytest.mark.real_bucket("keys that no server would list")
 async def test_an_unknown_job_is_not_found(jobs: JobStore, job_id: str) -> None:
-    """Ids that no key can hold are unknown too."""
+    """A job that does not exist and an id that is no valid key are not found."""
     with pytest.raises(JobNotFound):
         await jobs.read("default", job_id)
     with pytest.raises(JobNotFound):
@@ -67,7 +67,7 @@ async def test_an_unknown_job_is_not_found(jobs: JobStore, job_id: str) -> None:
 
 
 async def test_another_tenants_job_is_unknown(jobs: JobStore) -> None:
-    """The tenant is part of every key."""
+    """A job can be read and listed only by its own tenant."""
     record = a_job()
     await jobs.create(record, workflow=GRAPH)
     with pytest.raises(JobNotFound):
@@ -77,25 +77,25 @@ async def test_another_tenants_job_is_unknown(jobs: JobStore) -> None:
 
 @pytest.mark.real_bucket("conditional writes")
 async def test_the_same_id_is_accepted_once(jobs: JobStore) -> None:
-    """job.json is created, never overwritten."""
+    """A job with an existing id is refused, because job.json is never overwritten by a creation."""
     record = a_job()
     await jobs.create(record, workflow=GRAPH)
     with pytest.raises(PreconditionFailed):
         await jobs.create(record, workflow=GRAPH)
 
 
-async def test_every_change_raises_the_revision(jobs: JobStore, signal: MemorySignal) -> None:
-    """And rings for those who wait for this job."""
+async def test_every_change_increments_the_revision(jobs: JobStore, signal: MemorySignal) -> None:
+    """Every change increments the revision and wakes processes that wait for this job."""
     record = a_job()
     await jobs.create(record, workflow=GRAPH)
-    with signal.listen(job_topic("default", record.job_id)) as bell:
+    with signal.listen(job_topic("default", record.job_id)) as listener:
         changed = await jobs.evolve("default", record.job_id, lambda r: with_metadata(r, x="y"))
-        assert await bell.wait(1)
+        assert await listener.wait(1)
     assert (changed.record.rev, changed.record.metadata) == (1, {"x": "y"})
 
 
-async def test_a_change_that_changes_nothing_is_not_written(jobs: JobStore) -> None:
-    """The same record back means: leave it."""
+async def test_an_unchanged_record_is_not_written(jobs: JobStore) -> None:
+    """A change that returns the same record writes nothing."""
     record = a_job()
     created = await jobs.create(record, workflow=GRAPH)
     assert (await jobs.evolve("default", record.job_id, lambda r: r)).etag == created.etag
@@ -103,7 +103,7 @@ async def test_a_change_that_changes_nothing_is_not_written(jobs: JobStore) -> N
 
 @pytest.mark.real_bucket("conditional writes in a race")
 async def test_concurrent_changes_lose_nothing(jobs: JobStore) -> None:
-    """Each writer that lost a race applies its change to what the winner wrote."""
+    """A writer that lost a race applies its change to the winner's record."""
     record = a_job()
     await jobs.create(record, workflow=GRAPH)
     await asyncio.gather(
@@ -117,7 +117,7 @@ async def test_concurrent_changes_lose_nothing(jobs: JobStore) -> None:
 
 
 async def test_a_refused_change_writes_nothing(jobs: JobStore) -> None:
-    """What the change raises is what the caller sees."""
+    """An exception of the change reaches the caller, and nothing is written."""
     record = a_job()
     created = await jobs.create(record, workflow=GRAPH)
     await jobs.evolve_from(created, lambda r: r.cancel(now=CREATED))
@@ -127,7 +127,7 @@ async def test_a_refused_change_writes_nothing(jobs: JobStore) -> None:
 
 @pytest.mark.real_bucket("the order of a LIST")
 async def test_pages_are_newest_first_and_complete(jobs: JobStore) -> None:
-    """Following the cursor gives every job once."""
+    """Following the cursor returns every job once, newest first."""
     created = [a_job(created_at=CREATED + timedelta(seconds=n)) for n in range(7)]
     for record in created:
         await jobs.create(record, workflow=GRAPH)
@@ -142,8 +142,8 @@ async def test_pages_are_newest_first_and_complete(jobs: JobStore) -> None:
     assert found == [record.job_id for record in reversed(created)]
 
 
-async def test_pages_by_status(jobs: JobStore, queue: JobQueue) -> None:
-    """A job is listed under the status that it has, and under no other."""
+async def test_pages_are_filtered_by_status(jobs: JobStore, queue: JobQueue) -> None:
+    """A job is listed under its current status and under no other."""
     for _ in range(3):
         await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
@@ -154,8 +154,8 @@ async def test_pages_by_status(jobs: JobStore, queue: JobQueue) -> None:
     assert counts == {Status.QUEUED: 1, Status.RUNNING: 1, Status.COMPLETED: 1, Status.FAILED: 0}
 
 
-async def test_stale_hints_are_skipped_and_dropped(jobs: JobStore, objects: ObjectStore) -> None:
-    """A crash between commit and clean-up leaves a hint too many: no list shows it twice."""
+async def test_stale_index_keys_are_skipped_and_deleted(jobs: JobStore, objects: ObjectStore) -> None:
+    """A stale index key, left by a crash after a commit, lists no job twice and is deleted."""
     stored = await jobs.create(a_job(), workflow=GRAPH)
     failed = await jobs.evolve_from(stored, lambda r: r.cancel(now=CREATED))
     stale = status_key(failed.record, Status.QUEUED)
@@ -166,20 +166,20 @@ async def test_stale_hints_are_skipped_and_dropped(jobs: JobStore, objects: Obje
     assert stale not in (await objects.list(list_prefix("default", "queued"))).keys
 
 
-async def test_a_hint_without_a_job_is_dropped_when_it_is_old(
+async def test_an_old_index_key_without_a_job_is_deleted(
     jobs: JobStore, objects: ObjectStore, clock: ManualClock
 ) -> None:
-    """A young one may belong to a submission in flight, and stays."""
-    hint = list_key(a_job(created_at=clock.now()))
-    await objects.put(hint, b"")
-    for minutes, left in ((9, (hint,)), (2, ())):
+    """A recent index key without a job is kept, since its submission may be in progress, and an old one is deleted."""
+    key = list_key(a_job(created_at=clock.now()))
+    await objects.put(key, b"")
+    for minutes, left in ((9, (key,)), (2, ())):
         clock.set(clock.now() + timedelta(minutes=minutes))
         assert (await jobs.page("default", status=None, limit=5, cursor=None)).jobs == ()
         assert (await objects.list(list_prefix("default", None))).keys == left
 
 
-async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: ObjectStore) -> None:
-    """Where hints are stale by the dozen a page costs few LISTs, and following the cursor still gives every job."""
+async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, objects: ObjectStore) -> None:
+    """Many stale index keys cost a page few LISTs, and following the cursor still returns every job."""
     wanted = a_job()
     await jobs.create(wanted, workflow=GRAPH)
     for n in range(1, 20):
@@ -196,13 +196,13 @@ async def test_stale_hints_make_a_page_short_not_dear(jobs: JobStore, objects: O
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "ü", "YWJj", "../../x"])
 async def test_a_foreign_cursor_is_refused(jobs: JobStore, cursor: str) -> None:
-    """Only what this store issued is a cursor."""
+    """A cursor that this store did not issue is refused."""
     with pytest.raises(BadCursor):
         await jobs.page("default", status=None, limit=5, cursor=cursor)
 
 
-async def test_a_page_costs_the_page_alone(clock: ManualClock) -> None:
-    """One LIST and 50 GETs, with 100 jobs and with 20,000."""
+async def test_the_cost_of_a_page_does_not_depend_on_the_number_of_jobs(clock: ManualClock) -> None:
+    """A page of 50 costs one LIST and 50 GETs, with 100 jobs and with 20,000."""
     costs = []
     for count in (100, 20_000):
         objects = MemoryObjectStore(clock)
@@ -218,7 +218,7 @@ async def test_a_page_costs_the_page_alone(clock: ManualClock) -> None:
 
 
 async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore, clock: ManualClock) -> None:
-    """On the real server too, with more index entries than one LIST answer holds."""
+    """A page costs the same on the real server, even with more index keys than one LIST returns."""
     jobs = JobStore(s3_objects, clock, MemorySignal())
     records = [a_job(created_at=CREATED + timedelta(milliseconds=n)) for n in range(1_050)]
     await asyncio.gather(*(s3_objects.put(list_key(record), b"") for record in records))
@@ -233,8 +233,8 @@ async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore,
 # The queue.
 
 
-async def test_the_best_job_is_claimed_first(jobs: JobStore, queue: JobQueue) -> None:
-    """Higher priority first, then older first; then nothing is left."""
+async def test_jobs_are_claimed_by_priority_and_age(jobs: JobStore, queue: JobQueue) -> None:
+    """Jobs of higher priority are claimed first, then older jobs."""
     wanted = [
         a_job(priority=5, created_at=CREATED + timedelta(seconds=9)),
         a_job(priority=0, created_at=CREATED),
@@ -247,8 +247,8 @@ async def test_the_best_job_is_claimed_first(jobs: JobStore, queue: JobQueue) ->
     assert [stored and stored.record.job_id for stored in claimed] == [*(record.job_id for record in wanted), None]
 
 
-async def test_pools_have_queues_of_their_own(jobs: JobStore, queue: JobQueue) -> None:
-    """A worker claims for its own pool only."""
+async def test_pools_have_their_own_queues(jobs: JobStore, queue: JobQueue) -> None:
+    """A worker claims only jobs of its own pool."""
     await jobs.create(a_job(pool="h100"), workflow=GRAPH)
     assert await queue.claim("default", "w") is None
     assert await queue.claim("h100", "w") is not None
@@ -265,7 +265,7 @@ async def test_pools_have_queues_of_their_own(jobs: JobStore, queue: JobQueue) -
 async def test_each_job_is_claimed_once(
     jobs: JobStore, rivals: Sequence[ObjectStore], clock: ManualClock, signal: MemorySignal, workers: int, count: int
 ) -> None:
-    """More workers at once than jobs: every job is claimed, and none twice."""
+    """Every job is claimed exactly once by more concurrent workers than jobs."""
     for _ in range(count):
         await jobs.create(a_job(), workflow=GRAPH)
 
@@ -280,8 +280,8 @@ async def test_each_job_is_claimed_once(
     assert len(claimed) == len(set(claimed)) == count
 
 
-async def test_hints_that_lead_nowhere_hide_no_job(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
-    """Young hints of submissions that never came about, more than one LIST brings, stand before a real job."""
+async def test_index_keys_without_jobs_do_not_hide_a_job(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
+    """A job is claimed although more recent index keys without jobs precede it than one LIST returns."""
     await asyncio.gather(*(objects.put(queue_key(a_job(priority=9)), b"") for _ in range(CANDIDATES + 1)))
     created = await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
@@ -289,27 +289,29 @@ async def test_hints_that_lead_nowhere_hide_no_job(jobs: JobStore, queue: JobQue
     assert claimed.record.job_id == created.record.job_id
 
 
-async def test_hints_of_earlier_attempts_are_dropped(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
-    """One that a claimer left behind goes; one of a release that is about to be committed stays."""
+async def test_index_keys_of_earlier_attempts_are_deleted(
+    jobs: JobStore, queue: JobQueue, objects: ObjectStore
+) -> None:
+    """A queue key of an earlier attempt is deleted, and that of a release about to be committed is kept."""
     created = await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
     assert claimed is not None
-    for hint in (queue_key(created.record), queue_key(claimed.record)):
-        await objects.put(hint, b"")
+    for key in (queue_key(created.record), queue_key(claimed.record)):
+        await objects.put(key, b"")
     assert await queue.claim("default", "v") is None
     assert (await objects.list("queue/default/")).keys == (queue_key(claimed.record),)
 
 
 @pytest.mark.real_bucket("deletes and LISTs")
-async def test_hints_of_finished_and_lost_jobs_are_dropped(
+async def test_index_keys_of_finished_and_lost_jobs_are_deleted(
     jobs: JobStore, queue: JobQueue, objects: ObjectStore, clock: ManualClock
 ) -> None:
-    """A young hint without a record may be a submission in flight, an old one is stale."""
+    """Queue keys of finished jobs are deleted at once, and those without a record once they are old."""
     stored = await jobs.create(a_job(), workflow=GRAPH)
     over = await jobs.evolve_from(stored, lambda r: r.cancel(now=CREATED))
     lost = a_job(created_at=clock.now())
-    for hint in (queue_key(over.record), queue_key(lost), "queue/default/nonsense"):
-        await objects.put(hint, b"")
+    for key in (queue_key(over.record), queue_key(lost), "queue/default/nonsense"):
+        await objects.put(key, b"")
     assert await queue.claim("default", "w") is None
     assert (await objects.list("queue/default/")).keys == (queue_key(lost),)
     clock.set(clock.now() + timedelta(minutes=11))
@@ -318,19 +320,19 @@ async def test_hints_of_finished_and_lost_jobs_are_dropped(
 
 
 async def test_a_released_job_can_be_claimed_again(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
-    """With the next attempt's number, even if the first claimer's clean-up arrives late."""
+    """A released job is claimed with the next attempt's number, even if the first claim's clean-up is late."""
     await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")
     assert claimed is not None
     released = await jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=CREATED))
-    await objects.delete(queue_key(a_job(**released.record.model_dump(exclude={"attempt"}))))  # late, of attempt 1
+    await objects.delete(queue_key(a_job(**released.record.model_dump(exclude={"attempt"}))))  # a late clean-up
     again = await queue.claim("default", "v")
     assert again is not None
     assert again.record.attempt == 2
 
 
-async def test_a_slow_submission_is_announced_again(clock: ManualClock) -> None:
-    """Its uploads took minutes, then a sweep took its hints for those of one that had died: it is found still."""
+async def test_index_keys_of_a_slow_submission_are_written_again(clock: ManualClock) -> None:
+    """A job whose index keys a sweep deleted during its slow submission can still be claimed."""
 
     class Slow(MemoryObjectStore):
         async def put(self, key: str, body: bytes, *, content_type: str = "application/json") -> str:
@@ -347,8 +349,8 @@ async def test_a_slow_submission_is_announced_again(clock: ManualClock) -> None:
     assert (await shop.claim()).job_id == record.job_id
 
 
-async def test_a_failed_submission_is_cleared_away(clock: ManualClock) -> None:
-    """Its workflow was stored, and its timer was not: the timer is written again, and a day later it acts."""
+async def test_a_failed_submission_is_removed(clock: ManualClock) -> None:
+    """A submission whose first timer write failed is removed a day later by a timer that was written again."""
 
     class FailsOnce(MemoryObjectStore):
         failed = False

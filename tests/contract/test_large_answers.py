@@ -1,4 +1,4 @@
-"""An engine's answers have a size that a worker can hold, and texts that an answer of ours can contain."""
+"""Responses of an engine are limited to a size that a worker can hold, and to valid Unicode text."""
 
 import json
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ NAMES = (
 
 @pytest.fixture
 async def engine() -> AsyncIterator[HttpEngine]:
-    """One whose history of `large` is a byte too long, and of `small` is not."""
+    """An engine whose history of `large` exceeds the limit by one byte, and whose history of `small` does not."""
 
     async def history(request: web.Request) -> web.Response:
         name = request.match_info["name"]
@@ -43,16 +43,16 @@ async def engine() -> AsyncIterator[HttpEngine]:
     await runner.cleanup()
 
 
-async def test_a_file_name_that_is_not_utf8_is_readable(engine: HttpEngine) -> None:
-    """Python lists such a name with a lone surrogate, which no UTF-8 answer could contain; pairs and texts stay."""
+async def test_a_file_name_that_is_not_utf8_is_made_readable(engine: HttpEngine) -> None:
+    """Lone surrogates, which Python lists for such a name, are replaced, and surrogate pairs and other texts are kept."""
     info = await engine.object_info()
     (names,) = info["Loads"]["input"]["required"]["file"]
     assert names == ["nearest\ufffd", "\U0001f600", "\\udce9", "\ufffd\ufffdx"]
     json.dumps(info, ensure_ascii=False).encode()
 
 
-async def test_texts_of_any_size_fail_the_job_not_the_worker(engine: HttpEngine) -> None:
-    """It is not tried again: the same graph would return the same."""
+async def test_an_oversized_history_fails_the_job_and_not_the_worker(engine: HttpEngine) -> None:
+    """An oversized history is a failed output, which is not retried since the same graph would return it again."""
     found = await engine.history("small")
     assert found is not None
     assert found.completed

@@ -1,4 +1,4 @@
-"""Documents that would fill the API's memory, or keep others waiting: refused, or worked on a few at a time."""
+"""Requests that would fill the API's memory or delay others are refused or processed a few at a time."""
 
 import asyncio
 import json
@@ -47,11 +47,11 @@ async def api(clock: ManualClock) -> Any:
 BAD_TEXTS = {
     "an unknown escape": b"\\q" + b"a" * LONG,
     "a line break": b"a\n" + b"a" * LONG,
-    "a byte of no UTF-8": b"\xff" + b"a" * LONG,
+    "a byte that is not UTF-8": b"\xff" + b"a" * LONG,
     "half a character": b"\\ud800" + b"a" * LONG,
     "half an escape": b"\\u12" + b"g" * LONG,
 }
-PLACES = {
+POSITIONS = {
     "a value": lambda text: b'{"workflow":{"1":{"class_type":"SaveImage","inputs":{"x":"' + text + b'"}}}}',
     "a name": lambda text: b'{"workflow":{"' + text + b'":{"class_type":"SaveImage","inputs":{}}}}',
     "an input": lambda text: (
@@ -64,11 +64,11 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("kind", BAD_TEXTS)
-async def test_a_long_string_that_is_none_is_refused(api: Api, kind: str, place: str) -> None:
-    """Wherever it stands: as the same string would be if it were short."""
-    answer = await sent(api, PLACES[place](BAD_TEXTS[kind]))
+async def test_an_invalid_long_string_is_refused(api: Api, kind: str, position: str) -> None:
+    """An invalid long string is refused at every position, as a short one is."""
+    answer = await sent(api, POSITIONS[position](BAD_TEXTS[kind]))
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-json")
 
 
@@ -82,24 +82,24 @@ async def test_a_long_string_that_is_none_is_refused(api: Api, kind: str, place:
         {"workflow": BLUE, "inputs": [{"node": "x" * LONG, "field": "x", "value": 1}]},
     ],
 )
-async def test_a_long_string_is_as_long_as_it_is(api: Api, document: Any) -> None:
-    """No limit on a length takes it for something shorter."""
+async def test_a_long_string_counts_with_its_full_length(api: Api, document: Any) -> None:
+    """A string that is stored outside the document is still checked against the limit on its length."""
     answer = await sent(api, document)
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation-error")
     batch = await sent(api, {"jobs": [document]}, "/v1/batches")
     assert (batch.status_code, batch.json()["type"]) == (422, "/problems/validation-error")
-    named = {name: value for name, value in document.items() if name not in ("workflow", "inputs")}
-    assert (await sent(api, named | {"inputs": {"prompt": "x"}}, "/v1/workflows/still/jobs")).status_code == 422
+    named_job = {name: value for name, value in document.items() if name not in ("workflow", "inputs")}
+    assert (await sent(api, named_job | {"inputs": {"prompt": "x"}}, "/v1/workflows/still/jobs")).status_code == 422
 
 
-async def test_a_receiver_to_be_tried_has_a_length(api: Api) -> None:
-    """As one of a job."""
+async def test_the_url_of_a_test_webhook_has_a_maximum_length(api: Api) -> None:
+    """The URL of a test webhook has the same maximum length as that of a job."""
     answer = await sent(api, {"url": "https://h.example/" + "x" * LONG}, "/v1/webhooks/test")
     assert (answer.status_code, answer.json()["type"]) == (422, "/problems/validation-error")
 
 
-async def test_a_long_prompt_arrives_whole(api: Api) -> None:
-    """In the graph, as an input, and in a batch."""
+async def test_a_long_prompt_is_stored_in_full(api: Api) -> None:
+    """A long prompt is accepted in the graph, as an input and in a batch, and is stored in full."""
     text = "x" * LONG
     own = await sent(api, {"workflow": with_prefix(text)})
     stored = (await api.client.get(f"/v1/jobs/{own.json()['job_id']}/workflow")).json()
@@ -113,8 +113,8 @@ async def test_a_long_prompt_arrives_whole(api: Api) -> None:
         assert (await sent(api, document, path)).status_code == 202
 
 
-async def test_long_texts_together_have_a_limit(api: Api) -> None:
-    """Of one request: three fit here, in one graph or in the inputs of several jobs."""
+async def test_the_total_length_of_long_texts_is_limited(api: Api) -> None:
+    """The long texts of one request are limited in sum, in a graph and in the inputs of several jobs."""
     value = {"node": "2", "field": "filename_prefix", "value": "x" * LONG}
     assert (await sent(api, {"workflow": BLUE, "input_sets": [[value]] * 2}, "/v1/batches")).status_code == 202
     for path, document in (
@@ -126,8 +126,8 @@ async def test_long_texts_together_have_a_limit(api: Api) -> None:
 
 
 @pytest.mark.parametrize("number", [b"1e999", b"-1e999"])
-async def test_a_number_beyond_a_double_is_refused(api: Api, number: bytes) -> None:
-    """In a graph or as an input: what JSON cannot write must not be stored."""
+async def test_a_number_outside_the_range_of_a_double_is_refused(api: Api, number: bytes) -> None:
+    """A number that JSON cannot represent as a double is refused in a graph and as an input."""
     graph = json.dumps(BLUE).replace('"width": 8', '"width": N').encode().replace(b"N", number)
     value = b',"inputs":[{"node":"1","field":"width","value":' + number + b"}]"
     for body in (b'{"workflow":' + graph + b"}", b'{"workflow":' + json.dumps(BLUE).encode() + value + b"}"):
@@ -136,36 +136,36 @@ async def test_a_number_beyond_a_double_is_refused(api: Api, number: bytes) -> N
 
 
 async def test_many_values_are_refused_while_they_arrive(api: Api) -> None:
-    """And others are answered meanwhile: the slowest of them within seconds."""
+    """A body with too many values is refused while it arrives, and the event loop stays responsive."""
     body = b'{"x":[' + b",".join([b"[]"] * (MAX_VALUES * 2)) + b"]}"
-    slowest, asked = 0.0, asyncio.create_task(sent(api, body))
-    while not asked.done():
+    slowest, pending_request = 0.0, asyncio.create_task(sent(api, body))
+    while not pending_request.done():
         started = asyncio.get_running_loop().time()
         await asyncio.sleep(0.01)
         slowest = max(slowest, asyncio.get_running_loop().time() - started)
-    assert (await asked).json()["type"] == "/problems/request-too-large"
+    assert (await pending_request).json()["type"] == "/problems/request-too-large"
     assert slowest < 3
 
 
-async def test_large_documents_wait_for_a_place() -> None:
-    """A tenant has half of them; another one's place does not depend on it; whoever waits too long is told so."""
-    places = LargeBodies(4, wait_s=0.05)
-    first, second = await places.enter("a"), await places.enter("a")
+async def test_large_documents_wait_for_a_slot() -> None:
+    """A tenant has at most half of the slots, and a request that waits too long for a slot is refused."""
+    slots = LargeBodies(4, wait_s=0.05)
+    first, second = await slots.enter("a"), await slots.enter("a")
     with pytest.raises(Problem) as refused:
-        await places.enter("a")
+        await slots.enter("a")
     assert refused.value.type.slug == "too-many-large-requests"
-    await places.enter("b")
-    await places.enter("b")
+    await slots.enter("b")
+    await slots.enter("b")
     with pytest.raises(Problem):
-        await places.enter("c")
+        await slots.enter("c")
     second()
-    await places.enter("c")
+    await slots.enter("c")
     first()
-    await places.enter("a")
+    await slots.enter("a")
 
 
-async def test_a_place_is_left_with_the_request(clock: ManualClock) -> None:
-    """Accepted or refused: one after the other is worked on where there is one place."""
+async def test_a_slot_is_released_with_its_request(clock: ManualClock) -> None:
+    """An accepted or refused request releases its slot for the next one."""
     config = ApiConfig(api_key=KEY, max_large_requests=1)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         padding = {str(number): "x" * 60_000 for number in range(20)}
@@ -180,8 +180,8 @@ async def test_a_place_is_left_with_the_request(clock: ManualClock) -> None:
         assert statuses == [202] * 3 + [422] * 3
 
 
-async def test_a_tenant_has_few_unfinished_bodies(clock: ManualClock) -> None:
-    """However small: one more is refused at once, and another tenant's is not. They free their places by their end."""
+async def test_the_unfinished_bodies_of_a_tenant_are_limited(clock: ManualClock) -> None:
+    """Another request of a tenant with too many unfinished bodies is refused, and other tenants are unaffected."""
     config = ApiConfig(api_key=KEY, max_unfinished_requests=2)
     begun, gate = asyncio.Semaphore(0), asyncio.Event()
 
@@ -202,12 +202,12 @@ async def test_a_tenant_has_few_unfinished_bodies(clock: ManualClock) -> None:
         async with await api.client_of("acme") as other:
             assert (await other.post("/v1/jobs", json={"workflow": BLUE})).status_code == 202
         gate.set()
-        assert [(await one).status_code for one in pending] == [422, 422]
+        assert [(await request).status_code for request in pending] == [422, 422]
         assert (await sent(api, {"workflow": BLUE})).status_code == 202
 
 
 async def refused(api: Api) -> bool:
-    """Whether a request is refused for the number of unfinished ones; they count once their heads have been read."""
+    """Whether a request is refused for too many unfinished ones, which count once their heads have been read."""
     answer = await sent(api, {"workflow": BLUE})
     if answer.status_code == 202:
         return False
@@ -216,8 +216,8 @@ async def refused(api: Api) -> bool:
     return True
 
 
-async def test_few_large_bodies_are_received_at_once(clock: ManualClock) -> None:
-    """A tenant's further ones wait until one of its first ends; a small request does not."""
+async def test_concurrent_large_bodies_are_limited(clock: ManualClock) -> None:
+    """Further large bodies of a tenant wait until an earlier one has ended, while a small request proceeds."""
     config = ApiConfig(api_key=KEY, max_receiving_requests=2)
     begun, gate = asyncio.Event(), asyncio.Event()
 
@@ -240,8 +240,8 @@ async def test_few_large_bodies_are_received_at_once(clock: ManualClock) -> None
         assert (await second).status_code == 422
 
 
-async def test_a_batch_does_not_multiply_a_graph_without_bound(clock: ManualClock) -> None:
-    """Each of its jobs stores the graph that was sent once."""
+async def test_the_total_graph_size_of_a_batch_is_limited(clock: ManualClock) -> None:
+    """A batch is limited in graph bytes, because each of its jobs stores the graph that was sent once."""
     config = ApiConfig(api_key=KEY, max_batch_graph_bytes=10_000)
     value = [{"node": "1", "field": "width", "value": 8}]
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
@@ -252,8 +252,8 @@ async def test_a_batch_does_not_multiply_a_graph_without_bound(clock: ManualCloc
         assert refused.json()["pointer"] == "/input_sets"
 
 
-async def test_a_batch_has_so_many_nodes_in_all(clock: ManualClock) -> None:
-    """Each of its jobs has the graph's nodes checked anew."""
+async def test_the_total_nodes_of_a_batch_are_limited(clock: ManualClock) -> None:
+    """A batch is limited in nodes, because the graph is checked again for each of its jobs."""
     config = ApiConfig(api_key=KEY, max_batch_nodes=100)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         few, many = ({"workflow": BLUE, "input_sets": [[]] * count} for count in (50, 51))
@@ -262,10 +262,8 @@ async def test_a_batch_has_so_many_nodes_in_all(clock: ManualClock) -> None:
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/too-many-jobs")
 
 
-async def test_the_sets_of_a_batch_are_checked_off_the_event_loop(
-    clock: ManualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However small its document is."""
+async def test_input_sets_are_checked_off_the_event_loop(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The input sets of a batch are checked in a thread, even if the document is small."""
     threads: set[str] = set()
     known = Catalogue.check
 
@@ -279,8 +277,8 @@ async def test_the_sets_of_a_batch_are_checked_off_the_event_loop(
     assert threads == {"heavy_0"}
 
 
-async def test_a_batch_whose_client_has_gone_is_checked_no_further() -> None:
-    """Nothing of it is prepared."""
+async def test_a_batch_of_a_disconnected_client_is_not_prepared() -> None:
+    """Preparation of a batch stops when its client has disconnected."""
     request = BatchRequest.model_validate({"workflow": BLUE, "input_sets": [[]] * 3})
 
     async def is_gone() -> bool:

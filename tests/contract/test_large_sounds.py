@@ -1,4 +1,4 @@
-"""How many samples a sound becomes is counted, whatever its container says."""
+"""The samples of a sound are counted, whatever its container states."""
 
 import io
 from pathlib import Path
@@ -18,7 +18,7 @@ LIMITS = MediaLimits(max_samples=1_000_000)
 
 
 def sound(codec: str, container_format: str, *, seconds: float, rate: int = 48_000, together: bool = False) -> bytes:
-    """Of two channels. `together` puts all frames of the codec into one packet, which the container takes for one."""
+    """A sound of two channels; `together` puts all frames into one packet, which the container takes for one frame."""
     out = io.BytesIO()
     with av.open(out, "w", format=container_format) as container:
         stream: Any = container.add_stream(codec, rate=rate, layout="stereo")
@@ -29,10 +29,10 @@ def sound(codec: str, container_format: str, *, seconds: float, rate: int = 48_0
         frames = [*resampler.resample(frame), None]
         packets = [packet for frame in frames for packet in stream.encode(frame)]
         if together:
-            whole = av.Packet(b"".join(map(bytes, packets)))
-            whole.stream, whole.time_base, whole.pts, whole.dts = stream, packets[0].time_base, 0, 0
-            whole.duration = 1024
-            packets = [whole]
+            combined = av.Packet(b"".join(map(bytes, packets)))
+            combined.stream, combined.time_base, combined.pts, combined.dts = stream, packets[0].time_base, 0, 0
+            combined.duration = 1024
+            packets = [combined]
         for packet in packets:
             container.mux(packet)
     return out.getvalue()
@@ -55,22 +55,22 @@ async def checked(tmp_path: Path, body: bytes) -> str:
         ("alac", "mp4"),
     ],
 )
-async def test_a_sound_has_so_many_samples(tmp_path: Path, codec: str, container_format: str) -> None:
-    """Of all channels, at any rate: a loader holds four bytes for each."""
+async def test_the_samples_of_a_sound_are_limited(tmp_path: Path, codec: str, container_format: str) -> None:
+    """The samples of all channels are limited at any rate, because a loader holds four bytes for each."""
     await checked(tmp_path, sound(codec, container_format, seconds=9.5))
     with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound(codec, container_format, seconds=11))
 
 
-async def test_more_samples_a_second_are_more_samples(tmp_path: Path) -> None:
-    """Silence of 655,350 samples a second takes few bytes."""
+async def test_a_high_sample_rate_counts(tmp_path: Path) -> None:
+    """A second of silence at 655,350 samples per second, which has few bytes, exceeds the limit."""
     with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound("flac", "flac", seconds=1, rate=655_350))
 
 
 @pytest.mark.parametrize("codec", ["flac", "libmp3lame"])
-async def test_a_container_that_says_too_little_is_not_believed(tmp_path: Path, codec: str) -> None:
-    """A packet counts as what a decoder finds in it."""
+async def test_a_container_that_states_too_little_is_refused(tmp_path: Path, codec: str) -> None:
+    """A packet counts with the samples that a decoder finds in it."""
     with pytest.raises(FileRefused, match="samples"):
         await checked(tmp_path, sound(codec, "mp4", seconds=12, together=True))
 
@@ -83,9 +83,9 @@ async def test_a_container_that_says_too_little_is_not_believed(tmp_path: Path, 
         (b"\x78", 960),  # hybrid, 20 ms
         (b"\xf9", 1920),  # CELT, two frames of 20 ms
         (b"\xe3\x08", 960),  # CELT, eight frames of 2.5 ms
-        (b"\x1b\x3f", 5760),  # SILK, as many frames of 60 ms as can be written: no packet is longer than 120 ms
+        (b"\x1b\x3f", 5760),  # SILK, the maximum count of 60 ms frames, limited to 120 ms per packet
     ],
 )
-def test_an_opus_packet_says_its_length(head: bytes, samples: int) -> None:
-    """By its mode and its count of frames."""
+def test_the_length_of_an_opus_packet_is_read_from_its_head(head: bytes, samples: int) -> None:
+    """The samples of an Opus packet follow from its mode and its count of frames."""
     assert opus_samples(head) == samples

@@ -1,4 +1,4 @@
-"""`Launcher`: a ticket is a wish, withdrawn without complaint. The one on Modal runs on the loopback plane."""
+"""`Launcher`: a ticket requests a worker, and can be cancelled twice. The Modal launcher runs on a loopback plane."""
 
 import os
 import subprocess
@@ -17,15 +17,15 @@ PRELUDE = """
 import asyncio, sys
 from infra.on_modal.adapters import ModalLauncher
 from infra.on_modal.adapters import ModalPools
-from tests.contract.test_launcher import keeps_the_contract
+from tests.contract.test_launcher import check_contract
 launcher = ModalLauncher(ModalPools({}))
 """
-CONTRACT = PRELUDE + "asyncio.run(keeps_the_contract(launcher))"
+CONTRACT = PRELUDE + "asyncio.run(check_contract(launcher))"
 CANCEL = PRELUDE + "asyncio.run(launcher.cancel(sys.argv[1]))"
 
 
-async def keeps_the_contract(launcher: Launcher) -> None:
-    """What every launcher does."""
+async def check_contract(launcher: Launcher) -> None:
+    """The behaviour that every launcher shares."""
     assert await launcher.waiting("default") == 0
     first = await launcher.spawn("default")
     second = await launcher.spawn("default")
@@ -40,18 +40,20 @@ async def keeps_the_contract(launcher: Launcher) -> None:
 
 
 @pytest.mark.anyio
-async def test_in_memory() -> None:
-    """Tickets are counted."""
+async def test_the_memory_launcher_fulfils_the_contract() -> None:
+    """The in-memory launcher fulfils the contract and counts its tickets."""
     launcher = MemoryLauncher()
-    await keeps_the_contract(launcher)
+    await check_contract(launcher)
     assert launcher.spawned == ["default", "default"]
 
 
 @pytest.mark.soak("acceptance/test_modal_deploy.py::test_a_job_runs_in_a_container")
 @pytest.mark.xdist_group("modal")
-def test_on_modal(tmp_path: Path) -> None:
-    """In a process of its own: the modal client is one a process. A ticket whose results have expired is like one that
-    never was."""
+def test_the_modal_launcher_fulfils_the_contract(tmp_path: Path) -> None:
+    """The Modal launcher fulfils the contract, and a ticket whose result has expired can be cancelled too.
+
+    It runs in its own process, because a process has a single Modal client.
+    """
     with Plane(tmp_path) as plane:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
         env |= plane.client_env()

@@ -1,4 +1,4 @@
-"""GET /v1/limits tells every limit, and each of them is kept."""
+"""GET /v1/limits shows every limit, and each limit is enforced."""
 
 import base64
 from collections.abc import Callable
@@ -16,35 +16,37 @@ from tests.support.api_server import BLUE, KEY, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
-Told = dict[str, Any]
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Beyond:
-    """A request beyond a limit that has this value, and the type of its refusal. `config` sets other limits."""
+class ExceedingRequest:
+    """A request that exceeds a limit of the given value, and the type of its refusal. `config` sets limits."""
 
     slug: str
     request: Callable[[httpx.Client, Any], httpx.Request]
-    config: Told
+    config: Json
     before: int = 0
-    """How often the same is sent, and accepted, until the limit is met."""
+    """The number of accepted requests before the limit is reached."""
 
 
-def job(slug: str, fields_of: Callable[[Any], Told], *, before: int = 0, **config: Any) -> Beyond:
+def job(slug: str, fields_of: Callable[[Any], Json], *, before: int = 0, **config: Any) -> ExceedingRequest:
     """A submission with these fields."""
-    return Beyond(slug, _post("/v1/jobs", lambda value: {"workflow": BLUE} | fields_of(value)), config, before)
+    return ExceedingRequest(
+        slug, _post("/v1/jobs", lambda value: {"workflow": BLUE} | fields_of(value)), config, before
+    )
 
 
-def get(slug: str, path: Callable[[Any], str]) -> Beyond:
-    return Beyond(slug, lambda client, value: client.build_request("GET", path(value)), {})
+def get(slug: str, path: Callable[[Any], str]) -> ExceedingRequest:
+    return ExceedingRequest(slug, lambda client, value: client.build_request("GET", path(value)), {})
 
 
 def _post(path: str, document: Callable[[Any], Any]) -> Callable[[httpx.Client, Any], httpx.Request]:
     return lambda client, value: client.build_request("POST", path, json=document(value))
 
 
-def upload(slug: str, size: Callable[[Any], int], **config: Any) -> Beyond:
-    return Beyond(slug, _post("/v1/uploads", lambda value: {"size_bytes": size(value)}), config)
+def upload(slug: str, size: Callable[[Any], int], **config: Any) -> ExceedingRequest:
+    return ExceedingRequest(slug, _post("/v1/uploads", lambda value: {"size_bytes": size(value)}), config)
 
 
 def nested(depth: int) -> Any:
@@ -56,8 +58,8 @@ def nested(depth: int) -> Any:
 
 DATA = base64.b64encode(PNG).decode()
 HOOK = "https://h.example/"
-CASES: dict[str, Beyond] = {
-    "max_requests_per_s": Beyond(
+CASES: dict[str, ExceedingRequest] = {
+    "max_requests_per_s": ExceedingRequest(
         "too-many-requests", lambda client, _: client.build_request("GET", "/v1/jobs"), {"max_requests_per_s": 1}, 1
     ),
     "max_active_jobs": job("too-many-active-jobs", lambda _: {}, before=1, max_active_jobs=1),
@@ -80,13 +82,13 @@ CASES: dict[str, Beyond] = {
     "max_media": job("too-many-media", lambda value: {"media": [_medium(n) for n in range(value + 1)]}, max_media=1),
     "max_medium_bytes": job("medium-too-large", lambda _: {"media": [_medium(0)]}, max_medium_bytes=len(PNG) - 1),
     "max_urls": job("too-many-urls", lambda value: {"media": [_behind_url(n) for n in range(value + 1)]}, max_urls=2),
-    "max_batch_urls": Beyond(
+    "max_batch_urls": ExceedingRequest(
         "too-many-urls",
         _post("/v1/batches", lambda value: {"jobs": [{"workflow": BLUE, "media": [_behind_url(0)]}] * (value + 1)}),
         {"max_batch_urls": 2},
     ),
     "max_upload_bytes": upload("upload-too-large", lambda value: value + 1),
-    "max_batch_jobs": Beyond(
+    "max_batch_jobs": ExceedingRequest(
         "too-many-jobs",
         _post("/v1/batches", lambda value: {"workflow": BLUE, "input_sets": [[]] * (value + 1)}),
         {"max_batch_jobs": 3},
@@ -97,7 +99,7 @@ CASES: dict[str, Beyond] = {
     "max_metadata_name_length": job("validation-error", lambda value: {"metadata": {"x" * (value + 1): ""}}),
     "max_metadata_text_length": job("validation-error", lambda value: {"metadata": {"x": "x" * (value + 1)}}),
     "max_webhook_url_length": job("validation-error", lambda value: {"webhook_url": HOOK.ljust(value + 1, "x")}),
-    "max_idempotency_key_length": Beyond(
+    "max_idempotency_key_length": ExceedingRequest(
         "bad-idempotency-key",
         lambda client, value: client.build_request(
             "POST", "/v1/jobs", json={"workflow": BLUE}, headers={"idempotency-key": "x" * (value + 1)}
@@ -112,7 +114,7 @@ CASES: dict[str, Beyond] = {
     "max_wait_s": get("invalid-parameter", lambda value: f"/v1/jobs/x?wait={value + 1}"),
     "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),
 }
-TRIED_ELSEWHERE = {
+TESTED_ELSEWHERE = {
     "max_large_requests",
     "max_unfinished_requests",
     "max_requests_in_flight",
@@ -137,38 +139,38 @@ test_unread_answers.py, test_hostile_media.py, test_large_bodies.py, and by
 test_a_body_that_does_not_arrive_in_time_is_refused."""
 
 
-def _with_text(length: int) -> Told:
+def _with_text(length: int) -> Json:
     return BLUE | {"2": {**BLUE["2"], "inputs": {**BLUE["2"]["inputs"], "filename_prefix": "x" * length}}}
 
 
-def _node(inputs: int) -> Told:
+def _node(inputs: int) -> Json:
     return {"class_type": "EmptyImage", "inputs": {str(number): 1 for number in range(inputs)}}
 
 
-def _input() -> Told:
+def _input() -> Json:
     return {"node": "1", "field": "width", "value": 8}
 
 
-def _text() -> Told:
+def _text() -> Json:
     return {"node": "2", "field": "filename_prefix", "value": "x" * 70_000}
 
 
-def _medium(number: int) -> Told:
+def _medium(number: int) -> Json:
     return {"name": f"{number}.png", "data": DATA}
 
 
-def _behind_url(number: int) -> Told:
+def _behind_url(number: int) -> Json:
     return {"name": f"{number}.png", "url": "https://x.example/picture"}
 
 
 def test_every_limit_is_shown_and_exceeded() -> None:
-    """Each limit that /v1/limits shows is exceeded here or in the files that are named."""
-    assert set(CASES) | TRIED_ELSEWHERE == set(Limits.model_fields)
+    """Each limit of GET /v1/limits is exceeded by a test in this file or in one of the named files."""
+    assert set(CASES) | TESTED_ELSEWHERE == set(Limits.model_fields)
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_what_is_beyond_a_limit_is_refused(clock: ManualClock, name: str) -> None:
-    """By the value that /v1/limits tells, and nothing is stored."""
+async def test_a_request_above_a_limit_is_refused(clock: ManualClock, name: str) -> None:
+    """Exceeding the value that GET /v1/limits shows is refused, and nothing is stored."""
     case = CASES[name]
     config = ApiConfig(api_key=KEY, **case.config)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
@@ -185,10 +187,10 @@ async def test_what_is_beyond_a_limit_is_refused(clock: ManualClock, name: str) 
 
 
 async def test_a_limit_that_is_not_set_is_null(clock: ManualClock) -> None:
-    """And an upload may not be larger than what a day has."""
+    """A limit without a value is null, and a daily quota also limits a single upload and batch."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
-        told = (await api.client.get("/v1/limits")).json()
-        unset = {name for name, value in told.items() if value is None}
+        shown = (await api.client.get("/v1/limits")).json()
+        unset = {name for name, value in shown.items() if value is None}
         assert unset == {
             "max_requests_per_s",
             "max_active_jobs",
@@ -198,9 +200,9 @@ async def test_a_limit_that_is_not_set_is_null(clock: ManualClock) -> None:
         }
     config = ApiConfig(api_key=KEY, max_upload_bytes_a_day=9, max_active_jobs=4)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
-        told = (await api.client.get("/v1/limits")).json()
-        assert (told["max_upload_bytes"], told["max_batch_jobs"]) == (9, 4)
+        shown = (await api.client.get("/v1/limits")).json()
+        assert (shown["max_upload_bytes"], shown["max_batch_jobs"]) == (9, 4)
 
 
-async def _sent(api: Api, case: Beyond, value: Any) -> httpx.Response:
-    return await api.client.send(case.request(api.client, value))  # type: ignore[arg-type]  # builds as the other does
+async def _sent(api: Api, case: ExceedingRequest, value: Any) -> httpx.Response:
+    return await api.client.send(case.request(api.client, value))  # type: ignore[arg-type]  # both clients build requests alike

@@ -1,4 +1,4 @@
-"""A worker's process on one's own machine whose engine does not start."""
+"""A local worker process whose engine does not start."""
 
 import asyncio
 import subprocess
@@ -19,8 +19,10 @@ pytestmark = pytest.mark.anyio
 ENGINE = "print('RuntimeError: no kernel image is available'); raise SystemExit(1)\n"
 
 
-async def test_its_failed_starts_are_counted(tmp_path: Path, s3_config: S3Config, s3_objects: S3ObjectStore) -> None:
-    """As on Modal: the reaper fails the jobs that wait for it, with the engine's last words."""
+async def test_failed_starts_of_a_local_engine_are_counted(
+    tmp_path: Path, s3_config: S3Config, s3_objects: S3ObjectStore
+) -> None:
+    """A failed start of a local engine is counted with its last log lines, as on Modal."""
     config = s3_config
     (tmp_path / "main.py").write_text(ENGINE)
     settings = Settings(
@@ -37,15 +39,15 @@ async def test_its_failed_starts_are_counted(tmp_path: Path, s3_config: S3Config
     process = await asyncio.create_subprocess_exec(
         *comfyui_modal.command("infra.local.processes", "worker"),
         env=clean_environment() | settings.environment(),
-        stdin=subprocess.PIPE,  # whose end would stop it
+        stdin=subprocess.PIPE,  # closing it would stop the worker
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
     async with asyncio.timeout(120):
-        said = (await process.stderr.read()).decode()
-        assert await process.wait() == 1, said
+        output = (await process.stderr.read()).decode()
+        assert await process.wait() == 1, output
     state = await EngineStartStore(s3_objects, SystemClock(), StartPolicy()).state("default")
-    assert state.last is not None, said
+    assert state.last is not None, output
     assert (state.failures, state.last.worker, state.last.log_tail) == (
         1,
         "worker-1",
