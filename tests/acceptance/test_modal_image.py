@@ -33,7 +33,7 @@ STEPS = (
 )
 
 
-IN_SOAK = pytest.mark.soak("contract/test_snapshot.py::test_it_goes_on_where_it_finds_a_gpu")
+IN_SOAK = pytest.mark.soak("contract/test_snapshot.py::test_an_engine_continues_where_it_finds_a_gpu")
 PHASES = {
     "cpu": {"restore", "engine", "warm_up", "announce", "total"},  # the lite engine cannot be restored on a GPU
     "gpu": {"restore", "announce", "total"},

@@ -349,7 +349,7 @@ async def test_a_stream_after_data_is_measured(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_a_loader_takes_for_a_playlist_is_refused(tmp_path: Path) -> None:
-    """A file that FFmpeg would open as a playlist is refused, because only listed formats are picture_file."""
+    """A file that FFmpeg would open as a playlist is refused, because only listed formats are opened."""
     body = b"ID3\x04\0\0\0\0\0\0" + playlist("/etc/passwd")
     with pytest.raises(FileRefused, match="cannot be read"):
         await checked(tmp_path, body)

@@ -44,7 +44,7 @@ async def engine() -> AsyncIterator[HttpEngine]:
 
 
 async def test_a_file_name_that_is_not_utf8_is_made_readable(engine: HttpEngine) -> None:
-    """Lone surrogates, which Python lists for such a name, are replaced, and surrogate pairs and other texts are kept."""
+    """Lone surrogates, which Python lists for such a name, are replaced, and pairs and other texts are kept."""
     info = await engine.object_info()
     (names,) = info["Loads"]["input"]["required"]["file"]
     assert names == ["nearest\ufffd", "\U0001f600", "\\udce9", "\ufffd\ufffdx"]

@@ -1,4 +1,4 @@
-"""Logs of `up`'s processes: they stay small, and what was written last can be read."""
+"""Logs of `up`'s processes stay small, and their last lines can be read."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 LIMIT = 10_000
-PATIENCE_S = 60
+TIME_LIMIT_S = 60
 
 
 def numbers(*logs: Path) -> list[int]:
@@ -25,8 +25,8 @@ def write(log: int, first: int, last: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["api.log", "weed.out"])
-def test_a_log_that_has_grown_is_cut(tmp_path: Path, name: str) -> None:
-    """The newest lines are kept, and the writer goes on at the new end of the same file."""
+def test_a_log_above_its_limit_is_rotated(tmp_path: Path, name: str) -> None:
+    """The newest lines are kept, and the writer continues at the new end of the same file."""
     log, older = tmp_path / name, tmp_path / f"{name}.1"
     with log.open("ab", buffering=0) as writer:
         write(writer.fileno(), 0, 5_000)
@@ -43,8 +43,8 @@ def test_a_log_that_has_grown_is_cut(tmp_path: Path, name: str) -> None:
     assert log.stat().st_size + older.stat().st_size == LIMIT
 
 
-def test_a_log_within_its_limit_is_left_alone(tmp_path: Path) -> None:
-    """No older part appears, and no other file of the folder is touched."""
+def test_a_log_within_its_limit_is_not_changed(tmp_path: Path) -> None:
+    """A log within its limit is not rotated, and other files of the folder are not changed."""
     (tmp_path / "api.log").write_bytes(b"x" * LIMIT)
     (tmp_path / "notes.txt").write_bytes(b"x" * 3 * LIMIT)
     bound_logs([tmp_path, tmp_path / "absent"], LIMIT)
@@ -54,16 +54,16 @@ def test_a_log_within_its_limit_is_left_alone(tmp_path: Path) -> None:
     }
 
 
-def test_a_copy_that_fails_does_not_keep_the_log(tmp_path: Path) -> None:
-    """Space is worth more than lines, on a full disk for example."""
+def test_a_log_is_cut_although_its_copy_fails(tmp_path: Path) -> None:
+    """A log is cut even if its older part cannot be written, for example on a full disk."""
     (tmp_path / "api.log.1").mkdir()
     (tmp_path / "api.log").write_bytes(b"x" * 2 * LIMIT)
     bound_logs([tmp_path], LIMIT)
     assert (tmp_path / "api.log").stat().st_size == 0
 
 
-def test_the_end_of_a_log_that_was_just_cut(tmp_path: Path) -> None:
-    """It begins in the older part."""
+def test_the_end_of_a_rotated_log_starts_in_its_older_part(tmp_path: Path) -> None:
+    """The last bytes of a rotated log are read from the older part as well."""
     log = tmp_path / "api.log"
     log.write_bytes(b"x" * LIMIT + b" cannot start: no")
     assert end_of(log, 5) == "t: no"
@@ -74,17 +74,17 @@ def test_the_end_of_a_log_that_was_just_cut(tmp_path: Path) -> None:
     assert end_of(log, 3) == "ket"
 
 
-async def test_a_process_that_writes_without_end(tmp_path: Path) -> None:
-    """Its log and the older part stay within a few limits, and it never stops writing."""
+async def test_the_log_of_a_process_that_never_stops_writing_is_limited(tmp_path: Path) -> None:
+    """A log and its older part stay within their limits while the process continues to write."""
     log = tmp_path / "child.log"
     spec = ChildSpec("child", "tests.support.writes", (), {"PATH": os.defpath} | MEASURED, log)
     writer = Child(spec)
     writer.start()
     try:
         for _ in range(5):
-            await until(lambda: log.exists() and log.stat().st_size > LIMIT, PATIENCE_S)
+            await until(lambda: log.exists() and log.stat().st_size > LIMIT, TIME_LIMIT_S)
             bound_logs([tmp_path], LIMIT)
-        await until(lambda: log.stat().st_size > 0, PATIENCE_S)
+        await until(lambda: log.stat().st_size > 0, TIME_LIMIT_S)
     finally:
         await writer.stop(1)
     assert (tmp_path / "child.log.1").stat().st_size >= LIMIT - 7

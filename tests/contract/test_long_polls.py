@@ -1,4 +1,4 @@
-"""Waiting for a job by GET with `wait`."""
+"""Long polls: GET of a job with `wait`."""
 
 import asyncio
 
@@ -17,8 +17,8 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None:
-    """And 200 of them share one look at the bucket."""
+async def test_a_long_poll_returns_when_the_job_ends(memory_api: Api) -> None:
+    """Long polls return when the job ends, and 200 of them share one read of the bucket."""
     accepted = await submit(memory_api)
     claimed = await memory_api.queue.claim("default", "w")
     assert claimed is not None
@@ -30,7 +30,7 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
     ) as client:
         waiting = [asyncio.create_task(client.get(url)) for _ in range(200)]
         requests = memory_api.objects.requests  # type: ignore[attr-defined]  # the in-memory store counts
-        await until(lambda: requests["GET"] >= len(waiting))  # each looks once for itself before it waits
+        await until(lambda: requests["GET"] >= len(waiting))  # each poll reads once itself before it waits
         before = requests["GET"]
         await asyncio.sleep(2.2)
         assert requests["GET"] - before <= 4
@@ -41,7 +41,7 @@ async def test_a_long_poll_answers_when_the_job_is_over(memory_api: Api) -> None
 
 
 async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None:
-    """With 410 as any other look at it, and not with what it was when its time is up."""
+    """A long poll gets 410 when its job is removed, and not the last known state after its full wait."""
     job_id = (await submit(memory_api))["job_id"]
     url = f"/v1/jobs/{job_id}"
     await memory_api.client.delete(url)
@@ -53,8 +53,8 @@ async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None
 
 
 @pytest.mark.real_bucket("ETags of a server")
-async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> None:
-    """304 if nothing changes meanwhile."""
+async def test_a_long_poll_with_an_etag_returns_at_the_next_change(api: Api) -> None:
+    """A long poll with an ETag returns at the next change, and gets 304 if there is none."""
     accepted = await submit(api)
     url = f"/v1/jobs/{accepted['job_id']}"
     etag = (await api.client.get(url)).headers["etag"]
@@ -77,8 +77,8 @@ async def test_a_long_poll_with_an_etag_answers_at_the_next_change(api: Api) -> 
     assert (job["progress"], job["progress_details"]["step"], len(job["outputs"])) == (42, "3/8", 1)
 
 
-async def test_a_tenant_has_so_many_long_polls(clock: ManualClock) -> None:
-    """One more is refused at once; a request that does not wait is not, and a place that was left is free."""
+async def test_the_long_polls_of_a_tenant_are_limited(clock: ManualClock) -> None:
+    """A long poll above the limit gets 429, while requests without a wait are served and ended polls free slots."""
     config = ApiConfig(api_key=KEY, max_long_polls=1)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         job = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]

@@ -1,4 +1,4 @@
-"""Memory that was taken for a while goes back to the system; the C library alone would keep it."""
+"""Freed memory is returned to the system, which the C library alone would not do."""
 
 import subprocess
 import sys
@@ -15,11 +15,11 @@ if _glibc() is None:
 if sys.argv[1] == "bound":
     bound_malloc()
 before = psutil.Process().memory_info().rss
-bytes(30_000_000)  # from now on glibc takes blocks of less than this from its heap, unless it is bounded
+bytes(30_000_000)  # glibc now takes smaller blocks than this from its heap, unless it is bounded
 taken, kept = [], []
 for _ in range(200):
     taken.append(b"x" * 1_000_000)
-    kept.append(b"x" * 10_000)  # lies behind it, so that the heap cannot shrink
+    kept.append(b"x" * 10_000)  # it follows the large block, so that the heap cannot shrink
 taken.clear()
 print(psutil.Process().memory_info().rss - before)
 """
@@ -27,7 +27,7 @@ MIB = 1024 * 1024
 
 
 def _left(how: str) -> int:
-    """Bytes that a process still holds after it has freed 200 MB."""
+    """The bytes that a process still holds after it has freed 200 MB."""
     ended = subprocess.run(
         [sys.executable, "-c", SCRIPT, how], env=clean_environment(), capture_output=True, text=True, check=False
     )
@@ -37,14 +37,14 @@ def _left(how: str) -> int:
     return int(ended.stdout)
 
 
-def test_freed_memory_goes_back_to_the_system() -> None:
-    """Nearly all of 200 MB does, of which without the bound most would stay."""
+def test_freed_memory_is_returned_to_the_system() -> None:
+    """Nearly all of 200 MB is returned to the system, most of which would stay without the bound."""
     assert _left("bound") < 50 * MIB
     assert _left("free") > 100 * MIB
 
 
-def test_what_a_process_loaded_is_left_out_of_later_collections() -> None:
-    """A full collection walks fewer than a tenth of the API's objects, once its heap is frozen."""
+def test_objects_loaded_at_startup_are_not_collected_again() -> None:
+    """A full collection visits fewer than a tenth of the API's objects once its heap is frozen."""
     script = (
         "import gc, app.asgi; from infra.memory import freeze_heap; before = len(gc.get_objects()); freeze_heap();"
         "print(before, len(gc.get_objects()))"

@@ -1,4 +1,4 @@
-"""GET /metrics: off by default, for operators alone, and about nobody in particular."""
+"""GET /metrics is off by default, restricted to operators, and contains no tenant's data."""
 
 import asyncio
 import logging
@@ -23,7 +23,7 @@ async def api(clock: ManualClock) -> AsyncIterator[Api]:
         yield running
 
 
-async def format_errors(api: Api) -> dict[str, float]:
+async def read_metrics(api: Api) -> dict[str, float]:
     answer = await api.client.get("/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
@@ -36,14 +36,14 @@ def requests(operation: str, method: str, status: str) -> str:
 
 
 async def test_requests_jobs_and_refusals_are_counted(api: Api) -> None:
-    """Of one job and of a batch; a repeat is a request and no new job."""
+    """Requests, accepted jobs and refusals are counted, and a repeat counts as a request but not as a job."""
     key = {"idempotency-key": "a"}
     for _ in range(2):
         await api.client.post("/v1/jobs", json={"workflow": BLUE}, headers=key)
     await api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[], [], []]})
     await api.client.post("/v1/jobs", json={"workflow": {}})
     await api.client.get("/v1/jobs", headers={"authorization": "Bearer nonsense"})
-    found = await format_errors(api)
+    found = await read_metrics(api)
     assert found[requests("submit_job", "POST", "2xx")] == 2
     assert found[requests("submit_job", "POST", "4xx")] == 1
     assert found[requests("submit_batch", "POST", "2xx")] == 1
@@ -65,8 +65,10 @@ BODIES = {
 
 
 @pytest.mark.parametrize("framing", ["content-length: 1000", "transfer-encoding: chunked"])
-async def test_a_client_that_breaks_off_is_no_failure(api: Api, caplog: pytest.LogCaptureFixture, framing: str) -> None:
-    """In the middle of any body: it is counted as without an answer, and logged without an error."""
+async def test_a_client_that_disconnects_is_not_a_failure(
+    api: Api, caplog: pytest.LogCaptureFixture, framing: str
+) -> None:
+    """A request whose client disconnects within its body counts as unanswered and logs no error."""
     start = '{"url": ' if framing.startswith("content") else '8\r\n{"url": \r\n'
     for path in BODIES.values():
         _, writer = await asyncio.open_connection(api.client.base_url.host, api.client.base_url.port)
@@ -76,17 +78,17 @@ async def test_a_client_that_breaks_off_is_no_failure(api: Api, caplog: pytest.L
         writer.close()
         await writer.wait_closed()
     gone = {requests(operation, "POST", "none") for operation in BODIES}
-    found = await format_errors(api)
+    found = await read_metrics(api)
     async with asyncio.timeout(30):
-        while not gone <= set(found):  # each request of this loop gives the server a turn
-            found = await format_errors(api)
+        while not gone <= set(found):  # each request of this loop lets the server continue
+            found = await read_metrics(api)
     assert [found[name] for name in gone] == [1] * len(gone)
     assert not [name for name in found if 'status="5xx"' in name or "internal-error" in name]
     assert [record.message for record in caplog.records if record.exc_info or record.levelno >= logging.WARNING] == []
 
 
-async def test_strangers_invent_no_labels(api: Api) -> None:
-    """Paths and methods that do not exist are one series, and nothing tells of tenants, keys or jobs."""
+async def test_clients_cannot_create_labels(api: Api) -> None:
+    """Unknown paths and methods share one series, and no label contains tenants, keys or jobs."""
     async with await api.client_of("acme-the-tenant") as acme:
         job_id = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
         await acme.get(f"/v1/jobs/{job_id}")
@@ -98,10 +100,10 @@ async def test_strangers_invent_no_labels(api: Api) -> None:
     assert requests("other", "GET", "4xx") in text
 
 
-async def test_it_needs_a_key_for_everything(api: Api) -> None:
-    """One that may read and write jobs is not enough."""
-    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as nobody:
-        assert (await nobody.get("/metrics")).status_code == 401
+async def test_metrics_need_an_admin_key(api: Api) -> None:
+    """GET /metrics refuses requests without a key and keys for jobs only."""
+    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as anonymous:
+        assert (await anonymous.get("/metrics")).status_code == 401
     async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
         refused = await acme.get("/metrics")
         assert (refused.status_code, refused.json()["type"]) == (403, "/problems/insufficient-scope")
@@ -110,17 +112,17 @@ async def test_it_needs_a_key_for_everything(api: Api) -> None:
         assert (await ops.get("/metrics")).status_code == 200
 
 
-async def test_no_spelling_of_the_path_gets_around_the_key(api: Api) -> None:
-    """The router matches a path with a line feed at its end as it does the path without."""
+async def test_no_spelling_of_the_path_bypasses_the_key(api: Api) -> None:
+    """No spelling of the path avoids the check of the key, not even one with a line feed that the router ignores."""
     spellings = ("/metrics%0A", "/metrics%0a?x=1", "//metrics", "/metrics/", "/%6Detrics%0A", "/metrics%0A%0A")
-    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as nobody:
-        assert {(await nobody.get(path)).status_code for path in spellings} <= {401, 404}
+    async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as anonymous:
+        assert {(await anonymous.get(path)).status_code for path in spellings} <= {401, 404}
     async with await api.client_of("acme", "jobs:read", "jobs:write") as acme:
         assert {(await acme.get(path)).status_code for path in spellings} <= {403, 404}
 
 
-async def test_by_default_there_are_none(clock: ManualClock) -> None:
-    """And who has no key does not learn it."""
+async def test_metrics_are_off_by_default(clock: ManualClock) -> None:
+    """GET /metrics is not found by default, and a request without a key gets 401 as it does for any other path."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
         assert (await api.client.get("/metrics")).status_code == 404
         assert (await api.client.get("/metrics", headers={"authorization": ""})).status_code == 401

@@ -1,4 +1,4 @@
-"""Models arrive whole or not at all, whatever the server, the network or a kill does."""
+"""Models are installed completely or not at all, whatever the server, the network or a kill does."""
 
 import errno
 import fcntl
@@ -51,8 +51,8 @@ def synced(folder: Path, hub: Hub, /, **fields: object) -> Found:
     return found
 
 
-def test_a_model_arrives_and_is_locked(hub: Hub, tmp_path: Path) -> None:
-    """Trust on first use: hash, size and the source's commit are recorded; a second sync asks for nothing."""
+def test_a_model_is_downloaded_and_locked(hub: Hub, tmp_path: Path) -> None:
+    """A first sync records the model's hash, size and source commit, and a second sync makes no request."""
     progress: list[int] = []
     (found,) = folder_of(tmp_path, hub).sync([wan()], lambda _, have, __: progress.append(have))
     assert (found.state, found.sha256, found.size_bytes) == ("downloaded", SHA, len(BODY))
@@ -61,14 +61,14 @@ def test_a_model_arrives_and_is_locked(hub: Hub, tmp_path: Path) -> None:
     assert folder_of(tmp_path, hub)._lock.read() == {
         "vae/wan.safetensors": Locked(sha256=SHA, size_bytes=len(BODY), revision=COMMIT)
     }
-    asked = len(hub.requests)
+    requested = len(hub.requests)
     assert synced(tmp_path, hub).state == "present"
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == requested
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == [LOCK_NAME, "wan.safetensors"]
 
 
-def test_it_goes_on_where_it_broke_off(hub: Hub, tmp_path: Path) -> None:
-    """By a range of the same content; no byte is fetched twice."""
+def test_an_interrupted_download_is_resumed(hub: Hub, tmp_path: Path) -> None:
+    """An interrupted download continues with a range of the same content."""
     hub.scripts[PATH] = [0]
     assert synced(tmp_path, hub).sha256 == SHA
     (_, first), (_, second) = hub.requests
@@ -77,8 +77,8 @@ def test_it_goes_on_where_it_broke_off(hub: Hub, tmp_path: Path) -> None:
     assert second["if-range"] == f'"{PATH}"'
 
 
-def test_a_part_that_is_whole_begins_anew(hub: Hub, tmp_path: Path) -> None:
-    """A kill between the last byte and the rename: the source answers 416, and is asked for all of it."""
+def test_a_complete_part_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
+    """A part that was complete when the sync was killed gets 416, and is downloaded again in full."""
     part = tmp_path / "vae" / "wan.safetensors.part"
     part.parent.mkdir()
     part.write_bytes(BODY)
@@ -87,24 +87,24 @@ def test_a_part_that_is_whole_begins_anew(hub: Hub, tmp_path: Path) -> None:
     assert len(hub.requests) == 2
 
 
-def test_content_that_changed_begins_anew(hub: Hub, tmp_path: Path) -> None:
-    """A part of the old content is not glued to the new one."""
+def test_changed_content_is_downloaded_again(hub: Hub, tmp_path: Path) -> None:
+    """A part of the old content is not combined with the new content."""
     hub.scripts[PATH] = [0, 404]
     assert synced(tmp_path, hub).state == "failed"
     hub.files[PATH], hub.etags[PATH] = BODY[::-1], '"new"'
     assert synced(tmp_path, hub).sha256 == hashlib.sha256(BODY[::-1]).hexdigest()
 
 
-def test_a_server_without_ranges(hub: Hub, tmp_path: Path) -> None:
-    """It begins anew each time."""
+def test_a_server_without_ranges_is_supported(hub: Hub, tmp_path: Path) -> None:
+    """A download from a server without ranges starts again after each interruption."""
     hub.takes_ranges = False
     hub.scripts[PATH] = [0, 0]
     assert synced(tmp_path, hub).sha256 == SHA
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_fault_of_the_moment_is_tried_again(status: int, hub: Hub, tmp_path: Path) -> None:
-    """Several times; one that stays is a failure that names it."""
+def test_a_transient_error_is_retried(status: int, hub: Hub, tmp_path: Path) -> None:
+    """A transient error is retried several times, and a persistent one is reported as a failure."""
     hub.scripts[PATH] = [status, status]
     assert synced(tmp_path, hub).state == "downloaded"
     (tmp_path / "vae" / "wan.safetensors").unlink()
@@ -114,30 +114,32 @@ def test_a_fault_of_the_moment_is_tried_again(status: int, hub: Hub, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "text"),
     [
         ({"sha256": "0" * 64}, "the manifest says 000"),
         ({"size_bytes": 7}, f"the source has {len(BODY)} bytes, the manifest says 7"),
         ({"path": "nothing"}, "answered 404"),
     ],
 )
-def test_a_model_that_is_not_as_told_is_refused(fields: dict[str, object], said: str, hub: Hub, tmp_path: Path) -> None:
-    """Nothing of it takes the model's name."""
+def test_a_model_that_differs_from_its_manifest_is_refused(
+    fields: dict[str, object], text: str, hub: Hub, tmp_path: Path
+) -> None:
+    """A model that differs from its manifest is neither installed nor locked."""
     found = synced(tmp_path, hub, **fields)
     assert found.state == "failed"
-    assert said in found.detail
+    assert text in found.detail
     assert not (tmp_path / "vae" / "wan.safetensors").exists()
     assert not (tmp_path / LOCK_NAME).exists()
 
 
-def test_a_gated_model_says_what_to_do(hub: Hub, tmp_path: Path) -> None:
-    """403: the licence, and the setting of the token."""
+def test_a_gated_model_names_the_token_setting(hub: Hub, tmp_path: Path) -> None:
+    """A 403 of the source names the setting for the token."""
     hub.scripts[PATH] = [403]
     assert "COMFYUI_MODAL_HUGGINGFACE_TOKEN" in synced(tmp_path, hub).detail
 
 
-def test_the_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path) -> None:
-    """Neither to where a redirect leads, nor to a model's own URL."""
+def test_the_token_is_sent_only_to_the_hub(hub: Hub, tmp_path: Path) -> None:
+    """The token is sent neither to the target of a redirect nor to a model's own URL."""
     with model_hub() as other:
         other.files["cdn"] = BODY
         hub.elsewhere[PATH] = f"{other.url}/cdn"
@@ -150,21 +152,21 @@ def test_the_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_the_body_of_a_redirect_is_not_read(hub: Hub, tmp_path: Path) -> None:
-    """It may be of any size, and what it unpacks to as well: this hub's cannot even be unpacked."""
+    """The body of a redirect, which may be of any size or not even decompressible, is not read."""
     hub.files["cdn"] = BODY
     hub.elsewhere[PATH] = f"{hub.url}/cdn"
     assert synced(tmp_path, hub).sha256 == SHA
 
 
-def test_redirects_without_end(hub: Hub, tmp_path: Path) -> None:
-    """A few are followed; then the model is given up."""
+def test_redirects_are_limited(hub: Hub, tmp_path: Path) -> None:
+    """A model behind too many redirects fails."""
     hub.elsewhere[PATH] = f"{hub.url}/{PATH}"
     found = synced(tmp_path, hub)
     assert (found.state, len(hub.requests)) == ("failed", MAX_REDIRECTS + 1)
 
 
-def test_what_the_first_sync_saw_is_enforced(hub: Hub, tmp_path: Path) -> None:
-    """Another content under the same name is refused, and the old file stays."""
+def test_the_locked_hash_is_enforced(hub: Hub, tmp_path: Path) -> None:
+    """Other content under the same name is refused after the first sync."""
     synced(tmp_path, hub)
     (tmp_path / "vae" / "wan.safetensors").unlink()
     hub.files[PATH] = b"x" * len(BODY)
@@ -173,8 +175,8 @@ def test_what_the_first_sync_saw_is_enforced(hub: Hub, tmp_path: Path) -> None:
     assert f"the first sync saw {SHA}" in found.detail
 
 
-def test_a_manifest_that_contradicts_the_lock(hub: Hub, tmp_path: Path) -> None:
-    """Both are named; the file is left alone."""
+def test_a_manifest_that_contradicts_the_lock_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    """A contradiction between manifest and lock is reported, and the file is not changed."""
     synced(tmp_path, hub)
     found = synced(tmp_path, hub, sha256="1" * 64)
     assert found.state == "wrong"
@@ -182,8 +184,8 @@ def test_a_manifest_that_contradicts_the_lock(hub: Hub, tmp_path: Path) -> None:
     assert (tmp_path / "vae" / "wan.safetensors").read_bytes() == BODY
 
 
-def test_a_file_that_was_there_before(hub: Hub, tmp_path: Path) -> None:
-    """It is hashed once, and locked if it is the right one."""
+def test_an_existing_file_is_hashed_and_locked(hub: Hub, tmp_path: Path) -> None:
+    """An existing file is locked if its hash is right, without a request."""
     path = tmp_path / "vae" / "wan.safetensors"
     path.parent.mkdir()
     path.write_bytes(b"another")
@@ -194,8 +196,8 @@ def test_a_file_that_was_there_before(hub: Hub, tmp_path: Path) -> None:
     assert folder_of(tmp_path, hub)._lock.read()["vae/wan.safetensors"].sha256 == SHA
 
 
-def test_verify_hashes_everything(hub: Hub, tmp_path: Path) -> None:
-    """A flipped byte is found, which size alone would not show."""
+def test_verify_hashes_every_file(hub: Hub, tmp_path: Path) -> None:
+    """A changed byte, which the size does not show, is found by a verification."""
     synced(tmp_path, hub)
     folder = folder_of(tmp_path, hub)
     assert folder.verify([wan()])[0].state == "present"
@@ -210,27 +212,27 @@ def test_verify_hashes_everything(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_plan_downloads_nothing(hub: Hub, tmp_path: Path) -> None:
-    """It tells what is missing."""
+    """A plan lists missing models without a request."""
     assert folder_of(tmp_path, hub).plan([wan(size_bytes=5)]) == [Found("vae/wan.safetensors", "missing", 5)]
     assert hub.requests == []
 
 
-def test_no_room_is_told_before_a_byte_is_fetched(hub: Hub, tmp_path: Path) -> None:
-    """How much is to come, and how much is free."""
+def test_missing_disk_space_is_reported_before_the_download(hub: Hub, tmp_path: Path) -> None:
+    """A model that does not fit on the disk fails without a request."""
     found = synced(tmp_path, hub, size_bytes=1 << 60)
     assert (found.state, "are free" in found.detail) == ("failed", True)
     assert hub.requests == []
 
 
-def test_a_lock_that_cannot_be_read_is_not_forgotten(hub: Hub, tmp_path: Path) -> None:
-    """What it enforced would be lost otherwise."""
+def test_an_unreadable_lock_is_an_error(hub: Hub, tmp_path: Path) -> None:
+    """An unreadable lock stops the sync, because its hashes would no longer be enforced."""
     (tmp_path / LOCK_NAME).write_text("{")
     with pytest.raises(BadLock, match="mend it"):
         synced(tmp_path, hub)
 
 
-def test_two_syncs_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
-    """The second says so; the first is not disturbed."""
+def test_two_syncs_do_not_write_the_same_file(hub: Hub, tmp_path: Path) -> None:
+    """The second of two syncs of one file fails, and the first one completes."""
     hub.hold.clear()
     found: list[Found] = []
     first = threading.Thread(target=lambda: found.append(synced(tmp_path, hub)))
@@ -243,10 +245,10 @@ def test_two_syncs_do_not_write_one_file(hub: Hub, tmp_path: Path) -> None:
     assert found[0].sha256 == SHA
 
 
-def test_a_file_system_without_locks_is_no_other_sync(
+def test_a_file_system_without_locks_is_supported(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The file arrives, with a warning: a container of which there is one at most has no one to lock out."""
+    """On a file system without locks, the file is downloaded with a warning."""
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
@@ -256,8 +258,8 @@ def test_a_file_system_without_locks_is_no_other_sync(
     assert [record.message for record in caplog.records] == ["a download is not locked"]
 
 
-def test_a_sync_that_was_killed_is_gone_on_with(hub: Hub, tmp_path: Path) -> None:
-    """kill -9 in the middle of a body: the next sync fetches the rest, and the file is whole."""
+def test_a_killed_sync_is_resumed(hub: Hub, tmp_path: Path) -> None:
+    """A sync after a SIGKILL in the middle of a body downloads only the rest, and the file is complete."""
     hub.hold.clear()
     script = (
         "from pathlib import Path; from infra.models.download import MAX_REDIRECTS, Downloader; "

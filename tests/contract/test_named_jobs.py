@@ -1,4 +1,4 @@
-"""/v1/workflows: what can be run by name, and jobs by typed inputs."""
+"""/v1/workflows: the named workflows, and jobs with typed inputs."""
 
 import base64
 from collections.abc import AsyncIterator
@@ -28,8 +28,8 @@ async def post(api: Api, name: str, **document: Any) -> Any:
     return await api.client.post(f"/v1/workflows/{name}/jobs", json=document)
 
 
-async def test_what_can_be_run(api: Api, clock: ManualClock) -> None:
-    """Typed inputs with limits and defaults; whether the engine has all that is needed, once that is known."""
+async def test_workflows_are_listed(api: Api, clock: ManualClock) -> None:
+    """Workflows are listed with typed inputs, and with whether the engine can run them once that is known."""
     rows = {row["name"]: row for row in (await api.client.get("/v1/workflows")).json()["workflows"]}
     assert list(rows) == list(shipped())
     assert rows["still"]["runnable"] is None
@@ -52,8 +52,8 @@ async def test_what_can_be_run(api: Api, clock: ManualClock) -> None:
     assert any("WanVideoSampler" in what for what in rows["wan22"]["missing"])
 
 
-async def test_one_with_its_graph(api: Api) -> None:
-    """Another name is a problem that tells the known ones."""
+async def test_a_workflow_is_shown_with_its_graph(api: Api) -> None:
+    """A workflow is shown with its graph, and an unknown name gets a problem that suggests known ones."""
     found = (await api.client.get("/v1/workflows/wan22")).json()
     assert found["workflow"]["107"]["class_type"] == "LoadImage"
     assert found["vram_gb"] == 48
@@ -64,8 +64,8 @@ async def test_one_with_its_graph(api: Api) -> None:
     assert misspelt.json()["hint"] == "did you mean still?"
 
 
-async def test_a_job_by_name(api: Api) -> None:
-    """Its inputs are set at their places, its picture comes along; the rest is as with any job."""
+async def test_a_job_runs_a_named_workflow(api: Api) -> None:
+    """Typed inputs are set at their fields in the graph, and pictures become input files."""
     accepted = await post(
         api, "wan22", inputs={"image": {"data": DATA, "filename": "cat.png"}, "prompt": "rain", "seed": 7}, priority=2
     )
@@ -82,8 +82,8 @@ async def test_a_job_by_name(api: Api) -> None:
     assert (await api.client.get(f"/v1/jobs/{stored.record.job_id}/workflow")).json() == dict(shipped()["wan22"].graph)
 
 
-async def test_without_inputs_the_defaults_hold(api: Api) -> None:
-    """Where nothing is required, an empty object does; a medium without a name gets one of its kind."""
+async def test_missing_inputs_have_their_defaults(api: Api) -> None:
+    """A job without optional inputs uses their defaults, and a medium without a name gets one."""
     assert (await post(api, "words")).status_code == 202
     accepted = await post(api, "still", inputs={"image": {"data": DATA}})
     stored = await api.stores.jobs.read("default", accepted.json()["job_id"])
@@ -110,27 +110,27 @@ async def test_without_inputs_the_defaults_hold(api: Api) -> None:
         ("words", {"priority": 1000000}, "/priority"),
     ],
 )
-async def test_inputs_that_do_not_fit(api: Api, name: str, document: dict[str, Any], pointer: str) -> None:
-    """Refused with their place, and nothing is stored."""
+async def test_invalid_inputs_are_refused(api: Api, name: str, document: dict[str, Any], pointer: str) -> None:
+    """Invalid inputs are refused with a pointer, and nothing is stored."""
     refused = await post(api, name, **document)
     assert refused.status_code == 422, refused.text
     assert refused.json()["pointer"] == pointer
     assert (await api.client.get("/v1/jobs")).json()["jobs"] == []
 
 
-async def test_what_cannot_end_in_time_is_refused(api: Api) -> None:
-    """The product of width, height and frames has a cap, which also counts the defaults of those that are not given."""
+async def test_a_job_above_the_workflows_cap_is_refused(api: Api) -> None:
+    """The product of width, height and frames is limited, including the defaults of omitted inputs."""
     refused = await post(api, "wan22", inputs={"image": {"data": DATA}, "width": 1280, "height": 1280, "frames": 161})
-    said = refused.json()["errors"][0]["detail"] if "errors" in refused.json() else refused.json()["detail"]
-    assert "width × height × frames is 263782400, at most 111513600 is allowed: lower one of them" in said
+    text = refused.json()["errors"][0]["detail"] if "errors" in refused.json() else refused.json()["detail"]
+    assert "width × height × frames is 263782400, at most 111513600 is allowed: lower one of them" in text
     shown = (await api.client.get("/v1/workflows/wan22")).json()
     assert shown["cap"] == {"inputs": ["width", "height", "frames"], "product": 111513600}
     assert (await post(api, "wan22", inputs={"image": {"data": DATA}, "width": 1280, "height": 720})).is_success
 
 
 @pytest.mark.parametrize(("given", "limit_s"), [({}, 3600), ({"timeout_s": 60}, 60)])
-async def test_a_workflow_names_the_run_time_limit_of_its_jobs(api: Api, given: dict[str, int], limit_s: int) -> None:
-    """A job's own limit goes first; without either it is the deployment's."""
+async def test_a_workflow_sets_the_run_time_limit_of_its_jobs(api: Api, given: dict[str, int], limit_s: int) -> None:
+    """A job's own limit precedes its workflow's limit, which precedes the deployment's."""
     accepted = await post(api, "wan21-t2v", inputs={}, **given)
     stored = await api.stores.jobs.read("default", accepted.json()["job_id"])
     assert stored.record.timeout_s == limit_s
@@ -138,11 +138,11 @@ async def test_a_workflow_names_the_run_time_limit_of_its_jobs(api: Api, given: 
     assert (await api.stores.jobs.read("default", other.json()["job_id"])).record.timeout_s == 1800
 
 
-async def test_a_key_stands_for_one_workflow(api: Api) -> None:
-    """The same key and inputs make one job; for another workflow it is another request."""
+async def test_an_idempotency_key_belongs_to_one_workflow(api: Api) -> None:
+    """A repeated request creates one job, and the same key for another workflow is refused."""
     headers = {"idempotency-key": "k"}
-    made = [await api.client.post("/v1/workflows/words/jobs", json={}, headers=headers) for _ in range(2)]
-    assert [answer.status_code for answer in made] == [202, 200]
-    assert made[0].json()["job_id"] == made[1].json()["job_id"]
+    responses = [await api.client.post("/v1/workflows/words/jobs", json={}, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in responses] == [202, 200]
+    assert responses[0].json()["job_id"] == responses[1].json()["job_id"]
     other = await api.client.post("/v1/workflows/silence/jobs", json={}, headers=headers)
     assert other.json()["type"] == "/problems/idempotency-key-reused"

@@ -1,4 +1,4 @@
-"""`ObjectStore`: the in-memory store and the real S3 server do the same."""
+"""`ObjectStore`: the in-memory store and the real S3 server behave alike."""
 
 import asyncio
 import tracemalloc
@@ -21,8 +21,8 @@ pytestmark = [pytest.mark.anyio, pytest.mark.real_bucket("the contract of the po
 MIB = 1024 * 1024
 
 
-async def test_what_is_put_is_what_is_got(objects: ObjectStore) -> None:
-    """Body, type, size and ETag come back; a second put replaces the first."""
+async def test_an_object_is_read_back(objects: ObjectStore) -> None:
+    """Body, type, size and ETag are read back, and a second put replaces the first."""
     await objects.put("a/b.json", b"old")
     etag = await objects.put("a/b.json", b"{}", content_type="application/json")
     stored = await objects.get("a/b.json")
@@ -33,7 +33,7 @@ async def test_what_is_put_is_what_is_got(objects: ObjectStore) -> None:
 
 
 async def test_a_missing_object_is_not_found(objects: ObjectStore, tmp_path: Path) -> None:
-    """However one asks for it; removing it is no error."""
+    """Every read of a missing object fails, and deleting it is not an error."""
     for ask in (
         objects.get("x"),
         objects.head("x"),
@@ -46,16 +46,16 @@ async def test_a_missing_object_is_not_found(objects: ObjectStore, tmp_path: Pat
     await objects.delete("x", "y")
 
 
-async def test_create_only_once(objects: ObjectStore) -> None:
-    """The second creator loses, and the first one's bytes stay."""
+async def test_an_object_is_created_once(objects: ObjectStore) -> None:
+    """A second creation of a key fails, and the first body is kept."""
     await objects.create("k", b"first")
     with pytest.raises(PreconditionFailed):
         await objects.create("k", b"second")
     assert (await objects.get("k")).body == b"first"
 
 
-async def test_replace_over_the_known_version_only(objects: ObjectStore) -> None:
-    """A stale ETag, and a missing object, both mean: lost, read again."""
+async def test_an_object_is_replaced_only_over_a_known_version(objects: ObjectStore) -> None:
+    """Replacing an object fails with a stale ETag and for a missing object."""
     stale = await objects.put("k", b"one")
     fresh = await objects.replace("k", b"two", etag=stale)
     with pytest.raises(PreconditionFailed):
@@ -66,7 +66,7 @@ async def test_replace_over_the_known_version_only(objects: ObjectStore) -> None
 
 
 async def test_a_race_to_create_has_one_winner(rivals: Sequence[ObjectStore]) -> None:
-    """Eight processes at once: one wins, the others are told so, and the winner's bytes stay."""
+    """One of eight processes that create a key succeeds, and its body is kept."""
 
     async def contend(n: int) -> list[int]:
         try:
@@ -81,7 +81,7 @@ async def test_a_race_to_create_has_one_winner(rivals: Sequence[ObjectStore]) ->
 
 
 async def test_a_race_to_replace_has_one_winner(rivals: Sequence[ObjectStore]) -> None:
-    """Eight processes at once over one version: one wins, and its bytes stay."""
+    """One of eight processes that replace a version succeeds, and its body is kept."""
     etag = await rivals[0].put("race", b"start")
 
     async def contend(n: int) -> list[int]:
@@ -96,16 +96,16 @@ async def test_a_race_to_replace_has_one_winner(rivals: Sequence[ObjectStore]) -
     assert [(await rivals[0].get("race")).body] == [f"writer {n}".encode() for n in winners]
 
 
-async def test_one_store_writes_a_key_in_turn(objects: ObjectStore) -> None:
-    """Sixteen at once in one process: one winner still."""
+async def test_concurrent_creations_in_one_process_have_one_winner(objects: ObjectStore) -> None:
+    """One of sixteen creations of a key in one process succeeds."""
     outcomes = await asyncio.gather(
         *(objects.create("race", f"writer {n}".encode()) for n in range(16)), return_exceptions=True
     )
     assert sum(not isinstance(outcome, PreconditionFailed) for outcome in outcomes) == 1
 
 
-async def test_files_of_any_size(objects: ObjectStore, tmp_path: Path) -> None:
-    """Small ones, and ones that travel in parts, arrive whole."""
+async def test_files_of_any_size_are_transferred(objects: ObjectStore, tmp_path: Path) -> None:
+    """Small files and files that are sent in parts are transferred completely."""
     for size in (0, 5, 2 * PART_BYTES + 17):
         source, target = tmp_path / "source", tmp_path / "target"
         source.write_bytes(bytes(range(256)) * (size // 256) + b"x" * (size % 256))
@@ -116,7 +116,7 @@ async def test_files_of_any_size(objects: ObjectStore, tmp_path: Path) -> None:
 
 
 async def test_a_large_file_takes_little_memory(s3_objects: S3ObjectStore, tmp_path: Path) -> None:
-    """64 MiB up and down: a few parts at a time are held, not the whole."""
+    """A transfer of 64 MiB holds only a few parts in memory."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(bytes(17 * MIB))
     await s3_objects.upload_file("warm", source, content_type="video/mp4")  # boto3 loads its models
@@ -134,7 +134,7 @@ async def test_a_large_file_takes_little_memory(s3_objects: S3ObjectStore, tmp_p
 
 
 async def test_an_upload_that_fails_leaves_nothing(s3_config: S3Config, tmp_path: Path) -> None:
-    """The parts that arrived are given up, not left to be paid for."""
+    """A failed upload in parts is aborted, so that its parts cost nothing."""
     (tmp_path / "f").write_bytes(bytes(3 * PART_BYTES))
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
@@ -147,10 +147,10 @@ async def test_an_upload_that_fails_leaves_nothing(s3_config: S3Config, tmp_path
     assert [path for method, path in proxy.seen if method == "DELETE" and "uploadId=" in path]
 
 
-async def test_lists_come_in_pages_in_order(objects: ObjectStore) -> None:
-    """Every key once, from the first one behind `after`, in UTF-8 order."""
-    wanted = [f"list/{n:03d}" for n in range(25)]
-    await asyncio.gather(*(objects.put(key, b"") for key in [*wanted, "list-else/000"]))
+async def test_lists_are_paged_in_order(objects: ObjectStore) -> None:
+    """A list returns every key once, after the key `after`, in UTF-8 order."""
+    expected = [f"list/{n:03d}" for n in range(25)]
+    await asyncio.gather(*(objects.put(key, b"") for key in [*expected, "list-else/000"]))
     found: list[str] = []
     after, pages = "", 0
     while True:
@@ -160,19 +160,19 @@ async def test_lists_come_in_pages_in_order(objects: ObjectStore) -> None:
         if not page.more:
             break
         after = page.keys[-1]
-    assert (found, pages) == (wanted, 3)
+    assert (found, pages) == (expected, 3)
     assert (await objects.list("nothing/")).keys == ()
 
 
-async def test_many_keys_are_deleted_at_once(objects: ObjectStore) -> None:
-    """Several keys are one request."""
+async def test_several_keys_are_deleted_together(objects: ObjectStore) -> None:
+    """Several keys are deleted by one call."""
     await asyncio.gather(*(objects.put(f"d/{n}", b"") for n in range(5)))
     await objects.delete(*(f"d/{n}" for n in range(5)))
     assert (await objects.list("d/")).keys == ()
 
 
-async def test_presigned_download(s3_objects: S3ObjectStore) -> None:
-    """The URL alone gives the bytes, under the name and type that were asked for."""
+async def test_a_presigned_download_needs_only_its_url(s3_objects: S3ObjectStore) -> None:
+    """A presigned URL returns the bytes with the requested name and type, and an altered URL is refused."""
     await s3_objects.put("pic", b"bytes")
     signed = s3_objects.presign_get("pic", expires_s=60, filename='ä "b".png', content_type="image/png")
     async with httpx.AsyncClient(verify=NO_TLS) as client:
@@ -185,7 +185,7 @@ async def test_presigned_download(s3_objects: S3ObjectStore) -> None:
 
 
 async def test_presigned_urls_expire(s3_objects: S3ObjectStore) -> None:
-    """After its time the URL is worth nothing."""
+    """A presigned URL is refused after its expiry."""
     await s3_objects.put("pic", b"bytes")
     signed = s3_objects.presign_get("pic", expires_s=1, filename="p", content_type="image/png")
     await asyncio.sleep(2.1)
@@ -193,8 +193,8 @@ async def test_presigned_urls_expire(s3_objects: S3ObjectStore) -> None:
         assert (await client.get(signed.url)).status_code == 403
 
 
-async def test_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
-    """To its length and its type, and to one use."""
+async def test_a_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
+    """A presigned upload accepts only its length and type, and only one use."""
     signed = s3_objects.presign_put("up", expires_s=60, size=5, content_type="image/png")
     headers = dict(signed.headers)
     async with httpx.AsyncClient(verify=NO_TLS) as client:
@@ -205,8 +205,8 @@ async def test_presigned_upload_is_bound(s3_objects: S3ObjectStore) -> None:
     assert (longer.status_code, other.status_code, first.status_code, second.status_code) == (403, 403, 200, 412)
 
 
-async def test_a_key_that_could_not_be_deleted_is_told(s3_config: S3Config) -> None:
-    """The answer to a batch is a 200, whatever became of its keys."""
+async def test_a_key_that_could_not_be_deleted_is_an_error(s3_config: S3Config) -> None:
+    """A batch delete with failed keys is an error, although its response has the status 200."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         for fault, error in (("refuse_entry", StorageRefused), ("fail_entry", StorageUnavailable)):
@@ -219,23 +219,23 @@ async def test_a_key_that_could_not_be_deleted_is_told(s3_config: S3Config) -> N
 
 @pytest.mark.parametrize("method", ["PUT", "GET", "POST"])
 async def test_a_bucket_of_another_region_is_a_refusal(s3_config: S3Config, method: str) -> None:
-    """It is the settings' fault, and asking again would not mend it."""
+    """A wrong region is reported as a refusal, which is not retried."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         await objects.put("k", b"1")
         proxy.methods, proxy.faults = frozenset({method}), ["wrong_region"] * 4
-        asks: dict[str, Callable[[], Awaitable[object]]] = {
+        operations: dict[str, Callable[[], Awaitable[object]]] = {
             "PUT": lambda: objects.create("new", b"2"),
             "GET": lambda: objects.get("k"),
             "POST": lambda: objects.delete("k"),
         }
         with pytest.raises(StorageRefused, match="region"):
-            await asks[method]()
+            await operations[method]()
         await objects.close()
 
 
-async def test_an_unclear_answer_in_time_is_not_waited_for_for_ever(s3_config: S3Config) -> None:
-    """The write took effect and no answer comes: the read back says that we won."""
+async def test_a_write_without_a_response_is_read_back(s3_config: S3Config) -> None:
+    """A write that took effect without a response is recognised by reading it back after the timeout."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url, read_timeout_s=0.5))
         proxy.faults = ["hang_after_effect"]
@@ -244,8 +244,8 @@ async def test_an_unclear_answer_in_time_is_not_waited_for_for_ever(s3_config: S
         await objects.close()
 
 
-async def test_a_lost_answer_to_a_lost_race_is_a_lost_race(s3_config: S3Config) -> None:
-    """Another writer's body is read back: the caller reads again and decides anew."""
+async def test_a_lost_race_without_a_response_is_recognised(s3_config: S3Config) -> None:
+    """A write without a response is a lost race if another writer's body is read back."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         await objects.put("k", b"theirs")
@@ -256,8 +256,8 @@ async def test_a_lost_answer_to_a_lost_race_is_a_lost_race(s3_config: S3Config) 
 
 
 @pytest.mark.parametrize("fault", ["drop_answer", "error_500_after_effect"])
-async def test_a_write_whose_answer_was_lost_is_recognised(s3_config: S3Config, fault: Fault) -> None:
-    """The body is read back: it is ours, so we won, and no second write was sent."""
+async def test_a_write_with_a_lost_response_is_not_repeated(s3_config: S3Config, fault: Fault) -> None:
+    """A write whose response was lost is recognised by its body, and no second write is sent."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         proxy.faults = [fault]
@@ -269,8 +269,8 @@ async def test_a_write_whose_answer_was_lost_is_recognised(s3_config: S3Config, 
         await objects.close()
 
 
-async def test_a_body_that_breaks_off_is_read_again(s3_config: S3Config) -> None:
-    """The SDK repeats what comes before a body only; a part of it is never taken for the whole."""
+async def test_a_truncated_body_is_read_again(s3_config: S3Config) -> None:
+    """A truncated body is read again a limited number of times, and never taken as complete."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         body = bytes(range(256)) * 64
@@ -287,8 +287,8 @@ async def test_a_body_that_breaks_off_is_read_again(s3_config: S3Config) -> None
         await objects.close()
 
 
-async def test_a_body_that_does_not_come_is_read_again(s3_config: S3Config) -> None:
-    """The headers arrive, and then nothing: patience ends as for any answer."""
+async def test_a_body_that_does_not_arrive_is_read_again(s3_config: S3Config) -> None:
+    """A response whose body does not arrive in time is requested again."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url, read_timeout_s=1.0))
         await objects.put("k", b"body")
@@ -299,8 +299,8 @@ async def test_a_body_that_does_not_come_is_read_again(s3_config: S3Config) -> N
         await objects.close()
 
 
-async def test_a_write_that_had_no_effect_is_unavailable(s3_config: S3Config) -> None:
-    """A 500 before the effect: nothing is there, and the caller is told that nothing is known."""
+async def test_a_write_without_effect_is_unavailable(s3_config: S3Config) -> None:
+    """A write that failed before its effect is reported as unavailable."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         proxy.faults = ["error_500"]
@@ -309,8 +309,8 @@ async def test_a_write_that_had_no_effect_is_unavailable(s3_config: S3Config) ->
         await objects.close()
 
 
-async def test_reads_are_repeated(s3_config: S3Config) -> None:
-    """An idempotent request survives a passing fault."""
+async def test_reads_are_retried(s3_config: S3Config) -> None:
+    """A read succeeds after a transient error."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         objects = S3ObjectStore(replace(s3_config, endpoint_url=proxy.url))
         await objects.put("k", b"x")
@@ -319,8 +319,8 @@ async def test_reads_are_repeated(s3_config: S3Config) -> None:
         await objects.close()
 
 
-async def test_a_server_that_is_not_there(s3_config: S3Config) -> None:
-    """No connection is `StorageUnavailable`, without a credential in its words."""
+async def test_an_unreachable_server_is_unavailable(s3_config: S3Config) -> None:
+    """A failed connection is `StorageUnavailable`, and its message contains no credential."""
     objects = S3ObjectStore(replace(s3_config, endpoint_url="http://127.0.0.1:9", attempts=1))
     with pytest.raises(StorageUnavailable) as refused:
         await objects.get("k")
@@ -329,7 +329,7 @@ async def test_a_server_that_is_not_there(s3_config: S3Config) -> None:
 
 
 async def test_wrong_credentials_are_refused(s3_config: S3Config, tmp_path: Path) -> None:
-    """An operator must act: trying again would not help."""
+    """Wrong credentials are a refusal, which is not retried."""
     objects = S3ObjectStore(replace(s3_config, secret_key="wrong"))
     (tmp_path / "f").write_bytes(b"x")
     for ask in (objects.put("k", b"x"), objects.upload_file("k", tmp_path / "f", content_type="text/plain")):

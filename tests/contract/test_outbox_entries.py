@@ -1,4 +1,4 @@
-"""Pointers to events: none is lost, and none is kept for nothing."""
+"""Outbox entries: no event is lost, and no entry is kept without need."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.real_bucket("conditional writes in a race")
 async def test_two_deliverers_send_one_attempt(post: Post) -> None:
-    """The second one finds a lease; when it has ended without a result, the event is sent again."""
+    """A second deliverer finds the lease of the first, and sends the event once the lease has expired."""
     await post.completed("completed")
     (entry,) = await post.outbox_entries()
     held = await post.stores.outbox.find(entry)
@@ -29,8 +29,8 @@ async def test_two_deliverers_send_one_attempt(post: Post) -> None:
     assert await post.deliverer.deliver(entry) == "delivered"
 
 
-async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
-    """It is written first; once it is old the writer is fenced, and the entry is deleted."""
+async def test_an_outbox_entry_before_its_commit_waits(post: Post) -> None:
+    """An entry is written before its commit; once it is old, its writer is fenced and the entry is deleted."""
     record = (await post.claimed("completed")).record
     event = _event(record)
     ahead = OutboxEntry(post.clock.now(), endpoint_of(URL), event_ref(record, event), event.rev)
@@ -44,8 +44,8 @@ async def test_a_pointer_before_its_commit_waits(post: Post) -> None:
     assert post.receiver.posts == []
 
 
-async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
-    """Its key tells milliseconds: by its own clock the delivery may be due a little later than its pointer."""
+async def test_an_outbox_entry_may_be_slightly_early(post: Post) -> None:
+    """An entry is delivered although its key, in milliseconds, is due slightly before its delivery."""
     await post.completed("completed")
     post.receiver.answers = [DOWN]
     await post.send()
@@ -54,8 +54,8 @@ async def test_a_pointer_is_kept_that_comes_a_moment_early(post: Post) -> None:
     assert await post.deliverer.deliver(entry) == "delivered"
 
 
-async def test_a_stale_pointer_shares_no_key_with_a_second_try(post: Post) -> None:
-    """A writer that was fenced commits again: whoever still deletes the pointer of its first try does not hit it."""
+async def test_a_stale_outbox_entry_has_another_key_than_a_second_commit(post: Post) -> None:
+    """Deleting the outbox entry of a fenced commit does not affect that of the writer's second commit."""
     before = await post.claimed("completed")
 
     def completed(record: JobRecord) -> JobRecord:
@@ -74,10 +74,10 @@ def _event(record: JobRecord) -> Any:
     return record.complete(attempt=1, now=record.created_at, outputs=()).events[-1]
 
 
-async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
-    """The result could not be written: the event is sent again, with the same id."""
+async def test_a_bucket_failure_loses_no_event(clock: ManualClock) -> None:
+    """An event whose result could not be written is sent again with the same id."""
 
-    class Forgetful(MemoryObjectStore):
+    class FailingStore(MemoryObjectStore):
         failing = False
 
         async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
@@ -85,7 +85,7 @@ async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
                 raise StorageUnavailable("away")
             return await super().replace(key, body, etag=etag, content_type=content_type)
 
-    objects = Forgetful(clock)
+    objects = FailingStore(clock)
     post = Post(objects, clock)
     await post.completed("completed")
     objects.failing = True
@@ -98,8 +98,8 @@ async def test_a_bucket_that_fails_costs_no_event(clock: ManualClock) -> None:
     assert await post.outbox_entries() == []
 
 
-async def test_a_lost_entry_is_written_again(post: Post) -> None:
-    """When the job's time is over and its event was not delivered: the job stays, and its receiver is informed."""
+async def test_a_lost_outbox_entry_is_written_again(post: Post) -> None:
+    """A job with an undelivered event is kept beyond its retention, and its lost outbox entry is written again."""
     record = await post.completed("completed", retain_s=60)
     await post.objects.delete(*(entry.key for entry in await post.outbox_entries()))
     await post.send()

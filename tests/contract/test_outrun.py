@@ -1,4 +1,4 @@
-"""Conditional writes that are outrun: who loses looks again, and says so when there is no end to it."""
+"""Conditional writes that lose races: the loser reads again, and reports an error if it never wins."""
 
 from datetime import timedelta
 
@@ -25,8 +25,8 @@ def objects(clock: ManualClock) -> OutrunStore:
     return OutrunStore(clock)
 
 
-async def test_a_key_is_revoked_all_the_same(objects: OutrunStore, clock: ManualClock) -> None:
-    """Another operator has just written to it."""
+async def test_a_key_is_revoked_despite_a_lost_race(objects: OutrunStore, clock: ManualClock) -> None:
+    """A key is revoked although another operator has just changed it."""
     access = ApiKeyStore(objects, clock)
     _, record = new_record("acme", now=clock.now())
     await access.add(record)
@@ -35,8 +35,10 @@ async def test_a_key_is_revoked_all_the_same(objects: OutrunStore, clock: Manual
     assert [found.revoked_at for found in await access.all()] == [clock.now()]
 
 
-async def test_a_key_that_never_rests_is_not_called_revoked(objects: OutrunStore, clock: ManualClock) -> None:
-    """It still lets its tenant in, and the operator knows."""
+async def test_a_key_that_changes_constantly_is_not_reported_as_revoked(
+    objects: OutrunStore, clock: ManualClock
+) -> None:
+    """A revocation that never wins is an error, and the key remains valid."""
     access = ApiKeyStore(objects, clock)
     _, record = new_record("acme", now=clock.now())
     await access.add(record)
@@ -46,8 +48,8 @@ async def test_a_key_that_never_rests_is_not_called_revoked(objects: OutrunStore
     assert [found.revoked_at for found in await access.all()] == [None]
 
 
-async def test_a_job_that_never_rests(objects: OutrunStore, clock: ManualClock) -> None:
-    """Nothing is written, and nothing is said to be."""
+async def test_a_job_that_changes_constantly_is_not_changed(objects: OutrunStore, clock: ManualClock) -> None:
+    """A change of a job that never wins is an error, and writes nothing."""
     shop = Shop(objects, clock)
     record = await shop.queued()
     objects.lost["job.json"] = FOR_EVER
@@ -60,8 +62,8 @@ async def test_a_job_that_never_rests(objects: OutrunStore, clock: ManualClock) 
     assert await shop.read(record) == record
 
 
-async def test_new_models_are_known_all_the_same(objects: OutrunStore, clock: ManualClock) -> None:
-    """A worker published at the same moment."""
+async def test_new_models_are_recorded_despite_a_lost_race(objects: OutrunStore, clock: ManualClock) -> None:
+    """Changed model files are recorded although a worker published at the same time."""
     info = EngineInfoStore(objects, clock)
     await info.publish("default", {"SaveImage": {}})
     objects.lost[engine_info("default")] = 2
@@ -69,8 +71,8 @@ async def test_new_models_are_known_all_the_same(objects: OutrunStore, clock: Ma
     assert not EngineInfo.from_bytes((await objects.get(engine_info("default"))).body).files_listed
 
 
-async def test_bytes_that_cannot_be_counted_are_not_taken(objects: OutrunStore, clock: ManualClock) -> None:
-    """The quota has no hole where many submit at once."""
+async def test_bytes_that_cannot_be_counted_are_refused(objects: OutrunStore, clock: ManualClock) -> None:
+    """Bytes are charged after a lost race, and refused if their charge never wins."""
     ledger = ByteLedger(objects, clock)
     assert await ledger.charge("acme", 60, limit=100)
     objects.lost["bytes.json"] = 1
@@ -83,7 +85,7 @@ async def test_bytes_that_cannot_be_counted_are_not_taken(objects: OutrunStore, 
 
 
 async def test_an_old_idempotency_key_has_one_new_owner(objects: OutrunStore, clock: ManualClock) -> None:
-    """Who loses the race for it is given what the other one makes, or nothing."""
+    """The loser of a race for an expired idempotency key gets the winner's id or an error."""
     store = IdempotencyStore(objects, clock)
     await store.claim("acme", "jobs", "k", "body")
     clock.set(clock.now() + KEY_LIFE + timedelta(seconds=1))

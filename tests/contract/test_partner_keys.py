@@ -1,4 +1,4 @@
-"""A key for partner nodes: it reaches the engine, and nobody and nothing else."""
+"""A key for partner nodes reaches the engine and is shown nowhere else."""
 
 import asyncio
 import logging
@@ -65,10 +65,10 @@ async def run(stores: Stores, folder: Path, comfy: ScriptedComfy) -> JobRecord:
     return (await stores.jobs.read("default", claimed.record.job_id)).record
 
 
-async def test_it_reaches_the_engine_alone(
+async def test_a_partner_key_reaches_only_the_engine(
     api: Api, objects: MemoryObjectStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No answer, no object and no log line shows it, before, while and after the job runs; then it is gone."""
+    """No response, object or log line shows the key, and it is deleted after the job."""
     caplog.set_level(logging.DEBUG)
     accepted = await api.client.post("/v1/jobs", json=JOB)
     assert accepted.status_code == 202, accepted.text
@@ -97,8 +97,8 @@ async def _is_stored(objects: MemoryObjectStore, job_id: str) -> bool:
     return key in (await objects.list(key)).keys
 
 
-async def test_every_job_of_a_batch_has_it(api: Api, tmp_path: Path) -> None:
-    """Each in its own seal."""
+async def test_every_job_of_a_batch_has_the_partner_key(api: Api, tmp_path: Path) -> None:
+    """Each job of a batch sends the key to the engine."""
     sets: list[list[Any]] = [[], []]
     accepted = await api.client.post("/v1/batches", json={**JOB, "input_sets": sets})
     assert accepted.status_code == 202, accepted.text
@@ -108,8 +108,8 @@ async def test_every_job_of_a_batch_has_it(api: Api, tmp_path: Path) -> None:
         assert [post["extra_data"]["api_key_comfy_org"] for post in comfy.state.posts] == [KEY, KEY]
 
 
-async def test_without_a_secret_none_is_taken(objects: MemoryObjectStore) -> None:
-    """It could only be stored for everybody to read who reads the bucket."""
+async def test_a_partner_key_is_refused_without_a_secret(objects: MemoryObjectStore) -> None:
+    """Without a secret to seal it, a partner key is refused and not stored."""
     async with running_api(objects, SystemClock()) as api:
         refused = await api.client.post("/v1/jobs", json=JOB)
         assert (refused.status_code, refused.json()["type"]) == (422, "/problems/partner-keys-unsealed")
@@ -120,15 +120,15 @@ async def test_without_a_secret_none_is_taken(objects: MemoryObjectStore) -> Non
 @pytest.mark.parametrize(
     "extra_data", [{}, {"api_key_comfy_org": ""}, {"api_key_comfy_org": KEY, "auth_token": "x"}, "x"]
 )
-async def test_nothing_else_goes_along(api: Api, extra_data: Any) -> None:
-    """And no refusal repeats the key."""
+async def test_other_extra_data_is_refused(api: Api, extra_data: Any) -> None:
+    """Extra data without a key, or with other fields, is refused, and no refusal repeats the key."""
     refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "extra_data": extra_data})
     assert (refused.status_code, refused.json()["type"]) == (422, "/problems/validation-error")
     assert KEY not in refused.text
 
 
-async def test_a_seal(objects: MemoryObjectStore) -> None:
-    """Any secret that is still known opens it; another one, another job and a changed byte do not."""
+async def test_a_seal_is_bound_to_secret_and_job(objects: MemoryObjectStore) -> None:
+    """A seal is opened by any secret still configured, and not by another secret, for another job or after a change."""
     old, new = new_secret(), new_secret()
     before, after, other = (PartnerKeyStore(objects, secrets) for secrets in ([old], [new, old], [new]))
     sealed = before.sealed("t", "j", KEY)

@@ -1,4 +1,4 @@
-"""What a tenant may have and bring: counted when it submits, over both stores."""
+"""Quotas of a tenant, which are checked at submission, on both stores."""
 
 import asyncio
 import base64
@@ -49,8 +49,8 @@ def pass_time(clock: ManualClock, span: timedelta) -> None:
     clock.set(clock.now() + span + timedelta(milliseconds=1))
 
 
-async def test_a_tenant_has_so_many_jobs_and_no_more(objects: ObjectStore, clock: ManualClock) -> None:
-    """429 with Retry-After; others go on, and one that ends makes room."""
+async def test_the_active_jobs_of_a_tenant_are_limited(objects: ObjectStore, clock: ManualClock) -> None:
+    """A job above the quota gets 429 with Retry-After until another job ends, and other tenants are unaffected."""
     async with limited(objects, clock, max_active_jobs=2) as api, await api.client_of("other") as other:
         jobs = [(await submit(api.client)).json()["job_id"] for _ in range(2)]
         before = await api.keys()
@@ -63,8 +63,8 @@ async def test_a_tenant_has_so_many_jobs_and_no_more(objects: ObjectStore, clock
         assert (await submit(api.client)).status_code == 429
 
 
-async def test_a_running_job_is_active_and_waits_no_more(clock: ManualClock) -> None:
-    """Each of the two quotas counts its own."""
+async def test_a_running_job_is_active_but_not_queued(clock: ManualClock) -> None:
+    """A running job counts for the quota of active jobs and not for that of queued jobs."""
     for limits, status in (({"max_queued_jobs": 1}, 202), ({"max_active_jobs": 1}, 429)):
         async with limited(MemoryObjectStore(clock), clock, **limits) as api:
             await submit(api.client)
@@ -75,7 +75,7 @@ async def test_a_running_job_is_active_and_waits_no_more(clock: ManualClock) -> 
 
 
 async def test_a_batch_counts_all_its_jobs(clock: ManualClock) -> None:
-    """It is accepted as a whole or not at all; one that could never fit is told so."""
+    """A batch is accepted as a whole or refused, and one that exceeds the quota alone gets a permanent problem."""
     async with limited(MemoryObjectStore(clock), clock, max_queued_jobs=3) as api:
         assert (await submit_batch(api.client, 2)).status_code == 202
         before = await api.keys()
@@ -86,8 +86,8 @@ async def test_a_batch_counts_all_its_jobs(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("send", [submit, submit_batch])
-async def test_a_repeated_request_is_no_new_job(clock: ManualClock, send: Any) -> None:
-    """It is answered although the quota is used up; a refused one is accepted later, by the same key."""
+async def test_a_repeated_request_needs_no_quota(clock: ManualClock, send: Any) -> None:
+    """A repeat succeeds although the quota is used up, and a refused request is accepted later with the same key."""
     more = () if send is submit else (1,)
     async with limited(MemoryObjectStore(clock), clock, max_active_jobs=1) as api:
         first = (await send(api.client, *more, **{"idempotency-key": "a"})).json()
@@ -102,15 +102,15 @@ async def test_a_repeated_request_is_no_new_job(clock: ManualClock, send: Any) -
         assert (await send(api.client, *more, **{"idempotency-key": "b"})).status_code == 200
 
 
-async def test_submissions_at_once_do_not_slip_through_one_process(clock: ManualClock) -> None:
-    """They share one count."""
+async def test_concurrent_submissions_do_not_exceed_the_quota(clock: ManualClock) -> None:
+    """Concurrent submissions in one process share one count."""
     async with limited(MemoryObjectStore(clock), clock, max_active_jobs=5) as api:
         answers = await gather(*(submit(api.client) for _ in range(20)))
         assert sorted(answer.status_code for answer in answers) == [202] * 5 + [429] * 15
 
 
-async def test_a_stale_hint_keeps_nobody_out(clock: ManualClock) -> None:
-    """What counts one too many is found by the records, before a job is refused, and at most once a minute."""
+async def test_a_stale_index_key_causes_no_refusal(clock: ManualClock) -> None:
+    """Before a refusal, stale index keys are detected by reading the records, at most once a minute."""
     bucket = MemoryObjectStore(clock)
     async with limited(bucket, clock, max_active_jobs=1) as api:
         ended = (await submit(api.client)).json()["job_id"]
@@ -131,7 +131,7 @@ async def test_a_stale_hint_keeps_nobody_out(clock: ManualClock) -> None:
 
 
 async def test_without_quotas_nothing_is_counted(clock: ManualClock) -> None:
-    """A submission costs what it did before there were any; with one, two LISTs in two seconds."""
+    """A submission makes no LIST without quotas, and at most a few in two seconds with one."""
     costs = []
     for limits in ({}, {"max_active_jobs": 10_000}):
         bucket = MemoryObjectStore(clock)
@@ -141,11 +141,11 @@ async def test_without_quotas_nothing_is_counted(clock: ManualClock) -> None:
             await submit(api.client)
             costs.append(bucket.requests["LIST"])
     assert costs[0] == 0
-    assert costs[1] in (2, 4)  # the first two may have counted at once
+    assert costs[1] in (2, 4)  # the first two may have counted concurrently
 
 
-async def test_more_jobs_than_one_list_has_are_counted(clock: ManualClock) -> None:
-    """Page after page, and no further than the quota."""
+async def test_more_jobs_than_one_list_returns_are_counted(clock: ManualClock) -> None:
+    """Jobs are counted page by page, and not beyond the quota."""
     bucket = MemoryObjectStore(clock)
     for number in range(2500):
         entry = ListEntry(clock.now(), f"00000000-0000-4000-8000-{number:012d}", 0)
@@ -163,8 +163,8 @@ async def upload(client: httpx.AsyncClient, size: int, **headers: str) -> httpx.
     return await client.post("/v1/uploads", json={"size_bytes": size, "content_type": "image/png"}, headers=headers)
 
 
-async def test_a_tenant_brings_so_many_bytes_a_day(objects: ObjectStore, clock: ManualClock) -> None:
-    """Uploads as they are promised; Retry-After leads to midnight, when the next day begins."""
+async def test_the_bytes_of_a_tenant_per_day_are_limited(objects: ObjectStore, clock: ManualClock) -> None:
+    """Uploads are charged with their announced size, and Retry-After of a refusal ends at midnight."""
     async with limited(objects, clock, max_upload_bytes_a_day=100) as api, await api.client_of("other") as other:
         assert (await upload(api.client, 60)).status_code == 201
         refused = await upload(api.client, 41)
@@ -177,8 +177,8 @@ async def test_a_tenant_brings_so_many_bytes_a_day(objects: ObjectStore, clock: 
         assert (await upload(api.client, 100)).status_code == 201
 
 
-async def test_files_in_a_request_count_as_well(clock: ManualClock) -> None:
-    """Those of media and of image inputs, each once, also where many jobs of a batch use it; uploads are paid for."""
+async def test_files_in_a_request_are_charged(clock: ManualClock) -> None:
+    """Files in a request are charged once each, even if many jobs of a batch use them."""
 
     data = base64.b64encode(PNG).decode()
     graph = {
@@ -195,8 +195,8 @@ async def test_files_in_a_request_count_as_well(clock: ManualClock) -> None:
         assert (await submit(api.client)).status_code == 202
 
 
-async def test_a_repeated_upload_is_paid_for_once(clock: ManualClock) -> None:
-    """And a refused one is not free the second time."""
+async def test_a_repeated_upload_is_charged_once(clock: ManualClock) -> None:
+    """A repeated upload is charged once, and a repeated refused upload is refused again."""
     async with limited(MemoryObjectStore(clock), clock, max_upload_bytes_a_day=100) as api:
         statuses = [(await upload(api.client, 60, **{"idempotency-key": "a"})).status_code for _ in range(3)]
         assert statuses == [201, 200, 200]
@@ -206,15 +206,15 @@ async def test_a_repeated_upload_is_paid_for_once(clock: ManualClock) -> None:
 
 
 @pytest.mark.real_bucket("conditional writes in a race")
-async def test_bytes_are_exact_however_many_come_at_once(objects: ObjectStore, clock: ManualClock) -> None:
-    """Rivals over one bucket never exceed the limit together."""
+async def test_concurrent_charges_do_not_exceed_the_limit(objects: ObjectStore, clock: ManualClock) -> None:
+    """Concurrent charges by several processes on one bucket never exceed the limit."""
     ledgers = [ByteLedger(objects, clock) for _ in range(8)]
     paid = await gather(*(ledger.charge("acme", 30, limit=100) for ledger in ledgers))
     assert sorted(paid) == [False] * 5 + [True] * 3
 
 
-async def test_a_process_with_a_late_clock_begins_no_day_anew(clock: ManualClock) -> None:
-    """Around midnight, what was charged for the new day stays charged."""
+async def test_a_process_with_a_late_clock_does_not_reset_the_day(clock: ManualClock) -> None:
+    """Bytes charged for the new day remain charged when a process with a late clock charges others."""
     bucket = MemoryObjectStore(clock)
     late, ledger = ByteLedger(bucket, ManualClock(clock.now())), ByteLedger(bucket, clock)
     clock.set(clock.now() + timedelta(hours=12))
@@ -223,46 +223,46 @@ async def test_a_process_with_a_late_clock_begins_no_day_anew(clock: ManualClock
     assert (ledger.seconds_to_midnight(), late.seconds_to_midnight()) == (24 * 3600, 12 * 3600)
 
 
-async def test_a_tenant_has_so_many_receivers(clock: ManualClock) -> None:
-    """One that it has is free; what follows its `?` makes no other one; a tenant's are its own."""
+async def test_the_webhook_targets_of_a_tenant_are_limited(clock: ManualClock) -> None:
+    """A target above the limit is refused, known targets are accepted with any query, and each tenant has its own."""
     hooks = ["https://a.example/hook", "https://b.example/hook", "https://c.example/hook"]
     settings = Settings(bucket="tests", webhook_secret=SecretStr(new_secret()))
     config = ApiConfig(api_key=KEY, max_webhook_targets=2)
     objects = MemoryObjectStore(clock)
     async with running_api(objects, clock, config, settings=settings) as api, await api.client_of("other") as other:
 
-        async def answered(client: httpx.AsyncClient, hook: str) -> httpx.Response:
+        async def submit_with(client: httpx.AsyncClient, hook: str) -> httpx.Response:
             return await client.post("/v1/jobs", json={"workflow": BLUE, "webhook_url": hook})
 
         for hook in hooks[:2]:
-            assert (await answered(api.client, hook)).status_code == 202
+            assert (await submit_with(api.client, hook)).status_code == 202
         before = await api.keys()
-        assert refusal(await answered(api.client, hooks[2]))[:2] == (429, "/problems/too-many-webhook-targets")
+        assert refusal(await submit_with(api.client, hooks[2]))[:2] == (429, "/problems/too-many-webhook-targets")
         assert await api.keys() == before
-        assert (await answered(api.client, f"{hooks[0]}?job=1")).status_code == 202
-        assert (await answered(other, hooks[2])).status_code == 202
+        assert (await submit_with(api.client, f"{hooks[0]}?job=1")).status_code == 202
+        assert (await submit_with(other, hooks[2])).status_code == 202
         for document in ({"jobs": [{"workflow": BLUE}]}, {"workflow": BLUE, "input_sets": [[]]}):
             batch = await api.client.post("/v1/batches", json=document | {"webhook_url": hooks[2]})
             assert refusal(batch)[:2] == (429, "/problems/too-many-webhook-targets")
-        tried = await api.client.post("/v1/webhooks/test", json={"url": hooks[2]})
-        assert refusal(tried)[:2] == (429, "/problems/too-many-webhook-targets")
+        tested = await api.client.post("/v1/webhooks/test", json={"url": hooks[2]})
+        assert refusal(tested)[:2] == (429, "/problems/too-many-webhook-targets")
 
 
 @pytest.mark.parametrize("path", ["/v1/webhooks/test", "/v1/jobs"])
-async def test_receivers_of_requests_at_the_same_time_are_counted(clock: ManualClock, path: str) -> None:
-    """As many are accepted as there is room for, and no more; those are free from then on."""
+async def test_webhook_targets_of_concurrent_requests_are_limited(clock: ManualClock, path: str) -> None:
+    """Concurrent requests with new targets are accepted up to the limit, and accepted targets remain known."""
     settings = Settings(bucket="tests", webhook_secret=SecretStr(new_secret()))
     config = ApiConfig(api_key=KEY, max_webhook_targets=3, webhook_test_wait_s=0.0)
     hooks = [f"https://{number}.example/hook" for number in range(12)]
     async with running_api(MemoryObjectStore(clock), clock, config, settings=settings) as api:
 
-        async def named(hook: str) -> int:
+        async def submit_target(hook: str) -> int:
             document = {"url": hook} if path == "/v1/webhooks/test" else {"workflow": BLUE, "webhook_url": hook}
             return (await api.client.post(path, json=document)).status_code
 
-        statuses = await asyncio.gather(*map(named, hooks))
+        statuses = await asyncio.gather(*map(submit_target, hooks))
         assert Counter(statuses) == {202: 3, 429: 9}
-        assert [await named(hook) for hook in hooks] == statuses
+        assert [await submit_target(hook) for hook in hooks] == statuses
         listed = (await api.client.get("/v1/webhooks/endpoints")).json()["endpoints"]
         assert {endpoint["url"] for endpoint in listed} == {
             hook for hook, status in zip(hooks, statuses, strict=True) if status == 202

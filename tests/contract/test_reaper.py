@@ -1,4 +1,4 @@
-"""Recovery of running jobs whose worker was lost, over the in-memory store and the real S3 server."""
+"""Recovery of running jobs whose worker was lost, on the in-memory store and the real S3 server."""
 
 import asyncio
 import uuid
@@ -29,8 +29,8 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
     return Shop(objects, clock)
 
 
-async def test_a_held_job_is_left_alone(shop: Shop) -> None:
-    """Its lease has not ended."""
+async def test_a_job_with_a_valid_lease_is_not_changed(shop: Shop) -> None:
+    """A job whose lease has not expired is not changed."""
     record = await shop.claimed()
     shop.pass_time(LEASE_S - 1)
     assert not await shop.reaper.sweep()
@@ -38,7 +38,7 @@ async def test_a_held_job_is_left_alone(shop: Shop) -> None:
 
 
 async def test_a_lost_job_is_queued_again(shop: Shop) -> None:
-    """A worker is asked for, and the next claim is the next attempt."""
+    """A job whose lease has expired is queued with a new worker request, and its next claim is attempt 2."""
     record = await shop.claimed()
     shop.pass_time(LEASE_S + 1)
     assert await shop.reaper.sweep() == {"job": 1, "spawned": 1}
@@ -48,7 +48,7 @@ async def test_a_lost_job_is_queued_again(shop: Shop) -> None:
 
 
 async def test_a_job_that_loses_every_worker_fails(shop: Shop) -> None:
-    """After the last attempt, and not before."""
+    """A job fails after its last attempt has lost its worker, and not before."""
     record = await shop.claimed()
     for attempt in range(1, MAX_ATTEMPTS + 1):
         assert (await shop.read(record)).attempt == attempt
@@ -62,8 +62,8 @@ async def test_a_job_that_loses_every_worker_fails(shop: Shop) -> None:
     assert (ended.error_detail.code, ended.error_detail.attempt) == ("worker_lost", MAX_ATTEMPTS)
 
 
-async def test_a_cancelled_job_whose_worker_is_gone_ends_as_cancelled(shop: Shop) -> None:
-    """It is not run again."""
+async def test_a_cancelled_job_with_a_lost_worker_ends_as_cancelled(shop: Shop) -> None:
+    """A cancelled job that loses its worker is not run again."""
     record = await shop.claimed()
     await shop.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=CREATED))
     shop.pass_time(LEASE_S + 1)
@@ -71,8 +71,8 @@ async def test_a_cancelled_job_whose_worker_is_gone_ends_as_cancelled(shop: Shop
     assert (await shop.read(record)).error == "Cancelled by user"
 
 
-async def test_a_job_out_of_time_is_not_run_again(shop: Shop) -> None:
-    """timeout_s counts also when no worker is there to enforce it."""
+async def test_a_job_above_its_timeout_is_not_run_again(shop: Shop) -> None:
+    """timeout_s is enforced even if the worker was lost."""
     record = await shop.claimed(timeout_s=30)
     shop.pass_time(LEASE_S + 1)
     assert await shop.reaper.sweep() == {"job": 1}
@@ -81,8 +81,8 @@ async def test_a_job_out_of_time_is_not_run_again(shop: Shop) -> None:
     assert detail.code == "timeout"
 
 
-async def test_attempts_that_were_given_back_do_not_count(shop: Shop) -> None:
-    """A worker that went away in peace is no fault."""
+async def test_released_attempts_do_not_count(shop: Shop) -> None:
+    """An attempt that a worker released does not count towards the maximum."""
     record = await shop.claimed()
     now = shop.clock.now()
     for _ in range(5):
@@ -97,8 +97,8 @@ async def test_attempts_that_were_given_back_do_not_count(shop: Shop) -> None:
     assert await shop.reaper.sweep() == {"job": 1}
 
 
-async def test_a_lost_job_tells_the_engines_last_lines(shop: Shop) -> None:
-    """Of the attempt that was lost: nobody is left to say more."""
+async def test_a_lost_job_keeps_the_engines_last_lines(shop: Shop) -> None:
+    """The fault of a lost attempt contains the last lines of its log."""
     record = await shop.claimed()
     await shop.stores.logs.write("default", record.job_id, 1, [f"line {n}" for n in range(100)])
     shop.pass_time(LEASE_S + 1)
@@ -110,7 +110,7 @@ async def test_a_lost_job_tells_the_engines_last_lines(shop: Shop) -> None:
 
 @pytest.mark.real_bucket("conditional writes")
 async def test_the_lost_worker_is_fenced(shop: Shop) -> None:
-    """It comes back and wants to complete the job: too late."""
+    """A lost worker that returns cannot complete the job."""
     record = await shop.claimed()
     shop.pass_time(LEASE_S + 1)
     await shop.reaper.sweep()
@@ -123,16 +123,16 @@ async def test_the_lost_worker_is_fenced(shop: Shop) -> None:
 
 
 @pytest.mark.real_bucket("conditional writes in a race")
-async def test_overlapping_sweeps_do_it_once(shop: Shop) -> None:
-    """Three reapers at once: one of them requeues."""
+async def test_overlapping_sweeps_requeue_a_job_once(shop: Shop) -> None:
+    """One of three concurrent sweeps requeues a lost job."""
     await shop.claimed()
     shop.pass_time(LEASE_S + 1)
     done = await asyncio.gather(*(shop.reaper.sweep() for _ in range(3)))
     assert sum(counts["job"] for counts in done) == 1
 
 
-async def test_a_timer_that_no_version_names_is_fenced_and_deleted(shop: Shop) -> None:
-    """It may belong to a paused writer, which can no longer commit then; a young one stays."""
+async def test_an_unknown_timer_is_fenced_and_deleted(shop: Shop) -> None:
+    """An old timer that no version of the record names is deleted after its writer was fenced; a recent one is kept."""
     record = await shop.claimed()
     before = await shop.jobs.read("default", record.job_id)
     stray = job_timer(record, shop.clock.now(), now=shop.clock.now())
@@ -150,8 +150,8 @@ async def test_a_timer_that_no_version_names_is_fenced_and_deleted(shop: Shop) -
         await shop.jobs.advance(before, before.record)
 
 
-async def test_each_version_names_a_timer_that_exists(shop: Shop) -> None:
-    """From its submission to its removal, one timer and no more."""
+async def test_each_version_names_the_only_timer(shop: Shop) -> None:
+    """Every version of a job names a timer that exists, and no other timer of the job exists."""
     seen = set()
 
     async def check(record: JobRecord) -> None:
@@ -171,7 +171,7 @@ async def test_each_version_names_a_timer_that_exists(shop: Shop) -> None:
 
 
 async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
-    """However many jobs have finished."""
+    """A sweep without due timers makes three requests, however many jobs have finished."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
     for _ in range(200):
@@ -183,23 +183,23 @@ async def test_a_quiet_bucket_costs_three_requests(clock: ManualClock) -> None:
     assert dict(objects.requests) == {"LIST": 3}
 
 
-async def test_a_defect_in_one_duty_keeps_no_other_from_its_own(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged, and the sweep goes on."""
+async def test_a_defect_in_one_duty_does_not_stop_the_others(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception in one duty is logged, and the sweep continues."""
 
     class Broken:
         async def sweep(self) -> list[str]:
             raise LookupError("a defect")
 
-    class Diligent:
+    class Working:
         async def sweep(self) -> list[str]:
             return ["done"]
 
-    assert await Reaper(Broken(), Diligent()).sweep() == Counter({"done": 1})
+    assert await Reaper(Broken(), Working()).sweep() == Counter({"done": 1})
     assert "LookupError: a defect" in caplog.text
 
 
 async def test_a_lost_queue_key_is_written_again(shop: Shop) -> None:
-    """An index key may be missing: the timer's handler writes it, and the job is claimed."""
+    """The timer's handler writes a missing queue key, and the job can be claimed."""
     record = await shop.queued()
     await shop.objects.delete(*await shop.keys(QUEUE))
     assert await shop.queue.claim("default", "w") is None
@@ -209,7 +209,7 @@ async def test_a_lost_queue_key_is_written_again(shop: Shop) -> None:
 
 
 async def test_a_timer_far_too_early_is_replaced(shop: Shop) -> None:
-    """The first one of a job is due after a day, when a dead submission is cleared away; its limit is a week."""
+    """A job's first timer, due after a day for dead submissions, is replaced by one for the job's limit of a week."""
     record = await shop.queued()
     shop.pass_time(hours=25)
     assert await shop.reaper.sweep() == {"job": 1, "spawned": 1}
@@ -219,7 +219,7 @@ async def test_a_timer_far_too_early_is_replaced(shop: Shop) -> None:
 
 
 async def test_a_lost_worker_does_not_wait_for_removals(clock: ManualClock) -> None:
-    """Timers of what has ended are in a lane of their own."""
+    """Timers of finished jobs have their own lane."""
     shop = Shop(MemoryObjectStore(clock), clock)
     for _ in range(3):
         await shop.completed(retain_s=1)
@@ -228,8 +228,8 @@ async def test_a_lost_worker_does_not_wait_for_removals(clock: ManualClock) -> N
     assert len(await shop.keys(lane_prefix("retained"))) == 3
 
 
-async def test_a_timer_without_a_record_is_moved(clock: ManualClock) -> None:
-    """To the time when the submission is old: it is not read by every sweep in between."""
+async def test_a_timer_without_a_record_is_postponed(clock: ManualClock) -> None:
+    """The timer of a draft is postponed until the submission is old, so that no sweep reads it before."""
     shop = Shop(MemoryObjectStore(clock), clock)
     draft = await shop.jobs.prepare(a_job(created_at=clock.now(), queue_timeout_s=1), workflow=b"{}")
     shop.pass_time(minutes=11)
@@ -240,13 +240,13 @@ async def test_a_timer_without_a_record_is_moved(clock: ManualClock) -> None:
     assert accepted.record.timer in await shop.keys(lane_prefix("active"))
 
 
-async def test_a_lane_has_so_much_time(clock: ManualClock) -> None:
-    """Within a page of timers as well; what is left stays for the next sweep, and the other lane has its own time."""
-    objects, begun = MemoryObjectStore(clock), list[str]()
+async def test_the_time_of_a_lane_is_limited(clock: ManualClock) -> None:
+    """A lane's time is limited even within a page of timers, and the remaining timers are left to the next sweep."""
+    objects, handled = MemoryObjectStore(clock), list[str]()
 
     class Slow:
         async def on_due(self, timer: Timer) -> Timer | None:
-            begun.append(timer.lane)
+            handled.append(timer.lane)
             clock.set(clock.now() + LONGEST / 4)
             return None
 
@@ -256,17 +256,17 @@ async def test_a_lane_has_so_much_time(clock: ManualClock) -> None:
             await objects.put(timer.key, b"")
     sweep = TimerSweep({"batch": Slow()}, objects, clock)
     assert await sweep.sweep() == ["batch"] * 8
-    assert begun == ["active"] * 4 + ["retained"] * 4
+    assert handled == ["active"] * 4 + ["retained"] * 4
     assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 4
 
 
-@pytest.mark.parametrize("ends", [True, False], ids=["an ended job", "a queued job"])
-async def test_a_timer_that_is_a_moment_early_stays(clock: ManualClock, ends: bool) -> None:
-    """Sweeps leave it and the record alone until the record is due."""
+@pytest.mark.parametrize("has_ended", [True, False], ids=["an ended job", "a queued job"])
+async def test_a_slightly_early_timer_is_kept(clock: ManualClock, has_ended: bool) -> None:
+    """Sweeps change neither an early timer nor its record until the record is due."""
     shop = Shop(MemoryObjectStore(clock), clock)
-    record = (await shop.completed(retain_s=3600)).record if ends else await shop.queued(queue_timeout_s=3600)
+    record = (await shop.completed(retain_s=3600)).record if has_ended else await shop.queued(queue_timeout_s=3600)
     due = Timer.parse(record.timer).due
-    later = record.model_copy(update={"retain_s": 3630} if ends else {"queue_timeout_s": 3630})
+    later = record.model_copy(update={"retain_s": 3630} if has_ended else {"queue_timeout_s": 3630})
     later = (await shop.jobs.advance(await shop.jobs.read(record.tenant, record.job_id), later)).record
     assert Timer.parse(later.timer).due == due
     for seconds in (3605, 10, 10):
@@ -275,7 +275,7 @@ async def test_a_timer_that_is_a_moment_early_stays(clock: ManualClock, ends: bo
         assert (await shop.read(record)).rev == later.rev
     shop.pass_time(10)
     await shop.reaper.sweep()
-    if ends:
+    if has_ended:
         with pytest.raises(JobGone):
             await shop.read(record)
     else:

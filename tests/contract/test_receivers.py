@@ -1,4 +1,4 @@
-"""Where events may go: refused at submission as far as the URL tells, at the connection otherwise, by one rule."""
+"""Allowed destinations of events: one rule, applied to the URL at submission and to the address at delivery."""
 
 import socket
 import uuid
@@ -64,7 +64,7 @@ PRIVATE = [
 
 
 class Server:
-    """A receiver of events on this machine; `requests` are those that reached it."""
+    """A receiver of events on this machine; `requests` are the paths that were requested."""
 
     def __init__(self) -> None:
         self.requests: list[str] = []
@@ -93,7 +93,7 @@ async def serving() -> AsyncIterator[Server]:
 
 @pytest.fixture
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name that ends in .test is one of this machine's."""
+    """Resolves every name that ends in .test to this machine."""
     known = socket.getaddrinfo
 
     def getaddrinfo(host: Any, port: Any, *args: Any, **options: Any) -> list[Any]:
@@ -108,37 +108,37 @@ def settings(**fields: Any) -> Settings:
 
 
 @asynccontextmanager
-async def api_of(wanted: Settings, clock: ManualClock) -> AsyncIterator[Api]:
+async def api_of(used_settings: Settings, clock: ManualClock) -> AsyncIterator[Api]:
     config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.0)
-    async with running_api(MemoryObjectStore(clock), clock, config, settings=wanted) as api:
+    async with running_api(MemoryObjectStore(clock), clock, config, settings=used_settings) as api:
         yield api
 
 
-async def delivered(api: Api, wanted: Settings, tenant: str, url: str) -> tuple[str, str | None]:
-    """What becomes of a test event that was accepted at some time: its status, and why it was given up."""
+async def delivered(api: Api, used_settings: Settings, tenant: str, url: str) -> tuple[str, str | None]:
+    """The status of a test event that was accepted earlier, and the reason if it was given up."""
     ref: EventRef = await api.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
-    await dispatcher(wanted, api.stores, webhook_transport(wanted, api.stores)).sweep()
+    await dispatcher(used_settings, api.stores, webhook_transport(used_settings, api.stores)).sweep()
     stored = await api.stores.deliveries.find(ref)
     assert stored is not None
     return stored.record.status, stored.record.reason
 
 
-async def test_a_host_that_is_no_name_is_refused_and_dead(clock: ManualClock) -> None:
-    """httpx cannot read it; the event is a dead letter, not tried for ever."""
-    wanted, url = settings(), "http://xn--localhost/hook"
-    async with api_of(wanted, clock) as api:
+async def test_an_invalid_host_name_is_refused(clock: ManualClock) -> None:
+    """A host that httpx cannot parse is refused, and an event to it becomes a dead letter."""
+    used_settings, url = settings(), "http://xn--localhost/hook"
+    async with api_of(used_settings, clock) as api:
         refused = await api.client.post("/v1/webhooks/test", json={"url": url})
-        status, _ = await delivered(api, wanted, "default", url)
+        status, _ = await delivered(api, used_settings, "default", url)
     assert (refused.status_code, refused.json()["type"], status) == (422, "/problems/webhook-refused", "dead")
 
 
 @pytest.mark.parametrize("url", PRIVATE)
-async def test_what_no_delivery_would_reach_is_refused_at_submission(clock: ManualClock, url: str) -> None:
-    """Private and loopback addresses in every form, other ports: with the words that the delivery would end with."""
-    wanted = settings()
-    async with api_of(wanted, clock) as api:
+async def test_forbidden_destinations_are_refused_at_submission(clock: ManualClock, url: str) -> None:
+    """Private and loopback addresses in every form, and other ports, are refused with the delivery's own message."""
+    used_settings = settings()
+    async with api_of(used_settings, clock) as api:
         refused = await api.client.post("/v1/webhooks/test", json={"url": url})
-        status, reason = await delivered(api, wanted, "default", url)
+        status, reason = await delivered(api, used_settings, "default", url)
     problem = refused.json()
     assert (refused.status_code, problem["type"], problem["pointer"]) == (422, "/problems/webhook-refused", "/url")
     assert (status, reason) == ("dead", problem["detail"])
@@ -158,8 +158,8 @@ SUBMISSIONS = {
 
 
 @pytest.mark.parametrize("kind", SUBMISSIONS)
-async def test_every_submission_refuses_it(clock: ManualClock, kind: str) -> None:
-    """And stores nothing."""
+async def test_every_submission_refuses_forbidden_destinations(clock: ManualClock, kind: str) -> None:
+    """Every kind of submission refuses a private address with a pointer, and stores nothing."""
     path, document, where = SUBMISSIONS[kind]
     async with api_of(settings(), clock) as api:
         before = await api.keys()
@@ -171,7 +171,7 @@ async def test_every_submission_refuses_it(clock: ManualClock, kind: str) -> Non
 
 
 async def test_public_receivers_are_accepted(clock: ManualClock) -> None:
-    """Whether by name or by address: names are resolved when something is sent."""
+    """Public receivers are accepted by name or address, because names are resolved only at delivery."""
     async with api_of(settings(webhook_loopback="one-tenant"), clock) as api:
         for url in ("https://example.com/hook", "http://93.184.215.14/", "https://[2606:4700::1]/", "http://no.such/"):
             accepted = await api.client.post("/v1/jobs", json={"workflow": BLUE, "webhook_url": url})
@@ -180,32 +180,32 @@ async def test_public_receivers_are_accepted(clock: ManualClock) -> None:
 
 @pytest.mark.usefixtures("names")
 @pytest.mark.parametrize("loopback", ["one-tenant", "true"])
-async def test_no_event_reaches_a_port_of_ours(clock: ManualClock, loopback: str) -> None:
-    """By whatever address of this machine: refused at submission if it is in the URL, dead if a name leads there."""
-    async with serving() as ours:
-        port = ours.port
-        wanted = settings(webhook_loopback=loopback, refused_ports=(port,))
+async def test_no_event_reaches_a_port_of_the_deployment(clock: ManualClock, loopback: str) -> None:
+    """No event reaches a port of this deployment: such URLs are refused, and such names lead to dead letters."""
+    async with serving() as own:
+        port = own.port
+        used_settings = settings(webhook_loopback=loopback, refused_ports=(port,))
         literal = ("127.0.0.1", "127.9.9.9", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]")  # noqa: S104  nothing is bound
-        async with api_of(wanted, clock) as api:
+        async with api_of(used_settings, clock) as api:
             for host in literal:
                 refused = await api.client.post("/v1/webhooks/test", json={"url": f"http://{host}:{port}/"})
                 assert refused.json()["detail"] == f"destination refused: {OWN.format(port=port)}", host
-            accepted = await api.client.post("/v1/webhooks/test", json={"url": f"http://ours.test:{port}/"})
+            accepted = await api.client.post("/v1/webhooks/test", json={"url": f"http://own.test:{port}/"})
             assert accepted.status_code == 202
-            found = await delivered(api, wanted, "default", f"http://ours.test:{port}/")
+            found = await delivered(api, used_settings, "default", f"http://own.test:{port}/")
             assert found == ("dead", f"destination refused: {OWN.format(port=port)}")
-        assert ours.requests == []
+        assert own.requests == []
 
 
-async def test_ports_in_the_settings_are_ours(clock: ManualClock) -> None:
-    """Those of the bucket, of the engine and of the API, where they are on this machine."""
-    wanted = settings(
+async def test_ports_in_the_settings_belong_to_the_deployment(clock: ManualClock) -> None:
+    """The local ports of the bucket, the engine and the API are refused."""
+    used_settings = settings(
         webhook_loopback="true",
         s3_endpoint="http://127.0.0.1:9000",
         engine="http://localhost:8188",
         public_url="http://127.0.0.1:8000",
     )
-    async with api_of(wanted, clock) as api:
+    async with api_of(used_settings, clock) as api:
         for port in (9000, 8188, 8000):
             refused = await api.client.post("/v1/webhooks/test", json={"url": f"http://127.0.0.1:{port}/"})
             assert refused.json()["detail"] == f"destination refused: {OWN.format(port=port)}"
@@ -214,32 +214,32 @@ async def test_ports_in_the_settings_are_ours(clock: ManualClock) -> None:
 
 
 @pytest.mark.usefixtures("names")
-@pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/", "http://ours.test:{port}/"])
-async def test_no_fetch_reaches_a_port_of_ours(tmp_path: Path, target: str) -> None:
-    """Not by a redirect either."""
-    async with serving() as site, serving() as ours:
+@pytest.mark.parametrize("target", ["http://127.0.0.1:{port}/", "http://own.test:{port}/"])
+async def test_no_fetch_reaches_a_port_of_the_deployment(tmp_path: Path, target: str) -> None:
+    """No fetch reaches a port of this deployment, not even by a redirect."""
+    async with serving() as site, serving() as own:
         here = Destinations(
-            ports=frozenset({site.port, ours.port}),
+            ports=frozenset({site.port, own.port}),
             is_allowed=lambda address: address.is_loopback,
-            own_ports=frozenset({ours.port}),
+            own_ports=frozenset({own.port}),
         )
         fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
-        url = target.format(port=ours.port)
+        url = target.format(port=own.port)
         for asked in (url, f"http://127.0.0.1:{site.port}/elsewhere?to={url}"):
-            with pytest.raises(FetchRefused, match=OWN.format(port=ours.port)):
+            with pytest.raises(FetchRefused, match=OWN.format(port=own.port)):
                 await fetcher.fetch(asked, tmp_path / "file", meter=unmetered(), max_bytes=2000)
-        assert (ours.requests, site.requests) == ([], ["/elsewhere"])
+        assert (own.requests, site.requests) == ([], ["/elsewhere"])
 
 
 @pytest.mark.usefixtures("names")
-async def test_a_second_tenant_ends_receivers_on_this_machine(clock: ManualClock) -> None:
-    """For both tenants, at submission and at delivery, until its key ends or the setting allows it."""
-    wanted = settings(webhook_loopback="one-tenant")
-    async with serving() as there, api_of(wanted, clock) as api:
-        literal, by_name = f"http://127.0.0.1:{there.port}/hook", f"http://there.test:{there.port}/hook"
+async def test_a_second_tenant_forbids_local_receivers(clock: ManualClock) -> None:
+    """Local receivers are refused for all tenants while there are two, unless the setting allows them."""
+    used_settings = settings(webhook_loopback="one-tenant")
+    async with serving() as receiver, api_of(used_settings, clock) as api:
+        literal, by_name = f"http://127.0.0.1:{receiver.port}/hook", f"http://receiver.test:{receiver.port}/hook"
         assert (await api.client.post("/v1/webhooks/test", json={"url": literal})).status_code == 202
-        assert await delivered(api, wanted, "default", by_name) == ("delivered", None)
-        there.requests.clear()
+        assert await delivered(api, used_settings, "default", by_name) == ("delivered", None)
+        receiver.requests.clear()
 
         async with await api.client_of("acme", expires_at=clock.now() + timedelta(hours=1)) as acme:
             clock.set(clock.now() + timedelta(seconds=6))
@@ -247,12 +247,15 @@ async def test_a_second_tenant_ends_receivers_on_this_machine(clock: ManualClock
                 refused = await client.post("/v1/webhooks/test", json={"url": literal})
                 assert refused.json()["detail"] == f"destination refused: {SEVERAL_TENANTS}"
         for tenant in ("default", "acme"):
-            assert await delivered(api, wanted, tenant, by_name) == ("dead", f"destination refused: {SEVERAL_TENANTS}")
-        assert there.requests == []
+            assert await delivered(api, used_settings, tenant, by_name) == (
+                "dead",
+                f"destination refused: {SEVERAL_TENANTS}",
+            )
+        assert receiver.requests == []
         for allowed in (settings(webhook_loopback="true"), settings(webhook_loopback="True")):
             await delivered(api, allowed, "acme", by_name)
-        assert there.requests != []
+        assert receiver.requests != []
 
         clock.set(clock.now() + timedelta(hours=2))
         assert (await api.client.post("/v1/webhooks/test", json={"url": literal})).status_code == 202
-        assert (await delivered(api, wanted, "acme", by_name))[0] == "dead"
+        assert (await delivered(api, used_settings, "acme", by_name))[0] == "dead"

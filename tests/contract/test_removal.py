@@ -1,4 +1,4 @@
-"""What is removed, and when: finished jobs, submissions that died, uploads, Idempotency-Keys."""
+"""Removal of finished jobs, dead submissions, uploads and Idempotency-Keys."""
 
 import asyncio
 import contextlib
@@ -31,8 +31,8 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
     return Shop(objects, clock)
 
 
-async def test_a_finished_job_is_removed_when_its_time_is_over(shop: Shop) -> None:
-    """Not a moment before; everything below its prefix goes, and so does the tombstone, a month later."""
+async def test_a_finished_job_is_removed_after_its_retention(shop: Shop) -> None:
+    """A finished job is removed exactly at the end of its retention, and its tombstone a month later."""
     record = (await shop.completed(retain_s=2 * DAY_S)).record
     await shop.objects.put(keys.output("default", record.job_id, 1, 0, "a.png"), b"png")
     shop.pass_time(days=2, seconds=-1)
@@ -52,8 +52,8 @@ async def test_a_finished_job_is_removed_when_its_time_is_over(shop: Shop) -> No
 
 
 @pytest.mark.real_bucket("deletes of many keys")
-async def test_many_files_go_as_well(shop: Shop) -> None:
-    """More than one LIST brings."""
+async def test_many_files_are_removed(shop: Shop) -> None:
+    """A job with more files than one LIST returns is removed completely."""
     stored = await shop.completed()
     names = (keys.output("default", stored.record.job_id, 1, n, "a") for n in range(1_020))
     await asyncio.gather(*(shop.objects.put(name, b"") for name in names))
@@ -61,12 +61,12 @@ async def test_many_files_go_as_well(shop: Shop) -> None:
     assert await shop.keys("tenants/") == (keys.record("default", stored.record.job_id),)
 
 
-async def test_a_removal_that_died_is_continued(clock: ManualClock) -> None:
-    """After the tombstone nothing was done yet."""
+async def test_an_interrupted_removal_is_continued(clock: ManualClock) -> None:
+    """A removal that was interrupted after the tombstone is completed by the next sweep."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
     stored = await shop.completed()
-    objects_delete, objects.delete = objects.delete, _die  # type: ignore[method-assign]  # the process dies here
+    objects_delete, objects.delete = objects.delete, _die  # type: ignore[method-assign]  # the process dies slow_shop
     with pytest.raises(ConnectionError):
         await shop.stores.remover.purge(stored)
     objects.delete = objects_delete  # type: ignore[method-assign]  # another process takes over
@@ -79,7 +79,7 @@ async def _die(*_: str) -> None:
 
 
 async def test_a_removed_job_stays_removed(shop: Shop) -> None:
-    """Whoever read it before can write nothing, and create nothing in its place."""
+    """A process that read a job before its removal can neither write nor create it."""
     stored = await shop.completed()
     await shop.stores.remover.purge(stored)
     with pytest.raises(PreconditionFailed):
@@ -88,8 +88,8 @@ async def test_a_removed_job_stays_removed(shop: Shop) -> None:
         await shop.jobs.create(stored.record, workflow=b"{}")
 
 
-async def test_a_job_to_be_removed_while_it_runs_goes_when_it_has_stopped(shop: Shop) -> None:
-    """`retain(0)` is obeyed at its end."""
+async def test_a_running_job_is_removed_after_its_end(shop: Shop) -> None:
+    """A running job with `retain(0)` is removed once it has ended."""
     record = await shop.claimed()
     now = shop.clock.now()
     await shop.jobs.evolve("default", record.job_id, lambda r: r.retain(0).cancel(now=now))
@@ -101,8 +101,8 @@ async def test_a_job_to_be_removed_while_it_runs_goes_when_it_has_stopped(shop: 
         await shop.read(record)
 
 
-async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path: Path) -> None:
-    """After its Idempotency-Key has ended, and then nobody can bring it about any more."""
+async def test_a_dead_submission_is_removed(shop: Shop, tmp_path: Path) -> None:
+    """A dead submission is removed after its Idempotency-Key has expired, and it can no longer be completed."""
     record = a_job(created_at=shop.clock.now())
     lost = {input_file(keys.input_file("default", record.job_id, 0)): tmp_path / "missing"}
     with pytest.raises((OSError, StorageUnavailable)):
@@ -119,8 +119,8 @@ async def test_what_a_dead_submission_left_is_cleared_away(shop: Shop, tmp_path:
         await shop.jobs.create(record, workflow=b"{}")
 
 
-async def test_timers_without_a_job_do_not_stay_in_front(shop: Shop) -> None:
-    """However short its wait for a worker was to be: the sweeps of a day would read each of them again and again."""
+async def test_timers_without_a_job_are_postponed(shop: Shop) -> None:
+    """The timer of a draft is postponed however short its queue limit is, so that sweeps do not read it repeatedly."""
     await shop.jobs.prepare(a_job(created_at=shop.clock.now(), queue_timeout_s=1), workflow=b"{}")
     shop.pass_time(minutes=11)
     await shop.reaper.sweep()
@@ -128,8 +128,8 @@ async def test_timers_without_a_job_do_not_stay_in_front(shop: Shop) -> None:
     assert [timer.due - shop.clock.now() for timer in timers] == [timedelta(hours=25) - timedelta(minutes=11)]
 
 
-async def test_a_job_whose_timer_was_moved_is_found_all_the_same(shop: Shop) -> None:
-    """Its process was paused for long, and died right after the commit."""
+async def test_a_job_with_a_postponed_timer_is_handled(shop: Shop) -> None:
+    """A job that was committed after its timer had been postponed still fails at its queue limit."""
     record = await shop.jobs.prepare(a_job(created_at=shop.clock.now(), queue_timeout_s=1), workflow=b"{}")
     shop.pass_time(minutes=11)
     await shop.reaper.sweep()
@@ -140,28 +140,28 @@ async def test_a_job_whose_timer_was_moved_is_found_all_the_same(shop: Shop) -> 
     assert (await shop.read(record)).status is Status.FAILED
 
 
-async def test_a_slow_submission_is_found_all_the_same(clock: ManualClock, tmp_path: Path) -> None:
-    """While its media were stored an idle worker took its hint for stale."""
+async def test_a_slow_submission_is_claimed(clock: ManualClock, tmp_path: Path) -> None:
+    """A job whose index key an idle worker deleted while its input files were stored can still be claimed."""
 
     class Slow(MemoryObjectStore):
         async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-            here.pass_time(minutes=11)
-            assert await here.queue.claim("default", "idle") is None
-            assert await here.keys(QUEUE) == ()
+            slow_shop.pass_time(minutes=11)
+            assert await slow_shop.queue.claim("default", "idle") is None
+            assert await slow_shop.keys(QUEUE) == ()
             await super().upload_file(key, path, content_type=content_type)
 
-    here = Shop(Slow(clock), clock)
+    slow_shop = Shop(Slow(clock), clock)
     (tmp_path / "a.png").write_bytes(b"png")
     record = a_job(created_at=clock.now())
     file = input_file(keys.input_file("default", record.job_id, 0))
-    await here.jobs.create(record, workflow=b"{}", uploads={file: tmp_path / "a.png"})
-    assert (await here.claim()).job_id == record.job_id
+    await slow_shop.jobs.create(record, workflow=b"{}", uploads={file: tmp_path / "a.png"})
+    assert (await slow_shop.claim()).job_id == record.job_id
 
 
-async def test_a_job_that_nobody_takes_in_time_fails(shop: Shop) -> None:
-    """Where it has a limit; once it has begun, the limit no longer counts."""
-    late, begun = await shop.queued(queue_timeout_s=30), await shop.queued(queue_timeout_s=30, priority=1)
-    assert (await shop.claim()).job_id == begun.job_id
+async def test_a_job_fails_at_its_queue_limit(shop: Shop) -> None:
+    """A job that was not claimed within its queue limit fails, while the limit does not apply to a running job."""
+    late, running = await shop.queued(queue_timeout_s=30), await shop.queued(queue_timeout_s=30, priority=1)
+    assert (await shop.claim()).job_id == running.job_id
     shop.pass_time(29)
     await shop.reaper.sweep()
     assert (await shop.read(late)).status is Status.QUEUED
@@ -170,15 +170,15 @@ async def test_a_job_that_nobody_takes_in_time_fails(shop: Shop) -> None:
     ended = await shop.read(late)
     assert ended.error_detail is not None
     assert (ended.error_detail.code, ended.error_detail.retryable) == ("queue_timeout", True)
-    assert (await shop.read(begun)).status is Status.RUNNING
+    assert (await shop.read(running)).status is Status.RUNNING
     assert await shop.keys(QUEUE) == ()
 
 
 # Uploads and Idempotency-Keys.
 
 
-async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
-    """First it cannot be used any more, then it is removed."""
+async def test_an_upload_expires(shop: Shop) -> None:
+    """An expired upload is first unusable, and then removed."""
     uploads = shop.stores.uploads
     upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
     await shop.objects.put(upload.key, b"png")
@@ -193,8 +193,8 @@ async def test_an_upload_ends_with_its_time(shop: Shop) -> None:
 
 
 @pytest.mark.real_bucket("bytes that a client puts by URL")
-async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) -> None:
-    """Where a presigned URL outlives the time in which the upload may be used."""
+async def test_bytes_that_arrive_after_an_upload_expired_are_removed(shop: Shop) -> None:
+    """Bytes that a presigned URL stores after the upload has expired are removed."""
     uploads = UploadStore(shop.jobs, shop.objects, shop.clock, expires_s=12 * 3600, retain_s=3600)
     timers = TimerSweep({"upload": uploads}, shop.objects, shop.clock)
     upload, _ = await uploads.create("default", size_bytes=3, content_type="text/plain", filename=None)
@@ -208,8 +208,8 @@ async def test_bytes_that_arrive_after_an_upload_ended_go_as_well(shop: Shop) ->
 
 
 @pytest.mark.real_bucket("bytes that a client puts by URL")
-async def test_an_upload_stays_while_a_job_needs_it(shop: Shop) -> None:
-    """However long that job waits."""
+async def test_an_upload_is_kept_while_a_job_needs_it(shop: Shop) -> None:
+    """An upload is kept for as long as the job that uses it has not ended."""
     uploads = shop.stores.uploads
     upload, _ = await uploads.create("default", size_bytes=3, content_type="image/png", filename=None)
     await shop.objects.put(upload.key, b"png")
@@ -227,24 +227,24 @@ async def test_an_upload_stays_while_a_job_needs_it(shop: Shop) -> None:
     assert await shop.keys(keys.upload_prefix("default", upload.upload_id)) == ()
 
 
-async def test_an_idempotency_key_ends_with_its_time(shop: Shop) -> None:
-    """It is free after a day, and leaves nothing behind; one that was claimed anew stays."""
+async def test_an_idempotency_key_expires(shop: Shop) -> None:
+    """An idempotency key can be claimed again after a day, and only unclaimed keys are removed."""
     idempotency = shop.stores.idempotency
     first = await idempotency.claim("default", "jobs", "once", "body")
     await idempotency.claim("default", "jobs", "again", "body")
     shop.pass_time(hours=24, minutes=30)
-    anew = await idempotency.claim("default", "jobs", "again", "other body")
-    assert anew.is_first
+    second = await idempotency.claim("default", "jobs", "again", "other body")
+    assert second.is_first
     shop.pass_time(hours=1, minutes=30)
     await shop.reaper.sweep()
     assert len(await shop.keys("tenants/")) == 1
-    assert await idempotency.claim("default", "jobs", "again", "other body") == Claim(anew.id, is_first=False)
+    assert await idempotency.claim("default", "jobs", "again", "other body") == Claim(second.id, is_first=False)
     assert (await idempotency.claim("default", "jobs", "once", "body")).id != first.id
 
 
 @pytest.mark.real_bucket("conditional writes")
-async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
-    """Its deletion is under way, and would hit the new claim."""
+async def test_a_retired_key_is_not_claimed(shop: Shop) -> None:
+    """A claim waits until a retired key is deleted, because the deletion would affect the new claim."""
     idempotency = shop.stores.idempotency
     await idempotency.claim("default", "jobs", "once", "body")
     shop.pass_time(hours=26)
@@ -259,42 +259,42 @@ async def test_a_retired_key_is_not_taken_over(shop: Shop) -> None:
     assert (await claiming).is_first
 
 
-class HoldsADeletion(MemoryObjectStore):
-    """The first deletion takes until it is released."""
+class HeldDeletion(MemoryObjectStore):
+    """A bucket whose first deletion waits until it is released."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
-        self.begun, self.released = asyncio.Event(), asyncio.Event()
+        self.started, self.released = asyncio.Event(), asyncio.Event()
 
     async def delete(self, *keys: str) -> None:
-        if not self.begun.is_set():
-            self.begun.set()
+        if not self.started.is_set():
+            self.started.set()
             await self.released.wait()
         await super().delete(*keys)
 
 
-async def test_a_late_deletion_does_not_hit_a_new_claim(clock: ManualClock) -> None:
-    """Two sweeps overlap, one is slow, and the key is used again in between: it still stands for one thing."""
-    objects = HoldsADeletion(clock)
+async def test_a_late_deletion_does_not_affect_a_new_claim(clock: ManualClock) -> None:
+    """A key that is claimed between the deletions of two overlapping sweeps keeps one id."""
+    objects = HeldDeletion(clock)
     idempotency = Shop(objects, clock).stores.idempotency
     await idempotency.claim("default", "jobs", "once", "body")
     (key,) = (await objects.list(lane_prefix("retained"))).keys
     timer = Timer.parse(key)
     clock.set(clock.now() + timedelta(hours=26))
     slow = asyncio.create_task(idempotency.on_due(timer))
-    await objects.begun.wait()
+    await objects.started.wait()
     await idempotency.on_due(timer)
-    made = set()
-    with contextlib.suppress(StorageUnavailable):  # "try again" is an answer as well
-        made.add((await idempotency.claim("default", "jobs", "once", "body")).id)
+    ids = set()
+    with contextlib.suppress(StorageUnavailable):  # an error that asks to retry is allowed too
+        ids.add((await idempotency.claim("default", "jobs", "once", "body")).id)
     objects.released.set()
     await slow
-    made.add((await idempotency.claim("default", "jobs", "once", "body")).id)
-    assert len(made) == 1
+    ids.add((await idempotency.claim("default", "jobs", "once", "body")).id)
+    assert len(ids) == 1
 
 
-class SlowToRemove(MemoryObjectStore):
-    """Each record that is replaced takes a second of the test's clock."""
+class SlowRemoval(MemoryObjectStore):
+    """A bucket in which each replaced record takes a second of the test's clock."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
@@ -305,17 +305,17 @@ class SlowToRemove(MemoryObjectStore):
         return await super().replace(key, body, etag=etag, content_type=content_type)
 
 
-async def test_much_that_is_due_at_once_keeps_no_lost_job_waiting(clock: ManualClock) -> None:
-    """A sweep removes for a minute or so, and the next one goes on, after it has recovered what was lost."""
-    shop = Shop(SlowToRemove(clock), clock)
+async def test_many_removals_do_not_delay_lost_jobs(clock: ManualClock) -> None:
+    """A sweep removes jobs for about a minute and leaves the rest to the next sweep."""
+    shop = Shop(SlowRemoval(clock), clock)
     for _ in range(300):
         await shop.completed()
     shop.pass_time(days=8)
     assert [(await shop.reaper.sweep())["job"] for _ in range(6)] == [60, 60, 60, 60, 60, 0]
 
 
-async def test_a_look_at_what_is_not_due_costs_one_request(clock: ManualClock) -> None:
-    """However much lies in the future."""
+async def test_timers_that_are_not_due_cost_no_requests(clock: ManualClock) -> None:
+    """A sweep makes one LIST for each lane and the queue, however many timers are due later."""
     objects = MemoryObjectStore(clock)
     shop = Shop(objects, clock)
     for _ in range(300):
@@ -326,40 +326,40 @@ async def test_a_look_at_what_is_not_due_costs_one_request(clock: ManualClock) -
     assert dict(objects.requests) == {"LIST": 3}
 
 
-class Meddled(MemoryObjectStore):
-    """`meddle` comes between a reader of this key and its next write."""
+class InterruptedStore(MemoryObjectStore):
+    """A bucket that calls `interrupt` between a read of `key` and its next write."""
 
     key = ""
-    meddle: Callable[[], Awaitable[object]] | None = None
+    interrupt: Callable[[], Awaitable[object]] | None = None
 
     async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
-        if key == self.key and (meddle := self.meddle) is not None:
-            self.meddle = None
-            await meddle()
+        if key == self.key and (interrupt := self.interrupt) is not None:
+            self.interrupt = None
+            await interrupt()
         return await super().replace(key, body, etag=etag, content_type=content_type)
 
 
-async def test_a_job_that_is_fenced_meanwhile_is_discarded_all_the_same(clock: ManualClock) -> None:
-    """A batch that is abandoned, and a stray timer of its job, are handled by one sweep: neither waits for ever."""
-    objects = Meddled(clock)
+async def test_a_job_that_is_fenced_during_its_removal_is_discarded(clock: ManualClock) -> None:
+    """A job is discarded although its record is rearmed by another timer at the same time."""
+    objects = InterruptedStore(clock)
     shop = Shop(objects, clock)
     record = a_job()
     stored = await shop.jobs.create(record, workflow=b"{}")
     objects.key = keys.record(record.tenant, record.job_id)
-    objects.meddle = lambda: shop.jobs.rearm(stored, stored.record.due_at)
+    objects.interrupt = lambda: shop.jobs.rearm(stored, stored.record.due_at)
     await shop.stores.remover.discard(record.tenant, record.job_id, record.created_at)
     with pytest.raises(JobGone):
         await shop.jobs.read(record.tenant, record.job_id)
 
 
 MOMENT = timedelta(microseconds=123_999)
-"""Of a second, and half a millisecond before it: the same millisecond, and not yet due."""
+"""Two times in one millisecond: this fraction of a second, and half a millisecond before it, when nothing is due."""
 JUST_BEFORE = timedelta(microseconds=500)
 
 
 @pytest.mark.real_bucket("the order of a LIST")
-async def test_a_look_in_the_millisecond_before_loses_no_timer(shop: Shop) -> None:
-    """Keys count in milliseconds, records in microseconds: a job's removal, its tombstone's, and a queue limit."""
+async def test_a_sweep_in_the_millisecond_of_a_timer_loses_no_timer(shop: Shop) -> None:
+    """A sweep just before the due time, in the same millisecond, loses no removal, tombstone or queue limit."""
     shop.clock.set(shop.clock.now() + MOMENT)
     ended = (await shop.completed(retain_s=3600)).record
     gone = await shop.completed()
@@ -367,11 +367,11 @@ async def test_a_look_in_the_millisecond_before_loses_no_timer(shop: Shop) -> No
     waiting = await shop.queued(queue_timeout_s=3600)
 
     async def sweep_around(moment: timedelta) -> None:
-        for look in (moment - JUST_BEFORE, moment + JUST_BEFORE):
-            shop.clock.set(began + look)
+        for offset in (moment - JUST_BEFORE, moment + JUST_BEFORE):
+            shop.clock.set(start + offset)
             await shop.reaper.sweep()
 
-    began = shop.clock.now()
+    start = shop.clock.now()
     await sweep_around(timedelta(hours=1))
     assert (await shop.read(waiting)).status is Status.FAILED
     with pytest.raises(JobGone):
@@ -381,8 +381,8 @@ async def test_a_look_in_the_millisecond_before_loses_no_timer(shop: Shop) -> No
         await shop.jobs.read("default", gone.record.job_id)
 
 
-async def test_what_a_dead_submission_announced_goes_whatever_its_microseconds(shop: Shop) -> None:
-    """Its list keys are known from the time of its timer alone."""
+async def test_index_keys_of_a_dead_submission_are_removed(shop: Shop) -> None:
+    """Index keys of a dead submission are derived from its timer, whose time is in milliseconds."""
     shop.clock.set(shop.clock.now() + MOMENT)
     record = a_job(created_at=shop.clock.now())
     with contextlib.suppress(FileNotFoundError, StorageUnavailable):

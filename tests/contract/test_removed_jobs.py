@@ -1,4 +1,4 @@
-"""DELETE with `purge`, and what stands where a job was."""
+"""DELETE with `purge`, and responses for removed jobs."""
 
 import pytest
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_a_removed_job_is_gone(api: Api) -> None:
-    """204, then 410 for everything of it, and it stands in no list; a second removal says the same."""
+    """A removed job gets 410 for every request, is in no list, and is not removed again."""
     accepted = await submit(api)
     await work(api)
     path = f"/v1/jobs/{accepted['job_id']}"
@@ -29,7 +29,7 @@ async def test_a_removed_job_is_gone(api: Api) -> None:
 
 
 async def test_a_queued_job_is_cancelled_and_removed_at_once(api: Api) -> None:
-    """Nothing of it is left but the tombstone."""
+    """Removing a queued job leaves only its tombstone."""
     accepted = await submit(api)
     assert (await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")).status_code == 204
     assert await api.queue.claim("default", "w") is None
@@ -38,27 +38,27 @@ async def test_a_queued_job_is_cancelled_and_removed_at_once(api: Api) -> None:
     ]
 
 
-async def test_a_running_job_is_removed_when_it_has_stopped(clock: ManualClock) -> None:
-    """202 until then."""
+async def test_a_running_job_is_removed_once_it_has_stopped(clock: ManualClock) -> None:
+    """Removing a running job gets 202, and the job is removed once it has stopped."""
     config = ApiConfig(api_key=KEY, cancel_wait_s=0.05)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         accepted = await submit(api)
         claimed = await api.queue.claim("default", "w")
         assert claimed is not None
-        asked = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
-        assert (asked.status_code, asked.json()["status"]) == (202, "running")
+        response = await api.client.delete(f"/v1/jobs/{accepted['job_id']}?purge=true")
+        assert (response.status_code, response.json()["status"]) == (202, "running")
         now = clock.now()
         await api.stores.jobs.evolve_from(claimed, lambda r: r.release(attempt=1, now=now))
         await reaper(Settings(bucket="tests"), api.stores, NoLauncher()).sweep()
         assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).status_code == 410
 
 
-async def test_a_job_says_when_it_will_be_removed(api: Api) -> None:
-    """A week after its end, or sooner where the job says so; longer is refused."""
-    for days, wanted in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
+async def test_a_job_shows_when_it_will_be_removed(api: Api) -> None:
+    """A finished job shows its removal after a week or its own shorter retention, and a longer one is refused."""
+    for days, expected in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
         accepted = await submit(api, **({} if days is None else {"retain_days": days}))
         assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] is None
         await work(api)
-        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] == wanted
+        assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] == expected
     refused = await api.client.post("/v1/jobs", json={"workflow": BLUE, "retain_days": 8})
     assert (refused.status_code, refused.json()["pointer"]) == (422, "/retain_days")

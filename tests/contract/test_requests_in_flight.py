@@ -1,4 +1,4 @@
-"""A tenant's requests in flight are bounded; those that wait for a job do not count."""
+"""The requests in flight of a tenant are limited, and those that wait for a job do not count."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,15 +18,15 @@ MOST = 3
 
 
 class HeldLists(MemoryObjectStore):
-    """Its lists are answered once `may_end` is set."""
+    """A bucket that answers LISTs once `may_end` is set."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
         self.may_end = asyncio.Event()
-        self.begun = 0
+        self.started = 0
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        self.begun += 1
+        self.started += 1
         await self.may_end.wait()
         return await super().list(prefix, after=after, limit=limit)
 
@@ -42,11 +42,11 @@ async def api(objects: HeldLists, clock: ManualClock) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_one_more_request_is_refused(api: Api, objects: HeldLists) -> None:
-    """At once, with Retry-After; another tenant's are not, and a place that was left is free."""
+async def test_a_request_above_the_limit_is_refused(api: Api, objects: HeldLists) -> None:
+    """A request above the limit gets 429 with Retry-After until another one ends, and other tenants are unaffected."""
     async with await api.client_of("other") as other:
         held = [asyncio.create_task(api.client.get("/v1/jobs", params={"limit": 1 + n})) for n in range(MOST)]
-        await until(lambda: objects.begun >= MOST)
+        await until(lambda: objects.started >= MOST)
         refused = await api.client.post("/v1/jobs", json={"workflow": BLUE})
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-requests")
         assert refused.headers["retry-after"] == "1"
@@ -59,7 +59,7 @@ async def test_one_more_request_is_refused(api: Api, objects: HeldLists) -> None
 
 
 async def test_long_polls_leave_room_for_submissions(api: Api) -> None:
-    """However many wait: each gives its place back while it waits."""
+    """Long polls release their slots while they wait, so that any number of them leaves room for submissions."""
     job_id = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
     polls = []
     for number in range(1, 2 * MOST + 1):

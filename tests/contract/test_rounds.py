@@ -1,4 +1,4 @@
-"""How long a job waits for the bucket, in rounds: counts, so that a change that adds one is noticed on any machine."""
+"""Consecutive bucket requests of a job, as counts, so that an additional round is noticed on any machine."""
 
 import pytest
 
@@ -6,6 +6,6 @@ from tests.support.rounds import Rounds, measured_rounds
 
 
 @pytest.mark.parametrize(("key", "rounds"), [(None, Rounds(2, 8)), ("once", Rounds(3, 9))])
-def test_rounds_of_a_job(key: str | None, rounds: Rounds) -> None:
-    """Two rounds accept a job, three with an Idempotency-Key; five more, and a client's read, see it completed."""
+def test_a_job_takes_the_expected_rounds(key: str | None, rounds: Rounds) -> None:
+    """A job is accepted in two rounds, or three with an Idempotency-Key, and is completed and read in six more."""
     assert measured_rounds(key) == rounds

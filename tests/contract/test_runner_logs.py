@@ -1,4 +1,4 @@
-"""What the engine said during an attempt is kept, whatever becomes of it."""
+"""The engine's output during an attempt is kept, however the attempt ends."""
 
 import asyncio
 from dataclasses import replace
@@ -13,14 +13,14 @@ from tests.support.stage import PATIENCE_S, paint, stage
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_engines_words_are_kept_while_the_job_runs(tmp_path: Path) -> None:
-    """Those of this attempt alone, at intervals and at its end."""
-    written, said = asyncio.Event(), asyncio.Event()
+async def test_the_engines_output_is_stored_while_the_job_runs(tmp_path: Path) -> None:
+    """The output of this attempt only is stored at intervals and at its end."""
+    written, logged = asyncio.Event(), asyncio.Event()
 
     async def script(play: Play) -> None:
         outputs = await paint(play, tmp_path)
         on.log.append("during")
-        said.set()
+        logged.set()
         await written.wait()
         on.log.append("at the end")
         await play.succeed(outputs)
@@ -30,7 +30,7 @@ async def test_the_engines_words_are_kept_while_the_job_runs(tmp_path: Path) -> 
         on.log.append("before")
         claimed = await on.claimed()
         running = asyncio.create_task(on.run(claimed))
-        await said.wait()
+        await logged.wait()
         async with asyncio.timeout(PATIENCE_S):
             await on.objects.logged.wait()
         assert await on.logs.read("default", claimed.record.job_id, 1) == "during\n"
@@ -39,20 +39,20 @@ async def test_the_engines_words_are_kept_while_the_job_runs(tmp_path: Path) -> 
         assert await on.logs.read("default", claimed.record.job_id, 1) == "during\nat the end\n"
 
 
-async def test_a_job_that_kills_its_worker_soon_has_a_log(tmp_path: Path) -> None:
-    """The first writes come sooner than the interval between later ones."""
-    said = asyncio.Event()
+async def test_a_job_that_kills_its_worker_early_has_a_log(tmp_path: Path) -> None:
+    """The first writes of a log come sooner than the interval between later ones."""
+    logged = asyncio.Event()
 
     async def script(play: Play) -> None:
         on.log.append("the last words")
-        said.set()
+        logged.set()
         await asyncio.Event().wait()
 
     async with stage(tmp_path, script) as on:
         on.policy = replace(on.policy, log_interval_s=3600)
         claimed = await on.claimed()
         running = asyncio.create_task(on.run(claimed))
-        await said.wait()
+        await logged.wait()
         async with asyncio.timeout(PATIENCE_S):
             await on.objects.logged.wait()
         running.cancel()
@@ -60,8 +60,8 @@ async def test_a_job_that_kills_its_worker_soon_has_a_log(tmp_path: Path) -> Non
         assert await on.logs.read("default", claimed.record.job_id, 1) == "the last words\n"
 
 
-async def test_an_older_write_of_the_log_never_lands_last(tmp_path: Path) -> None:
-    """It is under way when the job ends: the whole log follows it."""
+async def test_an_older_write_of_the_log_is_never_the_last(tmp_path: Path) -> None:
+    """A write of the log that is in progress when the job ends is followed by the full log."""
 
     async def script(play: Play) -> None:
         outputs = await paint(play, tmp_path)
@@ -81,11 +81,11 @@ async def test_an_older_write_of_the_log_never_lands_last(tmp_path: Path) -> Non
         assert await on.logs.read("default", claimed.record.job_id, 1) == "early\nlate\n"
 
 
-async def test_a_log_that_cannot_be_written_costs_no_job(tmp_path: Path) -> None:
-    """The bucket refuses it each time."""
+async def test_a_log_that_cannot_be_written_fails_no_job(tmp_path: Path) -> None:
+    """A job completes although the bucket refuses every write of its log."""
 
     async def script(play: Play) -> None:
-        on.log.append("said")
+        on.log.append("logged")
         await play.succeed(await paint(play, tmp_path))
 
     async with stage(tmp_path, script) as on:

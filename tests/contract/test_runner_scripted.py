@@ -1,4 +1,4 @@
-"""The job runner where order matters, or a part fails at a bad moment: each step is taken when the test says so."""
+"""The job runner in critical orders and with failures at critical moments, in steps that the test controls."""
 
 import asyncio
 import json
@@ -19,14 +19,14 @@ from workers.outputs.uploads import UploadPolicy
 pytestmark = pytest.mark.anyio
 
 
-async def test_an_output_is_told_while_a_later_node_runs(tmp_path: Path) -> None:
-    """The later node does not end before the output is listed, and sends no sign of its own."""
-    told = asyncio.Event()
+async def test_an_output_is_listed_while_a_later_node_runs(tmp_path: Path) -> None:
+    """An output is listed before a later node ends, although that node sends no further message."""
+    listed = asyncio.Event()
 
     async def script(play: Play) -> None:
         outputs = await paint(play, tmp_path)
         await play.say("executing", node="2", display_node="2")
-        await told.wait()
+        await listed.wait()
         await play.succeed(outputs)
 
     async with stage(tmp_path, script) as on:
@@ -34,14 +34,14 @@ async def test_an_output_is_told_while_a_later_node_runs(tmp_path: Path) -> None
         running = asyncio.create_task(on.run(claimed))
         seen = await on.until(claimed.record.job_id, lambda record: bool(record.outputs))
         await on.objects.head(seen.outputs[0].key)
-        told.set()
+        listed.set()
         ended = (await running).stored.record
     assert (seen.status, seen.progress_details.current_node) == (Status.RUNNING, "2")
     assert (ended.status, ended.outputs) == (Status.COMPLETED, seen.outputs)
 
 
-async def test_pictures_by_the_socket_are_counted_by_node(tmp_path: Path) -> None:
-    """SaveImageWebsocket writes no file; another node's picture is only a preview."""
+async def test_pictures_from_the_socket_are_outputs_of_their_node(tmp_path: Path) -> None:
+    """Pictures of SaveImageWebsocket are outputs, while pictures of other nodes are only previews."""
 
     def frame(node_id: str, body: bytes) -> bytes:
         metadata = json.dumps({"node_id": node_id, "image_type": "image/png"}).encode()
@@ -61,8 +61,8 @@ async def test_pictures_by_the_socket_are_counted_by_node(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("operation", ["upload_file", "conclude"])
-async def test_a_bucket_that_is_away_for_a_while_costs_no_job(tmp_path: Path, operation: str) -> None:
-    """Neither while an output is stored nor while the end is written."""
+async def test_a_temporary_bucket_failure_fails_no_job(tmp_path: Path, operation: str) -> None:
+    """A job completes although the bucket fails temporarily at an output's upload or at the job's end."""
     async with stage(tmp_path, painting(tmp_path)) as on:
         claimed = await on.claimed()
         on.objects.failures[operation] = 3
@@ -70,8 +70,8 @@ async def test_a_bucket_that_is_away_for_a_while_costs_no_job(tmp_path: Path, op
     assert (ended.status, len(ended.outputs), on.objects.failures[operation]) == (Status.COMPLETED, 1, 0)
 
 
-async def test_a_worker_that_is_stopped_while_it_writes_the_end_still_writes_it(tmp_path: Path) -> None:
-    """A job that is over is not run again."""
+async def test_a_worker_that_is_stopped_at_a_jobs_end_still_commits_it(tmp_path: Path) -> None:
+    """A worker that is stopped while it commits a job's end completes the commit."""
     async with stage(tmp_path, painting(tmp_path)) as on:
         claimed = await on.claimed()
         on.objects.held["conclude"] = asyncio.Event()
@@ -85,8 +85,8 @@ async def test_a_worker_that_is_stopped_while_it_writes_the_end_still_writes_it(
     assert ended.status is Status.COMPLETED
 
 
-async def test_a_cancelled_job_does_not_wait_for_its_inputs(tmp_path: Path) -> None:
-    """They may be large; nothing is submitted."""
+async def test_a_cancelled_job_does_not_wait_for_its_input_files(tmp_path: Path) -> None:
+    """A job that is cancelled during the download of its input files submits nothing."""
     async with stage(tmp_path, painting(tmp_path)) as on:
         await on.objects.put("media/a.png", b"a")
         medium = InputFile(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
@@ -101,8 +101,8 @@ async def test_a_cancelled_job_does_not_wait_for_its_inputs(tmp_path: Path) -> N
     assert on.comfy.state.posts == []
 
 
-async def test_an_engine_that_is_gone_with_its_files_fails_the_job(tmp_path: Path) -> None:
-    """And is to be restarted."""
+async def test_an_engine_that_is_lost_with_its_files_fails_the_job(tmp_path: Path) -> None:
+    """A job whose engine is lost fails, and the engine is marked for a restart."""
     async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
         result = await on.run(await on.claimed())
     detail = result.stored.record.error_detail
@@ -110,8 +110,8 @@ async def test_an_engine_that_is_gone_with_its_files_fails_the_job(tmp_path: Pat
     assert (detail.code, result.engine_suspect) == ("engine_unavailable", True)
 
 
-async def test_an_output_that_is_not_there_fails_the_job_and_keeps_the_others(tmp_path: Path) -> None:
-    """A node may name a file that it never wrote."""
+async def test_a_missing_output_fails_the_job_and_keeps_the_others(tmp_path: Path) -> None:
+    """A job with an output file that a node never wrote fails, and its other outputs are kept."""
     missing = {"images": [{"filename": "no.png", "subfolder": "", "type": "output"}]}
 
     async def script(play: Play) -> None:
@@ -130,8 +130,8 @@ LONG = "x" * 1_000_000
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_however_much_an_engine_says_a_record_stays_small(tmp_path: Path, fails: bool) -> None:
-    """A node's code can send any message: ids, classes and types of a megabyte, and results of nodes with such ids."""
+async def test_a_record_stays_small_despite_long_messages(tmp_path: Path, fails: bool) -> None:
+    """Ids, classes and types of a megabyte in messages of a node's code, and results of such nodes, are shortened."""
 
     async def script(play: Play) -> None:
         outputs = await paint(play, tmp_path)
@@ -159,8 +159,8 @@ async def test_however_much_an_engine_says_a_record_stays_small(tmp_path: Path, 
     assert len(ended.model_dump_json()) < 50_000
 
 
-async def test_whatever_a_node_says_the_record_is_written(tmp_path: Path) -> None:
-    """Half a surrogate pair is JSON, but not UTF-8."""
+async def test_invalid_unicode_from_a_node_does_not_break_the_record(tmp_path: Path) -> None:
+    """A record is written although a node's error and output contain half of a surrogate pair."""
     error = {
         "node_id": "1",
         "node_type": "Paint",
@@ -180,8 +180,8 @@ async def test_whatever_a_node_says_the_record_is_written(tmp_path: Path) -> Non
     assert [output.filename for output in ended.outputs] == ["text_output_1.txt", "ui_output_1__.json"]
 
 
-async def test_a_fault_of_the_engine_is_repeated_while_attempts_are_left(tmp_path: Path) -> None:
-    """The job goes back to the queue and tells why; the last attempt fails it."""
+async def test_an_engine_fault_is_retried_while_attempts_are_left(tmp_path: Path) -> None:
+    """A job with an engine fault is queued again with the fault's details, and its last attempt fails."""
     async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
         on.policy = quick_policy(interval_s=0.02, max_attempts=2)
         first = (await on.run(await on.claimed())).stored.record
@@ -199,8 +199,8 @@ async def test_a_fault_of_the_engine_is_repeated_while_attempts_are_left(tmp_pat
     assert (last.status, last.error_detail.code, last.error_detail.attempt) == (Status.FAILED, "engine_unavailable", 2)
 
 
-async def test_a_nodes_own_error_is_never_repeated(tmp_path: Path) -> None:
-    """It would fail again, and cost the GPU again."""
+async def test_a_nodes_own_error_is_never_retried(tmp_path: Path) -> None:
+    """An error of a node, which would occur again, fails the job at its first attempt."""
 
     async def script(play: Play) -> None:
         error = {"node_id": "1", "node_type": "Paint", "exception_type": "ValueError", "exception_message": "no"}
@@ -214,8 +214,8 @@ async def test_a_nodes_own_error_is_never_repeated(tmp_path: Path) -> None:
     assert (ended.status, ended.attempt, ended.error_detail.retryable) == (Status.FAILED, 1, False)
 
 
-async def test_a_job_to_be_cancelled_is_not_repeated(tmp_path: Path) -> None:
-    """Its engine failed at the same moment."""
+async def test_a_cancelled_job_is_not_retried(tmp_path: Path) -> None:
+    """A job that is cancelled when its engine fails is not retried."""
     async with stage(tmp_path, painting(tmp_path), ForgetfulFiles) as on:
         on.policy = quick_policy(interval_s=5, max_attempts=3)
         claimed = await on.claimed()
@@ -225,18 +225,16 @@ async def test_a_job_to_be_cancelled_is_not_repeated(tmp_path: Path) -> None:
     assert (ended.status, ended.error) == (Status.FAILED, "Cancelled by user")
 
 
-async def test_a_defect_fails_the_job_and_is_told_to_the_operator(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Its words may hold anything, so the client is not told them."""
+async def test_a_defect_fails_the_job_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A defect's message is logged but not shown to the client, because it may contain anything."""
     async with stage(tmp_path, painting(tmp_path), BrokenFiles) as on:
         ended = (await on.run(await on.claimed())).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "internal error; the worker's log has the details")
     assert "LookupError: a defect" in caplog.text
 
 
-async def test_an_input_that_is_no_longer_there(tmp_path: Path) -> None:
-    """Nothing is submitted without it."""
+async def test_a_missing_input_file_fails_the_job(tmp_path: Path) -> None:
+    """A job whose input file no longer exists fails without being submitted."""
     gone = InputFile(name="a.png", key="media/a.png", size_bytes=1, content_type="image/png")
     async with stage(tmp_path, painting(tmp_path)) as on:
         ended = (await on.run(await on.claimed(input_files=(gone,)))).stored.record
@@ -244,8 +242,8 @@ async def test_an_input_that_is_no_longer_there(tmp_path: Path) -> None:
     assert on.comfy.state.posts == []
 
 
-async def test_a_partner_key_that_is_no_longer_there(tmp_path: Path) -> None:
-    """The nodes that need it would fail later, on the GPU."""
+async def test_a_missing_partner_key_fails_the_job(tmp_path: Path) -> None:
+    """A job whose partner key no longer exists fails without being submitted."""
     async with stage(tmp_path, painting(tmp_path)) as on:
         ended = (await on.run(await on.claimed(has_partner_key=True))).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "the partner key is no longer there")
@@ -253,14 +251,14 @@ async def test_a_partner_key_that_is_no_longer_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "words"),
+    ("limit", "message"),
     [
         (UploadPolicy(max_outputs=1), "more than 1 outputs"),
         (UploadPolicy(max_output_bytes=4), "'a.txt' has 5 bytes, at most 4 are allowed"),
     ],
 )
-async def test_outputs_beyond_a_limit_fail_the_job(tmp_path: Path, limit: UploadPolicy, words: str) -> None:
-    """What was stored before is kept."""
+async def test_outputs_above_a_limit_fail_the_job(tmp_path: Path, limit: UploadPolicy, message: str) -> None:
+    """A job whose outputs exceed a limit fails, and outputs stored before are kept."""
 
     async def script(play: Play) -> None:
         outputs = await paint(play, tmp_path)
@@ -270,12 +268,12 @@ async def test_outputs_beyond_a_limit_fail_the_job(tmp_path: Path, limit: Upload
         on.policy = replace(on.policy, uploads=limit)
         ended = (await on.run(await on.claimed())).stored.record
     assert ended.error_detail is not None
-    assert (ended.status, ended.error_detail.code, ended.error) == (Status.FAILED, "output_failed", words)
+    assert (ended.status, ended.error_detail.code, ended.error) == (Status.FAILED, "output_failed", message)
     assert len(ended.outputs) < 2
 
 
-async def test_the_record_repeats_a_bounded_amount_of_text(tmp_path: Path) -> None:
-    """A thousand texts of 16 KiB would be read with the record by each GET and list; the files have all of them."""
+async def test_the_record_contains_a_limited_amount_of_text(tmp_path: Path) -> None:
+    """The record contains a limited amount of output text, and the output files contain all of it."""
 
     async def script(play: Play) -> None:
         outputs = {"2": {"text": ["aaaa", "bbbb", "c", "dddddddd"]}}
@@ -293,8 +291,8 @@ async def test_the_record_repeats_a_bounded_amount_of_text(tmp_path: Path) -> No
     ]
 
 
-async def test_a_node_that_names_a_file_and_is_no_output_runs_for_each_job(tmp_path: Path) -> None:
-    """ComfyUI would take it from its cache and name a file that went with the job before."""
+async def test_a_node_that_names_a_file_runs_for_each_job(tmp_path: Path) -> None:
+    """A node that is no output but names a file is not taken from the cache, as that file was removed with its job."""
     graph = {"1": {"class_type": "Painter", "inputs": {}}, "2": {"class_type": "Save", "inputs": {"image": ["1", 0]}}}
     async with stage(tmp_path, painting(tmp_path)) as on:
         for _ in range(2):

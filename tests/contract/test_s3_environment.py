@@ -1,4 +1,4 @@
-"""Whom the S3 adapter comes as, and how, is in its config, whatever the environment says."""
+"""The S3 adapter takes its credentials and options from its configuration, whatever the environment contains."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from storage.errors import PreconditionFailed
 
 pytestmark = pytest.mark.anyio
 
-STRAY = {
+FOREIGN_VARIABLES = {
     "AWS_ACCESS_KEY_ID": "SOMEONEELSE",
     "AWS_SECRET_ACCESS_KEY": "another",
     "AWS_SESSION_TOKEN": "left over",
@@ -20,11 +20,11 @@ STRAY = {
 }
 
 
-async def test_variables_that_were_set_for_others_change_nothing(
+async def test_foreign_environment_variables_have_no_effect(
     s3_config: S3Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The server refuses unsigned requests and strange keys, and a second write of what may only be created."""
-    for name, value in STRAY.items():
+    """Requests are signed with the configured key and creations stay conditional, despite foreign AWS variables."""
+    for name, value in FOREIGN_VARIABLES.items():
         monkeypatch.setenv(name, value)
     objects = S3ObjectStore(s3_config)
     try:

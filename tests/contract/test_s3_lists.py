@@ -1,4 +1,4 @@
-"""Keys are read out of LIST answers as the SDK reads them, whatever a server's XML looks like."""
+"""Keys in LIST responses are parsed as the SDK parses them, in every notation of a server's XML."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ ODD = ["a/ä ö.png", "a/b+c&d<e>.png", "a/%2F.png", "a/'\".png", "a/\U0001f600"
 
 
 class Listing(BaseHTTPRequestHandler):
-    """Answers every request with `body`."""
+    """A server that answers every request with `body`."""
 
     body: ClassVar[str] = ""
 
@@ -31,7 +31,7 @@ class Listing(BaseHTTPRequestHandler):
         self.wfile.write(answer)
 
     def log_message(self, *_: object) -> None:
-        """Not to stderr."""
+        """Logs nothing to stderr."""
 
 
 @contextmanager
@@ -61,8 +61,8 @@ async def listed(config: S3Config) -> tuple[list[str], bool]:
     return list(page.keys), page.more
 
 
-async def test_keys_of_a_real_server(s3_objects: S3ObjectStore) -> None:
-    """Names that XML and URLs write in another way come back as they were written."""
+async def test_keys_of_a_real_server_are_listed(s3_objects: S3ObjectStore) -> None:
+    """Keys that XML and URLs encode are listed as they were written."""
     for key in ODD:
         await s3_objects.put(key, b"")
     assert sorted((await s3_objects.list("a/")).keys) == sorted(ODD)
@@ -87,18 +87,18 @@ UNUSUAL = "<Contents><Key><![CDATA[a/<1>]]></Key></Contents><Contents x='1'><Key
     ],
     ids=["escaped as XML", "encoded as URLs", "other XML", "attributes", "none"],
 )
-async def test_every_way_of_writing_a_key(entries: str, encoding: str, keys: list[str]) -> None:
-    """What is written in an unusual way is left to the SDK's parser."""
+async def test_every_notation_of_a_key_is_parsed(entries: str, encoding: str, keys: list[str]) -> None:
+    """Keys in an unusual notation are left to the SDK's parser."""
     with answering(entries, encoding) as config:
         assert await listed(config) == (keys, True)
 
 
 def test_no_entry_reaches_the_sdks_parsers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thousand take each of them tens of milliseconds, in which no other thread runs."""
+    """No entry reaches the SDK's parsers, which block other threads for tens of milliseconds per thousand entries."""
     parsed: list[int] = []
     parser = ET.XMLParser
 
-    class Counting(parser):  # type: ignore[misc,valid-type]  # the class of before
+    class Counting(parser):  # type: ignore[misc,valid-type]  # the class before the patch
         def feed(self, data: bytes) -> None:
             parsed.append(len(data))
             super().feed(data)

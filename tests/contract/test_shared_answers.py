@@ -1,4 +1,4 @@
-"""Many clients that poll the same large answer cost the API and the bucket one reading of it at a time."""
+"""Many clients that poll the same large response cost the API and the bucket one read of it at a time."""
 
 import asyncio
 import threading
@@ -18,28 +18,28 @@ READERS = 16
 
 
 class SlowLists(MemoryObjectStore):
-    """Its lists are answered once `may_end` is set. `most` were under way at once."""
+    """A bucket that answers LISTs once `may_end` is set; `most` is the highest number of concurrent LISTs."""
 
     def __init__(self, clock: ManualClock) -> None:
         super().__init__(clock)
         self.may_end = asyncio.Event()
         self.may_end.set()
-        self.begun = asyncio.Event()
-        self.under_way = self.most = 0
+        self.started = asyncio.Event()
+        self.in_progress = self.most = 0
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
-        self.begun.set()
+        self.in_progress += 1
+        self.most = max(self.most, self.in_progress)
+        self.started.set()
         try:
             await self.may_end.wait()
             return await super().list(prefix, after=after, limit=limit)
         finally:
-            self.under_way -= 1
+            self.in_progress -= 1
 
     def hold(self) -> None:
         self.may_end.clear()
-        self.begun.clear()
+        self.started.clear()
         self.most = 0
 
 
@@ -47,8 +47,8 @@ class SlowLists(MemoryObjectStore):
     "path",
     ["/v1/batches/{batch_id}", "/v1/jobs?limit=200", "/v1/dead-letters", "/v1/webhooks/endpoints"],
 )
-async def test_readers_of_one_answer_share_it(clock: ManualClock, path: str) -> None:
-    """Each gets it whole; the bucket is asked for it by one of them at a time."""
+async def test_concurrent_readers_share_a_response(clock: ManualClock, path: str) -> None:
+    """Each of several readers gets the full response, and the bucket has at most one LIST in progress."""
     objects = SlowLists(clock)
     async with running_api(objects, clock) as api:
         sets = [[{"node": "1", "field": "color", "value": value}] for value in range(3)]
@@ -57,16 +57,16 @@ async def test_readers_of_one_answer_share_it(clock: ManualClock, path: str) -> 
         alone = (await api.client.get(path)).json()
         objects.hold()
         reading = [asyncio.create_task(api.client.get(path)) for _ in range(READERS)]
-        await objects.begun.wait()
-        await asyncio.sleep(0.3)  # for the others to arrive; were one late, it would still find one list at a time
+        await objects.started.wait()
+        await asyncio.sleep(0.3)  # for the others to arrive; a late one would still find at most one LIST
         objects.may_end.set()
         answers = await asyncio.gather(*reading)
         assert [answer.json() for answer in answers] == [alone] * READERS
         assert objects.most == 1
 
 
-async def test_readers_of_the_system_share_it(memory_api: Api) -> None:
-    """Of whatever tenant and with whatever query: for a second the bucket is asked for it once."""
+async def test_readers_of_the_system_share_a_response(memory_api: Api) -> None:
+    """GET /v1/system reads the bucket once a second for all tenants and queries."""
     async with await memory_api.client_of("other") as other:
         objects = cast(MemoryObjectStore, memory_api.objects)
         await other.get("/v1/limits")
@@ -79,10 +79,10 @@ async def test_readers_of_the_system_share_it(memory_api: Api) -> None:
 
 
 @pytest.mark.parametrize(("function", "path"), [("workflow_row", ""), ("workflow_view", "/sdxl")])
-async def test_workflows_are_judged_off_the_event_loop(
+async def test_workflows_are_checked_off_the_event_loop(
     memory_api: Api, monkeypatch: pytest.MonkeyPatch, function: str, path: str
 ) -> None:
-    """All that come with this project take milliseconds, in which nobody else would be answered."""
+    """Shipped workflows are checked in a thread, because all of them take milliseconds of the event loop."""
     threads: set[str] = set()
     render = getattr(workflows, function)
 

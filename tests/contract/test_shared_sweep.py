@@ -14,15 +14,15 @@ class Sweeps:
 
     def __init__(self) -> None:
         self.listed = threading.Semaphore(0)
-        self.begun = 0
+        self.started = 0
         self.released = threading.Event()
 
     async def sweep(self, signal: MemorySignal) -> None:
-        self.begun += 1
-        with signal.listen(OUTBOX_TOPIC) as bell:
+        self.started += 1
+        with signal.listen(OUTBOX_TOPIC) as listener:
             self.listed.release()
             while not self.released.is_set():
-                if await bell.wait(0.01):
+                if await listener.wait(0.01):
                     self.listed.release()
 
 
@@ -34,37 +34,37 @@ def sweeps() -> Iterator[Sweeps]:
 
 
 def test_a_call_during_a_sweep_wakes_it(sweeps: Sweeps) -> None:
-    """It does not wait until the slow receivers of the events before it have answered."""
+    """A call during a sweep makes it list again, without waiting for the slow receivers of earlier events."""
     shared = SharedSweep(sweeps.sweep)
     calls = [threading.Thread(target=shared.call) for _ in range(5)]
     for call in calls:
         call.start()
         assert sweeps.listed.acquire(timeout=30)
-    assert sweeps.begun == 1
+    assert sweeps.started == 1
     for call in calls[2:]:
         call.join(30)
     assert [call.is_alive() for call in calls] == [True, True, False, False, False]
     sweeps.released.set()
     for call in calls:
         call.join(30)
-    assert sweeps.begun == 2
+    assert sweeps.started == 2
 
 
-def test_a_call_after_a_sweep_begins_another(sweeps: Sweeps) -> None:
-    """Waking a sweep that has ended does nothing."""
+def test_a_call_after_a_sweep_starts_another(sweeps: Sweeps) -> None:
+    """A call after the end of a sweep starts another sweep."""
     shared = SharedSweep(sweeps.sweep)
     sweeps.released.set()
     shared.call()
     shared.call()
-    assert sweeps.begun == 2
+    assert sweeps.started == 2
 
 
-def test_a_sweep_that_fails_keeps_no_other_from_running(sweeps: Sweeps) -> None:
-    """The failure ends its own call."""
+def test_a_failed_sweep_does_not_prevent_the_next(sweeps: Sweeps) -> None:
+    """A failed sweep raises in its own call, and the next call starts another sweep."""
 
     async def failing(signal: MemorySignal) -> None:
-        if sweeps.begun == 0:
-            sweeps.begun += 1
+        if sweeps.started == 0:
+            sweeps.started += 1
             raise ValueError("not set")
         await sweeps.sweep(signal)
 
@@ -73,4 +73,4 @@ def test_a_sweep_that_fails_keeps_no_other_from_running(sweeps: Sweeps) -> None:
         shared.call()
     sweeps.released.set()
     shared.call()
-    assert sweeps.begun == 2
+    assert sweeps.started == 2

@@ -1,4 +1,4 @@
-"""Uploads, run times and what the engine can do, over the in-memory store and the real S3 server."""
+"""Stores of uploads, run times and engine information, on the in-memory store and the real S3 server."""
 
 from datetime import timedelta
 
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.real_bucket("bytes that a client puts by URL")
-async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore, clock: ManualClock) -> None:
-    """Not before, not with another length, not as another kind of file, and for its tenant only."""
+async def test_an_upload_is_usable_once_its_bytes_are_stored(objects: ObjectStore, clock: ManualClock) -> None:
+    """An upload is usable once its bytes have the announced length and type, and only by its tenant."""
     uploads = UploadStore(JobStore(objects, clock, MemorySignal()), objects, clock, expires_s=60)
     gif = b"GIF89a"
     record, signed = await uploads.create("default", size_bytes=6, content_type="image/png", filename="a.png")
@@ -39,7 +39,7 @@ async def test_an_upload_is_usable_once_its_bytes_are_there(objects: ObjectStore
 
 
 async def test_the_estimate_is_the_median_of_recent_runs(objects: ObjectStore, clock: ManualClock) -> None:
-    """Unknown until a job of this shape has completed; old runs are forgotten."""
+    """The estimate is the median of the recent run times of a workflow's shape, and unknown without any."""
     runtimes = RuntimeStore(objects, clock)
     assert await runtimes.estimate("default", "shape") is None
     for seconds in [1000.0] * 5 + [10.0, 12.0, 14.0] * 7:
@@ -47,8 +47,8 @@ async def test_the_estimate_is_the_median_of_recent_runs(objects: ObjectStore, c
     assert await RuntimeStore(objects, clock).estimate("default", "shape") == 12
 
 
-async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: ManualClock) -> None:
-    """Readers see it, and a changed one after a while."""
+async def test_engine_information_is_published(objects: ObjectStore, clock: ManualClock) -> None:
+    """Readers get published engine information, and changes of it after a while."""
     info = EngineInfoStore(objects, clock)
     assert not (await info.catalogue("default")).is_known
     await EngineInfoStore(objects, clock).publish("default", {"SaveImage": {}})
@@ -63,8 +63,8 @@ async def test_what_the_engine_can_do_is_published(objects: ObjectStore, clock: 
     assert not (await info.catalogue("another")).is_known
 
 
-async def test_what_an_engine_can_do_is_parsed_once_a_publication(objects: ObjectStore, clock: ManualClock) -> None:
-    """Looking again finds the same one until something else is published."""
+async def test_engine_information_is_parsed_once_per_publication(objects: ObjectStore, clock: ManualClock) -> None:
+    """Readers get the same parsed catalogue until other engine information is published."""
     info = EngineInfoStore(objects, clock)
     assert (await info.catalogue("default")).check(MODEL).faults == ()
     await info.publish("default", LOADER)
@@ -77,8 +77,8 @@ async def test_what_an_engine_can_do_is_parsed_once_a_publication(objects: Objec
     assert await info.catalogue("default") is not first
 
 
-async def test_a_list_of_models_is_not_believed_for_ever(objects: ObjectStore, clock: ManualClock) -> None:
-    """It refuses a job while it is young; not when it is old, when models were added, or when none were mounted."""
+async def test_a_list_of_models_expires(objects: ObjectStore, clock: ManualClock) -> None:
+    """A recent list of models refuses jobs, but not an old one, nor after models were added or with none mounted."""
     info = EngineInfoStore(objects, clock)
     await info.publish("default", LOADER)
     assert await refusals(info) == ["missing-model"]
@@ -96,8 +96,8 @@ async def test_a_list_of_models_is_not_believed_for_ever(objects: ObjectStore, c
     await info.files_changed("another")
 
 
-async def test_what_an_engine_said_long_ago_is_not_believed(objects: ObjectStore, clock: ManualClock) -> None:
-    """It may be another deployment's, and a refused job starts no worker that would know better."""
+async def test_engine_information_expires(objects: ObjectStore, clock: ManualClock) -> None:
+    """Old engine information refuses no job, because a refused job starts no worker that would renew it."""
     info = EngineInfoStore(objects, clock)
     await info.publish("default", {"Another": {}})
     assert await refusals(info) == ["unknown-node-class"]

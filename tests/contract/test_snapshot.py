@@ -1,4 +1,4 @@
-"""An engine that was started before its container's snapshot, and what it does where it comes to life again."""
+"""An engine that was started before its container's snapshot, and its behaviour after the restore."""
 
 import logging
 import sys
@@ -33,7 +33,7 @@ def _spec(folder: Path, device: str) -> EngineSpec:
 
 @asynccontextmanager
 async def restored(spec: EngineSpec, *, is_on_gpu: bool = False) -> AsyncIterator[tuple[SnapshotHost, int | None]]:
-    """The host after the restore, and the process that it had before."""
+    """The host after the restore, and the id of the process that it had before."""
     host = SnapshotHost(lambda: spec, is_on_gpu=is_on_gpu)
     try:
         await host.prepare()
@@ -44,26 +44,26 @@ async def restored(spec: EngineSpec, *, is_on_gpu: bool = False) -> AsyncIterato
         await host.stop()
 
 
-async def test_it_goes_on_where_it_finds_a_gpu(tmp_path: Path) -> None:
-    """The same process, which was told of a GPU, and found one."""
+async def test_an_engine_continues_where_it_finds_a_gpu(tmp_path: Path) -> None:
+    """An engine that was started with a pretended GPU continues in the same process if it finds a GPU."""
     async with restored(_spec(tmp_path, "cuda")) as (host, before):
         assert before is not None
         assert host.pid == before
         assert await host.engine.object_info()
 
 
-async def test_it_goes_on_with_the_memory_of_its_gpu(tmp_path: Path) -> None:
-    """Where the snapshot holds it, nothing was pretended, and nothing is asked again."""
+async def test_an_engine_continues_with_the_memory_of_its_gpu(tmp_path: Path) -> None:
+    """An engine whose GPU memory is in the snapshot continues without further checks."""
     spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
     async with restored(spec, is_on_gpu=True) as (host, before):
         assert host.pid == before
 
 
 @pytest.mark.parametrize("device", ["cpu", "none"])
-async def test_a_fresh_one_where_it_does_not_go_on(
+async def test_a_fresh_engine_replaces_one_that_cannot_continue(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Because it finds no GPU, or cannot be restored at all; loudly."""
+    """A fresh engine starts, with a warning, if the restored one finds no GPU or cannot be restored."""
     spec = _spec(tmp_path, device)
     if device == "none":
         spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
@@ -73,8 +73,8 @@ async def test_a_fresh_one_where_it_does_not_go_on(
     assert "a fresh one starts" in caplog.text
 
 
-async def test_a_fresh_one_for_another_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The probe after the restore decides: what was guessed before is not believed. It runs once."""
+async def test_a_fresh_engine_starts_for_another_attention(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A single probe after the restore decides on the attention, and a wrong guess causes a fresh start."""
     python = tmp_path / "venv" / "bin" / "python"
     package = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "sageattention"
     for folder in (python.parent, package):
@@ -91,8 +91,8 @@ async def test_a_fresh_one_for_another_attention(tmp_path: Path, caplog: pytest.
     assert (tmp_path / "probes").read_text() == "ran\n"
 
 
-async def test_the_fresh_one_is_asked_for_where_the_gpu_is(tmp_path: Path) -> None:
-    """Not where the snapshot was taken: there no GPU was seen, and the engine would run on the CPU."""
+async def test_the_fresh_engine_is_specified_after_the_restore(tmp_path: Path) -> None:
+    """The fresh engine's specification is made after the restore, because no GPU is visible before."""
     seen: list[str] = []
 
     def spec() -> EngineSpec:
@@ -102,15 +102,15 @@ async def test_the_fresh_one_is_asked_for_where_the_gpu_is(tmp_path: Path) -> No
     host = SnapshotHost(spec, is_on_gpu=False)
     try:
         await host.prepare()
-        asked_before = len(seen)
+        calls_before = len(seen)
         await host.start()
-        assert len(seen) > asked_before
+        assert len(seen) > calls_before
     finally:
         await host.stop()
 
 
-async def test_one_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None:
-    """A fresh engine answers."""
+async def test_an_engine_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None:
+    """A fresh engine replaces one that died in the snapshot."""
     host = SnapshotHost(lambda: _spec(tmp_path, "cuda"), is_on_gpu=False)
     await host.prepare()
     await host._process.stop()
@@ -121,8 +121,10 @@ async def test_one_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None
         await host.stop()
 
 
-async def test_one_that_does_not_start_is_not_in_the_snapshot(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The snapshot is taken without it; the start afterwards says why it cannot be."""
+async def test_an_engine_that_does_not_start_is_not_in_the_snapshot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A snapshot is taken without an engine that does not start, and the later start reports the reason."""
     spec = replace(_spec(tmp_path, "cuda"), command=[sys.executable, "-c", "raise SystemExit('no')"])
     host = SnapshotHost(lambda: spec, is_on_gpu=False)
     await host.prepare()
@@ -131,27 +133,27 @@ async def test_one_that_does_not_start_is_not_in_the_snapshot(tmp_path: Path, ca
         await host.start()
 
 
-def test_what_the_pretending_engine_is_told(tmp_path: Path) -> None:
-    """No --cpu, and the attention that is likely; the environment says that the GPU is not there."""
+def test_an_engine_with_a_pretended_gpu_has_its_own_options(tmp_path: Path) -> None:
+    """An engine with a pretended GPU starts without --cpu, with the likely attention and a variable that says so."""
     package = tmp_path / "venv" / "lib" / "python3.12" / "site-packages" / "sageattention"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
     python = tmp_path / "venv" / "bin" / "python"
     spec = EngineSpec.comfyui(tmp_path, python=python, folders=EngineFolders(tmp_path / "w"), cpu=True)
-    told = pretending(spec)
-    assert "--cpu" not in told.command
-    assert "--use-sage-attention" in told.command
-    assert told.environment["COMFYUI_MODAL_PRETEND_GPU"] == "1"
+    pretended = pretending(spec)
+    assert "--cpu" not in pretended.command
+    assert "--use-sage-attention" in pretended.command
+    assert pretended.environment["COMFYUI_MODAL_PRETEND_GPU"] == "1"
     (package / "__init__.py").unlink()
     assert "--use-pytorch-cross-attention" in pretending(spec).command
 
 
-async def test_a_real_comfyui_is_told_of_a_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Where COMFYUI_DIR names one: it starts with the pretended GPU; without a real one a fresh engine takes over."""
+async def test_a_real_comfyui_starts_with_a_pretended_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A real ComfyUI, where COMFYUI_DIR names one, starts with a pretended GPU and is replaced without a real one."""
     caplog.set_level(logging.INFO)
     settings = EngineSettings()
     if settings.comfyui_dir is None:
-        return  # the tests above are what can be seen without one
+        return  # the tests above cover the case without ComfyUI
     spec = EngineSpec.comfyui(
         settings.comfyui_dir,
         python=settings.comfyui_python,
@@ -166,10 +168,10 @@ async def test_a_real_comfyui_is_told_of_a_gpu(tmp_path: Path, caplog: pytest.Lo
         assert await host.engine.object_info()
 
 
-async def test_one_that_is_warm_in_the_snapshot_is_not_warmed_again(
+async def test_an_engine_that_is_warm_in_the_snapshot_is_not_warmed_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the snapshot holds the GPU's memory, the models are in it; a fresh engine after it is warmed."""
+    """An engine whose GPU memory is in the snapshot is not warmed again, and a fresh engine after it is."""
     caplog.set_level(logging.INFO)
     spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
     snapshot = SnapshotHost(lambda: spec, is_on_gpu=True)

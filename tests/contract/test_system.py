@@ -1,4 +1,4 @@
-"""GET /v1/system and costs, over the in-memory store and the real S3 server; the commands that show them."""
+"""GET /v1/system and costs, on the in-memory store and the real S3 server, and the commands that show them."""
 
 import json
 from collections.abc import AsyncIterator
@@ -77,8 +77,8 @@ async def run_one(api: Api, clock: ManualClock, seconds: float, runtime: Runtime
     return shown
 
 
-async def test_system_tells_what_workers_said(api: Api, clock: ManualClock) -> None:
-    """Every pool of the deployment, whether one has told or not."""
+async def test_system_shows_the_published_worker_facts(api: Api, clock: ManualClock) -> None:
+    """GET /v1/system shows every pool, with the facts that its worker has published."""
     await api.stores.worker_facts.publish("h100", facts(clock))
     answer = await api.client.get("/v1/system")
     assert answer.headers["cache-control"] == "no-store"
@@ -90,8 +90,8 @@ async def test_system_tells_what_workers_said(api: Api, clock: ManualClock) -> N
     assert worker["attention"] == ATTENTION.model_dump()
 
 
-async def test_system_tells_of_an_engine_that_does_not_start(api: Api, clock: ManualClock) -> None:
-    """How often, why, and until when nothing is tried; the command says the same."""
+async def test_system_shows_failed_engine_starts(api: Api, clock: ManualClock) -> None:
+    """GET /v1/system and the command show the number, reason and pause of failed engine starts."""
     for number in range(3):
         await api.stores.engine_starts.fail("h100", f"ta-{number}", "the engine ended", ("no kernel image",))
     pools = (await api.client.get("/v1/system")).json()["pools"]
@@ -105,14 +105,14 @@ async def test_system_tells_of_an_engine_that_does_not_start(api: Api, clock: Ma
     )
 
 
-async def test_system_needs_the_key(api: Api) -> None:
-    """As everything below /v1."""
+async def test_system_needs_a_key(api: Api) -> None:
+    """GET /v1/system refuses a request without a valid key."""
     answer = await api.client.get("/v1/system", headers={"authorization": "Bearer other"})
     assert answer.status_code == 401
 
 
-async def test_facts_that_cannot_be_read_count_as_absent(objects: ObjectStore, clock: ManualClock) -> None:
-    """Another version may have written them; the next worker writes them anew."""
+async def test_unreadable_worker_facts_count_as_absent(objects: ObjectStore, clock: ManualClock) -> None:
+    """Worker facts that another version wrote count as absent until the next worker replaces them."""
     store = WorkerFactsStore(objects)
     await objects.put(keys.worker_facts("default"), b'{"worker": "w", "colour": "green"}')
     assert await store.read("default") is None
@@ -120,8 +120,8 @@ async def test_facts_that_cannot_be_read_count_as_absent(objects: ObjectStore, c
     assert await store.read("default") == facts(clock)
 
 
-async def test_a_job_tells_what_it_ran_on_and_has_cost(api: Api, clock: ManualClock) -> None:
-    """All its attempts together; the list says the same."""
+async def test_a_job_shows_its_runtime_and_cost(api: Api, clock: ManualClock) -> None:
+    """A job and the job list show the cost of all attempts together, and the job its runtime."""
     queued = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
     waiting = (await api.client.get(f"/v1/jobs/{queued}")).json()
     assert waiting["runtime"] is None
@@ -135,31 +135,36 @@ async def test_a_job_tells_what_it_ran_on_and_has_cost(api: Api, clock: ManualCl
     assert [(row["job_id"], row["cost"]) for row in rows] == [(job["job_id"], job["cost"])]
 
 
-async def test_a_running_job_costs_what_its_worker_last_reported(api: Api, clock: ManualClock) -> None:
-    """So that an answer differs only where the record does."""
+async def test_a_running_job_shows_its_last_reported_cost(api: Api, clock: ManualClock) -> None:
+    """The cost of a running job changes only with its record."""
     job_id = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
     await api.queue.claim("default", "w", L40S)
     clock.set(clock.now() + timedelta(seconds=5))
     assert (await api.client.get(f"/v1/jobs/{job_id}")).json()["cost"]["gpu_seconds"] == 0.0
 
 
-async def test_a_worker_tells_of_itself(tmp_path: Path) -> None:
-    """The lite engine has neither GPU nor attention, and its jobs cost their time alone."""
+async def test_a_worker_publishes_its_facts(tmp_path: Path) -> None:
+    """A worker with the lite engine publishes no GPU and no attention, and its jobs have time but no price."""
     async with workbench(tmp_path) as bench:
-        told = await bench.stores.worker_facts.read("default")
-        assert told is not None
-        assert (told.worker, told.engine, told.gpu, told.attention.backend) == ("w1", "lite", None, None)
-        assert told.python_version
+        published = await bench.stores.worker_facts.read("default")
+        assert published is not None
+        assert (published.worker, published.engine, published.gpu, published.attention.backend) == (
+            "w1",
+            "lite",
+            None,
+            None,
+        )
+        assert published.python_version
         record = await bench.run(saved("blue"))
     assert record.runtime is not None
     assert (record.runtime.worker, record.runtime.gpu) == ("w1", None)
-    assert record.runtime.engine_version == told.comfyui_version
-    assert [(one.gpu, one.usd) for one in record.usage] == [(None, None)]
+    assert record.runtime.engine_version == published.comfyui_version
+    assert [(part.gpu, part.usd) for part in record.usage] == [(None, None)]
     assert record.usage[0].seconds > 0
 
 
-async def test_the_first_job_of_a_worker_tells_how_long_the_start_took(tmp_path: Path) -> None:
-    """The next one found its worker ready."""
+async def test_the_first_job_of_a_worker_has_the_phases_of_its_start(tmp_path: Path) -> None:
+    """The first job of a worker has the durations of the worker's start, and the next job has none."""
     async with workbench(tmp_path) as bench:
         first, second = [await bench.run(saved(name)) for name in ("a", "b")]
     assert first.runtime is not None
@@ -171,7 +176,7 @@ async def test_the_first_job_of_a_worker_tells_how_long_the_start_took(tmp_path:
 
 
 async def test_a_job_shows_the_phases_of_its_workers_start(api: Api, clock: ManualClock) -> None:
-    """Null before the first attempt, and where nothing had to be started."""
+    """A job shows the phases of its worker's start, and null before its first attempt."""
     start = {"engine": 12.5, "announce": 0.3, "total": 12.9}
     waiting = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
     assert (await api.client.get(f"/v1/jobs/{waiting}")).json()["timings"] == {"start": None}
@@ -181,19 +186,19 @@ async def test_a_job_shows_the_phases_of_its_workers_start(api: Api, clock: Manu
     assert "start" not in job["runtime"]
 
 
-async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
-    """`jobs cost` and `system`, for people and as JSON."""
+async def test_the_commands_show_costs_and_system(clock: ManualClock, capsys: pytest.CaptureFixture[str]) -> None:
+    """`jobs cost` and `system` show costs and workers as text and as JSON."""
     async with running_api(MemoryObjectStore(clock), clock) as api:
         await api.stores.worker_facts.publish("default", facts(clock))
         await run_one(api, clock, 10.0)
         await run_one(api, clock, 1.0, None)
         target = ("--api-url", str(api.client.base_url), "--api-key", KEY)
 
-        async def said(*words: str) -> tuple[int, str]:
-            code = await anyio.to_thread.run_sync(lambda: main([*words, *target]))
+        async def run_command(*arguments: str) -> tuple[int, str]:
+            code = await anyio.to_thread.run_sync(lambda: main([*arguments, *target]))
             return code, capsys.readouterr().out
 
-        code, text = await said("jobs", "cost", "--since", "2020-01-01", "--json")
+        code, text = await run_command("jobs", "cost", "--since", "2020-01-01", "--json")
         costs = json.loads(text)
         assert (code, costs["total"]) == (
             0,
@@ -203,8 +208,8 @@ async def test_the_commands_show_it(clock: ManualClock, capsys: pytest.CaptureFi
             ("L40S", "completed", 0.01),
             (None, "completed", 0.0),
         ]
-        assert "L40S" in (await said("jobs", "cost", "--since", "2020-01-01"))[1]
-        assert json.loads((await said("jobs", "cost", "--since", "2100-01-01", "--json"))[1])["rows"] == []
-        assert (await said("jobs", "cost", "--since", "yesterday"))[0] == REFUSED
-        assert json.loads((await said("system", "--json"))[1])["pools"][0]["worker"]["worker"] == "ta-1"
-        assert "NVIDIA L40S, 48 GiB" in (await said("system"))[1]
+        assert "L40S" in (await run_command("jobs", "cost", "--since", "2020-01-01"))[1]
+        assert json.loads((await run_command("jobs", "cost", "--since", "2100-01-01", "--json"))[1])["rows"] == []
+        assert (await run_command("jobs", "cost", "--since", "yesterday"))[0] == REFUSED
+        assert json.loads((await run_command("system", "--json"))[1])["pools"][0]["worker"]["worker"] == "ta-1"
+        assert "NVIDIA L40S, 48 GiB" in (await run_command("system"))[1]

@@ -1,6 +1,6 @@
-"""Two tenants: whatever one of them asks, of the other it learns and changes nothing.
+"""Isolation of two tenants: no request of one reveals or changes anything of the other.
 
-The table of operations is gone through as a whole, so that a new one cannot be forgotten.
+The tests go through the whole table of operations, so that a new operation cannot be forgotten.
 """
 
 import base64
@@ -32,10 +32,10 @@ from tests.support.watched_bucket import WatchedBucket
 pytestmark = pytest.mark.anyio
 
 VICTIM, ATTACKER = "acme", "acme-2"
-"""Of which one's name begins with the other's: their folders lie side by side."""
+"""One name is a prefix of the other, so that their folders are adjacent."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 SHARED = {"name": "still", "type": "comfyui.job.completed.v1", "number": "0"}
-"""Parameters of a path that are no tenant's."""
+"""Path parameters that belong to no tenant."""
 QUERIES = {
     "get_job": ("?wait=1",),
     "cancel_job": ("?purge=true",),
@@ -51,8 +51,8 @@ VARYING = frozenset({"date", "x-request-id"})
 
 
 @dataclass(frozen=True, slots=True)
-class Belongings:
-    """The ids of what a tenant has; `job_id` is over and has an output, a log, a delivery and a dead letter."""
+class Resources:
+    """The ids of a tenant's resources; the job has ended and has an output, a log, a delivery and a dead letter."""
 
     job_id: str
     batch_id: str
@@ -60,32 +60,32 @@ class Belongings:
     upload_id: str
 
     @classmethod
-    def unknown(cls) -> "Belongings":
+    def unknown(cls) -> "Resources":
         job_id = str(uuid.uuid4())
         return cls(job_id, str(uuid.uuid4()), f"evt_{job_id}_000001", str(uuid.uuid4()))
 
     def ids(self) -> Mapping[str, str]:
-        """By the names of parameters."""
+        """The ids by the names of path parameters."""
         return {"job_id": self.job_id, "batch_id": self.batch_id, "event_id": self.event_id}
 
 
 @dataclass(frozen=True, slots=True)
-class Town:
-    """An API with both tenants in it."""
+class World:
+    """An API with both tenants."""
 
     api: Api
     bucket: WatchedBucket
     post: Post
     attacker: httpx.AsyncClient
-    theirs: Belongings
-    own: Belongings
+    theirs: Resources
+    own: Resources
 
-    def taken(self) -> dict[str, bytes]:
-        """Everything of the victim."""
+    def victims_objects(self) -> dict[str, bytes]:
+        """All objects of the victim."""
         return {key: body for key, body in self.bucket.contents().items() if is_victims(key)}
 
-    async def seen(self, call: Callable[[], Awaitable[httpx.Response]], ids: Belongings) -> tuple[Any, ...]:
-        """An answer and its cost, without what differs from request to request and without the ids."""
+    async def seen(self, call: Callable[[], Awaitable[httpx.Response]], ids: Resources) -> tuple[Any, ...]:
+        """A response and its cost, without ids and without headers that differ between requests."""
         self.bucket.watch()
         answer = await call()
         headers = {name: value for name, value in answer.headers.items() if name not in VARYING}
@@ -94,36 +94,36 @@ class Town:
 
 
 def is_victims(key: str) -> bool:
-    """A key below the tenant's folder, or a hint that names it."""
+    """Whether a key is in the victim's folder, or is an index key that names the victim."""
     return f"/{VICTIM}/" in key or key.endswith(f"-{VICTIM}")
 
 
-def blind(text: str, ids: Belongings) -> str:
+def blind(text: str, ids: Resources) -> str:
     for name in (ids.event_id, ids.job_id, ids.batch_id, ids.upload_id):
         text = text.replace(name, "ID")
     return re.sub(r"evt_[0-9a-f-]{36}|[0-9a-f]{8}-[0-9a-f-]{27}", "NEW", text)
 
 
-async def settled(api: Api, post: Post, tenant: str) -> Belongings:
-    """Give the tenant one of everything."""
+async def create_resources(api: Api, post: Post, tenant: str) -> Resources:
+    """Creates one resource of each kind for the tenant."""
     hook: dict[str, Any] = {"webhook_url": "https://hooks.example/x", "webhook_events": ["completed"]}
     async with await api.client_of(tenant) as client:
         headers = {"idempotency-key": "once"}
         job_id = (await client.post("/v1/jobs", json={"workflow": BLUE, **hook}, headers=headers)).json()["job_id"]
-        await ended(api, tenant)
+        await complete_job(api, tenant)
         post.receiver.answers = [Answer(415, 5)]
         await post.send()
         (event_id,) = (letter["event_id"] for letter in (await client.get("/v1/dead-letters")).json()["dead_letters"])
         await api.stores.endpoints.failed(tenant, hook["webhook_url"], disable=None, scale=1)
-        wanted = {"size_bytes": 3, "content_type": "model/gltf-binary"}
-        upload_id = (await client.post("/v1/uploads", json=wanted)).json()["upload_id"]
+        upload_request = {"size_bytes": 3, "content_type": "model/gltf-binary"}
+        upload_id = (await client.post("/v1/uploads", json=upload_request)).json()["upload_id"]
         await api.objects.put(f"tenants/{tenant}/uploads/{upload_id}/data", b"{ }", content_type="model/gltf-binary")
         batch = await client.post("/v1/batches", json={"jobs": [{"workflow": BLUE}]})
-        return Belongings(job_id, batch.json()["batch_id"], event_id, upload_id)
+        return Resources(job_id, batch.json()["batch_id"], event_id, upload_id)
 
 
-async def ended(api: Api, tenant: str) -> None:
-    """Be the worker of the one job that waits."""
+async def complete_job(api: Api, tenant: str) -> None:
+    """Completes the queued job as its worker."""
     claimed = await api.queue.claim("default", "w")
     assert claimed is not None
     record = claimed.record
@@ -143,21 +143,21 @@ async def ended(api: Api, tenant: str) -> None:
 
 
 @pytest.fixture
-async def town(clock: ManualClock) -> AsyncIterator[Town]:
+async def world(clock: ManualClock) -> AsyncIterator[World]:
     bucket = WatchedBucket(clock)
     config = ApiConfig(api_key=KEY, webhook_test_wait_s=0.05, cancel_wait_s=0.05)
     async with running_api(bucket, clock, config) as api, await api.client_of(ATTACKER) as attacker:
         post = Post(bucket, clock)
-        own = await settled(api, post, ATTACKER)
+        own = await create_resources(api, post, ATTACKER)
         for key in (await bucket.list("queue/")).keys:
-            await bucket.delete(key)  # so that the next job to be claimed is the other tenant's
-        theirs = await settled(api, post, VICTIM)
-        await attacker.get("/v1/system")  # its key is known from here on
-        yield Town(api, bucket, post, attacker, theirs, own)
+            await bucket.delete(key)  # so that the other tenant's job is claimed next
+        theirs = await create_resources(api, post, VICTIM)
+        await attacker.get("/v1/system")  # its key is cached from here on
+        yield World(api, bucket, post, attacker, theirs, own)
 
 
-def path_of(operation: Operation, ids: Belongings) -> str:
-    """KeyError for a parameter of which nobody has said whose it is."""
+def path_of(operation: Operation, ids: Resources) -> str:
+    """The operation's path for these ids; raises KeyError for a parameter whose owner is not declared."""
     path = operation.path
     for parameter in operation.parameters:
         if parameter.where == "path":
@@ -169,63 +169,63 @@ BY_ID = [operation for operation in OPERATIONS if "_id}" in operation.path]
 
 
 @pytest.mark.parametrize("operation", BY_ID, ids=lambda operation: operation.id)
-async def test_a_foreign_id_is_an_unknown_id(town: Town, operation: Operation) -> None:
-    """By every method: the same status, headers and body, the same requests to the bucket, and none to the victim's."""
-    before = town.taken()
+async def test_a_foreign_id_is_indistinguishable_from_an_unknown_id(world: World, operation: Operation) -> None:
+    """By every method, a foreign and an unknown id give the same response and the same bucket requests."""
+    before = world.victims_objects()
     for query in ("", *QUERIES.get(operation.id, ())):
         for method in METHODS:
             answers = []
-            for ids in (town.theirs, Belongings.unknown()):
+            for ids in (world.theirs, Resources.unknown()):
                 path = path_of(operation, ids) + query
-                answers.append(await town.seen(lambda path=path, m=method: town.attacker.request(m, path), ids))  # type: ignore[misc]
-                assert not [key for _, key in town.bucket.touched if is_victims(key)]
+                answers.append(await world.seen(lambda path=path, m=method: world.attacker.request(m, path), ids))  # type: ignore[misc]
+                assert not [key for _, key in world.bucket.touched if is_victims(key)]
             assert answers[0] == answers[1]
             assert answers[0][0] in (404, 405)
-    assert town.taken() == before
+    assert world.victims_objects() == before
 
 
-async def test_there_are_foreign_ids_to_try(town: Town) -> None:
-    """The victim itself finds all of it: what the attacker is refused is there."""
-    async with await town.api.client_of(VICTIM) as victim:
+async def test_the_foreign_ids_exist(world: World) -> None:
+    """The victim itself can read all resources whose ids are refused to the attacker."""
+    async with await world.api.client_of(VICTIM) as victim:
         for operation in BY_ID:
             if operation.method == "get":
-                answer = await victim.get(path_of(operation, town.theirs), follow_redirects=False)
+                answer = await victim.get(path_of(operation, world.theirs), follow_redirects=False)
                 assert answer.status_code in (200, 302), operation.id
     assert {operation.id for operation in OPERATIONS} >= set(QUERIES)
 
 
-async def test_the_attackers_own_event_is_not_reached_by_a_foreign_job(town: Town) -> None:
-    """Nor a foreign event by its own job."""
-    before = town.taken()
+async def test_an_event_is_found_only_by_its_own_job(world: World) -> None:
+    """A redelivery is refused if the job or the event belongs to the other tenant."""
+    before = world.victims_objects()
     for job_id, event_id in (
-        (town.theirs.job_id, town.own.event_id),
-        (town.own.job_id, town.theirs.event_id),
+        (world.theirs.job_id, world.own.event_id),
+        (world.own.job_id, world.theirs.event_id),
     ):
-        answer = await town.attacker.post(f"/v1/jobs/{job_id}/deliveries/{event_id}/redeliver")
+        answer = await world.attacker.post(f"/v1/jobs/{job_id}/deliveries/{event_id}/redeliver")
         assert answer.status_code == 404
-    assert town.taken() == before
+    assert world.victims_objects() == before
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
-async def test_no_operation_touches_another_tenant(town: Town, operation: Operation) -> None:
-    """With its own ids and a body that is accepted: no key of the victim is read or written, no answer names one."""
-    before = town.taken()
+async def test_no_operation_touches_another_tenant(world: World, operation: Operation) -> None:
+    """An accepted operation with the attacker's own ids neither accesses nor returns anything of the victim."""
+    before = world.victims_objects()
     for query in ("", *QUERIES.get(operation.id, ())):
-        town.bucket.watch()
-        path = path_of(operation, town.own) + query
-        answer = await town.attacker.request(
+        world.bucket.watch()
+        path = path_of(operation, world.own) + query
+        answer = await world.attacker.request(
             operation.method, path, json=operation.example, headers={"idempotency-key": "mine"}, follow_redirects=False
         )
         assert answer.status_code < 500
-        assert not [key for _, key in town.bucket.touched if is_victims(key)]
-        for secret in (*town.theirs.ids().values(), town.theirs.upload_id, SECRET_LINE):
+        assert not [key for _, key in world.bucket.touched if is_victims(key)]
+        for secret in (*world.theirs.ids().values(), world.theirs.upload_id, SECRET_LINE):
             assert secret not in answer.text + str(answer.headers)
-    assert town.taken() == before
+    assert world.victims_objects() == before
 
 
-async def test_a_foreign_upload_is_an_unknown_upload(town: Town) -> None:
-    """In every body that names one."""
-    before = town.taken()
+async def test_a_foreign_upload_is_indistinguishable_from_an_unknown_upload(world: World) -> None:
+    """Every request that names a foreign upload gets the response for an unknown upload."""
+    before = world.victims_objects()
     cases: Mapping[str, Callable[[str], Any]] = {
         "/v1/jobs": lambda upload: {"workflow": LOADS, "media": [{"name": "a.png", "upload_id": upload}]},
         "/v1/batches": lambda upload: {
@@ -240,77 +240,77 @@ async def test_a_foreign_upload_is_an_unknown_upload(town: Town) -> None:
     )
     for path, document in cases.items():
         answers = []
-        for ids in (town.theirs, Belongings.unknown()):
+        for ids in (world.theirs, Resources.unknown()):
             body = document(ids.upload_id)
-            answers.append(await town.seen(lambda path=path, b=body: town.attacker.post(path, json=b), ids))  # type: ignore[misc]
-            assert not [key for _, key in town.bucket.touched if is_victims(key)]
+            answers.append(await world.seen(lambda path=path, b=body: world.attacker.post(path, json=b), ids))  # type: ignore[misc]
+            assert not [key for _, key in world.bucket.touched if is_victims(key)]
         assert answers[0] == answers[1]
         assert answers[0][0] == 422
-        accepted = await town.attacker.post(path, json=document(town.own.upload_id))
+        accepted = await world.attacker.post(path, json=document(world.own.upload_id))
         assert accepted.status_code == 202, accepted.text
-    assert town.taken() == before
+    assert world.victims_objects() == before
 
 
 def takes_media(operation: Operation) -> bool:
     return operation.request is not None and "media" in operation.request.model_fields
 
 
-async def test_foreign_dead_letters_are_not_replayed(town: Town) -> None:
-    """Neither by name nor with all of one's own."""
-    before = town.taken()
-    named = await town.attacker.post("/v1/dead-letters/replay", json={"event_ids": [town.theirs.event_id]})
+async def test_foreign_dead_letters_are_not_replayed(world: World) -> None:
+    """A replay, of named events or of all, affects only the tenant's own dead letters."""
+    before = world.victims_objects()
+    named = await world.attacker.post("/v1/dead-letters/replay", json={"event_ids": [world.theirs.event_id]})
     assert (named.status_code, named.json()) == (202, {"replayed": []})
-    everything = await town.attacker.post("/v1/dead-letters/replay", json={})
-    assert everything.json() == {"replayed": [town.own.event_id]}
-    assert town.taken() == before
+    everything = await world.attacker.post("/v1/dead-letters/replay", json={})
+    assert everything.json() == {"replayed": [world.own.event_id]}
+    assert world.victims_objects() == before
 
 
-async def test_lists_show_ones_own_alone(town: Town) -> None:
-    """Also from a cursor that the other tenant was given."""
-    stored = (await town.api.stores.jobs.read(VICTIM, town.theirs.job_id)).record
+async def test_lists_show_only_the_tenants_own_resources(world: World) -> None:
+    """Lists show only the tenant's own resources, even with a cursor of the other tenant."""
+    stored = (await world.api.stores.jobs.read(VICTIM, world.theirs.job_id)).record
     entry = ListEntry(stored.created_at, stored.job_id, None).key(VICTIM, None).rsplit("/", 1)[1]
     for cursor in ("", f"&cursor={_cursor(entry)}"):
-        shown = (await town.attacker.get(f"/v1/jobs?limit=200{cursor}")).json()["jobs"]
-        assert town.theirs.job_id not in {row["job_id"] for row in shown}
-    letters = (await town.attacker.get("/v1/dead-letters")).json()["dead_letters"]
-    assert [letter["event_id"] for letter in letters] == [town.own.event_id]
-    assert len((await town.attacker.get("/v1/webhooks/endpoints")).json()["endpoints"]) == 1
+        shown = (await world.attacker.get(f"/v1/jobs?limit=200{cursor}")).json()["jobs"]
+        assert world.theirs.job_id not in {row["job_id"] for row in shown}
+    letters = (await world.attacker.get("/v1/dead-letters")).json()["dead_letters"]
+    assert [letter["event_id"] for letter in letters] == [world.own.event_id]
+    assert len((await world.attacker.get("/v1/webhooks/endpoints")).json()["endpoints"]) == 1
 
 
-async def test_an_idempotency_key_is_ones_own(town: Town) -> None:
-    """The same key, and even the same body, makes another tenant's request no replay, and no conflict."""
-    before = town.taken()
-    async with await town.api.client_of("third") as third:
+async def test_an_idempotency_key_belongs_to_its_tenant(world: World) -> None:
+    """The same idempotency key of another tenant causes neither a replay nor a conflict."""
+    before = world.victims_objects()
+    async with await world.api.client_of("third") as third:
         for body in ({"workflow": BLUE}, {"workflow": BLUE, "priority": 1}):
             answer = await third.post("/v1/jobs", json=body, headers={"idempotency-key": "once"})
             assert answer.status_code == (202 if "priority" not in body else 409)
             assert answer.headers.get("idempotency-replayed") is None
-    assert town.taken() == before
+    assert world.victims_objects() == before
 
 
 @pytest.mark.parametrize("tenant", [VICTIM, ATTACKER])
-async def test_presigned_urls_lead_to_ones_own_objects(town: Town, tenant: str) -> None:
-    """An output's, and an upload's."""
-    own = {VICTIM: town.theirs, ATTACKER: town.own}[tenant]
-    async with await town.api.client_of(tenant) as client:
+async def test_presigned_urls_point_to_the_tenants_own_objects(world: World, tenant: str) -> None:
+    """Presigned URLs of outputs and uploads point into the tenant's own folder."""
+    own = {VICTIM: world.theirs, ATTACKER: world.own}[tenant]
+    async with await world.api.client_of(tenant) as client:
         shown = (await client.get(f"/v1/jobs/{own.job_id}")).json()["outputs"][0]["url"]
         put = (await client.post("/v1/uploads", json={"size_bytes": 1, "content_type": "image/png"})).json()["url"]
     assert shown.startswith(f"memory://tenants/{tenant}/jobs/{own.job_id}/")
     assert put.startswith(f"memory://tenants/{tenant}/uploads/")
 
 
-async def test_time_does_not_tell_a_foreign_id_from_an_unknown_one(town: Town) -> None:
-    """Nor a wrong secret of a known key from an unknown key: drawn in turn, neither kind is mostly the slower one."""
+async def test_response_times_do_not_reveal_foreign_ids(world: World) -> None:
+    """Response times do not distinguish foreign from unknown ids, or wrong secrets of known keys from unknown keys."""
     chance = random.Random(7)  # noqa: S311  shuffles, guards nothing
-    known = await town.api.new_key(VICTIM)
+    known = await world.api.new_key(VICTIM)
     wrong, unknown = new_key(known.split("_")[2]), new_key("aaaaaaaa")
-    stranger = str(uuid.uuid4())
+    unknown_id = str(uuid.uuid4())
     kinds: Sequence[tuple[Callable[[], Awaitable[httpx.Response]], Callable[[], Awaitable[httpx.Response]]]] = (
         (
-            lambda: town.attacker.get(f"/v1/jobs/{town.theirs.job_id}"),
-            lambda: town.attacker.get(f"/v1/jobs/{stranger}"),
+            lambda: world.attacker.get(f"/v1/jobs/{world.theirs.job_id}"),
+            lambda: world.attacker.get(f"/v1/jobs/{unknown_id}"),
         ),
-        (lambda: _with_key(town, wrong), lambda: _with_key(town, unknown)),
+        (lambda: _with_key(world, wrong), lambda: _with_key(world, unknown)),
     )
     for first, second in kinds:
         times: tuple[list[float], list[float]] = ([], [])
@@ -324,17 +324,17 @@ async def test_time_does_not_tell_a_foreign_id_from_an_unknown_one(town: Town) -
 
 
 def slower(some: Sequence[float], others: Sequence[float]) -> float:
-    """How often one of `some` is slower than one of `others` (Mann and Whitney's U over all pairs): 0.5 if alike.
+    """The share of pairs in which `some` is slower than `others` (Mann and Whitney's U): 0.5 if both are alike.
 
-    With 100 of each, its standard deviation is 0.04 where there is no difference.
+    With 100 values of each kind, its standard deviation is 0.04 if there is no difference.
     """
     ordered = sorted(others)
     wins = sum(bisect_left(ordered, value) + bisect_right(ordered, value) for value in some)
     return wins / (2 * len(some) * len(others))
 
 
-async def _with_key(town: Town, key: str) -> httpx.Response:
-    return await town.attacker.get("/v1/jobs/x", headers={"authorization": f"Bearer {key}"})
+async def _with_key(world: World, key: str) -> httpx.Response:
+    return await world.attacker.get("/v1/jobs/x", headers={"authorization": f"Bearer {key}"})
 
 
 def _cursor(entry: str) -> str:

@@ -1,4 +1,4 @@
-"""Clients that ask for large answers and do not read them, against a real server."""
+"""Clients that request large responses and do not read them, on a real server."""
 
 import asyncio
 import socket
@@ -16,12 +16,12 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1024**2
 LARGE = BLUE | {str(n): {"class_type": "PrimitiveString", "inputs": {"value": "x" * 1_000_000}} for n in range(3, 9)}
-"""A graph of 6 MB: more than the kernel keeps for both ends."""
+"""A graph of 6 MB, which is more than the kernel buffers at both ends."""
 
 
 @asynccontextmanager
-async def deaf(api: Api, path: str) -> AsyncIterator[None]:
-    """A client that has asked for this, and reads nothing of it but that it comes."""
+async def unread_request(api: Api, path: str) -> AsyncIterator[None]:
+    """A client that has sent this request and reads only the beginning of the response."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((api.client.base_url.host, api.client.base_url.port))
@@ -30,13 +30,13 @@ async def deaf(api: Api, path: str) -> AsyncIterator[None]:
         yield
 
 
-async def test_large_answers_that_are_not_read(clock: ManualClock) -> None:
-    """They count for their tenant alone until they are read or broken off; small ones are answered all the same."""
+async def test_unread_large_responses_are_limited(clock: ManualClock) -> None:
+    """Unread large responses count for their own tenant until their client reads or leaves, and small ones are sent."""
     config = ApiConfig(api_key=KEY, max_unread_bytes=10 * MIB)
     async with running_api(MemoryObjectStore(clock), clock, config) as api, await api.client_of("other") as other:
         job_id = (await submit(api, workflow=LARGE))["job_id"]
         others = (await other.post("/v1/jobs", json={"workflow": LARGE})).json()["job_id"]
-        async with deaf(api, f"/v1/jobs/{job_id}/workflow"):
+        async with unread_request(api, f"/v1/jobs/{job_id}/workflow"):
             refusal = await api.client.get(f"/v1/jobs/{job_id}/workflow")
             assert (refusal.status_code, refusal.headers["retry-after"]) == (429, "1")
             assert refusal.json()["type"] == "/problems/too-many-requests"
@@ -50,8 +50,8 @@ async def test_large_answers_that_are_not_read(clock: ManualClock) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 10 * MIB])
-async def test_a_large_answer_is_whole(clock: ManualClock, most: int) -> None:
-    """In however many pieces it comes; the only one is sent even if it is larger than the limit."""
+async def test_a_large_response_is_complete(clock: ManualClock, most: int) -> None:
+    """A large response is sent in full in any number of pieces, even above the limit if it is the only one."""
     config = ApiConfig(api_key=KEY, max_unread_bytes=most)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         for length in (10, 65_400, 65_536, 131_072, 300_001):

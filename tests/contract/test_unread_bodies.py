@@ -1,4 +1,4 @@
-"""Requests whose head is enough to refuse them: answered before their body is read."""
+"""Requests that are refused by their head are answered before their body is read."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.support.api_server import KEY, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
-LIVENESS_S = 20
+TIME_LIMIT_S = 20
 JSON = "content-type: application/json"
 GOOD = f"authorization: Bearer {KEY}"
 
@@ -25,11 +25,11 @@ async def api(clock: ManualClock) -> AsyncIterator[Api]:
 
 
 async def status_of_head(api: Api, method: str, path: str, *fields: str) -> int:
-    """What is answered to a head whose body never comes."""
+    """The status of the response to a head whose body never arrives."""
     reader, writer = await asyncio.open_connection(api.client.base_url.host, api.client.base_url.port)
     writer.write("\r\n".join((f"{method} {path} HTTP/1.1", "host: here", *fields, "", "")).encode())
     try:
-        async with asyncio.timeout(LIVENESS_S):
+        async with asyncio.timeout(TIME_LIMIT_S):
             return int((await reader.readline()).split()[1])
     finally:
         writer.close()
@@ -40,18 +40,21 @@ async def status_of_head(api: Api, method: str, path: str, *fields: str) -> int:
     ("method", "path", "key", "status"),
     [
         ("POST", "/v1/jobs", "", 401),
-        ("POST", "/v1/batches", "authorization: Bearer ck_test_nobody", 401),
+        ("POST", "/v1/batches", "authorization: Bearer ck_test_unknown", 401),
         ("POST", "/v1/nothing", GOOD, 404),
         ("POST", "/nothing", "", 404),
         ("PUT", "/v1/jobs", GOOD, 405),
     ],
 )
-async def test_a_body_that_is_not_wanted(api: Api, method: str, path: str, key: str, status: int, size: str) -> None:
-    """Without a good key, or where nothing takes it."""
+async def test_a_request_without_a_key_or_an_operation_is_refused_by_its_head(
+    api: Api, method: str, path: str, key: str, status: int, size: str
+) -> None:
+    """A request without a valid key, or to an unknown operation, is refused before its body arrives."""
     assert await status_of_head(api, method, path, *filter(None, (key, JSON, size))) == status
 
 
-async def test_a_key_that_may_not_write(api: Api) -> None:
+async def test_a_key_without_the_scope_is_refused_by_its_head(api: Api) -> None:
+    """A request whose key lacks the scope is refused before its body arrives."""
     key = await api.new_key("default", "jobs:read")
     head = (f"authorization: Bearer {key}", JSON, "content-length: 900")
     assert await status_of_head(api, "POST", "/v1/jobs", *head) == 403
@@ -59,14 +62,14 @@ async def test_a_key_that_may_not_write(api: Api) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/batches", "/v1/workflows/still/jobs"])
 @pytest.mark.parametrize("size", ["1001", "9" * 17])
-async def test_a_body_beyond_its_limit(api: Api, path: str, size: str) -> None:
-    """Its Content-Length says so."""
+async def test_a_body_above_its_limit_is_refused_by_its_head(api: Api, path: str, size: str) -> None:
+    """A request whose Content-Length exceeds the limit is refused before its body arrives."""
     assert await status_of_head(api, "POST", path, GOOD, JSON, f"content-length: {size}") == 413
 
 
 @pytest.mark.parametrize("charset", ["utf-16", '"UTF-32LE"', "iso-8859-1"])
-async def test_a_body_in_another_charset(api: Api, charset: str) -> None:
-    """JSON is UTF-8, whatever the operation."""
+async def test_a_body_in_another_charset_is_refused_by_its_head(api: Api, charset: str) -> None:
+    """A request with JSON in another charset than UTF-8 is refused before its body arrives."""
     kind = f"content-type: application/json; charset={charset}"
     for path in ("/v1/jobs", "/v1/uploads"):
         assert await status_of_head(api, "POST", path, GOOD, kind, "content-length: 900") == 415

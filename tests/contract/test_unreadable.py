@@ -1,4 +1,4 @@
-"""A record that this version cannot read, for a newer one wrote it or it is damaged: it keeps nothing else waiting."""
+"""A record that this version cannot read, because it is newer or damaged, delays nothing else."""
 
 import json
 
@@ -21,15 +21,15 @@ def shop(objects: ObjectStore, clock: ManualClock) -> Shop:
 
 
 async def spoil(shop: Shop, record: JobRecord) -> bytes:
-    """As a version would write it that knows one field more; returns what stood there."""
+    """Adds a field that only a newer version knows, and returns the previous record."""
     key = keys.record(record.tenant, record.job_id)
     before = (await shop.objects.get(key)).body
     await shop.objects.put(key, json.dumps({**json.loads(before), "from_the_future": 1}).encode())
     return before
 
 
-async def test_an_unreadable_job_says_so(shop: Shop) -> None:
-    """It is no unknown job: it is there."""
+async def test_an_unreadable_job_is_an_error(shop: Shop) -> None:
+    """Reading an unreadable record fails with its own error and not as an unknown job."""
     record = await shop.queued()
     await spoil(shop, record)
     with pytest.raises(RecordUnreadable):
@@ -38,7 +38,7 @@ async def test_an_unreadable_job_says_so(shop: Shop) -> None:
 
 @pytest.mark.real_bucket("bytes that are no record")
 async def test_the_next_job_is_claimed(shop: Shop) -> None:
-    """Also if the unreadable one is the best; its queue key stays for workers that can read it."""
+    """A claim skips an unreadable job and leaves its queue key to workers that can read it."""
     first, second = await shop.queued(priority=5), await shop.queued()
     before = await spoil(shop, first)
     assert (await shop.claim()).job_id == second.job_id
@@ -47,7 +47,7 @@ async def test_the_next_job_is_claimed(shop: Shop) -> None:
 
 
 async def test_other_lost_jobs_are_recovered(shop: Shop) -> None:
-    """The unreadable one keeps its timer, and is recovered as soon as it can be read."""
+    """Other lost jobs are recovered, and the unreadable job keeps its timer until it can be read."""
     first, second = await shop.claimed(), await shop.claimed()
     before = await spoil(shop, first)
     shop.pass_time(LEASE_S + 1)
@@ -59,8 +59,8 @@ async def test_other_lost_jobs_are_recovered(shop: Shop) -> None:
     assert (await shop.read(first)).status is Status.QUEUED
 
 
-async def test_no_worker_is_asked_for_it(shop: Shop) -> None:
-    """A GPU that starts could do nothing about it; others get theirs."""
+async def test_no_worker_is_requested_for_an_unreadable_job(shop: Shop) -> None:
+    """No worker is requested for an unreadable job, which it could not run."""
     first, _ = await shop.queued(), await shop.queued()
     await spoil(shop, first)
     shop.pass_time(minutes=1)
@@ -69,7 +69,7 @@ async def test_no_worker_is_asked_for_it(shop: Shop) -> None:
 
 
 async def test_other_timers_are_handled(shop: Shop) -> None:
-    """What is due behind it is done."""
+    """Timers after that of an unreadable job are handled."""
     first, second = await shop.completed(), await shop.completed()
     await spoil(shop, first.record)
     shop.pass_time(days=8)
@@ -78,8 +78,8 @@ async def test_other_timers_are_handled(shop: Shop) -> None:
         await shop.read(second.record)
 
 
-async def test_the_list_shows_the_others(shop: Shop) -> None:
-    """A page without the row that cannot be shown."""
+async def test_the_job_list_omits_an_unreadable_job(shop: Shop) -> None:
+    """A page of jobs omits the unreadable job and shows the others."""
     first, second = await shop.queued(), await shop.queued()
     await spoil(shop, first)
     page = await shop.jobs.page(first.tenant, status=None, limit=10, cursor=None)

@@ -1,4 +1,4 @@
-"""A warm engine: it has run a workflow before the first job, and is none the worse for one that fails."""
+"""A warm engine has run a workflow before the first job, and a failing warm-up does no harm."""
 
 import logging
 from pathlib import Path
@@ -28,8 +28,8 @@ def _fails(kind: str) -> dict[str, Any]:
     }
 
 
-async def test_it_has_run_and_left_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The phases are in the log, with their seconds."""
+async def test_a_warm_up_leaves_no_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warm-up leaves no output, and the durations of the start's phases are logged."""
     caplog.set_level(logging.INFO)
     host = WarmHost(_host(tmp_path), _fails("none"), ExecutionPolicy(), limit_s=60)
     await host.start()
@@ -45,8 +45,8 @@ async def test_it_has_run_and_left_nothing(tmp_path: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("kind", ["runtime", "crash"])
-async def test_one_that_fails_is_a_warning(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The engine is a fresh one then, and ready."""
+async def test_a_failed_warm_up_is_a_warning(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """After a failed warm-up, a working engine is ready and a warning is logged."""
     host = WarmHost(_host(tmp_path), _fails(kind), ExecutionPolicy(), limit_s=60)
     await host.start()
     try:
@@ -57,8 +57,8 @@ async def test_one_that_fails_is_a_warning(kind: str, tmp_path: Path, caplog: py
     assert "could not be warmed up" in caplog.text
 
 
-async def test_one_that_takes_too_long_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It is not waited for."""
+async def test_a_warm_up_that_takes_too_long_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A warm-up that exceeds its limit is abandoned with a warning."""
     graph = _fails("none") | {"2": {"class_type": "LiteHang", "inputs": {"image": ["1", 0], "seconds": 3600.0}}}
     host = WarmHost(_host(tmp_path), graph, ExecutionPolicy(), limit_s=0.5)
     await host.start()
@@ -67,7 +67,7 @@ async def test_one_that_takes_too_long_is_a_warning(tmp_path: Path, caplog: pyte
 
 
 def test_the_setting_names_a_shipped_workflow(tmp_path: Path) -> None:
-    """Another name is refused at the start, and tells the known ones."""
+    """The setting accepts the name of a shipped workflow, and refuses another name with a list of the known ones."""
     host = _host(tmp_path)
     assert warm(Settings(bucket="tests"), host) is host
     assert isinstance(warm(Settings(bucket="tests", warm_up="words"), host), WarmHost)

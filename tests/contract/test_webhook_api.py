@@ -1,4 +1,4 @@
-"""Deliveries, dead letters, tests and schemas of webhooks over HTTP, on a clock that the test moves."""
+"""Deliveries, dead letters, tests and schemas of webhooks over HTTP, on a clock that the test controls."""
 
 import asyncio
 from collections import Counter
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Begins now: verifiers refuse what is old."""
+    """A clock that begins now, because verifiers refuse old timestamps."""
     return ManualClock(SystemClock().now().replace(microsecond=0))
 
 
@@ -36,7 +36,7 @@ async def api(clock: ManualClock) -> AsyncIterator[tuple[Api, Post]]:
 
 
 async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
-    """Every attempt, without what may be secret in the receiver's URL; a redelivery has the same id."""
+    """Deliveries show every attempt without secrets of the receiver's URL, and a redelivery has the same id."""
     server, post = api
     document = {"workflow": BLUE, "webhook_url": f"{URL}?token=secret", "webhook_events": ["queued"]}
     job_id = (await server.client.post("/v1/jobs", json=document)).json()["job_id"]
@@ -54,34 +54,34 @@ async def test_deliveries_are_shown_and_repeated(api: tuple[Api, Post]) -> None:
         assert (refused.status_code, refused.json()["type"]) == (404, "/problems/unknown-event")
 
 
-async def test_a_tenant_tests_so_many_receivers_at_once(clock: ManualClock) -> None:
-    """One more test is refused at once and stores nothing; that of another tenant is sent."""
+async def test_concurrent_webhook_tests_of_a_tenant_are_limited(clock: ManualClock) -> None:
+    """A webhook test above the limit is refused and stores nothing, while that of another tenant is sent."""
     config = ApiConfig(api_key="test-key", webhook_test_wait_s=60, max_webhook_tests=2)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
-        hanging = [asyncio.create_task(_tested(api.client, number)) for number in range(2)]
+        hanging = [asyncio.create_task(_send_test(api.client, number)) for number in range(2)]
         await until(lambda: len(_entries(api)) == 2)
-        refused = await _tested(api.client, 2)
+        refused = await _send_test(api.client, 2)
         assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-requests")
         assert refused.headers["retry-after"] == "1"
         assert len(_entries(api)) == 2
         async with await api.client_of("other") as other:
-            hanging.append(asyncio.create_task(_tested(other, 3)))
+            hanging.append(asyncio.create_task(_send_test(other, 3)))
             await until(lambda: len(_entries(api)) == 3)
             await Post(api.objects, clock).send()
             assert {answer.status_code for answer in await asyncio.gather(*hanging)} == {200}
 
 
-async def _tested(client: httpx.AsyncClient, number: int) -> httpx.Response:
+async def _send_test(client: httpx.AsyncClient, number: int) -> httpx.Response:
     return await client.post("/v1/webhooks/test", json={"url": f"https://{number}.example.com/hook"}, timeout=90)
 
 
 def _entries(api: Api) -> list[str]:
     objects = cast(MemoryObjectStore, api.objects)
-    return [key for key in objects.keys() if key.startswith(OUTBOX)]  # noqa: SIM118  it is no dict
+    return [key for key in objects.keys() if key.startswith(OUTBOX)]  # noqa: SIM118  it is not a dict
 
 
-async def test_the_end_is_shown_however_much_progress_was_told(api: tuple[Api, Post]) -> None:
-    """Deliveries of progress that was superseded are neither read nor shown, and cannot be repeated."""
+async def test_the_end_is_shown_after_much_progress(api: tuple[Api, Post]) -> None:
+    """Superseded deliveries of progress are neither read nor shown, and cannot be repeated."""
     server, post = api
     stored, now = await post.claimed("progress", "completed"), post.clock.now()
     for number in range(3):
@@ -99,7 +99,7 @@ async def test_the_end_is_shown_however_much_progress_was_told(api: tuple[Api, P
 
 
 async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:
-    """All, or those that are named; page by page."""
+    """Dead letters are listed page by page, and all or the named ones are replayed."""
     server, post = api
     records = [await post.completed("completed") for _ in range(3)]
     post.receiver.answers = [Answer(415, 5)] * 3
@@ -108,9 +108,9 @@ async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> No
     assert len(page["dead_letters"]) == 2
     rest = (await server.client.get(f"/v1/dead-letters?limit=2&cursor={page['next_cursor']}")).json()
     assert (len(rest["dead_letters"]), rest["next_cursor"]) == (1, None)
-    wanted = f"evt_{records[0].job_id}_000001"
-    one = await server.client.post("/v1/dead-letters/replay", json={"event_ids": [wanted]})
-    assert one.json() == {"replayed": [wanted]}
+    event_id = f"evt_{records[0].job_id}_000001"
+    named = await server.client.post("/v1/dead-letters/replay", json={"event_ids": [event_id]})
+    assert named.json() == {"replayed": [event_id]}
     assert len((await server.client.post("/v1/dead-letters/replay", json={})).json()["replayed"]) == 2
     await post.send()
     assert len(post.receiver.posts) == 6
@@ -118,8 +118,8 @@ async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> No
     assert (await server.client.get("/v1/dead-letters?cursor=x")).status_code == 422
 
 
-async def test_a_replay_costs_two_writes_a_letter(api: tuple[Api, Post]) -> None:
-    """Its pointer and its record: a receiver that is well already is not written down as well again."""
+async def test_a_replay_costs_two_writes_per_dead_letter(api: tuple[Api, Post]) -> None:
+    """A replay writes an outbox entry and a record per dead letter, and does not update a healthy endpoint."""
     server, post = api
     for _ in range(5):
         await post.completed("completed")
@@ -130,11 +130,11 @@ async def test_a_replay_costs_two_writes_a_letter(api: tuple[Api, Post]) -> None
     assert (_requests(post) - before)["PUT"] == 2 * 5
 
 
-async def test_a_receiver_is_tested(api: tuple[Api, Post]) -> None:
-    """202 while no deliverer has come to it; the event is a signed one of its own type."""
+async def test_a_webhook_test_sends_a_signed_event(api: tuple[Api, Post]) -> None:
+    """A webhook test gets 202 until a deliverer sends a signed event of its own type."""
     server, post = api
-    asked = await server.client.post("/v1/webhooks/test", json={"url": URL})
-    assert (asked.status_code, asked.json()["status"]) == (202, "pending")
+    response = await server.client.post("/v1/webhooks/test", json={"url": URL})
+    assert (response.status_code, response.json()["status"]) == (202, "pending")
     await post.send()
     assert [event["type"] for event in post.receiver.events()] == ["comfyui.webhook.test.v1"]
     (endpoint,) = (await server.client.get("/v1/webhooks/endpoints")).json()["endpoints"]
@@ -145,8 +145,8 @@ async def test_a_receiver_is_tested(api: tuple[Api, Post]) -> None:
     assert not [key for key in await server.keys() if "/tests/" in key]
 
 
-async def test_schemas_and_keys_are_open(api: tuple[Api, Post]) -> None:
-    """A receiver has no API key."""
+async def test_schemas_and_public_keys_need_no_api_key(api: tuple[Api, Post]) -> None:
+    """Schemas and public keys are served without an API key, which a receiver does not have."""
     server, _ = api
     schema = (await server.client.get("/schemas/comfyui.job.completed.v1.json", headers={"authorization": ""})).json()
     assert "job_id" in schema["properties"]
@@ -154,8 +154,8 @@ async def test_schemas_and_keys_are_open(api: tuple[Api, Post]) -> None:
     assert (await server.client.get("/.well-known/webhook-keys.json")).json() == {"keys": []}
 
 
-async def test_events_that_nobody_could_verify_are_refused(clock: ManualClock) -> None:
-    """A deployment without a secret; a job that brings its own is welcome."""
+async def test_webhooks_are_refused_without_a_secret(clock: ManualClock) -> None:
+    """A deployment without a secret refuses jobs with a webhook, unless they bring their own secret."""
     config = ApiConfig(api_key="test-key", signs_webhooks=False)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         document = {"workflow": BLUE, "webhook_url": URL}
@@ -166,7 +166,7 @@ async def test_events_that_nobody_could_verify_are_refused(clock: ManualClock) -
 
 
 async def test_a_bad_webhook_secret_is_refused(api: tuple[Api, Post]) -> None:
-    """And not repeated."""
+    """A bad webhook secret is refused and not repeated in the response."""
     server, _ = api
     document = {"workflow": BLUE, "webhook_url": URL, "webhook_secret": "whsec_dG9vIHNob3J0"}
     refused = await server.client.post("/v1/jobs", json=document)

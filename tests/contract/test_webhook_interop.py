@@ -1,4 +1,4 @@
-"""Our requests as other people's libraries see them: Standard Webhooks, Svix and CloudEvents, in Python."""
+"""This project's webhook requests, checked with the Python libraries of Standard Webhooks, Svix and CloudEvents."""
 
 import base64
 import re
@@ -28,19 +28,21 @@ PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
 
 @pytest.fixture
 def events() -> list[SignedEvent]:
-    """While a secret rotates: each request has two signatures."""
+    """Events that were signed during a rotation of secrets, each with two signatures."""
     return signed_events(datetime.now(UTC), (OTHER, SECRET))
 
 
-def test_every_type_of_event_is_tried(events: list[SignedEvent]) -> None:
-    """Jobs, batches and tests."""
+def test_every_event_type_is_covered(events: list[SignedEvent]) -> None:
+    """These tests cover the events of jobs, batches and webhook tests."""
     assert {event.type for event in events} == set(TYPES)
 
 
 @pytest.mark.parametrize("verifier", [Webhook, svix.Webhook], ids=["standardwebhooks", "svix"])
 @pytest.mark.parametrize("secret", [SECRET, OTHER], ids=["old", "new"])
-def test_the_official_verifiers_take_it(events: list[SignedEvent], verifier: Callable[[str], Any], secret: str) -> None:
-    """With either secret; and not if a byte of the body, or the secret, is another."""
+def test_the_official_verifiers_accept_each_event(
+    events: list[SignedEvent], verifier: Callable[[str], Any], secret: str
+) -> None:
+    """The official verifiers accept each event with either secret, and no altered body and no other secret."""
     for event in events:
         headers = dict(event.headers)
         verifier(secret).verify(event.body, headers)
@@ -50,8 +52,8 @@ def test_the_official_verifiers_take_it(events: list[SignedEvent], verifier: Cal
             verifier(new_secret()).verify(event.body, headers)
 
 
-def test_an_ed25519_signature_stands_beside() -> None:
-    """It verifies with the public key alone, and verifiers of v1 skip it."""
+def test_an_ed25519_signature_is_added() -> None:
+    """An additional Ed25519 signature is valid for the public key, and verifiers of v1 skip it."""
     key = "whsk_" + base64.b64encode(secrets.token_bytes(32)).decode()
     (event, *_) = signed_events(datetime.now(UTC), (SECRET,), key)
     Webhook(SECRET).verify(event.body, dict(event.headers))
@@ -61,8 +63,8 @@ def test_an_ed25519_signature_stands_beside() -> None:
     Ed25519PublicKey.from_public_bytes(public).verify(base64.b64decode(v1a), signed)
 
 
-def test_it_is_a_cloud_event(events: list[SignedEvent]) -> None:
-    """Parsed by the CloudEvents SDK; its data is as the schema says that it names."""
+def test_each_event_is_a_cloud_event(events: list[SignedEvent]) -> None:
+    """The CloudEvents SDK parses each event, and its data fulfils the named schema."""
     for event in events:
         message = HTTPMessage(headers=dict(event.headers), body=event.body)
         parsed = from_http(message, JSONFormat(), CloudEvent)
@@ -72,8 +74,8 @@ def test_it_is_a_cloud_event(events: list[SignedEvent]) -> None:
         jsonschema.validate(parsed.get_data(), document, format_checker=jsonschema.FormatChecker())
 
 
-def test_every_type_has_a_schema() -> None:
-    """Valid by its own meta-schema, under the address that events name."""
+def test_every_event_type_has_a_schema() -> None:
+    """Each event type has a valid schema at the address that its events name."""
     for kind in TYPES:
         document = schema(kind, "https://api.example")
         jsonschema.Draft202012Validator.check_schema(document)
@@ -84,11 +86,11 @@ def test_every_type_has_a_schema() -> None:
 async def test_the_receiver_in_the_docs_works(
     events: list[SignedEvent], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The Python one, as it stands on the page: takes each event once, and none that is not signed."""
+    """The Python receiver on the docs page accepts each event once and refuses unsigned requests."""
     (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     monkeypatch.setenv("WEBHOOK_SECRET", SECRET)
     names: dict[str, Any] = {}
-    exec(source, names)  # noqa: S102  it is our own page
+    exec(source, names)  # noqa: S102  the page belongs to this repository
     transport = httpx.ASGITransport(names["app"])
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver.example") as client:
         unsigned = {"ce-id": "evt_other", "ce-type": "other", "ce-source": "/other", "ce-specversion": "1.0"}

@@ -1,4 +1,4 @@
-"""One POST to a receiver over a real connection: what it sends, what it believes, and what it does not wait for."""
+"""One POST to a receiver over a real connection: its content, the evaluation of the response, and its time limits."""
 
 import asyncio
 import socket
@@ -66,8 +66,8 @@ async def moved(_: web.Request) -> web.Response:
     return web.Response(status=307, headers={"location": "/take"})
 
 
-async def says(request: web.Request) -> web.Response:
-    """What the query asks it to answer."""
+async def respond(request: web.Request) -> web.Response:
+    """Responds with the status and headers of the query."""
     return web.Response(status=int(request.query["status"]), headers=dict(request.query))
 
 
@@ -79,7 +79,7 @@ async def allow(request: web.Request) -> web.Response:
 @asynccontextmanager
 async def serving() -> AsyncIterator[str]:
     app = web.Application()
-    for handler in (take, long, endless, hang, trickle, cut, moved, says):
+    for handler in (take, long, endless, hang, trickle, cut, moved, respond):
         app.router.add_post(f"/{handler.__name__}", handler)
     app.router.add_route("OPTIONS", "/allow", allow)
     app.router.add_route("OPTIONS", "/endless", endless)
@@ -108,37 +108,37 @@ async def post(url: str, timeout_s: float = 10.0) -> Answer:
     return await local_poster(timeout_s).post("acme", url, HEADERS, BODY)
 
 
-async def test_what_was_signed_arrives(receiver: str) -> None:
-    """Headers and body as they were given."""
+async def test_signed_headers_and_body_arrive(receiver: str) -> None:
+    """The signed headers and body arrive unchanged."""
     answer = await post(f"{receiver}/take")
     assert (answer.status, answer.error, answer.excerpt) == (204, None, None)
 
 
 @pytest.mark.parametrize(("path", "status"), [("long", 500), ("endless", 200)])
-async def test_the_beginning_of_an_answer_is_kept(receiver: str, path: str, status: int) -> None:
-    """4 KB of it, however long it goes on."""
+async def test_the_beginning_of_a_response_is_kept(receiver: str, path: str, status: int) -> None:
+    """The first 4 KB of a response are kept, however long it is."""
     answer = await post(f"{receiver}/{path}")
     assert (answer.status, answer.excerpt) == (status, "x" * EXCERPT_BYTES)
 
 
 @pytest.mark.parametrize("path", ["hang", "trickle"])
-async def test_patience_ends(receiver: str, path: str) -> None:
-    """For the whole of an answer, not for each byte of it."""
+async def test_a_response_has_a_time_limit(receiver: str, path: str) -> None:
+    """The time limit applies to the whole response and not to each byte."""
     answer = await post(f"{receiver}/{path}", timeout_s=0.3)
     assert (answer.status, answer.is_refused) == (None, False)
     assert answer.error == "no complete answer within 0.3 s"
 
 
-async def test_an_answer_that_breaks_off_is_none(receiver: str) -> None:
-    """Also if its status was 200."""
+async def test_a_truncated_response_is_an_error(receiver: str) -> None:
+    """A truncated response is an error, even if its status was 200."""
     answer = await post(f"{receiver}/cut")
     assert answer.status is None
     assert answer.error is not None
     assert "Error" in answer.error
 
 
-async def test_an_error_does_not_repeat_much_of_an_answer() -> None:
-    """What is no HTTP may be long, and each attempt keeps its error."""
+async def test_an_error_contains_a_limited_part_of_a_response() -> None:
+    """The error for a response that is not HTTP has a limited length."""
 
     async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 2x0 " + b"\x01" * 50_000 + b"\r\n\r\n")
@@ -154,13 +154,13 @@ async def test_an_error_does_not_repeat_much_of_an_answer() -> None:
     assert len(answer.error or "") <= MAX_ERROR
 
 
-async def test_a_redirect_is_an_answer(receiver: str) -> None:
-    """It is not followed."""
+async def test_a_redirect_is_not_followed(receiver: str) -> None:
+    """A redirect counts as the response and is not followed."""
     assert (await post(f"{receiver}/moved")).status == 307
 
 
 @pytest.mark.parametrize(
-    ("query", "wanted"),
+    ("query", "expected"),
     [
         ("status=429&retry-after=7", {"status": 429, "retry_after": "7"}),
         ("status=200&webhook-delivery=Disable", {"status": 200, "wants_no_more": True}),
@@ -168,14 +168,14 @@ async def test_a_redirect_is_an_answer(receiver: str) -> None:
         ("status=200&webhook-delivery=whatever", {"wants_no_more": False, "aborts": False}),
     ],
 )
-async def test_wishes_of_the_receiver_are_heard(receiver: str, query: str, wanted: dict[str, object]) -> None:
-    """In its headers."""
-    answer = await post(f"{receiver}/says?{query}")
-    assert {name: getattr(answer, name) for name in wanted} == wanted
+async def test_response_headers_control_the_delivery(receiver: str, query: str, expected: dict[str, object]) -> None:
+    """Headers of a response set a retry delay, disable the endpoint or abort the message."""
+    answer = await post(f"{receiver}/respond?{query}")
+    assert {name: getattr(answer, name) for name in expected} == expected
 
 
-async def test_tls_to_a_plain_port_is_no_answer(receiver: str) -> None:
-    """Nor is a port at which nobody listens."""
+async def test_a_failed_connection_is_no_response(receiver: str) -> None:
+    """TLS to a plain port and a connection to a closed port give no status."""
     assert (await post(receiver.replace("http:", "https:") + "/take")).status is None
     async with serving() as gone:
         pass
@@ -193,20 +193,20 @@ async def test_tls_to_a_plain_port_is_no_answer(receiver: str) -> None:
         "x",
     ],
 )
-async def test_where_we_do_not_go_no_repeat_helps(url: str) -> None:
-    """Private addresses, other schemes, and what is no URL."""
+async def test_forbidden_destinations_are_refused_permanently(url: str) -> None:
+    """Private addresses, other schemes and invalid URLs are refused without a retry."""
     answer = await post(url)
     assert (answer.status, answer.is_refused) == (None, True)
 
 
-async def test_loopback_is_private_unless_it_is_permitted(receiver: str) -> None:
-    """As deployed."""
+async def test_loopback_is_refused_unless_permitted(receiver: str) -> None:
+    """A deployment that does not permit loopback refuses a receiver on this machine."""
     assert (await local_poster(loopback="false").post("acme", f"{receiver}/take", HEADERS, BODY)).is_refused
 
 
 @pytest.fixture
-def everything_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every name is one of this machine's."""
+def all_names_are_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Resolves every name to this machine."""
 
     def getaddrinfo(host: object, port: int, *args: Any, **options: Any) -> list[Any]:
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
@@ -214,10 +214,10 @@ def everything_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
-@pytest.mark.usefixtures("everything_is_here")
+@pytest.mark.usefixtures("all_names_are_local")
 @pytest.mark.parametrize("cookies", [1, 45])
-async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
-    """A receiver's cookies, for its host or a parent domain, go to no other one, and no connection is used again."""
+async def test_deliveries_share_no_state(cookies: int) -> None:
+    """Cookies of a receiver are sent to no other request, and no connection is reused."""
     seen: list[tuple[str, str | None, object]] = []
 
     async def hook(request: web.Request) -> web.Response:
@@ -241,7 +241,7 @@ async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
             ("a.hooks.test", "c", "a.hooks.test"),
             ("a.hooks.test", "d", "a.hooks.test"),
         ):
-            await poster.handshake("acme", f"http://{host}:{port}/{path}?domain={domain}", "ours.example")
+            await poster.handshake("acme", f"http://{host}:{port}/{path}?domain={domain}", "own.example")
             answer = await poster.post("globex", f"http://{host}:{port}/{path}?domain={domain}", HEADERS, BODY)
             assert answer.status == 204, answer
     finally:
@@ -251,23 +251,23 @@ async def test_no_state_of_one_delivery_reaches_the_next(cookies: int) -> None:
     assert len({peer for _, _, peer in seen}) == len(seen)
 
 
-async def test_the_handshake(receiver: str) -> None:
-    """A receiver agrees by naming our origin or any; its body is of no interest."""
+async def test_a_receiver_agrees_in_the_handshake(receiver: str) -> None:
+    """A receiver agrees by naming this origin or any, and the body of its response is not read."""
     poster = local_poster()
-    assert await poster.handshake("acme", f"{receiver}/allow", "ours.example") is None
-    assert await poster.handshake("acme", f"{receiver}/allow?allowed=*", "ours.example") is None
+    assert await poster.handshake("acme", f"{receiver}/allow", "own.example") is None
+    assert await poster.handshake("acme", f"{receiver}/allow?allowed=*", "own.example") is None
     for path in ("allow?allowed=other.example", "endless"):
-        refusal = await poster.handshake("acme", f"{receiver}/{path}", "ours.example")
+        refusal = await poster.handshake("acme", f"{receiver}/{path}", "own.example")
         assert refusal is not None
-        assert refusal.error == "the receiver does not allow ours.example (it answered 200)"
+        assert refusal.error == "the receiver does not allow own.example (it answered 200)"
         assert not refusal.is_refused
-    refusal = await poster.handshake("acme", "http://10.0.0.1/", "ours.example")
+    refusal = await poster.handshake("acme", "http://10.0.0.1/", "own.example")
     assert refusal is not None
     assert refusal.is_refused
 
 
 async def test_names_that_do_not_resolve_delay_no_other_tenant(receiver: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tenant has few of the threads that resolve names, and keeps them for as long as the system's resolver does."""
+    """A tenant's slow name lookups take only some of the resolver threads."""
     known, gate = socket.getaddrinfo, threading.Event()
 
     def getaddrinfo(host: Any, *args: Any, **options: Any) -> list[Any]:
@@ -282,7 +282,10 @@ async def test_names_that_do_not_resolve_delay_no_other_tenant(receiver: str, mo
     try:
         answers = await asyncio.gather(*many)
         assert {answer.status for answer in answers} == {None}
-        assert len([one for one in threading.enumerate() if one.name.startswith("names")]) <= RESOLVERS_OF_TENANT + 1
+        assert (
+            len([thread for thread in threading.enumerate() if thread.name.startswith("names")])
+            <= RESOLVERS_OF_TENANT + 1
+        )
         port = receiver.rsplit(":", 1)[1]
         other = await poster.post("acme", f"http://localhost:{port}/take", HEADERS, BODY)
         assert other.status == 204

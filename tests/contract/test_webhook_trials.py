@@ -1,4 +1,4 @@
-"""An event until it is delivered or given up: attempts, breakers, dead letters and replays."""
+"""An event until it is delivered or given up: attempts, circuit breakers, dead letters and replays."""
 
 import pytest
 
@@ -14,8 +14,8 @@ from workers.webhooks.deliverer import Deliverer, DeliveryRoom
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
-    """Later and later, with the same id and a fresh signature; every attempt is kept."""
+async def test_a_failed_delivery_is_retried(post: Post) -> None:
+    """A failed delivery is retried at growing intervals with the same id and a new signature; all attempts are kept."""
     record = await post.completed("completed")
     post.receiver.answers = [DOWN, DOWN]
     await post.send()
@@ -33,8 +33,8 @@ async def test_a_receiver_that_fails_is_asked_again(post: Post) -> None:
     assert await post.outbox_entries() == []
 
 
-async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
-    """After the whole schedule; a replay sends it with the same id, from the start of the schedule."""
+async def test_an_undeliverable_event_becomes_a_dead_letter(post: Post) -> None:
+    """An event becomes a dead letter after all attempts, and a replay sends it with the same id."""
     record = await post.completed("completed")
     post.receiver.answers = [DOWN] * 11
     for _ in range(200):
@@ -55,19 +55,19 @@ async def test_what_nobody_takes_is_a_dead_letter(post: Post) -> None:
 
 @pytest.mark.parametrize("first", [Answer(413, 5), DOWN, OK], ids=["dead", "pending", "delivered"])
 @pytest.mark.real_bucket("conditional writes in a race")
-async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
+async def test_a_replay_is_not_lost_to_a_faster_deliverer(
     post: Post, monkeypatch: pytest.MonkeyPatch, first: Answer
 ) -> None:
-    """Its pointer is found before the replay is committed, and dropped: the replay writes another one."""
+    """A replay whose outbox entry is dropped before the replay's commit writes another entry."""
     record = await post.completed("completed")
     post.receiver.answers = [first]
     await post.send()
     ref, commit, raced = event_ref(record, record.events[0]), DeliveryStore._commit, list[str]()
 
     async def late(store: DeliveryStore, delivery: Delivery, *, etag: str | None) -> StoredDelivery:
-        if not raced and (pointer := delivery.outbox_entry) is not None:
+        if not raced and (outbox_entry := delivery.outbox_entry) is not None:
             raced.append("now")
-            raced.append(await post.deliverer.deliver(pointer))
+            raced.append(await post.deliverer.deliver(outbox_entry))
         return await commit(store, delivery, etag=etag)
 
     monkeypatch.setattr(DeliveryStore, "_commit", late)
@@ -80,8 +80,8 @@ async def test_a_replay_is_not_lost_to_a_deliverer_that_is_quicker(
     assert (len(post.receiver.posts), await post.outbox_entries()) == (2, [])
 
 
-async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
-    """After five failures in a row one event probes it, now and then; the others wait without an attempt."""
+async def test_an_unavailable_receiver_is_probed_by_one_event(post: Post) -> None:
+    """After five consecutive failures, one event at a time probes the receiver while the others wait."""
     for _ in range(8):
         await post.completed("completed")
     post.receiver.answers = [DOWN] * 5
@@ -101,8 +101,8 @@ async def test_a_receiver_that_is_down_is_left_alone(post: Post) -> None:
     assert len({headers["webhook-id"] for _, headers, _ in post.receiver.posts}) == 8
 
 
-async def test_a_receiver_that_wants_no_more_gets_no_more(post: Post) -> None:
-    """410: this event and those that follow are dead letters, and nobody is asked."""
+async def test_a_receiver_that_answers_410_gets_no_more_events(post: Post) -> None:
+    """After a 410, this event and later ones become dead letters without a request."""
     await post.completed("completed")
     post.receiver.answers = [Answer(410, 5)]
     await post.send()
@@ -115,8 +115,8 @@ async def test_a_receiver_that_wants_no_more_gets_no_more(post: Post) -> None:
     assert endpoint.state == "disabled"
 
 
-async def test_a_receiver_is_asked_first_where_that_is_wanted(post: Post) -> None:
-    """Once, as the CloudEvents webhook specification has it; until it agrees nothing is sent."""
+async def test_an_optional_handshake_precedes_the_first_event(post: Post) -> None:
+    """With a configured origin, a receiver gets one CloudEvents handshake, and no event before it agrees."""
     room = DeliveryRoom(
         post.stores.outbox,
         post.stores.deliveries,

@@ -1,4 +1,4 @@
-"""From a job's change to its event at the receiver, over both stores, on a clock that the test moves."""
+"""From a job's change to its event at the receiver, on both stores and a clock that the test controls."""
 
 import contextlib
 from collections import Counter
@@ -20,13 +20,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Begins now: verifiers refuse what is old."""
+    """A clock that begins now, because verifiers refuse old timestamps."""
     return ManualClock(SystemClock().now().replace(microsecond=0))
 
 
 @pytest.mark.real_bucket("URLs of outputs that a receiver opens")
-async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
-    """One structured CloudEvent that is a valid Standard Webhooks message, with the job as GET shows it."""
+async def test_a_finished_job_sends_a_signed_event(post: Post) -> None:
+    """The event is a structured CloudEvent and a valid Standard Webhooks message, with the job as GET shows it."""
     warning = {"class_type": "SaveImage", "dependent_outputs": ["9"], "errors": [], "detail": "no", "hint": ""}
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     record = await post.completed("completed", traceparent=trace, warnings={"9": warning})
@@ -51,8 +51,8 @@ async def test_a_finished_job_is_told_signed_and_whole(post: Post) -> None:
     assert len(post.receiver.posts) == 1
 
 
-async def test_only_wanted_events_are_told(post: Post) -> None:
-    """And in the order in which things happened."""
+async def test_only_selected_events_are_sent(post: Post) -> None:
+    """Only selected events are sent, with sequence numbers in the order of the changes."""
     await post.completed()
     await post.send()
     assert sorted(post.receiver.types()) == ["completed", "queued", "started"]
@@ -64,8 +64,8 @@ async def test_only_wanted_events_are_told(post: Post) -> None:
 
 
 @pytest.mark.parametrize("end", ["cancelled", "node_error", "queue_timeout", "worker_lost", "timeout"])
-async def test_every_end_is_told(post: Post, end: str) -> None:
-    """Whoever ends the job: its owner, a node, the queue limit, the reaper."""
+async def test_every_end_sends_an_event(post: Post, end: str) -> None:
+    """A job that its owner, a node, its queue limit or the reaper ends sends an event."""
     from storage.jobs.models import ErrorDetail
 
     jobs = post.stores.jobs
@@ -96,8 +96,8 @@ async def test_every_end_is_told(post: Post, end: str) -> None:
     assert event["data"]["error_detail"]["code"] == end
 
 
-async def test_only_the_newest_progress_is_told(post: Post) -> None:
-    """One that was not delivered yet is superseded, and none is told after the end."""
+async def test_only_the_latest_progress_is_sent(post: Post) -> None:
+    """Undelivered progress is superseded by later progress, and none is sent after the end."""
     claimed = await post.claimed("progress", "completed")
     now = post.clock.now()
     for percent in (10, 20, 30):
@@ -115,8 +115,8 @@ async def test_only_the_newest_progress_is_told(post: Post) -> None:
     assert post.receiver.types() == ["progress", "completed"]
 
 
-async def test_each_output_is_told_once(post: Post) -> None:
-    """Uploads end in any order, and what is sent late tells what was news then."""
+async def test_each_output_is_sent_once(post: Post) -> None:
+    """Each output event contains only new outputs, in any order of uploads, and even in a replay."""
     small, large = (
         Output(filename=name, type="file", node_id=name, key=name, size_bytes=1, content_type="text/plain", sha256="0")
         for name in ("small", "large")
@@ -128,30 +128,30 @@ async def test_each_output_is_told_once(post: Post) -> None:
         )
         stored = await post.stores.jobs.advance(stored, after)
         await post.send()
-    told = [[output["filename"] for output in event["data"]["outputs"]] for event in post.receiver.events()]
-    assert told == [["small"], ["large"]]
+    sent = [[output["filename"] for output in event["data"]["outputs"]] for event in post.receiver.events()]
+    assert sent == [["small"], ["large"]]
     await post.stores.jobs.evolve_from(stored, lambda r: r.complete(attempt=1, now=now, outputs=(large, small)))
     for delivery in await post.stores.deliveries.of(event_ref(stored.record, event) for event in stored.record.events):
         await post.stores.deliveries.replay(delivery.ref)
     await post.send()
     again = [[output["filename"] for output in event["data"]["outputs"]] for event in post.receiver.events()[2:]]
-    assert sorted(again) == sorted(told)
+    assert sorted(again) == sorted(sent)
 
 
 async def test_a_job_signs_with_its_own_secret(post: Post) -> None:
-    """Where it brought one; it is nowhere in the record."""
+    """The events of a job with its own secret are signed with it, and the record does not contain it."""
     own, now = new_secret(), post.clock.now()
     record = a_job(created_at=now, webhook_url=URL, webhook_events=("queued",), has_webhook_secret=True)
-    beside = {keys.webhook_secret("default", record.job_id): own.encode()}
-    await post.stores.jobs.create(record.initial(), workflow=b"{}", extras=beside)
+    secret_files = {keys.webhook_secret("default", record.job_id): own.encode()}
+    await post.stores.jobs.create(record.initial(), workflow=b"{}", extras=secret_files)
     await post.send()
     ((_, headers, body),) = post.receiver.posts
     Webhook(own).verify(body, dict(headers))
     assert own.encode() not in (await post.objects.get(keys.record("default", record.job_id))).body
 
 
-async def test_each_tenants_events_have_its_own_signature(post: Post) -> None:
-    """What signs one tenant's events verifies no other's."""
+async def test_each_tenants_events_are_signed_with_its_own_secret(post: Post) -> None:
+    """The secret of one tenant verifies no events of another tenant."""
     secrets = {tenant: tenant_secret(post.secret, tenant) for tenant in ("default", "acme", "other")}
     for tenant in secrets:
         await post.queued("queued", tenant=tenant)
@@ -167,8 +167,8 @@ async def test_each_tenants_events_have_its_own_signature(post: Post) -> None:
     assert secrets["default"] == post.secret
 
 
-async def test_while_secrets_rotate_both_verify(post: Post) -> None:
-    """Receivers change theirs when they like."""
+async def test_both_secrets_verify_during_a_rotation(post: Post) -> None:
+    """During a rotation of secrets, events can be verified with the old and the new secret."""
     old, new = new_secret(), new_secret()
     post.deliverer = post.new_deliverer(new, old)
     await post.completed("completed")
@@ -179,7 +179,7 @@ async def test_while_secrets_rotate_both_verify(post: Post) -> None:
 
 
 async def test_an_event_costs_four_requests(post: Post) -> None:
-    """The job, a lease, the result, the pointer's end; a receiver that is known to be well is not looked up."""
+    """A delivery reads the job, writes lease and result and deletes the outbox entry; it does not read the endpoint."""
     await post.completed("completed")
     await post.send()
     await post.completed("completed")
@@ -194,8 +194,8 @@ def _requests(post: Post) -> Counter[str]:
     return Counter(counted)
 
 
-async def test_a_job_stays_until_its_events_are_delivered(post: Post) -> None:
-    """Its retention is over, and its receiver is still down."""
+async def test_a_job_is_kept_until_its_events_are_delivered(post: Post) -> None:
+    """A job is kept beyond its retention while its event is undelivered, and is then removed."""
     record = await post.completed("completed", retain_s=60)
     post.receiver.answers = [DOWN]
     await post.send()
