@@ -53,7 +53,11 @@ def _source(path: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Run tests marked `soak` only with --long, and require a reason in each mark."""
+    """Put groups first, run tests marked `soak` only with --long, and require a reason in each mark.
+
+    A group is a file of long tests for one process. A group that began last would run on when the others are done.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     for item in items:
         for mark in (*item.iter_markers("soak"), *item.iter_markers("real_bucket")):
             assert mark.args, f"{item.nodeid}: the mark {mark.name} needs a reason"

@@ -19,7 +19,7 @@ from tests.support.plain_http import NO_TLS
 from tests.support.tcp_engine import tcp_engine
 from tests.support.up import COMMAND, finished, up
 
-pytestmark = pytest.mark.xdist_group("up")
+pytestmark = pytest.mark.xdist_group("up-elsewhere")
 
 
 @pytest.fixture
