@@ -3,7 +3,8 @@
 It uses the standard library only, so that it can be started by its path. REQUEST is the JSON of `request_of`. All
 privileges are given up for good before the command starts: an engine that runs foreign code cannot regain them.
 
-With `user` the process becomes that user, without any capability. With `landlock` the kernel itself refuses
+The processes and threads of the engine's user are bounded. With `user` the process becomes that user, without any
+capability. With `landlock` the kernel itself refuses
 - to write anywhere but in `writable`, to devices that compute, and to what every process writes to;
 - to read what is in `hidden`. Landlock only knows what is allowed, so the neighbours of each hidden path are allowed,
   at every level from the root down, instead of the folder that holds them;
@@ -18,6 +19,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import signal
 import stat
 import struct
@@ -74,6 +76,10 @@ _LOAD, _AND, _IS, _RETURN = 0x20, 0x54, 0x15, 0x06
 """Instructions of classic BPF: load a word, mask it, jump if equal, return."""
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _X32 = 0x40000000
+
+MOST_TASKS = 4096
+"""Processes and threads that an engine's user may have in addition to those that it has at the engine's start. ComfyUI
+with its compile workers has some hundreds."""
 
 GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/kfd", "/dev/dri", "/dev/dxg")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -140,6 +146,7 @@ def _be_the_first_to_go() -> None:
 
 
 def enter(request: dict[str, Any]) -> None:
+    _bound_tasks(request["user"])
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if request["landlock"]:
         _restrict(request)
@@ -150,6 +157,25 @@ def enter(request: dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0)
     if request["user"] is not None:
         _become(request["user"], request["groups"])
+
+
+def _bound_tasks(user: int | None) -> None:
+    """Bound the processes and threads of the engine's user, which otherwise could use up the machine's. Root has none.
+
+    The kernel counts all tasks of the user, but refuses a new one only where the limit was set, in the engine.
+    """
+    owner = os.geteuid() if user is None else user
+    limit = sum(_tasks_of(owner, folder) for folder in glob("/proc/[0-9]*")) + MOST_TASKS  # noqa: PTH207
+    with contextlib.suppress(OSError, ValueError):  # a lower limit is in force
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+
+
+def _tasks_of(user: int, folder: str) -> int:
+    """Return the number of threads of a process if it belongs to the user."""
+    with contextlib.suppress(OSError):
+        if os.stat(folder).st_uid == user:  # noqa: PTH116
+            return len(os.listdir(f"{folder}/task"))  # noqa: PTH208
+    return 0
 
 
 def _become(user: int, groups: Sequence[int]) -> None:

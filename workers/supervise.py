@@ -31,8 +31,9 @@ from pathlib import Path
 GRACE_S = 3.0
 """Seconds from SIGTERM to SIGKILL after the parent's death."""
 
-_ROUNDS, _ROUND_S = 20, 0.005
-"""Rounds in which `kill_strays` searches for new processes, and the delay between them."""
+STRAYS_S = 5.0
+"""Seconds in which `kill_strays` ends processes that fork while it searches for them."""
+_ROUND_S = 0.001
 
 NOT_STARTED = 2
 """Exit code if the command cannot be executed; most programs also use it for unknown arguments."""
@@ -90,22 +91,31 @@ def _children_by_status(parent: int) -> list[int]:
     return found
 
 
-def kill_strays(guard: int, keep: Collection[int] = ()) -> int:
-    """SIGKILL the processes that the guard inherited, and their children; return how many were killed.
+def kill_strays(guard: int, keep: Collection[int] = ()) -> tuple[int, bool]:
+    """SIGKILL the processes that the guard inherited, and their children. The command's process is in `keep`.
 
-    The command's process is in `keep`.
+    Returns how many were found, and whether none is left after at most `STRAYS_S`.
     """
-    killed: set[int] = set()
-    for _ in range(_ROUNDS):
-        strays = [pid for pid in children_of(guard) if pid not in keep and pid not in killed]
-        if not strays:
-            break
+    found: set[int] = set()
+    deadline = time.monotonic() + STRAYS_S
+    while strays := [pid for pid in children_of(guard) if pid not in keep and _is_alive(pid)]:
+        if time.monotonic() > deadline:
+            return len(found), False
         for pid in strays:
+            # A pid that was killed before is killed again: the system may have given it to a new process.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
+        found.update(strays)
         time.sleep(_ROUND_S)  # their children are the guard's by then
-    return len(killed)
+    return len(found), True
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process has not ended; one that has may wait to be reaped."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (OSError, IndexError):
+        return False
 
 
 def main(command: Sequence[str]) -> int:

@@ -9,7 +9,8 @@ import contextlib
 import ctypes
 import logging
 import os
-import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,15 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the folder of POSIX shared memor
 OPEN_TO_ALL = (Path("/tmp"), Path("/var/tmp"), SHARED_MEMORY)  # noqa: S108
 _WORLD_WRITABLE = 0o002
 _ROUNDS, _ROUND_S = 20, 0.01
+_KILL_S = 10.0
+_KILL_OWN = """
+import os, signal, sys
+user = int(sys.argv[1])
+os.setgroups([])
+os.setresgid(user, user, user)
+os.setresuid(user, user, user)
+os.kill(-1, signal.SIGKILL)
+"""
 _SYSTEM_V = {"shm": "shmctl", "msg": "msgctl", "sem": "semctl"}
 """The kinds of objects in /proc/sysvipc, with the call that removes them: each takes IPC_RMID, which is 0."""
 
@@ -40,9 +50,12 @@ class Leftovers:
         self._kept_processes = set(children_of(guard))
         self._kept_files = {_identity(path) for path in self._files()}
 
-    def remove(self) -> None:
-        """Remove processes, then files, which a process could write again. Failures are logged, never raised."""
-        killed = kill_strays(self._guard, keep=self._kept_processes)
+    def remove(self) -> bool:
+        """Remove processes, then files, which a process could write again. Failures are logged, never raised.
+
+        Returns False if processes are left: those that fork faster than they are found end with the engine alone.
+        """
+        killed, is_clean = kill_strays(self._guard, keep=self._kept_processes)
         removed = 0
         for path in self._files():
             try:
@@ -58,6 +71,7 @@ class Leftovers:
             remove_shared_objects_of(self._user)
         if killed or removed:
             logger.info("a job left %d processes and %d files behind: removed", killed, removed)
+        return is_clean
 
     def _files(self) -> Iterator[Path]:
         for folder in self._folders:
@@ -98,13 +112,14 @@ def remove_shared_objects_of(user: int) -> None:
 def end_processes_of(user: int) -> None:
     """SIGKILL all processes of a user that only the engine has, since a killed guard can have left some."""
     for _ in range(_ROUNDS):
-        found = [pid for pid in _processes() if _owner(pid) == user]
-        if not found:
+        # Sent by a process of that user to all of its processes at once, which the kernel does atomically. One that
+        # forks all the time would not be found in a list of processes.
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            subprocess.run([sys.executable, "-I", "-c", _KILL_OWN, str(user)], timeout=_KILL_S, check=False, env={})
+        if not any(_owner(pid) == user for pid in _processes()):
             return
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
         time.sleep(_ROUND_S)
+    logger.warning("processes of the engine's user %d are left", user)
 
 
 def _processes() -> list[int]:

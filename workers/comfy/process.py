@@ -168,8 +168,8 @@ class EngineProcess:
             raise kind(f"the engine cannot be started: {error}") from error
 
     def _remove_leftovers(self) -> None:
-        if self._leftovers is not None and self.is_alive():
-            self._leftovers.remove()
+        if self._leftovers is not None and self.is_alive() and not self._leftovers.remove():
+            raise EngineUnavailable("processes of an earlier job could not be ended: the engine is restarted")
 
     def _new_socket(self) -> Path:
         """Return a new socket path in the system's temp folder, since a socket's path has at most 104 bytes.
