@@ -7,25 +7,20 @@ from infra.compose.api import api_config
 from infra.compose.values import receiver_rules, webhook_secrets
 from infra.settings import Settings
 from storage.stores import Stores
-from storage.webhooks.post import RemotePoster, WebhookTransport
 from storage.webhooks.signing import Signer
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.deliverer import Deliverer, DeliveryPolicy
 from workers.webhooks.dispatcher import Dispatcher
+from workers.webhooks.post import RemotePoster, WebhookTransport
 
 
 def dispatcher(settings: Settings, stores: Stores, transport: WebhookTransport) -> Dispatcher:
-    room = DeliveryRoom(
-        stores.outbox,
-        stores.deliveries,
-        stores.endpoints,
-        stores.objects,
-        stores.clock,
+    policy = DeliveryPolicy(
         lease=timedelta(seconds=15 + 3 * settings.webhook_timeout_s),
         retry_scale=settings.webhook_retry_scale,
         origin=settings.webhook_origin,
     )
     renderer = EventRenderer(stores.objects, api_config(settings))
-    deliverer = Deliverer(room, transport=transport, renderer=renderer, signer=signer(settings))
+    deliverer = Deliverer(stores, transport=transport, renderer=renderer, signer=signer(settings), policy=policy)
     return Dispatcher(stores.outbox, deliverer, stores.signal, poll_s=settings.deliver_poll_s)
 
 

@@ -15,11 +15,11 @@ from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone
 from storage.index_keys import MemberEntry, dead_letters_prefix
 from storage.jobs.record import DAY_S
-from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import DOWN, URL, Post
 from tests.support.records import a_job
+from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
 

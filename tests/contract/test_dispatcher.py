@@ -19,11 +19,11 @@ from storage.jobs.index import endpoint_of
 from storage.outbox import PAGE
 from storage.signal import OUTBOX_TOPIC, MemorySignal
 from storage.stores import Stores
-from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.records import a_job
 from workers.webhooks.attempt_slots import EVENTS, TESTS
 from workers.webhooks.dispatcher import MAX_FRUITLESS
+from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
 

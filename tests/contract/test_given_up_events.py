@@ -12,7 +12,7 @@ from storage.outbox import Committed
 from storage.signal import MemorySignal
 from storage.webhooks.signing import Signer
 from tests.support.post import Post
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.deliverer import Deliverer
 from workers.webhooks.dispatcher import Dispatcher
 
 pytestmark = pytest.mark.anyio
@@ -30,9 +30,8 @@ async def test_an_event_that_cannot_be_rendered_becomes_a_dead_letter(clock: Man
     post = Post(MemoryObjectStore(clock), clock)
     stores = post.stores
     record = await post.completed("completed")
-    room = DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, clock)
     renderer = BrokenRenderer(stores.objects, ApiConfig(api_key=None))
-    broken = Deliverer(room, transport=post.receiver, renderer=renderer, signer=Signer())
+    broken = Deliverer(stores, transport=post.receiver, renderer=renderer, signer=Signer())
     await Dispatcher(stores.outbox, broken, MemorySignal(), poll_s=1).sweep()
     ((letter,), _) = await stores.deliveries.dead_letters("default", limit=10, after="")
     assert letter.reason is not None

@@ -24,10 +24,10 @@ from storage.access.api_keys import new_key
 from storage.clock import ManualClock
 from storage.index_keys import ListEntry
 from storage.jobs.models import Output
-from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post
 from tests.support.watched_bucket import WatchedBucket
+from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -13,11 +13,11 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
 from storage.index_keys import OUTBOX
 from storage.jobs.models import ProgressDetails
-from storage.webhooks.post import Answer
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, Api, running_api
 from tests.support.post import URL, Post
 from tests.support.waiting import until
+from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from storage.access.key_store import ApiKeyStore
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.intake.ssrf_transport import MAX_ERROR, RESOLVERS, RESOLVERS_OF_TENANT
-from storage.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 from storage.webhooks.receivers import Loopback, ReceiverRules
+from workers.webhooks.post import EXCERPT_BYTES, Answer, RemotePoster
 
 pytestmark = pytest.mark.anyio
 

@@ -6,10 +6,10 @@ from app.api.events import EventRenderer
 from app.config import ApiConfig
 from storage.jobs.index import event_ref
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
-from storage.webhooks.post import Answer
 from storage.webhooks.signing import Signer
 from tests.support.post import DOWN, OK, URL, Post
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.deliverer import Deliverer, DeliveryPolicy
+from workers.webhooks.post import Answer
 
 pytestmark = pytest.mark.anyio
 
@@ -117,16 +117,11 @@ async def test_a_receiver_that_answers_410_gets_no_more_events(post: Post) -> No
 
 async def test_an_optional_handshake_precedes_the_first_event(post: Post) -> None:
     """With a configured origin, a receiver gets one CloudEvents handshake, and no event before it agrees."""
-    room = DeliveryRoom(
-        post.stores.outbox,
-        post.stores.deliveries,
-        post.stores.endpoints,
-        post.objects,
-        post.clock,
-        origin="api.example.com",
-    )
+    policy = DeliveryPolicy(origin="api.example.com")
     renderer = EventRenderer(post.objects, ApiConfig(api_key=None))
-    post.deliverer = Deliverer(room, transport=post.receiver, renderer=renderer, signer=Signer((post.secret,)))
+    post.deliverer = Deliverer(
+        post.stores, transport=post.receiver, renderer=renderer, signer=Signer((post.secret,)), policy=policy
+    )
     post.receiver.wants = False
     await post.completed("completed")
     await post.send()

@@ -8,10 +8,10 @@ from pathlib import Path
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
-from storage.webhooks.post import Answer
 from tests.support.api_server import BLUE, KEY, Api, running_api
 from tests.support.post import Post
 from tests.support.workbench import workbench
+from workers.webhooks.post import Answer
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
 FINISHED = 6

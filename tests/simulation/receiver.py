@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from storage.webhooks.post import Answer
 from tests.simulation.faults import Faults
 from tests.simulation.watcher import Watcher
+from workers.webhooks.post import Answer
 
 
 @dataclass(slots=True)

@@ -18,11 +18,11 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
-from storage.webhooks.post import Answer
 from storage.webhooks.signing import Signer, new_secret
 from tests.support.records import a_job
-from workers.webhooks.deliverer import Deliverer, DeliveryRoom
+from workers.webhooks.deliverer import Deliverer
 from workers.webhooks.dispatcher import Dispatcher
+from workers.webhooks.post import Answer
 
 URL = "https://example.com/hook"
 ALL = ("queued", "started", "progress", "output", "completed", "failed")
@@ -67,7 +67,7 @@ class Post:
     def new_deliverer(self, *secrets: str) -> Deliverer:
         stores = self.stores
         return Deliverer(
-            DeliveryRoom(stores.outbox, stores.deliveries, stores.endpoints, stores.objects, stores.clock),
+            stores,
             transport=self.receiver,
             renderer=EventRenderer(stores.objects, ApiConfig(api_key=None, public_url="https://api.example.com")),
             signer=Signer(secrets or (self.secret,)),

@@ -12,16 +12,14 @@ from datetime import datetime, timedelta
 from typing import Literal, Protocol
 
 from storage import keys
-from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError
 from storage.index_keys import OutboxEntry
-from storage.outbox import Committed, JobHappened, Outbox, TestAsked
-from storage.webhooks.deliveries import LEASE, Delivery, DeliveryAttempt, DeliveryStore, StoredDelivery
-from storage.webhooks.endpoints import EndpointStore
-from storage.webhooks.post import Answer, WebhookTransport
+from storage.outbox import Committed, JobHappened, TestAsked
+from storage.stores import Stores
+from storage.webhooks.deliveries import LEASE, Delivery, DeliveryAttempt, StoredDelivery
 from storage.webhooks.signing import Signer
-from workers.webhooks.policy import Verdict, judge
+from workers.webhooks.policy import Decision, decide
+from workers.webhooks.post import Answer, WebhookTransport
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +37,9 @@ class Renderer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class DeliveryRoom:
-    """The dependencies and settings of a deliverer."""
+class DeliveryPolicy:
+    """`lease` is how long one attempt may take before another deliverer repeats it."""
 
-    outbox: Outbox
-    deliveries: DeliveryStore
-    endpoints: EndpointStore
-    objects: ObjectStore
-    clock: Clock
     lease: timedelta = LEASE
     retry_scale: float = 1.0
     """A factor for every delay of the schedule."""
@@ -57,26 +50,28 @@ class DeliveryRoom:
 class Deliverer:
     """`signer` has the deployment's secrets. A job's or batch's own secret replaces them."""
 
-    def __init__(self, room: DeliveryRoom, *, transport: WebhookTransport, renderer: Renderer, signer: Signer) -> None:
-        self._outbox = room.outbox
-        self._deliveries = room.deliveries
-        self._endpoints = room.endpoints
-        self._objects = room.objects
-        self._clock = room.clock
-        self._lease = room.lease
-        self._retry_scale = room.retry_scale
-        self._origin = room.origin
+    def __init__(
+        self,
+        stores: Stores,
+        *,
+        transport: WebhookTransport,
+        renderer: Renderer,
+        signer: Signer,
+        policy: DeliveryPolicy | None = None,
+    ) -> None:
+        self._stores = stores
+        self._policy = policy or DeliveryPolicy()
         self._transport = transport
         self._renderer = renderer
         self._signer = signer
 
     async def deliver(self, entry: OutboxEntry) -> Result:
         """Deliver the event of an entry once. Raises `StorageError` if the bucket fails; the entry then remains."""
-        found = await self._outbox.find(entry)
+        found = await self._stores.outbox.find(entry)
         if found == "later":
             return "later"
         if found == "never":
-            await self._outbox.drop(entry)
+            await self._stores.outbox.drop(entry)
             return "dropped"
         try:
             held = await self._hold(entry, found)
@@ -91,7 +86,7 @@ class Deliverer:
                 return await self._start(entry, found)
             except PreconditionFailed:
                 pass  # a delivery exists: read it
-        stored, now = await self._deliveries.find(entry.ref), self._clock.now()
+        stored, now = await self._stores.deliveries.find(entry.ref), self._stores.clock.now()
         if stored is None:
             return await self._start(entry, found)
         delivery = stored.record
@@ -100,29 +95,29 @@ class Deliverer:
         if entry.generation > delivery.generation:
             # The entry precedes a commit that another deliverer has not made. Once that commit is ruled out, the entry
             # can be deleted.
-            await self._deliveries.invalidate(stored, entry)
+            await self._stores.deliveries.invalidate(stored, entry)
         elif delivery.status == "pending" and not _is_replaced(entry, delivery, now):
-            return await self._deliveries.settle(stored, delivery.held(now + self._lease))
+            return await self._stores.deliveries.settle(stored, delivery.held(now + self._policy.lease))
         elif delivery.outbox_entry is not None:
             # The delivery has a newer entry, which is written again in case a crash prevented it.
-            await self._outbox.keep(delivery.outbox_entry)
-        await self._outbox.drop(entry)
+            await self._stores.outbox.keep(delivery.outbox_entry)
+        await self._stores.outbox.drop(entry)
         return "dropped"
 
     async def _start(self, entry: OutboxEntry, found: Committed) -> StoredDelivery:
         delivery = _new_delivery(entry, found, self._renderer)
-        return await self._deliveries.start(delivery.held(self._clock.now() + self._lease))
+        return await self._stores.deliveries.start(delivery.held(self._stores.clock.now() + self._policy.lease))
 
     async def _attempt(self, entry: OutboxEntry, found: Committed, held: StoredDelivery) -> Result:
-        allowed = await self._endpoints.may_send(held.record.tenant, held.record.url)
+        allowed = await self._stores.endpoints.may_send(held.record.tenant, held.record.url)
         if isinstance(allowed, datetime):
             # A pause of the receiver is not an attempt, so it does not use up the schedule.
             return await self._settle(entry, held, held.record.rescheduled(None, allowed), "again")
         if isinstance(allowed, str):
             return await self._settle(
-                entry, held, held.record.died(None, f"endpoint disabled: {allowed}", self._clock.now()), "dead"
+                entry, held, held.record.died(None, f"endpoint disabled: {allowed}", self._stores.clock.now()), "dead"
             )
-        started = self._clock.now()
+        started = self._stores.clock.now()
         answer = await self._send(found, held.record)
         return await self._conclude(entry, held, answer, started)
 
@@ -139,7 +134,7 @@ class Deliverer:
         except Exception:  # a defect of ours ends as a dead letter, which can be replayed once it is fixed
             logger.exception("event %s could not be made", delivery.ref.event_id)
             return Answer(None, 0, "the event could not be made; the deliverer's log says why", is_refused=True)
-        signature = signer.headers(delivery.ref.event_id, int(self._clock.now().timestamp()), body)
+        signature = signer.headers(delivery.ref.event_id, int(self._stores.clock.now().timestamp()), body)
         try:
             return await self._transport.post(delivery.tenant, delivery.url, {**headers, **signature}, body)
         except StorageError:
@@ -150,23 +145,23 @@ class Deliverer:
 
     async def _refusal(self, delivery: Delivery) -> Answer | None:
         """Return the receiver's refusal of the handshake; None if it has agreed, which is stored."""
-        if self._origin is None or await self._endpoints.has_agreed(delivery.tenant, delivery.url):
+        if self._policy.origin is None or await self._stores.endpoints.has_agreed(delivery.tenant, delivery.url):
             return None
-        refusal = await self._transport.handshake(delivery.tenant, delivery.url, self._origin)
+        refusal = await self._transport.handshake(delivery.tenant, delivery.url, self._policy.origin)
         if refusal is None:
-            now = self._clock.now()
-            await self._endpoints.change(delivery.tenant, delivery.url, lambda endpoint: endpoint.agreed(now))
+            now = self._stores.clock.now()
+            await self._stores.endpoints.change(delivery.tenant, delivery.url, lambda endpoint: endpoint.agreed(now))
         return refusal
 
     async def _signer_of(self, found: Committed) -> Signer:
         if isinstance(found, TestAsked) or not found.record.has_webhook_secret:
             return self._signer.of_tenant(found.ref.tenant)
         of_owner = keys.webhook_secret if isinstance(found, JobHappened) else keys.batch_webhook_secret
-        secret = await self._objects.get(of_owner(found.ref.tenant, found.ref.id))
+        secret = await self._stores.objects.get(of_owner(found.ref.tenant, found.ref.id))
         return Signer((secret.body.decode(),), self._signer.ed25519_key)
 
     async def _conclude(self, entry: OutboxEntry, held: StoredDelivery, answer: Answer, started: datetime) -> Result:
-        now, delivery = self._clock.now(), held.record
+        now, delivery = self._stores.clock.now(), held.record
         attempt = DeliveryAttempt(
             number=delivery.attempted + 1,
             at=started,
@@ -175,37 +170,37 @@ class Deliverer:
             error=answer.error,
             excerpt=answer.excerpt,
         )
-        verdict = judge(
+        decision = decide(
             answer,
             event_id=delivery.ref.event_id,
             tries=delivery.tries + 1,
             is_progress=delivery.is_progress,
             now=now,
-            scale=self._retry_scale,
+            scale=self._policy.retry_scale,
         )
-        match verdict.what:
+        match decision.what:
             case "delivered":
                 after = delivery.delivered(attempt)
             case "again":
-                assert verdict.retry_at is not None  # noqa: S101  `judge` gives one
-                after = delivery.rescheduled(attempt, verdict.retry_at)
+                assert decision.retry_at is not None  # noqa: S101  `decide` gives one
+                after = delivery.rescheduled(attempt, decision.retry_at)
             case "dead":
-                after = delivery.died(attempt, verdict.reason or "", now)
-        result = await self._settle(entry, held, after, verdict.what)
-        await self._remember(delivery, verdict)
+                after = delivery.died(attempt, decision.reason or "", now)
+        result = await self._settle(entry, held, after, decision.what)
+        await self._remember(delivery, decision)
         return result
 
-    async def _remember(self, delivery: Delivery, verdict: Verdict) -> None:
+    async def _remember(self, delivery: Delivery, decision: Decision) -> None:
         """Update the receiver's failure count. The rejection of a single event does not count as a failure."""
         tenant, url = delivery.tenant, delivery.url
-        if verdict.what == "delivered":
-            await self._endpoints.succeeded(tenant, url)
-        elif verdict.what == "again" or verdict.disable is not None or verdict.is_exhausted:
-            await self._endpoints.failed(tenant, url, disable=verdict.disable, scale=self._retry_scale)
+        if decision.what == "delivered":
+            await self._stores.endpoints.succeeded(tenant, url)
+        elif decision.what == "again" or decision.disable is not None or decision.is_exhausted:
+            await self._stores.endpoints.failed(tenant, url, disable=decision.disable, scale=self._policy.retry_scale)
 
     async def _settle(self, entry: OutboxEntry, held: StoredDelivery, after: Delivery, result: Result) -> Result:
-        await self._deliveries.settle(held, after)
-        await self._outbox.drop(entry)  # last, since `settle` has written the next entry
+        await self._stores.deliveries.settle(held, after)
+        await self._stores.outbox.drop(entry)  # last, since `settle` has written the next entry
         return result
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
-from storage.webhooks.post import Answer
+from workers.webhooks.post import Answer
 
 SCHEDULE = (
     timedelta(seconds=5),
@@ -36,7 +36,7 @@ _NEVER = {413: "the receiver finds it too large", 415: "the receiver does not ta
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Decision:
     """`retry_at` is set with `again`, `reason` with `dead`. `disable` is the reason to disable the receiver."""
 
     what: Literal["delivered", "again", "dead"]
@@ -47,25 +47,25 @@ class Verdict:
     """The last attempt of the schedule failed."""
 
 
-def judge(
+def decide(
     answer: Answer, *, event_id: str, tries: int, is_progress: bool, now: datetime, scale: float = 1.0
-) -> Verdict:
+) -> Decision:
     """Decide on a response. `tries` includes this attempt; `scale` multiplies the schedule, not a Retry-After."""
     if answer.wants_no_more or answer.status == 410:
         reason = "the receiver answered 410" if answer.status == 410 else "the receiver wants no more events"
-        return Verdict("dead", reason=reason, disable=reason)
+        return Decision("dead", reason=reason, disable=reason)
     # Before 2xx, since a receiver that always returns 204 can request this only by its header.
     if answer.aborts:
-        return Verdict("dead", reason="the receiver does not want this event")
+        return Decision("dead", reason="the receiver does not want this event")
     if answer.status is not None and 200 <= answer.status < 300:
-        return Verdict("delivered")
+        return Decision("delivered")
     if answer.is_refused:
-        return Verdict("dead", reason=answer.error)
+        return Decision("dead", reason=answer.error)
     if answer.status in _NEVER:
-        return Verdict("dead", reason=f"{_NEVER[answer.status]} (it answered {answer.status})")
+        return Decision("dead", reason=f"{_NEVER[answer.status]} (it answered {answer.status})")
     if tries >= (PROGRESS_TRIES if is_progress else len(SCHEDULE) + 1):
-        return Verdict("dead", reason=f"{tries} attempts failed", is_exhausted=True)
-    return Verdict("again", retry_at=now + max(scale * delay(event_id, tries), _asked(answer.retry_after, now)))
+        return Decision("dead", reason=f"{tries} attempts failed", is_exhausted=True)
+    return Decision("again", retry_at=now + max(scale * delay(event_id, tries), _asked(answer.retry_after, now)))
 
 
 def delay(event_id: str, tries: int) -> timedelta:

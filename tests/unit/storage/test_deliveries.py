@@ -4,7 +4,7 @@ import json
 from datetime import UTC, datetime
 
 from storage.webhooks.deliveries import MOST_ATTEMPTS, OLDER_EXCERPT, Delivery, DeliveryAttempt
-from storage.webhooks.post import EXCERPT_BYTES, _text
+from workers.webhooks.post import EXCERPT_BYTES, _text
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 

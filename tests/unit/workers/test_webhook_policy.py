@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.webhooks.post import Answer
-from workers.webhooks.policy import JITTER, LONGEST_RETRY_AFTER, SCHEDULE, Verdict, delay, judge
+from workers.webhooks.policy import JITTER, LONGEST_RETRY_AFTER, SCHEDULE, Decision, decide, delay
+from workers.webhooks.post import Answer
 
 NOW = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
-def verdict(answer: Answer, *, tries: int = 1, is_progress: bool = False) -> Verdict:
-    return judge(answer, event_id="evt_1", tries=tries, is_progress=is_progress, now=NOW)
+def decision(answer: Answer, *, tries: int = 1, is_progress: bool = False) -> Decision:
+    return decide(answer, event_id="evt_1", tries=tries, is_progress=is_progress, now=NOW)
 
 
 def wait(answer: Answer, *, tries: int = 1) -> timedelta:
-    retry_at = verdict(answer, tries=tries).retry_at
+    retry_at = decision(answer, tries=tries).retry_at
     assert retry_at is not None
     return retry_at - NOW
 
@@ -39,7 +39,7 @@ def test_waits_have_deterministic_jitter(event_id: str, tries: int) -> None:
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_is_delivered(status: int) -> None:
     """Any 2xx status delivers the event."""
-    assert verdict(Answer(status, 5)) == Verdict("delivered")
+    assert decision(Answer(status, 5)) == Decision("delivered")
 
 
 @pytest.mark.parametrize("status", [None, 100, 301, 302, 400, 401, 404, 408, 409, 422, 429, 500, 503])
@@ -47,7 +47,7 @@ def test_other_responses_are_retried(status: int | None) -> None:
     """No response, redirects, refusals and failures are retried until the schedule ends."""
     for tries in range(1, len(SCHEDULE) + 1):
         assert wait(Answer(status, 5), tries=tries) == delay("evt_1", tries)
-    last = verdict(Answer(status, 5), tries=len(SCHEDULE) + 1)
+    last = decision(Answer(status, 5), tries=len(SCHEDULE) + 1)
     assert (last.what, last.is_exhausted, last.disable) == ("dead", True, None)
 
 
@@ -56,7 +56,7 @@ def test_other_responses_are_retried(status: int | None) -> None:
 )
 def test_a_receiver_can_end_its_webhooks(answer: Answer) -> None:
     """Status 410 or the header that ends webhooks disables the endpoint."""
-    ended = verdict(answer)
+    ended = decision(answer)
     assert ended.what == "dead"
     assert ended.disable == ended.reason is not None
 
@@ -73,15 +73,15 @@ def test_a_receiver_can_end_its_webhooks(answer: Answer) -> None:
 )
 def test_an_unacceptable_event_is_not_retried(answer: Answer) -> None:
     """An event that the receiver cannot accept is dead at once, and the endpoint stays enabled."""
-    ended = verdict(answer)
+    ended = decision(answer)
     assert (ended.what, ended.disable, ended.is_exhausted) == ("dead", None, False)
     assert ended.reason
 
 
 def test_progress_is_tried_twice() -> None:
     """A progress event, which is soon outdated, is tried twice."""
-    assert verdict(Answer(500, 5), is_progress=True).what == "again"
-    assert verdict(Answer(500, 5), tries=2, is_progress=True).what == "dead"
+    assert decision(Answer(500, 5), is_progress=True).what == "again"
+    assert decision(Answer(500, 5), tries=2, is_progress=True).what == "dead"
 
 
 @pytest.mark.parametrize(
