@@ -1,7 +1,7 @@
 """The Python client of the API. The command line is built on it, and no other module here sends HTTP requests.
 
 with Client("http://127.0.0.1:8000", api_key) as client:
-    job = client.submit(workflow, media=[client.medium(Path("cat.png"))])
+    job = client.submit(workflow, media=[client.input_file(Path("cat.png"))])
     job = client.wait(job["job_id"])
     for output in job["outputs"]:
         client.download(output, Path("outputs"))
@@ -91,6 +91,7 @@ class Client:
         """Wait until the job is terminal and return it. `on_change` gets every version that the long poll returns."""
         etag = ""
         while True:
+            # The first request does not wait, so that `on_change` gets the state of a job that is long under way.
             headers = {"if-none-match": etag} if etag else {}
             response = self._send(
                 "GET", f"/v1/jobs/{job_id}?wait={LONG_POLL_S}" if etag else f"/v1/jobs/{job_id}", headers=headers
@@ -150,8 +151,8 @@ class Client:
         """GET /v1/system: versions, and the environment of each pool's last worker."""
         return self._json("GET", "/v1/system")
 
-    def medium(self, path: Path, name: str | None = None) -> Json:
-        """Upload a file by presigned PUT; returns the entry for `media`."""
+    def input_file(self, path: Path, name: str | None = None) -> Json:
+        """Upload a file by presigned PUT. Returns its entry for `media`."""
         return {"name": name or path.name, "upload_id": self.upload(path)}
 
     def upload(self, path: Path) -> str:

@@ -16,7 +16,6 @@ from infra.cli.arguments import Environment
 from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
 from infra.cloud.port import Cloud, NotDeployed, ScaleChange
 from infra.findings import Check, CheckFailed, show
-from infra.manifests import ROOT
 from infra.on_modal import APP_NAME, PARTS
 from storage.keys import DEFAULT_POOL
 
@@ -215,7 +214,9 @@ def _modal(*arguments: str, environment: str | None) -> list[str]:
 async def _run(command: list[str]) -> int:
     """Run a command of Modal in this terminal, from the folder whose code it uploads. Return its exit code."""
     sys.stdout.flush()
-    return await anyio.to_thread.run_sync(lambda: subprocess.run(command, cwd=ROOT, check=False).returncode)
+    return await anyio.to_thread.run_sync(
+        lambda: subprocess.run(command, cwd=comfyui_modal.ROOT, check=False).returncode
+    )
 
 
 def _print_duration(console: Terminal, step: str, started: float) -> None:

@@ -39,11 +39,11 @@ def submit(client: Client, arguments: RunArguments) -> Json:
 
 def _submit_graph(client: Client, arguments: RunArguments, workflow: Json) -> Json:
     inputs = [_value(text) for text in arguments.values]
-    media = [_medium(client, text) for text in arguments.media]
+    media = [_input_file(client, text) for text in arguments.media]
     if arguments.image is not None:
         node = _only_loader(workflow)
         inputs.append({"node": node, "field": "image", "value": arguments.image.name})
-        media.append(client.medium(_existing(arguments.image)))
+        media.append(client.input_file(_existing(arguments.image)))
     return client.submit(workflow, inputs=inputs, media=media, **_options(arguments))
 
 
@@ -68,8 +68,8 @@ def _inputs(client: Client, arguments: RunArguments, declared: list[Json]) -> Js
         name = text.partition("=")[0]
         if types.get(name) not in _MEDIA:  # before a file is uploaded
             raise _refusal(f"--media {text}: {name} takes no file", _known(types))
-        medium = _medium(client, text)
-        inputs[medium.pop("name")] = medium
+        file = _input_file(client, text)
+        inputs[file.pop("name")] = file
     if arguments.image is not None:
         pictures = [name for name, kind in types.items() if kind == "image"]
         if len(pictures) != 1:
@@ -129,13 +129,13 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _medium(client: Client, text: str) -> Json:
+def _input_file(client: Client, text: str) -> Json:
     name, equals, source = text.partition("=")
     if not (equals and name and source):
         raise _refusal(f"--media {text}: expected NAME=FILE or NAME=URL")
     if source.startswith(("http://", "https://")):
         return {"name": name, "url": source}
-    return client.medium(_existing(Path(source)), name)
+    return client.input_file(_existing(Path(source)), name)
 
 
 def _existing(path: Path) -> Path:

@@ -1,4 +1,7 @@
-"""Entry point of the Modal function that serves the API."""
+"""Entry point of the Modal function that serves the API.
+
+A module of its own: `infra.modal_app` imports it before the memory snapshot, which so holds what the API needs alone.
+"""
 
 import random
 from typing import Any
