@@ -8,28 +8,17 @@ from storage.stores import Stores
 from storage.timers import Kind, TimerHandler
 from workers.upkeep.backlog import Backlog
 from workers.upkeep.jobs import JobTimers
-from workers.upkeep.reaper import Reaper
-from workers.upkeep.timers import TimerSweep
+from workers.upkeep.reaper import Reaper, TimerSweep
 
 
 def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
-    jobs = JobTimers(
-        stores.jobs, stores.remover, stores.outbox, stores.logs, stores.clock, max_attempts=settings.max_attempts
-    )
     handlers: dict[Kind, TimerHandler] = {
-        "job": jobs,
+        "job": JobTimers(stores, max_attempts=settings.max_attempts),
         "batch": stores.batches,
         "upload": stores.uploads,
         "key": stores.idempotency,
         "test": stores.deliveries,
         "endpoint": stores.endpoints,
     }
-    backlog = Backlog(
-        stores.jobs,
-        stores.objects,
-        stores.engine_starts,
-        launcher,
-        stores.clock,
-        lease=timedelta(seconds=settings.lease_s),
-    )
+    backlog = Backlog(stores, launcher, lease=timedelta(seconds=settings.lease_s))
     return Reaper(TimerSweep(handlers, stores.objects, stores.clock), backlog)

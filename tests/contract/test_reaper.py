@@ -18,8 +18,7 @@ from storage.jobs.timers import ABANDONED, YOUNG, job_timer
 from storage.timers import LANES, Timer, lane_prefix
 from tests.support.records import CREATED, a_job
 from tests.support.shop import LEASE_S, MAX_ATTEMPTS, Shop
-from workers.upkeep.reaper import Reaper
-from workers.upkeep.timers import LONGEST, PAGE, TimerSweep
+from workers.upkeep.reaper import LONGEST, PAGE, Reaper, TimerSweep
 
 pytestmark = pytest.mark.anyio
 

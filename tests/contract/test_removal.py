@@ -21,7 +21,7 @@ from storage.jobs.uploads import UploadStore
 from storage.timers import Timer, lane_prefix
 from tests.support.records import a_job, input_file
 from tests.support.shop import Shop
-from workers.upkeep.timers import TimerSweep
+from workers.upkeep.reaper import TimerSweep
 
 pytestmark = pytest.mark.anyio
 

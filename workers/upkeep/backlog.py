@@ -13,16 +13,15 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from functools import partial
 
-from storage.bucket.objects import ObjectStore
-from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.index_keys import QUEUE, QueueEntry
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.store import StoredJob
 from storage.jobs.timers import YOUNG
 from storage.launcher import Launcher
-from storage.pools.engine_starts import WELL, EngineStartStore, StartState
+from storage.pools.engine_starts import WELL, StartState
+from storage.stores import Stores
 from storage.timers import Timer, lane_prefix
 
 logger = logging.getLogger(__name__)
@@ -45,21 +44,9 @@ PATIENCE = timedelta(seconds=30)
 class Backlog:
     """`lease` is the lease of running jobs."""
 
-    def __init__(
-        self,
-        jobs: JobStore,
-        objects: ObjectStore,
-        starts: EngineStartStore,
-        launcher: Launcher,
-        clock: Clock,
-        *,
-        lease: timedelta,
-    ) -> None:
-        self._jobs = jobs
-        self._objects = objects
-        self._starts = starts
+    def __init__(self, stores: Stores, launcher: Launcher, *, lease: timedelta) -> None:
+        self._stores = stores
         self._launcher = launcher
-        self._clock = clock
         # At most half of the lease, so that a job requeued after its worker's loss is always old enough to be checked.
         self._patience = min(PATIENCE, lease / 2)
 
@@ -69,7 +56,7 @@ class Backlog:
         async for found in self._pools():
             long = self._long_waiting(found)
             pool = next((entry.pool for entry in map(_parsed, long) if entry is not None), None)
-            starts = WELL if pool is None else await self._starts.state(pool)
+            starts = WELL if pool is None else await self._stores.engine_starts.state(pool)
             is_broken = pool is not None and starts.is_exhausted and not await self._is_served(pool)
             results = await map_bounded(long, partial(self._check, broken=starts if is_broken else None))
             done += [what for what in results if what in (DROPPED, FAILED)]
@@ -80,7 +67,7 @@ class Backlog:
     async def _is_served(self, pool: str) -> bool:
         """Whether a worker of the pool runs a job, so that its engine did start."""
         # Timers are ordered by time and leases end soonest, so running jobs are on the first page.
-        page = await self._objects.list(lane_prefix("active"), limit=FIRST_TIMERS)
+        page = await self._stores.objects.list(lane_prefix("active"), limit=FIRST_TIMERS)
         return any(await map_bounded(page.keys, partial(self._runs_in, pool)))
 
     async def _runs_in(self, pool: str, key: str) -> bool:
@@ -88,22 +75,22 @@ class Backlog:
             timer = Timer.parse(key)
             if timer.kind != "job":
                 return False
-            record = (await self._jobs.read(timer.tenant, timer.id)).record
+            record = (await self._stores.jobs.read(timer.tenant, timer.id)).record
         except (ValueError, JobNotFound, RecordUnreadable):
             return False
         return record.status is Status.RUNNING and record.pool == pool
 
     async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
         """Yield the first queue keys of each pool, so that a long queue hides no other, for one LIST per pool."""
-        page = await self._objects.list(QUEUE)
+        page = await self._stores.objects.list(QUEUE)
         while page.keys:
             folder = page.keys[0].rpartition("/")[0] + "/"
             yield tuple(key for key in page.keys if key.startswith(folder))
-            page = await self._objects.list(QUEUE, after=folder + AFTER_ALL)
+            page = await self._stores.objects.list(QUEUE, after=folder + AFTER_ALL)
 
     def _long_waiting(self, found: Sequence[str]) -> list[str]:
         """Return the queue keys that have waited long, and those that cannot be parsed, which the check deletes."""
-        now = self._clock.now()
+        now = self._stores.clock.now()
         entries = [(key, _parsed(key)) for key in found]
         long = [key for key, entry in entries if entry is None or now - entry.created_at > self._patience]
         return long[:MAX_CHECKED]
@@ -112,12 +99,12 @@ class Backlog:
         """Check one queue key and delete it if it is stale; return one of the results above."""
         if (entry := _parsed(key)) is not None:
             try:
-                stored = await self._jobs.read(entry.tenant, entry.job_id)
+                stored = await self._stores.jobs.read(entry.tenant, entry.job_id)
                 record = await self._unless_given_up(stored, broken)
             except PreconditionFailed:  # a worker claims the job; the next sweep decides again
                 return WAITS
             except JobNotFound:
-                if self._clock.now() - entry.created_at <= YOUNG:  # the key may precede its record's commit
+                if self._stores.clock.now() - entry.created_at <= YOUNG:  # the key may precede its record's commit
                     return WAITS
             except RecordUnreadable as error:
                 logger.warning("no worker is asked for: %s", error)
@@ -127,7 +114,7 @@ class Backlog:
                     return FAILED
                 if not record.outdates(Status.QUEUED, entry.attempt):
                     return WAITS
-        await self._objects.delete(key)
+        await self._stores.objects.delete(key)
         return DROPPED
 
     async def _unless_given_up(self, stored: StoredJob, broken: StartState | None) -> JobRecord:
@@ -135,13 +122,15 @@ class Backlog:
 
         Raises `PreconditionFailed` if a worker claims the job at the same time.
         """
-        now = self._clock.now()
+        now = self._stores.clock.now()
         given_up = stored.record
         if broken is not None and broken.last is not None:
             given_up = given_up.without_engine(
                 now=now, failed_at=broken.last.at, message=broken.message, log_tail=broken.last.log_tail
             )
-        return stored.record if given_up is stored.record else (await self._jobs.advance(stored, given_up)).record
+        return (
+            stored.record if given_up is stored.record else (await self._stores.jobs.advance(stored, given_up)).record
+        )
 
     async def _spawn(self, pool: str, jobs: int, starts: StartState) -> list[str]:
         if jobs == 0 or starts.paused_until is not None:

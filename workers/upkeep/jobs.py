@@ -11,14 +11,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import assert_never
 
-from storage.clock import Clock
 from storage.errors import JobGone, JobNotFound
-from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import JobStore, StoredJob
+from storage.jobs.store import StoredJob
 from storage.jobs.timers import ABANDONED, YOUNG, is_early_enough
-from storage.outbox import Outbox
-from storage.removal import JobRemover
+from storage.stores import Stores
 from storage.timers import Timer
 
 EVENTS_PENDING = timedelta(minutes=10)
@@ -31,43 +28,30 @@ LAST_LINES = 20
 class JobTimers:
     """`max_attempts` is how often a job may lose its worker before it fails with `worker_lost`."""
 
-    def __init__(
-        self,
-        jobs: JobStore,
-        remover: JobRemover,
-        outbox: Outbox,
-        logs: LogStore,
-        clock: Clock,
-        *,
-        max_attempts: int,
-    ) -> None:
-        self._jobs = jobs
-        self._remover = remover
-        self._outbox = outbox
-        self._logs = logs
-        self._clock = clock
+    def __init__(self, stores: Stores, *, max_attempts: int) -> None:
+        self._stores = stores
         self._max_attempts = max_attempts
 
     async def on_due(self, timer: Timer) -> Timer | None:
         """Act on a due timer, see `TimerHandler.on_due`."""
-        age = self._clock.now() - timer.armed_at
+        age = self._stores.clock.now() - timer.armed_at
         try:
-            stored = await self._jobs.read(timer.tenant, timer.id)
+            stored = await self._stores.jobs.read(timer.tenant, timer.id)
         except JobGone:
-            return await self._remover.collect_garbage(timer)
+            return await self._stores.remover.collect_garbage(timer)
         except JobNotFound:
             if age < YOUNG:
                 return timer  # the commit that names it may be under way
             if age < ABANDONED:
                 # The timer is moved, not kept, since each due timer costs every sweep a GET.
                 return replace(timer, due=timer.armed_at + ABANDONED)
-            await self._remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
+            await self._stores.remover.remove_unaccepted(timer.tenant, timer.id, timer.armed_at)
             return None
         if stored.record.timer == timer.key:
             return await self._reconcile(stored, timer)
         if age < YOUNG:
             return timer  # the commit that names it may be under way
-        await self._remover.delete_rows_of(timer, stored.record)
+        await self._stores.remover.delete_rows_of(timer, stored.record)
         await self._fence(stored)
         return None
 
@@ -77,31 +61,31 @@ class JobTimers:
         A new timer also replaces one that was moved before the commit that names it.
         """
         record = stored.record
-        if record.status.is_terminal and record.due_at <= self._clock.now():
+        if record.status.is_terminal and record.due_at <= self._stores.clock.now():
             await self._remove(stored)
         else:
-            await self._jobs.rearm(stored, record.due_at)
+            await self._stores.jobs.rearm(stored, record.due_at)
 
     async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:
         """Act on the record that names this timer; return the timer if it stays.
 
         Raises `PreconditionFailed` if another writer is first. The next sweep tries again if the timer still exists.
         """
-        record, now = stored.record, self._clock.now()
+        record, now = stored.record, self._stores.clock.now()
         match record.status:
             case Status.RUNNING:
                 if not record.has_lost_its_worker(now):
                     return timer
                 log_tail = await self._last_lines(record)
                 after = record.expire(now=now, max_attempts=self._max_attempts, log_tail=log_tail)
-                stored = await self._jobs.advance(stored, after)
+                stored = await self._stores.jobs.advance(stored, after)
             case _ if record.due_at > now and is_early_enough(timer.due, record):
                 return timer
             case Status.QUEUED:
-                await self._jobs.publish(record)  # the index keys of a job whose submitter died may be missing
-                stored = await self._jobs.advance(stored, record.expire_in_queue(now=now))
+                await self._stores.jobs.publish(record)  # the index keys of a job whose submitter died may be missing
+                stored = await self._stores.jobs.advance(stored, record.expire_in_queue(now=now))
             case Status.COMPLETED | Status.FAILED if record.due_at > now:
-                stored = await self._jobs.advance(stored, record)
+                stored = await self._stores.jobs.advance(stored, record)
             case Status.COMPLETED | Status.FAILED:
                 await self._remove(stored)
                 return None
@@ -111,11 +95,11 @@ class JobTimers:
 
     async def _remove(self, stored: StoredJob) -> None:
         record = stored.record
-        if await self._remover.is_free_to_go(record):
-            await self._remover.purge(stored)
+        if await self._stores.remover.is_free_to_go(record):
+            await self._stores.remover.purge(stored)
             return
-        await self._outbox.announce_again(record)
-        await self._jobs.rearm(stored, self._clock.now() + EVENTS_PENDING)
+        await self._stores.outbox.announce_again(record)
+        await self._stores.jobs.rearm(stored, self._stores.clock.now() + EVENTS_PENDING)
 
     async def _last_lines(self, record: JobRecord) -> tuple[str, ...] | None:
-        return await self._logs.tail(record.tenant, record.job_id, record.attempt, LAST_LINES)
+        return await self._stores.logs.tail(record.tenant, record.job_id, record.attempt, LAST_LINES)
