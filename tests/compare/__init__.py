@@ -1,1 +1,1 @@
-"""`make compare`: what real ComfyUI makes of each graph of a folder, and what this project makes of it."""
+"""`make compare` compares how real ComfyUI and this project treat each graph of a folder."""

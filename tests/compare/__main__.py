@@ -1,4 +1,4 @@
-"""`make compare`: the table for a folder of graphs; fails where a row that must be empty is not."""
+"""`make compare` prints the table for a folder of graphs, and fails if a row that must be empty is not."""
 
 import argparse
 import asyncio
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     )
     compared = asyncio.run(comparison.run(graphs[: options.first]))
-    print(table(compared))  # noqa: T201  what this is for
+    print(table(compared))  # noqa: T201  the command's output
     print(listed(compared, [*MARKED, NO_FILE, POLICY]))  # noqa: T201
     if options.report:
         rows = [*MARKED, NO_FILE, POLICY, OTHER_WORDS, FAILED, UNSTABLE, STRANGERS]

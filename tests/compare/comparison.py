@@ -1,4 +1,4 @@
-"""The whole comparison: one engine, every graph judged by both sides, and the model-free ones run by both."""
+"""The whole comparison: one engine, every graph checked by both sides, and the model-free graphs run by both."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.jobs.record import JobRecord
-from tests.compare.engine import RealJudge, spec
+from tests.compare.engine import RealEngine, spec
 from tests.compare.files import Folders, Listing, content, input_files, listing, placeholders, probes
 from tests.compare.graphs import NamedGraph, changes
 from tests.compare.ours import Ours, RecordingHost, ended
@@ -18,7 +18,7 @@ from workers.comfy.process import EngineProcess
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`directory` None compares the lite engine; `limit_s` 0 runs nothing."""
+    """`directory` is None to compare the lite engine; `limit_s` is 0 to run nothing."""
 
     base: Path
     directory: Path | None = None
@@ -29,12 +29,12 @@ class Options:
 
 
 class Comparison:
-    """The engine is started twice: some custom nodes list their models only when they are imported."""
+    """Runs the comparison. It starts the engine twice, because some custom nodes list their models only at import."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
         self._host = EngineProcess(spec(options.directory, options.python, options.base, options.arguments))
-        self._real = RealJudge(self._host)
+        self._real = RealEngine(self._host)
         self._contents: dict[str, bytes] = {}
 
     async def run(self, graphs: Sequence[NamedGraph]) -> list[Compared]:
@@ -45,7 +45,7 @@ class Comparison:
             lists = await self._listing(graphs)
             await self._host.stop()
             await worker.start()
-            compared = await self._judged(graphs, lists)
+            compared = await self._checked(graphs, lists)
             if self._options.limit_s:
                 await self._ran(
                     graphs, compared, lists, Runs(self._host, self._real, ours, worker, self._options.limit_s)
@@ -57,7 +57,7 @@ class Comparison:
             await self._host.stop()
 
     async def _listing(self, graphs: Sequence[NamedGraph]) -> Listing:
-        """What lists which folder; afterwards the placeholders are there."""
+        """Return the folder that each input lists, and create the placeholders."""
         base = self._options.base
         folders = Folders(base / "engine" / "input", await self._real.model_folders())
         with _made(dict.fromkeys(probes(folders, base), b"")):
@@ -76,7 +76,7 @@ class Comparison:
             self._contents[suffix] = content(name)
         return self._contents[suffix]
 
-    async def _judged(self, graphs: Sequence[NamedGraph], lists: Listing) -> list[Compared]:
+    async def _checked(self, graphs: Sequence[NamedGraph], lists: Listing) -> list[Compared]:
         engine = self._host.engine
         recording = RecordingHost(self._host, await engine.declarations(), await engine.system_stats())
         own, strangers = Ours("own"), Ours("strangers")
@@ -85,12 +85,12 @@ class Comparison:
         await strangers.worker(recording).start()
         compared = []
         for position, graph in enumerate(graphs):
-            _say(f"judging {position + 1}/{len(graphs)} {graph.name}")
+            _say(f"checking {position + 1}/{len(graphs)} {graph.name}")
             media = self._media(graph, lists)
             with _made({self._options.base / "engine" / "input" / name: body for name, body in media.items()}):
-                said = await self._real.judge(graph.document)
+                said = await self._real.check(graph.document)
             one = Compared(
-                graph.name, said, await own.judge(graph, media), await strangers.judge(graph, media), frozenset(media)
+                graph.name, said, await own.check(graph, media), await strangers.check(graph, media), frozenset(media)
             )
             if one.own.says == "accepted":
                 await self._record(one, graph, recording, await ended(worker))
@@ -101,7 +101,7 @@ class Comparison:
 
     @staticmethod
     async def _record(one: Compared, graph: NamedGraph, host: RecordingHost, record: JobRecord) -> None:
-        """What reached the engine, and which outputs are to run."""
+        """Record the graph that reached the engine and the outputs that are to run."""
         sent, host.engine.sent = host.engine.sent, None
         if sent is None:
             one.worker = str(record.error)
@@ -125,7 +125,7 @@ class Comparison:
 
 @contextmanager
 def _made(files: Mapping[Path, bytes]) -> Iterator[None]:
-    """These files, for a while: an engine lists its folders anew each time."""
+    """Create files while the context is open; an engine lists its folders anew each time."""
     made = [path for path, body in files.items() if _make(path, body)]
     try:
         yield
@@ -135,7 +135,7 @@ def _made(files: Mapping[Path, bytes]) -> Iterator[None]:
 
 
 def _make(path: Path, body: bytes) -> bool:
-    """False for a name that this system cannot have."""
+    """Create a file; return False if the system does not allow its name."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():

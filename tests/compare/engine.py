@@ -1,4 +1,4 @@
-"""The ComfyUI of the comparison, started as a worker starts it, with a base folder of its own and our custom node."""
+"""The ComfyUI of the comparison, started like a worker's, with its own base folder and the comparison's custom node."""
 
 import json
 import uuid
@@ -17,21 +17,21 @@ from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.isolation import IsolationPolicy
 
 MARK = "comfyui_modal_compare"
-"""As our custom node calls it."""
+"""The key in extra_data that the comparison's custom node recognises."""
 ENGINE_SIDE = Path(__file__).parent / "engine_side"
 START_S = 900.0
-"""Hundreds of custom nodes on a busy machine."""
+"""Long enough to import hundreds of custom nodes on a busy machine."""
 ANSWER_S = 300.0
 BODY = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """What one side says of a graph.
+class CheckResult:
+    """The result of one side for a graph.
 
-    `says` is accepted, refused, or raised where the engine failed at it. `errors` are (node id, kind of error).
-    `runs` are the outputs that would run, None where it does not say; `without` those that a warning leaves out.
-    `reason` is for people, `code` names our refusal's type.
+    `says` is "accepted", "refused", or "raised" if the engine failed on it. `errors` are pairs of node id and kind.
+    `runs` are the outputs that would run, or None if unknown; `without` are those that a warning leaves out. `reason`
+    is for people, and `code` is the type of this project's refusal.
     """
 
     says: str
@@ -43,7 +43,7 @@ class Judgement:
 
 
 def spec(directory: Path | None, python: Path | None, base: Path, arguments: Sequence[str]) -> EngineSpec:
-    """Of the lite engine where no directory is given. `base` is where its models and its own folders lie."""
+    """Return the lite engine's command without a directory. `base` contains the models and the engine's folders."""
     folders = EngineFolders(base / "engine")
     if directory is None:
         return EngineSpec.lite(folders=folders, environment=clean_environment())
@@ -54,17 +54,17 @@ def spec(directory: Path | None, python: Path | None, base: Path, arguments: Seq
         "compare": {"base_path": str(ENGINE_SIDE.parent), "custom_nodes": ENGINE_SIDE.name},
         "installed": {"base_path": str(directory.absolute()), "custom_nodes": "custom_nodes"},
     }
-    paths.write_text(json.dumps(packs))  # JSON is YAML
+    paths.write_text(json.dumps(packs))  # JSON is valid YAML
     made = EngineSpec.comfyui(
         directory, python=python, folders=folders, cpu=True, environment=clean_environment(), start_timeout_s=START_S
     )
     own = [f"--base-directory={base.absolute()}", "--extra-model-paths-config", str(paths.absolute())]
-    # As users start it, who isolate nothing: its models lie in `base`, and packs write beside their code.
+    # Without isolation, as users start it: its models lie in `base`, and packs write next to their code.
     return replace(made, command=[*made.command, *own, *arguments], isolation=IsolationPolicy("off"))
 
 
-class RealJudge:
-    """POST /prompt of this engine. Without our custom node the prompt is run, too."""
+class RealEngine:
+    """POST /prompt of this engine. Without the comparison's custom node the prompt also runs."""
 
     def __init__(self, host: EngineProcess) -> None:
         self._host = host
@@ -72,7 +72,7 @@ class RealJudge:
         self._http = httpx.AsyncClient(verify=NO_TLS)
 
     async def _client(self) -> httpx.AsyncClient:
-        """A restarted engine listens elsewhere."""
+        """Return a client for the current URL, which changes when the engine restarts."""
         if self._url != self._host.url:
             await self._http.aclose()
             self._url = self._host.url
@@ -86,20 +86,20 @@ class RealJudge:
             )
         return self._http
 
-    async def judge(self, document: Mapping[str, Any]) -> Judgement:
+    async def check(self, document: Mapping[str, Any]) -> CheckResult:
         prompt_id = str(uuid.uuid4())
         body = {"prompt": document, "prompt_id": prompt_id, "extra_data": {MARK: True}}
         response = await (await self._client()).post("/prompt", content=json.dumps(body).encode(), headers=BODY)
         if response.status_code not in (200, 400):
-            return Judgement("raised", reason=f"{response.status_code}: {response.text[:200]}")
+            return CheckResult("raised", reason=f"{response.status_code}: {response.text[:200]}")
         answer = response.json()
         errors = errors_of(answer.get("node_errors"))
         if response.status_code == 200:
-            return Judgement("accepted", errors, await self._outputs(prompt_id), words(answer))
-        return Judgement("refused", errors, frozenset(), words(answer))
+            return CheckResult("accepted", errors, await self._outputs(prompt_id), words(answer))
+        return CheckResult("refused", errors, frozenset(), words(answer))
 
     async def run(self, document: Mapping[str, Any], prompt_id: str) -> bool:
-        """Whether it was queued."""
+        """Return whether the prompt was queued."""
         body = json.dumps({"prompt": document, "prompt_id": prompt_id}).encode()
         return (await (await self._client()).post("/prompt", content=body, headers=BODY)).status_code == 200
 
@@ -109,7 +109,7 @@ class RealJudge:
         return None if outputs is None else frozenset(outputs)
 
     async def model_folders(self) -> dict[str, tuple[list[str], list[str]]]:
-        """Paths and endings by name; nothing where our custom node is not there."""
+        """Return paths and suffixes by folder name, or nothing without the comparison's custom node."""
         response = await (await self._client()).get("/comfyui-modal/compare/model-folders")
         return dict(response.json()) if response.status_code == 200 else {}
 
@@ -121,9 +121,10 @@ _EXCEPTION = "exception_during_validation"
 
 
 def errors_of(node_errors: Any) -> frozenset[tuple[str, str]]:
-    """(node id, kind). A node that fails while it is judged is blamed as the inner one of the next: no other error.
+    """Return pairs of node id and kind of error.
 
-    ComfyUI then says nothing more of this node, whose inputs it takes in no order.
+    A node whose validation raises is reported again by the node after it as an inner error, which is counted once.
+    ComfyUI then reports no other error of the node, because it checks inputs in arbitrary order.
     """
     found: set[tuple[str, str]] = set()
     for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
@@ -133,7 +134,7 @@ def errors_of(node_errors: Any) -> frozenset[tuple[str, str]]:
 
 
 def words(answer: Mapping[str, Any]) -> str:
-    """The first of ComfyUI's errors of nodes, else its general one."""
+    """Return the first of ComfyUI's node errors, or its general error."""
     for node_id, about in (answer.get("node_errors") or {}).items():
         for error in about["errors"]:
             return f"{node_id} {about.get('class_type')}: {error.get('message')}: {error.get('details')}"

@@ -1,7 +1,7 @@
-"""The files that graphs name: small ones of the right kind for the input folder, empty ones in the place of models.
+"""The files that graphs name: small ones of the right type for the input folder, and empty placeholders for models.
 
-Which inputs list files of which folder is found out by a probe: a file of an odd name in every folder that ComfyUI
-knows. The inputs whose choices then hold it list that folder.
+A probe detects which inputs list which folder: a file with an unusual name in every folder that ComfyUI knows. Inputs
+whose choices then contain it list that folder.
 """
 
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 from tests.compare.graphs import NamedGraph
 
 _FORBIDDEN = frozenset('\\\0:*?"<>|')
-"""In no name of a file that may be brought, as on Windows."""
+"""Characters that no input file's name may contain, as on Windows."""
 PROBE = "comfyui-modal-compare-probe"
 INPUT = "input"
 _PROBED = (".png", ".mp4", ".wav", ".latent", ".txt")
@@ -35,24 +35,24 @@ _PICTURES = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".gif": "GIF", ".
 _MODEL = b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n"
 
 Listing = dict[tuple[str, str], str]
-"""(class, input) → the folder that its choices come from: a name of ComfyUI's, or INPUT."""
+"""Maps (class, input) to the folder that its choices come from: one of ComfyUI's folder names, or INPUT."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """`models`: paths and endings by name, as ComfyUI tells; `input` is the engine's."""
+    """`models` maps ComfyUI's folder names to paths and suffixes; `input` is the engine's input folder."""
 
     input: Path
     models: Mapping[str, tuple[list[str], list[str]]] = field(default_factory=dict)
 
     def own(self, name: str, base: Path) -> Path | None:
-        """The first path of these models below `base`: nothing is written elsewhere."""
+        """Return the first path of these models below `base`, because files are written only there."""
         inside = (Path(path) for path in self.models[name][0] if Path(path).is_relative_to(base))
         return next(inside, None)
 
 
 def probes(folders: Folders, base: Path) -> Iterator[Path]:
-    """The files to put there before object_info is asked."""
+    """Yield the files to create before object_info is requested."""
     for suffix in _PROBED:
         yield folders.input / f"{PROBE}{suffix}"
     yield folders.input / "3d" / f"{PROBE}.glb"
@@ -87,7 +87,7 @@ def _listed(declared: Any) -> str | None:
 
 
 def named(graph: NamedGraph, lists: Listing) -> Iterator[tuple[str, str]]:
-    """(folder, name of a file there) of all that this graph names."""
+    """Yield (folder, file name) for each file that this graph names."""
     for class_type, inputs in graph.nodes().values():
         for name, value in inputs.items():
             folder = lists.get((class_type, name))
@@ -96,13 +96,14 @@ def named(graph: NamedGraph, lists: Listing) -> Iterator[tuple[str, str]]:
 
 
 def input_files(graph: NamedGraph, lists: Listing) -> list[str]:
-    """What a client would bring: plain relative names, without ComfyUI's mark for the input folder."""
+    """Return the input files that a client would send: plain relative names, without ComfyUI's suffix for the input
+    folder."""
     names = (value.removesuffix(" [input]") for folder, value in named(graph, lists) if folder == INPUT)
     return sorted({name for name in names if _is_plain(name) and not name.endswith("]")})
 
 
 def placeholders(graphs: Iterable[NamedGraph], lists: Listing, folders: Folders, base: Path) -> Iterator[Path]:
-    """An empty file for each model that a graph names."""
+    """Yield an empty file for each model that a graph names."""
     for graph in graphs:
         for folder, value in named(graph, lists):
             place = folders.own(folder, base) if folder != INPUT else None
@@ -115,13 +116,13 @@ def _is_plain(name: str) -> bool:
 
 
 def _is_relative(name: str) -> bool:
-    """A name with `\\` is one file's here, and so listed as the graph names it."""
+    """Return whether a name is relative. A backslash is part of a file name here, as the graph writes it."""
     parts = PurePosixPath(name).parts
     return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
 
 
 def content(name: str) -> bytes:
-    """A small file of the kind that its ending says; a PNG where that is none."""
+    """Return a small file of the type of the suffix, or a PNG if it has none."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in _CONTAINERS:
         return _video(suffix)
@@ -144,7 +145,7 @@ def _pixels(shift: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _video(suffix: str) -> bytes:
-    """With a tone: nodes that extract a sound want one."""
+    """Return a video with a tone, because some nodes extract its sound."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format={".mkv": "matroska"}.get(suffix, suffix[1:])) as container:
         stream = container.add_stream(_CONTAINERS[suffix], rate=_FPS)
@@ -167,7 +168,7 @@ def _sound(suffix: str) -> bytes:
 
 
 class _Tone:
-    """Two seconds of 440 Hz, as a stream of a file that is written."""
+    """Two seconds of 440 Hz as a stream of a file."""
 
     def __init__(self, container: av.container.OutputContainer, codec: str) -> None:
         self._rate = 48_000 if codec == "libopus" else _RATE

@@ -1,4 +1,4 @@
-"""The graphs of a folder: ComfyUI's API format, as it is or wrapped as {"prompt": …} or {"workflow": …}."""
+"""The graphs of a folder in ComfyUI's API format, plain or wrapped as {"prompt": …} or {"workflow": …}."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -15,7 +15,7 @@ class NamedGraph:
     document: Document
 
     def nodes(self) -> dict[str, tuple[str, Mapping[str, Any]]]:
-        """Class and inputs of whatever is a node."""
+        """Return the class and inputs of each node."""
         return {
             node_id: (str(node.get("class_type")), node["inputs"])
             for node_id, node in self.document.items()
@@ -24,7 +24,7 @@ class NamedGraph:
 
 
 def graphs_in(folder: Path) -> list[NamedGraph]:
-    """By name. A file that is no JSON object, or is in the editor's format, is left out."""
+    """Return the graphs by name. Files that are not JSON objects, or are in the editor's format, are left out."""
     found = []
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -42,10 +42,10 @@ def graphs_in(folder: Path) -> list[NamedGraph]:
 def changes(
     submitted: Document, sent: Mapping[str, Any], outputs: int, files: Collection[str] = frozenset()
 ) -> list[str]:
-    """What differs in the document that reached the engine, but for one more field for each of so many outputs.
+    """Return the differences in the document that reached the engine, except for one added field per output.
 
-    One more is allowed for each node that has a note of ComfyUI's cache, and for each that names one of the job's
-    `files`: the cache would serve such nodes with another job's result.
+    One more field is allowed for each node with ComfyUI's `is_changed`, and for each node that names one of the job's
+    `files`, because the cache would answer these nodes with another job's result.
     """
     found = [f"node {node_id} was added" for node_id in sent if node_id not in submitted]
     added = 0
@@ -54,7 +54,7 @@ def changes(
             found.append(f"node {node_id} was removed")
             continue
         if {**node, "inputs": None} != {**sent[node_id], "inputs": None}:
-            found.append(f"node {node_id}: what stands beside its inputs")
+            found.append(f"node {node_id}: fields next to its inputs were changed")
         before, after = node.get("inputs", {}), sent[node_id]["inputs"]
         added += len(after.keys() - before.keys())
         found += [f"node {node_id}: {name} was removed" for name in before if name not in after]
@@ -70,11 +70,11 @@ def changes(
 
 
 def _names(node: Any, files: Collection[str]) -> bool:
-    """Whether a literal value of the node contains the name of a file, or a part of its path."""
+    """Return whether a literal value of the node contains a file name, or a part of its path."""
     text = json.dumps(list(node.get("inputs", {}).values()), ensure_ascii=False)
     return any(json.dumps(part, ensure_ascii=False)[1:-1] in text for name in files for part in name.split("/"))
 
 
 def _differ(before: Any, after: Any) -> bool:
-    """1, 1.0 and True are different inputs; NaN is itself."""
+    """Compare as JSON: 1, 1.0 and True differ, and NaN equals itself."""
     return json.dumps(before) != json.dumps(after)

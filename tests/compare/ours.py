@@ -1,4 +1,4 @@
-"""This project's side: the HTTP face over a store in memory, and workers that take what it accepted."""
+"""This project's side: the HTTP API over an in-memory store, and workers for the jobs that it accepts."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
-from tests.compare.engine import ANSWER_S, BODY, Judgement, errors_of
+from tests.compare.engine import ANSWER_S, BODY, CheckResult, errors_of
 from tests.compare.graphs import NamedGraph
 from workers.attention import NOT_OURS
 from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
@@ -36,7 +36,7 @@ RECORDED = "recorded, not run"
 
 
 class RecordingEngine:
-    """A `ComfyEngine` that knows what another one knows, and keeps the last prompt instead of running it."""
+    """A `ComfyEngine` with another engine's declarations, which stores the last prompt instead of running it."""
 
     def __init__(self, object_info: dict[str, Any], system_stats: dict[str, Any]) -> None:
         self.sent: Prompt | None = None
@@ -77,7 +77,7 @@ class RecordingEngine:
 
 
 class _Silence:
-    """A socket on which nothing comes."""
+    """A socket without messages."""
 
     def __aiter__(self) -> AsyncIterator[Message]:
         return self
@@ -88,7 +88,7 @@ class _Silence:
 
 
 class RecordingHost:
-    """An `EngineHost` with a `RecordingEngine`, and the log and paths of the real one."""
+    """An `EngineHost` with a `RecordingEngine` and the log and paths of the real one."""
 
     def __init__(self, real: EngineHost, object_info: dict[str, Any], system_stats: dict[str, Any]) -> None:
         self._object_info = object_info
@@ -98,7 +98,7 @@ class RecordingHost:
         self.start_phases = real.start_phases
 
     def outputs(self, graph: NamedGraph) -> frozenset[str]:
-        """Its output nodes, good ones or bad."""
+        """Return the output nodes of a graph, valid or not."""
         return frozenset(
             node_id
             for node_id, (class_type, _) in graph.nodes().items()
@@ -116,7 +116,7 @@ class RecordingHost:
 
 
 class Ours:
-    """The API at one level of trust. `judge` leaves an accepted job in the queue, for `serve` of any worker."""
+    """The API at one trust level. `check` leaves an accepted job in the queue for any worker."""
 
     def __init__(self, trust: GraphTrust) -> None:
         clock, signal = SystemClock(), MemorySignal()
@@ -134,26 +134,26 @@ class Ours:
     def worker(self, host: EngineHost) -> WorkerLoop:
         return worker_loop(self.settings, self.stores, host)
 
-    async def judge(self, graph: NamedGraph, media: Mapping[str, bytes], **options: Any) -> Judgement:
+    async def check(self, graph: NamedGraph, media: Mapping[str, bytes], **options: Any) -> CheckResult:
         sources = [{"name": name, "data": base64.b64encode(body).decode()} for name, body in media.items()]
-        body = json.dumps({"workflow": graph.document, "media": sources, **options})  # httpx's own way refuses NaN
+        body = json.dumps({"workflow": graph.document, "media": sources, **options})  # httpx's own encoder refuses NaN
         response = await self._client.post("/v1/jobs", content=body.encode(), headers=BODY)
         answer = response.json()
         if response.status_code == 202:
             warnings = answer.get("warnings") or {}
             without = frozenset(output for about in warnings.values() for output in about["dependent_outputs"])
-            return Judgement("accepted", errors_of(warnings), without=without)
+            return CheckResult("accepted", errors_of(warnings), without=without)
         if response.status_code >= 500:
-            return Judgement("raised", reason=f"{response.status_code}: {response.text[:200]}")
+            return CheckResult("raised", reason=f"{response.status_code}: {response.text[:200]}")
         code = str(answer["type"]).rpartition("/")[2].rpartition(":")[2]
-        return Judgement("refused", errors_of(answer.get("node_errors")), frozenset(), answer["detail"], code)
+        return CheckResult("refused", errors_of(answer.get("node_errors")), frozenset(), answer["detail"], code)
 
     async def close(self) -> None:
         await self._client.aclose()
 
 
 async def ended(worker: WorkerLoop) -> JobRecord:
-    """The queued job, after this worker had it."""
+    """Run the queued job with this worker and return its record."""
     stored = await worker.serve_one()
     assert isinstance(stored, StoredJob)
     return stored.record

@@ -1,4 +1,4 @@
-"""A graph without models, run by ComfyUI on its own and by this project: are the same files delivered?"""
+"""Runs a model-free graph with ComfyUI alone and with this project, and compares the delivered files."""
 
 import asyncio
 import hashlib
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from storage.jobs.record import JobRecord
-from tests.compare.engine import RealJudge
+from tests.compare.engine import RealEngine
 from tests.compare.files import INPUT, Listing
 from tests.compare.graphs import Document, NamedGraph
 from tests.compare.ours import Ours, ended
@@ -33,13 +33,13 @@ DENIED = (
     r"|llm|florence|qwen|joy.?caption|deepseek|claude|huggingface|replicate|wd14|tagger|depth.?anything|dwpose|preprocessor"
     r"|segment|sam2?|yolo|detector|insight|reactor|face|whisper|tts|voice|upscalemodel|interpolat|rife|gmfss|film.?vfi|vfi"
 )
-"""Classes that load or download models by themselves, or call a service: object_info does not show it."""
+"""Classes that load or download models by themselves or call a service, which object_info does not show."""
 POLL_S = 0.1
 STOPPING_S = 5.0
 
 
 Files = Counter[tuple[str, str, str]]
-"""(output or temp with the subfolder, name, digest of what it shows)."""
+"""Counts (output or temp with the subfolder, name, digest of the content)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Ran:
 def without_models(
     graph: NamedGraph, runs: frozenset[str], object_info: Mapping[str, Any], lists: Listing
 ) -> NamedGraph | None:
-    """The graph's part that these outputs need, as far as they need no model; None where all of them do."""
+    """Return the part of the graph for those of these outputs that need no model; None if all of them do."""
     parsed = parse_graph(graph.document)
     of_models = {class_type for (class_type, _), folder in lists.items() if folder != INPUT}
 
@@ -67,9 +67,9 @@ def without_models(
 
 
 class Runs:
-    """On one engine, one after the other. `limit_s` for each."""
+    """Runs on one engine, one after another, each limited to `limit_s`."""
 
-    def __init__(self, host: EngineProcess, real: RealJudge, ours: Ours, worker: WorkerLoop, limit_s: int) -> None:
+    def __init__(self, host: EngineProcess, real: RealEngine, ours: Ours, worker: WorkerLoop, limit_s: int) -> None:
         self._host, self._real, self._ours, self._worker, self._limit_s = host, real, ours, worker, limit_s
         self._folders = host._spec.folders
 
@@ -92,12 +92,12 @@ class Runs:
         return UNSTABLE if is_unstable else DIFFERENT, differences
 
     async def _alone(self, document: Document, media: Mapping[str, bytes]) -> Ran | None:
-        """None where it takes too long; the engine is a fresh one then."""
+        """Run the graph with ComfyUI alone; return None and restart the engine if it takes too long."""
         engine = self._host.engine
-        while await engine.queue() != PromptQueue():  # noqa: ASYNC110  without our custom node, what was judged runs
+        while await engine.queue() != PromptQueue():  # noqa: ASYNC110  without the custom node, checked prompts run
             await asyncio.sleep(POLL_S)
         await engine.clean()
-        await engine.free()  # a file that lies in the cache is not written again
+        await engine.free()  # a cached file is not written again
         with tempfile.TemporaryDirectory() as scratch:
             for position, (name, body) in enumerate(media.items()):
                 path = Path(scratch) / str(position)
@@ -128,7 +128,7 @@ class Runs:
             await self._host.restart()
 
     def _named(self, outputs: Mapping[str, Any]) -> Files:
-        """The files in ComfyUI's folders that its history names, whatever the payload is called."""
+        """Return the files in ComfyUI's folders that its history names, under any key of the payload."""
         folders = self._folders
         found: Files = Counter()
         for value in _strings(outputs):
@@ -142,10 +142,10 @@ class Runs:
         return found
 
     async def _by_worker(self, graph: NamedGraph, media: Mapping[str, bytes]) -> Ran:
-        await self._host.engine.free()  # nothing of ComfyUI's own run lies in the cache, as none would in a worker's
-        judged = await self._ours.judge(graph, media, timeout_s=3 * self._limit_s)
-        if judged.says != "accepted":
-            return Ran(ok=False, files=Counter(), reason=f"not accepted again: {judged.reason}")
+        await self._host.engine.free()  # a worker's cache has no results of ComfyUI's own run
+        checked = await self._ours.check(graph, media, timeout_s=3 * self._limit_s)
+        if checked.says != "accepted":
+            return Ran(ok=False, files=Counter(), reason=f"not accepted again: {checked.reason}")
         record = await ended(self._worker)
         if record.status != "completed":
             return Ran(ok=False, files=Counter(), reason=str(record.error))
@@ -161,12 +161,12 @@ class Runs:
 
 
 def _name(filename: str) -> str:
-    """Previews have random letters in their names."""
+    """Remove the random letters from a preview's file name."""
     return re.sub(r"_temp_[a-z]{5}_", "_temp_", filename)
 
 
 def _is_file(path: Path) -> bool:
-    """False for a text that no file can be called."""
+    """Return False for a text that cannot be a file name."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -174,7 +174,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _strings(value: Any) -> Iterator[tuple[str, str]]:
-    """(filename, subfolder) of whatever may name a file in a node's result."""
+    """Yield (filename, subfolder) for each value of a node's result that may name a file."""
     if isinstance(value, str):
         yield value, ""
     elif isinstance(value, Mapping) and isinstance(value.get("filename"), str):
@@ -186,20 +186,20 @@ def _strings(value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _differences(alone: Files, ours: Files) -> Iterator[str]:
-    """Texts that were delivered as files are no files of ComfyUI's, and so are not compared."""
+    """Yield the differences, except for texts, which only this project delivers as files."""
     names = Counter(name for _, name, _ in alone)
     for (where, name, content), count in alone.items():
         if ours[where, name, content] >= count:
             continue
         alike = [other for other in ours if other[0] == where and other[2] == content]
         if names[name] > 1 and alike:
-            continue  # of two files with one name, one is delivered under another
+            continue  # one of two files with the same name is delivered renamed
         said = [other for other in ours if other[1] == name]
         yield f"{where}/{name}: {f'delivered as {said}' if said else f'not delivered, but {list(ours)[:4]}'}"
 
 
 def digest(body: bytes) -> str:
-    """Of the pixels or samples, where it is a picture, a video or a sound; of the bytes otherwise."""
+    """Hash the pixels or samples of a picture, a video or sound, and the bytes of any other file."""
     hashed = hashlib.sha256()
     try:
         with Image.open(io.BytesIO(body)) as image:

@@ -1,15 +1,15 @@
-"""What the comparison found, counted. A row that must be empty lists every graph that is in it."""
+"""The counted results of the comparison. A row that must be empty lists each of its graphs."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tests.compare.engine import Judgement
+from tests.compare.engine import CheckResult
 
 BY_POLICY = frozenset({"node-not-allowed"})
-"""Refusals that are meant: the class runs code from the graph."""
+"""Intended refusals: the class runs code from the graph."""
 NO_FILE = "only this project refuses: a file that neither side has"
-"""The check of ComfyUI's class is a weak one (the empty name is a folder that exists); its run ends at that node."""
+"""ComfyUI's class accepts a missing file (the empty name is an existing folder), and its run fails at that node."""
 BOTH_ACCEPT = "both accept"
 BOTH_REFUSE = "both refuse"
 POLICY = "only this project refuses: a class that runs code"
@@ -25,7 +25,7 @@ EQUAL = "  the same outputs"
 DIFFERENT = "  different outputs"
 FAILED = "  failed on both"
 UNSTABLE = "  other outputs at each run of ComfyUI's own"
-"""Nodes that draw random numbers without a seed."""
+"""Graphs with nodes that draw random numbers without a seed."""
 MARKED = (WRONG_REFUSAL, WRONG_ACCEPTANCE, OTHER_ERRORS, WORKER_REFUSES, CHANGED, DIFFERENT)
 ROWS = (
     BOTH_ACCEPT,
@@ -49,14 +49,13 @@ ROWS = (
 
 @dataclass(slots=True)
 class Compared:
-    """One graph. `brought` are the files that both sides got. `worker` is why the worker refused what was accepted;
-    `outputs` is how both runs ended.
-    """
+    """One graph. `brought` are the input files that both sides got, `worker` is the worker's reason to refuse an
+    accepted graph, and `outputs` is the result of both runs."""
 
     name: str
-    real: Judgement
-    own: Judgement
-    strangers: Judgement | None = None
+    real: CheckResult
+    own: CheckResult
+    strangers: CheckResult | None = None
     brought: frozenset[str] = frozenset()
     worker: str = ""
     changes: list[str] = field(default_factory=list)
@@ -64,10 +63,10 @@ class Compared:
     differences: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, str]]:
-        """The rows that it counts in, with the reason."""
-        return [*self._judged(), *self._sent(), *self._strangers(), *self._ran()]
+        """Return the rows that the graph counts in, with the reasons."""
+        return [*self._checked(), *self._sent(), *self._strangers(), *self._ran()]
 
-    def _judged(self) -> list[tuple[str, str]]:
+    def _checked(self) -> list[tuple[str, str]]:
         real, own = self.real, self.own
         if own.says != "accepted":
             if real.says == "accepted":
@@ -106,7 +105,7 @@ class Compared:
         return [(OUTPUTS, ""), (self.outputs, "; ".join(self.differences[:5]))]
 
 
-def _differing(real: Judgement, own: Judgement) -> str:
+def _differing(real: CheckResult, own: CheckResult) -> str:
     parts = []
     if missing := sorted(real.errors - own.errors):
         parts.append(f"only ComfyUI: {missing[:4]}")
@@ -125,7 +124,7 @@ def table(compared: Sequence[Compared]) -> str:
 
 
 def listed(compared: Sequence[Compared], rows: Iterable[str] = MARKED) -> str:
-    """Each graph in one of these rows, with the reason."""
+    """Return each graph in one of these rows, with the reason."""
     lines = []
     for wanted in rows:
         found = [(one.name, reason) for one in compared for row, reason in one.rows() if row == wanted]

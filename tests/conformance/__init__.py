@@ -1,1 +1,1 @@
-"""The same scenarios against the lite engine and, where one is configured, real ComfyUI: both must do as recorded."""
+"""The same scenarios on the lite engine and, if configured, real ComfyUI: both must act as recorded."""

@@ -1,4 +1,4 @@
-"""One engine of each kind a test process. Real ComfyUI takes part where the environment names one."""
+"""One engine of each kind per test process. Real ComfyUI takes part if the environment names one."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from tests.conformance.scenarios import all_scenarios
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Scenarios that need nodes made for tests run on real ComfyUI only where it has them."""
+    """Run scenarios that need test nodes on real ComfyUI only if it has them."""
     if "engine" not in metafunc.fixturenames:
         return
     place = RealComfy.configured(os.environ)
@@ -35,7 +35,7 @@ def _engine_param(kind: str) -> object:
 
 
 def _marks(kind: str) -> list[pytest.MarkDecorator]:
-    """Real ComfyUI is big: one process runs all that needs it."""
+    """Run all tests of real ComfyUI in one process, because it is large."""
     return [pytest.mark.xdist_group("real-comfyui")] if kind == "real" else []
 
 
@@ -46,7 +46,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def engine_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Engine]]:
-    """Starts an engine of a kind when it is first asked for."""
+    """Return a function that starts an engine of a kind on its first use."""
     started: dict[str, Engine] = {}
     with contextlib.ExitStack() as stack:
 

@@ -1,4 +1,4 @@
-"""What nodes declare, reduced to facts: types, defaults, ranges and choices; no names for people, no texts. Pure."""
+"""Declarations of nodes reduced to facts: types, defaults, ranges and choices, without display texts. Pure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ _UPLOADS = ("image_upload", "audio_upload")
 
 
 def declared(node: Mapping[str, Any]) -> dict[str, Any]:
-    """One node of /object_info. A combo of files, whose choices depend on the server, has none here."""
+    """Return one node of /object_info. Combos of files, whose choices depend on the server, have no choices here."""
     groups = {name: node["input"].get(name, {}) for name in ("required", "optional")}
     return {
         **{name: {key: _input(config) for key, config in group.items()} for name, group in groups.items()},
@@ -26,7 +26,8 @@ def _input(config: list[Any]) -> dict[str, Any]:
 
 
 def _kind(kind: Any, options: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """Combos are written in three ways: as the list of their choices, as COMBO, and as one whose choices add inputs."""
+    """Return the type and choices of a combo in any of its three notations: a list, COMBO, or choices that add
+    inputs."""
     if isinstance(kind, list):
         return "COMBO", kind
     if kind in ("COMBO", "COMFY_DYNAMICCOMBO_V3"):

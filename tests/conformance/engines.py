@@ -1,6 +1,6 @@
-"""Starts the engines under test: real processes on free ports, with folders of their own.
+"""Starts the engines under test: real processes on free ports, with their own folders.
 
-They listen on TCP, as their users start them; a worker's own engine listens on a UNIX socket."""
+They listen on TCP, as users start them; a worker's own engine listens on a UNIX socket."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ _OWN_NODES_PACK = "wire_nodes"
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A running engine. `nodes` tells which of the nodes made for tests it has."""
+    """A running engine. `nodes` names its test nodes."""
 
     url: str
     version: str
@@ -34,7 +34,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class RealComfy:
-    """Where a real ComfyUI is: a folder with the interpreter that runs it, or the URL of a running one."""
+    """The location of a real ComfyUI: a folder with its interpreter, or the URL of a running one."""
 
     folder: Path | None = None
     python: Path | None = None

@@ -1,7 +1,7 @@
-"""The expectations: normalised recordings of real ComfyUI, one folder a version. The older version's folder holds only
-what differs there, so that its files name the differences.
+"""The expectations: normalised recordings of real ComfyUI, one folder per version. The older version's folder has only
+the files that differ.
 
-`python -m tests.conformance.expectations RECORDINGS` writes them anew from a folder of recordings by version.
+`python -m tests.conformance.expectations RECORDINGS` regenerates them from a folder of recordings by version.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from workers.lite.nodes import node_classes
 
 FOLDER = Path(__file__).parent / "expected"
 REFERENCE = "0.33.0"
-"""The version that the lite engine follows."""
+"""The ComfyUI version that the lite engine follows."""
 
 _NOT_PLAYED = {
     "s24_cycle": ("GET /history",),
@@ -27,12 +27,12 @@ _NOT_PLAYED = {
     "s62_history_api": ("GET /history?max_items=1&offset=0",),
     "s64_jobs_api": ("GET /api/jobs?status=completed&limit=1", "GET /api/jobs?status=failed&limit=1"),
 }
-"""Calls of a recording that a scenario leaves out, by how their note or their method and path begins: they depend on
-what the server did before, or on nodes that the lite engine has not."""
+"""Calls of a recording that a scenario leaves out, by the start of their note or of their method and path. They depend
+on the server's earlier state, or on nodes that the lite engine lacks."""
 
 
 def transcript(scenario: Scenario, recording: Mapping[str, Any]) -> dict[str, Any]:
-    """What is compared of a recording of this scenario."""
+    """Return the compared part of a recording of this scenario."""
     left_out = _NOT_PLAYED.get(scenario.name, ())
     kept = [
         call
@@ -45,13 +45,13 @@ def transcript(scenario: Scenario, recording: Mapping[str, Any]) -> dict[str, An
 
 
 def expected(scenario: Scenario, version: str) -> Any:
-    """The expectation for this version if it has its own, that of the reference otherwise."""
+    """Return the expectation of this version, or else that of the reference version."""
     own = FOLDER / version / f"{scenario.name}.json"
     return json.loads((own if own.exists() else FOLDER / REFERENCE / f"{scenario.name}.json").read_text())
 
 
 def differences(wanted: Any, found: Any) -> str:
-    """Line by line, as a diff; empty if both are equal."""
+    """Return a line diff, which is empty if both are equal."""
     before, after = (_as_text(value).splitlines() for value in (wanted, found))
     return "\n".join(difflib.unified_diff(before, after, "recorded", "found", lineterm="", n=4))
 

@@ -1,4 +1,4 @@
-"""The graphs that the scenarios submit. Colours are random: a result from an engine's cache would hide a difference."""
+"""The graphs that the scenarios submit. Colours are random, because a cached result could hide a difference."""
 
 import json
 import secrets
@@ -31,7 +31,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class OwnNodes:
-    """The nodes made for tests: the lite engine's, or the pack that does the same in real ComfyUI."""
+    """The test nodes: the lite engine's, or the equivalent pack in real ComfyUI."""
 
     lite: bool
 

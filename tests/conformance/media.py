@@ -1,6 +1,6 @@
-"""What videos, sounds and animations hold, decoded. The expectations in expected/media.json were made by real ComfyUI.
+"""The decoded content of videos, sounds and animations. Real ComfyUI made the expectations in expected/media.json.
 
-`python -m tests.conformance.media URL` writes them anew from a running ComfyUI.
+`python -m tests.conformance.media URL` regenerates them from a running ComfyUI.
 """
 
 import asyncio
@@ -21,7 +21,8 @@ FILE = Path(__file__).parent / "expected" / "media.json"
 
 
 def graph() -> Graph:
-    """Twelve frames of two colours in turn, half a second of silence, a second of a tone, saved in every way."""
+    """Return twelve frames of two alternating colours, half a second of silence and a second of a tone, saved in
+    every way."""
     images, empty, loaded = ["1", 0], ["2", 0], ["3", 0]
     size = {"width": 66, "height": 34, "batch_size": 1}
     video = {"video": ["4", 0], "filename_prefix": "media/video", "format": "mp4", "codec": "h264"}
@@ -53,7 +54,7 @@ def graph() -> Graph:
 
 
 async def made(traffic: Traffic) -> dict[str, Any]:
-    """What each saving node's file holds, by node."""
+    """Return the content of each saved file by node."""
     await traffic.upload(tone(440, rate=22050), "tone.wav", overwrite="true")
     history = await traffic.run(graph())
     assert history["status"]["completed"], history["status"]

@@ -1,8 +1,8 @@
-"""What must be equal of two recordings of one scenario. Pure: a recording in, a transcript out, both JSON.
+"""The comparable parts of two recordings of one scenario. Pure: a recording in, a transcript out, both JSON.
 
-Ids, times, counters and random names become symbols, numbered as they first appear, so that *which* id or file appears
-where is still compared. What ComfyUI itself leaves open is brought into one order: independent nodes, sets sent as
-lists. ComfyUI's own words (tooltips, tracebacks) are dropped.
+Ids, times, counters and random names become symbols, numbered by first appearance, so that it is still compared *which*
+id or file appears where. Results whose order ComfyUI leaves open, independent nodes and sets sent as lists, are sorted.
+ComfyUI's own texts (tooltips, tracebacks) are dropped.
 """
 
 import math
@@ -37,7 +37,7 @@ _VARYING = frozenset({"value"})
 
 
 def normalise(recording: Mapping[str, Any], *, varying_progress: bool = False) -> dict[str, Any]:
-    """`varying_progress`: how far a node came before something happened to it is left open."""
+    """Return the transcript; with `varying_progress` the progress of a node before an event is left open."""
     graphs = _graphs(recording["http"])
     recording = settled(recording, graphs)
     sockets = {"main": recording["ws"], **recording.get("ws_other", {})}
@@ -56,7 +56,7 @@ def normalise(recording: Mapping[str, Any], *, varying_progress: bool = False) -
 
 
 def _graphs(http: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every accepted prompt's graph, by prompt id."""
+    """Return the graph of every accepted prompt by prompt id."""
     found = {}
     for entry in http:
         request, response = entry.get("request"), entry.get("response")
@@ -85,7 +85,7 @@ def _call(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """Without times, words that are ComfyUI's own, and the order of sets."""
+    """Remove times, ComfyUI's own texts, and the order of sets."""
     if key == "current_inputs":
         return sorted(value)
     if isinstance(value, dict):
@@ -128,7 +128,7 @@ def _plain_text(value: str, key: str) -> str:
 
 
 def _frame(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """A frame as {"type", "data"}: a binary one by what it says it is."""
+    """Return a frame as {"type", "data"}; a binary frame by its decoded header."""
     if entry["type"] == "binary":
         decoded = {key: value for key, value in entry["data"]["decoded"].items() if key != "magic"}
         return {"type": "binary", "data": decoded}
@@ -140,7 +140,7 @@ def _frame(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _socket(frames: list[dict[str, Any]], graphs: Mapping[str, Any]) -> dict[str, Any]:
-    """One socket's messages: the queue's length as it changed, each prompt's messages, and the others."""
+    """Return one socket's messages: changes of the queue's length, the messages of each prompt, and the others."""
     lengths: list[int] = []
     rest = []
     for frame in frames:
@@ -159,7 +159,8 @@ def _socket(frames: list[dict[str, Any]], graphs: Mapping[str, Any]) -> dict[str
 
 
 def _vague(socket: dict[str, Any]) -> dict[str, Any]:
-    """Each kind of message of a node once, without values, a step's own in any order; the queue's lengths as a set."""
+    """Keep each kind of a node's message once and without values, with the steps sorted and the queue's lengths as a
+    set."""
     for run in socket["runs"]:
         seen: list[Any] = []
         for message in run["messages"]:
@@ -181,7 +182,7 @@ def _without_values(value: Any) -> Any:
 
 
 class _Symbols:
-    """Replaces ids and file names by symbols in the order in which they are met: dictionaries by sorted key."""
+    """Replaces ids and file names by symbols in order of appearance, with dictionaries sorted by key."""
 
     def __init__(self) -> None:
         self._symbols: dict[str, str] = {}

@@ -1,7 +1,7 @@
-"""What the picture nodes make of given pixels. The expectations were made by real ComfyUI: one PNG a case, its frames
-one below the other.
+"""The results of the picture nodes for given pixels. Real ComfyUI made the expectations: one PNG per case, with its
+frames one below the other.
 
-`python -m tests.conformance.pictures URL` writes them anew from a running ComfyUI.
+`python -m tests.conformance.pictures URL` regenerates them from a running ComfyUI.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ _FREE_SIDES = {"width-0": (0, 30), "height-0": (30, 0), "both-0": (0, 0)}
 
 
 def sources() -> dict[str, bytes]:
-    """The uploaded files, by name: smooth and noisy, with opacity, turned, few colours, many frames, 16 bit."""
+    """Return the uploaded files by name: smooth, noisy, transparent, rotated, few colours, many frames, 16 bit."""
     random = np.random.default_rng(7)
     rows, columns = np.mgrid[0:17, 0:23]
     smooth = np.stack([rows * 15, columns * 11, 255 - rows * 7 - columns * 5], axis=-1).astype(np.uint8)
@@ -41,7 +41,7 @@ def sources() -> dict[str, bytes]:
     deep = (random.integers(0, 65536, (17, 23), dtype=np.uint16)).astype(np.uint16)
     frames = [Image.fromarray(np.roll(smooth, shift, axis=1)).quantize(16) for shift in (0, 5, 9)]
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     return {
         "smooth.png": _encoded(Image.fromarray(smooth)),
         "noise.png": _encoded(Image.fromarray(noise)),
@@ -60,7 +60,7 @@ def _encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def cases() -> dict[str, Graph]:
-    """Graphs by name; node "3" is what is saved. Nodes "1" and "2" load the smooth and the noisy picture."""
+    """Return graphs by name; node "3" is saved, and nodes "1" and "2" load the smooth and the noisy picture."""
     one: dict[str, dict[str, Any]] = {
         "invert": node("ImageInvert", image=["1", 0]),
         "crop": node("ImageCrop", image=["1", 0], width=10, height=8, x=5, y=6),
@@ -91,7 +91,7 @@ def _graph(name: str, last: dict[str, Any]) -> Graph:
 
 
 async def made(traffic: Traffic) -> dict[str, Pixels]:
-    """Every case's frames, one below the other."""
+    """Return the frames of every case, one below the other."""
     for name, content in sources().items():
         await traffic.upload(content, name, overwrite="true")
     found = {}

@@ -1,7 +1,7 @@
-"""Brings one socket's messages into an order that does not depend on what ComfyUI leaves open. Pure.
+"""Sorts one socket's messages, so that their order does not depend on what ComfyUI leaves open. Pure.
 
-Messages are grouped by prompt; within a prompt, the messages of each node stand together, nodes in the order of their
-depth in the graph. Whole snapshots (progress_state) become what changed in them.
+Messages are grouped by prompt and then by node, with the nodes in order of their depth in the graph. Whole snapshots
+(progress_state) become their changes.
 """
 
 import itertools
@@ -13,7 +13,7 @@ _NODE_KEYS = ("node", "display_node")
 
 
 def grouped(frames: list[Frame], graphs: Mapping[str, Any]) -> tuple[dict[str, list[Frame]], list[Frame]]:
-    """Frames by prompt, in the order in which the prompts began; and the frames of no prompt."""
+    """Return the frames by prompt, in the order of the prompts' starts, and the frames without a prompt."""
     runs: dict[str, list[Frame]] = {}
     others: list[Frame] = []
     current: str | None = None
@@ -38,38 +38,39 @@ def _prompt_of(frame: Frame) -> str | None:
 
 
 def _changes(run: list[Frame]) -> list[Frame]:
-    """Each progress_state as the node that changed in it; a node that vanished is told, for none should."""
+    """Return each progress_state as the nodes that changed in it; a node that vanished, which should not happen, is
+    reported."""
     known: dict[str, Any] = {}
-    told = []
+    kept = []
     for frame in run:
         if frame["type"] != "progress_state":
-            told.append(frame)
+            kept.append(frame)
             continue
         nodes = frame["data"]["nodes"]
         changed = [nodes[node] for node in nodes if known.get(node) != nodes[node]]
-        told += [{"type": "progress_state", "data": node} for node in changed]
-        told += [{"type": "vanished", "data": {"node_id": node}} for node in known if node not in nodes]
+        kept += [{"type": "progress_state", "data": node} for node in changed]
+        kept += [{"type": "vanished", "data": {"node_id": node}} for node in known if node not in nodes]
         known = dict(nodes)
-    return told
+    return kept
 
 
 def sorted_steps(run: list[Frame]) -> list[Frame]:
-    """A socket may open between the messages of one step: neighbours that tell of a step, sorted by type."""
-    told: list[Frame] = []
-    for is_step, neighbours in itertools.groupby(run, _tells_step):
+    """Sort adjacent messages of a step by type, because a socket may open between them."""
+    kept: list[Frame] = []
+    for is_step, neighbours in itertools.groupby(run, _is_step):
         frames = list(neighbours)
-        told += sorted(frames, key=lambda frame: str(frame["type"])) if is_step else frames
-    return told
+        kept += sorted(frames, key=lambda frame: str(frame["type"])) if is_step else frames
+    return kept
 
 
-def _tells_step(frame: Frame) -> bool:
+def _is_step(frame: Frame) -> bool:
     if frame["type"] == "progress_state":
         return bool(frame["data"]["state"] == "running")
     return frame["type"] in ("progress", "binary")
 
 
 def _ordered(run: list[Frame], graph: Mapping[str, Any]) -> list[Frame]:
-    """Stable sort of the node messages between the run's beginning and its end, by depth and id of their node."""
+    """Sort node messages between the start and the end of a run stably, by depth and id of their node."""
     positions: list[tuple[int, str]] = []
     current = (-1, "")
     for frame in run:
@@ -95,7 +96,7 @@ def _node_of(frame: Frame) -> str | None:
 
 
 def _depth(node_id: str, graph: Mapping[str, Any], above: int = 0) -> int:
-    """The longest way from a source of the graph to this node. Recursion ends at `len(graph)`."""
+    """Return the length of the longest path from a source of the graph. Recursion ends at `len(graph)`."""
     if node_id not in graph or above > len(graph):
         return 0
     inputs = graph[node_id].get("inputs", {}).values()

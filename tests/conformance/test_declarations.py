@@ -8,11 +8,11 @@ from tests.conformance.expectations import FOLDER, REFERENCE
 from workers.lite.nodes import node_classes
 
 NEWER_THAN_LITE = {"CreateVideo": {"bit_depth"}}
-"""Optional inputs that the lite engine ignores, as it does all unknown inputs."""
+"""Optional inputs that the lite engine ignores like all unknown inputs."""
 
 
-def test_nodes_declare_what_comfyuis_declare() -> None:
-    """Types, defaults, ranges and outputs are equal; of the choices of a video's format and codec lite has some."""
+def test_declarations_match_comfyuis() -> None:
+    """Types, defaults, ranges and outputs equal ComfyUI's; video formats and codecs may have fewer choices."""
     recorded = json.loads((FOLDER / REFERENCE / "declarations.json").read_text())
     classes = node_classes()
     assert set(classes) - set(recorded) == {"LiteSlowSteps"}
@@ -22,7 +22,7 @@ def test_nodes_declare_what_comfyuis_declare() -> None:
 
 
 def _comparable(found: dict[str, Any], wanted: dict[str, Any], name: str) -> dict[str, Any]:
-    """Without the flattened keys of choices that have inputs of their own; fewer choices count as the recorded ones."""
+    """Drop the flattened keys of choices with inputs, and accept fewer choices than recorded."""
     known = {**wanted["required"], **wanted["optional"]}
     for group in ("required", "optional"):
         found[group] = {

@@ -1,4 +1,4 @@
-"""Many nodes, many prompts, and what a picture tells of its graph."""
+"""Many nodes, many prompts, and the metadata of a picture."""
 
 import asyncio
 import collections
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.anyio
 
 CHAIN = 200
 CHAIN_MESSAGES = {"execution_start": 1, "execution_cached": 1, "executed": 1, "execution_success": 1}
-"""As recorded of a chain of 200 nodes, beside two progress_state and one executing a node."""
+"""The recorded messages of a chain of 200 nodes, apart from two progress_state and one executing per node."""
 
 
-async def test_chain_tells_every_node(engine: Engine) -> None:
-    """A chain of 200 nodes sends two whole snapshots of its progress and one `executing` a node."""
+async def test_a_chain_reports_every_node(engine: Engine) -> None:
+    """A chain of 200 nodes sends two progress snapshots and one `executing` per node."""
     graph = {"1": empty_image(), str(CHAIN): save(str(CHAIN - 1), "rec/chain")}
     graph |= {str(number): node("ImageInvert", image=[str(number - 1), 0]) for number in range(2, CHAIN)}
     async with Traffic(engine.url, engine.nodes) as traffic:
@@ -34,8 +34,8 @@ async def test_chain_tells_every_node(engine: Engine) -> None:
     assert kinds == {**CHAIN_MESSAGES, "progress_state": 2 * CHAIN, "executing": CHAIN + 1}
 
 
-async def test_shared_ancestors_cost_once(engine: Engine) -> None:
-    """Forty blends, each of the one before with itself, are judged and run as forty nodes, not as all their paths."""
+async def test_shared_ancestors_run_once(engine: Engine) -> None:
+    """Forty blends, each of the previous one with itself, are checked and run as forty nodes, not once per path."""
     graph = {"1": empty_image(8)}
     for number in range(2, 42):
         twice = {"image1": [str(number - 1), 0], "image2": [str(number - 1), 0]}
@@ -45,8 +45,8 @@ async def test_shared_ancestors_cost_once(engine: Engine) -> None:
     assert history["status"]["completed"]
 
 
-async def test_undeclared_inputs_hold_anything(engine: Engine) -> None:
-    """Inputs that a class does not declare are ignored, lists that look like no link included."""
+async def test_undeclared_inputs_are_ignored(engine: Engine) -> None:
+    """Undeclared inputs are ignored, including lists that are no valid links."""
     graph = basic("rec/undeclared")
     graph["2"]["inputs"] |= {"note": "x", "list": [1, 2, 3], "nothing": None}
     async with Traffic(engine.url, engine.nodes) as traffic:
@@ -54,8 +54,8 @@ async def test_undeclared_inputs_hold_anything(engine: Engine) -> None:
     assert history["status"]["completed"]
 
 
-async def test_prompts_posted_at_once_all_run(engine: Engine) -> None:
-    """Twenty prompts posted together run one after another, each whole, and none shares a file."""
+async def test_concurrent_prompts_all_run(engine: Engine) -> None:
+    """Twenty concurrent prompts run one after another, each completely, with distinct files."""
     client_id = str(uuid.uuid4())
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()
@@ -67,13 +67,13 @@ async def test_prompts_posted_at_once_all_run(engine: Engine) -> None:
         texts = [entry["data"] for entry in traffic.recording()["ws"]]
     files = {history["outputs"]["2"]["images"][0]["filename"] for history in histories}
     assert len(files) == 20
-    told = [text["data"]["prompt_id"] for text in texts if text["type"] != "status"]
-    runs = [prompt_id for prompt_id, before in zip(told, [None, *told], strict=False) if prompt_id != before]
+    order = [text["data"]["prompt_id"] for text in texts if text["type"] != "status"]
+    runs = [prompt_id for prompt_id, before in zip(order, [None, *order], strict=False) if prompt_id != before]
     assert sorted(runs) == sorted(prompts)
 
 
-async def test_picture_carries_its_graph(engine: Engine) -> None:
-    """A saved PNG holds the prompt and what the client gave as extra_pnginfo, as JSON texts."""
+async def test_a_picture_contains_its_graph(engine: Engine) -> None:
+    """A saved PNG contains the prompt and the client's extra_pnginfo as JSON texts."""
     client_id = str(uuid.uuid4())
     graph = basic("rec/extra")
     async with Traffic(engine.url, engine.nodes) as traffic:

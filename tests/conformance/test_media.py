@@ -1,4 +1,4 @@
-"""Videos, sounds and animations hold what real ComfyUI's hold."""
+"""Videos, sounds and animations have the content of real ComfyUI's."""
 
 import json
 from typing import Any
@@ -12,11 +12,11 @@ from tests.conformance.traffic import Traffic
 pytestmark = pytest.mark.anyio
 
 TOLERANCE = 4
-"""Of 255, for colours that went through a lossy encoder."""
+"""The tolerance of 255 for colours from a lossy encoder."""
 
 
-async def test_files_hold_what_comfyuis_hold(engine: Engine) -> None:
-    """Codec, size, rate, the number of frames and of samples, durations and colours are real ComfyUI's."""
+async def test_files_have_the_content_of_comfyuis(engine: Engine) -> None:
+    """Codec, size, rate, numbers of frames and samples, durations and colours equal real ComfyUI's."""
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()
         found = await media.made(traffic)

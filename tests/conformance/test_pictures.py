@@ -10,11 +10,11 @@ from tests.conformance.traffic import Traffic
 pytestmark = pytest.mark.anyio
 
 TOLERANCE = 1
-"""Of 255: results are cut to 8 bit, so that a difference in the last bit of a float may show as one step."""
+"""The tolerance of 255: in 8 bits a difference in the last bit of a float may become one step."""
 
 
-async def test_pixels_are_comfyuis(engine: Engine) -> None:
-    """Every picture node gives the pixels that real ComfyUI gave, frame by frame."""
+async def test_pixels_equal_comfyuis(engine: Engine) -> None:
+    """Every picture node produces real ComfyUI's pixels, frame by frame."""
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()
         found = await pictures.made(traffic)

@@ -1,4 +1,4 @@
-"""Every recorded scenario, played to each engine, against what real ComfyUI was recorded to say."""
+"""Every recorded scenario, played to each engine and compared with the recording of real ComfyUI."""
 
 import pytest
 
@@ -10,8 +10,8 @@ from tests.conformance.traffic import Traffic
 pytestmark = pytest.mark.anyio
 
 
-async def test_says_what_was_recorded(engine: Engine, scenario: Scenario) -> None:
-    """Answers, messages and history are the recording's, but for ids, times and what ComfyUI leaves open."""
+async def test_a_scenario_matches_its_recording(engine: Engine, scenario: Scenario) -> None:
+    """Answers, messages and history equal the recording, except for ids, times and orders that ComfyUI leaves open."""
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()
         await scenario.play(traffic)

@@ -1,4 +1,4 @@
-"""Talks to one engine and keeps all that was said, in the shape of the recordings from which the expectations come."""
+"""Exchanges messages with one engine and records them in the format of the original recordings."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ class Socket:
             self._changed.set()
 
     async def until(self, wanted: Callable[[str, dict[str, Any]], bool]) -> None:
-        """Waits for a text message, which may have come already, whose type and data are wanted."""
+        """Wait for a text message, received already or not, whose type and data satisfy the condition."""
         async with asyncio.timeout(LONGEST_WAIT_S):
             while not any(_is(entry, wanted) for entry in self.log):
                 self._changed.clear()
@@ -60,7 +60,7 @@ def _is(entry: Mapping[str, Any], wanted: Callable[[str, dict[str, Any]], bool])
 
 
 def decode_binary(frame: bytes) -> dict[str, Any]:
-    """What a binary frame says of itself; `magic` is how its picture begins."""
+    """Return the header of a binary frame; `magic` is the start of its picture."""
     (event,) = struct.unpack_from(">I", frame)
     (number,) = struct.unpack_from(">I", frame, 4)
     if event == 4:
@@ -69,7 +69,7 @@ def decode_binary(frame: bytes) -> dict[str, Any]:
 
 
 class Traffic:
-    """An open recording. Closing it closes its sockets."""
+    """An open recording, which closes its sockets when it is closed."""
 
     def __init__(self, base_url: str, nodes: OwnNodes) -> None:
         self.nodes = nodes
@@ -110,7 +110,7 @@ class Traffic:
         return await self.call("POST", path, note, **({} if body is None else {"json": body}))
 
     async def call(self, method: str, path: str, note: str = "", *, listing: bool = False, **options: Any) -> Any:
-        """The answer's body as JSON or text. `listing`: only the keys of a JSON answer are kept."""
+        """Return the body of the answer as JSON or text. With `listing` only the keys of a JSON answer are recorded."""
         async with self._session.request(method, self._base_url + path, **options) as response:
             body = await response.read()
             answer = _body(body, response.headers.get("Content-Type", ""))
@@ -135,13 +135,13 @@ class Traffic:
         return await self.call("POST", "/upload/image", note, data=form)
 
     async def bytes_of(self, path: str) -> bytes:
-        """A file's bytes; the call is not part of the recording."""
+        """Return the bytes of a file without recording the call."""
         async with self._session.get(self._base_url + path) as response:
             assert response.status == 200, (path, response.status)
             return await response.read()
 
     async def until_idle(self) -> None:
-        """Waits for what earlier traffic left in the queue; no part of the recording."""
+        """Wait until the queue is empty, without recording the calls."""
         async with asyncio.timeout(LONGEST_WAIT_S):
             while True:
                 async with self._session.get(f"{self._base_url}/prompt") as response:
@@ -150,7 +150,7 @@ class Traffic:
                 await asyncio.sleep(SETTLE_S)
 
     async def until_running(self, prompt_id: str) -> None:
-        """Waits for a prompt whose messages no socket hears; no part of the recording."""
+        """Wait for a prompt whose messages reach no socket, without recording the calls."""
         async with asyncio.timeout(LONGEST_WAIT_S):
             while True:
                 async with self._session.get(f"{self._base_url}/queue") as response:
@@ -167,7 +167,7 @@ class Traffic:
         return (await self.get(f"/history/{prompt_id}")).get(prompt_id)
 
     async def run(self, graph: Graph, *, flags: Mapping[str, Any] | None = None) -> Any:
-        """The history of a prompt that was followed to its end on a socket of its own."""
+        """Return the history of a prompt, followed to its end on its own socket."""
         client_id = str(uuid.uuid4())
         socket = await self.socket(client_id, flags=flags)
         prompt_id = await self.submit(graph, client_id)

@@ -1,4 +1,4 @@
-"""Nodes of one graph that are equal in class and inputs: ComfyUI runs one of them and leaves open which. Pure."""
+"""Nodes of one graph with equal class and inputs, of which ComfyUI runs any one. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def settled(recording: Mapping[str, Any], graphs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The recording with names exchanged so that, of equal nodes, the one with the least id is the one that ran.
+    """Exchange ids in the recording so that the equal node with the smallest id is the one that ran.
 
-    Only for recordings of one prompt: elsewhere the same id may be another node.
+    This is valid only for recordings of one prompt, because elsewhere the same id may be another node.
     """
     if len(graphs) != 1:
         return recording

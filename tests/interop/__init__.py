@@ -1,1 +1,1 @@
-"""What is checked with other people's verifiers in other languages: `make interop`."""
+"""Webhook requests for third-party verifiers in other languages: `make interop`."""

@@ -1,4 +1,4 @@
-"""Requests as our deliverer sends them: one of each type, with the secret that verifies them."""
+"""Requests as the deliverer sends them, one of each type, with the secret that verifies them."""
 
 import uuid
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ OUTPUT = Output(
 
 @dataclass(frozen=True, slots=True)
 class SignedEvent:
-    """`headers` and `body` are the request's."""
+    """One request with its `headers` and `body`."""
 
     type: str
     headers: Mapping[str, str]
@@ -36,7 +36,7 @@ class SignedEvent:
 
 
 def signed_events(now: datetime, secrets: tuple[str, ...], ed25519_key: str | None = None) -> list[SignedEvent]:
-    """Each type, in the order of a job's life."""
+    """Return one event of each type, in the order of a job's life."""
     renderer = EventRenderer(
         MemoryObjectStore(ManualClock(now)), ApiConfig(api_key=None, public_url="https://api.example")
     )
@@ -64,9 +64,9 @@ def _running(now: datetime) -> JobRecord:
 
 def _completed(now: datetime) -> JobRecord:
     details = ProgressDetails(current_node="2", nodes_completed=1, nodes_total=2)
-    told = _running(now).report(attempt=1, now=now, lease_s=60, progress=50, details=details, outputs=(OUTPUT,))
-    (progress,) = (event for event in told.events if event.name == "progress")
-    ended = told.complete(attempt=1, now=now, outputs=(OUTPUT,))
+    reported = _running(now).report(attempt=1, now=now, lease_s=60, progress=50, details=details, outputs=(OUTPUT,))
+    (progress,) = (event for event in reported.events if event.name == "progress")
+    ended = reported.complete(attempt=1, now=now, outputs=(OUTPUT,))
     return ended.model_copy(update={"events": (*ended.events[:-1], progress, ended.events[-1])})
 
 
@@ -91,7 +91,7 @@ def _tested(now: datetime) -> Committed:
 
 
 def as_json(secret: str, events: list[SignedEvent]) -> dict[str, Any]:
-    """What tests/interop/check.mjs reads."""
+    """Return the document that tests/interop/check.mjs reads."""
     return {
         "secret": secret,
         "requests": [{"type": e.type, "headers": dict(e.headers), "body": e.body.decode()} for e in events],
@@ -99,7 +99,7 @@ def as_json(secret: str, events: list[SignedEvent]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Writes them to standard output, signed now, as while a secret rotates and with an ed25519 key beside it."""
+    """Write the requests to standard output, signed now with two secrets, as during a rotation, and an ed25519 key."""
     import base64
     import json
     import secrets

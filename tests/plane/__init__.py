@@ -1,7 +1,7 @@
-"""A Modal control plane on loopback: the real `modal deploy`, client and container entrypoint run on it.
+"""A Modal control plane on loopback, on which the real `modal deploy`, client and container entrypoint run.
 
-Written from the protobuf descriptors that ship in the modal wheel, and pinned to that version. Not modelled: image
-builds, GPUs, real volumes, quotas, placement. What no handler answers is counted in `Plane.missing`, which tests
+It is written from the protobuf descriptors of the modal wheel and pinned to that version. Image builds, GPUs, real
+volumes, quotas and placement are not modelled. Requests without a handler are counted in `Plane.missing`, which tests
 assert to be empty.
 """
 

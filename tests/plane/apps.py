@@ -1,4 +1,4 @@
-"""Apps and what a deploy uploads for them: mounts, images, secrets, blobs. Handlers are named after their RPC."""
+"""Apps and the uploads of a deploy: mounts, images, secrets, blobs. Handlers have the names of their RPCs."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from tests.plane.state import SUCCESS, State
 
 IMAGE_BUILDER = "2025.06"
 TOKEN = "eyJhbGciOiJub25lIn0.eyJleHAiOjQxMDI0NDQ4MDB9."
-"""An unsigned JWT whose only claim is an expiry far away: the client reads it."""
+"""An unsigned JWT with a distant expiry as its only claim, which the client reads."""
 
 
 class Apps:
@@ -72,7 +72,7 @@ class Apps:
         return pb.AppPublishResponse(url=f"{state.web_url}/apps/{request.name}", deployed_at=time.time())
 
     async def AppStop(self, request: Any) -> Any:
-        """The plane has one app at a time: its containers are all there are."""
+        """End all containers, because the plane has one app at a time."""
         self._state.published.pop(self._state.apps[request.app_id], None)
         await self._end_containers()
         return empty_pb2.Empty()
@@ -105,7 +105,7 @@ class Apps:
         )
 
     async def SecretGetOrCreate(self, request: Any) -> Any:
-        """By name: created when it comes with values, else looked up; a missing one or a missing key is refused."""
+        """Create a secret if it comes with values, else return it by name; refuse a missing secret or missing keys."""
         secrets = self._state.secrets
         anonymous = request.object_creation_type == pb.OBJECT_CREATION_TYPE_ANONYMOUS_OWNED_BY_APP
         name = "" if anonymous else request.deployment_name
@@ -122,7 +122,7 @@ class Apps:
         return pb.SecretGetOrCreateResponse(secret_id=secret_id)
 
     async def VolumeGetOrCreate(self, request: Any) -> Any:
-        """Its name alone; what is stored on it is not modelled."""
+        """Return a volume by name; its content is not modelled."""
         volumes = self._state.volumes
         name = request.deployment_name
         if name not in volumes and request.object_creation_type == pb.OBJECT_CREATION_TYPE_UNSPECIFIED:
@@ -145,7 +145,7 @@ class Apps:
         return pb.VolumeCommitResponse()
 
     async def BlobCreate(self, _: Any) -> Any:
-        """A payload above 8 KiB goes by URL."""
+        """Return an upload URL, which payloads above 8 KiB use."""
         blob_id = self._state.new_id("bl")
         url = f"{self._state.web_url}/_blob/{blob_id}"
         urls = pb.UploadUrlList(items=[url])

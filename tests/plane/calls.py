@@ -1,4 +1,4 @@
-"""Function calls: inputs queue up, results are waited for, cancellations are passed on."""
+"""Function calls: queued inputs, awaited results and forwarded cancellations."""
 
 import asyncio
 import contextlib
@@ -15,9 +15,9 @@ from tests.plane.containers import Containers
 from tests.plane.state import FAILURE, SUCCESS, TERMINATED, TIMED_OUT, Call, Function, Input, State
 
 STREAM_S = 55.0
-"""How long one request for a stream lasts; the client asks again."""
+"""The duration of one request for a stream, which the client repeats."""
 BACKOFF_SCALE = 0.1
-"""Retries wait a tenth of what they would in the cloud."""
+"""Retries wait for a tenth of the cloud's back-off."""
 
 
 class Calls:
@@ -46,7 +46,7 @@ class Calls:
         return answers
 
     async def result(self, function: Function) -> Any:
-        """What the function returns, called as its schedule calls it: without arguments."""
+        """Call a function without arguments, as its schedule does, and return its result."""
         call = self.new_call(function.id, pb.FUNCTION_CALL_INVOCATION_TYPE_SYNC)
         await self.put(call, [pb.FunctionPutInputsItem(idx=0, input=input_of())])
         (entry,) = call.inputs
@@ -54,7 +54,7 @@ class Calls:
             await self._state.changed.wait_for(lambda: entry.result is not None)
         result = entry.result.result
         assert result.status == SUCCESS, result.exception
-        return pickle.loads(result.data)  # noqa: S301  what our own containers said
+        return pickle.loads(result.data)  # noqa: S301  the data come from the plane's own containers
 
     async def FunctionMap(self, request: Any) -> Any:
         if self._state.functions[request.function_id].data.function_name == self._state.refuses_calls_of:
@@ -89,7 +89,7 @@ class Calls:
         return pb.FunctionCallFromIdResponse(function_call_id=call.id, num_inputs=len(call.inputs))
 
     async def FunctionCallCancel(self, request: Any) -> Any:
-        """A queued input ends at once; a running one is told by its container's heartbeat."""
+        """End queued inputs at once; the containers of running inputs learn of it by their heartbeats."""
         call = self._call(request.function_call_id)
         call.cancelled = True
         async with self._state.changed:
@@ -106,7 +106,7 @@ class Calls:
         return empty_pb2.Empty()
 
     async def settle(self, entry: Input, result: Any, data_format: int) -> None:
-        """A result, a retry by the function's policy, or another run for an input that was preempted."""
+        """Store a result, retry by the function's policy, or run a preempted input again."""
         function = self._state.functions[entry.call.function_id]
         for container in self._state.containers.values():
             container.running.pop(entry.id, None)
@@ -120,7 +120,7 @@ class Calls:
             await asyncio.sleep(min(backoff_ms, policy.max_delay_ms) / 1000 * BACKOFF_SCALE)
         else:
             async with self._state.changed:
-                with contextlib.suppress(ValueError):  # it was to be delivered again, and no container took it so far
+                with contextlib.suppress(ValueError):  # a repeated delivery that no container has taken yet
                     function.queue.remove(entry)
                 finish(entry, result, data_format)
                 self._state.changed.notify_all()
@@ -131,7 +131,7 @@ class Calls:
         await self._containers.scale(function)
 
     async def deliver_again(self, entry: Input) -> None:
-        """As if its container were dead; the one that has it works on."""
+        """Queue an input as if its container were dead, while that container continues to run it."""
         function = self._state.functions[entry.call.function_id]
         async with self._state.changed:
             function.queue.appendleft(entry)
@@ -173,7 +173,7 @@ class Calls:
 
 
 def input_of(*arguments: Any, method: str = "") -> Any:
-    """An input of these arguments; `method` of a class."""
+    """Return an input with these arguments, for a `method` if it belongs to a class."""
     pickled = pickle.dumps((arguments, {}))
     return pb.FunctionInput(args=pickled, data_format=pb.DATA_FORMAT_PICKLE, method_name=method)
 

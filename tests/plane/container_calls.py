@@ -1,4 +1,4 @@
-"""What a container asks of the control plane. Each handler also gets the container that asks."""
+"""The requests of containers. Each handler also gets the container that sent the request."""
 
 import asyncio
 import contextlib
@@ -23,19 +23,19 @@ class ContainerCalls:
         return empty_pb2.Empty()
 
     async def ContainerHeartbeat(self, _: Any, container: Container) -> Any:
-        """Carries cancellations back."""
+        """Return the cancelled inputs."""
         if not container.to_cancel:
             return pb.ContainerHeartbeatResponse()
         cancelled, container.to_cancel = container.to_cancel, []
         return pb.ContainerHeartbeatResponse(cancel_input_event=pb.CancelInputEvent(input_ids=cancelled))
 
     async def ContainerStop(self, _: Any, container: Container) -> Any:
-        """It wants no more inputs."""
+        """Mark a container that accepts no more inputs."""
         container.stopping = True
         return pb.ContainerStopResponse()
 
     async def FunctionGetInputs(self, _: Any, container: Container) -> Any:
-        """The next input; the kill switch after the idle window."""
+        """Return the next input, or the kill switch after the idle window."""
         function = container.function
         idle_s = function.spec.autoscaler_settings.scaledown_window or DEFAULT_IDLE_S
         with contextlib.suppress(TimeoutError):

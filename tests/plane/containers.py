@@ -1,6 +1,6 @@
 """Containers: started for waiting inputs, watched, and replaced when they die.
 
-A container is known by the Unix socket that it speaks on: its requests carry no task id.
+A container is identified by its UNIX socket, because its requests carry no task id.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ PRELOADED = (
     "uvicorn",
     "websockets.asyncio.client",
 )
-"""What our modules import, and none of them: those are found among the files of the deployment."""
+"""Imports of the project's modules, but none of these, which come from the files of the deployment."""
 
 Serve = Callable[[Container], Any]
-"""Makes the server that one container talks to."""
+"""Makes the server of one container."""
 Settled = Callable[[Input, Any, int], Awaitable[None]]
 
 
@@ -61,7 +61,7 @@ class Containers:
         self.finish: Callable[[Input, Any, int], None] | None = None
 
     async def scale(self, function: Function) -> None:
-        """As many containers as waiting and running inputs need, up to the function's limit."""
+        """Start as many containers as the waiting and running inputs need, up to the function's limit."""
         spec = function.spec
         limit = spec.autoscaler_settings.max_containers or spec.concurrency_limit or MAX_CONTAINERS
         live = [c for c in self._state.containers.values() if c.function is function and not c.stopping]
@@ -74,11 +74,11 @@ class Containers:
             await self._start(container)
 
     async def watch(self) -> None:
-        """Inputs of a container that died run again, uncounted against the function's retries; not for ever."""
+        """Requeue the inputs of dead containers, a limited number of times, without counting the function's retries."""
         while True:
             for container in list(self._state.containers.values()):
                 if container.process is not None and container.process.returncode is not None:
-                    await self._bury(container)
+                    await self._replace_dead(container)
             await asyncio.sleep(WATCH_S)
 
     async def stop(self) -> None:
@@ -104,7 +104,7 @@ class Containers:
             await container.process.ended()
         container.server.close()
 
-    async def _bury(self, container: Container) -> None:
+    async def _replace_dead(self, container: Container) -> None:
         function = container.function
         self._state.containers.pop(container.id)
         container.server.close()
@@ -136,7 +136,7 @@ class Containers:
     async def _start(self, container: Container) -> None:
         folder = container.folder
         folder.mkdir(parents=True)
-        self._lay_files(container)
+        self._place_files(container)
         (folder / "args").write_bytes(self._arguments(container).SerializeToString())
         assert self.serve is not None
         container.server = grpclib.server.Server([self.serve(container)])
@@ -153,18 +153,18 @@ class Containers:
                 path=[str(folder), str(folder / "fs" / "root")],
             )
 
-    def _lay_files(self, container: Container) -> None:
-        """Only what the deploy uploaded is there: a module that was not added is missing here too."""
+    def _place_files(self, container: Container) -> None:
+        """Write only the files that the deploy uploaded, so that a module that was not added is missing here too."""
         for mount_id in container.function.spec.mount_ids:
             for file in self._state.mounts[mount_id].files:
                 path = container.folder / "fs" / file.filename.lstrip("/")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(self._state.files[file.sha256_hex])
                 if path.suffix == ".py":
-                    self._lay_bytecode(path, file.sha256_hex)
+                    self._place_bytecode(path, file.sha256_hex)
 
-    def _lay_bytecode(self, path: Path, digest: str) -> None:
-        """Compiled once: each container has its own copy of the sources, and would else compile them anew."""
+    def _place_bytecode(self, path: Path, digest: str) -> None:
+        """Share the compiled bytecode, because each container would otherwise compile its own copy of the sources."""
         kept = self._state.folder / "bytecode" / f"{digest}.pyc"
         if not kept.exists():
             mode = py_compile.PycInvalidationMode.UNCHECKED_HASH

@@ -1,4 +1,4 @@
-"""Functions and classes: created by a deploy, found by name."""
+"""Functions and classes: created by a deploy and found by name."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ _COPIED = (
     "implementation_name",
     "untrusted",
 )
-"""What FunctionData repeats of a single Function, where the client sent no ranked list."""
+"""The fields that FunctionData copies from a single Function if the client sent no ranked list."""
 
 
 class Functions:
@@ -104,13 +104,13 @@ class Functions:
         return pb.FunctionGetSchedulingParamsResponse(autoscaler_configuration=configuration)
 
     async def FunctionUpdateSchedulingParams(self, request: Any) -> Any:
-        """Holds until the function is created anew, as in the cloud."""
+        """Change the settings until the function is created again, as in the cloud."""
         settings = self._state.functions[request.function_id].spec.autoscaler_settings
         settings.MergeFrom(request.settings)
         return pb.FunctionUpdateSchedulingParamsResponse(current_settings=settings)
 
     async def FunctionBindParams(self, request: Any) -> Any:
-        """A class instance: the same parameters and options are the same function."""
+        """Return a class instance; equal parameters and options give the same function."""
         key = request.SerializeToString(deterministic=True)
         if key not in self._state.bound:
             base = self._state.functions[request.function_id]

@@ -1,4 +1,4 @@
-"""How a function is described to clients, and under which label its web endpoint answers."""
+"""The descriptions of functions for clients, and the labels of their web endpoints."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -39,7 +39,7 @@ def handle_metadata(function: Function) -> Any:
 
 
 def web_endpoints(data: Any) -> Iterator[tuple[str, str, Any]]:
-    """(method name or "", label, the definition that holds web_url), for each web endpoint of a function."""
+    """Yield (method name or "", label, definition with web_url) for each web endpoint of a function."""
     if data.webhook_config.type:
         yield "", _label(data.webhook_config, data.function_name), data
     for name, method in data.method_definitions.items():

@@ -1,4 +1,4 @@
-"""The control plane as a whole: its gRPC and HTTP servers, in a thread of their own."""
+"""The whole control plane: its gRPC and HTTP servers in a thread."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Plane:
-    """`folder` keeps each container's files and log; `container_env` is added to every container's environment."""
+    """`folder` keeps the files and log of each container; `container_env` is added to every container's environment."""
 
     def __init__(self, folder: Path, container_env: Mapping[str, str] | None = None) -> None:
         self._loop = asyncio.new_event_loop()
@@ -54,11 +54,11 @@ class Plane:
 
     @property
     def missing(self) -> Mapping[str, int]:
-        """Requests that no handler knows, by name."""
+        """Return the number of requests without a handler by name."""
         return self.state.missing
 
     def client_env(self) -> dict[str, str]:
-        """What makes the modal client talk to this plane, and a deploy choose the engine that can run on it."""
+        """Return the environment with which the modal client uses this plane and a deploy chooses the lite engine."""
         return {
             "COMFYUI_MODAL_IMAGE": "lite",
             "MODAL_SERVER_URL": self.url,
@@ -68,7 +68,7 @@ class Plane:
         }
 
     def deployed(self, app: str) -> dict[str, Function]:
-        """The functions of a deployed app, by tag."""
+        """Return the functions of a deployed app by tag."""
         ids = self.state.published[app].function_ids
         return {tag: self.state.functions[function_id] for tag, function_id in ids.items()}
 
@@ -76,15 +76,15 @@ class Plane:
         return [c for c in self.state.containers.values() if c.function.data.function_name == tag]
 
     def call(self, app: str, tag: str) -> Any:
-        """What a deployed function returns, called as its schedule calls it."""
+        """Call a deployed function as its schedule does, and return its result."""
         return self._run(self._calls.result(self.deployed(app)[tag]))
 
     def deliver_again(self, entry: Input) -> None:
-        """An input that runs is handed to another container as well: delivery is at least once."""
+        """Give a running input to another container as well, because delivery is at least once."""
         self._run(self._calls.deliver_again(entry))
 
     def forget_ended_calls(self) -> None:
-        """As Modal does when their results expire."""
+        """Remove ended calls, as Modal does when their results expire."""
         ended = [call for call in self.state.calls.values() if all(entry.result is not None for entry in call.inputs)]
         for call in ended:
             del self.state.calls[call.id]
@@ -93,7 +93,7 @@ class Plane:
         return self._containers.log(container)
 
     def logs(self) -> str:
-        """Every container's log, for a failure's message."""
+        """Return the log of every container, for a failure message."""
         return "\n".join(f"== {log.parent.name}\n{log.read_text()}" for log in self.state.folder.glob("*/log"))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -121,7 +121,7 @@ class Plane:
         await asyncio.gather(*rest, return_exceptions=True)
 
     def _handlers(self, container: Container | None) -> dict[str, Any]:
-        """Every RPC of the service, for a client or for one container."""
+        """Return every RPC of the service, for a client or for one container."""
         built = {}
         for method in _SERVICE.methods:
             streaming = method.server_streaming
@@ -159,7 +159,7 @@ class Plane:
 
 
 class _Mapping:
-    """What grpclib takes for a service."""
+    """A service as grpclib expects it."""
 
     def __init__(self, handlers: dict[str, Any]) -> None:
         self._handlers = handlers

@@ -1,4 +1,4 @@
-"""What the control plane remembers, shared by its services."""
+"""The state of the control plane, shared by its services."""
 
 import asyncio
 import itertools
@@ -34,7 +34,7 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class Input:
-    """One input of a call. `attempts` lists the containers that took it, "lost" and "timeout" between."""
+    """One input of a call. `attempts` lists its containers, with "lost" and "timeout" between them."""
 
     id: str
     call: Call
@@ -56,11 +56,11 @@ class Function:
     params: bytes = b""
     queue: deque[Input] = field(default_factory=deque)
     barren: int = 0
-    """Containers in a row that ended without having served an input."""
+    """The number of consecutive containers that ended without serving an input."""
 
     @property
     def spec(self) -> Any:
-        """The definition that containers get."""
+        """Return the definition that containers get."""
         return self.data.ranked_functions[0].function
 
 
@@ -82,7 +82,7 @@ class Container:
 
 @dataclass(slots=True)
 class State:
-    """`changed` guards everything that a request may wait for."""
+    """The state; `changed` guards everything that a request may wait for."""
 
     folder: Path
     container_env: Mapping[str, str]
@@ -100,10 +100,10 @@ class State:
     containers: dict[str, Container] = field(default_factory=dict)
     secrets: dict[str, tuple[str, dict[str, str]]] = field(default_factory=dict)
     refuses_calls_of: str = ""
-    """A function that has too many calls waiting, by tag."""
+    """The tag of a function with too many waiting calls."""
     volumes: dict[str, str] = field(default_factory=dict)
     has_open_files: bool = False
-    """Volumes cannot be reloaded."""
+    """Whether open files prevent volumes from being reloaded."""
     mounts: dict[str, Any] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
@@ -111,16 +111,16 @@ class State:
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def new_id(self, prefix: str) -> str:
-        """As Modal's: two letters and 22 characters."""
+        """Return an id like Modal's: two letters and 22 characters."""
         return f"{prefix}-{next(self._numbers):022d}"
 
     def unbind(self, function_id: str) -> None:
-        """A new deploy begins with new variants of a class."""
+        """Remove the variants of a class, because a new deploy starts with new ones."""
         of = pb.FunctionBindParamsRequest.FromString
         self.bound = {key: bound for key, bound in self.bound.items() if of(key).function_id != function_id}
 
     def bound_to(self, parameter: str) -> str:
-        """The id of the one class instance that has this parameter."""
+        """Return the id of the only class instance with this parameter."""
         (found,) = (bound for bound in self.bound.values() if parameter.encode() in self.functions[bound].params)
         return found
 

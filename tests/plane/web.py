@@ -1,4 +1,5 @@
-"""Web endpoints and blobs. One HTTP request is one call: its input is the ASGI scope, its streams are the messages."""
+"""Web endpoints and blobs. Each HTTP request is a call with the ASGI scope as its input and the messages as its
+streams."""
 
 import hashlib
 from typing import Any

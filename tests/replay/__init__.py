@@ -1,1 +1,1 @@
-"""`make replay-image`: the image's recipe on this machine, without Docker and without Modal."""
+"""`make replay-image` runs the image's recipe on this machine, without Docker and Modal."""

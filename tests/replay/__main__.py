@@ -1,9 +1,9 @@
-"""`make replay-image`: run every RUN line of the image's recipe here, and then the engine that it makes.
+"""`make replay-image` runs every RUN line of the image's recipe on this machine, and then the resulting engine.
 
-In a folder of its own, with paths rewritten: about 9 GB and 8 minutes. Needs Python 3.12, and git or, with --sources,
-copies of the repositories (FOLDER/<name of the repository>). SageAttention is not compiled. The
-last RUN line checks the image; after it the shipped workflows are posted to that engine, with empty files for models,
-and an engine is prepared for a CPU snapshot. --write-types renews what the unit tests know of these workflows' nodes.
+It works in its own folder, with rewritten paths, and takes about 9 GB and 8 minutes. It needs Python 3.12, and git or,
+with --sources, copies of the repositories (FOLDER/<name of the repository>). SageAttention is not compiled. The last
+RUN line checks the image. After it the shipped workflows are posted to the engine, with empty files for models, and an
+engine is prepared for a CPU snapshot. --write-types updates the unit tests' declarations of these workflows' nodes.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def replayed(into: Path, python: str, sources: Path | None) -> bool:
-    """Whether every line that was run ended well."""
+    """Return whether every command succeeded."""
     (into / "opt").mkdir()
     shutil.copy(ROOT / torch_lock("cu130"), into / TORCH_CONSTRAINTS[1:])
     shutil.copy(ROOT / full_lock("cu130"), into / CONSTRAINTS[1:])
@@ -81,7 +81,7 @@ def replayed(into: Path, python: str, sources: Path | None) -> bool:
 
 
 async def tried(into: Path, *, write_types: bool) -> bool:
-    """Whether the engine takes every shipped workflow, and one is prepared for a snapshot."""
+    """Return whether the engine accepts every shipped workflow and is prepared for a snapshot."""
     comfyui = into / COMFYUI[1:]
     graphs = shipped_workflows(packs_of(comfyui))
     if write_types:
@@ -111,7 +111,7 @@ async def tried(into: Path, *, write_types: bool) -> bool:
 
 
 async def _write_types(into: Path) -> None:
-    """Before there are models: their names are no choices of the nodes."""
+    """Write the declarations without any models, so that model names are not among the choices."""
     shutil.rmtree(into / MODELS[1:], ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix="replay-") as folder:
         host = EngineProcess(_spec(into, Path(folder) / "engine"))
@@ -157,7 +157,7 @@ def _spec(into: Path, folder: Path) -> EngineSpec:
 
 @contextmanager
 def _repositories(into: Path, sources: Path | None) -> Iterator[dict[str, str]]:
-    """The environment of the RUN lines. comfy-cli clones ComfyUI by itself: git is told to take the copy instead."""
+    """Yield the environment of the RUN lines, with which git gives comfy-cli the local copy of ComfyUI."""
     environment = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LANG")}
     environment |= {name: value for name, value in os.environ.items() if name.startswith(("PIP_", "SSL_", "PYENV_"))}
     if sources is None:

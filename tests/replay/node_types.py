@@ -1,6 +1,6 @@
-"""What the unit tests know of the nodes of shipped workflows: names, types and choices, without words for people.
+"""The unit tests' declarations of the shipped workflows' nodes: names, types and choices, without display texts.
 
-`make replay-image` writes it from the engine that it has built, so it is of the commits in infra/nodes.toml.
+`make replay-image` writes it from the engine that it has built, so it matches the commits in infra/nodes.toml.
 """
 
 import json
@@ -16,7 +16,7 @@ _KEPT = ("input", "output", "output_node", "python_module")
 
 
 def node_types(info: Mapping[str, Any]) -> str:
-    """`info` is the engine's own; only the classes that shipped workflows use are kept."""
+    """Return the classes of the shipped workflows; `info` is the engine's object_info."""
     used = sorted({node["class_type"] for workflow in shipped().values() for node in workflow.graph.values()})
     classes = {name: {key: _plain(info[name][key]) for key in _KEPT} for name in used}
     custom = {name: one for name, one in classes.items() if one["python_module"].startswith("custom_nodes.")}

@@ -11,12 +11,12 @@ _CHECKOUT = re.compile(r"git init -q (?P<folder>\S+) && .* remote add origin (?P
 _FETCH = re.compile(r"git -C (?P<folder>\S+) fetch ")
 _SAGE_BUILD = re.compile(r"CC=gcc .*?--no-build-isolation \S+")
 SYSTEM = ("apt-get ", "ln -s ", "useradd ")
-"""Lines that change the machine itself."""
+"""The starts of lines that change the machine itself."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`line` as the recipe has it. `command` None is a step that is left out; `note` says why, or what was changed."""
+    """`line` is the line of the recipe. `command` is None for a skipped step; `note` gives the reason or the change."""
 
     line: str
     command: str | None
@@ -24,7 +24,7 @@ class Step:
 
 
 def steps(into: Path, python: str, sources: Path | None) -> Iterator[Step]:
-    """`python` is the image's; `sources` holds copies of the repositories, by name."""
+    """Yield the steps; `python` is the image's Python, and `sources` has copies of the repositories by name."""
     copied: set[str] = set()
     for line in RECIPE.read_text().splitlines():
         if line.startswith("RUN "):
@@ -32,7 +32,7 @@ def steps(into: Path, python: str, sources: Path | None) -> Iterator[Step]:
 
 
 def relocated(line: str, into: Path) -> str:
-    """The paths of the image below `into`."""
+    """Return the line with the image's paths below `into`."""
     return re.sub(r"(?<![\w./-])/(opt|models)(?=[/\s\\'-]|$)", rf"{into}/\1", line)
 
 

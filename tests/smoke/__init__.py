@@ -1,1 +1,1 @@
-"""What only the cloud shows: `make smoke-modal`, against a deployment that stands."""
+"""Tests that need the cloud: `make smoke-modal` against an existing deployment."""

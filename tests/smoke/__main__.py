@@ -1,7 +1,7 @@
-"""`make smoke-modal`: a deployment on Modal, tried from outside, one line a step. Costs some GPU seconds.
+"""`make smoke-modal` tests a deployment on Modal from outside, one line per step. It costs some GPU seconds.
 
-Needs a Modal token and COMFYUI_MODAL_API_KEY; the API's URL is asked of Modal unless COMFYUI_MODAL_API_URL names it.
-Exit code 0 if every step held, 1 if one did not, 3 without a token or a key.
+It needs a Modal token and COMFYUI_MODAL_API_KEY; Modal provides the API's URL unless COMFYUI_MODAL_API_URL is set. The
+exit code is 0 if every step succeeded, 1 if one failed, and 3 without a token or a key.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ LONG: Json = {
         for node in range(2, 18)
     },
 }
-"""Model-free, and busy for long enough to be cancelled: 256 pictures, of which 16 are in memory, 0.8 GB."""
+"""A model-free graph that runs long enough to be cancelled: 256 pictures, of which 16 are in memory, 0.8 GB."""
 
 
 class Smoke:
@@ -59,7 +59,7 @@ class Smoke:
             self._client.submit({"1": {"class_type": "NoSuchNode", "inputs": {}}})
         except ApiProblem as problem:
             return f"{problem.status}: {problem.title}"
-        raise AssertionError("it was accepted")
+        raise AssertionError("the job was accepted")
 
     def cancelled(self) -> str:
         job_id = self._client.submit(LONG)["job_id"]
@@ -73,7 +73,7 @@ class Smoke:
 
     def system(self) -> str:
         workers = [pool["worker"] for pool in self._client.system()["pools"] if pool["worker"] is not None]
-        assert workers, "no worker has told"
+        assert workers, "no worker has reported its engine"
         return "; ".join(f"{worker['gpu']}: attention {worker['attention']['backend']}" for worker in workers)
 
     def _example(self, name: str, **fields: object) -> Json:
@@ -88,7 +88,7 @@ class Smoke:
         began = time.monotonic()
         job = self._client.wait(accepted["job_id"])
         assert job["status"] == "completed", f"{job['status']}: {job['error']}"
-        assert job["outputs"], "it made nothing"
+        assert job["outputs"], "the job has no outputs"
         for output in job["outputs"]:
             self._client.download(output, self._folder)  # compares the sha256
         return f"{len(job['outputs'])} output(s) after {time.monotonic() - began:.1f} s"
@@ -120,7 +120,7 @@ def main() -> int:
 def _step(name: str, step: Callable[[], str]) -> bool:
     try:
         said = step()
-    except Exception as error:  # whatever it is: the steps that follow tell more
+    except Exception as error:  # any error, so that the following steps still run
         sys.stdout.write(f"FAIL {name}: {type(error).__name__}: {error}\n")
         return False
     sys.stdout.write(f"ok   {name}: {said}\n")

@@ -1,1 +1,1 @@
-"""Thousands of mixed requests, good and hostile, and what the API's memory does meanwhile: `make soak`."""
+"""`make soak` sends thousands of valid and hostile requests, and measures the API's memory meanwhile."""

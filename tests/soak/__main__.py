@@ -1,4 +1,4 @@
-"""`make soak REQUESTS=…`: fails where the API's memory at the end is more than 1.5 times that after 1,000 requests."""
+"""`make soak REQUESTS=…` fails if the API's memory at the end exceeds 1.5 times that after 1,000 requests."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""The requests of the soak, and how often each kind comes. The same seed gives the same requests."""
+"""The requests of the soak and the frequency of each kind. The same seed gives the same requests."""
 
 import base64
 import json
@@ -13,12 +13,12 @@ from tests.support.api_server import BLUE, PNG
 
 MIB = 1024 * 1024
 KNOWN_JOBS = 200
-"""So many of the newest jobs are asked for again."""
+"""The number of newest jobs that are requested again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. `body` is bytes as they are sent; `is_cut`: the connection breaks in the middle of them."""
+    """One request. `body` has the bytes to send; with `is_cut` the connection breaks in the middle of them."""
 
     method: str
     path: str
@@ -28,7 +28,7 @@ class Ask:
 
 
 class Mixture:
-    """`receiver` is a URL that takes webhooks."""
+    """Draws requests; `receiver` is the URL of a webhook receiver."""
 
     def __init__(self, seed: int, api_key: str, receiver: str) -> None:
         self._chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
@@ -80,7 +80,7 @@ class Mixture:
     def _get(self, path: str) -> Ask:
         return Ask("GET", path, headers=self._auth)
 
-    # Good ones.
+    # Valid requests.
 
     def _job(self) -> Ask:
         ask = self._post("/v1/jobs", {"workflow": BLUE, "metadata": {"n": str(self._chance.random())}})
@@ -131,7 +131,7 @@ class Mixture:
     def _some_job(self) -> str:
         return self._chance.choice(self._jobs) if self._jobs else "none"
 
-    # Hostile ones.
+    # Hostile requests.
 
     def _hostile_medium(self) -> Ask:
         starts = [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"GIF89a", b"\0\0\1\0\1\0", b"RIFFxxxxAVI ", b"<svg"]

@@ -1,4 +1,4 @@
-"""Sends the mixture to a running API from several connections, and notes the memory of its process."""
+"""Sends the mixture to a running API on several connections, and records the memory of its process."""
 
 import asyncio
 import contextlib
@@ -12,12 +12,12 @@ from tests.soak.mixture import Ask, Mixture
 
 AT_ONCE = 8
 ANSWER_S = 120.0
-"""How long one answer may take: long polls and tests of webhooks wait."""
+"""The maximum time of one answer, because long polls and webhook tests wait."""
 
 
 @dataclass(slots=True)
 class Course:
-    """`memory` maps numbers of requests to bytes; `statuses` counts 0 for connections that broke."""
+    """`memory` maps numbers of requests to bytes; `statuses` counts broken connections as 0."""
 
     memory: dict[int, int] = field(default_factory=dict)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -26,7 +26,7 @@ class Course:
 async def soak(
     api_url: str, mixture: Mixture, *, requests: int, marks: frozenset[int], memory: Callable[[], int]
 ) -> Course:
-    """`marks`: after how many requests the memory is noted."""
+    """Send the requests, and record the memory after the numbers of requests in `marks`."""
     course, sent = Course(), 0
 
     async def client() -> None:
@@ -48,7 +48,7 @@ async def soak(
 
 
 async def _answer(api_url: str, ask: Ask) -> tuple[int, bytes]:
-    """Over a connection of its own, as bytes: no client library would send all of these."""
+    """Send the raw bytes on a new connection, because no client library would send all of these requests."""
     parts = urlsplit(api_url)
     try:
         async with asyncio.timeout(ANSWER_S):
@@ -66,7 +66,7 @@ async def _exchange(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
     if ask.body is not None and "transfer-encoding" not in headers:
         headers["content-length"] = str(len(ask.body) * (2 if ask.is_cut else 1))
     head = f"{ask.method} {ask.path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    with contextlib.suppress(ConnectionError):  # an answer may come before the whole request was taken
+    with contextlib.suppress(ConnectionError):  # an answer may arrive before the whole request is read
         writer.write(head.encode() + b"\r\n" + (ask.body or b""))
         await writer.drain()
     if ask.is_cut:

@@ -1,1 +1,1 @@
-"""Where what we run comes from: pinned, hashed, licensed."""
+"""The origin of dependencies: pinned, hashed, licensed."""

@@ -1,4 +1,4 @@
-"""`make licences`: docs/licences.md, from what the installed packages say of themselves."""
+"""`make licences` writes docs/licences.md from the metadata of the installed packages."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ Not part of it, and run as separate processes: ComfyUI and comfy-cli (GPL-3.0), 
 
 
 def pinned(requirements: str) -> Iterator[tuple[str, str]]:
-    """Name and version of each requirement that a Linux machine installs."""
+    """Return the name and version of each requirement that a Linux machine installs."""
     for name, version, condition in _PINNED.findall((ROOT / "requirements" / requirements).read_text()):
         if not re.search(
             r"sys_platform == '(win32|cygwin|darwin)'|platform_python_implementation == 'PyPy'", condition
@@ -36,7 +36,7 @@ def pinned(requirements: str) -> Iterator[tuple[str, str]]:
 
 
 def licence(about: Message) -> str:
-    """SPDX where the package gives it, else its own words, else its classifiers."""
+    """Return the SPDX expression of a package, or else its licence text or its classifiers."""
     spdx, words = about.get("License-Expression"), about.get("License")
     classified = [line.rpartition(" :: ")[2] for line in about.get_all("Classifier", ()) if line.startswith("License")]
     short = words if words and "\n" not in words and len(words) <= _LONGEST else None

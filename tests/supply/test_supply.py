@@ -1,4 +1,4 @@
-"""Nothing is installed, cloned or downloaded that was not pinned before."""
+"""Everything that is installed, cloned or downloaded is pinned."""
 
 import re
 import tomllib
@@ -15,7 +15,7 @@ REQUIREMENTS = ("base.txt", "dev.txt", "fuzz.txt", "bench.txt")
 
 @pytest.mark.parametrize("name", REQUIREMENTS)
 def test_every_requirement_has_hashes(name: str) -> None:
-    """pip is told to install nothing else; and no address of an index is in the file."""
+    """Every requirement has a version and hashes, and no file names a package index."""
     text = (ROOT / "requirements" / name).read_text()
     entries = re.split(r"\n(?=[A-Za-z0-9])", text)
     assert all("==" in entry and "--hash=sha256:" in entry for entry in entries), name
@@ -23,14 +23,14 @@ def test_every_requirement_has_hashes(name: str) -> None:
 
 
 def test_every_custom_node_has_its_commit() -> None:
-    """By its full hash, from an https address."""
+    """Every custom node is pinned to a full commit hash at an https address."""
     for node in custom_nodes(ROOT / "infra" / "nodes.toml"):
         assert re.fullmatch(r"[0-9a-f]{40}", node.commit)
         assert node.repository.startswith("https://")
 
 
 def test_every_model_has_its_hash_or_is_named_as_open() -> None:
-    """Where nobody has published one, the first sync writes it down, and docs/models.md says so."""
+    """Every model has a hash or is documented as a model without a published one, whose hash the first sync records."""
     models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
     documented = (ROOT / "docs" / "models.md").read_text()
     for model in models:
@@ -38,7 +38,7 @@ def test_every_model_has_its_hash_or_is_named_as_open() -> None:
         assert re.fullmatch(r"[0-9a-f]{64}", model.get("sha256", "")) or Path(model["file"]).name in documented
 
 
-def test_the_licences_are_those_of_what_is_installed() -> None:
-    """`make licences` writes them anew."""
+def test_the_licences_cover_the_installed_packages() -> None:
+    """docs/licences.md lists every installed package; `make licences` updates it."""
     listed = set(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
     assert listed >= set(pinned("base.txt"))

@@ -3,25 +3,25 @@
 from pathlib import Path
 
 from tests.compare import table
-from tests.compare.engine import Judgement
+from tests.compare.engine import CheckResult
 from tests.compare.files import INPUT, PROBE, content, input_files, listing
 from tests.compare.graphs import NamedGraph, changes, graphs_in
 from tests.compare.table import Compared, is_clean, listed
 from tests.support.graphs import EMPTY, node, saved
 
-GOOD = Judgement("accepted", runs=frozenset({"2"}))
-BAD = Judgement("refused", frozenset({("1", "value_not_in_list")}), frozenset(), "no such model", "missing-model")
+GOOD = CheckResult("accepted", runs=frozenset({"2"}))
+BAD = CheckResult("refused", frozenset({("1", "value_not_in_list")}), frozenset(), "no such model", "missing-model")
 
 
-def rows(real: Judgement, own: Judgement) -> list[str]:
+def rows(real: CheckResult, own: CheckResult) -> list[str]:
     return [row for row, _ in Compared("a.json", real, own).rows()]
 
 
 def test_each_pair_of_outcomes_has_its_row() -> None:
     """Each pair of outcomes has its row, and rows that mark a difference stay empty for equal outcomes and policy
     refusals."""
-    raised = Judgement("raised")
-    denied = Judgement("refused", runs=frozenset(), code="node-not-allowed")
+    raised = CheckResult("raised")
+    denied = CheckResult("refused", runs=frozenset(), code="node-not-allowed")
     assert rows(GOOD, GOOD) == [table.BOTH_ACCEPT]
     assert rows(BAD, BAD) == [table.BOTH_REFUSE]
     assert rows(GOOD, denied) == [table.POLICY]
@@ -32,8 +32,8 @@ def test_each_pair_of_outcomes_has_its_row() -> None:
 
 def test_an_output_that_only_one_side_runs_is_a_difference() -> None:
     """Two sides that accept a graph but run different outputs differ."""
-    part = Judgement("accepted", frozenset({("3", "required_input_missing")}), frozenset({"2"}))
-    whole = Judgement("accepted", runs=frozenset({"2", "4"}))
+    part = CheckResult("accepted", frozenset({("3", "required_input_missing")}), frozenset({"2"}))
+    whole = CheckResult("accepted", runs=frozenset({"2", "4"}))
     assert rows(part, part) == [table.BOTH_ACCEPT]
     assert rows(part, whole) == [table.BOTH_ACCEPT, table.OTHER_ERRORS]
 
@@ -58,7 +58,7 @@ def test_only_the_cache_mark_is_no_change() -> None:
     assert changes(loads, marked, outputs=0, files=["sub/a.png"]) == []
     assert changes(loads, marked, outputs=0, files=["b.png"]) == ["1 fields were added for 0 outputs"]
     assert changes(graph, {"1": EMPTY, "2": saved(prefix="other")}, outputs=1) == [
-        "node 2: what stands beside its inputs",
+        "node 2: fields next to its inputs were changed",
         "node 2: filename_prefix was changed",
     ]
     assert changes(graph, {"2": graph["2"]}, outputs=1) == ["node 1 was removed"]

@@ -1,4 +1,4 @@
-"""What is done to an engine. Names are the recordings' names; a scenario does what its recording did."""
+"""The actions on an engine. A scenario has the name of its recording and repeats its actions."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ Play = Callable[[Traffic], Awaitable[object]]
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`own_nodes`: needs nodes made for tests. `varying`: it acts in the midst of a run, so that how far the run came
-    is left open. `http_only`: what its sockets hear is no part of it."""
+    """`own_nodes` needs test nodes. `varying` acts in the middle of a run, so that its progress is left open.
+    `http_only` leaves out the messages of sockets."""
 
     play: Play
     own_nodes: bool = False
@@ -24,7 +24,7 @@ class Scenario:
 
 
 class Book:
-    """Collects the scenarios of one module, by decoration."""
+    """Collects the scenarios of one module with a decorator."""
 
     def __init__(self) -> None:
         self.scenarios: list[Scenario] = []

@@ -1,4 +1,4 @@
-"""Stopping prompts, and the queue: its order, deletion, the memory it holds."""
+"""Stopping prompts, and the queue: its order, deletions, and freeing memory."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ async def s40b_interrupt_prompt_id(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True)
 async def s40c_interrupt_blocking_node(traffic: Traffic) -> None:
-    """The node never looks: the interrupt acts when the next node begins."""
+    """A node that does not check for interrupts delays the interrupt until the next node starts."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
     blocking = {"1": empty_image(16), "2": traffic.nodes.blocking("1", 1.0), "3": save("2", "rec/blk")}
@@ -63,7 +63,7 @@ async def s40d_interrupt_idle(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True, varying=True)
 async def s40e_interrupt_no_client(traffic: Traffic) -> None:
-    """Nobody's prompt: its progress and its interruption go to everyone, its end to no one."""
+    """The progress and interrupt of a prompt without a client go to every client, and its end to none."""
     socket = await traffic.socket(str(uuid.uuid4()))
     await traffic.socket(None, name="anonymous")
     prompt_id = await traffic.submit(slow(traffic.nodes, 100, 0.1, preview=False))
@@ -96,7 +96,7 @@ async def s41_queue_delete_clear(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True, varying=True)
 async def s42_priority(traffic: Traffic) -> None:
-    """A, B, C to the front, D with a number far ahead, E to the front too."""
+    """A and B are queued normally, C and E with `front`, and D with a very low number."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
     await traffic.submit(slow(traffic.nodes, 15, 0.15), client_id)
@@ -158,7 +158,7 @@ async def s64_jobs_api(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True, varying=True)
 async def s18_extra_data(traffic: Traffic) -> None:
-    """What a client adds is kept with the prompt, but for its secrets."""
+    """A client's extra data are kept with the prompt, except for secrets."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
     graph = basic("rec/extra")
@@ -175,7 +175,7 @@ async def s18_extra_data(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True, varying=True)
 async def s31_duplicate_prompt_id(traffic: Traffic) -> None:
-    """All three wait under one id; deleting it takes one of them away."""
+    """Three prompts wait with one id, and a deletion removes one of them."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
     running = await traffic.submit(slow(traffic.nodes, 10, 0.2), client_id)

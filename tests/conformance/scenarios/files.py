@@ -1,4 +1,4 @@
-"""Files in and out: /upload/image, /view; and the history, asked in every way."""
+"""Files in and out by /upload/image and /view, and all queries of the history."""
 
 import uuid
 

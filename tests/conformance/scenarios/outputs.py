@@ -1,4 +1,4 @@
-"""What nodes put out, how progress is told, what the cache does, and how a node fails."""
+"""Outputs of nodes, progress messages, the cache, and failing nodes."""
 
 import io
 import math
@@ -162,7 +162,7 @@ async def s10b_progress_preview_metadata(traffic: Traffic) -> None:
 
 @BOOK.add(own_nodes=True)
 async def s11_cached_twice(traffic: Traffic) -> None:
-    """Twice the same, then another prefix, then another title, then other node ids."""
+    """The same graph runs twice, then with another prefix, another title and other node ids."""
     client_id = str(uuid.uuid4())
     socket = await traffic.socket(client_id)
 
@@ -207,7 +207,7 @@ async def s16b_ui_nan(traffic: Traffic) -> None:
 
 @BOOK.add()
 async def s20_error_corrupt_file(traffic: Traffic) -> None:
-    """Its chunk name begins with the byte of the recording, which the error's message names."""
+    """The chunk name starts with the byte of the recording, which the error message contains."""
     await traffic.upload(b"\x89PNG\r\n\x1a\n" + b"\xd2" * 64, "rec_corrupt.png", overwrite="true")
     await traffic.run({"1": node("LoadImage", image="rec_corrupt.png"), "2": save("1", "rec/corrupt")})
 

@@ -1,4 +1,4 @@
-"""Every way for POST /prompt to be refused, and what looks like one but is accepted."""
+"""Every way in which POST /prompt refuses a prompt, and similar prompts that are accepted."""
 
 import uuid
 from typing import Any
@@ -32,7 +32,7 @@ async def s30_validation(traffic: Traffic) -> None:
 
 
 def _with(node_id: str, inputs: dict[str, Any] | None = None, **fields: Any) -> Graph:
-    """The basic graph, one node's inputs or fields changed; None takes a field away."""
+    """Return the basic graph with inputs or fields of one node changed; None removes a field."""
     graph = basic("rec/valid")
     graph[node_id]["inputs"] |= inputs or {}
     for name, value in fields.items():

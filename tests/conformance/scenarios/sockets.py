@@ -1,4 +1,4 @@
-"""Who hears what: no client, two clients, one client twice, a client that goes and comes back."""
+"""Which clients get which messages: no client, two clients, one client twice, a client that reconnects."""
 
 import asyncio
 import uuid
@@ -9,7 +9,7 @@ from tests.conformance.traffic import Traffic
 
 BOOK = Book()
 QUIET_S = 0.3
-"""Long enough for messages that should not come, after the run that would cause them."""
+"""The time in which unwanted messages would arrive after the run that would cause them."""
 
 
 @BOOK.add(own_nodes=True, varying=True)

@@ -1,7 +1,8 @@
-"""A custom node without nodes, for the comparison: prompts that are judged but not run, and the folders of models.
+"""A custom node pack without nodes, for the comparison: it lets prompts be checked without running, and lists model
+folders.
 
-A prompt with MARK in its extra_data goes the whole way of POST /prompt and is answered like any other; instead of being
-queued, the outputs that it would run are remembered. So nothing is imitated and nothing can begin to run.
+A prompt with MARK in its extra_data passes through POST /prompt and is answered like any other, but in place of
+queueing it the outputs that would run are stored. So nothing is imitated and no prompt starts.
 """
 
 from typing import Any
@@ -19,7 +20,7 @@ _outputs: dict[str, list[str]] = {}
 
 
 def _put_unless_marked(item: Any) -> None:
-    """An item is (number, prompt id, prompt, extra_data, outputs to execute, …)."""
+    """Queue an item, (number, prompt id, prompt, extra_data, outputs to execute, …), unless it is marked."""
     if MARK in item[3]:
         _outputs[item[1]] = [str(output) for output in item[4]]
     else:
@@ -31,12 +32,12 @@ _queue.put = _put_unless_marked
 
 @PromptServer.instance.routes.get("/comfyui-modal/compare/outputs/{prompt_id}")  # type: ignore[untyped-decorator]
 async def outputs(request: web.Request) -> web.Response:
-    """The output nodes that this prompt would have run; null if it was refused."""
+    """Answer with the output nodes that this prompt would have run; null if it was refused."""
     return web.json_response({"outputs": _outputs.pop(request.match_info["prompt_id"], None)})
 
 
 @PromptServer.instance.routes.get("/comfyui-modal/compare/model-folders")  # type: ignore[untyped-decorator]
 async def model_folders(_: web.Request) -> web.Response:
-    """By name: where ComfyUI looks for such models, and which endings they have."""
+    """Answer with the paths and file suffixes of models by folder name."""
     known = folder_paths.folder_names_and_paths
     return web.json_response({name: [list(about[0]), sorted(about[1])] for name, about in known.items()})
