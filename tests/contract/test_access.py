@@ -54,7 +54,7 @@ async def memory_api(bucket: DownableStore, clock: ManualClock) -> AsyncIterator
         yield api
 
 
-async def asked(api: Api, key: str, path: str = "/v1/jobs") -> httpx.Response:
+async def get_with_key(api: Api, key: str, path: str = "/v1/jobs") -> httpx.Response:
     return await api.client.get(path, headers={b"authorization": f"Bearer {key}".encode()})
 
 
@@ -64,22 +64,22 @@ async def test_a_key_in_the_bucket_authenticates_its_tenant(api: Api) -> None:
     async with await api.client_of("acme") as acme:
         accepted = (await acme.post("/v1/jobs", json={"workflow": BLUE})).json()
     assert (await api.stores.jobs.read("acme", accepted["job_id"])).record.tenant == "acme"
-    assert (await asked(api, KEY)).json()["jobs"] == []
+    assert (await get_with_key(api, KEY)).json()["jobs"] == []
 
 
 async def test_tenants_with_a_common_name_prefix_are_separate(api: Api) -> None:
     """A tenant's job list never shows jobs of a tenant whose name shares a prefix."""
     names = ("acme", "acme-2", "acme2", "a")
-    made: dict[str, set[str]] = {}
+    created: dict[str, set[str]] = {}
     for tenant in names:
         async with await api.client_of(tenant) as client:
             jobs = [(await client.post("/v1/jobs", json={"workflow": BLUE})).json() for _ in range(2)]
-            made[tenant] = {job["job_id"] for job in jobs}
+            created[tenant] = {job["job_id"] for job in jobs}
     for tenant in names:
         async with await api.client_of(tenant) as client:
             for query in ("", "?status=queued"):
                 rows = (await client.get(f"/v1/jobs{query}")).json()["jobs"]
-                assert {row["job_id"] for row in rows} == made[tenant]
+                assert {row["job_id"] for row in rows} == created[tenant]
 
 
 async def test_all_invalid_keys_get_the_same_response(memory_api: Api, clock: ManualClock) -> None:
@@ -91,30 +91,30 @@ async def test_all_invalid_keys_get_the_same_response(memory_api: Api, clock: Ma
     clock.set(clock.now() + timedelta(hours=1))
     wrong_secret = new_key(good.split("_")[2])
     answers = [
-        await asked(memory_api, key)
+        await get_with_key(memory_api, key)
         for key in (expired, revoked, wrong_secret, new_key("aaaaaaaa"), good[:-1], "nonsense", "é" * 40)
     ]
     assert {(answer.status_code, answer.text, answer.headers["www-authenticate"]) for answer in answers} == {
         (401, answers[0].text, 'Bearer realm="comfyui-modal", error="invalid_token"')
     }
-    assert (await asked(memory_api, good)).status_code == 200
+    assert (await get_with_key(memory_api, good)).status_code == 200
 
 
 async def test_invented_keys_cost_no_request(memory_api: Api, bucket: DownableStore) -> None:
-    """The checksum refuses an invented key; one with a right checksum costs one GET, and existing keys still work."""
+    """The checksum refuses an invented key; a key with a right checksum costs one GET, and existing keys still work."""
     known, cold = await memory_api.new_key("acme"), await memory_api.new_key("other")
-    assert (await asked(memory_api, known)).status_code == 200
+    assert (await get_with_key(memory_api, known)).status_code == 200
     bucket.requests.clear()
     for _ in range(50):
         kid, secret = new_kid(), secrets.token_urlsafe(32)
-        answer = await asked(memory_api, f"ck_live_{kid}_{secret}_{secrets.token_hex(4)}", "/v1/workflows/none")
+        answer = await get_with_key(memory_api, f"ck_live_{kid}_{secret}_{secrets.token_hex(4)}", "/v1/workflows/none")
         assert answer.status_code == 401
     assert not bucket.requests
     computed = new_key(new_kid())
     for _ in range(3):
-        assert (await asked(memory_api, computed, "/v1/workflows/none")).status_code == 401
+        assert (await get_with_key(memory_api, computed, "/v1/workflows/none")).status_code == 401
     assert bucket.requests == {"GET": 1}
-    assert [(await asked(memory_api, key)).status_code for key in (known, cold)] == [200, 200]
+    assert [(await get_with_key(memory_api, key)).status_code for key in (known, cold)] == [200, 200]
 
 
 async def test_a_key_costs_one_request_per_half_minute(
@@ -125,10 +125,10 @@ async def test_a_key_costs_one_request_per_half_minute(
     for key, cost in ((good, 1), (unknown, 1), (good[:-1], 0)):
         bucket.requests.clear()
         for _ in range(3):
-            await asked(memory_api, key, "/v1/workflows/none")
+            await get_with_key(memory_api, key, "/v1/workflows/none")
         assert bucket.requests["GET"] == cost
         clock.set(clock.now() + CACHE_LIFE + timedelta(milliseconds=1))
-        await asked(memory_api, key, "/v1/workflows/none")
+        await get_with_key(memory_api, key, "/v1/workflows/none")
         assert bucket.requests["GET"] == 2 * cost
         assert bucket.requests["LIST"] == 0
 
@@ -137,18 +137,18 @@ async def test_a_revoked_key_is_refused_when_its_cache_entry_expires(memory_api:
     """A revoked key is refused once its cache entry expires, at most 30 seconds later."""
     assert timedelta(seconds=30) >= CACHE_LIFE
     key = await memory_api.new_key("acme")
-    assert (await asked(memory_api, key)).status_code == 200
+    assert (await get_with_key(memory_api, key)).status_code == 200
     await memory_api.stores.api_keys.revoke(key.split("_")[2])
     clock.set(clock.now() + CACHE_LIFE + timedelta(milliseconds=1))
-    assert (await asked(memory_api, key)).status_code == 401
+    assert (await get_with_key(memory_api, key)).status_code == 401
 
 
 async def test_a_cached_key_expires_on_time(memory_api: Api, clock: ManualClock) -> None:
     """A key that expires while it is cached is refused from its expiry time on."""
     key = await memory_api.new_key("acme", expires_at=clock.now() + timedelta(seconds=10))
-    assert (await asked(memory_api, key)).status_code == 200
+    assert (await get_with_key(memory_api, key)).status_code == 200
     clock.set(clock.now() + timedelta(seconds=10))
-    assert (await asked(memory_api, key)).status_code == 401
+    assert (await get_with_key(memory_api, key)).status_code == 401
 
 
 async def test_invented_kids_do_not_evict_keys(clock: ManualClock) -> None:
@@ -171,21 +171,21 @@ async def test_no_key_is_accepted_while_the_bucket_is_unreachable(memory_api: Ap
     """Even a valid key gets 503 while the bucket is unreachable, and is accepted again afterwards."""
     key = await memory_api.new_key("acme")
     bucket.is_down = True
-    refused = await asked(memory_api, key)
+    refused = await get_with_key(memory_api, key)
     assert (refused.status_code, refused.json()["type"]) == (503, "/problems/storage-unavailable")
     assert refused.headers["retry-after"] == "5"
     bucket.is_down = False
-    assert (await asked(memory_api, key)).status_code == 200
+    assert (await get_with_key(memory_api, key)).status_code == 200
 
 
 async def test_a_record_that_cannot_be_read_authenticates_no_key(memory_api: Api, bucket: DownableStore) -> None:
     """A key whose record is unreadable, or stored under another kid, is refused."""
     key, record = new_record("acme", now=memory_api.stores.clock.now())
     await bucket.put(keys.api_key(record.kid), b'{"newer": true}')
-    assert (await asked(memory_api, key)).status_code == 401
+    assert (await get_with_key(memory_api, key)).status_code == 401
     other, borrowed = new_record("acme", now=memory_api.stores.clock.now())
     await bucket.put(keys.api_key("aaaaaaaa"), borrowed.model_dump_json().encode())
-    assert (await asked(memory_api, other)).status_code == 401
+    assert (await get_with_key(memory_api, other)).status_code == 401
 
 
 async def test_records_from_the_settings_need_no_bucket(clock: ManualClock) -> None:
@@ -240,8 +240,8 @@ async def test_logs_name_the_key_and_never_show_it(memory_api: Api, caplog: pyte
     presented = parse_key(key)
     assert presented is not None
     with caplog.at_level(logging.DEBUG):
-        await asked(memory_api, key)
-        await asked(memory_api, new_key(presented.kid))
+        await get_with_key(memory_api, key)
+        await get_with_key(memory_api, new_key(presented.kid))
     lines: list[Any] = [record for record in caplog.records if record.getMessage() == "request"]
     assert (lines[0].tenant, lines[0].kid) == ("acme", presented.kid)
     assert not hasattr(lines[1], "kid")
@@ -260,8 +260,8 @@ async def test_a_long_path_has_a_short_log_line(part: str, memory_api: Api, capl
     answer = await memory_api.client.get(path, headers={"authorization": ""})
     assert answer.status_code == 404
     (line,) = [record for record in caplog.records if record.getMessage() == "request"]
-    asked: Any = line
-    assert asked.path == unquote(path)[:LOGGED_CHARACTERS] + "…"
+    logged: Any = line
+    assert logged.path == unquote(path)[:LOGGED_CHARACTERS] + "…"
     assert len(JsonFormatter("api", Redactor()).format(line)) < 2_000
 
 

@@ -147,8 +147,8 @@ async def test_the_log_of_each_attempt_is_shown(api: Api) -> None:
 @pytest.mark.real_bucket("bytes of files")
 async def test_media_of_every_kind_are_stored(api: Api) -> None:
     """Input files given as base64, as a URL or as an upload are stored, each under its name."""
-    wanted = {"size_bytes": len(PNG), "content_type": "image/png"}
-    created = (await api.client.post("/v1/uploads", json=wanted)).json()
+    upload_request = {"size_bytes": len(PNG), "content_type": "image/png"}
+    created = (await api.client.post("/v1/uploads", json=upload_request)).json()
     await api.objects.put(f"tenants/default/uploads/{created['upload_id']}/data", PNG, content_type="image/png")
     media = [
         {"name": "a.png", "data": base64.b64encode(PNG).decode()},

@@ -55,7 +55,7 @@ async def submitted(api: Api) -> str:
 async def test_a_defect_is_reported_as_a_problem(
     api: Api, bucket: BrokenStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A defect gives a 500 problem whose request id is in the log with the exception, and the API goes on."""
+    """A defect gives a 500 problem whose request id is in the log with the exception, and the API keeps running."""
     job_id = await submitted(api)
     bucket.fault = LookupError("a secret detail")
     answer = await api.client.get(f"/v1/jobs/{job_id}")
@@ -97,14 +97,14 @@ async def test_a_long_poll_survives_an_unreachable_bucket(api: Api, bucket: Brok
     claimed = await api.queue.claim("default", "w")
     assert claimed is not None
     bucket.reads = 0
-    asking = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}?wait=25"))
+    polling = asyncio.create_task(api.client.get(f"/v1/jobs/{job_id}?wait=25"))
     await until(lambda: bucket.reads == 2)  # its own read, and the first of the shared ones
     bucket.fault = StorageUnavailable("away")
     await until(lambda: bucket.reads == 3)
     bucket.fault = None
     now = api.stores.clock.now()
     await api.stores.jobs.evolve_from(claimed, lambda job: job.complete(attempt=1, now=now, outputs=()))
-    assert (await asking).json()["status"] == "completed"
+    assert (await polling).json()["status"] == "completed"
 
 
 async def test_the_docs_page_can_be_switched_off(api: Api) -> None:

@@ -204,7 +204,7 @@ async def test_a_test_webhook_to_an_invalid_url_is_refused(memory_api: Api, url:
 
 
 async def test_a_refusal_stores_nothing_on_the_real_server(s3_objects: ObjectStore, clock: ManualClock) -> None:
-    """Input files that were stored before a bad one are removed from the real S3 server."""
+    """Input files that were stored before a bad file are removed from the real S3 server."""
     async with running_api(s3_objects, clock) as api:
         body = media({"name": "a.png", "data": GOOD}, {"name": "b.png", "data": "!!"})
         assert (await api.client.post("/v1/jobs", json=body)).status_code == 422

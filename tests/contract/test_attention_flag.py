@@ -83,7 +83,7 @@ async def test_the_engine_starts_while_its_attention_is_probed(tmp_path: Path) -
 
 
 async def test_a_wrong_guess_costs_another_start(tmp_path: Path) -> None:
-    """An engine that was started with the wrong attention is started again with the right one."""
+    """An engine that was started with the wrong attention is started again with the right attention."""
     host = EngineProcess(_spec(tmp_path, _attention(tmp_path, 'echo \'{"torch": "2"}\'', has_sage=True)))
     try:
         await host.start()
@@ -94,7 +94,7 @@ async def test_a_wrong_guess_costs_another_start(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_exits_with_the_guess_starts_without_it(tmp_path: Path) -> None:
-    """An engine that exits with the guessed flag is started without it, and one that exits in both cases is
+    """An engine that exits with the guessed flag is started without it, and an engine that exits in both cases is
     unavailable.
     """
     spec = _spec(tmp_path, _attention(tmp_path, 'echo \'{"torch": "2"}\'', has_sage=True))

@@ -37,8 +37,8 @@ async def open_batch(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
     """An accepted batch with queued jobs."""
     ids = tuple(member_id(BATCH_ID, n) for n in range(jobs))
     now = post.clock.now()
-    wanted = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
-    draft = await post.stores.batches.draft(BatchRecord(**(wanted | fields)))
+    defaults = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
+    draft = await post.stores.batches.draft(BatchRecord(**(defaults | fields)))
     records = [a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now, retain_s=600) for job_id in ids]
     stored = [await post.stores.jobs.create_unpublished(record, workflow=b"{}") for record in records]
     return await post.stores.batches.accept(draft, [job.record for job in stored])

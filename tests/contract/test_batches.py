@@ -97,7 +97,7 @@ async def test_the_cost_of_counting_does_not_depend_on_the_number_of_jobs(memory
 
 @pytest.mark.real_bucket("many writes at once")
 async def test_a_cancelled_batch_stops(api: Api) -> None:
-    """Cancelling a batch fails its queued jobs, requests cancellation of running ones and leaves finished ones."""
+    """Cancelling a batch fails its queued jobs, requests cancellation of running jobs and leaves finished jobs."""
     batch = await submit(api, colours(1, 2, 3))
     await complete(api, await claim(api))
     running = await claim(api)

@@ -72,7 +72,7 @@ async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Typed, clock
 
 
 async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Typed) -> None:
-    """A job can be shown, cancelled and removed, and one that runs is not removed before its worker has stopped."""
+    """A job can be shown, cancelled and removed, and a running job is not removed before its worker has stopped."""
     job_id = (await submit(memory_api))["job_id"]
     claimed = await memory_api.queue.claim("default", "w")
     assert claimed is not None
@@ -172,9 +172,9 @@ async def test_the_client_handles_batches(memory_api: Api) -> None:
     def use() -> tuple[list[str], list[str]]:
         with Client(str(memory_api.client.base_url), KEY) as client:
             assert client.health()["status"] == "ok"
-            made = client.submit_batch(workflow=BLUE, input_sets=[[], []])
-            before = client.batch(made["batch_id"])
-            after = client.cancel_batch(made["batch_id"])
+            submitted = client.submit_batch(workflow=BLUE, input_sets=[[], []])
+            before = client.batch(submitted["batch_id"])
+            after = client.cancel_batch(submitted["batch_id"])
             with pytest.raises(ApiProblem, match="no batch"):
                 client.batch("0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10")
             return [job["status"] for job in before["jobs"]], [job["status"] for job in after["jobs"]]

@@ -83,7 +83,7 @@ async def test_remote_buckets_are_not_checked(objects: MemoryObjectStore, clock:
 
 
 def test_the_minimum_free_space_is_optional(tmp_path: Path) -> None:
-    """A minimum of zero never refuses work, and a minimum above the disk's size refuses it."""
+    """Work is accepted without a minimum on a disk with free space, and refused with a minimum above its size."""
     assert BucketDisk(tmp_path, 0).missing_bytes() == 0
     assert not BucketDisk(tmp_path, 0).is_exhausted()
     with pytest.raises(DiskAlmostFull):

@@ -37,15 +37,15 @@ class Receivers:
     """A `WebhookTransport` whose one host hangs until `released`."""
 
     released: asyncio.Event = field(default_factory=asyncio.Event)
-    begun: list[str] = field(default_factory=list)
+    attempted: list[str] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
     received: list[str] = field(default_factory=list)
     first_released: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def post(self, tenant: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        self.begun.append(url)
+        self.attempted.append(url)
         self.tenants.append(tenant)
-        if len(self.begun) == 1 and url.startswith(HANGING.rstrip("/")):
+        if len(self.attempted) == 1 and url.startswith(HANGING.rstrip("/")):
             releases = {asyncio.ensure_future(event.wait()) for event in (self.released, self.first_released)}
             await asyncio.wait(releases, return_when=asyncio.FIRST_COMPLETED)
             for release in releases:
@@ -102,7 +102,7 @@ async def test_a_hanging_receiver_delays_no_other() -> None:
     await _create_events(deployment.quiet, HEALTHY, 20)
     async with deployment.delivering() as receivers:
         await _until(lambda: receivers.received.count(HEALTHY) == 20)
-        assert receivers.begun.count(HANGING) == EVENTS.of_endpoint
+        assert receivers.attempted.count(HANGING) == EVENTS.of_endpoint
         assert HANGING not in receivers.received
         receivers.released.set()
         await _until(lambda: receivers.received.count(HANGING) == 100)
@@ -115,7 +115,7 @@ async def test_due_events_are_listed_once() -> None:
     deployment.objects.requests.clear()
     async with deployment.delivering() as receivers:
         await _until(lambda: receivers.received.count(HEALTHY) == 50)
-    assert receivers.begun.count(HEALTHY) == 50
+    assert receivers.attempted.count(HEALTHY) == 50
     assert deployment.objects.requests["LIST"] == 1
 
 
@@ -124,7 +124,7 @@ async def test_a_signal_is_handled_during_attempts() -> None:
     deployment = Deployment()
     await _create_events(deployment.quiet, HANGING, 2 * EVENTS.of_endpoint)
     async with deployment.delivering() as receivers:
-        await _until(lambda: receivers.begun.count(HANGING) == EVENTS.of_endpoint)
+        await _until(lambda: receivers.attempted.count(HANGING) == EVENTS.of_endpoint)
         await _create_events(deployment.stores, HEALTHY)
         await _until(lambda: receivers.received == [HEALTHY])
 
@@ -157,8 +157,8 @@ async def test_no_attempt_starts_after_the_stop() -> None:
     deployment = Deployment()
     await _create_events(deployment.quiet, HANGING, 3 * EVENTS.of_endpoint)
     async with deployment.delivering() as receivers:
-        await _until(lambda: receivers.begun.count(HANGING) == EVENTS.of_endpoint)
-    assert len(receivers.received) == len(receivers.begun) == EVENTS.of_endpoint
+        await _until(lambda: receivers.attempted.count(HANGING) == EVENTS.of_endpoint)
+    assert len(receivers.received) == len(receivers.attempted) == EVENTS.of_endpoint
 
 
 async def test_a_hanging_host_with_many_paths_delays_no_other() -> None:
@@ -170,7 +170,7 @@ async def test_a_hanging_host_with_many_paths_delays_no_other() -> None:
     await _create_events(deployment.quiet, HEALTHY, 5)
     async with deployment.delivering() as receivers:
         await _until(lambda: receivers.received.count(HEALTHY) == 5)
-        assert len(receivers.begun) == EVENTS.of_host + 5
+        assert len(receivers.attempted) == EVENTS.of_host + 5
         receivers.released.set()
         await _until(lambda: len(receivers.received) == len(hanging) + 5)
 
@@ -183,7 +183,7 @@ async def test_a_tenant_whose_receivers_hang_delays_no_other() -> None:
     await _create_events(deployment.quiet, HEALTHY, 5)
     async with deployment.delivering() as receivers:
         await _until(lambda: receivers.received.count(HEALTHY) == 5)
-        assert len(receivers.begun) == EVENTS.of_tenant + 5
+        assert len(receivers.attempted) == EVENTS.of_tenant + 5
         receivers.released.set()
         await _until(lambda: len(receivers.received) == EVENTS.of_tenant + 15)
 
@@ -232,11 +232,11 @@ async def test_slots_are_given_to_tenants_in_turn() -> None:
         for number in range(EVENTS.of_tenant + 2):
             await _create_events(deployment.quiet, _hanging_host(number), tenant=tenant)
     async with deployment.delivering() as receivers:
-        await _until(lambda: len(receivers.begun) == EVENTS.in_all)
+        await _until(lambda: len(receivers.attempted) == EVENTS.in_all)
         await _create_events(deployment.stores, HEALTHY, tenant="zoe")  # the last tenant in a LIST
         await _until(lambda: deployment.objects.requests["LIST"] >= 2)
         receivers.first_released.set()
-        await _until(lambda: len(receivers.begun) > EVENTS.in_all)
+        await _until(lambda: len(receivers.attempted) > EVENTS.in_all)
         assert receivers.tenants[EVENTS.in_all] == "zoe"
 
 
@@ -248,11 +248,11 @@ async def test_a_test_webhook_does_not_wait_for_events() -> None:
     for number in range(TESTS.of_tenant + 10):
         await deployment.quiet.deliveries.test("acme", _hanging_host(number), str(uuid.uuid4()))
     async with deployment.delivering() as receivers:
-        await _until(lambda: len(receivers.begun) == EVENTS.of_tenant + TESTS.of_tenant)
+        await _until(lambda: len(receivers.attempted) == EVENTS.of_tenant + TESTS.of_tenant)
         await deployment.stores.deliveries.test("beta", HEALTHY, str(uuid.uuid4()))
         deployment.stores.signal.ring(OUTBOX_TOPIC)
         await _until(lambda: HEALTHY in receivers.received)
-        assert len(receivers.begun) == EVENTS.of_tenant + TESTS.of_tenant + 1
+        assert len(receivers.attempted) == EVENTS.of_tenant + TESTS.of_tenant + 1
 
 
 async def test_a_sweep_ends_when_nothing_more_can_be_sent() -> None:
@@ -260,7 +260,7 @@ async def test_a_sweep_ends_when_nothing_more_can_be_sent() -> None:
     deployment = Deployment()
     await _create_events(deployment.quiet, HANGING)
     sweeping = asyncio.create_task(dispatcher(SETTINGS, deployment.stores, deployment.receivers).sweep())
-    await _until(lambda: HANGING in deployment.receivers.begun)
+    await _until(lambda: HANGING in deployment.receivers.attempted)
     await _create_events(deployment.stores, HEALTHY, tenant="beta")
     await _until(lambda: HEALTHY in deployment.receivers.received)
     deployment.receivers.released.set()

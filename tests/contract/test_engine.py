@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("engine")]
 
 @pytest.fixture(scope="module", params=engine_choices(), ids=lambda choice: choice.name)
 async def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Host]:
-    """One engine for the whole file, so each test also shows that the engine survived the previous one."""
+    """One engine for the whole file, so each test also shows that the engine survived the previous test."""
     choice: EngineChoice = request.param
     host = choice.host(tmp_path_factory.mktemp("engine"))
     await host.start()
@@ -281,7 +281,7 @@ async def test_a_running_prompt_is_cancelled(
 
 
 async def test_a_queued_prompt_is_cancelled(host: Host, info: dict[str, Any], prefix: str) -> None:
-    """A queued prompt is removed from the queue, and the running one is not interrupted."""
+    """A queued prompt is removed from the queue, and the running prompt is not interrupted."""
     running = execution_of(host.engine, slow(info, prefix, steps=20, color=2))
     started = asyncio.Event()
 

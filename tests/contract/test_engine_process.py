@@ -222,7 +222,7 @@ async def test_a_killed_engine_is_detected_and_replaced(lite: EngineProcess) -> 
     ("kind", "error"), [("runtime", NodeFailed), ("oom", OutOfMemory), ("crash", EngineUnavailable)]
 )
 async def test_failing_nodes_are_distinguished(lite: EngineProcess, kind: str, error: type[WorkerError]) -> None:
-    """A node that raises, one that runs out of memory and one that crashes the engine give different errors."""
+    """An exception, a lack of memory and a crash of the engine in a node give different errors."""
     assert lite.pid is not None
     processes = family(lite.pid)
     raising = {"class_type": "LiteRaise", "inputs": {"image": ["1", 0], "kind": kind}}

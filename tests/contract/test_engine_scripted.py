@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_messages_are_followed_to_the_end() -> None:
-    """The last message is the one that ends the prompt, and an output that history repeats is delivered once."""
+    """The last message ends the prompt, and an output that history repeats is delivered once."""
     state = ComfyState()
     follower = await completed(simple, state)
     assert isinstance(follower.messages[-1], Executing)

@@ -90,8 +90,8 @@ async def fetching_api(
 ) -> AsyncIterator[Api]:
     port = int(site.url.rsplit(":", 1)[1])
     config = ApiConfig(api_key=KEY, **limits)
-    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
-    fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
+    destinations = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
+    fetcher = RemoteFetcher(transport=lambda: PinnedTransport(destinations))
     async with running_api(MemoryObjectStore(clock), clock, config, settings=settings, fetcher=fetcher) as api:
         yield api
 
@@ -242,9 +242,9 @@ async def served(
     """The base URL of a server, and a fetcher that may reach only this server."""
     server = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    here = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
+    destinations = Destinations(ports=frozenset({port}), is_allowed=lambda address: address.is_loopback)
     try:
-        yield f"http://127.0.0.1:{port}", RemoteFetcher(transport=lambda: PinnedTransport(here))
+        yield f"http://127.0.0.1:{port}", RemoteFetcher(transport=lambda: PinnedTransport(destinations))
     finally:
         server.close()
 

@@ -75,7 +75,7 @@ def growing(
 
 
 def edited(body: bytes, edit: Edit) -> bytes:
-    """An MP4 file whose large packets, which `growing` puts after three small ones, are changed."""
+    """An MP4 file whose large packets, which `growing` puts after three small packets, are changed."""
     out = io.BytesIO()
     with av.open(io.BytesIO(body), "r") as source, av.open(out, "w", format="mp4") as container:
         stream: Any = container.add_stream_from_template(source.streams.video[0])

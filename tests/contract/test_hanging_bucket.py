@@ -167,10 +167,10 @@ async def test_ready_reports_a_hanging_bucket_and_its_recovery(deployment: Deplo
 async def test_a_long_poll_survives_a_hanging_bucket(deployment: Deployment) -> None:
     """A long poll ends with the last known state of the job while the bucket hangs."""
     job_id = (await submit(deployment.api))["job_id"]
-    asking = asyncio.create_task(deployment.api.client.get(f"/v1/jobs/{job_id}?wait=3"))
+    polling = asyncio.create_task(deployment.api.client.get(f"/v1/jobs/{job_id}?wait=3"))
     await asyncio.sleep(0.5)
     deployment.proxy.hang()
-    answer = await asking
+    answer = await polling
     assert (answer.status_code, answer.json()["status"]) == (200, "queued")
 
 
@@ -179,8 +179,10 @@ async def test_a_key_that_cannot_be_looked_up_is_refused_in_time(deployment: Dep
     key = await deployment.api.new_key("acme")
     deployment.proxy.hang()
     headers = {"authorization": f"Bearer {key}"}
-    asked = (deployment.api.client.get("/v1/jobs", headers=headers, timeout=CLIENT_TIMEOUT_S) for _ in range(AT_ONCE))
-    assert {answer.status_code for answer in await asyncio.gather(*asked)} == {503}
+    requested = (
+        deployment.api.client.get("/v1/jobs", headers=headers, timeout=CLIENT_TIMEOUT_S) for _ in range(AT_ONCE)
+    )
+    assert {answer.status_code for answer in await asyncio.gather(*requested)} == {503}
 
 
 def test_the_api_has_a_shorter_bucket_timeout_than_workers(clock: ManualClock) -> None:

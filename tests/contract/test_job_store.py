@@ -169,7 +169,7 @@ async def test_stale_index_keys_are_skipped_and_deleted(jobs: JobStore, objects:
 async def test_an_old_index_key_without_a_job_is_deleted(
     jobs: JobStore, objects: ObjectStore, clock: ManualClock
 ) -> None:
-    """A recent index key without a job is kept, since its submission may be in progress, and an old one is deleted."""
+    """A recent index key without a job is kept, since its submission may be in progress, and an old key is deleted."""
     key = list_key(a_job(created_at=clock.now()))
     await objects.put(key, b"")
     for minutes, left in ((9, (key,)), (2, ())):
@@ -180,8 +180,8 @@ async def test_an_old_index_key_without_a_job_is_deleted(
 
 async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, objects: ObjectStore) -> None:
     """Many stale index keys cost a page few LISTs, and following the cursor still returns every job."""
-    wanted = a_job()
-    await jobs.create(wanted, workflow=GRAPH)
+    expected = a_job()
+    await jobs.create(expected, workflow=GRAPH)
     for n in range(1, 20):
         await objects.put(list_key(a_job(created_at=CREATED + timedelta(seconds=n))), b"")
     objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
@@ -191,7 +191,7 @@ async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, 
     while cursor is not None:
         page = await jobs.page("default", status=None, limit=2, cursor=cursor)
         found, cursor = [*found, *page.jobs], page.next_cursor
-    assert [record.job_id for record in found] == [wanted.job_id]
+    assert [record.job_id for record in found] == [expected.job_id]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "%%%", "ü", "YWJj", "../../x"])
@@ -235,16 +235,16 @@ async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore,
 
 async def test_jobs_are_claimed_by_priority_and_age(jobs: JobStore, queue: JobQueue) -> None:
     """Jobs of higher priority are claimed first, then older jobs."""
-    wanted = [
+    expected = [
         a_job(priority=5, created_at=CREATED + timedelta(seconds=9)),
         a_job(priority=0, created_at=CREATED),
         a_job(priority=0, created_at=CREATED + timedelta(seconds=1)),
         a_job(priority=-5, created_at=CREATED),
     ]
-    for record in reversed(wanted):
+    for record in reversed(expected):
         await jobs.create(record, workflow=GRAPH)
     claimed = [await queue.claim("default", f"w{n}") for n in range(5)]
-    assert [stored and stored.record.job_id for stored in claimed] == [*(record.job_id for record in wanted), None]
+    assert [stored and stored.record.job_id for stored in claimed] == [*(record.job_id for record in expected), None]
 
 
 async def test_pools_have_their_own_queues(jobs: JobStore, queue: JobQueue) -> None:
@@ -270,18 +270,18 @@ async def test_each_job_is_claimed_once(
         await jobs.create(a_job(), workflow=GRAPH)
 
     async def work(number: int) -> list[str]:
-        objects, mine = rivals[number % len(rivals)], []
+        objects, own_jobs = rivals[number % len(rivals)], []
         own = JobQueue(JobStore(objects, clock, signal), objects, clock, lease_s=60)
         while (stored := await own.claim("default", f"w{number}")) is not None:
-            mine.append(stored.record.job_id)
-        return mine
+            own_jobs.append(stored.record.job_id)
+        return own_jobs
 
-    claimed = [job for mine in await asyncio.gather(*map(work, range(workers))) for job in mine]
+    claimed = [job for own_jobs in await asyncio.gather(*map(work, range(workers))) for job in own_jobs]
     assert len(claimed) == len(set(claimed)) == count
 
 
 async def test_index_keys_without_jobs_do_not_hide_a_job(jobs: JobStore, queue: JobQueue, objects: ObjectStore) -> None:
-    """A job is claimed although more recent index keys without jobs precede it than one LIST returns."""
+    """A job is claimed although more recent index keys without jobs precede it than a LIST returns."""
     await asyncio.gather(*(objects.put(queue_key(a_job(priority=9)), b"") for _ in range(CANDIDATES + 1)))
     created = await jobs.create(a_job(), workflow=GRAPH)
     claimed = await queue.claim("default", "w")

@@ -67,7 +67,7 @@ POSITIONS = {
 @pytest.mark.parametrize("position", POSITIONS)
 @pytest.mark.parametrize("kind", BAD_TEXTS)
 async def test_an_invalid_long_string_is_refused(api: Api, kind: str, position: str) -> None:
-    """An invalid long string is refused at every position, as a short one is."""
+    """An invalid long string is refused at every position, like a short string."""
     answer = await sent(api, POSITIONS[position](BAD_TEXTS[kind]))
     assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed-json")
 
@@ -165,7 +165,7 @@ async def test_large_documents_wait_for_a_slot() -> None:
 
 
 async def test_a_slot_is_released_with_its_request(clock: ManualClock) -> None:
-    """An accepted or refused request releases its slot for the next one."""
+    """An accepted or refused request releases its slot for the next request."""
     config = ApiConfig(api_key=KEY, max_large_requests=1)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         padding = {str(number): "x" * 60_000 for number in range(20)}
@@ -183,11 +183,11 @@ async def test_a_slot_is_released_with_its_request(clock: ManualClock) -> None:
 async def test_the_unfinished_bodies_of_a_tenant_are_limited(clock: ManualClock) -> None:
     """Another request of a tenant with too many unfinished bodies is refused, and other tenants are unaffected."""
     config = ApiConfig(api_key=KEY, max_unfinished_requests=2)
-    begun, gate = asyncio.Semaphore(0), asyncio.Event()
+    body_started, gate = asyncio.Semaphore(0), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b'{"workflow":'
-        begun.release()
+        body_started.release()
         await gate.wait()
         yield b"7}"
 
@@ -195,7 +195,7 @@ async def test_the_unfinished_bodies_of_a_tenant_are_limited(clock: ManualClock)
         headers = {"content-type": "application/json"}
         pending = [asyncio.create_task(api.client.post("/v1/jobs", content=slow(), headers=headers)) for _ in range(2)]
         for _ in pending:
-            await begun.acquire()
+            await body_started.acquire()
         async with asyncio.timeout(20):
             while not await refused(api):
                 pass
@@ -207,7 +207,7 @@ async def test_the_unfinished_bodies_of_a_tenant_are_limited(clock: ManualClock)
 
 
 async def refused(api: Api) -> bool:
-    """Whether a request is refused for too many unfinished ones, which count once their heads have been read."""
+    """Whether a request is refused for too many unfinished requests, which count once their heads are read."""
     answer = await sent(api, {"workflow": BLUE})
     if answer.status_code == 202:
         return False
@@ -217,20 +217,20 @@ async def refused(api: Api) -> bool:
 
 
 async def test_concurrent_large_bodies_are_limited(clock: ManualClock) -> None:
-    """Further large bodies of a tenant wait until an earlier one has ended, while a small request proceeds."""
+    """Further large bodies of a tenant wait until an earlier body has ended, while a small request proceeds."""
     config = ApiConfig(api_key=KEY, max_receiving_requests=2)
-    begun, gate = asyncio.Event(), asyncio.Event()
+    body_started, gate = asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
         yield b'{"workflow":"' + b"x" * 200_000
-        begun.set()
+        body_started.set()
         await gate.wait()
         yield b'"}'
 
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         headers = {"content-type": "application/json"}
         first = asyncio.create_task(api.client.post("/v1/jobs", content=slow(), headers=headers))
-        await begun.wait()
+        await body_started.wait()
         second = asyncio.create_task(sent(api, {"workflow": BLUE, "metadata": {"k": ["x" * 60_000] * 3}}))
         assert (await sent(api, {"workflow": BLUE})).status_code == 202
         await asyncio.wait({second}, timeout=0.3)

@@ -113,7 +113,7 @@ async def test_metrics_need_an_admin_key(api: Api) -> None:
 
 
 async def test_no_spelling_of_the_path_bypasses_the_key(api: Api) -> None:
-    """No spelling of the path avoids the check of the key, not even one with a line feed that the router ignores."""
+    """No spelling of the path avoids the check of the key, not even a line feed that the router ignores."""
     spellings = ("/metrics%0A", "/metrics%0a?x=1", "//metrics", "/metrics/", "/%6Detrics%0A", "/metrics%0A%0A")
     async with httpx.AsyncClient(base_url=api.client.base_url, verify=NO_TLS) as anonymous:
         assert {(await anonymous.get(path)).status_code for path in spellings} <= {401, 404}

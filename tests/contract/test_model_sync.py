@@ -104,7 +104,7 @@ def test_a_server_without_ranges_is_supported(hub: Hub, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_transient_error_is_retried(status: int, hub: Hub, tmp_path: Path) -> None:
-    """A transient error is retried several times, and a persistent one is reported as a failure."""
+    """A transient error is retried several times, and a persistent error is reported as a failure."""
     hub.scripts[PATH] = [status, status]
     assert synced(tmp_path, hub).state == "downloaded"
     (tmp_path / "vae" / "wan.safetensors").unlink()
@@ -232,7 +232,7 @@ def test_an_unreadable_lock_is_an_error(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_two_syncs_do_not_write_the_same_file(hub: Hub, tmp_path: Path) -> None:
-    """The second of two syncs of one file fails, and the first one completes."""
+    """The second of two syncs of one file fails, and the first sync completes."""
     hub.hold.clear()
     found: list[Found] = []
     first = threading.Thread(target=lambda: found.append(synced(tmp_path, hub)))

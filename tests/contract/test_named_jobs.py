@@ -53,7 +53,7 @@ async def test_workflows_are_listed(api: Api, clock: ManualClock) -> None:
 
 
 async def test_a_workflow_is_shown_with_its_graph(api: Api) -> None:
-    """A workflow is shown with its graph, and an unknown name gets a problem that suggests known ones."""
+    """A workflow is shown with its graph, and an unknown name gets a problem that suggests known names."""
     found = (await api.client.get("/v1/workflows/wan22")).json()
     assert found["workflow"]["107"]["class_type"] == "LoadImage"
     assert found["vram_gb"] == 48
@@ -83,7 +83,7 @@ async def test_a_job_runs_a_named_workflow(api: Api) -> None:
 
 
 async def test_missing_inputs_have_their_defaults(api: Api) -> None:
-    """A job without optional inputs uses their defaults, and a medium without a name gets one."""
+    """A job without optional inputs uses their defaults, and a medium without a name is named."""
     assert (await post(api, "words")).status_code == 202
     accepted = await post(api, "still", inputs={"image": {"data": DATA}})
     stored = await api.stores.jobs.read("default", accepted.json()["job_id"])

@@ -34,14 +34,14 @@ async def test_an_object_is_read_back(objects: ObjectStore) -> None:
 
 async def test_a_missing_object_is_not_found(objects: ObjectStore, tmp_path: Path) -> None:
     """Every read of a missing object fails, and deleting it is not an error."""
-    for ask in (
+    for operation in (
         objects.get("x"),
         objects.head("x"),
         objects.get_range("x", 0, 1),
         objects.download_file("x", tmp_path / "x"),
     ):
         with pytest.raises(ObjectNotFound):
-            await ask
+            await operation
     assert list(tmp_path.iterdir()) == []
     await objects.delete("x", "y")
 
@@ -332,7 +332,7 @@ async def test_wrong_credentials_are_refused(s3_config: S3Config, tmp_path: Path
     """Wrong credentials are a refusal, which is not retried."""
     objects = S3ObjectStore(replace(s3_config, secret_key="wrong"))
     (tmp_path / "f").write_bytes(b"x")
-    for ask in (objects.put("k", b"x"), objects.upload_file("k", tmp_path / "f", content_type="text/plain")):
+    for operation in (objects.put("k", b"x"), objects.upload_file("k", tmp_path / "f", content_type="text/plain")):
         with pytest.raises(StorageRefused):
-            await ask
+            await operation
     await objects.close()

@@ -93,7 +93,7 @@ async def test_an_old_idempotency_key_has_one_new_owner(objects: OutrunStore, cl
     with pytest.raises(StorageUnavailable, match="changes too fast"):
         await store.claim("acme", "jobs", "k", "body")
     objects.lost["idempotency"] = 1
-    mine = await store.claim("acme", "jobs", "k", "body")
-    assert mine.is_first
+    own = await store.claim("acme", "jobs", "k", "body")
+    assert own.is_first
     again = await store.claim("acme", "jobs", "k", "body")
-    assert (again.id, again.is_first) == (mine.id, False)
+    assert (again.id, again.is_first) == (own.id, False)

@@ -75,7 +75,7 @@ async def test_a_running_job_is_active_but_not_queued(clock: ManualClock) -> Non
 
 
 async def test_a_batch_counts_all_its_jobs(clock: ManualClock) -> None:
-    """A batch is accepted as a whole or refused, and one that exceeds the quota alone gets a permanent problem."""
+    """A batch is accepted as a whole or refused, and a batch that exceeds the quota alone gets a permanent problem."""
     async with limited(MemoryObjectStore(clock), clock, max_queued_jobs=3) as api:
         assert (await submit_batch(api.client, 2)).status_code == 202
         before = await api.keys()
@@ -131,7 +131,7 @@ async def test_a_stale_index_key_causes_no_refusal(clock: ManualClock) -> None:
 
 
 async def test_without_quotas_nothing_is_counted(clock: ManualClock) -> None:
-    """A submission makes no LIST without quotas, and at most a few in two seconds with one."""
+    """A submission makes no LIST without quotas, and at most a few in two seconds with a quota."""
     costs = []
     for limits in ({}, {"max_active_jobs": 10_000}):
         bucket = MemoryObjectStore(clock)

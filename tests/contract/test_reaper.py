@@ -131,7 +131,7 @@ async def test_overlapping_sweeps_requeue_a_job_once(shop: Shop) -> None:
 
 
 async def test_an_unknown_timer_is_fenced_and_deleted(shop: Shop) -> None:
-    """An old timer that no version of the record names is deleted after its writer was fenced; a recent one is kept."""
+    """An old timer that no version of the record names is deleted after its writer was fenced; a new timer is kept."""
     record = await shop.claimed()
     before = await shop.jobs.read("default", record.job_id)
     stray = job_timer(record, shop.clock.now(), now=shop.clock.now())
@@ -208,7 +208,7 @@ async def test_a_lost_queue_key_is_written_again(shop: Shop) -> None:
 
 
 async def test_a_timer_far_too_early_is_replaced(shop: Shop) -> None:
-    """A job's first timer, due after a day for dead submissions, is replaced by one for the job's limit of a week."""
+    """A job's first timer, due after a day for dead submissions, is replaced by a timer for its limit of a week."""
     record = await shop.queued()
     shop.pass_time(hours=25)
     assert await shop.reaper.sweep() == {"job": 1, "spawned": 1}

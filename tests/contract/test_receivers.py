@@ -218,16 +218,16 @@ async def test_ports_in_the_settings_belong_to_the_deployment(clock: ManualClock
 async def test_no_fetch_reaches_a_port_of_the_deployment(tmp_path: Path, target: str) -> None:
     """No fetch reaches a port of this deployment, not even by a redirect."""
     async with serving() as site, serving() as own:
-        here = Destinations(
+        destinations = Destinations(
             ports=frozenset({site.port, own.port}),
             is_allowed=lambda address: address.is_loopback,
             own_ports=frozenset({own.port}),
         )
-        fetcher = RemoteFetcher(transport=lambda: PinnedTransport(here))
+        fetcher = RemoteFetcher(transport=lambda: PinnedTransport(destinations))
         url = target.format(port=own.port)
-        for asked in (url, f"http://127.0.0.1:{site.port}/elsewhere?to={url}"):
+        for fetched_url in (url, f"http://127.0.0.1:{site.port}/elsewhere?to={url}"):
             with pytest.raises(FetchRefused, match=OWN.format(port=own.port)):
-                await fetcher.fetch(asked, tmp_path / "file", meter=unmetered(), max_bytes=2000)
+                await fetcher.fetch(fetched_url, tmp_path / "file", meter=unmetered(), max_bytes=2000)
         assert (own.requests, site.requests) == ([], ["/elsewhere"])
 
 

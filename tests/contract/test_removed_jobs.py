@@ -54,7 +54,7 @@ async def test_a_running_job_is_removed_once_it_has_stopped(clock: ManualClock) 
 
 
 async def test_a_job_shows_when_it_will_be_removed(api: Api) -> None:
-    """A finished job shows its removal after a week or its own shorter retention, and a longer one is refused."""
+    """A finished job shows its removal after a week or its own shorter retention, and a longer retention is refused."""
     for days, expected in ((None, "2026-11-30T12:00:00.000000+00:00"), (0.5, "2026-11-24T00:00:00.000000+00:00")):
         accepted = await submit(api, **({} if days is None else {"retain_days": days}))
         assert (await api.client.get(f"/v1/jobs/{accepted['job_id']}")).json()["expires_at"] is None

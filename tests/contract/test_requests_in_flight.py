@@ -43,7 +43,7 @@ async def api(objects: HeldLists, clock: ManualClock) -> AsyncIterator[Api]:
 
 
 async def test_a_request_above_the_limit_is_refused(api: Api, objects: HeldLists) -> None:
-    """A request above the limit gets 429 with Retry-After until another one ends, and other tenants are unaffected."""
+    """A request above the limit gets 429 with Retry-After until another ends, and other tenants are unaffected."""
     async with await api.client_of("other") as other:
         held = [asyncio.create_task(api.client.get("/v1/jobs", params={"limit": 1 + n})) for n in range(MOST)]
         await until(lambda: objects.started >= MOST)

@@ -1,4 +1,4 @@
-"""Many clients that poll the same large response cost the API and the bucket one read of it at a time."""
+"""Many clients that poll the same large response cost the API and the bucket one read at a time."""
 
 import asyncio
 import threading

@@ -78,7 +78,7 @@ async def test_engine_information_is_parsed_once_per_publication(objects: Object
 
 
 async def test_a_list_of_models_expires(objects: ObjectStore, clock: ManualClock) -> None:
-    """A recent list of models refuses jobs, but not an old one, nor after models were added or with none mounted."""
+    """A recent list of models refuses jobs, but not an old list, nor after models were added or with none mounted."""
     info = EngineInfoStore(objects, clock)
     await info.publish("default", LOADER)
     assert await refusals(info) == ["missing-model"]

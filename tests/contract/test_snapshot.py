@@ -63,7 +63,7 @@ async def test_an_engine_continues_with_the_memory_of_its_gpu(tmp_path: Path) ->
 async def test_a_fresh_engine_replaces_one_that_cannot_continue(
     device: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A fresh engine starts, with a warning, if the restored one finds no GPU or cannot be restored."""
+    """A fresh engine starts, with a warning, if the restored engine finds no GPU or cannot be restored."""
     spec = _spec(tmp_path, device)
     if device == "none":
         spec = EngineSpec.lite(folders=EngineFolders(tmp_path), environment=engine_environment())
@@ -96,7 +96,7 @@ async def test_the_fresh_engine_is_specified_after_the_restore(tmp_path: Path) -
     seen: list[str] = []
 
     def spec() -> EngineSpec:
-        seen.append("asked")
+        seen.append("called")
         return _spec(tmp_path, "cpu")
 
     host = SnapshotHost(spec, is_on_gpu=False)
@@ -110,7 +110,7 @@ async def test_the_fresh_engine_is_specified_after_the_restore(tmp_path: Path) -
 
 
 async def test_an_engine_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -> None:
-    """A fresh engine replaces one that died in the snapshot."""
+    """A fresh engine replaces an engine that died in the snapshot."""
     host = SnapshotHost(lambda: _spec(tmp_path, "cuda"), is_on_gpu=False)
     await host.prepare()
     await host._process.stop()

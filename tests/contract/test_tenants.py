@@ -1,4 +1,4 @@
-"""Isolation of two tenants: no request of one reveals or changes anything of the other.
+"""Isolation of two tenants: no request of one tenant reveals or changes anything of the other.
 
 The tests go through the whole table of operations, so that a new operation cannot be forgotten.
 """

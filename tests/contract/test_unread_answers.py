@@ -31,7 +31,7 @@ async def unread_request(api: Api, path: str) -> AsyncIterator[None]:
 
 
 async def test_unread_large_responses_are_limited(clock: ManualClock) -> None:
-    """Unread large responses count for their own tenant until their client reads or leaves, and small ones are sent."""
+    """Unread large responses count for their tenant until their client reads or leaves; small responses are sent."""
     config = ApiConfig(api_key=KEY, max_unread_bytes=10 * MIB)
     async with running_api(MemoryObjectStore(clock), clock, config) as api, await api.client_of("other") as other:
         job_id = (await submit(api, workflow=LARGE))["job_id"]
@@ -51,7 +51,7 @@ async def test_unread_large_responses_are_limited(clock: ManualClock) -> None:
 
 @pytest.mark.parametrize("most", [1, 10 * MIB])
 async def test_a_large_response_is_complete(clock: ManualClock, most: int) -> None:
-    """A large response is sent in full in any number of pieces, even above the limit if it is the only one."""
+    """A large response is sent in full in any number of pieces, even above the limit if no other response is unread."""
     config = ApiConfig(api_key=KEY, max_unread_bytes=most)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         for length in (10, 65_400, 65_536, 131_072, 300_001):

@@ -67,7 +67,7 @@ async def test_a_warm_up_that_takes_too_long_is_a_warning(tmp_path: Path, caplog
 
 
 def test_the_setting_names_a_shipped_workflow(tmp_path: Path) -> None:
-    """The setting accepts the name of a shipped workflow, and refuses another name with a list of the known ones."""
+    """The setting accepts the name of a shipped workflow, and refuses another name with a list of the known names."""
     host = _host(tmp_path)
     assert warm(Settings(bucket="tests"), host) is host
     assert isinstance(warm(Settings(bucket="tests", warm_up="words"), host), WarmHost)

@@ -99,7 +99,7 @@ async def test_the_end_is_shown_after_much_progress(api: tuple[Api, Post]) -> No
 
 
 async def test_dead_letters_are_listed_and_replayed(api: tuple[Api, Post]) -> None:
-    """Dead letters are listed page by page, and all or the named ones are replayed."""
+    """Dead letters are listed page by page, and all or the named letters are replayed."""
     server, post = api
     records = [await post.completed("completed") for _ in range(3)]
     post.receiver.answers = [Answer(415, 5)] * 3
