@@ -194,6 +194,7 @@ class BatchStore:
         except BatchGone:
             return await collect_garbage(self._objects, keys.batch(timer.tenant, timer.id), timer, now)
         except BatchNotFound:
+            # A slow submission, or a repeat of it, may still commit the draft.
             return timer if now - timer.armed_at < ABANDONED else None
         record = stored.record
         if record.timer != timer.key and now - timer.armed_at < YOUNG:
@@ -327,6 +328,7 @@ class BatchStore:
     async def _advance(self, stored: StoredBatch, changed: BatchRecord, *, due: datetime | None = None) -> StoredBatch:
         """Commit `changed` with a new timer. Raises `PreconditionFailed` if another writer was first."""
         now = self._clock.now()
+        # The new timer precedes the commit and the old one outlives it, so the one that the record names always exists.
         timer = _timer(changed, due or self._due(changed), now=now)
         await self._objects.put(timer.key, b"")
         changed = changed.model_copy(update={"rev": stored.record.rev + 1, "timer": timer.key})

@@ -57,6 +57,7 @@ class FairSlots:
         queue.append(granted)
         try:
             async with asyncio.timeout(self._wait_s):
+                # Shielded, since a cancellation would mark the future as done, as if the slot had been granted.
                 await asyncio.shield(granted)
         except BaseException as error:
             if granted.done():

@@ -36,10 +36,10 @@ class IndexWriter:
         task.add_done_callback(self._under_way.discard)
 
     async def delete(self, index_keys: Iterable[str]) -> None:
-        """Delete the keys; failures are ignored, since a reader that finds a stale key deletes it."""
+        """Delete the keys. Failures are ignored."""
         try:
             await self._objects.delete(*sorted(index_keys))
-        except StorageError:
+        except StorageError:  # a reader that finds a stale key deletes it
             return
 
     def delete_soon(self, index_keys: Iterable[str]) -> None:

@@ -46,7 +46,7 @@ class JobRemover:
         """Remove a job of an abandoned batch, whether it was written or not. No worker can find such a job."""
         try:
             await compare_and_swap(f"job {job_id}", lambda: self._jobs.read(tenant, job_id), self.purge)
-        except JobGone:
+        except JobGone:  # removed already
             pass
         except JobNotFound:
             await self.remove_unaccepted(tenant, job_id, created_at)

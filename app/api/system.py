@@ -181,11 +181,12 @@ class _Check:
 
 
 async def _probe(request: Request) -> Ready:
-    """Check the bucket with a read and a write, because a bucket with a full disk still serves reads."""
+    """Check the bucket with a read and a write."""
     services = context_of(request).services
     try:
         services.check_disk()
         await services.stores.objects.list(keys.PROBES, limit=1)
+        # A bucket with a full disk still serves reads.
         await services.stores.objects.put(keys.probe("ready"), b"probe", content_type="text/plain")
     except DiskAlmostFull as error:
         return Ready(status="not_ready", detail=str(error))

@@ -15,6 +15,7 @@ KID_LENGTH = 8
 SECRET_BYTES = 32
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _KID = rf"[a-z2-7]{{{KID_LENGTH}}}"
+# SECRET_BYTES in base64url have 43 characters.
 _KEY = re.compile(rf"(?P<signed>{PREFIX}(?P<kid>{_KID})_[A-Za-z0-9_-]{{43}})_(?P<checksum>[0-9a-f]{{8}})", re.ASCII)
 
 

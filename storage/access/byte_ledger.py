@@ -56,6 +56,7 @@ class ByteLedger:
         day, before = today, 0
         if spent is not None and spent.day >= today:
             day, before = spent.day, spent.size_bytes
+        # A refund of the day before must not make the new day's count negative.
         return Spent(day=day, size_bytes=max(0, before + size_bytes))
 
     async def _read(self, key: str) -> tuple[Spent | None, str | None]:

@@ -40,7 +40,7 @@ DEFAULT_SCOPES: tuple[KeyScope, ...] = ("jobs:read", "jobs:write")
 
 _TENANT = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _NO_HASH = "0" * 64
-"""Compared with if there is no record, so that an unknown kid takes the same time as a wrong secret."""
+"""Stands for the hash of a record that does not exist."""
 
 
 def check_tenant(name: str) -> str:
@@ -122,6 +122,7 @@ class ApiKeyStore:
         if presented is None:
             return None
         record = await self._find(presented.kid)
+        # Compared in any case, so that an unknown kid takes the same time as a wrong secret.
         fits = hmac.compare_digest(presented.sha256, _NO_HASH if record is None else record.sha256)
         if record is None or not fits:
             return None

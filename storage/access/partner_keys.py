@@ -38,6 +38,7 @@ class PartnerKeyStore:
     def sealed(self, tenant: str, job_id: str, partner_key: str) -> bytes:
         """Return the bytes to store under `keys.partner_key`."""
         nonce = secrets.token_bytes(_NONCE_BYTES)
+        # Copied below another job, the sealed key does not open.
         return nonce + self._ciphers[0].encrypt(nonce, partner_key.encode(), _bound_to(tenant, job_id))
 
     async def read(self, tenant: str, job_id: str) -> str:
@@ -49,7 +50,7 @@ class PartnerKeyStore:
         for cipher in self._ciphers:
             try:
                 return cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], _bound_to(tenant, job_id)).decode()
-            except InvalidTag:
+            except InvalidTag:  # sealed with another of the secrets
                 continue
         raise SealBroken("the partner key was sealed with a secret that this deployment no longer has")
 

@@ -57,11 +57,13 @@ def make_client(config: S3Config, attempts: int, endpoint: str | None) -> "S3Cli
         aws_secret_access_key=config.secret_key,
         config=Config(
             signature_version="s3v4",
+            # Servers other than AWS usually have no host name for each bucket.
             s3={"addressing_style": "path" if config.endpoint_url else "auto"},
             max_pool_connections=max(config.threads, config.transfer_threads + 1),
             connect_timeout=config.connect_timeout_s,
             read_timeout=config.read_timeout_s,
             retries={"total_max_attempts": attempts, "mode": "standard"},
+            # Some of them refuse the checksums that the SDK would add to each request.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
@@ -93,6 +95,7 @@ def _take_out(response_dict: Any, customized_response_dict: Any, **_: Any) -> No
     if response_dict["status_code"] != 200 or start < 0 or b"<![CDATA[" in body:
         return
     rest, keys = body[:start] + body[end:], _KEY.findall(body, start, end)
+    # Each entry must have one key, and nothing may stand between the entries.
     if len(_NEXT.findall(body)) + 1 != len(keys) or b"<Contents" in rest:
         return
     customized_response_dict[_FOUND] = [unescape(key.decode()) if b"&" in key else key.decode() for key in keys]
@@ -138,6 +141,7 @@ def of_answer(status: int, code: str, key: str) -> StorageError:
     """Return the error of an HTTP response. `code` is S3's error code, if there is one."""
     if status == 404 and code != "NoSuchBucket":
         return ObjectNotFound(key)
+    # AWS answers 409 if a conflicting request for the key ended during this one.
     if status in (409, 412):
         return PreconditionFailed(key)
     if status == 416:

@@ -84,6 +84,7 @@ class Signer:
         )
         own = "&".join([f"{name}={_quoted(value)}" for name, value in query])
         path = quote(key, safe="/~")
+        # Signature Version 4 trims the values of headers and reduces their sequences of blanks to one.
         lines = "".join([f"{name}:{' '.join(signed[name].split())}\n" for name in sorted(signed)])
         sorted_query = f"{auth}&{own}" if own else auth
         canonical = f"{method}\n{self._path}{path}\n{sorted_query}\n{lines}\n{names}\n{UNSIGNED_PAYLOAD}"
@@ -142,6 +143,7 @@ class Presigner:
         return SignedRequest("GET", url, now + timedelta(seconds=expires_s))
 
     def put(self, key: str, *, expires_s: int, size: int, content_type: str) -> SignedRequest:
+        # Signed headers: the bucket refuses another length or type, and a second upload to the key.
         headers = {"content-length": str(size), "content-type": content_type, "if-none-match": "*"}
         signer, credentials = self._tools()
         now = datetime.now(UTC)
@@ -156,7 +158,8 @@ class Presigner:
 
 
 def address_of(config: S3Config) -> Address:
-    """Return the address for clients, taken from a URL that the SDK made, since its endpoint rules are complex."""
+    """Return the address for clients."""
+    # Taken from a URL that the SDK makes, because its rules for endpoints are complex.
     client = make_client(config, 1, config.public_endpoint_url or config.endpoint_url)
     try:
         with translated(_PROBE):
@@ -164,6 +167,7 @@ def address_of(config: S3Config) -> Address:
     finally:
         client.close()
     parts = urlsplit(url)
+    # KEY/DAY/REGION/s3/aws4_request, counted from the end because a key may contain slashes.
     region = parse_qs(parts.query)["X-Amz-Credential"][0].split("/")[-3]
     return Address(f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(_PROBE)}", region)
 
@@ -178,6 +182,7 @@ def _credentials(config: S3Config) -> Callable[[], Credentials]:
         raise StorageRefused("no credentials for the bucket")
 
     def current() -> Credentials:
+        # A consistent copy: temporary credentials may be renewed between the reads of their parts.
         frozen = found.get_frozen_credentials()
         return Credentials(frozen.access_key or "", frozen.secret_key or "", frozen.token)
 

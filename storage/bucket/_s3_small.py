@@ -122,6 +122,7 @@ class SmallObjects:
         return S3Store(
             config.bucket,
             region=config.region,
+            # A bucket's name with a dot does not match the wildcard of AWS's certificate.
             virtual_hosted_style_request=config.endpoint_url is None and "." not in config.bucket,
             conditional_put="etag",
             skip_signature=False,

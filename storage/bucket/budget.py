@@ -123,6 +123,7 @@ async def while_it_moves(work: asyncio.Future[T], moved: Callable[[], int], what
             done, _ = await asyncio.wait({work}, timeout=max(0.0, budget.left_s))
             if done:
                 return work.result()
+            # Bytes of other transfers count as well, since this one may wait for its turn behind them.
             if moved() == before:
                 raise BudgetSpent(f"{what}: no byte moved for {budget.seconds:g} s")
     finally:

@@ -25,6 +25,7 @@ class _Entry:
 
     @property
     def etag(self) -> str:
+        # As on S3, equal bodies share an ETag, so that a test finds a record without a nonce.
         return hashlib.md5(self.body, usedforsecurity=False).hexdigest()
 
 
@@ -77,6 +78,7 @@ class MemoryObjectStore:
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         self.requests["LIST"] += 1
+        # S3 orders keys by their bytes.
         found = sorted((key for key in self._entries if key.startswith(prefix) and key > after), key=str.encode)
         return KeyPage(tuple(found[:limit]), more=len(found) > limit)
 

@@ -64,6 +64,7 @@ async def commit(objects: ObjectStore, key: str, record: R, *, etag: str | None)
 
     `record` has a field `nonce`, which gets a new value. Raises `PreconditionFailed` if another writer was first.
     """
+    # New for each try: a body that is read back must belong to exactly this write.
     stamped = record.model_copy(update={"nonce": new_nonce()})
     body = stamped.model_dump_json().encode()
     if etag is None:

@@ -193,11 +193,12 @@ class S3ObjectStore:
     @asynccontextmanager
     async def _turn(self, key: str) -> AsyncIterator[None]:
         """Hold this process's turn to write the key. The wait counts as a wait for the bucket."""
+        # The dictionary is weak: a key's lock lives for as long as a writer refers to it.
         lock = self._writing.setdefault(key, asyncio.Lock())
         async with within_budget(key):
             await lock.acquire()
         try:
-            note_write()
+            note_write()  # not before the turn: until then nothing was sent
             yield
         finally:
             lock.release()
@@ -287,6 +288,7 @@ class S3ObjectStore:
             multipart_threshold=2 * PART_BYTES,
             multipart_chunksize=PART_BYTES,
             max_concurrency=self._config.transfer_threads,
+            # The other client, AWS CRT, fails at endpoints other than AWS's.
             preferred_transfer_client="classic",
         )
 

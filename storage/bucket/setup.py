@@ -65,6 +65,7 @@ def cors_rules(prefix: str, origins: Sequence[str]) -> list[Rule]:
     """Return the rules that a browser on these origins needs for presigned uploads and downloads."""
     rule = {
         "ID": _rule_id("presigned", prefix),
+        # The headers that a presigned PUT requires, and that of a partial download.
         "AllowedHeaders": ["content-type", "if-none-match", "range"],
         "AllowedMethods": ["PUT", "GET", "HEAD"],
         "AllowedOrigins": list(origins),
@@ -133,7 +134,7 @@ class BucketSetup:
                     return request(s3)
                 except ClientError as error:
                     code = error.response.get("Error", {}).get("Code", "")
-                    if code in _ABSENT:
+                    if code in _ABSENT:  # S3's answer where no rule was ever set
                         return None
                     if code in _UNSUPPORTED:
                         raise NotSupported(f"this store does not know {kind} rules: {code}") from error
@@ -157,8 +158,9 @@ def _change(kind: str, answer: Mapping[str, Any], member: str, wanted: list[Rule
 
 
 def _comparable(rules: Sequence[Rule]) -> dict[str, Rule]:
-    """Return the rules by id with sorted lists, since a store may return them in any order."""
+    """Return the rules by id with sorted lists."""
     return {
+        # A store may return a rule's lists in any order.
         rule["ID"]: {name: sorted(value) if isinstance(value, list) else value for name, value in rule.items()}
         for rule in rules
     }

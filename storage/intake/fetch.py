@@ -61,6 +61,7 @@ class Meter:
     async def receive(self, size_bytes: int) -> None:
         """Count received bytes; bytes beyond the reservation are reserved in steps. Raises `NotReserved`."""
         self.received += size_bytes
+        # Near the end of a quota a whole step no longer fits, so only the received bytes are reserved then.
         if self.received > self.reserved and not await self._has_reserved(self.received + RESERVED_BYTES):
             await self.expect(self.received)
 
@@ -110,7 +111,7 @@ class RemoteFetcher:
                 following_redirects(client, url) as response,
             ):
                 return await self._download(response, path, meter, max_bytes)
-        except REFUSALS as error:
+        except REFUSALS as error:  # before HTTPError, of which some are subclasses
             raise FetchRefused(str(error)) from error
         except httpx.HTTPError as error:
             raise FetchFailed(described(error)) from error
@@ -123,6 +124,7 @@ class RemoteFetcher:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise FetchRefused("the server sent a compressed body, which was not asked for")
         announced = response.headers.get("content-length", "")
+        # `int` refuses thousands of digits, and accepts those of other scripts.
         if announced.isascii() and announced.isdecimal() and len(announced) < 20:
             _check_size(int(announced), max_bytes)
             await meter.expect(int(announced))

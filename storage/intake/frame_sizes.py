@@ -22,6 +22,7 @@ _AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 
 
 def _av1(data: bytes, extradata: bytes) -> Iterator[Size]:
+    # In a container the units follow the four bytes of its `av1C` box.
     units = _units_of_av1(data[4:] if data is extradata else data)
     return sizes_in((unit for kind, unit in units if kind == _AV1_SEQUENCE), _size_of_av1)
 
@@ -29,6 +30,7 @@ def _av1(data: bytes, extradata: bytes) -> Iterator[Size]:
 def _units_of_av1(data: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(data):
+        # A unit's header (AV1, 5.3.2): 4 marks an extension byte, 2 a length.
         head = data[at]
         at += 2 if head & 4 else 1
         length = len(data) - at
@@ -49,6 +51,7 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _size_of_av1(unit: bytes) -> Size:
+    # The sequence header, AV1, 5.5.1: everything before the size is skipped.
     bits = Bits(unit[:1_000])
     bits.read(4)
     if bits.read(1):
@@ -90,6 +93,7 @@ def frames_in(codec: str, data: bytes) -> int:
 
 
 def _vp8(data: bytes, _: bytes) -> Iterator[Size]:
+    # Only a key frame has a size (RFC 6386, 9.1). Its upper two bits are a scale.
     if data[3:6] == b"\x9d\1\x2a" and not data[0] & 1:
         yield int.from_bytes(data[6:8], "little") & 0x3FFF, int.from_bytes(data[8:10], "little") & 0x3FFF
 
@@ -107,6 +111,7 @@ def _heads_of_vp9(data: bytes) -> Iterator[bytes]:
 
 def _lengths_of_vp9(data: bytes) -> list[int]:
     """Return the lengths of the frames in a packet: several, followed by an index, or one."""
+    # VP9, annex B: the last byte describes the index and also precedes it.
     last = data[-1]
     count, width = (last & 7) + 1, (last >> 3 & 3) + 1
     index = data[-2 - count * width :]
@@ -117,6 +122,7 @@ def _lengths_of_vp9(data: bytes) -> list[int]:
 
 def _size_of_vp9(head: bytes) -> Size | None:
     """Return the frame's size; None if it takes the size of an earlier frame."""
+    # The uncompressed header, VP9, 6.2: everything before the size is skipped.
     bits = Bits(head)
     bits.read(2)
     profile = bits.read(1) + 2 * bits.read(1)

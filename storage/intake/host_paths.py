@@ -32,6 +32,7 @@ class HostPaths:
 
     def __init__(self, folders: Mapping[Path, str] | None = None) -> None:
         known = {form: label for path, label in (folders or {}).items() for form in (str(path), str(path.resolve()))}
+        # The first alternative of an expression that matches wins, so a folder follows those inside it.
         longest_first = sorted(known, key=len, reverse=True)
         self._labels = known
         self._known = re.compile("|".join(rf"{re.escape(form)}(?![\w.-])" for form in longest_first)) if known else None

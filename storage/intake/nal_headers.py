@@ -73,6 +73,7 @@ def _units(data: bytes, length_size: int) -> list[bytes]:
 
 
 def _content(unit: bytes) -> Bits:
+    # Without the bytes that keep start codes out of a unit (ITU-T H.264, 7.4.1).
     return Bits(unit[:MAX_HEADER_BYTES].replace(b"\0\0\3", b"\0\0"))
 
 
@@ -105,6 +106,7 @@ def _size_of_h264(unit: bytes) -> Size | None:
 
 
 def _size_in_h264(bits: Bits) -> Size:
+    # The sequence parameter set, ITU-T H.264, 7.3.2.1.1: everything before the size is skipped.
     profile = bits.read(24) >> 16
     bits.golomb()
     if profile in _WITH_CHROMA:
@@ -160,6 +162,7 @@ def hevc(data: bytes, extradata: bytes) -> Iterator[Size]:
 def _size_of_hevc(unit: bytes) -> Size | None:
     if unit[0] >> 1 & 63 != 33:
         return None
+    # The sequence parameter set, ITU-T H.265, 7.3.2.2.1: everything before the size is skipped.
     bits = _content(unit[2:])
     bits.read(4)
     layers = bits.read(3)

@@ -51,6 +51,7 @@ def picture_extent(path: str, content_type: str, limits: dict[str, Any]) -> dict
     """Return the extent by Pillow, None for an unknown file. Frames are counted with their sizes, up to the limits."""
     from PIL import Image, UnidentifiedImageError
 
+    # The caller's limits apply, not Pillow's.
     Image.MAX_IMAGE_PIXELS = None
     # libwebp's canvases exceed the memory limit here, so `webp_extent` measures such files.
     formats = [name for name in (*PILLOW, *PILLOW_LOOKALIKES) if name != "WEBP"]

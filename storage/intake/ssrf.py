@@ -125,6 +125,7 @@ class Destinations:
         host = _host_of(url)
         if host == "localhost" or host.endswith(".localhost"):  # RFC 6761: loopback, whatever a resolver says
             await self.check_address(host, _LOCALHOST, _port_of(url))
+        # Resolvers also take 0x7f.1 and 2130706433 for addresses, so a host that ends with a number must be one.
         elif ":" in host or _NUMERIC.fullmatch(host.rsplit(".", 1)[-1]):
             try:
                 address: Address = ipaddress.ip_address(host)
@@ -152,6 +153,7 @@ class Destinations:
     async def check_address(self, host: str, address: Address, port: int) -> None:
         """Check one address of the name. Runs for each of them before every connection."""
         address = unmapped(address)
+        # Before the rule for loopback, which may allow all other servers of this machine.
         if port in self.own_ports and is_of_this_machine(address):
             raise DestinationRefused(f"port {port} of this machine belongs to this deployment itself")
         if address.is_loopback and self.loopback is not None:

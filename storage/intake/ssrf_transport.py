@@ -62,6 +62,7 @@ class PinnedTransport(httpx.AsyncHTTPTransport):
     ) -> None:
         super().__init__(verify=_tls(), trust_env=False)
         self._destinations = destinations
+        # httpx has no parameter for the network backend, so its pool is replaced.
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_tls(),
             keepalive_expiry=5.0,
@@ -124,10 +125,11 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
         return addresses
 
     async def _resolved(self, host: str, port: int) -> Any:
-        """Resolve a name in a thread. Its slot is released when the thread returns, not on a cancellation."""
+        """Resolve a name in a thread, which has a slot until it returns."""
         leave = await _NAMES.enter(self._tenant)
         call = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         resolving = asyncio.get_running_loop().run_in_executor(_RESOLVING, call)
+        # Not on a cancellation, after which the thread is still occupied.
         resolving.add_done_callback(functools.partial(_ended, leave))
         return await asyncio.shield(resolving)
 
@@ -204,12 +206,12 @@ def _ended(leave: Callable[[], None], resolving: "asyncio.Future[Any]") -> None:
 def pinned_client(transport: PinnedTransport, *, timeout_s: float) -> httpx.AsyncClient:
     """Return a client for one request, to be closed with its connections afterwards.
 
-    It requests uncompressed bytes and stores no cookie. It follows no redirect, since httpx would read the redirect's
-    body, however large or compressed, into memory; `following_redirects` follows them.
+    It requests uncompressed bytes and stores no cookie. It follows no redirect;
+    `following_redirects` does.
     """
     return httpx.AsyncClient(
         transport=transport,
-        follow_redirects=False,
+        follow_redirects=False,  # httpx would read a redirect's body, of any size, into memory
         timeout=timeout_s,
         trust_env=False,
         headers={"accept-encoding": "identity"},

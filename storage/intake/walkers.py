@@ -41,7 +41,7 @@ def gif_extent(file: BinaryIO) -> tuple[int, int, int]:
             left, top, across, down = (int.from_bytes(about[at : at + 2], "little") for at in (0, 2, 4, 6))
             width, height = max(width, left + across), max(height, top + down)
             _skip_colours(file, int.from_bytes(about[-1:]))
-            file.read(1)
+            file.read(1)  # the code size of the pixels
         elif mark == b"!":
             label = file.read(1)
         else:
@@ -85,7 +85,7 @@ def webp_extent(file: BinaryIO) -> tuple[int, int, int]:
         stated = _webp_size(chunk[:4], file.read(16))
         frames += chunk[:4] == b"ANMF"
         size = max(size[0], stated[0]), max(size[1], stated[1])
-        at += 8 + length + length % 2
+        at += 8 + length + length % 2  # RIFF pads each chunk to an even length
     else:
         raise BadFile(f"more than {MAX_WEBP_CHUNKS} chunks in a WebP")
     if not all(size) or at > end + 1:
@@ -126,7 +126,7 @@ def _has_few_chunks(file: BinaryIO) -> bool:
 
 
 def _has_few_segments(file: BinaryIO) -> bool:
-    """Whether a JPEG has few segments without bytes between them, which Pillow would skip one by one."""
+    """Whether a JPEG has few segments without bytes between them."""
     at = 2
     for _ in range(MAX_JPEG_SEGMENTS):
         file.seek(at)
@@ -134,6 +134,7 @@ def _has_few_segments(file: BinaryIO) -> bool:
         if mark == b"\xff\xda":
             return True
         at += 2 + length
+        # Pillow would skip bytes between segments one by one.
         if mark[:1] != b"\xff" or mark[1:] in _WITHOUT_LENGTH or length < 2 or at > MAX_JPEG_HEADER:
             return False
     return False

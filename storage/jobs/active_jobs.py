@@ -78,7 +78,7 @@ class ActiveJobStore:
         """Count by the records and delete stale index keys; return None within `AUDIT_EVERY` of the last time."""
         if tenant in self._audited:
             return None
-        self._audited[tenant] = None
+        self._audited[tenant] = None  # before the count, which concurrent requests must not repeat
         load = await self._count(tenant, at_most, self._rows)
         self._counted[tenant] = load
         return load

@@ -93,6 +93,7 @@ class IdempotencyStore:
                 raise
             else:
                 return Claim(mine, is_first=True)
+            # A sweep is deleting the claim: taken over, a retired one would be deleted with the new claim in it.
             if found is None or json.loads(found.body).get("retired_at"):
                 await asyncio.sleep(RETRY_S)
                 continue

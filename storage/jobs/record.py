@@ -134,9 +134,9 @@ class JobRecord(Model):
     """Whether the job has its own webhook secret, stored in a separate object."""
     has_partner_key: bool = False
     """Whether an encrypted key for partner nodes is stored in a separate object."""
+    # The default serves records of versions before these levels, which were accepted by rules like the strict ones.
     graphs: GraphTrust = "strangers"
     """The rules by which the graph was accepted; the worker applies them again."""
-    # The default serves records of versions before these levels, which were accepted by rules like the strict ones.
     is_strict: bool = False
     """Whether the job is refused, and not run in part, if some of its outputs cannot run."""
     warnings: dict[str, Any] = Field(default_factory=dict)
@@ -147,9 +147,9 @@ class JobRecord(Model):
     """The job's webhook events, delivered or not. A newer progress event replaces an older one."""
     next_sequence: int = 1
     inputs: tuple[Input, ...] = ()
+    # Lists read whole records and workers rewrite them with every report, so records stay small.
     has_values: bool = False
     """Whether the inputs are long and stored in a separate object."""
-    # Lists read whole records and workers rewrite them with every report, so records stay small.
     input_files: tuple[InputFile, ...] = ()
     workflow_shape: str
     """Hash of the graph's classes and links. Jobs of one shape have similar run times."""
@@ -353,6 +353,7 @@ class JobRecord(Model):
         if self.status.is_terminal or self.cancel_requested_at is not None:
             return self
         if self.status is Status.RUNNING:
+            # Only the holder of the attempt may end a running job.
             return self._change(Change.REQUEST_CANCEL, cancel_requested_at=now)
         cancelled = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
         return self._fail_in_queue(Change.CANCEL, now, cancelled, cancel_requested_at=now)
@@ -394,6 +395,7 @@ class JobRecord(Model):
         """
         if self.webhook_url is None or name not in self.webhook_events:
             return self.model_copy(update={"events": self._without_progress()}) if self.status.is_terminal else self
+        # A commit that is tried again has another `rev`, so that the event's outbox entry gets another key.
         event = JobEvent(
             sequence=self.next_sequence, rev=self.rev + 1, name=name, time=now, attempt=self.attempt, **what
         )

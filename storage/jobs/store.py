@@ -137,11 +137,11 @@ class JobStore:
         self._index.soon(self._discard(record))
 
     async def _discard(self, record: JobRecord) -> None:
-        """The timer goes last: until then its handler would do the same."""
+        """Delete all objects of a job that was not accepted."""
         await self._objects.delete(*sorted({*index_keys(record), list_key(record)}))
         async for page in all_keys(self._objects, keys.job_prefix(record.tenant, record.job_id)):
             await self._objects.delete(*page)
-        await self._objects.delete(record.timer)
+        await self._objects.delete(record.timer)  # last: after a crash before this, its handler deletes the rest
 
     async def create_unpublished(
         self, record: JobRecord, *, workflow: bytes, uploads: Uploads = NO_UPLOADS, extras: Extras = NO_EXTRAS

@@ -72,11 +72,12 @@ class UploadStore:
             created_at=now,
             expires_at=now + timedelta(seconds=self._expires_s),
         )
+        # The timer precedes the record, so that an upload that is never used is deleted.
         await self._objects.put(self._timer(record).key, b"")
         try:
             await self._objects.create(keys.upload(tenant, record.upload_id), record.model_dump_json().encode())
         except PreconditionFailed:
-            record = await self._read(tenant, record.upload_id)
+            record = await self._read(tenant, record.upload_id)  # of an earlier request with this Idempotency-Key
         signed = self._objects.presign_put(
             record.key, expires_s=self._expires_s, size=size_bytes, content_type=content_type
         )
@@ -121,7 +122,7 @@ class UploadStore:
         if any(await gather(*(self._needs(timer.tenant, job_id) for job_id in job_ids))):
             return Timer.new(now + STILL_USED, "upload", timer.tenant, timer.id, armed_at=now)
         await self._objects.delete(*page.keys)
-        if page.more:
+        if page.more:  # the next sweep checks the jobs of the next page
             return timer
         await self._objects.delete(keys.upload_data(timer.tenant, timer.id), keys.upload(timer.tenant, timer.id))
         return None

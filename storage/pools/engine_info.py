@@ -102,7 +102,7 @@ class EngineInfoStore:
             await self._objects.replace(key, body, etag=stored.head.etag, content_type="application/gzip")
         except ObjectNotFound:
             return
-        except PreconditionFailed:
+        except PreconditionFailed:  # a worker has published meanwhile, perhaps with the old lists
             await self.files_changed(pool)
 
     async def catalogue(self, pool: str) -> Catalogue:
@@ -132,6 +132,7 @@ class EngineInfoStore:
 
     async def _read_again(self, key: str) -> _Read:
         known = self._reads.get(key)
+        # A HEAD instead of a GET, since object_info has a megabyte and seldom changes.
         if known is not None and (await self._objects.head(key)).etag == known.etag:
             return known
         stored = await self._objects.get(key)

@@ -88,6 +88,7 @@ class EngineStarts(Model):
         return self.without(failure.worker).model_copy(update={"failures": failures, "last": failure})
 
     def succeeded(self, worker: str) -> "EngineStarts":
+        # The others may still be starting; a start that was counted as a failure is forgotten with the failures.
         return EngineStarts(starting=tuple(one for one in self.without(worker).starting if not one.is_counted))
 
 
@@ -173,6 +174,7 @@ class EngineStartStore:
     async def _evolve(self, pool: str, change: Callable[[EngineStarts], EngineStarts]) -> None:
         async def write(found: tuple[EngineStarts, str | None]) -> None:
             starts, etag = found
+            # Starts that died are counted by whatever change comes next, since no process reports them.
             changed = change(starts.counted(self._clock.now(), self.policy.lease))
             await commit(self._objects, keys.engine_starts(pool), changed, etag=etag)
 
@@ -200,6 +202,7 @@ class PausingLauncher:
         self._starts = starts
 
     async def spawn(self, pool: str) -> str | None:
+        # Cached, because every submission asks for a worker.
         if (await self._starts.recent_state(pool)).paused_until is not None:
             return None
         return await self._launcher.spawn(pool)

@@ -67,6 +67,7 @@ class Endpoint(Model):
         failures, since = self.failures + 1, self.failing_since or now
         if disable is None and now - since >= DISABLE_AFTER:
             disable = f"it has failed since {since.isoformat(timespec='seconds')}"
+        # The exponent is bounded first: a timedelta overflows after a few dozen failures.
         pause = min(FIRST_PAUSE * 2 ** min(max(failures - OPEN_AFTER, 0), 10), LONGEST_PAUSE)
         return self.model_copy(
             update={
@@ -116,14 +117,15 @@ class EndpointStore:
     async def reserve(self, tenant: str, urls: Iterable[str], *, at_most: int) -> bool:
         """Register these receivers; return False, and store none, if the tenant would have more than `at_most`.
 
-        Costs one LIST if all are known. In this process new receivers of a tenant are stored one request at a time, so
-        that concurrent requests cannot exceed the limit together.
+        Costs one LIST if all are known.
         """
         wanted = {keys.endpoint(tenant, endpoint_of(url)): url for url in urls}
         if wanted.keys() <= await self._listed(tenant, at_most):
             return True
+        # One request of a tenant at a time, because concurrent ones could exceed the limit together.
         lock = self._reserving.setdefault(tenant, asyncio.Lock())
         async with lock:
+            # Listed again under the lock, because another request may have stored receivers meanwhile.
             listed = await self._listed(tenant, at_most)
             if len(listed | wanted.keys()) > at_most:
                 return False
@@ -151,7 +153,7 @@ class EndpointStore:
         try:
             await self._write(stored, record.probed(now + self._probe))
         except PreconditionFailed:
-            return now + self._probe
+            return now + self._probe  # another caller makes the probe
         return None
 
     async def succeeded(self, tenant: str, url: str) -> None:
@@ -160,6 +162,7 @@ class EndpointStore:
             return
         now = self._clock.now()
         well = await self.change(tenant, url, lambda endpoint: endpoint.succeeded(now))
+        # No longer than until the next write of a success is due, which a trusted receiver skips.
         if well.last_success_at is not None and now + TRUSTED_FOR < well.last_success_at + QUIET:
             self._trusted_until[tenant, endpoint_of(url)] = now + TRUSTED_FOR
 
@@ -222,6 +225,7 @@ class EndpointStore:
         if stored.etag is None:
             now = self._clock.now()
             timer = Timer.new(now + FORGOTTEN_AFTER, "endpoint", record.tenant, name, armed_at=now)
+            # The timer precedes the record, so that no record is without one.
             await self._objects.put(timer.key, b"")
         numbered = record.model_copy(update={"rev": record.rev + 1})
         written, _ = await commit(self._objects, keys.endpoint(record.tenant, name), numbered, etag=stored.etag)

@@ -101,6 +101,7 @@ async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str],
         pieces = 0
         async for chunk in response.aiter_raw():
             excerpt, pieces = excerpt + chunk, pieces + 1
+            # The rest is not read: the connection serves no other request and is closed.
             if len(excerpt) >= EXCERPT_BYTES or pieces == EXCERPT_PIECES:
                 break
         wish = response.headers.get("webhook-delivery", "").strip().lower()
