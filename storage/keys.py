@@ -212,7 +212,7 @@ def ms_of(moment: datetime) -> int:
 
 def ms_up_of(moment: datetime) -> int:
     """Return the time in milliseconds, rounded up."""
-    return -((_EPOCH - moment) // _MS)
+    return -((_EPOCH - moment) // _MS)  # the floor of the negative time is the ceiling of the time
 
 
 def time_of(ms: int) -> datetime:

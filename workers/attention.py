@@ -100,6 +100,7 @@ class EngineAttention:
 
     async def tried(self, enclosure: Enclosure | None = None) -> AttentionChoice:
         measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s, enclosure=enclosure)
+        # Without a GPU torch's attention is the expected choice, so it is no reason for a warning.
         choice = _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
         # Only measurements are stored: a crash, a hang or an error may not recur.
         is_sure = measured.cuda and measured.failure is None and measured.sage_error is None
@@ -177,10 +178,8 @@ def _told(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionCho
 async def probe(
     python: str, environment: Mapping[str, str], *, time_limit_s: float, enclosure: Enclosure | None = None
 ) -> Measured:
-    """Run the probe in that Python, with a time limit; it ends with this process.
-
-    The probe is passed as text, since the engine's user may be unable to read our code.
-    """
+    """Run the probe in that Python, with a time limit; it ends with this process."""
+    # Passed as text, because the engine's user may be unable to read our code.
     command = [python, "-c", Path(attention_probe.__file__).read_text()]
     if enclosure is not None:
         environment = enclosure.environment(environment)
@@ -189,6 +188,7 @@ async def probe(
         process = await asyncio.create_subprocess_exec(
             *guarded(command),
             env=dict(environment),
+            # The guard kills the probe when this pipe ends, that is, when this process does.
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -67,6 +67,7 @@ def parse_gpu(said: str) -> SeenGpu | None:
 
 def has_sage(python: str) -> bool:
     """Whether SageAttention is installed for that Python, so that it is the likely choice."""
+    # Not resolved, because the Python of an environment is a link to another folder's.
     folder = Path(python).parent.parent
     return any(folder.glob("lib/python3*/site-packages/sageattention/__init__.py"))
 

@@ -128,6 +128,7 @@ class CudaDevice:
         return bool(self._torch.isfinite(tensor).all())
 
     def milliseconds(self, work: Callable[[], object]) -> float:
+        # Kernels run asynchronously, so the device's own events measure them.
         begin, end = (self._torch.cuda.Event(enable_timing=True) for _ in range(2))
         begin.record()
         work()
@@ -175,6 +176,7 @@ def main() -> int:
 
 
 def _tell(facts: dict[str, Any]) -> None:
+    # A library may have left an unfinished line.
     sys.stdout.write("\n" + json.dumps(facts) + "\n")
     sys.stdout.flush()
 

@@ -311,10 +311,7 @@ def _own_process(*, has_own_user: bool) -> Iterator[tuple[str, int]]:
 
 
 def _outside(top: str, hidden: set[str]) -> Iterator[str]:
-    """Yield the largest parts of a folder that contain nothing hidden.
-
-    Links are omitted, since their targets count by their own location.
-    """
+    """Yield the largest parts of a folder that contain nothing hidden."""
     if top in hidden:
         return
     prefix = top.rstrip("/") + "/"
@@ -326,7 +323,7 @@ def _outside(top: str, hidden: set[str]) -> Iterator[str]:
     except OSError:
         return
     for entry in entries:
-        if not entry.is_symlink():
+        if not entry.is_symlink():  # the target of a link counts by its own location
             yield from _outside(entry.path, hidden)
 
 

@@ -93,11 +93,11 @@ class Enclosure:
         return self.parent / "cache"
 
     def make(self) -> None:
-        """Create the folders. Those of another owner are recreated, since their content is another engine's."""
+        """Create the folders. Those of another owner are recreated."""
         if not self.isolation.is_in_force:
             return
         if self.isolation.user is not None:
-            self.parent.chmod(0o711)
+            self.parent.chmod(0o711)  # the engine's user enters it and cannot list it
         with contextlib.suppress(OSError):
             remove_tree(self.scratch)
         for folder in (*self.own, self.scratch, self.cache):
@@ -107,7 +107,7 @@ class Enclosure:
         owner = os.geteuid() if self.isolation.user is None else self.isolation.user
         with contextlib.suppress(FileNotFoundError):
             if folder.lstat().st_uid != owner:
-                remove_tree(folder)
+                remove_tree(folder)  # its content is another engine's
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         self.give(folder)
@@ -164,9 +164,10 @@ class EngineUser:
         """Lock a free user number. Raises `OSError` if all are taken."""
         _LOCKS.mkdir(mode=0o700, exist_ok=True)
         for number in range(self._first, self._first + USERS):
+            # Not inherited by the engine, which would hold the lock after its worker's end.
             lock = os.open(_LOCKS / str(number), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the kernel, however the worker ends
             except BlockingIOError:
                 os.close(lock)
                 continue
@@ -236,6 +237,7 @@ async def _probe(number: int, needs: Needs) -> dict[str, Any]:
         *(sys.executable, "-I", confine.__file__, request, confine.PROBE),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
+        # It becomes the engine's user, which must not see this process's variables.
         env={},
         cwd="/",
     )
@@ -255,6 +257,7 @@ def _device_groups() -> list[int]:
     for pattern in (*confine.GPU_DEVICES, "/dev/dri/*"):
         for device in glob(pattern):  # noqa: PTH207  absolute patterns
             status = Path(device).stat()
+            # A device that every user may open needs no group.
             if not stat.S_ISDIR(status.st_mode) and status.st_mode & 0o006 != 0o006 and status.st_gid != 0:
                 groups.add(status.st_gid)
     return sorted(groups)

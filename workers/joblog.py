@@ -50,13 +50,11 @@ class JobLog:
             task.cancel()
 
     async def finish(self) -> None:
-        """Write the whole log a last time.
-
-        It waits for a write in flight, whose thread continues after a cancellation and could overwrite this one.
-        """
+        """Write the whole log a last time."""
         self._ending.set()
         try:
             async with asyncio.timeout(LAST_WRITE_S):
+                # A write in flight is awaited: its thread continues after a cancellation and could overwrite this one.
                 await asyncio.gather(*self._tasks)
                 await self._write()
         except TimeoutError:
@@ -76,7 +74,8 @@ class JobLog:
             return False
 
     async def _write(self) -> None:
-        """Write the log if there are new lines. A failure is logged, so that the job is not lost."""
+        """Write the log if there are new lines. A failure is logged."""
+        # One write at a time: an older one that is slow could otherwise replace a newer one.
         async with self._writing:
             position, record = self._source.position, self._record
             if position == self._written:
@@ -84,7 +83,7 @@ class JobLog:
             try:
                 lines = [self._paths.hidden(line) for line in self._source.since(self._start)]
                 await self._logs.write(record.tenant, record.job_id, record.attempt, lines)
-            except StorageError as error:
+            except StorageError as error:  # a job is not lost for the want of its log
                 logger.warning("the log of job %s could not be written: %s", record.job_id, error)
             else:
                 self._written = position

@@ -53,6 +53,7 @@ class Publisher:
         info = await self._host.engine.declarations()
         system = system_facts(await self._host.engine.system_stats())
         facts = self._facts(system)
+        # Set before the publication, which may fail: the worker itself needs them.
         self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)
         pool = self._identity.pool
         try:

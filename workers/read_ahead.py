@@ -50,6 +50,7 @@ class ReadAhead:
         try:
             total = sum(await asyncio.gather(*(read(path) for path in files)))
         finally:
+            # Threads cannot be cancelled: they stop after the piece that they read.
             self._stopped.set()
         seconds = round(asyncio.get_running_loop().time() - began, 3)
         if files:
@@ -67,7 +68,7 @@ class ReadAhead:
         return chosen
 
     def _read(self, path: Path) -> int:
-        piece = bytearray(PIECE_BYTES)
+        piece = bytearray(PIECE_BYTES)  # reused, since only the page cache is to be filled
         total = 0
         try:
             with path.open("rb", buffering=0) as file:
@@ -84,11 +85,12 @@ def model_files(values: Iterable[Any], folders: Sequence[Path]) -> dict[Path, in
     names = dict.fromkeys(value for value in values if isinstance(value, str) and value.endswith(SUFFIXES))
     kinds = [Path(entry) for folder in folders if folder.is_dir() for entry in os.scandir(folder) if entry.is_dir()]
     for name in names:
+        # The values are a client's, so only files in the models' folders are read.
         if Path(name).is_absolute() or ".." in Path(name).parts:
             continue
         for path in (kind / name for kind in kinds):
             if path.is_file():
-                found.setdefault(path.resolve(), path.stat().st_size)
+                found.setdefault(path.resolve(), path.stat().st_size)  # links to one file count once
     return found
 
 

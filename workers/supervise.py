@@ -58,11 +58,9 @@ _OVER_OTHERS = {
 
 
 def guarded(command: Sequence[str]) -> list[str]:
-    """Return the command line that runs `command` under a guard.
-
-    The guard is started by its path and isolated (-I), so that it starts in any folder with any environment and no
-    module of that folder shadows one of its imports. ComfyUI's folder has many top-level modules.
-    """
+    """Return the command line that runs `command` under a guard."""
+    # By its path and isolated, so that it starts in any folder with any environment, and no module of that folder
+    # shadows one of its imports. ComfyUI's folder has many top-level modules.
     return [sys.executable, "-I", str(Path(__file__).resolve()), *command]
 
 
@@ -122,6 +120,7 @@ def main(command: Sequence[str]) -> int:
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    # Python writes to the wake-up pipe only for signals that have a handler.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -163,16 +162,16 @@ def _dying_with(guard: int) -> Callable[[], None] | None:
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether the command has ended. Inherited children are reaped too, since no other code does it."""
+    """Whether the command has ended. Inherited children are reaped too."""
     while process.returncode is None:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            pid, status = os.waitpid(-1, os.WNOHANG)  # any child: the inherited ones are reaped nowhere else
         except ChildProcessError:
             break
         if pid == 0:
             return False
         if pid == process.pid:
-            process.returncode = os.waitstatus_to_exitcode(status)
+            process.returncode = os.waitstatus_to_exitcode(status)  # `Popen` can no longer ask for it
     return True
 
 

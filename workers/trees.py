@@ -50,6 +50,7 @@ def _emptied(folder: int, top: int) -> list[str]:
     """Empty a folder and move its subfolders to `top`; return their names there."""
     found = []
     with os.scandir(folder) as entries:
+        # Listed as a whole first, since the folder changes while it is emptied.
         listed = list(entries)
     for entry in listed:
         with contextlib.suppress(FileNotFoundError):

@@ -71,6 +71,7 @@ class FolderFiles:
 
     async def clean(self) -> None:
         """Empty the folders, so that nothing of a job is left for the next one. ComfyUI keeps using them."""
+        # Processes end before the folders are emptied, which they could fill again.
         await anyio.to_thread.run_sync(self._leftovers)
         for folder in (*self._emptied, *([self._outbox] if self._outbox.exists() else [])):
             try:
@@ -115,9 +116,11 @@ class FolderFiles:
         taken = self._outbox / uuid.uuid4().hex
         try:
             _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken)
+            # Checked after the link was made: the name in ComfyUI's folder may belong to another file by now.
             status = taken.lstat()
         except OSError as error:
             raise OutputFailed(f"{ref.filename!r} cannot be read: {error.strerror}") from error
+        # A job may have made its output a hard link to a file of another user.
         if not stat.S_ISREG(status.st_mode) or self._owner not in (None, status.st_uid):
             taken.unlink()
             raise OutputFailed(f"{ref.filename!r} is not a file of ComfyUI's own")
@@ -150,10 +153,10 @@ class RemoteFiles:
         """Upload a file. ComfyUI may close the connection before it responds if the file is too large."""
         try:
             return await self._http.upload(name, subfolder, path)
-        except EngineSilent:
+        except EngineSilent:  # a timeout says nothing about the size
             raise
         except EngineUnavailable as error:
-            await self._http.get_json("/queue")
+            await self._http.get_json("/queue")  # raises if the server is gone
             raise StagingFailed(f"{error.message} ({_TOO_LARGE.format(name=name)}?)") from error
         finally:
             path.unlink(missing_ok=True)
@@ -207,19 +210,18 @@ def _segments(name: str) -> list[str]:
 
 
 def _take(root: Path, parts: Sequence[str], taken: Path) -> None:
-    """Hard-link the file, or copy it if the file system has no hard links.
-
-    The path is opened segment by segment from an open folder, so that no link that appears meanwhile is followed.
-    """
+    """Hard-link the file, or copy it if the file system has no hard links."""
     *folders, filename = parts
     parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # Segment by segment from an open folder, so that no link that appears meanwhile is followed.
         for folder in folders:
             outer, parent = parent, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=parent)
             os.close(outer)
         try:
             os.link(filename, taken, src_dir_fd=parent, follow_symlinks=False)
         except OSError:
+            # Without O_NONBLOCK the open of a FIFO would wait for its writer.
             descriptor = os.open(filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
             with os.fdopen(descriptor, "rb") as source:
                 _copy_of_file(source, taken)
@@ -234,19 +236,19 @@ def _copy_of_file(source: BinaryIO, taken: Path) -> None:
     with taken.open("xb") as target:
         shutil.copyfileobj(source, target)
     if os.geteuid() == 0:
+        # The copy keeps the owner, which is checked afterwards.
         os.chown(taken, status.st_uid, status.st_gid)
 
 
 def _move_below(root: Path, segments: list[str], path: Path, owner: int | None = None) -> None:
-    """Move a file below a folder. The path is opened segment by segment, so that no link of a node is followed.
-
-    The file's owner is set before the move, while no other user can replace the file by a link.
-    """
+    """Move a file below a folder, whose links are not followed."""
     if owner is not None:
+        # Before the move: after it the other user could replace the file by a link.
         os.chown(path, owner, owner)
     *folders, filename = segments
     parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # Segment by segment, so that no link that a node has made is followed.
         for folder in folders:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o755, dir_fd=parent)
@@ -265,6 +267,7 @@ def _move_into(parent: int, filename: str, path: Path, owner: int | None) -> Non
         if error.errno != errno.EXDEV:
             raise
         with contextlib.suppress(FileNotFoundError):
+            # Removed first: a link that a node made under this name must be replaced and not followed.
             os.unlink(filename, dir_fd=parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         with path.open("rb") as source, os.fdopen(os.open(filename, flags, 0o666, dir_fd=parent), "wb") as target:

@@ -43,6 +43,7 @@ def parse_flags(text: str) -> tuple[str, ...]:
         raise ValueError(f"{words[0]} is no flag: flags begin with --")
     for word in words:
         name = word.partition("=")[0]
+        # A negative number is the value of the flag before it.
         if word.startswith("-") and not _is_number(word) and (reserved := _reserved(name)) is not None:
             raise ValueError(f"{name} cannot be given: {RESERVED[reserved]}")
     return words
@@ -65,7 +66,8 @@ def default_flags(directory: Path, given: Sequence[str]) -> tuple[str, ...]:
 
 
 def _known_flags(directory: Path) -> frozenset[str]:
-    """Read ComfyUI's flags from its source, since an import would load torch; empty if it cannot be read."""
+    """Read ComfyUI's flags from its source; empty if it cannot be read."""
+    # An import would load torch.
     try:
         source = (directory / "comfy" / "cli_args.py").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -50,13 +50,11 @@ LONGEST_MESSAGE = 4000
 
 
 def failure_of(history: History, *, cancelled: bool) -> WorkerError | None:
-    """Return why the prompt failed; None if it succeeded.
-
-    The status decides, not the messages: a blocked branch leaves an error message although the prompt succeeds. An
-    interrupt has the status of an error; the last of the two messages distinguishes them.
-    """
+    """Return why the prompt failed; None if it succeeded."""
+    # The status decides: a blocked branch leaves an error message although the prompt succeeds.
     if history.status_str == "success":
         return None
+    # An interrupt has the status of an error. The last of the two messages distinguishes them.
     for message in reversed(history.messages):
         match message:
             case ExecutionInterrupted():
@@ -114,11 +112,9 @@ class PromptPoll:
         return history
 
     def _tolerate(self, error: EngineUnavailable, now: float) -> None:
-        """Raise the error once it has lasted too long.
-
-        A refused connection means that the process and its queue are lost; a timeout may be harmless.
-        """
+        """Raise the error once it has lasted too long."""
         self._failing_since = _since(self._failing_since, now)
+        # A refused connection means that the process and its queue are lost; a timeout may be harmless.
         tolerated_s = self._policy.silent_s if isinstance(error, EngineSilent) else self._policy.broken_s
         if now - self._failing_since >= tolerated_s:
             raise error

@@ -52,8 +52,9 @@ class ComfyHttp:
 
     @property
     def _session(self) -> aiohttp.ClientSession:
-        """The session, opened at the first request because it belongs to that request's event loop."""
+        """The session, opened at the first request."""
         if self._opened is None:
+            # Not earlier, because a session belongs to the event loop in which it is created.
             path = socket_of(self.url)
             self._opened = aiohttp.ClientSession(
                 connector=None if path is None else aiohttp.UnixConnector(path),
@@ -91,6 +92,7 @@ class ComfyHttp:
     async def upload(self, name: str, subfolder: str, path: Path) -> tuple[int, Any]:
         """Upload a file of any type by POST /upload/image; the name is sent unescaped."""
         with path.open("rb") as file:
+            # ComfyUI stores a percent-encoded name as it is.
             form = aiohttp.FormData(quote_fields=False)
             form.add_field("image", file, filename=name.translate(_NO_LINES))
             form.add_field("overwrite", "true")
@@ -165,7 +167,7 @@ def _parsed(content: bytes) -> Any:
 async def _translated(request: str) -> AsyncIterator[None]:
     try:
         yield
-    except TimeoutError as error:
+    except TimeoutError as error:  # before the others: aiohttp's timeouts are of both kinds
         raise EngineSilent(f"{request}: {type(error).__name__}") from error
     except (aiohttp.ClientError, ConnectionError) as error:
         raise EngineUnavailable(f"{request}: {type(error).__name__}: {error}") from error

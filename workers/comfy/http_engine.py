@@ -60,6 +60,7 @@ class HttpEngine:
         refused = refusal(*answer, is_strict=prompt.is_strict)
         if refused is None:
             return node_errors_of(answer[1])
+        # ComfyUI queued the valid part, and a strict job runs as a whole or not at all.
         if answer[0] == 200:
             await self._withdraw(prompt.prompt_id)
         elif answer[0] >= 500 and await self._is_known(prompt.prompt_id):
@@ -109,7 +110,7 @@ class HttpEngine:
         options: dict[str, Any] = {
             "max_size": MAX_ANSWER_BYTES,  # a larger message closes the socket; the history has its content
             "compression": None,
-            "proxy": None,
+            "proxy": None,  # by default the environment's
             "ping_interval": PING_INTERVAL_S,
             "ping_timeout": PONG_TIMEOUT_S,
             "close_timeout": CLOSE_TIMEOUT_S,
@@ -126,6 +127,7 @@ class HttpEngine:
         return socket
 
     async def interrupt(self, prompt_id: str) -> None:
+        # In this order: a prompt that leaves the queue between the two requests is running at the second.
         await self._http.post_json("/queue", {"delete": [prompt_id]})
         await self._http.post_json("/interrupt", {"prompt_id": prompt_id})
 

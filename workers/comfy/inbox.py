@@ -30,6 +30,7 @@ class Inbox:
             return
         topic = _topic(message)
         key = next(self._numbers) if topic is None else topic
+        # Removed first, so that the newer message goes behind those that arrived before it.
         self._waiting.pop(key, None)
         self._waiting[key] = message
         self._woken.set()

@@ -129,6 +129,7 @@ def _processes() -> list[int]:
 def _owner(pid: int) -> int | None:
     """Return a process's user; None if it has ended, reaped or not."""
     with contextlib.suppress(OSError):
+        # The name in brackets may contain spaces and brackets.
         is_gone = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
         return None if is_gone else Path(f"/proc/{pid}").stat().st_uid
     return None
@@ -151,6 +152,7 @@ def _has_open(pid: int, path: Path) -> bool:
 
 def _identity(path: Path) -> tuple[str, int]:
     try:
+        # With the inode, because a job may replace a kept file by its own.
         return str(path), path.lstat().st_ino
     except OSError:
         return str(path), 0

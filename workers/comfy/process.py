@@ -146,9 +146,10 @@ class EngineProcess:
         self._leftovers = Leftovers(guard=self._process.pid, user=self.isolation.user, folders=new_ones_go)
 
     async def _enclose(self) -> None:
-        """Choose the isolation for this start, since another worker may have taken the user number meanwhile."""
+        """Choose the isolation for this start."""
         with self._cannot_be_started():
             self._spec.folders.make()
+            # At every start, because another worker may have taken the user number meanwhile.
             isolation = await choose(self._spec.isolation, self._user, self._spec.needs())
             self.enclosure = self._spec.enclosure(isolation)
             if isolation.user is not None:
@@ -172,12 +173,10 @@ class EngineProcess:
             raise EngineUnavailable("processes of an earlier job could not be ended: the engine is restarted")
 
     def _new_socket(self) -> Path:
-        """Return a new socket path in the system's temp folder, since a socket's path has at most 104 bytes.
-
-        The name cannot be guessed, and the engine binds it so that the kernel's list does not show it: with Landlock
-        alone, another worker's engine could connect to a known path.
-        """
+        """Return a new socket path."""
         self._remove_socket()
+        # In the system's folder, because a socket's path has at most 104 bytes. Its name cannot be guessed: with
+        # Landlock alone, another worker's engine could connect to a known path.
         self._socket_dir = Path(tempfile.gettempdir()) / f"comfyui-modal-{secrets.token_urlsafe(12)}"
         self._socket_dir.mkdir(mode=0o700)
         self.enclosure.give(self._socket_dir)
@@ -195,6 +194,7 @@ class EngineProcess:
             *guarded(self.enclosure.command(command, environment, socket.parent)),
             cwd=self._spec.cwd,
             env={**environment, SOCKET_VARIABLE: str(socket)},
+            # The guard ends the engine when this pipe ends, that is, when this process does.
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -224,6 +224,7 @@ class EngineProcess:
         except TimeoutError:
             logger.warning("the engine did not stop within %.0f s: killed", STOP_GRACE_S)
             await asyncio.to_thread(kill_strays, process.pid)
+        # Also after a normal end: the group may outlive its leader, and the next engine may get its user.
         kill_group(process.pid)
         await process.wait()
         self._user.release()

@@ -130,6 +130,7 @@ class SnapshotHost:
         with timed(self._phases, "attention"):
             choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._process.enclosure)
         self._choice = choice
+        # The engine of the snapshot was started with the likely flag, which cannot be changed.
         if choice.flag is not None and choice.flag not in pretending(spec).command:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
         self._process.attention = choice

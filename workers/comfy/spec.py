@@ -154,8 +154,9 @@ class EngineSpec:
             f"--extra-model-paths-config={folders.engine_side / 'paths.yaml'}",
             "--disable-auto-launch",
             "--dont-print-server",
-            "--disable-metadata",
+            "--disable-metadata",  # outputs would contain the graph
             f"--max-upload-size={MAX_UPLOAD_MB}",
+            # Two ComfyUI servers cannot share the default database.
             f"--database-url=sqlite:///{folders.user / 'comfyui.db'}",
             *folders.flags(),
         ]

@@ -96,8 +96,10 @@ class WarmHost:
             async with asyncio.timeout(self._limit_s):
                 async for message in Execution(self.engine, prompt, self._policy):
                     if isinstance(message, Executed) and message.display_node in self._graph:
+                        # As for a job: the files are deleted, and a cached node would report them again.
                         self.engine.showing.add(self._graph[message.display_node]["class_type"])
         except (WorkerError, TimeoutError) as error:
+            # The abandoned prompt's node may still run, so the engine is replaced.
             logger.warning("the engine could not be warmed up: %s", str(error) or "it took too long")
             await self._host.restart()
         else:

@@ -62,8 +62,9 @@ def _base(options: argparse.Namespace) -> Path:
 
 
 def _bound(path: Path) -> socket.socket:
-    """Bind a socket by its name alone, so that the kernel's list of sockets shows no path, as in `engine_side/`."""
+    """Bind a socket by its name alone."""
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The kernel's list of sockets would show a path, as `engine_side/` explains.
     with contextlib.chdir(path.parent):
         listening.bind(path.name)
     return listening

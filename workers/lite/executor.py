@@ -51,6 +51,7 @@ class Executor:
                 self.cache = {}
             logger.info("got prompt %s", prompt.prompt_id)
             record = PromptRun(self, prompt).run()
+            # Before the message of the end, at which clients read the history.
             prompts.finish(record)
             self.current = None
             if prompt.client_id is not None:
@@ -172,6 +173,7 @@ class PromptRun:
         clients, client_id = self._executor.clients, self._prompt.client_id
         about = {"node_id": node_id, "prompt_id": self._prompt.prompt_id}
         self._set_progress(node_id, "running", value, maximum)
+        # ComfyUI sends a preview with metadata before the progress, and one without metadata after it.
         early = clients.wants_metadata(client_id)
         if preview is not None and early:
             clients.send_preview(preview, kind, about, client_id)
@@ -195,6 +197,7 @@ class PromptRun:
         """Send a message and keep it in the history."""
         full = {"prompt_id": self._prompt.prompt_id, **data, "timestamp": int(time.time() * 1000)}
         self._record.messages.append([kind, full])
+        # ComfyUI sends this message to all sockets if the prompt has no client.
         self._send(kind, full, broadcast=kind == "execution_interrupted")
 
     def _send(self, kind: str, data: dict[str, Any], *, broadcast: bool = False) -> None:

@@ -59,6 +59,7 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
     order: list[str] = []
     while sorter.is_active():
         ready += sorted(sorter.get_ready(), key=places.__getitem__)
+        # The sort is stable, so nodes of one kind keep the graph's order.
         ready.sort(key=lambda node_id: 0 if is_output[node_id] else 1 if node_id in feeds else 2)
         order.append(ready.pop(0))
         sorter.done(order[-1])

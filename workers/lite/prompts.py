@@ -70,6 +70,7 @@ class Prompts:
 
     def put(self, prompt: QueuedPrompt) -> None:
         with self._lock:
+            # The count keeps equal numbers in order, and prompts, which have no order, from being compared.
             heapq.heappush(self._waiting, (prompt.number, next(self._order), prompt))
             self._lock.notify()
             self._changed()

@@ -114,7 +114,7 @@ class LiteServer:
         try:
             await socket.send_json({"type": "status", "data": {**self._status(), "sid": client_id}})
             current = self._executor.current
-            if current is not None and current[1] == client_id:
+            if current is not None and current[1] == client_id:  # a client that connects again
                 await socket.send_json({"type": "executing", "data": {"node": current[0]}})
             async for message in socket:
                 if message.type is WSMsgType.TEXT:
@@ -148,7 +148,7 @@ class LiteServer:
             prompt_id = str(uuid.uuid4())
         elif not isinstance(prompt_id, str) or not UUID.fullmatch(prompt_id):
             return _refused(_BAD_PROMPT_ID)
-        number = self._number(body)
+        number = self._number(body)  # as in ComfyUI, a refused prompt uses up a number
         try:
             validated = self._validator.check(dict(graph.items()), body.get("partial_execution_targets"))
         except Refused as refused:

@@ -174,6 +174,7 @@ class _Validation:
         kind = config[0]
         about = {"input_name": name, "input_config": list(config), "received_value": value}
         if isinstance(kind, list):
+            # The list of an upload is empty, and the node's own check decides.
             if kind and value not in kind:
                 return _error("value_not_in_list", "Value not in list", f"{name}: '{value}' not in {kind}", about)
             return None
@@ -200,7 +201,7 @@ class _Validation:
         if not isinstance(value[1], int):
             return _exception(f"tuple indices must be integers or slices, not {type(value[1]).__name__}", "TypeError")
         outputs = self._classes[source["class_type"]].outputs
-        if not -len(outputs) <= value[1] < len(outputs):
+        if not -len(outputs) <= value[1] < len(outputs):  # ComfyUI indexes a tuple, from its end too
             return _exception("tuple index out of range", "IndexError")
         received, wanted = outputs[value[1]], "COMBO" if isinstance(config[0], list) else config[0]
         if "*" in (received, wanted) or received == wanted:

@@ -48,6 +48,7 @@ def picture(path: str, content_type: str) -> dict[str, Any]:
 def _by_pillow(path: str) -> dict[str, Any]:
     from PIL import Image
 
+    # Only the header is read before the limits of this module are checked.
     Image.MAX_IMAGE_PIXELS = None
     with Image.open(path, formats=PILLOW) as opened:
         frames = getattr(opened, "n_frames", 1)

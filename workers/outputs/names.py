@@ -46,6 +46,7 @@ class DistinctNames:
     def take(self, name: str, folder: str = "") -> str:
         """Return `name`; if another output has it, prefixed with its folder's name or with a number."""
         safe = safe_filename(name)
+        # Compared without case, which the file systems of Windows and macOS do not distinguish.
         name = next(one for one in self._candidates(safe, folder) if one.casefold() not in self._taken)
         self._taken.add(name.casefold())
         return name

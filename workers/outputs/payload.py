@@ -71,6 +71,7 @@ def outputs_of(
         listed.update(refs)
         yield from refs
         rest = _rest(key, items, files or {})
+        # `animated` describes the files beside it, and empty values beside a named file are placeholders.
         if (
             not rest
             or (has_files and key in _FLAGS_BESIDE_FILES)
@@ -106,8 +107,8 @@ def _joined(items: Sequence[Any]) -> list[str]:
 
 
 def _strings(item: Any) -> Iterator[str]:
-    """Yield strings at any depth, except in a file's description; iterative, since nodes choose the depth."""
-    waiting = [item]
+    """Yield strings at any depth, except in a file's description."""
+    waiting = [item]  # iterative, because nodes choose the depth
     while waiting:
         match waiting.pop():
             case str(text):
@@ -125,10 +126,10 @@ def _named_files(items: Sequence[Any], files: Mapping[str, FileRef]) -> list[Fil
 
 
 def _rest(key: str, items: Sequence[Any], files: Mapping[str, FileRef]) -> list[Any]:
-    """Return the values that are not files. A text is kept even if it names a file, since its reader may need it."""
+    """Return the values that are not files. A text is kept even if it names a file."""
     if any(name in files for name in _joined(items)):
         return []
-    is_text = key == TEXT_KEY
+    is_text = key == TEXT_KEY  # whose reader may need a text that happens to name a file
     return [
         item
         for item in items
@@ -146,6 +147,7 @@ def _file_ref(item: object) -> FileRef | None:
     filename, subfolder, folder = item.get("filename"), item.get("subfolder", ""), item.get("type", "output")
     if not isinstance(filename, str) or not filename or not isinstance(subfolder, str) or folder not in _FOLDERS:
         return None
+    # Normalised, so that two spellings of a path are one file.
     path = posixpath.normpath(posixpath.join(subfolder.replace("\\", "/"), filename))
     return FileRef(posixpath.basename(path), posixpath.dirname(path), folder)
 

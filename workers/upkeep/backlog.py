@@ -81,11 +81,12 @@ class Backlog:
         return record.status is Status.RUNNING and record.pool == pool
 
     async def _pools(self) -> AsyncIterator[tuple[str, ...]]:
-        """Yield the first queue keys of each pool, so that a long queue hides no other, for one LIST per pool."""
+        """Yield the first queue keys of each pool, for one LIST per pool."""
         page = await self._stores.objects.list(QUEUE)
         while page.keys:
             folder = page.keys[0].rpartition("/")[0] + "/"
             yield tuple(key for key in page.keys if key.startswith(folder))
+            # After the whole pool, so that a long queue does not hide the others.
             page = await self._stores.objects.list(QUEUE, after=folder + AFTER_ALL)
 
     def _long_waiting(self, found: Sequence[str]) -> list[str]:

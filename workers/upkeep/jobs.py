@@ -56,14 +56,12 @@ class JobTimers:
         return None
 
     async def _fence(self, stored: StoredJob) -> None:
-        """Commit a change, so that the paused writer of an old timer can no longer commit.
-
-        A new timer also replaces one that was moved before the commit that names it.
-        """
+        """Commit a change, so that the paused writer of an old timer can no longer commit."""
         record = stored.record
         if record.status.is_terminal and record.due_at <= self._stores.clock.now():
             await self._remove(stored)
         else:
+            # The new timer also replaces one that was moved before the commit that names it.
             await self._stores.jobs.rearm(stored, record.due_at)
 
     async def _reconcile(self, stored: StoredJob, timer: Timer) -> Timer | None:

@@ -81,6 +81,7 @@ def _asked(retry_after: str | None, now: datetime) -> timedelta:
     text = retry_after.strip()
     try:
         if text.isascii() and text.isdecimal():
+            # Bounded, because an overflow would count as no Retry-After.
             wish = timedelta(seconds=min(int(text[:9]), 10**8))
         else:
             moment = parsedate_to_datetime(text)

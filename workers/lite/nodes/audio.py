@@ -87,7 +87,7 @@ def _load(path: Path) -> Audio:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         frames = [part for frame in container.decode(stream) for part in resampler.resample(frame)]
-        frames += resampler.resample(None)
+        frames += resampler.resample(None)  # what it still holds
         return Audio(np.concatenate([frame.to_ndarray() for frame in frames], axis=1), stream.rate)
 
 

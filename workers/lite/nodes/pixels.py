@@ -95,6 +95,7 @@ def _weights(source: int, target: int, method: str) -> Pixels:
     for tap in taps:
         distance = np.abs(centres - (first + tap))
         weight = 1 - distance if method == "bilinear" else _cubic(distance)
+        # `+=` would count a pixel once where several taps fall on it, as they do at the edges.
         np.add.at(matrix, (places, np.clip(first + tap, 0, source - 1)), weight.astype(np.float32))
     return matrix
 

@@ -41,6 +41,7 @@ def save_webm(run: Running, *, images: Pixels, filename_prefix: str, codec: str,
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(_WEBM_CODECS[codec], rate=Fraction(round(fps * 1000), 1000))
         stream.height, stream.width = images.shape[1:3]
+        # Only with a bit rate of 0 does libvpx use the quality alone.
         stream.pix_fmt, stream.bit_rate, stream.options = "yuv420p", 0, {"crf": str(round(crf))}
         for image in images:
             container.mux(stream.encode(_frame(image)))

@@ -28,12 +28,13 @@ class BeforeMemoryManagement:
 
 
 def _load(name: str) -> ModuleType:
-    """Load a module of this folder by its path, since ComfyUI has not imported the folder as a package yet."""
+    """Load a module of this folder by its path."""
+    # ComfyUI imports the folder as a package only after this script.
     spec = importlib.util.spec_from_file_location(f"comfyui_modal_{name}", Path(__file__).with_name(f"{name}.py"))
     if spec is None or spec.loader is None:
         raise ImportError(name)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
+    sys.modules[spec.name] = module  # the package finds the simulated GPU by this name
     spec.loader.exec_module(module)
     return module
 

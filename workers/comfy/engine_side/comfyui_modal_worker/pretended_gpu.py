@@ -46,10 +46,7 @@ class PretendedGpu:
             setattr(self._cuda, name, answer)
 
     def end(self) -> dict[str, Any]:
-        """End the simulation and return the real device. ComfyUI's errors are passed on if there is no GPU.
-
-        Exception classes keep their identity, since other modules have imported them.
-        """
+        """End the simulation and return the real device. ComfyUI's errors are passed on if there is no GPU."""
         for name, own in self._own.items():
             setattr(self._cuda, name, own)
         self._own.clear()
@@ -60,6 +57,7 @@ class PretendedGpu:
             if isinstance(value, type) and issubclass(value, BaseException)
         }
         importlib.reload(management)
+        # Exception classes keep their identity, since other modules have imported them.
         vars(management).update(exceptions)
         _load_kernels_again()
         device = management.get_torch_device()
@@ -67,14 +65,11 @@ class PretendedGpu:
 
 
 def _load_kernels_again() -> None:
-    """Reload SageAttention's kernels, since it disables a kernel that cannot be imported for good.
-
-    The kernel for Hopper links the driver, which is missing before the restore. Functions that other modules have
-    imported use the new values, because they share the module's namespace.
-    """
+    """Reload SageAttention's kernels if one of them could not be imported before the restore."""
     kernels = sys.modules.get(SAGE_KERNELS)
+    # SageAttention disables such a kernel for good. That for Hopper links the driver, which is missing at that time.
     if kernels is not None and any(name in KERNELS and not value for name, value in vars(kernels).items()):
-        importlib.reload(kernels)
+        importlib.reload(kernels)  # functions that others have imported see the new values: they share the namespace
 
 
 gpu = PretendedGpu()

@@ -26,7 +26,7 @@ def listen_on(path: str) -> None:
 
 
 def bound(path: str) -> socket.socket:
-    """Bind a socket through its open folder if /proc exists, so that the kernel's list of sockets shows no path."""
+    """Bind a socket, through its open folder if /proc exists."""
     folder, name = os.path.split(path)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if sys.platform != "linux":
@@ -34,6 +34,7 @@ def bound(path: str) -> socket.socket:
         return listening
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
+        # The kernel's list of sockets, which every process can read, shows the path that was bound.
         listening.bind(f"/proc/self/fd/{opened}/{name}")
     finally:
         os.close(opened)
