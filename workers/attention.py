@@ -25,7 +25,7 @@ from workers.supervise import guarded, kill_group
 
 logger = logging.getLogger(__name__)
 
-Wish = Literal["auto", "sage", "sdpa"]
+AttentionSetting = Literal["auto", "sage", "sdpa"]
 """`sage` uses SageAttention even if it is slower, but never if it is wrong."""
 
 SAGE_FLAG = "--use-sage-attention"
@@ -70,7 +70,7 @@ class EngineAttention:
 
     python: str
     environment: Mapping[str, str]
-    wish: Wish = "auto"
+    setting: AttentionSetting = "auto"
     cpu: bool = False
     time_limit_s: float = TIME_LIMIT_S
     memory: AttentionMemory | None = None
@@ -84,28 +84,28 @@ class EngineAttention:
     async def known(self) -> AttentionChoice | None:
         """Return the choice if it needs no measurement, else None."""
         if self.cpu:
-            return _told(_sdpa("ComfyUI runs on the CPU"))
-        if self.wish == "sdpa":
-            return _told(_sdpa("the setting asks for it"))
+            return _logged(_sdpa("ComfyUI runs on the CPU"))
+        if self.setting == "sdpa":
+            return _logged(_sdpa("the setting asks for it"))
         if self.memory is None or (gpu := await self._gpu()) is None:
             return None
-        remembered = await self.memory.recall(gpu, self.wish)
-        return None if remembered is None else _told(remembered, is_fallback=True)
+        remembered = await self.memory.recall(gpu, self.setting)
+        return None if remembered is None else _logged(remembered, is_fallback=True)
 
     async def likely_flag(self) -> str:
         """Return the flag of the choice that a measurement will most likely lead to."""
         gpu = await self._gpu()
         is_new = gpu is None or gpu.capability >= attention_probe.OLDEST
-        return SAGE_FLAG if self.wish != "sdpa" and is_new and has_sage(self.python) else SDPA_FLAG
+        return SAGE_FLAG if self.setting != "sdpa" and is_new and has_sage(self.python) else SDPA_FLAG
 
     async def tried(self, enclosure: Enclosure | None = None) -> AttentionChoice:
         measured = await probe(self.python, self.environment, time_limit_s=self.time_limit_s, enclosure=enclosure)
         # Without a GPU torch's attention is the expected choice, so it is no reason for a warning.
-        choice = _told(decide(measured, self.wish), is_fallback=measured.cuda or measured.torch is None)
+        choice = _logged(decide(measured, self.setting), is_fallback=measured.cuda or measured.torch is None)
         # Only measurements are stored: a crash, a hang or an error may not recur.
         is_sure = measured.cuda and measured.failure is None and measured.sage_error is None
         if is_sure and self.memory is not None and (gpu := await self._gpu()) is not None:
-            await self.memory.remember(gpu, self.wish, choice)
+            await self.memory.remember(gpu, self.setting, choice)
         return choice
 
     async def _gpu(self) -> SeenGpu | None:
@@ -114,12 +114,12 @@ class EngineAttention:
         return self._gpus["first"]
 
 
-def decide(measured: Measured, wish: Wish) -> AttentionChoice:
+def decide(measured: Measured, setting: AttentionSetting) -> AttentionChoice:
     objection = _objection(measured)
     if objection is not None:
         return _sdpa(objection, measured)
     sage_ms, sdpa_ms = measured.sage_ms or 0.0, measured.sdpa_ms or 0.0
-    if sage_ms >= sdpa_ms and wish != "sage":
+    if sage_ms >= sdpa_ms and setting != "sage":
         return _sdpa(f"SageAttention is no quicker here: {sage_ms:.2f} ms, torch's takes {sdpa_ms:.2f} ms", measured)
     reason = f"right here, {sage_ms:.2f} ms where torch's attention takes {sdpa_ms:.2f} ms"
     return AttentionChoice(backend="sage", flag=SAGE_FLAG, reason=reason, **_facts(measured))
@@ -169,7 +169,7 @@ def _dotted(capability: tuple[int, int]) -> str:
     return f"{capability[0]}.{capability[1]}"
 
 
-def _told(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionChoice:
+def _logged(choice: AttentionChoice, *, is_fallback: bool = False) -> AttentionChoice:
     level = logging.WARNING if is_fallback and choice.backend != "sage" else logging.INFO
     logger.log(level, "attention: %s (%s)", choice.backend, choice.reason)
     return choice
@@ -220,10 +220,10 @@ def parse(said: bytes | bytearray, failure: str | None = None) -> Measured:
     facts: dict[str, Any] = {}
     for line in said.decode(errors="replace").splitlines():
         try:
-            told = json.loads(line)
+            reported = json.loads(line)
         except ValueError:
             continue
-        facts |= told if isinstance(told, dict) else {}
+        facts |= reported if isinstance(reported, dict) else {}
     if not facts and failure is None:
         failure = "said nothing"
     try:

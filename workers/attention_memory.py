@@ -80,21 +80,21 @@ class AttentionMemory:
         self._pool = pool
         self._image = image
 
-    async def recall(self, gpu: SeenGpu, wish: str) -> AttentionChoice | None:
+    async def recall(self, gpu: SeenGpu, setting: str) -> AttentionChoice | None:
         try:
-            return await self._store.recall(self._pool, self._valid_for(gpu, wish))
+            return await self._store.recall(self._pool, self._valid_for(gpu, setting))
         except StorageError as error:
             logger.warning("an earlier choice of the attention is not known: %s", error)
             return None
 
-    async def remember(self, gpu: SeenGpu, wish: str, choice: AttentionChoice) -> None:
+    async def remember(self, gpu: SeenGpu, setting: str, choice: AttentionChoice) -> None:
         try:
-            await self._store.remember(self._pool, self._valid_for(gpu, wish), choice)
+            await self._store.remember(self._pool, self._valid_for(gpu, setting), choice)
         except StorageError as error:
             logger.warning("the choice of the attention is not remembered: %s", error)
 
-    def _valid_for(self, gpu: SeenGpu, wish: str) -> str:
+    def _valid_for(self, gpu: SeenGpu, setting: str) -> str:
         """Return the hash of what a choice is valid for, the probe included: our code is not part of the image's id."""
         probe = Path(attention_probe.__file__).read_bytes()
-        facts = "\n".join((self._image, gpu.name, gpu.driver, wish, hashlib.sha256(probe).hexdigest()))
+        facts = "\n".join((self._image, gpu.name, gpu.driver, setting, hashlib.sha256(probe).hexdigest()))
         return hashlib.sha256(facts.encode()).hexdigest()[:32]

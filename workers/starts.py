@@ -51,13 +51,13 @@ class CountedStarts:
             async with self._alive():
                 await start()
         except asyncio.CancelledError:  # the container is preempted, which is no fault of the engine
-            await self._told(self._starts.withdraw(self._pool, self._worker))
+            await self._record(self._starts.withdraw(self._pool, self._worker))
             raise
         except Exception as error:
             logger.exception("the engine could not be started")
             problem = await self._failed(error)
         else:
-            await self._told(self._starts.succeed(self._pool, self._worker))
+            await self._record(self._starts.succeed(self._pool, self._worker))
             return
         raise problem  # outside the handler, without a cause: Modal logs both, and its log hides nothing
 
@@ -65,7 +65,7 @@ class CountedStarts:
         words = str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}"
         problem = self._hide(words)
         message, *tail = [line[:LONGEST_LINE] for line in problem.splitlines()] or ["no reason is known"]
-        await self._told(self._starts.fail(self._pool, self._worker, message, tuple(tail[-TAIL_LINES:])))
+        await self._record(self._starts.fail(self._pool, self._worker, message, tuple(tail[-TAIL_LINES:])))
         return (type(error) if isinstance(error, EngineUnavailable) else EngineUnavailable)(problem)
 
     @asynccontextmanager
@@ -73,12 +73,12 @@ class CountedStarts:
         """Watch a step before the start, which counts as a failure only if the container dies in it."""
         async with self._alive():
             yield
-        await self._told(self._starts.withdraw(self._pool, self._worker))
+        await self._record(self._starts.withdraw(self._pool, self._worker))
 
     @asynccontextmanager
     async def _alive(self) -> AsyncIterator[None]:
         """Renew the lease of the start until its end."""
-        await self._told(self._starts.begin(self._pool, self._worker))
+        await self._record(self._starts.begin(self._pool, self._worker))
         living = asyncio.create_task(self._live())
         try:
             yield
@@ -91,9 +91,9 @@ class CountedStarts:
         interval_s = self._starts.policy.lease.total_seconds() / SIGNS_OF_LIFE
         while True:
             await asyncio.sleep(interval_s)
-            await self._told(self._starts.renew(self._pool, self._worker))
+            await self._record(self._starts.renew(self._pool, self._worker))
 
-    async def _told(self, write: Awaitable[None]) -> None:
+    async def _record(self, write: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(LAST_WRITE_S):
                 await write

@@ -189,7 +189,7 @@ async def test(request: Request) -> Response:
         await context.stores.endpoints.change(tenant, url, lambda endpoint: endpoint.enabled())
         ref = await context.stores.deliveries.test(tenant, url, str(uuid.uuid4()))
         context.stores.signal.ring(OUTBOX_TOPIC)
-        tested = await context.stores.deliveries.attempted(ref, patience_s=context.config.webhook_test_wait_s)
+        tested = await context.stores.deliveries.attempted(ref, timeout_s=context.config.webhook_test_wait_s)
     return answer(delivery_view(tested), 200 if tested.attempts else 202)
 
 

@@ -118,7 +118,7 @@ class SmallObjects:
         from obstore.store import S3Store
 
         config, (first, longest) = self._config, _BACKOFF
-        place: Any = {} if config.endpoint_url is None else {"endpoint": config.endpoint_url}
+        address: Any = {} if config.endpoint_url is None else {"endpoint": config.endpoint_url}
         return S3Store(
             config.bucket,
             region=config.region,
@@ -139,7 +139,7 @@ class SmallObjects:
                 "retry_timeout": timedelta(seconds=attempts * (config.connect_timeout_s + config.read_timeout_s)),
                 "backoff": {"init_backoff": first, "max_backoff": longest, "base": 2},
             },
-            **place,
+            **address,
         )
 
 

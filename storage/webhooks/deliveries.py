@@ -210,12 +210,12 @@ class DeliveryStore:
         await self.start(asked)
         return ref
 
-    async def attempted(self, ref: EventRef, *, patience_s: float) -> Delivery:
-        """Wait up to `patience_s` seconds for an attempt and return the delivery.
+    async def attempted(self, ref: EventRef, *, timeout_s: float) -> Delivery:
+        """Wait up to `timeout_s` seconds for an attempt and return the delivery.
 
         Raises `ObjectNotFound` if it was removed.
         """
-        deadline = asyncio.get_running_loop().time() + patience_s
+        deadline = asyncio.get_running_loop().time() + timeout_s
         while True:
             stored = await self.find(ref)
             if stored is None:

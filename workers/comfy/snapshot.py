@@ -28,7 +28,7 @@ PRETEND = {"COMFYUI_MODAL_PRETEND_GPU": "1"}
 def pretending(spec: EngineSpec) -> EngineSpec:
     """Return the spec of the engine with a simulated GPU and the attention that it will most likely get."""
     attention = spec.attention
-    is_sage_likely = attention is not None and attention.wish != "sdpa" and has_sage(attention.python)
+    is_sage_likely = attention is not None and attention.setting != "sdpa" and has_sage(attention.python)
     command = [part for part in spec.command if part != "--cpu"]
     command.append(SAGE_FLAG if is_sage_likely else SDPA_FLAG)  # ComfyUI exits if the flag's package is missing
     return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)

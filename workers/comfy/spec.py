@@ -8,7 +8,7 @@ from pathlib import Path
 
 import comfyui_modal
 from storage.intake.host_paths import HostPaths
-from workers.attention import EngineAttention, Wish
+from workers.attention import AttentionSetting, EngineAttention
 from workers.comfy.flags import default_flags
 from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
@@ -137,7 +137,7 @@ class EngineSpec:
         cpu: bool | None = None,
         environment: Mapping[str, str] | None = None,
         start_timeout_s: float = 300.0,
-        attention: Wish = "auto",
+        attention: AttentionSetting = "auto",
     ) -> "EngineSpec":
         """Return the spec of a ComfyUI installation.
 
@@ -163,7 +163,7 @@ class EngineSpec:
         on_cpu = cpu if cpu is not None else not has_accelerator()
         if on_cpu:
             command.append("--cpu")
-        choosing = EngineAttention(interpreter, environment or {}, wish=attention, cpu=on_cpu)
+        choosing = EngineAttention(interpreter, environment or {}, setting=attention, cpu=on_cpu)
         return cls(command, directory, folders, environment or {}, start_timeout_s, choosing)
 
     @classmethod

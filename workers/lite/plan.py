@@ -49,7 +49,7 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
             waiting += wanted[node_id]
     is_output = {node_id: classes[graph[node_id]["class_type"]].is_output for node_id in wanted}
     feeds = {source for node_id, sources in wanted.items() if is_output[node_id] for source in sources}
-    places = {node_id: place for place, node_id in enumerate(graph)}
+    positions = {node_id: position for position, node_id in enumerate(graph)}
     sorter = TopologicalSorter(wanted)
     try:
         sorter.prepare()
@@ -58,7 +58,7 @@ def _order(graph: Graph, outputs: Sequence[str], classes: Mapping[str, NodeClass
     ready: list[str] = []
     order: list[str] = []
     while sorter.is_active():
-        ready += sorted(sorter.get_ready(), key=places.__getitem__)
+        ready += sorted(sorter.get_ready(), key=positions.__getitem__)
         # The sort is stable, so nodes of one kind keep the graph's order.
         ready.sort(key=lambda node_id: 0 if is_output[node_id] else 1 if node_id in feeds else 2)
         order.append(ready.pop(0))

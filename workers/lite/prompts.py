@@ -121,10 +121,10 @@ class Prompts:
     def drop_waiting(self, prompt_id: str) -> bool:
         """Remove one queued prompt of this id, without history or message; return whether there was one."""
         with self._lock:
-            place = next((i for i, item in enumerate(self._waiting) if item[2].prompt_id == prompt_id), None)
-            if place is None:
+            position = next((i for i, item in enumerate(self._waiting) if item[2].prompt_id == prompt_id), None)
+            if position is None:
                 return False
-            del self._waiting[place]
+            del self._waiting[position]
             heapq.heapify(self._waiting)
             self._changed()
             return True

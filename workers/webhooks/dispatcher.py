@@ -116,9 +116,9 @@ class Dispatcher:
                 self._start(released)
         return False
 
-    async def _rings(self, bell: Bell, stop: asyncio.Event, patience_s: float) -> bool:
-        """Return whether the bell rang within `patience_s`, or before an attempt ended or `stop` was set."""
-        ringing = asyncio.create_task(bell.wait(patience_s))
+    async def _rings(self, bell: Bell, stop: asyncio.Event, timeout_s: float) -> bool:
+        """Return whether the bell rang within `timeout_s`, or before an attempt ended or `stop` was set."""
+        ringing = asyncio.create_task(bell.wait(timeout_s))
         waiting = [ringing, asyncio.create_task(stop.wait()), asyncio.create_task(self._ended.wait())]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         self._ended.clear()

@@ -82,10 +82,10 @@ def _asked(retry_after: str | None, now: datetime) -> timedelta:
     try:
         if text.isascii() and text.isdecimal():
             # Bounded, because an overflow would count as no Retry-After.
-            wish = timedelta(seconds=min(int(text[:9]), 10**8))
+            wanted = timedelta(seconds=min(int(text[:9]), 10**8))
         else:
             moment = parsedate_to_datetime(text)
-            wish = moment - now if moment.tzinfo else timedelta()
+            wanted = moment - now if moment.tzinfo else timedelta()
     except (ValueError, TypeError, OverflowError):
         return timedelta()
-    return min(max(wish, timedelta()), LONGEST_RETRY_AFTER)
+    return min(max(wanted, timedelta()), LONGEST_RETRY_AFTER)

@@ -104,14 +104,14 @@ async def _send(client: httpx.AsyncClient, url: str, headers: Mapping[str, str],
             # The rest is not read: the connection serves no other request and is closed.
             if len(excerpt) >= EXCERPT_BYTES or pieces == EXCERPT_PIECES:
                 break
-        wish = response.headers.get("webhook-delivery", "").strip().lower()
+        wanted = response.headers.get("webhook-delivery", "").strip().lower()
         return Answer(
             response.status_code,
             _ms(started),
             excerpt=_text(excerpt) or None,
             retry_after=response.headers.get("retry-after"),
-            wants_no_more=wish == "disable",
-            aborts=wish == "abort-message",
+            wants_no_more=wanted == "disable",
+            aborts=wanted == "abort-message",
         )
 
 

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from infra.settings import EngineSettings
-from workers.attention import SAGE_FLAG, SDPA_FLAG, EngineAttention, Measured, Wish, decide, parse, probe
+from workers.attention import SAGE_FLAG, SDPA_FLAG, AttentionSetting, EngineAttention, Measured, decide, parse, probe
 
 pytestmark = pytest.mark.anyio
 
@@ -57,7 +57,7 @@ def test_sage_is_chosen_if_accurate_and_faster() -> None:
     assert (choice.sage_ms, choice.sdpa_ms) == (1.5, 3.0)
 
 
-@pytest.mark.parametrize("wish", ["auto", "sage"])
+@pytest.mark.parametrize("setting", ["auto", "sage"])
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -73,10 +73,12 @@ def test_sage_is_chosen_if_accurate_and_faster() -> None:
         ({"failure": "ended with -11: Segmentation fault"}, "Segmentation fault"),
     ],
 )
-def test_torchs_attention_is_chosen_if_sage_is_unusable(wish: Wish, changes: dict[str, Any], reason: str) -> None:
+def test_torchs_attention_is_chosen_if_sage_is_unusable(
+    setting: AttentionSetting, changes: dict[str, Any], reason: str
+) -> None:
     """Torch's attention is chosen if SageAttention is unusable, even if it is requested, with the reason and the
     GPU."""
-    choice = decide(good(**changes), wish)
+    choice = decide(good(**changes), setting)
     assert (choice.backend, choice.flag, choice.gpu) == ("sdpa", SDPA_FLAG, "NVIDIA L40S")
     assert reason in choice.reason
 
@@ -133,7 +135,7 @@ async def test_no_probe_runs_if_the_choice_is_known(tmp_path: Path) -> None:
     """No probe runs on the CPU or if torch's attention is requested."""
     python = interpreter(tmp_path, f"touch {tmp_path}/ran")
     assert (await EngineAttention(python, ENVIRONMENT, cpu=True).choose()).backend == "sdpa"
-    assert (await EngineAttention(python, ENVIRONMENT, wish="sdpa").choose()).flag == SDPA_FLAG
+    assert (await EngineAttention(python, ENVIRONMENT, setting="sdpa").choose()).flag == SDPA_FLAG
     assert not (tmp_path / "ran").exists()
 
 

@@ -64,9 +64,9 @@ async def test_a_choice_is_probed_once_per_gpu(tmp_path: Path, store: AttentionS
     """A probe runs once for each image, GPU, driver and requested attention."""
     python = probed(tmp_path)
 
-    async def choose(environment: dict[str, str], image: str = "im-1", wish: str = "auto") -> str | None:
+    async def choose(environment: dict[str, str], image: str = "im-1", setting: str = "auto") -> str | None:
         memory = AttentionMemory(store, "default", image)
-        choice = await EngineAttention(python, environment, wish=wish, memory=memory).choose()  # type: ignore[arg-type]
+        choice = await EngineAttention(python, environment, setting=setting, memory=memory).choose()  # type: ignore[arg-type]
         return choice.backend
 
     usual = driver(tmp_path)
@@ -74,7 +74,7 @@ async def test_a_choice_is_probed_once_per_gpu(tmp_path: Path, store: AttentionS
     assert await choose(usual) == "sage"
     assert runs(tmp_path) == 1
     await choose(usual, image="im-2")
-    await choose(usual, wish="sage")
+    await choose(usual, setting="sage")
     await choose(driver(tmp_path, "NVIDIA L40S, 571.1, 8.9"))
     await choose(driver(tmp_path, "NVIDIA H100, 570.86.15, 9.0"))
     assert runs(tmp_path) == 5

@@ -77,17 +77,17 @@ def _crop_to_ratio(pixels: Pixels, ratio: float) -> Pixels:
 def _weights(source: int, target: int, method: str) -> Pixels:
     """The matrix that maps one axis of `source` pixels to `target` pixels (half-pixel centres, edges repeated)."""
     scale = source / target
-    places = np.arange(target)
+    positions = np.arange(target)
     matrix = np.zeros((target, source), dtype=np.float32)
     if method == "nearest-exact":
-        matrix[places, np.minimum(((places + 0.5) * scale).astype(int), source - 1)] = 1
+        matrix[positions, np.minimum(((positions + 0.5) * scale).astype(int), source - 1)] = 1
         return matrix
     if method == "area":
-        for place in range(target):
-            first, last = place * source // target, -(-(place + 1) * source // target)
-            matrix[place, first:last] = 1 / (last - first)
+        for position in range(target):
+            first, last = position * source // target, -(-(position + 1) * source // target)
+            matrix[position, first:last] = 1 / (last - first)
         return matrix
-    centres = (places + 0.5) * scale - 0.5
+    centres = (positions + 0.5) * scale - 0.5
     if method == "bilinear":
         centres = np.maximum(centres, 0)
     first = np.floor(centres).astype(int)
@@ -96,7 +96,7 @@ def _weights(source: int, target: int, method: str) -> Pixels:
         distance = np.abs(centres - (first + tap))
         weight = 1 - distance if method == "bilinear" else _cubic(distance)
         # `+=` would count a pixel once where several taps fall on it, as they do at the edges.
-        np.add.at(matrix, (places, np.clip(first + tap, 0, source - 1)), weight.astype(np.float32))
+        np.add.at(matrix, (positions, np.clip(first + tap, 0, source - 1)), weight.astype(np.float32))
     return matrix
 
 
