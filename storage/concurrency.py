@@ -17,7 +17,7 @@ AT_ONCE = 16
 
 
 async def gather(*awaitables: Awaitable[T]) -> list[T]:
-    """Return all results in order. Waits for every one, then raises the first failure, so nothing is left running."""
+    """Return all results in order. Waits for every one, then raises the first failure."""
     # Otherwise the first failure would be raised while the others still run.
     results = await asyncio.gather(*awaitables, return_exceptions=True)
     for result in results:

@@ -160,11 +160,9 @@ def enter(request: dict[str, Any]) -> None:
 
 
 def _bound_tasks(user: int | None) -> None:
-    """Bound the processes and threads of the engine's user, which otherwise could use up the machine's. Root has none.
-
-    The kernel counts all tasks of the user, but refuses a new one only where the limit was set, in the engine.
-    """
+    """Bound the processes and threads of the engine's user, which could use up the machine's. Root has none."""
     owner = os.geteuid() if user is None else user
+    # The kernel counts all tasks of the user, but refuses a new one only where the limit was set, in the engine.
     limit = sum(_tasks_of(owner, folder) for folder in glob("/proc/[0-9]*")) + MOST_TASKS  # noqa: PTH207
     with contextlib.suppress(OSError, ValueError):  # a lower limit is in force
         resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
@@ -216,10 +214,9 @@ def _restrict(request: dict[str, Any]) -> None:
 def _leave_others_their_limits() -> None:
     """Forbid prlimit(2) and changes of priority on other processes by seccomp, if the kernel and the architecture
     support it.
-
-    Landlock does not cover them. A CPU limit of zero ends any process of the same user, and one that may run only while
-    the processor is idle waits for as long as the engine computes.
     """
+    # Landlock does not cover them. A CPU limit of zero ends any process of the same user, and one that may run only
+    # while the processor is idle waits for as long as the engine computes.
     numbers = _SECCOMP.get(os.uname().machine)
     if numbers is None:
         return
@@ -295,16 +292,14 @@ def _rules(request: dict[str, Any]) -> Iterator[tuple[str, int]]:
 
 
 def _own_process(*, has_own_user: bool) -> Iterator[tuple[str, int]]:
-    """Yield the parts of /proc that the engine may write.
-
-    CUDA does not start if it cannot name its threads in /proc/PID/task/TID/comm. An engine with a user of its own may
-    write only its own processes' files anyway. Any other could write the `autogroup` and `oom_score_adj` of every
-    process of its user, and root the kernel's settings, so it gets the files of its first process alone.
-    """
+    """Yield the parts of /proc that the engine may write."""
+    # CUDA does not start if it cannot name its threads in /proc/PID/task/TID/comm.
     writable = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE
-    if has_own_user:
+    if has_own_user:  # it may write only the files of its own processes anyway
         yield "/proc", writable
         return
+    # Any other could write the `autogroup` and `oom_score_adj` of every process of its user, and root the kernel's
+    # settings, so it gets the files of its first process alone.
     own = os.open("/proc/self/", os.O_PATH)
     os.set_inheritable(own, True)  # while it is open, the kernel keeps the entry that the rule refers to
     yield f"/proc/{os.getpid()}", writable

@@ -13,7 +13,6 @@ from pathlib import Path
 def empty_tree(folder: Path) -> None:
     """Remove the content of a folder. Raises `OSError` if something cannot be removed.
 
-    Nested folders are moved up to `folder` before they are emptied, so neither the depth nor the path length matters.
     No link is followed.
     """
     top = _opened(str(folder))
@@ -22,6 +21,7 @@ def empty_tree(folder: Path) -> None:
         while waiting:
             name = waiting.pop()
             with contextlib.suppress(FileNotFoundError):
+                # Nested folders move up before they are emptied, so that no path becomes too long or too deep.
                 waiting += _contents_moved(name, top)
                 os.rmdir(name, dir_fd=top)
     finally:
@@ -72,9 +72,7 @@ def _opened(name: str, parent: int | None = None) -> int:
 
 
 def _made_accessible(name: str, parent: int | None) -> None:
-    """Restore the modes of a folder of the worker's own user.
-
-    Root needs no modes, and must not change the target of a link that replaced the folder.
-    """
+    """Restore the modes of a folder of the worker's own user."""
+    # Root needs no modes, and must not change the target of a link that replaced the folder.
     if os.geteuid() != 0 and not os.access(name, os.R_OK | os.W_OK | os.X_OK, dir_fd=parent):
         os.chmod(name, 0o700, dir_fd=parent)

@@ -222,14 +222,11 @@ class S3ObjectStore:
         return await self._call(write, key)
 
     async def _settle(self, key: str, body: bytes, unclear: StorageError) -> str:
-        """Decide an unclear write by reading the object back.
-
-        If nothing is there, the write may still arrive, so the original error is raised and no loss is reported.
-        """
+        """Decide an unclear write by reading the object back."""
         try:
             present = await self.get(key)
         except ObjectNotFound:
-            raise unclear from None
+            raise unclear from None  # the write may still arrive, so it is not reported as lost
         if present.body == body:
             return present.head.etag
         raise PreconditionFailed(key)
@@ -240,9 +237,10 @@ class S3ObjectStore:
         return {"Bucket": self._config.bucket, "Key": self._prefix + key}
 
     def _read_whole(self, key: str, **options: str) -> tuple[Any, bytes]:
-        """Read a whole object, with one retry if the body breaks off: the SDK retries only up to the headers."""
+        """Read a whole object again if its body breaks off."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError
 
+        # The SDK repeats a request only up to its headers.
         for last in (*(False for _ in range(self._config.attempts - 1)), True):
             answer = self._reader.get_object(**self._at(key), **options)  # type: ignore[arg-type]  # a keyword of it
             try:

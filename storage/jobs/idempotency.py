@@ -73,11 +73,10 @@ class IdempotencyStore:
 
         `scope` separates the keys of different operations; `fingerprint` is a hash of the request's body; `mine` is the
         id to claim. Raises `IdempotencyKeyReused` if the key was claimed with another fingerprint.
-
-        The timer is written in the same round: a process that is killed meanwhile may leave a claim without one, which
-        a repeat of the request arms.
         """
         name, mine = keys.idempotency(tenant, _digest(scope, key)), mine or str(uuid.uuid4())
+        # In the same round as the claim. A process that is killed meanwhile may leave a claim without a timer, which a
+        # repeat of the request writes.
         arming = asyncio.create_task(self.arm(tenant, scope, key))
         for _ in range(CLAIM_ATTEMPTS):
             body = self._body(mine, fingerprint)

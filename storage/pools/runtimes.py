@@ -27,12 +27,13 @@ class RuntimeStore:
         self._cache: TTLCache[str, list[float]] = expiring_cache(clock, CACHE_LIFE)
 
     async def record(self, tenant: str, shape: str, seconds: float) -> None:
-        """Record one run time. Concurrent workers may lose one, which hardly changes the median."""
+        """Record one run time."""
         key = keys.runtimes(tenant, shape)
         known = await self._read(key)
         if known and abs(seconds - (median := statistics.median(known))) <= max(FORESEEN * median, MIN_FORESEEN_S):
             return
         recent = [*known, round(seconds, 3)][-RECENT:]
+        # Not conditional: a concurrent worker may lose a run time, which hardly changes the median.
         await self._objects.put(key, json.dumps(recent).encode())
         self._cache[key] = recent
 

@@ -46,11 +46,11 @@ def secret_bytes(secret: str) -> bytes:
 def tenant_secret(secret: str, tenant: str) -> str:
     """Return the secret that signs a tenant's events: the deployment's own for the default tenant.
 
-    For every other tenant it is HMAC-SHA256(secret, "tenant:" + name). A tenant cannot compute another's secret, or the
-    deployment's, from its own, so it cannot forge events for others.
+    For every other tenant it is HMAC-SHA256(secret, "tenant:" + name).
     """
     if tenant == DEFAULT_TENANT:
         return secret
+    # A tenant cannot compute another's secret, or the deployment's, from its own, so it cannot forge events for others.
     return SECRET_PREFIX + _b64(hmac.digest(secret_bytes(secret), f"tenant:{tenant}".encode(), hashlib.sha256))
 
 

@@ -162,15 +162,13 @@ class RemoteFiles:
             path.unlink(missing_ok=True)
 
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
-        """Find files by HTTP. Each costs requests, so only names with a file extension are tried.
-
-        The folders have files of other jobs, which any text could name: only files written since this job began count.
-        """
+        """Find files that were written since the job began, by HTTP."""
         found: dict[str, FileRef] = {}
-        for name in filter(_LIKE_A_FILE.search, names):
+        for name in filter(_LIKE_A_FILE.search, names):  # each name costs requests, so others are not tried
             path, kinds = _annotated(name)
             subfolder, _, filename = path.replace("\\", "/").rpartition("/")
             for kind in kinds:
+                # The folders have files of other jobs too, which any text could name.
                 changed_at = await self._http.changed_at(filename, subfolder, kind)
                 if changed_at is not None and self._began_at is not None and changed_at >= self._began_at:
                     found[name] = FileRef(filename, subfolder, kind)

@@ -152,9 +152,9 @@ _ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F].
 def _parsed(content: bytes) -> Any:
     """Parse JSON, with ComfyUI's bare NaN and Infinity as None; return the text if it is not JSON.
 
-    A lone surrogate becomes U+FFFD. Python lists a file name that is not UTF-8 with such, and no answer of ours could
-    contain it.
+    A lone surrogate becomes U+FFFD.
     """
+    # Python lists a file name that is not UTF-8 with lone surrogates, which no answer of ours could contain.
     if b"\\ud" in content or b"\\uD" in content:
         content = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], content)
     try:

@@ -68,11 +68,7 @@ class HttpEngine:
         raise refused
 
     async def _post_prompt(self, prompt_id: str, body: dict[str, Any]) -> tuple[int, Any] | None:
-        """Post a prompt and return status and body; None if it was accepted but the response was lost.
-
-        It is posted again only if ComfyUI does not have it; otherwise it would run twice. After a timeout it is not
-        posted again at all, since ComfyUI may still be reading it.
-        """
+        """Post a prompt and return status and body; None if it was accepted but the response was lost."""
         try:
             return await self._http.post_json("/prompt", body)
         except AnswerTooLarge as error:  # too many node_errors, whether the prompt was accepted or not
@@ -80,9 +76,9 @@ class HttpEngine:
             most = MAX_ANSWER_BYTES // 1024**2
             raise PromptRefused(f"what ComfyUI finds wrong with the graph has more than {most} MiB") from error
         except EngineUnavailable as error:
-            if await self._is_known(prompt_id):
+            if await self._is_known(prompt_id):  # posted again, it would run twice
                 return None
-            if isinstance(error, EngineSilent):
+            if isinstance(error, EngineSilent):  # after a timeout ComfyUI may still be reading it
                 raise
         return await self._http.post_json("/prompt", body)
 

@@ -51,10 +51,11 @@ class Leftovers:
         self._kept_files = {_identity(path) for path in self._files()}
 
     def remove(self) -> bool:
-        """Remove processes, then files, which a process could write again. Failures are logged, never raised.
+        """Remove processes and files. Failures are logged, never raised.
 
         Returns False if processes are left: those that fork faster than they are found end with the engine alone.
         """
+        # Processes first, which could write the files again.
         killed, is_clean = kill_strays(self._guard, keep=self._kept_processes)
         removed = 0
         for path in self._files():

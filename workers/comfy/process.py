@@ -89,12 +89,10 @@ class EngineProcess:
         await self._launch(self.attention.flag)
 
     async def _start_while_trying(self, attention: EngineAttention) -> None:
-        """Start the engine with the likely attention while the probe measures it; restart it if the guess was wrong.
-
-        Both load torch, which takes most of their time.
-        """
+        """Start the engine with the likely attention while the probe measures it; restart it if the guess was wrong."""
         guess = await attention.likely_flag()
         await self._enclose()
+        # At the same time, because both load torch, which takes most of their time.
         trying = asyncio.create_task(self._tried(attention))
         try:
             failure = await self._failure_to_launch(guess)

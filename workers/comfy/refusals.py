@@ -23,16 +23,13 @@ _GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 
 def refusal(status: int, body: object, *, is_strict: bool = False) -> WorkerError | None:
-    """Return the refusal in a response; None if the prompt was accepted.
-
-    200 with node_errors means that some outputs are bad and that ComfyUI runs the others, which is a refusal only for a
-    strict prompt. 500 in plain text is ComfyUI's response to an invalid document; 502 to 504 come from a proxy.
-    """
-    if status in _GATEWAY_STATUSES:
+    """Return the refusal in a response; None if the prompt was accepted."""
+    if status in _GATEWAY_STATUSES:  # of a proxy before ComfyUI
         return EngineUnavailable(f"POST /prompt: {status}: {str(body)[:LONGEST_MESSAGE]}")
-    if not isinstance(body, Mapping):
+    if not isinstance(body, Mapping):  # an invalid document is answered in plain text
         return PromptRefused(f"ComfyUI answered {status}: {str(body)[:LONGEST_MESSAGE]}")
     node_errors = node_errors_of(body)
+    # With node_errors some outputs are bad, and ComfyUI runs the others.
     if status == 200 and not (node_errors and is_strict):
         return None
     node_id, class_type = _blamed(body.get("error"), node_errors)
@@ -122,14 +119,12 @@ def _listed(error: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def _blamed(error: object, node_errors: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the id and class of the first node with errors, else those in the error itself.
-
-    For an unknown class ComfyUI 0.33 has both in `extra_info`, 0.3.64 only the id, in `details`.
-    """
+    """Return the id and class of the first node with errors, else those in the error itself."""
     for node_id, node_error in node_errors.items():
         return node_id if is_id(node_id) else None, _class_of(node_error)
     if not isinstance(error, Mapping):
         return None, None
+    # For an unknown class ComfyUI 0.33 has both here, and 0.3.64 has only the id, in `details`.
     named = error.get("extra_info")
     if isinstance(named, Mapping) and is_id(named.get("node_id")):
         return str(named["node_id"]), _class_of(named)

@@ -138,12 +138,10 @@ def _rest(key: str, items: Sequence[Any], files: Mapping[str, FileRef]) -> list[
 
 
 def _file_ref(item: object) -> FileRef | None:
-    """Return the file that an item describes, None if it lacks a name or a folder: `filename` alone may be a model's.
-
-    VideoHelperSuite's `fullpath` is ignored: the other three fields suffice and stay inside the folders.
-    """
-    if not isinstance(item, Mapping) or not {"subfolder", "type"} & item.keys():
+    """Return the file that an item describes; None if it lacks a name or a folder."""
+    if not isinstance(item, Mapping) or not {"subfolder", "type"} & item.keys():  # `filename` alone may be a model's
         return None
+    # VideoHelperSuite's `fullpath` is ignored: these three suffice and stay inside the folders.
     filename, subfolder, folder = item.get("filename"), item.get("subfolder", ""), item.get("type", "output")
     if not isinstance(filename, str) or not filename or not isinstance(subfolder, str) or folder not in _FOLDERS:
         return None

@@ -94,11 +94,11 @@ def _load(path: Path) -> Audio:
 def _save(
     run: Running, audio: Audio, prefix: str, suffix: str, quality: str | None = None, *, kind: str = "output"
 ) -> dict[str, str]:
-    """ComfyUI ends these names with the counter: other files have an underscore after it."""
+    """Encode a sound into a file of the folder, and return its entry."""
     import av
 
     folder, base, counter = run.folders.save_path(prefix, run.folders.of(kind) or run.folders.output)
-    path = folder / f"{base}_{counter:05}.{suffix}"
+    path = folder / f"{base}_{counter:05}.{suffix}"  # as ComfyUI: only other files have an underscore at the end
     rate = _opus_rate(audio.rate) if suffix == "opus" else audio.rate
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(_CODECS[suffix], rate=rate, layout=audio.layout)
