@@ -55,7 +55,7 @@ def _source(path: str) -> str:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put groups first, run tests marked `soak` only with --long, and require a reason in each mark.
 
-    A group is a file of long tests for one process. A group that began last would run on when the others are done.
+    A group is a file of long tests for one process. A group that starts last would outlast the others.
     """
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
     for item in items:

@@ -107,7 +107,7 @@ def _log_writes(job: Job) -> int:
 
 
 def _more_parts(job: Job) -> int:
-    """Return the requests that a multipart upload makes in place of one PUT."""
+    """Return the requests of a multipart upload, its start and completion included, beyond the one PUT."""
     return 0 if job.output_bytes < 2 * PART_BYTES else 1 + math.ceil(job.output_bytes / PART_BYTES)
 
 

@@ -44,7 +44,7 @@ class Waiting:
 
 
 def _waiting(endpoint_url: str, jobs: int) -> Waiting:
-    """Open WAITERS long polls on as many jobs, which no worker runs. The counting proxy has its own loop."""
+    """Open WAITERS long polls on this many jobs, which no worker runs. The counting proxy has its own loop."""
     job_ids = asyncio.run(_jobs(endpoint_url, jobs))
     with (
         start_blocking_portal() as portal,
@@ -62,7 +62,7 @@ async def _polled(api_url: str, job_ids: list[str], proxy: FaultyProxy) -> Waiti
         proxy.seen.clear()
         polls = await _opened(session, job_ids)
         # One GET for each long poll, and one for each watched job.
-        while len(proxy.seen) < WAITERS + len(job_ids):  # noqa: ASYNC110  the proxy's thread has no Event of ours
+        while len(proxy.seen) < WAITERS + len(job_ids):  # noqa: ASYNC110  the proxy runs in another thread
             await asyncio.sleep(0.1)
         bucket_a_second, health = await _watched(session, proxy)
         grown = api.memory_info().rss - before
@@ -74,7 +74,7 @@ async def _polled(api_url: str, job_ids: list[str], proxy: FaultyProxy) -> Waiti
 
 
 async def _opened(session: aiohttp.ClientSession, job_ids: list[str]) -> list[asyncio.Task[None]]:
-    """Open some at once, so that none is refused because the listener's backlog is full."""
+    """Open the polls a few at a time, so that none is refused because the listener's backlog is full."""
     polls = []
     for number in range(WAITERS):
         polls.append(asyncio.create_task(_show(session, job_ids[number % len(job_ids)], wait="60")))

@@ -60,7 +60,7 @@ SIZES = {
     size.name: size for size in (Size("1 MiB × 100", 100, 1), Size("100 MiB × 4", 4, 100), Size("1 GiB × 1", 1, 1024))
 }
 WARM = Size("warm", 2, 20)
-"""A small file is transferred first, so that one-time loading does not count."""
+"""Files that are transferred first, so that one-time loading does not count."""
 
 
 @dataclass(slots=True)

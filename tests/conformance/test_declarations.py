@@ -11,7 +11,7 @@ NEWER_THAN_LITE = {"CreateVideo": {"bit_depth"}}
 """Optional inputs that the lite engine ignores like all unknown inputs."""
 
 
-def test_declarations_match_comfyuis() -> None:
+def test_declarations_match_real_comfyui() -> None:
     """Types, defaults, ranges and outputs equal ComfyUI's; video formats and codecs may have fewer choices."""
     recorded = json.loads((FOLDER / REFERENCE / "declarations.json").read_text())
     classes = node_classes()

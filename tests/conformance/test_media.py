@@ -12,10 +12,10 @@ from tests.conformance.traffic import Traffic
 pytestmark = pytest.mark.anyio
 
 TOLERANCE = 4
-"""The tolerance of 255 for colours from a lossy encoder."""
+"""The tolerance, out of 255, for colours from a lossy encoder."""
 
 
-async def test_files_have_the_content_of_comfyuis(engine: Engine) -> None:
+async def test_media_files_match_real_comfyui(engine: Engine) -> None:
     """Codec, size, rate, numbers of frames and samples, durations and colours equal real ComfyUI's."""
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()

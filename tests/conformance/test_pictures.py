@@ -10,10 +10,10 @@ from tests.conformance.traffic import Traffic
 pytestmark = pytest.mark.anyio
 
 TOLERANCE = 1
-"""The tolerance of 255: in 8 bits a difference in the last bit of a float may become one step."""
+"""The tolerance, out of 255: in 8 bits a difference in the last bit of a float may become one step."""
 
 
-async def test_pixels_equal_comfyuis(engine: Engine) -> None:
+async def test_pixels_match_real_comfyui(engine: Engine) -> None:
     """Every picture node produces real ComfyUI's pixels, frame by frame."""
     async with Traffic(engine.url, engine.nodes) as traffic:
         await traffic.until_idle()

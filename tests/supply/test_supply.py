@@ -29,7 +29,7 @@ def test_every_custom_node_has_its_commit() -> None:
         assert node.repository.startswith("https://")
 
 
-def test_every_model_has_its_hash_or_is_named_as_open() -> None:
+def test_every_model_has_a_hash_or_is_documented_without_one() -> None:
     """Every model has a hash or is documented as a model without a published one, whose hash the first sync records."""
     models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
     documented = (ROOT / "docs" / "models.md").read_text()

@@ -32,7 +32,7 @@ from tests.support.plain_http import NO_TLS
 
 KEY = "test-key"
 STOP_S = 1.0
-"""What an open request gets when its test is over."""
+"""The time that an open request gets to end when its test is over."""
 BLUE: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},

@@ -47,7 +47,7 @@ def test_a_differing_graph_is_listed_with_its_reason() -> None:
     assert "b.json" not in listed(found)
 
 
-def test_only_the_cache_mark_is_no_change() -> None:
+def test_only_the_cache_mark_may_be_added() -> None:
     """The mark that defeats ComfyUI's cache is the only field that may be added to an output node."""
     graph = {"1": EMPTY, "2": saved() | {"_meta": {"title": "x"}}}
     marked = {"1": EMPTY, "2": {**graph["2"], "inputs": {**graph["2"]["inputs"], "_job": "a"}}}

@@ -22,7 +22,7 @@ from tests.bench.overhead.peer import peer_process
 
 PROGRAM = Path(__file__).parents[3] / ".bench" / "bin" / "comfy-api-proxy"
 POLL_S = 0.05
-"""The status with which it asks clients to poll, because all of its event streams are in use."""
+"""The poll interval for a job whose event stream is refused with 429, because all streams are in use."""
 
 
 class ProxyClient:

@@ -39,7 +39,7 @@ class Series:
 
 
 def times(seconds: list[float]) -> str:
-    """p50 / p95 in milliseconds."""
+    """Return p50 / p95 in milliseconds."""
     return f"{1000 * statistics.median(seconds):.0f} / {1000 * percentile(seconds, 95):.0f}"
 
 

@@ -11,7 +11,7 @@ class Waiting(Generic[T]):
         self._futures: dict[str, asyncio.Future[T]] = {}
 
     def happened(self, of: str, what: T) -> None:
-        """Record an event; only its first time counts."""
+        """Record an event; only its first value counts."""
         future = self._future(of)
         if not future.done():
             future.set_result(what)

@@ -51,13 +51,13 @@ def test_bounds_are_inclusive() -> None:
 @pytest.mark.parametrize(
     "value", ["5", True, False, 5.5, 10**400, -1, 0, 61, [5], {}, 1e308, float("inf"), float("nan")]
 )
-def test_a_whole_number_field_takes_nothing_else(value: object) -> None:
+def test_a_whole_number_field_accepts_nothing_else(value: object) -> None:
     with pytest.raises(ValidationError):
         Fields.model_validate({"count": value})
 
 
 @pytest.mark.parametrize("value", ["5", True, 10**400, -1, 0, 61, [5], float("inf"), float("nan")])
-def test_a_number_field_takes_nothing_else(value: object) -> None:
+def test_a_number_field_accepts_nothing_else(value: object) -> None:
     with pytest.raises(ValidationError):
         Fields.model_validate({"days": value})
 

@@ -30,7 +30,7 @@ FAULTS = [
 ]
 
 
-def said(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> list[str]:
+def lines(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> list[str]:
     assert explain(ApiProblem(422, problem)) == REFUSED
     return capsys.readouterr().err.splitlines()
 
@@ -38,7 +38,7 @@ def said(problem: Mapping[str, object], capsys: pytest.CaptureFixture[str]) -> l
 def test_a_refusal_lists_each_error_with_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
     """A refusal prints each error with its hint on the line below."""
     problem = {"type": "/problems/x", "detail": "a is wrong (and 1 more)", "hint": "mend a", "errors": FAULTS}
-    assert said(problem, capsys) == [
+    assert lines(problem, capsys) == [
         "refused: a is wrong (and 1 more)",
         "  → mend a",
         "/b: b is wrong",
@@ -49,7 +49,7 @@ def test_a_refusal_lists_each_error_with_its_hint(capsys: pytest.CaptureFixture[
 def test_the_hint_to_see_the_fields_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """A validation error that already shows its fields is printed without the hint to see them."""
     problem = {"type": "/problems/validation-error", "detail": "/a: a is wrong", "hint": "see errors for each field"}
-    assert said(problem, capsys) == ["refused: /a: a is wrong"]
+    assert lines(problem, capsys) == ["refused: /a: a is wrong"]
 
 
 HOSTILE = "a\x1b]52;c;cHdu\x1b\\ \x1b[2J\x9b2J\x07\r\u202eb\tc\n"
@@ -58,11 +58,11 @@ HARMLESS = r"a\x1b]52;c;cHdu\x1b\ \x1b[2J\x9b2J\x07\r\u202eb" + "\tc\n"
 
 def test_control_characters_in_an_error_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     """Control characters in an error message, which may repeat node ids of a graph, are printed escaped."""
-    assert said({"type": "/problems/x", "detail": HOSTILE}, capsys)[0] == f"refused: {HARMLESS.rstrip()}".expandtabs()
+    assert lines({"type": "/problems/x", "detail": HOSTILE}, capsys)[0] == f"refused: {HARMLESS.rstrip()}".expandtabs()
 
 
 def test_a_table_is_printed_without_control_characters_and_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    """A GPU's name comes from an engine, and the table of the costs shows it."""
+    """Names in a table, such as a GPU's name from an engine, are printed without control characters and markup."""
     table = Table("gpu")
     table.add_row("\x1b]52;c;cHdu\x1b\\ [link=x]L4[/link]")
     Terminal().print(table)
@@ -125,7 +125,7 @@ def test_an_expected_error_becomes_a_message(error: Exception, code: int, capsys
     assert capsys.readouterr().err.strip() == str(error)
 
 
-def test_a_defect_keeps_its_traceback() -> None:
+def test_an_unexpected_error_keeps_its_traceback() -> None:
     """An unexpected error is not turned into a message."""
     assert explain(KeyError("a")) is None
 
@@ -153,7 +153,8 @@ class Bucket(BaseHTTPRequestHandler):
 
 
 def test_a_download_overwrites_no_file(tmp_path: Path) -> None:
-    """Not even one whose name a draft could have, and an incomplete download leaves nothing behind."""
+    """A download overwrites no existing file, not even one named like its draft, and removes the draft if it is
+    incomplete."""
     for name in ("x.png", "x.png.part"):
         (tmp_path / name).write_text("mine")
     server = HTTPServer(("127.0.0.1", 0), Bucket)

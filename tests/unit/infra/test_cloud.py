@@ -111,7 +111,7 @@ async def found(checks: dict[str, Check]) -> dict[str, Finding]:
 
 
 @asynccontextmanager
-async def an_api(version: str, status: int = 200) -> AsyncIterator[str]:
+async def api_answering(version: str, status: int = 200) -> AsyncIterator[str]:
     """Serve the same answer to every request."""
 
     async def answer(_: web.Request) -> web.Response:
@@ -158,7 +158,7 @@ async def test_a_cloud_error_is_a_finding_of_each_check(trouble: Exception) -> N
         ({"comfyui_version": "0.34.0"}, "was not made for ComfyUI 0.34.0", True),
     ],
 )
-async def test_a_lock_that_was_made_for_another_image(deployment: dict[str, Any], said: str, is_note: bool) -> None:
+async def test_a_lock_for_another_image_is_reported(deployment: dict[str, Any], said: str, is_note: bool) -> None:
     """A lock made for another image is reported before the build with the command that renews it; a choice of packs
     needs no new lock."""
     checks = CloudChecks(FakeCloud(), DeploymentSettings(**deployment))
@@ -235,14 +235,14 @@ async def test_optional_parts_are_notes() -> None:
 
 async def test_an_api_of_another_version_fails_its_check() -> None:
     """An API of another version fails the check, which names both versions."""
-    async with an_api("0.0.1") as url:
+    async with api_answering("0.0.1") as url:
         finding = (await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None)))["API alive"]
     assert (finding.holds, "0.0.1" in finding.detail, __version__ in finding.detail) == (False, True, True)
 
 
 async def test_a_failing_api_is_reported() -> None:
     """Each check that calls a failing API reports the HTTP status."""
-    async with an_api(__version__, status=503) as url:
+    async with api_answering(__version__, status=503) as url:
         findings = await found(checks_of(FakeCloud(api_url=url)).deployed(pool=None))
     for name in ("API alive", "API ready", "API key"):
         assert (findings[name].holds, "503" in findings[name].detail) == (False, True)
@@ -353,7 +353,7 @@ async def test_status_without_an_api_shows_the_pools(capsys: pytest.CaptureFixtu
 
 async def test_status_without_a_key_succeeds(capsys: pytest.CaptureFixture[str]) -> None:
     """Without an API key the status leaves out the jobs and succeeds."""
-    async with an_api(__version__) as url:
+    async with api_answering(__version__) as url:
         status = await read_status(FakeCloud(api_url=url), (), None, None)
     assert show_status(status, as_json=True) == 0
     assert status.api == {"url": url, "version": __version__}

@@ -52,7 +52,7 @@ def test_packages_that_share_their_files_have_one_version(cuda: str) -> None:
     assert len({version for name, version in locked.items() if name.startswith("opencv-")}) == 1
 
 
-def test_every_pip_line_of_the_engine_takes_its_versions_from_the_lock() -> None:
+def test_every_pip_command_of_the_engine_is_constrained_by_a_lock() -> None:
     """Every pip command of the recipe is constrained by a lock."""
     lines = [line for line in RECIPE.read_text().splitlines() if f"{image.VENV}/bin/" in line]
     installing = [line for line in lines if re.search(r"pip install| comfy install|--nvidia", line)]
@@ -102,7 +102,7 @@ def test_requirements_are_read_from_the_repository(repository: Path) -> None:
         requirements_of(str(repository), "0" * 40, "requirements.txt", None)
 
 
-def test_without_uv_the_target_says_what_is_needed(tmp_path: Path) -> None:
+def test_make_image_lock_without_uv_names_the_package_to_install(tmp_path: Path) -> None:
     """Without uv, `make image-lock` fails and names the package to install."""
     command = [sys.executable, "-m", "infra.make_image_lock"]
     env = clean_environment() | {"PATH": str(tmp_path)}

@@ -76,7 +76,7 @@ def test_secrets_are_not_shown() -> None:
     ("name", "most"),
     [("upload_expires_s", 7 * 24 * 3600), ("output_expires_s", 7 * 24 * 3600), ("max_upload_bytes", 5 * 1024**3)],
 )
-def test_what_s3_would_refuse_is_refused_at_start(name: str, most: int) -> None:
+def test_settings_beyond_the_limits_of_s3_are_refused(name: str, most: int) -> None:
     """Settings beyond the limits of S3, a URL lifetime of seven days and a PUT of 5 GiB, are refused at start."""
     assert getattr(Settings(bucket="b", **{name: most}), name) == most  # type: ignore[arg-type]  # any of them
     for beyond in (most + 1, 0):

@@ -46,7 +46,8 @@ async def test_no_call_starts_after_a_failure() -> None:
 
 
 async def test_background_work_ends_with_its_block(caplog: pytest.LogCaptureFixture) -> None:
-    """Work that failed before is logged and stops nothing else; an error of the block stays what it is."""
+    """Background work is cancelled at the end of its block; its earlier failure is logged, and an error of the block
+    is raised."""
     failed, cancelled = asyncio.Event(), asyncio.Event()
 
     async def fails() -> None:

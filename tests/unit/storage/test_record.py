@@ -30,7 +30,7 @@ def running() -> JobRecord:
     return queued().claim(worker="w", now=NOW, lease_s=60)
 
 
-def test_terminal_states_have_no_way_out() -> None:
+def test_terminal_states_have_no_transitions() -> None:
     """A terminal state has no transition to another state."""
     assert not [arrow for arrow, to in TRANSITIONS.items() if arrow[0].is_terminal and to is not arrow[0]]
 

@@ -58,7 +58,7 @@ def test_a_picture_beyond_pillows_limit_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("side", "frames"), [(9_000, 15_000), (20_000, 2), (1, 50_000)])
-def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, frames: int) -> None:
+def test_an_animation_that_is_slow_to_decode_has_no_duration(tmp_path: Path, side: int, frames: int) -> None:
     """A small GIF that would take hours to decode has a size but no duration."""
     frame = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
     body = b"GIF89a" + struct.pack("<HHBBB", side, side, 0x80, 0, 0) + bytes(6) + frame * frames + b";"
@@ -66,7 +66,7 @@ def test_an_animation_that_takes_long_is_not_decoded(tmp_path: Path, side: int, 
     assert (facts.width, facts.height, facts.frames, facts.duration_s) == (side, side, frames, None)
 
 
-def test_a_small_file_of_huge_pages_takes_no_memory_of_the_worker(tmp_path: Path) -> None:
+def test_a_small_file_with_huge_pages_is_not_decoded(tmp_path: Path) -> None:
     """A TIFF whose second page has 625 million pixels is examined without decoding it."""
     pages = [Image.new("1", (1, 1)), Image.new("1", (25_000, 25_000))]
     path = tmp_path / "x.tiff"
@@ -78,7 +78,7 @@ def test_a_small_file_of_huge_pages_takes_no_memory_of_the_worker(tmp_path: Path
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20 * 1024
 
 
-def test_an_animation_beyond_the_memory_of_its_measurement_has_no_duration(tmp_path: Path) -> None:
+def test_an_animation_that_needs_too_much_memory_has_no_duration(tmp_path: Path) -> None:
     """A WebP that needs more memory than the examining process may use has no duration."""
     body = bytearray(picture("WEBP", frames=3))
     assert body[12:16] == b"VP8X"

@@ -56,7 +56,7 @@ def test_an_empty_pattern_is_refused(rules: str) -> None:
         NodePolicy.parse(rules)
 
 
-def test_of_comfyuis_classes_only_those_that_take_any_folder_are_denied() -> None:
+def test_only_comfyuis_classes_that_accept_any_folder_are_denied() -> None:
     """The default policy denies four of ComfyUI's own classes and nothing that the shipped workflows use."""
     policy = NodePolicy.parse(DEFAULT)
     assert len(CORE) > 500

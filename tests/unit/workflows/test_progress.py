@@ -93,7 +93,7 @@ def test_error_and_interrupt_are_distinguished() -> None:
     assert any(isinstance(m, ExecutionInterrupted) for m in recorded("s40_interrupt")[1])
 
 
-def test_the_end_is_an_executing_without_a_node() -> None:
+def test_a_prompt_ends_with_an_executing_without_a_node() -> None:
     """Every prompt ends with an `executing` message without a node, whatever its outcome."""
     for scenario in ("s02_load_scale_invert_save", "s20_error_corrupt_file", "s40_interrupt"):
         ends = [m for m in recorded(scenario)[1] if isinstance(m, Executing) and m.node is None]
@@ -118,8 +118,8 @@ def test_binary_frames_are_decoded() -> None:
 
 
 @pytest.mark.parametrize("node", ["x" * (LONGEST_ID + 1), ["1"], {"1": 2}, 10**1000])
-def test_what_cannot_be_a_nodes_id_is_none(node: object) -> None:
-    """Its message is unknown: a job's record repeats the id for each output."""
+def test_an_invalid_node_id_makes_a_message_unknown(node: object) -> None:
+    """A message with an invalid node id is `Unknown`, because a job's record repeats the id for each output."""
     for kind in ("executing", "executed", "execution_error", "execution_interrupted", "progress"):
         data = {"prompt_id": "p", "node": node, "node_id": node, "node_type": "A", "value": 1, "max": 2}
         data |= {"exception_type": "E", "exception_message": "m"}

@@ -200,7 +200,7 @@ def test_inputs_that_reach_no_node_are_accepted(class_type: str, name: str, valu
     check(graph(class_type, **{name: value}))
 
 
-def test_a_literal_of_a_custom_class_passes_once_its_inputs_are_known_to_be_closed() -> None:
+def test_an_undeclared_literal_is_accepted_for_a_class_with_closed_inputs() -> None:
     """An undeclared literal of a custom class is accepted once the engine has published that its inputs are closed."""
     known = {**INFO, "VHS_VideoCombine": INFO["VHS_VideoCombine"] | {"open_inputs": True}}
     strangers.check(graph("LoadText", unheard_of="x"), Catalogue(known))

@@ -14,7 +14,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_comfyui_keeps_its_models_and_gets_folders_of_its_own(tmp_path: Path) -> None:
+def test_comfyui_keeps_its_models_and_gets_the_workers_folders(tmp_path: Path) -> None:
     """ComfyUI gets the worker's writable folders and keeps its own model folder."""
     folders = EngineFolders(Path("worker"))
     spec = EngineSpec.comfyui(Path("/opt/comfyui"), python=Path("venv/bin/python"), folders=folders, cpu=False)

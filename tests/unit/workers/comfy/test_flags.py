@@ -48,7 +48,7 @@ def test_longer_names_are_other_flags() -> None:
     assert parse_flags("--cpu-vae --disable-metadata") == ("--cpu-vae", "--disable-metadata")
 
 
-def test_a_word_that_is_no_flag_is_refused() -> None:
+def test_a_positional_argument_is_refused() -> None:
     """A positional argument, with which ComfyUI would exit, is refused."""
     with pytest.raises(ValueError, match="lowvram is no flag"):
         parse_flags("lowvram")

@@ -176,7 +176,7 @@ async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
-async def test_a_file_of_another_owner_is_no_output(tmp_path: Path) -> None:
+async def test_a_file_of_another_owner_is_not_an_output(tmp_path: Path) -> None:
     """If the engine has its own user, a file of another user is not an output."""
     folders: dict[str, Any] = {f"{name}_dir": tmp_path / name for name in ("input", "output", "temp")}
     files = FolderFiles(**folders, owner=64_001)

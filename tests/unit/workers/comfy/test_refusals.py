@@ -75,8 +75,8 @@ def test_the_errors_in_a_record_are_bounded() -> None:
     assert not_run(said, {}) == frozenset(outputs)
 
 
-def test_what_a_record_keeps_of_many_errors_is_bounded() -> None:
-    """Of a few nodes with thousands of errors each, and of names of a megabyte."""
+def test_many_or_long_errors_in_a_record_are_bounded() -> None:
+    """Thousands of errors per node and names of a megabyte are shortened."""
     long = "x" * 1_000_000
     many = {
         "errors": [{"type": "x" * 10_000}] * 200,
