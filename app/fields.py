@@ -78,9 +78,9 @@ LONGEST_RETAIN_DAYS = 36_500
 
 
 class RequestBody(BaseModel):
-    """The base of request bodies. Unknown fields are refused: a misspelled option would be ignored silently."""
+    """The base of request bodies."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid")  # a misspelled option would be ignored silently
 
     # Before the members are validated: afterwards the time for describing their faults is already spent.
     @model_validator(mode="before")

@@ -33,10 +33,7 @@ SECURITY_HEADERS = {
 
 
 class AnswerMiddleware:
-    """Adds a request id and security headers, logs each response, and converts a crash into a problem.
-
-    It logs the path and never the query, because clients may put secrets into a query.
-    """
+    """Adds a request id and security headers, logs each response, and converts a crash into a problem."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -71,6 +68,7 @@ class AnswerMiddleware:
             await problem.response()(scope, receive, send_with_headers)
         finally:
             milliseconds = round((time.perf_counter() - started) * 1000, 1)
+            # Never the query, into which clients may put secrets.
             asked = {"method": _shortened(scope["method"]), "path": _shortened(scope["path"])}
             about = {"request_id": request_id, "status": status, "ms": milliseconds}
             logger.info("request", extra=asked | about | _asker(scope))

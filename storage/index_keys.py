@@ -151,8 +151,6 @@ class OutboxEntry:
 
     `endpoint` is a hash of the receiver's URL, so that entries of a slow receiver can wait without a GET of their jobs.
     It begins with the hash of the host, which other receivers may share.
-
-    The key begins with the tenant, so that a LIST can skip the further entries of a tenant that has many.
     """
 
     due: datetime
@@ -168,6 +166,7 @@ class OutboxEntry:
     def key(self) -> str:
         ref = self.ref
         event = f"{ref.kind}-{ref.id}-{ref.sequence:06d}-{self.generation:03d}"
+        # The tenant comes first, so that a LIST can skip the further entries of a tenant that has many.
         return f"{outbox_prefix(ref.tenant)}{ms_of(self.due):013d}-{self.endpoint}-{event}"
 
     @classmethod

@@ -1,7 +1,6 @@
 """The log of one attempt: the engine's output while the job runs, written to the bucket at intervals.
 
-A job whose worker is killed therefore still has a log. The first intervals are short, since most workers that die do so
-soon.
+A job whose worker is killed therefore still has a log.
 """
 
 import asyncio
@@ -61,7 +60,7 @@ class JobLog:
             logger.warning("the log of job %s could not be written in time", self._record.job_id)
 
     async def _keep(self) -> None:
-        interval_s = min(FIRST_INTERVAL_S, self._interval_s)
+        interval_s = min(FIRST_INTERVAL_S, self._interval_s)  # short, since most workers that die do so soon
         while not await self._ends_within(interval_s):
             await self._write()
             interval_s = min(2 * interval_s, self._interval_s)

@@ -135,10 +135,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _GuardedStream(httpcore.AsyncNetworkStream):
-    """Bounds the bytes before the body, since h11 parses everything of one read without a pause for other tasks.
-
-    Also bounds the reads: over TLS each returns one record, however small, and one that has arrived does not suspend.
-    """
+    """Bounds the bytes before the body, and the number of reads."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
@@ -152,6 +149,7 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
         data = await self._inner.read(max_bytes, timeout)
         self._reads += 1
         self._read_bytes += len(data)
+        # Over TLS a read returns one record, however small, and does not suspend if the record has arrived.
         if self._reads % READS_AT_ONCE == 0:
             await asyncio.sleep(0)
         if self._reads % READS_COUNTED == 0:
@@ -159,6 +157,7 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
             if self._read_bytes < READS_COUNTED * MIN_READ_BYTES:
                 raise httpcore.RemoteProtocolError("the server sends its bytes in too small pieces")
             self._read_bytes = 0
+        # h11 would parse all that was read without a pause for other tasks.
         if not self._is_in_body:
             self._check(data)
         return data

@@ -28,10 +28,7 @@ class Tenants(Protocol):
 
 
 class ReceiverRules:
-    """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know.
-
-    httpx is imported late, as in `storage.intake.fetch`, so that an API without webhooks never loads it.
-    """
+    """`own_ports` are those of this deployment's processes. `named` tenants have keys that `tenants` does not know."""
 
     def __init__(
         self,
@@ -58,6 +55,7 @@ class ReceiverRules:
 
     async def refusal(self, tenant: str, url: str) -> str | None:
         """Return why no event can be sent to this URL, as far as its text shows without name resolution, or None."""
+        # Not at the top: an API without webhooks does not need it, and its import is slow.
         import httpx
 
         from storage.intake.ssrf import REFUSALS

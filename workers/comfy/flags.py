@@ -51,6 +51,7 @@ def parse_flags(text: str) -> tuple[str, ...]:
 
 def _reserved(name: str) -> str | None:
     """Return the reserved flag of which argparse could accept this as a prefix, or None."""
+    # argparse accepts every unambiguous prefix of a flag.
     return next((flag for flag in RESERVED if flag == name or (len(name) > 1 and flag.startswith(name))), None)
 
 

@@ -63,5 +63,6 @@ def _topic(message: Message) -> Hashable | None:
             return ("progress", prompt_id, node)
         case Preview(image_type="jpeg", node_id=node_id, prompt_id=prompt_id):
             return ("preview", prompt_id, node_id)
+        # PNG frames are all kept, since SaveImageWebsocket sends its results as such.
         case _:
             return None

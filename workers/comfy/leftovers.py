@@ -47,6 +47,7 @@ class Leftovers:
         self._guard = guard
         self._user = user
         self._folders = folders
+        # Node packs start helpers and create files when they are imported.
         self._kept_processes = set(children_of(guard))
         self._kept_files = {_identity(path) for path in self._files()}
 

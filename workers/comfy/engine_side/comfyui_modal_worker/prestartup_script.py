@@ -23,6 +23,7 @@ class BeforeMemoryManagement:
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name == self._pretended.MEMORY_MANAGEMENT:
             sys.meta_path.remove(self)
+            # Torch is loaded by now. An earlier import of it would precede ComfyUI's own settings of it.
             self._pretended.gpu.begin(importlib.import_module("torch"))
         return None
 
