@@ -113,7 +113,7 @@ async def test_an_engine_that_died_in_the_snapshot_is_replaced(tmp_path: Path) -
     """A fresh engine replaces an engine that died in the snapshot."""
     host = SnapshotHost(lambda: _spec(tmp_path, "cuda"), is_on_gpu=False)
     await host.prepare()
-    await host._process.stop()
+    await host._host.stop()
     try:
         await host.start()
         assert host.is_alive()

@@ -93,6 +93,46 @@ class EngineHost(Protocol):
     def is_alive(self) -> bool: ...
 
 
+class HostWrapper:
+    """Base of the hosts that add something to another one, to which they pass on everything else."""
+
+    _host: EngineHost
+
+    @property
+    def engine(self) -> ComfyEngine:
+        return self._host.engine
+
+    @property
+    def url(self) -> str:
+        return self._host.url
+
+    @property
+    def log(self) -> EngineLog:
+        return self._host.log
+
+    @property
+    def paths(self) -> HostPaths:
+        return self._host.paths
+
+    @property
+    def attention(self) -> AttentionChoice:
+        return self._host.attention
+
+    @property
+    def isolation(self) -> Isolation:
+        return self._host.isolation
+
+    @property
+    def pid(self) -> int | None:
+        return self._host.pid
+
+    def is_alive(self) -> bool:
+        return self._host.is_alive()
+
+    async def stop(self) -> None:
+        await self._host.stop()
+
+
 class RunningEngine:
     """A running ComfyUI that is not ours. Its folders are shared, so they are never wiped."""
 

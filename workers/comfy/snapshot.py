@@ -9,16 +9,13 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from storage.intake.host_paths import HostPaths
-from storage.pools.worker_facts import AttentionChoice
 from workers.attention import NOT_OURS, SAGE_FLAG, SDPA_FLAG
 from workers.attention_memory import has_sage
-from workers.comfy.host import EngineLog, timed
+from workers.comfy.host import HostWrapper, timed
 from workers.comfy.http_engine import HttpEngine
 from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineSpec
 from workers.errors import EngineUnavailable
-from workers.isolation import Isolation
 
 logger = logging.getLogger(__name__)
 
@@ -34,61 +31,36 @@ def pretending(spec: EngineSpec) -> EngineSpec:
     return replace(spec, command=command, environment={**spec.environment, **PRETEND}, attention=None)
 
 
-class SnapshotHost:
+class SnapshotHost(HostWrapper):
     """An `EngineHost`. `prepare` is called before the snapshot, `start` after the restore.
 
     `is_on_gpu`: a GPU is present at both times. `spec` is called each time, since it contains --cpu if no GPU is found.
     """
 
+    _host: EngineProcess
+
     def __init__(self, spec: Callable[[], EngineSpec], *, is_on_gpu: bool) -> None:
         self._spec = spec
         self.is_on_gpu = is_on_gpu
-        self._process = EngineProcess(spec())
+        self._host = EngineProcess(spec())
         self._is_prepared = False
         self._choice = NOT_OURS
         self._phases: dict[str, float] = {}
 
     @property
     def engine(self) -> HttpEngine:
-        return self._process.engine
-
-    @property
-    def url(self) -> str:
-        return self._process.url
-
-    @property
-    def log(self) -> EngineLog:
-        return self._process.log
-
-    @property
-    def paths(self) -> HostPaths:
-        return self._process.paths
-
-    @property
-    def attention(self) -> AttentionChoice:
-        return self._process.attention
-
-    @property
-    def isolation(self) -> Isolation:
-        return self._process.isolation
+        return self._host.engine
 
     @property
     def start_phases(self) -> Mapping[str, float]:
         return self._phases
 
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
     async def prepare(self) -> None:
         """Start the engine for the snapshot. If it does not start, `start` starts another one."""
         if not self.is_on_gpu:
-            self._process = EngineProcess(pretending(self._spec()))
+            self._host = EngineProcess(pretending(self._spec()))
         try:
-            await self._process.start()
+            await self._host.start()
             self._is_prepared = True
         except EngineUnavailable as error:
             logger.warning("nothing of the engine is in the snapshot: %s", error)
@@ -102,21 +74,18 @@ class SnapshotHost:
                 logger.info("engine restored", extra={"seconds": self._phases["restore"]})
                 return
         await self.restart()
-        self._phases |= self._process.start_phases
+        self._phases |= self._host.start_phases
 
     async def restart(self) -> None:
-        await self._process.stop()
-        self._process = EngineProcess(self._spec())
-        self._process.attention = self._choice  # measured once, for either engine
-        await self._process.start()
-        self._choice = self._process.attention
-
-    async def stop(self) -> None:
-        await self._process.stop()
+        await self._host.stop()
+        self._host = EngineProcess(self._spec())
+        self._host.attention = self._choice  # measured once, for either engine
+        await self._host.start()
+        self._choice = self._host.attention
 
     async def _goes_on(self) -> bool:
         try:
-            await self._process.engine.command_line()
+            await self._host.engine.command_line()
             return self.is_on_gpu or await self._is_on_a_gpu_now()
         except EngineUnavailable as error:
             logger.warning("the engine of the snapshot cannot go on, a fresh one starts: %s", error)
@@ -124,14 +93,14 @@ class SnapshotHost:
 
     async def _is_on_a_gpu_now(self) -> bool:
         """Whether the restored engine runs on a GPU with the right attention for it."""
-        if await self._process.engine.restore() == "cpu":
+        if await self._host.engine.restore() == "cpu":
             raise EngineUnavailable("it sees no GPU")
         spec = self._spec()
         with timed(self._phases, "attention"):
-            choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._process.enclosure)
+            choice = NOT_OURS if spec.attention is None else await spec.attention.choose(self._host.enclosure)
         self._choice = choice
         # The engine of the snapshot was started with the likely flag, which cannot be changed.
         if choice.flag is not None and choice.flag not in pretending(spec).command:
             raise EngineUnavailable(f"its attention is not {choice.backend}")
-        self._process.attention = choice
+        self._host.attention = choice
         return True

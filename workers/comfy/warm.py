@@ -9,19 +9,16 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from storage.intake.host_paths import HostPaths
-from storage.pools.worker_facts import AttentionChoice
-from workers.comfy.engine import ComfyEngine, Prompt
+from workers.comfy.engine import Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
-from workers.comfy.host import EngineHost, EngineLog, timed
+from workers.comfy.host import EngineHost, HostWrapper, timed
 from workers.errors import WorkerError
-from workers.isolation import Isolation
 from workflows.messages import Executed
 
 logger = logging.getLogger(__name__)
 
 
-class WarmHost:
+class WarmHost(HostWrapper):
     """`graph` is in API format, without input files.
 
     A run that fails or exceeds `limit_s` is only a warning, since the engine is ready and the next job reports errors.
@@ -36,39 +33,8 @@ class WarmHost:
         self._phases: dict[str, float] = {}
 
     @property
-    def engine(self) -> ComfyEngine:
-        return self._host.engine
-
-    @property
-    def url(self) -> str:
-        return self._host.url
-
-    @property
-    def log(self) -> EngineLog:
-        return self._host.log
-
-    @property
-    def paths(self) -> HostPaths:
-        return self._host.paths
-
-    @property
-    def attention(self) -> AttentionChoice:
-        return self._host.attention
-
-    @property
-    def isolation(self) -> Isolation:
-        return self._host.isolation
-
-    @property
     def start_phases(self) -> Mapping[str, float]:
         return {**self._host.start_phases, **self._phases}
-
-    @property
-    def pid(self) -> int | None:
-        return self._host.pid
-
-    def is_alive(self) -> bool:
-        return self._host.is_alive()
 
     async def start(self) -> None:
         self._phases.clear()
@@ -79,9 +45,6 @@ class WarmHost:
     async def restart(self) -> None:
         await self._host.restart()
         await self.warm_up()
-
-    async def stop(self) -> None:
-        await self._host.stop()
 
     async def warm_up(self) -> None:
         """Run the workflow; its outputs are deleted like those of a job."""
