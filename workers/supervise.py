@@ -33,7 +33,8 @@ GRACE_S = 3.0
 
 STRAYS_S = 5.0
 """Seconds in which `kill_strays` ends processes that fork while it searches for them."""
-_ROUND_S = 0.001
+_QUIET_LOOKS, _ROUND_S = 3, 0.002
+"""How often it must find nothing new before it ends, and the delay between."""
 
 NOT_STARTED = 2
 """Exit code if the command cannot be executed; most programs also use it for unknown arguments."""
@@ -94,17 +95,23 @@ def kill_strays(guard: int, keep: Collection[int] = ()) -> tuple[int, bool]:
 
     Returns how many were found, and whether none is left after at most `STRAYS_S`.
     """
-    found: set[int] = set()
+    found, seen, quiet = set[int](), set[int](), 0
     deadline = time.monotonic() + STRAYS_S
-    while strays := [pid for pid in children_of(guard) if pid not in keep and _is_alive(pid)]:
+    while quiet < _QUIET_LOOKS:
         if time.monotonic() > deadline:
             return len(found), False
+        strays = {pid for pid in children_of(guard) if pid not in keep}
         for pid in strays:
             # A pid that was killed before is killed again: the system may have given it to a new process.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-        found.update(strays)
-        time.sleep(_ROUND_S)  # their children are the guard's by then
+        # A process may have become another one before the signal. So even if all of these have ended, none is left only
+        # if no new one appears in the next looks.
+        is_quiet = strays <= seen and not any(map(_is_alive, strays))
+        quiet = quiet + 1 if is_quiet else 0
+        found |= strays
+        seen = strays
+        time.sleep(_ROUND_S if is_quiet else 0)  # their children are the guard's by then
     return len(found), True
 
 
