@@ -19,7 +19,7 @@ from workers.supervise import SOCKET_VARIABLE
 
 ROUNDS = 3
 LONGEST_S = 120.0
-LOOK_S = 0.01
+POLL_S = 0.01
 PHASES = ("socket open", "/object_info answered", "first prompt done")
 
 
@@ -78,5 +78,5 @@ def _until(check: Callable[[], bool]) -> None:
         with contextlib.suppress(httpx.HTTPError):
             if check():
                 return
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     raise AssertionError("the condition never held")

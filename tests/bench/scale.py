@@ -47,7 +47,7 @@ IN_MEMORY = (
 NOTES = (f"Times: real S3 server, {ROUNDS} runs at each size, in turn. {FILLED}", IN_MEMORY)
 
 Bucket = S3ObjectStore | MemoryObjectStore
-Look = Callable[[Stores], Awaitable[object]]
+Read = Callable[[Stores], Awaitable[object]]
 Fill = Callable[[ObjectStore, int, datetime], Awaitable[None]]
 
 
@@ -65,10 +65,10 @@ class Place:
     def of(cls, jobs: int, objects: Bucket) -> "Place":
         return cls(jobs, objects, make_stores(SETTINGS, objects, MemorySignal()))
 
-    async def look(self, look: Look) -> None:
+    async def timed(self, reading: Read) -> None:
         self.objects.requests.clear()
         started = time.perf_counter()
-        await look(self.stores)
+        await reading(self.stores)
         self.taken.append(time.perf_counter() - started)
         self.asked.clear()
         self.asked.update(self.objects.requests)
@@ -105,12 +105,12 @@ async def measure() -> list[tuple[str, ...]]:
     return rows
 
 
-async def _rows(name: str, places: Sequence[Place], look: Look) -> list[tuple[str, ...]]:
+async def _rows(name: str, places: Sequence[Place], reading: Read) -> list[tuple[str, ...]]:
     for place in places:
         place.taken.clear()
     for _ in range(ROUNDS):
         for place in places:
-            await place.look(look)
+            await place.timed(reading)
     return [place.row(name) for place in places]
 
 

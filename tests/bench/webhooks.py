@@ -153,7 +153,7 @@ async def _settled(objects: MemoryObjectStore) -> None:
 
 
 async def _until(check: Callable[..., bool], *arguments: object) -> None:
-    while not check(*arguments):  # noqa: ASYNC110  other threads and processes have no Event of ours
+    while not check(*arguments):  # noqa: ASYNC110  the arrivals are set by other threads and processes
         await asyncio.sleep(0.0005)
 
 

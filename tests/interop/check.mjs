@@ -1,4 +1,4 @@
-// Verifies requests of ours with other people's libraries, and runs the receiver of the docs against them.
+// Verifies webhook requests with third-party libraries, and sends them to the receiver of the docs.
 // node check.mjs REQUESTS.json RECEIVER.mjs
 
 import assert from "node:assert/strict";
@@ -55,7 +55,7 @@ async function post(headers, body) {
   }
 }
 
-// A sender that dies in the middle of a body: the receiver goes on.
+// The receiver must survive a sender that disconnects in the middle of a body.
 function breakOff() {
   const { headers, body } = requests[0];
   return new Promise((resolve) => {

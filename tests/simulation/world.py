@@ -62,7 +62,7 @@ SETTINGS = Settings(
 )
 CHAOS_S = (20.0, 50.0)
 SETTLING_S = 1800.0
-LOOK_S = 5.0
+POLL_S = 5.0
 CLIENT_PATIENCE_S = 30.0
 REPLAY_TRIES = 3
 
@@ -336,8 +336,8 @@ class World:
     # Afterwards.
 
     async def _settle(self, clients: list["asyncio.Task[None]"]) -> None:
-        for _ in range(round(SETTLING_S / LOOK_S)):
-            await asyncio.sleep(LOOK_S)
+        for _ in range(round(SETTLING_S / POLL_S)):
+            await asyncio.sleep(POLL_S)
             busy = self.watcher.unfinished() or self.watcher.undelivered()
             if not busy and all(client.done() for client in clients):
                 break
@@ -360,11 +360,11 @@ class World:
             await self._sweep_twice()
 
     async def _sweep_twice(self) -> None:
-        for look in (True, False):
+        for reads_too in (True, False):
             process, stores = self._open("reaper")
             sweeping = process.start(reaper(SETTINGS, stores, NoLauncher()).sweep())
             await _first_of(sweeping, process.died)
-            if process.alive and look:
+            if process.alive and reads_too:
                 await asyncio.wait({process.start(self._read_as_users_do(stores))})
             process.kill()
             self.clock.skip(timedelta(hours=26))

@@ -94,7 +94,7 @@ ctypes.CDLL(None).shmget(key, 4096, 0o1600)
 result = {"daemon": int(open(os.path.join(folder, "pid")).read()), "files": left, "key": key}
 """
 
-LOOK = """
+FIND_LEFTOVERS = """
 import ctypes, os
 libc = ctypes.CDLL(None)
 memory = libc.shmget(key, 0, 0)

@@ -18,7 +18,7 @@ from PIL import Image
 
 import comfyui_modal
 from infra.secrecy import keep_secrets
-from tests.support.attacks import BREAK_OUT, LEAVE_BEHIND, LOOK, code_of
+from tests.support.attacks import BREAK_OUT, FIND_LEFTOVERS, LEAVE_BEHIND, code_of
 from tests.support.engines import ENVIRONMENT, save
 from workers.comfy.engine import FileRef, Prompt
 from workers.comfy.execution import Execution, ExecutionPolicy
@@ -55,7 +55,7 @@ async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
         await host.engine.clean()
         left = await _run(host, code_of(LEAVE_BEHIND, {}))
         await host.engine.clean()
-        seen["left"] = await _run(host, code_of(LOOK, left))
+        seen["left"] = await _run(host, code_of(FIND_LEFTOVERS, left))
         seen["usual"] = await _usual(host, folder)
     finally:
         await host.stop()

@@ -14,7 +14,7 @@ from tests.support.up import Up
 KINDS = ("worker", "engine", "api", "reaper", "s3")
 GUARDED = ("engine", "s3")
 """Kinds that consist of two processes, a guard and the guarded process; either may be killed."""
-LOOK_S = 0.2
+HEALTH_S = 0.2
 """The time in which a running API must answer its health check."""
 
 
@@ -66,7 +66,9 @@ class Killer:
 
     def _api_answers(self) -> bool:
         try:
-            return httpx.get(self._running.connection["api_url"] + "/health", timeout=LOOK_S, verify=NO_TLS).is_success
+            return httpx.get(
+                self._running.connection["api_url"] + "/health", timeout=HEALTH_S, verify=NO_TLS
+            ).is_success
         except httpx.TransportError:
             return False
 

@@ -30,7 +30,7 @@ from tests.support.workbench import Bench, quick_policy, workbench
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 
 LONG_S = 3600.0
-LOOKS = 5
+OBSERVATIONS = 5
 TWO_OUTPUTS = BLUE | {"3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "other"}}}
 WITH_MEDIUM: dict[str, Any] = {
     "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
@@ -71,7 +71,7 @@ async def measured_phases() -> dict[Phase, Cost]:
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-phases-") as folder:
         async with running_api(bucket, clock) as api, workbench(Path(folder), bucket, policy, clock) as bench:
             scene = _Scene(bucket, clock, api, bench)
-            costs = await scene.end_of_life() | await scene.lives() | await scene.looks()
+            costs = await scene.end_of_life() | await scene.lives() | await scene.reads()
     costs |= await _webhook()
     return {phase: costs[phase] for phase in Phase}
 
@@ -108,7 +108,7 @@ class _Scene:
             Phase.RUN_TWO: await self._run(),
         } | await self._written_meanwhile()
 
-    async def looks(self) -> dict[Phase, Cost]:
+    async def reads(self) -> dict[Phase, Cost]:
         jobs = (await self.api.client.get("/v1/jobs?limit=1")).json()["jobs"]
         await self._taken()
         await self.api.client.get(f"/v1/jobs/{jobs[0]['job_id']}")
@@ -131,10 +131,10 @@ class _Scene:
     async def _report(self, stored: StoredJob) -> StoredJob:
         """Report one snapshot with the worker's own reporter, which writes it once however often it observes it."""
         snapshot = Snapshot(42, ProgressDetails(current_node="2", nodes_completed=1, nodes_total=2, step="12/49"), ())
-        looks, enough = itertools.count(1), asyncio.Event()
+        observations, enough = itertools.count(1), asyncio.Event()
 
         def observe() -> Snapshot:
-            if next(looks) >= LOOKS:
+            if next(observations) >= OBSERVATIONS:
                 enough.set()
             return snapshot
 

@@ -8,10 +8,10 @@ from infra.models.sync import OnProgress, streamed
 def test_each_model_is_reported_once_per_interval() -> None:
     """The stream yields the newest step of each model once per interval, and then returns the result."""
 
-    def work(tell: OnProgress) -> str:
+    def work(report: OnProgress) -> str:
         for have in range(1000):
-            tell("a", have, 1000)
-        tell("b", 1, None)
+            report("a", have, 1000)
+        report("b", 1, None)
         return "done"
 
     said = []
@@ -32,8 +32,8 @@ def test_each_model_is_reported_once_per_interval() -> None:
 def test_an_error_of_the_work_is_raised() -> None:
     """An error of the work is raised after the steps that preceded it."""
 
-    def work(tell: OnProgress) -> None:
-        tell("a", 1, 2)
+    def work(report: OnProgress) -> None:
+        report("a", 1, 2)
         raise OSError("no room")
 
     steps = streamed(work)

@@ -81,9 +81,9 @@ class Desk:
 class Snapshots:
     """Snapshots for the reporter's observations, with a wait for a given number of them."""
 
-    def __init__(self, tell: Callable[[int], int], wanted: int) -> None:
+    def __init__(self, nodes_at: Callable[[int], int], wanted: int) -> None:
         self.count = 0
-        self._tell = tell
+        self._nodes_at = nodes_at
         self._wanted = wanted
         self._enough = asyncio.Event()
 
@@ -91,7 +91,7 @@ class Snapshots:
         self.count += 1
         if self.count >= self._wanted:
             self._enough.set()
-        nodes = self._tell(self.count)
+        nodes = self._nodes_at(self.count)
         return Snapshot(nodes // 2, ProgressDetails(nodes_completed=nodes, nodes_total=200), ())
 
     async def enough(self) -> None:
