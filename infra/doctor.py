@@ -220,9 +220,9 @@ class ApiChecks:
         if response.status_code != 200:
             raise CheckFailed(f"/v1/system answered {response.status_code}", "read the API's log")
         workers = [pool["worker"] for pool in response.json()["pools"] if pool["worker"] is not None]
-        said = {worker.get("isolation") or "unknown" for worker in workers} or {"no worker has started yet"}
-        detail = "; ".join(sorted(said))
-        if any(text.startswith(("none", "unknown")) for text in said):
+        reported = {worker.get("isolation") or "unknown" for worker in workers} or {"no worker has started yet"}
+        detail = "; ".join(sorted(reported))
+        if any(text.startswith(("none", "unknown")) for text in reported):
             return Note(detail, _ISOLATE)
         return detail
 

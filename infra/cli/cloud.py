@@ -38,7 +38,7 @@ async def deploy(
     if await show(checks.gate(), console):
         return UNREACHABLE
     if await _failed_prerequisites(checks, console):
-        console.print_line("not deployed: mend what failed first", style="red")
+        console.print_line("not deployed: fix what failed first", style="red")
         return FAILED
     # A process of Modal's own command line, whose build log goes to this terminal.
     command = _modal("deploy", "-m", "infra.modal_app", environment=env)
@@ -79,7 +79,7 @@ async def destroy(
         if (code := await _run(command)) != 0:
             console.print_line(f"`modal {command[-3]}` ended with {code}", style="red")
             return FAILED
-    console.print_line("done: nothing of it costs anything any more, but for what stays")
+    console.print_line("done: only what stays can still cost anything")
     return 0
 
 
@@ -178,7 +178,7 @@ def _is_confirmed(console: Terminal) -> bool:
     from rich.prompt import Confirm
 
     if not sys.stdin.isatty():
-        console.print_line("not done: there is no terminal to confirm it; say --yes", style="red")
+        console.print_line("not done: there is no terminal to confirm it; give --yes", style="red")
         return False
     return Confirm.ask("Go on?", console=console, default=False)
 

@@ -61,11 +61,11 @@ def _worker_lines(pool: Json) -> list[str]:
     if worker is None:
         return [f"pool {pool['name']}: no worker has reported yet"]
     versions = {"ComfyUI": worker["comfyui_version"], "torch": worker["torch_version"]}
-    said = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    known = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     attention = worker["attention"]
     return [
         f"pool {pool['name']}: worker {worker['worker']} since {worker['started_at'][:19]}",
-        f"  engine     {worker['engine']}, {said}" if said else f"  engine     {worker['engine']}",
+        f"  engine     {worker['engine']}, {known}" if known else f"  engine     {worker['engine']}",
         f"  GPU        {_gpu_line(worker)}",
         f"  attention  {attention['backend'] or 'unknown'}: {attention['reason']}",
         f"  isolation  {worker.get('isolation') or 'unknown'}",

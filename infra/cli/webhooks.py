@@ -81,8 +81,8 @@ def _print(deliveries: list[Json], *, as_json: bool) -> None:
         line = f"{delivery['status']:10}{delivery['type']}  {delivery['event_id']}{reason}"
         console.print_line(line)
         for attempt in delivery["attempts"]:
-            said = attempt["status"] or attempt["error"]
-            line = f"  {attempt['at'][:19]}  {said}  {attempt['duration_ms']} ms"
+            result = attempt["status"] or attempt["error"]
+            line = f"  {attempt['at'][:19]}  {result}  {attempt['duration_ms']} ms"
             console.print_line(line)
         if delivery["next_at"]:
             console.print_line(f"  next {delivery['next_at'][:19]}")

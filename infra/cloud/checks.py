@@ -104,7 +104,7 @@ class CloudChecks:
         unknown = [name for name in wanted if name.partition(":")[0].rstrip("!").upper() not in KNOWN_GPUS]
         if unknown:
             return Note(
-                f"{', '.join(unknown)} is no GPU that this version knows", "see https://modal.com/docs/guide/gpu"
+                f"{', '.join(unknown)} is not a GPU that this version knows", "see https://modal.com/docs/guide/gpu"
             )
         return ", ".join(wanted) or "none: workers run on CPUs"
 
@@ -115,10 +115,10 @@ class CloudChecks:
             return "none: workers run the lite engine, or on CPUs"
         built_for = self._deployment.sage_targets
         expected = {gpu: expected_attention(gpu, built_for) for gpu in wanted}
-        said = "; ".join(f"{gpu}: {words}" for gpu, words in expected.items())
+        detail = "; ".join(f"{gpu}: {words}" for gpu, words in expected.items())
         if all(words.startswith("SageAttention") for words in expected.values()):
-            return said
-        return Note(said, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
+            return detail
+        return Note(detail, "jobs run there too, a little slower; see COMFYUI_MODAL_SAGE_ARCHITECTURES")
 
     async def memory(self) -> str | Note:
         """Check that GPUs and workers have the memory that the manifests of the shipped workflows require."""
@@ -155,7 +155,7 @@ class CloudChecks:
         name = self._deployment.secret
         if not await self._has():
             raise CheckFailed(
-                f"there is no secret {name!r}", f"make it: `modal secret create {name} {REQUIRED[0]}=… …`"
+                f"there is no secret {name!r}", f"create it: `modal secret create {name} {REQUIRED[0]}=… …`"
             )
         lacking = [variable for variable in REQUIRED if not await self._has(variable)]
         if not any([await self._has(*pair) for pair in CREDENTIALS]):
@@ -163,7 +163,7 @@ class CloudChecks:
         if lacking:
             raise CheckFailed(
                 f"{name} lacks {', '.join(lacking)}",
-                f"make it anew with all of its variables: `modal secret create --force {name} …`",
+                f"create it again with all of its variables: `modal secret create --force {name} …`",
             )
         return f"{name} holds what containers need"
 
@@ -177,7 +177,7 @@ class CloudChecks:
         name = self._deployment.model_volume
         if await _asked(self._cloud.volume_exists(name)):
             return f"{name} is there"
-        return Note(f"there is no volume {name!r} yet", "the first download of models makes it")
+        return Note(f"there is no volume {name!r} yet", "the first download of models creates it")
 
     async def functions(self) -> str:
         lacking = [part for part in PARTS if not await _asked(self._cloud.has_function(part))]

@@ -89,9 +89,9 @@ class Child:
                 return
             lived_s = loop.time() - started
             backoff_s = FIRST_BACKOFF_S if lived_s > STEADY_AFTER_S else min(2 * backoff_s, LONGEST_BACKOFF_S)
-            said = _last_line(self.spec.log)
+            last_line = _last_line(self.spec.log)
             logger.warning(
-                "%s ended after %.1f s (%s); starting it again in %.2f s", self.spec.name, lived_s, said, backoff_s
+                "%s ended after %.1f s (%s); starting it again in %.2f s", self.spec.name, lived_s, last_line, backoff_s
             )
             await asyncio.sleep(backoff_s)
 

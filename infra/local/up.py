@@ -235,11 +235,11 @@ def _check_engine(engine: EngineSettings) -> None:
         return
     if not (engine.comfyui_dir / "main.py").is_file():
         raise UpRefused(
-            f"{engine.comfyui_dir} is no ComfyUI: it has no main.py\n"
+            f"{engine.comfyui_dir} is not a ComfyUI: it has no main.py\n"
             "  → set COMFYUI_DIR, or --engine, to the folder of a ComfyUI; --engine lite needs none"
         )
     if engine.comfyui_python is not None and shutil.which(engine.comfyui_python) is None:
-        raise UpRefused(f"{engine.comfyui_python} is no Python: set COMFYUI_PYTHON to the one of your ComfyUI")
+        raise UpRefused(f"{engine.comfyui_python} is not a Python: set COMFYUI_PYTHON to the one of your ComfyUI")
 
 
 @contextlib.contextmanager

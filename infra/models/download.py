@@ -81,7 +81,7 @@ class Downloader:
                 etag_file.unlink(missing_ok=True)
                 raise TryAgain("the source has nothing to go on with")
             _check_status(model, answer)
-            # A source that ignores the range, or whose file has changed, sends the whole file: begin anew.
+            # A source that ignores the range, or whose file has changed, sends the whole file.
             if have and not _goes_on(answer, have):
                 digest, have = hashlib.sha256(), 0
             file.seek(have)

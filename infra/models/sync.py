@@ -58,7 +58,8 @@ class Lock:
         except FileNotFoundError:
             return {}
         except ValidationError as error:
-            raise BadLock(f"{self._path}: {error.errors()[0]['msg']}; mend it, or remove it to trust anew") from error
+            fault = error.errors()[0]["msg"]
+            raise BadLock(f"{self._path}: {fault}; repair it, or remove it to trust the files again") from error
 
     def put(self, name: str, entry: Locked) -> None:
         with self._writing:
@@ -168,7 +169,7 @@ class ModelFolder:
             part.unlink()
             etag.unlink(missing_ok=True)
             raise ModelRefused(f"{model.name}: {objection}")
-        # The lock first: a crash here leaves a part that the next sync completes, never a file that it trusts anew.
+        # The lock first: a crash here leaves a part that the next sync completes, never an unchecked file.
         self._lock.put(model.name, locked or seen)
         part.replace(path)
         etag.unlink(missing_ok=True)

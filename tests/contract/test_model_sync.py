@@ -227,7 +227,7 @@ def test_missing_disk_space_is_reported_before_the_download(hub: Hub, tmp_path: 
 def test_an_unreadable_lock_is_an_error(hub: Hub, tmp_path: Path) -> None:
     """An unreadable lock stops the sync, because its hashes would no longer be enforced."""
     (tmp_path / LOCK_NAME).write_text("{")
-    with pytest.raises(BadLock, match="mend it"):
+    with pytest.raises(BadLock, match="repair it"):
         synced(tmp_path, hub)
 
 

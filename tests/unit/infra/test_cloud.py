@@ -253,7 +253,7 @@ async def test_a_failing_api_is_reported() -> None:
     [
         ("L40S,A100-40GB", {"fast": "H100!", "many": "l4:2"}, "L40S, A100-40GB, H100!, l4:2"),
         ("", {}, "none: workers run on CPUs"),
-        ("L40", {"fast": "H100"}, "L40 is no GPU that this version knows"),
+        ("L40", {"fast": "H100"}, "L40 is not a GPU that this version knows"),
     ],
 )
 async def test_an_unknown_gpu_is_a_note(gpu: str, pools: dict[str, str], said: str) -> None:
