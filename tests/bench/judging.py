@@ -14,7 +14,7 @@ from workflows.graph import parse_graph
 CLASSES = 900
 NODES = 500
 ROUNDS = 20
-WORDS = "What this input does, told in a sentence or two, as the editor shows it above the field. " * 2
+WORDS = "What this input does, said in a sentence or two, as the editor shows it above the field. " * 2
 
 
 def run() -> Table:

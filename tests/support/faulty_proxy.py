@@ -67,7 +67,7 @@ class FaultyProxy:
                 return _reset(request)
             case "refuse_entry" | "fail_entry":
                 key = body.partition(b"<Key>")[2].partition(b"</Key>")[0].decode()
-                error = f"<Error><Key>{key}</Key><Code>{_ENTRY_CODES[fault]}</Code><Message>as told</Message></Error>"
+                error = f"<Error><Key>{key}</Key><Code>{_ENTRY_CODES[fault]}</Code><Message>scripted</Message></Error>"
                 return web.Response(text=f"<DeleteResult>{error}</DeleteResult>", content_type="application/xml")
         answer = await self._forward(request, body)
         if answer.status == 412 and self.ignored_headers & {name.lower() for name in request.headers}:
