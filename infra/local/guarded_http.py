@@ -1,6 +1,7 @@
 """A uvicorn protocol that limits what slow, silent and hostile HTTP connections cost.
 
-uvicorn bounds neither the time nor the size of a request head. This protocol bounds both. When more than `max_waiting`
+uvicorn bounds neither the time nor the size of a request head. This protocol bounds both. Hypercorn and granian bound
+heads, but no server for ASGI bounds idle connections, answers that are not read, or the framing of a body. When more than `max_waiting`
 connections are idle, it closes the oldest, so that silent clients cannot exhaust the connections. A client that was
 answered before its whole body arrived (with 401, for example) has `head_s` seconds to finish sending.
 
