@@ -9,9 +9,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from infra.local.s3_server import LocalS3Server
 from storage.bucket.memory import MemoryObjectStore
@@ -31,6 +33,20 @@ START = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run everything at full length, as `make soak` does")
+
+
+class _Files(LoadFileScheduling):  # type: ignore[misc]  # xdist ships no types
+    """A file's tests run in one process and share its fixtures, and so do all tests that may start a real ComfyUI."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path: str = super()._split_scope(nodeid)
+        return "conformance" if path.startswith("tests/conformance/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    # The mark xdist_group has no effect with pytest 9.2, which no longer reads the attribute that xdist 3.8 sets.
+    return _Files(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +69,7 @@ def _source(path: str) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put groups first, run tests marked `soak` only with --long, and require a reason in each mark.
-
-    A group is a file of long tests for one process. A group that starts last would outlast the others.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+    """Run tests marked `soak` only with --long, and require a reason in each mark."""
     for item in items:
         for mark in (*item.iter_markers("soak"), *item.iter_markers("real_bucket")):
             assert mark.args, f"{item.nodeid}: the mark {mark.name} needs a reason"

@@ -23,8 +23,6 @@ from tests.support.environment import clean_environment
 from tests.support.graphs import example
 from tests.support.plain_http import NO_TLS
 
-pytestmark = pytest.mark.xdist_group("cloud-commands")
-
 ROOT = Path(__file__).parents[2]
 KEY = "ck_test_cloud"
 SLOW = {

@@ -8,7 +8,7 @@ import pytest
 from tests.support.flood import flooded
 from tests.support.up import Up, finished, up
 
-pytestmark = [pytest.mark.xdist_group("flood"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 
 CONNECTIONS, CONNECTIONS_IN_SHORT = 4_000, 2_500
 """More than may wait; `make bench` opens 10,000."""

@@ -30,7 +30,6 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.xdist_group("up-elsewhere")
 def test_up_runs_a_job_in_another_project(project: Path, tmp_path: Path) -> None:
     """API, workers, engine and probes are ours, with that folder as working directory and in PYTHONPATH."""
     with (

@@ -13,7 +13,7 @@ from tests.support.killer import KINDS, Killer, processes_on
 from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
 from tests.support.up import up
 
-pytestmark = [pytest.mark.xdist_group("killing"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 
 KILLS, KILLS_IN_SHORT = 60, 11
 """As many jobs are submitted meanwhile. Eleven are enough for each kind of process, see `Killer.kill_one`."""

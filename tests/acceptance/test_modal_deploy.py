@@ -27,8 +27,6 @@ from tests.support.plain_http import NO_TLS
 from tests.support.receiver import Receiver, receiver
 from tests.support.records import a_job
 
-pytestmark = pytest.mark.xdist_group("modal")
-
 PREFIX = "modal-test"
 POOLS = {"COMFYUI_MODAL_GPU_POOLS": '{"h100": "H100"}'}
 SHELL = POOLS | {

@@ -11,8 +11,6 @@ from infra.settings import DeploymentSettings
 from storage.bucket.s3 import S3Config
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed
 
-pytestmark = pytest.mark.xdist_group("modal-engine")
-
 POOLS = '{"h100": "H100", "cheap": "T4"}'
 ROOT = Path(__file__).parents[2]
 JOBS = 8

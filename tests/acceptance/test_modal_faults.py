@@ -13,8 +13,6 @@ from storage.bucket.s3 import S3Config
 from tests.plane.state import Container
 from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, slow
 
-pytestmark = pytest.mark.xdist_group("modal-faults")
-
 WORKER = "ComfyWorker.*"
 RUN_S = 12
 """How long a container may hold one ticket: one that hangs is killed then."""

@@ -40,7 +40,6 @@ PHASES = {
 }
 
 
-@pytest.mark.xdist_group("modal-image")
 @pytest.mark.parametrize("snapshot", [pytest.param("cpu", marks=IN_SOAK), "gpu"])
 def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
     """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's. With the GPU's
@@ -59,7 +58,6 @@ def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3
     assert set(job["timings"]["start"]) == PHASES[snapshot]
 
 
-@pytest.mark.xdist_group("modal-image")
 def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
     """Each step is a layer of its own, made after those before it; the workers run on the last one. What is built with
     the settings' defaults is recorded word by word: a change of it is seen in review."""

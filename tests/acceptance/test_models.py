@@ -91,7 +91,6 @@ def test_what_is_wrong_is_named(manifest: Path, tmp_path: Path) -> None:
     assert (refused.returncode, "model.0.folder" in refused.stderr) == (2, True), refused.stderr
 
 
-@pytest.mark.xdist_group("modal")
 def test_the_volume_of_a_deployment(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
     """The deployed function is asked, with the models of this shell's manifest. The plane has no volumes: all lack."""
     with deployed(tmp_path, bucket_settings(s3_server, "models-plane")) as app:
@@ -136,7 +135,6 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
     assert said[-1].startswith("{'found': [{'name': 'vae/wan.safetensors', 'state': 'downloaded'"), said
 
 
-@pytest.mark.xdist_group("modal")
 def test_how_far_a_volume_is_arrives_here(tmp_path: Path) -> None:
     """Step by step while the deployed function works, before what it has found."""
     listen = (

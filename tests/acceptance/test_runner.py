@@ -28,7 +28,7 @@ from workers.attempt import AttemptPolicy
 from workers.reporter import ReportPolicy
 from workflows.policy import GraphTrust
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
+pytestmark = pytest.mark.anyio
 
 
 def png(size: tuple[int, int] = (64, 48)) -> bytes:

@@ -20,7 +20,7 @@ from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
 from workers.publisher import WorkerIdentity
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("runner")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module")

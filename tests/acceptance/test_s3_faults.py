@@ -16,7 +16,7 @@ from tests.support.faulty_proxy import WEATHER, FaultyProxy, faulty_proxy
 from tests.support.stubborn import Order, StubbornClient, check_each_order_made_one_job, check_is_whole, stubborn
 from tests.support.up import up
 
-pytestmark = [pytest.mark.xdist_group("s3-faults"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 
 JOBS, JOBS_IN_SHORT = 20, 8
 CANCELLED_OF = 4

@@ -24,8 +24,6 @@ from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
-pytestmark = pytest.mark.xdist_group("up")
-
 WORKERS = 2
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}}
 SAVE = {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}

@@ -19,8 +19,6 @@ from tests.support.plain_http import NO_TLS
 from tests.support.tcp_engine import tcp_engine
 from tests.support.up import COMMAND, finished, up
 
-pytestmark = pytest.mark.xdist_group("up-elsewhere")
-
 
 @pytest.fixture
 def bucket(s3_config: S3Config) -> dict[str, str]:

@@ -15,7 +15,7 @@ from tests.support.plain_http import NO_TLS
 from tests.support.receiver import Behaviour, Received, Receiver, receiver
 from tests.support.up import Up, eventually, finished, up
 
-pytestmark = [pytest.mark.xdist_group("webhook-faults"), pytest.mark.chaos]
+pytestmark = pytest.mark.chaos
 
 EMPTY = {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 255}}
 BLUE = {"1": EMPTY, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}}}

@@ -18,25 +18,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     place = RealComfy.configured(os.environ)
     kinds = ["lite", *(["real"] if place else [])]
     if "scenario" not in metafunc.fixturenames:
-        metafunc.parametrize("engine", [_engine_param(kind) for kind in kinds], indirect=True)
+        metafunc.parametrize("engine", kinds, indirect=True)
         return
     own_nodes_too = place is not None and place.has_own_nodes()
     cases = [
-        pytest.param(kind, scenario, id=f"{kind}-{scenario.name}", marks=_marks(kind))
+        pytest.param(kind, scenario, id=f"{kind}-{scenario.name}")
         for kind in kinds
         for scenario in all_scenarios().values()
         if kind == "lite" or own_nodes_too or not scenario.own_nodes
     ]
     metafunc.parametrize(("engine", "scenario"), cases, indirect=["engine"])
-
-
-def _engine_param(kind: str) -> object:
-    return pytest.param(kind, id=kind, marks=_marks(kind))
-
-
-def _marks(kind: str) -> list[pytest.MarkDecorator]:
-    """Run all tests of real ComfyUI in one process, because it is large."""
-    return [pytest.mark.xdist_group("real-comfyui")] if kind == "real" else []
 
 
 @pytest.fixture(scope="session")

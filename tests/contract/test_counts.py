@@ -11,7 +11,7 @@ from tests.support.crowds import fill_queued
 from tests.support.phases import Phase, measured_phases
 from tests.support.shop import Shop
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("counts")]
+pytestmark = pytest.mark.anyio
 
 KIB = 1024
 EXPECTED: dict[Phase, dict[str, int]] = {

@@ -21,7 +21,7 @@ from workers.comfy.process import EngineProcess
 from workers.errors import JobCancelled, NodeFailed, OutputFailed, PromptRefused, StagingFailed
 from workflows.messages import Executed, Executing, ExecutionStart, ExecutionSuccess, Message
 
-pytestmark = [pytest.mark.anyio, pytest.mark.xdist_group("engine")]
+pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture(scope="module", params=engine_choices(), ids=lambda choice: choice.name)

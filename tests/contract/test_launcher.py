@@ -48,7 +48,6 @@ async def test_the_memory_launcher_fulfils_the_contract() -> None:
 
 
 @pytest.mark.soak("acceptance/test_modal_deploy.py::test_a_job_runs_in_a_container")
-@pytest.mark.xdist_group("modal")
 def test_the_modal_launcher_fulfils_the_contract(tmp_path: Path) -> None:
     """The Modal launcher fulfils the contract, and a ticket whose result has expired can be cancelled too.
 
