@@ -3,9 +3,9 @@
 uvicorn bounds neither the time nor the size of a request head. This protocol bounds both. Hypercorn and granian bound
 heads, but neither bounds idle connections, answers that are not read, or the framing of a body.
 
-When more than `max_waiting` connections are idle, this protocol closes the oldest, so that silent clients cannot exhaust
-the connections. A client that was answered before its whole body arrived (with 401, for example) has `head_s` seconds
-to finish sending.
+When more than `max_waiting` connections are idle, this protocol closes the oldest, so that silent clients cannot
+exhaust the connections. A client that was answered before its whole body arrived (with 401, for example) has `head_s`
+seconds to finish sending.
 
 A client that does not read its answers holds memory in this process and in the kernel. The kernel's send buffer is
 therefore small, and a connection that takes less than `min_read_bytes` in `write_s` is reset. Until then it counts as
