@@ -54,21 +54,21 @@ def _size_of_av1(unit: bytes) -> Size:
     # The sequence header, AV1, 5.5.1: everything before the size is skipped.
     bits = Bits(unit[:1_000])
     bits.read(4)
-    if bits.read(1):
+    if bits.read(1):  # reduced_still_picture_header
         bits.read(5)
     else:
         delay_bits = 0
-        if bits.read(1):
+        if bits.read(1):  # timing_info_present_flag
             bits.read(64)
-            if bits.read(1):
+            if bits.read(1):  # equal_picture_interval
                 bits.golomb()
-            if bits.read(1):
+            if bits.read(1):  # decoder_model_info_present_flag
                 delay_bits = bits.read(5) + 1
                 bits.read(32 + 5 + 5)
         has_delays = bits.read(1)
-        for _ in range(bits.read(5) + 1):
+        for _ in range(bits.read(5) + 1):  # operating points
             bits.read(12)
-            if bits.read(5) > 7:
+            if bits.read(5) > 7:  # the levels above 7 have a tier
                 bits.read(1)
             if delay_bits and bits.read(1):
                 bits.read(2 * delay_bits + 1)
@@ -127,22 +127,22 @@ def _size_of_vp9(head: bytes) -> Size | None:
     bits.read(2)
     profile = bits.read(1) + 2 * bits.read(1)
     bits.read(profile == 3)
-    if bits.read(1):
+    if bits.read(1):  # show_existing_frame
         return None
     is_inter, is_shown, is_resilient = bits.read(1), bits.read(1), bits.read(1)
     if not is_inter:
-        bits.read(24)
+        bits.read(24)  # the sync code
         _skip_vp9_colours(bits, profile)
     else:
         is_intra = 0 if is_shown else bits.read(1)
         bits.read(0 if is_resilient else 2)
         if not is_intra:
             bits.read(8 + 3 * 4)
-            if bits.read(1) or bits.read(1) or bits.read(1):
+            if bits.read(1) or bits.read(1) or bits.read(1):  # found_ref of each of the three references
                 return None
         else:
             bits.read(24)
-            if profile:
+            if profile:  # profile 0 has its colours by definition
                 _skip_vp9_colours(bits, profile)
             bits.read(8)
     return bits.read(16) + 1, bits.read(16) + 1
@@ -175,13 +175,14 @@ def _behind_jpeg_segment(data: bytes, at: int, mark: int) -> int:
         return end
     if mark == _JPEG_TABLES:
         at += 2
+        # A table is a byte with its precision and number, and 64 values of one or two bytes.
         while end - at > 64:
             at += 1 + (128 if data[at] >> 4 else 64)
     return at
 
 
 def _png(data: bytes, _: bytes) -> Iterator[Size]:
-    """The chunk with the size should be the first, and FFmpeg takes it wherever it comes."""
+    # The chunk with the size should come first, and FFmpeg takes it wherever it comes.
     at = 8
     while at + 16 <= len(data):
         if data[at + 4 : at + 8] == b"IHDR":
@@ -195,16 +196,15 @@ def _prores(data: bytes, _: bytes) -> Iterator[Size]:
 
 
 def _mpeg(data: bytes, _: bytes) -> Iterator[Size]:
-    """MPEG-1 and MPEG-2: a sequence's header, and two more bits for each side in its extension, which may add to a
-    header in an earlier packet."""
-    across = down = 0xFFF
+    """MPEG-1 and MPEG-2: a sequence's header, and two more bits for each side in its extension."""
+    across = down = 0xFFF  # the extension may add to a header of an earlier packet
     for unit in data.split(START_CODE)[1:]:
         if unit[:1] == b"\xb3":
             across, down = int.from_bytes(unit[1:3]) >> 4, int.from_bytes(unit[2:4]) & 0xFFF
             yield across, down
         elif unit[:1] == b"\xb5":
             more = Bits(unit[1:4])
-            if more.read(4) != 1:
+            if more.read(4) != 1:  # another extension than that of a sequence
                 continue
             more.read(11)
             across, down = across | more.read(2) << 12, down | more.read(2) << 12
@@ -262,7 +262,9 @@ class FrameSizes:
         return [self.largest] * frames_in(self._context.name, data)
 
     def _learn(self, extradata: bytes) -> None:
-        """A decoder may take it or not, so packets are read in each way that was said."""
+        """Read the following packets by these headers as well."""
+        # As well and not only, because a decoder may take them or not. How a packet is read depends on the form, and on
+        # the size of the lengths in byte 4 of an `avcC` or byte 21 of an `hvcC`.
         self._framings[extradata[:1], bytes(byte & 3 for byte in extradata[4:22:17])] = extradata
         self._note(self._stated(extradata, extradata))
 

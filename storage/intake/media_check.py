@@ -113,7 +113,7 @@ class MediaCheck:
         """
         try:
             return await self._checked(path, limits, tenant, data=data)
-        except FileRefused as refused:
+        except FileRefused as refused:  # a decoder's message may contain the path
             raise FileRefused(HostPaths({path: "the file"}).hidden(str(refused))) from refused
 
     async def _checked(self, path: Path, limits: MediaLimits, tenant: str, *, data: bool) -> str:

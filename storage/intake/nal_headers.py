@@ -108,18 +108,18 @@ def _size_of_h264(unit: bytes) -> Size | None:
 def _size_in_h264(bits: Bits) -> Size:
     # The sequence parameter set, ITU-T H.264, 7.3.2.1.1: everything before the size is skipped.
     profile = bits.read(24) >> 16
-    bits.golomb()
+    bits.golomb()  # the set's number
     if profile in _WITH_CHROMA:
         if (chroma := bits.golomb()) == 3:
             bits.read(1)
-        bits.golomb()
+        bits.golomb()  # the depths of luma and chroma
         bits.golomb()
         bits.read(1)
-        if bits.read(1):
+        if bits.read(1):  # seq_scaling_matrix_present_flag
             for number in range(12 if chroma == 3 else 8):
                 _skip_scaling_list(bits, 16 if number < 6 else 64)
     bits.golomb()
-    order = bits.golomb()
+    order = bits.golomb()  # pic_order_cnt_type
     if order == 0:
         bits.golomb()
     elif order == 1:
@@ -131,7 +131,7 @@ def _size_in_h264(bits: Bits) -> Size:
     bits.golomb()
     bits.read(1)
     across, down = bits.golomb() + 1, bits.golomb() + 1
-    return 16 * across, 16 * down * (2 - bits.read(1))
+    return 16 * across, 16 * down * (2 - bits.read(1))  # without frame_mbs_only_flag the height is that of a field
 
 
 def _skip_scaling_list(bits: Bits, length: int) -> None:
@@ -166,13 +166,13 @@ def _size_of_hevc(unit: bytes) -> Size | None:
     bits = _content(unit[2:])
     bits.read(4)
     layers = bits.read(3)
-    bits.read(1 + 88 + 8)
+    bits.read(1 + 88 + 8)  # the profile and level of the whole, and behind them those of each layer
     present = [(bits.read(1), bits.read(1)) for _ in range(layers)]
     if layers:
         bits.read(2 * (8 - layers))
     for has_profile, has_level in present:
         bits.read(88 * has_profile + 8 * has_level)
     bits.golomb()
-    if bits.golomb() == 3:
+    if bits.golomb() == 3:  # chroma_format_idc, behind which separate_colour_plane_flag follows
         bits.read(1)
     return bits.golomb(), bits.golomb()

@@ -171,7 +171,7 @@ class JobStore:
         """Read a job. Raises `JobGone` if it was removed, `JobNotFound`, or `RecordUnreadable`."""
         try:
             stored = await self._objects.get(keys.record(tenant, job_id))
-        except (ObjectNotFound, ValueError):
+        except (ObjectNotFound, ValueError):  # ValueError: the id cannot be part of a key
             raise JobNotFound(job_id) from None
         if (tombstone := Tombstone.parse(stored.body)) is not None:
             raise JobGone(job_id, tombstone.gone_at)
@@ -201,7 +201,7 @@ class JobStore:
         try:
             stored = await self._objects.get(keys.values(record.tenant, record.job_id))
         except ObjectNotFound:
-            await self.read(record.tenant, record.job_id)
+            await self.read(record.tenant, record.job_id)  # raises JobGone if the job was removed
             raise JobNotFound(record.job_id) from None
         return _INPUTS.validate_json(stored.body)
 

@@ -203,6 +203,7 @@ class DeliveryStore:
         """Create a test event for a receiver. It belongs to no job or batch and is removed after `TEST_KEPT`."""
         now = self._clock.now()
         ref = EventRef(tenant, "test", test_id, 1)
+        # The timer first, so that the event is removed however this ends.
         await self._objects.put(Timer.new(now + TEST_KEPT, "test", tenant, test_id, armed_at=now).key, b"")
         # A test has no record that could hold its event, so its delivery is created at once and stands for it.
         asked = Delivery(tenant=tenant, kind="test", owner_id=test_id, sequence=1, type=TEST_TYPE, url=url, next_at=now)
