@@ -221,7 +221,7 @@ class Attempt:
         return graph, Prompt(str(uuid.uuid4()), str(uuid.uuid4()), document, extra_data, record.is_strict)
 
     async def _stage(self) -> None:
-        await self._engine.clean()
+        await self._engine.files.clean()
         check = MediaCheck(self._policy.media_checks)
         await stage(self._record.input_files, self._stores.objects, self._engine, check, self._policy.media_limits)
 
@@ -338,7 +338,7 @@ async def stage(
             raise BadInputFile(f"{file.name}: {error}") from error
         except CheckUnavailable as error:
             raise CheckFailed(f"{file.name}: {error}") from error
-        await engine.stage(file.name, path)
+        await engine.files.stage(file.name, path)
 
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-input-") as folder:
         await gather(*(stage_one(file, Path(folder) / f"{position:03d}") for position, file in enumerate(files)))

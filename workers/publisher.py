@@ -49,7 +49,7 @@ class Publisher:
     async def announce(self) -> None:
         """Publish the engine. Raises `EngineUnavailable`; a failure of the bucket is only logged."""
         # Loaders list the input folder, so the last job's files would count as the engine's own.
-        await self._host.engine.clean()
+        await self._host.engine.files.clean()
         info = await self._host.engine.declarations()
         system = system_facts(await self._host.engine.system_stats())
         facts = self._facts(system)

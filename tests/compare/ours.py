@@ -65,6 +65,10 @@ class RecordingEngine:
     async def system_stats(self) -> dict[str, Any]:
         return self._system_stats
 
+    @property
+    def files(self) -> "RecordingEngine":
+        return self
+
     async def clean(self) -> None: ...
 
     async def stage(self, name: str, path: Path) -> None: ...

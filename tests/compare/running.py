@@ -96,13 +96,13 @@ class Runs:
         engine = self._host.engine
         while await engine.queue() != PromptQueue():  # noqa: ASYNC110  without the custom node, checked prompts run
             await asyncio.sleep(POLL_S)
-        await engine.clean()
+        await engine.files.clean()
         await engine.free()  # a cached file is not written again
         with tempfile.TemporaryDirectory() as scratch:
             for position, (name, body) in enumerate(media.items()):
                 path = Path(scratch) / str(position)
                 path.write_bytes(body)
-                await engine.stage(name, path)
+                await engine.files.stage(name, path)
         prompt_id = str(uuid.uuid4())
         if not await self._real.run(document, prompt_id):
             return Ran(ok=False, files=Counter(), reason="refused")

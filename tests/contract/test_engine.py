@@ -104,7 +104,7 @@ async def test_a_prompt_runs_from_submission_to_its_output_file(engine: HttpEngi
     assert execution.history is not None
     assert execution.history.status_str == "success"
     assert outputs(messages) == execution.history.outputs
-    path = await engine.fetch(only_file(outputs(messages)["2"]))
+    path = await engine.files.fetch(only_file(outputs(messages)["2"]))
     with Image.open(path) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))
 
@@ -121,11 +121,11 @@ async def test_input_files_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_
     """A node finds a staged file by its name, even with spaces and umlauts, and staging moves the file."""
     name, path = f"{prefix} grün.png", tmp_path / "anything"
     Image.new("RGB", (7, 5), (0, 0, 255)).save(path, "PNG")
-    await engine.stage(name, path)
+    await engine.files.stage(name, path)
     assert not path.exists()
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
     found = outputs(await follow(execution_of(engine, graph)))
-    with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+    with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((7, 5), (0, 0, 255))
 
 
@@ -134,10 +134,10 @@ async def test_input_files_in_subfolders_reach_the_nodes(engine: HttpEngine, pre
     for width, name in ((6, f"pasted/{prefix}/image (3).png"), (7, f"pasted/{prefix}/image (4).png")):
         path = tmp_path / "anything"
         Image.new("RGB", (width, 5)).save(path, "PNG")
-        await engine.stage(name, path)
+        await engine.files.stage(name, path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
         found = outputs(await follow(execution_of(engine, graph)))
-        with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+        with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
             assert image.width == width
 
 
@@ -147,10 +147,10 @@ async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, 
     for width in (3, 4):
         path = tmp_path / "file"
         Image.new("RGB", (width, 2)).save(path, "PNG")
-        await engine.stage(f"{prefix}.png", path)
+        await engine.files.stage(f"{prefix}.png", path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("1", prefix)}
         found = outputs(await follow(execution_of(engine, graph)))
-        with Image.open(await engine.fetch(only_file(found["2"]))) as image:
+        with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
             sizes.append(image.width)
     assert sizes == [3, 4]
 
@@ -161,7 +161,7 @@ async def test_a_name_outside_the_input_folder_is_refused(engine: HttpEngine, na
     path = tmp_path / "file"
     path.write_bytes(b"x")
     with pytest.raises(StagingFailed):
-        await engine.stage(name, path)
+        await engine.files.stage(name, path)
 
 
 @pytest.mark.parametrize(
@@ -177,12 +177,12 @@ async def test_a_name_outside_the_input_folder_is_refused(engine: HttpEngine, na
 async def test_an_output_outside_the_folders_is_refused(engine: HttpEngine, ref: FileRef) -> None:
     """A reported output that does not exist or lies outside the output folders fails."""
     with pytest.raises(OutputFailed):
-        await engine.fetch(ref)
+        await engine.files.fetch(ref)
 
 
 async def test_a_text_that_names_an_output_file_is_found(engine: HttpEngine, host: Host, prefix: str) -> None:
     """A text is matched to a file in the output or temporary folder by its relative path and by nothing else."""
-    await engine.clean()
+    await engine.files.clean()
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
     found = outputs(await follow(execution_of(engine, saved(f"{prefix}/x") | {"3": preview})))
     saved_ref, preview_ref = only_file(found["2"]), only_file(found["3"])
@@ -192,21 +192,23 @@ async def test_a_text_that_names_an_output_file_is_found(engine: HttpEngine, hos
         f"{preview_ref.filename} [output]",
         f"{prefix}/../../{prefix}/{saved_ref.filename}",
     ]
-    assert await engine.find([*others, *names]) == names
-    assert await engine.find([f"{preview_ref.filename} [temp]"]) == {f"{preview_ref.filename} [temp]": preview_ref}
-    assert (await engine.fetch(saved_ref)).stat().st_size
+    assert await engine.files.find([*others, *names]) == names
+    assert await engine.files.find([f"{preview_ref.filename} [temp]"]) == {
+        f"{preview_ref.filename} [temp]": preview_ref
+    }
+    assert (await engine.files.fetch(saved_ref)).stat().st_size
 
 
 async def test_a_file_of_an_earlier_job_is_not_found(host: Host, prefix: str) -> None:
     """A text never matches an earlier job's file, since a ComfyUI by URL keeps the files of all its clients."""
     (entry,) = outputs(await follow(execution_of(host.engine, saved(prefix))))["2"]["images"]
     if isinstance(host, EngineProcess):
-        os.utime(await host.engine.fetch(FileRef(entry["filename"], "", "output")), (1e9, 1e9))
+        os.utime(await host.engine.files.fetch(FileRef(entry["filename"], "", "output")), (1e9, 1e9))
     by_url = HttpEngine(host.engine.url)
     try:
-        assert await by_url.find([entry["filename"]]) == {}, "no job has started"
-        await by_url.clean()
-        found = await by_url.find([entry["filename"]])
+        assert await by_url.files.find([entry["filename"]]) == {}, "no job has started"
+        await by_url.files.clean()
+        found = await by_url.files.find([entry["filename"]])
         assert found == {} or not isinstance(host, EngineProcess)
     finally:
         await by_url.close()
@@ -216,7 +218,7 @@ async def test_a_node_that_raises_is_named(engine: HttpEngine, prefix: str, tmp_
     """A file that is no picture passes ComfyUI's checks, and the failure at run time names the node."""
     path = tmp_path / "file"
     path.write_bytes(b"not a picture")
-    await engine.stage(f"{prefix}.png", path)
+    await engine.files.stage(f"{prefix}.png", path)
     graph = {"7": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("7", prefix)}
     execution = execution_of(engine, graph)
     with pytest.raises(NodeFailed) as caught:
@@ -337,15 +339,15 @@ async def test_cleaning_removes_the_files_of_a_job(host: Host, prefix: str, tmp_
     found = outputs(await follow(execution_of(host.engine, saved(prefix, color=12))))
     ref = only_file(found["2"])
     remote = HttpEngine(host.engine.url)
-    copy = await remote.fetch(ref)
-    await remote.clean()
+    copy = await remote.files.fetch(ref)
+    await remote.files.clean()
     assert not copy.exists()
-    assert (await host.engine.fetch(ref)).exists()
+    assert (await host.engine.files.fetch(ref)).exists()
     await remote.close()
     if host.pid is not None:
-        await host.engine.clean()
+        await host.engine.files.clean()
         with pytest.raises(OutputFailed):
-            await host.engine.fetch(ref)
+            await host.engine.files.fetch(ref)
 
 
 async def test_a_staged_file_keeps_its_name_over_http(host: Host, tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ async def test_a_running_server_is_used(lite: EngineProcess) -> None:
     running = RunningEngine(lite.engine.url)
     await running.start()
     assert running.is_alive()
-    await running.engine.clean()
+    await running.engine.files.clean()
     await running.restart()
     await running.stop()
     assert lite.is_alive()

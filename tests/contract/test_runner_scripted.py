@@ -176,8 +176,8 @@ async def test_invalid_unicode_from_a_node_does_not_break_the_record(tmp_path: P
 
     async with stage(tmp_path, script) as on:
         ended = (await on.run(await on.claimed())).stored.record
-    assert (ended.status, ended.error) == (Status.FAILED, "caf?.png is not there")
-    assert [output.filename for output in ended.outputs] == ["text_output_1.txt", "ui_output_1__.json"]
+    assert (ended.status, ended.error) == (Status.FAILED, "caf\ufffd.png is not there")
+    assert [output.filename for output in ended.outputs] == ["text_output_1.txt", "ui_output_1_\ufffd.json"]
 
 
 async def test_an_engine_fault_is_retried_while_attempts_are_left(tmp_path: Path) -> None:

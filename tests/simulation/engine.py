@@ -82,6 +82,10 @@ class SimulatedEngine:
         self._check()
         return {}
 
+    @property
+    def files(self) -> "SimulatedEngine":
+        return self
+
     async def clean(self) -> None:
         """Do nothing, because no file is kept."""
 

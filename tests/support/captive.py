@@ -52,9 +52,9 @@ async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
     try:
         seen = {"isolation": str(host.isolation), "got": await _run(host, code_of(BREAK_OUT, targets))}
         seen["link"] = await _fetched(host, "link.json")
-        await host.engine.clean()
+        await host.engine.files.clean()
         left = await _run(host, code_of(LEAVE_BEHIND, {}))
-        await host.engine.clean()
+        await host.engine.files.clean()
         seen["left"] = await _run(host, code_of(FIND_LEFTOVERS, left))
         seen["usual"] = await _usual(host, folder)
     finally:
@@ -100,7 +100,7 @@ async def _executed(host: EngineProcess, graph: dict[str, Any]) -> list[dict[str
 
 async def _fetched(host: EngineProcess, name: str) -> str:
     try:
-        return (await host.engine.fetch(FileRef(name, "", "output"))).read_text()
+        return (await host.engine.files.fetch(FileRef(name, "", "output"))).read_text()
     except OutputFailed:
         return "refused"
 
@@ -111,11 +111,11 @@ async def _usual(host: EngineProcess, folder: Path) -> bool:
     source.touch(0o600)
     with source.open("wb") as file:
         Image.new("RGB", (8, 8), "red").save(file, "PNG")
-    await host.engine.stage("pasted/photo.png", source)
+    await host.engine.files.stage("pasted/photo.png", source)
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "pasted/photo.png"}}, "2": save("1", "x")}
     shown = await _executed(host, graph)
     (image,) = next(output["images"] for output in shown if output.get("images"))
-    path = await host.engine.fetch(FileRef(image["filename"], image["subfolder"], image["type"]))
+    path = await host.engine.files.fetch(FileRef(image["filename"], image["subfolder"], image["type"]))
     return path.read_bytes().startswith(b"\x89PNG")
 
 

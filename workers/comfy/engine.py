@@ -59,6 +59,26 @@ class History:
     messages: tuple[Message, ...]
 
 
+class EngineFiles(Protocol):
+    """The files of one ComfyUI server. Raises as `ComfyEngine` does."""
+
+    async def clean(self) -> None:
+        """Empty the input, output and temp folders if this worker owns them."""
+        ...
+
+    async def stage(self, name: str, path: Path) -> None:
+        """Move the file at `path` to the input `name`, which may contain folders."""
+        ...
+
+    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
+        """Return those of a node's strings that name files in the output or temp folder, with the files."""
+        ...
+
+    async def fetch(self, ref: FileRef) -> Path:
+        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders."""
+        ...
+
+
 class ComfyEngine(Protocol):
     """Every method may raise `EngineUnavailable`, and `EngineSilent` if a longer wait may help.
 
@@ -67,6 +87,9 @@ class ComfyEngine(Protocol):
     """
 
     showing: set[str]
+
+    @property
+    def files(self) -> EngineFiles: ...
 
     async def submit(self, prompt: Prompt) -> Mapping[str, Any] | None:
         """Submit a prompt; return `node_errors` for the outputs that do not run, None if the response was lost.
@@ -94,19 +117,3 @@ class ComfyEngine(Protocol):
         ...
 
     async def system_stats(self) -> dict[str, Any]: ...
-
-    async def clean(self) -> None:
-        """Empty the input, output and temp folders if this worker owns them."""
-        ...
-
-    async def stage(self, name: str, path: Path) -> None:
-        """Move the file at `path` to the input `name`, which may contain folders."""
-        ...
-
-    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
-        """Return those of a node's strings that name files in the output or temp folder, with the files."""
-        ...
-
-    async def fetch(self, ref: FileRef) -> Path:
-        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders."""
-        ...

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import anyio.to_thread
 
@@ -31,18 +31,6 @@ USER = "default"
 
 OUTBOX = "outbox"
 """The folder with a hard link of each output while it is uploaded."""
-
-
-class EngineFiles(Protocol):
-    """The file methods of `ComfyEngine`: `clean`, `stage`, `find` and `fetch`."""
-
-    async def clean(self) -> None: ...
-
-    async def stage(self, name: str, path: Path) -> None: ...
-
-    async def find(self, names: Sequence[str]) -> dict[str, FileRef]: ...
-
-    async def fetch(self, ref: FileRef) -> Path: ...
 
 
 class FolderFiles:

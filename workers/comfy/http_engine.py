@@ -3,17 +3,16 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, unix_connect
 from websockets.asyncio.client import connect as connect_socket
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
-from workers.comfy.engine import EngineSilent, FileRef, History, Prompt, PromptQueue
-from workers.comfy.files import EngineFiles, RemoteFiles
+from workers.comfy.engine import EngineFiles, EngineSilent, History, Prompt, PromptQueue
+from workers.comfy.files import RemoteFiles
 from workers.comfy.http import MAX_ANSWER_BYTES, AnswerTooLarge, ComfyHttp, socket_of
 from workers.comfy.refusals import node_errors_of, refusal
 from workers.errors import EngineUnavailable, OutputFailed, PromptRefused
@@ -41,7 +40,7 @@ class HttpEngine:
     def __init__(self, url: str, files: EngineFiles | None = None) -> None:
         self.showing: set[str] = set()
         self._http = ComfyHttp(url)
-        self._files: EngineFiles = files or RemoteFiles(self._http)
+        self.files: EngineFiles = files or RemoteFiles(self._http)
 
     @property
     def url(self) -> str:
@@ -182,21 +181,9 @@ class HttpEngine:
             raise EngineUnavailable(f"it could not be restored: {status} {str(answer)[:300]}")
         return str(answer.get("device"))
 
-    async def clean(self) -> None:
-        await self._files.clean()
-
-    async def stage(self, name: str, path: Path) -> None:
-        await self._files.stage(name, path)
-
-    async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
-        return await self._files.find(names)
-
-    async def fetch(self, ref: FileRef) -> Path:
-        return await self._files.fetch(ref)
-
     async def close(self) -> None:
-        if isinstance(self._files, RemoteFiles):
-            self._files.close()
+        if isinstance(self.files, RemoteFiles):
+            self.files.close()
         await self._http.close()
 
     async def _is_known(self, prompt_id: str) -> bool:

@@ -50,7 +50,7 @@ class WarmHost(HostWrapper):
         """Run the workflow; its outputs are deleted like those of a job."""
         with timed(self._phases, "warm_up"):
             await self._run()
-        await self.engine.clean()
+        await self.engine.files.clean()
 
     async def _run(self) -> None:
         began = asyncio.get_running_loop().time()

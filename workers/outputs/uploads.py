@@ -89,7 +89,7 @@ class OutputUploads:
     async def add(self, executed: Executed) -> bool:
         """Start the uploads of a node's outputs and return whether they include files."""
         names = names_in(executed.output)
-        files = await self._engine.find(names) if names else {}
+        files = await self._engine.files.find(names) if names else {}
         has_files = False
         for found in outputs_of(executed.node, executed.output, files):
             if isinstance(found, FileRef):
@@ -153,7 +153,7 @@ class OutputUploads:
     async def _file(self, node_id: str, ref: FileRef, named: _Named) -> Output:
         # The slot includes the fetch, which takes disk space for a copy or a connection.
         async with self._slots:
-            path = await self._engine.fetch(ref)
+            path = await self._engine.files.fetch(ref)
             size = path.stat().st_size
             if size > self._policy.max_output_bytes:
                 most = self._policy.max_output_bytes
