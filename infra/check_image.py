@@ -109,7 +109,7 @@ def installed_packages(python: str) -> dict[str, str]:
 
 def main(root: Path = Path("/")) -> int:
     """Check the image whose files lie below `root`. Return the exit code."""
-    comfyui, python = root / COMFYUI[1:], root / ENGINE_PYTHON[1:]
+    comfyui, python = root / COMFYUI[1:], root / ENGINE_PYTHON[1:]  # without the slash, which would discard `root`
     with tempfile.TemporaryDirectory(prefix="comfyui-modal-check-") as folder:
         folders, environment = EngineFolders(Path(folder)), engine_environment()
         host = EngineProcess(

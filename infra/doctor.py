@@ -76,6 +76,7 @@ class BucketChecks:
     async def conditional_replace(self) -> str:
         key = _probe_key()
         try:
+            # Each write has another body: an ETag is a hash of it, so an equal body would make the stale ETag current.
             stale = await self._objects.put(key, b"first")
             await self._objects.put(key, b"second")
             await self._objects.replace(key, b"third", etag=stale)
@@ -117,6 +118,7 @@ class BucketChecks:
         signed = self._objects.presign_put(key, expires_s=60, size=5, content_type="text/plain")
         try:
             response = await _send(signed, b"probe")
+            # The signature includes the condition that no object exists, so the URL is good for one upload.
             again = await _send(signed, b"other")
         finally:
             await _forget(self._objects, key)

@@ -90,6 +90,7 @@ def comfyui_image(
     image = modal.Image.from_registry(f"nvidia/cuda:{CUDA_TAGS[cuda]}", add_python=PYTHON)
     image = image.entrypoint([])  # NVIDIA's entrypoint prints a banner and must not run before Modal's
     image = image.env({"DEBIAN_FRONTEND": "noninteractive", "PIP_NO_CACHE_DIR": "1"}).apt_install(*_SYSTEM_PACKAGES)
+    # Copied into a layer, because later commands of the build read it. Modal mounts other local files at run time only.
     image = image.add_local_file(torch_lock(cuda), TORCH_CONSTRAINTS, copy=True)
     image = image.run_commands(f"python -m venv {VENV}", pip_install(*TORCH[cuda], constraints=TORCH_CONSTRAINTS))
     image = image.run_commands(*_sage_attention(sage_architectures))

@@ -55,9 +55,9 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging(process: str, level: str, secrets: Sequence[str] = ()) -> None:
     """Log to standard error, with `secrets` redacted."""
-    # Libraries that log request URLs stay at WARNING, because presigned queries are secrets.
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(process, Redactor(secrets)))
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Libraries that log request URLs stay at WARNING, because presigned queries are secrets.
     for chatty in ("httpx", "httpcore", "botocore", "boto3", "s3transfer", "urllib3", "websockets", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -104,6 +104,7 @@ def _write(cuda: image.Cuda, sources: Sequence[str], wanted: Sequence[str], *, u
     torch, full = torch_lock(cuda), full_lock(cuda)
     torch.write_text(with_header(sources[:1], resolve(first, torch, upgrade=upgrade)))
     everything = [*first, image.COMFY_CLI, *wanted]
+    # Within torch's pins, because the image installs torch first and by that lock alone.
     full.write_text(with_header(sources, resolve(everything, full, within=torch, upgrade=upgrade)))
     sys.stdout.write(f"{full}: {len(pins(full.read_text()))} packages\n")
 

@@ -1,13 +1,11 @@
 """Keeps the secrets of this process out of its log, and from other processes of its user, above all from the engine.
 
 Redaction is a safety net: the code does not log secrets on purpose. Errors of libraries may contain them, in a
-presigned URL's query, a header or a key. A line is JSON already, so secrets are redacted both as they are and as JSON
-escapes them.
+presigned URL's query, a header or a key.
 
 A graph that can read any file could read `/proc/<pid>/environ` of the process that started the engine, with the
 bucket's credentials. Three measures prevent that, none of which exists on every system:
-- The memory behind this file is overwritten where a variable's name suggests a secret (Linux). `os.environ` keeps the
-  values, because libraries read them there later.
+- The memory behind this file is overwritten where a variable's name suggests a secret (Linux).
 - The process is made non-dumpable, so that only a process that may trace any other can read its memory (Linux).
 - `workers.supervise` removes the privileges with which an engine of root could do that.
 """
@@ -43,6 +41,7 @@ class Redactor:
 
     def __init__(self, secrets: Sequence[str] = ()) -> None:
         long = [secret for secret in secrets if len(secret) >= SHORTEST_SECRET]
+        # A line of the log is JSON already when it is redacted.
         escaped = [json.dumps(secret, ensure_ascii=plain)[1:-1] for secret in long for plain in (True, False)]
         # Longest first: one secret may be the beginning of another, whose end would stay in the text.
         known = sorted({*long, *escaped}, key=len, reverse=True)
@@ -65,7 +64,7 @@ def keep_secrets() -> None:
         return
     libc = ctypes.CDLL(None)
     _overwrite_environment(libc)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)  # only a process that may trace any other can read this one's memory now
 
 
 def _overwrite_environment(libc: ctypes.CDLL) -> None:
@@ -74,5 +73,6 @@ def _overwrite_environment(libc: ctypes.CDLL) -> None:
     while (address := block[index]) is not None:
         name, equals, value = ctypes.string_at(address).partition(b"=")
         if _SECRET.fullmatch(name.decode(errors="replace")):
+            # `os.environ` has copies, which stay, because libraries read them there later.
             ctypes.memset(address + len(name) + len(equals), ord("x"), len(value))
         index += 1

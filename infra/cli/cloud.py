@@ -43,7 +43,7 @@ async def deploy(
     # A process of Modal's own command line, whose build log goes to this terminal.
     command = _modal("deploy", "-m", "infra.modal_app", environment=env)
     if dry_run:
-        console.print_line(f"would run: {' '.join(command[3:])}")
+        console.print_line(f"would run: {' '.join(command[3:])}")  # without the Python that starts it
         return 0
     return await _build_and_publish(command, checks, console)
 
@@ -213,6 +213,7 @@ def _modal(*arguments: str, environment: str | None) -> list[str]:
 
 async def _run(command: list[str]) -> int:
     """Run a command of Modal in this terminal, from the folder whose code it uploads. Return its exit code."""
+    # Our buffered lines must be on the terminal before the first one of the command.
     sys.stdout.flush()
     return await anyio.to_thread.run_sync(
         lambda: subprocess.run(command, cwd=comfyui_modal.ROOT, check=False).returncode

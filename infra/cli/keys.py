@@ -57,6 +57,7 @@ async def create(  # noqa: PLR0913  one a flag
     is_second = False
     if not for_settings:
         async with _key_store(data) as (store, settings):
+            # Before the key is stored, and its tenant among those that the store knows.
             is_second = settings.webhook_loopback == "one-tenant" and await _is_second_tenant(record, store, settings)
             await store.add(record)
     _print_new(key, record, as_json=as_json, with_record=for_settings)

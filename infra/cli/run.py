@@ -44,6 +44,7 @@ def run(  # noqa: PLR0913  one a flag
     )
     console = Terminal(stderr=as_json)
     with target.client() as client:
+        # Outside the `try`: until the job has an id, Ctrl-C has nothing to cancel.
         accepted = submit(client, arguments)
         try:
             console.print_line(f"job {accepted['job_id']}")
@@ -57,7 +58,7 @@ def run(  # noqa: PLR0913  one a flag
     if as_json:
         print_json(job)
     else:
-        if job["warnings"] != accepted["warnings"]:
+        if job["warnings"] != accepted["warnings"]:  # those of the submission are printed already
             _warn(console, job["warnings"])
         _print_result(console, job, paths)
     return 0 if job["status"] == "completed" else FAILED

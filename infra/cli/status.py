@@ -112,7 +112,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
 def _ask(url: str, key: str | None) -> Json:
     """Query the API. Without a key, only its health."""
     answer: Json = {"url": url}
-    with Client(url, key or "none") as client:
+    with Client(url, key or "none") as client:  # /health checks no key
         try:
             answer["version"] = client.health().get("version")
             if key is not None:

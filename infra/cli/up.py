@@ -63,7 +63,7 @@ def _engine(choice: str | None) -> "EngineSettings":
     if choice is None:
         return found
     if choice == "lite":
-        return EngineSettings(comfyui_dir=None, comfyui_url=None)
+        return EngineSettings(comfyui_dir=None, comfyui_url=None)  # arguments override COMFYUI_DIR and _URL
     if choice.startswith(("http://", "https://")):
         return EngineSettings(comfyui_url=choice.rstrip("/"))
     return EngineSettings(comfyui_dir=Path(choice).resolve(), comfyui_python=found.comfyui_python, comfyui_url=None)

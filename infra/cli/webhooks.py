@@ -152,7 +152,7 @@ class Listening:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 length = int(self.headers.get("content-length") or 0)
-                if not 0 <= length <= MAX_BODY_BYTES:
+                if not 0 <= length <= MAX_BODY_BYTES:  # a negative one would read until the connection ends
                     self.send_error(413)
                     return
                 headers = {name.lower(): value for name, value in self.headers.items()}

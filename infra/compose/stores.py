@@ -72,7 +72,7 @@ async def open_stores(settings: Settings, signal: Signal, s3: S3Config | None = 
         try:
             yield stores
         finally:
-            await stores.jobs.settled()
+            await stores.jobs.settled()  # its background deletions still need the connections
 
 
 def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock: Clock | None = None) -> Stores:

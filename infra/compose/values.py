@@ -24,7 +24,7 @@ def receiver_rules(settings: Settings, api_keys: ApiKeyStore) -> ReceiverRules:
         api_keys,
         loopback=settings.webhook_loopback,
         own_ports=own_ports(settings),
-        named=() if settings.api_key is None else (DEFAULT_TENANT,),
+        named=() if settings.api_key is None else (DEFAULT_TENANT,),  # this key has no record
     )
 
 

@@ -39,7 +39,7 @@ class _Server(uvicorn.Server):
         say_ready(self._settings)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._before_end()
+        self._before_end()  # answers the long polls, for which uvicorn would wait otherwise
         await super().shutdown(sockets)
 
     async def end_with_parent(self) -> None:
@@ -82,7 +82,7 @@ def main() -> int:
     descriptor = parser.parse_args().fd
     _allow_many_files()
     yield_soon()
-    bound_malloc()
+    bound_malloc()  # before the first thread, since existing arenas stay
     return run(lambda settings: serve(settings, descriptor))
 
 

@@ -64,6 +64,7 @@ class Child:
 
     async def stop(self, grace_s: float) -> None:
         """Send SIGTERM, and SIGKILL to the whole process group after `grace_s`."""
+        # First, or the supervision would start the process again when it ends.
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.gather(self._supervision, return_exceptions=True)
@@ -97,10 +98,11 @@ class Child:
 
     async def _run_once(self) -> int:
         """Run the child until it exits, and return its exit code."""
+        # Appending, because `log_files` truncates the file in place.
         with self.spec.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *comfyui_modal.command(self.spec.module, *self.spec.arguments),
-                stdin=asyncio.subprocess.PIPE,
+                stdin=asyncio.subprocess.PIPE,  # its end shows the child that this process has died
                 stdout=log,
                 stderr=log,
                 env=dict(self.spec.environment),

@@ -81,6 +81,7 @@ class Connection(BaseModel):
 def replace_private(path: Path, text: str) -> None:
     """Replace a file atomically. Only its owner can read it."""
     draft = path.with_name(path.name + ".draft")
+    # Created with its mode: after a later chmod others might already have opened it.
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)

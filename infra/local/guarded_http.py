@@ -128,6 +128,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _bound_sending(self, connection: socket.socket) -> None:
         limits = self._guard.limits
+        # A client that does not read its answers occupies this buffer in the kernel.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, limits.send_buffer_bytes)
         # The event loop no longer sees a connection after `close`; this option makes the kernel drop unread answers.
         if USER_TIMEOUT is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
@@ -136,7 +137,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Start the timer for a client that does not read: the transport's write buffer is full."""
         super().pause_writing()
-        self._guard.waiting.setdefault(self, self.loop.time())
+        self._guard.waiting.setdefault(self, self.loop.time())  # one that waits already keeps its place
         self._await_reading()
         self._guard.make_room(self.loop.time())
 
@@ -158,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._is_refused:
             return
-        limit, in_body = self._guard.limits.max_head_bytes, self._timer is None
+        limit, in_body = self._guard.limits.max_head_bytes, self._timer is None  # the timer ends with the head
         if in_body:
             self._count_framing(len(data))
         else:
@@ -181,7 +182,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._body_bytes = self._framing_bytes = self._unbroken_bytes = 0
-        if self._timer is None:
+        if self._timer is None:  # the timer of the first head has run since the connection was made
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -241,6 +242,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def give_way(self) -> None:
         """Close this connection in favour of a newer one."""
+        # At once: `connection_lost` is called later, and until then `make_room` would find this connection again.
         self._await_no_reading()
         self._await_no_more()
         self._reset()

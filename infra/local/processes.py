@@ -98,7 +98,7 @@ def begin() -> Settings:
     """Read the settings of this process, configure its log and hide its secrets from other processes."""
     settings = Settings()
     configure_logging(settings.process_name, settings.log_level, settings.secret_values())
-    keep_secrets()
+    keep_secrets()  # last, because it overwrites the variables from which the settings are read
     return settings
 
 

@@ -2,7 +2,7 @@
 
 The S3 port requires credentials. All other ports require a client certificate that only the server itself has.
 Acknowledged writes survive a kill but not a power loss, because the server does not fsync.
-After a restart the server listens on its previous S3 port, if that is free, because presigned URLs contain it.
+After a restart the server listens on its previous S3 port, if that is free.
 """
 
 import asyncio
@@ -69,7 +69,7 @@ _PORT_FLAGS = (
 )
 _FIXED_FLAGS = (
     "-ip=127.0.0.1",
-    "-ip.bind=127.0.0.1",
+    "-ip.bind=127.0.0.1",  # the default is every interface
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-webdav=false",
@@ -106,6 +106,7 @@ class _Ports:
         while admin in chosen or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET):
             admin = free_port()
         by_flag = dict(zip(_PORT_FLAGS, chosen, strict=True))
+        # Presigned URLs of before a restart contain this port.
         if s3 is not None and s3 not in (*chosen, admin, admin + ADMIN_GRPC_OFFSET) and is_free(s3):
             by_flag["s3.port"] = s3
         return cls(by_flag, admin)
@@ -243,6 +244,7 @@ class LocalS3Server:
             "AWS_SECRET_ACCESS_KEY": self._secret_key,
             "HOME": str(self._data_dir),
             "PATH": os.environ.get("PATH", ""),
+            # With these two limits of Go's collector, transfers of 1 GB take at most about 1 GB of memory.
             "GOMEMLIMIT": "512MiB",
             "GOGC": "50",
             **self._jwt,

@@ -73,6 +73,7 @@ class _Supervisor:
             await objects.close()
 
     def _is_over_full_disk(self) -> bool:
+        # Remembered until the restart, because the server refuses writes although space was freed.
         self._was_exhausted = self._was_exhausted or self._disk.is_exhausted()
         return self._was_exhausted and not self._disk.missing_bytes()
 
@@ -92,7 +93,7 @@ class _Supervisor:
         return False
 
     async def _restart(self, reason: str) -> None:
-        async with self._starting:
+        async with self._starting:  # both tasks may call it
             logger.warning("restarting the S3 server: %s", reason)
             self._was_exhausted = False
             try:

@@ -254,7 +254,7 @@ def _listener(port: int) -> Iterator[socket.socket]:
                 f"port {port} cannot be used ({error.strerror})\n"
                 "  → choose another: --port 8001, or --port 0 for any that is free (make up PORT=0)"
             ) from None
-        listener.listen(BACKLOG)
+        listener.listen(BACKLOG)  # from here on connections wait for the API instead of being refused
         yield listener
 
 
@@ -273,7 +273,7 @@ def _inherited_environment() -> dict[str, str]:
     """Return the variables that a child inherits. Its settings are added as variables of their own."""
     # An allow-list, so that credentials in the shell of `up` do not reach a child by accident.
     kept = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG")
-    prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")
+    prefixed = ("CUDA_", "NVIDIA_", "HF_", "AWS_")  # AWS_: an external bucket may have no keys in the settings
     wanted = {name: value for name, value in os.environ.items() if name in kept or name.startswith(prefixed)}
     return wanted | {"PATH": f"{Path(sys.executable).parent}:{wanted.get('PATH', '')}"}
 

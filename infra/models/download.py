@@ -86,15 +86,17 @@ class Downloader:
                 digest, have = hashlib.sha256(), 0
             file.seek(have)
             file.truncate()
+            # Before the bytes, so that no later try continues them with other content.
             etag_file.write_text(answer.headers.get("etag", ""))
             _check_size(model, answer, have)
-            for chunk in answer.iter_raw():
+            for chunk in answer.iter_raw():  # undecoded: the hash and the range count these bytes
                 file.write(chunk)
                 digest.update(chunk)
                 have += len(chunk)
                 on_bytes(have)
             revision = answer.headers.get("x-repo-commit") or _first(answer).headers.get("x-repo-commit")
         file.flush()
+        # The caller renames the file next, and later syncs trust its name and size.
         os.fsync(file.fileno())
         return Arrived(digest.hexdigest(), have, revision)
 
@@ -129,6 +131,7 @@ class Downloader:
 
 @contextmanager
 def _held(part: Path) -> Iterator[IO[bytes]]:
+    # The first creates the file and truncates nothing, but all its writes would go to the end.
     with part.open("a+b") as file, part.open("r+b") as writer:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

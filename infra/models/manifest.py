@@ -10,6 +10,7 @@ from infra.manifests import BadManifest, read_manifest, refuse_twins
 from workflows.library import library
 
 HUB = "https://huggingface.co"
+# No segment begins with a dot, so that no path leaves the models' folder.
 _SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._ -]*"
 
 

@@ -62,14 +62,14 @@ class Lock:
             raise BadLock(f"{self._path}: {fault}; repair it, or remove it to trust the files again") from error
 
     def put(self, name: str, entry: Locked) -> None:
-        with self._writing:
+        with self._writing:  # models are synced in several threads, and each write replaces the whole file
             entries = self.read() | {name: entry}
             document = {name: entries[name].model_dump(exclude_none=True) for name in sorted(entries)}
             draft = self._path.with_name(LOCK_NAME + ".part")
             with draft.open("w") as file:
                 json.dump(document, file, indent=1)
                 file.flush()
-                os.fsync(file.fileno())
+                os.fsync(file.fileno())  # before the rename, or a crash could leave an empty lock
             draft.replace(self._path)
 
 
@@ -240,7 +240,9 @@ def streamed(work: Callable[[OnProgress], T], interval_s: float = INTERVAL_S) ->
         working = pool.submit(work, note)
         is_over = False
         while not is_over:
+            # Asked before the steps are read, so that the last ones are yielded too.
             is_over = bool(wait([working], interval_s).done)
+            # A copy of the names, because the thread adds some meanwhile.
             for name in list(newest):
                 yield newest.pop(name)
         return working.result()

@@ -55,8 +55,7 @@ class TicketWorker:
     containers (connections, names) is created in `start`. `reload_models` makes models visible that were downloaded
     after the container mounted their volume.
 
-    `prepare` and `start` never raise because of the engine: Modal would replace a container whose hook fails without
-    end, while a ticket that fails is over.
+    `prepare` and `start` never raise because of the engine.
     """
 
     def __init__(self, pool: str, reload_models: Callable[[], None] = lambda: None) -> None:
@@ -114,6 +113,7 @@ class TicketWorker:
             self._run(self._begin())
             logger.info("worker ready", extra={"seconds": round(time.monotonic() - began, 3)})
         except EngineUnavailable as problem:
+            # Not raised: Modal would replace a container whose hook fails without end; a ticket that fails is over.
             logger.warning("worker not ready: %s", problem)
         finally:
             # After every setting has been read, and also if the engine did not start.
@@ -121,9 +121,10 @@ class TicketWorker:
 
     async def _begin(self) -> None:
         """Start the engine, or raise `EngineUnavailable`."""
-        # A broken container fails the waiting tickets itself. If it stopped, each would start a container of its own.
+        # The start of this container has failed before: it fails this ticket with the reason, and takes no other.
         if self.is_broken and self._problem is not None:
             raise self._problem
+        # During a pause this container fails the waiting tickets. If it ended, each would start a container of its own.
         await self._starts.check()
         try:
             await self._starts.run(self._start_worker)
