@@ -39,11 +39,14 @@ time.sleep(60)
 """Leaves a chain of processes behind, each the parent of the next: the guard adopts one as the one before it ends."""
 
 HOPPING_S = 20
-HOPPING = f"""
-import os, time
+AS_USER = f"""
+import os
 os.setgroups([])
 os.setresgid({USER}, {USER}, {USER})
 os.setresuid({USER}, {USER}, {USER})
+"""
+HOPPING = f"""
+import os, time
 until = time.monotonic() + {HOPPING_S}
 print(flush=True)
 while time.monotonic() < until:
@@ -81,11 +84,25 @@ def test_a_long_chain_of_processes_is_ended(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
+def test_processes_that_fork_all_the_time_are_ended(tmp_path: Path) -> None:
+    """Each is another one by the time that it would be killed, so that a look can find none although some are left."""
+    start = f"subprocess.Popen([sys.executable, '-c', {HOPPING!r}])"
+    code = f"import subprocess, sys, time\nfor _ in range(3): {start}\ntime.sleep(60)"
+    with guarding(tmp_path, code) as guard:
+        while len(children_of(guard.pid)) < 2:
+            time.sleep(0.01)
+        (command,) = (pid for pid in children_of(guard.pid) if "range(3)" in _command_of(pid))
+        time.sleep(0.2)  # for the others to begin
+        _, is_clean = kill_strays(guard.pid, keep={command})
+        assert is_clean
+        assert [pid for pid in children_of(guard.pid) if _command_of(pid)] == [command]
+
+
 @AS_ROOT
 def test_all_processes_of_an_engines_user_are_ended() -> None:
     """Those that fork all the time as well, which a list of processes is too slow to show."""
     began = time.monotonic()
-    hoppers = [subprocess.Popen([sys.executable, "-c", HOPPING], stdout=subprocess.PIPE) for _ in range(4)]
+    hoppers = [subprocess.Popen([sys.executable, "-c", AS_USER + HOPPING], stdout=subprocess.PIPE) for _ in range(4)]
     for hopper in hoppers:
         assert hopper.stdout is not None
         assert hopper.stdout.readline() == b"\n"
@@ -104,6 +121,13 @@ def test_the_processes_of_an_engines_user_are_bounded() -> None:
     soft, hard = map(int, line.split()[2:4])
     assert soft == hard
     assert confine.MOST_TASKS <= soft < 2 * confine.MOST_TASKS  # in addition to what is left of the test before
+
+
+def _command_of(pid: int) -> str:
+    """Return the command line of a process; empty for one that has ended."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
 
 
 def _text_of(path: Path) -> str:
