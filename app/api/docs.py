@@ -49,6 +49,7 @@ def _asset(name: str) -> Document:
     folder, content_type = files("app") / "static", _ASSETS[name]
     if name == "docs.js":
         return Document.of((folder / name).read_bytes(), content_type, cache_control=A_DAY)
+    # These are shipped in compressed form only.
     return Document(None, (folder / f"{name}.gz").read_bytes(), content_type, cache_control=A_DAY)
 
 

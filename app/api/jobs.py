@@ -130,6 +130,7 @@ async def show(request: Request) -> Response:
     known = request.headers.get("if-none-match")
     if wait_s is not None:
         tenant = stored.record.tenant
+        # A request that waits has a limit of its own, and is not counted as in flight meanwhile.
         with context.long_polls.counted(tenant), context.in_flight.paused(tenant):
             stored = await context.watch.until(
                 stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s

@@ -147,6 +147,7 @@ class CloudChecks:
         other = [source for source in wanted if source not in recorded_sources(text)]
         if other:
             return Note(f"{path} was not made for {'; '.join(other)}", "run `make image-lock`: the build may fail")
+        # A name with a slash is a dependency inside a pack.
         return f"{path} has {len(pins(text))} packages, for {sum('/' not in node.name for node in nodes)} packs"
 
     async def secret(self) -> str:

@@ -1,7 +1,7 @@
 """Supervision of child processes, on both sides: start, restart with exponential backoff, readiness, stop.
 
-A child that exits with `MISCONFIGURED` is not restarted, because the result would be the same. Its log ends with
-`cannot start:` and the reason, which `Child.refused` holds.
+A child that exits with `MISCONFIGURED` is not restarted. Its log ends with `cannot start:` and the reason, which
+`Child.refused` holds.
 
 A child's standard input is a pipe that the parent never writes to. End-of-file on it means that the parent has died,
 even by kill -9, and that the child must stop too (`stop_with_parent`). A child that is ready writes a readiness file,
@@ -85,7 +85,7 @@ class Child:
         backoff_s = FIRST_BACKOFF_S
         while True:
             started = loop.time()
-            if await self._run_once() == comfyui_modal.MISCONFIGURED:
+            if await self._run_once() == comfyui_modal.MISCONFIGURED:  # another start would end in the same way
                 self.refused = _reason(self.spec.log)
                 return
             lived_s = loop.time() - started
