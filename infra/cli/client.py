@@ -166,8 +166,8 @@ class Client:
             },
         )
         with path.open("rb") as file, _reachable():
+            # httpx does not encode these as chunked, because the signed headers have the length.
             response = self._bucket.request(
-                # httpx does not encode these as chunked, because the signed headers have the length.
                 created["method"], created["url"], headers=created["headers"], content=_chunks(file)
             )
         if not response.is_success:
