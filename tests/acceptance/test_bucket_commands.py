@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def settings(s3_config: S3Config) -> Iterator[dict[str, str]]:
-    """Of the bucket's owner; its rules are gone afterwards."""
+    """The settings of the bucket's owner; the bucket's rules are deleted afterwards."""
     yield {
         "COMFYUI_MODAL_BUCKET": s3_config.bucket,
         "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
@@ -37,8 +37,8 @@ def bucket(settings: dict[str, str], *arguments: str) -> subprocess.CompletedPro
     return run_command("infra.cli", "bucket", *arguments, environment=clean_environment() | settings)
 
 
-def test_setup_shows_what_it_changes(settings: dict[str, str]) -> None:
-    """First what it would do, then what it does, then that nothing is left to do."""
+def test_setup_shows_its_changes(settings: dict[str, str]) -> None:
+    """A dry run shows the changes that setup then makes, and a second setup makes none."""
     dry, first, second = (
         bucket(settings, "setup", "--cors-origin", "https://app.example", *more) for more in (["--dry-run"], [], [])
     )
@@ -48,30 +48,30 @@ def test_setup_shows_what_it_changes(settings: dict[str, str]) -> None:
     assert second.stdout == "lifecycle: is as it should be\nCORS: is as it should be\n"
 
 
-def test_an_origin_more_is_shown_as_a_change(settings: dict[str, str]) -> None:
-    """The old rule and the new one; without an origin CORS is left alone."""
+def test_an_additional_origin_is_shown_as_a_change(settings: dict[str, str]) -> None:
+    """An additional origin is shown as the old and the new rule, and without an origin CORS is not changed."""
     bucket(settings, "setup", "--cors-origin", "https://app.example")
     changed = bucket(settings, "setup", "--cors-origin", "https://app.example", "--cors-origin", "https://b.example")
     assert [line[:4] for line in changed.stdout.splitlines()[2:]] == ["  - ", "  + "], changed.stdout
     assert bucket(settings, "setup").stdout == "lifecycle: is as it should be\n"
 
 
-def test_a_key_that_may_not_is_told_what_it_needs(settings: dict[str, str]) -> None:
-    """Exit code 1, no traceback, no secret."""
+def test_a_key_without_permission_gets_advice(settings: dict[str, str]) -> None:
+    """A setup without permission exits with code 1 and names the policy command, without a traceback or a secret."""
     refused = bucket(settings | {"COMFYUI_MODAL_S3_SECRET_KEY": "wrong-secret"}, "setup")
     assert (refused.returncode, "Traceback" in refused.stderr, "wrong-secret" in refused.stderr) == (1, False, False)
     assert "bucket policy --setup" in refused.stderr
 
 
-def test_the_policies(settings: dict[str, str]) -> None:
-    """For the bucket and the folder of the settings."""
+def test_the_policies_are_printed(settings: dict[str, str]) -> None:
+    """The policies are printed for the bucket and the folder of the settings."""
     name = settings["COMFYUI_MODAL_BUCKET"]
     assert json.loads(bucket(settings, "policy").stdout) == run_policy(name, "bucket-commands")
     assert json.loads(bucket(settings, "policy", "--setup", "--bucket", "b").stdout) == setup_policy("b")
 
 
 @pytest.mark.parametrize("command", ["setup", "policy"])
-def test_without_a_bucket_nothing_is_done(command: str) -> None:
-    """Exit code 2, and what to set."""
+def test_a_missing_bucket_setting_is_refused(command: str) -> None:
+    """Without a bucket the commands exit with code 2 and name the missing setting."""
     refused = bucket({}, command)
     assert (refused.returncode, "COMFYUI_MODAL_BUCKET" in refused.stderr) == (2, True)

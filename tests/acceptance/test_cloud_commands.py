@@ -44,14 +44,14 @@ except TimeoutError:
 
 
 class Shell:
-    """Whoever operates a deployment: a token, and the settings of the secret."""
+    """An operator's shell with a Modal token and the settings of the secret."""
 
     def __init__(self, plane: Plane, settings: Mapping[str, str]) -> None:
         self.plane = plane
         self.settings = settings
 
     def run(self, *arguments: str, without: str = "MODAL_NONE", **changed: str) -> subprocess.CompletedProcess[str]:
-        """`without` begins the names of variables that this shell lacks; the keywords are settings."""
+        """Runs a command without the variables whose names begin with `without`; the keywords are settings."""
         env = clean_environment() | self.plane.client_env() | dict(self.settings)
         env |= {ENV_PREFIX + name.upper(): value for name, value in changed.items()}
         kept = {name: value for name, value in env.items() if not name.startswith(without)}
@@ -61,7 +61,7 @@ class Shell:
         return self.run("infra.cli", *arguments, **changed)
 
     def done(self, *arguments: str, **changed: str) -> str:
-        """What a command printed that ended well."""
+        """The output of a command that must succeed."""
         finished = self.command(*arguments, **changed)
         assert finished.returncode == 0, f"{finished.stdout}\n{finished.stderr}\n{self.plane.logs()}"
         return finished.stdout
@@ -69,7 +69,7 @@ class Shell:
 
 @pytest.fixture(scope="module")
 def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterator[Shell]:
-    """The secret and the volume are made, and nothing is deployed."""
+    """A shell whose secret and volume exist, with nothing deployed."""
     with Plane(tmp_path_factory.mktemp("plane"), container_env={"PATH": os.environ["PATH"]}) as plane:
         plane.state.container_env = dict(plane.state.container_env) | plane.client_env()
         settings = {
@@ -83,8 +83,8 @@ def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iter
         }
         shell = Shell(plane, settings)
         secret = [f"{name}={value}" for name, value in settings.items()]
-        for made in (["secret", "create", APP_NAME, *secret], ["volume", "create", "comfyui-modal-models"]):
-            finished = shell.run("modal", *made)
+        for creation in (["secret", "create", APP_NAME, *secret], ["volume", "create", "comfyui-modal-models"]):
+            finished = shell.run("modal", *creation)
             assert finished.returncode == 0, finished.stderr
         yield shell
         assert dict(plane.missing) == {}, plane.missing
@@ -92,7 +92,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iter
 
 @pytest.fixture(scope="module")
 def first_deploy(shell: Shell) -> str:
-    """What our own command printed."""
+    """The output of the first deploy command."""
     return shell.done("deploy")
 
 
@@ -105,8 +105,8 @@ def lines(output: str, mark: str) -> list[str]:
     return [line for line in output.splitlines() if line.startswith(mark)]
 
 
-def test_without_a_token_nothing_is_asked(shell: Shell) -> None:
-    """Exit code 3, and what to do."""
+def test_a_missing_token_is_an_error(shell: Shell) -> None:
+    """Without a Modal token the commands exit with code 3 and name the command that creates a token."""
     for command in (["deploy"], ["doctor", "--cloud"]):
         refused = shell.command(*command, without="MODAL_TOKEN")
         assert refused.returncode == 3, refused.stderr
@@ -116,8 +116,8 @@ def test_without_a_token_nothing_is_asked(shell: Shell) -> None:
     assert (refused.returncode, "Token missing" in refused.stderr) == (3, True), refused.stderr
 
 
-def test_what_is_not_deployed_is_told(shell: Shell) -> None:
-    """Before the first deploy, and without a traceback."""
+def test_a_missing_deployment_is_reported(shell: Shell) -> None:
+    """The commands report that nothing is deployed yet, without a traceback."""
     published = dict(shell.plane.state.published)
     shell.plane.state.published.clear()
     try:
@@ -135,16 +135,16 @@ def test_what_is_not_deployed_is_told(shell: Shell) -> None:
 
 
 def test_a_dry_run_deploys_nothing(shell: Shell) -> None:
-    """It checks the bucket too, and says what would be run."""
+    """A dry run checks the bucket, prints the deploy command and deploys nothing."""
     before = shell.plane.state.rpcs["AppPublish"]
-    said = shell.done("deploy", "--dry-run", "--env", "staging")
-    assert "ok   conditional create" in said
-    assert "would run: modal deploy -m infra.modal_app --env staging" in said
+    printed = shell.done("deploy", "--dry-run", "--env", "staging")
+    assert "ok   conditional create" in printed
+    assert "would run: modal deploy -m infra.modal_app --env staging" in printed
     assert shell.plane.state.rpcs["AppPublish"] == before
 
 
-def test_what_is_lacking_stops_the_deploy(shell: Shell) -> None:
-    """A secret that is missing, one without its variables, a bucket that refuses the key."""
+def test_missing_requirements_stop_the_deploy(shell: Shell) -> None:
+    """A missing or incomplete secret and a bucket that refuses the key stop the deploy."""
     before = shell.plane.state.rpcs["AppPublish"]
     assert shell.run("modal", "secret", "create", "thin", "COMFYUI_MODAL_BUCKET=b").returncode == 0
     for settings, reason in (
@@ -159,8 +159,8 @@ def test_what_is_lacking_stops_the_deploy(shell: Shell) -> None:
     assert shell.plane.state.rpcs["AppPublish"] == before
 
 
-def test_a_bucket_that_this_shell_does_not_know_is_a_note(shell: Shell) -> None:
-    """The check then runs in the cloud."""
+def test_a_bucket_unknown_to_the_shell_is_a_note(shell: Shell) -> None:
+    """A bucket that is not set in this shell is a note, because it is checked in the cloud."""
     finished = shell.command("deploy", "--dry-run", without="COMFYUI_MODAL")
     assert finished.returncode == 0, finished.stderr
     assert lines(finished.stdout, "note") == [
@@ -169,13 +169,13 @@ def test_a_bucket_that_this_shell_does_not_know_is_a_note(shell: Shell) -> None:
     ]
 
 
-def test_deploy(deployed: Shell, first_deploy: str) -> None:
-    """Modal's own output passes through; the API's URL and the next step end it."""
-    said = first_deploy
+def test_a_deploy_prints_the_api_url(deployed: Shell, first_deploy: str) -> None:
+    """A deploy passes on Modal's output and ends with the API's URL and the next step."""
+    printed = first_deploy
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
-    assert lines(said, "FAIL") == []
-    assert "App deployed" in said
-    assert re.sub(r": [0-9]+ s$", ": N s", "\n".join(said.splitlines()[-5:]), flags=re.MULTILINE).splitlines() == [
+    assert lines(printed, "FAIL") == []
+    assert "App deployed" in printed
+    assert re.sub(r": [0-9]+ s$", ": N s", "\n".join(printed.splitlines()[-5:]), flags=re.MULTILINE).splitlines() == [
         "build: N s",
         f"API: {url}",
         "ok   image: the engine starts, and has every node of the shipped workflows; its nodes are published",
@@ -186,7 +186,7 @@ def test_deploy(deployed: Shell, first_deploy: str) -> None:
 
 
 def test_a_deploy_that_modal_refuses_fails(shell: Shell) -> None:
-    """Modal's words pass through."""
+    """A deploy that Modal refuses fails with Modal's message."""
     refused = shell.command("deploy", gpu="L40S:many")
     assert refused.returncode == 1, refused.stderr
     assert "`modal deploy` ended with 1" in refused.stdout
@@ -194,17 +194,17 @@ def test_a_deploy_that_modal_refuses_fails(shell: Shell) -> None:
 
 
 def test_a_wrong_setting_is_named(shell: Shell) -> None:
-    """Without a traceback."""
+    """A wrong setting is named without a traceback."""
     refused = shell.command("deploy", container_run_s="0")
     assert (refused.returncode, refused.stdout, "Traceback" in refused.stderr) == (2, "", False)
     assert "COMFYUI_MODAL_CONTAINER_RUN_S" in refused.stderr
 
 
-def test_the_scale_of_a_pool(deployed: Shell) -> None:
-    """Shown, changed, and set back by the next deploy."""
+def test_the_scale_of_a_pool_can_be_changed(deployed: Shell) -> None:
+    """The scale of a pool is shown and changed by `scale`, and reset by the next deploy."""
     assert "pool default: min 0, max 4, buffer 0, idle for 100 s" in deployed.done("scale")
-    said = deployed.done("scale", "--max", "2", "--min", "1", "--buffer", "1")
-    assert "pool default: min 1, max 2, buffer 1, idle for 100 s (was: min 0, max 4" in said
+    printed = deployed.done("scale", "--max", "2", "--min", "1", "--buffer", "1")
+    assert "pool default: min 1, max 2, buffer 1, idle for 100 s (was: min 0, max 4" in printed
     functions = deployed.plane.state.functions
     settings = functions[deployed.plane.state.bound_to(DEFAULT_POOL)].spec.autoscaler_settings
     assert (settings.min_containers, settings.max_containers, settings.buffer_containers) == (1, 2, 1)
@@ -215,22 +215,22 @@ def test_the_scale_of_a_pool(deployed: Shell) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--max", "0"], ["--min", "-1"], ["--buffer", "-1"]])
-def test_a_scale_that_cannot_be_is_refused(shell: Shell, arguments: list[str]) -> None:
-    """Before anything is asked of Modal."""
+def test_an_impossible_scale_is_refused(shell: Shell, arguments: list[str]) -> None:
+    """An impossible scale is refused before a request to Modal."""
     assert shell.command("scale", *arguments, without="MODAL_TOKEN").returncode == 2
 
 
-def test_an_unknown_pool(deployed: Shell) -> None:
-    """Is named."""
+def test_an_unknown_pool_is_named(deployed: Shell) -> None:
+    """`scale` for an unknown pool fails with the pool's name."""
     refused = deployed.command("scale", "--pool", "nowhere")
     assert (refused.returncode, "'nowhere'" in refused.stderr) == (1, True)
 
 
-def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
-    """Everything holds, a ticket's round trip included."""
-    said = deployed.done("doctor", "--cloud")
-    assert lines(said, "FAIL") == lines(said, "note") == [], said
-    assert [re.split(": ", line[5:])[0] for line in lines(said, "ok")] == [
+def test_doctor_passes_a_good_deployment(deployed: Shell) -> None:
+    """All checks of `doctor --cloud` pass, including the round trip of a ticket."""
+    printed = deployed.done("doctor", "--cloud")
+    assert lines(printed, "FAIL") == lines(printed, "note") == [], printed
+    assert [re.split(": ", line[5:])[0] for line in lines(printed, "ok")] == [
         "Modal token",
         "GPUs",
         "attention",
@@ -248,16 +248,16 @@ def test_doctor_of_a_good_deployment(deployed: Shell) -> None:
     assert deployed.plane.containers_of("ComfyWorker.*")
 
 
-def test_doctor_with_a_wrong_key(deployed: Shell) -> None:
-    """The key that is told is tried; the finding does not repeat it."""
+def test_doctor_reports_a_wrong_key(deployed: Shell) -> None:
+    """`doctor --cloud` tries the given API key, and reports a wrong key without repeating it."""
     refused = deployed.command("doctor", "--cloud", "--no-ticket", "--api-key", "ck_wrong")
     assert refused.returncode == 1, refused.stderr
     assert [line[:12] for line in lines(refused.stdout, "FAIL")] == ["FAIL API key"]
     assert "ck_wrong" not in refused.stdout
 
 
-def test_status_and_logs_of_a_job(deployed: Shell) -> None:
-    """The API is found by Modal; `logs` is `jobs logs`."""
+def test_status_and_logs_are_shown(deployed: Shell) -> None:
+    """`status` finds the API through Modal, and `logs` prints the same as `jobs logs`."""
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS) as api:
         job_id = api.post("/v1/jobs", json={"workflow": example("words")}).json()["job_id"]
@@ -270,15 +270,15 @@ def test_status_and_logs_of_a_job(deployed: Shell) -> None:
     pool = status["pools"]["default"]
     assert (pool["load"]["waiting"], pool["load"]["running"], pool["scale"]["max_containers"]) == (0, 0, 4)
     assert pool["load"]["containers"] >= 1
-    said = deployed.done("status")
-    assert "0 tickets wait, 0 run" in said
-    assert "0 queued, 0 running" in said
-    logs = [deployed.done(*words, job_id, "--api-url", url) for words in (["logs"], ["jobs", "logs"])]
+    printed = deployed.done("status")
+    assert "0 tickets wait, 0 run" in printed
+    assert "0 queued, 0 running" in printed
+    logs = [deployed.done(*log_command, job_id, "--api-url", url) for log_command in (["logs"], ["jobs", "logs"])]
     assert logs[0] == logs[1] != ""
 
 
-def test_a_busy_pool(deployed: Shell) -> None:
-    """One container that runs a job: the next ticket waits, is counted, and is late for whoever waits for it."""
+def test_a_ticket_of_a_busy_pool_waits(deployed: Shell) -> None:
+    """With one container that runs a job, the next ticket waits, is counted, and exceeds its time limit."""
     deployed.done("scale", "--max", "1")
     url = deployed.plane.deployed(APP_NAME)["api"].data.web_url
     with httpx.Client(base_url=url, headers={"authorization": f"Bearer {KEY}"}, timeout=60, verify=NO_TLS) as api:
@@ -303,15 +303,15 @@ def test_a_busy_pool(deployed: Shell) -> None:
     assert status["pools"]["default"]["load"] == {"waiting": 1, "running": 1, "containers": 1}
 
 
-def test_destroy_ends_what_costs_and_leaves_the_jobs(deployed: Shell) -> None:
-    """It asks first, stops the app and its containers, deletes the models only with --models, and may be repeated."""
+def test_destroy_stops_the_app_and_keeps_the_jobs(deployed: Shell) -> None:
+    """`destroy` needs a confirmation, stops the app, deletes the models only with --models, and can be repeated."""
     state = deployed.plane.state
     unconfirmed = deployed.command("destroy")
     assert (unconfirmed.returncode, "--yes" in unconfirmed.stdout) == (2, True), unconfirmed.stderr
     assert APP_NAME in state.published
-    said = deployed.done("destroy", "--yes")
-    assert f"ends: {APP_NAME}" in said
-    assert "stays: the bucket" in said
+    printed = deployed.done("destroy", "--yes")
+    assert f"ends: {APP_NAME}" in printed
+    assert "stays: the bucket" in printed
     assert APP_NAME not in state.published
     assert deployed.plane.containers_of("ComfyWorker.*") == []
     assert "comfyui-modal-models" in state.volumes

@@ -1,4 +1,4 @@
-"""`doctor` on buckets that are not what they should be."""
+"""`doctor` on faulty buckets."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ async def findings(config: S3Config, clock: ManualClock | SystemClock) -> dict[s
 
 
 async def test_a_good_bucket_passes(s3_config: S3Config) -> None:
-    """And nothing is left in it."""
+    """All checks pass on a good bucket, and nothing is left in it."""
     found = await findings(s3_config, SystemClock())
     assert all(finding.holds for finding in found.values()), found
     objects = S3ObjectStore(s3_config)
@@ -30,7 +30,7 @@ async def test_a_good_bucket_passes(s3_config: S3Config) -> None:
 
 
 async def test_a_store_that_ignores_conditions_is_refused(s3_config: S3Config) -> None:
-    """Several small servers silently do: jobs would be lost there."""
+    """A store that silently ignores conditional writes, and would lose jobs, fails the checks."""
     async with faulty_proxy(s3_config.endpoint_url or "") as proxy:
         proxy.ignored_headers = frozenset({"if-none-match", "if-match"})
         found = await findings(replace(s3_config, endpoint_url=proxy.url), SystemClock())
@@ -40,20 +40,20 @@ async def test_a_store_that_ignores_conditions_is_refused(s3_config: S3Config) -
     assert found["bucket reachable"].holds
 
 
-async def test_a_clock_that_is_off_is_found(s3_config: S3Config, clock: ManualClock) -> None:
-    """Signatures and leases would end at the wrong time."""
+async def test_a_wrong_clock_is_found(s3_config: S3Config, clock: ManualClock) -> None:
+    """A clock that differs from the store's, which would break signatures and leases, fails the check."""
     assert not (await findings(s3_config, clock))["clock"].holds
 
 
-async def test_a_bucket_that_is_not_there(s3_config: S3Config) -> None:
-    """Every check says so, and none raises."""
+async def test_an_unreachable_bucket_fails_every_check(s3_config: S3Config) -> None:
+    """Every check of an unreachable bucket fails, and none raises an exception."""
     found = await findings(replace(s3_config, endpoint_url="http://127.0.0.1:9", attempts=1), SystemClock())
     assert not any(finding.holds for finding in found.values())
     assert "COMFYUI_MODAL_S3_ENDPOINT" in found["bucket reachable"].advice
 
 
-async def test_wrong_credentials(s3_config: S3Config) -> None:
-    """The advice names the settings; no secret is shown."""
+async def test_wrong_credentials_are_reported(s3_config: S3Config) -> None:
+    """With wrong credentials the checks fail and show no secret."""
     found = await findings(replace(s3_config, secret_key="not-the-secret"), SystemClock())
     assert not found["bucket reachable"].holds
     assert "not-the-secret" not in str(found)

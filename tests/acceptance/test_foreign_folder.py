@@ -1,4 +1,4 @@
-"""Started in another project's folder, whose packages have the names of ours."""
+"""Commands that are started in another project's folder, whose packages have the names of this project's packages."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ CONSOLE_SCRIPT = "import sys\nfrom comfyui_modal import main\nsys.exit(main())\n
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """Every module in it ends the process that imports it."""
+    """A folder in which every module ends the process that imports it."""
     folder = tmp_path / "project"
     for name in PACKAGES:
         (folder / name).mkdir(parents=True)
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def test_up_runs_a_job_in_another_project(project: Path, tmp_path: Path) -> None:
-    """API, workers, engine and probes are ours, with that folder as working directory and in PYTHONPATH."""
+    """API, workers, engine and probes import this project, with that folder as working directory and in PYTHONPATH."""
     with (
         up(tmp_path / "data", environment={"PYTHONPATH": str(project)}, cwd=project) as running,
         running.client() as client,
@@ -41,7 +41,7 @@ def test_up_runs_a_job_in_another_project(project: Path, tmp_path: Path) -> None
 
 
 def test_the_console_script_cannot_be_shadowed(project: Path, tmp_path: Path) -> None:
-    """It finds our packages although PYTHONPATH has others of these names, and keeps its arguments."""
+    """The console script imports this project although PYTHONPATH has other packages of these names."""
     entry = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert entry == {"comfyui-modal": "comfyui_modal:main"}
     script = tmp_path / "comfyui-modal"

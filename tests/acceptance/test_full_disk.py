@@ -1,4 +1,4 @@
-"""`up` on a disk that fills up: nothing new is taken in, and everything goes on once there is space, without help."""
+"""`up` on a disk that fills up: new work is refused, and everything continues by itself once there is space."""
 
 import contextlib
 import os
@@ -18,12 +18,12 @@ from tests.support.up import Up, eventually, finished, up
 MIB = 1024**2
 FULL_S = 4.0
 MOST_JOBS = 20
-"""Accepted at most. A loaded machine takes seconds for each, and for the space to run out."""
+"""The maximum of accepted jobs, for each of which a loaded machine takes seconds."""
 
 
 @pytest.fixture
 def small_disk() -> Iterator[Path]:
-    """A file system of its own. If the tests are killed it stays, so it lies where pytest does not clear up."""
+    """A separate file system, outside pytest's folders since a killed test leaves it mounted."""
     folder = Path(tempfile.mkdtemp(prefix="comfyui-modal-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(folder)]
     try:
@@ -43,7 +43,7 @@ def small_disk() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled(disk: Path) -> Iterator[None]:
-    """The disk is full, whatever others delete meanwhile."""
+    """Keeps the disk full, even if others delete files."""
     ended = threading.Event()
     thread = threading.Thread(target=_keep_full, args=(disk / "ballast", ended))
     thread.start()
@@ -65,12 +65,12 @@ def _keep_full(ballast: Path, ended: threading.Event) -> None:
 
 
 def submit(client: httpx.Client) -> httpx.Response:
-    """Of a short job."""
+    """Submits a short job."""
     return client.post("/v1/jobs", json={"workflow": {"1": EMPTY, "2": slow(2, 0.1), "3": saved("2")}})
 
 
-def accepted_while_it_fills(client: httpx.Client, disk: Path) -> list[str]:
-    """Submissions from before the disk is full until it has been for a while."""
+def fill_while_submitting(client: httpx.Client, disk: Path) -> list[str]:
+    """Submits jobs until the disk has been full for a while, and returns the ids of the accepted jobs."""
     answers = [submit(client) for _ in range(4)]
     assert {answer.status_code for answer in answers} == {202}, answers[0].text
     ids = [answer.json()["job_id"] for answer in answers]
@@ -90,7 +90,7 @@ def accepted_while_it_fills(client: httpx.Client, disk: Path) -> list[str]:
 
 
 def write_everywhere(running: Up) -> bool:
-    """Whether the bucket takes writes in many folders: its metadata are in several databases, chosen by the folder."""
+    """Whether the bucket accepts writes in many folders, whose metadata are spread over several databases."""
     import boto3  # slow to import
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -115,14 +115,14 @@ def write_everywhere(running: Up) -> bool:
 
 
 def test_a_full_disk_is_survived(small_disk: Path) -> None:
-    """New jobs get 507 while it is full; then accepted ones end and new ones are taken, without a restart by hand."""
+    """New jobs get 507 while the disk is full; afterwards accepted and new jobs run without a manual restart."""
     environment = {"COMFYUI_MODAL_MIN_FREE_BYTES": str(16 * MIB)}
     with up(small_disk / "data", environment=environment) as running, running.client() as client:
-        ids = accepted_while_it_fills(client, small_disk)
+        ids = fill_while_submitting(client, small_disk)
         eventually(lambda: client.get("/ready").status_code == 200, 60)
         late = eventually(lambda: submit(client).json()["job_id"], 60)
         ended = [finished(client, job_id) for job_id in ids]
-        # The engine's own folders lie on this disk, too: a job that runs just then may fail in the node that saves.
+        # The engine's folders are also on this disk, so a job that runs at that time may fail in its saving node.
         assert {job["error"] for job in ended if job["status"] != "completed"} <= {"[Errno 28] No space left on device"}
         assert finished(client, late)["status"] == "completed"
         assert eventually(lambda: write_everywhere(running), 60)

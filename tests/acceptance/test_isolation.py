@@ -1,4 +1,4 @@
-"""A graph that runs code in its engine breaks out of nothing: real processes, as root and as another user."""
+"""A graph that runs code in its engine cannot break out: real processes, as root and as another user."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from tests.support.environment import clean_environment
 from tests.support.reachable import is_possible, reachable
 from workers.confine import landlock_abi
 
-SOMEBODY = 64_900
+OTHER_USER = 64_900
 SIGNALS_SINCE = 6
-"""Landlock's ABI that keeps signals in."""
+"""The first Landlock ABI that restricts signals."""
 
 needs_root = pytest.mark.skipif(not is_possible(), reason="only root can start processes of other users")
 needs_landlock = pytest.mark.skipif(landlock_abi() < SIGNALS_SINCE, reason="this kernel's Landlock is too old")
@@ -26,7 +26,7 @@ needs_landlock = pytest.mark.skipif(landlock_abi() < SIGNALS_SINCE, reason="this
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """That every user can reach, unlike pytest's."""
+    """A folder that every user can reach, unlike pytest's."""
     path = Path(tempfile.mkdtemp(prefix="comfyui-modal-captive-"))
     path.chmod(0o755)
     yield path
@@ -44,7 +44,7 @@ def run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def seen(command: Sequence[str]) -> dict[str, Any]:
+def report_of(command: Sequence[str]) -> dict[str, Any]:
     ended = run(command)
     assert "SEEN" in ended.stdout, ended.stderr
     result: dict[str, Any] = json.loads(ended.stdout.rpartition("SEEN")[2])
@@ -62,9 +62,9 @@ def without_landlock(command: Sequence[str]) -> list[str]:
     return [sys.executable, "-m", "tests.support.without_landlock", *command]
 
 
-def is_held(found: dict[str, Any], *, may: Collection[str] = ()) -> None:
-    """Nothing else was got, nothing is left, and a usual job runs."""
-    assert {name for name, got in found["got"].items() if got.startswith("GOT")} == set(may)
+def check_confinement(found: dict[str, Any], *, allowed: Collection[str] = ()) -> None:
+    """Checks that the attack got only what `allowed` lists, left nothing behind, and that an ordinary job runs."""
+    assert {name for name, got in found["got"].items() if got.startswith("GOT")} == set(allowed)
     assert found["link"] == "refused"
     has_own_user = found["isolation"].startswith("user 64")
     assert found["left"] == {"daemon": False, "files": [], "shared memory": not has_own_user}
@@ -72,36 +72,36 @@ def is_held(found: dict[str, Any], *, may: Collection[str] = ()) -> None:
 
 
 @needs_root
-def test_the_engine_of_roots_worker_is_another_user(folder: Path) -> None:
-    """It has a number that no other engine has, and Landlock where the kernel has it."""
-    found = seen(reachable(captive(folder)))
+def test_the_engine_of_roots_worker_has_its_own_user(folder: Path) -> None:
+    """The engine of root's worker has a user id of its own, and Landlock where the kernel supports it."""
+    found = report_of(reachable(captive(folder)))
     assert found["isolation"].startswith("user 64")
-    is_held(found)
+    check_confinement(found)
 
 
 @needs_landlock
 @needs_root
-def test_the_engine_of_a_users_worker_is_held_by_landlock(folder: Path) -> None:
-    """Both have the same user."""
-    os.chown(folder, SOMEBODY, SOMEBODY)
-    found = seen(reachable(captive(folder), user=SOMEBODY))
+def test_the_engine_of_a_users_worker_is_confined_by_landlock(folder: Path) -> None:
+    """An engine with the same user as its worker is confined by Landlock."""
+    os.chown(folder, OTHER_USER, OTHER_USER)
+    found = report_of(reachable(captive(folder), user=OTHER_USER))
     assert found["isolation"].startswith("Landlock ABI")
-    is_held(found)
+    check_confinement(found)
 
 
 @needs_landlock
-def test_an_engine_that_its_own_user_could_not_reach_is_held_by_landlock(folder: Path) -> None:
-    """Root's engine stays root then, but reads and writes no more than another; or nobody is root here at all."""
+def test_an_engine_in_a_private_folder_is_confined_by_landlock(folder: Path) -> None:
+    """An engine whose own user could not reach its folder keeps the worker's user and is confined by Landlock."""
     folder.chmod(0o700)
-    found = seen(captive(folder))
+    found = report_of(captive(folder))
     assert found["isolation"].startswith("Landlock ABI")
     assert "no user of its own" in found["isolation"]
-    is_held(found)
+    check_confinement(found)
 
 
 @needs_linux
-def test_an_engine_that_cannot_be_isolated_does_not_start_where_that_is_required(folder: Path) -> None:
-    """The kernel has no Landlock, and no other user reaches the engine's folder, or the worker is not root."""
+def test_required_isolation_prevents_an_unisolated_start(folder: Path) -> None:
+    """An engine with neither Landlock nor its own user does not start where isolation is required."""
     folder.chmod(0o700)
     ended = run(without_landlock(captive(folder)))
     assert ended.returncode != 0
@@ -113,10 +113,10 @@ def test_an_engine_that_cannot_be_isolated_does_not_start_where_that_is_required
 
 
 @needs_root
-def test_without_landlock_a_user_of_its_own_is_enough(folder: Path) -> None:
-    """As in Modal's gVisor: `required` is met, and what was written where every user may write is removed."""
-    found = seen(reachable(without_landlock(captive(folder))))
+def test_without_landlock_a_separate_user_is_enough(folder: Path) -> None:
+    """Without Landlock, as in gVisor, a separate user fulfils `required`; its files in shared folders are removed."""
+    found = report_of(reachable(without_landlock(captive(folder))))
     assert found["isolation"].startswith("user 64")
     assert "this kernel has no Landlock" in found["isolation"]
-    is_held(found, may=["system's temp folder"])
-    assert not Path("/var/tmp/planted").exists()  # noqa: S108  as the attack calls it
+    check_confinement(found, allowed=["system's temp folder"])
+    assert not Path("/var/tmp/planted").exists()  # noqa: S108  the path that the attack uses

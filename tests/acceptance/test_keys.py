@@ -1,4 +1,4 @@
-"""`comfyui-modal keys`, and what its keys are good for, on real processes."""
+"""`comfyui-modal keys` and the use of its keys, on real processes."""
 
 import json
 import subprocess
@@ -23,52 +23,52 @@ def keys(settings: dict[str, str], *arguments: str, code: int = 0) -> subprocess
     return done
 
 
-def made(settings: dict[str, str], *arguments: str) -> dict[str, Any]:
+def create_key(settings: dict[str, str], *arguments: str) -> dict[str, Any]:
     key: dict[str, Any] = json.loads(keys(settings, "create", *arguments, "--json").stdout)
     return key
 
 
-def asked(url: str, key: str) -> int:
+def status_with(url: str, key: str) -> int:
     return httpx.get(
         f"{url}/v1/jobs", headers={"authorization": f"Bearer {key}"}, timeout=30, verify=NO_TLS
     ).status_code
 
 
 @pytest.mark.soak("contract/test_access.py::test_a_revoked_key_is_refused_when_its_cache_entry_expires")
-def test_processes_that_know_a_key_learn_that_it_is_revoked(s3_config: S3Config) -> None:
-    """Two of them refuse it within a minute; another key goes on."""
+def test_running_processes_refuse_a_revoked_key(s3_config: S3Config) -> None:
+    """Two processes that have cached a key refuse it within a minute of its revocation, and accept another key."""
     settings = bucket_variables(s3_config)
-    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme")
+    kept, revoked = create_key(settings, "--tenant", "acme"), create_key(settings, "--tenant", "acme")
     with api_process(settings) as first, api_process(settings) as second:
         for url in (first, second):
-            assert [asked(url, key["key"]) for key in (kept, revoked)] == [200, 200]
+            assert [status_with(url, key["key"]) for key in (kept, revoked)] == [200, 200]
         keys(settings, "revoke", revoked["kid"])
         deadline = time.monotonic() + 60
-        while (answers := [asked(url, revoked["key"]) for url in (first, second)]) != [401, 401]:
+        while (answers := [status_with(url, revoked["key"]) for url in (first, second)]) != [401, 401]:
             assert time.monotonic() < deadline, answers
             time.sleep(0.5)
-        assert [asked(url, kept["key"]) for url in (first, second)] == [200, 200]
+        assert [status_with(url, kept["key"]) for url in (first, second)] == [200, 200]
 
 
-def test_two_keys_of_which_one_is_revoked(s3_config: S3Config) -> None:
-    """A process that starts later refuses it, and takes the other one; the list tells them apart."""
+def test_a_new_process_refuses_a_revoked_key(s3_config: S3Config) -> None:
+    """A process that starts later refuses a revoked key and accepts the others, and the list shows the states."""
     settings = bucket_variables(s3_config)
-    kept, revoked = made(settings, "--tenant", "acme"), made(settings, "--tenant", "acme", "--name", "old")
-    stranger = made(settings, "--tenant", "acme", "--graphs", "strangers")
+    kept, revoked = create_key(settings, "--tenant", "acme"), create_key(settings, "--tenant", "acme", "--name", "old")
+    untrusted = create_key(settings, "--tenant", "acme", "--graphs", "strangers")
     keys(settings, "revoke", revoked["kid"])
     with api_process(settings) as url:
-        assert [asked(url, key["key"]) for key in (kept, revoked, stranger)] == [200, 401, 200]
+        assert [status_with(url, key["key"]) for key in (kept, revoked, untrusted)] == [200, 401, 200]
     listed = json.loads(keys(settings, "list", "--json").stdout)
     assert {key["kid"]: (key["state"], key["name"], key["graphs"]) for key in listed} == {
         kept["kid"]: ("live", None, None),
         revoked["kid"]: ("revoked", "old", None),
-        stranger["kid"]: ("live", None, "strangers"),
+        untrusted["kid"]: ("live", None, "strangers"),
     }
     assert "strangers" in keys(settings, "list").stdout
 
 
-def test_what_is_printed(s3_config: S3Config) -> None:
-    """The key alone on standard output, its data beside it; never the hash, unless it is asked for."""
+def test_create_prints_only_the_key(s3_config: S3Config) -> None:
+    """`keys create` prints only the key on standard output, and its hash only on request."""
     settings = bucket_variables(s3_config)
     done = keys(settings, "create", "--tenant", "acme", "--scopes", "admin")
     assert done.stdout.startswith("ck_live_")
@@ -81,19 +81,19 @@ def test_what_is_printed(s3_config: S3Config) -> None:
     assert (record["tenant"], len(record["sha256"])) == ("acme", 64)
 
 
-def test_a_record_of_the_settings_lets_in(s3_config: S3Config) -> None:
-    """As the Modal secret brings it, beside the one key of the settings."""
+def test_a_record_in_the_settings_is_accepted(s3_config: S3Config) -> None:
+    """A key whose record is in the settings is accepted, as is the single key of the settings."""
     given = json.loads(keys({}, "create", "--tenant", "acme", "--for-settings", "--json").stdout)
     settings = bucket_variables(s3_config) | {
         "COMFYUI_MODAL_API_KEY": "the-first-key",
         "COMFYUI_MODAL_API_KEYS": json.dumps([given["record"]]),
     }
     with api_process(settings) as url:
-        assert [asked(url, key) for key in (given["key"], "the-first-key", given["key"][:-1])] == [200, 200, 401]
+        assert [status_with(url, key) for key in (given["key"], "the-first-key", given["key"][:-1])] == [200, 200, 401]
 
 
 def test_the_webhook_secret_of_a_tenant_is_printed() -> None:
-    """The deployment's own for the default tenant; one a line while they rotate."""
+    """A tenant's webhook secrets are printed, one per line during a rotation."""
     secrets = [new_secret(), new_secret()]
     environment = clean_environment() | {"COMFYUI_MODAL_WEBHOOK_SECRET": " ".join(secrets)}
     for tenant, code in (("default", 0), ("acme", 0), ("../x", 2)):
@@ -102,8 +102,8 @@ def test_the_webhook_secret_of_a_tenant_is_printed() -> None:
         assert (done.returncode, done.stdout.split()) == (code, expected)
 
 
-def test_what_cannot_be_done_is_refused(s3_config: S3Config, tmp_path: Path) -> None:
-    """With what to do, and without a traceback."""
+def test_invalid_commands_are_refused(s3_config: S3Config, tmp_path: Path) -> None:
+    """Invalid commands exit with code 2 without a traceback, and change no key."""
     settings = bucket_variables(s3_config)
     for arguments in (
         ("create", "--tenant", "../acme"),

@@ -1,4 +1,4 @@
-"""Accepted means finished: whatever is killed, and whenever, every job comes to its end, once."""
+"""Every accepted job is completed once, whichever processes are killed at whatever time."""
 
 import random
 import time
@@ -16,22 +16,21 @@ from tests.support.up import up
 pytestmark = pytest.mark.chaos
 
 KILLS, KILLS_IN_SHORT = 60, 11
-"""As many jobs are submitted meanwhile. Eleven are enough for each kind of process, see `Killer.kill_one`."""
+"""The number of kills and of jobs. Eleven cover each kind of process, see `Killer.kill_one`."""
 WORKERS, WORKERS_IN_SHORT = 4, 2
 EVERY_S = 1.0
 HIT_STEPS = 60
-"""Tenths of a second that a job takes whose worker is killed on purpose."""
+"""The duration, in tenths of a second, of the job whose worker is killed on purpose."""
 SETTLE_S = 60.0
 QUICK = {
     "COMFYUI_MODAL_LEASE_S": "5",
     "COMFYUI_MODAL_REAP_INTERVAL_S": "1",
-    "COMFYUI_MODAL_MAX_ATTEMPTS": "50",  # killing alone must not fail a job
+    "COMFYUI_MODAL_MAX_ATTEMPTS": "50",  # kills alone must not fail a job
 }
 
 
-def test_killing_loses_and_doubles_nothing(tmp_path: Path, is_long: bool) -> None:
-    """Workers and a kill -9 each second, for a minute in the long version: all jobs complete, once, and no process
-    is left."""
+def test_kills_neither_lose_nor_duplicate_jobs(tmp_path: Path, is_long: bool) -> None:
+    """With a kill each second, for a minute in the long version, all jobs complete once and no process is left."""
     kills_wanted, workers = (KILLS, WORKERS) if is_long else (KILLS_IN_SHORT, WORKERS_IN_SHORT)
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
@@ -55,7 +54,7 @@ def test_killing_loses_and_doubles_nothing(tmp_path: Path, is_long: bool) -> Non
 
 
 def _submit_all(client: StubbornClient, orders: list[Order]) -> dict[Order, str]:
-    """Spread over the time in which processes are killed; those that are late follow at once."""
+    """Submits the orders, spread over the time of the kills; late orders follow immediately."""
     accepted = {}
     started = time.monotonic()
     for order in orders:
@@ -72,7 +71,7 @@ def _kill_all(killer: Killer, number: int) -> None:
 
 
 def _kill_at_work(client: StubbornClient, killer: Killer, order: Order) -> dict[Order, str]:
-    """The kills above hit a running job by chance; these do so in any case."""
+    """Kills the worker of a running job, which the random kills above may miss."""
     job_id = client.submit(order)
     while client.job(job_id)["status"] == "queued":
         time.sleep(0.1)

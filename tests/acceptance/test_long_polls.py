@@ -1,4 +1,4 @@
-"""Long polls of an API that is told to stop."""
+"""Long polls of an API that is stopped."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +15,7 @@ KEY = "a-key"
 
 
 def test_long_polls_are_answered_when_the_api_stops(s3_config: S3Config) -> None:
-    """With the job as it is: none is cut, and the API need not wait for them."""
+    """Long polls return the job's current state when the API stops, so that none is cut and the stop is quick."""
     headers = {"authorization": f"Bearer {KEY}"}
     with ThreadPoolExecutor(POLLS) as pool:
         with api_process(bucket_variables(s3_config) | {"COMFYUI_MODAL_API_KEY": KEY}) as url:

@@ -1,4 +1,4 @@
-"""The real `modal deploy`, and a job through the deployed API, on the loopback control plane."""
+"""The real `modal deploy`, and jobs through the deployed API, on the loopback control plane."""
 
 import json
 import re
@@ -62,7 +62,7 @@ PLAIN = {
     "idle_s": 2,
     "label": "",
 }
-"""What a function has of which the table says nothing."""
+"""The facts of a function unless the table below states others."""
 DEPLOYED: dict[str, dict[str, Any]] = {
     "api": {
         "most_containers": 3,
@@ -87,11 +87,11 @@ DEPLOYED: dict[str, dict[str, Any]] = {
 
 
 def _facts(function: Function) -> dict[str, Any]:
-    """What the client has asked for; a volume is (path, whether read-only)."""
+    """The facts that the client requested; a volume is (path, whether read-only)."""
     spec = function.spec
-    ranked = [one.function.resources.gpu_config.gpu_type for one in function.data.ranked_functions]
+    gpu_types = [ranked.function.resources.gpu_config.gpu_type for ranked in function.data.ranked_functions]
     return {
-        "gpus": [gpu for gpu in ranked if gpu],
+        "gpus": [gpu for gpu in gpu_types if gpu],
         "cpu_and_memory": (spec.resources.milli_cpu, spec.resources.memory_mb),
         "timeout_s": spec.timeout_secs,
         "most_containers": spec.autoscaler_settings.max_containers or None,
@@ -106,8 +106,8 @@ def _facts(function: Function) -> dict[str, Any]:
     }
 
 
-def test_what_is_deployed(app: Deployed) -> None:
-    """Every function's limits: Modal's client checks few of them, and its scheduler refuses or bills the rest."""
+def test_every_function_has_its_limits(app: Deployed) -> None:
+    """Every function has its limits, most of which Modal's client does not check and its scheduler refuses or bills."""
     functions = app.plane.deployed(APP_NAME)
     assert {name: _facts(function) for name, function in functions.items()} == {
         name: PLAIN | facts for name, facts in DEPLOYED.items()
@@ -123,7 +123,7 @@ def test_what_is_deployed(app: Deployed) -> None:
 
 
 def test_a_worker_starts_as_many_threads_as_it_has_cores(app: Deployed) -> None:
-    """Its machine has many more; the libraries of ComfyUI read these variables."""
+    """The thread variables of ComfyUI's libraries equal the worker's cores, of which its machine has many more."""
     worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
     variables: dict[str, str] = {}
     for secret_id in worker.secret_ids:
@@ -131,8 +131,8 @@ def test_a_worker_starts_as_many_threads_as_it_has_cores(app: Deployed) -> None:
     assert [variables[name] for name in THREAD_VARIABLES] == ["8"] * 4
 
 
-def test_the_schedules_are_crons(app: Deployed) -> None:
-    """Modal's client does not look at them: five fields, each `*`, `*/n`, or numbers in its range."""
+def test_the_schedules_are_valid_crons(app: Deployed) -> None:
+    """Each schedule, which Modal's client does not check, has five fields of `*`, `*/n` or numbers in range."""
     schedules = [function.spec.schedule for function in app.plane.deployed(APP_NAME).values()]
     crons = [schedule.cron.cron_string for schedule in schedules if schedule.WhichOneof("schedule_oneof")]
     assert len(crons) == 2
@@ -144,7 +144,7 @@ def test_the_schedules_are_crons(app: Deployed) -> None:
 
 
 def test_a_job_runs_in_a_container(app: Deployed) -> None:
-    """Posted to the deployed API's own URL, run by the container entrypoint with the lite engine, fetched from S3."""
+    """A job that is posted to the deployed API runs in a container, and its output can be fetched from S3."""
     job = app.ended(app.submit(BLUE))
     assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
     (output,) = job["outputs"]
@@ -155,19 +155,19 @@ def test_a_job_runs_in_a_container(app: Deployed) -> None:
     assert app.plane.containers_of("ComfyWorker.*")
 
 
-def test_a_worker_that_runs_sees_new_models(app: Deployed) -> None:
-    """It asks for them before each job; one that cannot, as the engine holds a file open, runs the job all the same."""
+def test_a_running_worker_sees_new_models(app: Deployed) -> None:
+    """A running worker reloads its models before each job, and runs the job even if the engine holds a file open."""
     for has_open_files in (True, False):
         app.plane.state.has_open_files = has_open_files
-        asked = app.plane.state.rpcs["VolumeReload"]
+        reloads = app.plane.state.rpcs["VolumeReload"]
         job = app.ended(app.submit(BLUE))
         assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
-        assert app.plane.state.rpcs["VolumeReload"] > asked
+        assert app.plane.state.rpcs["VolumeReload"] > reloads
     assert '"message": "models are those of before"' in app.plane.logs()
 
 
-def test_its_webhook_arrives(app: Deployed) -> None:
-    """The end of a job calls `deliver`, which has signed it."""
+def test_the_webhook_of_a_job_arrives(app: Deployed) -> None:
+    """The end of a job calls `deliver`, which sends a signed event."""
     with receiver() as hooks:
         job_id = app.submit(BLUE, webhook_url=hooks.url("modal"))
         app.ended(job_id)
@@ -190,7 +190,7 @@ def _arrive(hooks: Receiver, app: Deployed) -> None:
 
 
 def test_a_running_job_is_cancelled(app: Deployed) -> None:
-    """DELETE reaches the worker by the bucket alone."""
+    """A DELETE request stops a running job."""
     job_id = app.submit(slow(20))
     app.runs(job_id)
     app.api.delete(f"/v1/jobs/{job_id}")
@@ -200,7 +200,7 @@ def test_a_running_job_is_cancelled(app: Deployed) -> None:
 
 @pytest.mark.anyio
 async def test_a_job_without_a_ticket_is_found_by_the_reaper(app: Deployed, s3_server: S3Config) -> None:
-    """It was stored, and the API died before it asked for a worker."""
+    """The reaper requests a worker for a job whose API died before it did so."""
     settings: Any = bucket_settings(s3_server, PREFIX)
     async with open_objects(Settings(**settings)) as objects:
         record = a_job(created_at=SystemClock().now() - timedelta(minutes=1))
@@ -210,7 +210,7 @@ async def test_a_job_without_a_ticket_is_found_by_the_reaper(app: Deployed, s3_s
 
 
 def test_a_job_chooses_its_gpu(app: Deployed) -> None:
-    """Another pool is a variant of the worker class: another GPU, containers and a queue of its own."""
+    """Another pool is a variant of the worker class with its own GPU, containers and queue."""
     refused = app.api.post("/v1/jobs", json={"workflow": BLUE, "gpu": "b300"}).json()
     assert (refused["type"], refused["detail"]) == (
         "/problems/unknown-gpu",
@@ -222,20 +222,20 @@ def test_a_job_chooses_its_gpu(app: Deployed) -> None:
     assert variant.spec.resources.gpu_config.gpu_type == "H100"
 
 
-def test_the_smoke_test_of_the_cloud(app: Deployed) -> None:
-    """`make smoke-modal` holds here as far as it can: every step, with the lite engine."""
-    said = app.run("tests.smoke", COMFYUI_MODAL_API_KEY=KEY, **POOLS)
-    steps = said.splitlines()
-    assert len(steps) == 6, said
-    assert all(step.startswith("ok   ") for step in steps), said
+def test_the_smoke_test_of_the_cloud_passes(app: Deployed) -> None:
+    """Every step of `make smoke-modal` passes with the lite engine."""
+    printed = app.run("tests.smoke", COMFYUI_MODAL_API_KEY=KEY, **POOLS)
+    steps = printed.splitlines()
+    assert len(steps) == 6, printed
+    assert all(step.startswith("ok   ") for step in steps), printed
 
 
 @pytest.mark.anyio
 async def test_the_image_is_checked_and_published(app: Deployed, s3_server: S3Config) -> None:
-    """What a deployment does last: submissions to each pool are judged by the nodes that the deployed engine has."""
+    """The last step of a deploy publishes the nodes of the deployed engine, which submissions are checked against."""
     settings = Settings(**bucket_settings(s3_server, PREFIX))
     async with open_stores(settings, MemorySignal()) as stores:
-        before = [await stores.engine_info.publish(pool, {"OfBefore": {}}) for pool in ("default", "h100")]
+        before = [await stores.engine_info.publish(pool, {"PreviousNode": {}}) for pool in ("default", "h100")]
     assert app.plane.call(APP_NAME, "check_image") == []
     async with open_stores(settings, MemorySignal()) as stores:
         published = [await stores.objects.get(keys.engine_info(pool)) for pool in ("default", "h100")]
@@ -243,4 +243,4 @@ async def test_the_image_is_checked_and_published(app: Deployed, s3_server: S3Co
     for old, new in zip(before, after, strict=True):
         assert new.published_at > old.published_at
         assert {"EmptyImage", "LoadImage", "SaveImage"} <= new.object_info.keys()
-        assert "OfBefore" not in new.object_info
+        assert "PreviousNode" not in new.object_info

@@ -1,4 +1,4 @@
-"""An engine that cannot start, on the loopback control plane: containers come to an end, and so do jobs."""
+"""An engine that cannot start, on the loopback control plane: its containers and jobs come to an end."""
 
 import re
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ folder = pathlib.Path(__file__).parent
 if not (folder / "repaired").exists():
     with (folder / "starts").open("a") as starts:
         starts.write("start\\n")
-    if (folder / "kills").exists():  # as the kernel does where memory runs out
+    if (folder / "kills").exists():  # as the kernel does when memory runs out
         import psutil
         worker = next(p for p in psutil.Process().parents() if "modal._container_entrypoint" in " ".join(p.cmdline()))
         worker.kill()
@@ -33,7 +33,7 @@ runpy.run_module("workers.lite", run_name="__main__")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ComfyUI that ends at its start, until a file says that it is repaired."""
+    """A ComfyUI that exits during its start until a file marks it as repaired."""
     folder = tmp_path_factory.mktemp("engine") / "comfyui"
     folder.mkdir()
     (folder / "main.py").write_text(ENGINE)
@@ -58,16 +58,18 @@ def _starts(folder: Path) -> int:
 
 
 @pytest.mark.soak("contract/test_backlog.py::test_jobs_of_an_engine_that_cannot_start_fail")
-def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
-    """After three failures the jobs have failed with the engine's last words, nothing more is started, and everyone can
-    see why. Another pool runs its jobs, and this one does again when the engine starts again."""
+def test_jobs_of_an_engine_that_cannot_start_fail(app: Deployed, folder: Path) -> None:
+    """After three failed starts, the jobs fail with the engine's last output and no further start is attempted.
+
+    The reason is shown, another pool still runs its jobs, and this pool does so again once its engine starts.
+    """
     for job_id in [app.submit(BLUE) for _ in range(JOBS)]:
         job = app.ended(job_id, is_swept=True)
         assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
         assert re.match("the engine could not be started, [3-6] times in a row: the engine ended", job["error"])
         assert job["error_detail"]["log_tail"] == ["RuntimeError: no kernel image is available, …"]
     assert "secret-key" not in app.plane.logs()
-    # Two failures leave the pool open; as many containers as may run at once can have begun by the third.
+    # Two failures leave the pool open; up to the maximum of containers can have started by the third.
     starts = _starts(folder)
     assert 3 <= starts <= 2 + DeploymentSettings().max_workers
 
@@ -84,15 +86,15 @@ def test_an_engine_that_cannot_start(app: Deployed, folder: Path) -> None:
     (folder / "repaired").touch()
     other = app.ended(app.submit(BLUE, gpu="h100"))
     assert other["status"] == "completed", app.plane.logs()
-    app.plane.call(APP_NAME, "check_image")  # as a deploy does last, which ends the pause
+    app.plane.call(APP_NAME, "check_image")  # the last step of a deploy, which ends the pause
     job = app.ended(waiting, is_swept=True)
     assert job["status"] == "completed", app.plane.logs()
     assert app.api.get("/v1/system").json()["pools"][0]["failed_starts"] is None
 
 
 @pytest.mark.soak("contract/test_backlog.py::test_jobs_fail_when_containers_die_during_their_start")
-def test_containers_that_are_killed_in_their_start(app: Deployed, folder: Path) -> None:
-    """They cannot say that they failed, and count all the same: the job ends."""
+def test_a_container_killed_during_its_start_counts_as_a_failed_start(app: Deployed, folder: Path) -> None:
+    """A killed container cannot report its failed start, which counts nevertheless, so that the job ends."""
     (folder / "repaired").unlink(missing_ok=True)
     (folder / "kills").touch()
     job = app.ended(app.submit(BLUE, gpu="cheap"), is_swept=True)

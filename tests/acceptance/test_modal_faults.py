@@ -1,4 +1,4 @@
-"""What Modal does to containers and calls, caused on the loopback control plane: an accepted job ends as promised."""
+"""Faults of Modal's containers and calls on the loopback control plane: an accepted job ends as promised."""
 
 import shutil
 import signal
@@ -15,7 +15,7 @@ from tests.support.deployed import BLUE, Deployed, bucket_settings, deployed, sl
 
 WORKER = "ComfyWorker.*"
 RUN_S = 12
-"""How long a container may hold one ticket: one that hangs is killed then."""
+"""The time limit of a ticket, after which Modal kills its container."""
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def app(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Config) -> Iterat
 
 @pytest.fixture(autouse=True)
 def idle(app: Deployed) -> None:
-    """No ticket is left of the test before, whose time would end in this one."""
+    """Waits until no ticket of the previous test is left, whose time limit would end in this test."""
     app.until(lambda: not any(container.running for container in app.plane.containers_of(WORKER)))
 
 
 def _make_ready(app: Deployed, count: int) -> None:
-    """So many containers that wait for a ticket."""
+    """Starts this number of containers, which then wait for a ticket."""
     for job_id in [app.submit(slow(2)) for _ in range(count)]:
         app.ended(job_id)
 
@@ -43,7 +43,7 @@ def _make_ready(app: Deployed, count: int) -> None:
 
 
 def _busy(app: Deployed) -> Container:
-    """The one container that holds a ticket."""
+    """The only container that holds a ticket."""
     (busy,) = (container for container in app.plane.containers_of(WORKER) if container.running)
     return busy
 
@@ -53,8 +53,8 @@ def _signal(container: Container, number: signal.Signals) -> None:
     container.process.send_signal(number)
 
 
-def test_a_container_that_crashes(app: Deployed) -> None:
-    """Modal delivers its ticket again; the job begins again once its lease has ended."""
+def test_the_job_of_a_crashed_container_is_run_again(app: Deployed) -> None:
+    """Modal delivers the ticket of a crashed container again, and the job starts again once its lease has expired."""
     job_id = app.submit(slow(4))
     app.runs(job_id)
     _signal(_busy(app), signal.SIGKILL)
@@ -63,8 +63,8 @@ def test_a_container_that_crashes(app: Deployed) -> None:
     assert len(job["outputs"]) == 1
 
 
-def test_a_container_that_is_preempted(app: Deployed) -> None:
-    """Its job is given back at once, and no attempt is lost: no lease has to end, no reaper is needed."""
+def test_the_job_of_a_preempted_container_is_released(app: Deployed) -> None:
+    """A preempted container releases its job at once, without an expired lease, a reaper or a lost attempt."""
     job_id = app.submit(slow(4))
     app.runs(job_id)
     _signal(_busy(app), signal.SIGINT)
@@ -73,8 +73,8 @@ def test_a_container_that_is_preempted(app: Deployed) -> None:
 
 
 @pytest.mark.soak("contract/test_reaper.py::test_a_job_that_loses_every_worker_fails")
-def test_a_job_that_takes_its_container_with_it(app: Deployed) -> None:
-    """Modal would deliver its ticket for ever: our own attempts end it."""
+def test_a_job_that_kills_its_containers_fails(app: Deployed) -> None:
+    """A job that kills its containers fails after its attempts, although Modal would deliver its ticket for ever."""
     job_id = app.submit(slow(8))
     for _ in range(2):
         app.runs(job_id)
@@ -88,15 +88,15 @@ def test_a_job_that_takes_its_container_with_it(app: Deployed) -> None:
 
 
 @pytest.mark.soak("contract/test_reaper.py::test_a_job_that_loses_every_worker_fails")
-def test_a_ticket_that_takes_too_long(app: Deployed) -> None:
-    """Modal kills its container; a job that never gets further is given up after its attempts."""
+def test_a_job_above_the_ticket_limit_fails(app: Deployed) -> None:
+    """A job whose containers Modal kills at the ticket's time limit fails after its attempts."""
     job_id = app.submit(slow(3 * RUN_S))
     job = app.ended(job_id, is_swept=True)
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "worker_lost"), job
 
 
-def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
-    """Modal takes a container that works for one that is dead: the job runs once, the second one finds nothing."""
+def test_a_ticket_that_is_delivered_twice_runs_one_job(app: Deployed) -> None:
+    """A ticket that Modal delivers again to a second container finds no job there, and the job runs once."""
     _make_ready(app, 2)
     job_id = app.submit(slow(6))
     app.runs(job_id)
@@ -107,8 +107,8 @@ def test_a_ticket_that_is_delivered_twice(app: Deployed) -> None:
     assert len({name for name in entry.attempts if name.startswith("ta-")}) > 1
 
 
-def test_an_engine_that_cannot_be_started_again(app: Deployed) -> None:
-    """Its container takes no other ticket, so that it does not swallow them all; another one runs the job."""
+def test_a_container_whose_engine_cannot_restart_exits(app: Deployed) -> None:
+    """A container whose engine cannot be restarted takes no further ticket, and another container runs the job."""
     app.ended(app.submit(BLUE))
     broken = app.plane.containers_of(WORKER)
     for container in broken:
@@ -122,8 +122,8 @@ def test_an_engine_that_cannot_be_started_again(app: Deployed) -> None:
     assert ended, app.plane.logs()
 
 
-def test_no_room_for_another_ticket(app: Deployed) -> None:
-    """ResourceExhausted at the spawn: the job is accepted all the same, and the reaper asks again."""
+def test_a_job_is_accepted_although_modal_refuses_its_ticket(app: Deployed) -> None:
+    """A job whose ticket Modal refuses is accepted, and the reaper requests a worker again."""
     app.plane.state.refuses_calls_of = WORKER
     job_id = app.submit(BLUE)
     app.plane.state.refuses_calls_of = ""
@@ -132,8 +132,8 @@ def test_no_room_for_another_ticket(app: Deployed) -> None:
     assert job["status"] == "completed", f"{job}\n{app.plane.logs()}"
 
 
-def test_results_that_modal_has_forgotten(app: Deployed) -> None:
-    """After seven days a call cannot be looked up any more: what a job was and made lies in the bucket."""
+def test_jobs_outlive_modals_results(app: Deployed) -> None:
+    """A job can be read after Modal has forgotten its call, because everything is in the bucket."""
     job_id = app.submit(BLUE)
     app.ended(job_id)
     app.plane.forget_ended_calls()

@@ -1,4 +1,4 @@
-"""The image that a real `modal deploy` asks for: its layers, from what seldom changes to what often does."""
+"""The image that a real `modal deploy` requests, with layers ordered from rarely to often changed."""
 
 import re
 from pathlib import Path
@@ -41,9 +41,11 @@ PHASES = {
 
 
 @pytest.mark.parametrize("snapshot", [pytest.param("cpu", marks=IN_SOAK), "gpu"])
-def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
-    """The switch reaches Modal, and the hooks of both sides run; the photograph itself is the cloud's. With the GPU's
-    memory in it the engine is warm before, and not warmed again."""
+def test_a_worker_starts_from_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
+    """The snapshot setting reaches Modal, and the hooks before and after the restore run; no snapshot is taken here.
+
+    With the GPU's memory in the snapshot, the engine is warm before it and is not warmed again.
+    """
     settings = bucket_settings(s3_server, f"snapshot-{snapshot}") | {"warm_up": "words"}
     with deployed(tmp_path, settings, COMFYUI_MODAL_SNAPSHOT=snapshot) as app:
         worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
@@ -58,9 +60,11 @@ def test_a_worker_out_of_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3
     assert set(job["timings"]["start"]) == PHASES[snapshot]
 
 
-def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
-    """Each step is a layer of its own, made after those before it; the workers run on the last one. What is built with
-    the settings' defaults is recorded word by word: a change of it is seen in review."""
+def test_the_layers_of_the_workers_image_are_in_order(tmp_path: Path) -> None:
+    """Each step is a layer after those of the steps before it, and the workers run on the last layer.
+
+    The recipe for the default settings is recorded in full, so that a change of it is visible in a review.
+    """
     with Plane(tmp_path) as plane:
         env = clean_environment() | plane.client_env() | {"COMFYUI_MODAL_IMAGE": "comfyui"}
         for command in (["secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=b"], ["deploy", "-m", "infra.modal_app"]):
@@ -69,7 +73,7 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
         assert dict(plane.missing) == {}
         images = {image_id: pb.Image.FromString(recipe) for recipe, image_id in plane.state.images.items()}
         worker = plane.deployed(APP_NAME)["ComfyWorker.*"].spec
-        # A container imports the app without the files that the recipe was made of.
+        # A container imports the app without the files that the recipe was built from.
         assert httpx.get(f"{plane.state.web_url}/api/health", timeout=60, verify=NO_TLS).is_success, plane.logs()
     assert worker.checkpointing_enabled
     assert "enable_gpu_snapshot" not in worker.experimental_options
@@ -86,4 +90,4 @@ def test_the_layers_of_the_workers_image(tmp_path: Path) -> None:
     assert str(ROOT) not in "".join(layers)
     found = tmp_path / "recipe.txt"
     found.write_text("\n\n".join(layers) + "\n")
-    assert found.read_text() == RECIPE.read_text(), f"if this is meant: cp {found} {RECIPE}"
+    assert found.read_text() == RECIPE.read_text(), f"if this is intended: cp {found} {RECIPE}"

@@ -1,4 +1,4 @@
-"""The commands for models: in a folder of this machine, and on a deployment's volume."""
+"""The commands for models, in a local folder and on a deployment's volume."""
 
 import asyncio
 import hashlib
@@ -51,7 +51,7 @@ def command(*arguments: object, **variables: str) -> subprocess.CompletedProcess
 
 
 def test_the_shipped_manifest_is_found_from_any_folder(tmp_path: Path) -> None:
-    """The command may be run anywhere; another manifest is named from there."""
+    """The shipped manifest is found when the command is run in any folder."""
     line = [sys.executable, str(ROOT / "comfyui_modal.py"), "infra.cli", "models", "list", "--workflow", "wan21"]
     done = subprocess.run(
         [*line, "--dir", str(tmp_path)],
@@ -65,25 +65,25 @@ def test_the_shipped_manifest_is_found_from_any_folder(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_synced_verified_and_listed(manifest: Path, tmp_path: Path) -> None:
-    """Exit code 1 as long as a model cannot be had, though the others arrive; `list` takes what is missing calmly."""
-    here = ("--manifest", manifest, "--dir", tmp_path / "models")
-    dry = command("sync", "--dry-run", *here)
+    """A sync with a model that is unavailable downloads the others and exits with code 1, while `list` exits with 0."""
+    options = ("--manifest", manifest, "--dir", tmp_path / "models")
+    dry = command("sync", "--dry-run", *options)
     assert (dry.returncode, dry.stdout.count("missing")) == (0, 2), dry.stderr
-    synced = command("sync", *here)
+    synced = command("sync", *options)
     assert synced.returncode == 1, synced.stderr
     assert "downloaded vae/wan.safetensors" in synced.stdout
     assert "failed     loras/fast.safetensors" in synced.stdout
     assert (tmp_path / "models" / "vae" / "wan.safetensors").read_bytes() == BODY
-    assert command("verify", "--only", "wan.safetensors", *here).returncode == 0
-    assert command("verify", *here).returncode == 1
-    listed = command("list", "--json", *here)
-    states = {one["name"]: one["state"] for one in json.loads(listed.stdout)}
+    assert command("verify", "--only", "wan.safetensors", *options).returncode == 0
+    assert command("verify", *options).returncode == 1
+    listed = command("list", "--json", *options)
+    states = {model["name"]: model["state"] for model in json.loads(listed.stdout)}
     assert states == {"vae/wan.safetensors": "present", "loras/fast.safetensors": "missing"}
     assert listed.returncode == 0
 
 
-def test_what_is_wrong_is_named(manifest: Path, tmp_path: Path) -> None:
-    """A manifest's fault with its field; a name that means nothing. Exit code 2."""
+def test_errors_of_arguments_and_manifest_are_named(manifest: Path, tmp_path: Path) -> None:
+    """An unknown name and an error in a field of the manifest are named, with exit code 2."""
     unknown = command("list", "--workflow", "nothing", "--manifest", manifest, "--dir", tmp_path)
     assert (unknown.returncode, "'nothing' is neither" in unknown.stderr) == (2, True), unknown.stderr
     manifest.write_text('[[model]]\nfolder = "../vae"\nfile = "x"\nurl = "https://example.com"\n')
@@ -91,18 +91,18 @@ def test_what_is_wrong_is_named(manifest: Path, tmp_path: Path) -> None:
     assert (refused.returncode, "model.0.folder" in refused.stderr) == (2, True), refused.stderr
 
 
-def test_the_volume_of_a_deployment(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
-    """The deployed function is asked, with the models of this shell's manifest. The plane has no volumes: all lack."""
+def test_the_models_of_a_deployment_are_listed(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
+    """The deployed function lists the models of the shell's manifest, all of which a plane without volumes lacks."""
     with deployed(tmp_path, bucket_settings(s3_server, "models-plane")) as app:
-        said = app.run("infra.cli", "models", "list", "--manifest", str(manifest))
+        output = app.run("infra.cli", "models", "list", "--manifest", str(manifest))
         (mounted,) = app.plane.deployed("comfyui-modal-api")["download_models"].spec.volume_mounts
-    assert said.count("missing") == 2, said
+    assert output.count("missing") == 2, output
     assert (mounted.mount_path, mounted.read_only) == ("/models", False)
 
 
-def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
-    """What was published of files is no longer believed once a model has arrived."""
-    settings = bucket_settings(s3_server, "models-told")
+def test_new_models_invalidate_the_published_files(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:
+    """The published list of files is no longer used once a model was downloaded."""
+    settings = bucket_settings(s3_server, "models-published")
 
     async def published() -> bool:
         async with open_stores(Settings(**settings), MemorySignal()) as stores:
@@ -120,7 +120,7 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
         "print(*manage_models('sync', wanted, sys.argv[2], lambda: print('committed')), sep='\\n')"
     )
     variables = {ENV_PREFIX + name.upper(): str(value) for name, value in settings.items()}
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", script, str(manifest), str(tmp_path / "volume")],
         cwd=ROOT,
         env=clean_environment() | variables,
@@ -130,21 +130,21 @@ def test_submissions_learn_of_new_models(manifest: Path, tmp_path: Path, s3_serv
         timeout=60,
     ).stdout.splitlines()
     assert not asyncio.run(published())
-    assert said[0] == "committed"
-    assert any(line.startswith("{'name': 'vae/wan.safetensors', 'have': ") for line in said[1:-1]), said
-    assert said[-1].startswith("{'found': [{'name': 'vae/wan.safetensors', 'state': 'downloaded'"), said
+    assert output[0] == "committed"
+    assert any(line.startswith("{'name': 'vae/wan.safetensors', 'have': ") for line in output[1:-1]), output
+    assert output[-1].startswith("{'found': [{'name': 'vae/wan.safetensors', 'state': 'downloaded'"), output
 
 
-def test_how_far_a_volume_is_arrives_here(tmp_path: Path) -> None:
-    """Step by step while the deployed function works, before what it has found."""
+def test_the_progress_of_a_volume_is_shown(tmp_path: Path) -> None:
+    """The progress of the deployed function is shown step by step before its result."""
     listen = (
         "import asyncio; from infra.cloud.modal_cloud import ModalCloud; "
         "print(asyncio.run(ModalCloud({}).manage_models('sync', [{'n': 1}], print)))"
     )
     with Plane(tmp_path, container_env={"PATH": os.environ["PATH"]}) as plane:
         env = clean_environment() | plane.client_env()
-        made = run_command("modal", "deploy", "-m", "tests.support.telling_app", environment=env)
-        assert made.returncode == 0, f"{made.stdout}\n{made.stderr}\n{plane.missing}"
+        deployed_app = run_command("modal", "deploy", "-m", "tests.support.telling_app", environment=env)
+        assert deployed_app.returncode == 0, f"{deployed_app.stdout}\n{deployed_app.stderr}\n{plane.missing}"
         line = [sys.executable, "-c", listen]
         done = subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{plane.missing}\n{plane.logs()}"

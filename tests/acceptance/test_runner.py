@@ -1,4 +1,4 @@
-"""Claimed jobs on a real engine process: what becomes of their graphs, and what they leave in the bucket."""
+"""Claimed jobs on a real engine process: the execution of their graphs, and their results in the bucket."""
 
 import asyncio
 import hashlib
@@ -40,13 +40,13 @@ def png(size: tuple[int, int] = (64, 48)) -> bytes:
 
 @pytest.fixture(scope="module")
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    """One worker for the file: it must be fit for the next job whatever the last one was."""
+    """One worker for the whole file, so each test also shows that the worker survived the previous job."""
     async with workbench(tmp_path_factory.mktemp("engine")) as bench:
         yield bench
 
 
-async def test_pixels_come_out_as_asked(bench: Bench) -> None:
-    """LoadImage → ImageScale → ImageInvert → SaveImage on a staged picture."""
+async def test_a_graph_transforms_its_picture(bench: Bench) -> None:
+    """LoadImage → ImageScale → ImageInvert → SaveImage transform a staged picture as requested."""
     picture = png()
     record = await bench.run(
         example("still"),
@@ -62,8 +62,8 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
     assert (output.size_bytes, output.sha256) == (len(body), hashlib.sha256(body).hexdigest())
     got = np.asarray(Image.open(io.BytesIO(body)), dtype=np.int16)
     source = np.asarray(Image.open(io.BytesIO(picture)), dtype=np.int16)
-    wanted = 255 - (source[0::2, 0::2] + source[1::2, 0::2] + source[0::2, 1::2] + source[1::2, 1::2]) / 4
-    assert np.abs(got - wanted).max() <= 1.5
+    expected = 255 - (source[0::2, 0::2] + source[1::2, 0::2] + source[0::2, 1::2] + source[1::2, 1::2]) / 4
+    assert np.abs(got - expected).max() <= 1.5
 
 
 @pytest.mark.parametrize(
@@ -73,17 +73,19 @@ async def test_pixels_come_out_as_asked(bench: Bench) -> None:
         {"1": node("LoadImage", image='"../secret.png" [input]')},
     ],
 )
-async def test_a_worker_refuses_what_nobody_could_judge_before(bench: Bench, hostile: dict[str, Any]) -> None:
-    """A job may have been accepted when no engine's nodes were known."""
+async def test_a_worker_checks_graphs_against_its_engine(bench: Bench, hostile: dict[str, Any]) -> None:
+    """A worker refuses a graph that was accepted when no engine's nodes were known."""
     record = await bench.run(hostile | {"2": saved()}, graphs="strangers")
     assert (record.status, record.error_detail and record.error_detail.code) == (Status.FAILED, "prompt_refused")
     assert record.error is not None
     assert "image of node 1" in record.error
 
 
-async def test_a_node_is_given_what_its_class_does_not_declare(bench: Bench) -> None:
-    """As in ComfyUI: every link, and every literal where the class takes any. Our mark for the cache is not among
-    them, and the same graph runs anew for the next job."""
+async def test_a_node_gets_undeclared_inputs_as_in_comfyui(bench: Bench) -> None:
+    """A node gets every link, and every literal if its class has open inputs, but not the worker's cache marker.
+
+    The same graph runs again for the next job.
+    """
     graph = {
         "1": node("PrimitiveString", value="glow"),
         "2": node("LiteOpenInputs", trigger_words=["1", 0], words="neon", rows={"__value__": []}),
@@ -97,8 +99,8 @@ async def test_a_node_is_given_what_its_class_does_not_declare(bench: Bench) -> 
         assert json.loads(texts["2"] or "") == {"trigger_words": "glow", "words": "neon", "rows": {"__value__": []}}
 
 
-async def test_an_undeclared_link_is_the_nodes_to_take_or_not(bench: Bench) -> None:
-    """ComfyUI passes it, and the function of a class that does not know it fails."""
+async def test_an_undeclared_link_may_fail_its_node(bench: Bench) -> None:
+    """An undeclared link is passed to the node, whose function fails if it does not accept it."""
     stray = {**EMPTY, "inputs": {**EMPTY["inputs"], "stray": ["4", 0]}}
     record = await bench.run({"1": stray, "2": saved(), "4": node("PrimitiveString", value="x")}, graphs="own")
     assert record.error_detail is not None
@@ -106,16 +108,16 @@ async def test_an_undeclared_link_is_the_nodes_to_take_or_not(bench: Bench) -> N
     assert "unexpected keyword argument 'stray'" in record.error_detail.message
 
 
-async def test_a_video_arrives_whole(bench: Bench) -> None:
-    """With its size, length and frames."""
+async def test_a_video_is_described(bench: Bench) -> None:
+    """A video output has its size, duration and number of frames."""
     record = await bench.run(example("clip"), input_files=(await bench.input_file("photo.png", png((640, 428))),))
     (output,) = record.outputs
     assert (output.type, output.content_type, output.width, output.height) == ("video", "video/mp4", 320, 214)
     assert (output.frames, output.duration_s) == (24, 2.0)
 
 
-async def test_every_kind_of_output_arrives(bench: Bench) -> None:
-    """Previews, animations, sound, text, and payloads that no one has heard of."""
+async def test_every_kind_of_output_is_stored(bench: Bench) -> None:
+    """Previews, animations, sounds, texts and unknown payloads are stored as outputs."""
     payload = {
         "gifs": [{"filename": "no.gif"}],
         "odd": [1, {"a": None}],
@@ -150,7 +152,7 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
     found = {(output.node_id, output.filename): output for output in record.outputs}
     assert len([key for key in found if key[0] == "2"]) == 3
     animated = found["3", "anim_00001_.webp"]
-    assert (animated.content_type, animated.frames) == ("image/webp", 2)  # encoders merge frames that are alike
+    assert (animated.content_type, animated.frames) == ("image/webp", 2)  # encoders merge identical frames
     assert found["4", "apng_00001_.png"].type == "image"
     sound = found["6", "flac_00001.flac"]
     assert (sound.type, sound.content_type, sound.duration_s) == ("audio", "audio/x-flac", 0.5)
@@ -163,8 +165,8 @@ async def test_every_kind_of_output_arrives(bench: Bench) -> None:
     assert json.loads((await bench.objects.get(found["10", "ui_output_10_weird.json"].key)).body) == [None]
 
 
-async def test_pictures_sent_by_the_socket_are_outputs(bench: Bench) -> None:
-    """SaveImageWebsocket writes no file and shows nothing in history; a second job gets its own again."""
+async def test_pictures_from_the_socket_are_outputs(bench: Bench) -> None:
+    """SaveImageWebsocket's pictures, which are in neither a file nor history, are outputs of each job."""
     graph = {
         "1": {**EMPTY, "inputs": {**EMPTY["inputs"], "batch_size": 2}},
         "2": node("SaveImageWebsocket", images=["1", 0]),
@@ -176,24 +178,24 @@ async def test_pictures_sent_by_the_socket_are_outputs(bench: Bench) -> None:
         }
 
 
-async def test_a_second_identical_job_gets_files_of_its_own(bench: Bench) -> None:
-    """The engine's cache never answers with an old file."""
+async def test_a_second_identical_job_gets_its_own_files(bench: Bench) -> None:
+    """The engine's cache never supplies an old file to a second identical job."""
     graph = {"1": EMPTY, "2": saved(), "3": node("PreviewImage", images=["1", 0])}
     first, second = await bench.run(graph), await bench.run(graph)
     assert len(second.outputs) == len(first.outputs) == 2
-    for one, other in zip(first.outputs, second.outputs, strict=True):
-        assert one.key != other.key
-        await bench.objects.head(other.key)
+    for earlier, later in zip(first.outputs, second.outputs, strict=True):
+        assert earlier.key != later.key
+        await bench.objects.head(later.key)
 
 
-async def test_identical_save_nodes_share_one_file(bench: Bench) -> None:
-    """Both are listed; the bytes are stored once."""
+async def test_identical_save_nodes_are_all_listed(bench: Bench) -> None:
+    """Identical save nodes are all listed as outputs."""
     record = await bench.run({"1": EMPTY, "2": saved(), "3": saved()})
     assert {output.node_id for output in record.outputs} == {"2", "3"}
 
 
 async def test_a_failed_node_is_named_and_earlier_outputs_are_kept(bench: Bench) -> None:
-    """What was finished before the failure is the client's."""
+    """Outputs that were finished before a node's failure are kept, and the error names the node."""
     graph = {"1": EMPTY, "2": saved(), "3": node("LiteRaise", image=["1", 0], kind="runtime"), "4": saved("3")}
     record = await bench.run(graph)
     detail = record.error_detail
@@ -209,8 +211,8 @@ async def test_a_failed_node_is_named_and_earlier_outputs_are_kept(bench: Bench)
     assert (record.progress_details.current_node, record.progress_details.nodes_completed) == ("3", 2)
 
 
-async def test_out_of_memory_has_a_code_of_its_own(bench: Bench) -> None:
-    """And the engine is a fresh one afterwards."""
+async def test_out_of_memory_has_its_own_code(bench: Bench) -> None:
+    """A node that runs out of memory has its own error code, and the engine is replaced afterwards."""
     before = bench.host.pid
     record = await bench.run({"1": EMPTY, "2": node("LiteRaise", image=["1", 0], kind="oom"), "3": saved("2")})
     assert record.error_detail is not None
@@ -219,8 +221,8 @@ async def test_out_of_memory_has_a_code_of_its_own(bench: Bench) -> None:
     assert (await bench.run({"1": EMPTY, "2": saved()})).status is Status.COMPLETED
 
 
-async def test_what_the_engine_refuses_is_told_in_its_words(bench: Bench) -> None:
-    """With its own node_errors."""
+async def test_a_refusal_by_the_engine_is_reported(bench: Bench) -> None:
+    """A refused graph gives the engine's message and node_errors."""
     record = await bench.run({"1": {**EMPTY, "inputs": {**EMPTY["inputs"], "width": 99_999}}, "2": saved()})
     assert record.error_detail is not None
     assert record.error_detail.code == "prompt_refused"
@@ -230,7 +232,7 @@ async def test_what_the_engine_refuses_is_told_in_its_words(bench: Bench) -> Non
 
 
 async def test_a_crashed_engine_fails_the_job_and_is_replaced(bench: Bench) -> None:
-    """The process is gone in the middle of a node; the next job runs."""
+    """A job whose node crashes the engine fails, and the next job runs on another engine."""
     record = await bench.run({"1": EMPTY, "2": node("LiteRaise", image=["1", 0], kind="crash"), "3": saved("2")})
     assert record.error_detail is not None
     assert record.error_detail.code == "engine_unavailable"
@@ -238,7 +240,7 @@ async def test_a_crashed_engine_fails_the_job_and_is_replaced(bench: Bench) -> N
 
 
 async def test_a_missing_input_file_is_named(bench: Bench) -> None:
-    """Its bytes were removed from the bucket after the submission."""
+    """A job whose input file was removed from the bucket fails with the file's name."""
     medium = await bench.input_file("photo.png", png())
     await bench.objects.delete(medium.key)
     record = await bench.run(example("still"), input_files=(medium,))
@@ -247,13 +249,13 @@ async def test_a_missing_input_file_is_named(bench: Bench) -> None:
 
 
 async def test_a_job_without_outputs_completes(bench: Bench) -> None:
-    """A node may show nothing."""
+    """A job whose nodes show nothing completes without outputs."""
     record = await bench.run({"1": node("LiteEmit", ui="{}")})
     assert (record.status, record.outputs) == (Status.COMPLETED, ())
 
 
 async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
-    """Input, output and temp are wiped before each job."""
+    """The engine's folders are emptied before each job, so that a job cannot use an earlier input file."""
     await bench.run(example("still"), input_files=(await bench.input_file("photo.png", png()),))
     record = await bench.run(example("still"))
     assert record.error_detail is not None
@@ -261,13 +263,13 @@ async def test_nothing_of_a_job_is_left_for_the_next(bench: Bench) -> None:
 
 
 async def test_the_inputs_of_the_job_are_set(bench: Bench) -> None:
-    """In the graph that was submitted."""
+    """The job's inputs are set in its graph."""
     record = await bench.run({"1": EMPTY, "2": saved(prefix="x")}, inputs=(Input(node="1", field="width", value=8),))
     assert [output.width for output in record.outputs] == [8]
 
 
-async def test_inputs_beside_the_record_are_set_as_well(bench: Bench) -> None:
-    """Long ones lie there."""
+async def test_inputs_outside_the_record_are_set(bench: Bench) -> None:
+    """Long inputs, which are stored outside the record, are set in the graph."""
     graph = {"1": node("PrimitiveString", value="short"), "2": node("PreviewAny", source=["1", 0])}
     job_id, text = str(uuid.uuid4()), "long " * 50_000
     body = json.dumps([{"node": "1", "field": "value", "value": text}]).encode()
@@ -279,10 +281,10 @@ async def test_inputs_beside_the_record_are_set_as_well(bench: Bench) -> None:
 PARTLY_GOOD = {"1": EMPTY, "2": saved(), "8": node("ImageInvert"), "9": saved("8")}
 
 
-async def test_good_outputs_run_beside_bad_ones(bench: Bench) -> None:
-    """As in ComfyUI: the record says what the engine said of the others, and counts only the nodes that run."""
-    ours: dict[str, Any] = {"class_type": None, "dependent_outputs": [], "errors": []}
-    known = {"8": ours | {"detail": "our own words", "hint": "link it"}, "2": ours | {"detail": "it ran", "hint": ""}}
+async def test_valid_outputs_run_despite_invalid_ones(bench: Bench) -> None:
+    """Valid outputs run as in ComfyUI; the record has the engine's errors for the others and counts only run nodes."""
+    own: dict[str, Any] = {"class_type": None, "dependent_outputs": [], "errors": []}
+    known = {"8": own | {"detail": "our own message", "hint": "link it"}, "2": own | {"detail": "it ran", "hint": ""}}
     record = await bench.run(PARTLY_GOOD, warnings=known)
     assert record.status is Status.COMPLETED
     assert [output.node_id for output in record.outputs] == ["2"]
@@ -290,11 +292,11 @@ async def test_good_outputs_run_beside_bad_ones(bench: Bench) -> None:
     (warning,) = record.warnings.values()
     assert (warning["class_type"], warning["dependent_outputs"]) == ("ImageInvert", ["9"])
     assert warning["errors"][0]["type"] == "required_input_missing"
-    assert (warning["detail"], warning["hint"]) == ("our own words", "link it")
+    assert (warning["detail"], warning["hint"]) == ("our own message", "link it")
 
 
 async def test_a_strict_job_is_refused_for_one_bad_output(bench: Bench) -> None:
-    """Nothing of it is delivered."""
+    """A strict job with one bad output is refused and delivers nothing."""
     record = await bench.run(PARTLY_GOOD, is_strict=True)
     assert record.error_detail is not None
     assert (record.error_detail.code, record.error_detail.node_id) == ("prompt_refused", "8")
@@ -302,8 +304,8 @@ async def test_a_strict_job_is_refused_for_one_bad_output(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("graphs", ["own", "strangers"])
-async def test_a_worker_applies_the_rules_that_the_job_was_accepted_by(bench: Bench, graphs: GraphTrust) -> None:
-    """It knows its engine, which the API may not have known at submission."""
+async def test_a_worker_applies_the_graph_trust_of_the_job(bench: Bench, graphs: GraphTrust) -> None:
+    """A worker, which knows its engine, applies the graph trust with which the job was accepted."""
     record = await bench.run({"1": EMPTY, "2": saved() | {"override_display_id": "1"}}, graphs=graphs)
     if graphs == "own":
         assert record.status is Status.COMPLETED
@@ -313,7 +315,7 @@ async def test_a_worker_applies_the_rules_that_the_job_was_accepted_by(bench: Be
 
 
 async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
-    """A running job's record lists what is already in the bucket."""
+    """The record of a running job lists outputs that are already in the bucket."""
     record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(30, 0.1), "4": saved("3")})
     running = asyncio.create_task(bench.worker.serve_one())
     seen = await bench.until(record.job_id, lambda r: r.outputs)
@@ -325,8 +327,8 @@ async def test_outputs_are_uploaded_while_later_nodes_run(bench: Bench) -> None:
     assert [output.node_id for output in ended.outputs] == ["2", "4"]
 
 
-async def test_a_long_graph_costs_at_most_a_write_a_second(tmp_path: Path) -> None:
-    """200 nodes, 400 progress messages: claim, conclusion, and one write for each second that it took."""
+async def test_a_long_graph_costs_at_most_one_write_per_second(tmp_path: Path) -> None:
+    """A job of 200 nodes is written at its claim, at its end, and at most once a second in between."""
     objects = MemoryObjectStore(SystemClock())
     policy = AttemptPolicy(report=ReportPolicy(interval_s=1.0))
     graph = {"1": EMPTY, **{str(n): node("ImageInvert", image=[str(n - 1), 0]) for n in range(2, 200)}}
@@ -342,23 +344,23 @@ async def test_a_long_graph_costs_at_most_a_write_a_second(tmp_path: Path) -> No
     assert 1 <= progress_writes <= seconds + 1
 
 
-async def test_a_worker_that_lives_on_says_again_what_its_engine_can_do(tmp_path: Path) -> None:
-    """Not after every job, but before what it said is too old to be believed."""
+async def test_a_worker_republishes_its_engine_information(tmp_path: Path) -> None:
+    """A worker publishes its engine's information again before it expires, but not after every job."""
     clock = ManualClock(datetime(2026, 11, 23, tzinfo=UTC))
     async with workbench(tmp_path, clock=clock) as bench:
-        said = []
+        published = []
         for minutes in (0, 10, 25, 10):
             clock.set(clock.now() + timedelta(minutes=minutes))
             await bench.worker.serve_one()
             info = EngineInfo.from_bytes((await bench.objects.get(keys.engine_info("default"))).body)
             assert "SaveImage" in info.object_info
-            said.append(info.published_at)
-    start = said[0]
-    assert said == [start, start, start + timedelta(minutes=35), start + timedelta(minutes=35)]
+            published.append(info.published_at)
+    start = published[0]
+    assert published == [start, start, start + timedelta(minutes=35), start + timedelta(minutes=35)]
 
 
 async def test_the_files_of_a_job_are_not_published_as_the_engines(tmp_path: Path) -> None:
-    """Loaders list the input folder, and the last job's files are not there for the next one."""
+    """The last job's input files are removed before a loader's file list is published."""
     clock = ManualClock(datetime(2026, 11, 23, tzinfo=UTC))
     async with workbench(tmp_path, clock=clock) as bench:
         await bench.run(example("still"), input_files=(await bench.input_file("photo.png", png()),))
@@ -368,8 +370,8 @@ async def test_the_files_of_a_job_are_not_published_as_the_engines(tmp_path: Pat
         assert not list(tmp_path.rglob("photo.png"))
 
 
-async def test_the_whole_on_the_real_server(s3_objects: S3ObjectStore, tmp_path: Path) -> None:
-    """The same runner over SeaweedFS: the object is there with its type, and the run time is remembered."""
+async def test_a_job_runs_on_the_real_server(s3_objects: S3ObjectStore, tmp_path: Path) -> None:
+    """On SeaweedFS, a job's output has its size and type, and its run time is recorded."""
     objects: ObjectStore = s3_objects
     async with workbench(tmp_path, objects, quick_policy()) as bench:
         record = await bench.run({"1": EMPTY, "2": saved()})

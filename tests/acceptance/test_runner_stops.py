@@ -1,4 +1,4 @@
-"""Claimed jobs on a real engine process that are stopped: cancelled, too long, fenced, given back, given up."""
+"""Claimed jobs on a real engine process that are cancelled, time out, are fenced, released or given up."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,13 +25,13 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture(scope="module")
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
-    """One worker for the file: it must be fit for the next job whatever the last one was."""
+    """One worker for the whole file, so each test also shows that the worker survived the previous job."""
     async with workbench(tmp_path_factory.mktemp("engine")) as bench:
         yield bench
 
 
 async def test_a_cancelled_job_stops(bench: Bench) -> None:
-    """The engine is interrupted, and what was finished is kept."""
+    """Cancelling a job interrupts its engine and keeps finished outputs."""
     record = await bench.submit({"1": EMPTY, "2": saved(), "3": slow(), "4": saved("3")})
     running = asyncio.create_task(bench.worker.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
@@ -44,8 +44,8 @@ async def test_a_cancelled_job_stops(bench: Bench) -> None:
     assert [output.node_id for output in ended.outputs] == ["2"]
 
 
-async def test_a_job_that_ignores_interrupts_costs_the_engine(bench: Bench) -> None:
-    """The job ends as cancelled all the same, and the next one runs."""
+async def test_a_job_that_ignores_interrupts_replaces_the_engine(bench: Bench) -> None:
+    """A cancelled job that ignores interrupts ends as cancelled, and the next job runs on another engine."""
     graph = {"1": EMPTY, "2": node("LiteHang", image=["1", 0], seconds=600.0), "3": saved("2")}
     record = await bench.submit(graph)
     running = asyncio.create_task(bench.worker.serve_one())
@@ -58,14 +58,14 @@ async def test_a_job_that_ignores_interrupts_costs_the_engine(bench: Bench) -> N
 
 
 async def test_a_job_that_takes_too_long_is_stopped(bench: Bench) -> None:
-    """By its own timeout_s."""
+    """A job is stopped after its own timeout_s."""
     record = await bench.run({"1": EMPTY, "2": slow(), "3": saved("2")}, timeout_s=1)
     assert record.error_detail is not None
     assert record.error_detail.code == "timeout"
 
 
 async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
-    """Another attempt took the job over: its record is left alone."""
+    """An attempt does not change the record after another attempt has taken over the job."""
     record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
     running = asyncio.create_task(bench.worker.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
@@ -80,8 +80,8 @@ async def test_a_fenced_attempt_writes_nothing(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["stopped", "cancelled"])
-async def test_a_stopped_worker_gives_its_job_back(bench: Bench, how: str) -> None:
-    """The job is queued when `serve` returns, however it ends, and another worker may claim it."""
+async def test_a_stopped_worker_releases_its_job(bench: Bench, how: str) -> None:
+    """The job is queued and can be claimed when `serve` returns, however it ends."""
     record = await bench.submit({"1": EMPTY, "2": slow(), "3": saved("2")})
     stop = asyncio.Event()
     serving = asyncio.create_task(bench.worker.serve(stop))
@@ -100,7 +100,7 @@ async def test_a_stopped_worker_gives_its_job_back(bench: Bench, how: str) -> No
 
 
 async def test_a_prompt_that_its_worker_gives_up_is_withdrawn(tmp_path: Path) -> None:
-    """The job failed for a reason of ours: its graph must not run on, and the next job's time is its own."""
+    """The prompt of a job that its worker gives up is stopped, so that it takes no time from the next job."""
     policy = replace(quick_policy(), uploads=UploadPolicy(max_outputs=1))
     async with workbench(tmp_path, policy=policy) as bench:
         graph = {"1": EMPTY, "2": saved(prefix="a"), "3": saved(prefix="b"), "4": slow(600), "5": saved("4", "c")}
@@ -112,8 +112,8 @@ async def test_a_prompt_that_its_worker_gives_up_is_withdrawn(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("how", ["stopped", "fenced"])
-async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -> None:
-    """Only its URL is known: it is not restarted with the worker, so the prompt is withdrawn."""
+async def test_a_prompt_in_a_foreign_comfyui_is_withdrawn(bench: Bench, how: str) -> None:
+    """The prompt in a ComfyUI that is used by URL, and not restarted with the worker, is withdrawn."""
     host = RunningEngine(bench.host.engine.url)
     identity = WorkerIdentity("guest", "default", queue_poll_s=0.2)
     worker = WorkerLoop(identity, host, bench.stores, quick_policy())
@@ -130,7 +130,7 @@ async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -
             lambda r: r.release(attempt=1, now=now).claim(worker="other", now=now, lease_s=600),
         )
         async with asyncio.timeout(10):
-            while (await bench.host.engine.queue()).running:  # noqa: ASYNC110  it has no Event
+            while (await bench.host.engine.queue()).running:  # noqa: ASYNC110  the engine's queue has no Event
                 await asyncio.sleep(0.05)
     stop.set()
     await serving
@@ -140,15 +140,15 @@ async def test_a_comfyui_of_others_is_not_left_running(bench: Bench, how: str) -
     await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
 
 
-async def test_a_frozen_engine_holds_no_cancelled_job(bench: Bench) -> None:
-    """It answers nothing at all, not even that it was told to stop."""
+async def test_a_frozen_engine_does_not_delay_a_cancelled_job(bench: Bench) -> None:
+    """A cancelled job ends in time although its frozen engine answers nothing."""
     record = await bench.submit({"1": EMPTY, "2": slow(600), "3": saved("2")})
     running = asyncio.create_task(bench.worker.serve_one())
     await bench.until(record.job_id, lambda r: r.progress_details.step)
     assert bench.host.pid is not None
     (engine,) = psutil.Process(bench.host.pid).children()
     engine.suspend()
-    await asyncio.sleep(1.5)  # a look at its history is under way
+    await asyncio.sleep(1.5)  # a request for its history is in progress
     now = SystemClock().now()
     await bench.jobs.evolve("default", record.job_id, lambda r: r.cancel(now=now))
     async with asyncio.timeout(20):
@@ -166,8 +166,8 @@ class SlowUploads(MemoryObjectStore):
 
 
 @pytest.mark.parametrize("why", ["timeout", "cancelled"])
-async def test_outputs_that_take_too_long_do_not_hold_the_gpu(tmp_path: Path, why: str) -> None:
-    """The graph is done, its output is on its way: a timeout and a cancel hold all the same."""
+async def test_slow_uploads_do_not_hold_the_gpu(tmp_path: Path, why: str) -> None:
+    """A timeout or a cancellation also ends a job whose graph is done and whose output is being uploaded."""
     async with workbench(tmp_path, objects=SlowUploads(SystemClock())) as bench:
         record = await bench.submit({"1": EMPTY, "2": saved()}, timeout_s=2 if why == "timeout" else 600)
         running = asyncio.create_task(bench.worker.serve_one())

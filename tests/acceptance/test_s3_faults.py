@@ -1,4 +1,4 @@
-"""A bucket that fails at random, on the wire: what was accepted is kept all the same."""
+"""A bucket that fails at random on the wire loses nothing that was accepted."""
 
 import random
 import time
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.chaos
 
 JOBS, JOBS_IN_SHORT = 20, 8
 CANCELLED_OF = 4
-"""Every fourth job is cancelled."""
+"""One job of this number is cancelled."""
 PROBABILITY = 0.3
 SUBMITTERS = 3
 FAULTS_S, FAULTS_S_IN_SHORT = 20.0, 6.0
@@ -28,19 +28,19 @@ SETTLE_S = 45.0
 QUICK = {
     "COMFYUI_MODAL_LEASE_S": "5",
     "COMFYUI_MODAL_REAP_INTERVAL_S": "1",
-    "COMFYUI_MODAL_MAX_ATTEMPTS": "50",  # the bucket alone must not fail a job
+    "COMFYUI_MODAL_MAX_ATTEMPTS": "50",  # the bucket's faults alone must not fail a job
 }
 
 
 @contextmanager
 def proxy_before(endpoint: str) -> Iterator[FaultyProxy]:
-    """In a thread of its own, since the test waits in its own."""
+    """A faulty proxy that runs in its own thread, because the test blocks its thread."""
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(faulty_proxy(endpoint)) as proxy:
         yield proxy
 
 
-def test_a_bucket_that_fails_loses_and_doubles_nothing(s3_config: S3Config, tmp_path: Path, is_long: bool) -> None:
-    """Errors, resets, lost answers, slow and cut bodies: each accepted job ends, once, with what it should have."""
+def test_bucket_faults_neither_lose_nor_duplicate_jobs(s3_config: S3Config, tmp_path: Path, is_long: bool) -> None:
+    """Despite errors, resets, lost responses and slow or cut bodies, each accepted job ends once with its results."""
     seed = random.SystemRandom().randrange(1 << 32)
     chance = random.Random(seed)  # noqa: S311  a seed must reproduce it
     orders = [Order.drawn(number, chance) for number in range(JOBS if is_long else JOBS_IN_SHORT)]

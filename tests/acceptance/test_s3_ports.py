@@ -1,4 +1,4 @@
-"""No port of the embedded S3 server obeys, or tells anything to, a client without its keys."""
+"""No port of the embedded S3 server executes or reveals anything for a client without its keys."""
 
 import asyncio
 import ssl
@@ -67,13 +67,13 @@ METHODS = ("GET", "POST", "PUT", "DELETE")
 
 
 def text_field(number: int, value: str) -> bytes:
-    """A protobuf field of a short text."""
+    """A protobuf field with a short text."""
     return bytes([number << 3 | 2, len(value)]) + value.encode()
 
 
 LIST_KEYS = text_field(1, f"/buckets/{BUCKET}/api-keys")
 DELETE_KEYS = text_field(1, f"/buckets/{BUCKET}") + text_field(2, "api-keys") + bytes([0x20, 1, 0x28, 1])
-"""DeleteEntryRequest: also the data, and recursively."""
+"""A DeleteEntryRequest that includes the data, recursively."""
 
 CALLS = (
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", text_field(7, "*")),
@@ -88,11 +88,11 @@ CALLS = (
     ("/volume_server_pb.VolumeServer/DeleteCollection", text_field(1, BUCKET)),
     ("/master_pb.Seaweed/CollectionDelete", text_field(1, BUCKET)),
 )
-"""Reads before deletions, each of which answers without authentication where a port is open."""
+"""Reads before deletions, all of which need no authentication on an open port."""
 
 
-class Bytes:
-    """A message that is kept as bytes: grpclib asks its codec for nothing more."""
+class BytesCodec:
+    """A gRPC codec that keeps messages as bytes."""
 
     __content_subtype__ = "proto"
 
@@ -124,7 +124,7 @@ def listening_ports(server: LocalS3Server) -> set[int]:
 
 
 async def all_ports(server: LocalS3Server) -> set[int]:
-    """The administrator's ports come last, some time after the server can be used."""
+    """All listening ports, once the administrator's ports are open, some time after the server is usable."""
     async with asyncio.timeout(60):
         while (found := listening_ports(server)) != server.ports:  # noqa: ASYNC110  another process opens them
             await asyncio.sleep(0.1)
@@ -132,7 +132,7 @@ async def all_ports(server: LocalS3Server) -> set[int]:
 
 
 def without_certificate(*protocols: str) -> ssl.SSLContext:
-    """A client that trusts every server, and has no certificate to show."""
+    """The TLS context of a client that trusts every server and has no certificate."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -145,7 +145,7 @@ def requests() -> Iterator[tuple[str, str]]:
 
 
 async def http_answers(port: int, scheme: str) -> AsyncIterator[tuple[str, httpx.Response]]:
-    """Whatever an HTTP client without keys and certificates is answered on this port."""
+    """All responses on this port to an HTTP client without keys and certificates."""
     base = f"{scheme}://127.0.0.1:{port}"
     client = httpx.AsyncClient(
         base_url=base, verify=without_certificate("http/1.1"), timeout=TIMEOUT_S, trust_env=False
@@ -155,18 +155,18 @@ async def http_answers(port: int, scheme: str) -> AsyncIterator[tuple[str, httpx
             try:
                 answer = await client.request(method, path)
             except (httpx.TransportError, ssl.SSLError):
-                return  # refused below HTTP, before any path was read: the others would only repeat it
+                return  # refused below HTTP, before the path was read, so the other requests would be too
             yield f"{method} {base}{path}", answer
 
 
-def is_sign_of_life(request: str, answer: httpx.Response) -> bool:
-    """The S3 port answers health checks, with nothing in them."""
+def is_health_check(request: str, answer: httpx.Response) -> bool:
+    """Whether this is the empty response of the S3 port to a health check."""
     return request.startswith("GET ") and request.endswith("/status") and answer.content == b""
 
 
 async def grpc_answer(port: int, call: str, request: bytes, tls: ssl.SSLContext | None) -> bytes | None:
-    """The first message of the answer; None if it is refused."""
-    channel = grpclib.client.Channel("127.0.0.1", port, ssl=tls, codec=Bytes())  # type: ignore[arg-type]
+    """The first message of the response, or None if it is refused."""
+    channel = grpclib.client.Channel("127.0.0.1", port, ssl=tls, codec=BytesCodec())  # type: ignore[arg-type]
     try:
         async with asyncio.timeout(TIMEOUT_S):
             async with channel.request(call, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
@@ -192,35 +192,37 @@ async def plant_canary(server: LocalS3Server) -> None:
     await objects.close()
 
 
-async def test_no_port_obeys_http(server: LocalS3Server) -> None:
-    """Each command path of each port, with each method, by HTTP and HTTPS: refused, and nothing is read or deleted."""
+async def test_no_port_accepts_http(server: LocalS3Server) -> None:
+    """No port accepts any command path with any method over HTTP or HTTPS, and nothing is read or deleted."""
     await plant_canary(server)
-    obeyed = []
+    accepted = []
     for port in await all_ports(server):
         for scheme in ("http", "https"):
             async for request, answer in http_answers(port, scheme):
                 assert CANARY not in answer.content
-                if answer.status_code < 400 and not is_sign_of_life(request, answer):
-                    obeyed.append((request, answer.status_code, answer.content[:80]))
-    assert obeyed == []
+                if answer.status_code < 400 and not is_health_check(request, answer):
+                    accepted.append((request, answer.status_code, answer.content[:80]))
+    assert accepted == []
     assert await canary_is_intact(server)
 
 
-async def test_no_port_obeys_grpc(server: LocalS3Server) -> None:
-    """Each gRPC call on each port, with and without TLS, gets no message, and the bucket is as it was."""
+async def test_no_port_accepts_grpc(server: LocalS3Server) -> None:
+    """No port answers any gRPC call, with or without TLS, and the bucket is unchanged."""
     await plant_canary(server)
     ports = await all_ports(server)
-    obeyed = []
+    accepted = []
     for call, request in CALLS:
         for tls in (None, without_certificate("h2")):
             answers = await asyncio.gather(*(grpc_answer(port, call, request, tls) for port in ports))
-            obeyed += [(port, call, answer) for port, answer in zip(ports, answers, strict=True) if answer is not None]
-    assert obeyed == []
+            accepted += [
+                (port, call, answer) for port, answer in zip(ports, answers, strict=True) if answer is not None
+            ]
+    assert accepted == []
     assert await canary_is_intact(server)
 
 
 async def test_keys_of_the_parts_are_private(server: LocalS3Server, folder: Path) -> None:
-    """Other users of the machine can neither read the key by which the parts trust each other nor use their sockets."""
+    """Other users of the machine can neither read the server's internal key nor use its sockets."""
     tls = folder / "tls"
     assert tls.stat().st_mode & 0o077 == 0
     assert {path.name for path in tls.iterdir() if path.stat().st_mode & 0o077} == set()
@@ -232,8 +234,8 @@ async def test_keys_of_the_parts_are_private(server: LocalS3Server, folder: Path
     assert {path for path in sockets if path.is_socket() and path.stat().st_mode & 0o077} == set()
 
 
-async def test_a_start_makes_a_new_key(server: LocalS3Server, folder: Path) -> None:
-    """A key that leaked from an earlier run opens nothing."""
+async def test_a_start_creates_a_new_key(server: LocalS3Server, folder: Path) -> None:
+    """Each start creates a new internal key, so that a leaked key becomes useless."""
     key = folder / "tls" / "key.pem"
     before = key.read_bytes()
     await server.stop()

@@ -1,4 +1,4 @@
-"""The embedded S3 server: what it keeps, whom it lets in, and that it leaves nothing running."""
+"""The embedded S3 server keeps its data, refuses strangers and leaves nothing running."""
 
 import asyncio
 import os
@@ -34,13 +34,13 @@ async def server(tmp_path: Path) -> AsyncIterator[LocalS3Server]:
 
 
 def processes_of(folder: Path) -> list[psutil.Process]:
-    """Those whose command line names the folder."""
+    """The processes whose command line names the folder."""
     found = psutil.process_iter(["cmdline"])
     return [process for process in found if any(str(folder) in part for part in process.info["cmdline"] or ())]
 
 
 def listening_ports(server: LocalS3Server) -> set[int]:
-    """Of the server's whole process tree."""
+    """The listening ports of the server's whole process tree."""
     assert server.pid is not None
     family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
     found = (c for process in family for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN)
@@ -62,8 +62,8 @@ async def read(server: LocalS3Server, key: str) -> bytes:
 
 
 @pytest.mark.parametrize("victim", ["server", "guard"])
-async def test_what_was_written_outlives_a_kill(server: LocalS3Server, victim: str) -> None:
-    """kill -9 of the server, or of the process that guards it: started again, it is the same bucket at the same URL."""
+async def test_data_survive_a_kill(server: LocalS3Server, victim: str) -> None:
+    """After a SIGKILL of the server or its supervisor, a new start has the same data at the same URL."""
     await write(server, "kept/1")
     endpoint, guard = server.endpoint_url, server.pid
     assert guard is not None
@@ -78,8 +78,8 @@ async def test_what_was_written_outlives_a_kill(server: LocalS3Server, victim: s
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-async def test_urls_outlive_a_restart(server: LocalS3Server, tmp_path: Path) -> None:
-    """A later run in the same folder takes the same port, so that a presigned URL still works."""
+async def test_presigned_urls_survive_a_restart(server: LocalS3Server, tmp_path: Path) -> None:
+    """A later run in the same folder uses the same port, so that a presigned URL still works."""
     await write(server, "kept/1")
     objects = S3ObjectStore(server.config())
     url = objects.presign_get("kept/1", expires_s=600, filename="k", content_type="text/plain").url
@@ -95,8 +95,8 @@ async def test_urls_outlive_a_restart(server: LocalS3Server, tmp_path: Path) -> 
         await again.stop()
 
 
-async def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
-    """Another program listens where the last run did: the server goes elsewhere."""
+async def test_a_port_in_use_is_avoided(tmp_path: Path) -> None:
+    """The server uses another port if a program listens on that of its last run."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = other.getsockname()[1]
         (tmp_path / "s3.port").write_text(str(taken))
@@ -104,7 +104,7 @@ async def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
 
 
 async def test_every_port_is_known(server: LocalS3Server) -> None:
-    """`ports` covers every listening port, and a restart changes none of them."""
+    """`ports` contains every listening port, and a restart does not change it."""
     known = server.ports
     assert listening_ports(server) <= known
     await server.stop()
@@ -113,8 +113,8 @@ async def test_every_port_is_known(server: LocalS3Server) -> None:
     assert listening_ports(server) <= known
 
 
-async def test_a_start_moves_from_a_taken_port(tmp_path: Path) -> None:
-    """A port that another program took since it was chosen is given up, so that `ports` stays true."""
+async def test_a_start_replaces_a_port_in_use(tmp_path: Path) -> None:
+    """A start replaces a port that another program has taken since it was chosen, so that `ports` remains right."""
     server = a_server(tmp_path / "s3")
     with socket.create_server(("127.0.0.1", max(server.ports))):
         await server.start()
@@ -124,8 +124,8 @@ async def test_a_start_moves_from_a_taken_port(tmp_path: Path) -> None:
             await server.stop()
 
 
-async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
-    """No request without credentials, no port beyond loopback, and no secret in a command line."""
+async def test_unauthenticated_requests_are_refused(server: LocalS3Server) -> None:
+    """The server refuses requests without credentials, listens only on loopback, and has no secret in command lines."""
     assert server.pid is not None
     async with httpx.AsyncClient(base_url=server.endpoint_url, verify=NO_TLS) as client:
         assert (await client.get("/own/?list-type=2")).status_code == 403
@@ -137,7 +137,7 @@ async def test_strangers_are_kept_out(server: LocalS3Server) -> None:
 
 
 async def test_a_page_of_any_origin_may_upload(server: LocalS3Server) -> None:
-    """What it needs is a presigned URL."""
+    """Pages of any origin may use presigned URLs."""
     headers = {"access-control-request-method": "PUT", "access-control-request-headers": "content-type,if-none-match"}
     async with httpx.AsyncClient(base_url=server.endpoint_url, verify=NO_TLS) as client:
         answer = await client.options("/own/x", headers=headers | {"origin": ORIGIN})

@@ -1,4 +1,4 @@
-"""What a worker knows, its engine cannot find out: real processes, of one user."""
+"""An engine cannot read its worker's secrets: real processes of one user."""
 
 import json
 import os
@@ -11,11 +11,11 @@ import pytest
 from infra.compose.worker import engine_environment
 from tests.support.environment import clean_environment
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is promised")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux hides them")
 
 
 def test_an_engine_cannot_read_its_workers_environment_or_memory(tmp_path: Path) -> None:
-    """Neither as root, which both are in a container, nor as anybody else; its folders it can write."""
+    """An engine can write its folders, but cannot read the environment or memory of its worker, even as root."""
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.secretive", str(tmp_path)],
         env=clean_environment() | {"THE_SECRET": "hush-hush"},
@@ -30,8 +30,8 @@ def test_an_engine_cannot_read_its_workers_environment_or_memory(tmp_path: Path)
     assert (tmp_path / "input" / "written").exists()
 
 
-def test_the_block_of_the_environment_holds_no_secret() -> None:
-    """For systems whose /proc shows it to anybody; what is no secret stays, and the program still has both."""
+def test_the_environment_in_proc_contains_no_secret() -> None:
+    """The environment in /proc contains no secret, while the program can still read all variables."""
     program = (
         "import os, subprocess, sys; from infra.secrecy import keep_secrets; os.environ['SET_LATER_KEY'] = 'hush-two';"
         "keep_secrets(); sys.stdout.write(open('/proc/self/environ').read() if os.getuid() == 0 else '');"
@@ -52,8 +52,8 @@ def test_the_block_of_the_environment_holds_no_secret() -> None:
     assert "HARMLESS=well-known" in ended.stdout
 
 
-def test_the_engine_is_given_no_credential(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what Hugging Face's library reads, folders and switches, not the token."""
+def test_the_engine_gets_no_credential(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine gets Hugging Face's folders and switches, but no token."""
     for name in ("HF_TOKEN", "HF_HOME", "HUGGING_FACE_HUB_TOKEN", "COMFYUI_MODAL_API_KEY", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     assert {"HF_HOME"} == engine_environment().keys() & {

@@ -1,4 +1,4 @@
-"""`comfyui-modal up` and the command line, from outside: real processes on this machine."""
+"""`comfyui-modal up` and the command line from outside, with real processes on this machine."""
 
 import json
 import os
@@ -31,7 +31,7 @@ BLUE = {"1": EMPTY, "2": SAVE}
 HEEDS_INTERRUPTS = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 )
-"""Runs a command that Ctrl-C reaches, also where the tests themselves were started in a shell's background."""
+"""Runs a command that receives Ctrl-C, even if the tests were started in a shell's background."""
 
 
 def slow(steps: int, seconds: float) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def slow(steps: int, seconds: float) -> dict[str, Any]:
 
 
 QUICK = {"COMFYUI_MODAL_LEASE_S": "6", "COMFYUI_MODAL_REAP_INTERVAL_S": "1"}
-"""So that a job whose worker was killed soon runs again."""
+"""Short intervals, so that a job whose worker was killed soon runs again."""
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +51,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield running
 
 
-def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
-    """Addresses, keys and processes, in a file of mode 0600."""
+def test_the_connection_file_is_complete_and_private(running: Up) -> None:
+    """connection.json contains addresses, keys and processes, and only its owner can read it."""
     connection = running.connection
     assert set(connection) >= {
         *("api_url", "api_key", "s3_endpoint", "bucket", "region", "access_key", "secret_key"),
         *("comfyui_url", "processes", "webhook_secret"),
     }
-    wanted = {
+    expected = {
         "up",
         "s3",
         "api",
@@ -67,18 +67,18 @@ def test_the_connection_tells_all_and_only_to_its_owner(running: Up) -> None:
         *(f"worker-{n}" for n in range(1, WORKERS + 1)),
         *(f"engine-{n}" for n in range(1, WORKERS + 1)),
     }
-    assert set(connection["processes"]) == wanted
+    assert set(connection["processes"]) == expected
     assert all(psutil.pid_exists(pid) for pid in connection["processes"].values())
     assert (running.data / "connection.json").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc elsewhere")
 def test_no_process_shows_a_secret_in_its_environment(running: Up) -> None:
-    """Whoever reads files of /proc finds none of the keys; where this cannot be read at all, so much the better."""
+    """The environment of each process in /proc contains none of the keys or cannot be read."""
     connection = running.connection
     secrets = [connection[name] for name in ("api_key", "secret_key", "webhook_secret")]
-    ours = [name for name in connection["processes"] if name not in ("up", "s3")]
-    for name in ours:
+    own = [name for name in connection["processes"] if name not in ("up", "s3")]
+    for name in own:
         try:
             shown = Path(f"/proc/{connection['processes'][name]}/environ").read_text()
         except PermissionError:
@@ -87,7 +87,7 @@ def test_no_process_shows_a_secret_in_its_environment(running: Up) -> None:
 
 
 def test_no_engine_listens_on_a_port(running: Up) -> None:
-    """So no webhook, no web page and no other user reaches its `/interrupt`."""
+    """Engines listen on no port, so that no webhook, web page or other user can reach them."""
     connection = running.connection
     assert all(url.startswith("unix:") for url in connection["comfyui_urls"].values())
     engines = [psutil.Process(pid) for name, pid in connection["processes"].items() if name.startswith("engine-")]
@@ -97,14 +97,14 @@ def test_no_engine_listens_on_a_port(running: Up) -> None:
 
 
 def test_a_key_for_partner_nodes_is_in_no_log(running: Up) -> None:
-    """Every log is searched for it when this `up` has ended."""
+    """A partner key is in no log, all of which are searched at the end of this `up`."""
     with running.client() as client:
         document = {"workflow": slow(1, 0), "extra_data": {"api_key_comfy_org": PARTNER_KEY}}
         assert finished(client, client.post("/v1/jobs", json=document).json()["job_id"])["status"] == "completed"
 
 
-def test_as_many_jobs_run_at_a_time_as_there_are_workers(running: Up) -> None:
-    """Never more than the workers, and all of them at once at some moment."""
+def test_each_worker_runs_one_job_at_a_time(running: Up) -> None:
+    """At most as many jobs as workers run at a time, and at some moment exactly that many."""
     with running.client() as client:
         ids = [
             client.post("/v1/jobs", json={"workflow": slow(12, 0.1) | {"0": {**EMPTY, "_meta": {"n": n}}}}).json()[
@@ -115,15 +115,15 @@ def test_as_many_jobs_run_at_a_time_as_there_are_workers(running: Up) -> None:
         jobs = [finished(client, job_id) for job_id in ids]
     assert {job["status"] for job in jobs} == {"completed"}, running.logs()
     edges = sorted([(job["started_at"], 1) for job in jobs] + [(job["completed_at"], -1) for job in jobs])
-    at_once, peak = 0, 0
+    running_jobs, peak = 0, 0
     for _, step in edges:
-        at_once += step
-        peak = max(peak, at_once)
+        running_jobs += step
+        peak = max(peak, running_jobs)
     assert peak == WORKERS
 
 
-def test_run_brings_the_files(running: Up, tmp_path: Path) -> None:
-    """Upload, run, download: the photograph comes back scaled and inverted."""
+def test_run_downloads_the_outputs(running: Up, tmp_path: Path) -> None:
+    """`run` uploads a picture, runs the job and downloads the scaled and inverted result."""
     photo = tmp_path / "photo.png"
     write_photograph(photo)
     done = running.command(
@@ -133,13 +133,13 @@ def test_run_brings_the_files(running: Up, tmp_path: Path) -> None:
     assert "completed 100 %" in done.stdout
     with Image.open(photo) as source, Image.open(tmp_path / "out" / "still_00001_.png") as result:
         assert result.size == (320, 213)
-        wanted = 255 - np.asarray(source.convert("RGB").resize(result.size, Image.Resampling.BILINEAR), np.int16)
-        difference = np.abs(np.asarray(result.convert("RGB"), np.int16) - wanted)
+        expected = 255 - np.asarray(source.convert("RGB").resize(result.size, Image.Resampling.BILINEAR), np.int16)
+        difference = np.abs(np.asarray(result.convert("RGB"), np.int16) - expected)
     assert difference.mean() < 8
 
 
-def test_a_batch_brings_the_files_of_every_picture(running: Up, tmp_path: Path) -> None:
-    """A job for each, all at once; a picture that is not there cancels the others, which are accepted by then."""
+def test_a_batch_downloads_the_outputs_of_every_picture(running: Up, tmp_path: Path) -> None:
+    """`batch` runs a job per picture, and a missing picture cancels the jobs that were already accepted."""
     photos = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
     for photo in photos:
         Image.new("RGB", (32, 16)).save(photo)
@@ -156,8 +156,8 @@ def test_a_batch_brings_the_files_of_every_picture(running: Up, tmp_path: Path) 
     assert running.command("batch", "still").returncode == 2
 
 
-def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
-    """A second download gets a name of its own; --json prints the job."""
+def test_a_second_run_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
+    """A second download gets its own name, and --json prints the job."""
     workflow = tmp_path / "blue.json"
     workflow.write_text(json.dumps(BLUE))
     for _ in range(2):
@@ -168,7 +168,7 @@ def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "message"),
     [
         (["run", "nothing.json"], 2, "is not a file"),
         (["run", "nothing"], 2, "there is no workflow of this name, only clip"),
@@ -181,22 +181,22 @@ def test_run_again_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
         (["run", "still"], 2, "/inputs/image"),
     ],
 )
-def test_commands_say_what_is_wrong(running: Up, arguments: list[str], code: int, words: str) -> None:
-    """A message and an exit code, never a traceback."""
+def test_commands_explain_errors(running: Up, arguments: list[str], code: int, message: str) -> None:
+    """A wrong command has an exit code and a message, and never a traceback."""
     done = running.command(*arguments)
-    said = done.stdout + done.stderr
-    assert (done.returncode, words in said) == (code, True), said
-    assert "Traceback" not in said
+    printed = done.stdout + done.stderr
+    assert (done.returncode, message in printed) == (code, True), printed
+    assert "Traceback" not in printed
 
 
-def test_a_command_without_an_api_says_what_to_do(tmp_path: Path) -> None:
-    """Exit code 3."""
+def test_a_command_without_an_api_gives_advice(tmp_path: Path) -> None:
+    """A command without a running API exits with code 3 and names `comfyui-modal up`."""
     done = run_command("infra.cli", "jobs", "list", "--data", str(tmp_path))
     assert (done.returncode, "comfyui-modal up" in done.stderr) == (3, True)
 
 
 def test_jobs_are_listed_shown_and_cancelled(running: Up) -> None:
-    """By the command line."""
+    """The command line lists, shows and cancels jobs."""
     with running.client() as client:
         job_id = client.post("/v1/jobs", json={"workflow": slow(600, 0.1)}).json()["job_id"]
         eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "running")
@@ -208,7 +208,7 @@ def test_jobs_are_listed_shown_and_cancelled(running: Up) -> None:
 
 
 def test_logs_are_printed_and_jobs_removed(running: Up) -> None:
-    """What the engine said; then nothing of the job is left to show."""
+    """`jobs logs` prints the engine's output, and a removed job can no longer be shown."""
     job_id = running.command("run", "words").stdout.split()[1]
     assert "got prompt" in running.command("jobs", "logs", job_id).stdout
     assert "removed" in running.command("jobs", "remove", job_id).stdout
@@ -217,14 +217,14 @@ def test_logs_are_printed_and_jobs_removed(running: Up) -> None:
 
 
 def test_a_named_workflow_shows_its_limits_and_refuses_an_unknown_input(running: Up) -> None:
-    """A seed's limit digit for digit; a misspelt name is told apart from an argument that is none."""
+    """A workflow shows a seed's exact limit, and a misspelt input name is refused with its own message."""
     assert "max 9007199254740991" in running.command("workflows", "show", "sdxl").stdout
     wrong = running.command("run", "still", "--set", "widht=320")
     assert (wrong.returncode, "still has no input widht" in wrong.stderr) == (2, True), wrong.stderr
 
 
-def test_webhooks_are_listened_to_tested_and_repeated(running: Up) -> None:
-    """`listen` verifies each event with the secret of the connection, and shows it."""
+def test_webhooks_are_received_tested_and_repeated(running: Up) -> None:
+    """`listen` verifies each event with the secret of the connection and prints it."""
     command = [*COMMAND, "listen", "--port", "0", "--count", "3", "--data", str(running.data)]
     with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
@@ -237,12 +237,12 @@ def test_webhooks_are_listened_to_tested_and_repeated(running: Up) -> None:
         assert event_id is not None
         assert "pending" in running.command("webhooks", "redeliver", job_id, event_id[0]).stdout
         assert listener.wait(20) == 0
-        said = listener.stdout.read()
-    assert (said.count("verified comfyui.webhook.test.v1"), said.count(event_id[0])) == (1, 2), said
+        printed = listener.stdout.read()
+    assert (printed.count("verified comfyui.webhook.test.v1"), printed.count(event_id[0])) == (1, 2), printed
 
 
-def test_no_webhook_reaches_a_port_of_ours(running: Up) -> None:
-    """Whatever any process of `up` listens on is refused at submission; other receivers on this machine are not."""
+def test_no_webhook_reaches_a_port_of_the_deployment(running: Up) -> None:
+    """A webhook to any port of a process of `up` is refused at submission."""
     started = [psutil.Process(pid) for pid in running.connection["processes"].values()]
     ports = {
         found.laddr.port
@@ -260,8 +260,8 @@ def test_no_webhook_reaches_a_port_of_ours(running: Up) -> None:
             assert "belongs to this deployment" in refused.json()["detail"]
 
 
-def test_an_event_of_a_stranger_is_refused(tmp_path: Path) -> None:
-    """`listen` answers 401 and ends with 1."""
+def test_an_unsigned_event_is_refused(tmp_path: Path) -> None:
+    """`listen` answers an unsigned event with 401 and exits with code 1."""
     command = [*COMMAND, "listen", "--port", "0", "--count", "1", "--secret", f"whsec_{'c2VjcmV0' * 5}"]
     with subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, text=True) as listener:
         assert listener.stdout is not None
@@ -273,7 +273,7 @@ def test_an_event_of_a_stranger_is_refused(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
-    """Exit code 130, and the GPU is free again."""
+    """Ctrl-C cancels the job of a `run` command, which exits with code 130."""
     workflow = tmp_path / "slow.json"
     workflow.write_text(json.dumps(slow(600, 0.1)))
     process = subprocess.Popen(
@@ -292,8 +292,8 @@ def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
             assert finished(client, job_id)["error"] == "Cancelled by user"
 
 
-def test_doctor_finds_all_well(running: Up) -> None:
-    """Each check is named."""
+def test_doctor_passes_all_checks(running: Up) -> None:
+    """`doctor` passes and names every check."""
     done = running.command("doctor")
     assert done.returncode == 0, done.stdout
     for check in (
@@ -310,7 +310,7 @@ def test_doctor_finds_all_well(running: Up) -> None:
 
 
 def test_no_secret_is_in_a_log(running: Up) -> None:
-    """Neither the keys nor what signs a presigned URL."""
+    """The logs contain neither keys nor signatures of presigned URLs."""
     logs = running.logs()
     for name in ("api_key", "secret_key", "webhook_secret"):
         assert running.connection[name] not in logs
@@ -318,8 +318,8 @@ def test_no_secret_is_in_a_log(running: Up) -> None:
 
 
 @pytest.mark.parametrize("log", ["logs/long.log", "s3/log/long.out"])
-def test_a_long_log_is_cut(running: Up, log: str) -> None:
-    """In both folders of logs; the S3 server writes to no file but the one that is cut."""
+def test_a_long_log_is_rotated(running: Up, log: str) -> None:
+    """A long log is rotated in both log folders, and the S3 server writes to no other file."""
     long = running.data / log
     older = long.with_name(f"{long.name}.1")
     long.touch()
@@ -332,17 +332,17 @@ def test_a_long_log_is_cut(running: Up, log: str) -> None:
 
 
 def test_a_second_up_on_the_same_data_is_refused(running: Up) -> None:
-    """It would start a second S3 server on the same files."""
+    """A second `up` on the same data, which would start a second S3 server on the same files, is refused."""
     done = run_command("infra.cli", "up", "--port", "0", "--data", str(running.data))
     assert (done.returncode, "in use" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("name", ["api", "worker-2", "engine-1", "s3", "reaper", "deliverer"])
-def test_a_killed_process_comes_back(running: Up, name: str) -> None:
-    """connection.json tells its new pid, and jobs run."""
+def test_a_killed_process_is_restarted(running: Up, name: str) -> None:
+    """A killed process is restarted with its new pid in connection.json, and jobs run."""
     pid = running.connection["processes"][name]
     os.kill(pid, signal.SIGKILL)
-    if name == "engine-1":  # an idle worker looks at its engine before the next job
+    if name == "engine-1":  # an idle worker checks its engine before the next job
         with running.client() as client:
             ids = [client.post("/v1/jobs", json={"workflow": slow(3, 0.1)}).json()["job_id"] for _ in range(8)]
             assert {finished(client, job_id)["status"] for job_id in ids} == {"completed"}
@@ -354,7 +354,7 @@ def test_a_killed_process_comes_back(running: Up, name: str) -> None:
 
 
 def test_a_job_whose_worker_is_killed_is_run_again(running: Up) -> None:
-    """kill -9 in the middle of a node: the job's next attempt completes it."""
+    """A job whose worker is killed in the middle of a node completes in its next attempt."""
     with running.client() as client:
         job_id = client.post("/v1/jobs", json={"workflow": slow(40, 0.1)}).json()["job_id"]
         eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["progress_details"]["step"])
@@ -366,10 +366,10 @@ def test_a_job_whose_worker_is_killed_is_run_again(running: Up) -> None:
 
 
 def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
-    """kill -9 of the parent: S3 server, API, worker and engine end by themselves. Jobs, outputs and keys are there
-    again in the next `up`: also a key that was made while `up` ran, and one that was made after it.
+    """After a SIGKILL of `up` all its processes end, and the next `up` has all jobs, outputs and keys.
 
-    The second tenant's first key tells that events no longer go to receivers on this machine.
+    This includes keys that were created while `up` ran and after its end. The first key of a second tenant causes a
+    notice that events no longer reach receivers on this machine.
     """
     data = tmp_path / "data"
     process = subprocess.Popen(
@@ -409,7 +409,7 @@ def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
 
 
 def accepts(running: Up, key: str) -> bool:
-    """Whether the API takes the key; the other answer is 401."""
+    """Whether the API accepts the key; otherwise it answers 401."""
     headers = {"authorization": f"Bearer {key}"}
     answer = httpx.get(f"{running.connection['api_url']}/v1/jobs", headers=headers, timeout=30, verify=NO_TLS)
     assert answer.status_code in (200, 401), answer.text

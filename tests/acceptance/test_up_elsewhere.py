@@ -1,4 +1,4 @@
-"""`comfyui-modal up` with a bucket, or a ComfyUI, that someone else runs."""
+"""`comfyui-modal up` with an external bucket or an external ComfyUI."""
 
 import io
 import socket
@@ -22,7 +22,7 @@ from tests.support.up import COMMAND, finished, up
 
 @pytest.fixture
 def bucket(s3_config: S3Config) -> dict[str, str]:
-    """The settings of an external bucket, which also spares a test the start of an S3 server that it does not need."""
+    """The settings of an external bucket, which also saves a test the start of an S3 server that it does not need."""
     return {
         "COMFYUI_MODAL_S3_ENDPOINT": s3_config.endpoint_url or "",
         "COMFYUI_MODAL_S3_ACCESS_KEY": s3_config.access_key or "",
@@ -32,7 +32,7 @@ def bucket(s3_config: S3Config) -> dict[str, str]:
 
 
 def test_an_external_bucket_needs_only_settings(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
-    """No S3 server is started, the job's objects lie in that bucket, and other settings hold as well."""
+    """With an external bucket no S3 server is started, the bucket has the job's objects, and other settings apply."""
     settings = bucket | {"COMFYUI_MODAL_LOG_LEVEL": "DEBUG"}
     with up(tmp_path / "data", "--bucket", s3_config.bucket, environment=settings) as running:
         connection = running.connection
@@ -47,12 +47,12 @@ def test_an_external_bucket_needs_only_settings(s3_config: S3Config, bucket: dic
 
 
 def test_a_running_comfyui_is_used_by_its_url(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
-    """Inputs and outputs travel by HTTP: its folders are not ours."""
+    """Input files and outputs of a ComfyUI that is used by URL are transferred over HTTP."""
     photo = tmp_path / "photo.png"
     photo.write_bytes(_png())
     options = ("--bucket", s3_config.bucket)
     with (
-        tcp_engine(LITE, tmp_path / "theirs") as url,
+        tcp_engine(LITE, tmp_path / "external") as url,
         up(tmp_path / "data", "--engine", url, *options, environment=bucket) as running,
     ):
         assert running.connection["comfyui_url"] == url
@@ -64,19 +64,19 @@ def test_a_running_comfyui_is_used_by_its_url(s3_config: S3Config, bucket: dict[
 
 
 def test_one_running_comfyui_serves_one_worker(tmp_path: Path) -> None:
-    """It executes one prompt at a time: a second worker would only wait."""
+    """A second worker for a ComfyUI that is used by URL, which runs one prompt at a time, is refused."""
     done = refused_up(tmp_path, "--port", "0", "--engine", "http://127.0.0.1:9", "--workers", "2")
     assert (done.returncode, "one worker" in done.stderr) == (2, True)
 
 
 def test_a_folder_that_is_no_comfyui_is_refused_at_once(tmp_path: Path) -> None:
-    """Its workers would die and be started again for ever."""
+    """A folder without ComfyUI, whose workers would be restarted for ever, is refused at the start."""
     done = refused_up(tmp_path / "data", "--port", "0", "--engine", str(tmp_path))
     assert (done.returncode, "has no main.py" in done.stderr) == (2, True)
 
 
-def test_a_port_that_is_taken_is_refused_with_a_way_out(tmp_path: Path) -> None:
-    """Both for the command and for `make up`."""
+def test_a_port_in_use_is_refused_with_advice(tmp_path: Path) -> None:
+    """A port in use is refused with advice for the command and for `make up`."""
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
@@ -84,16 +84,16 @@ def test_a_port_that_is_taken_is_refused_with_a_way_out(tmp_path: Path) -> None:
     assert (done.returncode, "make up PORT=0" in done.stderr) == (2, True)
 
 
-def test_a_variable_that_is_no_setting_is_told(tmp_path: Path) -> None:
-    """It goes on: the variable may belong to another version."""
+def test_an_unknown_variable_causes_a_warning(tmp_path: Path) -> None:
+    """An unknown variable causes a warning with a suggestion and no error, since another version may use it."""
     engine = ("--engine", str(tmp_path))
     done = refused_up(tmp_path / "data", *engine, environment={"COMFYUI_MODAL_MAX_NODE": "3"})
     assert "COMFYUI_MODAL_MAX_NODE is no setting: did you mean COMFYUI_MODAL_MAX_NODES" in done.stderr
     assert "has no main.py" in done.stderr
 
 
-def test_an_engine_that_lacks_a_module_ends_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
-    """Its last words stand in the terminal, and it is not started for ever."""
+def test_an_engine_that_lacks_a_module_stops_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+    """`up` exits with the engine's last output instead of restarting it for ever."""
     comfyui = tmp_path / "ComfyUI"
     comfyui.mkdir()
     (comfyui / "main.py").write_text("import torch_that_is_not_there\n")
@@ -104,8 +104,8 @@ def test_an_engine_that_lacks_a_module_ends_up(s3_config: S3Config, bucket: dict
     assert "No module named 'torch_that_is_not_there'" in done.stderr
 
 
-def test_a_workflow_that_cannot_be_used_ends_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
-    """With the file and the field; nothing of what was started is left."""
+def test_an_invalid_workflow_stops_up(s3_config: S3Config, bucket: dict[str, str], tmp_path: Path) -> None:
+    """`up` exits with the workflow's file and field, and leaves no process running."""
     (tmp_path / "workflows").mkdir()
     (tmp_path / "workflows" / "mine.toml").write_text('title = "Mine"\n')
     environment = bucket | {"COMFYUI_MODAL_WORKFLOWS_DIR": str(tmp_path / "workflows")}
@@ -118,7 +118,7 @@ def test_a_workflow_that_cannot_be_used_ends_up(s3_config: S3Config, bucket: dic
 def refused_up(
     data: Path, *arguments: str, environment: dict[str, str] | None = None
 ) -> "subprocess.CompletedProcess[str]":
-    """An `up` that ends by itself."""
+    """An `up` that is expected to exit."""
     return subprocess.run(
         [*COMMAND, "up", "--data", str(data), *arguments],
         env=clean_environment() | (environment or {}),
