@@ -71,7 +71,7 @@ def outputs_of(
         listed.update(refs)
         yield from refs
         rest = _rest(key, items, files or {})
-        # `animated` describes the files beside it, and empty values beside a named file are placeholders.
+        # `animated` describes the files of the payload, and empty values next to a named file are placeholders.
         if (
             not rest
             or (has_files and key in _FLAGS_BESIDE_FILES)
