@@ -1,6 +1,6 @@
 """A named workflow: its graph, and the inputs that can be set, with names and types of their own.
 
-The default of an input is the graph's own value. A medium has no default: every job must bring the file.
+The default of an input is the graph's own value. An input file has no default: every job must bring it.
 """
 
 import json

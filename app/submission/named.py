@@ -91,7 +91,7 @@ def _field(named: NamedInput) -> tuple[Any, Any]:
 
 
 def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_s: int) -> JobRequest:
-    """Convert to a submission of the graph: each value set at all its places, each medium as a named file.
+    """Convert to a submission of the graph: each value set at all its places, each file under its name.
 
     A job without `timeout_s` gets the workflow's, capped at `max_timeout_s`.
     """
