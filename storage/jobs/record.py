@@ -311,10 +311,10 @@ class JobRecord(Model):
     def complete(
         self, *, attempt: int, now: datetime, outputs: tuple[Output, ...], nodes_total: int = 0
     ) -> "JobRecord":
-        """Complete the current attempt. `nodes_total` counts if no report did."""
+        """Complete the current attempt. `nodes_total` is the number of nodes that ran; 0 keeps that of the reports."""
         self._held_by(attempt)
-        # A quick job ends before its first report, so the record does not know the number of its nodes.
-        total = max(nodes_total, self.progress_details.nodes_total)
+        # A report from before ComfyUI's first message counts outputs that ComfyUI then did not run.
+        total = nodes_total or self.progress_details.nodes_total
         done = ProgressDetails(nodes_completed=total, nodes_total=total)
         return self._change(
             Change.COMPLETE,

@@ -73,6 +73,15 @@ def test_an_old_attempt_cannot_write() -> None:
             write()
 
 
+def test_a_completed_job_counts_the_nodes_that_ran() -> None:
+    """A report from before ComfyUI said what it runs does not count; without a number of its own the end keeps it."""
+    first = ProgressDetails(nodes_total=4)
+    reported = running().report(attempt=1, now=NOW, lease_s=60, progress=0, details=first, outputs=())
+    for ran, counted in ((2, 2), (0, 4)):
+        details = reported.complete(attempt=1, now=NOW, outputs=(), nodes_total=ran).progress_details
+        assert (details.nodes_completed, details.nodes_total) == (counted, counted)
+
+
 def test_a_record_round_trips_through_json() -> None:
     """A record is unchanged after serialization to JSON and back."""
     record = running().fail(attempt=1, now=NOW, error=ERROR, outputs=(OUTPUT,))
