@@ -59,10 +59,7 @@ def _starts(folder: Path) -> int:
 
 @pytest.mark.soak("contract/test_backlog.py::test_jobs_of_an_engine_that_cannot_start_fail")
 def test_jobs_of_an_engine_that_cannot_start_fail(app: Deployed, folder: Path) -> None:
-    """After three failed starts, the jobs fail with the engine's last output and no further start is attempted.
-
-    The reason is shown, another pool still runs its jobs, and this pool does so again once its engine starts.
-    """
+    """Three failed starts fail the jobs and pause their pool until its engine starts, while another pool runs jobs."""
     for job_id in [app.submit(BLUE) for _ in range(JOBS)]:
         job = app.ended(job_id, is_swept=True)
         assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()

@@ -42,10 +42,7 @@ PHASES = {
 
 @pytest.mark.parametrize("snapshot", [pytest.param("cpu", marks=IN_SOAK), "gpu"])
 def test_a_worker_starts_from_a_snapshot(snapshot: str, tmp_path: Path, s3_server: S3Config) -> None:
-    """The snapshot setting reaches Modal, and the hooks before and after the restore run; no snapshot is taken here.
-
-    With the GPU's memory in the snapshot, the engine is warm before it and is not warmed again.
-    """
+    """The snapshot setting reaches Modal, its hooks run, and an engine with GPU memory in the snapshot stays warm."""
     settings = bucket_settings(s3_server, f"snapshot-{snapshot}") | {"warm_up": "words"}
     with deployed(tmp_path, settings, COMFYUI_MODAL_SNAPSHOT=snapshot) as app:
         worker = app.plane.deployed(APP_NAME)["ComfyWorker.*"].spec
@@ -61,10 +58,7 @@ def test_a_worker_starts_from_a_snapshot(snapshot: str, tmp_path: Path, s3_serve
 
 
 def test_the_layers_of_the_workers_image_are_in_order(tmp_path: Path) -> None:
-    """Each step is a layer after those of the steps before it, and the workers run on the last layer.
-
-    The recipe for the default settings is recorded in full, so that a change of it is visible in a review.
-    """
+    """The layers follow the order of the steps and equal the recorded recipe, which shows changes in reviews."""
     with Plane(tmp_path) as plane:
         env = clean_environment() | plane.client_env() | {"COMFYUI_MODAL_IMAGE": "comfyui"}
         for command in (["secret", "create", APP_NAME, "COMFYUI_MODAL_BUCKET=b"], ["deploy", "-m", "infra.modal_app"]):

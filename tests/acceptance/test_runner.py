@@ -82,10 +82,7 @@ async def test_a_worker_checks_graphs_against_its_engine(bench: Bench, hostile: 
 
 
 async def test_a_node_gets_undeclared_inputs_as_in_comfyui(bench: Bench) -> None:
-    """A node gets every link, and every literal if its class has open inputs, but not the worker's cache marker.
-
-    The same graph runs again for the next job.
-    """
+    """A node gets every link, literals if it has open inputs, and no cache marker, and runs again for the next job."""
     graph = {
         "1": node("PrimitiveString", value="glow"),
         "2": node("LiteOpenInputs", trigger_words=["1", 0], words="neon", rows={"__value__": []}),

@@ -366,11 +366,7 @@ def test_a_job_whose_worker_is_killed_is_run_again(running: Up) -> None:
 
 
 def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
-    """After a SIGKILL of `up` all its processes end, and the next `up` has all jobs, outputs and keys.
-
-    This includes keys that were created while `up` ran and after its end. The first key of a second tenant causes a
-    notice that events no longer reach receivers on this machine.
-    """
+    """After a SIGKILL of `up` its processes end, and the next `up` has all jobs, outputs and keys, new keys included."""
     data = tmp_path / "data"
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--data", str(data)], env=clean_environment(), stdout=subprocess.PIPE, text=True

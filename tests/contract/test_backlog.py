@@ -98,10 +98,7 @@ async def _fails_to_start(shop: Shop, times: int, pool: str = "default") -> None
 
 
 async def test_jobs_of_an_engine_that_cannot_start_fail(shop: Shop) -> None:
-    """Jobs fail with the engine's last lines after its third failed start; other pools are unaffected.
-
-    Later jobs of the pool stay queued. No worker is requested during the pause, and one worker after it.
-    """
+    """Three failed starts fail the queued jobs with the engine's last lines and pause worker requests of this pool."""
     job = await shop.queued(webhook_url="https://a.example/hook", webhook_events=("failed",))
     other = await shop.queued(pool="h100")
     shop.pass_time(31)

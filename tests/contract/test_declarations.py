@@ -78,10 +78,7 @@ async def test_an_engine_without_the_custom_node_has_only_object_info() -> None:
     "choice", [choice for choice in engine_choices() if choice.settings.comfyui_url is None], ids=lambda c: c.name
 )
 async def test_every_engine_of_a_worker_has_declarations(choice: EngineChoice, tmp_path: Path) -> None:
-    """Every engine of a worker declares which classes have open inputs, also in the check of an image.
-
-    In its usual isolation, ComfyUI can run its classes' own input checks.
-    """
+    """Every isolated engine of a worker declares which classes have open inputs and which files their checks need."""
     report = await examine(EngineProcess(choice.spec(tmp_path / "engine")), {})
     known = {name: about["open_inputs"] for name, about in report.object_info.items() if "open_inputs" in about}
     if choice is LITE:

@@ -235,7 +235,7 @@ async def test_slots_are_given_to_tenants_in_turn() -> None:
         await _until(lambda: len(receivers.attempted) == EVENTS.in_all)
         await _create_events(deployment.stores, HEALTHY, tenant="zoe")  # the last tenant in a LIST
         await _until(lambda: deployment.objects.requests["LIST"] >= 2)
-        await asyncio.sleep(0.05)  # until what was listed waits for a slot
+        await asyncio.sleep(0.05)  # until the listed events wait for a slot
         receivers.first_released.set()
         await _until(lambda: len(receivers.attempted) > EVENTS.in_all)
         assert receivers.tenants[EVENTS.in_all] == "zoe"

@@ -49,10 +49,7 @@ async def test_the_memory_launcher_fulfils_the_contract() -> None:
 
 @pytest.mark.soak("acceptance/test_modal_deploy.py::test_a_job_runs_in_a_container")
 def test_the_modal_launcher_fulfils_the_contract(tmp_path: Path) -> None:
-    """The Modal launcher fulfils the contract, and a ticket whose result has expired can be cancelled too.
-
-    It runs in its own process, because a process has a single Modal client.
-    """
+    """The Modal launcher, in its own process, fulfils the contract and can cancel a ticket whose result has expired."""
     with Plane(tmp_path) as plane:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MODAL_", "COMFYUI_"))}
         env |= plane.client_env()

@@ -1,4 +1,4 @@
-"""Processes that a job leaves behind are ended, however they were started, and an engine's are bounded."""
+"""Processes that a job leaves behind are ended, however they were started, and those of an engine are limited."""
 
 import contextlib
 import os
@@ -21,7 +21,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become ano
 
 GENERATIONS = 60
 USER = 61_987
-"""No user of this machine has this number."""
+"""A user id that no user of this machine has."""
 
 NESTED = f"""
 import os, time
@@ -36,24 +36,24 @@ if os.fork() == 0:
     os._exit(0)
 time.sleep(60)
 """
-"""Leaves a chain of processes behind, each the parent of the next: the guard adopts one as the one before it ends."""
+"""Leaves a chain of processes, each the parent of the next, which the guard adopts when their parents end."""
 
-HOPPING_S = 20
+FORKING_S = 20
 AS_USER = f"""
 import os
 os.setgroups([])
 os.setresgid({USER}, {USER}, {USER})
 os.setresuid({USER}, {USER}, {USER})
 """
-HOPPING = f"""
+FORKING = f"""
 import os, time
-until = time.monotonic() + {HOPPING_S}
+until = time.monotonic() + {FORKING_S}
 print(flush=True)
 while time.monotonic() < until:
     if os.fork():
         os._exit(0)
 """
-"""A process that is another one every millisecond."""
+"""A program whose process forks and exits every millisecond."""
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def guarding(folder: Path, code: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def test_a_long_chain_of_processes_is_ended(tmp_path: Path) -> None:
-    """Each link is found only after the one before it has ended."""
+    """A chain of processes is ended, although each link is found only after the end of the previous link."""
     with guarding(tmp_path, NESTED) as guard:
         last = int(_text_of(tmp_path / "last"))
         (command,) = children_of(guard.pid)
@@ -84,15 +84,15 @@ def test_a_long_chain_of_processes_is_ended(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
-def test_processes_that_fork_all_the_time_are_ended(tmp_path: Path) -> None:
-    """Each is another one by the time that it would be killed, so that a look can find none although some are left."""
-    start = f"subprocess.Popen([sys.executable, '-c', {HOPPING!r}])"
+def test_constantly_forking_processes_are_ended(tmp_path: Path) -> None:
+    """Constantly forking processes are ended, although a single list of processes may show none of them."""
+    start = f"subprocess.Popen([sys.executable, '-c', {FORKING!r}])"
     code = f"import subprocess, sys, time\nfor _ in range(3): {start}\ntime.sleep(60)"
     with guarding(tmp_path, code) as guard:
         while len(children_of(guard.pid)) < 2:
             time.sleep(0.01)
         (command,) = (pid for pid in children_of(guard.pid) if "range(3)" in _command_of(pid))
-        time.sleep(0.2)  # for the others to begin
+        time.sleep(0.2)  # for the others to start
         _, is_clean = kill_strays(guard.pid, keep={command})
         assert is_clean
         assert [pid for pid in children_of(guard.pid) if _command_of(pid)] == [command]
@@ -100,27 +100,27 @@ def test_processes_that_fork_all_the_time_are_ended(tmp_path: Path) -> None:
 
 @AS_ROOT
 def test_all_processes_of_an_engines_user_are_ended() -> None:
-    """Those that fork all the time as well, which a list of processes is too slow to show."""
+    """All processes of an engine's user are ended, even if they fork faster than they can be listed."""
     began = time.monotonic()
-    hoppers = [subprocess.Popen([sys.executable, "-c", AS_USER + HOPPING], stdout=subprocess.PIPE) for _ in range(4)]
-    for hopper in hoppers:
-        assert hopper.stdout is not None
-        assert hopper.stdout.readline() == b"\n"
+    programs = [subprocess.Popen([sys.executable, "-c", AS_USER + FORKING], stdout=subprocess.PIPE) for _ in range(4)]
+    for program in programs:
+        assert program.stdout is not None
+        assert program.stdout.readline() == b"\n"
     end_processes_of(USER)
-    for hopper in hoppers:
-        hopper.communicate(timeout=30)  # until none of its descendants holds the pipe any more
-    assert time.monotonic() - began < HOPPING_S
+    for program in programs:
+        program.communicate(timeout=30)  # until no descendant holds the pipe
+    assert time.monotonic() - began < FORKING_S
 
 
 @AS_ROOT
-def test_the_processes_of_an_engines_user_are_bounded() -> None:
-    """The limit cannot be raised again."""
+def test_the_processes_of_an_engines_user_are_limited() -> None:
+    """The number of processes of an engine's user has a limit that the engine cannot raise."""
     command = [sys.executable, "-I", confine.__file__, confine.request_of(user=USER), "cat", "/proc/self/limits"]
-    said = subprocess.run(command, capture_output=True, check=True, cwd="/", text=True).stdout
-    (line,) = (line for line in said.splitlines() if line.startswith("Max processes"))
+    limits = subprocess.run(command, capture_output=True, check=True, cwd="/", text=True).stdout
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max processes"))
     soft, hard = map(int, line.split()[2:4])
     assert soft == hard
-    assert confine.MOST_TASKS <= soft < 2 * confine.MOST_TASKS  # in addition to what is left of the test before
+    assert confine.MOST_TASKS <= soft < 2 * confine.MOST_TASKS  # in addition to processes left by the previous test
 
 
 def _command_of(pid: int) -> str:
