@@ -366,7 +366,7 @@ def test_a_job_whose_worker_is_killed_is_run_again(running: Up) -> None:
 
 
 def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
-    """After a SIGKILL of `up` its processes end, and the next `up` has all jobs, outputs and keys, new keys included."""
+    """After a SIGKILL of `up` its processes end, and the next `up` has all jobs, outputs and keys, even new keys."""
     data = tmp_path / "data"
     process = subprocess.Popen(
         [*COMMAND, "up", "--port", "0", "--data", str(data)], env=clean_environment(), stdout=subprocess.PIPE, text=True
