@@ -68,6 +68,7 @@ def check_confinement(found: dict[str, Any], *, allowed: Collection[str] = ()) -
     assert found["link"] == "refused"
     has_own_user = found["isolation"].startswith("user 64")
     assert found["left"] == {"daemon": False, "files": [], "shared memory": not has_own_user}
+    assert found["file of others"]
     assert found["usual"]
 
 

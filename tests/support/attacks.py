@@ -85,7 +85,7 @@ subprocess.run([sys.executable, "-c", "import os; os.fork() and os._exit(0); os.
                 % os.path.join(folder, "pid")])
 while not os.path.exists(os.path.join(folder, "pid")) or not open(os.path.join(folder, "pid")).read():
     time.sleep(0.02)
-left = [os.path.join(folder, "left"), f"/dev/shm/left-{os.getpid()}", *(
+left = [os.path.join(folder, "left"), f"/dev/shm/psm_left-{os.getpid()}", *(
     str(f / "left") for f in (folders.input, folders.output, folders.temp, folders.output.parent / "user"))]
 for path in left:
     open(path, "w").write("of the first job")

@@ -54,7 +54,9 @@ async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
         seen["link"] = await _fetched(host, "link.json")
         await host.engine.files.clean()
         left = await _run(host, code_of(LEAVE_BEHIND, {}))
-        await host.engine.files.clean()
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as of_others:
+            await host.engine.files.clean()
+            seen["file of others"] = Path(of_others).exists()
         seen["left"] = await _run(host, code_of(FIND_LEFTOVERS, left))
         seen["usual"] = await _usual(host, folder)
     finally:

@@ -21,6 +21,9 @@ from workers.trees import remove_tree
 logger = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the folder of POSIX shared memory
+SHARED_NAMES = ("psm_", "torch_", "sem.")
+"""The shared memory of Python, torch and POSIX semaphores. Where the engine's user is the worker's, no other file is
+removed: another program may have written it."""
 OPEN_TO_ALL = (Path("/tmp"), Path("/var/tmp"), SHARED_MEMORY)  # noqa: S108
 _WORLD_WRITABLE = 0o002
 _ROUNDS, _ROUND_S = 20, 0.01
@@ -87,7 +90,7 @@ class Leftovers:
         for path in _entries(folder):
             with contextlib.suppress(OSError):
                 status = path.lstat()
-                if status.st_uid == user:
+                if status.st_uid == user and (self._user is not None or path.name.startswith(SHARED_NAMES)):
                     yield path
                 elif depth > 1 and status.st_mode & _WORLD_WRITABLE and path.is_dir() and not path.is_symlink():
                     yield from self._own_files(path, depth - 1)
