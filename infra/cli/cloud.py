@@ -77,7 +77,7 @@ async def destroy(
         commands.append(_modal("volume", "delete", deployment.model_volume, "--yes", environment=env))
     for command in commands:
         if (code := await _run(command)) != 0:
-            console.print_line(f"`modal {command[-3]}` ended with {code}", style="red")
+            console.print_line(f"`{' '.join(command[3:])}` ended with {code}", style="red")
             return FAILED
     console.print_line("done: only what stays can still cost anything")
     return 0

@@ -152,7 +152,5 @@ def _translated() -> Iterator[None]:
         raise NotDeployed(str(error)) from error
     except (AuthError, modal.exception.ConnectionError) as error:
         raise CloudUnreachable(str(error)) from error
-    except TimeoutError:
-        raise
     except Error as error:
         raise CloudError(f"{type(error).__name__}: {error}") from error

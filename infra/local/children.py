@@ -82,7 +82,7 @@ class Child:
 
     async def _supervise(self) -> None:
         loop = asyncio.get_running_loop()
-        backoff_s = FIRST_BACKOFF_S
+        backoff_s = FIRST_BACKOFF_S / 2
         while True:
             started = loop.time()
             if await self._run_once() == comfyui_modal.MISCONFIGURED:  # another start would end in the same way

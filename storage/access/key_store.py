@@ -81,10 +81,11 @@ def new_record(
     """Return a new key, which is not stored, and its record. Raises ValueError for invalid fields."""
     kid = new_kid()
     key = new_key(kid)
+    granted = set(scopes)
     record = KeyRecord(
         kid=kid,
         tenant=tenant,
-        scopes=tuple(scope for scope in SCOPES if scope in set(scopes)),
+        scopes=tuple(scope for scope in SCOPES if scope in granted),
         sha256=sha256_of(key),
         created_at=now,
         expires_at=expires_at,

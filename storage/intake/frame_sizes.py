@@ -17,7 +17,7 @@ _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
 _JPEG_TABLES, _JPEG_COMMENTS = 0xDB, frozenset({*range(0xE0, 0xF0), 0xFE})
 _JPEG_FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 """The last one is that of JPEG-LS, which FFmpeg decodes in an MJPEG stream as well."""
-_VP9_SYNC, _VP9_RGB = 0x498342, 7
+_VP9_RGB = 7
 _AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 
 
@@ -46,8 +46,10 @@ def _leb128(data: bytes, at: int) -> tuple[int, int]:
         byte = data[at]
         value |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
-        if not byte & 128 or shift > 56:
+        if not byte & 128:
             return value, at
+        if shift == 56:
+            raise UnreadableHeader  # a number has at most eight bytes, and decoders differ on what follows
 
 
 def _size_of_av1(unit: bytes) -> Size:
