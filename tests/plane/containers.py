@@ -57,6 +57,7 @@ Settled = Callable[[Input, Any, int], Awaitable[None]]
 class Containers:
     def __init__(self, state: State) -> None:
         self._state = state
+        self._starting: set[asyncio.Task[None]] = set()
         self.serve: Serve | None = None
         self.finish: Callable[[Input, Any, int], None] | None = None
 
@@ -71,7 +72,10 @@ class Containers:
             container_id = self._state.new_id("ta")
             container = Container(container_id, function, self._state.folder / container_id)
             self._state.containers[container_id] = container
-            await self._start(container)
+            starting = asyncio.create_task(self._start(container))
+            self._starting.add(starting)
+            starting.add_done_callback(self._starting.discard)
+            await asyncio.shield(starting)  # the client whose input needs it may go away meanwhile
 
     async def watch(self) -> None:
         """Requeue the inputs of dead containers, a limited number of times, without counting the function's retries."""
@@ -82,6 +86,7 @@ class Containers:
             await asyncio.sleep(WATCH_S)
 
     async def stop(self) -> None:
+        await asyncio.gather(*self._starting, return_exceptions=True)  # they would outlive the plane
         alive = [c for c in self._state.containers.values() if c.process and c.process.returncode is None]
         for container in alive:
             container.stopping = True

@@ -98,7 +98,7 @@ class Deployed:
         """Wait until a worker has claimed the job."""
         self.until(lambda: self.job(job_id)["status"] != "queued", 60)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 30) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
         """Poll until the condition holds, or fail with the containers' logs."""
         deadline = time.monotonic() + seconds
         while not holds():
