@@ -22,7 +22,7 @@ if not (folder / "repaired").exists():
         starts.write("start\\n")
     if (folder / "kills").exists():  # as the kernel does when memory runs out
         import psutil
-        worker = next(p for p in psutil.Process().parents() if "modal._container_entrypoint" in " ".join(p.cmdline()))
+        worker = next(p for p in psutil.Process().parents() if "supervise.py" not in " ".join(p.cmdline()))
         worker.kill()
     print("RuntimeError: no kernel image is available, secret-key-of-the-bucket")
     sys.exit(1)
