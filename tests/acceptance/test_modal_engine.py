@@ -15,8 +15,10 @@ POOLS = '{"h100": "H100", "cheap": "T4"}'
 ROOT = Path(__file__).parents[2]
 JOBS = 8
 ENGINE = f"""\
-import os, pathlib, runpy, sys
+import os, pathlib, runpy, sys, time
 folder = pathlib.Path(__file__).parent
+while not (folder / "submitted").exists():
+    time.sleep(0.02)
 if not (folder / "repaired").exists():
     with (folder / "starts").open("a") as starts:
         starts.write("start\\n")
@@ -60,7 +62,9 @@ def _starts(folder: Path) -> int:
 @pytest.mark.soak("contract/test_backlog.py::test_jobs_of_an_engine_that_cannot_start_fail")
 def test_jobs_of_an_engine_that_cannot_start_fail(app: Deployed, folder: Path) -> None:
     """Three failed starts fail the jobs and pause their pool until its engine starts, while another pool runs jobs."""
-    for job_id in [app.submit(BLUE) for _ in range(JOBS)]:
+    job_ids = [app.submit(BLUE) for _ in range(JOBS)]
+    (folder / "submitted").touch()  # only jobs that are older than the last failure fail with it
+    for job_id in job_ids:
         job = app.ended(job_id, is_swept=True)
         assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
         assert re.match("the engine could not be started, [3-6] times in a row: the engine ended", job["error"])
@@ -93,7 +97,8 @@ def test_jobs_of_an_engine_that_cannot_start_fail(app: Deployed, folder: Path) -
 def test_a_container_killed_during_its_start_counts_as_a_failed_start(app: Deployed, folder: Path) -> None:
     """A killed container cannot report its failed start, which counts nevertheless, so that the job ends."""
     (folder / "repaired").unlink(missing_ok=True)
-    (folder / "kills").touch()
+    for name in ("kills", "submitted"):
+        (folder / name).touch()
     job = app.ended(app.submit(BLUE, gpu="cheap"), is_swept=True)
     assert (job["status"], job["error_detail"]["code"]) == ("failed", "engine_unavailable"), app.plane.logs()
     assert "its container ended while the engine was starting" in job["error"]
