@@ -54,6 +54,10 @@ Serve = Callable[[Container], Any]
 Settled = Callable[[Input, Any, int], Awaitable[None]]
 
 
+CLOSING_TURNS = 5
+"""Turns of the event loop in which it reads the end of a connection and closes it."""
+
+
 class Containers:
     def __init__(self, state: State) -> None:
         self._state = state
@@ -92,8 +96,9 @@ class Containers:
             container.stopping = True
         async with self._state.changed:
             self._state.changed.notify_all()
-        for container in alive:
-            await self._end(container)
+        for container in list(self._state.containers.values()):
+            # A container may have died since `watch` last looked: its socket is closed here then.
+            await (self._end(container) if container in alive else self._close(container))
 
     def log(self, container: Container) -> str:
         return (container.folder / "log").read_text(errors="replace")
@@ -107,12 +112,20 @@ class Containers:
         except TimeoutError:
             container.process.kill()
             await container.process.ended()
+        await self._close(container)
+
+    async def _close(self, container: Container) -> None:
+        """Close the container's socket, and its connections, which have ended with its process."""
+        if container.server is None:  # its start failed before it listened
+            return
         container.server.close()
+        for _ in range(CLOSING_TURNS):
+            await asyncio.sleep(0)
 
     async def _replace_dead(self, container: Container) -> None:
         function = container.function
         self._state.containers.pop(container.id)
-        container.server.close()
+        await self._close(container)
         async with self._state.changed:
             for entry in list(container.running.values()):
                 self._put_back(entry, container)
