@@ -6,7 +6,6 @@ be read, each packet is decoded, for which a long video exceeds the time limit. 
 so slightly larger than the displayed ones.
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -56,28 +55,32 @@ def _size_of_av1(unit: bytes) -> Size:
     # The sequence header, AV1, 5.5.1: everything before the size is skipped.
     bits = Bits(unit[:1_000])
     bits.read(4)
-    if bits.read(1):  # reduced_still_picture_header
-        bits.read(5)
-    else:
-        delay_bits = 0
-        if bits.read(1):  # timing_info_present_flag
-            bits.read(64)
-            if bits.read(1):  # equal_picture_interval
-                bits.golomb()
-            if bits.read(1):  # decoder_model_info_present_flag
-                delay_bits = bits.read(5) + 1
-                bits.read(32 + 5 + 5)
-        has_delays = bits.read(1)
-        for _ in range(bits.read(5) + 1):  # operating points
-            bits.read(12)
-            if bits.read(5) > 7:  # the levels above 7 have a tier
-                bits.read(1)
-            if delay_bits and bits.read(1):
-                bits.read(2 * delay_bits + 1)
-            if has_delays and bits.read(1):
-                bits.read(4)
+    if bits.read(1):  # reduced_still_picture_header, with which the frame headers have another form
+        raise UnreadableHeader
+    delay_bits = 0
+    if bits.read(1):  # timing_info_present_flag
+        bits.read(64)
+        if bits.read(1):  # equal_picture_interval
+            bits.golomb()
+        if bits.read(1):  # decoder_model_info_present_flag
+            delay_bits = bits.read(5) + 1
+            bits.read(32 + 5 + 5)
+    has_delays = bits.read(1)
+    for _ in range(bits.read(5) + 1):  # operating points
+        bits.read(12)
+        if bits.read(5) > 7:  # the levels above 7 have a tier
+            bits.read(1)
+        if delay_bits and bits.read(1):
+            bits.read(2 * delay_bits + 1)
+        if has_delays and bits.read(1):
+            bits.read(4)
     across, down = bits.read(4) + 1, bits.read(4) + 1
-    return bits.read(across) + 1, bits.read(down) + 1
+    width, height = bits.read(across) + 1, bits.read(down) + 1
+    # A frame may state its own size in so many bits, and decoders take one above the sequence's. Encoders use no more
+    # bits than the sequence's size needs, so that a frame grows to less than twice its sides.
+    if across > max(1, (width - 1).bit_length()) or down > max(1, (height - 1).bit_length()):
+        raise UnreadableHeader
+    return width, height
 
 
 def frames_in(codec: str, data: bytes) -> int:
@@ -87,10 +90,12 @@ def frames_in(codec: str, data: bytes) -> int:
     if "av1" not in codec:
         return 1
     found = 0
-    with contextlib.suppress(IndexError):
+    try:
         # A frame header begins with show_existing_frame, else two bits of frame_type and show_frame.
         for kind, unit in _units_of_av1(data):
             found += kind in _AV1_FRAMES and bool(unit[:1]) and bool(unit[0] & 0b1001_0000)
+    except IndexError:
+        raise UnreadableHeader from None
     return max(1, found)
 
 
@@ -286,9 +291,12 @@ class FrameSizes:
 
         try:
             sizes = [(frame.width, frame.height) for frame in self._context.decode(packet)]
+        except MemoryError:  # PyAV's is an FFmpegError as well
+            raise
         except (FFmpegError, ValueError):
-            return [self.largest] if packet.size else []
-        self._note(sizes)
+            sizes = [self.largest] if packet.size else []
+        # The decoder has read this size also where the frame itself failed.
+        self._note([*sizes, (self._context.width, self._context.height)])
         return sizes
 
     def _note(self, sizes: list[Size]) -> None:

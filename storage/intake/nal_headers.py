@@ -12,6 +12,7 @@ _WITH_CHROMA = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 13
 """H.264's profiles whose parameter sets include the chroma format (ITU-T H.264, 7.3.2.1.1)."""
 
 
+MAX_GOLOMB_ZEROS = 31
 PADDING = bytes(64)
 """The zeros that FFmpeg reads beyond the end of a header that is too short."""
 MAX_HEADER_BYTES = 8_000
@@ -38,6 +39,9 @@ class Bits:
         zeros = 0
         while not self.read(1):
             zeros += 1
+            # The standards have 32 bits at most, and decoders differ on longer numbers.
+            if zeros > MAX_GOLOMB_ZEROS:
+                raise UnreadableHeader
         return (1 << zeros) - 1 + self.read(zeros)
 
     def signed_golomb(self) -> int:
@@ -56,6 +60,8 @@ def sizes_in(units: Iterable[bytes], size_of: Callable[[bytes], Size | None]) ->
             size = size_of(unit)
         except IndexError:
             raise UnreadableHeader from None
+        if size is not None and not all(size):
+            raise UnreadableHeader
         if size is not None:
             yield size
 

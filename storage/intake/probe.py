@@ -103,6 +103,7 @@ def _stream_extent(path: str, limits: dict[str, Any], *, decoding: bool = False)
         sounds = {stream.index: Samples(stream) for stream in container.streams.audio}
         seconds, spans = float(container.duration or 0) / av.time_base, dict[int, _Span]()
         frames = pixels = samples = 0
+        unread = {stream.index for stream in (*container.streams.video, *container.streams.audio) if stream.frames}
         for packet in container.demux(*container.streams.video, *container.streams.audio):
             if packet.stream_index in videos:
                 sizes = videos[packet.stream_index].of(packet)
@@ -110,6 +111,7 @@ def _stream_extent(path: str, limits: dict[str, Any], *, decoding: bool = False)
                 pixels += sum(counted(*size) for size in sizes)
             if not packet.size:
                 continue
+            unread.discard(packet.stream_index)
             if packet.stream_index in sounds:
                 samples += sounds[packet.stream_index].of(packet)
             seconds = max(seconds, spans.setdefault(packet.stream_index, _Span()).add(packet))
@@ -117,6 +119,10 @@ def _stream_extent(path: str, limits: dict[str, Any], *, decoding: bool = False)
                 break
             if samples > limits["max_samples"]:
                 break
+        else:
+            # FFmpeg drops an index for which it gets no memory without an error, and a loader may have more.
+            if unread:
+                raise BadFile("the index of one of its streams cannot be read")
         found = {"duration_s": seconds, "samples": samples}
         if not videos:
             return found
@@ -179,6 +185,8 @@ class Samples:
 
         try:
             return sum(frame.samples * frame.layout.nb_channels for frame in self._context.decode(packet))
+        except MemoryError:  # PyAV's is an FFmpegError as well
+            raise
         except FFmpegError:  # a loader stops here, or skips the packet
             return 0
 
@@ -219,6 +227,8 @@ def _hidden_stream(path: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
 
     try:
         return [stream_extent(path, limits)]
+    except MemoryError:  # PyAV's is an FFmpegError as well
+        raise
     except (FFmpegError, ValueError):
         return []
 

@@ -1,6 +1,7 @@
 """Each frame of a video counts with its own size, whatever size its container states."""
 
 import io
+import struct
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import count
@@ -139,10 +140,9 @@ def within_a_unit(body: bytes) -> bytes:
     return unit(b"\x0c\xff\x80\0\0\1" + body[4:end]) + body[end:]
 
 
-def with_two_readings(body: bytes) -> bytes:
-    """Parameter sets for 640 by 480 that are readable only with their emulation bytes, which FFmpeg keeps."""
-    sequence = bytes.fromhex("6742001ed4000003163e7dc0a03d90")
-    return b"".join(unit(sequence if nal[0] & 31 == 7 else nal) for nal in nal_units(body))
+def with_sequence(text: str) -> Edit:
+    """The packet with this parameter set, by which FFmpeg decodes 640 by 480 and a usual reader something else."""
+    return lambda body: b"".join(unit(bytes.fromhex(text) if one[0] & 31 == 7 else one) for one in nal_units(body))
 
 
 HIDDEN: dict[str, tuple[str, Edit]] = {
@@ -154,7 +154,11 @@ HIDDEN: dict[str, tuple[str, Edit]] = {
     "H.264, a byte after the units": ("libx264", lambda body: body + b"\0"),
     "H.264, an empty parameter set": ("libx264", lambda body: unit(b"\x67") + body),
     "H.264, a start code within a unit": ("libx264", within_a_unit),
-    "H.264, a parameter set that is read with its emulation bytes": ("libx264", with_two_readings),
+    "H.264, a parameter set that is read with its emulation bytes": (
+        "libx264",
+        with_sequence("6742001ed4000003163e7dc0a03d90"),
+    ),
+    "H.264, a number with more than 31 zeros": ("libx264", with_sequence("6742001ed400000000000fffff0280f67a11e4")),
 }
 
 
@@ -213,3 +217,39 @@ async def test_a_packet_may_be_a_configuration(tmp_path: Path) -> None:
     assert largest_decoded(body) == LARGE
     with pytest.raises(FileRefused, match="frames of up to"):
         await checked(tmp_path, body)
+
+
+def gif(size: tuple[int, int]) -> bytes:
+    """A GIF of 45 bytes with one pixel on a canvas of this size."""
+    canvas = b"GIF89a" + struct.pack("<HHBBB", *size, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
+    return canvas + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\2\2\x44\1\0;"
+
+
+def gifs_in_a_movie(path: Path, sizes: list[tuple[int, int]]) -> bytes:
+    with av.open(str(path), "w", format="mov", options={"movflags": "faststart"}) as container:
+        stream: Any = container.add_stream("gif", rate=25)
+        stream.width, stream.height = sizes[0]
+        stream.pix_fmt, stream.codec_context.codec_tag = "rgb8", "gif "
+        for number, size in enumerate(sizes):
+            packet = av.Packet(gif(size))
+            packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 25), True
+            packet.pts = packet.dts = number
+            container.mux(packet)
+    return path.read_bytes()
+
+
+async def test_a_frame_that_the_check_has_no_memory_for_is_refused(tmp_path: Path) -> None:
+    """FFmpeg reports a lack of memory like a broken packet, which a loader with more memory decodes."""
+    body = gifs_in_a_movie(tmp_path / "movie", [SMALL] * 3 + [(16_000, 10_000)] * 20)
+    with pytest.raises(FileRefused, match="MiB of memory"):
+        await checked(tmp_path, body)
+
+
+async def test_an_index_that_the_check_has_no_memory_for_is_refused(tmp_path: Path) -> None:
+    """FFmpeg drops such an index without an error, and finds no packet at all."""
+    body = bytearray(gifs_in_a_movie(tmp_path / "movie", [LARGE] * 100))
+    for box, offset in ((b"stsz", 12), (b"stsc", 16), (b"stts", 12)):
+        at = body.index(box) + offset
+        body[at : at + 4] = (20_000_000).to_bytes(4)
+    with pytest.raises(FileRefused, match="index"):
+        await checked(tmp_path, bytes(body))
