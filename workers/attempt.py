@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import uuid
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ from workflows.progress import ProgressModel
 
 logger = logging.getLogger(__name__)
 
+INTERNAL_ERROR = "internal error; the worker's log has the details"
 PARTNER_KEY = "api_key_comfy_org"
 """The name of the partner key in a prompt's extra_data, given by ComfyUI."""
 LAST_UPLOADS_S = 5.0
@@ -291,10 +292,14 @@ class Attempt:
 
     async def _conclude(self, newest: StoredJob) -> StoredJob:
         """Commit how the attempt ended, with retries while the bucket is unavailable."""
-        await self._log.finish()  # before the commit, so that a finished job has its whole log
-        stored = await retry_while_unavailable(
-            lambda: self._stores.jobs.evolve_from(newest, self._ended, ahead=self._ahead)
-        )
+        try:
+            await self._log.finish()  # before the commit, so that a finished job has its whole log
+            stored = await self._committed_end(newest, self._ended)
+        except StorageError:
+            raise
+        except Exception:  # a defect, as of a value that no record can hold, must end the job rather than its worker
+            logger.exception("an attempt could not be concluded")
+            stored = await self._committed_end(newest, self._ended_by_defect)
         record = stored.record
         if self._failure is None and record.started_at is not None and record.completed_at is not None:
             seconds = (record.completed_at - record.started_at).total_seconds()
@@ -305,6 +310,15 @@ class Attempt:
             with contextlib.suppress(StorageError):  # the key is then removed with the job
                 await self._stores.partner_keys.forget(record.tenant, record.job_id)
         return stored
+
+    async def _committed_end(self, newest: StoredJob, ended: Callable[[JobRecord], JobRecord]) -> StoredJob:
+        return await retry_while_unavailable(lambda: self._stores.jobs.evolve_from(newest, ended, ahead=self._ahead))
+
+    def _ended_by_defect(self, record: JobRecord) -> JobRecord:
+        """Return the failed record with nothing new of the engine's: only what an earlier write has accepted."""
+        attempt = self._record.attempt
+        error = _error_detail(WorkerError(INTERNAL_ERROR), attempt, self._paths)
+        return record.fail(attempt=attempt, now=self._stores.clock.now(), error=error, outputs=record.outputs)
 
     def _ended(self, record: JobRecord) -> JobRecord:
         """Return the record after the attempt. It may be called again with a newer one, as after a cancel request."""
@@ -368,7 +382,7 @@ async def _failure_of(work: Awaitable[object]) -> WorkerError | None:
         return StorageFailed(f"the bucket failed before the engine ran: {error}")
     except Exception:  # a defect of ours must end the job rather than its worker
         logger.exception("an attempt failed in a way that no one foresaw")
-        return WorkerError("internal error; the worker's log has the details")
+        return WorkerError(INTERNAL_ERROR)
     return None
 
 

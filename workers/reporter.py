@@ -102,6 +102,9 @@ class Reporter:
                     raise AttemptFenced(f"attempt {self._attempt} of job {record.job_id} was taken over") from error
                 except StorageError as error:
                     logger.warning("progress of job %s could not be written: %s", record.job_id, error)
+                except Exception:  # a defect of the progress must not cost the lease, which the next turns renew
+                    logger.exception("progress of job %s is no longer reported", record.job_id)
+                    self._observe = lambda: None
 
     def stop(self) -> None:
         """Stop the loop, at once if it waits. A write in flight ends first, so that its result is known."""

@@ -4,18 +4,20 @@ Field names are ComfyUI's. A message of an unknown type becomes `Unknown` and ne
 custom nodes send further types. Ids and names have a limit, since a job's record repeats them for each output.
 """
 
-import json
-import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from workflows import engine_json
 
 LONGEST_ID = 512
 """Maximum characters of a node's id, including its place in an expanded subgraph. A graph's own ids have 256."""
 LONGEST_TEXT = 256
 """Maximum characters of a class or an exception's type; the rest is cut."""
 LONGEST_EXCEPTION = 64 * 1024
+MOST_STEPS = 1e9
+"""Maximum of a progress value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +142,14 @@ Message = (
 
 
 def decode_text(frame: str | bytes) -> Message:
-    """Decode a text frame: `{"type", "data"}`. NaN, Infinity and numbers beyond a double become None."""
+    """Decode a text frame: `{"type", "data"}`."""
     try:
-        # ComfyUI serializes with Python's json, which writes bare NaN and Infinity.
-        document = json.loads(frame, parse_constant=lambda _: None, parse_float=_finite)
+        document = engine_json.parsed(frame)
     except (ValueError, RecursionError):
         return Unknown("", None)
     if not isinstance(document, dict):
         return Unknown("", document)
     return decode_pair(document.get("type"), document.get("data"))
-
-
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
 
 
 def decode_pair(kind: object, data: object) -> Message:
@@ -261,7 +257,7 @@ def _preview(rest: bytes) -> Message:
 
 def _preview_with_metadata(rest: bytes) -> Message:
     (length,) = struct.unpack_from(">I", rest)
-    metadata = json.loads(rest[4 : 4 + length])
+    metadata = engine_json.parsed(rest[4 : 4 + length])
     kind: Literal["jpeg", "png"] = "png" if metadata.get("image_type") == "image/png" else "jpeg"
     return Preview(kind, rest[4 + length :], _id_or_none(metadata.get("node_id")), metadata.get("prompt_id"))
 
@@ -280,4 +276,5 @@ _BINARY_DECODERS: Mapping[int, Callable[[bytes], Message]] = {
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else 0.0
+    """Return a number of steps, finite and not negative: a node may report any number, and a record repeats it."""
+    return min(max(0.0, float(value)), MOST_STEPS) if isinstance(value, int | float) else 0.0

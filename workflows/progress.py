@@ -78,7 +78,7 @@ class ProgressModel:
         if self.over:
             return 100
         nodes = self.nodes_completed / self.nodes_total if self.nodes_total else 0.0
-        share = 0.5 * nodes + 0.5 * min(self.value / self.max, 1.0) if self.max > 1 else nodes
+        share = 0.5 * nodes + 0.5 * max(0.0, min(self.value / self.max, 1.0)) if self.max > 1 else nodes
         return min(int(100 * share), _ALMOST)
 
     def _begin(self, node: str) -> "ProgressModel":

@@ -8,21 +8,27 @@ from aiohttp import web
 
 from workers.comfy.http import MAX_ANSWER_BYTES
 from workers.comfy.http_engine import HttpEngine
-from workers.errors import OutputFailed
+from workers.errors import EngineUnavailable, OutputFailed
 
 pytestmark = pytest.mark.anyio
 
 NAMES = (
-    rb'{"Loads": {"input": {"required": {"file": [["nearest\udce9", "\ud83d\ude00", "\\udce9", "\ude00\ud83dx"]]}}}}'
+    rb'{"Loads": {"input": {"required": {"file": [["nearest\udce9", "\ud83d\ude00", "\\udce9", "\ude00\ud83dx"]],'
+    b'"raw": [["\xed\xa0\x80"]], "number": [[1e400, -1e400, NaN, ' + b"9" * 5_000 + b", 7]]}}}}"
 )
 
 
 @pytest.fixture
 async def engine() -> AsyncIterator[HttpEngine]:
-    """An engine whose history of `large` exceeds the limit by one byte, and whose history of `small` does not."""
+    """An engine whose history of `large` exceeds the limit by one byte, and whose history of `small` does not.
+
+    Its history of `wide` is in UTF-16.
+    """
 
     async def history(request: web.Request) -> web.Response:
         name = request.match_info["name"]
+        if name == "wide":
+            return web.Response(body=json.dumps({name: {"status": {}}}).encode("utf-16"))
         head = f'{{"{name}": {{"status": {{"completed": true}}, "outputs": {{"1": {{"text": ["'.encode()
         tail = b'"]}}}}'
         size = MAX_ANSWER_BYTES + (1 if name == "large" else 0)
@@ -49,6 +55,20 @@ async def test_a_file_name_that_is_not_utf8_is_made_readable(engine: HttpEngine)
     (names,) = info["Loads"]["input"]["required"]["file"]
     assert names == ["nearest\ufffd", "\U0001f600", "\\udce9", "\ufffd\ufffdx"]
     json.dumps(info, ensure_ascii=False).encode()
+
+
+async def test_raw_surrogates_and_endless_numbers_are_replaced(engine: HttpEngine) -> None:
+    """Surrogates as raw bytes become U+FFFD, and numbers beyond a double become null instead of an infinity."""
+    info = await engine.object_info()
+    required = info["Loads"]["input"]["required"]
+    assert set(required["raw"][0][0]) == {"\ufffd"}
+    assert required["number"] == [[None, None, None, None, 7]]
+
+
+async def test_an_answer_in_utf_16_is_no_json(engine: HttpEngine) -> None:
+    """An answer in another encoding, which Python's parser would detect, is not accepted."""
+    with pytest.raises(EngineUnavailable):
+        await engine.history("wide")
 
 
 async def test_an_oversized_history_fails_the_job_and_not_the_worker(engine: HttpEngine) -> None:

@@ -11,8 +11,8 @@ import pytest
 from storage.clock import SystemClock
 from storage.jobs.models import InputFile
 from storage.jobs.record import Status
-from tests.support.scripted_comfy import Answer, Play
-from tests.support.stage import BrokenFiles, ForgetfulFiles, paint, painted, painting, stage
+from tests.support.scripted_comfy import Answer, Play, serving
+from tests.support.stage import BrokenFiles, ForgetfulFiles, MoodyStore, Stage, paint, painted, painting, stage
 from tests.support.workbench import quick_policy
 from workers.outputs.uploads import UploadPolicy
 
@@ -231,6 +231,40 @@ async def test_a_defect_fails_the_job_and_is_logged(tmp_path: Path, caplog: pyte
         ended = (await on.run(await on.claimed())).stored.record
     assert (ended.status, ended.error) == (Status.FAILED, "internal error; the worker's log has the details")
     assert "LookupError: a defect" in caplog.text
+
+
+async def test_a_defect_at_the_end_fails_the_job(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A job fails if its completed record cannot be written because of a defect, and the worker goes on."""
+
+    class Unwritable(MoodyStore):
+        async def replace(self, key: str, body: bytes, *, etag: str, content_type: str = "application/json") -> str:
+            if b'"status":"completed"' in body:
+                raise OverflowError("a defect")
+            return await super().replace(key, body, etag=etag, content_type=content_type)
+
+    async with serving(painting(tmp_path)) as comfy:
+        on = Stage(tmp_path, comfy, objects=Unwritable())
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.error_detail is not None
+    assert (ended.status, ended.error_detail.code) == (Status.FAILED, "internal_error")
+    assert ended.error == "internal error; the worker's log has the details"
+    assert "OverflowError: a defect" in caplog.text
+
+
+async def test_odd_progress_messages_do_not_break_the_record(tmp_path: Path) -> None:
+    """A job whose node reports half of a surrogate pair as its id and a progress of -1e308 fails by its own error."""
+    error = {"node_id": "1", "node_type": "Paint", "exception_type": "ValueError", "exception_message": "no"}
+
+    async def script(play: Play) -> None:
+        await play.say("executing", node="\ud800", display_node="\ud800")
+        await play.say("progress", node="1", value=-1e308, max=5)
+        play.record({}, status="error", messages=[["execution_error", {"prompt_id": play.prompt_id, **error}]])
+        await play.say("executing", node=None)
+
+    async with stage(tmp_path, script) as on:
+        ended = (await on.run(await on.claimed())).stored.record
+    assert (ended.status, ended.error, ended.progress) == (Status.FAILED, "no", 0)
+    assert (ended.progress_details.current_node, ended.progress_details.step) == ("\ufffd", "0/5")
 
 
 async def test_a_missing_input_file_fails_the_job(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """ComfyUI's HTTP interface: the only HTTP client of the workers."""
 
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
@@ -13,6 +12,7 @@ import aiohttp
 
 from workers.comfy.engine import EngineSilent
 from workers.errors import EngineUnavailable
+from workflows import engine_json
 
 TIMEOUT_S = 30.0
 """Seconds per read: a node that holds the GIL can delay ComfyUI's event loop."""
@@ -145,20 +145,10 @@ def _moment(response: aiohttp.ClientResponse, header: str) -> datetime | None:
         return None
 
 
-_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
-"""The escapes of a JSON text; the group is a surrogate without its other half."""
-
-
 def _parsed(content: bytes) -> Any:
-    """Parse JSON, with ComfyUI's bare NaN and Infinity as None; return the text if it is not JSON.
-
-    A lone surrogate becomes U+FFFD.
-    """
-    # Python lists a file name that is not UTF-8 with lone surrogates, which no answer of ours could contain.
-    if b"\\ud" in content or b"\\uD" in content:
-        content = _ESCAPES.sub(lambda found: rb"\ufffd" if found[1] else found[0], content)
+    """Parse JSON strictly; return the text if it is not JSON."""
     try:
-        return json.loads(content, parse_constant=lambda _: None)
+        return engine_json.parsed(content)
     except (ValueError, RecursionError):
         return content.decode(errors="replace")
 

@@ -124,6 +124,23 @@ async def test_progress_is_written_at_most_once_per_interval() -> None:
     assert reporter.stored.record.progress_details.nodes_completed == 200
 
 
+async def test_a_defect_of_the_progress_does_not_cost_the_lease(caplog: pytest.LogCaptureFixture) -> None:
+    """The lease is renewed although the progress can no longer be computed, and the log says so once."""
+    desk = Desk()
+    claimed = await desk.claim()
+
+    def observe() -> Snapshot:
+        raise OverflowError("a defect")
+
+    async def a_write() -> None:
+        with desk.signal.listen(job_topic(claimed.record.tenant, claimed.record.job_id)) as bell:
+            assert await bell.wait(20)
+
+    reporter = await desk.report(claimed, observe, a_write(), lease_s=0.1)
+    assert reporter.stored.record.rev > claimed.record.rev
+    assert caplog.text.count("OverflowError: a defect") == 1
+
+
 async def test_a_lease_is_renewed_without_progress() -> None:
     """The lease of a job without progress, such as a long node, is renewed."""
     desk = Desk()

@@ -86,6 +86,26 @@ def test_nan_in_a_payload_becomes_null() -> None:
     assert message == Executed("p", "1", "1", {"x": [None, None]})
 
 
+def test_lone_surrogates_in_a_message_are_replaced() -> None:
+    """Half of a surrogate pair in a node's id becomes U+FFFD, in a text message as in a preview's metadata."""
+    named = r'"prompt_id":"p","node":"\ud800","node_id":"a\udc00"'
+    assert decode_text(f'{{"type":"executing","data":{{{named}}}}}') == Executing("p", "\ufffd", None)
+    metadata = f"{{{named}}}".encode()
+    frame = struct.pack(">II", 4, len(metadata)) + metadata
+    assert decode_binary(frame) == Preview("jpeg", b"", "a\ufffd", "p")
+
+
+@pytest.mark.parametrize("value", ["-1e308", "-5", "1e308", "1e999", "NaN", "9" * 400, "9" * 5_000])
+@pytest.mark.parametrize("maximum", ["5", "1e308", "9" * 400])
+def test_any_progress_value_gives_a_percentage(value: str, maximum: str) -> None:
+    """Any number that a node reports as its progress gives a percentage and a short step."""
+    message = decode_text(f'{{"type":"progress","data":{{"prompt_id":"p","value":{value},"max":{maximum}}}}}')
+    model = ProgressModel.start(["1"]).reduce(message)
+    assert 0 <= model.percent <= 99
+    assert "-" not in (model.step or "")
+    assert len(model.step or "") < 30
+
+
 def test_error_and_interrupt_are_distinguished() -> None:
     """A failed node is named with its exception, and an interrupt is not an error."""
     failed = next(m for m in recorded("s20_error_corrupt_file")[1] if isinstance(m, ExecutionError))

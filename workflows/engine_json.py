@@ -1,0 +1,36 @@
+"""Parses the JSON of an engine, which code of custom nodes may write, into values that strict JSON can contain.
+
+Python's parser accepts bare NaN and Infinity, numbers beyond a double, and lone surrogates: as escapes in any text, and
+as raw bytes if it decodes these itself. A record or an answer with one of them could not be written.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+LONGEST_INTEGER = 4_300
+"""Maximum characters of an integer: Python raises ValueError for a longer one, as if the whole text were not JSON."""
+_ESCAPES = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
+"""The escapes of a JSON text; the group is a surrogate without its other half."""
+
+
+def parsed(content: bytes | str) -> Any:
+    """Parse JSON. NaN, infinities and numbers beyond these limits become None; invalid Unicode becomes U+FFFD.
+
+    Raises ValueError for a text that is not JSON, RecursionError for one of great depth.
+    """
+    text = content if isinstance(content, str) else content.decode(errors="replace")
+    # Python lists a file name that is not UTF-8 with lone surrogates, and ComfyUI sends them as escapes.
+    if "\\ud" in text or "\\uD" in text:
+        text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if len(text) <= LONGEST_INTEGER else None
