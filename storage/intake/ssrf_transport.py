@@ -41,6 +41,8 @@ MAX_INTERIM = 16
 """Maximum of 1xx responses before the final one: each takes 100 µs, and a server may send them without end."""
 MAX_HEAD_BYTES = 100 * 1024
 """Maximum size of each response head."""
+MAX_HEAD_FIELDS = 256
+"""Maximum fields of the heads of an answer in all: each takes 3 µs to parse, and 100 KiB could have 20,000."""
 READS_AT_ONCE = 32
 """Reads before other tasks get a turn."""
 READS_COUNTED, MIN_READ_BYTES = 512, 128
@@ -141,6 +143,7 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
         self._inner = inner
         self._head = bytearray()
         self._interim = 0
+        self._fields = 0
         self._is_in_body = False
         self._reads = 0
         self._read_bytes = 0
@@ -168,18 +171,24 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
         while (end := _END_OF_HEAD.search(self._head, searched_from)) is not None and not self._is_in_body:
             self._is_in_body = _INTERIM.match(self._head) is None
             self._interim += 1
-            self._check_size(end.start())
+            if self._interim > MAX_INTERIM and not self._is_in_body:
+                raise httpcore.RemoteProtocolError("too many interim answers")
+            self._fields += self._checked_fields(end.start())
             del self._head[: end.end()]
             searched_from = 0
         if self._is_in_body:
             self._head.clear()
-        elif self._interim > MAX_INTERIM:
-            raise httpcore.RemoteProtocolError("too many interim answers")
-        self._check_size(len(self._head))
+        self._checked_fields(len(self._head))
 
-    def _check_size(self, size: int) -> None:
+    def _checked_fields(self, size: int) -> int:
+        """Return the number of fields in the first `size` bytes of a head. Raises if they exceed a limit."""
         if size > MAX_HEAD_BYTES:
             raise httpcore.RemoteProtocolError(f"a head of more than {MAX_HEAD_BYTES} bytes")
+        # The status line ends with the first line feed, and the last two bytes may be part of the head's end.
+        fields = self._head.count(b"\n", 0, max(0, size - 2))
+        if self._fields + fields > MAX_HEAD_FIELDS:
+            raise httpcore.RemoteProtocolError(f"heads of more than {MAX_HEAD_FIELDS} fields")
+        return fields
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
         await self._inner.write(buffer, timeout)

@@ -19,6 +19,7 @@ from storage.intake.fetch import CHUNK_BYTES, PIECES_AT_ONCE, RemoteFetcher, _in
 from storage.intake.ssrf import DestinationRefused, Destinations, is_of_this_machine, is_public
 from storage.intake.ssrf_transport import (
     MAX_ADDRESSES,
+    MAX_HEAD_FIELDS,
     MAX_INTERIM,
     MAX_RESOLVED,
     MIN_READ_BYTES,
@@ -301,12 +302,26 @@ class OneRead(httpcore.AsyncNetworkStream):
         (b"HTTP/1.1 102 A\n\n" * 1_000, "interim"),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "a head of more"),
         (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000 + b"\r\n", "a head of more"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 10_000, "fields"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * (MAX_HEAD_FIELDS + 1) + b"\r\n", "fields"),
+        (b"HTTP/1.1 200 OK\n" + b"a: b\n b\n" * MAX_HEAD_FIELDS + b"\n", "fields"),
+        (b"HTTP/1.1 103 A\r\na: b\r\nb: c\r\n\r\n" * 9 + b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 250, "fields"),
     ],
 )
 async def test_the_size_of_the_response_head_is_bounded(answer: bytes, words: str) -> None:
-    """Too many interim responses or too large a head are refused before they reach the parser, which would be slow."""
+    """Too many interim responses, too many fields or too large a head are refused before the parser, which is slow."""
     with pytest.raises(httpcore.RemoteProtocolError, match=words):
         await _GuardedStream(OneRead(answer)).read(1_000_000)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100_000])
+async def test_a_head_with_the_most_fields_is_accepted(size: int) -> None:
+    """A head with as many fields as are allowed is passed on, wherever it is split, and a body may have more lines."""
+    answer = b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * MAX_HEAD_FIELDS + b"\r\n" + b"\n" * 10_000
+    stream = _GuardedStream(OneRead(b""))
+    for start in range(0, len(answer), size):
+        stream._check(answer[start : start + size])
+    assert stream._is_in_body
 
 
 async def test_a_body_is_passed_on_unchanged() -> None:
