@@ -19,7 +19,7 @@ from app.problems import Problem
 from storage.access.api_keys import sha256_of
 from storage.access.key_store import ApiKeyStore, KeyScope
 from storage.clock import Clock
-from storage.errors import StorageError
+from storage.errors import LookupsBusy, StorageError
 from storage.keys import DEFAULT_TENANT
 from workflows.policy import GraphTrust
 
@@ -140,6 +140,9 @@ class Doorkeeper:
             return Principal(DEFAULT_TENANT, KID_OF_SETTINGS, frozenset({ADMIN}), self._graphs)
         try:
             record = await self._api_keys.authenticate(key)
+        except LookupsBusy:  # not a 401, because the key may be valid
+            detail = "too many API keys that were not in use before are being looked up; send the request again"
+            raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None
         except StorageError:  # fails closed, and the client may retry
             detail = "the bucket does not answer, so the API key cannot be looked up"
             raise Problem("storage-unavailable", detail, headers={"Retry-After": "5"}) from None

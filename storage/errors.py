@@ -14,6 +14,7 @@ StorageError
 ├── BatchNotFound         no such batch in this tenant
 │   └── BatchGone         there was one, and it was removed
 ├── KeyNotFound           the bucket has no such API key
+├── LookupsBusy           too many unknown API keys are being looked up
 ├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
@@ -92,6 +93,10 @@ class BatchGone(BatchNotFound):
 
 class KeyNotFound(StorageError):
     """The bucket has no record of such an API key."""
+
+
+class LookupsBusy(StorageError):
+    """Too many API keys that this process does not know are being looked up, which says nothing about this one."""
 
 
 class LogNotFound(StorageError):

@@ -1,10 +1,12 @@
 """API keys: one record per key, which holds the key's hash and never the key.
 
-A record is found by its kid with one GET. Records and their absence are cached for `CACHE_LIFE`, so every process soon
-refuses a revoked key, and an unknown key does not cost a request each time. The two caches are bounded and separate, so
-invented kids evict no real key.
+A record is found by its kid with one GET, which requests at the same time share. Records and their absence are cached
+for `CACHE_LIFE`, so every process soon refuses a revoked key, and an unknown key does not cost a request each time. The
+two caches are bounded and separate, so invented kids evict no real key. Few lookups of kids that were never found run
+or wait at a time, and the others do not queue behind them, so a flood of invented keys delays no key in use.
 """
 
+import asyncio
 import hmac
 import logging
 import re
@@ -12,22 +14,32 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from pydantic import AfterValidator, Field, StringConstraints
 
 from storage import keys
 from storage.access.api_keys import is_kid, new_key, new_kid, parse_key, sha256_of
+from storage.bucket.budget import on_behalf_of, within_budget
 from storage.bucket.objects import ObjectStore, StoredObject, all_keys
 from storage.bucket.records import Model, commit, compare_and_swap, new_nonce, read_as
 from storage.clock import Clock, expiring_cache
 from storage.concurrency import map_bounded
-from storage.errors import KeyNotFound, ObjectNotFound, RecordUnreadable
+from storage.errors import KeyNotFound, LookupsBusy, ObjectNotFound, RecordUnreadable
+from storage.fair_slots import FairSlots, NoSlot
 from workflows.policy import GraphTrust
 
 logger = logging.getLogger(__name__)
 
 CACHE_LIFE = timedelta(seconds=30)
 """Cache lifetime of a record. With the time of one GET, a revoked key is refused everywhere within a minute."""
+FIRST_LOOKUPS = 4
+"""Concurrent lookups of kids that this process has not found before: half of the threads for small bucket calls."""
+MOST_WAITING = 64
+"""Further lookups of such kids that wait for one of these."""
+MOST_FOUND = 10_000
+"""Kids that are remembered as found. The least recently used one is forgotten, and is then looked up like a new one."""
+FOUND_BEFORE = "keys found before"
+"""The owner of lookups of known kids, with which they take turns at the bucket. No tenant's name has a space."""
 TENANTS_LIFE = timedelta(seconds=5)
 """Cache lifetime of the answer whether other tenants have keys."""
 TENANTS_PAGE = 100
@@ -112,12 +124,15 @@ class ApiKeyStore:
         self._fixed: Mapping[str, KeyRecord] = {record.kid: record for record in fixed}
         self._known: TTLCache[str, KeyRecord] = expiring_cache(clock, cache_life)
         self._unknown: TTLCache[str, None] = expiring_cache(clock, cache_life)
+        self._found: LRUCache[str, None] = LRUCache(MOST_FOUND)
+        self._lookups: dict[str, asyncio.Task[KeyRecord | None]] = {}
+        self._first_lookups = FairSlots(FIRST_LOOKUPS, max_waiting=MOST_WAITING)
         self._others: TTLCache[str, bool] = expiring_cache(clock, TENANTS_LIFE)
 
     async def authenticate(self, text: str) -> KeyRecord | None:
         """Return the record of a valid key; None for any other text.
 
-        Errors of the bucket are raised, so that a key that cannot be checked is not accepted.
+        `LookupsBusy` and errors of the bucket are raised, so that a key that cannot be checked is not accepted.
         """
         presented = parse_key(text)
         if presented is None:
@@ -187,6 +202,7 @@ class ApiKeyStore:
         record = await self._listed(key)
         if record is not None and record.kid == kid:
             self._known[kid] = record
+            self._found[kid] = None
         return record
 
     async def _find(self, kid: str) -> KeyRecord | None:
@@ -196,12 +212,39 @@ class ApiKeyStore:
             return cached
         if kid in self._unknown:
             return None
+        lookup = self._lookups.get(kid)
+        if lookup is None:
+            with on_behalf_of(FOUND_BEFORE if kid in self._found else ""):  # the task keeps this context
+                lookup = asyncio.create_task(self._look_up(kid))
+            self._lookups[kid] = lookup
+            lookup.add_done_callback(lambda done: self._forget_lookup(kid, done))
+        async with within_budget(f"key {kid}"):
+            # Shielded: a client that disconnects cancels its own wait, not the lookup that others share.
+            return await asyncio.shield(lookup)
+
+    def _forget_lookup(self, kid: str, lookup: "asyncio.Task[KeyRecord | None]") -> None:
+        del self._lookups[kid]
+        if not lookup.cancelled():
+            lookup.exception()  # retrieved, since asyncio would log it if every client had disconnected
+
+    async def _look_up(self, kid: str) -> KeyRecord | None:
+        if kid in self._found:
+            return await self._read(kid)
+        try:
+            async with self._first_lookups.slot(""):
+                return await self._read(kid)
+        except NoSlot as error:
+            raise LookupsBusy(f"key {kid}: {error}") from None
+
+    async def _read(self, kid: str) -> KeyRecord | None:
         stored = await self._get(kid)
         record = None if stored is None else _readable(stored)
         if record is None or record.kid != kid:
             self._unknown[kid] = None
+            self._found.pop(kid, None)
             return None
         self._known[kid] = record
+        self._found[kid] = None
         return record
 
     async def _get(self, kid: str) -> StoredObject | None:

@@ -66,7 +66,7 @@ _tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default=
 
 @contextmanager
 def on_behalf_of(tenant: str) -> Iterator[None]:
-    """Give bucket calls outside a request an owner, and no budget."""
+    """Give bucket calls an owner where no request has named its tenant. It does not change their budget."""
     token = _tenant.set(tenant)
     try:
         yield
@@ -75,9 +75,10 @@ def on_behalf_of(tenant: str) -> Iterator[None]:
 
 
 def current_owner() -> str:
-    """Return the tenant on whose behalf bucket calls are made; empty for none, and before authentication."""
+    """Return on whose behalf bucket calls are made; empty if that is unknown, as in the lookup of a new API key."""
     budget = _current.get()
-    return _tenant.get() if budget is None else budget.owner
+    named = "" if budget is None else budget.owner
+    return named or _tenant.get()
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """API keys in the bucket: which keys are accepted, which are refused, and what each lookup costs."""
 
+import asyncio
 import json
 import logging
 import secrets
@@ -20,12 +21,13 @@ from infra.logs import JsonFormatter
 from infra.secrecy import Redactor
 from storage import keys
 from storage.access.api_keys import new_key, new_kid, parse_key
-from storage.access.key_store import CACHE_LIFE, ApiKeyStore, new_record
+from storage.access.key_store import CACHE_LIFE, FIRST_LOOKUPS, MOST_WAITING, ApiKeyStore, new_record
 from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore, StoredObject
 from storage.clock import ManualClock
 from storage.errors import KeyNotFound, PreconditionFailed, StorageUnavailable
 from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -176,6 +178,34 @@ async def test_no_key_is_accepted_while_the_bucket_is_unreachable(memory_api: Ap
     assert refused.headers["retry-after"] == "5"
     bucket.is_down = False
     assert (await get_with_key(memory_api, key)).status_code == 200
+
+
+class HeldStore(MemoryObjectStore):
+    """A bucket whose reads wait for `gate`."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.gate = asyncio.Event()
+
+    async def get(self, key: str) -> StoredObject:
+        await self.gate.wait()
+        return await super().get(key)
+
+
+async def test_too_many_unknown_keys_get_503(clock: ManualClock) -> None:
+    """Unknown keys beyond those that may wait get 503 with Retry-After, never 401, and the settings' key is served."""
+    bucket, most = HeldStore(clock), FIRST_LOOKUPS + MOST_WAITING
+    async with running_api(bucket, clock, ApiConfig(api_key=KEY)) as api:
+        flood = [asyncio.create_task(get_with_key(api, new_key(new_kid()))) for _ in range(most + 3)]
+        await until(lambda: sum(request.done() for request in flood) == 3)
+        refused = [request.result() for request in flood if request.done()]
+        assert {(answer.status_code, answer.json()["type"], answer.headers["retry-after"]) for answer in refused} == {
+            (503, "/problems/storage-unavailable", "5")
+        }
+        assert (await get_with_key(api, KEY)).status_code == 200
+        bucket.gate.set()
+        answers = await asyncio.gather(*flood)
+    assert sorted(answer.status_code for answer in answers) == [401] * most + [503] * 3
 
 
 async def test_a_record_that_cannot_be_read_authenticates_no_key(memory_api: Api, bucket: DownableStore) -> None:
