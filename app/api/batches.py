@@ -4,9 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 

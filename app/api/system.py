@@ -6,9 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 

@@ -1,8 +1,6 @@
 """/v1/uploads: presigned uploads, which go from the client directly to the bucket."""
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 

@@ -4,9 +4,7 @@ import functools
 import uuid
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 

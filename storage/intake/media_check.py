@@ -178,7 +178,7 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
-        env=_probe_environment(),
+        env=probe_environment(),
     )
     try:
         async with asyncio.timeout(PROBE_S):
@@ -202,6 +202,6 @@ async def _answer_of_probe(path: Path, content_type: str, limits: MediaLimits) -
     raise CheckUnavailable("a file could not be examined: the probe did not start")
 
 
-def _probe_environment() -> dict[str, str]:
+def probe_environment() -> dict[str, str]:
     """Return an environment without settings and secrets, in case an attacker takes over a decoder."""
     return {name: os.environ[name] for name in _PROBE_VARIABLES if name in os.environ}

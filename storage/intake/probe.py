@@ -244,14 +244,19 @@ def answer(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, An
         return {"refused": f"cannot be read as {content_type}"}
 
 
-def main() -> None:
+def limit_itself(path: str, memory_bytes: int) -> None:
+    """Limit the memory and CPU time of this process, which opens an untrusted file, and silence its decoders."""
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    path, content_type, limits = sys.argv[1:]
-    memory = MEMORY_BYTES + min(Path(path).stat().st_size, MAX_MAPPED)
+    memory = memory_bytes + min(Path(path).stat().st_size, MAX_MAPPED)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     # The soft limit sends SIGXCPU, which identifies the cause; the hard one SIGKILL, as does a lack of memory.
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
+
+
+def main() -> None:
+    path, content_type, limits = sys.argv[1:]
+    limit_itself(path, MEMORY_BYTES)
     sys.stdout.write(json.dumps(answer(path, content_type, json.loads(limits))))
 
 

@@ -5,21 +5,16 @@ decoders have had exploitable faults. Prints the `width`, `height`, `frames` and
 """
 
 import json
-import logging
-import resource
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 from storage.formats import PILLOW, STREAM_OPTIONS
+from storage.intake.probe import limit_itself
 from storage.intake.walkers import gif_extent, webp_extent
 
 MEMORY_BYTES = 768 * 1024**2
 """Limit of the address space. Python with PyAV takes 130 MB, two canvases of 40 million pixels 320 MB."""
-MAX_MAPPED = 256 * 1024**2
-"""Maximum size of a mapped file, since Pillow reads an AVIF as a whole."""
-CPU_S = 15
 LARGEST_FRAME = 100_000_000
 LARGEST_ANIMATION = 1_000_000_000
 """Maximum pixels, per frame and in total. The frames of a larger animation are not decoded and it gets no duration: a
@@ -85,12 +80,8 @@ def stream(path: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
     path, content_type = sys.argv[1:]
-    memory = MEMORY_BYTES + min(Path(path).stat().st_size, MAX_MAPPED)
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
+    limit_itself(path, MEMORY_BYTES)
     found = picture(path, content_type) if content_type.startswith("image/") else stream(path)
     sys.stdout.write(json.dumps(found))
 

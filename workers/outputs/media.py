@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import mimetypes
-import os
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import filetype
 from PIL import Image
 
 import comfyui_modal
+from storage.intake.media_check import probe_environment
 from storage.intake.walkers import has_light_header
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 HASH_CHUNK = 1024 * 1024
 MEASURE_S = 60.0
 """Wall-clock limit of measuring one file, which has 15 s of CPU time."""
-_MEASURE_VARIABLES = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")
-"""No settings and no secrets, in case an attacker takes over a decoder."""
 _BY_HEADER = {"image/png": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 
 _BY_EXTENSION = {
@@ -104,9 +102,8 @@ def _still(path: Path, kind: str) -> dict[str, Any] | None:
 def _measured(path: Path, content_type: str) -> dict[str, Any]:
     """Measure the file in a process of its own. Returns nothing for a file that is beyond the limits there."""
     command = comfyui_modal.command("workers.outputs.measure", str(path), content_type)
-    environment = {name: os.environ[name] for name in _MEASURE_VARIABLES if name in os.environ}
     done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, env=environment, timeout=MEASURE_S, check=False
+        command, stdin=subprocess.DEVNULL, capture_output=True, env=probe_environment(), timeout=MEASURE_S, check=False
     )
     found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
     return found
