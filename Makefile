@@ -42,7 +42,7 @@ coverage: setup ## The tests and the demo, and the lines and branches that they 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-bench: setup .bench/.installed ## Measure everything in docs/performance.md anew and write it there
+bench: setup .bench/.installed ## Measure everything in docs/explanation/performance.md anew and write it there
 	$(BIN)/python -m tests.bench
 
 .bench/.installed: requirements/bench.txt
@@ -75,7 +75,7 @@ fuzz-guided: setup ## Inputs grown by what they reach, with atheris: make fuzz-g
 interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
 	npm install --prefix tests/interop --no-package-lock --no-audit --no-fund --silent
 	$(BIN)/python -m tests.interop.requests > tests/interop/requests.json
-	sed -n '/^```js$$/,/^```$$/p' docs/webhooks.md | sed '/^```/d' > tests/interop/receiver.mjs
+	sed -n '/^```js$$/,/^```$$/p' docs/how-to/webhooks.md | sed '/^```/d' > tests/interop/receiver.mjs
 	node tests/interop/check.mjs tests/interop/requests.json tests/interop/receiver.mjs
 
 smoke-modal: setup ## A deployment on Modal, tried from outside (needs a token and COMFYUI_MODAL_API_KEY; costs GPU seconds)
@@ -84,11 +84,11 @@ smoke-modal: setup ## A deployment on Modal, tried from outside (needs a token a
 up: setup ## Serve the API on this machine until Ctrl-C, data in .local/: make up PORT=8001
 	$(BIN)/comfyui-modal up --data .local $(if $(PORT),--port $(PORT))
 
-openapi: setup ## Write docs/openapi.json anew from the code
-	$(BIN)/comfyui-modal openapi --out docs/openapi.json
+openapi: setup ## Write docs/reference/openapi.json anew from the code
+	$(BIN)/comfyui-modal openapi --out docs/reference/openapi.json
 
-licences: setup ## Write docs/licences.md anew from the installed packages
-	$(BIN)/python -m tests.supply.licences > docs/licences.md
+licences: setup ## Write docs/reference/licences.md anew from the installed packages
+	$(BIN)/python -m tests.supply.licences > docs/reference/licences.md
 
 lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) pyproject.toml -o requirements/base.txt

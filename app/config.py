@@ -1,7 +1,7 @@
 """Configuration of the HTTP API. Each limit and option is declared here once: its name, default, bounds and meaning.
 
-The settings inherit these fields, `GET /v1/limits` shows the limits, and docs/settings.md repeats them (a test
-compares).
+The settings inherit these fields, `GET /v1/limits` shows the limits, and docs/reference/settings.md repeats them (a
+test compares).
 """
 
 from typing import Annotated

@@ -1,6 +1,6 @@
 """Builds the OpenAPI 3.1 document from the operations of the API and their models.
 
-`docs/openapi.json` is this document, committed; a test compares it with the code.
+`docs/reference/openapi.json` is this document, committed; a test compares it with the code.
 """
 
 from typing import Any

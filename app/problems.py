@@ -1,6 +1,6 @@
 """Refusals as RFC 9457 problems. `PROBLEM_TYPES` is the only list of the types that this API returns.
 
-`type` is a path of this API that explains the problem. `docs/problems.md` lists the same types.
+`type` is a path of this API that explains the problem. `docs/reference/problems.md` lists the same types.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Every setting of the product: its name, its default and one line of help.
 
 A composition root parses them once from `COMFYUI_MODAL_*` variables and passes them on explicitly; no other module
-reads a setting from the environment. `docs/settings.md` lists the same names (a test compares).
+reads a setting from the environment. `docs/reference/settings.md` lists the same names (a test compares).
 """
 
 import json
@@ -395,7 +395,7 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
     fields = {*Settings.model_fields, *DeploymentSettings.model_fields, "api_url"}
     known = {ENV_PREFIX + name.upper() for name in fields}
     wrong = sorted(name for name in names if name.startswith(ENV_PREFIX) and name not in known)
-    return [f"{name} is no setting: {suggestion(name, known) or 'see docs/settings.md'}" for name in wrong]
+    return [f"{name} is no setting: {suggestion(name, known) or 'see docs/reference/settings.md'}" for name in wrong]
 
 
 class _BucketName(BaseSettings):

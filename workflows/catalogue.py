@@ -218,5 +218,5 @@ def _collect(found: Iterable[WorkflowError], faults: list[WorkflowError]) -> fro
 def _remedy(info: Mapping[str, Any]) -> str:
     """Return the hint for a missing class that no known class resembles."""
     if any(about.get("category") == LITE_CATEGORY for about in info.values()):
-        return "the lite engine runs no models: set COMFYUI_DIR to your ComfyUI, or see docs/lite.md for its nodes"
+        return "the lite engine runs no models: set COMFYUI_DIR to your ComfyUI, or see docs/reference/lite.md"
     return "install the custom node that provides it, or remove the node"

@@ -21,7 +21,7 @@ from workflows.errors import NodeNotAllowed, pointer
 from workflows.graph import Graph
 
 GraphTrust = Literal["own", "strangers"]
-"""The author of a graph: the deployment's own team, or unknown people. See docs/security.md."""
+"""The author of a graph: the deployment's own team, or unknown people. See docs/explanation/security.md."""
 SETTING = "COMFYUI_MODAL_DENIED_NODES"
 DEFAULT = "default"
 ALLOWS = "!"

@@ -132,7 +132,7 @@ class CloudChecks:
             if (has := memory_gb(gpu)) is not None:
                 found += _short(gpu, "GPU memory", has, {name: one.vram_gb for name, one in needs.items()})
         if found:
-            return Note("; ".join(found), "such jobs are slow or end for want of memory: see docs/workflows.md")
+            return Note("; ".join(found), "such jobs are slow or end for want of memory: see docs/how-to/workflows.md")
         return f"a worker has {worker_gb:g} GB; the shipped workflows need no more than the pools have"
 
     async def image_lock(self) -> str | Note:
@@ -242,7 +242,9 @@ def _read(manifest: Callable[[], T]) -> T:
     try:
         return manifest()
     except BadManifest as bad:
-        raise CheckFailed(str(bad), "see docs/modal.md#the-image and docs/models.md#add-a-model") from bad
+        raise CheckFailed(
+            str(bad), "see docs/explanation/modal.md#the-image and docs/how-to/models.md#add-a-model"
+        ) from bad
 
 
 def _short(owner: str, what: str, has: float, needs: Mapping[str, float | None]) -> list[str]:

@@ -30,7 +30,7 @@ def costs(deployment: DeploymentSettings) -> Iterator[str]:
         kept = deployment.min_workers if pool == DEFAULT_POOL else 0
         always = f"; {kept} kept without work, day and night" if kept else "; nothing while no worker lives"
         yield f"Pool {pool}: {' or '.join(hourly) or 'CPUs only'}{always}"
-    yield "Idle cost of the rest: docs/operations.md."
+    yield "Idle cost of the rest: docs/how-to/operations.md."
 
 
 def worker_usd_per_hour(gpu: str, deployment: DeploymentSettings) -> float | None:

@@ -1,4 +1,4 @@
-"""`make bench` runs the benches, prints their tables and writes them to docs/performance.md."""
+"""`make bench` runs the benches, prints their tables and writes them to docs/explanation/performance.md."""
 
 import argparse
 import importlib
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.figures import Table, placed
 
-PAGE = Path(__file__).parents[2] / "docs" / "performance.md"
+PAGE = Path(__file__).parents[2] / "docs/explanation/performance.md"
 BENCHES = (
     "overhead",
     "processor_time",

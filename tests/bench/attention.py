@@ -1,8 +1,8 @@
 """SageAttention and torch's attention for the self-attention of Wan 2.2 and SDXL: `make bench-attention`.
 
 Runs on a machine with a GPU in a Python with torch and sageattention, and uses only these and the standard library.
-Prints a Markdown table for docs/performance.md. The inputs are normal random numbers; SageAttention's 8-bit arithmetic
-may be more or less accurate for real ones.
+Prints a Markdown table for docs/explanation/performance.md. The inputs are normal random numbers; SageAttention's 8-bit
+arithmetic may be more or less accurate for real ones.
 
 Sources of the shapes:
 - Wan 2.2 A14B, 832x480 pixels, 81 frames: 40 heads of 128 (`dim` 5120, `num_heads` 40 in wan/configs/wan_t2v_A14B.py of

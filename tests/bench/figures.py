@@ -1,4 +1,4 @@
-"""The results of a bench as a table of docs/performance.md."""
+"""The results of a bench as a table of docs/explanation/performance.md."""
 
 import re
 import statistics

@@ -1,6 +1,6 @@
 """Bucket requests per job, as counts without timing, so that additional requests are noticed on any machine.
 
-A changed number changes what each job of a deployment costs; docs/performance.md has the prices.
+A changed number changes what each job of a deployment costs; docs/explanation/performance.md has the prices.
 """
 
 import pytest

@@ -23,7 +23,7 @@ from storage.webhooks.signing import new_secret, public_key
 from tests.interop.requests import SignedEvent, signed_events
 
 SECRET, OTHER = new_secret(), new_secret()
-PAGE = Path(__file__).parents[2] / "docs" / "webhooks.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/webhooks.md"
 
 
 @pytest.fixture

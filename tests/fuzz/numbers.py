@@ -1,4 +1,4 @@
-"""Numbers in unusual notations, for every number that an operation of docs/openapi.json accepts.
+"""Numbers in unusual notations, for every number that an operation of docs/reference/openapi.json accepts.
 
 schemathesis draws numbers that fit JSON Schema, and so rarely writes one in a query with 5,000 digits, with leading
 zeros, or in another script. Each of these is sent to each parameter and field, one at a time.

@@ -13,7 +13,7 @@ from tests.support.post import Post
 from tests.support.workbench import workbench
 from workers.webhooks.post import Answer
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.json"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/openapi.json"
 FINISHED = 6
 GIVEN_UP = Answer(415, 5)
 """An answer that makes an event a dead letter at once."""

@@ -39,7 +39,7 @@ try {
   assert.equal((await post({ ...requests[0].headers, "webhook-signature": "v1,AAAA" }, requests[0].body)).status, 401);
   await new Promise((resolve) => setTimeout(resolve, 200));
   assert.equal(printed.trim().split("\n").length, new Set(requests.map(({ headers }) => headers["webhook-id"])).size);
-  console.log("the receiver of docs/webhooks.md took each event once, and no forged one");
+  console.log("the receiver of docs/how-to/webhooks.md took each event once, and no forged one");
 } finally {
   receiver.kill();
 }

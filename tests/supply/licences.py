@@ -1,4 +1,4 @@
-"""`make licences` writes docs/licences.md from the metadata of the installed packages."""
+"""`make licences` writes docs/reference/licences.md from the metadata of the installed packages."""
 
 import re
 import sys

@@ -32,13 +32,15 @@ def test_every_custom_node_has_its_commit() -> None:
 def test_every_model_has_a_hash_or_is_documented_without_one() -> None:
     """Every model has a hash or is documented as a model without a published one, whose hash the first sync records."""
     models = tomllib.loads((ROOT / "infra" / "models.toml").read_text())["model"]
-    documented = (ROOT / "docs" / "models.md").read_text()
+    documented = (ROOT / "docs/how-to/models.md").read_text()
     for model in models:
         assert model["licence"]
         assert re.fullmatch(r"[0-9a-f]{64}", model.get("sha256", "")) or Path(model["file"]).name in documented
 
 
 def test_the_licences_cover_the_installed_packages() -> None:
-    """docs/licences.md lists every installed package; `make licences` updates it."""
-    listed = set(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs" / "licences.md").read_text(), re.MULTILINE))
+    """docs/reference/licences.md lists every installed package; `make licences` updates it."""
+    listed = set(
+        re.findall(r"^\| ([^|]+) \| ([^|]+) \|", (ROOT / "docs/reference/licences.md").read_text(), re.MULTILINE)
+    )
     assert listed >= set(pinned("base.txt"))

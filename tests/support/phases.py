@@ -1,4 +1,4 @@
-"""The cost of each phase of a job's life at the bucket, for docs/performance.md and the tests that guard it.
+"""The cost of each phase of a job's life at the bucket, for docs/explanation/performance.md and its tests.
 
 Only the bucket and the clock are not the product's own: the bucket is in memory and counts, and each phase sets the
 clock. The engine is the lite one. Caches are warm, and the worker writes no progress by itself, because a progress

@@ -181,7 +181,7 @@ async def test_an_unreadable_manifest_is_a_finding(deployment: dict[str, Any], c
     finding = (await found(checks.preflight() | {"models": checks.models}))[check]
     assert not finding.holds
     assert said in finding.detail
-    assert "docs/modal.md" in finding.advice
+    assert "docs/explanation/modal.md" in finding.advice
 
 
 @pytest.mark.parametrize(

@@ -44,14 +44,16 @@ def commands(app: App, prefix: str) -> set[str]:
 
 
 def test_docs_name_every_command_and_no_other() -> None:
-    """docs/cli.md has a row for each command."""
-    documented = set(re.findall(r"^\| `(comfyui-modal [a-z ]+)`", (DOCS / "cli.md").read_text(), re.MULTILINE))
+    """docs/reference/cli.md has a row for each command."""
+    documented = set(
+        re.findall(r"^\| `(comfyui-modal [a-z ]+)`", (DOCS / "reference/cli.md").read_text(), re.MULTILINE)
+    )
     assert documented == commands(cli, "comfyui-modal")
 
 
 def test_docs_name_every_error_code_and_no_other() -> None:
-    """docs/problems.md has a row for each error code of a failed job with its retry policy."""
-    text = (DOCS / "problems.md").read_text().partition("## When a job fails")[2]
+    """docs/reference/problems.md has a row for each error code of a failed job with its retry policy."""
+    text = (DOCS / "reference/problems.md").read_text().partition("## When a job fails")[2]
     rows = re.findall(r"^\| `([a-z_]+)` \| (yes|no) \| (yes|no) \|", text, re.MULTILINE)
     yes_no = {True: "yes", False: "no"}
     kinds = [errors.WorkerError]
@@ -66,11 +68,11 @@ def test_docs_name_every_error_code_and_no_other() -> None:
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_docs_name_every_module_of_a_package_and_no_other(room: str) -> None:
-    """docs/architecture.md lists each top-level module and subpackage of a package once."""
+    """docs/explanation/architecture.md lists each top-level module and subpackage of a package once."""
     folder = DOCS.parent / room
     modules = [path.stem for path in folder.glob("*.py") if not path.name.startswith("_")]
     packages = [f"{path.parent.name}/" for path in folder.glob("*/__init__.py")]
-    section = (DOCS / "architecture.md").read_text().partition(f"\n### {room}/\n")[2].partition("\n##")[0]
+    section = (DOCS / "explanation/architecture.md").read_text().partition(f"\n### {room}/\n")[2].partition("\n##")[0]
     named = [
         name for row in re.findall(r"^\| (`.*?`) \|", section, re.MULTILINE) for name in re.findall(r"`(.+?)`", row)
     ]
@@ -79,9 +81,11 @@ def test_docs_name_every_module_of_a_package_and_no_other(room: str) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.id)
 def test_docs_show_a_call_and_its_answer_for_every_operation(operation: Operation) -> None:
-    """docs/http-api.md has a curl call for each operation and a response with the fields of one of its models."""
+    """docs/reference/http-api.md has a curl call for each operation and a response with the fields of its model."""
     method, path = operation.method.upper(), operation.path
-    section = (DOCS / "http-api.md").read_text().partition(f"\n### `{method} {path}`\n")[2].partition("\n## ")[0]
+    section = (
+        (DOCS / "reference/http-api.md").read_text().partition(f"\n### `{method} {path}`\n")[2].partition("\n## ")[0]
+    )
     section = section.partition("\n### ")[0]
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     (shown,), answers = ([body for kind, body in blocks if (kind == "sh") is wanted] for wanted in (True, False))
@@ -106,7 +110,7 @@ def _has_the_fields(model: type[BaseModel], answer: dict[str, Any]) -> bool:
 def test_links_between_the_docs_resolve() -> None:
     """Every relative link names a file that exists and a heading in it."""
     root = DOCS.parent
-    for page in [*DOCS.glob("*.md"), *root.glob("*.md")]:
+    for page in [*DOCS.rglob("*.md"), *root.glob("*.md")]:
         for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             leads_to = page.parent / target if target else page
             assert leads_to.exists(), f"{page.name}: {target}"
@@ -120,14 +124,14 @@ def _anchors(page: Path) -> set[str]:
 
 
 def test_docs_show_the_printed_bucket_policy() -> None:
-    """docs/operations.md shows the policy that `bucket policy` prints."""
-    (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "operations.md").read_text(), re.DOTALL)
+    """docs/how-to/operations.md shows the policy that `bucket policy` prints."""
+    (block,) = re.findall(r"```json\n(.*?)```", (DOCS / "how-to/operations.md").read_text(), re.DOTALL)
     assert json.loads(block) == run_policy("my-bucket", "")
 
 
 def test_docs_name_every_event_and_no_other() -> None:
-    """docs/webhooks.md has a row for each event type and every wait of the retry schedule."""
-    text = (DOCS / "webhooks.md").read_text()
+    """docs/how-to/webhooks.md has a row for each event type and every wait of the retry schedule."""
+    text = (DOCS / "how-to/webhooks.md").read_text()
     assert set(re.findall(r"^\| `(comfyui\.[a-z.]+\.v1)`", text, re.MULTILINE)) == set(TYPES)
     (waits,) = re.findall(r"^> (.+)$", text, re.MULTILINE)
     units = {"s": "seconds", "min": "minutes", "h": "hours"}
@@ -136,8 +140,8 @@ def test_docs_name_every_event_and_no_other() -> None:
 
 
 def test_the_signature_in_the_docs_is_correct() -> None:
-    """The test vector of docs/webhooks.md has the signature that the product's signer makes."""
-    text = (DOCS / "webhooks.md").read_text().partition("## Verify it yourself")[2]
+    """The test vector of docs/how-to/webhooks.md has the signature that the product's signer makes."""
+    text = (DOCS / "how-to/webhooks.md").read_text().partition("## Verify it yourself")[2]
     row = dict(re.findall(r"^\| (?:`)?([a-z-]+)(?:`)? \| `(.+)` \|$", text, re.MULTILINE))
     headers = Signer((row["secret"],)).headers(row["webhook-id"], int(row["webhook-timestamp"]), row["body"].encode())
     assert headers["webhook-signature"] == row["webhook-signature"]
@@ -146,7 +150,7 @@ def test_the_signature_in_the_docs_is_correct() -> None:
 def test_the_webhook_request_in_the_docs_matches_the_product() -> None:
     """The sample request has the renderer's fields in their order, and its signature verifies with the secret of the
     page."""
-    text = (DOCS / "webhooks.md").read_text()
+    text = (DOCS / "how-to/webhooks.md").read_text()
     ((head, block),) = re.findall(r"```\nPOST .*?\n(.*?)\n\n(\{.*?)```", text, re.DOTALL)
     secret = re.findall(r"`(whsec_[^`]{20,})`", text)[0]
     headers, shown = dict(line.split(": ", 1) for line in head.splitlines()), json.loads(block)
@@ -162,7 +166,7 @@ def test_the_webhook_request_in_the_docs_matches_the_product() -> None:
 
 def test_the_job_in_the_docs_has_a_valid_expiry_and_output_url() -> None:
     """The sample job expires one retention period after its end, and its output URL follows the key layout."""
-    text = (DOCS / "webhooks.md").read_text()
+    text = (DOCS / "how-to/webhooks.md").read_text()
     (block,) = re.findall(r"```\nPOST .*?\n\n(\{.*?)```", text, re.DOTALL)
     job = JobView.model_validate(json.loads(block)["data"])
     assert job.completed_at is not None
@@ -193,13 +197,13 @@ def test_the_job_in_the_docs_has_a_valid_expiry_and_output_url() -> None:
     ],
 )
 def test_the_upgrade_page_covers_each_feature_of_the_first_version(words: str) -> None:
-    """docs/upgrading.md mentions each feature of the first version that its users rely on."""
-    assert words in (DOCS / "upgrading.md").read_text()
+    """docs/how-to/upgrading.md mentions each feature of the first version that its users rely on."""
+    assert words in (DOCS / "how-to/upgrading.md").read_text()
 
 
 def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
-    """docs/lite.md has a row for each node with its inputs and outputs in the order of the code."""
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| .+ \|$", (DOCS / "lite.md").read_text(), re.MULTILINE)
+    """docs/reference/lite.md has a row for each node with its inputs and outputs in the order of the code."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| .+ \|$", (DOCS / "reference/lite.md").read_text(), re.MULTILINE)
     shown = {name: (re.findall(r"`(\w+)`", inputs), outputs) for name, inputs, outputs in rows}
     assert shown == {
         name: ([field for field in about.inputs() if "." not in field], ", ".join(about.outputs) or "—")
@@ -208,8 +212,8 @@ def test_docs_name_every_node_of_the_lite_engine_and_no_other() -> None:
 
 
 def test_the_node_in_the_docs_can_be_added() -> None:
-    """The sample node of docs/lite.md loads, runs and declares its inputs."""
-    (module,) = re.findall(r"```python\n(.*?)```", (DOCS / "lite.md").read_text(), re.DOTALL)
+    """The sample node of docs/reference/lite.md loads, runs and declares its inputs."""
+    (module,) = re.findall(r"```python\n(.*?)```", (DOCS / "reference/lite.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {}
     exec(module, names)  # noqa: S102  the docs are part of the repository
     (node,) = names["NODES"]

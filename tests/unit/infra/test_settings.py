@@ -9,14 +9,14 @@ from pydantic_settings import SettingsError
 
 from infra.settings import ENV_PREFIX, DeploymentSettings, EngineSettings, Settings, format_errors, unknown_variables
 
-DOCS = Path(__file__).parents[3] / "docs" / "settings.md"
+DOCS = Path(__file__).parents[3] / "docs/reference/settings.md"
 
 CLIENT_VARIABLES = {ENV_PREFIX + "API_URL", ENV_PREFIX + "API_KEY"}
 """The variables that `infra.cli.arguments` reads."""
 
 
 def test_docs_name_every_setting_and_no_other() -> None:
-    """docs/settings.md lists exactly the settings that exist."""
+    """docs/reference/settings.md lists exactly the settings that exist."""
     documented = set(re.findall(r"^\| `([A-Z0-9_]+)`", DOCS.read_text(), re.MULTILINE))
     fields = [*Settings.model_fields, *DeploymentSettings.model_fields]
     existing = {ENV_PREFIX + name.upper() for name in fields}
@@ -25,7 +25,7 @@ def test_docs_name_every_setting_and_no_other() -> None:
 
 
 def test_docs_list_the_settings_in_the_order_of_the_code() -> None:
-    """Each table of docs/settings.md has the order in which the code declares its settings."""
+    """Each table of docs/reference/settings.md has the order in which the code declares its settings."""
     for table in re.findall(r"(?:^\|.*\n)+", DOCS.read_text(), re.MULTILINE):
         listed = [name.lower() for name in re.findall(rf"^\| `{ENV_PREFIX}([A-Z0-9_]+)`", table, re.MULTILINE)]
         model = DeploymentSettings if "gpu" in listed else Settings
@@ -33,7 +33,7 @@ def test_docs_list_the_settings_in_the_order_of_the_code() -> None:
 
 
 def test_docs_give_the_default_and_the_meaning_of_each_setting() -> None:
-    """A row of docs/settings.md repeats the default and the description in the code."""
+    """A row of docs/reference/settings.md repeats the default and the description in the code."""
     text = DOCS.read_text()
     for name, field in (Settings.model_fields | DeploymentSettings.model_fields).items():
         row = next(line for line in text.splitlines() if f"`{ENV_PREFIX}{name.upper()}`" in line)
