@@ -28,6 +28,10 @@ cli.command(
 
 Prints one line when all is ready, and writes DATA/connection.json for clients.""",
 )
+cli.command("infra.cli.serve:api", help="Serve the API alone, on the bucket of the COMFYUI_MODAL_* settings.")
+cli.command("infra.cli.serve:worker", help="Run one worker alone: it starts its engine, and runs jobs of the bucket.")
+cli.command("infra.cli.serve:deliver", help="Send webhooks alone: events of the bucket, until Ctrl-C.")
+cli.command("infra.cli.serve:reap", help="Run the reaper alone: it finds every few seconds what a dead process left.")
 cli.command(
     "infra.cli.doctor:doctor",
     help="""Check the bucket, the API and the engine: what holds, what does not, and what to do about it.
@@ -100,6 +104,7 @@ def _explain_operation(error: Exception) -> int | None:
 
     from infra.cloud.port import CloudError, CloudUnreachable
     from infra.local.data_folder import UpRefused
+    from infra.local.host import CannotListen
     from infra.local.s3_server import S3ServerFailed
     from infra.manifests import BadManifest
     from infra.models.sync import BadLock
@@ -109,7 +114,7 @@ def _explain_operation(error: Exception) -> int | None:
     match error:
         case ValidationError() | SettingsError():
             return _print(format_errors(error), REFUSED)
-        case UpRefused() | BadManifest() | BadLock():
+        case UpRefused() | CannotListen() | BadManifest() | BadLock():
             return _print(error, REFUSED)
         case CloudUnreachable():
             return _print(error, UNREACHABLE)

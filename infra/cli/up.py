@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,11 +15,22 @@ if TYPE_CHECKING:  # imported when the command runs, so that its `--help` stays 
     from infra.settings import EngineSettings
 
 DEFAULT_PORT = 8000
+DEFAULT_HOST = "127.0.0.1"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where `up` listens."""
+
+    port: Annotated[int, Parameter(help="the API's port; 0 takes any that is free")] = DEFAULT_PORT
+    host: Annotated[str, Parameter(help="of the API and the S3 server; 0.0.0.0 for every network")] = DEFAULT_HOST
+    s3_port: Annotated[int, Parameter(help="the S3 server's port; 0 takes any that is free, and keeps it")] = 0
 
 
 async def up(
     *,
-    port: int = DEFAULT_PORT,
+    address: Address = Address(),
     data: Path = DEFAULT_DATA,
     workers: Annotated[int, Parameter(help="how many workers, each with its own engine")] = 1,
     engine: Annotated[str | None, Parameter(help="lite, the folder of a ComfyUI, or the URL of a running one")] = None,
@@ -26,6 +38,7 @@ async def up(
     lite_fault_nodes: Annotated[bool, Parameter(help="offer the lite engine's nodes that fail on purpose")] = False,
 ) -> None:
     from infra.local.children import stop_on_signals
+    from infra.local.host import ANY
     from infra.local.s3_server import S3ServerFailed
     from infra.local.up import UpOptions, serve
     from infra.logs import configure_logging
@@ -36,13 +49,20 @@ async def up(
     for line in unknown_variables(os.environ):  # they would be ignored silently
         sys.stderr.write(f"note: {line}\n")
     options = UpOptions(
-        port=port,
+        port=address.port,
         data=data.resolve(),
         workers=workers,
         engine=_engine(engine),
         external=external_settings(bucket),
         lite_fault_nodes=lite_fault_nodes,
+        host=address.host,
+        s3_port=address.s3_port,
     )
+    if address.host == ANY and not os.environ.get("COMFYUI_MODAL_S3_PUBLIC_ENDPOINT"):
+        sys.stderr.write(
+            "note: the URLs in answers name 127.0.0.1: for clients of other machines set COMFYUI_MODAL_PUBLIC_URL and "
+            "COMFYUI_MODAL_S3_PUBLIC_ENDPOINT to the addresses that they reach\n"
+        )
     configure_logging("up", "WARNING")
     try:
         await serve(options, stop_on_signals(), lambda connection: _say_ready(options.data, connection.api_url))

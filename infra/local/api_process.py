@@ -1,20 +1,27 @@
-"""The entry point of the local API: `infra.local.api_process --fd N`, where N is an inherited listening socket."""
+"""The entry point of the local API.
+
+`comfyui-modal up` starts it as `infra.local.api_process --fd N`, where N is an inherited listening socket.
+`comfyui-modal api` starts it alone with `--host` and `--port`.
+"""
 
 import argparse
 import resource
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import uvicorn
 
+import comfyui_modal
 from app.asgi import create_app
 from app.heavy import yield_soon
 from infra.compose.api import api_services
 from infra.compose.stores import api_s3_config
 from infra.local.children import parent_gone
 from infra.local.guarded_http import Guard
-from infra.local.processes import local_stores, run, say_ready
+from infra.local.host import LOOPBACK, CannotListen, listening
+from infra.local.processes import is_child, local_stores, run, say_ready
 from infra.memory import bound_malloc, freeze_heap, keep_trimmed
 from infra.settings import Settings
 from storage.concurrency import in_background
@@ -47,7 +54,7 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-async def serve(settings: Settings, descriptor: int) -> None:
+async def serve(settings: Settings, listener: socket.socket) -> None:
     async with local_stores(settings, api_s3_config(settings)) as stores:
         app = create_app(api_services(settings, stores, NoLauncher()))
         config = uvicorn.Config(
@@ -62,9 +69,9 @@ async def serve(settings: Settings, descriptor: int) -> None:
         )
         server = _Server(config, settings, app.state.context.watch.end)
         freeze_heap()
-        with socket.socket(fileno=descriptor) as listener:
-            async with in_background(server.end_with_parent(), keep_trimmed()):
-                await server.serve(sockets=[listener])
+        parent = (server.end_with_parent(),) if is_child(settings) else ()
+        async with in_background(*parent, keep_trimmed()):
+            await server.serve(sockets=[listener])
 
 
 def _allow_many_files() -> None:
@@ -78,12 +85,24 @@ def _allow_many_files() -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--fd", type=int, required=True)
-    descriptor = parser.parse_args().fd
+    parser.add_argument("--fd", type=int, help="an inherited listening socket")
+    parser.add_argument("--host", default=LOOPBACK)
+    parser.add_argument("--port", type=int, default=0)
+    arguments = parser.parse_args()
     _allow_many_files()
     yield_soon()
     bound_malloc()  # before the first thread, since existing arenas stay
-    return run(lambda settings: serve(settings, descriptor))
+    try:
+        with _listener(arguments) as listener:
+            return run(lambda settings: serve(settings, listener))
+    except CannotListen as fault:
+        return comfyui_modal.refuse(str(fault))
+
+
+def _listener(arguments: argparse.Namespace) -> AbstractContextManager[socket.socket]:
+    if arguments.fd is not None:
+        return socket.socket(fileno=arguments.fd)
+    return listening(arguments.host, arguments.port)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from infra.local.connection import Connection, Credentials
+from infra.local.host import LOOPBACK
 from infra.local.s3_server import LocalS3Server
 from infra.settings import Settings
 
@@ -39,13 +40,20 @@ def locked(data: Path) -> Iterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def embedded_bucket(data: Path, credentials: Credentials) -> AsyncIterator[tuple[Settings, LocalS3Server]]:
-    """Run the folder's S3 server. Yield its settings and the server. The caller must hold the lock."""
+async def embedded_bucket(
+    data: Path, credentials: Credentials, host: str = LOOPBACK, port: int = 0
+) -> AsyncIterator[tuple[Settings, LocalS3Server]]:
+    """Run the folder's S3 server. Yield its settings and the server. The caller must hold the lock.
+
+    Port 0 keeps that of the last start if it is free, because presigned URLs name it.
+    """
     server = LocalS3Server(
         data_dir=data / "s3",
         bucket=LOCAL_BUCKET,
         access_key=credentials.access_key,
         secret_key=credentials.secret_key,
+        host=host,
+        port=port,
     )
     await server.start()
     try:

@@ -1,12 +1,14 @@
 """The local processes: what all of them share, and the entry points of those without a server.
 
-`comfyui-modal up` supervises them, and starts these as `infra.local.processes worker`, `reaper` and `deliverer`. Each
-imports its own parts only when it starts, so that none loads what another needs. The API is `infra.local.api_process`.
+`comfyui-modal up` supervises them, and starts these as `infra.local.processes worker`, `reaper` and `deliverer`.
+`comfyui-modal worker`, `reap` and `deliver` start one of them alone. Each imports its own parts only when it starts, so
+that none loads what another needs. The API is `infra.local.api_process`.
 """
 
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -18,7 +20,7 @@ from pydantic_settings import SettingsError
 
 import comfyui_modal
 from infra.compose.stores import open_stores
-from infra.local.children import Readiness, announce, stop_with_parent
+from infra.local.children import Readiness, announce, stop_on_signals, stop_with_parent
 from infra.local.signal import open_local_signal
 from infra.logs import configure_logging
 from infra.secrecy import keep_secrets
@@ -29,12 +31,14 @@ from storage.stores import Stores
 from workers.errors import EngineMisconfigured, EngineUnavailable
 from workflows.manifest import BadWorkflow
 
+logger = logging.getLogger(__name__)
+
 
 async def serve_worker(settings: Settings) -> int:
     from infra.compose.worker import counted_starts, engine_environment, engine_host, warm, worker_loop
     from workers.comfy.host import RunningEngine
 
-    stop = await stop_with_parent()
+    stop = await stop_requested(settings)
     async with local_stores(settings) as stores:
         engine = engine_host(settings, engine_environment())
         host = warm(settings, engine)
@@ -61,7 +65,7 @@ async def serve_worker(settings: Settings) -> int:
 async def serve_reaper(settings: Settings) -> None:
     from infra.compose.reaper import reaper
 
-    stop = await stop_with_parent()
+    stop = await stop_requested(settings)
     async with local_stores(settings) as stores:
         sweeper = reaper(settings, stores, NoLauncher())
         say_ready(settings)
@@ -75,7 +79,7 @@ async def serve_reaper(settings: Settings) -> None:
 async def serve_deliverer(settings: Settings) -> None:
     from infra.compose.deliverer import dispatcher, webhook_transport
 
-    stop = await stop_with_parent()
+    stop = await stop_requested(settings)
     async with local_stores(settings) as stores:
         deliverer = dispatcher(settings, stores, webhook_transport(settings, stores))
         say_ready(settings)
@@ -109,10 +113,22 @@ async def local_stores(settings: Settings, s3: S3Config | None = None) -> AsyncI
         yield stores
 
 
+async def stop_requested(settings: Settings) -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set, and the end of `comfyui-modal up` if it started this process."""
+    return await stop_with_parent() if is_child(settings) else stop_on_signals()
+
+
+def is_child(settings: Settings) -> bool:
+    """Return whether `comfyui-modal up` started this process. Its standard input is then the pipe of a supervisor."""
+    return settings.readiness_file is not None
+
+
 def say_ready(settings: Settings, *, engine_url: str | None = None, engine_pid: int | None = None) -> None:
-    """Announce to `comfyui-modal up` that this process is ready, if it was started by it."""
-    if settings.readiness_file is not None:
-        announce(settings.readiness_file, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
+    """Announce to `comfyui-modal up` that this process is ready, or log it if the process runs alone."""
+    if settings.readiness_file is None:
+        logger.info("ready")
+        return
+    announce(settings.readiness_file, Readiness(pid=os.getpid(), engine_url=engine_url, engine_pid=engine_pid))
 
 
 _SERVED: dict[str, Callable[[Settings], Coroutine[Any, Any, int | None]]] = {

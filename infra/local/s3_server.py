@@ -1,4 +1,4 @@
-"""The embedded S3 server: SeaweedFS from its PyPI wheel, one process on loopback, data in one folder.
+"""The embedded S3 server: SeaweedFS from its PyPI wheel, one process, data in one folder.
 
 The S3 port requires credentials. All other ports require a client certificate that only the server itself has.
 Acknowledged writes survive a kill but not a power loss, because the server does not fsync.
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from infra.local.host import LOOPBACK, reached_at
 from infra.local.server_identity import ServerIdentity
 from storage import keys
 from storage.bucket.s3 import S3Config, S3ObjectStore
@@ -23,22 +24,22 @@ from storage.errors import StorageError
 from workers.supervise import guarded, kill_group
 
 
-def is_free(port: int) -> bool:
+def is_free(port: int, host: str) -> bool:
     """Return whether a server could listen on the port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         # Servers set this option too, with which connections in TIME_WAIT do not occupy the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError:
             return False
     return True
 
 
 def free_port() -> int:
-    """Return a free port. Another process may take it before it is used."""
+    """Return a free port of the loopback interface. Another process may take it before it is used."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
@@ -68,8 +69,6 @@ _PORT_FLAGS = (
     "s3.port.grpc",
 )
 _FIXED_FLAGS = (
-    "-ip=127.0.0.1",
-    "-ip.bind=127.0.0.1",  # the default is every interface
     "-s3.port.iceberg=0",
     "-s3.port.lance=0",
     "-webdav=false",
@@ -97,18 +96,23 @@ class _Ports:
     admin: int
 
     @classmethod
-    def choose(cls, s3: int | None = None) -> "_Ports":
-        """Choose free ports, and `s3` as the S3 port if it is free."""
+    def choose(cls, host: str, s3: int, kept: int | None = None) -> "_Ports":
+        """Choose free ports. The S3 port is `s3`, or `kept` if `s3` is 0 and that one is free."""
         chosen: set[int] = set()
         while len(chosen) < len(_PORT_FLAGS):
             chosen.add(free_port())
+            chosen.discard(s3)
         admin = free_port()
-        while admin in chosen or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET):
+        while (
+            admin in (*chosen, s3) or admin + ADMIN_GRPC_OFFSET > 65_535 or not is_free(admin + ADMIN_GRPC_OFFSET, host)
+        ):
             admin = free_port()
         by_flag = dict(zip(_PORT_FLAGS, chosen, strict=True))
-        # Presigned URLs of before a restart contain this port.
-        if s3 is not None and s3 not in (*chosen, admin, admin + ADMIN_GRPC_OFFSET) and is_free(s3):
+        if s3:
             by_flag["s3.port"] = s3
+        # Presigned URLs of before a restart contain this port.
+        elif kept is not None and kept not in (*chosen, admin, admin + ADMIN_GRPC_OFFSET) and is_free(kept, host):
+            by_flag["s3.port"] = kept
         return cls(by_flag, admin)
 
     @property
@@ -126,15 +130,27 @@ class _Ports:
 class LocalS3Server:
     """The server's process. `start` may be called again after it died, and keeps its ports."""
 
-    def __init__(self, *, data_dir: Path, bucket: str, access_key: str, secret_key: str) -> None:
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        bucket: str,
+        access_key: str,
+        secret_key: str,
+        host: str = LOOPBACK,
+        port: int = 0,
+    ) -> None:
+        """`host` is the address to listen on. Port 0 keeps the S3 port of the last start if it is free."""
+        self._host = host
+        self._port = port
         self._data_dir = data_dir
         self._bucket = bucket
         self._access_key = access_key
         self._secret_key = secret_key
         self._port_file = data_dir / "s3.port"
         self._log = data_dir / "log" / "weed.out"
-        self._ports = _Ports.choose(self._kept_port())
-        self._identity = ServerIdentity(data_dir / "tls")
+        self._ports = _Ports.choose(host, port, self._kept_port())
+        self._identity = ServerIdentity(data_dir / "tls", reached_at(host))
         self._process: asyncio.subprocess.Process | None = None
         self._last_error: StorageError | None = None
         self._jwt = {
@@ -144,7 +160,7 @@ class LocalS3Server:
 
     @property
     def endpoint_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports.s3}"
+        return f"http://{reached_at(self._host)}:{self._ports.s3}"
 
     @property
     def ports(self) -> frozenset[int]:
@@ -181,8 +197,8 @@ class LocalS3Server:
                 await self.stop()
             # Another program may have taken a port meanwhile. Later starts keep theirs: `refused_ports` names them.
             if first_start:
-                self._ports = _Ports.choose()
-        reason = self._last_error or "another program took one of its ports"
+                self._ports = _Ports.choose(self._host, self._port)
+        reason = self._last_error or f"another program has one of its ports, such as {self._ports.s3}"
         raise S3ServerFailed(f"the S3 server did not get ready ({reason}); see {self._log}")
 
     async def stop(self) -> None:
@@ -208,7 +224,7 @@ class LocalS3Server:
     async def _ports_are_free(self) -> bool:
         """Wait until all ports are free. A server that was just killed may need a moment to close them."""
         for _ in range(PORT_POLLS):
-            if all(is_free(port) for port in self._ports.all):
+            if all(is_free(port, self._host) for port in self._ports.all):
                 return True
             await asyncio.sleep(POLL_S)
         return False
@@ -231,7 +247,14 @@ class LocalS3Server:
             )
 
     def _command(self) -> list[str]:
-        own = [f"-dir={self._data_dir / 'data'}", f"-bucket={self._bucket}", *_FIXED_FLAGS, *self._ports.flags()]
+        addresses = (f"-ip={reached_at(self._host)}", f"-ip.bind={self._host}")  # the default is every interface
+        own = [
+            f"-dir={self._data_dir / 'data'}",
+            f"-bucket={self._bucket}",
+            *addresses,
+            *_FIXED_FLAGS,
+            *self._ports.flags(),
+        ]
         weed = Path(sys.executable).parent / "weed"
         # Without this flag it keeps five log files a level and does not append to them: `log_files` could not cut them.
         return guarded([str(weed), "-logtostderr", "mini", *own])

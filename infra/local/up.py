@@ -30,6 +30,7 @@ from infra.compose.values import bucket_disk, loopback_of_up
 from infra.local.children import Child, ChildSpec, Readiness, readiness_of
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
+from infra.local.host import LOOPBACK, listening, reached_at
 from infra.local.log_files import keep_bounded
 from infra.local.s3_server import LocalS3Server
 from infra.local.s3_supervisor import supervised
@@ -41,12 +42,14 @@ logger = logging.getLogger(__name__)
 GRACE_S = 5.0
 """Time for the API and the workers to stop. The S3 server stops after them and needs another 2.5 s."""
 WATCH_INTERVAL_S = 0.1
-BACKLOG = 512
 
 
 @dataclass(frozen=True, slots=True)
 class UpOptions:
-    """The arguments of `up`. Port 0 chooses a free port; `external` None selects the embedded S3 server."""
+    """The arguments of `up`. Port 0 chooses a free port; `external` None selects the embedded S3 server.
+
+    `host` is the address of the API and of the embedded S3 server. `s3_port` 0 keeps the S3 port of the last start.
+    """
 
     port: int
     data: Path
@@ -54,6 +57,8 @@ class UpOptions:
     engine: EngineSettings
     external: Settings | None = None
     lite_fault_nodes: bool = False
+    host: str = LOOPBACK
+    s3_port: int = 0
 
 
 class LocalRuntime:
@@ -72,7 +77,7 @@ class LocalRuntime:
         self._run_dir = run_dir
         self._written: Connection | None = None
         self._server = server
-        self.api_url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.api_url = f"http://{reached_at(options.host)}:{listener.getsockname()[1]}"
         workers = [self._child(f"worker-{n + 1}", "infra.local.processes", "worker") for n in range(options.workers)]
         self.children = [
             self._child("api", "infra.local.api_process", "--fd", str(listener.fileno()), fds=(listener.fileno(),)),
@@ -162,7 +167,7 @@ async def serve(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Con
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
     _check_engine(options.engine)
-    with locked(options.data), _listener(options.port) as listener, _run_folder() as run_dir:
+    with locked(options.data), listening(options.host, options.port) as listener, _run_folder() as run_dir:
         credentials = Credentials.of(options.data)
         # The S3 server must outlive the other processes: a worker that stops releases its job in the bucket.
         async with (
@@ -217,7 +222,7 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
         }
         yield options.external.model_copy(update=common | kept), None
         return
-    async with embedded_bucket(options.data, credentials) as (settings, server):
+    async with embedded_bucket(options.data, credentials, options.host, options.s3_port) as (settings, server):
         yield settings.model_copy(update=common | {"bucket_dir": options.data / "s3"}), server
 
 
@@ -240,22 +245,6 @@ def _check_engine(engine: EngineSettings) -> None:
         )
     if engine.comfyui_python is not None and shutil.which(engine.comfyui_python) is None:
         raise UpRefused(f"{engine.comfyui_python} is not a Python: set COMFYUI_PYTHON to the one of your ComfyUI")
-
-
-@contextlib.contextmanager
-def _listener(port: int) -> Iterator[socket.socket]:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        # Connections of the previous `up` in TIME_WAIT would otherwise keep the port for a minute.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UpRefused(
-                f"port {port} cannot be used ({error.strerror})\n"
-                "  → choose another: --port 8001, or --port 0 for any that is free (make up PORT=0)"
-            ) from None
-        listener.listen(BACKLOG)  # from here on connections wait for the API instead of being refused
-        yield listener
 
 
 @contextlib.contextmanager

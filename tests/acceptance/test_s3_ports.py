@@ -12,6 +12,7 @@ import pytest
 from grpclib.const import Cardinality
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
+from infra.local.host import ANY, LOOPBACK
 from infra.local.s3_server import LocalS3Server
 from storage.bucket.s3 import S3ObjectStore
 
@@ -108,9 +109,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("s3")
 
 
-@pytest.fixture(scope="module")
-async def server(folder: Path) -> AsyncIterator[LocalS3Server]:
-    server = LocalS3Server(data_dir=folder, bucket=BUCKET, access_key="OWNKEY", secret_key="own-secret-key")
+@pytest.fixture(scope="module", params=[LOOPBACK, ANY])
+async def server(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[LocalS3Server]:
+    server = LocalS3Server(
+        data_dir=folder, bucket=BUCKET, access_key="OWNKEY", secret_key="own-secret-key", host=request.param
+    )
     await server.start()
     yield server
     await server.stop()
