@@ -110,6 +110,10 @@ class RequestLimits(MediaLimits):
     max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
     max_wait_s: WaitSeconds = Field(60, description="longest `wait` of GET /v1/jobs/{job_id}, seconds")
     max_page: PageSize = Field(200, description="largest `limit` of a list")
+    # A GET of the bucket each, 16 at a time.
+    max_scanned_jobs: PageSize = Field(
+        1_000, description="most jobs that one page of GET /v1/jobs reads to find those that its filters select"
+    )
 
     @property
     def media_limits(self) -> MediaLimits:

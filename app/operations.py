@@ -86,7 +86,16 @@ class Parameter:
 
     def as_json(self) -> dict[str, Any]:
         required = {"required": True} if self.where == "path" else {}
-        return {"name": self.name, "in": self.where, "description": self.about, "schema": self.schema, **required}
+        # `name[member]=value`, as OpenAPI calls it.
+        style = {"style": "deepObject", "explode": True} if self.schema.get("type") == "object" else {}
+        return {
+            "name": self.name,
+            "in": self.where,
+            "description": self.about,
+            "schema": self.schema,
+            **style,
+            **required,
+        }
 
 
 @dataclass(frozen=True, slots=True)

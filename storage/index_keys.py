@@ -50,7 +50,7 @@ class ListEntry:
         """Return the row's key in the list of a status, or of all jobs."""
         # The inverted time comes first, so that a LIST in key order is newest first.
         attempt = "" if self.attempt is None else f"-{self.attempt:03d}"
-        return list_prefix(tenant, status) + f"{END_OF_TIME_MS - ms_of(self.created_at):013d}-{self.job_id}{attempt}"
+        return list_prefix(tenant, status) + f"{inverted(ms_of(self.created_at))}-{self.job_id}{attempt}"
 
     @classmethod
     def parse(cls, key: str) -> Self:
@@ -59,6 +59,11 @@ class ListEntry:
         return cls(
             time_of(END_OF_TIME_MS - int(match["ms"])), match["job_id"], None if attempt is None else int(attempt)
         )
+
+
+def inverted(ms: int) -> str:
+    """Return a time in milliseconds as the first part of a list's entry; one out of range is the nearest in it."""
+    return f"{END_OF_TIME_MS - min(max(ms, 0), END_OF_TIME_MS):013d}"
 
 
 def list_prefix(tenant: str, status: str | None) -> str:

@@ -23,6 +23,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar
 
+from storage.jobs.record import CANCELLED
+
 
 class Repeat(Enum):
     """AUTOMATIC: repeated while attempts are left. BY_CALLER: the same job may succeed later. NEVER: it would fail."""
@@ -94,7 +96,7 @@ class JobTimedOut(WorkerError):
 
 
 class JobCancelled(WorkerError):
-    code = "cancelled"
+    code = CANCELLED
     repeat = Repeat.NEVER
 
 

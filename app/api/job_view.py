@@ -135,6 +135,7 @@ class JobView(ResponseBody):
     cost: CostView
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None
+    workflow_name: str | None = Field(description="the named workflow that it runs; null for a graph of your own")
     graphs: GraphTrust = Field(description="the rules that its graph was accepted by")
     metadata: dict[str, str]
     urls: JobUrls
@@ -171,6 +172,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         cost=cost_view(record),
         expires_at=record.due_at if record.status.is_terminal else None,
         batch_id=record.batch_id,
+        workflow_name=record.workflow_name,
         graphs=record.graphs,
         metadata=record.metadata,
         urls=job_urls(record.job_id, base),

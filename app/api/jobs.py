@@ -22,6 +22,7 @@ from app.api.context import (
     tenant_of,
     whole_number,
 )
+from app.api.job_filter import FILTERS, job_filter
 from app.api.job_view import (
     CostView,
     JobUrls,
@@ -66,7 +67,12 @@ class JobRow(ResponseBody):
     job_id: str
     status: Status
     created_at: Moment
+    completed_at: Moment | None
     progress: int
+    error_code: str | None = Field(description="why it failed, as `error_detail.code`; `cancelled` if it was cancelled")
+    metadata: dict[str, str]
+    workflow_name: str | None = Field(description="the named workflow that it runs; null for a graph of your own")
+    batch_id: str | None
     has_warnings: bool = Field(description="whether some of its outputs do not run")
     workflow_shape: str = Field(description="the same for workflows of the same classes and links")
     cost: CostView
@@ -74,7 +80,9 @@ class JobRow(ResponseBody):
 
 class JobList(ResponseBody):
     jobs: list[JobRow]
-    next_cursor: str | None = Field(description="pass it as cursor for the next page")
+    next_cursor: str | None = Field(
+        description="pass it as cursor for the next page; with a filter, a page that is not the last may be short"
+    )
 
 
 def job_row(record: JobRecord) -> JobRow:
@@ -82,7 +90,12 @@ def job_row(record: JobRecord) -> JobRow:
         job_id=record.job_id,
         status=record.status,
         created_at=record.created_at,
+        completed_at=record.completed_at,
         progress=record.progress,
+        error_code=record.error_code,
+        metadata=record.metadata,
+        workflow_name=record.workflow_name,
+        batch_id=record.batch_id,
         has_warnings=bool(record.warnings),
         workflow_shape=record.workflow_shape,
         cost=cost_view(record),
@@ -143,10 +156,16 @@ async def show(request: Request) -> Response:
 async def page(request: Request) -> Response:
     context = context_of(request)
     limit = whole_number(request, "limit", default=50, low=1, high=context.config.max_page)
-    status, cursor = _status(request), request.query_params.get("cursor")
+    wanted = job_filter(request.query_params, max_metadata_pairs=context.config.max_metadata_pairs)
+    cursor, scan = request.query_params.get("cursor"), context.config.max_scanned_jobs
+    stores, tenant = context.stores, tenant_of(request)
 
     async def rows() -> JobList:
-        listed = await context.stores.jobs.page(tenant_of(request), status=status, limit=limit, cursor=cursor)
+        selected = wanted
+        if wanted.batch_id is not None:
+            batch = await stores.batches.read(tenant, wanted.batch_id)
+            selected = wanted.in_batch(batch.record.created_at)
+        listed = await stores.jobs.page(tenant, selected, limit=limit, cursor=cursor, scan=scan)
         return JobList(jobs=[job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor)
 
     return await shared_answer(request, rows)
@@ -238,16 +257,6 @@ def _flag(request: Request, name: str) -> bool:
     return text == "true"
 
 
-def _status(request: Request) -> Status | None:
-    text = request.query_params.get("status")
-    if not text:
-        return None
-    try:
-        return Status(text)
-    except ValueError:
-        raise Problem("invalid-parameter", f"status is {text[:50]!r}, not one of {', '.join(Status)}") from None
-
-
 OPERATIONS = (
     Operation(
         submit,
@@ -272,12 +281,10 @@ OPERATIONS = (
         "List jobs, newest first",
         {200: ("one page", JobList)},
         parameters=(
-            Parameter(
-                "status", "query", {"enum": ["queued", "running", "completed", "failed"]}, "only jobs of this status"
-            ),
+            *FILTERS,
             *PAGE,
         ),
-        refusals=("invalid-parameter", "bad-cursor"),
+        refusals=("invalid-parameter", "bad-cursor", "unknown-batch", "batch-gone"),
     ),
     Operation(
         show,

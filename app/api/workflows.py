@@ -168,7 +168,8 @@ async def submit(request: Request) -> Response:
             wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
             # The operator wrote the graph, so it is trusted even if strangers set its inputs.
             preparation = Preparation(context.services, tenant, body, "own")
-            accepted = await acceptance.job(await preparation.only_job(wanted), identity)
+            prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
+            accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 
 

@@ -195,6 +195,7 @@ class Acceptance:
             inputs=prepared.inputs,
             has_values=prepared.values is not None,
             input_files=tuple(input_files),
+            workflow_name=prepared.workflow_name,
             workflow_shape=prepared.workflow.shape,
             created_at=created_at,
         )

@@ -78,6 +78,8 @@ class PreparedJob:
     """The trust level whose rules the graph passed."""
     warnings: Mapping[str, Any]
     """Reasons why some outputs do not run, by node id."""
+    workflow_name: str | None = None
+    """The named workflow that the job runs."""
 
     @property
     def pool(self) -> str:

@@ -16,6 +16,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.concurrency import gather
 from storage.index_keys import ListEntry, list_prefix
+from storage.jobs.filters import JobFilter
 from storage.jobs.record import Status
 from storage.jobs.store import JobStore
 
@@ -111,7 +112,7 @@ class ActiveJobStore:
     async def _rows(self, tenant: str, status: Status, at_most: int) -> set[str]:
         found, cursor = set[str](), None
         while len(found) <= at_most:
-            page = await self._jobs.page(tenant, status=status, limit=AUDIT_PAGE, cursor=cursor)
+            page = await self._jobs.page(tenant, JobFilter(status=status), limit=AUDIT_PAGE, cursor=cursor)
             found, cursor = found | {record.job_id for record in page.jobs}, page.next_cursor
             if cursor is None:
                 break

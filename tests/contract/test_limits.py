@@ -133,9 +133,10 @@ TESTED_ELSEWHERE = {
     "max_samples",
     "max_video_pixels",
     "max_media_s",
+    "max_scanned_jobs",
 }
 """In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_webhook_api.py, test_fetching.py,
-test_unread_answers.py, test_hostile_media.py, test_large_bodies.py, and by
+test_unread_answers.py, test_hostile_media.py, test_job_filters.py, test_large_bodies.py, and by
 test_a_body_that_does_not_arrive_in_time_is_refused."""
 
 

@@ -272,9 +272,29 @@ async def test_lists_show_only_the_tenants_own_resources(world: World) -> None:
     for cursor in ("", f"&cursor={_cursor(entry)}"):
         shown = (await world.attacker.get(f"/v1/jobs?limit=200{cursor}")).json()["jobs"]
         assert world.theirs.job_id not in {row["job_id"] for row in shown}
+    filters = {
+        "created_after": "2000-01-01T00:00:00Z",
+        "metadata[a]": "b",
+        "workflow": "still",
+        "error_code": "cancelled",
+    }
+    for name, value in filters.items():
+        shown = (await world.attacker.get("/v1/jobs", params={name: value})).json()["jobs"]
+        assert world.theirs.job_id not in {row["job_id"] for row in shown}
     letters = (await world.attacker.get("/v1/dead-letters")).json()["dead_letters"]
     assert [letter["event_id"] for letter in letters] == [world.own.event_id]
     assert len((await world.attacker.get("/v1/webhooks/endpoints")).json()["endpoints"]) == 1
+
+
+async def test_a_foreign_batch_is_an_unknown_filter(world: World) -> None:
+    """Jobs filtered by a foreign batch get the response, at the cost, of an unknown batch."""
+    answers = []
+    for ids in (world.theirs, Resources.unknown()):
+        path = f"/v1/jobs?batch_id={ids.batch_id}"
+        answers.append(await world.seen(lambda path=path: world.attacker.get(path), ids))  # type: ignore[misc]
+        assert not [key for _, key in world.bucket.touched if is_victims(key)]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == 404
 
 
 async def test_an_idempotency_key_belongs_to_its_tenant(world: World) -> None:

@@ -30,6 +30,7 @@ from infra.settings import Settings
 from storage.batches import PUBLISHED_WITHIN
 from storage.bucket.memory import MemoryObjectStore
 from storage.errors import JobGone, PreconditionFailed, StorageError
+from storage.jobs.filters import JobFilter
 from storage.jobs.index import event_ref
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
@@ -372,7 +373,7 @@ class World:
     async def _read_as_users_do(self, stores: Stores) -> None:
         """List jobs and let an idle worker poll, which removes stale index keys."""
         for status in (None, *Status):
-            await stores.jobs.page(TENANT, status=status, limit=50, cursor=None)
+            await stores.jobs.page(TENANT, JobFilter(status=status), limit=50, cursor=None)
         await stores.queue.claim("default", "nobody")
 
 
