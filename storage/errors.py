@@ -22,6 +22,7 @@ StorageError
 ├── FetchFailed           a user's URL did not give its bytes
 ├── FetchRefused          a user's URL, its address or its content is not allowed
 ├── FileRefused         a file that is of no listed format, is broken, or becomes too large in an engine
+├── FileChanged           a file became shorter before it was uploaded
 ├── CheckUnavailable      a file could not be examined now, which says nothing about the file
 ├── IdempotencyKeyReused  the key stands for another request
 ├── BadCursor             a list cursor that this store did not issue
@@ -121,6 +122,10 @@ class FetchFailed(StorageError):
 
 class FileRefused(StorageError):
     """The file is not accepted; the message says why."""
+
+
+class FileChanged(StorageError):
+    """The file to upload has fewer bytes than it had when its size was checked."""
 
 
 class CheckUnavailable(StorageError):

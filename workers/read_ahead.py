@@ -43,12 +43,12 @@ class ReadAhead:
         files = await asyncio.to_thread(self._chosen, list(values))
         reading = asyncio.Semaphore(AT_ONCE)
 
-        async def read(path: Path) -> int:
+        async def read(path: Path, size: int) -> int:
             async with reading:
-                return await asyncio.to_thread(self._read, path)
+                return await asyncio.to_thread(self._read, path, size)
 
         try:
-            total = sum(await asyncio.gather(*(read(path) for path in files)))
+            total = sum(await asyncio.gather(*(read(path, size) for path, size in files.items())))
         finally:
             # Threads cannot be cancelled: they stop after the piece that they read.
             self._stopped.set()
@@ -57,22 +57,22 @@ class ReadAhead:
             logger.info("models read ahead", extra={"files": len(files), "bytes": total, "seconds": seconds})
         return total
 
-    def _chosen(self, values: Sequence[Any]) -> list[Path]:
+    def _chosen(self, values: Sequence[Any]) -> dict[Path, int]:
         """Return the files that fit in the memory; a smaller file after one that does not fit may be included."""
         left = round(MEMORY_SHARE * free_memory()) if self._max_bytes is None else self._max_bytes
-        chosen = []
+        chosen = {}
         for path, size in model_files(values, self._folders).items():
             if size <= left:
-                chosen.append(path)
+                chosen[path] = size
                 left -= size
         return chosen
 
-    def _read(self, path: Path) -> int:
+    def _read(self, path: Path, size: int) -> int:
         piece = bytearray(PIECE_BYTES)  # reused, since only the page cache is to be filled
         total = 0
         try:
             with path.open("rb", buffering=0) as file:
-                while not self._stopped.is_set() and (read := file.readinto(piece)):
+                while total < size and not self._stopped.is_set() and (read := file.readinto(piece)):
                     total += read
         except OSError as error:
             logger.info("%s was not read ahead: %s", path.name, error)

@@ -52,8 +52,10 @@ def _cut(log: Path, max_bytes: int) -> None:
         with contextlib.suppress(OSError):
             file.seek(-max_bytes, os.SEEK_END)
             with _older(log).open("wb") as kept:
-                while piece := file.read(PIECE_BYTES):
+                left = max_bytes  # its writer may go on faster than it is read
+                while left and (piece := file.read(min(PIECE_BYTES, left))):
                     kept.write(piece)
+                    left -= len(piece)
         file.truncate(0)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
-from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject, first_bytes
 from storage.clock import Clock
 from storage.errors import ObjectNotFound, PreconditionFailed
 
@@ -68,9 +68,9 @@ class MemoryObjectStore:
         self.requests["HEAD"] += 1
         return _head(key, self._entry(key))
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
         self.requests["PUT"] += 1
-        self._write(key, path.read_bytes(), content_type)
+        self._write(key, path.read_bytes() if size is None else first_bytes(path, size), content_type)
 
     async def download_file(self, key: str, path: Path) -> None:
         self.requests["GET"] += 1

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from storage.errors import FileChanged
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectHead:
@@ -79,8 +81,11 @@ class ObjectStore(Protocol):
         """Return the object's metadata. Raises `ObjectNotFound`."""
         ...
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        """Upload a file of any size in constant memory; large ones are multipart."""
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
+        """Upload a file of any size in constant memory; large ones are multipart.
+
+        `size` is for a file that may still change: exactly as many bytes are sent. Raises `FileChanged` if it has less.
+        """
         ...
 
     async def download_file(self, key: str, path: Path) -> None:
@@ -104,6 +109,15 @@ class ObjectStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def first_bytes(path: Path, size: int) -> bytes:
+    """Return exactly `size` bytes of a small file. Raises `FileChanged` if it has less."""
+    with path.open("rb") as file:
+        body = file.read(size)
+    if len(body) < size:
+        raise FileChanged(f"{path.name} has less than {size} bytes")
+    return body
 
 
 async def all_keys(objects: ObjectStore, prefix: str, *, page: int = 1000) -> AsyncIterator[Sequence[str]]:

@@ -28,22 +28,21 @@ from storage.bucket._s3_clients import (
     read_keys_quickly,
     translated,
 )
+from storage.bucket._s3_files import PART_BYTES, FileTransfer
 from storage.bucket._s3_presign import Presigner, content_disposition
 from storage.bucket._s3_small import LARGEST, SmallObjects, fits, unquoted
 from storage.bucket._threads import Threads
 from storage.bucket.budget import note_write, within_budget
-from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject
+from storage.bucket.objects import KeyPage, ObjectHead, SignedRequest, StoredObject, first_bytes
 from storage.errors import ObjectNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-__all__ = ["S3Config", "S3ObjectStore", "content_disposition"]
+__all__ = ["PART_BYTES", "S3Config", "S3ObjectStore", "content_disposition"]
 
 T = TypeVar("T")
 
-PART_BYTES = 8 * 1024 * 1024
-"""Size of the parts of a multipart upload; the SDK enlarges them if S3's maximum of 10,000 parts is too few."""
 DELETE_BATCH = 1000
 
 
@@ -132,36 +131,29 @@ class S3ObjectStore:
 
     # Files.
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        if _size_of(path) <= LARGEST:
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
+        if size is None:
+            size = _size_of(path)
+        if size <= LARGEST:
             with translated(key):
-                body = path.read_bytes()
+                body = first_bytes(path, size)
             await self.put(key, body, content_type=content_type)
             return
         self.requests["PUT"] += 1
-
-        def send() -> None:
-            self._transfer.upload_file(
-                str(path),
-                **self._at(key),
-                ExtraArgs={"ContentType": content_type},
-                Config=self._transfer_config(),
-                Callback=self._transfers.moved,
-            )
-
-        with translated(key):
-            await self._transfers.transfer(send, key)
+        await self._move(key, lambda transfer: transfer.send(self._at(key), path, size, content_type))
 
     async def download_file(self, key: str, path: Path) -> None:
         self.requests["GET"] += 1
+        await self._move(key, lambda transfer: transfer.receive(self._at(key), path))
 
-        def receive() -> None:
-            self._transfer.download_file(
-                **self._at(key), Filename=str(path), Config=self._transfer_config(), Callback=self._transfers.moved
-            )
-
-        with translated(key):
-            await self._transfers.transfer(receive, key)  # s3transfer writes a temporary file and renames it
+    async def _move(self, key: str, move: Callable[[FileTransfer], None]) -> None:
+        """Run a transfer, which ends soon after this call has been cancelled."""
+        transfer = FileTransfer(lambda: self._transfer, self._transfers.moved, threads=self._config.transfer_threads)
+        try:
+            with translated(key):
+                await self._transfers.transfer(lambda: move(transfer), key)
+        finally:
+            transfer.stop()
 
     # Presigned requests.
 
@@ -278,17 +270,6 @@ class S3ObjectStore:
                 self._clients[role] = make_client(self._config, attempts, self._config.endpoint_url)
                 read_keys_quickly(self._clients[role])
             return self._clients[role]
-
-    def _transfer_config(self) -> Any:
-        from boto3.s3.transfer import TransferConfig
-
-        return TransferConfig(
-            multipart_threshold=2 * PART_BYTES,
-            multipart_chunksize=PART_BYTES,
-            max_concurrency=self._config.transfer_threads,
-            # The other client, AWS CRT, fails at endpoints other than AWS's.
-            preferred_transfer_client="classic",
-        )
 
 
 def _head(key: str, answer: Any, size: int) -> ObjectHead:

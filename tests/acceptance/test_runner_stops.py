@@ -161,7 +161,7 @@ async def test_a_frozen_engine_does_not_delay_a_cancelled_job(bench: Bench) -> N
 
 
 class SlowUploads(MemoryObjectStore):
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
         await asyncio.sleep(60)
 
 

@@ -24,7 +24,7 @@ from storage.signal import MemorySignal
 from tests.compare.engine import ANSWER_S, BODY, CheckResult, errors_of
 from tests.compare.graphs import NamedGraph
 from workers.attention import NOT_OURS
-from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
+from workers.comfy.engine import ANY_SIZE, FileRef, History, Prompt, PromptQueue
 from workers.comfy.host import EngineHost
 from workers.errors import OutputFailed, PromptRefused
 from workers.loop import WorkerLoop
@@ -76,7 +76,7 @@ class RecordingEngine:
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
         return {}
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         raise OutputFailed(f"{ref.filename} was never made")
 
 

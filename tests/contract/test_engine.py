@@ -340,6 +340,8 @@ async def test_cleaning_removes_the_files_of_a_job(host: Host, prefix: str, tmp_
     ref = only_file(found["2"])
     remote = HttpEngine(host.engine.url)
     copy = await remote.files.fetch(ref)
+    with pytest.raises(OutputFailed, match="has more than the 9 bytes that are allowed"):
+        await remote.files.fetch(ref, max_bytes=9)
     await remote.files.clean()
     assert not copy.exists()
     assert (await host.engine.files.fetch(ref)).exists()

@@ -1,6 +1,7 @@
 """`ObjectStore`: the in-memory store and the real S3 server behave alike."""
 
 import asyncio
+import os
 import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
@@ -9,10 +10,13 @@ from typing import cast
 
 import httpx
 import pytest
+from botocore.exceptions import HTTPClientError
 
+from storage.bucket._s3_clients import make_client
+from storage.bucket._s3_files import FileTransfer, TransferStopped
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import PART_BYTES, S3Config, S3ObjectStore, content_disposition
-from storage.errors import ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
+from storage.errors import FileChanged, ObjectNotFound, PreconditionFailed, StorageRefused, StorageUnavailable
 from tests.support.faulty_proxy import Fault, faulty_proxy
 from tests.support.plain_http import NO_TLS
 
@@ -113,6 +117,41 @@ async def test_files_of_any_size_are_transferred(objects: ObjectStore, tmp_path:
         await objects.download_file("files/f", target)
         assert target.read_bytes() == source.read_bytes()
     assert (await objects.head("files/f")).content_type == "video/mp4"
+
+
+@pytest.mark.parametrize("size", [5, 2 * PART_BYTES + 17], ids=["small", "in parts"])
+async def test_a_file_that_changes_is_uploaded_at_its_checked_size(
+    objects: ObjectStore, tmp_path: Path, size: int
+) -> None:
+    """Exactly `size` bytes of a file that has grown are uploaded, and a file with fewer is refused."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.write_bytes(b"x" * size + b"more")
+    await objects.upload_file("grown", source, content_type="video/mp4", size=size)
+    await objects.download_file("grown", target)
+    assert target.read_bytes() == b"x" * size
+    with pytest.raises(FileChanged):
+        await objects.upload_file("cut", source, content_type="video/mp4", size=size + 5)
+    with pytest.raises(ObjectNotFound):
+        await objects.head("cut")
+
+
+async def test_a_transfer_without_a_caller_stops(s3_config: S3Config, tmp_path: Path) -> None:
+    """An upload ends before its file has been read whole if it is stopped meanwhile."""
+    source, sizes = tmp_path / "source", list[int]()
+    source.touch()
+    os.truncate(source, 8 * PART_BYTES)
+
+    def moved(more: int) -> None:
+        sizes.append(more)
+        transfer.stop()
+
+    client = make_client(s3_config, 1, s3_config.endpoint_url)
+    transfer = FileTransfer(lambda: client, moved, threads=1)
+    at = {"Bucket": s3_config.bucket, "Key": f"{s3_config.prefix}/stopped"}
+    with pytest.raises((TransferStopped, HTTPClientError)):
+        await asyncio.to_thread(transfer.send, at, source, 8 * PART_BYTES, "video/mp4")
+    assert sum(sizes) < PART_BYTES
+    client.close()
 
 
 async def test_a_large_file_takes_little_memory(s3_objects: S3ObjectStore, tmp_path: Path) -> None:

@@ -144,11 +144,11 @@ async def test_a_slow_submission_is_claimed(clock: ManualClock, tmp_path: Path) 
     """A job whose index key an idle worker deleted while its input files were stored can still be claimed."""
 
     class Slow(MemoryObjectStore):
-        async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+        async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
             slow_shop.pass_time(minutes=11)
             assert await slow_shop.queue.claim("default", "idle") is None
             assert await slow_shop.keys(QUEUE) == ()
-            await super().upload_file(key, path, content_type=content_type)
+            await super().upload_file(key, path, content_type=content_type, size=size)
 
     slow_shop = Shop(Slow(clock), clock)
     (tmp_path / "a.png").write_bytes(b"png")

@@ -13,7 +13,7 @@ from storage.intake.host_paths import HostPaths
 from storage.pools.worker_facts import AttentionChoice
 from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
-from workers.comfy.engine import FileRef, History, Prompt, PromptQueue
+from workers.comfy.engine import ANY_SIZE, FileRef, History, Prompt, PromptQueue
 from workers.comfy.host import EngineLog
 from workers.errors import EngineUnavailable
 from workers.isolation import Isolation
@@ -95,7 +95,7 @@ class SimulatedEngine:
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
         return {}
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         return self._output
 
     def die(self) -> None:

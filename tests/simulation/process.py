@@ -91,8 +91,8 @@ class ProcessStore:
     async def head(self, key: str) -> ObjectHead:
         return await self._call("head", key, lambda: self._bucket.head(key))
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        await self._call("put", key, lambda: self._bucket.upload_file(key, path, content_type=content_type))
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
+        await self._call("put", key, lambda: self._bucket.upload_file(key, path, content_type=content_type, size=size))
 
     async def download_file(self, key: str, path: Path) -> None:
         await self._call("get", key, lambda: self._bucket.download_file(key, path))

@@ -65,8 +65,8 @@ class SlowBucket(MemoryObjectStore):
     async def get(self, key: str) -> StoredObject:
         return await self._slowly(super().get(key))
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
-        await self._slowly(super().upload_file(key, path, content_type=content_type))
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
+        await self._slowly(super().upload_file(key, path, content_type=content_type, size=size))
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         return await self._slowly(super().list(prefix, after=after, limit=limit))

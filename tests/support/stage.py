@@ -21,7 +21,7 @@ from tests.support.records import a_job
 from tests.support.scripted_comfy import Play, Script, ScriptedComfy, serving
 from tests.support.workbench import quick_policy
 from workers.attempt import Attempt, AttemptPolicy
-from workers.comfy.engine import FileRef
+from workers.comfy.engine import ANY_SIZE, FileRef
 from workers.comfy.files import FolderFiles
 from workers.comfy.host import EngineHost, EngineLog
 from workers.comfy.http_engine import HttpEngine
@@ -62,9 +62,9 @@ class MoodyStore(MemoryObjectStore):
             self.logged.set()
         return etag
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
         await self._mood("upload_file")
-        await super().upload_file(key, path, content_type=content_type)
+        await super().upload_file(key, path, content_type=content_type, size=size)
 
     async def download_file(self, key: str, path: Path) -> None:
         await self._mood("download_file")
@@ -74,14 +74,14 @@ class MoodyStore(MemoryObjectStore):
 class ForgetfulFiles(FolderFiles):
     """The engine is unavailable when its files are requested."""
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         raise EngineUnavailable("connection refused")
 
 
 class BrokenFiles(FolderFiles):
     """Fetching a file raises an unexpected error."""
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         raise LookupError("a defect")
 
 

@@ -43,9 +43,9 @@ class WatchedBucket(MemoryObjectStore):
         self._note("HEAD", key)
         return await super().head(key)
 
-    async def upload_file(self, key: str, path: Path, *, content_type: str) -> None:
+    async def upload_file(self, key: str, path: Path, *, content_type: str, size: int | None = None) -> None:
         self._note("PUT", key)
-        await super().upload_file(key, path, content_type=content_type)
+        await super().upload_file(key, path, content_type=content_type, size=size)
 
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         self._note("LIST", prefix)

@@ -1,5 +1,6 @@
 """`ComfyEngine`: the job runner's interface to one ComfyUI server, either real ComfyUI or the lite engine."""
 
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -8,6 +9,8 @@ from typing import Any, Protocol
 
 from workers.errors import EngineUnavailable
 from workflows.messages import Message
+
+ANY_SIZE = sys.maxsize
 
 
 class EngineSilent(EngineUnavailable):
@@ -74,8 +77,11 @@ class EngineFiles(Protocol):
         """Return those of a node's strings that name files in the output or temp folder, with the files."""
         ...
 
-    async def fetch(self, ref: FileRef) -> Path:
-        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders."""
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
+        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders.
+
+        At most `max_bytes` are copied. The engine may still change the file if it is not a copy.
+        """
         ...
 
 

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import anyio.to_thread
 
-from workers.comfy.engine import EngineSilent, FileRef
-from workers.comfy.http import ComfyHttp
+from workers.comfy.engine import ANY_SIZE, EngineSilent, FileRef
+from workers.comfy.http import AnswerTooLarge, ComfyHttp
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 from workers.trees import empty_tree
 
@@ -31,6 +31,8 @@ USER = "default"
 
 OUTBOX = "outbox"
 """The folder with a hard link of each output while it is uploaded."""
+
+COPY_BYTES = 1024 * 1024
 
 
 class FolderFiles:
@@ -91,19 +93,19 @@ class FolderFiles:
                     break
         return found
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         """Return the file's path. No name or link that a node reports is followed out of ComfyUI's folders."""
         folder = self._folders.get(ref.type)
         if folder is None:
             raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
-        return await anyio.to_thread.run_sync(self._taken, folder, ref)
+        return await anyio.to_thread.run_sync(self._taken, folder, ref, max_bytes)
 
-    def _taken(self, folder: Path, ref: FileRef) -> Path:
+    def _taken(self, folder: Path, ref: FileRef, max_bytes: int) -> Path:
         path = _inside(folder, ref)
         self._outbox.mkdir(mode=0o700, exist_ok=True)
         taken = self._outbox / uuid.uuid4().hex
         try:
-            _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken)
+            _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken, max_bytes)
             # Checked after the link was made: the name in ComfyUI's folder may belong to another file by now.
             status = taken.lstat()
         except OSError as error:
@@ -163,10 +165,13 @@ class RemoteFiles:
                     break
         return found
 
-    async def fetch(self, ref: FileRef) -> Path:
+    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
         path = self._scratch / uuid.uuid4().hex
         try:
-            status = await self._http.view(ref.filename, ref.subfolder, ref.type, path)
+            status = await self._http.view(ref.filename, ref.subfolder, ref.type, path, max_bytes=max_bytes)
+        except AnswerTooLarge as error:
+            path.unlink()
+            raise OutputFailed(f"{ref.filename!r} has more than the {max_bytes} bytes that are allowed") from error
         except OSError as error:
             raise OutputFailed(f"{ref.filename!r} cannot be kept here: {error.strerror}") from error
         if status != 200:
@@ -195,7 +200,7 @@ def _segments(name: str) -> list[str]:
     return segments
 
 
-def _take(root: Path, parts: Sequence[str], taken: Path) -> None:
+def _take(root: Path, parts: Sequence[str], taken: Path, max_bytes: int) -> None:
     """Hard-link the file, or copy it if the file system has no hard links."""
     *folders, filename = parts
     parent = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
@@ -210,17 +215,23 @@ def _take(root: Path, parts: Sequence[str], taken: Path) -> None:
             # Without O_NONBLOCK the open of a FIFO would wait for its writer.
             descriptor = os.open(filename, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=parent)
             with os.fdopen(descriptor, "rb") as source:
-                _copy_of_file(source, taken)
+                _copy_of_file(source, taken, max_bytes)
     finally:
         os.close(parent)
 
 
-def _copy_of_file(source: BinaryIO, taken: Path) -> None:
+def _copy_of_file(source: BinaryIO, taken: Path, max_bytes: int) -> None:
+    """Copy the bytes that the file has now: copying to the end of a file that grows would have no end."""
     status = os.fstat(source.fileno())
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "not a file")
+    if status.st_size > max_bytes:
+        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {max_bytes} are allowed")
+    left = status.st_size
     with taken.open("xb") as target:
-        shutil.copyfileobj(source, target)
+        while left and (piece := source.read(min(COPY_BYTES, left))):
+            target.write(piece)
+            left -= len(piece)
     if os.geteuid() == 0:
         # The copy keeps the owner, which is checked afterwards.
         os.chown(taken, status.st_uid, status.st_gid)

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from workers.comfy.engine import EngineSilent
+from workers.comfy.engine import ANY_SIZE, EngineSilent
 from workers.errors import EngineUnavailable
 from workflows import engine_json
 
@@ -28,7 +28,7 @@ _NO_LINES = {ord("\r"): "%0D", ord("\n"): "%0A"}
 
 
 class AnswerTooLarge(EngineUnavailable):
-    """The engine answered with more than `MAX_ANSWER_BYTES` of JSON."""
+    """The engine answered with more than `MAX_ANSWER_BYTES` of JSON, or with a file larger than an output may be."""
 
 
 UNIX = "unix:"
@@ -103,13 +103,15 @@ class ComfyHttp:
         async with _translated(f"POST {path}"), self._request("POST", path, **options) as response:
             return response.status, _parsed(await _content(response))
 
-    async def view(self, filename: str, subfolder: str, folder: str, path: Path) -> int:
-        """Download GET /view to a file in constant memory and return the status."""
+    async def view(self, filename: str, subfolder: str, folder: str, path: Path, *, max_bytes: int = ANY_SIZE) -> int:
+        """Download GET /view to a file in constant memory and return the status. Raises `AnswerTooLarge`."""
         query = {"filename": filename, "subfolder": subfolder, "type": folder}
         async with _translated("GET /view"), self._request("GET", "/view", params=query) as response:
             if response.status == 200:
                 with path.open("wb") as file:
                     async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+                        if file.tell() + len(chunk) > max_bytes:
+                            raise AnswerTooLarge(f"GET /view: more than {max_bytes} bytes")
                         file.write(chunk)
             return response.status
 

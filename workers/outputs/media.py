@@ -1,14 +1,18 @@
 """Reads an output's type, dimensions and duration from its bytes. An unreadable file does not fail the job.
 
 A node may write any bytes, so only a picture whose header is cheap is opened in the worker; `workers.outputs.measure`
-opens every other file in a process with little memory and time.
+opens every other file in a process with little memory and time. Code in the engine may also change a file while it is
+read: exactly the bytes of its checked size are read, and a thread that reads them can be stopped.
 """
 
+import errno
 import hashlib
 import json
 import logging
 import mimetypes
 import subprocess
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,8 @@ logger = logging.getLogger(__name__)
 HASH_CHUNK = 1024 * 1024
 MEASURE_S = 60.0
 """Wall-clock limit of measuring one file, which has 15 s of CPU time."""
+LOOK_S = 0.5
+"""Seconds between two looks at the stop flag while a file is measured."""
 _BY_HEADER = {"image/png": "PNG", "image/jpeg": "JPEG", "image/bmp": "BMP"}
 
 _BY_EXTENSION = {
@@ -53,21 +59,30 @@ class Facts:
     frames: int | None = None
 
 
-def examine(path: Path, filename: str, content_type: str | None = None) -> Facts:
+def examine(
+    path: Path,
+    filename: str,
+    content_type: str | None = None,
+    *,
+    size: int | None = None,
+    stop: threading.Event | None = None,
+) -> Facts:
     """Return a file's metadata. The call blocks: run it in a thread. Raises `OSError` if the file is not readable.
 
-    `content_type` overrides the detected type.
+    `content_type` overrides the detected type. With `size`, a file of another size raises `OSError`. The call ends soon
+    after `stop` has been set.
     """
+    size, stop = path.stat().st_size if size is None else size, stop or threading.Event()
     content_type = content_type or content_type_of(path, filename)
     seen: dict[str, Any] = {}
     try:
         if content_type in _BY_HEADER:
-            seen = _still(path, _BY_HEADER[content_type]) or _measured(path, content_type)
+            seen = _still(path, _BY_HEADER[content_type]) or _measured(path, content_type, stop)
         elif content_type.startswith(("image/", "video/", "audio/")) and content_type != "image/svg+xml":
-            seen = _measured(path, content_type)
+            seen = _measured(path, content_type, stop)
     except Exception as error:  # decoders raise arbitrary errors on nodes' files
         logger.info("could not look into %s: %s: %s", filename, type(error).__name__, error)
-    return Facts(path.stat().st_size, sha256_of(path), content_type, **seen)
+    return Facts(size, sha256_of(path, size, stop), content_type, **seen)
 
 
 def content_type_of(path: Path, filename: str) -> str:
@@ -79,11 +94,17 @@ def content_type_of(path: Path, filename: str) -> str:
     return _BY_EXTENSION.get(extension) or mimetypes.guess_type(filename)[0] or "application/octet-stream"
 
 
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
+def sha256_of(path: Path, size: int, stop: threading.Event) -> str:
+    """Return the hash of a file of exactly this size. Raises `OSError` for any other size, and after `stop`."""
+    digest, left = hashlib.sha256(), size
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
+        while left and (chunk := file.read(min(HASH_CHUNK, left))):
+            if stop.is_set():
+                raise OSError(errno.ECANCELED, "its attempt has ended")
             digest.update(chunk)
+            left -= len(chunk)
+        if left or file.read(1):
+            raise OSError(errno.ESTALE, "its size has changed")
     return digest.hexdigest()
 
 
@@ -99,11 +120,21 @@ def _still(path: Path, kind: str) -> dict[str, Any] | None:
         return {"width": picture.width, "height": picture.height, "frames": 1}
 
 
-def _measured(path: Path, content_type: str) -> dict[str, Any]:
+def _measured(path: Path, content_type: str, stop: threading.Event) -> dict[str, Any]:
     """Measure the file in a process of its own. Returns nothing for a file that is beyond the limits there."""
     command = comfyui_modal.command("workers.outputs.measure", str(path), content_type)
-    done = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, env=probe_environment(), timeout=MEASURE_S, check=False
-    )
-    found: dict[str, Any] = json.loads(done.stdout) if done.returncode == 0 else {}
+    quiet = subprocess.DEVNULL
+    with subprocess.Popen(
+        command, stdin=quiet, stdout=subprocess.PIPE, stderr=quiet, env=probe_environment()
+    ) as process:
+        until = time.monotonic() + MEASURE_S
+        while True:
+            try:
+                answer, _ = process.communicate(timeout=LOOK_S)
+                break
+            except subprocess.TimeoutExpired:
+                if stop.is_set() or time.monotonic() > until:
+                    process.kill()
+                    raise
+    found: dict[str, Any] = json.loads(answer) if process.returncode == 0 else {}
     return found

@@ -5,10 +5,13 @@ Outputs are listed in the order in which their nodes finished, then in each node
 
 import asyncio
 import tempfile
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,12 @@ from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.bucket.records import retry_while_unavailable
 from storage.concurrency import gather
-from storage.errors import StorageError
+from storage.errors import FileChanged, StorageError
 from storage.jobs.models import Output
 from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
 from workers.errors import OutputFailed, StorageFailed
-from workers.outputs.media import examine
+from workers.outputs.media import Facts, examine
 from workers.outputs.names import DistinctNames, safe_folder
 from workers.outputs.payload import InlineOutput, names_in, outputs_of, type_of
 from workflows.graph import Graph
@@ -29,6 +32,13 @@ from workflows.messages import Executed, Message, Preview
 
 SOCKET_OUTPUT_CLASS = "SaveImageWebsocket"
 """ComfyUI's node that sends its images over the socket instead of saving them."""
+
+_CHANGED = (
+    "{filename} was changed while it was stored: it had {size} bytes after its node had reported it, and has another "
+    "size now. A node must write a file completely before it reports it"
+)
+_EXAMINING = ThreadPoolExecutor(8, thread_name_prefix="outputs")
+"""Threads of their own, since an output may be slow to read and everything else in the worker shares the other ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,32 +161,46 @@ class OutputUploads:
         return task
 
     async def _file(self, node_id: str, ref: FileRef, named: _Named) -> Output:
+        most = self._policy.max_output_bytes
         # The slot includes the fetch, which takes disk space for a copy or a connection.
         async with self._slots:
-            path = await self._engine.files.fetch(ref)
+            path = await self._engine.files.fetch(ref, max_bytes=most)
             size = path.stat().st_size
-            if size > self._policy.max_output_bytes:
-                most = self._policy.max_output_bytes
+            if size > most:
                 raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
-            return await self._store(node_id, path, named)
+            return await self._store(node_id, path, named, size)
 
     async def _inline(self, node_id: str, found: InlineOutput, named: _Named, *, is_repeated: bool) -> Output:
         async with self._slots, _temporary_file(found.body) as path:
-            output = await self._store(node_id, path, named, content_type=found.content_type)
+            output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
 
-    async def _store(self, node_id: str, path: Path, named: _Named, *, content_type: str | None = None) -> Output:
-        """Upload a file and return its output. `content_type` overrides the type detected from its bytes."""
+    async def _store(
+        self, node_id: str, path: Path, named: _Named, size: int, *, content_type: str | None = None
+    ) -> Output:
+        """Upload a file of this size and return its output. `content_type` overrides the type detected from its bytes.
+
+        Raises `OutputFailed` for a file whose size changes meanwhile, of which no byte beyond `size` is read.
+        """
         filename = named.filename
         record = self._record
         key = keys.output(record.tenant, record.job_id, record.attempt, named.position, filename)
         try:
-            facts = await asyncio.to_thread(examine, path, filename, content_type)
-            await retry_while_unavailable(lambda: self._objects.upload_file(key, path, content_type=facts.content_type))
+            facts = await _examined(path, filename, content_type, size)
+            await retry_while_unavailable(
+                lambda: self._objects.upload_file(key, path, content_type=facts.content_type, size=size)
+            )
+            is_changed = path.stat().st_size != size
+        except FileChanged:
+            is_changed = True
         except OSError as error:
-            raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
+            is_changed = _size_of(path) not in (None, size)
+            if not is_changed:
+                raise OutputFailed(f"{filename} could not be read: {error.strerror}", node_id=node_id) from error
         except StorageError as error:
             raise StorageFailed(f"{filename} could not be stored: {error}", node_id=node_id) from error
+        if is_changed:
+            raise OutputFailed(_CHANGED.format(filename=filename, size=size), node_id=node_id)
         return Output(
             filename=filename,
             subfolder=named.subfolder,
@@ -186,6 +210,22 @@ class OutputUploads:
             key=key,
             **asdict(facts),
         )
+
+
+async def _examined(path: Path, filename: str, content_type: str | None, size: int) -> Facts:
+    stop = threading.Event()
+    work = partial(examine, path, filename, content_type, size=size, stop=stop)
+    try:
+        return await asyncio.get_running_loop().run_in_executor(_EXAMINING, work)
+    finally:
+        stop.set()  # a thread cannot be cancelled
+
+
+def _size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
 
 
 async def _listed_for(node_id: str, shared: asyncio.Task[Output]) -> Output:

@@ -57,7 +57,7 @@ async def test_files_are_read_within_the_memory_limit(models: Path) -> None:
 async def test_a_file_that_cannot_be_read_is_left_to_the_engine(models: Path) -> None:
     """An unreadable file is skipped, because the engine reports the error."""
     ahead = ReadAhead([models])
-    assert ahead._read(models / "gone.safetensors") == 0
+    assert ahead._read(models / "gone.safetensors", 1) == 0
 
 
 async def test_the_expected_job_is_the_best_queued_job(clock: ManualClock) -> None:

@@ -175,6 +175,19 @@ async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path
     assert not fetched.exists()
 
 
+async def test_an_output_without_hard_links_is_copied_up_to_the_limit(files: FolderFiles, tmp_path: Path) -> None:
+    """An output on a file system of its own is copied, and one above the limit is not."""
+    if not MEMORY.is_dir() or MEMORY.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this system has no second file system for all users")
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        (tmp_path / "output").rmdir()
+        (tmp_path / "output").symlink_to(folder)
+        (Path(folder) / "x.txt").write_text("an output")
+        assert (await files.fetch(FileRef("x.txt", "", "output"), max_bytes=9)).read_text() == "an output"
+        with pytest.raises(OutputFailed, match="it has 9 bytes, at most 8 are allowed"):
+            await files.fetch(FileRef("x.txt", "", "output"), max_bytes=8)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
 async def test_a_file_of_another_owner_is_not_an_output(tmp_path: Path) -> None:
     """If the engine has its own user, a file of another user is not an output."""
