@@ -269,6 +269,22 @@ async def test_a_sweep_ends_when_nothing_more_can_be_sent() -> None:
     assert sorted(deployment.receivers.received) == sorted([HANGING, HEALTHY])
 
 
+async def test_a_sweep_holds_a_limited_number_of_entries() -> None:
+    """A sweep polls again before it lists further entries that cannot start, and still finds the event behind them."""
+    deployment, pages = Deployment(), MAX_FRUITLESS + 2
+    await _create_events(deployment.quiet, HANGING, EVENTS.of_endpoint)
+    await _due(deployment, "default", pages * PAGE)
+    await asyncio.sleep(0.002)  # so that the following event is listed after them
+    await _create_events(deployment.quiet, HEALTHY)
+    deployment.objects.requests.clear()
+    sweeping = asyncio.create_task(dispatcher(SETTINGS, deployment.stores, deployment.receivers).sweep(longest_s=30))
+    await _until(lambda: deployment.receivers.received == [HEALTHY])
+    assert deployment.objects.requests["LIST"] > 2 + pages  # a poll lists twice, each further page once
+    sweeping.cancel()
+    deployment.receivers.released.set()
+    await asyncio.gather(sweeping, return_exceptions=True)
+
+
 def _hanging_host(number: int) -> str:
     return f"https://slow.example.com.host-{number}.example/"
 

@@ -42,6 +42,10 @@ class AttemptSlots:
         """Whether the tenant may have a further attempt at some receiver."""
         return not self.is_full() and self._taken[tenant,] < self._bounds.of_tenant
 
+    def has_room_at(self, tenant: str, host: str) -> bool:
+        """Whether the tenant may have a further attempt at some receiver of this host."""
+        return self._taken[tenant, host] < self._bounds.of_host
+
     def taken_by(self, tenant: str) -> int:
         return self._taken[tenant,]
 

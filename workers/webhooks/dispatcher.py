@@ -9,7 +9,8 @@ another deliverer may have sent them.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection
+from dataclasses import dataclass, field
 
 from storage.bucket.budget import on_behalf_of
 from storage.errors import StorageError
@@ -18,6 +19,7 @@ from storage.outbox import DuePage, Outbox
 from storage.signal import OUTBOX_TOPIC, Bell, Signal
 from workers.webhooks.attempt_slots import EVENTS, TESTS, AttemptSlots
 from workers.webhooks.deliverer import Deliverer
+from workers.webhooks.waiting import WaitingEntries
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ later delay no signal for long."""
 MAX_FRUITLESS = 10
 """Further pages between two polls on which no entry can start: a tenant may have a million entries of one receiver."""
 
+MAX_FURTHER = 100
+"""Further pages between two polls in all, since the entries that cannot start are held until the next poll."""
+
 
 class Dispatcher:
     """`poll_s` is the time between two polls without a signal."""
@@ -39,9 +44,7 @@ class Dispatcher:
         self._signal = signal
         self._poll_s = poll_s
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        self._event_slots, self._test_slots = AttemptSlots(EVENTS), AttemptSlots(TESTS)
-        self._waiting: dict[str, list[OutboxEntry]] = {}
-        """The entries that were listed and not started, by tenant."""
+        self._events, self._tests = _Lane(AttemptSlots(EVENTS)), _Lane(AttemptSlots(TESTS))
         self._rest: dict[str, str] = {}
         """The tenants with further pages, and the key to continue after; the one listed longest ago comes first."""
         self._next_tenants = ""
@@ -66,16 +69,21 @@ class Dispatcher:
 
         No attempt starts after `longest_s`.
         """
-        stop, is_over = asyncio.Event(), False
+        stop, begun = asyncio.Event(), -1
         limit = asyncio.get_running_loop().call_later(longest_s, stop.set)
         with self._signal.listen(OUTBOX_TOPIC) as bell:
-            while not is_over and not stop.is_set():
+            while begun != self._begun and not stop.is_set():
                 begun = self._begun
-                await self._poll()
-                rang = await self._work(bell, stop, until=None)
-                is_over = self._begun == begun and not rang and not self._next_tenants
+                while await self._sweep_part(bell, stop) and not stop.is_set():
+                    pass
         limit.cancel()
         await self._finish()
+
+    async def _sweep_part(self, bell: Bell, stop: asyncio.Event) -> bool:
+        """Deliver what one poll and some further pages list, and return whether more is to be listed."""
+        await self._poll()
+        rang = await self._work(bell, stop, until=None)
+        return rang or bool(self._next_tenants or self._rest)
 
     async def _finish(self) -> None:
         while self._in_flight:
@@ -83,7 +91,9 @@ class Dispatcher:
 
     async def _poll(self) -> None:
         """List the first page of each tenant that has something due, and start attempts."""
-        after, self._next_tenants, self._waiting = self._next_tenants, "", {}
+        after, self._next_tenants = self._next_tenants, ""
+        for lane in (self._events, self._tests):
+            lane.waiting = WaitingEntries()
         try:
             for _ in range(MAX_PAGES):
                 page = await self._outbox.due(after)
@@ -98,17 +108,24 @@ class Dispatcher:
     async def _work(self, bell: Bell, stop: asyncio.Event, *, until: float | None) -> bool:
         """Start entries as slots are released and list further pages, until a new poll is due.
 
-        It is due when the bell rings, which is returned, and at `until`; with None, as soon as nothing is in flight.
+        It is due when the bell rings, which is returned, and at `until`; with None, as soon as nothing is in flight, or
+        some seconds after as many pages as may be held at once.
         """
-        loop, fruitless = asyncio.get_running_loop(), 0
+        loop, is_sweep = asyncio.get_running_loop(), until is None
+        listed = fruitless = 0
         while not stop.is_set():
             wait_s = self._poll_s if until is None else max(0.0, until - loop.time())
-            tenant = self._tenant_to_continue() if until is None or fruitless < MAX_FRUITLESS else None
+            may_list = listed < MAX_FURTHER and fruitless < MAX_FRUITLESS
+            tenant = self._tenant_to_continue() if may_list else None
             if tenant is not None:
+                listed += 1
                 fruitless += 0 if await self._list_rest_of(tenant) else 1
                 wait_s = 0.0  # the bell is heard between two pages
-            elif wait_s == 0 or (until is None and not self._in_flight):
+            elif wait_s == 0 or (is_sweep and not self._in_flight):
                 break
+            elif until is None and not may_list:
+                until = loop.time() + LATER_S  # the next poll discards the entries that are held, and goes on
+                continue
             if await self._rings(bell, stop, wait_s):
                 return True
             if not stop.is_set():
@@ -130,8 +147,8 @@ class Dispatcher:
 
     def _tenant_to_continue(self) -> str | None:
         """Return a tenant that has further pages and may have further attempts, in turn; None if there is none."""
-        lanes = self._event_slots, self._test_slots
-        return next((tenant for tenant in self._rest if any(lane.has_room_of(tenant) for lane in lanes)), None)
+        lanes = self._events, self._tests
+        return next((tenant for tenant in self._rest if any(lane.slots.has_room_of(tenant) for lane in lanes)), None)
 
     async def _list_rest_of(self, tenant: str) -> bool:
         """List a further page of a tenant and return whether an attempt was started."""
@@ -147,33 +164,30 @@ class Dispatcher:
         for entry in page.entries:
             # Each LIST returns entries in flight again, until their attempts delete them.
             if entry.key not in self._in_flight and self._not_before.get(entry.key, now) <= now:
-                self._waiting.setdefault(entry.ref.tenant, []).append(entry)
+                self._lane_of(entry).waiting.add(entry)
         for tenant, after in page.rest.items():
             self._rest.setdefault(tenant, after)  # an earlier poll may have gone further
         self._start({entry.ref.tenant for entry in page.entries})
 
-    def _start(self, tenants: Iterable[str]) -> None:
+    def _start(self, tenants: Collection[str]) -> None:
         """Start the waiting entries of these tenants for which there are slots, one of each tenant in turn."""
-        # The tenant with the fewest attempts comes first, so that a slot goes to one that has none.
-        slots = self._event_slots
-        turns = deque(sorted((t for t in tenants if t in self._waiting), key=slots.taken_by))
-        positions = dict.fromkeys(turns, 0)
-        while turns and not (slots.is_full() and self._test_slots.is_full()):
-            tenant = turns.popleft()
-            waiting, places = self._waiting[tenant], range(positions[tenant], len(self._waiting[tenant]))
-            at = next((n for n in places if self._slots_of(waiting[n]).has_room_for(waiting[n])), None)
-            if at is not None:
-                self._begin(waiting.pop(at))
-                positions[tenant] = at  # those before it have no slot either after this attempt has taken its own
-                turns.append(tenant)
+        for lane in (self._events, self._tests):
+            # The tenant with the fewest attempts comes first, so that a slot goes to one that has none.
+            turns = deque(sorted(tenants, key=lane.slots.taken_by))
+            while turns and not lane.slots.is_full():
+                tenant = turns.popleft()
+                entry = lane.waiting.take(tenant, lane.slots)
+                if entry is not None:
+                    self._begin(entry)
+                    turns.append(tenant)
 
-    def _slots_of(self, entry: OutboxEntry) -> AttemptSlots:
-        return self._test_slots if entry.ref.kind == "test" else self._event_slots
+    def _lane_of(self, entry: OutboxEntry) -> "_Lane":
+        return self._tests if entry.ref.kind == "test" else self._events
 
     def _begin(self, entry: OutboxEntry) -> None:
         self._begun += 1
         self._not_before.pop(entry.key, None)
-        self._slots_of(entry).take(entry)
+        self._lane_of(entry).slots.take(entry)
         self._in_flight[entry.key] = asyncio.create_task(self._deliver(entry))
 
     async def _deliver(self, entry: OutboxEntry) -> None:
@@ -195,7 +209,15 @@ class Dispatcher:
             self._ended.set()
 
     def _release(self, entry: OutboxEntry) -> None:
-        slots = self._slots_of(entry)
+        lane = self._lane_of(entry)
         # Without a free slot any tenant may have waited for this one, else only its own tenant.
-        self._released.update(self._waiting if slots.is_full() else (entry.ref.tenant,))
-        slots.release(entry)
+        self._released.update(lane.waiting.tenants() if lane.slots.is_full() else (entry.ref.tenant,))
+        lane.slots.release(entry)
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The attempts of one kind of entry: the slots and the entries that wait for one."""
+
+    slots: AttemptSlots
+    waiting: WaitingEntries = field(default_factory=WaitingEntries)
