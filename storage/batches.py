@@ -17,6 +17,7 @@ from typing import Literal
 from pydantic import Field
 
 from storage import keys
+from storage.batch_end import LastJobs
 from storage.bucket.budget import allow_more
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.bucket.records import Model, commit, compare_and_swap, read_as
@@ -38,10 +39,13 @@ CHECK_AGAIN = timedelta(days=1)
 """Time between two checks of an expired batch for its last job's removal."""
 EVENTS_PENDING = timedelta(minutes=10)
 """Time between two checks for the delivery of a batch's event."""
-FINISHED_WITHIN = timedelta(seconds=20)
-"""Time between two checks for the end of every job."""
-FINISHED_LATE = timedelta(minutes=5)
-"""The same for an expired batch, whose checks also read the jobs that seem unfinished."""
+FINISHED_WITHIN, FINISHED_LATE = timedelta(seconds=20), timedelta(minutes=10)
+"""Shortest and longest time between two checks for the end of every job. It doubles while no job ends: a batch may wait
+in the queue for days, and the process that ends its last job checks it at once (`storage.batch_end`)."""
+FINISHED_EXPIRED = timedelta(minutes=5)
+"""Shortest time for an expired batch, whose checks also read the jobs that seem unfinished."""
+DOUBLINGS = 10
+"""Enough for the longest time; a higher power would only be a large number."""
 PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 """Time that the process which opened or cancelled a batch has to finish before the timer's handler takes over."""
 
@@ -70,6 +74,10 @@ class BatchRecord(Model):
     """The receiver of the event that reports the end of every job."""
     finished_at: datetime | None = None
     """When every job was found to have ended. It is checked only if there is a receiver."""
+    ended_jobs: int = 0
+    """The number of jobs that had ended at the last check."""
+    checks_without_end: int = 0
+    """The number of checks since the last one that found another job ended."""
     has_webhook_secret: bool = False
     """Whether the batch has its own webhook secret, stored in a separate object."""
     is_reconciled: bool = False
@@ -79,6 +87,11 @@ class BatchRecord(Model):
     def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
         """Return a draft in the new state; other batches are unchanged."""
         return self.model_copy(update={"state": state}) if self.state == "draft" else self
+
+    def checked(self, ended_jobs: int) -> "BatchRecord":
+        """Return the record after a check that found jobs unfinished."""
+        checks = self.checks_without_end + 1 if ended_jobs == self.ended_jobs else 0
+        return self.model_copy(update={"ended_jobs": ended_jobs, "checks_without_end": checks})
 
     @property
     def is_open(self) -> bool:
@@ -120,6 +133,7 @@ class BatchStore:
         self._objects = objects
         self._index = IndexWriter(objects)
         self._clock = clock
+        jobs.on_batch_job_ended = LastJobs(objects, self._check_end).job_ended
 
     async def draft(self, record: BatchRecord) -> StoredBatch:
         """Store the draft that names the jobs to be written; return the existing record if the request is a repeat."""
@@ -179,7 +193,8 @@ class BatchStore:
             nonlocal was_reconciled
             was_reconciled = record.is_reconciled
             cancelled_at = record.cancel_requested_at or now
-            return record.model_copy(update={"cancel_requested_at": cancelled_at, "is_reconciled": False})
+            restart = {"is_reconciled": False, "checks_without_end": 0}
+            return record.model_copy(update={"cancel_requested_at": cancelled_at, **restart})
 
         stored = await self._change(stored, cancelled, within=CANCELLED_WITHIN)
         await self._cancel_jobs(stored.record)
@@ -231,13 +246,21 @@ class BatchStore:
         """Commit the batch's event if every job has ended; check again later if not."""
         record, now = stored.record, self._clock.now()
         if record.awaits_its_end and record.webhook_url is not None:
-            if any(status and not status.is_terminal for status in (await self.statuses(record)).values()):
-                await self._advance(stored, record)  # commits a timer for the next check
+            statuses = (await self.statuses(record)).values()
+            ended = sum(status is None or status.is_terminal for status in statuses)
+            if ended < len(statuses):
+                await self._advance(stored, record.checked(ended))  # commits a timer for the next check
                 return
             # The outbox entry comes before the commit of the event, which a crash could otherwise leave undelivered.
             await self._objects.put(OutboxEntry(now, endpoint_of(record.webhook_url), record.finish).key, b"")
             record = record.model_copy(update={"finished_at": now})
         await self._advance(stored, record)
+
+    async def _check_end(self, tenant: str, batch_id: str) -> None:
+        """Commit the event of a batch whose jobs all seem to have ended. Its timer's handler may be first."""
+        stored = await self._read(tenant, batch_id)
+        if stored.record.is_open and stored.record.is_reconciled and stored.record.awaits_its_end:
+            await self._finish(stored)
 
     async def _publish_again(self, tenant: str, job_id: str) -> None:
         try:
@@ -347,7 +370,9 @@ class BatchStore:
         if not record.is_reconciled:
             return now
         if record.awaits_its_end:
-            return now + (FINISHED_WITHIN if now < record.expires_at else FINISHED_LATE)
+            shortest = FINISHED_WITHIN if now < record.expires_at else FINISHED_EXPIRED
+            doubled: int = 2 ** min(record.checks_without_end, DOUBLINGS)
+            return now + min(FINISHED_LATE, shortest * doubled)
         return record.expires_at
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:

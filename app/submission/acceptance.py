@@ -16,6 +16,7 @@ from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
+from storage.batches import BatchRecord
 from storage.concurrency import both, map_bounded
 from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.idempotency import Claim
@@ -168,7 +169,7 @@ class Acceptance:
         created_at: datetime,
         identity: Identity,
         *,
-        batch_id: str | None = None,
+        batch: BatchRecord | None = None,
         shared: Mapping[LocalFile, InputFile] | None = None,
     ) -> tuple[JobRecord, dict[InputFile, Path]]:
         """Build the record and the files to upload with it. `shared` are local files that are stored already."""
@@ -177,7 +178,8 @@ class Acceptance:
         record = JobRecord(
             tenant=self._tenant,
             job_id=job_id,
-            batch_id=batch_id,
+            batch_id=None if batch is None else batch.batch_id,
+            is_batch_reported=batch is not None and batch.webhook_url is not None,
             pool=prepared.pool,
             priority=options.priority,
             timeout_s=options.timeout_s or config.default_timeout_s,

@@ -222,7 +222,7 @@ class BatchAcceptance:
         """Write one job without publishing it. Returns the stored record, which a retry reads back."""
         job_id = batch.job_ids[position]
         record, uploads = self._acceptance.draft(
-            prepared, job_id, batch.created_at, identity, batch_id=batch.batch_id, shared=shared
+            prepared, job_id, batch.created_at, identity, batch=batch, shared=shared
         )
         # Before the job is written: an upload that no job holds may expire and be deleted meanwhile.
         await self._acceptance.hold_uploads(prepared, job_id)

@@ -130,6 +130,8 @@ class JobRecord(Model):
     retain_s: int = DEFAULT_RETAIN_S
     """How long the job and its files are kept after its end, in seconds."""
     batch_id: str | None = None
+    is_batch_reported: bool = False
+    """Whether the job's batch has a receiver, which awaits the end of its last job."""
     metadata: dict[str, str] = Field(default_factory=dict)
     webhook_url: str | None = None
     webhook_events: tuple[EventName, ...] = ()

@@ -6,10 +6,11 @@ one. A removed job is replaced by a tombstone for a while (`storage.removal`).
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -57,6 +58,8 @@ class JobStore:
         self._signal = signal
         self._index = IndexWriter(objects)
         self._pages = JobPages(objects, clock, self._index, self._record)
+        self.on_batch_job_ended: Callable[[JobRecord], Coroutine[Any, Any, None]] | None = None
+        """Called in the background after the commit of the end of a job whose batch has a receiver."""
 
     async def settled(self) -> None:
         """Wait for the background deletions that follow this store's commits."""
@@ -255,7 +258,13 @@ class JobStore:
             self._signal.ring(queue_topic(changed.pool))
         if changed.next_sequence > before.next_sequence:
             self._ring_if_due(changed)
+        if changed.is_batch_reported and changed.status.is_terminal and not before.status.is_terminal:
+            self._report_end(committed.record)
         return committed
+
+    def _report_end(self, record: JobRecord) -> None:
+        if self.on_batch_job_ended is not None:
+            self._index.soon(self.on_batch_job_ended(record))
 
     async def write_end_ahead(self, record: JobRecord) -> KeysAhead:
         """Write the keys that the record needs if it completes soon, apart from the outbox entries of its events."""

@@ -9,6 +9,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from storage import keys
+from storage.batch_end import PAGE
 from storage.batches import BatchRecord, StoredBatch, member_id
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
@@ -39,7 +40,9 @@ async def open_batch(post: Post, jobs: int = 2, **fields: Any) -> StoredBatch:
     now = post.clock.now()
     defaults = {"tenant": "default", "batch_id": BATCH_ID, "job_ids": ids, "created_at": now, "webhook_url": URL}
     draft = await post.stores.batches.draft(BatchRecord(**(defaults | fields)))
-    records = [a_job(job_id=job_id, batch_id=BATCH_ID, created_at=now, retain_s=600) for job_id in ids]
+    records = [
+        a_job(job_id=job_id, batch_id=BATCH_ID, is_batch_reported=True, created_at=now, retain_s=600) for job_id in ids
+    ]
     stored = [await post.stores.jobs.create_unpublished(record, workflow=b"{}") for record in records]
     return await post.stores.batches.accept(draft, [job.record for job in stored])
 
@@ -129,6 +132,35 @@ async def test_the_cost_of_waiting_for_a_batch_does_not_depend_on_its_jobs(clock
     post.pass_time(minutes=2)
     await post.reap()
     assert objects.requests["PUT"] < 10
+
+
+async def test_a_waiting_batch_is_checked_less_and_less_often(clock: ManualClock) -> None:
+    """The time between two checks of a batch doubles up to ten minutes while none of its jobs ends."""
+    objects = MemoryObjectStore(clock)
+    post = Post(objects, clock)
+    await open_batch(post)
+    await _reaped(post, minutes=30)
+    objects.requests.clear()
+    await _reaped(post, minutes=60)
+    assert objects.requests["PUT"] <= 2 * 7
+
+
+async def test_the_end_of_the_last_job_is_reported_at_once(clock: ManualClock) -> None:
+    """The batch event is sent without a check by the reaper, although the next one is minutes away."""
+    post = Post(MemoryObjectStore(clock), clock)
+    batch = await open_batch(post, jobs=3 * PAGE)
+    await _reaped(post, minutes=60)
+    await cancel_jobs(post, batch)
+    await post.stores.jobs.settled()
+    await post.send()
+    (event,) = post.receiver.events()
+    assert event["data"]["counts"]["failed"] == 3 * PAGE
+
+
+async def _reaped(post: Post, *, minutes: int) -> None:
+    for _ in range(3 * minutes):
+        post.pass_time(seconds=20)
+        await post.reap()
 
 
 async def test_input_files_of_an_abandoned_batch_are_removed_at_once(post: Post) -> None:

@@ -259,6 +259,25 @@ async def test_the_time_of_a_lane_is_limited(clock: ManualClock) -> None:
     assert len((await objects.list(lane_prefix("active"))).keys) == PAGE - 4
 
 
+async def test_tenants_take_turns_in_a_lane(clock: ManualClock) -> None:
+    """A tenant's timer is handled among the first ones, however many earlier timers another tenant has."""
+    objects, handled = MemoryObjectStore(clock), list[str]()
+
+    class Slow:
+        async def on_due(self, timer: Timer) -> Timer | None:
+            handled.append(timer.tenant)
+            clock.set(clock.now() + LONGEST / 4)
+            return None
+
+    for number in range(PAGE + 2):
+        tenant = "acme" if number <= PAGE else "beta"
+        armed = clock.now() - timedelta(seconds=PAGE + 2 - number)
+        timer = Timer.new(armed, "batch", tenant, str(uuid.uuid4()), armed_at=armed, lane="active")
+        await objects.put(timer.key, b"")
+    await TimerSweep({"batch": Slow()}, objects, clock).sweep()
+    assert "beta" in handled[:2]
+
+
 @pytest.mark.parametrize("has_ended", [True, False], ids=["an ended job", "a queued job"])
 async def test_a_slightly_early_timer_is_kept(clock: ManualClock, has_ended: bool) -> None:
     """Sweeps change neither an early timer nor its record until the record is due."""

@@ -1,11 +1,13 @@
 """The reaper: each sweep completes what a dead process left undone.
 
-A sweep is idempotent, and any number of sweeps may overlap: the records decide what it does, and conditional writes
-commit it. Timers are ordered by time, so on a quiet bucket a sweep costs three LISTs, however many jobs have finished.
+The due timers of a lane are handled in turns of their tenants, so that one tenant's many batches do not delay another's
+lost job. A sweep is idempotent, and any number of sweeps may overlap: the records decide what it does, and conditional
+writes commit it. Timers are ordered by time, so on a quiet bucket a sweep costs three LISTs, however many jobs have
+finished.
 """
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,7 +21,11 @@ from storage.timers import LANES, Kind, Lane, Timer, TimerHandler, lane_prefix
 
 logger = logging.getLogger(__name__)
 
-PAGE = 100
+PAGE = 1000
+AT_A_TIME = 100
+"""Timers that are handled before the time is looked at again."""
+HELD = 10_000
+"""Due timers of one tenant that a sweep holds, more than it can handle; the next sweeps list the others."""
 LONGEST = timedelta(seconds=60)
 """After this time no handler of a lane begins, so that many removals do not delay the recovery of lost jobs. The next
 sweep continues."""
@@ -69,14 +75,24 @@ class TimerSweep:
 
     async def _sweep_lane(self, lane: Lane) -> list[str]:
         done: list[str] = []
+        due = await self._due(lane)
         until = self._clock.now() + LONGEST
-        async for keys in all_keys(self._objects, lane_prefix(lane), page=PAGE):
-            due = [key for key in keys if _is_due(key, self._clock.now())]
-            handled = await map_bounded(due, partial(self._handle, until=until))
+        while due and self._clock.now() < until:
+            handled = await map_bounded(due.next_ones(AT_A_TIME), partial(self._handle, until=until))
             done += [kind for kind in handled if kind is not None]
-            if len(due) < len(keys) or self._clock.now() >= until:
-                break
         return done
+
+    async def _due(self, lane: Lane) -> "_Turns":
+        """List the due timers of a lane."""
+        turns = _Turns()
+        async for keys in all_keys(self._objects, lane_prefix(lane), page=PAGE):
+            now = self._clock.now()
+            for key in keys:
+                timer = _parsed(key)
+                if timer is not None and timer.due > now:
+                    return turns
+                turns.add("" if timer is None else timer.tenant, key)
+        return turns
 
     async def _handle(self, key: str, *, until: datetime) -> str | None:
         """Handle one timer and return its kind; return None if the timer stays, as it does after `until`."""
@@ -106,8 +122,33 @@ class TimerSweep:
         return timer.kind
 
 
-def _is_due(key: str, now: datetime) -> bool:
+class _Turns:
+    """Keys of due timers by tenant, each tenant's soonest first."""
+
+    def __init__(self) -> None:
+        self._tenants: OrderedDict[str, deque[str]] = OrderedDict()
+
+    def __bool__(self) -> bool:
+        return bool(self._tenants)
+
+    def add(self, tenant: str, key: str) -> None:
+        keys = self._tenants.setdefault(tenant, deque())
+        if len(keys) < HELD:
+            keys.append(key)
+
+    def next_ones(self, most: int) -> list[str]:
+        """Remove and return at most so many keys, one of each tenant in turn."""
+        found: list[str] = []
+        while self._tenants and len(found) < most:
+            tenant, keys = self._tenants.popitem(last=False)
+            found.append(keys.popleft())
+            if keys:
+                self._tenants[tenant] = keys
+        return found
+
+
+def _parsed(key: str) -> Timer | None:
     try:
-        return Timer.parse(key).due <= now
+        return Timer.parse(key)
     except ValueError:
-        return True
+        return None
