@@ -34,6 +34,7 @@ def test_the_tour_works_as_pasted(folder: Path) -> None:
     assert (folder / "outputs" / "soft_00001_.png").is_file()
 
 
+@pytest.mark.soak("acceptance/test_pasted_docs.py::test_the_tour_works_as_pasted")
 def test_the_tutorial_works_as_pasted(folder: Path) -> None:
     """Each step of the tutorial has its result, and only the steps that are meant to be refused fail."""
     if shutil.which("node") is None:
