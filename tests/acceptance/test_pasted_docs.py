@@ -21,7 +21,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_tour_works_as_pasted(folder: Path) -> None:
     """Each block of the README's tour has its result, and only the graph with the two mistakes is refused."""
     blocks = shell_blocks(ROOT / "README.md", "The 60-second tour")
-    in_background = "make up PORT=0 > up.log & UP=$!; until grep -qs ready: up.log; do sleep 0.2; done"
+    in_background = "make up PORT=0 > up.log & UP=$!; until grep -qs ready: up.log || ! kill -0 $UP; do sleep 0.2; done"
     seen = paste(blocks, folder, replaced={"make up ": f"{in_background} ", "9000": str(free_port())})
     assert seen.failed == ["comfyui-modal run wrong.json --image outputs/still_00001_.png"], seen.output
     for shown in (
