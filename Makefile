@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 
-.PHONY: help setup demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean
+.PHONY: help setup client demo test check coverage bench bench-attention soak simulate fuzz fuzz-guided interop smoke-modal up lock image-lock replay-image openapi licences clean
 
 help: ## Print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -20,6 +20,9 @@ setup: .venv/.installed ## Make .venv and install the locked requirements (no-op
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+client: setup ## Build the Python client, comfyui-modal-client: wheel and source distribution in dist/
+	cd client && ../$(BIN)/python -m hatchling build -d ../dist
+
 demo: setup ## Run the main job here: S3 server, API, worker, two workflows, files in outputs/
 	$(BIN)/python -m infra.demo
 
@@ -31,6 +34,7 @@ check: setup ## Lint, types, import contracts, dead code, unused requirements
 	$(BIN)/vulture
 	$(BIN)/vulture --config tests/supply/vulture.toml
 	$(BIN)/deptry .
+	cd client && ../$(BIN)/deptry src
 
 test: check ## Everything CI runs: make check, then unit, contract and acceptance tests
 	$(BIN)/pytest

@@ -19,6 +19,9 @@ REASON = "cannot start: "
 
 ROOT = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  pathlib could be shadowed here
 
+CLIENT = os.path.join(ROOT, "client", "src")  # noqa: PTH118  as above
+"""The folder of the Python client, which is a distribution of its own and which the command line is built on."""
+
 
 def command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module of ours, whatever the working directory and the environment are."""
@@ -34,7 +37,7 @@ def run(module: str, arguments: list[str]) -> int:
     """Run the module as `python -m` would. Returns only if the module does not end the process itself."""
     # The standard library stays before packages that are installed as a whole in a site folder.
     if os.path.basename(ROOT) not in ("site-packages", "dist-packages"):  # noqa: PTH119
-        sys.path.insert(0, ROOT)
+        sys.path[:0] = [ROOT, CLIENT]
     sys.argv = [module, *arguments]
     import runpy
 

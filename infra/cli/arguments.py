@@ -13,9 +13,11 @@ from cyclopts import Parameter
 from infra.cli.output import UNREACHABLE, Refused
 
 if TYPE_CHECKING:  # not every command with these arguments speaks HTTP
-    from infra.cli.client import Client
+    from comfyui_modal_client import Client
 
 DEFAULT_DATA = Path(".local")
+MAX_RETRY_AFTER_S = 5.0
+"""A command waits that long before it repeats a request. A longer pause is named, and left to the user."""
 CONNECTION = "connection.json"
 """The file in a data folder that says how to reach the processes of `comfyui-modal up`."""
 
@@ -47,13 +49,21 @@ class Target:
 
     def client(self) -> "Client":
         """Make a client of the API. Raises `Refused` if none is known."""
-        from infra.cli.client import Client
-
         url, key = self.api_url, self.api_key
         if not (url and key):
             connection = _connection(self.data, ("api_url", "api_key"), "no API is known", "--api-url and --api-key")
             url, key = url or connection["api_url"], key or connection["api_key"]
-        return Client(url, key)
+        return open_client(url, key)
+
+
+def open_client(url: str, key: str) -> "Client":
+    """Make a client whose retries take seconds, and print nothing."""
+    from stamina.instrumentation import set_on_retry_hooks
+
+    from comfyui_modal_client import Client
+
+    set_on_retry_hooks([])  # by default each is logged, which prints a line here
+    return Client(url, key, max_retry_after_s=MAX_RETRY_AFTER_S)
 
 
 def webhook_secret_of(data: Path) -> str:

@@ -14,7 +14,7 @@ from infra.cli.arguments import span
 from infra.cli.output import Json, Refused, Terminal, print_json
 
 if TYPE_CHECKING:
-    from infra.cli.client import Client
+    from comfyui_modal_client import Client
 
 PAGE = 200
 _SHOWN = 12

@@ -13,7 +13,7 @@ from app import __version__
 from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
 
 if TYPE_CHECKING:
-    from infra.cli.client import ApiProblem
+    from comfyui_modal_client import ApiProblem
 
 cli = App(
     name="comfyui-modal",
@@ -83,14 +83,14 @@ def explain(error: Exception) -> int | None:
     if isinstance(error, Refused):
         return _print(error, error.code)
     # Imported by now if a command has used the API.
-    from infra.cli.client import ApiProblem, ApiUnreachable, DownloadFailed
+    from comfyui_modal_client import ApiProblem, ApiUnreachable, TransferFailed
 
     match error:
         case ApiProblem():
             return _print_problem(error)
         case ApiUnreachable():
             return _print(error, UNREACHABLE)
-        case DownloadFailed():
+        case TransferFailed():
             return _print(error, FAILED)
         case _:
             return _explain_operation(error)

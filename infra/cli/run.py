@@ -8,8 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from comfyui_modal_client import ApiProblem, Client, Downloaded, Json
 from infra.cli.arguments import AsJson, Target
-from infra.cli.client import ApiProblem, Client, Json
 from infra.cli.output import FAILED, INTERRUPTED, Refused, Terminal, print_json, printable
 from infra.cli.submission import RunArguments, submit
 
@@ -54,13 +54,13 @@ def run(  # noqa: PLR0913  one a flag
             client.cancel(accepted["job_id"])
             console.print_line("cancelled", style="yellow")
             return INTERRUPTED
-        paths = [(output, client.download(output, out)) for output in job["outputs"]]
+        saved = [(output, client.download(output, out)) for output in job["outputs"]]
     if as_json:
         print_json(job)
     else:
         if job["warnings"] != accepted["warnings"]:  # those of the submission are printed already
             _warn(console, job["warnings"])
-        _print_result(console, job, paths)
+        _print_result(console, job, saved)
     return 0 if job["status"] == "completed" else FAILED
 
 
@@ -154,14 +154,15 @@ def _warn(console: Terminal, warnings: Json) -> None:
         )
 
 
-def _print_result(console: Terminal, job: Json, paths: Sequence[tuple[Json, Path]]) -> None:
+def _print_result(console: Terminal, job: Json, saved: Sequence[tuple[Json, Downloaded]]) -> None:
     if job["error"]:
         detail = job["error_detail"] or {}
         where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""
         console.print_line(f"failed{where}: {job['error']}", style="red")
-    for output, path in paths:
+    for output, file in saved:
         size = f"{output['width']}×{output['height']}, " if output["width"] else ""
         folder = f", from folder {output['subfolder']}" if output["subfolder"] else ""
         preview = ", preview" if output["is_preview"] else ""
-        console.print_line(f"{path}  {size}{output['size_bytes']} bytes{folder}{preview}")
+        state = "" if file.state == "new" else f", {file.state}"
+        console.print_line(f"{file.path}  {size}{output['size_bytes']} bytes{folder}{preview}{state}")
         console.print_line(f"  {output['url']}", style="dim")

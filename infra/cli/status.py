@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 
 import anyio.to_thread
 
-from infra.cli.arguments import ApiKey, ApiUrl, AsJson, Environment
-from infra.cli.client import ApiProblem, ApiUnreachable, Client, Json
+from comfyui_modal_client import ApiProblem, ApiUnreachable, Json
+from infra.cli.arguments import ApiKey, ApiUrl, AsJson, Environment, open_client
 from infra.cli.cloud import cloud_and_settings
 from infra.cli.output import FAILED, Terminal, print_json
 from infra.cli.system import failed_starts_line
@@ -112,7 +112,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
 def _ask(url: str, key: str | None) -> Json:
     """Query the API. Without a key, only its health."""
     answer: Json = {"url": url}
-    with Client(url, key or "none") as client:  # /health checks no key
+    with open_client(url, key or "none") as client:  # /health checks no key
         try:
             answer["version"] = client.health().get("version")
             if key is not None:

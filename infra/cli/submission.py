@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from infra.cli.client import Client, Json
+from comfyui_modal_client import Client, Json
 from infra.cli.output import Refused
 
 _LOADER = "LoadImage"

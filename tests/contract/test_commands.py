@@ -10,7 +10,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from infra.cli.client import ApiProblem, Client
+from comfyui_modal_client import ApiProblem, Client
 from infra.cli.output import FAILED, REFUSED
 from infra.cli.root import main
 from storage.clock import ManualClock

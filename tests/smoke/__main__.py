@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from infra.cli.client import ApiProblem, Client, Json
+from comfyui_modal_client import ApiProblem, Client, Json
 from infra.cli.output import FAILED, UNREACHABLE
 from infra.cloud.modal_cloud import ModalCloud
 from infra.cloud.port import Cloud, CloudError
@@ -76,7 +77,7 @@ class Smoke:
         assert workers, "no worker has reported its engine"
         return "; ".join(f"{worker['gpu']}: attention {worker['attention']['backend']}" for worker in workers)
 
-    def _example(self, name: str, **fields: object) -> Json:
+    def _example(self, name: str, **fields: Any) -> Json:
         inputs: Json = {}
         if any(one["type"] == "image" for one in self._client.workflow(name)["inputs"]):
             photo = self._folder / "photo.png"

@@ -15,7 +15,7 @@ PRELOADED = (
     "modal.cli.entry_point",
     "obstore.store",
     "infra.cli.bucket",
-    "infra.cli.client",
+    "comfyui_modal_client",
     "infra.cli.jobs",
     "infra.cli.keys",
     "infra.cli.models",

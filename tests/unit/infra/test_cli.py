@@ -1,9 +1,7 @@
 """How the command line reports refusals, errors and text from others."""
 
-import hashlib
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,11 +10,11 @@ from threading import Thread
 import pytest
 from rich.table import Table
 
+from comfyui_modal_client import ApiProblem, ApiUnreachable, DownloadFailed
 from infra.cli.arguments import Target, webhook_secret_of
-from infra.cli.client import ApiProblem, ApiUnreachable, Client, DownloadFailed
 from infra.cli.jobs import logs
 from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
-from infra.cli.root import explain
+from infra.cli.root import explain, main
 from infra.cli.webhooks import Listening
 from infra.cloud.port import CloudUnreachable, NotDeployed
 from infra.local.data_folder import UpRefused
@@ -125,6 +123,16 @@ def test_an_expected_error_becomes_a_message(error: Exception, code: int, capsys
     assert capsys.readouterr().err.strip() == str(error)
 
 
+def test_a_dead_api_is_named_and_nothing_else_printed(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A command that gets no answer prints the URL and the reason, and nothing about its retries."""
+    assert main(["jobs", "list", "--api-url", "http://127.0.0.1:9", "--api-key", "key"]) == UNREACHABLE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("http://127.0.0.1:9 cannot be reached: ")
+    assert caplog.records == []
+
+
 def test_an_unexpected_error_keeps_its_traceback() -> None:
     """An unexpected error is not turned into a message."""
     assert explain(KeyError("a")) is None
@@ -138,37 +146,3 @@ def test_help_imports_no_command() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "infra.cli infra.cli.output infra.cli.root"
-
-
-class Bucket(BaseHTTPRequestHandler):
-    """Answers every GET with the same bytes."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"made")
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def test_a_download_overwrites_no_file(tmp_path: Path) -> None:
-    """A download overwrites no existing file, not even one named like its draft, and removes the draft if it is
-    incomplete."""
-    for name in ("x.png", "x.png.part"):
-        (tmp_path / name).write_text("mine")
-    server = HTTPServer(("127.0.0.1", 0), Bucket)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with Client("http://127.0.0.1:1", "key") as client:
-            output = {"filename": "x.png", "url": f"http://127.0.0.1:{server.server_port}/x", "sha256": "0" * 64}
-            with pytest.raises(DownloadFailed):
-                client.download(output, tmp_path)
-            path = client.download(output | {"sha256": hashlib.sha256(b"made").hexdigest()}, tmp_path)
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert (path.name, path.read_bytes()) == ("x (1).png", b"made")
-    assert sorted(found.name for found in tmp_path.iterdir()) == ["x (1).png", "x.png", "x.png.part"]

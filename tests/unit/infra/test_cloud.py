@@ -348,7 +348,7 @@ async def test_status_without_an_api_shows_the_pools(capsys: pytest.CaptureFixtu
     assert show_status(status, as_json=False) == 1
     said = capsys.readouterr().out
     assert "3 tickets wait, 1 run, 2 containers" in said
-    assert "ConnectError" in said
+    assert "http://127.0.0.1:9 cannot be reached" in said
 
 
 async def test_status_without_a_key_succeeds(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,11 +17,12 @@ from app.api.job_view import JobView
 from app.config import ApiConfig
 from app.openapi import OPERATIONS
 from app.operations import Operation
+from comfyui_modal_client import verify_webhook
 from infra.cli.root import cli
 from storage import keys
 from storage.bucket.setup import run_policy
 from storage.jobs.record import QUEUE_TIMEOUT, WORKER_LOST
-from storage.webhooks.signing import Signer, verify
+from storage.webhooks.signing import Signer
 from tests.interop.requests import signed_events
 from workers import errors
 from workers.errors import Repeat
@@ -154,7 +155,7 @@ def test_the_webhook_request_in_the_docs_matches_the_product() -> None:
     ((head, block),) = re.findall(r"```\nPOST .*?\n(.*?)\n\n(\{.*?)```", text, re.DOTALL)
     secret = re.findall(r"`(whsec_[^`]{20,})`", text)[0]
     headers, shown = dict(line.split(": ", 1) for line in head.splitlines()), json.loads(block)
-    verify(secret, headers, json.dumps(shown).encode(), now=int(headers["webhook-timestamp"]))
+    verify_webhook(secret, headers, json.dumps(shown).encode(), now=int(headers["webhook-timestamp"]))
     (event,) = (e for e in signed_events(datetime.now(UTC), (secret,)) if e.type == shown["type"])
     ours = json.loads(event.body)
     assert (list(headers), list(shown)) == (list(event.headers), list(ours))

@@ -1,0 +1,230 @@
+"""The client for asyncio. Its methods are documented at `Client`, whose docstrings they share."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, TypeVar, Unpack
+
+import httpx
+
+from comfyui_modal_client import _operations as op
+from comfyui_modal_client._client import Client, ignore
+from comfyui_modal_client._errors import reached
+from comfyui_modal_client._files import CHUNK_BYTES, Downloaded
+from comfyui_modal_client._retries import Retries
+from comfyui_modal_client._transport import (
+    ATTEMPTS,
+    MAX_RETRY_AFTER_S,
+    TIMEOUT_S,
+    base_url,
+    check_answer,
+    check_download,
+    check_upload,
+    http_options,
+    request_of,
+)
+from comfyui_modal_client._types import JobOptions, Json, ListOptions
+
+T = TypeVar("T")
+
+
+def _documented_as(original: type) -> Callable[[type[T]], type[T]]:
+    """Give the methods of a class the docstrings of another class's methods of the same names."""
+
+    def document(copy: type[T]) -> type[T]:
+        for name, method in vars(copy).items():
+            if not name.startswith("_") and not method.__doc__:
+                method.__doc__ = getattr(original, name).__doc__
+        return copy
+
+    return document
+
+
+@_documented_as(Client)
+class AsyncClient:
+    """A client of one API for asyncio: `Client`, with the same arguments, and methods that are awaited.
+
+    `on_change` is an ordinary function. Files are read, written and hashed in threads.
+    """
+
+    def __init__(
+        self,
+        api_url: str,
+        api_key: str,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        attempts: int = ATTEMPTS,
+        max_retry_after_s: float = MAX_RETRY_AFTER_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        options = http_options(timeout_s, tls)
+        self._retries = Retries(attempts, max_retry_after_s)
+        self._api = httpx.AsyncClient(base_url=base_url(api_url), **options)
+        self._api.headers["authorization"] = f"Bearer {api_key}"
+        self._bucket = httpx.AsyncClient(**options)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._api.aclose()
+        await self._bucket.aclose()
+
+    # Jobs
+
+    async def submit(
+        self,
+        workflow: Mapping[str, Any],
+        *,
+        inputs: Sequence[Mapping[str, Any]] = (),
+        idempotency_key: str | None = None,
+        **options: Unpack[JobOptions],
+    ) -> Json:
+        return await self._run(
+            op.make("/v1/jobs", {"workflow": workflow, "inputs": inputs, **options}, idempotency_key)
+        )
+
+    async def submit_named(
+        self, name: str, inputs: Mapping[str, Any], *, idempotency_key: str | None = None, **options: Unpack[JobOptions]
+    ) -> Json:
+        return await self._run(op.make(op.workflow_path(name, "jobs"), {"inputs": inputs, **options}, idempotency_key))
+
+    async def job(self, job_id: str) -> Json:
+        return await self._run(op.get(op.job_path(job_id)))
+
+    async def wait(
+        self, job_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
+    ) -> Json:
+        return await self._run(op.wait_for_job(job_id, on_change, timeout_s))
+
+    async def jobs(self, **options: Unpack[ListOptions]) -> Json:
+        return await self._run(op.list_jobs(options))
+
+    async def cancel(self, job_id: str) -> Json:
+        return await self._run(op.answer_of(op.Call("DELETE", op.job_path(job_id))))
+
+    async def remove(self, job_id: str) -> Json | None:
+        return await self._run(op.remove(job_id))
+
+    async def logs(self, job_id: str, attempt: int | None = None) -> str:
+        return await self._run(op.logs(job_id, attempt))
+
+    # Files
+
+    async def upload(self, path: str | Path) -> str:
+        return await self._run(op.upload(Path(path)))
+
+    async def input_file(self, path: str | Path, name: str | None = None) -> Json:
+        return await self._run(op.input_file(Path(path), name))
+
+    async def download(self, output: Mapping[str, Any], folder: str | Path) -> Downloaded:
+        return await self._run(op.download(output, Path(folder)))
+
+    async def download_all(self, job_id: str, folder: str | Path) -> list[Downloaded]:
+        return await self._run(op.download_all(job_id, Path(folder)))
+
+    # Batches
+
+    async def submit_batch(self, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+        return await self._run(op.make("/v1/batches", fields, idempotency_key))
+
+    async def batch(self, batch_id: str) -> Json:
+        return await self._run(op.get(op.batch_path(batch_id)))
+
+    async def wait_batch(
+        self, batch_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
+    ) -> Json:
+        return await self._run(op.wait_for_batch(batch_id, on_change, timeout_s))
+
+    async def cancel_batch(self, batch_id: str) -> Json:
+        return await self._run(op.answer_of(op.Call("DELETE", op.batch_path(batch_id))))
+
+    # Workflows
+
+    async def workflows(self) -> list[Json]:
+        return await self._run(op.get_rows("/v1/workflows", "workflows"))
+
+    async def workflow(self, name: str) -> Json:
+        return await self._run(op.get(op.workflow_path(name)))
+
+    # Webhooks
+
+    async def test_webhook(self, url: str) -> Json:
+        # Not repeated: the receiver would get two events.
+        call = op.Call("POST", "/v1/webhooks/test", json={"url": url}, is_repeatable=False)
+        return await self._run(op.answer_of(call))
+
+    async def deliveries(self, job_id: str) -> list[Json]:
+        return await self._run(op.get_rows(op.job_path(job_id, "deliveries"), "deliveries"))
+
+    async def redeliver(self, job_id: str, event_id: str) -> Json:
+        path = op.job_path(job_id, "deliveries", event_id, "redeliver")
+        return await self._run(op.answer_of(op.Call("POST", path, is_repeatable=False)))
+
+    # The deployment
+
+    async def health(self) -> Json:
+        return await self._run(op.get("/health"))
+
+    async def system(self) -> Json:
+        return await self._run(op.get("/v1/system"))
+
+    async def limits(self) -> Json:
+        return await self._run(op.get("/v1/limits"))
+
+    async def _run(self, plan: op.Plan[T]) -> T:
+        """Perform the steps of an operation."""
+        with closing(plan):
+            result: Any = None
+            while True:
+                try:
+                    step = plan.send(result)
+                except StopIteration as end:
+                    return end.value  # type: ignore[no-any-return]  # StopIteration is not generic
+                result = None
+                match step:
+                    case op.Call():
+                        result = await self._call(step)
+                    case op.SendFile():
+                        await self._send(step)
+                    case op.ReceiveFile():
+                        await self._receive(step)
+                    case op.Work():
+                        result = await asyncio.to_thread(step.function)
+
+    async def _call(self, step: op.Call) -> httpx.Response:
+        async for attempt in self._retries.attempts_of(is_repeatable=step.is_repeatable):
+            with attempt, reached(self._api.base_url):
+                return check_answer(await self._api.request(step.method, **request_of(step)))
+        raise AssertionError  # the last attempt raises its error
+
+    async def _send(self, step: op.SendFile) -> None:
+        created = step.created
+        async for attempt in self._retries.attempts_of(is_repeatable=True):
+            with attempt, reached(created["url"]), step.path.open("rb") as file:
+                response = await self._bucket.request(
+                    created["method"], created["url"], headers=created["headers"], content=_chunks(file)
+                )
+                check_upload(step, response, attempt=attempt.num)
+
+    async def _receive(self, step: op.ReceiveFile) -> None:
+        async for attempt in self._retries.attempts_of(is_repeatable=True):
+            with attempt, reached(step.url):
+                async with self._bucket.stream("GET", step.url, headers=step.draft.headers) as response:
+                    check_download(step, response)
+                    step.draft.begin(response)
+                    async for chunk in response.aiter_raw():
+                        await asyncio.to_thread(step.draft.write, chunk)
+
+
+async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,222 @@
+"""Every operation of the client, without I/O: a generator that yields steps and receives their results.
+
+`Client` and `AsyncClient` perform the steps, each in its own way, so an operation is written once.
+"""
+
+import mimetypes
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+
+from comfyui_modal_client._errors import ApiUnreachable, WaitTimedOut, origin
+from comfyui_modal_client._files import Downloaded, Draft, find_same, place
+from comfyui_modal_client._types import Json, ListOptions
+
+T = TypeVar("T")
+
+LONG_POLL_S = 20
+"""How long the API may hold a request until the job changes. Proxies end requests that take a minute."""
+_LAG_S = 1.0
+_UNFINISHED = ("queued", "running")
+_TERMINAL = ("completed", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request to the API. Its result is the answer, an `httpx.Response` below 400."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    is_repeatable: bool = True
+    """Whether sending it twice does what sending it once does."""
+
+
+@dataclass(frozen=True, slots=True)
+class SendFile:
+    """An upload to the bucket, as `created` by POST /v1/uploads."""
+
+    created: Json
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveFile:
+    """A download from the bucket into `draft`. An interrupted one is continued where it broke off."""
+
+    url: str
+    draft: Draft
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A function that may block for long, such as the hash of a large file. Its result is what the function returns."""
+
+    function: Callable[[], Any]
+
+
+Step = Call | SendFile | ReceiveFile | Work
+Plan = Generator[Step, Any, T]
+
+
+def make(path: str, document: Mapping[str, Any], idempotency_key: str | None = None) -> Plan[Json]:
+    """A POST that creates one resource, however often it is sent: its Idempotency-Key says that it is the same."""
+    headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
+    return (yield from answer_of(Call("POST", path, json=document, headers=headers)))
+
+
+def answer_of(call: Call) -> Plan[Json]:
+    """The JSON object that a request is answered with."""
+    response: httpx.Response = yield call
+    return _json(response)
+
+
+def get(path: str, params: Mapping[str, Any] | None = None) -> Plan[Json]:
+    return (yield from answer_of(Call("GET", path, params=given(params or {}))))
+
+
+def get_rows(path: str, name: str) -> Plan[list[Json]]:
+    """The array `name` of the JSON object that a GET is answered with."""
+    rows: list[Json] = (yield from get(path))[name]
+    return rows
+
+
+def logs(job_id: str, attempt: int | None) -> Plan[str]:
+    response: httpx.Response = yield Call("GET", job_path(job_id, "logs"), params=given({"attempt": attempt}))
+    return response.text
+
+
+def remove(job_id: str) -> Plan[Json | None]:
+    response: httpx.Response = yield Call("DELETE", job_path(job_id), params={"purge": "true"})
+    return None if response.status_code == 204 else _json(response)
+
+
+def wait_for_job(job_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    etag = ""
+    while True:
+        # The first request does not wait, so that `on_change` gets the state of a job that is long under way.
+        call = Call("GET", job_path(job_id))
+        if etag:
+            left = LONG_POLL_S if end is None else min(LONG_POLL_S, end - time.monotonic())
+            if left <= 0:
+                raise WaitTimedOut(f"job {job_id} has not ended within {timeout_s:g} s")
+            call = replace(call, headers={"if-none-match": etag})
+            if left < 1:  # the API waits for whole seconds
+                yield Work(partial(time.sleep, left))
+            else:
+                call = replace(call, params={"wait": int(left)})
+        response: httpx.Response = yield call
+        if response.status_code == 304:
+            continue
+        job = _json(response)
+        etag = response.headers["etag"]
+        on_change(job)
+        if job["status"] in _TERMINAL:
+            return job
+
+
+def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    former: str | None = None
+    while True:
+        batch = yield from get(batch_path(batch_id))
+        on_change(batch)
+        if batch["status"] == "finished":
+            return batch
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            raise WaitTimedOut(f"batch {batch_id} has not finished within {timeout_s:g} s")
+        job_id = next((row["job_id"] for row in batch["jobs"] if row["status"] in _UNFINISHED), None)
+        if job_id is None or job_id == former:
+            yield Work(partial(time.sleep, _LAG_S))  # the batch may learn of a job's end a little later
+        else:
+            yield from wait_for_job(job_id, lambda _: None, left)
+        former = job_id
+
+
+def upload(path: Path) -> Plan[str]:
+    created = yield from make(
+        "/v1/uploads",
+        {
+            "filename": path.name,
+            "size_bytes": path.stat().st_size,
+            "content_type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
+        },
+    )
+    yield SendFile(created, path)
+    return str(created["upload_id"])
+
+
+def input_file(path: Path, name: str | None) -> Plan[Json]:
+    return {"name": name or path.name, "upload_id": (yield from upload(path))}
+
+
+def download(output: Mapping[str, Any], folder: Path) -> Plan[Downloaded]:
+    name, sha256 = output["filename"], output["sha256"]
+    folder.mkdir(parents=True, exist_ok=True)
+    same: Path | None = yield Work(partial(find_same, folder, name, sha256))
+    if same is not None:
+        return Downloaded(same, "already there")
+    # The final name appears only after the checksum matches, so an interrupted download never looks complete.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as drafts, Draft(Path(drafts) / "draft") as draft:
+        yield ReceiveFile(output["url"], draft, name)
+        draft.finish(name, sha256)
+        path = place(draft.path, folder, name)
+    return Downloaded(path, "new" if path.name == Path(name).name else "renamed")
+
+
+def download_all(job_id: str, folder: Path) -> Plan[list[Downloaded]]:
+    # Asked anew, because the URLs of an earlier answer may have expired.
+    job = yield from get(job_path(job_id))
+    saved = []
+    for output in job["outputs"]:
+        done = yield from download(output, folder)
+        saved.append(done)
+    return saved
+
+
+def list_jobs(options: ListOptions) -> Plan[Json]:
+    fields = dict(options)
+    for name, value in options.get("metadata", {}).items():
+        fields[f"metadata[{name}]"] = value
+    fields.pop("metadata", None)
+    return (yield from get("/v1/jobs", fields))
+
+
+def job_path(job_id: str, *rest: str) -> str:
+    return "/".join(("/v1/jobs", quote(job_id, safe=""), *rest))
+
+
+def batch_path(batch_id: str) -> str:
+    return f"/v1/batches/{quote(batch_id, safe='')}"
+
+
+def workflow_path(name: str, *rest: str) -> str:
+    return "/".join(("/v1/workflows", quote(name, safe=""), *rest))
+
+
+def given(values: Mapping[str, Any]) -> Json:
+    """Return the members that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _json(response: httpx.Response) -> Json:
+    try:
+        document = response.json()
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):  # some other server's page
+        raise ApiUnreachable(f"{origin(response.url)} did not answer with a JSON object: is it the URL of this API?")
+    return document
