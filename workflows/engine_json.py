@@ -15,8 +15,8 @@ _ESCAPES = re.compile(r"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..
 """The escapes of a JSON text; the group is a surrogate without its other half."""
 
 
-def parsed(content: bytes | str) -> Any:
-    """Parse JSON. NaN, infinities and numbers beyond these limits become None; invalid Unicode becomes U+FFFD.
+def parsed(content: bytes | str, *, unfit: float | None = None) -> Any:
+    """Parse JSON. NaN, infinities and numbers beyond these limits become `unfit`; invalid Unicode becomes U+FFFD.
 
     Raises ValueError for a text that is not JSON, RecursionError for one of great depth.
     """
@@ -24,13 +24,12 @@ def parsed(content: bytes | str) -> Any:
     # Python lists a file name that is not UTF-8 with lone surrogates, and ComfyUI sends them as escapes.
     if "\\ud" in text or "\\uD" in text:
         text = _ESCAPES.sub(lambda found: "\\ufffd" if found[1] else found[0], text)
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
 
+    def finite(text: str) -> float | None:
+        number = float(text)
+        return number if math.isfinite(number) else unfit
 
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
+    def integer(text: str) -> float | None:
+        return int(text) if len(text) <= LONGEST_INTEGER else unfit
 
-
-def _integer(text: str) -> int | None:
-    return int(text) if len(text) <= LONGEST_INTEGER else None
+    return json.loads(text, parse_constant=lambda _: unfit, parse_float=finite, parse_int=integer)

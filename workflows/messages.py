@@ -4,6 +4,7 @@ Field names are ComfyUI's. A message of an unknown type becomes `Unknown` and ne
 custom nodes send further types. Ids and names have a limit, since a job's record repeats them for each output.
 """
 
+import math
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,7 +40,10 @@ class ExecutionCached:
 
 @dataclass(frozen=True, slots=True)
 class Executing:
-    """A node starts. `node` None marks the end of the prompt, the only reliable sign that its history is complete."""
+    """A node starts. `node` None marks the end of the prompt, the only reliable sign that its history is complete.
+
+    The end always names its prompt.
+    """
 
     prompt_id: str | None
     node: str | None
@@ -149,7 +153,12 @@ def decode_text(frame: str | bytes) -> Message:
         return Unknown("", None)
     if not isinstance(document, dict):
         return Unknown("", document)
-    return decode_pair(document.get("type"), document.get("data"))
+    message = decode_pair(document.get("type"), document.get("data"))
+    if isinstance(message, Executing) and message.node is None:
+        # NaN is null by now. Only a null in the frame itself is the end of a prompt.
+        exact = engine_json.parsed(frame, unfit=math.nan)
+        return decode_pair(exact["type"], exact["data"])
+    return message
 
 
 def decode_pair(kind: object, data: object) -> Message:
@@ -219,7 +228,10 @@ def _executed(data: dict[str, Any]) -> Message:
 
 
 def _executing(data: dict[str, Any]) -> Message:
-    return Executing(data.get("prompt_id"), _id_or_none(data["node"]), _id_or_none(data.get("display_node")))
+    prompt_id, node = data.get("prompt_id"), _id_or_none(data["node"])
+    if node is None and not isinstance(prompt_id, str):
+        raise ValueError("not the end of a prompt")
+    return Executing(prompt_id, node, _id_or_none(data.get("display_node")))
 
 
 def _execution_error(data: dict[str, Any]) -> Message:

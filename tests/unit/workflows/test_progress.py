@@ -86,6 +86,29 @@ def test_nan_in_a_payload_becomes_null() -> None:
     assert message == Executed("p", "1", "1", {"x": [None, None]})
 
 
+def test_a_null_node_is_the_end_of_its_prompt() -> None:
+    """ComfyUI's message with a null node and the prompt's id is the end of the prompt."""
+    assert decode_text('{"type":"executing","data":{"node":null,"prompt_id":"p"}}') == Executing("p", None, None)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(
+            f'{{"node":{node},"prompt_id":"p"}}'
+            for node in ("NaN", "-Infinity", "1e999", "9" * 5_000, "[]", "{}", "1.5")
+        ),
+        '{"prompt_id":"p"}',
+        '{"node":null}',
+        '{"node":null,"prompt_id":NaN}',
+        '{"node":null,"prompt_id":7}',
+    ],
+)
+def test_no_other_node_is_the_end_of_a_prompt(data: str) -> None:
+    """A message without a node, with a node that is no id, or without a prompt's id is not the end of a prompt."""
+    assert isinstance(decode_text(f'{{"type":"executing","data":{data}}}'), Unknown)
+
+
 def test_lone_surrogates_in_a_message_are_replaced() -> None:
     """Half of a surrogate pair in a node's id becomes U+FFFD, in a text message as in a preview's metadata."""
     named = r'"prompt_id":"p","node":"\ud800","node_id":"a\udc00"'
