@@ -46,6 +46,7 @@ class HeadLimits:
     max_head_bytes: int = 64 * 1024
     """Limit for a head, and for the part of a chunked body's framing that exceeds the size of its data."""
     max_head_fields: int = 100
+    """Limit for the fields of a head, and for the trailer fields of a chunked body."""
     max_pipelined: int = 16
     """Pipelined requests that one connection may queue behind the current one."""
     write_s: float = 30.0
@@ -110,6 +111,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
         self._framing_bytes = 0
         self._unbroken_bytes = 0
+        self._trailers = 0
         self._is_refused = False
         self._is_lost = False
 
@@ -181,13 +183,17 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._body_bytes = self._framing_bytes = self._unbroken_bytes = 0
+        self._body_bytes = self._framing_bytes = self._unbroken_bytes = self._trailers = 0
         if self._timer is None:  # the timer of the first head has run since the connection was made
             self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._timer is not None:  # without the timer the head is complete, and this is a trailer field
             super().on_header(name, value)
+            return
+        self._trailers += 1
+        if self._trailers > self._guard.limits.max_head_fields and not self._is_refused:
+            self._refuse(*TOO_MUCH_FRAMING)
 
     def on_headers_complete(self) -> None:
         # `data_received` compares whole reads only, and one read may hold a head larger than the limit and its end.

@@ -26,6 +26,7 @@ import httpx
 
 from storage.fair_slots import FairSlots
 from storage.intake.ssrf import DestinationRefused, Destinations
+from storage.intake.trailers import Trailers, is_chunked
 
 DNS_TIMEOUT_S = 5.0
 RESOLVERS, RESOLVERS_OF_TENANT = 64, 8
@@ -42,7 +43,8 @@ MAX_INTERIM = 16
 MAX_HEAD_BYTES = 100 * 1024
 """Maximum size of each response head."""
 MAX_HEAD_FIELDS = 256
-"""Maximum fields of the heads of an answer in all: each takes 3 µs to parse, and 100 KiB could have 20,000."""
+"""Maximum fields of the heads of an answer in all, and of its trailers: each takes 3 µs to parse, and 100 KiB may have
+20,000."""
 READS_AT_ONCE = 32
 """Reads before other tasks get a turn."""
 READS_COUNTED, MIN_READ_BYTES = 512, 128
@@ -137,7 +139,7 @@ class _PinnedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _GuardedStream(httpcore.AsyncNetworkStream):
-    """Bounds the bytes before the body, and the number of reads."""
+    """Bounds the bytes before the body, the fields after it, and the number of reads."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
         self._inner = inner
@@ -145,6 +147,7 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
         self._interim = 0
         self._fields = 0
         self._is_in_body = False
+        self._trailers: Trailers | None = None
         self._reads = 0
         self._read_bytes = 0
 
@@ -161,11 +164,22 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
                 raise httpcore.RemoteProtocolError("the server sends its bytes in too small pieces")
             self._read_bytes = 0
         # h11 would parse all that was read without a pause for other tasks.
-        if not self._is_in_body:
-            self._check(data)
+        self._check(data)
         return data
 
     def _check(self, data: bytes) -> None:
+        if self._is_in_body:
+            self._check_trailers(data)
+        else:
+            self._check_heads(data)
+
+    def _check_trailers(self, data: bytes) -> None:
+        if self._trailers is not None:
+            self._trailers.feed(data)
+            if self._trailers.fields > MAX_HEAD_FIELDS:
+                raise httpcore.RemoteProtocolError(f"trailers of more than {MAX_HEAD_FIELDS} fields")
+
+    def _check_heads(self, data: bytes) -> None:
         searched_from = max(0, len(self._head) - 2)  # the end of a head has three bytes, two of which may be here
         self._head += data
         while (end := _END_OF_HEAD.search(self._head, searched_from)) is not None and not self._is_in_body:
@@ -174,9 +188,12 @@ class _GuardedStream(httpcore.AsyncNetworkStream):
             if self._interim > MAX_INTERIM and not self._is_in_body:
                 raise httpcore.RemoteProtocolError("too many interim answers")
             self._fields += self._checked_fields(end.start())
+            if self._is_in_body and is_chunked(bytes(self._head[: end.end()])):
+                self._trailers = Trailers()
             del self._head[: end.end()]
             searched_from = 0
         if self._is_in_body:
+            self._check_trailers(bytes(self._head))
             self._head.clear()
         self._checked_fields(len(self._head))
 

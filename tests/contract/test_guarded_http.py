@@ -258,6 +258,18 @@ async def test_bytes_that_are_not_http_get_a_problem() -> None:
         assert b"application/problem+json" in answer
 
 
+@pytest.mark.parametrize(("fields", "words"), [(100, b"well"), (101, b" 400 ")])
+async def test_the_number_of_trailer_fields_is_limited(fields: int, words: bytes) -> None:
+    """A body with more trailer fields than a head may have is refused, although they are few bytes."""
+    async with _server(HeadLimits()) as (connect, _):
+        sent = await connect()
+        sent[1].write(CHUNKED)
+        await sent[1].drain()
+        sent[1].write(b"3\r\nabc\r\n0\r\n" + b"x: y\r\n" * fields + b"\r\n")
+        async with asyncio.timeout(TIME_LIMIT_S):
+            await sent[0].readuntil(words)
+
+
 async def test_chunks_of_normal_size_are_read() -> None:
     """A body in many chunks, with extensions and a trailer, is read."""
     async with _server(HeadLimits(max_head_bytes=2_000)) as (connect, _):

@@ -324,6 +324,24 @@ async def test_a_head_with_the_most_fields_is_accepted(size: int) -> None:
     assert stream._is_in_body
 
 
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("chunks", [b"", b"5;x=y\r\na\n\n\n\n\r\n" * 100, b"a0\r\n" + b"\n" * 160 + b"\r\n"])
+async def test_the_number_of_trailer_fields_is_bounded(chunks: bytes, size: int) -> None:
+    """Too many trailer fields are refused before they are parsed, wherever the answer is split; data does not count."""
+
+    def check(fields: int) -> None:
+        stream, answer = _GuardedStream(OneRead(b"")), CHUNKED + chunks + b"0\r\n" + b"a: b\r\n" * fields
+        for start in range(0, len(answer), size):
+            stream._check(answer[start : start + size])
+
+    check(MAX_HEAD_FIELDS)
+    with pytest.raises(httpcore.RemoteProtocolError, match="trailers"):
+        check(MAX_HEAD_FIELDS + 1)
+
+
 async def test_a_body_is_passed_on_unchanged() -> None:
     """A body after a few interim responses is passed on unchanged, even if it resembles a response."""
     answer = b"HTTP/1.1 103 A\r\n\r\n" * MAX_INTERIM + b"HTTP/1.1 200 OK\r\n\r\n" + b"HTTP/1.1 103 A\r\n\r\n" * 1_000
