@@ -15,6 +15,7 @@ StorageError
 │   └── BatchGone         there was one, and it was removed
 ├── KeyNotFound           the bucket has no such API key
 ├── LookupsBusy           too many unknown API keys are being looked up
+├── EngineInfoTooLarge    an engine says more of its nodes than the API can read
 ├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
@@ -122,6 +123,10 @@ class FetchFailed(StorageError):
 
 class FileRefused(StorageError):
     """The file is not accepted; the message says why."""
+
+
+class EngineInfoTooLarge(StorageError):
+    """An engine's object_info is larger than the API can read."""
 
 
 class FileChanged(StorageError):

@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from storage.errors import CheckUnavailable, FileRefused, ObjectNotFound, SealBr
 from storage.intake.host_paths import HostPaths
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import ErrorDetail, InputFile
-from storage.jobs.record import CANCELLED_MESSAGE, JobRecord
+from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.jobs.timers import KeysAhead
 from storage.stores import Stores
@@ -38,6 +39,7 @@ from workers.errors import (
     JobCancelled,
     JobTimedOut,
     OutOfMemory,
+    OutputFailed,
     PromptRefused,
     Repeat,
     StagingFailed,
@@ -129,7 +131,7 @@ class Attempt:
             stores.clock,
             self._policy.report,
             observe=self._snapshot,
-            on_cancel=lambda: self._stop(JobCancelled(CANCELLED_MESSAGE)),
+            on_stop=self._stop,
             on_fenced=work.cancel,
         )
         reporting = asyncio.create_task(reporter.run(stores.signal))
@@ -297,9 +299,12 @@ class Attempt:
             stored = await self._committed_end(newest, self._ended)
         except StorageError:
             raise
+        except OutputFailed as error:  # the record would be too large
+            self._failure = self._failure or error
+            stored = await self._committed_end(newest, partial(self._ended_short, self._failure))
         except Exception:  # a defect, as of a value that no record can hold, must end the job rather than its worker
             logger.exception("an attempt could not be concluded")
-            stored = await self._committed_end(newest, self._ended_by_defect)
+            stored = await self._committed_end(newest, partial(self._ended_short, WorkerError(INTERNAL_ERROR)))
         record = stored.record
         if self._failure is None and record.started_at is not None and record.completed_at is not None:
             seconds = (record.completed_at - record.started_at).total_seconds()
@@ -314,14 +319,20 @@ class Attempt:
     async def _committed_end(self, newest: StoredJob, ended: Callable[[JobRecord], JobRecord]) -> StoredJob:
         return await retry_while_unavailable(lambda: self._stores.jobs.evolve_from(newest, ended, ahead=self._ahead))
 
-    def _ended_by_defect(self, record: JobRecord) -> JobRecord:
+    def _ended_short(self, failure: WorkerError, record: JobRecord) -> JobRecord:
         """Return the failed record with nothing new of the engine's: only what an earlier write has accepted."""
         attempt = self._record.attempt
-        error = _error_detail(WorkerError(INTERNAL_ERROR), attempt, self._paths)
+        error = _error_detail(failure, attempt, self._paths)
         return record.fail(attempt=attempt, now=self._stores.clock.now(), error=error, outputs=record.outputs)
 
     def _ended(self, record: JobRecord) -> JobRecord:
-        """Return the record after the attempt. It may be called again with a newer one, as after a cancel request."""
+        """Return the record after the attempt. Raises `OutputFailed` if it is too large.
+
+        It may be called again with a newer one, as after a cancel request.
+        """
+        return self._policy.report.checked(self._after(record))
+
+    def _after(self, record: JobRecord) -> JobRecord:
         now, attempt, snapshot = self._stores.clock.now(), self._record.attempt, self._snapshot()
         outputs, details = self._uploads.finished(), None if snapshot is None else snapshot.details
         if self._execution is not None and self._execution.node_errors is not None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from storage.errors import StorageError
+from storage.errors import EngineInfoTooLarge, StorageError
 from storage.jobs.models import Runtime
 from storage.pools.engine_info import FILES_LIFE
 from storage.pools.worker_facts import WorkerFacts
@@ -57,9 +57,12 @@ class Publisher:
         self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)
         pool = self._identity.pool
         try:
-            await self._stores.engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
             await self._stores.worker_facts.publish(pool, facts)
+            await self._stores.engine_info.publish(pool, info, comfyui_version=system.comfyui_version)
             self._published_at = self._stores.clock.now()
+        except EngineInfoTooLarge as error:
+            self._published_at = self._stores.clock.now()  # a second try would cost as much and fail as well
+            logger.warning("graphs are checked for their structure alone: %s", error)
         except StorageError as error:
             logger.warning("what the engine can do was not published: %s", error)
 

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from storage.clock import Clock
 from storage.errors import AttemptFenced, JobNotFound, StorageError
 from storage.jobs.models import Output, ProgressDetails
-from storage.jobs.record import JobRecord, Status
+from storage.jobs.record import CANCELLED_MESSAGE, JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
 from storage.signal import Bell, Signal, job_topic
+from workers.errors import JobCancelled, OutputFailed, WorkerError
 from workflows.progress import ProgressModel
+
+_TOO_LARGE = (
+    "the job's record, which lists its outputs, warnings and events, would have {size} bytes, at most {most} are "
+    "allowed: let the workflow make fewer outputs, or shorter names and texts"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +33,16 @@ class ReportPolicy:
     interval_s: float = 1.0
     cancel_poll_s: float = 2.0
     lease_s: float = 60.0
+    max_record_bytes: int = 4 * 1024**2
+    """Maximum of what an attempt writes: every GET, list and event reads whole records. Other writers add little, and
+    must always be able to end a job."""
+
+    def checked(self, record: JobRecord) -> JobRecord:
+        """Return the record. Raises `OutputFailed` if it is too large."""
+        size = len(record.model_dump_json().encode())
+        if size > self.max_record_bytes:
+            raise OutputFailed(_TOO_LARGE.format(size=size, most=self.max_record_bytes))
+        return record
 
     @property
     def heartbeat_s(self) -> float:
@@ -56,8 +72,8 @@ class Snapshot:
 class Reporter:
     """`observe` returns the current progress, None while there is none.
 
-    `on_cancel` and `on_fenced` are each called at most once, from the loop. `stored` is the newest known record of this
-    attempt; `is_fenced` is true if another attempt holds the job.
+    `on_stop` is called from the loop if the job was cancelled or its record would be too large, `on_fenced` if another
+    attempt holds the job, which `is_fenced` then says. `stored` is the newest known record of this attempt.
     """
 
     def __init__(
@@ -68,7 +84,7 @@ class Reporter:
         policy: ReportPolicy,
         *,
         observe: Callable[[], Snapshot | None],
-        on_cancel: Callable[[], None],
+        on_stop: Callable[[WorkerError], None],
         on_fenced: Callable[[], object],
     ) -> None:
         self.stored = stored
@@ -77,7 +93,7 @@ class Reporter:
         self._clock = clock
         self._policy = policy
         self._observe = observe
-        self._on_cancel = on_cancel
+        self._on_stop = on_stop
         self._on_fenced = on_fenced
         self._attempt = stored.record.attempt
         self._written: Snapshot | None = None
@@ -100,6 +116,9 @@ class Reporter:
                     self.is_fenced = True
                     self._on_fenced()
                     raise AttemptFenced(f"attempt {self._attempt} of job {record.job_id} was taken over") from error
+                except OutputFailed as error:
+                    self._observe = lambda: None  # the lease is still renewed, until the attempt has ended
+                    self._on_stop(error)
                 except StorageError as error:
                     logger.warning("progress of job %s could not be written: %s", record.job_id, error)
                 except Exception:  # a defect of the progress must not cost the lease, which the next turns renew
@@ -135,7 +154,7 @@ class Reporter:
         self._written = snapshot
 
     def _reported(self, record: JobRecord, snapshot: Snapshot | None) -> JobRecord:
-        return record.report(
+        reported = record.report(
             attempt=self._attempt,
             now=self._clock.now(),
             lease_s=self._policy.lease_s,
@@ -143,6 +162,7 @@ class Reporter:
             details=snapshot.details if snapshot else record.progress_details,
             outputs=snapshot.outputs if snapshot else record.outputs,
         )
+        return reported if snapshot is None else self._policy.checked(reported)
 
     def _notice(self, stored: StoredJob) -> None:
         record = stored.record
@@ -151,4 +171,4 @@ class Reporter:
         self.stored = stored
         if record.cancel_requested_at is not None and not self._heard_cancel:
             self._heard_cancel = True
-            self._on_cancel()
+            self._on_stop(JobCancelled(CANCELLED_MESSAGE))

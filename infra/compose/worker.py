@@ -64,7 +64,10 @@ def attempt_policy(settings: Settings) -> AttemptPolicy:
         media_limits=settings.media_limits,
         media_checks=settings.max_media_checks,
         report=ReportPolicy(
-            interval_s=settings.progress_interval_s, cancel_poll_s=settings.cancel_poll_s, lease_s=settings.lease_s
+            interval_s=settings.progress_interval_s,
+            cancel_poll_s=settings.cancel_poll_s,
+            lease_s=settings.lease_s,
+            max_record_bytes=settings.max_record_bytes,
         ),
     )
 

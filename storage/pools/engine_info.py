@@ -13,6 +13,7 @@ In both cases the next job is accepted, and the worker that it starts publishes 
 import asyncio
 import gzip
 import json
+import zlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,7 +23,7 @@ from cachetools import TTLCache
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
-from storage.errors import ObjectNotFound, PreconditionFailed
+from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
 from workflows.catalogue import Catalogue
 
 CACHE_LIFE = timedelta(seconds=60)
@@ -30,6 +31,11 @@ ABSENT_LIFE = timedelta(seconds=2)
 """Cache lifetime of a missing object, short because a new deployment publishes within its first minute."""
 FILES_LIFE = timedelta(hours=1)
 INFO_LIFE = timedelta(hours=24)
+MAX_INFO_BYTES = 16 * 1024**2
+"""Maximum size of a pool's information as JSON. When it changes, the API parses it and stands still for 20 ms for each
+MiB. Without it, graphs are checked for their structure alone."""
+_GZIP = 16 + zlib.MAX_WBITS
+_TOO_LARGE = f"the engine's object_info has more than {MAX_INFO_BYTES // 1024**2} MiB: remove node packs or model files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +48,25 @@ class EngineInfo:
     files_listed: bool
 
     def to_bytes(self) -> bytes:
+        """Raises `EngineInfoTooLarge`."""
         document = {
             "comfyui_version": self.comfyui_version,
             "published_at": self.published_at.isoformat(),
             "files_listed": self.files_listed,
             "object_info": self.object_info,
         }
-        return gzip.compress(json.dumps(document).encode(), mtime=0)
+        text = json.dumps(document).encode()
+        if len(text) > MAX_INFO_BYTES:
+            raise EngineInfoTooLarge(_TOO_LARGE)
+        return gzip.compress(text, mtime=0)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "EngineInfo":
-        document = json.loads(gzip.decompress(body))
+        """Raises `EngineInfoTooLarge`."""
+        text = zlib.decompressobj(wbits=_GZIP).decompress(body, MAX_INFO_BYTES + 1)
+        if len(text) > MAX_INFO_BYTES:
+            raise EngineInfoTooLarge(_TOO_LARGE)
+        document = json.loads(text)
         return cls(
             object_info=document["object_info"],
             comfyui_version=document["comfyui_version"],
@@ -86,7 +100,10 @@ class EngineInfoStore:
         comfyui_version: str | None = None,
         files_listed: bool = True,
     ) -> EngineInfo:
-        """Publish the engine's capabilities. `files_listed` is false if no models were mounted."""
+        """Publish the engine's capabilities. `files_listed` is false if no models were mounted.
+
+        Raises `EngineInfoTooLarge`.
+        """
         info = EngineInfo(object_info, comfyui_version, self._clock.now(), files_listed)
         body = await asyncio.to_thread(info.to_bytes)
         await self._objects.put(keys.engine_info(pool), body, content_type="application/gzip")
@@ -100,7 +117,7 @@ class EngineInfoStore:
             info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
             body = await asyncio.to_thread(replace(info, files_listed=False).to_bytes)
             await self._objects.replace(key, body, etag=stored.head.etag, content_type="application/gzip")
-        except ObjectNotFound:
+        except (ObjectNotFound, EngineInfoTooLarge):
             return
         except PreconditionFailed:  # a worker has published meanwhile, perhaps with the old lists
             await self.files_changed(pool)
@@ -123,7 +140,7 @@ class EngineInfoStore:
             return None
         try:
             read = await self._read_again(key)
-        except ObjectNotFound:
+        except (ObjectNotFound, EngineInfoTooLarge):
             self._absent[key] = None
             return None
         self._reads[key] = read

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -304,6 +305,26 @@ async def test_outputs_above_a_limit_fail_the_job(tmp_path: Path, limit: UploadP
     assert ended.error_detail is not None
     assert (ended.status, ended.error_detail.code, ended.error) == (Status.FAILED, "output_failed", message)
     assert len(ended.outputs) < 2
+
+
+@pytest.mark.parametrize("is_reported", [True, False], ids=["while it runs", "at its end"])
+async def test_a_job_whose_record_would_be_too_large_fails(tmp_path: Path, is_reported: bool) -> None:
+    """A job whose outputs would make its record too large fails with an error that says so."""
+
+    async def script(play: Play) -> None:
+        outputs = {str(number): painted(tmp_path, f"{number}.txt") for number in range(40)}
+        for node, ui in outputs.items():
+            await play.say("executed", node=node, display_node=node, output=ui)
+        await (play.until_interrupted() if is_reported else play.succeed(outputs))
+
+    async with stage(tmp_path, script) as on:
+        report = replace(on.policy.report, max_record_bytes=6_000, interval_s=0.02 if is_reported else 60)
+        on.policy = replace(on.policy, report=report)
+        ended = (await on.run(await on.claimed())).stored.record
+    assert ended.error_detail is not None
+    assert (ended.status, ended.error_detail.code) == (Status.FAILED, "output_failed")
+    assert re.match(r"the job's record, .* would have \d+ bytes, at most 6000 are allowed", ended.error or "")
+    assert len(ended.model_dump_json()) < 8_000
 
 
 async def test_the_record_contains_a_limited_amount_of_text(tmp_path: Path) -> None:

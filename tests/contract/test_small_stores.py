@@ -1,16 +1,18 @@
 """Stores of uploads, run times and engine information, on the in-memory store and the real S3 server."""
 
+import gzip
 from datetime import timedelta
 
 import pytest
 
 from storage import keys
+from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
-from storage.errors import FileRefused, UploadIncomplete, UploadNotFound
+from storage.errors import EngineInfoTooLarge, FileRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
-from storage.pools.engine_info import FILES_LIFE, INFO_LIFE, EngineInfo, EngineInfoStore
+from storage.pools.engine_info import FILES_LIFE, INFO_LIFE, MAX_INFO_BYTES, EngineInfo, EngineInfoStore
 from storage.pools.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from workflows.graph import parse_graph
@@ -45,6 +47,16 @@ async def test_the_estimate_is_the_median_of_recent_runs(objects: ObjectStore, c
     for seconds in [1000.0] * 5 + [10.0, 12.0, 14.0] * 7:
         await runtimes.record("default", "shape", seconds)
     assert await RuntimeStore(objects, clock).estimate("default", "shape") == 12
+
+
+async def test_the_size_of_engine_information_is_bounded(clock: ManualClock) -> None:
+    """Engine information that the API cannot read in a fraction of a second is neither published nor read."""
+    objects = MemoryObjectStore(clock)
+    info = EngineInfoStore(objects, clock)
+    with pytest.raises(EngineInfoTooLarge):
+        await info.publish("default", {"SaveImage": {"description": "x" * MAX_INFO_BYTES}})
+    await objects.put(keys.engine_info("default"), gzip.compress(b" " * (MAX_INFO_BYTES + 1)))
+    assert not (await info.catalogue("default")).is_known
 
 
 async def test_engine_information_is_published(objects: ObjectStore, clock: ManualClock) -> None:

@@ -140,7 +140,7 @@ class _Scene:
 
         policy = ReportPolicy(interval_s=0.01, cancel_poll_s=LONG_S, lease_s=LONG_S)
         reporter = Reporter(
-            self.bench.jobs, stored, self.clock, policy, observe=observe, on_cancel=_never, on_fenced=_never
+            self.bench.jobs, stored, self.clock, policy, observe=observe, on_stop=_never, on_fenced=_never
         )
         reporting = asyncio.create_task(reporter.run(self.bench.signal))
         async with asyncio.timeout(60):
@@ -176,7 +176,7 @@ class _Scene:
         self.clock.set(self.clock.now() + span)
 
 
-def _never() -> None:
+def _never(_: object = None) -> None:
     raise AssertionError("this job was cancelled or fenced")
 
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,10 @@ async def workbench(
         await worker.stop()
 
 
-def quick_policy(*, max_attempts: int = 1, **report: float) -> AttemptPolicy:
+def quick_policy(*, max_attempts: int = 1, **report: Any) -> AttemptPolicy:
     """Return a policy with short times; a fault ends the job at once unless more attempts are given."""
     return AttemptPolicy(
         max_attempts=max_attempts,
-        report=ReportPolicy(**{"interval_s": 0.2, "cancel_poll_s": 0.5, **report}),
+        report=replace(ReportPolicy(interval_s=0.2, cancel_poll_s=0.5), **report),
         execution=ExecutionPolicy(interrupt_grace_s=2.0, broken_s=1.0),
     )

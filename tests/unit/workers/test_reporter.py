@@ -14,6 +14,7 @@ from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore, StoredJob
 from storage.signal import MemorySignal, job_topic
 from tests.support.records import a_job
+from workers.errors import WorkerError
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 
 pytestmark = pytest.mark.anyio
@@ -61,7 +62,7 @@ class Desk:
         """Run a reporter until `until` is done, and return it."""
         policy = ReportPolicy(interval_s=INTERVAL_S, cancel_poll_s=cancel_poll_s, lease_s=lease_s)
         reporter = Reporter(
-            self.jobs, claimed, self.clock, policy, observe=observe, on_cancel=self._cancel, on_fenced=self._fence
+            self.jobs, claimed, self.clock, policy, observe=observe, on_stop=self._cancel, on_fenced=self._fence
         )
         running = asyncio.create_task(reporter.run(self.signal))
         async with asyncio.timeout(20):
@@ -71,7 +72,7 @@ class Desk:
                 await running
         return reporter
 
-    def _cancel(self) -> None:
+    def _cancel(self, _: WorkerError) -> None:
         self.cancels += 1
 
     def _fence(self) -> None:
