@@ -14,6 +14,7 @@ from starlette.responses import Response
 from app.api import docs
 from app.api.context import Context
 from app.auth import Doorkeeper
+from app.batch_state import BatchWatch
 from app.body.large import LargeBodies, TenantCount
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware
 from app.openapi import OPERATIONS
@@ -66,11 +67,12 @@ def create_app(services: Services) -> Starlette:
     app.state.context = Context(
         services,
         JobWatch(services.stores.jobs, services.stores.signal),
+        BatchWatch(services.stores.batches, services.stores.signal),
         LargeBodies(config.max_large_requests),
         LargeBodies(config.max_receiving_requests),
         TenantCount(config.max_unfinished_requests, "have not sent their bodies in whole"),
         in_flight,
-        TenantCount(config.max_long_polls, "wait for a job already"),
+        TenantCount(config.max_long_polls, "wait for a job or batch already"),
         TenantCount(config.max_webhook_tests, "test a receiver already"),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),

@@ -63,7 +63,7 @@ class RequestLimits(MediaLimits):
         description="most requests of one tenant in flight at one API process; those that wait for jobs do not count",
     )
     max_long_polls: PositiveInt = Field(
-        1_000, description="most requests of one tenant that wait for jobs at one API process"
+        1_000, description="most requests of one tenant that wait for jobs or batches at one API process"
     )
     # A test polls the bucket until the receiver has answered.
     max_webhook_tests: PositiveInt = Field(
@@ -108,7 +108,7 @@ class RequestLimits(MediaLimits):
     )
     max_metadata_pairs: NonNegativeInt = Field(16, description="most `metadata` of a job")
     max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
-    max_wait_s: WaitSeconds = Field(60, description="longest `wait` of GET /v1/jobs/{job_id}, seconds")
+    max_wait_s: WaitSeconds = Field(60, description="longest `wait` of a GET of a job or batch, seconds")
     max_page: PageSize = Field(200, description="largest `limit` of a list")
     # A GET of the bucket each, 16 at a time.
     max_scanned_jobs: PageSize = Field(

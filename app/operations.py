@@ -130,13 +130,28 @@ KEY = Parameter(
     {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
     "the same key and body make one thing, for 24 h",
 )
-KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
-PAGE = (
-    Parameter(
-        "limit",
+
+
+def wait_parameter(end: str) -> Parameter:
+    """Return the parameter of a long poll. `end` says what ends it."""
+    return Parameter(
+        "wait",
         "query",
-        {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_page, "default": 50},
-        "page size",
-    ),
-    Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
-)
+        {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_wait_s},
+        f"seconds to wait until {end}, or with If-None-Match until it changes",
+    )
+
+
+KNOWN = Parameter("If-None-Match", "header", {"type": "string"}, "the ETag that you know")
+
+
+def page_parameters(default: int = 50) -> tuple[Parameter, ...]:
+    """Return the parameters of a list. `default` is the page size of a request that names none."""
+    size = {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_page, "default": default}
+    return (
+        Parameter("limit", "query", size, "page size"),
+        Parameter("cursor", "query", {"type": "string"}, "next_cursor of the page before"),
+    )
+
+
+PAGE = page_parameters()

@@ -1,39 +1,59 @@
-"""Waits for a job to change. All waiters on a job share one poll, and a signal triggers it early."""
+"""Waits for a job or a batch to change. All waiters on one share one poll, and a signal triggers a job's early."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from storage.bucket.budget import background
-from storage.errors import JobNotFound, StorageError
+from storage.errors import BatchNotFound, JobNotFound, StorageError
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
-from storage.signal import Signal, job_topic
+from storage.signal import Bell, Signal, job_topic
 
 POLL_S = 1.0
 """Seconds between two polls of a job without a signal."""
 READS_PER_S = 200
 """Polls per second over all jobs, signalled ones excepted: other requests need the bucket's connections as well."""
 
-Wanted = Callable[[JobRecord], bool]
+T = TypeVar("T")
 
 
-class JobWatch:
-    """Long polls of this process, one poll task for each watched job."""
+@dataclass(frozen=True, slots=True)
+class Watched(Generic[T]):
+    """What is watched. `key` identifies it; `topic` is that of its signal, None if it has none."""
 
-    def __init__(self, jobs: JobStore, signal: Signal) -> None:
-        self._jobs = jobs
+    key: tuple[str, str]
+    topic: str | None
+    read: Callable[[], Awaitable[T]]
+    is_newer: Callable[[T, T], bool]
+    """Whether the first state replaces the second, which was read before it."""
+
+
+class Watch(Generic[T]):
+    """Long polls of this process, one poll task for each watched thing. `pause_s` returns the seconds between two
+    polls of each of so many things.
+    """
+
+    def __init__(self, signal: Signal, pause_s: Callable[[int], float]) -> None:
         self._signal = signal
-        self._polls: dict[tuple[str, str], _Poll] = {}
+        self._pause_s = pause_s
+        self._polls: dict[tuple[str, str], _Poll[T]] = {}
         self._is_over = False
 
-    async def until(self, stored: StoredJob, wanted: Wanted, timeout_s: float) -> StoredJob:
-        """Return the job once `wanted` holds, or its latest state after `timeout_s`. Raises `JobGone` on removal."""
-        if self._is_over or wanted(stored.record):
-            return stored
-        key = (stored.record.tenant, stored.record.job_id)
-        poll = self._polls.get(key)
+    async def changed(self, watched: Watched[T], state: T, wanted: Callable[[T], bool], timeout_s: float) -> T:
+        """Return the state once `wanted` holds, or the latest one after `timeout_s`. `state` was just read.
+
+        Raises `JobGone` or `BatchGone` on removal.
+        """
+        if self._is_over or wanted(state):
+            return state
+        poll = self._polls.get(watched.key)
         if poll is None:
-            poll = self._polls[key] = _Poll(self._jobs, self._signal, stored, lambda: pause_s(len(self._polls)))
+            pause_s = self._pause_s
+            poll = self._polls[watched.key] = _Poll(watched, self._signal, state, lambda: pause_s(len(self._polls)))
+        else:
+            poll.offer(state)  # the poll's own state may be older, and would end the wait at once
         poll.waiters += 1
         try:
             return await poll.until(wanted, timeout_s)
@@ -41,14 +61,31 @@ class JobWatch:
             poll.waiters -= 1
             if poll.waiters == 0:
                 # Removed before the next await: a new waiter must not join a poll that is being stopped.
-                del self._polls[key]
+                del self._polls[watched.key]
                 await poll.stop()
 
     def end(self) -> None:
-        """End all waits before the process stops. Waiters get the job's latest state, and later calls do not wait."""
+        """End all waits before the process stops. Waiters get the latest state, and later calls do not wait."""
         self._is_over = True
         for poll in self._polls.values():
             poll.end()
+
+
+class JobWatch(Watch[StoredJob]):
+    def __init__(self, jobs: JobStore, signal: Signal) -> None:
+        super().__init__(signal, pause_s)
+        self._jobs = jobs
+
+    async def until(self, stored: StoredJob, wanted: Callable[[JobRecord], bool], timeout_s: float) -> StoredJob:
+        """Do as `changed` for a job that was just read."""
+        tenant, job_id = stored.record.tenant, stored.record.job_id
+        watched = Watched(
+            (tenant, job_id),
+            job_topic(tenant, job_id),
+            lambda: self._jobs.read(tenant, job_id),
+            lambda one, other: one.record.rev > other.record.rev,
+        )
+        return await self.changed(watched, stored, lambda job: wanted(job.record), timeout_s)
 
 
 def pause_s(jobs: int) -> float:
@@ -56,30 +93,36 @@ def pause_s(jobs: int) -> float:
     return max(POLL_S, jobs / READS_PER_S)
 
 
-class _Poll:
-    """The poll of one job, shared by all of its waiters."""
+class _Poll(Generic[T]):
+    """The poll of one thing, shared by all of its waiters."""
 
-    def __init__(self, jobs: JobStore, signal: Signal, stored: StoredJob, pause_s: Callable[[], float]) -> None:
+    def __init__(self, watched: Watched[T], signal: Signal, state: T, pause_s: Callable[[], float]) -> None:
         self.waiters = 0
-        self._pause_s = pause_s
-        self._jobs = jobs
+        self._watched = watched
         self._signal = signal
-        self._latest = stored
-        self._gone: JobNotFound | None = None
+        self._pause_s = pause_s
+        self._latest = state
+        self._gone: StorageError | None = None
         self._is_over = False
         self._changed = asyncio.Event()
         self._task = background(self._run())  # later waiters share it, so it does not spend the first one's budget
 
-    async def until(self, wanted: Wanted, timeout_s: float) -> StoredJob:
+    async def until(self, wanted: Callable[[T], bool], timeout_s: float) -> T:
         try:
             async with asyncio.timeout(timeout_s):
-                while self._gone is None and not self._is_over and not wanted(self._latest.record):
+                while self._gone is None and not self._is_over and not wanted(self._latest):
                     await self._changed.wait()
         except TimeoutError:  # the wait is over, and the latest state is the result
             pass
         if self._gone is not None:
             raise self._gone
         return self._latest
+
+    def offer(self, state: T) -> None:
+        """Take over a state that was read elsewhere."""
+        if self._watched.is_newer(state, self._latest):
+            self._latest = state
+            self._wake()
 
     def end(self) -> None:
         self._is_over = True
@@ -90,26 +133,28 @@ class _Poll:
         await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        record = self._latest.record
-        with self._signal.listen(job_topic(record.tenant, record.job_id)) as bell:
-            # The first read comes before the first wait: the job may have changed before this listener existed.
-            while self._gone is None:
-                await self._read()
-                await bell.wait(self._pause_s())
+        if self._watched.topic is None:
+            await self._repeat(Bell())
+            return
+        with self._signal.listen(self._watched.topic) as bell:
+            await self._repeat(bell)
+
+    async def _repeat(self, bell: Bell) -> None:
+        # The first read comes before the first wait: it may have changed before this listener existed.
+        while self._gone is None:
+            await self._read()
+            await bell.wait(self._pause_s())
 
     async def _read(self) -> None:
-        record = self._latest.record
         try:
-            latest = await self._jobs.read(record.tenant, record.job_id)
-        except JobNotFound as gone:
+            latest = await self._watched.read()
+        except (JobNotFound, BatchNotFound) as gone:
             self._gone = gone
             self._wake()
         except StorageError:
             return  # the next poll retries
         else:
-            if latest.record.rev != record.rev:
-                self._latest = latest
-                self._wake()
+            self.offer(latest)
 
     def _wake(self) -> None:
         # The event is replaced, not cleared: a waiter that resumes late must not miss the change.

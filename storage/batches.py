@@ -6,6 +6,7 @@
 A draft names its jobs. The jobs are written one by one, without the index keys by which workers find them. One
 conditional write then opens the batch, which accepts all of them, and the index keys follow. Each version of the record
 names a timer. Its handler finishes a publication or cancellation that was interrupted and deletes abandoned drafts.
+An open batch has a row in the list of batches (`storage.batch_pages`), an index key as those of its jobs.
 """
 
 import uuid
@@ -24,7 +25,7 @@ from storage.bucket.records import Model, commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
-from storage.index_keys import EventRef, MemberEntry, OutboxEntry, members_prefix
+from storage.index_keys import BATCHES, EventRef, ListEntry, MemberEntry, OutboxEntry, members_prefix
 from storage.index_writer import IndexWriter
 from storage.jobs.index import endpoint_of
 from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
@@ -170,10 +171,7 @@ class BatchStore:
 
         The index keys give the status; the record decides if a job's keys are ambiguous.
         """
-        listed: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
-        for entry in await self._members(record):
-            if entry.job_id in listed:
-                listed[entry.job_id].append(Status(entry.status))
+        listed = await self._listed(record)
         # After the batch's time even a single key of an unfinished job is ambiguous: a paused writer may have written
         # it after the job's removal.
         is_old = self._clock.now() >= record.expires_at
@@ -183,6 +181,18 @@ class BatchStore:
         read = await map_bounded(unclear, lambda job_id: self._status(record.tenant, job_id))
         known = dict(zip(unclear, read, strict=True))
         return {job_id: known[job_id] if job_id in known else listed[job_id][0] for job_id in record.job_ids}
+
+    async def rough_statuses(self, record: BatchRecord) -> list[Status | None]:
+        """Return the jobs' statuses by their index keys, None for a job without one: removed, so far as is known.
+
+        Only records of jobs with several keys are read: one for each job that is changing, not for each removed one.
+        """
+        listed = await self._listed(record)
+        unclear = [job_id for job_id, found in listed.items() if len(found) > 1]
+        read = await map_bounded(unclear, lambda job_id: self._status(record.tenant, job_id))
+        # The keys of a batch's jobs are written after it was opened.
+        absent = None if record.is_reconciled else Status.QUEUED
+        return [*read, *((found[0] if found else absent) for found in listed.values() if len(found) < 2)]
 
     async def cancel(self, stored: StoredBatch) -> StoredBatch:
         """Cancel every unfinished job. The cancellation is durable once the batch records it."""
@@ -230,6 +240,7 @@ class BatchStore:
     async def _reconcile(self, stored: StoredBatch) -> None:
         """Publish and cancel the jobs that the process which opened or cancelled the batch may have left."""
         record = stored.record
+        await self._index.put(_index_keys(record))
         await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
         if record.cancel_requested_at is not None:
             await self._cancel_jobs(record)
@@ -295,7 +306,7 @@ class BatchStore:
         """Replace the record by a tombstone and delete the batch's other objects, dead letters included."""
         record, key, now = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now()
         letters = await self._deliveries.dead_letters_of([record.finish])
-        tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer} - {""}))
+        tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer, _list_key(record)} - {""}))
         timer = end_timer(tombstone, "batch", record.tenant, record.batch_id)
         await self._objects.put(timer.key, b"")
         # From here on no late writer can change the batch, so the rest can be deleted.
@@ -321,9 +332,14 @@ class BatchStore:
         except JobNotFound:
             return None
 
-    async def _members(self, record: BatchRecord) -> list[MemberEntry]:
-        pages = all_keys(self._objects, members_prefix(record.tenant, record.batch_id))
-        return [MemberEntry.parse(key) async for page in pages for key in page]
+    async def _listed(self, record: BatchRecord) -> dict[str, list[Status]]:
+        """Return the statuses in the index keys of each job."""
+        listed: dict[str, list[Status]] = {job_id: [] for job_id in record.job_ids}
+        async for page in all_keys(self._objects, members_prefix(record.tenant, record.batch_id)):
+            for entry in map(MemberEntry.parse, page):
+                if entry.job_id in listed:
+                    listed[entry.job_id].append(Status(entry.status))
+        return listed
 
     async def _read(self, tenant: str, batch_id: str) -> StoredBatch:
         try:
@@ -353,7 +369,7 @@ class BatchStore:
         now = self._clock.now()
         # The new timer precedes the commit and the old one outlives it, so the one that the record names always exists.
         timer = _timer(changed, due or self._due(changed), now=now)
-        await self._objects.put(timer.key, b"")
+        await self._index.put({timer.key} | (_index_keys(changed) - _index_keys(stored.record)))
         changed = changed.model_copy(update={"rev": stored.record.rev + 1, "timer": timer.key})
         try:
             committed = await self._commit(changed, etag=stored.etag)
@@ -377,6 +393,14 @@ class BatchStore:
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))
+
+
+def _list_key(record: BatchRecord) -> str:
+    return ListEntry(record.created_at, record.batch_id, None).key(record.tenant, BATCHES)
+
+
+def _index_keys(record: BatchRecord) -> set[str]:
+    return {_list_key(record)} if record.is_open else set()
 
 
 def _timer(record: BatchRecord, due: datetime, *, now: datetime) -> Timer:

@@ -2,6 +2,7 @@
 
     tenants/<tenant>/index/all/<entry>                  every job, newest first
     tenants/<tenant>/index/<status>/<entry>             the jobs of one status, newest first
+    tenants/<tenant>/index/batches/<entry>              the batches that were accepted, newest first
     tenants/<tenant>/batches/<batch_id>/members/<entry> the jobs of a batch, with their status
     queue/<pool>/<entry>                                queued jobs, best first
     outbox/<tenant>=<entry>                             events to deliver, by tenant, soonest first
@@ -24,6 +25,9 @@ MIN_PRIORITY, MAX_PRIORITY = -999_999, 999_999
 HOST_DIGITS = 8
 """The number of first digits of an endpoint that are the hash of its host."""
 
+BATCHES = "batches"
+"""The name of the list of batches, where the lists of jobs have a status."""
+
 _ID = r"[0-9a-f-]{36}"
 LIST_ENTRY = re.compile(rf"(?P<ms>\d{{13}})-(?P<job_id>{_ID})(-(?P<attempt>\d{{3,9}}))?")
 """The last segment of an index key; a list cursor is one of these."""
@@ -40,14 +44,17 @@ DEAD_LETTER_ENTRY = re.compile(r"(?P<ms>\d{13})-(?P<kind>job|batch|test)-(?P<id>
 
 @dataclass(frozen=True, slots=True)
 class ListEntry:
-    """A row of a list. `attempt` is None in the list of all jobs, where a job keeps its position."""
+    """A row of a list. `attempt` is None in the lists of all jobs and of batches, where a row keeps its position.
+
+    In the list of batches, `job_id` is the batch's id.
+    """
 
     created_at: datetime
     job_id: str
     attempt: int | None
 
     def key(self, tenant: str, status: str | None) -> str:
-        """Return the row's key in the list of a status, or of all jobs."""
+        """Return the row's key in the list of a status, of `BATCHES`, or of all jobs."""
         # The inverted time comes first, so that a LIST in key order is newest first.
         attempt = "" if self.attempt is None else f"-{self.attempt:03d}"
         return list_prefix(tenant, status) + f"{inverted(ms_of(self.created_at))}-{self.job_id}{attempt}"

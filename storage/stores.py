@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from storage.access.byte_ledger import ByteLedger
 from storage.access.key_store import ApiKeyStore
 from storage.access.partner_keys import PartnerKeyStore
+from storage.batch_pages import BatchPages
 from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
@@ -35,6 +36,7 @@ class Stores:
     jobs: JobStore
     remover: JobRemover
     batches: BatchStore
+    batch_pages: BatchPages
     outbox: Outbox
     deliveries: DeliveryStore
     endpoints: EndpointStore

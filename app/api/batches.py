@@ -18,18 +18,38 @@ from app.api.context import (
     context_of,
     identity_of,
     json_body,
+    long_poll,
     principal_of,
     shared_answer,
     tenant_of,
+    wait_seconds,
+    whole_number,
 )
+from app.batch_state import BatchState, read_state, state_of
 from app.fields import Moment, ResponseBody
-from app.operations import BATCH_ID, KEY, SUBMISSION_PROBLEMS, WORKFLOW, Operation
+from app.operations import (
+    BATCH_ID,
+    KEY,
+    KNOWN,
+    SUBMISSION_PROBLEMS,
+    WORKFLOW,
+    Operation,
+    page_parameters,
+    wait_parameter,
+)
 from app.outcome import outcome_of
 from app.submission.batches import BatchAcceptance, prepared_batch
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.submission.request import BatchRequest
+from storage.batch_pages import CountedBatch
 from storage.batches import BatchRecord, StoredBatch
 from storage.jobs.record import Status
+
+BatchStatus = Literal["queued", "running", "finished"]
+REMOVED: Literal["removed"] = "removed"
+"""The status, in a batch, of a job that was removed."""
+DEFAULT_LIMIT = 20
+"""Batches of a page, unless a request names a `limit`. Each of them costs a GET and a LIST."""
 
 
 class BatchUrls(ResponseBody):
@@ -49,7 +69,7 @@ class BatchView(ResponseBody):
     """`counts` by status, `removed` included; `status` is finished when every job is over."""
 
     batch_id: str
-    status: Literal["queued", "running", "finished"]
+    status: BatchStatus
     created_at: Moment
     cancel_requested_at: Moment | None
     total: int
@@ -59,29 +79,69 @@ class BatchView(ResponseBody):
     urls: BatchUrls
 
 
+class BatchRow(ResponseBody):
+    """A batch without its jobs."""
+
+    batch_id: str
+    status: BatchStatus
+    created_at: Moment
+    cancel_requested_at: Moment | None
+    total: int
+    counts: dict[str, int] = Field(description="by status; a job that is just changing may count as it was before")
+    metadata: dict[str, str]
+    urls: BatchUrls
+
+
+class BatchList(ResponseBody):
+    batches: list[BatchRow]
+    next_cursor: str | None = Field(description="pass it as cursor for the next page")
+
+
+def batch_row(batch: CountedBatch, base: str) -> BatchRow:
+    record, counts = batch.record, Counter({str(status or REMOVED): n for status, n in batch.counts.items()})
+    return BatchRow(
+        batch_id=record.batch_id,
+        status=_batch_status(counts),
+        created_at=record.created_at,
+        cancel_requested_at=record.cancel_requested_at,
+        total=len(record.job_ids),
+        counts=_shown(counts),
+        metadata=record.metadata,
+        urls=_urls(record, base),
+    )
+
+
 def batch_view(record: BatchRecord, statuses: Mapping[str, Status | None], base: str) -> BatchView:
     """Return the batch. `statuses` maps job ids to statuses, None for a removed job."""
     warned = {record.job_ids[position] for position in record.warned}
     jobs = [
-        BatchJob(job_id=job_id, status=status or "removed", has_warnings=job_id in warned)
+        BatchJob(job_id=job_id, status=status or REMOVED, has_warnings=job_id in warned)
         for job_id, status in statuses.items()
     ]
     counts = Counter(str(job.status) for job in jobs)
-    url = f"{base}/v1/batches/{record.batch_id}"
     return BatchView(
         batch_id=record.batch_id,
         status=_batch_status(counts),
         created_at=record.created_at,
         cancel_requested_at=record.cancel_requested_at,
         total=len(jobs),
-        counts={status: counts[status] for status in (*map(str, Status), "removed")},
+        counts=_shown(counts),
         jobs=jobs,
         metadata=record.metadata,
-        urls=BatchUrls(self=url, cancel=url),
+        urls=_urls(record, base),
     )
 
 
-def _batch_status(counts: Mapping[str, int]) -> Literal["queued", "running", "finished"]:
+def _urls(record: BatchRecord, base: str) -> BatchUrls:
+    url = f"{base}/v1/batches/{record.batch_id}"
+    return BatchUrls(self=url, cancel=url)
+
+
+def _shown(counts: Counter[str]) -> dict[str, int]:
+    return {status: counts[status] for status in (*map(str, Status), REMOVED)}
+
+
+def _batch_status(counts: Counter[str]) -> BatchStatus:
     if not counts[Status.QUEUED] and not counts[Status.RUNNING]:
         return "finished"
     return "queued" if counts[Status.QUEUED] == sum(counts.values()) else "running"
@@ -104,33 +164,59 @@ async def submit(request: Request) -> Response:
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}
     if accepted.is_replay:
         headers[REPLAYED] = "true"
-    return await _batch_answer(request, accepted.stored, 200 if accepted.is_replay else 202, headers)
+    return await _stored_answer(request, accepted.stored, 200 if accepted.is_replay else 202, headers)
+
+
+async def page(request: Request) -> Response:
+    context, tenant = context_of(request), tenant_of(request)
+    limit = whole_number(request, "limit", default=DEFAULT_LIMIT, low=1, high=context.config.max_page)
+    cursor, base = request.query_params.get("cursor"), base_url(request)
+
+    async def rows() -> BatchList:
+        listed = await context.stores.batch_pages.page(tenant, limit=limit, cursor=cursor)
+        return BatchList(batches=[batch_row(batch, base) for batch in listed.rows], next_cursor=listed.next_cursor)
+
+    return await shared_answer(request, rows)
 
 
 async def show(request: Request) -> Response:
-    async def view() -> BatchView:
-        stored = await context_of(request).stores.batches.read(tenant_of(request), request.path_params["batch_id"])
-        return await _batch_view(request, stored)
+    """Return the batch. `wait` delays the response until it is finished, or differs from If-None-Match's version."""
+    context, tenant, batch_id = context_of(request), tenant_of(request), request.path_params["batch_id"]
+    wait_s, known = wait_seconds(request), request.headers.get("if-none-match")
 
-    return await shared_answer(request, view)
+    async def read() -> BatchState:
+        return await read_state(context.stores.batches, tenant, batch_id)
+
+    state: BatchState = await context.shared.get(tenant, ("batch", batch_id), read)
+    if wait_s is not None:
+        with long_poll(request):
+            state = await context.batch_watch.until(
+                state, lambda seen: seen.is_finished if known is None else seen.etag != known, wait_s
+            )
+    if known == state.etag:
+        return Response(status_code=304, headers={"etag": state.etag})
+    return _batch_answer(request, state)
 
 
 async def cancel(request: Request) -> Response:
     """Cancel the batch: queued jobs fail at once, running jobs are stopped, and finished jobs are unchanged."""
     batches = context_of(request).stores.batches
     stored = await batches.cancel(await batches.read(tenant_of(request), request.path_params["batch_id"]))
-    return await _batch_answer(request, stored, 202)
+    return await _stored_answer(request, stored, 202)
 
 
-async def _batch_answer(
-    request: Request, stored: StoredBatch, status: int = 200, headers: dict[str, str] | None = None
+async def _stored_answer(
+    request: Request, stored: StoredBatch, status: int, headers: dict[str, str] | None = None
 ) -> Response:
-    return answer(await _batch_view(request, stored), status, NO_STORE | (headers or {}))
+    state = await state_of(context_of(request).stores.batches, stored)
+    return _batch_answer(request, state, status, headers)
 
 
-async def _batch_view(request: Request, stored: StoredBatch) -> BatchView:
-    statuses = await context_of(request).stores.batches.statuses(stored.record)
-    return batch_view(stored.record, statuses, base_url(request))
+def _batch_answer(
+    request: Request, state: BatchState, status: int = 200, headers: dict[str, str] | None = None
+) -> Response:
+    view = batch_view(state.record, state.statuses, base_url(request))
+    return answer(view, status, {"etag": state.etag} | NO_STORE | (headers or {}))
 
 
 OPERATIONS = (
@@ -153,14 +239,24 @@ OPERATIONS = (
         refusals=(*SUBMISSION_PROBLEMS, "batch-ambiguous", "too-many-jobs", "batch-gone"),
     ),
     Operation(
+        page,
+        "list_batches",
+        "get",
+        "/v1/batches",
+        "List batches, newest first",
+        {200: ("one page", BatchList)},
+        parameters=page_parameters(DEFAULT_LIMIT),
+        refusals=("invalid-parameter", "bad-cursor"),
+    ),
+    Operation(
         show,
         "get_batch",
         "get",
         "/v1/batches/{batch_id}",
-        "Get a batch: how many jobs are in which status",
-        {200: ("the batch", BatchView)},
-        parameters=(BATCH_ID,),
-        refusals=("unknown-batch", "batch-gone"),
+        "Get a batch, or wait for it: how many jobs are in which status",
+        {200: ("the batch", BatchView), 304: ("it is still the version that you know", None)},
+        parameters=(BATCH_ID, wait_parameter("every job is over"), KNOWN),
+        refusals=("invalid-parameter", "unknown-batch", "batch-gone"),
     ),
     Operation(
         cancel,

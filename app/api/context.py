@@ -3,7 +3,8 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.auth import Principal
+from app.batch_state import BatchWatch
 from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
@@ -40,6 +42,7 @@ _CHARSETS = ("utf-8", "utf8", "us-ascii")
 class Context:
     services: Services
     watch: JobWatch
+    batch_watch: BatchWatch
     large_bodies: LargeBodies
     receiving: LargeBodies
     unfinished: TenantCount
@@ -47,7 +50,12 @@ class Context:
     long_polls: TenantCount
     webhook_tests: TenantCount
     scan_turn: asyncio.Lock
-    shared: SharedReads[str]
+    shared: SharedReads[Any]
+
+    def end_waits(self) -> None:
+        """End all long polls before the process stops."""
+        self.watch.end()
+        self.batch_watch.end()
 
     @property
     def config(self) -> ApiConfig:
@@ -153,6 +161,20 @@ def identity_of(request: Request, body: Body) -> Identity:
 def check_is_json(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem("unsupported-media-type", "the body's Content-Type is not application/json")
+
+
+def wait_seconds(request: Request) -> int | None:
+    """Return the query parameter `wait`; None if it is missing. Raises `Problem`."""
+    wait_s: int | None = whole_number(request, "wait", default=None, low=1, high=context_of(request).config.max_wait_s)
+    return wait_s
+
+
+@contextmanager
+def long_poll(request: Request) -> Iterator[None]:
+    """Count a request that waits. It has a limit of its own, and is not counted as in flight meanwhile."""
+    context, tenant = context_of(request), tenant_of(request)
+    with context.long_polls.counted(tenant), context.in_flight.paused(tenant):
+        yield
 
 
 def whole_number(request: Request, name: str, *, default: Any, low: int, high: int) -> Any:

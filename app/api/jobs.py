@@ -17,9 +17,11 @@ from app.api.context import (
     context_of,
     identity_of,
     json_body,
+    long_poll,
     principal_of,
     shared_answer,
     tenant_of,
+    wait_seconds,
     whole_number,
 )
 from app.api.job_filter import FILTERS, job_filter
@@ -38,7 +40,7 @@ from app.api.job_view import (
 from app.fields import Moment, ResponseBody
 from app.heavy import off_loop
 from app.numbers import whole
-from app.operations import DEFAULTS, ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, Operation, Parameter
+from app.operations import ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, Operation, Parameter, wait_parameter
 from app.outcome import outcome_of
 from app.problems import Problem
 from app.submission.acceptance import Acceptance, Accepted
@@ -138,13 +140,11 @@ def accepted_answer(request: Request, accepted: Accepted) -> Response:
 async def show(request: Request) -> Response:
     """Return the job. `wait` delays the response until the job is terminal, or differs from If-None-Match's version."""
     context = context_of(request)
-    wait_s = whole_number(request, "wait", default=None, low=1, high=context.config.max_wait_s)
+    wait_s = wait_seconds(request)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     known = request.headers.get("if-none-match")
     if wait_s is not None:
-        tenant = stored.record.tenant
-        # A request that waits has a limit of its own, and is not counted as in flight meanwhile.
-        with context.long_polls.counted(tenant), context.in_flight.paused(tenant):
+        with long_poll(request):
             stored = await context.watch.until(
                 stored, lambda record: record.status.is_terminal if known is None else _etag(record) != known, wait_s
             )
@@ -295,12 +295,7 @@ OPERATIONS = (
         {200: ("the job", JobView), 304: ("it is still the version that you know", None)},
         parameters=(
             ID,
-            Parameter(
-                "wait",
-                "query",
-                {"type": "integer", "minimum": 1, "maximum": DEFAULTS.max_wait_s},
-                "seconds to wait until the job is over, or with If-None-Match until it changes",
-            ),
+            wait_parameter("the job is over"),
             KNOWN,
         ),
         refusals=("invalid-parameter", "unknown-job", "job-gone"),

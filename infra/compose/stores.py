@@ -10,6 +10,7 @@ from infra.settings import Settings
 from storage.access.byte_ledger import ByteLedger
 from storage.access.key_store import ApiKeyStore
 from storage.access.partner_keys import PartnerKeyStore
+from storage.batch_pages import BatchPages
 from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.bucket.s3 import S3Config, S3ObjectStore
@@ -88,6 +89,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         jobs=jobs,
         remover=remover,
         batches=batches,
+        batch_pages=BatchPages(batches, objects, clock),
         outbox=Outbox(jobs, batches, deliveries, objects, clock),
         deliveries=deliveries,
         endpoints=EndpointStore(objects, clock, probe=timedelta(seconds=2 * settings.webhook_timeout_s)),

@@ -67,7 +67,7 @@ async def serve(settings: Settings, listener: socket.socket) -> None:
             server_header=False,
             proxy_headers=False,  # links come from the setting `public_url`, never from a client's headers
         )
-        server = _Server(config, settings, app.state.context.watch.end)
+        server = _Server(config, settings, app.state.context.end_waits)
         freeze_heap()
         parent = (server.end_with_parent(),) if is_child(settings) else ()
         async with in_background(*parent, keep_trimmed()):

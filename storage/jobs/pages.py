@@ -1,36 +1,24 @@
-"""Pages of a tenant's jobs, newest first: index keys are listed, and the records that they name are read.
+"""Pages of a tenant's jobs, newest first. A stale index key is skipped, and deleted if no commit can need it."""
 
-A page costs the same however many jobs there are. A stale index key is skipped, and deleted if no commit can need it.
-"""
-
-import base64
-import binascii
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from itertools import takewhile
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
-from storage.concurrency import map_bounded
-from storage.errors import BadCursor, JobNotFound, RecordUnreadable
-from storage.index_keys import LIST_ENTRY, ListEntry, list_prefix
+from storage.errors import JobNotFound, RecordUnreadable
+from storage.index_keys import ListEntry, list_prefix
 from storage.index_writer import IndexWriter
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, status_key
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import YOUNG
+from storage.pages import Part, read_page
 
 logger = logging.getLogger(__name__)
 
-MAX_LISTS = 4
-"""Maximum LISTs per page. If stale index keys use them up, the page is short and its cursor continues the list."""
-
 MOST_SCANNED = 1_000
 """The most records that a page of a filtered list reads: as many as one LIST returns index keys."""
-
-WAVE = 64
-"""Records that a filtered list reads between two checks whether the page is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,38 +50,16 @@ class JobPages:
 
         The page may then be short, even empty, although more follows: its cursor is set.
         """
-        prefix = list_prefix(tenant, wanted.index_status)
-        after = max(_decode_cursor(prefix, cursor), prefix + wanted.first if wanted.first else "")
-        found: list[JobRecord] = []
-        for _ in range(1 if wanted.needs_records else MAX_LISTS):
-            most = scan if wanted.needs_records else limit - len(found)
-            listed = await self._objects.list(prefix, after=after, limit=most)
-            in_range = tuple(takewhile(lambda key: not _is_behind(key, wanted), listed.keys))
-            rows, read = await self._rows(tenant, wanted, in_range, limit - len(found))
-            found += rows
-            is_last = len(in_range) < len(listed.keys) or not listed.more or not listed.keys
-            if is_last and read == len(in_range):
-                return JobPage(tuple(found), None)
-            after = in_range[read - 1]
-            if len(found) >= limit:
-                break
-        return JobPage(tuple(found), _encode_cursor(after))
-
-    async def _rows(
-        self, tenant: str, wanted: JobFilter, index_keys: Sequence[str], limit: int
-    ) -> tuple[list[JobRecord], int]:
-        """Return the first `limit` records that match, and how many of the keys they took."""
-        found: list[JobRecord] = []
-        read = 0
-        while read < len(index_keys):
-            wave = index_keys[read : read + max(limit, WAVE)]
-            for record in await map_bounded(wave, lambda key: self._row(tenant, wanted, key)):
-                read += 1
-                if record is not None:
-                    found.append(record)
-                if len(found) == limit:
-                    return found, read
-        return found, read
+        part = Part(wanted.first, lambda key: not _is_behind(key, wanted), scan if wanted.needs_records else None)
+        page = await read_page(
+            self._objects,
+            list_prefix(tenant, wanted.index_status),
+            lambda key: self._row(tenant, wanted, key),
+            limit=limit,
+            cursor=cursor,
+            part=part,
+        )
+        return JobPage(page.rows, page.next_cursor)
 
     async def _row(self, tenant: str, wanted: JobFilter, key: str) -> JobRecord | None:
         """Return the record that an index key names, or None if it is stale or another job is wanted."""
@@ -128,20 +94,3 @@ def _is_behind(key: str, wanted: JobFilter) -> bool:
         return wanted.is_behind(ListEntry.parse(key))
     except ValueError:
         return False
-
-
-def _encode_cursor(key: str) -> str:
-    entry = key.rsplit("/", 1)[1]
-    return base64.urlsafe_b64encode(entry.encode()).decode().rstrip("=")
-
-
-def _decode_cursor(prefix: str, cursor: str | None) -> str:
-    if cursor is None:
-        return ""
-    try:
-        entry = base64.urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode("ascii")
-    except (ValueError, binascii.Error):
-        raise BadCursor(cursor) from None
-    if not LIST_ENTRY.fullmatch(entry):
-        raise BadCursor(cursor)
-    return prefix + entry

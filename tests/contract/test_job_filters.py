@@ -12,9 +12,9 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import index_keys, list_key
-from storage.jobs.pages import WAVE
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore
+from storage.pages import WAVE
 from storage.signal import MemorySignal
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.records import CREATED, a_job

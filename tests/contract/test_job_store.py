@@ -14,10 +14,10 @@ from storage.errors import BadCursor, JobNotFound, PreconditionFailed, StorageUn
 from storage.index_keys import QUEUE, list_prefix
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, queue_key, status_key
-from storage.jobs.pages import MAX_LISTS
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore
+from storage.pages import MAX_LISTS
 from storage.signal import MemorySignal, job_topic, queue_topic
 from tests.support.records import CREATED, a_job
 from tests.support.shop import Shop

@@ -21,7 +21,9 @@ GIVEN_UP = Answer(415, 5)
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """`known` maps path parameters to existing values. All its jobs have ended, so that no request waits."""
+    """`known` maps path parameters to existing values. All its jobs and batches have ended, so that no request
+    waits.
+    """
 
     url: str
     known: dict[str, tuple[str, ...]]
@@ -55,4 +57,5 @@ async def _batch(api: Api) -> str:
     document = {"workflow": BLUE, "input_sets": [[{"node": "1", "field": "color", "value": 1}]]}
     answer = await api.client.post("/v1/batches", json=document)
     batch_id: str = answer.json()["batch_id"]
+    await api.client.delete(f"/v1/batches/{batch_id}")
     return batch_id

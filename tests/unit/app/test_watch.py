@@ -1,10 +1,15 @@
 """Waiting for jobs: what many waiters cost the bucket, and how waiting ends."""
 
 import asyncio
+import uuid
 
 import pytest
 
+from app.batch_state import BatchWatch, state_of
 from app.watch import POLL_S, JobWatch, pause_s
+from infra.compose.stores import make_stores
+from infra.settings import Settings
+from storage.batches import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.record import JobRecord
@@ -60,3 +65,32 @@ async def test_ending_the_watch_returns_the_last_known_job(clock: ManualClock) -
     objects.requests.clear()
     assert await watch.until(stored, never, 60) is stored
     assert objects.requests["GET"] == 0
+
+
+async def test_many_waiters_on_one_batch_share_one_poll(clock: ManualClock) -> None:
+    """Five waiters on one batch cost one GET and one LIST, and get the last known state when the watch ends."""
+    objects = MemoryObjectStore(clock)
+    stores = make_stores(Settings(bucket="tests"), objects, MemorySignal(), clock)
+    record = BatchRecord(tenant="default", batch_id=str(uuid.uuid4()), job_ids=(), created_at=clock.now())
+    state = await state_of(stores.batches, await stores.batches.accept(await stores.batches.draft(record), ()))
+    watch = BatchWatch(stores.batches, stores.signal)
+    objects.requests.clear()
+    waiting = [asyncio.create_task(watch.until(state, lambda _: False, 60)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    assert dict(objects.requests) == {"GET": 1, "LIST": 1}
+    watch.end()
+    assert await asyncio.gather(*waiting) == [state] * 5
+
+
+async def test_a_waiter_with_a_newer_version_waits_for_the_next(clock: ManualClock) -> None:
+    """A waiter that joins a poll with a newer version than the poll has read does not get the older version."""
+    shop = Shop(MemoryObjectStore(clock), clock)
+    old = await shop.jobs.create(a_job(), workflow=b"{}")
+    watch = JobWatch(shop.jobs, MemorySignal())  # a signal that the store does not ring, so that the poll lags behind
+    first = await _waited(watch, old)
+    new = await shop.jobs.evolve_from(old, lambda record: record.cancel(now=clock.now()))
+    second = asyncio.create_task(watch.until(new, lambda record: record.rev != new.record.rev, 60))
+    await asyncio.sleep(0.05)
+    assert not second.done()
+    watch.end()
+    assert [await waiting for waiting in (first, second)] == [new, new]
