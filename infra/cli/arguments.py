@@ -22,6 +22,10 @@ CONNECTION = "connection.json"
 """The file in a data folder that says how to reach the processes of `comfyui-modal up`."""
 
 AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
+Out = Annotated[Path, Parameter(help="folder for the outputs")]
+ShowUrls = Annotated[
+    bool, Parameter(name="--urls", help="print the outputs' presigned URLs, which need no key", negative="")
+]
 Environment = Annotated[
     str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
 ]

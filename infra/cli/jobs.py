@@ -2,14 +2,18 @@
 
 import json
 import sys
+import time
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.table import Table
 
-from infra.cli.arguments import AsJson, Target
+from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.cost import print_costs
-from infra.cli.output import Json, Terminal, print_json, printable
+from infra.cli.following import download as download_outputs
+from infra.cli.following import exit_code, follow, print_error, print_files
+from infra.cli.output import Json, Refused, Terminal, print_json, printable
 
 jobs = App(name="jobs")
 
@@ -44,6 +48,52 @@ def show(job_id: str, *, as_json: AsJson = False, target: Target = Target()) -> 
     with target.client() as client:
         job = client.job(job_id)
     print_json(job) if as_json else _print_job(job)
+
+
+@jobs.command
+def wait(
+    *job_ids: Annotated[str, Parameter(help="The jobs, of which all are waited for.")],
+    timeout: Annotated[float | None, Parameter(help="end with 1 after so many seconds, while the jobs go on")] = None,
+    as_json: AsJson = False,
+    target: Target = Target(),
+) -> int:
+    """Wait until jobs have ended. Ctrl-C ends the command, and the jobs go on."""
+    if not job_ids:
+        raise Refused("name the jobs: `comfyui-modal jobs wait JOB_ID…`")
+    console, end = Terminal(stderr=as_json), None if timeout is None else time.monotonic() + timeout
+    ended = []
+    with target.client() as client:
+        for job_id in job_ids:
+            left = None if end is None else max(0.0, end - time.monotonic())
+            if len(job_ids) == 1:
+                job = follow(client, job_id, console, timeout_s=left)
+            else:
+                job = client.wait(job_id, timeout_s=left)
+                console.print_line(f"{job_id}  {job['status']}")
+            print_error(console, job)
+            ended.append(job)
+    if as_json:
+        print_json(ended)
+    return exit_code(ended)
+
+
+@jobs.command
+def download(
+    *job_ids: Annotated[str, Parameter(help="The jobs.")],
+    out: Out = Path("outputs"),
+    urls: ShowUrls = False,
+    target: Target = Target(),
+) -> None:
+    """Download the outputs that jobs have so far. A file that is there already is left as it is."""
+    if not job_ids:
+        raise Refused("name the jobs: `comfyui-modal jobs download JOB_ID…`")
+    console = Terminal()
+    with target.client() as client:
+        for job_id in job_ids:
+            job = client.job(job_id)
+            if not job["outputs"]:
+                console.print_line(f"{job_id} has no outputs: it is {job['status']}")
+            print_files(console, download_outputs(client, job, out), urls=urls)
 
 
 @jobs.command

@@ -42,7 +42,9 @@ cli.command("infra.cli.run:run", help="Submit a workflow, follow it, download wh
 cli.command(
     "infra.cli.run:batch", help="Submit a workflow once for each picture, wait for all, download what they make."
 )
-cli.command("infra.cli.jobs:jobs", help="Show, cancel and remove jobs.")
+cli.command("infra.cli.batches:batches", help="Submit many jobs in one request, show and cancel them.")
+cli.command("infra.cli.uploads:uploads", help="Upload input files to the bucket.")
+cli.command("infra.cli.jobs:jobs", help="Show jobs, wait for them, download their outputs, cancel and remove them.")
 cli.command("infra.cli.jobs:logs", help="Print what the engine said while the job ran.")
 cli.command("infra.cli.workflows:workflows", help="Show the workflows that can be run by name.")
 cli.command("infra.cli.webhooks:webhooks", help="Try receivers, and see how deliveries went.")
@@ -83,14 +85,14 @@ def explain(error: Exception) -> int | None:
     if isinstance(error, Refused):
         return _print(error, error.code)
     # Imported by now if a command has used the API.
-    from comfyui_modal_client import ApiProblem, ApiUnreachable, TransferFailed
+    from comfyui_modal_client import ApiProblem, ApiUnreachable, TransferFailed, WaitTimedOut
 
     match error:
         case ApiProblem():
             return _print_problem(error)
         case ApiUnreachable():
             return _print(error, UNREACHABLE)
-        case TransferFailed():
+        case TransferFailed() | WaitTimedOut():
             return _print(error, FAILED)
         case _:
             return _explain_operation(error)

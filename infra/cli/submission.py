@@ -1,15 +1,54 @@
-"""Turns the arguments of `run` and `batch` into a submission: a file's graph, or a workflow by its name."""
+"""Turns the arguments of commands into a submission: a file's graph, or a workflow by its name."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from comfyui_modal_client import Client, Json
 from infra.cli.output import Refused
 
+Media = Annotated[list[str] | None, Parameter(help="NAME=FILE or NAME=URL, may be repeated", negative="")]
+
 _LOADER = "LoadImage"
 _MEDIA = ("image", "video", "audio")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class JobFlags:
+    """The flags of every command that submits jobs: how a job is run, whatever it computes."""
+
+    priority: Annotated[int, Parameter(help="a job with a higher one runs first")] = 0
+    timeout: Annotated[int | None, Parameter(help="longest run time of each job in seconds")] = None
+    queue_timeout: Annotated[int | None, Parameter(help="longest wait of each job for a worker in seconds")] = None
+    retain_days: Annotated[float | None, Parameter(help="how long each job and its files stay after its end")] = None
+    gpu: Annotated[str | None, Parameter(help="the deployment's GPU pool that runs each job, such as h100")] = None
+    metadata: Annotated[
+        tuple[str, ...],
+        Parameter(help="KEY=VALUE, a label that each job gets; may be repeated", negative="", show_default=False),
+    ] = ()
+    webhook: Annotated[str | None, Parameter(help="URL that receives an event when a job has ended")] = None
+    strict: Annotated[
+        bool, Parameter(help="refuse a job if an output cannot run, instead of running the others", negative="")
+    ] = False
+
+    def options(self) -> Json:
+        """Return the members of a request. Raises `Refused` for a label that is not KEY=VALUE."""
+        given: Json = {
+            "priority": self.priority,
+            "timeout_s": self.timeout,
+            "queue_timeout_s": self.queue_timeout,
+            "retain_days": self.retain_days,
+            "gpu": self.gpu,
+            "metadata": dict(_label(text) for text in self.metadata) or None,
+            "webhook_url": self.webhook,
+            "strict": self.strict or None,
+        }
+        return {name: value for name, value in given.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,64 +57,92 @@ class RunArguments:
 
     workflow: str
     values: tuple[str, ...]
-    priority: int
-    timeout: int | None
+    flags: JobFlags
     image: Path | None = None
     media: tuple[str, ...] = ()
-    webhook: str | None = None
-    strict: bool = False
+    idempotency_key: str | None = None
 
 
 def submit(client: Client, arguments: RunArguments) -> Json:
     """Upload the files, submit the job, and return it as it was accepted. Raises `ApiProblem` or `Refused`."""
-    if _is_file(arguments.workflow):
-        return _submit_graph(client, arguments, _load(Path(arguments.workflow)))
+    options = arguments.flags.options()  # before a file is uploaded
+    files = Files(client, arguments.idempotency_key)
+    if is_file(arguments.workflow):
+        return _submit_graph(files, arguments, load(Path(arguments.workflow)), options)
     # NODE.FIELD addresses the graph itself, so with it a named workflow is submitted as a graph.
     named = client.workflow(arguments.workflow)
     if any("." in text.partition("=")[0] for text in arguments.values):
-        return _submit_graph(client, arguments, named["workflow"])
-    return client.submit_named(arguments.workflow, _inputs(client, arguments, named["inputs"]), **_options(arguments))
+        return _submit_graph(files, arguments, named["workflow"], options)
+    inputs = _inputs(files, arguments, named["inputs"])
+    return client.submit_named(arguments.workflow, inputs, idempotency_key=arguments.idempotency_key, **options)
 
 
-def _submit_graph(client: Client, arguments: RunArguments, workflow: Json) -> Json:
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Uploads of one submission."""
+
+    client: Client
+    idempotency_key: str | None = None
+
+    def upload(self, path: Path) -> str:
+        """Upload a file. Raises `Refused` if it does not exist."""
+        if not path.is_file():
+            raise refusal(f"{path} is not a file")
+        return self.client.upload(path, idempotency_key=self._key_of(path))
+
+    def medium(self, text: str) -> Json:
+        """Return the entry of `media` for NAME=FILE, which is uploaded, or NAME=URL."""
+        name, equals, source = text.partition("=")
+        if not (equals and name and source):
+            raise refusal(f"--media {text}: expected NAME=FILE or NAME=URL")
+        if source.startswith(("http://", "https://")):
+            return {"name": name, "url": source}
+        return {"name": name, "upload_id": self.upload(Path(source))}
+
+    def _key_of(self, path: Path) -> str | None:
+        """Return the upload's own key: the same file of the same submission is one upload."""
+        # Otherwise the repeated submission would name another upload, and so be refused as another request.
+        if self.idempotency_key is None:
+            return None
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(f"{self.idempotency_key}/{path.name}/{content}".encode()).hexdigest()
+
+
+def _submit_graph(files: Files, arguments: RunArguments, workflow: Json, options: Json) -> Json:
     inputs = [_value(text) for text in arguments.values]
-    media = [_input_file(client, text) for text in arguments.media]
+    media = [files.medium(text) for text in arguments.media]
     if arguments.image is not None:
         node = _only_loader(workflow)
         inputs.append({"node": node, "field": "image", "value": arguments.image.name})
-        media.append(client.input_file(_existing(arguments.image)))
-    return client.submit(workflow, inputs=inputs, media=media, **_options(arguments))
+        media.append({"name": arguments.image.name, "upload_id": files.upload(arguments.image)})
+    return files.client.submit(
+        workflow, inputs=inputs, media=media, idempotency_key=arguments.idempotency_key, **options
+    )
 
 
-def _options(arguments: RunArguments) -> Json:
-    given = {"priority": arguments.priority, "timeout_s": arguments.timeout, "webhook_url": arguments.webhook}
-    given |= {"strict": True} if arguments.strict else {}
-    return {name: value for name, value in given.items() if value is not None}
-
-
-def _inputs(client: Client, arguments: RunArguments, declared: list[Json]) -> Json:
+def _inputs(files: Files, arguments: RunArguments, declared: list[Json]) -> Json:
     """Convert the arguments to the named workflow's inputs. The API validates the values."""
     types = {one["name"]: one["type"] for one in declared}
     inputs: Json = {}
     for text in arguments.values:
         name, equals, value = text.partition("=")
         if not equals:
-            raise _refusal(f"--set {text}: expected NAME=VALUE or NODE.FIELD=VALUE", _known(types))
+            raise refusal(f"--set {text}: expected NAME=VALUE or NODE.FIELD=VALUE", _known(types))
         if name not in types:
-            raise _refusal(f"--set {text}: {arguments.workflow} has no input {name}", _known(types))
+            raise refusal(f"--set {text}: {arguments.workflow} has no input {name}", _known(types))
         inputs[name] = value if types[name] in ("string", "choice") else _json_or_text(value)
     for text in arguments.media:
         name = text.partition("=")[0]
         if types.get(name) not in _MEDIA:  # before a file is uploaded
-            raise _refusal(f"--media {text}: {name} takes no file", _known(types))
-        file = _input_file(client, text)
+            raise refusal(f"--media {text}: {name} takes no file", _known(types))
+        file = files.medium(text)
         inputs[file.pop("name")] = file
     if arguments.image is not None:
         pictures = [name for name, kind in types.items() if kind == "image"]
         if len(pictures) != 1:
-            raise _refusal(f"--image needs a workflow with one picture, this one has {len(pictures)}", _known(types))
-        path = _existing(arguments.image)
-        inputs[pictures[0]] = {"upload_id": client.upload(path), "filename": path.name}
+            raise refusal(f"--image needs a workflow with one picture, this one has {len(pictures)}", _known(types))
+        inputs[pictures[0]] = {"upload_id": files.upload(arguments.image), "filename": arguments.image.name}
     return inputs
 
 
@@ -83,21 +150,24 @@ def _known(types: Json) -> str:
     return "its inputs are " + ", ".join(f"{name} ({kind})" for name, kind in types.items())
 
 
-def _is_file(name: str) -> bool:
+def is_file(name: str) -> bool:
     """Report whether the argument is a file. Raises `Refused` for a missing file."""
     path = Path(name)
     if path.is_file():
         return True
     if path.suffix or len(path.parts) > 1:  # names of workflows contain no dots or slashes
-        raise _refusal(f"{name} is not a file", "workflows by name: `comfyui-modal workflows list`")
+        raise refusal(f"{name} is not a file", "workflows by name: `comfyui-modal workflows list`")
     return False
 
 
-def _load(path: Path) -> Json:
+def load(path: Path) -> Json:
+    """Read a graph. Raises `Refused` for a file that is not a JSON object."""
     try:
-        document: Json = json.loads(path.read_text())
+        document = json.loads(path.read_text())
     except ValueError as error:
-        raise _refusal(f"{path} is not JSON: {error}") from None
+        raise refusal(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise refusal(f"{path} is not a graph, which is a JSON object", "export it from ComfyUI with Export (API)")
     return document
 
 
@@ -106,7 +176,7 @@ def _only_loader(workflow: Json) -> str:
         node_id for node_id, node in workflow.items() if isinstance(node, dict) and node.get("class_type") == _LOADER
     ]
     if len(loaders) != 1:
-        raise _refusal(
+        raise refusal(
             f"--image needs exactly one {_LOADER} node, this workflow has {len(loaders)}",
             "use --media NAME=FILE with --set NODE.image=NAME",
         )
@@ -118,7 +188,7 @@ def _value(text: str) -> Json:
     place, equals, value = text.partition("=")
     node, dot, field = place.partition(".")
     if not (equals and dot and node and field):
-        raise _refusal(f"--set {text}: expected NODE.FIELD=VALUE")
+        raise refusal(f"--set {text}: expected NODE.FIELD=VALUE")
     return {"node": node, "field": field, "value": _json_or_text(value)}
 
 
@@ -129,21 +199,13 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _input_file(client: Client, text: str) -> Json:
-    name, equals, source = text.partition("=")
-    if not (equals and name and source):
-        raise _refusal(f"--media {text}: expected NAME=FILE or NAME=URL")
-    if source.startswith(("http://", "https://")):
-        return {"name": name, "url": source}
-    return client.input_file(_existing(Path(source)), name)
+def _label(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (equals and key):
+        raise refusal(f"--metadata {text}: expected KEY=VALUE")
+    return key, value
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        raise _refusal(f"{path} is not a file")
-    return path
-
-
-def _refusal(detail: str, hint: str = "") -> Refused:
+def refusal(detail: str, hint: str = "") -> Refused:
     """Return the error of an invalid argument, in the form in which refusals of the API are printed."""
     return Refused(f"refused: {detail}\n  → {hint}" if hint else f"refused: {detail}")

@@ -140,9 +140,9 @@ def test_run_downloads_the_outputs(running: Up, tmp_path: Path) -> None:
 
 def test_a_batch_downloads_the_outputs_of_every_picture(running: Up, tmp_path: Path) -> None:
     """`batch` runs a job per picture, and a missing picture cancels the jobs that were already accepted."""
-    photos = [tmp_path / f"{name}.png" for name in ("cat", "dog")]
+    photos = [tmp_path / f"{name}.png" for name in ("red", "blue")]
     for photo in photos:
-        Image.new("RGB", (32, 16)).save(photo)
+        Image.new("RGB", (32, 16), photo.stem).save(photo)
     options = ["--set", "width=16", "--out", str(tmp_path / "out")]
     done = running.command("batch", "still", *map(str, photos), *options)
     assert done.returncode == 0, done.stderr + done.stdout
@@ -156,15 +156,83 @@ def test_a_batch_downloads_the_outputs_of_every_picture(running: Up, tmp_path: P
     assert running.command("batch", "still").returncode == 2
 
 
-def test_a_second_run_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
-    """A second download gets its own name, and --json prints the job."""
-    workflow = tmp_path / "blue.json"
+def test_a_second_run_keeps_the_old_file_and_says_so(running: Up, tmp_path: Path) -> None:
+    """Another content gets a name of its own, the same content is left alone, and both are said."""
+    workflow, out = tmp_path / "blue.json", tmp_path / "out"
     workflow.write_text(json.dumps(BLUE))
-    for _ in range(2):
-        done = running.command("run", str(workflow), "--out", str(tmp_path / "out"), "--json")
-        assert json.loads(done.stdout)["status"] == "completed"
-    names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["blue_00001_ (1).png", "blue_00001_.png"]
+    first = running.command("run", str(workflow), "--out", str(out), "--json")
+    assert json.loads(first.stdout)["status"] == "completed"
+    said = running.command("run", str(workflow), "--set", "1.color=0", "--out", str(out)).stdout
+    assert f"{out}/blue_00001_ (1).png" in said
+    assert "(another blue_00001_.png is there, and was left as it is)" in said
+    assert "bytes (already there)" in running.command("run", str(workflow), "--out", str(out)).stdout
+    assert sorted(path.name for path in out.iterdir()) == ["blue_00001_ (1).png", "blue_00001_.png"]
+
+
+def test_a_detached_job_is_waited_for_and_downloaded(running: Up, tmp_path: Path) -> None:
+    """`run --detach` ends at once, repeated with its key it finds its job, which `jobs` waits for and downloads."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (32, 16)).save(photo)
+    flags = ("--metadata", "order=4711", "--metadata", "a=b=c", "--queue-timeout", "600", "--retain-days", "1")
+    command = ("run", "still", "--image", str(photo), "--detach", "--idempotency-key", tmp_path.name, *flags)
+    detached = running.command(*command)
+    assert detached.returncode == 0, detached.stderr
+    job_id = detached.stdout.removeprefix("job ").strip()
+    assert f"jobs wait {job_id}" in detached.stderr
+    assert running.command(*command).stdout == detached.stdout
+    waited = running.command("jobs", "wait", job_id, "--json")
+    assert waited.returncode == 0, waited.stderr
+    (job,) = json.loads(waited.stdout)
+    assert job["metadata"] == {"order": "4711", "a": "b=c"}
+    assert (job["status"], job["queue_timeout_s"]) == ("completed", 600)
+    assert running.command("jobs", "wait", job_id, job_id).stdout.splitlines() == [f"{job_id}  completed"] * 2
+    quiet = running.command("jobs", "download", job_id, "--out", str(tmp_path / "out"))
+    assert (quiet.returncode, "http" in quiet.stdout) == (0, False)
+    shown = running.command("jobs", "download", job_id, "--out", str(tmp_path / "out"), "--urls").stdout
+    assert ("still_00001_.png" in shown, "(already there)" in shown, "X-Amz-Signature" in shown) == (True,) * 3
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["still_00001_.png"]
+
+
+def test_a_wait_can_be_limited(running: Up, tmp_path: Path) -> None:
+    """`jobs wait --timeout` ends with 1 and a message, and the job goes on."""
+    workflow = tmp_path / "slow.json"
+    workflow.write_text(json.dumps(slow(600, 0.1)))
+    job_id = running.command("run", str(workflow), "--detach").stdout.split()[1]
+    waited = running.command("jobs", "wait", job_id, "--timeout", "0.2")
+    assert (waited.returncode, waited.stderr) == (1, f"job {job_id} has not ended in time, and goes on\n")
+    assert running.command("jobs", "cancel", job_id).returncode == 0
+
+
+def test_batches_are_submitted_shown_and_cancelled(running: Up, tmp_path: Path) -> None:
+    """`batches submit` runs a job for each set of values, downloads what they make, and can be detached."""
+    workflow, sets = tmp_path / "blue.json", tmp_path / "sets.json"
+    workflow.write_text(json.dumps(BLUE))
+    sets.write_text(json.dumps([{"1.color": 255}, {"1.color": 65280}]))
+    command = ("batches", "submit", str(workflow), str(sets), "--out", str(tmp_path / "out"))
+    done = running.command(*command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "2 completed"
+    assert len(list((tmp_path / "out").iterdir())) == 2
+    batch_id = done.stdout.split()[1].rstrip(":")
+    assert f"batch {batch_id}: finished, 2 completed" in running.command("batches", "show", batch_id).stdout
+    workflow.write_text(json.dumps(slow(600, 0.1)))
+    detached = running.command("batches", "submit", str(workflow), str(sets), "--detach", "--json")
+    cancelled = running.command("batches", "cancel", json.loads(detached.stdout)["batch_id"], "--json")
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert json.loads(cancelled.stdout)["cancel_requested_at"]
+
+
+def test_an_uploaded_file_is_an_input(running: Up, tmp_path: Path) -> None:
+    """`uploads put` prints the id alone, which an input of a workflow takes."""
+    photo = tmp_path / "photo.png"
+    Image.new("RGB", (32, 16)).save(photo)
+    put = running.command("uploads", "put", str(photo))
+    upload_id = put.stdout.strip()
+    with running.client() as client:
+        body = {"inputs": {"image": {"upload_id": upload_id}}}
+        job_id = client.post("/v1/workflows/still/jobs", json=body).json()["job_id"]
+        assert finished(client, job_id)["status"] == "completed"
+    assert running.command("uploads", "put", str(photo), str(photo)).stdout.split()[1::2] == ["photo.png"] * 2
 
 
 @pytest.mark.parametrize(
@@ -179,6 +247,15 @@ def test_a_second_run_keeps_the_old_file(running: Up, tmp_path: Path) -> None:
         (["run", "still", "--image", "/nowhere.png"], 2, "is not a file"),
         (["jobs", "show", "nope"], 2, "no job with this id"),
         (["run", "still"], 2, "/inputs/image"),
+        (["run", "words", "--metadata", "order"], 2, "--metadata order: expected KEY=VALUE"),
+        (["run", "words", "--gpu", "nothing"], 2, "there is no pool 'nothing'"),
+        (["batches", "submit", "words", "/nowhere.json"], 2, "/nowhere.json cannot be read"),
+        (["batches", "submit", "words", "pyproject.toml"], 2, "pyproject.toml is not JSON"),
+        (["batches", "show", "nope"], 2, "batch"),
+        (["uploads", "put", "/nowhere.png"], 2, "is not a file"),
+        (["uploads", "put"], 2, "uploads put FILE"),
+        (["jobs", "wait"], 2, "jobs wait JOB_ID"),
+        (["jobs", "download"], 2, "jobs download JOB_ID"),
     ],
 )
 def test_commands_explain_errors(running: Up, arguments: list[str], code: int, message: str) -> None:

@@ -100,7 +100,7 @@ async def test_a_wait_can_be_limited(memory_api: Api, open_client: OpenClient) -
     """A wait ends with `WaitTimedOut`, which is a `TimeoutError`, and the job goes on."""
     async with open_client(str(memory_api.client.base_url), KEY) as client:
         job_id = (await client.submit(BLUE))["job_id"]
-        with pytest.raises(WaitTimedOut, match=job_id) as caught:
+        with pytest.raises(WaitTimedOut, match=f"{job_id} has not ended in time") as caught:
             await client.wait(job_id, timeout_s=0.1)
         assert isinstance(caught.value, TimeoutError)
         assert (await client.job(job_id))["status"] == "queued"
@@ -231,6 +231,8 @@ async def test_a_file_is_uploaded_without_the_key(open_client: OpenClient, tmp_p
         async with open_client(api.url) as client:
             with pytest.raises(UploadFailed, match=r"cat\.png: it answered 412"):
                 await client.upload(path)
+            assert await client.upload(path, idempotency_key="k") == "u"  # the first upload with this key is there
+        assert api.received[-1].headers["idempotency-key"] == "k"
 
 
 async def test_an_interrupted_download_is_continued(open_client: OpenClient, tmp_path: Path) -> None:

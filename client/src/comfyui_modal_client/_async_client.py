@@ -119,8 +119,8 @@ class AsyncClient:
 
     # Files
 
-    async def upload(self, path: str | Path) -> str:
-        return await self._run(op.upload(Path(path)))
+    async def upload(self, path: str | Path, *, idempotency_key: str | None = None) -> str:
+        return await self._run(op.upload(Path(path), idempotency_key))
 
     async def input_file(self, path: str | Path, name: str | None = None) -> Json:
         return await self._run(op.input_file(Path(path), name))

@@ -153,13 +153,16 @@ class Client:
 
     # Files
 
-    def upload(self, path: str | Path) -> str:
+    def upload(self, path: str | Path, *, idempotency_key: str | None = None) -> str:
         """Upload a file directly to the bucket, in constant memory, and return its `upload_id`.
 
-        It can be used in any number of jobs for 7 days. Raises `InvalidRequest` for a file that is too large, and
-        `UploadFailed` if the bucket refuses it.
+        It can be used in any number of jobs for 7 days. Of uploads with the same `idempotency_key` only the first is
+        stored within 24 hours, so give each content a key of its own.
+
+        Raises `Conflict` for a key that a file of another name or size had, `InvalidRequest` for a file that is too
+        large, and `UploadFailed` if the bucket refuses it.
         """
-        return self._run(op.upload(Path(path)))
+        return self._run(op.upload(Path(path), idempotency_key))
 
     def input_file(self, path: str | Path, name: str | None = None) -> Json:
         """Upload a file, and return its entry for `media`. `name` is as the loader node names it, by default the

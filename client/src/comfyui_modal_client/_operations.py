@@ -48,6 +48,8 @@ class SendFile:
 
     created: Json
     path: Path
+    may_be_stored: bool
+    """Whether an earlier upload with the same idempotency key may have stored the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def wait_for_job(job_id: str, on_change: Callable[[Json], None], timeout_s: floa
         if etag:
             left = LONG_POLL_S if end is None else min(LONG_POLL_S, end - time.monotonic())
             if left <= 0:
-                raise WaitTimedOut(f"job {job_id} has not ended within {timeout_s:g} s")
+                raise WaitTimedOut(f"job {job_id} has not ended in time, and goes on")
             call = replace(call, headers={"if-none-match": etag})
             if left < 1:  # the API waits for whole seconds
                 yield Work(partial(time.sleep, left))
@@ -137,7 +139,7 @@ def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: 
             return batch
         left = None if end is None else end - time.monotonic()
         if left is not None and left <= 0:
-            raise WaitTimedOut(f"batch {batch_id} has not finished within {timeout_s:g} s")
+            raise WaitTimedOut(f"batch {batch_id} has not finished in time, and goes on")
         job_id = next((row["job_id"] for row in batch["jobs"] if row["status"] in _UNFINISHED), None)
         if job_id is None or job_id == former:
             yield Work(partial(time.sleep, _LAG_S))  # the batch may learn of a job's end a little later
@@ -146,7 +148,7 @@ def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: 
         former = job_id
 
 
-def upload(path: Path) -> Plan[str]:
+def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
     created = yield from make(
         "/v1/uploads",
         {
@@ -154,8 +156,9 @@ def upload(path: Path) -> Plan[str]:
             "size_bytes": path.stat().st_size,
             "content_type": mimetypes.guess_type(path.name)[0] or "application/octet-stream",
         },
+        idempotency_key,
     )
-    yield SendFile(created, path)
+    yield SendFile(created, path, may_be_stored=idempotency_key is not None)
     return str(created["upload_id"])
 
 

@@ -57,8 +57,9 @@ def check_answer(response: httpx.Response) -> httpx.Response:
 
 def check_upload(step: SendFile, response: httpx.Response, *, attempt: int) -> None:
     """Raise `UploadFailed` if the bucket has not stored the file."""
-    # The upload may not overwrite. So a repeated one is refused if the first was stored and only its answer was lost.
-    if response.is_success or (response.status_code == 412 and attempt > 1):
+    # The upload may not overwrite, so the bucket refuses a repeated one if the first was stored.
+    may_be_stored = step.may_be_stored or attempt > 1
+    if response.is_success or (response.status_code == 412 and may_be_stored):
         return
     raise UploadFailed(
         f"the bucket refused the upload of {step.path.name}: it answered {response.status_code}",

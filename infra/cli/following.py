@@ -1,0 +1,91 @@
+"""What commands print of a job: its progress while it runs, how it ended, and its files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from comfyui_modal_client import Client, Downloaded, Json
+from infra.cli.output import FAILED, Terminal, printable
+
+
+def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float | None = None) -> Json:
+    """Wait for the job with a progress bar on a terminal, or with a line for each change elsewhere."""
+    if not console.is_terminal:
+        return client.wait(job_id, lambda job: console.print_line(_progress(job)), timeout_s=timeout_s)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[node]}", markup=False),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("queued", total=100, node="")
+        return client.wait(
+            job_id,
+            lambda job: bar.update(task, completed=job["progress"], description=job["status"], node=_where(job)),
+            timeout_s=timeout_s,
+        )
+
+
+def exit_code(jobs: Iterable[Json]) -> int:
+    """Return 0 if all jobs have completed, else 1."""
+    return 0 if all(job["status"] == "completed" for job in jobs) else FAILED
+
+
+def download(client: Client, job: Json, out: Path) -> Iterator[tuple[Json, Downloaded]]:
+    """Download the job's outputs, and yield each with what was done."""
+    for output in job["outputs"]:
+        yield output, client.download(output, out)
+
+
+def print_error(console: Terminal, job: Json) -> None:
+    """Print why the job failed, if it did."""
+    if job["error"]:
+        detail = job["error_detail"] or {}
+        where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""
+        console.print_line(f"failed{where}: {job['error']}", style="red")
+
+
+def print_files(console: Terminal, saved: Iterable[tuple[Json, Downloaded]], *, urls: bool) -> None:
+    """Print a line for each downloaded output, and its presigned URL if `urls`."""
+    for output, file in saved:
+        size = f"{output['width']}×{output['height']}, " if output["width"] else ""
+        folder = f", from folder {output['subfolder']}" if output["subfolder"] else ""
+        preview = ", preview" if output["is_preview"] else ""
+        console.print_line(f"{file.path}  {size}{output['size_bytes']} bytes{folder}{preview}{_state(file, output)}")
+        if urls:
+            console.print_line(f"  {output['url']}", style="dim")
+
+
+def print_warnings(console: Terminal, warnings: Json) -> None:
+    """Print why some outputs do not run."""
+    for warning in warnings.values():
+        outputs = ", ".join(warning["dependent_outputs"])
+        hint = f" ({warning['hint']})" if warning["hint"] else ""
+        console.print_line(
+            f"warning: {warning['detail']}{hint}; so these outputs do not run: {outputs}", style="yellow"
+        )
+
+
+def _state(file: Downloaded, output: Json) -> str:
+    match file.state:
+        case "new":
+            return ""
+        case "already there":
+            return " (already there)"
+        case "renamed":
+            return f" (another {Path(output['filename']).name} is there, and was left as it is)"
+
+
+def _progress(job: Json) -> str:
+    return f"{job['status']:9} {job['progress']:3} %  {_where(job)}".rstrip()
+
+
+def _where(job: Json) -> str:
+    details = job["progress_details"]
+    node = f"node {details['current_node']}" if details["current_node"] else ""
+    step = f"step {details['step']}" if details["step"] else ""
+    # The progress bar prints its columns itself, so `Terminal` does not see this text.
+    return printable(" ".join(part for part in (node, step) if part))
