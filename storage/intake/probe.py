@@ -22,7 +22,11 @@ from storage.intake.nal_headers import UnreadableHeader
 from storage.intake.walkers import BadFile, gif_extent, webp_extent
 
 MEMORY_BYTES = 512 * 1024**2
-"""Limit of the address space. Python with Pillow takes 40 MB, PyAV 130 MB."""
+"""Maximum address space of an examination. Python with Pillow takes 40 MB, PyAV 130 MB."""
+HEADROOM_BYTES = 256 * 1024**2
+"""How much more the process may take until an allocation fails. FFmpeg skips what it has no memory for, such as a
+packed block of a Matroska file, without an error. With this room it fails only after the maximum has been exceeded,
+which is seen afterwards, or at a single allocation of this size."""
 MAX_MAPPED = 256 * 1024**2
 """Maximum size of a mapped file, since Pillow reads an AVIF as a whole."""
 CPU_S = 15
@@ -31,6 +35,8 @@ FIRST_LOOK = {"probesize": "5000000", "analyzeduration": "5000000"}
 LEAST_FRAME_PIXELS = 64 * 64
 """Minimum pixels that a frame of several counts for: ComfyUI makes such a mask for a frame without transparency."""
 _WALKERS = {"image/gif": gif_extent, "image/webp": webp_extent}
+_PEAK = re.compile(rb"VmPeak:\s+(\d+) kB")
+_TOO_MUCH_MEMORY = f"it takes more than {MEMORY_BYTES // 1024**2} MiB of memory to be examined"
 _VARYING = ("TIFF", "MPO")
 """Pillow's formats whose frames differ in size."""
 
@@ -235,13 +241,24 @@ def _hidden_stream(path: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
 
 def answer(path: str, content_type: str, limits: dict[str, Any]) -> dict[str, Any]:
     try:
-        return {"extents": extents(path, content_type, limits)}
+        found = extents(path, content_type, limits)
+        return {"refused": _TOO_MUCH_MEMORY} if has_taken_too_much() else {"extents": found}
     except BadFile as error:
         return {"refused": str(error)}
     except MemoryError:
-        return {"refused": f"it takes more than {MEMORY_BYTES // 1024**2} MiB of memory to be examined"}
+        return {"refused": _TOO_MUCH_MEMORY}
     except Exception:  # parsers raise arbitrary errors on untrusted files, and their messages may contain the path
         return {"refused": f"cannot be read as {content_type}"}
+
+
+def has_taken_too_much() -> bool:
+    """Whether the address space has exceeded its maximum at some time, so that an allocation may have failed."""
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    try:
+        peak = _PEAK.search(Path("/proc/self/status").read_bytes())
+    except OSError:  # another system than Linux
+        return False
+    return limit != resource.RLIM_INFINITY and peak is not None and int(peak[1]) * 1024 > limit - HEADROOM_BYTES
 
 
 def limit_itself(path: str, memory_bytes: int) -> None:
@@ -256,7 +273,7 @@ def limit_itself(path: str, memory_bytes: int) -> None:
 
 def main() -> None:
     path, content_type, limits = sys.argv[1:]
-    limit_itself(path, MEMORY_BYTES)
+    limit_itself(path, MEMORY_BYTES + HEADROOM_BYTES)
     sys.stdout.write(json.dumps(answer(path, content_type, json.loads(limits))))
 
 

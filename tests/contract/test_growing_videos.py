@@ -1,7 +1,11 @@
 """Each frame of a video counts with its own size, whatever size its container states."""
 
 import io
+import os
 import struct
+import subprocess
+import sys
+import zlib
 from collections.abc import Callable
 from fractions import Fraction
 from itertools import count
@@ -11,13 +15,16 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from comfyui_modal import ROOT
 from storage.errors import FileRefused
 from storage.intake.frame_sizes import FrameSizes
 from storage.intake.media_check import MediaCheck, MediaLimits
 
 pytestmark = pytest.mark.anyio
 
+MIB = 1024 * 1024
 SMALL, LARGE = (64, 48), (640, 480)
 LIMITS = MediaLimits(max_video_pixels=2_000_000)
 X264 = {"preset": "ultrafast", "g": "1", "x264-params": "repeat-headers=1:log=-1"}
@@ -243,6 +250,73 @@ async def test_a_frame_that_the_check_has_no_memory_for_is_refused(tmp_path: Pat
     body = gifs_in_a_movie(tmp_path / "movie", [SMALL] * 3 + [(16_000, 10_000)] * 20)
     with pytest.raises(FileRefused, match="MiB of memory"):
         await checked(tmp_path, body)
+
+
+def packed_pictures(path: Path, *, attached_mib: int) -> None:
+    """Write a Matroska file of small JPEGs, then large ones, each in a block of 9 MB that is packed by zlib.
+
+    Its attachments, which are holes, take most of the memory that a check has.
+    """
+    small, large = (zlib.compress(jpeg(side) + bytes(padding), 1) for side, padding in ((16, 0), (1_500, 9_000_000)))
+    blocks = [small] * 100 + [large] * 60
+    packed = element("6D80", element("6240", element("5034", element("4254", b"\0"))))
+    size = element("E0", element("B0", b"\x10") + element("BA", b"\x10"))
+    about = element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1") + element("86", b"V_MJPEG")
+    track = element("1654AE6B", element("AE", about + packed + size))
+    clusters = b"".join(
+        element("1F43B675", element("E7", number.to_bytes(2)) + element("A3", b"\x81\0\0\x80" + block))
+        for number, block in enumerate(blocks)
+    )
+    named = element("466E", b"a") + element("4660", b"application/x") + element("46AE", b"\7")
+    attached = element("61A7", named + element("465C", b"", more=MIB), more=MIB)
+    head = bytes.fromhex("1A45DFA393428288") + b"matroska" + bytes.fromhex("4287810442858102")
+    attachments = element("1941A469", b"", more=attached_mib * (len(attached) + MIB))
+    inside = element("1549A966", element("2AD7B1", b"\x0f\x42\x40")) + track + attachments
+    more = attached_mib * (len(attached) + MIB) + len(clusters)
+    with path.open("wb") as file:
+        file.write(head + element("18538067", inside, more=more))
+        for _ in range(attached_mib):
+            file.write(attached)
+            file.seek(MIB, os.SEEK_CUR)
+        file.write(clusters)
+
+
+def jpeg(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def element(name: str, body: bytes, *, more: int = 0) -> bytes:
+    """Return an element of a Matroska file, of which `more` bytes follow."""
+    return bytes.fromhex(name) + (len(body) + more | 1 << 56).to_bytes(8) + body
+
+
+@pytest.mark.parametrize("attached_mib", [1, 194])
+async def test_packed_frames_that_the_check_has_no_memory_for_are_refused(tmp_path: Path, attached_mib: int) -> None:
+    """Blocks of a Matroska file that there is no memory to unpack are not skipped."""
+    packed_pictures(tmp_path / "file", attached_mib=attached_mib)
+    limits = LIMITS.model_copy(update={"max_video_pixels": 50_000_000})
+    with pytest.raises(FileRefused, match="MiB of memory" if attached_mib > 1 else "frames of up to"):
+        await MediaCheck().check(tmp_path / "file", limits)
+
+
+def test_an_examination_that_had_too_little_memory_is_refused(tmp_path: Path) -> None:
+    """A file is refused if its examination has exceeded its memory at some time, whatever it has found."""
+    path = tmp_path / "file"
+    path.write_bytes(gifs_in_a_movie(tmp_path / "movie", [SMALL]))
+    code = (
+        "import sys; from storage.intake import probe\n"
+        "probe.limit_itself(sys.argv[1], probe.MEMORY_BYTES + probe.HEADROOM_BYTES)\n"
+        "bytearray(int(sys.argv[2]) * 2**20)\n"
+        f"print(probe.answer(sys.argv[1], 'video/quicktime', {LIMITS.model_dump()}))"
+    )
+    answers = [
+        subprocess.run([sys.executable, "-c", code, path, mib], cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+        for mib in ("1", "600")
+    ]
+    assert b"extents" in answers[0]
+    assert b"it takes more than 512 MiB of memory" in answers[1]
 
 
 async def test_an_index_that_the_check_has_no_memory_for_is_refused(tmp_path: Path) -> None:
