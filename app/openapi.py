@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__, problems
-from app.api import batches, jobs, limits, system, uploads, webhooks, workflows
+from app.api import batches, jobs, limits, nodes, system, uploads, webhooks, workflows
 from app.auth import scope_for
 from app.fields import ResponseBody
 from app.operations import Operation
@@ -40,6 +40,7 @@ OPERATIONS = (
     *webhooks.OPERATIONS,
     *uploads.OPERATIONS,
     *workflows.OPERATIONS,
+    *nodes.OPERATIONS,
     *system.OPERATIONS,
     *limits.OPERATIONS,
 )

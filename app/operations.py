@@ -116,13 +116,17 @@ class Operation:
     example: dict[str, Any] | None = None
     refusals: Sequence[str] = ()
     is_open: bool = False
+    has_slashes: bool = False
+    """Whether the path's last parameter may have slashes, as the names of node classes do."""
 
     def route(self) -> Route:
-        return Route(self.path, self.handler, methods=[self.method.upper()], name=self.id)
+        path = f"{self.path[:-1]}:path}}" if self.has_slashes else self.path
+        return Route(path, self.handler, methods=[self.method.upper()], name=self.id)
 
 
 ID = Parameter("job_id", "path", {"type": "string", "examples": [JOB_ID]}, "the job")
 BATCH_ID = Parameter("batch_id", "path", {"type": "string", "examples": [JOB_ID]}, "the batch")
+CLASS_TYPE = Parameter("class_type", "path", {"type": "string", "examples": ["KSampler"]}, "the node class")
 NAME = Parameter("name", "path", {"type": "string", "examples": ["still"]}, "the workflow")
 KEY = Parameter(
     "Idempotency-Key",

@@ -178,6 +178,7 @@ _TYPES = (
         "wait for Retry-After seconds, or send files by POST /v1/uploads",
     ),
     ProblemType("unauthorized", 401, "There is no valid API key", "send Authorization: Bearer <key>"),
+    ProblemType("unknown-node", 404, "There is no such node class", "see GET /v1/nodes for the names"),
     ProblemType("unknown-workflow", 404, "There is no such workflow", "see GET /v1/workflows for the names"),
     ProblemType("unknown-job", 404, "There is no such job", "check the job_id"),
     ProblemType("job-gone", 410, "The job was removed", "jobs and their files stay for a limited time after their end"),

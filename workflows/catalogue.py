@@ -137,6 +137,10 @@ class Catalogue:
                 )
         return graph.with_values(known)
 
+    def class_types(self) -> list[str]:
+        """Return the names of all classes in order."""
+        return sorted(self._info or ())
+
     def declaration(self, class_type: str) -> NodeDeclaration:
         """Return the declaration of a class, or `UNKNOWN` for a class that object_info lacks."""
         if self._info is None or class_type not in self._info:

@@ -16,6 +16,7 @@ import json
 import zlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from cachetools import TTLCache
@@ -25,6 +26,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
 from workflows.catalogue import Catalogue
+from workflows.inventory import Model, models_of
 
 CACHE_LIFE = timedelta(seconds=60)
 ABSENT_LIFE = timedelta(seconds=2)
@@ -75,20 +77,34 @@ class EngineInfo:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Read:
+@dataclass(frozen=True)
+class Published:
     """The parsed object, reused while the object has this ETag."""
 
     etag: str
     info: EngineInfo
     catalogue: Catalogue
 
+    @cached_property
+    def class_types(self) -> tuple[str, ...]:
+        """The names of the node classes in order."""
+        return tuple(self.catalogue.class_types())
+
+    @cached_property
+    def models(self) -> tuple[Model, ...]:
+        """The model files that its loaders list. The first use takes up to a second for thousands of classes."""
+        return models_of(self.catalogue)
+
+    def files_are_known(self, now: datetime) -> bool:
+        """Whether the files that its loaders list are current."""
+        return self.info.files_listed and now - self.info.published_at <= FILES_LIFE
+
 
 class EngineInfoStore:
     def __init__(self, objects: ObjectStore, clock: Clock) -> None:
         self._objects = objects
         self._clock = clock
-        self._reads: dict[str, _Read] = {}
+        self._reads: dict[str, Published] = {}
         self._fresh: TTLCache[str, None] = expiring_cache(clock, CACHE_LIFE, size=16)
         self._absent: TTLCache[str, None] = expiring_cache(clock, ABSENT_LIFE, size=16)
 
@@ -124,15 +140,12 @@ class EngineInfoStore:
 
     async def catalogue(self, pool: str) -> Catalogue:
         """Return the catalogue that graphs for this pool are checked against."""
-        read = await self._read(pool)
-        if read is None:
+        published, now = await self.published(pool), self._clock.now()
+        if published is None or now - published.info.published_at > INFO_LIFE:
             return Catalogue.absent()
-        age = self._clock.now() - read.info.published_at
-        if age > INFO_LIFE:
-            return Catalogue.absent()
-        return read.catalogue.believing_files(files_are_known=read.info.files_listed and age <= FILES_LIFE)
+        return published.catalogue.believing_files(files_are_known=published.files_are_known(now))
 
-    async def _read(self, pool: str) -> _Read | None:
+    async def published(self, pool: str) -> Published | None:
         key = keys.engine_info(pool)
         if key in self._fresh:
             return self._reads[key]
@@ -147,11 +160,11 @@ class EngineInfoStore:
         self._fresh[key] = None
         return read
 
-    async def _read_again(self, key: str) -> _Read:
+    async def _read_again(self, key: str) -> Published:
         known = self._reads.get(key)
         # A HEAD instead of a GET, since object_info has a megabyte and seldom changes.
         if known is not None and (await self._objects.head(key)).etag == known.etag:
             return known
         stored = await self._objects.get(key)
         info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
-        return _Read(stored.head.etag, info, Catalogue(info.object_info))
+        return Published(stored.head.etag, info, Catalogue(info.object_info))

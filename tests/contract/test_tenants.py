@@ -34,7 +34,7 @@ pytestmark = pytest.mark.anyio
 VICTIM, ATTACKER = "acme", "acme-2"
 """One name is a prefix of the other, so that their folders are adjacent."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-SHARED = {"name": "still", "type": "comfyui.job.completed.v1", "number": "0"}
+SHARED = {"class_type": "LoadImage", "name": "still", "type": "comfyui.job.completed.v1", "number": "0"}
 """Path parameters that belong to no tenant."""
 QUERIES = {
     "get_job": ("?wait=1",),

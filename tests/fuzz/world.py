@@ -46,6 +46,7 @@ async def world(folder: Path) -> AsyncIterator[World]:
                 "job_id": (*jobs, *announced),
                 "event_id": tuple(f"evt_{job_id}_000001" for job_id in announced),
                 "batch_id": (await _batch(api),),
+                "class_type": ("EmptyImage", "LoadImage"),
                 "name": ("still", "sdxl", "wan22"),
                 "number": ("0", "1"),
                 "type": ("comfyui.job.completed.v1",),
