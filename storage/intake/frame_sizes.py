@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from storage.intake.av1_headers import FRAMES, Av1Frames, read_sequence, sequences_in, units_of
 from storage.intake.nal_headers import START_CODE, Bits, Size, UnreadableHeader, h264, hevc, is_avcc, sizes_in
 
 _JPEG_MARKER = re.compile(rb"\xff[\xc0-\xfe]")
@@ -17,70 +18,10 @@ _JPEG_TABLES, _JPEG_COMMENTS = 0xDB, frozenset({*range(0xE0, 0xF0), 0xFE})
 _JPEG_FRAMES = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}
 """The last one is that of JPEG-LS, which FFmpeg decodes in an MJPEG stream as well."""
 _VP9_RGB = 7
-_AV1_SEQUENCE, _AV1_FRAMES = 1, (3, 6)
 
 
 def _av1(data: bytes, extradata: bytes) -> Iterator[Size]:
-    # In a container the units follow the four bytes of its `av1C` box.
-    units = _units_of_av1(data[4:] if data is extradata else data)
-    return sizes_in((unit for kind, unit in units if kind == _AV1_SEQUENCE), _size_of_av1)
-
-
-def _units_of_av1(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(data):
-        # A unit's header (AV1, 5.3.2): 4 marks an extension byte, 2 a length.
-        head = data[at]
-        at += 2 if head & 4 else 1
-        length = len(data) - at
-        if head & 2:
-            length, at = _leb128(data, at)
-        yield head >> 3 & 15, data[at : at + length]
-        at += length
-
-
-def _leb128(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if not byte & 128:
-            return value, at
-        if shift == 56:
-            raise UnreadableHeader  # a number has at most eight bytes, and decoders differ on what follows
-
-
-def _size_of_av1(unit: bytes) -> Size:
-    # The sequence header, AV1, 5.5.1: everything before the size is skipped.
-    bits = Bits(unit[:1_000])
-    bits.read(4)
-    if bits.read(1):  # reduced_still_picture_header, with which the frame headers have another form
-        raise UnreadableHeader
-    delay_bits = 0
-    if bits.read(1):  # timing_info_present_flag
-        bits.read(64)
-        if bits.read(1):  # equal_picture_interval
-            bits.golomb()
-        if bits.read(1):  # decoder_model_info_present_flag
-            delay_bits = bits.read(5) + 1
-            bits.read(32 + 5 + 5)
-    has_delays = bits.read(1)
-    for _ in range(bits.read(5) + 1):  # operating points
-        bits.read(12)
-        if bits.read(5) > 7:  # the levels above 7 have a tier
-            bits.read(1)
-        if delay_bits and bits.read(1):
-            bits.read(2 * delay_bits + 1)
-        if has_delays and bits.read(1):
-            bits.read(4)
-    across, down = bits.read(4) + 1, bits.read(4) + 1
-    width, height = bits.read(across) + 1, bits.read(down) + 1
-    # A frame may state its own size in so many bits, and decoders take one above the sequence's. Encoders use no more
-    # bits than the sequence's size needs, so that a frame grows to less than twice its sides.
-    if across > max(1, (width - 1).bit_length()) or down > max(1, (height - 1).bit_length()):
-        raise UnreadableHeader
-    return width, height
+    return sizes_in(sequences_in(data, is_extradata=data is extradata), lambda unit: read_sequence(unit).size)
 
 
 def frames_in(codec: str, data: bytes) -> int:
@@ -92,8 +33,8 @@ def frames_in(codec: str, data: bytes) -> int:
     found = 0
     try:
         # A frame header begins with show_existing_frame, else two bits of frame_type and show_frame.
-        for kind, unit in _units_of_av1(data):
-            found += kind in _AV1_FRAMES and bool(unit[:1]) and bool(unit[0] & 0b1001_0000)
+        for kind, unit in units_of(data):
+            found += kind in FRAMES and bool(unit[:1]) and bool(unit[0] & 0b1001_0000)
     except IndexError:
         raise UnreadableHeader from None
     return max(1, found)
@@ -251,6 +192,7 @@ class FrameSizes:
         self._context = stream.codec_context
         self._read = None if decoding else READERS.get(self._context.name)
         self._framings: dict[tuple[bytes, bytes], bytes] = {}
+        self._av1 = Av1Frames() if self._read is _av1 else None
         self._learn(bytes(self._context.extradata or b""))
 
     def of(self, packet: Any) -> list[Size]:
@@ -266,6 +208,8 @@ class FrameSizes:
             self._learn(data)
         for extradata in self._framings.values():
             self._note(self._stated(data, extradata))
+        if self._av1 is not None:
+            self._note(self._av1.sizes_in(data))
         return [self.largest] * frames_in(self._context.name, data)
 
     def _learn(self, extradata: bytes) -> None:
@@ -273,6 +217,8 @@ class FrameSizes:
         # As well and not only, because a decoder may take them or not. How a packet is read depends on the form, and on
         # the size of the lengths in byte 4 of an `avcC` or byte 21 of an `hvcC`.
         self._framings[extradata[:1], bytes(byte & 3 for byte in extradata[4:22:17])] = extradata
+        if self._av1 is not None:
+            self._av1.learn(extradata, is_extradata=True)
         self._note(self._stated(extradata, extradata))
 
     def _stated(self, data: bytes, extradata: bytes) -> list[Size]:

@@ -226,6 +226,29 @@ async def test_a_packet_may_be_a_configuration(tmp_path: Path) -> None:
         await checked(tmp_path, body)
 
 
+@pytest.mark.parametrize("container_format", ["matroska", "mp4"])
+@pytest.mark.parametrize("resize", ["", ":resize-mode=1:resize-denom=16:resize-kf-denom=16"], ids=["usual", "resized"])
+async def test_av1_frames_with_a_size_of_their_own_count_at_their_largest(
+    tmp_path: Path, container_format: str, resize: str
+) -> None:
+    """AV1 frames that state their own size count at the largest that their headers can state, other frames do not."""
+    path = tmp_path / "file"
+    with av.open(str(path), "w", format=container_format) as container:
+        stream: Any = container.add_stream("libsvtav1", rate=25)
+        stream.width, stream.height = LARGE
+        stream.pix_fmt, stream.options = "yuv420p", {"preset": "12", "svtav1-params": f"lp=1{resize}"}
+        for number in range(10):
+            picture = np.full((LARGE[1], LARGE[0], 3), 20 * number, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    limits = LIMITS.model_copy(update={"max_video_pixels": 10 * 640 * 480})
+    if resize:
+        with pytest.raises(FileRefused, match="frames of up to 524288 pixels"):
+            await MediaCheck().check(path, limits)
+    else:
+        assert await MediaCheck().check(path, limits)
+
+
 def gif(size: tuple[int, int]) -> bytes:
     """A GIF of 45 bytes with one pixel on a canvas of this size."""
     canvas = b"GIF89a" + struct.pack("<HHBBB", *size, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
