@@ -68,6 +68,24 @@ def submit_batch(  # noqa: PLR0913  one a flag
     return 0 if batch["counts"]["completed"] == batch["total"] else FAILED
 
 
+@batches.command(name="list")
+def list_batches(
+    *, limit: int = 20, cursor: str | None = None, as_json: AsJson = False, target: Target = Target()
+) -> None:
+    """List batches, newest first."""
+    with target.client() as client:
+        page = client.batches(limit=limit, cursor=cursor)
+    if as_json:
+        print_json(page)
+        return
+    console = Terminal()
+    for batch in page["batches"]:
+        created = batch["created_at"][:19]
+        console.print_line(f"{batch['batch_id']}  {batch['status']:8}  {created}  {_counts(batch)}")
+    if page["next_cursor"]:
+        console.print_line(f"more: --cursor {page['next_cursor']}")
+
+
 @batches.command
 def show(batch_id: str, *, as_json: AsJson = False, target: Target = Target()) -> None:
     """Show a batch: how many of its jobs have ended, and each job's state."""

@@ -215,6 +215,8 @@ def test_batches_are_submitted_shown_and_cancelled(running: Up, tmp_path: Path) 
     assert len(list((tmp_path / "out").iterdir())) == 2
     batch_id = done.stdout.split()[1].rstrip(":")
     assert f"batch {batch_id}: finished, 2 completed" in running.command("batches", "show", batch_id).stdout
+    listed = running.command("batches", "list").stdout.splitlines()[0].split()
+    assert (listed[0], listed[1], listed[3:]) == (batch_id, "finished", ["2", "completed"])
     workflow.write_text(json.dumps(slow(600, 0.1)))
     detached = running.command("batches", "submit", str(workflow), str(sets), "--detach", "--json")
     cancelled = running.command("batches", "cancel", json.loads(detached.stdout)["batch_id"], "--json")

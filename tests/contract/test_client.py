@@ -130,6 +130,8 @@ async def test_batches_are_submitted_waited_for_and_cancelled(memory_api: Api, o
         assert (await client.submit_batch(jobs=[{"workflow": BLUE}], idempotency_key="k")) == second
         assert (await client.cancel_batch(second["batch_id"]))["counts"]["failed"] == 1
         assert (await client.batch(second["batch_id"]))["status"] == "finished"
+        page = await client.batches(limit=5)
+        assert {row["batch_id"] for row in page["batches"]} == {first["batch_id"], second["batch_id"]}
 
 
 async def test_the_deployment_is_described(memory_api: Api, open_client: OpenClient) -> None:

@@ -139,6 +139,9 @@ class AsyncClient:
     async def batch(self, batch_id: str) -> Json:
         return await self._run(op.get(op.batch_path(batch_id)))
 
+    async def batches(self, *, limit: int = 20, cursor: str | None = None) -> Json:
+        return await self._run(op.get("/v1/batches", {"limit": limit, "cursor": cursor}))
+
     async def wait_batch(
         self, batch_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
     ) -> Json:

@@ -200,13 +200,20 @@ class Client:
         """Return the batch as it is now. Its `status` is `queued`, `running` or `finished`."""
         return self._run(op.get(op.batch_path(batch_id)))
 
+    def batches(self, *, limit: int = 20, cursor: str | None = None) -> Json:
+        """Return a page of batches, newest first: `batches` and `next_cursor`, which is None on the last page.
+
+        A page has `limit` rows, 1 to 200. `cursor` is the `next_cursor` of the page before.
+        """
+        return self._run(op.get("/v1/batches", {"limit": limit, "cursor": cursor}))
+
     def wait_batch(
         self, batch_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
     ) -> Json:
         """Wait until every job of the batch has ended, and return the batch.
 
-        `on_change` gets the batch at once and whenever jobs have ended. Raises `WaitTimedOut` after `timeout_s`
-        seconds.
+        `on_change` gets the batch at once and after each change, at most a few seconds later. Raises `WaitTimedOut`
+        after `timeout_s` seconds.
         """
         return self._run(op.wait_for_batch(batch_id, on_change, timeout_s))
 

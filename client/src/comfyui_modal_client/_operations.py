@@ -7,7 +7,7 @@ import mimetypes
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,6 @@ T = TypeVar("T")
 
 LONG_POLL_S = 20
 """How long the API may hold a request until the job changes. Proxies end requests that take a minute."""
-_LAG_S = 1.0
-_UNFINISHED = ("queued", "running")
-_TERMINAL = ("completed", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +102,26 @@ def remove(job_id: str) -> Plan[Json | None]:
 
 
 def wait_for_job(job_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+    return (yield from _wait(job_path(job_id), f"job {job_id}", ("completed", "failed"), on_change, timeout_s))
+
+
+def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+    return (yield from _wait(batch_path(batch_id), f"batch {batch_id}", ("finished",), on_change, timeout_s))
+
+
+def _wait(
+    path: str, name: str, ends: Collection[str], on_change: Callable[[Json], None], timeout_s: float | None
+) -> Plan[Json]:
+    """Long-poll a document until its `status` is one of `ends`."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     etag = ""
     while True:
         # The first request does not wait, so that `on_change` gets the state of a job that is long under way.
-        call = Call("GET", job_path(job_id))
+        call = Call("GET", path)
         if etag:
             left = LONG_POLL_S if end is None else min(LONG_POLL_S, end - time.monotonic())
             if left <= 0:
-                raise WaitTimedOut(f"job {job_id} has not ended in time, and goes on")
+                raise WaitTimedOut(f"{name} has not ended in time, and goes on")
             call = replace(call, headers={"if-none-match": etag})
             if left < 1:  # the API waits for whole seconds
                 yield Work(partial(time.sleep, left))
@@ -122,30 +130,11 @@ def wait_for_job(job_id: str, on_change: Callable[[Json], None], timeout_s: floa
         response: httpx.Response = yield call
         if response.status_code == 304:
             continue
-        job = _json(response)
+        found = _json(response)
         etag = response.headers["etag"]
-        on_change(job)
-        if job["status"] in _TERMINAL:
-            return job
-
-
-def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
-    end = None if timeout_s is None else time.monotonic() + timeout_s
-    former: str | None = None
-    while True:
-        batch = yield from get(batch_path(batch_id))
-        on_change(batch)
-        if batch["status"] == "finished":
-            return batch
-        left = None if end is None else end - time.monotonic()
-        if left is not None and left <= 0:
-            raise WaitTimedOut(f"batch {batch_id} has not finished in time, and goes on")
-        job_id = next((row["job_id"] for row in batch["jobs"] if row["status"] in _UNFINISHED), None)
-        if job_id is None or job_id == former:
-            yield Work(partial(time.sleep, _LAG_S))  # the batch may learn of a job's end a little later
-        else:
-            yield from wait_for_job(job_id, lambda _: None, left)
-        former = job_id
+        on_change(found)
+        if found["status"] in ends:
+            return found
 
 
 def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
