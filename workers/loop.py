@@ -117,8 +117,6 @@ class WorkerLoop:
             logger.warning("job lost: %s", fenced, extra=about)
             await self._restart_engine()  # the prompt of the lost attempt may still run
             return claimed
-        ended = stored.record
-        logger.info("job %s", ended.status, extra=about | {"outputs": len(ended.outputs), "error": ended.error})
         if attempt.engine_suspect:  # after the commit, so that the client does not wait for the restart
             await self._restart_engine()
         return stored

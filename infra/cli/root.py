@@ -68,6 +68,8 @@ cli.command("infra.cli.models:models", help="Download the models of workflows, a
 cli.command("infra.cli.keys:keys", help="Make API keys, list and revoke them.")
 cli.command("infra.cli.bucket:bucket", help="Set up the bucket, and print the policy that its key needs.")
 
+cli.register_install_completion_command(help="Set up tab completion for your shell: bash, zsh or fish.")
+
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command, by default that of `sys.argv`, and return its exit code. An expected error becomes a message."""

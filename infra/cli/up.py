@@ -1,6 +1,8 @@
 """`comfyui-modal up`: the service on this machine."""
 
+import contextlib
 import os
+import select
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from infra.cli.arguments import CONNECTION, DEFAULT_DATA
-from infra.cli.output import Refused
+from infra.cli.output import Refused, printable
 
 if TYPE_CHECKING:  # imported when the command runs, so that its `--help` stays fast
     from infra.settings import EngineSettings
@@ -65,7 +67,7 @@ async def up(
         )
     configure_logging("up", "WARNING")
     try:
-        await serve(options, stop_on_signals(), lambda connection: _say_ready(options.data, connection.api_url))
+        await serve(options, stop_on_signals(), lambda made: _say_ready(options.data, made.api_url), _write_if_read)
     except S3ServerFailed as error:
         # Unlike a bucket that fails during another command, this one never ran: another start changes nothing.
         raise Refused(str(error)) from error
@@ -74,6 +76,17 @@ async def up(
 def _say_ready(data: Path, api_url: str) -> None:
     sys.stdout.write(f"ready: API {api_url}  docs {api_url}/docs  connection {data / CONNECTION}\n")
     sys.stdout.flush()
+
+
+def _write_if_read(line: str) -> bool:
+    """Write a line to standard output. Returns False if this would wait for a reader."""
+    # A pipe that counts as writable takes PIPE_BUF bytes without waiting: 4096 on Linux, 512 on macOS.
+    with contextlib.suppress(OSError, ValueError):  # closed, or not a file
+        if not select.select([], [sys.stdout], [], 0)[1]:
+            return False
+        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+    return True
 
 
 def _engine(choice: str | None) -> "EngineSettings":

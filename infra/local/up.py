@@ -30,6 +30,7 @@ from infra.compose.values import bucket_disk, loopback_of_up
 from infra.local.children import Child, ChildSpec, Readiness, readiness_of
 from infra.local.connection import Connection, Credentials
 from infra.local.data_folder import UpRefused, embedded_bucket, locked
+from infra.local.ended_jobs import report_ended_jobs
 from infra.local.host import LOOPBACK, listening, reached_at
 from infra.local.log_files import keep_bounded
 from infra.local.s3_server import LocalS3Server
@@ -162,8 +163,13 @@ class LocalRuntime:
         return Child(spec)
 
 
-async def serve(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None]) -> None:
-    """Run until `stop` is set. Call `on_ready` once, when the API and every worker are ready."""
+async def serve(
+    options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Connection], None], write: Callable[[str], bool]
+) -> None:
+    """Run until `stop` is set. Call `on_ready` once, when the API and every worker are ready.
+
+    `write` gets a line for each job that has ended, and returns False if it cannot be read at the moment.
+    """
     if options.workers > 1 and options.engine.comfyui_url:
         raise UpRefused("one running ComfyUI serves one worker: drop --workers, or give --engine a folder")
     _check_engine(options.engine)
@@ -171,6 +177,7 @@ async def serve(options: UpOptions, stop: asyncio.Event, on_ready: Callable[[Con
         credentials = Credentials.of(options.data)
         # The S3 server must outlive the other processes: a worker that stops releases its job in the bucket.
         async with (
+            in_background(report_ended_jobs(options.data / "logs", write)),
             in_background(keep_bounded((options.data / "logs", options.data / "s3" / "log"))),
             _bucket(options, credentials) as (settings, server),
             supervised(server, bucket_disk(settings)),

@@ -6,6 +6,7 @@ one. A removed job is replaced by a tombstone for a while (`storage.removal`).
 """
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,6 +32,8 @@ from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Timer
 from storage.tombstone import Tombstone
 
+logger = logging.getLogger(__name__)
+
 Change = Callable[[JobRecord], JobRecord]
 Extras = Mapping[str, bytes]
 """Small objects that belong to a job, by key: long inputs and secrets."""
@@ -39,6 +42,8 @@ Uploads = Mapping[InputFile, Path]
 """Local copies of the input files that are stored with the job."""
 NO_UPLOADS: Uploads = {}
 EVERY_JOB = JobFilter()
+JOB_ENDED = "job ended"
+"""The message that is logged at the end of each job."""
 _INPUTS = TypeAdapter(tuple[Input, ...])
 
 
@@ -258,8 +263,10 @@ class JobStore:
             self._signal.ring(queue_topic(changed.pool))
         if changed.next_sequence > before.next_sequence:
             self._ring_if_due(changed)
-        if changed.is_batch_reported and changed.status.is_terminal and not before.status.is_terminal:
-            self._report_end(committed.record)
+        if changed.status.is_terminal and not before.status.is_terminal:
+            _log_end(changed)
+            if changed.is_batch_reported:
+                self._report_end(committed.record)
         return committed
 
     def _report_end(self, record: JobRecord) -> None:
@@ -290,6 +297,24 @@ class JobStore:
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
+
+
+def _log_end(record: JobRecord) -> None:
+    """Log the end of a job in the process that committed it. `comfyui-modal up` prints it."""
+    seconds = None
+    if record.started_at is not None and record.completed_at is not None:
+        seconds = round((record.completed_at - record.started_at).total_seconds(), 3)
+    about = {
+        "job_id": record.job_id,
+        "tenant": record.tenant,
+        "workflow": record.workflow_name or f"graph {record.workflow_shape}",
+        "status": str(record.status),
+        "error_code": record.error_code,
+        "attempt": record.attempt,
+        "outputs": len(record.outputs),
+        "seconds": seconds,
+    }
+    logger.info(JOB_ENDED, extra=about)
 
 
 def _all_keys(record: JobRecord) -> set[str]:

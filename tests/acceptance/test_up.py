@@ -1,5 +1,6 @@
 """`comfyui-modal up` and the command line from outside, with real processes on this machine."""
 
+import contextlib
 import json
 import os
 import re
@@ -369,6 +370,22 @@ def test_ctrl_c_cancels_the_job(running: Up, tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.wait(60) == 130
             assert finished(client, job_id)["error"] == "Cancelled by user"
+
+
+def test_the_end_of_each_job_is_printed(running: Up) -> None:
+    """`up` prints a line when a job has ended: its id, workflow, status and seconds."""
+    assert running.process.stdout is not None
+    pipe, printed = running.process.stdout.fileno(), ""
+    os.set_blocking(pipe, False)
+    job_id = running.command("run", "words").stdout.split()[1]
+
+    def line() -> "re.Match[str] | None":
+        nonlocal printed
+        with contextlib.suppress(BlockingIOError):
+            printed += os.read(pipe, 1 << 16).decode()
+        return re.search(rf"^job {job_id}  words  completed  \d+\.\d s$", printed, re.MULTILINE)
+
+    assert eventually(line)
 
 
 def test_doctor_passes_all_checks(running: Up) -> None:

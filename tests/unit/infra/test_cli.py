@@ -21,6 +21,8 @@ from infra.local.data_folder import UpRefused
 from infra.manifests import ROOT, BadManifest
 from infra.models.sync import BadLock
 from storage.errors import ObjectNotFound
+from tests.support.commands import run_command
+from tests.support.environment import clean_environment
 
 FAULTS = [
     {"pointer": "/a", "detail": "a is wrong", "hint": "mend a"},
@@ -131,6 +133,21 @@ def test_a_dead_api_is_named_and_nothing_else_printed(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("http://127.0.0.1:9 cannot be reached: ")
     assert caplog.records == []
+
+
+def test_tab_completion_is_installed(tmp_path: Path) -> None:
+    """`--install-completion` writes a script that completes commands and flags, and no configuration is needed."""
+    environment = clean_environment() | {"HOME": str(tmp_path)}
+    done = run_command("infra.cli", "--install-completion", "--shell", "bash", environment=environment)
+    assert done.returncode == 0, done.stderr
+    (script,) = (tmp_path / ".local").rglob("comfyui-modal")
+    assert str(script) in (tmp_path / ".bashrc").read_text()
+    asked = (
+        f"source {script}; COMP_WORDS=(comfyui-modal jobs dow); COMP_CWORD=2; _comfyui_modal; echo $COMPREPLY;"
+        "COMP_WORDS=(comfyui-modal run --det); _comfyui_modal; echo $COMPREPLY"
+    )
+    shell = subprocess.run(["bash", "-c", asked], capture_output=True, text=True, check=True)  # noqa: S607  any bash
+    assert shell.stdout.split() == ["download", "--detach"]
 
 
 def test_an_unexpected_error_keeps_its_traceback() -> None:
