@@ -50,12 +50,17 @@ class Costs:
 
 
 def print_costs(client: "Client", since: str, *, as_json: bool) -> None:
-    try:
-        begin = moment(since, datetime.now(UTC))
-    except ValueError:
-        raise Refused(f"--since {since} is neither a span (7d, 12h, 30m) nor a date (2026-11-23)") from None
+    begin = begin_of(since)
     costs = summed(jobs_since(client, begin))
     _print_json(costs, begin) if as_json else _print_table(costs, begin)
+
+
+def begin_of(since: str) -> datetime:
+    """Parse `--since`. Raises `Refused`."""
+    try:
+        return moment(since, datetime.now(UTC))
+    except (ValueError, OverflowError):
+        raise Refused(f"--since {since} is neither a span (7d, 12h, 30m) nor a date (2026-11-23)") from None
 
 
 def moment(text: str, now: datetime) -> datetime:

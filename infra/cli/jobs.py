@@ -3,43 +3,87 @@
 import json
 import sys
 import time
+from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.table import Table
 
+from comfyui_modal_client import ListOptions
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
-from infra.cli.cost import print_costs
+from infra.cli.cost import begin_of, print_costs
 from infra.cli.following import download as download_outputs
 from infra.cli.following import exit_code, follow, print_error, print_files
 from infra.cli.output import Json, Refused, Terminal, print_json, printable
+from infra.cli.submission import label
 
 jobs = App(name="jobs")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which jobs are listed: those that pass every filter that is given."""
+
+    status: Annotated[
+        str | None, Parameter(help="queued, running, completed or failed; for cancelled ones --error-code cancelled")
+    ] = None
+    workflow: Annotated[str | None, Parameter(help="only jobs of the workflow with this name")] = None
+    error_code: Annotated[
+        str | None, Parameter(help="only failed jobs with this error code, such as timeout or cancelled")
+    ] = None
+    metadata: Annotated[
+        tuple[str, ...],
+        Parameter(name="--metadata", help="KEY=VALUE, may be repeated: only jobs with these labels", negative=""),
+    ] = ()
+    batch: Annotated[str | None, Parameter(help="only jobs of the batch with this id")] = None
+    since: Annotated[str | None, Parameter(help="only jobs created since: a span (7d, 12h, 30m), or a date")] = None
+
+    def options(self, limit: int, cursor: str | None) -> ListOptions:
+        """Return the options of a page. Raises `Refused`."""
+        return {
+            "limit": limit,
+            "cursor": cursor,
+            "status": self.status,
+            "workflow": self.workflow,
+            "error_code": self.error_code,
+            "metadata": dict(label(text) for text in self.metadata),
+            "batch_id": self.batch,
+            "created_after": None if self.since is None else begin_of(self.since).astimezone(UTC).isoformat(),
+        }
 
 
 @jobs.command(name="list")
 def list_jobs(
     *,
-    status: str | None = None,
+    filters: Filters = Filters(),
     limit: int = 50,
     cursor: str | None = None,
     as_json: AsJson = False,
     target: Target = Target(),
 ) -> None:
     """List jobs, newest first."""
+    options = filters.options(limit, cursor)
     with target.client() as client:
-        page = client.jobs(status=status, limit=limit, cursor=cursor)
+        page = client.jobs(**options)
     if as_json:
         print_json(page)
         return
-    table = Table("job", "status", "created", "progress", box=None, pad_edge=False)
-    for job in page["jobs"]:
-        table.add_row(job["job_id"], job["status"], job["created_at"][:19], f"{job['progress']} %")
     console = Terminal()
-    console.print(table)
+    console.print_line(_line("job", "status", "created", "done", "error", "workflow"))
+    for job in page["jobs"]:
+        done, created = f"{job['progress']} %", job["created_at"][:19]
+        error, workflow = job["error_code"] or "", job["workflow_name"] or ""
+        console.print_line(_line(job["job_id"], job["status"], created, done, error, workflow))
     if page["next_cursor"]:
-        console.print_line(f"more: --cursor {page['next_cursor']}")
+        # With a filter, a page ends where the API has looked at as many jobs as one request may.
+        searched = "" if len(page["jobs"]) >= limit else "older jobs have not been searched yet; "
+        console.print_line(f"{searched}more: --cursor {page['next_cursor']}")
+
+
+def _line(job: str, status: str, created: str, done: str, error: str, workflow: str) -> str:
+    return f"{job:36}  {status:9}  {created:19}  {done:>5}  {error:18}  {workflow}".rstrip()
 
 
 @jobs.command

@@ -44,7 +44,7 @@ class JobFlags:
             "queue_timeout_s": self.queue_timeout,
             "retain_days": self.retain_days,
             "gpu": self.gpu,
-            "metadata": dict(_label(text) for text in self.metadata) or None,
+            "metadata": dict(label(text) for text in self.metadata) or None,
             "webhook_url": self.webhook,
             "strict": self.strict or None,
         }
@@ -199,7 +199,8 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
-def _label(text: str) -> tuple[str, str]:
+def label(text: str) -> tuple[str, str]:
+    """Parse one `--metadata`. Raises `Refused`."""
     key, equals, value = text.partition("=")
     if not (equals and key):
         raise refusal(f"--metadata {text}: expected KEY=VALUE")

@@ -10,12 +10,14 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
+from app.config import ApiConfig
 from comfyui_modal_client import ApiProblem, Client
 from infra.cli.output import FAILED, REFUSED
 from infra.cli.root import main
+from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.models import ErrorDetail
-from tests.support.api_server import BLUE, KEY, Api, submit
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit
 from tests.support.graphs import PARTLY_GOOD, publish
 from tests.support.records import OUTPUT
 from workflows.library import shipped
@@ -69,6 +71,58 @@ async def test_jobs_are_listed_page_by_page(memory_api: Api, typed: Typed, clock
     cursor = page.rpartition("more: --cursor ")[2].strip()
     assert older in (await typed("jobs", "list", "--cursor", cursor))[1]
     assert len(json.loads((await typed("jobs", "list", "--status", "queued", "--json"))[1])["jobs"]) == 2
+
+
+async def test_jobs_are_listed_by_filters(memory_api: Api, typed: Typed, clock: ManualClock) -> None:
+    """`jobs list` shows the jobs that pass all filters, each with its error code and workflow."""
+    batch = (await memory_api.client.post("/v1/batches", json={"workflow": BLUE, "input_sets": [[]]})).json()
+    cancelled = (await submit(memory_api, metadata={"order": "1", "shop": "a"}))["job_id"]
+    await memory_api.client.delete(f"/v1/jobs/{cancelled}")
+    named = await memory_api.client.post("/v1/workflows/sdxl/jobs", json={"inputs": {"prompt": "a cat"}})
+    everything = {cancelled, named.json()["job_id"], batch["jobs"][0]["job_id"]}
+    for flags, found in (
+        (("--metadata", "order=1", "--metadata", "shop=a"), {cancelled}),
+        (("--metadata", "order=2"), set()),
+        (("--error-code", "cancelled"), {cancelled}),
+        (("--workflow", "sdxl"), {named.json()["job_id"]}),
+        (("--batch", batch["batch_id"]), {batch["jobs"][0]["job_id"]}),
+        (("--since", clock.now().isoformat()), everything),
+        (("--since", (clock.now() + timedelta(minutes=1)).isoformat()), set()),
+    ):
+        page = json.loads((await typed("jobs", "list", *flags, "--json"))[1])
+        assert {job["job_id"] for job in page["jobs"]} == found, flags
+    lines = (await typed("jobs", "list"))[1].splitlines()
+    assert [line.split()[-1] for line in lines if cancelled in line] == ["cancelled"]
+    assert [line.split()[-1] for line in lines if named.json()["job_id"] in line] == ["sdxl"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "explanation"),
+    [
+        (("--metadata", "order"), "expected KEY=VALUE"),
+        (("--since", "yesterday"), "--since yesterday is neither a span"),
+        (("--status", "cancelled"), "use error_code=cancelled"),
+        (("--batch", "nothing"), "there is no batch with this id"),
+    ],
+)
+async def test_a_bad_filter_is_refused(typed: Typed, flags: tuple[str, ...], explanation: str) -> None:
+    """A filter that means nothing is refused, saying what to give instead."""
+    code, printed = await typed("jobs", "list", *flags)
+    assert code == REFUSED
+    assert explanation in printed
+
+
+async def test_a_list_says_that_older_jobs_were_not_searched(
+    clock: ManualClock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A filtered page that ends at the limit of one request says so, and how to go on."""
+    config = ApiConfig(api_key=KEY, max_scanned_jobs=1)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        for _ in range(2):
+            await submit(api)
+        command = ["jobs", "list", "--workflow", "sdxl", "--api-url", str(api.client.base_url), "--api-key", KEY]
+        assert await anyio.to_thread.run_sync(lambda: main(command)) == 0
+        assert "older jobs have not been searched yet; more: --cursor " in capsys.readouterr().out
 
 
 async def test_a_job_is_shown_cancelled_and_removed(memory_api: Api, typed: Typed) -> None:

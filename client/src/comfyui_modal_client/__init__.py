@@ -46,7 +46,7 @@ from comfyui_modal_client._errors import (
     WebhookRejected,
 )
 from comfyui_modal_client._files import Downloaded
-from comfyui_modal_client._types import JobOptions, Json
+from comfyui_modal_client._types import JobOptions, Json, ListOptions
 from comfyui_modal_client._version import __version__
 from comfyui_modal_client._webhooks import verify_webhook
 
@@ -64,6 +64,7 @@ __all__ = [
     "InvalidRequest",
     "JobOptions",
     "Json",
+    "ListOptions",
     "NotFound",
     "ServerError",
     "TooManyRequests",
