@@ -1,7 +1,7 @@
 """Base classes and field types of request and response bodies."""
 
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -60,12 +60,16 @@ MetadataText = Annotated[str, StringConstraints(max_length=MAX_METADATA_TEXT)]
 def _of_a_receiver(url: str) -> str:
     """Check the syntax of a receiver's URL. Raises ValueError."""
     # Its address is checked on each delivery, because a host name may resolve to another address by then.
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # its message is that of Python's parser
+        raise ValueError("not an http or https URL; its host or its port is malformed") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
         raise ValueError("not an http or https URL")
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL with credentials; the receiver knows us by the signature")
-    if parts.port == 0:  # `port` itself raises ValueError for a number out of range
+    if port == 0:
         raise ValueError("a URL without a usable port")
     return url
 
@@ -79,6 +83,9 @@ LONGEST_RETAIN_DAYS = 36_500
 
 class RequestBody(BaseModel):
     """The base of request bodies."""
+
+    kind: ClassVar[str] = "an object"
+    """How a refusal names a value of this model."""
 
     model_config = ConfigDict(extra="forbid")  # a misspelled option would be ignored silently
 

@@ -27,13 +27,13 @@ def _json_whole(value: object) -> object:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int | None):
-        raise ValueError("not a whole number")  # noqa: TRY004  pydantic reports a ValueError as the field's fault
+        raise ValueError("it is not a whole number")  # noqa: TRY004  pydantic reports a ValueError as the field's fault
     return value
 
 
 def _json_number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ValueError("not a number")  # noqa: TRY004  as above
+        raise ValueError("it is not a number")  # noqa: TRY004  as above
     return value
 
 

@@ -25,7 +25,9 @@ class ProblemView(ResponseBody):
     hint: str
     pointer: str | None = None
     errors: list[dict[str, str]] | None = Field(
-        default=None, description="every fault: pointer, detail, and for those of a graph type and hint"
+        default=None,
+        description="every fault: pointer, detail, for those of a graph type and hint, and for those of a field fault "
+        "(missing, unknown or invalid), hint (what was probably meant) and expected (the kind of value)",
     )
     node_errors: dict[str, Any] | None = Field(
         default=None,
@@ -46,7 +48,14 @@ OPERATIONS = (
 )
 """Every documented operation, in the order of the document."""
 
-_ALWAYS = ("unauthorized", "insufficient-scope", "too-many-requests", "storage-unavailable", "internal-error")
+_ALWAYS = (
+    "unauthorized",
+    "insufficient-scope",
+    "unknown-parameter",
+    "too-many-requests",
+    "storage-unavailable",
+    "internal-error",
+)
 _KEYS = (
     "A key of `comfyui-modal keys create`. The role of an operation is the scope that its key needs: `jobs:read` "
     "to read, `jobs:write` for everything else; a key with `admin` has both."

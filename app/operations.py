@@ -5,14 +5,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from app.config import ApiConfig
 from app.fields import MAX_IDEMPOTENCY_KEY
+from app.problems import Problem
+from workflows.suggestions import suggestion
 
 DEFAULTS = ApiConfig(api_key=None)
+SHOWN = 50
+"""Characters of a client's own name that a refusal repeats."""
 WORKFLOW = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 255}},
     "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "blue"}},
@@ -84,10 +89,19 @@ class Parameter:
     schema: dict[str, Any]
     about: str
 
+    @property
+    def has_members(self) -> bool:
+        """Whether it is an object, written `name[member]=value`."""
+        return self.schema.get("type") == "object"
+
+    def takes(self, name: str) -> bool:
+        """Report whether a query parameter of this name is this one, or one of its members."""
+        return name.startswith(f"{self.name}[") and name.endswith("]") if self.has_members else name == self.name
+
     def as_json(self) -> dict[str, Any]:
         required = {"required": True} if self.where == "path" else {}
-        # `name[member]=value`, as OpenAPI calls it.
-        style = {"style": "deepObject", "explode": True} if self.schema.get("type") == "object" else {}
+        # OpenAPI's name for `name[member]=value`.
+        style = {"style": "deepObject", "explode": True} if self.has_members else {}
         return {
             "name": self.name,
             "in": self.where,
@@ -121,7 +135,31 @@ class Operation:
 
     def route(self) -> Route:
         path = f"{self.path[:-1]}:path}}" if self.has_slashes else self.path
-        return Route(path, self.handler, methods=[self.method.upper()], name=self.id)
+        return Route(path, self._respond, methods=[self.method.upper()], name=self.id)
+
+    async def _respond(self, request: Request) -> Response:
+        # Probes and public documents are excepted: load balancers and caches add parameters of their own.
+        if not self.is_open:
+            self._check_query(request.query_params)
+        return await self.handler(request)
+
+    def _check_query(self, query: QueryParams) -> None:
+        """Refuse a parameter that the operation does not declare, or that is given twice."""
+        # A misspelt filter would be ignored silently, and the list would show what the client did not ask for.
+        declared = [parameter for parameter in self.parameters if parameter.where == "query"]
+        seen: set[str] = set()
+        for name, _ in query.multi_items():
+            if not any(parameter.takes(name) for parameter in declared):
+                raise _unknown_parameter(name, [parameter.name for parameter in declared])
+            if name in seen:
+                raise Problem("invalid-parameter", f"{name[:SHOWN]} is given more than once; send it once")
+            seen.add(name)
+
+
+def _unknown_parameter(name: str, known: Sequence[str]) -> Problem:
+    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+    detail = f"this operation has no query parameter {name[:SHOWN]!r}; {takes}"
+    return Problem("unknown-parameter", detail, hint=suggestion(name.partition("[")[0], known) or None)
 
 
 ID = Parameter("job_id", "path", {"type": "string", "examples": [JOB_ID]}, "the job")

@@ -3,11 +3,10 @@
 `type` is a path of this API that explains the problem. `docs/reference/problems.md` lists the same types.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -150,6 +149,9 @@ _TYPES = (
         "bad-idempotency-key", 422, "The Idempotency-Key is not usable", "send 1 to 255 printable ASCII characters"
     ),
     ProblemType("invalid-parameter", 422, "A query parameter has a wrong value", "see the parameter's range"),
+    ProblemType(
+        "unknown-parameter", 422, "There is no such query parameter", "leave it out, or see /docs for the names"
+    ),
     ProblemType("bad-cursor", 422, "The cursor is not one of this list's", "use next_cursor as it was answered"),
     ProblemType(
         "insufficient-scope",
@@ -251,6 +253,16 @@ class Problem(Exception):
         self.node_errors = node_errors
         self.headers = headers
 
+    def relocate(self, moves: Sequence[tuple[str, str]]) -> None:
+        """Replace the beginnings of all pointers: by the first pair (from, to) that fits each."""
+        if self.pointer is not None:
+            moved = _relocated(self.pointer, moves)
+            if self.detail.startswith(f"{self.pointer}: "):
+                self.detail = moved + self.detail.removeprefix(self.pointer)
+            self.pointer = moved
+        if self.errors is not None:
+            self.errors = [one | {"pointer": _relocated(one["pointer"], moves)} for one in self.errors]
+
     def body(self) -> dict[str, Any]:
         body: dict[str, Any] = {
             "type": self.type.uri,
@@ -269,6 +281,13 @@ class Problem(Exception):
 
     def response(self) -> Response:
         return _ProblemResponse(self)
+
+
+def _relocated(pointer: str, moves: Sequence[tuple[str, str]]) -> str:
+    for before, after in moves:
+        if pointer == before or pointer.startswith(f"{before}/"):
+            return after + pointer.removeprefix(before)
+    return pointer
 
 
 class _ProblemResponse(JSONResponse):
@@ -311,23 +330,6 @@ def of_report(report: Report, root: str, given: Mapping[str, str]) -> Problem:
         hint=errors[0]["hint"],
         errors=errors,
         node_errors=report.node_errors,
-    )
-
-
-def of_validation(error: ValidationError) -> Problem:
-    """Convert a validation error into a problem that lists the invalid fields with their pointers."""
-    found = [
-        {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
-        for item in error.errors(include_url=False, include_context=False, include_input=False)[:MOST_ERRORS]
-    ]
-    # Pydantic reports an absent member as `Field required`.
-    if any(item["pointer"] == "/workflow" and "required" in item["detail"] for item in found):
-        return Problem("missing-workflow", "`workflow` is required", pointer="/workflow")
-    first = found[0]
-    count = error.error_count()
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return Problem(
-        "validation-error", f"{first['pointer']}: {first['detail']}{more}", pointer=first["pointer"], errors=found
     )
 
 

@@ -99,15 +99,18 @@ def as_link(value: object) -> Link | None:
 
 def parse_graph(document: object) -> Graph:
     """Parse a workflow in API format. Raises a `WorkflowError` that names the node; see `workflows.errors`."""
+    if isinstance(document, str):
+        hint = "send the graph itself, not its text: without quotes around it, and without backslashes in it"
+        raise NotAWorkflow("the workflow is a string, and a workflow is a JSON object of nodes", hint=hint)
     if not isinstance(document, dict):
         raise NotAWorkflow("a workflow is a JSON object of nodes", hint=_EXPORT_HINT)
-    if isinstance(document.get("nodes"), list) and "links" in document:
+    if is_editor_file(document):
         raise UiFormat("this workflow is in the editor's format, which only the editor can run", hint=_EXPORT_HINT)
     if not document:
         raise NotAWorkflow("the workflow has no nodes", hint=_EXPORT_HINT)
     # Common mistakes are recognized before the nodes are parsed, where they would be reported as malformed nodes.
     for member, origin in _ENVELOPES.items():
-        if _is_graph(document.get(member)):
+        if is_graph(document.get(member)):
             problem = f"this is {origin}, and the workflow is what stands in it under `{member}`"
             raise NotAWorkflow(problem, pointer=pointer(member), hint=f"send the value of `{member}` as `workflow`")
     return Graph({str(node_id): _parse_node(str(node_id), node) for node_id, node in document.items()})
@@ -116,7 +119,12 @@ def parse_graph(document: object) -> Graph:
 _ENVELOPES = {"prompt": "a body of ComfyUI's POST /prompt", "output": "what the editor's graphToPrompt() returns"}
 
 
-def _is_graph(value: object) -> bool:
+def is_editor_file(value: object) -> bool:
+    """Report whether the value is what the editor saves, rather than what it exports in API format."""
+    return isinstance(value, dict) and isinstance(value.get("nodes"), list)
+
+
+def is_graph(value: object) -> bool:
     """Report whether the value is a graph of nodes."""
     return (
         isinstance(value, dict)

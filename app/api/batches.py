@@ -39,6 +39,7 @@ from app.operations import (
 )
 from app.outcome import outcome_of
 from app.submission.batches import BatchAcceptance, prepared_batch
+from app.submission.foreign import batch_form, relocated
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.submission.request import BatchRequest
 from storage.batch_pages import CountedBatch
@@ -157,8 +158,10 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
-            wanted = await body.aside(parsed, BatchRequest, document)
-            prepared = await prepared_batch(preparation, wanted, context.config, request.is_disconnected)
+            form = batch_form(document)
+            with relocated(form.moves):
+                wanted = await body.aside(parsed, BatchRequest, form.document)
+                prepared = await prepared_batch(preparation, wanted, context.config, request.is_disconnected)
             accepted = await acceptance.batch(prepared, identity)
     outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else len(accepted.stored.record.job_ids)
     headers = {"location": f"{base_url(request)}/v1/batches/{accepted.stored.record.batch_id}"}

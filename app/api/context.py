@@ -1,6 +1,7 @@
 """Helpers that routes share: the context of the app, the principal, the request body, and responses."""
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -140,9 +141,18 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
         raise Problem("request-too-large", f"the body has {error}") from None
     except TextTooLong as error:
         raise Problem("text-too-long", str(error)) from None
-    # The two errors above are ValueErrors as well, so this clause comes last.
+    # The errors above and these two are ValueErrors as well, so the general clause comes last.
+    except UnicodeDecodeError as error:
+        raise Problem("malformed-json", f"the byte at position {error.start} is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        detail = "the body is empty" if not error.doc.strip() else f"{error.msg}, at {_place(error)}"
+        raise Problem("malformed-json", detail) from None
     except (ValueError, RecursionError) as error:
         raise Problem("malformed-json", str(error)[:200]) from None
+
+
+def _place(error: json.JSONDecodeError) -> str:
+    return f"line {error.lineno}, column {error.colno}"
 
 
 async def _in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) -> AsyncIterator[bytes]:

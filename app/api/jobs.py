@@ -44,6 +44,7 @@ from app.operations import ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, 
 from app.outcome import outcome_of
 from app.problems import Problem
 from app.submission.acceptance import Acceptance, Accepted
+from app.submission.foreign import job_form, relocated
 from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
 from app.submission.request import JobRequest
 from storage.errors import JobGone, PreconditionFailed
@@ -113,7 +114,9 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
-            prepared = await preparation.only_job(await body.aside(parsed, JobRequest, document))
+            form = job_form(document)
+            with relocated(form.moves):
+                prepared = await preparation.only_job(await body.aside(parsed, JobRequest, form.document))
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 
@@ -217,16 +220,14 @@ async def logs(request: Request) -> Response:
 
 async def output(request: Request) -> Response:
     """Redirect to a fresh presigned URL, or return the URL as JSON with ?redirect=false."""
-    context = context_of(request)
+    context, is_redirect = context_of(request), _flag(request, "redirect", default=True)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     try:
         number = whole(request.path_params["number"], 0, len(stored.record.outputs) - 1)
     except ValueError:
         raise Problem("unknown-output", f"the job has {len(stored.record.outputs)} outputs so far") from None
     signed = output_url(stored.record.outputs[number], context.stores.objects, context.config)
-    if request.query_params.get("redirect") == "false":
-        return answer(signed, headers=NO_STORE)
-    return RedirectResponse(signed.url, 302, NO_STORE)
+    return RedirectResponse(signed.url, 302, NO_STORE) if is_redirect else answer(signed, headers=NO_STORE)
 
 
 async def workflow(request: Request) -> Response:
@@ -250,8 +251,8 @@ def _etag(record: JobRecord) -> str:
     return f'"{record.rev}"'
 
 
-def _flag(request: Request, name: str) -> bool:
-    text = request.query_params.get(name, "false")
+def _flag(request: Request, name: str, *, default: bool = False) -> bool:
+    text = request.query_params.get(name, "true" if default else "false")
     if text not in ("true", "false"):
         raise Problem("invalid-parameter", f"{name} is {text[:50]!r}, neither true nor false")
     return text == "true"
@@ -334,7 +335,7 @@ OPERATIONS = (
             Parameter("number", "path", {"type": "integer", "minimum": 0}, "its place in outputs"),
             Parameter("redirect", "query", {"enum": ["true", "false"], "default": "true"}, "false answers the URL"),
         ),
-        refusals=("unknown-job", "job-gone", "unknown-output"),
+        refusals=("invalid-parameter", "unknown-job", "job-gone", "unknown-output"),
     ),
     Operation(
         logs,

@@ -1,6 +1,9 @@
 """/v1/uploads: presigned uploads, which go from the client directly to the bucket."""
 
-from pydantic import Field
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,12 +22,22 @@ LARGEST_UPLOAD = 5 * 1024**4
 """The largest object that S3 stores; the deployment's own limit is smaller."""
 
 
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+")
+
+
+def _media_type(text: str) -> str:
+    # Not a pattern of the field: its refusal would show a regular expression instead of an example.
+    if not _MEDIA_TYPE.fullmatch(text):
+        raise ValueError("not a media type, such as image/png")
+    return text
+
+
 class UploadRequest(RequestBody):
     """A file to be uploaded by presigned PUT."""
 
     size_bytes: Whole = Field(ge=1, le=LARGEST_UPLOAD, description="exactly as many bytes as will be sent")
-    content_type: str = Field(
-        "application/octet-stream", pattern=r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+$", max_length=200
+    content_type: Annotated[str, AfterValidator(_media_type)] = Field(
+        "application/octet-stream", max_length=200, json_schema_extra={"pattern": f"^{_MEDIA_TYPE.pattern}$"}
     )
     filename: str | None = Field(None, max_length=255, description="for your own records")
 

@@ -24,7 +24,8 @@ from app.heavy import off_loop
 from app.operations import KEY, NAME, SUBMISSION_PROBLEMS, Operation
 from app.problems import Problem
 from app.submission.acceptance import Acceptance
-from app.submission.named import LONG_IN_NAMED_JOBS, NamedJobRequest, job_request, request_model
+from app.submission.foreign import relocated
+from app.submission.named import LONG_IN_NAMED_JOBS, NamedJobRequest, input_pointers, job_request, request_model
 from app.submission.preparation import Preparation, parsed
 from storage.keys import DEFAULT_POOL
 from workflows.catalogue import Catalogue
@@ -39,7 +40,7 @@ class WorkflowInput(ResponseBody):
     """An input, by the name that POST /v1/workflows/{name}/jobs takes."""
 
     name: str
-    type: InputType = Field(description="image, video and audio take {data | url | upload_id, filename}")
+    type: InputType = Field(description="image, video and audio take a URL, or {data | url | upload_id, filename}")
     description: str
     required: bool
     default: Any = Field(description="what is used without a value")
@@ -168,7 +169,8 @@ async def submit(request: Request) -> Response:
             wanted = job_request(workflow, named, max_timeout_s=context.config.max_timeout_s)
             # The operator wrote the graph, so it is trusted even if strangers set its inputs.
             preparation = Preparation(context.services, tenant, body, "own")
-            prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
+            with relocated(input_pointers(workflow, named, document)):
+                prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
             accepted = await acceptance.job(prepared, identity)
     return accepted_answer(request, accepted)
 

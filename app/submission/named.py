@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, create_model, model_validator
 
 from app.body import Place
 from app.fields import RequestBody
 from app.submission.request import InputValue, JobOptions, JobRequest, MediumSource
+from workflows.errors import pointer
 from workflows.manifest import Cap, NamedInput, NamedWorkflow
 
 SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
@@ -18,16 +19,26 @@ SUFFIXES = {"image": ".png", "video": ".mp4", "audio": ".wav"}
 LONG_IN_NAMED_JOBS: tuple[Place, ...] = (("inputs", "*", "data"), ("inputs", "*", "url"))
 """The members whose long strings stay spooled in a file."""
 
+_SCHEMES = ("http://", "https://")
+
 PLAIN: dict[str, type] = {"string": str, "boolean": bool, "integer": int, "number": float}
 
 
 class MediumInput(RequestBody):
-    """A file for an input of a named workflow; exactly one of the sources is given."""
+    """A file for an input of a named workflow, as an object with exactly one source, or as its URL."""
+
+    kind: ClassVar[str] = 'a file: its URL, or {"url": …}, {"upload_id": …} or {"data": …}'
 
     filename: str | None = Field(None, description="as the node sees it; its suffix matters", examples=["cat.png"])
     data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
     url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _url_is_a_source(cls, value: Any) -> Any:
+        # Only what can be nothing else: a bare name or base64 would be a guess.
+        return {"url": value} if isinstance(value, str) and value.lower().startswith(_SCHEMES) else value
 
 
 class NamedJobRequest(JobOptions):
@@ -63,10 +74,9 @@ def _request_model(
         {"_is_within_the_cap": model_validator(mode="after")(_capped(cap, dict(defaults)))} if cap else {}
     )
     inputs_model = create_model(f"Inputs of {name}", __base__=RequestBody, __validators__=validators, **fields)
-    # Media have no default, so a request may omit `inputs` only if none of them is a medium.
-    required = any(named.is_file for _, named in inputs)
-    default = ... if required else Field(default_factory=inputs_model)
-    return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, default))
+    # An absent `inputs` is validated as an empty one, so that a refusal names the input that is missing.
+    absent = Field(default_factory=dict, validate_default=True)
+    return create_model(f"Job of {name}", __base__=NamedJobRequest, inputs=(inputs_model, absent))
 
 
 def _capped(cap: Cap, defaults: dict[str, float]) -> Callable[[Any], Any]:
@@ -110,6 +120,25 @@ def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_
     if named.timeout_s is None and workflow.manifest.timeout_s is not None:
         options["timeout_s"] = min(workflow.manifest.timeout_s, max_timeout_s)
     return JobRequest(**options | {"workflow": dict(workflow.graph), "inputs": values, "media": media})
+
+
+def input_pointers(workflow: NamedWorkflow, named: NamedJobRequest, document: Any) -> tuple[tuple[str, str], ...]:
+    """Return where the values and files of `job_request` stand in the body: pairs for `Problem.relocate`."""
+    moves: list[tuple[str, str]] = []
+    values = files = 0
+    for name, given in dict(named.inputs).items():
+        if given is None:
+            continue
+        where = pointer("inputs", name)
+        if isinstance(given, MediumInput):
+            if isinstance(document["inputs"][name], str):  # the URL alone
+                moves.append((f"/media/{files}/url", where))
+            moves += [(f"/media/{files}/name", f"{where}/filename"), (f"/media/{files}", where)]
+            files += 1
+        for _ in workflow.manifest.inputs[name].targets():
+            moves.append((f"/inputs/{values}/value", where))
+            values += 1
+    return tuple(moves)
 
 
 def _medium(name: str, named: NamedInput, value: MediumInput) -> MediumSource:

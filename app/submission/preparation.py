@@ -11,8 +11,9 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import to_json
 
 from app.body import BadText, Body, Place, TextTooLong
+from app.faults import of_validation
 from app.heavy import off_loop
-from app.problems import Problem, of_report, of_validation, of_workflow
+from app.problems import Problem, of_report, of_workflow
 from app.services import Services
 from app.submission.fetching import url_count
 from app.submission.input_files import FileIntake, LocalFile, PreparedFile, collides
@@ -100,7 +101,7 @@ def parsed(model: type[M], document: Any) -> M:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise of_validation(error) from error
+        raise of_validation(error, model) from error
 
 
 class Preparation:

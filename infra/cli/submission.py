@@ -73,6 +73,7 @@ def submit(client: Client, arguments: RunArguments) -> Json:
     named = client.workflow(arguments.workflow)
     if any("." in text.partition("=")[0] for text in arguments.values):
         return _submit_graph(files, arguments, named["workflow"], options)
+    _check_given(arguments, named["inputs"])
     inputs = _inputs(files, arguments, named["inputs"])
     return client.submit_named(arguments.workflow, inputs, idempotency_key=arguments.idempotency_key, **options)
 
@@ -144,6 +145,28 @@ def _inputs(files: Files, arguments: RunArguments, declared: list[Json]) -> Json
             raise refusal(f"--image needs a workflow with one picture, this one has {len(pictures)}", _known(types))
         inputs[pictures[0]] = {"upload_id": files.upload(arguments.image), "filename": arguments.image.name}
     return inputs
+
+
+def _check_given(arguments: RunArguments, declared: list[Json]) -> None:
+    """Refuse a submission without a required input, by the flag that gives it, before a file is uploaded."""
+    given = {text.partition("=")[0] for text in (*arguments.values, *arguments.media)}
+    pictures = [one["name"] for one in declared if one["type"] == "image"]
+    if arguments.image is not None:
+        given |= set(pictures)
+    types = {one["name"]: one["type"] for one in declared}
+    missing = [one for one in declared if one["required"] and one["name"] not in given]
+    # An unknown name comes first: it is most likely the missing one, misspelt.
+    if missing and given <= types.keys():
+        flags = " and ".join(_flag(one, is_only_picture=pictures == [one["name"]]) for one in missing)
+        verb = "is" if len(missing) == 1 else "are"
+        raise refusal(f"{flags} {verb} needed", _known(types))
+
+
+def _flag(declared: Json, *, is_only_picture: bool) -> str:
+    if is_only_picture:
+        return "--image FILE"
+    name = declared["name"]
+    return f"--media {name}=FILE" if declared["type"] in _MEDIA else f"--set {name}=VALUE"
 
 
 def _known(types: Json) -> str:

@@ -162,6 +162,8 @@ async def test_the_outputs_of_a_job_are_shown(memory_api: Api, typed: Typed) -> 
         (("still", "--media", "nothing=broken.json"), "nothing takes no file"),
         (("still", "--media", "image"), "expected NAME=FILE or NAME=URL"),
         (("still", "--set", "nothing=1"), "its inputs are image (image), width (integer)"),
+        (("still",), "refused: --image FILE is needed"),
+        (("still", "--set", "width=64"), "refused: --image FILE is needed"),
         (("broken.json",), "broken.json is not JSON"),
     ],
 )

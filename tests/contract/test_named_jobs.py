@@ -93,7 +93,7 @@ async def test_missing_inputs_have_their_defaults(api: Api) -> None:
 @pytest.mark.parametrize(
     ("name", "document", "pointer"),
     [
-        ("still", {}, "/inputs"),
+        ("still", {}, "/inputs/image"),
         ("still", {"inputs": {}}, "/inputs/image"),
         ("still", {"inputs": {"image": {"data": DATA}, "width": "320"}}, "/inputs/width"),
         ("still", {"inputs": {"image": {"data": DATA}, "width": 15}}, "/inputs/width"),
@@ -101,7 +101,7 @@ async def test_missing_inputs_have_their_defaults(api: Api) -> None:
         ("still", {"inputs": {"image": {"data": DATA}, "width": 20.5}}, "/inputs/width"),
         ("still", {"inputs": {"image": {"data": DATA}, "height": 20}}, "/inputs/height"),
         ("still", {"inputs": {"image": "cat.png"}}, "/inputs/image"),
-        ("still", {"inputs": {"image": {}}}, "/media/0"),
+        ("still", {"inputs": {"image": {}}}, "/inputs/image"),
         ("words", {"inputs": {"first": 3}}, "/inputs/first"),
         ("words", {"inputs": {"first": "a"}, "media": [{"name": "a.png", "data": DATA}]}, ""),
         ("wan22", {"inputs": {"image": {"data": DATA}, "attention": "magic"}}, "/inputs/attention"),
