@@ -67,7 +67,7 @@ async def up(
         )
     configure_logging("up", "WARNING")
     try:
-        await serve(options, stop_on_signals(), lambda made: _say_ready(options.data, made.api_url), _write_if_read)
+        await serve(options, stop_on_signals(), lambda made: _say_ready(options.data, made.api_url), write_if_read)
     except S3ServerFailed as error:
         # Unlike a bucket that fails during another command, this one never ran: another start changes nothing.
         raise Refused(str(error)) from error
@@ -78,14 +78,14 @@ def _say_ready(data: Path, api_url: str) -> None:
     sys.stdout.flush()
 
 
-def _write_if_read(line: str) -> bool:
+def write_if_read(line: str) -> bool:
     """Write a line to standard output. Returns False if this would wait for a reader."""
     # A pipe that counts as writable takes PIPE_BUF bytes without waiting: 4096 on Linux, 512 on macOS.
     with contextlib.suppress(OSError, ValueError):  # closed, or not a file
         if not select.select([], [sys.stdout], [], 0)[1]:
             return False
-        sys.stdout.write(f"{printable(line)}\n")
-        sys.stdout.flush()
+        # Past Python's buffer, which would keep what a closed pipe refuses and fail once more at the end.
+        os.write(sys.stdout.fileno(), f"{printable(line)}\n".encode(errors="replace"))
     return True
 
 

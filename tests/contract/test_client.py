@@ -29,6 +29,7 @@ from comfyui_modal_client import (
 )
 from tests.support.api_server import BLUE, KEY, Api, work
 from tests.support.clients import OpenClient, blocking, for_asyncio
+from tests.support.graphs import publish
 from tests.support.scripted_http import Answer, scripted_http
 
 pytestmark = pytest.mark.anyio
@@ -140,6 +141,14 @@ async def test_the_deployment_is_described(memory_api: Api, open_client: OpenCli
         assert (await client.health())["status"] == "ok"
         assert "pools" in await client.system()
         assert (await client.limits())["max_batch_jobs"] == 1000
+        await publish(memory_api.stores)
+        page = await client.nodes(limit=1)
+        (first,) = page["nodes"]
+        assert await client.nodes(limit=1, cursor=page["next_cursor"]) != page
+        assert (await client.node(first["class_type"]))["inputs"]
+        assert isinstance((await client.models(folder="loras"))["models"], list)
+        with pytest.raises(InvalidRequest, match="this deployment has"):
+            await client.nodes(pool="nothing")
 
 
 async def test_problems_are_typed(memory_api: Api, open_client: OpenClient) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -158,3 +159,13 @@ def test_the_distributions_have_the_client_alone(wheel: Path, tmp_path: Path) ->
         names = {name.partition("/")[2] for name in source.getnames()}
     assert {"LICENSE", "README.md", "pyproject.toml", "src/comfyui_modal_client/py.typed"} <= names
     assert not any(name.startswith(OURS) for name in names)
+
+
+def test_the_launcher_puts_the_client_of_its_own_checkout_first(tmp_path: Path) -> None:
+    """Our processes import the client from the folder of the launcher, whatever is installed."""
+    shutil.copy(CLIENT.parent / "comfyui_modal.py", tmp_path)
+    shutil.copytree(CLIENT / "src", tmp_path / "client" / "src")
+    (tmp_path / "which.py").write_text("import comfyui_modal_client\nprint(comfyui_modal_client.__file__)\n")
+    command = [sys.executable, "-I", str(tmp_path / "comfyui_modal.py"), "which"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=True, timeout=60)
+    assert Path(done.stdout.strip()).is_relative_to(tmp_path)

@@ -1,11 +1,14 @@
 """The lines that `comfyui-modal up` prints for jobs that have ended, from real log files."""
 
+import contextlib
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
+from infra.cli.up import write_if_read
 from infra.local.ended_jobs import MAX_LINES, EndedJobs, LogFollower
 from infra.logs import JsonFormatter
 from infra.secrecy import Redactor
@@ -56,6 +59,21 @@ def test_many_ends_do_not_flood(tmp_path: Path) -> None:
     lines = printed(follower)
     assert len(lines) == MAX_LINES + 1
     assert lines[-1] == f"… and {100 - MAX_LINES} more completed, 1 more failed"
+
+
+async def test_a_reader_that_stops_does_not_stop_up() -> None:
+    """A line is written only where it need not wait for a reader, and a closed pipe is no error."""
+    reader, writer = os.pipe()
+    with open(writer, "w") as full, contextlib.redirect_stdout(full):  # noqa: ASYNC230, PTH123  a pipe has no path
+        for _ in range(1 << 20):
+            if not write_if_read("x" * 100):
+                break
+        else:
+            pytest.fail("a pipe that nobody reads took everything")
+        assert len(os.read(reader, 1 << 20)) >= 4096
+        assert write_if_read("y")
+        os.close(reader)
+        assert write_if_read("z")
 
 
 async def test_the_end_of_a_job_is_logged_once(

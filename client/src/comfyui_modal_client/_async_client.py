@@ -177,6 +177,17 @@ class AsyncClient:
     async def health(self) -> Json:
         return await self._run(op.get("/health"))
 
+    async def nodes(self, *, pool: str | None = None, limit: int = 200, cursor: str | None = None) -> Json:
+        return await self._run(op.get("/v1/nodes", {"pool": pool, "limit": limit, "cursor": cursor}))
+
+    async def node(self, class_type: str, *, pool: str | None = None) -> Json:
+        return await self._run(op.get(op.node_path(class_type), {"pool": pool}))
+
+    async def models(
+        self, *, folder: str | None = None, pool: str | None = None, limit: int = 200, cursor: str | None = None
+    ) -> Json:
+        return await self._run(op.get("/v1/models", {"folder": folder, "pool": pool, "limit": limit, "cursor": cursor}))
+
     async def system(self) -> Json:
         return await self._run(op.get("/v1/system"))
 

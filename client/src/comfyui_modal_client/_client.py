@@ -254,6 +254,27 @@ class Client:
         """Return `status` and `version` of the API. No key is checked."""
         return self._run(op.get("/health"))
 
+    def nodes(self, *, pool: str | None = None, limit: int = 200, cursor: str | None = None) -> Json:
+        """Return a page of the node classes that the deployment has, by name: `nodes` and `next_cursor`.
+
+        `pool` names a GPU pool, by default the default one. Until one of its workers has started, `published_at` is
+        None and there are no nodes. Raises `InvalidRequest` for a pool that the deployment does not have.
+        """
+        return self._run(op.get("/v1/nodes", {"pool": pool, "limit": limit, "cursor": cursor}))
+
+    def node(self, class_type: str, *, pool: str | None = None) -> Json:
+        """Return one node class with its inputs: types, defaults, ranges and choices. Raises `NotFound`."""
+        return self._run(op.get(op.node_path(class_type), {"pool": pool}))
+
+    def models(
+        self, *, folder: str | None = None, pool: str | None = None, limit: int = 200, cursor: str | None = None
+    ) -> Json:
+        """Return a page of the model files that the deployment has: `models` and `next_cursor`.
+
+        `folder` is ComfyUI's name for a kind, such as `loras`. `pool` and errors are those of `nodes`.
+        """
+        return self._run(op.get("/v1/models", {"folder": folder, "pool": pool, "limit": limit, "cursor": cursor}))
+
     def system(self) -> Json:
         """Return the API's version, and for each pool what its last worker runs on."""
         return self._run(op.get("/v1/system"))

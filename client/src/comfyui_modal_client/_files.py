@@ -80,12 +80,13 @@ def candidates(folder: Path, filename: str) -> Iterator[Path]:
         yield first.with_name(f"{first.stem} ({number}){first.suffix}")
 
 
-def find_same(folder: Path, filename: str, sha256: str) -> Path | None:
+def find_same(folder: Path, filename: str, sha256: str, size: int | None) -> Path | None:
     """Return the file of a former download of this output, or None."""
     for path in candidates(folder, filename):
         if not path.exists():
             return None
-        if path.is_file() and _sha256(path) == sha256:
+        # The size first: a folder may hold many large files that had this name before.
+        if path.is_file() and size in (None, path.stat().st_size) and _sha256(path) == sha256:
             return path
     return None
 

@@ -158,7 +158,7 @@ def input_file(path: Path, name: str | None) -> Plan[Json]:
 def download(output: Mapping[str, Any], folder: Path) -> Plan[Downloaded]:
     name, sha256 = output["filename"], output["sha256"]
     folder.mkdir(parents=True, exist_ok=True)
-    same: Path | None = yield Work(partial(find_same, folder, name, sha256))
+    same: Path | None = yield Work(partial(find_same, folder, name, sha256, output.get("size_bytes")))
     if same is not None:
         return Downloaded(same, "already there")
     # The final name appears only after the checksum matches, so an interrupted download never looks complete.
@@ -197,6 +197,10 @@ def batch_path(batch_id: str) -> str:
 
 def workflow_path(name: str, *rest: str) -> str:
     return "/".join(("/v1/workflows", quote(name, safe=""), *rest))
+
+
+def node_path(class_type: str) -> str:
+    return f"/v1/nodes/{quote(class_type, safe='')}"
 
 
 def given(values: Mapping[str, Any]) -> Json:
