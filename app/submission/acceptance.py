@@ -71,7 +71,7 @@ class Acceptance:
         Raises `Problem` where a quota is exceeded.
         """
         job_id = self._claimed_id or str(uuid.uuid4())
-        async with self._quotas.admitted({job_id: prepared}):
+        async with self._quotas.admitted({job_id: prepared}) as admission:
             preparing = self._claim_and_prepare(prepared, job_id, identity)
             # The estimate is read in parallel: read after the commit, it would add a round trip to the response.
             (claimed_id, draft), estimated_s = await both(preparing, self._estimate_s(prepared.workflow.shape))
@@ -79,11 +79,13 @@ class Acceptance:
                 # A concurrent request with the same key claimed the key first, so this draft's id is never committed.
                 self._stores.jobs.discard_prepared(draft)
                 if (replayed := await self._replay(claimed_id)) is not None:
+                    admission.is_used = False
                     return replayed
                 draft = await self._prepare(prepared, claimed_id, identity)
             try:
                 stored = await self._stores.jobs.accept(draft)
             except PreconditionFailed:  # the other request with this key committed the job in the meantime
+                admission.is_used = False
                 return await self._accepted(await self._stores.jobs.read(self._tenant, draft.job_id), is_replay=True)
         await self.spawn(stored.record)
         return Accepted(stored, estimated_s)

@@ -161,8 +161,10 @@ class BatchAcceptance:
         # Job ids derive from the batch id: a retry after a crash finds the jobs that were written already.
         job_ids = [member_id(batch_id, position) for position in range(len(prepared.jobs))]
         jobs = dict(zip(job_ids, prepared.jobs, strict=True))
-        async with self._quotas.admitted(jobs, prepared.webhook_url):
-            return await self._make(prepared, identity, batch_id, job_ids)
+        async with self._quotas.admitted(jobs, prepared.webhook_url) as admission:
+            accepted = await self._make(prepared, identity, batch_id, job_ids)
+            admission.is_used = not accepted.is_replay
+            return accepted
 
     async def _make(
         self, prepared: PreparedBatch, identity: Identity, batch_id: str, job_ids: Sequence[str]

@@ -29,6 +29,9 @@ class ByteQuota:
         return await self._ledger.charge(self._tenant, size_bytes, limit=self._limit)
 
     def refusal(self, size_bytes: int) -> Problem:
+        if self._limit is not None and size_bytes > self._limit:  # no later day has room for it
+            detail = f"{size_bytes} bytes are more than the {self._limit} that are allowed on a whole day"
+            return Problem("too-many-bytes", detail, hint="send fewer bytes in one request")
         detail = f"{size_bytes} bytes more would exceed the {self._limit} of a day, which ends at midnight UTC"
         return Problem("too-many-bytes", detail, headers={"Retry-After": str(self._ledger.seconds_to_midnight())})
 

@@ -1,22 +1,32 @@
 """Per-tenant quotas, checked on submission. A quota that is not set sends no bucket request.
 
 Jobs are counted by their index keys, and a count is cached for two seconds: submissions that several processes accept
-within that time may exceed the limit together. The byte quota is exact.
+within that time may exceed the limit together. Before a refusal the records are counted, so that a client that is below
+its quota is never refused. The byte quota is exact.
 """
 
+import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from app.problems import Problem
 from app.services import Services
 from app.submission.byte_quota import ByteQuota
 from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
+from storage.errors import IdempotencyKeyReused
 from storage.jobs.active_jobs import ActiveJobs
-from storage.jobs.record import DAY_S
 
-RETRY_S = 15
-"""The Retry-After of a refused submission: a job may have ended by then."""
+RETRY_S = 5
+"""The Retry-After where there are too many jobs: one may have ended by then."""
+
+
+@dataclass(slots=True)
+class Admission:
+    """`is_used` is set to False by a caller that makes no job after all, such as a concurrent repeat of a request."""
+
+    is_used: bool = True
 
 
 class Quotas:
@@ -30,7 +40,7 @@ class Quotas:
         self._bytes = ByteQuota(services, tenant)
 
     @asynccontextmanager
-    async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[None]:
+    async def admitted(self, jobs: Mapping[str, PreparedJob], *receivers: str | None) -> AsyncIterator[Admission]:
         """Admit all of these new jobs, by id, or none. The caller writes the jobs inside this context.
 
         `receivers` are webhook URLs in addition to those of the jobs.
@@ -38,23 +48,38 @@ class Quotas:
         targets = (*receivers, *(job.options.webhook_url for job in jobs.values()))
         self._services.check_disk()
         await self._admit_jobs(len(jobs))
-        await self.admit_targets({url for url in targets if url is not None})
         with self._stores.active_jobs.pending(self._tenant, jobs):
             # Within this context every count in this process includes the jobs, whether or not their keys exist yet.
             # Jobs of a batch share files, and a set counts each file once. Fetched files were charged on arrival.
             brought = {file for job in jobs.values() for file in (*job.pictures, *job.files)}
             local = [file for file in brought if isinstance(file, LocalFile) and not file.is_charged]
-            await self._bytes.charge(sum(file.size_bytes for file in local))
-            yield
+            size = sum(file.size_bytes for file in local)
+            await self._bytes.charge(size)
+            admission = Admission()
+            try:
+                await self.admit_targets({url for url in targets if url is not None})
+                yield admission
+            except (Problem, IdempotencyKeyReused):
+                admission.is_used = False
+                raise
+            finally:
+                # A refused request brought nothing. After a failure the job may exist, so its bytes stay charged.
+                if not admission.is_used:
+                    await self._bytes.give_back(size)
 
     async def admit_targets(self, urls: set[str]) -> None:
         """Reserve these webhook receivers: one counts from its first submission to 30 days after its last event."""
         limit = self._config.max_webhook_targets
         if limit is None or not urls:
             return
-        if not await self._stores.endpoints.reserve(self._tenant, urls, at_most=limit):
+        if len(urls) > limit:
+            detail = f"the request has {len(urls)} receivers, at most {limit} of 30 days are allowed"
+            raise Problem("too-many-webhook-targets", detail)
+        free_in = await self._stores.endpoints.reserve(self._tenant, urls, at_most=limit)
+        if free_in is not None:
             detail = f"there would be more than {limit} receivers of the last 30 days"
-            raise Problem("too-many-webhook-targets", detail, headers={"Retry-After": str(DAY_S)})
+            headers = {"Retry-After": str(math.ceil(free_in.total_seconds()))}
+            raise Problem("too-many-webhook-targets", detail, headers=headers)
 
     async def _admit_jobs(self, count: int) -> None:
         limits = [limit for limit in (self._config.max_active_jobs, self._config.max_queued_jobs) if limit is not None]
@@ -63,8 +88,8 @@ class Quotas:
         counts, at_most = self._stores.active_jobs, max(limits)
         active = await counts.of(self._tenant, at_most=at_most)
         if self._excess(active, count) is not None:
-            # Index keys may be stale, so before a refusal the records themselves are counted, at most once a minute.
-            active = await counts.audited(self._tenant, at_most=at_most) or active
+            # The cached count and index keys include jobs that have ended since.
+            active = await counts.verified(self._tenant, at_most=at_most)
         if (problem := self._excess(active, count)) is not None:
             raise problem
         # The count is cached, and the keys of these jobs are not written yet.

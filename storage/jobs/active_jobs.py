@@ -1,17 +1,21 @@
 """Counts a tenant's active jobs for quotas by their index keys, without a counter that could drift.
 
-An index key is written before its commit, so only jobs that another process is about to write are missed. A stale index
-key counts one job too many, so the caller recounts by the records before it refuses a job (`audited`).
+An index key is written before its commit, so only jobs that another process is about to write are missed. A cached
+count and a stale index key count jobs that have ended, so the caller counts by the records before it refuses a job
+(`verified`).
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from weakref import WeakValueDictionary
 
 from cachetools import TTLCache
 
+from storage.bucket.budget import allow_more, background, on_behalf_of, within_budget
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.concurrency import gather
@@ -22,9 +26,10 @@ from storage.jobs.store import JobStore
 
 COUNT_LIFE = timedelta(seconds=2)
 """Cache lifetime of a count. Jobs that this process accepts meanwhile are added to it."""
-AUDIT_EVERY = timedelta(seconds=60)
-"""Minimum time between two counts by the records, which cost one GET each."""
-AUDIT_PAGE = 200
+RECORDS_PER_S = 500
+"""Records of one tenant that counts read per second in this process. A count costs one GET for each active job, and a
+client that is at its quota can cause one after the other."""
+RECORDS_PAGE = 200
 
 IdsOf = Callable[[str, Status, int], Awaitable[set[str]]]
 
@@ -47,7 +52,9 @@ class ActiveJobStore:
         self._jobs = jobs
         self._objects = objects
         self._counted: TTLCache[str, ActiveJobs] = expiring_cache(clock, COUNT_LIFE)
-        self._audited: TTLCache[str, None] = expiring_cache(clock, AUDIT_EVERY)
+        self._verifying: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._to_come: dict[str, asyncio.Task[ActiveJobs]] = {}
+        """The count by the records of each tenant that has yet to begin."""
         self._pending: dict[str, Counter[str]] = {}
         self._counts_under_way: dict[str, list[set[str]]] = {}
 
@@ -75,14 +82,34 @@ class ActiveJobStore:
         self._counted[tenant] = load
         return load
 
-    async def audited(self, tenant: str, *, at_most: int) -> ActiveJobs | None:
-        """Count by the records and delete stale index keys; return None within `AUDIT_EVERY` of the last time."""
-        if tenant in self._audited:
-            return None
-        self._audited[tenant] = None  # before the count, which concurrent requests must not repeat
-        load = await self._count(tenant, at_most, self._rows)
-        self._counted[tenant] = load
-        return load
+    async def verified(self, tenant: str, *, at_most: int) -> ActiveJobs:
+        """Count by the records, and delete stale index keys. The count begins after this call.
+
+        So it knows of every end that the caller's client has seen. All calls that wait for it share its result.
+        """
+        task = self._to_come.get(tenant)
+        if task is None:
+            # A task of its own, because it outlives the request that began it when that client disconnects.
+            task = self._to_come[tenant] = background(self._verify(tenant, at_most))
+        allow_more(2 * self._reading_s(tenant))
+        async with within_budget("the count of active jobs"):
+            return await asyncio.shield(task)
+
+    async def _verify(self, tenant: str, at_most: int) -> ActiveJobs:
+        lock = self._verifying.setdefault(tenant, asyncio.Lock())
+        async with lock:
+            await asyncio.sleep(self._reading_s(tenant))
+            # From here on the count may see old records, so a request that arrives later waits for the next one.
+            del self._to_come[tenant]
+            with on_behalf_of(tenant):
+                load = await self._count(tenant, at_most, self._rows)
+            self._counted[tenant] = load
+            return load
+
+    def _reading_s(self, tenant: str) -> float:
+        """Return the seconds that a count by the records takes at `RECORDS_PER_S`."""
+        known = self._counted.get(tenant)
+        return 0.0 if known is None else known.active / RECORDS_PER_S
 
     async def _count(self, tenant: str, at_most: int, ids_of: IdsOf) -> ActiveJobs:
         """Count the listed jobs and those that this process writes."""
@@ -112,7 +139,7 @@ class ActiveJobStore:
     async def _rows(self, tenant: str, status: Status, at_most: int) -> set[str]:
         found, cursor = set[str](), None
         while len(found) <= at_most:
-            page = await self._jobs.page(tenant, JobFilter(status=status), limit=AUDIT_PAGE, cursor=cursor)
+            page = await self._jobs.page(tenant, JobFilter(status=status), limit=RECORDS_PAGE, cursor=cursor)
             found, cursor = found | {record.job_id for record in page.jobs}, page.next_cursor
             if cursor is None:
                 break

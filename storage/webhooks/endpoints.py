@@ -6,7 +6,7 @@ any ──410, `webhook-delivery: disable`, 5 days of failures──▶ disabled
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
@@ -114,23 +114,40 @@ class EndpointStore:
         self._reserving: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._trusted_until: dict[tuple[str, str], datetime] = {}
 
-    async def reserve(self, tenant: str, urls: Iterable[str], *, at_most: int) -> bool:
-        """Register these receivers; return False, and store none, if the tenant would have more than `at_most`.
+    async def reserve(self, tenant: str, urls: Iterable[str], *, at_most: int) -> timedelta | None:
+        """Register these receivers. If the tenant would have more than `at_most`, store none, and return the time after
+        which there is room for them.
 
-        Costs one LIST if all are known.
+        Costs one LIST if all are known, and a GET for each receiver of the tenant if there is no room.
         """
         wanted = {keys.endpoint(tenant, endpoint_of(url)): url for url in urls}
         if wanted.keys() <= await self._listed(tenant, at_most):
-            return True
+            return None
         # One request of a tenant at a time, because concurrent ones could exceed the limit together.
         lock = self._reserving.setdefault(tenant, asyncio.Lock())
         async with lock:
             # Listed again under the lock, because another request may have stored receivers meanwhile.
             listed = await self._listed(tenant, at_most)
-            if len(listed | wanted.keys()) > at_most:
-                return False
+            if (excess := len(listed | wanted.keys()) - at_most) > 0:
+                free_in = await self._room_for(excess, listed - wanted.keys())
+                if free_in > timedelta(0):
+                    return free_in
             await map_bounded(wanted.keys() - listed, lambda key: self._introduce(tenant, wanted[key]))
-        return True
+        return None
+
+    async def _room_for(self, excess: int, receivers: Collection[str]) -> timedelta:
+        """Return the time after which so many of the receivers are forgotten, 0 if they are already."""
+        found = await map_bounded(receivers, self._last_sent_to)
+        ends = sorted(moment + FORGOTTEN_AFTER for moment in found if moment is not None)
+        # The others are gone already. One whose end has passed is deleted by the next sweep, and does not count either.
+        still = excess - (len(found) - len(ends))
+        return ends[still - 1] - self._clock.now() if still > 0 else timedelta(0)
+
+    async def _last_sent_to(self, key: str) -> datetime | None:
+        try:
+            return (await self._objects.get(key)).head.last_modified
+        except ObjectNotFound:
+            return None
 
     async def has_agreed(self, tenant: str, url: str) -> bool:
         return (await self._read(tenant, url)).record.agreed_at is not None
