@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from app.watch import Watch, Watched
-from storage.batches import BatchRecord, BatchStore, StoredBatch
+from storage.batch_record import BatchRecord, StoredBatch
+from storage.batches import BatchStore
 from storage.jobs.record import Status
 from storage.signal import Signal
 

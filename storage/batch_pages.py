@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from storage.batches import BatchRecord, BatchStore
+from storage.batch_record import BatchRecord
+from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.errors import BatchGone, BatchNotFound, RecordUnreadable

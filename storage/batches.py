@@ -9,26 +9,22 @@ names a timer. Its handler finishes a publication or cancellation that was inter
 An open batch has a row in the list of batches (`storage.batch_pages`), an index key as those of its jobs.
 """
 
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
-
-from pydantic import Field
 
 from storage import keys
 from storage.batch_end import LastJobs
+from storage.batch_record import BatchRecord, StoredBatch, index_keys, list_key
 from storage.bucket.budget import allow_more
 from storage.bucket.objects import ObjectStore, all_keys
-from storage.bucket.records import Model, commit, compare_and_swap, read_as
+from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, JobNotFound, ObjectNotFound, PreconditionFailed
-from storage.index_keys import BATCHES, EventRef, ListEntry, MemberEntry, OutboxEntry, members_prefix
+from storage.index_keys import MemberEntry, OutboxEntry, members_prefix
 from storage.index_writer import IndexWriter
 from storage.jobs.index import endpoint_of
-from storage.jobs.record import DEFAULT_RETAIN_S, JobRecord, Status
+from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore
 from storage.jobs.timers import ABANDONED, YOUNG
 from storage.removal import JobRemover
@@ -53,75 +49,6 @@ PUBLISHED_WITHIN = CANCELLED_WITHIN = timedelta(minutes=1)
 
 SECONDS_A_JOB = 0.1
 """Seconds that each job of a batch adds to its request's time limit for bucket calls."""
-
-
-class BatchRecord(Model):
-    """The content of batch.json. `rev` and `nonce` have the meaning that they have in a job's record."""
-
-    tenant: str
-    batch_id: str
-    rev: int = 0
-    nonce: str = ""
-    timer: str = ""
-    """The key of the current timer (`storage.timers`)."""
-    state: Literal["draft", "open", "abandoned"] = "draft"
-    job_ids: tuple[str, ...]
-    warned: tuple[int, ...] = ()
-    """Positions of the jobs that were accepted with warnings."""
-    metadata: dict[str, str] = Field(default_factory=dict)
-    created_at: datetime
-    cancel_requested_at: datetime | None = None
-    webhook_url: str | None = None
-    """The receiver of the event that reports the end of every job."""
-    finished_at: datetime | None = None
-    """When every job was found to have ended. It is checked only if there is a receiver."""
-    ended_jobs: int = 0
-    """The number of jobs that had ended at the last check."""
-    checks_without_end: int = 0
-    """The number of checks since the last one that found another job ended."""
-    has_webhook_secret: bool = False
-    """Whether the batch has its own webhook secret, stored in a separate object."""
-    is_reconciled: bool = False
-    """Whether its opening and its cancellation are complete: every job was published, or cancelled."""
-    retain_s: int = DEFAULT_RETAIN_S
-
-    def moved(self, state: Literal["open", "abandoned"]) -> "BatchRecord":
-        """Return a draft in the new state; other batches are unchanged."""
-        return self.model_copy(update={"state": state}) if self.state == "draft" else self
-
-    def checked(self, ended_jobs: int) -> "BatchRecord":
-        """Return the record after a check that found jobs unfinished."""
-        checks = self.checks_without_end + 1 if ended_jobs == self.ended_jobs else 0
-        return self.model_copy(update={"ended_jobs": ended_jobs, "checks_without_end": checks})
-
-    @property
-    def is_open(self) -> bool:
-        return self.state == "open"
-
-    @property
-    def expires_at(self) -> datetime:
-        return self.created_at + timedelta(seconds=self.retain_s)
-
-    @property
-    def finish(self) -> EventRef:
-        """The event that reports the batch's end, its only event."""
-        return EventRef(self.tenant, "batch", self.batch_id, 1)
-
-    @property
-    def awaits_its_end(self) -> bool:
-        """Whether there is a receiver and the end of every job is not yet known."""
-        return self.webhook_url is not None and self.finished_at is None
-
-
-@dataclass(frozen=True, slots=True)
-class StoredBatch:
-    record: BatchRecord
-    etag: str
-
-
-def member_id(batch_id: str, position: int) -> str:
-    """Derive a job's id from its position, so that a repeated request continues an interrupted one."""
-    return str(uuid.uuid5(uuid.UUID(batch_id), str(position)))
 
 
 class BatchStore:
@@ -240,7 +167,7 @@ class BatchStore:
     async def _reconcile(self, stored: StoredBatch) -> None:
         """Publish and cancel the jobs that the process which opened or cancelled the batch may have left."""
         record = stored.record
-        await self._index.put(_index_keys(record))
+        await self._index.put(index_keys(record))
         await map_bounded(record.job_ids, lambda job_id: self._publish_again(record.tenant, job_id))
         if record.cancel_requested_at is not None:
             await self._cancel_jobs(record)
@@ -306,7 +233,7 @@ class BatchStore:
         """Replace the record by a tombstone and delete the batch's other objects, dead letters included."""
         record, key, now = stored.record, keys.batch(stored.record.tenant, stored.record.batch_id), self._clock.now()
         letters = await self._deliveries.dead_letters_of([record.finish])
-        tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer, _list_key(record)} - {""}))
+        tombstone = Tombstone(gone_at=now, index_keys=tuple({*letters, record.timer, list_key(record)} - {""}))
         timer = end_timer(tombstone, "batch", record.tenant, record.batch_id)
         await self._objects.put(timer.key, b"")
         # From here on no late writer can change the batch, so the rest can be deleted.
@@ -369,7 +296,7 @@ class BatchStore:
         now = self._clock.now()
         # The new timer precedes the commit and the old one outlives it, so the one that the record names always exists.
         timer = _timer(changed, due or self._due(changed), now=now)
-        await self._index.put({timer.key} | (_index_keys(changed) - _index_keys(stored.record)))
+        await self._index.put({timer.key} | (index_keys(changed) - index_keys(stored.record)))
         changed = changed.model_copy(update={"rev": stored.record.rev + 1, "timer": timer.key})
         try:
             committed = await self._commit(changed, etag=stored.etag)
@@ -393,14 +320,6 @@ class BatchStore:
 
     async def _commit(self, record: BatchRecord, *, etag: str | None) -> StoredBatch:
         return StoredBatch(*await commit(self._objects, keys.batch(record.tenant, record.batch_id), record, etag=etag))
-
-
-def _list_key(record: BatchRecord) -> str:
-    return ListEntry(record.created_at, record.batch_id, None).key(record.tenant, BATCHES)
-
-
-def _index_keys(record: BatchRecord) -> set[str]:
-    return {_list_key(record)} if record.is_open else set()
 
 
 def _timer(record: BatchRecord, due: datetime, *, now: datetime) -> Timer:

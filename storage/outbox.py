@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
-from storage.batches import BatchRecord, BatchStore
+from storage.batch_record import BatchRecord
+from storage.batches import BatchStore
 from storage.bucket.objects import KeyPage, ObjectStore
 from storage.clock import Clock
 from storage.errors import BatchNotFound, JobNotFound, PreconditionFailed

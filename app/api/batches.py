@@ -43,7 +43,7 @@ from app.submission.foreign import batch_form, relocated
 from app.submission.preparation import LONG_IN_BATCHES, Preparation, parsed
 from app.submission.request import BatchRequest
 from storage.batch_pages import CountedBatch
-from storage.batches import BatchRecord, StoredBatch
+from storage.batch_record import BatchRecord, StoredBatch
 from storage.jobs.record import Status
 
 BatchStatus = Literal["queued", "running", "finished"]

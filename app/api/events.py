@@ -13,7 +13,7 @@ from app.api.batches import BatchView, batch_view
 from app.api.job_view import JobView, OutputView, ProgressView, job_view, output_view
 from app.config import ApiConfig
 from app.fields import Moment
-from storage.batches import BatchRecord
+from storage.batch_record import BatchRecord
 from storage.bucket.objects import ObjectStore
 from storage.jobs.models import BATCH_TYPE, TEST_TYPE, EventName, JobEvent, ProgressDetails, job_event_type
 from storage.jobs.record import JobRecord, Status

@@ -16,7 +16,7 @@ from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
-from storage.batches import BatchRecord
+from storage.batch_record import BatchRecord
 from storage.concurrency import both, map_bounded
 from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, PreconditionFailed, StorageUnavailable
 from storage.jobs.idempotency import Claim

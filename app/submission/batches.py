@@ -17,7 +17,7 @@ from app.submission.preparation import Preparation, PreparedJob
 from app.submission.quotas import Quotas
 from app.submission.request import BatchRequest, InputValue, JobRequest
 from storage import keys
-from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.batch_record import BatchRecord, StoredBatch, member_id
 from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
 from storage.jobs.models import InputFile

@@ -10,7 +10,7 @@ from standardwebhooks import Webhook
 
 from storage import keys
 from storage.batch_end import PAGE
-from storage.batches import BatchRecord, StoredBatch, member_id
+from storage.batch_record import BatchRecord, StoredBatch, member_id
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock, SystemClock
 from storage.errors import BatchGone

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from app.api.events import EventRenderer
 from app.config import ApiConfig
-from storage.batches import BatchRecord
+from storage.batch_record import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.index_keys import EventRef

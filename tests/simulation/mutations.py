@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import patch
 
-from storage.batches import BatchStore, StoredBatch
+from storage.batch_record import StoredBatch
+from storage.batches import BatchStore
 from storage.index_keys import EventRef, OutboxEntry, QueueEntry
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from storage import keys
-from storage.batches import BatchRecord
+from storage.batch_record import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.index_keys import OUTBOX, ListEntry, list_prefix
 from storage.jobs.index import event_ref, queue_key

@@ -7,7 +7,7 @@ engine that measures its own time. The remaining time divided by 25 ms is the nu
 import asyncio
 import base64
 import tempfile
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import KeyPage, StoredObject
 from storage.launcher import NoLauncher
 from storage.signal import MemorySignal
+from storage.stores import Stores
 from tests.simulation.engine import GRAPH, SimulatedEngine, SimulatedHost
 from tests.simulation.faults import NONE, Faults
 from tests.simulation.virtual_time import VirtualClock, run_virtually
@@ -101,6 +102,21 @@ class TimedHost(SimulatedHost):
     def engine(self) -> TimedEngine:
         assert isinstance(self._engine, TimedEngine)
         return self._engine
+
+
+def rounds_of(course: Callable[[Stores, SlowBucket], Coroutine[Any, Any, Callable[[], Awaitable[object]]]]) -> float:
+    """Return the rounds of the call that `course` returns, after it has prepared the bucket."""
+
+    async def timed() -> float:
+        loop = asyncio.get_running_loop()
+        clock = VirtualClock(loop)
+        bucket = SlowBucket(clock)
+        call = await course(make_stores(SETTINGS, bucket, MemorySignal(), clock), bucket)
+        began = loop.time()
+        await call()
+        return round((loop.time() - began) / REQUEST_S, 1)
+
+    return run_virtually(timed)
 
 
 def measured_rounds(idempotency_key: str | None = None) -> Rounds:

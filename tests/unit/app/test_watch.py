@@ -9,7 +9,7 @@ from app.batch_state import BatchWatch, state_of
 from app.watch import POLL_S, JobWatch, pause_s
 from infra.compose.stores import make_stores
 from infra.settings import Settings
-from storage.batches import BatchRecord
+from storage.batch_record import BatchRecord
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.record import JobRecord
