@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from comfyui_modal_client import Client, Json
+from comfyui_modal_client import Batch, BatchRow, Client, Job, Json
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.following import download, print_error, print_files
 from infra.cli.output import FAILED, INTERRUPTED, Terminal, print_json
@@ -100,7 +100,7 @@ def cancel(batch_id: str, *, as_json: AsJson = False, target: Target = Target())
         _print(client.cancel_batch(batch_id), as_json=as_json)
 
 
-def _downloaded(client: Client, batch_id: str, out: Path, console: Terminal, *, urls: bool) -> list[Json]:
+def _downloaded(client: Client, batch_id: str, out: Path, console: Terminal, *, urls: bool) -> list[Job]:
     """Wait for the jobs of a batch in their order, and download the outputs of each as soon as it has ended."""
     jobs = []
     for row in client.batch(batch_id)["jobs"]:
@@ -137,7 +137,7 @@ def _input_set(number: int, values: Any, path: Path) -> list[Json]:
     return inputs
 
 
-def _print(batch: Json, *, as_json: bool) -> None:
+def _print(batch: Batch, *, as_json: bool) -> None:
     if as_json:
         print_json(batch)
         return
@@ -147,5 +147,5 @@ def _print(batch: Json, *, as_json: bool) -> None:
         console.print_line(f"  {job['job_id']}  {job['status']}")
 
 
-def _counts(batch: Json) -> str:
+def _counts(batch: BatchRow) -> str:
     return ", ".join(f"{count} {status}" for status, count in batch["counts"].items() if count)

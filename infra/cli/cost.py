@@ -3,10 +3,10 @@
 The sums are based on the list of jobs, which does not contain removed jobs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -71,7 +71,7 @@ def moment(text: str, now: datetime) -> datetime:
     return found if found.tzinfo is not None else found.replace(tzinfo=UTC)
 
 
-def jobs_since(client: "Client", begin: datetime) -> Iterator[Json]:
+def jobs_since(client: "Client", begin: datetime) -> Iterator[Mapping[str, Any]]:
     """Yield the jobs created since `begin`, newest first, page by page."""
     cursor: str | None = None
     while True:
@@ -86,7 +86,7 @@ def jobs_since(client: "Client", begin: datetime) -> Iterator[Json]:
             return
 
 
-def summed(jobs: Iterable[Json]) -> Costs:
+def summed(jobs: Iterable[Mapping[str, Any]]) -> Costs:
     costs = Costs()
     for job in jobs:
         parts = job["cost"]["by_gpu"] or [{"gpu": None, "gpu_seconds": 0.0, "usd": None}]

@@ -1,15 +1,15 @@
 """What commands print of a job: its progress while it runs, how it ended, and its files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from comfyui_modal_client import Client, Downloaded, Json
+from comfyui_modal_client import Client, Downloaded, Job, NodeWarning, Output
 from infra.cli.output import FAILED, Terminal, printable
 
 
-def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float | None = None) -> Json:
+def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float | None = None) -> Job:
     """Wait for the job with a progress bar on a terminal, or with a line for each change elsewhere."""
     if not console.is_terminal:
         return client.wait(job_id, lambda job: console.print_line(_progress(job)), timeout_s=timeout_s)
@@ -29,26 +29,26 @@ def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float |
         )
 
 
-def exit_code(jobs: Iterable[Json]) -> int:
+def exit_code(jobs: Iterable[Job]) -> int:
     """Return 0 if all jobs have completed, else 1."""
     return 0 if all(job["status"] == "completed" for job in jobs) else FAILED
 
 
-def download(client: Client, job: Json, out: Path) -> Iterator[tuple[Json, Downloaded]]:
+def download(client: Client, job: Job, out: Path) -> Iterator[tuple[Output, Downloaded]]:
     """Download the job's outputs, and yield each with what was done."""
     for output in job["outputs"]:
         yield output, client.download(output, out)
 
 
-def print_error(console: Terminal, job: Json) -> None:
+def print_error(console: Terminal, job: Job) -> None:
     """Print why the job failed, if it did."""
     if job["error"]:
-        detail = job["error_detail"] or {}
-        where = f" at node {detail['node_id']} ({detail['class_type']})" if detail.get("node_id") else ""
+        detail = job["error_detail"]
+        where = f" at node {detail['node_id']} ({detail['class_type']})" if detail and detail["node_id"] else ""
         console.print_line(f"failed{where}: {job['error']}", style="red")
 
 
-def print_files(console: Terminal, saved: Iterable[tuple[Json, Downloaded]], *, urls: bool) -> None:
+def print_files(console: Terminal, saved: Iterable[tuple[Output, Downloaded]], *, urls: bool) -> None:
     """Print a line for each downloaded output, and its presigned URL if `urls`."""
     for output, file in saved:
         size = f"{output['width']}×{output['height']}, " if output["width"] else ""
@@ -59,7 +59,7 @@ def print_files(console: Terminal, saved: Iterable[tuple[Json, Downloaded]], *, 
             console.print_line(f"  {output['url']}", style="dim")
 
 
-def print_warnings(console: Terminal, warnings: Json) -> None:
+def print_warnings(console: Terminal, warnings: Mapping[str, NodeWarning]) -> None:
     """Print why some outputs do not run."""
     for warning in warnings.values():
         outputs = ", ".join(warning["dependent_outputs"])
@@ -69,7 +69,7 @@ def print_warnings(console: Terminal, warnings: Json) -> None:
         )
 
 
-def _state(file: Downloaded, output: Json) -> str:
+def _state(file: Downloaded, output: Output) -> str:
     match file.state:
         case "new":
             return ""
@@ -79,11 +79,11 @@ def _state(file: Downloaded, output: Json) -> str:
             return f" (another {Path(output['filename']).name} is there, and was left as it is)"
 
 
-def _progress(job: Json) -> str:
+def _progress(job: Job) -> str:
     return f"{job['status']:9} {job['progress']:3} %  {_where(job)}".rstrip()
 
 
-def _where(job: Json) -> str:
+def _where(job: Job) -> str:
     details = job["progress_details"]
     node = f"node {details['current_node']}" if details["current_node"] else ""
     step = f"step {details['step']}" if details["step"] else ""

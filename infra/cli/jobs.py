@@ -3,10 +3,11 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -15,7 +16,7 @@ from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.cost import begin_of, print_costs
 from infra.cli.following import download as download_outputs
 from infra.cli.following import exit_code, follow, print_error, print_files
-from infra.cli.output import Json, Refused, Terminal, print_json, printable
+from infra.cli.output import Refused, Terminal, print_json, printable
 from infra.cli.submission import label
 
 jobs = App(name="jobs")
@@ -182,7 +183,7 @@ def cost(
         print_costs(client, since, as_json=as_json)
 
 
-def _print_job(job: Json) -> None:
+def _print_job(job: Mapping[str, Any]) -> None:
     console = Terminal()
     for name in ("job_id", "status", "progress", "created_at", "started_at", "completed_at", "error"):
         if job[name] is not None:

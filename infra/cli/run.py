@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from comfyui_modal_client import ApiProblem, Client, Json
+from comfyui_modal_client import AcceptedJob, ApiProblem, Client
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.following import download, exit_code, follow, print_error, print_files, print_warnings
 from infra.cli.output import INTERRUPTED, Refused, Terminal, print_json
@@ -105,7 +105,7 @@ def batch(
     return exit_code(jobs)
 
 
-def _detached(accepted: Json, *, as_json: bool) -> int:
+def _detached(accepted: AcceptedJob, *, as_json: bool) -> int:
     """Print the job that goes on without this command."""
     if as_json:
         print_json(accepted)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from comfyui_modal_client import Client, Json
+from comfyui_modal_client import AcceptedJob, Client, Json
 from infra.cli.output import Refused
 
 Media = Annotated[list[str] | None, Parameter(help="NAME=FILE or NAME=URL, may be repeated", negative="")]
@@ -63,7 +63,7 @@ class RunArguments:
     idempotency_key: str | None = None
 
 
-def submit(client: Client, arguments: RunArguments) -> Json:
+def submit(client: Client, arguments: RunArguments) -> AcceptedJob:
     """Upload the files, submit the job, and return it as it was accepted. Raises `ApiProblem` or `Refused`."""
     options = arguments.flags.options()  # before a file is uploaded
     files = Files(client, arguments.idempotency_key)
@@ -110,7 +110,7 @@ class Files:
         return hashlib.sha256(f"{self.idempotency_key}/{path.name}/{content}".encode()).hexdigest()
 
 
-def _submit_graph(files: Files, arguments: RunArguments, workflow: Json, options: Json) -> Json:
+def _submit_graph(files: Files, arguments: RunArguments, workflow: Json, options: Json) -> AcceptedJob:
     inputs = [_value(text) for text in arguments.values]
     media = [files.medium(text) for text in arguments.media]
     if arguments.image is not None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from comfyui_modal_client import ApiProblem, Client, Json
+from comfyui_modal_client import AcceptedJob, ApiProblem, Client, Json
 from infra.cli.output import FAILED, UNREACHABLE
 from infra.cloud.modal_cloud import ModalCloud
 from infra.cloud.port import Cloud, CloudError
@@ -77,7 +77,7 @@ class Smoke:
         assert workers, "no worker has reported its engine"
         return "; ".join(f"{worker['gpu']}: attention {worker['attention']['backend']}" for worker in workers)
 
-    def _example(self, name: str, **fields: Any) -> Json:
+    def _example(self, name: str, **fields: Any) -> AcceptedJob:
         inputs: Json = {}
         if any(one["type"] == "image" for one in self._client.workflow(name)["inputs"]):
             photo = self._folder / "photo.png"
@@ -85,7 +85,7 @@ class Smoke:
             inputs["image"] = {"upload_id": self._client.upload(photo), "filename": photo.name}
         return self._client.submit_named(name, inputs, **fields)
 
-    def _ran(self, accepted: Json) -> str:
+    def _ran(self, accepted: AcceptedJob) -> str:
         began = time.monotonic()
         job = self._client.wait(accepted["job_id"])
         assert job["status"] == "completed", f"{job['status']}: {job['error']}"

@@ -25,6 +25,20 @@ ClientError
 └── WebhookRejected       the webhook is not authentic
 """
 
+from comfyui_modal_client._answers import (
+    AcceptedJob,
+    Batch,
+    BatchJob,
+    BatchPage,
+    BatchRow,
+    Cost,
+    Job,
+    JobError,
+    JobPage,
+    JobRow,
+    NodeWarning,
+    Output,
+)
 from comfyui_modal_client._async_client import AsyncClient
 from comfyui_modal_client._client import Client
 from comfyui_modal_client._errors import (
@@ -51,21 +65,33 @@ from comfyui_modal_client._version import __version__
 from comfyui_modal_client._webhooks import verify_webhook
 
 __all__ = [
+    "AcceptedJob",
     "ApiProblem",
     "ApiUnreachable",
     "AsyncClient",
+    "Batch",
+    "BatchJob",
+    "BatchPage",
+    "BatchRow",
     "Client",
     "ClientError",
     "Conflict",
+    "Cost",
     "DownloadFailed",
     "Downloaded",
     "Forbidden",
     "Gone",
     "InvalidRequest",
+    "Job",
+    "JobError",
     "JobOptions",
+    "JobPage",
+    "JobRow",
     "Json",
     "ListOptions",
+    "NodeWarning",
     "NotFound",
+    "Output",
     "ServerError",
     "TooManyRequests",
     "TransferFailed",

@@ -11,6 +11,7 @@ from typing import IO, Any, Self, TypeVar, Unpack
 import httpx
 
 from comfyui_modal_client import _operations as op
+from comfyui_modal_client._answers import AcceptedJob, Batch, BatchPage, Job, JobPage
 from comfyui_modal_client._client import Client, ignore
 from comfyui_modal_client._errors import reached
 from comfyui_modal_client._files import CHUNK_BYTES, Downloaded
@@ -87,31 +88,31 @@ class AsyncClient:
         inputs: Sequence[Mapping[str, Any]] = (),
         idempotency_key: str | None = None,
         **options: Unpack[JobOptions],
-    ) -> Json:
+    ) -> AcceptedJob:
         return await self._run(
             op.make("/v1/jobs", {"workflow": workflow, "inputs": inputs, **options}, idempotency_key)
         )
 
     async def submit_named(
         self, name: str, inputs: Mapping[str, Any], *, idempotency_key: str | None = None, **options: Unpack[JobOptions]
-    ) -> Json:
+    ) -> AcceptedJob:
         return await self._run(op.make(op.workflow_path(name, "jobs"), {"inputs": inputs, **options}, idempotency_key))
 
-    async def job(self, job_id: str) -> Json:
+    async def job(self, job_id: str) -> Job:
         return await self._run(op.get(op.job_path(job_id)))
 
     async def wait(
-        self, job_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
-    ) -> Json:
+        self, job_id: str, on_change: Callable[[Job], None] = ignore, *, timeout_s: float | None = None
+    ) -> Job:
         return await self._run(op.wait_for_job(job_id, on_change, timeout_s))
 
-    async def jobs(self, **options: Unpack[ListOptions]) -> Json:
+    async def jobs(self, **options: Unpack[ListOptions]) -> JobPage:
         return await self._run(op.list_jobs(options))
 
-    async def cancel(self, job_id: str) -> Json:
+    async def cancel(self, job_id: str) -> Job:
         return await self._run(op.answer_of(op.Call("DELETE", op.job_path(job_id))))
 
-    async def remove(self, job_id: str) -> Json | None:
+    async def remove(self, job_id: str) -> Job | None:
         return await self._run(op.remove(job_id))
 
     async def logs(self, job_id: str, attempt: int | None = None) -> str:
@@ -133,21 +134,21 @@ class AsyncClient:
 
     # Batches
 
-    async def submit_batch(self, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+    async def submit_batch(self, *, idempotency_key: str | None = None, **fields: Any) -> Batch:
         return await self._run(op.make("/v1/batches", fields, idempotency_key))
 
-    async def batch(self, batch_id: str) -> Json:
+    async def batch(self, batch_id: str) -> Batch:
         return await self._run(op.get(op.batch_path(batch_id)))
 
-    async def batches(self, *, limit: int = 20, cursor: str | None = None) -> Json:
+    async def batches(self, *, limit: int = 20, cursor: str | None = None) -> BatchPage:
         return await self._run(op.get("/v1/batches", {"limit": limit, "cursor": cursor}))
 
     async def wait_batch(
-        self, batch_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
-    ) -> Json:
+        self, batch_id: str, on_change: Callable[[Batch], None] = ignore, *, timeout_s: float | None = None
+    ) -> Batch:
         return await self._run(op.wait_for_batch(batch_id, on_change, timeout_s))
 
-    async def cancel_batch(self, batch_id: str) -> Json:
+    async def cancel_batch(self, batch_id: str) -> Batch:
         return await self._run(op.answer_of(op.Call("DELETE", op.batch_path(batch_id))))
 
     # Workflows

@@ -10,6 +10,7 @@ from typing import IO, Any, Self, TypeVar, Unpack
 import httpx
 
 from comfyui_modal_client import _operations as op
+from comfyui_modal_client._answers import AcceptedJob, Batch, BatchPage, Job, JobPage
 from comfyui_modal_client._errors import reached
 from comfyui_modal_client._files import CHUNK_BYTES, Downloaded
 from comfyui_modal_client._retries import Retries
@@ -29,7 +30,7 @@ from comfyui_modal_client._types import JobOptions, Json, ListOptions
 T = TypeVar("T")
 
 
-def ignore(_: Json) -> None:
+def ignore(_: object) -> None:
     """Do nothing with a change."""
 
 
@@ -43,8 +44,8 @@ class Client:
     `Retry-After` above `max_retry_after_s` seconds is raised at once. `timeout_s` limits connecting, each write and
     each read, in seconds. `tls` replaces httpx's TLS settings, for example for a private certificate authority.
 
-    Every method raises `ApiUnreachable` without an answer, and `ApiProblem` if the API refuses. Job, batch and workflow
-    ids are strings. Answers are the JSON objects of the API's reference; times in them are ISO 8601 in UTC.
+    Every method raises `ApiUnreachable` without an answer, and `ApiProblem` if the API refuses. Answers are the JSON
+    objects of the API's reference, and those about jobs and batches have types. Times are ISO 8601 in UTC.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Client:
         inputs: Sequence[Mapping[str, Any]] = (),
         idempotency_key: str | None = None,
         **options: Unpack[JobOptions],
-    ) -> Json:
+    ) -> AcceptedJob:
         """Submit a graph in ComfyUI's API format, and return the job as it was accepted.
 
         `inputs` are values to set in the graph: `{"node": "16", "field": "seed", "value": 7}`. `options` are those of
@@ -101,7 +102,7 @@ class Client:
 
     def submit_named(
         self, name: str, inputs: Mapping[str, Any], *, idempotency_key: str | None = None, **options: Unpack[JobOptions]
-    ) -> Json:
+    ) -> AcceptedJob:
         """Submit a workflow by its name, and return the job as `submit` does.
 
         `inputs` are the workflow's inputs by name. A file is `{"upload_id": client.upload("cat.png")}`, or has `url` or
@@ -111,14 +112,14 @@ class Client:
         """
         return self._run(op.make(op.workflow_path(name, "jobs"), {"inputs": inputs, **options}, idempotency_key))
 
-    def job(self, job_id: str) -> Json:
+    def job(self, job_id: str) -> Job:
         """Return the job: `status`, `progress` in percent, `outputs` with fresh URLs, `error`, `error_detail` and more.
 
         Raises `NotFound`, or `Gone` for a job that was removed less than 30 days ago.
         """
         return self._run(op.get(op.job_path(job_id)))
 
-    def wait(self, job_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None) -> Json:
+    def wait(self, job_id: str, on_change: Callable[[Job], None] = ignore, *, timeout_s: float | None = None) -> Job:
         """Wait until the job is `completed` or `failed`, and return it. A failed job raises nothing: see `error`.
 
         `on_change` gets the job at once and after each change. The wait is a long poll, which a restart of the API
@@ -128,7 +129,7 @@ class Client:
         """
         return self._run(op.wait_for_job(job_id, on_change, timeout_s))
 
-    def jobs(self, **options: Unpack[ListOptions]) -> Json:
+    def jobs(self, **options: Unpack[ListOptions]) -> JobPage:
         """Return a page of jobs, newest first: `jobs` and `next_cursor`, which is None on the last page.
 
         `options` are those of `ListOptions`. With the filters `error_code`, `workflow` and `metadata`, a page that is
@@ -136,11 +137,11 @@ class Client:
         """
         return self._run(op.list_jobs(options))
 
-    def cancel(self, job_id: str) -> Json:
+    def cancel(self, job_id: str) -> Job:
         """Cancel a job, and return it. A running one may take seconds to stop; one that has ended is unchanged."""
         return self._run(op.answer_of(op.Call("DELETE", op.job_path(job_id))))
 
-    def remove(self, job_id: str) -> Json | None:
+    def remove(self, job_id: str) -> Job | None:
         """Remove a job and its files. Returns the job if it still runs, and will be removed when it has stopped."""
         return self._run(op.remove(job_id))
 
@@ -187,7 +188,7 @@ class Client:
 
     # Batches
 
-    def submit_batch(self, *, idempotency_key: str | None = None, **fields: Any) -> Json:
+    def submit_batch(self, *, idempotency_key: str | None = None, **fields: Any) -> Batch:
         """Submit up to 1,000 jobs, which are accepted together or not at all, and return the batch.
 
         `fields` are `workflow`, `input_sets` (the `inputs` of each job) and `JobOptions`, or `jobs`, a list of whole
@@ -196,11 +197,11 @@ class Client:
         """
         return self._run(op.make("/v1/batches", fields, idempotency_key))
 
-    def batch(self, batch_id: str) -> Json:
+    def batch(self, batch_id: str) -> Batch:
         """Return the batch as it is now. Its `status` is `queued`, `running` or `finished`."""
         return self._run(op.get(op.batch_path(batch_id)))
 
-    def batches(self, *, limit: int = 20, cursor: str | None = None) -> Json:
+    def batches(self, *, limit: int = 20, cursor: str | None = None) -> BatchPage:
         """Return a page of batches, newest first: `batches` and `next_cursor`, which is None on the last page.
 
         A page has `limit` rows, 1 to 200. `cursor` is the `next_cursor` of the page before.
@@ -208,8 +209,8 @@ class Client:
         return self._run(op.get("/v1/batches", {"limit": limit, "cursor": cursor}))
 
     def wait_batch(
-        self, batch_id: str, on_change: Callable[[Json], None] = ignore, *, timeout_s: float | None = None
-    ) -> Json:
+        self, batch_id: str, on_change: Callable[[Batch], None] = ignore, *, timeout_s: float | None = None
+    ) -> Batch:
         """Wait until every job of the batch has ended, and return the batch.
 
         `on_change` gets the batch at once and after each change, at most a few seconds later. Raises `WaitTimedOut`
@@ -217,7 +218,7 @@ class Client:
         """
         return self._run(op.wait_for_batch(batch_id, on_change, timeout_s))
 
-    def cancel_batch(self, batch_id: str) -> Json:
+    def cancel_batch(self, batch_id: str) -> Batch:
         """Cancel every job of the batch that has not ended, and return the batch."""
         return self._run(op.answer_of(op.Call("DELETE", op.batch_path(batch_id))))
 

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import httpx
 
+from comfyui_modal_client._answers import Batch, Job, JobPage
 from comfyui_modal_client._errors import ApiUnreachable, WaitTimedOut, origin
 from comfyui_modal_client._files import Downloaded, Draft, find_same, place
 from comfyui_modal_client._types import Json, ListOptions
@@ -69,19 +70,20 @@ Step = Call | SendFile | ReceiveFile | Work
 Plan = Generator[Step, Any, T]
 
 
-def make(path: str, document: Mapping[str, Any], idempotency_key: str | None = None) -> Plan[Json]:
+def make(path: str, document: Mapping[str, Any], idempotency_key: str | None = None) -> Plan[T]:
     """A POST that creates one resource, however often it is sent: its Idempotency-Key says that it is the same."""
     headers = {"idempotency-key": idempotency_key or str(uuid.uuid4())}
     return (yield from answer_of(Call("POST", path, json=document, headers=headers)))
 
 
-def answer_of(call: Call) -> Plan[Json]:
+def answer_of(call: Call) -> Plan[T]:
     """The JSON object that a request is answered with."""
     response: httpx.Response = yield call
-    return _json(response)
+    document: T = _json(response)
+    return document
 
 
-def get(path: str, params: Mapping[str, Any] | None = None) -> Plan[Json]:
+def get(path: str, params: Mapping[str, Any] | None = None) -> Plan[T]:
     return (yield from answer_of(Call("GET", path, params=given(params or {}))))
 
 
@@ -96,22 +98,22 @@ def logs(job_id: str, attempt: int | None) -> Plan[str]:
     return response.text
 
 
-def remove(job_id: str) -> Plan[Json | None]:
+def remove(job_id: str) -> Plan[Job | None]:
     response: httpx.Response = yield Call("DELETE", job_path(job_id), params={"purge": "true"})
     return None if response.status_code == 204 else _json(response)
 
 
-def wait_for_job(job_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+def wait_for_job(job_id: str, on_change: Callable[[Job], None], timeout_s: float | None) -> Plan[Job]:
     return (yield from _wait(job_path(job_id), f"job {job_id}", ("completed", "failed"), on_change, timeout_s))
 
 
-def wait_for_batch(batch_id: str, on_change: Callable[[Json], None], timeout_s: float | None) -> Plan[Json]:
+def wait_for_batch(batch_id: str, on_change: Callable[[Batch], None], timeout_s: float | None) -> Plan[Batch]:
     return (yield from _wait(batch_path(batch_id), f"batch {batch_id}", ("finished",), on_change, timeout_s))
 
 
 def _wait(
-    path: str, name: str, ends: Collection[str], on_change: Callable[[Json], None], timeout_s: float | None
-) -> Plan[Json]:
+    path: str, name: str, ends: Collection[str], on_change: Callable[[T], None], timeout_s: float | None
+) -> Plan[T]:
     """Long-poll a document until its `status` is one of `ends`."""
     end = None if timeout_s is None else time.monotonic() + timeout_s
     etag = ""
@@ -130,15 +132,16 @@ def _wait(
         response: httpx.Response = yield call
         if response.status_code == 304:
             continue
-        found = _json(response)
+        found: Any = _json(response)
         etag = response.headers["etag"]
-        on_change(found)
+        document: T = found
+        on_change(document)
         if found["status"] in ends:
-            return found
+            return document
 
 
 def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
-    created = yield from make(
+    created: Json = yield from make(
         "/v1/uploads",
         {
             "filename": path.name,
@@ -171,7 +174,7 @@ def download(output: Mapping[str, Any], folder: Path) -> Plan[Downloaded]:
 
 def download_all(job_id: str, folder: Path) -> Plan[list[Downloaded]]:
     # Asked anew, because the URLs of an earlier answer may have expired.
-    job = yield from get(job_path(job_id))
+    job: Job = yield from get(job_path(job_id))
     saved = []
     for output in job["outputs"]:
         done = yield from download(output, folder)
@@ -179,7 +182,7 @@ def download_all(job_id: str, folder: Path) -> Plan[list[Downloaded]]:
     return saved
 
 
-def list_jobs(options: ListOptions) -> Plan[Json]:
+def list_jobs(options: ListOptions) -> Plan[JobPage]:
     fields = dict(options)
     for name, value in options.get("metadata", {}).items():
         fields[f"metadata[{name}]"] = value
@@ -208,7 +211,7 @@ def given(values: Mapping[str, Any]) -> Json:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _json(response: httpx.Response) -> Json:
+def _json(response: httpx.Response) -> Any:
     try:
         document = response.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""The shapes of requests. Answers are JSON objects as the API's reference describes them, which may get new members."""
+"""The shapes of requests, and JSON objects in general. `_answers` has the shapes of answers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
