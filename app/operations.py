@@ -94,6 +94,11 @@ class Parameter:
         """Whether it is an object, written `name[member]=value`."""
         return self.schema.get("type") == "object"
 
+    @property
+    def written(self) -> str:
+        """Its name as a query has it."""
+        return f"{self.name}[NAME]" if self.has_members else self.name
+
     def takes(self, name: str) -> bool:
         """Report whether a query parameter of this name is this one, or one of its members."""
         return name.startswith(f"{self.name}[") and name.endswith("]") if self.has_members else name == self.name
@@ -150,16 +155,19 @@ class Operation:
         seen: set[str] = set()
         for name, _ in query.multi_items():
             if not any(parameter.takes(name) for parameter in declared):
-                raise _unknown_parameter(name, [parameter.name for parameter in declared])
+                raise _unknown_parameter(name, declared)
             if name in seen:
                 raise Problem("invalid-parameter", f"{name[:SHOWN]} is given more than once; send it once")
             seen.add(name)
 
 
-def _unknown_parameter(name: str, known: Sequence[str]) -> Problem:
-    takes = f"it takes {', '.join(known)}" if known else "it takes none"
+def _unknown_parameter(name: str, declared: Sequence[Parameter]) -> Problem:
+    known = {parameter.name: parameter.written for parameter in declared}
+    takes = f"it takes {', '.join(known.values())}" if known else "it takes none"
     detail = f"this operation has no query parameter {name[:SHOWN]!r}; {takes}"
-    return Problem("unknown-parameter", detail, hint=suggestion(name.partition("[")[0], known) or None)
+    plain = name.partition("[")[0]
+    hint = f"write it as {known[plain]}" if plain in known else suggestion(plain, known)
+    return Problem("unknown-parameter", detail, hint=hint or None)
 
 
 ID = Parameter("job_id", "path", {"type": "string", "examples": [JOB_ID]}, "the job")

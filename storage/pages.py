@@ -3,8 +3,10 @@
 A page costs the same however long the list is. A cursor is the last segment of the last index key that was used.
 """
 
+import asyncio
 import base64
 import binascii
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -20,8 +22,12 @@ Row = TypeVar("Row")
 MAX_LISTS = 4
 """Maximum LISTs per page. If stale index keys use them up, the page is short and its cursor continues the list."""
 
+SCAN_S = 5.0
+"""Seconds after which a filtered page ends, with what was found: the reads of a slow bucket must not use up the time of
+the request, which would then end without a page, however often it is repeated."""
+
 WAVE = 64
-"""Records that a filtered list reads between two checks whether the page is full."""
+"""Records that are read between two checks whether the page is full: a multiple of those that are read at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,8 @@ def _always(_: str) -> bool:
 class Part:
     """The part of a list that is of interest: from behind `first` to the first key that is not in range.
 
-    With `scan`, most of its keys may still be of no interest: a page costs one LIST and at most `scan` reads.
+    With `scan`, most of its keys may still be of no interest: a page costs one LIST and at most `scan` reads, and no
+    wave of reads begins after `SCAN_S`.
     """
 
     first: str = ""
@@ -66,10 +73,11 @@ async def read_page(
     """
     after = max(_decode_cursor(prefix, cursor), prefix + part.first if part.first else "")
     found: list[Row] = []
+    ends_at = math.inf if part.scan is None else asyncio.get_running_loop().time() + SCAN_S
     for _ in range(MAX_LISTS if part.scan is None else 1):
         listed = await objects.list(prefix, after=after, limit=part.scan or limit - len(found))
         in_range = tuple(takewhile(part.is_in_range, listed.keys))
-        rows, used = await _rows(in_range, row, limit - len(found))
+        rows, used = await _rows(in_range, row, limit - len(found), ends_at)
         found += rows
         is_end = len(in_range) < len(listed.keys) or not listed.more or not listed.keys
         if is_end and used == len(in_range):
@@ -81,13 +89,13 @@ async def read_page(
 
 
 async def _rows(
-    index_keys: Sequence[str], row: Callable[[str], Awaitable[Row | None]], limit: int
+    index_keys: Sequence[str], row: Callable[[str], Awaitable[Row | None]], limit: int, ends_at: float
 ) -> tuple[list[Row], int]:
-    """Return the first `limit` rows, and how many of the keys they took."""
+    """Return the first `limit` rows, or those found until `ends_at`, and how many of the keys they took."""
     found: list[Row] = []
     used = 0
-    while used < len(index_keys):
-        for read in await map_bounded(index_keys[used : used + max(limit, WAVE)], row):
+    while used < len(index_keys) and (used == 0 or asyncio.get_running_loop().time() < ends_at):
+        for read in await map_bounded(index_keys[used : used + WAVE], row):
             used += 1
             if read is not None:
                 found.append(read)

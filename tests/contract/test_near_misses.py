@@ -24,7 +24,7 @@ async def test_an_unknown_query_parameter_is_refused(memory_api: Api, operation:
     response = await memory_api.client.request(operation.method, path, params={"nonsense": "1"})
     problem = response.json()
     assert (response.status_code, problem["type"]) == (422, "/problems/unknown-parameter")
-    takes = [one.name for one in operation.parameters if one.where == "query"]
+    takes = [one.written for one in operation.parameters if one.where == "query"]
     assert f"'nonsense'; it takes {', '.join(takes) or 'none'}" in problem["detail"]
 
 
@@ -33,7 +33,7 @@ async def test_an_unknown_query_parameter_is_refused(memory_api: Api, operation:
     [
         ("statsu=queued", "unknown-parameter", "did you mean status?"),
         ("metadatas[order]=1", "unknown-parameter", "did you mean metadata?"),
-        ("metadata=1", "unknown-parameter", "did you mean metadata?"),
+        ("metadata=1", "unknown-parameter", "write it as metadata[NAME]"),
         ("Limit=1", "unknown-parameter", "did you mean limit?"),
         ("limit=1&limit=2", "invalid-parameter", "limit is given more than once"),
     ],

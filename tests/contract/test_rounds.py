@@ -1,14 +1,20 @@
 """Consecutive bucket requests of a job, as counts, so that an additional round is noticed on any machine."""
 
+import asyncio
 import uuid
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from storage.batch_record import BatchRecord
+from storage.bucket.memory import MemoryObjectStore
 from storage.concurrency import AT_ONCE
+from storage.index_keys import list_prefix
 from storage.jobs.filters import JobFilter
+from storage.jobs.index import list_key
+from storage.pages import SCAN_S, WAVE, Part, read_page
 from storage.stores import Stores
+from tests.simulation.virtual_time import VirtualClock, run_virtually
 from tests.support.records import CREATED, a_job
 from tests.support.rounds import Rounds, SlowBucket, measured_rounds, rounds_of
 
@@ -37,6 +43,36 @@ def test_a_page_of_jobs_takes_the_expected_rounds(wanted: JobFilter, scan: int, 
         return lambda: stores.jobs.page("default", wanted, limit=AT_ONCE, cursor=None, scan=scan)
 
     assert rounds_of(course) == rounds
+
+
+def test_a_filtered_page_of_a_slow_bucket_ends_in_time() -> None:
+    """A filtered page ends after five seconds with what it has found, and its cursor goes on behind that."""
+
+    async def pages() -> list[int]:
+        loop = asyncio.get_running_loop()
+        bucket = MemoryObjectStore(VirtualClock(loop))
+        for _number in range(6 * WAVE):
+            await bucket.put(list_key(a_job()), b"")
+
+        async def slow_row(key: str) -> str:
+            await asyncio.sleep(1)
+            return key
+
+        read, cursor, found = [], None, set[str]()
+        while True:
+            began = loop.time()
+            page = await read_page(
+                bucket, list_prefix("default", None), slow_row, limit=1_000, cursor=cursor, part=Part(scan=1_000)
+            )
+            assert loop.time() - began < SCAN_S + WAVE / AT_ONCE
+            found.update(page.rows)
+            read.append(len(page.rows))
+            cursor = page.next_cursor
+            if cursor is None:
+                assert len(found) == sum(read) == 6 * WAVE
+                return read
+
+    assert run_virtually(pages) == [2 * WAVE] * 3
 
 
 def test_a_page_of_batches_takes_the_expected_rounds() -> None:
