@@ -11,6 +11,7 @@ COPY storage storage
 COPY app app
 COPY workers workers
 COPY infra infra
+COPY docs docs
 COPY client client
 
 # Workers stay root: the engine then runs as a user of its own, without any credential.

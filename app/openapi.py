@@ -3,6 +3,8 @@
 `docs/reference/openapi.json` is this document, committed; a test compares it with the code.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -36,18 +38,74 @@ class ProblemView(ResponseBody):
     )
 
 
-OPERATIONS = (
-    *jobs.OPERATIONS,
-    *batches.OPERATIONS,
-    *webhooks.OPERATIONS,
-    *uploads.OPERATIONS,
-    *workflows.OPERATIONS,
-    *nodes.OPERATIONS,
-    *system.OPERATIONS,
-    *limits.OPERATIONS,
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Operations that the document shows together. `guide` is the page of docs/ that explains them."""
+
+    name: str
+    about: str
+    guide: str
+    operations: Sequence[Operation]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "description": self.about, **_guide(self.guide)}
+
+
+GROUPS = (
+    Group(
+        "Jobs",
+        "Submit a graph, wait for its end, fetch its outputs, or cancel it.",
+        "tutorial/first-feature",
+        jobs.OPERATIONS,
+    ),
+    Group(
+        "Batches",
+        "Submit up to 1,000 jobs in one request, all or none, and follow them together.",
+        "reference/http-api#batches",
+        batches.OPERATIONS,
+    ),
+    Group(
+        "Webhooks",
+        "See how the events of your jobs were delivered, send them again, and verify them.",
+        "how-to/webhooks",
+        webhooks.OPERATIONS,
+    ),
+    Group(
+        "Uploads",
+        "Send large input files directly to the bucket, and use them in jobs.",
+        "reference/http-api#uploads",
+        uploads.OPERATIONS,
+    ),
+    Group(
+        "Workflows",
+        "Run a graph by its name, with typed inputs instead of nodes.",
+        "how-to/workflows",
+        workflows.OPERATIONS,
+    ),
+    Group(
+        "Nodes and models",
+        "See which node classes and model files this deployment has.",
+        "how-to/models",
+        nodes.OPERATIONS,
+    ),
+    Group(
+        "System",
+        "See what runs here, how much you may send, and whether this API can do its work.",
+        "how-to/operations",
+        (*system.OPERATIONS, *limits.OPERATIONS),
+    ),
 )
+
+OPERATIONS = tuple(operation for group in GROUPS for operation in group.operations)
 """Every documented operation, in the order of the document."""
 
+_ABOUT = (
+    "Run ComfyUI workflows on your own Modal account and bucket. Press Authorize and enter your API key to try the "
+    "operations here. Guides: [from a graph to a product feature](guides/tutorial/first-feature), "
+    "[webhooks](guides/how-to/webhooks), [Python client](guides/how-to/client), "
+    "[workflows by name](guides/how-to/workflows), [all operations with examples](guides/reference/http-api), "
+    "[all refusals](guides/reference/problems), [keys, tenants and quotas](guides/explanation/security)."
+)
 _ALWAYS = (
     "unauthorized",
     "insufficient-scope",
@@ -67,16 +125,18 @@ def document() -> dict[str, Any]:
     models = sorted(_models().items(), key=lambda item: item[0].__name__)
     _, schemas = models_json_schema(models, ref_template="#/components/schemas/{model}")
     paths: dict[str, Any] = {}
-    for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method] = _operation(operation)
+    for group in GROUPS:
+        for operation in group.operations:
+            paths.setdefault(operation.path, {})[operation.method] = _operation(operation, group.name)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "ComfyUI Modal API",
             "version": __version__,
-            "description": "Run ComfyUI workflows on your own Modal account and bucket.",
+            "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": [group.as_json() for group in GROUPS],
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
@@ -97,9 +157,15 @@ def _models() -> dict[type[BaseModel], JsonSchemaMode]:
     return modes
 
 
-def _operation(operation: Operation) -> dict[str, Any]:
+def _guide(page: str) -> dict[str, Any]:
+    # Relative to the document: `app.api.guides` serves the page.
+    return {"externalDocs": {"description": "Guide", "url": f"guides/{page}"}}
+
+
+def _operation(operation: Operation, tag: str) -> dict[str, Any]:
     built: dict[str, Any] = {
         "operationId": operation.id,
+        "tags": [tag],
         "summary": operation.summary,
         "responses": _answers(operation) | _refusals(operation),
     }

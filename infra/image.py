@@ -80,6 +80,8 @@ def control_image() -> modal.Image:
     """Return the image of all functions without a GPU: this project's code and its requirements."""
     image = modal.Image.debian_slim(python_version=PYTHON).apt_install(_CERTIFICATES)
     image = image.pip_install_from_requirements("requirements/base.txt")
+    # The API serves the guides from the folder `docs` next to its package `app`.
+    image = image.add_local_dir("docs", "/root/docs", ignore=["**/openapi.json"])
     return image.add_local_python_source(*SOURCES, ignore=_UNWANTED)
 
 
