@@ -137,7 +137,13 @@ _TYPES = (
         "URLs of too many requests are being fetched",
         "wait for Retry-After seconds, or send the files by POST /v1/uploads",
     ),
-    ProblemType("fetch-refused", 422, "A URL may not be fetched", "use a public http or https URL of a media file"),
+    ProblemType(
+        "fetch-refused",
+        422,
+        "A URL may not be fetched",
+        "use a public http or https URL of a media file; under `up`, COMFYUI_MODAL_FETCH_LOOPBACK_PORTS allows ports "
+        "of your own machine",
+    ),
     ProblemType("fetch-failed", 422, "A URL could not be fetched", "see that it answers 200 without a login"),
     ProblemType(
         "idempotency-key-reused",

@@ -139,6 +139,11 @@ class Settings(BaseSettings, ApiOptions):
         description="let events go to receivers on this machine: `true`, `false`, or `one-tenant`, the default of "
         "`up`: for as long as one tenant alone has keys",
     )
+    fetch_loopback_ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
+        (),
+        description="ports of this machine's loopback addresses that the URLs of files may name, as a JSON list, so "
+        "that they can be tried with a server of your own; for `up` alone, and for every tenant",
+    )
     refused_ports: tuple[Annotated[int, Field(ge=1, le=65_535)], ...] = Field(
         (),
         description="ports of this machine that no event and no fetch reaches, as a JSON list; those of our own "

@@ -1,5 +1,7 @@
 """Builds the API from the settings and the stores."""
 
+import logging
+
 from app.config import ApiConfig, ApiOptions
 from app.services import Services
 from infra.compose.values import bucket_disk, own_ports, receiver_rules, retain_s
@@ -12,13 +14,20 @@ from storage.webhooks.signing import public_key
 from workflows.library import library
 from workflows.policy import NodePolicy
 
+logger = logging.getLogger(__name__)
 
-def api_services(settings: Settings, stores: Stores, launcher: Launcher) -> Services:
+
+def api_services(settings: Settings, stores: Stores, launcher: Launcher, *, is_of_up: bool = False) -> Services:
+    """`is_of_up`: the API is a process of `comfyui-modal up`, whose fetches may reach listed ports of the machine."""
+    # Elsewhere the machine is not its users' own, and a client's URL could reach what listens there.
+    loopback_ports = settings.fetch_loopback_ports if is_of_up else ()
+    if settings.fetch_loopback_ports and not is_of_up:
+        logger.warning("COMFYUI_MODAL_FETCH_LOOPBACK_PORTS has no effect: it is for `comfyui-modal up` alone")
     return Services(
         config=api_config(settings),
         stores=stores,
         launcher=launcher,
-        fetcher=RemoteFetcher(own_ports=own_ports(settings)),
+        fetcher=RemoteFetcher(own_ports=own_ports(settings), loopback_ports=loopback_ports),
         fetch_places=FetchPlaces(
             requests=settings.fetching_requests,
             of_tenant=settings.fetching_requests_of_tenant,

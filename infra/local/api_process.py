@@ -56,7 +56,7 @@ class _Server(uvicorn.Server):
 
 async def serve(settings: Settings, listener: socket.socket) -> None:
     async with local_stores(settings, api_s3_config(settings)) as stores:
-        app = create_app(api_services(settings, stores, NoLauncher()))
+        app = create_app(api_services(settings, stores, NoLauncher(), is_of_up=is_child(settings)))
         config = uvicorn.Config(
             app,
             http=Guard().protocol,  # type: ignore[arg-type]  # typed as a class, used as a factory

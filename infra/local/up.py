@@ -236,6 +236,11 @@ async def _bucket(options: UpOptions, credentials: Credentials) -> AsyncIterator
 def _with_receiver_rules(settings: Settings, listener: socket.socket, server: LocalS3Server | None) -> Settings:
     """Refuse webhooks and fetches to this deployment's own ports, and set the rule for other loopback receivers."""
     own = {listener.getsockname()[1], *(() if server is None else server.ports)}
+    if taken := own.intersection(settings.fetch_loopback_ports):
+        raise UpRefused(
+            f"COMFYUI_MODAL_FETCH_LOOPBACK_PORTS lists port {min(taken)}, on which `up` itself listens\n"
+            "  → leave it out: no URL of a client reaches our own processes"
+        )
     refused = tuple(sorted(own.union(settings.refused_ports)))
     return settings.model_copy(update={"refused_ports": refused, "webhook_loopback": loopback_of_up(settings)})
 

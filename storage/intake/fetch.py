@@ -81,15 +81,21 @@ class FetchPlaces:
 
 
 class RemoteFetcher:
-    """Downloads files. No two downloads share a connection. `own_ports` are those of this deployment's processes.
+    """Downloads files. No two downloads share a connection.
 
+    `own_ports` are those of this deployment's processes, `loopback_ports` those of this machine that may be reached.
     Only tests set `transport`.
     """
 
     def __init__(
-        self, *, own_ports: Iterable[int] = (), transport: "Callable[[], PinnedTransport] | None" = None
+        self,
+        *,
+        own_ports: Iterable[int] = (),
+        loopback_ports: Iterable[int] = (),
+        transport: "Callable[[], PinnedTransport] | None" = None,
     ) -> None:
         self._own_ports = frozenset(own_ports)
+        self._loopback_ports = frozenset(loopback_ports)
         self._transport = transport
 
     async def fetch(self, url: str, path: Path, *, meter: Meter, max_bytes: int) -> int:
@@ -102,7 +108,7 @@ class RemoteFetcher:
         from storage.intake.ssrf import REFUSALS, Destinations
         from storage.intake.ssrf_transport import PinnedTransport, described, following_redirects, pinned_client
 
-        here = Destinations(own_ports=self._own_ports)
+        here = Destinations(own_ports=self._own_ports, loopback_ports=self._loopback_ports)
         transport = self._transport() if self._transport else PinnedTransport(here, tenant=current_owner())
         try:
             async with (

@@ -109,14 +109,15 @@ REFUSALS: tuple[type[Exception], ...] = (
 class Destinations:
     """`ports` None means only the scheme's port. `loopback` allows loopback addresses on any port; None forbids them.
 
-    `own_ports` are those of this deployment's processes. No client's URL may connect to them, by any address of this
-    machine.
+    `loopback_ports` are allowed on loopback addresses alone. `own_ports` are those of this deployment's processes. No
+    client's URL may connect to them, by any address of this machine.
     """
 
     schemes: frozenset[str] = frozenset(DEFAULT_PORTS)
     ports: frozenset[int] | None = None
     is_allowed: AddressCheck = is_public
     own_ports: frozenset[int] = frozenset()
+    loopback_ports: frozenset[int] = frozenset()
     loopback: LoopbackRule | None = None
 
     async def check_url(self, url: httpx.URL) -> None:
@@ -136,9 +137,10 @@ class Destinations:
     def _check_parts(self, url: httpx.URL) -> None:
         if url.scheme not in self.schemes:
             raise DestinationRefused(f"scheme {url.scheme!r}")
-        # With loopback, the allowed ports depend on the address: see `check_address`.
+        # Where loopback is allowed, the allowed ports depend on the address: see `check_address`.
         port = _port_of(url)
-        if self.loopback is None and port not in (self.ports or {DEFAULT_PORTS[url.scheme]}):
+        allowed = (self.ports or {DEFAULT_PORTS[url.scheme]}) | self.loopback_ports
+        if self.loopback is None and port not in allowed:
             raise DestinationRefused(f"port {port}")
         if url.userinfo:
             raise DestinationRefused("credentials in the URL")
@@ -156,6 +158,8 @@ class Destinations:
         # Before the rule for loopback, which may allow all other servers of this machine.
         if port in self.own_ports and is_of_this_machine(address):
             raise DestinationRefused(f"port {port} of this machine belongs to this deployment itself")
+        if address.is_loopback and port in self.loopback_ports:
+            return
         if address.is_loopback and self.loopback is not None:
             if (reason := await self.loopback()) is not None:
                 raise DestinationRefused(reason)

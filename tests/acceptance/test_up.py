@@ -1,12 +1,15 @@
 """`comfyui-modal up` and the command line from outside, with real processes on this machine."""
 
 import contextlib
+import functools
+import http.server
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from PIL import Image
 
 from infra.demo import write_photograph
 from infra.local.log_files import MAX_BYTES
+from infra.local.s3_server import free_port
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
@@ -45,11 +49,71 @@ QUICK = {"COMFYUI_MODAL_LEASE_S": "6", "COMFYUI_MODAL_REAP_INTERVAL_S": "1"}
 """Short intervals, so that a job whose worker was killed soon runs again."""
 
 
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[int]:
+    """Serve a folder on a free port, and yield the port."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+def picture_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a server of this machine with a cat.png."""
+    folder = tmp_path_factory.mktemp("pictures")
+    Image.new("RGB", (8, 8)).save(folder / "cat.png")
+    with serving(folder) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, picture_port: int) -> Iterator[Up]:
     data = tmp_path_factory.mktemp("up") / "data"
-    with up(data, "--workers", str(WORKERS), environment=QUICK) as running:
+    environment = QUICK | {"COMFYUI_MODAL_FETCH_LOOPBACK_PORTS": f"[{picture_port}]"}
+    with up(data, "--workers", str(WORKERS), environment=environment) as running:
         yield running
+
+
+def test_a_url_of_this_machine_can_be_tried(running: Up, picture_port: int, tmp_path: Path) -> None:
+    """Files are fetched from the listed port of this machine, and from no other port of it."""
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "x.png"}}, "2": SAVE}
+    with running.client() as client, serving(tmp_path) as other:
+
+        def submit(port: int) -> httpx.Response:
+            value = {"node": "1", "field": "image", "type": "image_url", "value": f"http://localhost:{port}/cat.png"}
+            return client.post("/v1/jobs", json={"workflow": graph, "inputs": [value]})
+
+        accepted = submit(picture_port)
+        assert accepted.status_code == 202, accepted.text
+        assert finished(client, accepted.json()["job_id"])["status"] == "completed"
+        for port in (
+            other,
+            urlsplit(running.connection["api_url"]).port,
+            urlsplit(running.connection["s3_endpoint"]).port,
+        ):
+            assert port is not None
+            refused = submit(port).json()
+            assert refused["type"] == "/problems/fetch-refused"
+            assert "COMFYUI_MODAL_FETCH_LOOPBACK_PORTS" in refused["hint"]
+
+
+def test_a_port_of_its_own_is_not_opened_to_fetches(tmp_path: Path) -> None:
+    """`up` does not start if the ports that fetches may reach include one of its own."""
+    port = free_port()
+    refused = subprocess.run(
+        [*COMMAND, "up", "--port", str(port), "--data", str(tmp_path / "data")],
+        env=clean_environment() | {"COMFYUI_MODAL_FETCH_LOOPBACK_PORTS": f"[{port}]"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert f"lists port {port}, on which `up` itself listens" in refused.stderr
 
 
 def test_the_connection_file_is_complete_and_private(running: Up) -> None:

@@ -12,15 +12,19 @@ import pytest
 from aiohttp import web
 
 from app.config import ApiConfig
+from infra.compose.api import api_services
 from infra.compose.deliverer import dispatcher, webhook_transport
+from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
-from storage.errors import FetchRefused
+from storage.errors import FetchFailed, FetchRefused
 from storage.index_keys import EventRef
 from storage.intake.fetch import RemoteFetcher
 from storage.intake.ssrf import Destinations
 from storage.intake.ssrf_transport import PinnedTransport
+from storage.launcher import MemoryLauncher
+from storage.signal import MemorySignal
 from storage.webhooks.receivers import SEVERAL_TENANTS
 from storage.webhooks.signing import new_secret
 from tests.support.api_server import BLUE, KEY, Api, running_api, unmetered
@@ -229,6 +233,48 @@ async def test_no_fetch_reaches_a_port_of_the_deployment(tmp_path: Path, target:
             with pytest.raises(FetchRefused, match=OWN.format(port=own.port)):
                 await fetcher.fetch(fetched_url, tmp_path / "file", meter=unmetered(), max_bytes=2000)
         assert (own.requests, site.requests) == ([], ["/elsewhere"])
+
+
+@pytest.mark.usefixtures("names")
+async def test_a_fetch_reaches_listed_ports_of_loopback_alone(tmp_path: Path) -> None:
+    """A fetch reaches a listed loopback port, and no other port, no own port and no other address of the machine."""
+    async with serving() as site, serving() as other, serving() as own:
+        listed = frozenset({site.port, own.port})
+        fetcher = RemoteFetcher(own_ports=frozenset({own.port}), loopback_ports=listed)
+
+        async def reason(url: str) -> str:
+            with pytest.raises((FetchRefused, FetchFailed)) as refused:
+                await fetcher.fetch(url, tmp_path / "file", meter=unmetered(), max_bytes=2000)
+            return str(refused.value)
+
+        for host in ("127.0.0.1", "localhost", "own.test"):
+            assert "destination refused" not in await reason(f"http://{host}:{site.port}/nothing")
+        assert site.requests == ["/nothing"] * 3
+        for host in ("127.0.0.1", "localhost", "own.test"):
+            assert f"port {other.port}" in await reason(f"http://{host}:{other.port}/")
+            assert OWN.format(port=own.port) in await reason(f"http://{host}:{own.port}/")
+            redirect = f"http://127.0.0.1:{site.port}/elsewhere?to=http://{host}"
+            assert f"port {other.port}" in await reason(f"{redirect}:{other.port}/")
+            assert OWN.format(port=own.port) in await reason(f"{redirect}:{own.port}/")
+        assert "not public" in await reason(f"http://10.0.0.1:{site.port}/")
+        assert f"port {site.port}" in await reason(f"http://8.8.8.8:{site.port}/")
+        assert "not public" in await reason("http://127.0.0.1/")
+        assert (other.requests, own.requests) == ([], [])
+
+
+@pytest.mark.parametrize(("is_of_up", "is_reached"), [(True, True), (False, False)])
+async def test_only_the_api_of_up_fetches_from_loopback(
+    clock: ManualClock, tmp_path: Path, is_of_up: bool, is_reached: bool
+) -> None:
+    """The setting has an effect in the API of `up`, and none elsewhere."""
+    async with serving() as site:
+        used = settings(fetch_loopback_ports=(site.port,))
+        stores = make_stores(used, MemoryObjectStore(clock), MemorySignal(), clock)
+        fetcher = api_services(used, stores, MemoryLauncher(), is_of_up=is_of_up).fetcher
+        url = f"http://127.0.0.1:{site.port}/nothing"
+        with pytest.raises((FetchRefused, FetchFailed)):
+            await fetcher.fetch(url, tmp_path / "file", meter=unmetered(), max_bytes=2000)
+        assert bool(site.requests) == is_reached
 
 
 @pytest.mark.usefixtures("names")
