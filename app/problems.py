@@ -42,7 +42,9 @@ _TYPES = (
     ProblemType("request-too-large", 413, "The request body is too large", "send large media by POST /v1/uploads"),
     ProblemType("unknown-gpu", 422, "There is no such GPU pool", "name one of the deployment's pools, or none"),
     ProblemType("text-too-long", 422, "A text is too long", "shorten it, or send it as a medium"),
-    ProblemType("validation-error", 422, "A field is missing or has the wrong value", "see errors for each field"),
+    ProblemType(
+        "validation-error", 422, "A field is missing or has the wrong value", "see detail, and errors for each field"
+    ),
     ProblemType("missing-workflow", 422, "There is no workflow", "send ComfyUI's API-format graph as `workflow`"),
     ProblemType(
         "ui-format-workflow",

@@ -96,7 +96,14 @@ def _decode(quanta: bytes) -> bytes:
     try:
         return binascii.a2b_base64(quanta, strict_mode=True)  # otherwise characters outside the alphabet are skipped
     except binascii.Error as error:
-        raise BadBase64(str(error)) from None
+        raise BadBase64(_plain(str(error))) from None
+
+
+def _plain(message: str) -> str:
+    """Return the message of Python's decoder in plain words."""
+    if message.startswith("Only base64"):
+        return "it has a character that base64 has not"
+    return "its padding (=) is wrong" if "padding" in message else "its length is none that base64 can have"
 
 
 def _unescaped(chunk: bytes) -> bytes:

@@ -144,6 +144,6 @@ def _print_problem(problem: "ApiProblem") -> int:
     for words, hint in faults:
         if words:
             errors.print_line(words)
-        if hint and not hint.startswith("see errors"):  # they are printed here
+        if hint and not hint.endswith("errors for each field"):  # they are printed here
             errors.print_line(f"  → {hint}")
     return REFUSED

@@ -105,7 +105,7 @@ class RemoteFetcher:
         """
         import httpx
 
-        from storage.intake.ssrf import REFUSALS, Destinations
+        from storage.intake.ssrf import REFUSALS, Destinations, refusal_reason
         from storage.intake.ssrf_transport import PinnedTransport, described, following_redirects, pinned_client
 
         here = Destinations(own_ports=self._own_ports, loopback_ports=self._loopback_ports)
@@ -118,7 +118,7 @@ class RemoteFetcher:
             ):
                 return await self._download(response, path, meter, max_bytes)
         except REFUSALS as error:  # before HTTPError, of which some are subclasses
-            raise FetchRefused(str(error)) from error
+            raise FetchRefused(refusal_reason(error)) from error
         except httpx.HTTPError as error:
             raise FetchFailed(described(error)) from error
         except TimeoutError:

@@ -105,6 +105,12 @@ REFUSALS: tuple[type[Exception], ...] = (
 """The errors of a URL that can never be reached; httpx passes on the error of a host that is no IDNA name."""
 
 
+def refusal_reason(error: Exception) -> str:
+    """Return why a URL can never be reached, for one of `REFUSALS`."""
+    # The other errors are in the words of parsers.
+    return str(error) if isinstance(error, DestinationRefused) else "destination refused: a malformed URL"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Destinations:
     """`ports` None means only the scheme's port. `loopback` allows loopback addresses on any port; None forbids them.
@@ -136,7 +142,7 @@ class Destinations:
 
     def _check_parts(self, url: httpx.URL) -> None:
         if url.scheme not in self.schemes:
-            raise DestinationRefused(f"scheme {url.scheme!r}")
+            raise DestinationRefused(f"it begins with none of {', '.join(f'{s}://' for s in sorted(self.schemes))}")
         # Where loopback is allowed, the allowed ports depend on the address: see `check_address`.
         port = _port_of(url)
         allowed = (self.ports or {DEFAULT_PORTS[url.scheme]}) | self.loopback_ports

@@ -261,8 +261,20 @@ async def following_redirects(client: httpx.AsyncClient, url: str) -> AsyncItera
 
 
 def described(error: httpx.HTTPError) -> str:
-    """Return an error's text in at most MAX_ERROR characters, since some errors repeat a server's data."""
-    return f"{type(error).__name__}: {error}".rstrip(": ")[:MAX_ERROR]
+    """Describe a failure in at most MAX_ERROR characters, since some errors repeat a server's data."""
+    words = next((words for kind, words in _FAILURES if isinstance(error, kind)), "the request failed")
+    return f"{words}: {error}".rstrip(": ")[:MAX_ERROR]
+
+
+_FAILURES: tuple[tuple[type[httpx.HTTPError], str], ...] = (
+    (httpx.ConnectTimeout, "no connection in time"),
+    (httpx.TimeoutException, "no answer in time"),
+    (httpx.ConnectError, "no connection"),
+    (httpx.NetworkError, "the connection broke"),
+    (httpx.RemoteProtocolError, "no usable answer"),
+    (httpx.TooManyRedirects, "the server redirects too often"),
+)
+"""What happened, in words of HTTP; the first kind that fits. The library's text follows."""
 
 
 @functools.cache

@@ -58,12 +58,12 @@ class ReceiverRules:
         # Not at the top: an API without webhooks does not need it, and its import is slow.
         import httpx
 
-        from storage.intake.ssrf import REFUSALS
+        from storage.intake.ssrf import REFUSALS, refusal_reason
 
         try:
             await self.destinations(tenant).check_url(httpx.URL(url))
         except REFUSALS as error:
-            return str(error)
+            return refusal_reason(error)
         return None
 
     async def _is_one_of_several(self, tenant: str) -> bool:

@@ -1,13 +1,17 @@
 """What a newcomer sends: misspelt parameters, bodies of other APIs, a URL where a file belongs."""
 
 import base64
+import re
 from typing import Any
 
 import pytest
 
 from app.openapi import OPERATIONS
 from app.operations import Operation
-from tests.support.api_server import BLUE, PNG, Api
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.intake.fetch import RemoteFetcher
+from tests.support.api_server import BLUE, PNG, Api, running_api
 
 pytestmark = pytest.mark.anyio
 
@@ -169,3 +173,35 @@ async def test_a_body_that_is_not_json_is_described(memory_api: Api, raw: bytes,
     problem = (await memory_api.client.post("/v1/jobs", content=raw, headers=headers)).json()
     assert problem["type"] == "/problems/malformed-json"
     assert detail in problem["detail"]
+
+
+URLS = (
+    "ftp://x/y",
+    "nonsense",
+    "",
+    "data:image/png;base64,AAAA",
+    "http://[",
+    "http://a:x/",
+    "http://xn--a/",
+    "http://x/\n",
+)
+
+
+@pytest.mark.parametrize("url", URLS)
+async def test_a_malformed_url_is_refused_in_plain_words(clock: ManualClock, url: str) -> None:
+    """A URL of a file that cannot be fetched is refused without the words of a parser, and so is one of a receiver."""
+    async with running_api(MemoryObjectStore(clock), clock, fetcher=RemoteFetcher()) as api:
+        value = {"node": "2", "field": "filename_prefix", "type": "image_url", "value": url}
+        for body in ({"inputs": [value]}, {"webhook_url": url}):
+            problem = (await api.client.post("/v1/jobs", json={"workflow": BLUE} | body)).json()
+            assert re.search(r"none of http://, https://|malformed|not a host name|not an http", problem["detail"])
+            assert not re.search(r"[A-Z]\w+Error|scheme|Codepoint|cast|Invalid", problem["detail"])
+
+
+@pytest.mark.parametrize("data", ["!!", "A", "AA=A", "AAAA=", "ä"])
+async def test_bad_base64_is_refused_in_plain_words(memory_api: Api, data: str) -> None:
+    """Base64 that cannot be decoded is refused with what is wrong with it."""
+    body = {"workflow": BLUE, "media": [{"name": "a.png", "data": data}]}
+    detail = (await memory_api.client.post("/v1/jobs", json=body)).json()["detail"]
+    assert re.search("character|padding|length", detail)
+    assert not re.search("Only|Invalid|Leading|string", detail)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import httpx
 
-from storage.intake.ssrf import REFUSALS
+from storage.intake.ssrf import REFUSALS, refusal_reason
 from storage.intake.ssrf_transport import PinnedTransport, described, pinned_client
 from storage.webhooks.receivers import ReceiverRules
 
@@ -63,7 +63,7 @@ class RemotePoster:
         except TimeoutError:
             return Answer(None, _ms(started), f"no complete answer within {self._timeout_s:g} s")
         except REFUSALS as error:
-            return Answer(None, _ms(started), str(error), is_refused=True)
+            return Answer(None, _ms(started), refusal_reason(error), is_refused=True)
         except httpx.HTTPError as error:
             return Answer(None, _ms(started), described(error))
 
@@ -78,7 +78,7 @@ class RemotePoster:
             ):
                 pass  # only the headers matter
         except REFUSALS as error:
-            return Answer(None, _ms(started), str(error), is_refused=True)
+            return Answer(None, _ms(started), refusal_reason(error), is_refused=True)
         except (TimeoutError, httpx.HTTPError) as error:
             return Answer(None, _ms(started), f"the handshake failed: {type(error).__name__}")
         allowed = response.headers.get("webhook-allowed-origin", "").strip()

@@ -48,7 +48,11 @@ def test_a_refusal_lists_each_error_with_its_hint(capsys: pytest.CaptureFixture[
 
 def test_the_hint_to_see_the_fields_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """A validation error that already shows its fields is printed without the hint to see them."""
-    problem = {"type": "/problems/validation-error", "detail": "/a: a is wrong", "hint": "see errors for each field"}
+    problem = {
+        "type": "/problems/validation-error",
+        "detail": "/a: a is wrong",
+        "hint": "see detail, and errors for each field",
+    }
     assert lines(problem, capsys) == ["refused: /a: a is wrong"]
 
 
