@@ -76,6 +76,7 @@ def create_app(services: Services) -> Starlette:
         TenantCount(config.max_webhook_tests, "test a receiver already"),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
+        SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),
     )
     return app
 

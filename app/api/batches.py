@@ -11,7 +11,6 @@ from starlette.responses import Response
 from app.api.context import (
     NO_STORE,
     REPLAYED,
-    answer,
     base_url,
     body_of,
     check_is_json,
@@ -21,6 +20,7 @@ from app.api.context import (
     long_poll,
     principal_of,
     shared_answer,
+    shared_text,
     tenant_of,
     wait_seconds,
     whole_number,
@@ -198,7 +198,7 @@ async def show(request: Request) -> Response:
             )
     if known == state.etag:
         return Response(status_code=304, headers={"etag": state.etag})
-    return _batch_answer(request, state)
+    return await _batch_answer(request, state)
 
 
 async def cancel(request: Request) -> Response:
@@ -212,14 +212,16 @@ async def _stored_answer(
     request: Request, stored: StoredBatch, status: int, headers: dict[str, str] | None = None
 ) -> Response:
     state = await state_of(context_of(request).stores.batches, stored)
-    return _batch_answer(request, state, status, headers)
+    return await _batch_answer(request, state, status, headers)
 
 
-def _batch_answer(
+async def _batch_answer(
     request: Request, state: BatchState, status: int = 200, headers: dict[str, str] | None = None
 ) -> Response:
-    view = batch_view(state.record, state.statuses, base_url(request))
-    return answer(view, status, {"etag": state.etag} | NO_STORE | (headers or {}))
+    record, base = state.record, base_url(request)
+    key = ("batch", record.batch_id, state.etag)
+    text = await shared_text(request, key, lambda: batch_view(record, state.statuses, base))
+    return Response(text, status, {"etag": state.etag} | NO_STORE | (headers or {}), "application/json")
 
 
 OPERATIONS = (

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,7 @@ from app.body import Body, BodyTooLarge, Place, TextTooLong
 from app.body.large import LargeBodies, TenantCount
 from app.config import ApiConfig
 from app.fields import MAX_IDEMPOTENCY_KEY
+from app.heavy import off_loop
 from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
@@ -52,6 +53,7 @@ class Context:
     webhook_tests: TenantCount
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
+    rendered: SharedReads[str]
 
     def end_waits(self) -> None:
         """End all long polls before the process stops."""
@@ -88,6 +90,17 @@ def base_url(request: Request) -> str:
 
 def answer(model: BaseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     return Response(model.model_dump_json(), status, headers, "application/json")
+
+
+async def shared_text(request: Request, key: Hashable, make: Callable[[], BaseModel]) -> str:
+    """Render a large response off the event loop, once for all requests that need it now.
+
+    A change answers all clients that wait for it at once, and to render each answer alone would stop the loop. `key`
+    identifies what is rendered, with its version, among the tenant's.
+    """
+    # The base is part of the key because the links repeat the request's host, which each client chooses.
+    rendered, base = context_of(request).rendered, base_url(request)
+    return await rendered.get(tenant_of(request), (key, base), lambda: off_loop(lambda: make().model_dump_json()))
 
 
 async def shared_answer(request: Request, make: Callable[[], Awaitable[BaseModel]]) -> Response:

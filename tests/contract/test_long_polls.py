@@ -7,9 +7,10 @@ import pytest
 
 from app.config import ApiConfig
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import SignedRequest
 from storage.clock import ManualClock
 from storage.jobs.models import ProgressDetails
-from tests.support.api_server import BLUE, KEY, Api, running_api, submit
+from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.plain_http import NO_TLS
 from tests.support.records import OUTPUT
 from tests.support.waiting import until
@@ -38,6 +39,30 @@ async def test_a_long_poll_returns_when_the_job_ends(memory_api: Api) -> None:
         await memory_api.stores.jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=now, outputs=()))
         answers = await asyncio.gather(*waiting)
     assert {answer.json()["status"] for answer in answers} == {"completed"}
+
+
+class CountedSignatures(MemoryObjectStore):
+    """A bucket that counts the URLs that it presigns."""
+
+    signed = 0
+
+    def presign_get(self, key: str, *, expires_s: int, filename: str, content_type: str) -> SignedRequest:
+        self.signed += 1
+        return super().presign_get(key, expires_s=expires_s, filename=filename, content_type=content_type)
+
+
+async def test_waiters_for_one_change_share_one_response(clock: ManualClock) -> None:
+    """The end of a job is rendered, and its outputs are signed, once for all clients that wait for it."""
+    objects = CountedSignatures(clock)
+    async with running_api(objects, clock) as api:
+        accepted = await submit(api)
+        url = f"/v1/jobs/{accepted['job_id']}?wait=20"
+        waiting = [asyncio.create_task(api.client.get(url)) for _ in range(50)]
+        await until(lambda: objects.requests["GET"] >= len(waiting))
+        await work(api, OUTPUT)
+        answers = await asyncio.gather(*waiting)
+        assert {answer.json()["status"] for answer in answers} == {"completed"}
+        assert objects.signed <= 2
 
 
 async def test_a_long_poll_ends_when_the_job_is_removed(memory_api: Api) -> None:
