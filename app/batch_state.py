@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from app.watch import Watch, Watched
+from app.watch import Pace, Watch, Watched
 from storage.batch_record import BatchRecord, StoredBatch
 from storage.batches import BatchStore
 from storage.jobs.record import Status
@@ -46,7 +46,7 @@ async def state_of(batches: BatchStore, stored: StoredBatch) -> BatchState:
 
 class BatchWatch(Watch[BatchState]):
     def __init__(self, batches: BatchStore, signal: Signal) -> None:
-        super().__init__(signal, pause_s)
+        super().__init__(signal, Pace(POLL_S, READS_PER_S))
         self._batches = batches
 
     async def until(self, state: BatchState, wanted: Callable[[BatchState], bool], timeout_s: float) -> BatchState:
@@ -59,8 +59,3 @@ class BatchWatch(Watch[BatchState]):
             lambda one, other: one.etag != other.etag,
         )
         return await self.changed(watched, state, wanted, timeout_s)
-
-
-def pause_s(batches: int) -> float:
-    """Return the seconds between two polls of one batch when `batches` batches are watched."""
-    return max(POLL_S, batches / READS_PER_S)

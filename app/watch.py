@@ -1,11 +1,12 @@
 """Waits for a job or a batch to change. All waiters on one share one poll, and a signal triggers a job's early."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from storage.bucket.budget import background
+from storage.bucket.budget import background, on_behalf_of
 from storage.errors import BatchNotFound, JobNotFound, StorageError
 from storage.jobs.record import JobRecord
 from storage.jobs.store import JobStore, StoredJob
@@ -21,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Watched(Generic[T]):
-    """What is watched. `key` identifies it; `topic` is that of its signal, None if it has none."""
+    """What is watched. `key` is its tenant and its id; `topic` is that of its signal, None if it has none."""
 
     key: tuple[str, str]
     topic: str | None
@@ -29,16 +30,34 @@ class Watched(Generic[T]):
     is_newer: Callable[[T, T], bool]
     """Whether the first state replaces the second, which was read before it."""
 
+    @property
+    def tenant(self) -> str:
+        return self.key[0]
 
-class Watch(Generic[T]):
-    """Long polls of this process, one poll task for each watched thing. `pause_s` returns the seconds between two
-    polls of each of so many things.
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often things without a signal are polled: each after `shortest_s`, all together `reads_per_s` times a second.
+
+    Tenants have equal shares of the latter, so that the polls of one do not delay those of another.
     """
 
-    def __init__(self, signal: Signal, pause_s: Callable[[int], float]) -> None:
+    shortest_s: float
+    reads_per_s: float
+
+    def pause_s(self, watched: Mapping[str, int], tenant: str) -> float:
+        """Return the seconds between two polls of a thing of the tenant. `watched` has the number of each tenant's."""
+        return max(self.shortest_s, watched.get(tenant, 1) * len(watched) / self.reads_per_s)
+
+
+class Watch(Generic[T]):
+    """Long polls of this process, one poll task for each watched thing."""
+
+    def __init__(self, signal: Signal, pace: "Pace") -> None:
         self._signal = signal
-        self._pause_s = pause_s
+        self._pace = pace
         self._polls: dict[tuple[str, str], _Poll[T]] = {}
+        self._watched = Counter[str]()
         self._is_over = False
 
     async def changed(self, watched: Watched[T], state: T, wanted: Callable[[T], bool], timeout_s: float) -> T:
@@ -50,8 +69,10 @@ class Watch(Generic[T]):
             return state
         poll = self._polls.get(watched.key)
         if poll is None:
-            pause_s = self._pause_s
-            poll = self._polls[watched.key] = _Poll(watched, self._signal, state, lambda: pause_s(len(self._polls)))
+            with on_behalf_of(watched.tenant):  # whose turns at the bucket the polls take
+                poll = _Poll(watched, self._signal, state, lambda: self._pace.pause_s(self._watched, watched.tenant))
+            self._polls[watched.key] = poll
+            self._watched[watched.tenant] += 1
         else:
             poll.offer(state)  # the poll's own state may be older, and would end the wait at once
         poll.waiters += 1
@@ -62,6 +83,7 @@ class Watch(Generic[T]):
             if poll.waiters == 0:
                 # Removed before the next await: a new waiter must not join a poll that is being stopped.
                 del self._polls[watched.key]
+                self._watched -= Counter((watched.tenant,))  # which also drops a tenant without polls
                 await poll.stop()
 
     def end(self) -> None:
@@ -73,7 +95,7 @@ class Watch(Generic[T]):
 
 class JobWatch(Watch[StoredJob]):
     def __init__(self, jobs: JobStore, signal: Signal) -> None:
-        super().__init__(signal, pause_s)
+        super().__init__(signal, Pace(POLL_S, READS_PER_S))
         self._jobs = jobs
 
     async def until(self, stored: StoredJob, wanted: Callable[[JobRecord], bool], timeout_s: float) -> StoredJob:
@@ -86,11 +108,6 @@ class JobWatch(Watch[StoredJob]):
             lambda one, other: one.record.rev > other.record.rev,
         )
         return await self.changed(watched, stored, lambda job: wanted(job.record), timeout_s)
-
-
-def pause_s(jobs: int) -> float:
-    """Return the seconds between two polls of one job when `jobs` jobs are watched."""
-    return max(POLL_S, jobs / READS_PER_S)
 
 
 class _Poll(Generic[T]):

@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from app.batch_state import BatchWatch, state_of
-from app.watch import POLL_S, JobWatch, pause_s
+from app.watch import POLL_S, READS_PER_S, JobWatch, Pace
 from infra.compose.stores import make_stores
 from infra.settings import Settings
 from storage.batch_record import BatchRecord
@@ -34,8 +34,16 @@ async def _waited(watch: JobWatch, stored: StoredJob) -> "asyncio.Task[StoredJob
 
 def test_the_poll_interval_grows_with_the_number_of_watched_jobs() -> None:
     """The poll interval grows with the number of watched jobs, so that the request rate on the bucket is bounded."""
-    assert pause_s(1) == pause_s(100) == POLL_S
-    assert pause_s(2_000) == 10.0
+    pace = Pace(POLL_S, READS_PER_S)
+    assert pace.pause_s({"one": 1}, "one") == pace.pause_s({"one": 100}, "one") == POLL_S
+    assert pace.pause_s({"one": 2_000}, "one") == 10.0
+
+
+def test_one_tenant_does_not_slow_the_polls_of_another() -> None:
+    """Tenants share the request rate, so a thousand polls of one leave the interval of another as it was."""
+    pace = Pace(2.0, 20)
+    assert pace.pause_s({"many": 1_000, "few": 2}, "few") == 2.0
+    assert pace.pause_s({"many": 1_000, "few": 2}, "many") == 100.0
 
 
 async def test_many_waiters_on_one_job_share_one_read(clock: ManualClock) -> None:
