@@ -14,6 +14,8 @@ import sys
 
 MISCONFIGURED = 2
 """Exit code for a failure that a restart does not cure: a bad setting or manifest, a missing module."""
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 REASON = "cannot start: "
 """What such a process writes last, before the reason."""
 
@@ -43,6 +45,8 @@ def run(module: str, arguments: list[str]) -> int:
 
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except KeyboardInterrupt:  # while modules are imported; later each process handles it itself
+        return INTERRUPTED
     except ImportError as error:
         import traceback
 

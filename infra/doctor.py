@@ -36,8 +36,14 @@ class BucketChecks:
         self._clock = clock
 
     def all(self) -> dict[str, Check]:
+        return self.gate() | self.guarantees()
+
+    def gate(self) -> dict[str, Check]:
+        """The check that every other check depends on."""
+        return {"bucket reachable": self.reachable}
+
+    def guarantees(self) -> dict[str, Check]:
         return {
-            "bucket reachable": self.reachable,
             "conditional create": self.conditional_create,
             "conditional replace": self.conditional_replace,
             "clock": self.clock,
@@ -51,9 +57,7 @@ class BucketChecks:
             await self._objects.put(key, b"probe", content_type="text/plain")
             body = (await self._objects.get(key)).body
         except StorageError as error:
-            raise CheckFailed(
-                str(error), "check COMFYUI_MODAL_BUCKET, COMFYUI_MODAL_S3_ENDPOINT, the credentials and their policy"
-            ) from error
+            raise CheckFailed(str(error), _reach(error)) from error
         finally:
             await _forget(self._objects, key)
         if body != b"probe":
@@ -127,6 +131,16 @@ class BucketChecks:
         if again.is_success:
             raise CheckFailed("a presigned PUT could be used twice", _NO_CONDITIONS)
         return f"a presigned PUT answered {response.status_code}, a second one was refused"
+
+
+def _reach(error: StorageError) -> str:
+    """Say what to do about a bucket that cannot be reached."""
+    if "no credentials" in str(error):
+        return (
+            "set COMFYUI_MODAL_S3_ACCESS_KEY and COMFYUI_MODAL_S3_SECRET_KEY, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    return "check COMFYUI_MODAL_BUCKET, COMFYUI_MODAL_S3_ENDPOINT, the credentials and their policy"
 
 
 _NO_CONDITIONS = (

@@ -1,14 +1,17 @@
 """Arguments that several commands share."""
 
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from infra.cli.output import UNREACHABLE, Refused
 
@@ -18,9 +21,11 @@ if TYPE_CHECKING:  # not every command with these arguments speaks HTTP
 DEFAULT_DATA = Path(".local")
 MAX_RETRY_AFTER_S = 5.0
 """A command waits that long before it repeats a request. A longer pause is named, and left to the user."""
+URL_VARIABLE = "COMFYUI_MODAL_API_URL"
 CONNECTION = "connection.json"
 """The file in a data folder that says how to reach the processes of `comfyui-modal up`."""
 
+Port = Annotated[int, Parameter(help="0 takes any that is free", validator=Number(gte=0, lte=65_535))]
 AsJson = Annotated[bool, Parameter(name="--json", help="print as JSON", negative="")]
 Out = Annotated[Path, Parameter(help="folder for the outputs")]
 ShowUrls = Annotated[
@@ -29,9 +34,7 @@ ShowUrls = Annotated[
 Environment = Annotated[
     str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
 ]
-ApiUrl = Annotated[
-    str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var="COMFYUI_MODAL_API_URL")
-]
+ApiUrl = Annotated[str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var=URL_VARIABLE)]
 ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var="COMFYUI_MODAL_API_KEY", show_default=False)]
 SigningSecret = Annotated[
     str | None, Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="the deployment's, whsec_…", show_default=False)
@@ -47,21 +50,41 @@ _UNITS = {"d": "days", "h": "hours", "m": "minutes"}
 class Target:
     """The API of a client command: from flags, the environment, or the data folder of a running `up`."""
 
-    api_url: Annotated[str | None, Parameter(env_var="COMFYUI_MODAL_API_URL", help="where the API is")] = None
+    api_url: Annotated[str | None, Parameter(env_var=URL_VARIABLE, help="where the API is")] = None
     api_key: ApiKey = None
     data: Annotated[Path, Parameter(help="the folder of a running `comfyui-modal up`")] = DEFAULT_DATA
 
-    def client(self) -> "Client":
-        """Make a client of the API. Raises `Refused` if none is known."""
+    @contextmanager
+    def client(self) -> "Iterator[Client]":
+        """Open a client of the API. Raises `Refused` if none is known, or if it does not answer."""
+        from comfyui_modal_client import ApiUnreachable
+
         url, key = self.api_url, self.api_key
         if not (url and key):
             connection = _connection(self.data, ("api_url", "api_key"), "no API is known", "--api-url and --api-key")
             url, key = url or connection["api_url"], key or connection["api_key"]
-        return open_client(url, key)
+        with open_client(url, key) as client:
+            try:
+                yield client
+            except ApiUnreachable as error:
+                # The bucket may be what does not answer, and its URL is no argument of the command.
+                if not str(error).startswith(url.rstrip("/")):
+                    raise
+                raise Refused(f"{error}\n  → {self._source(url)}", UNREACHABLE) from None
+
+    def _source(self, url: str) -> str:
+        """Say where the URL comes from, and what to do if it does not answer."""
+        if self.api_url is None:
+            return f"it is that of {self.data / CONNECTION}, whose `comfyui-modal up` may have ended: start it again"
+        # cyclopts does not say which of the two it took; where both have this URL it makes no difference.
+        named = URL_VARIABLE if os.environ.get(URL_VARIABLE) == url else "--api-url"
+        return f"it is that of {named}: is the API running, and reachable from here?"
 
 
 def open_client(url: str, key: str) -> "Client":
-    """Make a client whose retries take seconds, and print nothing."""
+    """Make a client whose retries take seconds, and print nothing. Raises `Refused` for a key that no header holds."""
+    if not (key.isascii() and key.isprintable()):
+        raise Refused("the API key has characters that no key has: copy it again")
     from stamina.instrumentation import set_on_retry_hooks
 
     from comfyui_modal_client import Client
@@ -88,7 +111,7 @@ def _connection(data: Path, members: Iterable[str], problem: str, flags: str) ->
     try:
         connection = json.loads(path.read_text())
         return {name: connection[name] for name in members}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise Refused(
             f"{problem}: nothing runs in {data} ({path} cannot be read)\n  → start `comfyui-modal up`, or give {flags}",
             UNREACHABLE,

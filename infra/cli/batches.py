@@ -1,7 +1,5 @@
 """`comfyui-modal batches`: many jobs of one workflow in one request, accepted together or not at all."""
 
-import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +8,8 @@ from cyclopts import App, Parameter
 from comfyui_modal_client import Batch, BatchRow, Client, Job, Json
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.following import download, print_error, print_files
-from infra.cli.output import FAILED, INTERRUPTED, Terminal, print_json
-from infra.cli.submission import Files, JobFlags, Media, is_file, load, refusal
+from infra.cli.output import FAILED, INTERRUPTED, Terminal, print_json, usable_folder
+from infra.cli.submission import Files, JobFlags, Media, is_file, load, read_json, refusal
 
 batches = App(name="batches")
 
@@ -39,6 +37,8 @@ def submit_batch(  # noqa: PLR0913  one a flag
     """Submit a job for each set of values, wait for all, download what they make. Ctrl-C cancels them."""
     sets, options = _input_sets(inputs), flags.options()
     console = Terminal(stderr=as_json)
+    if not detach:
+        usable_folder(out)
     with target.client() as client:
         graph = load(Path(workflow)) if is_file(workflow) else client.workflow(workflow)["workflow"]
         files = Files(client, idempotency_key)
@@ -114,12 +114,7 @@ def _downloaded(client: Client, batch_id: str, out: Path, console: Terminal, *, 
 
 def _input_sets(path: Path) -> list[list[Json]]:
     """Read the sets of values. Raises `Refused` for another form, before anything is uploaded."""
-    try:
-        sets = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text())
-    except OSError as error:
-        raise refusal(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise refusal(f"{path} is not JSON: {error}", _EXPECTED) from None
+    sets = read_json(path, _EXPECTED)
     if not isinstance(sets, list) or not sets:
         raise refusal(f"{path} has no sets of values", _EXPECTED)
     return [_input_set(number, values, path) for number, values in enumerate(sets, 1)]

@@ -25,7 +25,7 @@ async def doctor(
 async def _examine_local(data: Path) -> int:
     from infra.compose.stores import open_objects
     from infra.doctor import ApiChecks, BucketChecks, EngineChecks
-    from infra.findings import show
+    from infra.findings import Check, show
     from infra.local.connection import Connection
     from infra.settings import external_settings
     from storage.clock import SystemClock
@@ -33,13 +33,20 @@ async def _examine_local(data: Path) -> int:
     connection = Connection.of(data)
     settings = connection.settings() if connection else external_settings()
     if settings is None:
-        raise Refused(f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket")
+        raise Refused(
+            f"nothing runs in {data}, and COMFYUI_MODAL_BUCKET names no bucket\n"
+            "  → start `comfyui-modal up`, or set COMFYUI_MODAL_BUCKET; --cloud checks the deployment on Modal"
+        )
+    console = Terminal()
     async with open_objects(settings) as objects:
-        checks = BucketChecks(objects, SystemClock()).all()
+        bucket = BucketChecks(objects, SystemClock())
+        failed = await show(bucket.gate(), console)
+        # Without a bucket each of the others would fail for the same reason.
+        checks: dict[str, Check] = {} if failed else bucket.guarantees()
         if connection:
             checks |= ApiChecks(connection.api_url, connection.api_key).all()
             checks |= EngineChecks(connection.comfyui_url).all()
-        return FAILED if await show(checks, Terminal()) else 0
+        return FAILED if failed + await show(checks, console) else 0
 
 
 async def _examine_cloud(env: str | None, api_url: str | None, api_key: str | None, *, ticket: bool) -> int:

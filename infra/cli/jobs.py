@@ -16,7 +16,7 @@ from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.cost import begin_of, print_costs
 from infra.cli.following import download as download_outputs
 from infra.cli.following import exit_code, follow, print_error, print_files
-from infra.cli.output import Refused, Terminal, print_json, printable
+from infra.cli.output import Refused, Terminal, print_json, printable, usable_folder
 from infra.cli.submission import label
 
 jobs = App(name="jobs")
@@ -133,6 +133,7 @@ def download(
     if not job_ids:
         raise Refused("name the jobs: `comfyui-modal jobs download JOB_ID…`")
     console = Terminal()
+    usable_folder(out)
     with target.client() as client:
         for job_id in job_ids:
             job = client.job(job_id)

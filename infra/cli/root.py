@@ -1,25 +1,25 @@
-"""The command `comfyui-modal`: the table of its commands, and how an error ends one.
+"""The command `comfyui-modal`: the table of its commands, and how one ends.
 
 The module of a command is imported when the command is used. The help texts of the table stand here for that reason:
 `comfyui-modal --help` imports none of those modules.
 """
 
+import contextlib
+import os
+import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from cyclopts import App
+from cyclopts import App, CycloptsError
 
 from app import __version__
-from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
-
-if TYPE_CHECKING:
-    from comfyui_modal_client import ApiProblem
+from infra.cli.output import CLOSED_PIPE, INTERRUPTED, Terminal
 
 cli = App(
     name="comfyui-modal",
     help="Run ComfyUI workflows on your own Modal account and bucket.",
     version=__version__,
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 cli.command(
@@ -72,78 +72,52 @@ cli.register_install_completion_command(help="Set up tab completion for your she
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command, by default that of `sys.argv`, and return its exit code. An expected error becomes a message."""
+    """Run a command, by default that of `sys.argv`, and return its exit code. An error becomes a message."""
     try:
-        code: int | None = cli(words)
-    except Exception as error:
-        code = explain(error)
-        if code is None:
-            raise
-    return code or 0
-
-
-def explain(error: Exception) -> int | None:
-    """Print what is wrong and what to do about it. Return the exit code, or None for an unexpected error."""
-    if isinstance(error, Refused):
-        return _print(error, error.code)
-    # Imported by now if a command has used the API.
-    from comfyui_modal_client import ApiProblem, ApiUnreachable, TransferFailed, WaitTimedOut
-
-    match error:
-        case ApiProblem():
-            return _print_problem(error)
-        case ApiUnreachable():
-            return _print(error, UNREACHABLE)
-        case TransferFailed() | WaitTimedOut():
-            return _print(error, FAILED)
-        case _:
-            return _explain_operation(error)
-
-
-def _explain_operation(error: Exception) -> int | None:
-    """Explain an error of a command that runs or examines a deployment."""
-    # These modules take longer to load than the client, so a command that only asks the API does without them.
-    from pydantic import ValidationError
-    from pydantic_settings import SettingsError
-
-    from infra.cloud.port import CloudError, CloudUnreachable
-    from infra.local.data_folder import UpRefused
-    from infra.local.host import CannotListen
-    from infra.local.s3_server import S3ServerFailed
-    from infra.manifests import BadManifest
-    from infra.models.sync import BadLock
-    from infra.settings import format_errors
-    from storage.errors import StorageError
-
-    match error:
-        case ValidationError() | SettingsError():
-            return _print(format_errors(error), REFUSED)
-        case UpRefused() | CannotListen() | BadManifest() | BadLock():
-            return _print(error, REFUSED)
-        case CloudUnreachable():
-            return _print(error, UNREACHABLE)
-        case CloudError() | StorageError() | S3ServerFailed():
-            return _print(error, FAILED)
-        case _:
-            return None
-
-
-def _print(message: object, code: int) -> int:
-    Terminal(stderr=True).print_line(str(message), style="red")
+        code = _run(words)
+        # Here, and not when Python ends: a reader that has ended is noticed when the last bytes are written.
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _ended_by_reader()
+    except KeyboardInterrupt:
+        with contextlib.suppress(BrokenPipeError):
+            sys.stderr.write("interrupted\n")
+        return INTERRUPTED
     return code
 
 
-def _print_problem(problem: "ApiProblem") -> int:
-    """Print each fault of a request, followed by its hint."""
-    errors = Terminal(stderr=True)
-    errors.print_line(f"refused: {problem}", style="red")
-    faults = [
-        (None, problem.hint),
-        *((f"{one['pointer']}: {one['detail']}", one.get("hint")) for one in problem.errors[1:]),
-    ]
-    for words, hint in faults:
-        if words:
-            errors.print_line(words)
-        if hint and not hint.endswith("errors for each field"):  # they are printed here
-            errors.print_line(f"  → {hint}")
-    return REFUSED
+def _run(words: Sequence[str] | None) -> int:
+    try:
+        return _call(words)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        from infra.cli.explain import explain, explain_unexpected
+
+        code = explain(error)
+        return explain_unexpected(error) if code is None else code
+
+
+def _call(words: Sequence[str] | None) -> int:
+    output, errors = Terminal(), Terminal(stderr=True)
+    # The boxes of the default help are as wide as the terminal.
+    cli.help_formatter = "default" if output.is_terminal else "plain"
+    code: object
+    try:
+        code = cli(words, console=output, error_console=errors, error_formatter=_refusal)
+    except SystemExit as end:  # how cyclopts ends for wrong arguments
+        code = end.code
+    return code if isinstance(code, int) else 0
+
+
+def _refusal(error: CycloptsError) -> str:
+    chain = " ".join(("comfyui-modal", *(error.command_chain or ())))
+    return f"{error}\n  → see `{chain} --help`"
+
+
+def _ended_by_reader() -> int:
+    """Discard what is still buffered, which Python would try to write at its end."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nothing, stream.fileno())
+    return CLOSED_PIPE

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from comfyui_modal_client import AcceptedJob, ApiProblem, Client
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.following import download, exit_code, follow, print_error, print_files, print_warnings
-from infra.cli.output import INTERRUPTED, Refused, Terminal, print_json
+from infra.cli.output import INTERRUPTED, Refused, Terminal, print_json, usable_folder
 from infra.cli.submission import JobFlags, Media, RunArguments, submit
 
 Workflow = Annotated[
@@ -39,6 +39,8 @@ def run(  # noqa: PLR0913  one a flag
 ) -> int:
     arguments = RunArguments(workflow, tuple(values or ()), flags, image, tuple(media or ()), idempotency_key)
     console = Terminal(stderr=as_json)
+    if not detach:
+        usable_folder(out)  # before the job is submitted
     with target.client() as client:
         # Outside the `try`: until the job has an id, Ctrl-C has nothing to cancel.
         accepted = submit(client, arguments)
@@ -79,6 +81,7 @@ def batch(
     arguments = RunArguments(workflow, tuple(values or ()), flags)
     console = Terminal(stderr=as_json)
     accepted: list[str] = []
+    usable_folder(out)
     with target.client() as client:
         try:
             # The deployment decides how many of the jobs run at once.

@@ -11,13 +11,14 @@ from typing import Annotated, NoReturn
 from cyclopts import Parameter
 
 import comfyui_modal
+from infra.cli.arguments import Port
 from infra.cli.up import DEFAULT_HOST, DEFAULT_PORT
 
 
 def api(
     *,
     host: Annotated[str, Parameter(help="the address to listen on; 0.0.0.0 for every network")] = DEFAULT_HOST,
-    port: Annotated[int, Parameter(help="0 takes any that is free")] = DEFAULT_PORT,
+    port: Port = DEFAULT_PORT,
 ) -> None:
     _become("api", "infra.local.api_process", "--host", host, "--port", str(port))
 

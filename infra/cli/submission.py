@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -86,9 +87,14 @@ class Files:
     idempotency_key: str | None = None
 
     def upload(self, path: Path) -> str:
-        """Upload a file. Raises `Refused` if it does not exist."""
+        """Upload a file. Raises `Refused` if it does not exist or cannot be read."""
         if not path.is_file():
             raise refusal(f"{path} is not a file")
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            raise refusal(f"{path} cannot be read: {error.strerror}") from None
         return self.client.upload(path, idempotency_key=self._key_of(path))
 
     def medium(self, text: str) -> Json:
@@ -178,6 +184,8 @@ def is_file(name: str) -> bool:
     path = Path(name)
     if path.is_file():
         return True
+    if path.is_dir():
+        raise refusal(f"{name} is a folder", "name the file of a workflow in it")
     if path.suffix or len(path.parts) > 1:  # names of workflows contain no dots or slashes
         raise refusal(f"{name} is not a file", "workflows by name: `comfyui-modal workflows list`")
     return False
@@ -185,13 +193,20 @@ def is_file(name: str) -> bool:
 
 def load(path: Path) -> Json:
     """Read a graph. Raises `Refused` for a file that is not a JSON object."""
-    try:
-        document = json.loads(path.read_text())
-    except ValueError as error:
-        raise refusal(f"{path} is not JSON: {error}") from None
+    document = read_json(path)
     if not isinstance(document, dict):
         raise refusal(f"{path} is not a graph, which is a JSON object", "export it from ComfyUI with Export (API)")
     return document
+
+
+def read_json(path: Path, hint: str = "") -> Any:
+    """Read a JSON file, or standard input for `-`. Raises `Refused` with the hint if it is not JSON."""
+    try:
+        return json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise refusal(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise refusal(f"{path} is not JSON: {error}", hint) from None
 
 
 def _only_loader(workflow: Json) -> str:

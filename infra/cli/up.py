@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from infra.cli.arguments import CONNECTION, DEFAULT_DATA
+from infra.cli.arguments import CONNECTION, DEFAULT_DATA, Port
 from infra.cli.output import Refused, printable
 
 if TYPE_CHECKING:  # imported when the command runs, so that its `--help` stays fast
@@ -25,9 +25,9 @@ DEFAULT_HOST = "127.0.0.1"
 class Address:
     """Where `up` listens."""
 
-    port: Annotated[int, Parameter(help="the API's port; 0 takes any that is free")] = DEFAULT_PORT
+    port: Port = DEFAULT_PORT
     host: Annotated[str, Parameter(help="of the API and the S3 server; 0.0.0.0 for every network")] = DEFAULT_HOST
-    s3_port: Annotated[int, Parameter(help="the S3 server's port; 0 takes any that is free, and keeps it")] = 0
+    s3_port: Annotated[Port, Parameter(help="the S3 server's port; 0 takes any that is free, and keeps it")] = 0
 
 
 async def up(

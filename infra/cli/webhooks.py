@@ -7,17 +7,20 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.markup import escape
 
 from comfyui_modal_client import WebhookRejected, verify_webhook
-from infra.cli.arguments import DEFAULT_DATA, AsJson, SecretFolder, SigningSecret, Target, webhook_secret_of
+from infra.cli.arguments import DEFAULT_DATA, AsJson, Port, SecretFolder, SigningSecret, Target, webhook_secret_of
 from infra.cli.output import FAILED, Json, Refused, Terminal, print_json
 from storage.access.key_store import check_tenant
-from storage.webhooks.signing import tenant_secret
+from storage.webhooks.signing import secret_bytes, tenant_secret
 
 webhooks = App(name="webhooks")
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+SENDER_TIMEOUT_S = 15.0
+"""A sender that is silent for so long is left: events are received one after another."""
 
 
 @webhooks.command(name="test")
@@ -61,14 +64,22 @@ def print_secrets(
 
 def listen(
     *,
-    port: Annotated[int, Parameter(help="0 chooses a free one")] = 9000,
+    port: Port = 9000,
     secret: SigningSecret = None,
-    answer: Annotated[int, Parameter(help="the status that each event is answered")] = 204,
-    count: Annotated[int | None, Parameter(help="end after so many events")] = None,
+    answer: Annotated[
+        int, Parameter(help="the status that each event is answered", validator=Number(gte=200, lte=599))
+    ] = 204,
+    count: Annotated[int | None, Parameter(help="end after so many events", validator=Number(gte=1))] = None,
     as_json: AsJson = False,
     data: SecretFolder = DEFAULT_DATA,
 ) -> int:
-    return Listening(port, secret or webhook_secret_of(data), answer, count, as_json).serve()
+    secret = secret or webhook_secret_of(data)
+    try:
+        for one in secret.split():  # several while they rotate
+            secret_bytes(one)
+    except ValueError as error:
+        raise Refused(f"the secret cannot be used: {error}") from None
+    return Listening(port, secret, answer, count, as_json).serve()
 
 
 def _print(deliveries: list[Json], *, as_json: bool) -> None:
@@ -106,7 +117,7 @@ class Listening:
 
     def serve(self) -> int:
         """Serve until Ctrl-C or `count` events. Returns the exit code, 1 if an event had an invalid signature."""
-        with HTTPServer(("127.0.0.1", self.port), self._handler()) as server:
+        with self._server() as server:
             sys.stdout.write(f"listening: http://127.0.0.1:{server.server_port}/\n")
             sys.stdout.flush()
             try:
@@ -114,11 +125,29 @@ class Listening:
                     server.handle_request()
             except KeyboardInterrupt:
                 return 0
+            except _OutputClosed:
+                raise BrokenPipeError from None
         return FAILED if self.forged else 0
+
+    def _server(self) -> HTTPServer:
+        """Listen. Raises `Refused` for a port that is in use or not allowed."""
+        try:
+            return _Server(("127.0.0.1", self.port), self._handler())
+        except OSError as error:
+            raise Refused(
+                f"port {self.port} cannot be used ({error.strerror})\n"
+                "  → choose another: --port 0 takes any that is free"
+            ) from None
 
     def receive(self, headers: dict[str, str], body: bytes) -> int:
         """Verify and print an event. Returns the status of the response, 401 for an invalid signature."""
         self.seen += 1
+        try:
+            return self._receive(headers, body)
+        except BrokenPipeError as error:
+            raise _OutputClosed from error
+
+    def _receive(self, headers: dict[str, str], body: bytes) -> int:
         try:
             # Several secrets, separated by spaces, are valid while they rotate.
             event = json.loads(body) if self.secret is None else verify_webhook(self.secret.split(), headers, body)
@@ -126,8 +155,10 @@ class Listening:
             self.forged += 1
             self.console.print_line(f"refused: {error}", style="red")
             return 401
-        except ValueError:
-            self.console.print_line("refused: the body is not JSON", style="red")
+        except (ValueError, RecursionError):
+            event = None
+        if not isinstance(event, dict):
+            self.console.print_line("refused: the body is not a JSON object", style="red")
             return 400
         self._show(event)
         return self.status
@@ -149,9 +180,12 @@ class Listening:
         listening = self
 
         class Handler(BaseHTTPRequestHandler):
+            timeout = SENDER_TIMEOUT_S
+
             def do_POST(self) -> None:
-                length = int(self.headers.get("content-length") or 0)
-                if not 0 <= length <= MAX_BODY_BYTES:  # a negative one would read until the connection ends
+                given = self.headers.get("content-length") or "0"
+                length = int(given) if given.isdecimal() else -1
+                if not 0 <= length <= MAX_BODY_BYTES:
                     self.send_error(413)
                     return
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -165,9 +199,23 @@ class Listening:
         return Handler
 
 
+class _OutputClosed(Exception):
+    """The reader of this command's output has ended."""
+
+
+class _Server(HTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Ignore a sender that has gone. Any other error ends the command."""
+        if not isinstance(sys.exception(), OSError):
+            raise  # noqa: PLE0704  the server calls it while it handles the error
+
+
 def _short(data: dict[str, Any]) -> str:
     """Return the most important fields, and each output's name and URL."""
     shown = {name: data[name] for name in ("job_id", "batch_id", "status", "progress", "error") if data.get(name)}
     lines = [f"  {name} {value}" for name, value in shown.items()]
-    lines += [f"  output {output['filename']} {output['url']}" for output in data.get("outputs") or ()]
+    # Without a secret to verify it, an event may have any form.
+    listed = data.get("outputs")
+    outputs = [output for output in listed if isinstance(output, dict)] if isinstance(listed, list) else []
+    lines += [f"  output {output.get('filename')} {output.get('url')}" for output in outputs]
     return "\n".join(lines) or f"  {json.dumps(data)[:500]}"

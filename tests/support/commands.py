@@ -30,7 +30,11 @@ PRELOADED = (
 
 
 def run_command(
-    module: str, *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    timeout: float = 120,
+    folder: Path = ROOT,
 ) -> "subprocess.CompletedProcess[str]":
     """Run `python -m module argument…` and return its output and exit code. `environment` replaces the whole
     environment."""
@@ -41,7 +45,7 @@ def run_command(
             environment=clean_environment() if environment is None else environment,
             output=output,
             errors=errors,
-            folder=ROOT,
+            folder=folder,
         )
         try:
             code = process.wait(timeout)

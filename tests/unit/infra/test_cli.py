@@ -1,7 +1,9 @@
 """How the command line reports refusals, errors and text from others."""
 
+import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -12,9 +14,10 @@ from rich.table import Table
 
 from comfyui_modal_client import ApiProblem, ApiUnreachable, DownloadFailed
 from infra.cli.arguments import Target, webhook_secret_of
+from infra.cli.explain import explain, explain_unexpected
 from infra.cli.jobs import logs
 from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
-from infra.cli.root import explain, main
+from infra.cli.root import main
 from infra.cli.webhooks import Listening
 from infra.cloud.port import CloudUnreachable, NotDeployed
 from infra.local.data_folder import UpRefused
@@ -103,7 +106,7 @@ def test_an_event_is_printed_as_plain_text(capsys: pytest.CaptureFixture[str]) -
 def test_without_an_api_the_folder_is_named(tmp_path: Path) -> None:
     """Without a running API the error names the folder that was searched, because `up` often runs in another one."""
     with pytest.raises(Refused, match=f"nothing runs in {tmp_path} .*connection.json") as refused:
-        Target(data=tmp_path).client()
+        Target(data=tmp_path).client().__enter__()
     assert refused.value.code == UNREACHABLE
     with pytest.raises(Refused, match=f"nothing runs in {tmp_path} .*connection.json"):
         webhook_secret_of(tmp_path)
@@ -129,13 +132,28 @@ def test_an_expected_error_becomes_a_message(error: Exception, code: int, capsys
     assert capsys.readouterr().err.strip() == str(error)
 
 
+@pytest.mark.parametrize("source", ["option", "variable", "folder"])
 def test_a_dead_api_is_named_and_nothing_else_printed(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    source: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A command that gets no answer prints the URL and the reason, and nothing about its retries."""
-    assert main(["jobs", "list", "--api-url", "http://127.0.0.1:9", "--api-key", "key"]) == UNREACHABLE
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("http://127.0.0.1:9 cannot be reached: ")
+    """A command that gets no answer prints the URL, the reason and where the URL comes from, and no retries."""
+    words, named = ["jobs", "list", "--data", str(tmp_path)], f"{tmp_path}/connection.json, whose `comfyui-modal up`"
+    if source == "folder":
+        (tmp_path / "connection.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9", "api_key": "key"}))
+    elif source == "option":
+        words, named = [*words, "--api-url", "http://127.0.0.1:9", "--api-key", "key"], "--api-url: is the API running"
+    else:
+        monkeypatch.setenv("COMFYUI_MODAL_API_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("COMFYUI_MODAL_API_KEY", "key")
+        named = "COMFYUI_MODAL_API_URL: is the API running"
+    assert main(words) == UNREACHABLE
+    problem, advice = capsys.readouterr().err.splitlines()
+    assert problem.startswith("http://127.0.0.1:9 cannot be reached: ")
+    assert advice.startswith(f"  → it is that of {named}"), advice
     assert caplog.records == []
 
 
@@ -154,8 +172,27 @@ def test_tab_completion_is_installed(tmp_path: Path) -> None:
     assert shell.stdout.split() == ["download", "--detach"]
 
 
-def test_an_unexpected_error_keeps_its_traceback() -> None:
-    """An unexpected error is not turned into a message."""
+def test_a_refusal_for_now_says_when_to_try_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal that has a `Retry-After` is printed with its seconds, rounded up."""
+    assert explain(ApiProblem(429, {"detail": "too many jobs", "hint": "wait"}, 6.2)) == REFUSED
+    assert capsys.readouterr().err.splitlines() == ["refused: too many jobs", "  → wait", "  → try again in 7 s"]
+
+
+def test_the_traceback_of_an_unexpected_error_goes_to_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unexpected error is named with a file, which has its traceback."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert explain_unexpected(KeyError("a")) == FAILED
+    problem, advice = capsys.readouterr().err.splitlines()
+    assert problem == "unexpected error: KeyError: 'a'"
+    (file,) = tmp_path.iterdir()
+    assert str(file) in advice
+    assert file.read_text().endswith("KeyError: 'a'\n")
+
+
+def test_an_unexpected_error_is_no_message() -> None:
+    """An unexpected error is not explained as one that a user can cause."""
     assert explain(KeyError("a")) is None
 
 

@@ -36,12 +36,18 @@ def test_the_manifest_has_the_packs_of_the_shipped_workflows() -> None:
     ("text", "words"),
     [
         (NODE + NODE, "n stands there twice"),
-        (NODE.replace("a" * 40, "main"), "node.0.commit"),
-        (NODE.replace("https://example.com/n", "git@example.com:n"), "node.0.repository"),
-        (NODE + 'branch = "main"\n', "node.0.branch"),
-        (NODE + 'links = { "../x" = "y" }\n', "node.0.links"),
-        (NODE.replace('"N"', '"../N"'), "node.0.name"),
-        ("[[node", "nodes.toml"),
+        (NODE.replace("a" * 40, "main"), 'nodes.toml, line 1: node "N": commit: "main" does not match ^[0-9a-f]{40}$'),
+        (NODE + NODE.replace("a" * 40, "main").replace('"N"', '"M"'), ', line 5: node "M": commit: '),
+        (
+            NODE.replace("https://example.com/n", "git@example.com:n"),
+            'node "N": repository: "git@example.com:n" does not match',
+        ),
+        (NODE + 'branch = "main"\n', 'node "N": branch: is no field of this manifest'),
+        (NODE + 'links = { "../x" = "y" }\n', 'node "N": links'),
+        (NODE.replace('"N"', '"../N"'), 'node "../N": name'),
+        (NODE.replace('name = "N"', ""), "node 1: name: is missing"),
+        ("[[node", "nodes.toml is not TOML"),
+        ("nodes = 1", "nodes.toml: nodes: is no field of this manifest"),
     ],
 )
 def test_a_bad_manifest_is_refused_with_its_fault(tmp_path: Path, text: str, words: str) -> None:
