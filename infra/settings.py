@@ -319,6 +319,9 @@ class DeploymentSettings(BaseSettings):
         description="GPU architectures that SageAttention 2 is built for, `;` between; `auto`: those of the GPUs of "
         "all pools; `none` installs the registry's SageAttention 1 instead",
     )
+    modal_timeout_s: Seconds = Field(
+        10.0, description="how long a command may wait for the first answer of Modal, seconds"
+    )
     model_volume: str = Field("comfyui-modal-models", description="name of the Modal volume that holds the models")
 
     def environment(self) -> dict[str, str]:
@@ -353,6 +356,22 @@ class DeploymentSettings(BaseSettings):
     def gpus(self) -> list[str] | None:
         """The default pool's GPUs as Modal expects them, in the order in which it tries them."""
         return [name.strip() for name in self.gpu.split(",") if name.strip()] or None
+
+
+class ModalSettings(BaseSettings):
+    """The settings of commands that ask Modal."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    modal_timeout_s: Seconds = 10.0
+
+
+class WorkflowSettings(BaseSettings):
+    """The folder of named workflows, for a check that needs no bucket."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="ignore")
+
+    workflows_dir: Path | None = None
 
 
 class HubSettings(BaseSettings):

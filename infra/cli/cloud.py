@@ -15,7 +15,7 @@ import comfyui_modal
 from infra.cli.arguments import Environment
 from infra.cli.output import FAILED, REFUSED, UNREACHABLE, Refused, Terminal
 from infra.cloud.port import Cloud, NotDeployed, ScaleChange
-from infra.findings import Check, CheckFailed, show
+from infra.findings import CheckFailed, show
 from infra.on_modal import APP_NAME, PARTS
 from storage.keys import DEFAULT_POOL
 
@@ -35,9 +35,11 @@ async def deploy(
     checks, console = checks_of(env), Terminal()
     for line in plan(checks.deployment):
         console.print_line(line)
-    if await show(checks.gate(), console):
-        return UNREACHABLE
-    if await _failed_prerequisites(checks, console):
+    failed = await _failed_here(checks, console)
+    if await _has_no_access(checks, console):
+        console.print_line("not checked without it: secret, webhook secret, model volume, models", style="red")
+        return FAILED if failed else UNREACHABLE
+    if failed + await show(checks.account() | {"models": checks.models}, console):
         console.print_line("not deployed: fix what failed first", style="red")
         return FAILED
     # A process of Modal's own command line, whose build log goes to this terminal.
@@ -53,11 +55,12 @@ async def destroy(
     env: Environment = None,
     models: Annotated[bool, Parameter(help="delete the volume with the models too", negative="")] = False,
     yes: Annotated[bool, Parameter(help="do not ask", negative="")] = False,
+    dry_run: Annotated[bool, Parameter(help="say what would be removed, and remove nothing", negative="")] = False,
 ) -> int:
     from infra.cloud.checks import CloudChecks
 
     (cloud, deployment), console = cloud_and_settings(env), Terminal()
-    if await show(CloudChecks(cloud, deployment).gate(), console):
+    if await _has_no_access(CloudChecks(cloud, deployment), console):
         return UNREACHABLE
     parts = [part for part in PARTS if await cloud.has_function(part)]
     has_volume = models and await cloud.volume_exists(deployment.model_volume)
@@ -70,8 +73,9 @@ async def destroy(
         console.print_line(f"deleted for good: the volume {deployment.model_volume} with its models", style="red")
     for line in _kept(deployment, models=models):
         console.print_line(line)
-    if not yes and not _is_confirmed(console):
-        return REFUSED
+    if dry_run or not (yes or _is_confirmed(console)):
+        console.print_line("nothing was removed")
+        return 0 if dry_run else REFUSED
     commands = [_modal("app", "stop", APP_NAME, "--yes", environment=env)] if parts else []
     if has_volume:
         commands.append(_modal("volume", "delete", deployment.model_volume, "--yes", environment=env))
@@ -113,20 +117,31 @@ def checks_of(env: str | None, api_url: str | None = None, api_key: str | None =
     return CloudChecks(*cloud_and_settings(env), api_url=api_url, api_key=api_key)
 
 
-async def _failed_prerequisites(checks: "CloudChecks", console: Terminal) -> int:
-    """Check what a deployment needs, and the bucket if this shell knows it. Return the number of failed checks."""
+async def _failed_here(checks: "CloudChecks", console: Terminal) -> int:
+    """Check what needs no account, and the bucket if this shell knows it. Return the number of failed checks."""
     from infra.cloud.checks import bucket_not_seen
     from infra.compose.stores import open_objects
     from infra.doctor import BucketChecks
     from infra.settings import external_settings
     from storage.clock import SystemClock
 
-    models: dict[str, Check] = {"models": checks.models}
+    failed = await show(checks.local(), console)
     settings = external_settings()
     if settings is None:
-        return await show(checks.preflight() | {"bucket": bucket_not_seen} | models, console)
+        return failed + await show({"bucket": bucket_not_seen}, console)
     async with open_objects(settings) as objects:
-        return await show(checks.preflight() | BucketChecks(objects, SystemClock()).all() | models, console)
+        bucket = BucketChecks(objects, SystemClock())
+        unreachable = await show(bucket.gate(), console)
+        return failed + (unreachable or await show(bucket.guarantees(), console))
+
+
+async def _has_no_access(checks: "CloudChecks", console: Terminal) -> bool:
+    """Check that Modal answers and accepts the token, and say before what is tried."""
+    from infra.cloud.modal_cloud import server_url
+    from infra.settings import ModalSettings
+
+    console.print_line(f"asking Modal at {server_url()}, for at most {ModalSettings().modal_timeout_s:g} s")
+    return await show(checks.gate(), console) > 0
 
 
 async def _build_and_publish(command: list[str], checks: "CloudChecks", console: Terminal) -> int:
@@ -180,7 +195,10 @@ def _is_confirmed(console: Terminal) -> bool:
     if not sys.stdin.isatty():
         console.print_line("not done: there is no terminal to confirm it; give --yes", style="red")
         return False
-    return Confirm.ask("Go on?", console=console, default=False)
+    try:
+        return Confirm.ask("Go on?", console=console, default=False)
+    except EOFError:  # Ctrl-D
+        return False
 
 
 async def _workers(cloud: Cloud, deployment: "DeploymentSettings") -> str:

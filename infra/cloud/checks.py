@@ -7,7 +7,7 @@ ticket, which starts a GPU container if none is idle.
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
-from infra.cloud.port import Cloud, CloudError, CloudUnreachable, NotDeployed
+from infra.cloud.port import BadToken, Cloud, CloudError, CloudUnreachable, NotDeployed
 from infra.doctor import ApiChecks
 from infra.findings import Check, CheckFailed, Note
 from infra.gpus import MODAL_USD_PER_S, expected_attention, memory_gb
@@ -17,8 +17,9 @@ from infra.manifests import ROOT, BadManifest
 from infra.models.manifest import models
 from infra.nodes import custom_nodes
 from infra.on_modal import API_FUNCTION, APP_NAME, MODELS_FUNCTION, PARTS
-from infra.settings import ENV_PREFIX, DeploymentSettings
-from workflows.library import shipped
+from infra.settings import ENV_PREFIX, DeploymentSettings, WorkflowSettings
+from workflows.library import library, shipped
+from workflows.manifest import BadWorkflow
 
 REQUIRED = (f"{ENV_PREFIX}BUCKET", f"{ENV_PREFIX}API_KEY")
 CREDENTIALS = (
@@ -62,11 +63,21 @@ class CloudChecks:
         return {"Modal token": self.token}
 
     def preflight(self) -> dict[str, Check]:
+        return self.local() | self.account()
+
+    def local(self) -> dict[str, Check]:
+        """The checks of a deploy that need no account: settings and files of this machine."""
         return {
             "GPUs": self.gpus,
             "attention": self.attention,
+            "manifests": self.manifests,
             "image lock": self.image_lock,
             "memory": self.memory,
+        }
+
+    def account(self) -> dict[str, Check]:
+        """The checks of a deploy that ask Modal."""
+        return {
             "secret": self.secret,
             "webhook secret": self.signing,
             "model volume": self.volume,
@@ -89,9 +100,13 @@ class CloudChecks:
     async def token(self) -> str:
         try:
             await self._cloud.hello()
-        except CloudUnreachable as error:
+        except BadToken as error:
             raise CheckFailed(
                 str(error), "run `modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"
+            ) from error
+        except CloudUnreachable as error:
+            raise CheckFailed(
+                str(error), "check the network, a proxy or firewall before it, and https://status.modal.com"
             ) from error
         except CloudError as error:
             raise CheckFailed(str(error), "see https://status.modal.com, and try again") from error
@@ -134,6 +149,17 @@ class CloudChecks:
         if found:
             return Note("; ".join(found), "such jobs are slow or end for want of memory: see docs/how-to/workflows.md")
         return f"a worker has {worker_gb:g} GB; the shipped workflows need no more than the pools have"
+
+    async def manifests(self) -> str:
+        """Check the manifests of nodes, models and workflows, at which a deploy or a container would fail."""
+        nodes = _read(lambda: custom_nodes(ROOT / self._deployment.nodes, self._deployment.node_packs))
+        files = _read(lambda: models(ROOT / self._deployment.models))
+        folder = WorkflowSettings().workflows_dir
+        try:
+            workflows = library(folder)
+        except (BadWorkflow, OSError) as error:
+            raise CheckFailed(f"{folder}: {error}", "see docs/how-to/workflows.md#your-own") from error
+        return f"{len(nodes)} nodes, {len(files)} models, {len(workflows)} workflows"
 
     async def image_lock(self) -> str | Note:
         """Check that the image's lock was resolved for this version of ComfyUI and these packs."""

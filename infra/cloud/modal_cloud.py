@@ -1,5 +1,6 @@
 """The `Cloud` port, implemented with the Modal client. Objects are not cached: a command makes each call once."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -7,9 +8,19 @@ from typing import Any
 import modal
 from modal.exception import AuthError, ConflictError, Error, InvalidError, NotFoundError
 
-from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
+from infra.cloud.port import (
+    BadToken,
+    CloudError,
+    CloudUnreachable,
+    NotDeployed,
+    OnModel,
+    PoolLoad,
+    PoolScale,
+    ScaleChange,
+)
 from infra.on_modal import APP_NAME, CHECK_FUNCTION, MODELS_FUNCTION, WORKER_CLASS
 from infra.on_modal.adapters import ModalPools, UnknownPool
+from infra.settings import ModalSettings
 
 
 class ModalCloud:
@@ -23,9 +34,15 @@ class ModalCloud:
         self._pools = ModalPools(gpus, environment=environment)
 
     async def hello(self) -> None:
+        limit_s = ModalSettings().modal_timeout_s
         with _translated():
-            client = await modal.Client.from_env.aio()
-            await client.hello.aio()  # type: ignore[no-untyped-call]  # the client's own gap
+            try:
+                # The client itself tries for a minute before it gives up.
+                async with asyncio.timeout(limit_s):
+                    client = await modal.Client.from_env.aio()
+                    await client.hello.aio()  # type: ignore[no-untyped-call]  # the client's own gap
+            except TimeoutError:
+                raise CloudUnreachable(f"{server_url()} did not answer within {limit_s:g} s") from None
 
     async def secret_has(self, name: str, variables: Sequence[str]) -> bool:
         secret = modal.Secret.from_name(name, environment_name=self._environment, required_keys=list(variables))
@@ -123,6 +140,11 @@ class ModalCloud:
             raise NotDeployed(str(error)) from error
 
 
+def server_url() -> str:
+    """Return the URL of Modal that the client's configuration names."""
+    return str(modal.config.config["server_url"])
+
+
 def _scale(settings: Any) -> PoolScale:
     return PoolScale(
         min_containers=settings.min_containers or 0,
@@ -150,7 +172,9 @@ def _translated() -> Iterator[None]:
         yield
     except NotFoundError as error:
         raise NotDeployed(str(error)) from error
-    except (AuthError, modal.exception.ConnectionError) as error:
-        raise CloudUnreachable(str(error)) from error
+    except AuthError as error:
+        raise BadToken(str(error)) from error
+    except modal.exception.ConnectionError as error:
+        raise CloudUnreachable(f"{server_url()}: {error}") from error
     except Error as error:
         raise CloudError(f"{type(error).__name__}: {error}") from error

@@ -13,7 +13,11 @@ class CloudError(Exception):
 
 
 class CloudUnreachable(CloudError):
-    """The token is missing or invalid, or the cloud does not answer."""
+    """The cloud does not answer, or not without a valid token."""
+
+
+class BadToken(CloudUnreachable):
+    """The token is missing or invalid."""
 
 
 class NotDeployed(CloudError):

@@ -234,6 +234,7 @@ def test_doctor_passes_a_good_deployment(deployed: Shell) -> None:
         "Modal token",
         "GPUs",
         "attention",
+        "manifests",
         "image lock",
         "memory",
         "secret",
@@ -306,6 +307,11 @@ def test_a_ticket_of_a_busy_pool_waits(deployed: Shell) -> None:
 def test_destroy_stops_the_app_and_keeps_the_jobs(deployed: Shell) -> None:
     """`destroy` needs a confirmation, stops the app, deletes the models only with --models, and can be repeated."""
     state = deployed.plane.state
+    listed = deployed.done("destroy", "--dry-run")
+    assert f"ends: {APP_NAME}" in listed
+    assert "stays: the bucket" in listed
+    assert listed.endswith("nothing was removed\n")
+    assert APP_NAME in state.published
     unconfirmed = deployed.command("destroy")
     assert (unconfirmed.returncode, "--yes" in unconfirmed.stdout) == (2, True), unconfirmed.stderr
     assert APP_NAME in state.published

@@ -214,3 +214,41 @@ def test_ctrl_c_while_modules_are_imported_prints_no_traceback(tmp_path: Path) -
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stderr) == (INTERRUPTED, "")
+
+
+def test_a_dead_network_is_named_before_the_token(tmp_path: Path) -> None:
+    """`deploy` says which URL it asks and how long, and does not blame the token when nothing answers."""
+    done = ended(tmp_path, "deploy", **TOKEN, COMFYUI_MODAL_MODAL_TIMEOUT_S="0.5")
+    assert done.returncode == UNREACHABLE
+    assert "asking Modal at http://127.0.0.1:9, for at most 0.5 s" in done.stdout
+    assert "FAIL Modal token: http://127.0.0.1:9 did not answer within 0.5 s" in done.stdout
+    assert "check the network" in done.stdout
+    assert "modal token new" not in done.stdout
+
+
+def test_a_dry_run_checks_what_needs_no_token(tmp_path: Path) -> None:
+    """Without a token `deploy --dry-run` reports every local check, then asks for a token."""
+    done = ended(tmp_path, "deploy", "--dry-run")
+    assert done.returncode == UNREACHABLE
+    before, token, after = done.stdout.partition("FAIL Modal token: Token missing")
+    assert "ok   manifests: " in before
+    assert "ok   image lock: " in before
+    assert token
+    assert "not checked without it: secret" in after
+
+
+def test_a_broken_manifest_fails_a_dry_run(tmp_path: Path) -> None:
+    """`deploy --dry-run` names the line, the entry and the field of a broken manifest, and needs no token for it."""
+    text = (ROOT / "infra/nodes.toml").read_text()
+    number = next(n for n, line in enumerate(text.splitlines(), 1) if line.startswith("commit = "))
+    lines = text.splitlines()
+    lines[number - 1] = 'commit = "main"'
+    (tmp_path / "nodes.toml").write_text("\n".join(lines))
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "mine.toml").write_text("title = 1")
+    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_NODES=str(tmp_path / "nodes.toml"))
+    assert done.returncode == FAILED
+    assert "nodes.toml, line " in done.stdout
+    assert 'commit: "main" does not match' in done.stdout
+    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_WORKFLOWS_DIR=str(tmp_path / "flows"))
+    assert (done.returncode, "FAIL manifests: " in done.stdout, "mine" in done.stdout) == (FAILED, True, True)

@@ -15,7 +15,16 @@ from infra.cli.cloud import check_change, rescale
 from infra.cli.output import Refused, Terminal
 from infra.cli.status import Status, read_status, show_status
 from infra.cloud.checks import CloudChecks
-from infra.cloud.port import CloudError, CloudUnreachable, NotDeployed, OnModel, PoolLoad, PoolScale, ScaleChange
+from infra.cloud.port import (
+    BadToken,
+    CloudError,
+    CloudUnreachable,
+    NotDeployed,
+    OnModel,
+    PoolLoad,
+    PoolScale,
+    ScaleChange,
+)
 from infra.findings import Check, Finding, examine, show
 from infra.on_modal import PARTS
 from infra.settings import DeploymentSettings
@@ -130,7 +139,11 @@ async def api_answering(version: str, status: int = 200) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize(
     ("trouble", "advice"),
-    [(CloudUnreachable("Token missing"), "modal token new"), (CloudError("busy"), "status.modal.com")],
+    [
+        (BadToken("Token missing"), "modal token new"),
+        (CloudUnreachable("gone"), "the network"),
+        (CloudError("busy"), "status.modal.com"),
+    ],
 )
 async def test_an_unreachable_cloud_fails_the_gate(trouble: Exception, advice: str) -> None:
     """The gate reports why the cloud cannot be reached and advises what to do."""
@@ -144,7 +157,7 @@ async def test_a_cloud_error_is_a_finding_of_each_check(trouble: Exception) -> N
     """A cloud error becomes a finding with advice in every check that calls the cloud."""
     checks = checks_of(FakeCloud(trouble=trouble))
     asked = checks.preflight() | checks.deployed(pool=None)
-    del asked["GPUs"], asked["attention"], asked["image lock"], asked["memory"]  # these do not call the cloud
+    asked = {name: check for name, check in asked.items() if name not in checks.local()}
     findings = await found(asked)
     assert all(not finding.holds and finding.detail == str(trouble) and finding.advice for finding in findings.values())
 
