@@ -67,9 +67,15 @@ async def create(  # noqa: PLR0913  one a flag
 
 @keys.command(name="list")
 async def list_keys(*, data: Data = None, as_json: AsJson = False) -> None:
-    """List the keys of the bucket: whose they are, what they may do, whether they are good."""
-    async with _key_store(data) as (store, _):
-        _print_all(await store.all(), as_json=as_json)
+    """List the keys of the bucket and of the settings: whose they are, what they may do, whether they are good."""
+    async with _key_store(data) as (store, settings):
+        records = [("bucket", record) for record in await store.all()]
+    records += [("settings", record) for record in settings.api_keys]
+    _print_all(records, as_json=as_json)
+    if settings.api_key is not None and not as_json:  # it has no record, and so no kid
+        Terminal(stderr=True).print_line(
+            "in addition, COMFYUI_MODAL_API_KEY is a key of the tenant default, with all scopes"
+        )
 
 
 @keys.command
@@ -168,16 +174,18 @@ def _print_new(key: str, record: "KeyRecord", *, as_json: bool, with_record: boo
     )
 
 
-def _print_all(records: list["KeyRecord"], *, as_json: bool) -> None:
+def _print_all(records: "list[tuple[str, KeyRecord]]", *, as_json: bool) -> None:
     if as_json:
-        print_json([_shown(record) for record in records], indent=2)
+        print_json([_shown(record) | {"from": source} for source, record in records], indent=2)
         return
-    table = Table("kid", "tenant", "scopes", "graphs", "state", "created", "ends", "name", box=None)
-    for record in records:
+    table = Table("kid", "tenant", "scopes", "graphs", "state", "created", "ends", "from", "name", box=None)
+    for source, record in records:
         ends = "never" if record.expires_at is None else f"{record.expires_at:%Y-%m-%d %H:%M}"
         created = f"{record.created_at:%Y-%m-%d %H:%M}"
         scopes, graphs = " ".join(record.scopes), record.graphs or "as set"
-        table.add_row(record.kid, record.tenant, scopes, graphs, _state(record), created, ends, record.name or "")
+        table.add_row(
+            record.kid, record.tenant, scopes, graphs, _state(record), created, ends, source, record.name or ""
+        )
     Terminal().print(table, highlight=False, markup=False)
 
 

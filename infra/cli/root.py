@@ -66,6 +66,7 @@ cli.command(
 )
 cli.command("infra.cli.models:models", help="Download the models of workflows, and check them.")
 cli.command("infra.cli.keys:keys", help="Make API keys, list and revoke them.")
+cli.command("infra.cli.secrets:secrets", help="Make the secrets of a deployment.")
 cli.command("infra.cli.bucket:bucket", help="Set up the bucket, and print the policy that its key needs.")
 
 cli.register_install_completion_command(help="Set up tab completion for your shell: bash, zsh or fish.")

@@ -90,6 +90,11 @@ def test_a_record_in_the_settings_is_accepted(s3_config: S3Config) -> None:
     }
     with api_process(settings) as url:
         assert [status_with(url, key) for key in (given["key"], "the-first-key", given["key"][:-1])] == [200, 200, 401]
+    (listed,) = [key for key in json.loads(keys(settings, "list", "--json").stdout) if key["from"] == "settings"]
+    assert (listed["kid"], listed["tenant"]) == (given["record"]["kid"], "acme")
+    shown = keys(settings, "list")
+    assert "COMFYUI_MODAL_API_KEY is a key of the tenant default" in shown.stderr
+    assert "the-first-key" not in shown.stdout + shown.stderr
 
 
 def test_the_webhook_secret_of_a_tenant_is_printed() -> None:
