@@ -18,12 +18,7 @@ class BadManifest(ValueError):
 
 
 ROOT = Path(__file__).parents[1]
-"""The folder to which the paths of shipped manifests are relative."""
-
-
-def located(path: Path) -> Path:
-    """Resolve a path against the working directory or, if nothing is there, against the code's folder."""
-    return path if path.exists() else ROOT / path
+"""The folder to which the paths of shipped manifests are relative. A path that somebody gives is made absolute."""
 
 
 def read_manifest(path: Path, model: type[Manifest]) -> Manifest:

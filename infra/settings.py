@@ -46,6 +46,10 @@ GPU_POOLS = "additional GPU pools, as JSON: the name that a job gives as `gpu` â
 Pools = dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")], str]
 
 
+GivenPath = Annotated[Path, AfterValidator(Path.absolute)]
+"""A path that is relative to the working directory if it is given, and to the code's folder if it is the default."""
+
+
 def _architectures(text: str) -> str:
     if text not in (AUTO, NONE) and not set(text.split(";")) <= SAGE_ARCHITECTURES:
         raise ValueError(f"not {AUTO}, {NONE}, or some of {'; '.join(sorted(SAGE_ARCHITECTURES, key=float))}")
@@ -308,12 +312,14 @@ class DeploymentSettings(BaseSettings):
         description="the CUDA of the image and of its torch: 13.0, which ComfyUI's quick fp8 operations need, or 12.8",
     )
     comfyui_version: str = Field("0.33.0", description="the ComfyUI that the image is built with")
-    nodes: Path = Field(Path("infra/nodes.toml"), description="manifest of the custom nodes in the image")
+    nodes: GivenPath = Field(
+        Path("infra/nodes.toml"), validate_default=False, description="manifest of the custom nodes in the image"
+    )
     node_packs: str = Field(
         ALL_PACKS,
         description="packs of that manifest to build in, by name with commas between; empty means none of them",
     )
-    models: Path = Field(Path("infra/models.toml"), description="manifest of the models")
+    models: GivenPath = Field(Path("infra/models.toml"), validate_default=False, description="manifest of the models")
     sage_architectures: Annotated[str, AfterValidator(_architectures)] = Field(
         "auto",
         description="GPU architectures that SageAttention 2 is built for, `;` between; `auto`: those of the GPUs of "

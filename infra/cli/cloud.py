@@ -3,6 +3,7 @@
 `deploy` deploys only if no check fails. `destroy` never touches the bucket, so a later deploy continues with its jobs.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -80,7 +81,7 @@ async def destroy(
     if has_volume:
         commands.append(_modal("volume", "delete", deployment.model_volume, "--yes", environment=env))
     for command in commands:
-        if (code := await _run(command)) != 0:
+        if (code := await _run(command, deployment)) != 0:
             console.print_line(f"`{' '.join(command[3:])}` ended with {code}", style="red")
             return FAILED
     console.print_line("done: only what stays can still cost anything")
@@ -148,7 +149,7 @@ async def _build_and_publish(command: list[str], checks: "CloudChecks", console:
     from infra.cloud.plan import BUILD, PUBLISH
 
     started = time.monotonic()
-    if (code := await _run(command)) != 0:
+    if (code := await _run(command, checks.deployment)) != 0:
         console.print_line(f"`modal deploy` ended with {code}", style="red")
         return FAILED
     _print_duration(console, BUILD, started)
@@ -229,12 +230,13 @@ def _modal(*arguments: str, environment: str | None) -> list[str]:
     return comfyui_modal.command("modal", *arguments, *(["--env", environment] if environment else []))
 
 
-async def _run(command: list[str]) -> int:
+async def _run(command: list[str], deployment: "DeploymentSettings") -> int:
     """Run a command of Modal in this terminal, from the folder whose code it uploads. Return its exit code."""
     # Our buffered lines must be on the terminal before the first one of the command.
     sys.stdout.flush()
+    environment = {**os.environ, **deployment.environment()}  # whose paths do not depend on the folder
     return await anyio.to_thread.run_sync(
-        lambda: subprocess.run(command, cwd=comfyui_modal.ROOT, check=False).returncode
+        lambda: subprocess.run(command, cwd=comfyui_modal.ROOT, env=environment, check=False).returncode
     )
 
 

@@ -18,10 +18,11 @@ if TYPE_CHECKING:  # imported when a command runs, so that its `--help` stays fa
 
 models = App(name="models")
 
-MANIFEST = Path("infra/models.toml")
 GIB = 1024**3
 
-Manifest = Annotated[Path, Parameter(help="manifest of models", env_var="COMFYUI_MODAL_MODELS")]
+Manifest = Annotated[
+    Path | None, Parameter(help="manifest of models; otherwise infra/models.toml", env_var="COMFYUI_MODAL_MODELS")
+]
 Folder = Annotated[
     Path | None, Parameter(name="--dir", help="a folder of models on this machine; otherwise the volume on Modal")
 ]
@@ -37,7 +38,7 @@ def sync(
     only: Only = None,
     dry_run: Annotated[bool, Parameter(help="say what is missing, and download nothing", negative="")] = False,
     folder: Folder = None,
-    manifest: Manifest = MANIFEST,
+    manifest: Manifest = None,
     env: Environment = None,
     as_json: AsJson = False,
 ) -> int:
@@ -50,7 +51,7 @@ def verify(
     *,
     only: Only = None,
     folder: Folder = None,
-    manifest: Manifest = MANIFEST,
+    manifest: Manifest = None,
     env: Environment = None,
     as_json: AsJson = False,
 ) -> int:
@@ -63,7 +64,7 @@ def list_models(
     *,
     workflow: Annotated[str | None, Parameter(help="only what this workflow needs")] = None,
     folder: Folder = None,
-    manifest: Manifest = MANIFEST,
+    manifest: Manifest = None,
     env: Environment = None,
     as_json: AsJson = False,
 ) -> int:
@@ -76,17 +77,17 @@ def _perform(
     command: "Command",
     only: list[str] | None,
     folder: Path | None,
-    manifest: Path,
+    manifest: Path | None,
     env: str | None,
     *,
     as_json: bool,
     may_lack: bool = False,
 ) -> int:
-    from infra.manifests import located
+    from infra.manifests import ROOT
     from infra.models.manifest import chosen
     from infra.models.manifest import models as read
 
-    wanted = chosen(read(located(manifest)), only)
+    wanted = chosen(read(manifest or ROOT / "infra/models.toml"), only)
     with _progress() as on_progress:
         found = _perform_there(command, wanted, on_progress, folder, env)
     _show(found, as_json=as_json)

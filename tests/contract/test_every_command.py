@@ -246,9 +246,29 @@ def test_a_broken_manifest_fails_a_dry_run(tmp_path: Path) -> None:
     (tmp_path / "nodes.toml").write_text("\n".join(lines))
     (tmp_path / "flows").mkdir()
     (tmp_path / "flows" / "mine.toml").write_text("title = 1")
-    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_NODES=str(tmp_path / "nodes.toml"))
+    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_NODES="nodes.toml")
     assert done.returncode == FAILED
     assert "nodes.toml, line " in done.stdout
     assert 'commit: "main" does not match' in done.stdout
-    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_WORKFLOWS_DIR=str(tmp_path / "flows"))
+    done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_WORKFLOWS_DIR="flows")
     assert (done.returncode, "FAIL manifests: " in done.stdout, "mine" in done.stdout) == (FAILED, True, True)
+
+
+def test_shipped_files_are_found_from_any_folder(tmp_path: Path) -> None:
+    """The manifests of nodes and models, the image's lock and the shipped workflows do not depend on the folder."""
+    done = ended(tmp_path, "deploy", "--dry-run")
+    assert "FAIL manifests" not in done.stdout, done.stdout
+    assert "FAIL image lock" not in done.stdout, done.stdout
+    listed = ended(tmp_path, "models", "list", "--dir", "models", "--workflow", "sdxl")
+    assert "sd_xl_base" in listed.stdout, listed.stdout + listed.stderr
+
+
+def test_a_given_manifest_is_found_from_the_folder_of_the_command(tmp_path: Path) -> None:
+    """A manifest of models that is named by a relative path lies in the folder in which the command is called."""
+    (tmp_path / "models.toml").write_text(
+        '[[model]]\nfolder = "loras"\nfile = "mine.safetensors"\nurl = "https://a.example/m"\n'
+    )
+    for named in ({"COMFYUI_MODAL_MODELS": "models.toml"}, {}):
+        words = () if named else ("--manifest", "models.toml")
+        listed = ended(tmp_path, "models", "list", "--dir", "models", *words, **named)
+        assert "mine.safetensors" in listed.stdout, listed.stdout + listed.stderr
