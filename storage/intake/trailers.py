@@ -3,6 +3,8 @@
 import re
 
 _CHUNKED = re.compile(rb"(?im)^transfer-encoding[ \t]*:")
+_SIZE = re.compile(rb"[0-9A-Fa-f]{1,20}")
+"""As h11 has it."""
 _LONGEST_SIZE = 32
 """Characters of a chunk's size that are kept; h11 accepts 20 digits."""
 
@@ -43,11 +45,12 @@ class Trailers:
                 at = end + 1
 
     def _begin_chunk(self) -> None:
-        try:
-            size = int(self._size.partition(b";")[0], 16)
-        except ValueError:  # h11 will refuse it
+        digits = self._size.partition(b";")[0].strip(b" \t\r\n")
+        # Python would also take a sign, which would lead backwards, an underscore or 0x.
+        if not _SIZE.fullmatch(digits):  # h11 will refuse it
             self._is_broken = True
             return
+        size = int(digits, 16)
         self._size = b""
         self._is_in_trailers = size == 0
         self._left = size + len(b"\r\n") if size else 0
