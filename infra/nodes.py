@@ -5,13 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from infra.manifests import BadManifest, read_manifest, refuse_twins
 from workflows.suggestions import suggestion
 
 ALL_PACKS = "all"
 _Folder = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _whole_commit(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{40}", text):
+        raise ValueError(f'"{text}" is not a whole commit, which has 40 hexadecimal digits (`git rev-parse HEAD`)')
+    return text
 
 
 class CustomNode(BaseModel):
@@ -26,7 +32,7 @@ class CustomNode(BaseModel):
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
     repository: str = Field(pattern=r"^https://[^\s'\"]+$")
-    commit: str = Field(pattern=r"^[0-9a-f]{40}$")
+    commit: Annotated[str, AfterValidator(_whole_commit)]
     requirements_file: str = Field("requirements.txt", pattern=r"^[A-Za-z0-9._/-]*$")
     requirements: tuple[str, ...] = ()
     links: dict[_Folder, _Folder] = Field(default_factory=dict)

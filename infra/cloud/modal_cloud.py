@@ -141,8 +141,8 @@ class ModalCloud:
 
 
 def server_url() -> str:
-    """Return the URL of Modal that the client's configuration names."""
-    return str(modal.config.config["server_url"])
+    """Return the URL of Modal that the client's configuration names, the first of several."""
+    return str(modal.config.config["server_url"]).partition(",")[0]
 
 
 def _scale(settings: Any) -> PoolScale:

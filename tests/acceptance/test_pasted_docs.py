@@ -46,3 +46,5 @@ def test_the_tutorial_works_as_pasted(folder: Path) -> None:
         "COMFYUI_MODAL_NODES=nodes.toml comfyui-modal deploy --dry-run",
         "COMFYUI_MODAL_NODES=nodes.toml comfyui-modal deploy --dry-run",
     ], seen.output
+    assert 'commit: "main" is not a whole commit' in seen.output
+    assert "ok   manifests: 1 nodes" in seen.output

@@ -249,7 +249,7 @@ def test_a_broken_manifest_fails_a_dry_run(tmp_path: Path) -> None:
     done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_NODES="nodes.toml")
     assert done.returncode == FAILED
     assert "nodes.toml, line " in done.stdout
-    assert 'commit: "main" does not match' in done.stdout
+    assert 'commit: "main" is not a whole commit' in done.stdout
     done = ended(tmp_path, "deploy", "--dry-run", COMFYUI_MODAL_WORKFLOWS_DIR="flows")
     assert (done.returncode, "FAIL manifests: " in done.stdout, "mine" in done.stdout) == (FAILED, True, True)
 
