@@ -25,7 +25,7 @@ def explain(error: Exception) -> int | None:
         case ImportError():
             return _print(f"{error}\n  → install what this version needs: `make setup`", FAILED)
     # Imported by now if a command has used the API.
-    from comfyui_modal_client import ApiProblem, ApiUnreachable, TransferFailed, WaitTimedOut
+    from comfyui_modal_client import ApiProblem, ApiUnreachable, ClientError, TransferFailed, WaitTimedOut
 
     match error:
         case ApiProblem():
@@ -34,6 +34,8 @@ def explain(error: Exception) -> int | None:
             return _print(error, UNREACHABLE)
         case TransferFailed() | WaitTimedOut():
             return _print(error, FAILED)
+        case ClientError():  # of the arguments, such as a key that cannot be one
+            return _print(error, REFUSED)
         case _:
             return _explain_operation(error)
 

@@ -24,7 +24,10 @@ def follow(client: Client, job_id: str, console: Terminal, *, timeout_s: float |
         task = bar.add_task("queued", total=100, node="")
         return client.wait(
             job_id,
-            lambda job: bar.update(task, completed=job["progress"], description=job["status"], node=_where(job)),
+            # The bar prints its columns itself, so `Terminal` does not see these texts.
+            lambda job: bar.update(
+                task, completed=job["progress"], description=printable(job["status"]), node=printable(_where(job))
+            ),
             timeout_s=timeout_s,
         )
 
@@ -87,5 +90,4 @@ def _where(job: Job) -> str:
     details = job["progress_details"]
     node = f"node {details['current_node']}" if details["current_node"] else ""
     step = f"step {details['step']}" if details["step"] else ""
-    # The progress bar prints its columns itself, so `Terminal` does not see this text.
-    return printable(" ".join(part for part in (node, step) if part))
+    return " ".join(part for part in (node, step) if part)

@@ -1,4 +1,4 @@
-"""Fixtures that most contract tests share: the HTTP API and the webhook deliverer."""
+"""Fixtures that most contract tests share: the HTTP API, the webhook deliverer and the Python clients."""
 
 from collections.abc import AsyncIterator
 
@@ -8,6 +8,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.bucket.objects import ObjectStore
 from storage.clock import ManualClock
 from tests.support.api_server import Api, running_api
+from tests.support.clients import OpenClient, blocking, for_asyncio
 from tests.support.post import Post
 
 
@@ -26,3 +27,9 @@ async def memory_api(clock: ManualClock) -> AsyncIterator[Api]:
 @pytest.fixture
 def post(objects: ObjectStore, clock: ManualClock) -> Post:
     return Post(objects, clock)
+
+
+@pytest.fixture(params=[blocking, for_asyncio], ids=["blocking", "asyncio"])
+def open_client(request: pytest.FixtureRequest) -> OpenClient:
+    opens: OpenClient = request.param
+    return opens

@@ -1,7 +1,6 @@
 """The Python client, blocking and for asyncio, against a running API and against servers that fail."""
 
 import asyncio
-import hashlib
 import inspect
 import json
 from pathlib import Path
@@ -26,38 +25,19 @@ from comfyui_modal_client import (
     WaitTimedOut,
 )
 from tests.support.api_server import BLUE, KEY, Api, work
-from tests.support.clients import OpenClient, blocking, for_asyncio
+from tests.support.client_answers import MADE, TERMINAL, document, output_at
+from tests.support.clients import OpenClient
 from tests.support.graphs import publish
 from tests.support.scripted_http import Answer, scripted_http
 
 pytestmark = pytest.mark.anyio
 
 UNKNOWN = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
-MADE = b"made" * 1000
-TERMINAL = {"status": "completed", "job_id": "j", "outputs": []}
-
-
-@pytest.fixture(params=[blocking, for_asyncio], ids=["blocking", "asyncio"])
-def open_client(request: pytest.FixtureRequest) -> OpenClient:
-    opens: OpenClient = request.param
-    return opens
 
 
 def problem(status: int, retry_after: str | None = None, **members: Any) -> Answer:
     headers = {"content-type": "application/problem+json"} | ({"retry-after": retry_after} if retry_after else {})
     return Answer(status, json.dumps({"type": "/problems/x", "title": "No", **members}).encode(), headers)
-
-
-def document(value: Any, **headers: str) -> Answer:
-    return Answer(200, json.dumps(value).encode(), headers)
-
-
-def output_at(url: str, filename: str = "x.png") -> dict[str, Any]:
-    return {
-        "filename": filename,
-        "url": f"{url}/{filename}?X-Amz-Signature=s",
-        "sha256": hashlib.sha256(MADE).hexdigest(),
-    }
 
 
 async def test_a_job_is_submitted_waited_for_and_listed(memory_api: Api, open_client: OpenClient) -> None:

@@ -8,7 +8,7 @@ with Client("https://api.example.com", api_key) as client:
 `Client` blocks, and `AsyncClient` has the same methods for asyncio. Both raise the exceptions of `ClientError`:
 
 ClientError
-├── ApiUnreachable        no answer of the API or of the bucket
+├── ApiUnreachable        no usable answer of the API or of the bucket
 ├── ApiProblem            the API refused the request: an RFC 9457 problem
 │   ├── InvalidRequest    400, 413, 415, 422
 │   ├── Unauthorized      401

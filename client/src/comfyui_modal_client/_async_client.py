@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractAsyncContextManager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
@@ -20,6 +20,8 @@ from comfyui_modal_client._transport import (
     ATTEMPTS,
     MAX_RETRY_AFTER_S,
     TIMEOUT_S,
+    Body,
+    authorization,
     base_url,
     check_answer,
     check_download,
@@ -64,7 +66,7 @@ class AsyncClient:
         options = http_options(timeout_s, tls)
         self._retries = Retries(attempts, max_retry_after_s)
         self._api = httpx.AsyncClient(base_url=base_url(api_url), **options)
-        self._api.headers["authorization"] = f"Bearer {api_key}"
+        self._api.headers["authorization"] = authorization(api_key)
         self._bucket = httpx.AsyncClient(**options)
 
     async def __aenter__(self) -> Self:
@@ -218,17 +220,17 @@ class AsyncClient:
     async def _call(self, step: op.Call) -> httpx.Response:
         async for attempt in self._retries.attempts_of(is_repeatable=step.is_repeatable):
             with attempt, reached(self._api.base_url):
-                return check_answer(await self._api.request(step.method, **request_of(step)))
+                return check_answer(await _received(self._api.stream(step.method, **request_of(step))))
         raise AssertionError  # the last attempt raises its error
 
     async def _send(self, step: op.SendFile) -> None:
         created = step.created
         async for attempt in self._retries.attempts_of(is_repeatable=True):
             with attempt, reached(created["url"]), step.path.open("rb") as file:
-                response = await self._bucket.request(
+                answer = self._bucket.stream(
                     created["method"], created["url"], headers=created["headers"], content=_chunks(file)
                 )
-                check_upload(step, response, attempt=attempt.num)
+                check_upload(step, await _received(answer), attempt=attempt.num)
 
     async def _receive(self, step: op.ReceiveFile) -> None:
         async for attempt in self._retries.attempts_of(is_repeatable=True):
@@ -238,6 +240,15 @@ class AsyncClient:
                     step.draft.begin(response)
                     async for chunk in response.aiter_raw():
                         await asyncio.to_thread(step.draft.write, chunk)
+
+
+async def _received(answer: AbstractAsyncContextManager[httpx.Response]) -> httpx.Response:
+    """Receive a whole answer."""
+    async with answer as response:
+        body = Body(response)
+        async for chunk in response.aiter_raw():
+            body.add(chunk)
+    return body.complete()
 
 
 async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:

@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, TypeVar, Unpack
@@ -18,6 +18,8 @@ from comfyui_modal_client._transport import (
     ATTEMPTS,
     MAX_RETRY_AFTER_S,
     TIMEOUT_S,
+    Body,
+    authorization,
     base_url,
     check_answer,
     check_download,
@@ -44,8 +46,9 @@ class Client:
     `Retry-After` above `max_retry_after_s` seconds is raised at once. `timeout_s` limits connecting, each write and
     each read, in seconds. `tls` replaces httpx's TLS settings, for example for a private certificate authority.
 
-    Every method raises `ApiUnreachable` without an answer, and `ApiProblem` if the API refuses. Answers are the JSON
-    objects of the API's reference, and those about jobs and batches have types. Times are ISO 8601 in UTC.
+    A text that cannot be a key raises `ClientError`. Every method raises `ApiUnreachable` without a usable answer, and
+    `ApiProblem` if the API refuses. Answers are the JSON objects of the API's reference, and those about jobs and
+    batches have types. Times are ISO 8601 in UTC.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Client:
         options = http_options(timeout_s, tls)
         self._retries = Retries(attempts, max_retry_after_s)
         self._api = httpx.Client(base_url=base_url(api_url), **options)
-        self._api.headers["authorization"] = f"Bearer {api_key}"
+        self._api.headers["authorization"] = authorization(api_key)
         self._bucket = httpx.Client(**options)
 
     def __enter__(self) -> Self:
@@ -307,17 +310,17 @@ class Client:
     def _call(self, step: op.Call) -> httpx.Response:
         for attempt in self._retries.attempts_of(is_repeatable=step.is_repeatable):
             with attempt, reached(self._api.base_url):
-                return check_answer(self._api.request(step.method, **request_of(step)))
+                return check_answer(_received(self._api.stream(step.method, **request_of(step))))
         raise AssertionError  # the last attempt raises its error
 
     def _send(self, step: op.SendFile) -> None:
         created = step.created
         for attempt in self._retries.attempts_of(is_repeatable=True):
             with attempt, reached(created["url"]), step.path.open("rb") as file:
-                response = self._bucket.request(
+                answer = self._bucket.stream(
                     created["method"], created["url"], headers=created["headers"], content=_chunks(file)
                 )
-                check_upload(step, response, attempt=attempt.num)
+                check_upload(step, _received(answer), attempt=attempt.num)
 
     def _receive(self, step: op.ReceiveFile) -> None:
         for attempt in self._retries.attempts_of(is_repeatable=True):
@@ -331,6 +334,15 @@ class Client:
                 # Pieces as they arrive: a gathered one would be lost with the connection.
                 for chunk in response.iter_raw():
                     step.draft.write(chunk)
+
+
+def _received(answer: AbstractContextManager[httpx.Response]) -> httpx.Response:
+    """Receive a whole answer."""
+    with answer as response:
+        body = Body(response)
+        for chunk in response.iter_raw():
+            body.add(chunk)
+    return body.complete()
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -124,7 +124,7 @@ def problem_of(response: httpx.Response) -> ApiProblem:
     kind = _PROBLEMS.get(status, ServerError if status >= 500 else ApiProblem)
     try:
         body = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         body = None  # a gateway's page
     problem = body if isinstance(body, dict) else {"detail": f"{origin(response.url)} answered {status}"}
     return kind(status, problem, retry_after_of(response))
@@ -146,13 +146,18 @@ def reached(url: str | httpx.URL) -> Iterator[None]:
     """Convert every error of the transport into `ApiUnreachable`."""
     try:
         yield
-    except httpx.RequestError as error:
+    except (httpx.RequestError, httpx.InvalidURL) as error:
         # The path and the query of a presigned URL are a secret, so the message has neither.
-        reason = str(error) or type(error).__name__
+        # The texts of these errors quote a header or the URL.
+        is_quoting = isinstance(error, httpx.LocalProtocolError | httpx.InvalidURL)
+        reason = type(error).__name__ if is_quoting else str(error) or type(error).__name__
         raise ApiUnreachable(f"{origin(url)} cannot be reached: {reason}") from error
 
 
 def origin(url: str | httpx.URL) -> str:
     """Return the scheme, host and port of a URL."""
-    parts = urlsplit(str(url))
+    try:
+        parts = urlsplit(str(url))
+    except ValueError:
+        return "a URL that is none"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -18,7 +18,7 @@ import httpx
 
 from comfyui_modal_client._answers import Batch, Job, JobPage
 from comfyui_modal_client._errors import ApiUnreachable, WaitTimedOut, origin
-from comfyui_modal_client._files import Downloaded, Draft, find_same, place
+from comfyui_modal_client._files import Downloaded, Draft, find_same, place, safe_name
 from comfyui_modal_client._types import Json, ListOptions
 
 T = TypeVar("T")
@@ -56,7 +56,6 @@ class ReceiveFile:
 
     url: str
     draft: Draft
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +88,8 @@ def get(path: str, params: Mapping[str, Any] | None = None) -> Plan[T]:
 
 def get_rows(path: str, name: str) -> Plan[list[Json]]:
     """The array `name` of the JSON object that a GET is answered with."""
-    rows: list[Json] = (yield from get(path))[name]
+    document: Json = yield from get(path)
+    rows: list[Json] = member(document, name, list)
     return rows
 
 
@@ -133,11 +133,11 @@ def _wait(
         if response.status_code == 304:
             continue
         found: Any = _json(response)
-        etag = response.headers["etag"]
         document: T = found
         on_change(document)
-        if found["status"] in ends:
+        if member(found, "status", str) in ends:
             return document
+        etag = member(response.headers, "etag", str)
 
 
 def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
@@ -150,6 +150,9 @@ def upload(path: Path, idempotency_key: str | None = None) -> Plan[str]:
         },
         idempotency_key,
     )
+    for name, kind in (("upload_id", str), ("method", str), ("url", str), ("headers", dict)):
+        member(created, name, kind)
+    _check_sendable(created["method"], created["url"], *created["headers"], *created["headers"].values())
     yield SendFile(created, path, may_be_stored=idempotency_key is not None)
     return str(created["upload_id"])
 
@@ -159,24 +162,29 @@ def input_file(path: Path, name: str | None) -> Plan[Json]:
 
 
 def download(output: Mapping[str, Any], folder: Path) -> Plan[Downloaded]:
-    name, sha256 = output["filename"], output["sha256"]
+    name, sha256, url = (member(output, one, str) for one in ("filename", "sha256", "url"))
+    _check_sendable(url)
+    name, size = safe_name(name), member(output, "size_bytes", int)
     folder.mkdir(parents=True, exist_ok=True)
-    same: Path | None = yield Work(partial(find_same, folder, name, sha256, output.get("size_bytes")))
+    same: Path | None = yield Work(partial(find_same, folder, name, sha256, size))
     if same is not None:
         return Downloaded(same, "already there")
     # The final name appears only after the checksum matches, so an interrupted download never looks complete.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as drafts, Draft(Path(drafts) / "draft") as draft:
-        yield ReceiveFile(output["url"], draft, name)
-        draft.finish(name, sha256)
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as drafts,
+        Draft(Path(drafts) / "draft", name, size) as draft,
+    ):
+        yield ReceiveFile(url, draft)
+        draft.finish(sha256)
         path = place(draft.path, folder, name)
-    return Downloaded(path, "new" if path.name == Path(name).name else "renamed")
+    return Downloaded(path, "new" if path.name == name else "renamed")
 
 
 def download_all(job_id: str, folder: Path) -> Plan[list[Downloaded]]:
     # Asked anew, because the URLs of an earlier answer may have expired.
     job: Job = yield from get(job_path(job_id))
     saved = []
-    for output in job["outputs"]:
+    for output in member(job, "outputs", list):
         done = yield from download(output, folder)
         saved.append(done)
     return saved
@@ -191,19 +199,40 @@ def list_jobs(options: ListOptions) -> Plan[JobPage]:
 
 
 def job_path(job_id: str, *rest: str) -> str:
-    return "/".join(("/v1/jobs", quote(job_id, safe=""), *rest))
+    return _path("jobs", job_id, *rest)
 
 
 def batch_path(batch_id: str) -> str:
-    return f"/v1/batches/{quote(batch_id, safe='')}"
+    return _path("batches", batch_id)
 
 
 def workflow_path(name: str, *rest: str) -> str:
-    return "/".join(("/v1/workflows", quote(name, safe=""), *rest))
+    return _path("workflows", name, *rest)
 
 
 def node_path(class_type: str) -> str:
-    return f"/v1/nodes/{quote(class_type, safe='')}"
+    return _path("nodes", class_type)
+
+
+def _path(*parts: str) -> str:
+    """Return a path of the API in which no part leads to another path."""
+    quoted = (quote(part, safe="", errors="replace") for part in parts)
+    # `quote` keeps dots, and httpx would resolve `..` as a folder above.
+    return "/".join(("/v1", *(part.replace(".", "%2E") if part in (".", "..") else part for part in quoted)))
+
+
+def _check_sendable(*texts: object) -> None:
+    """Raise `ApiUnreachable` if the API's instructions for the bucket have what no request holds."""
+    if not all(isinstance(text, str) and text.isascii() for text in texts):
+        raise ApiUnreachable("the URL or the headers of a file are no ASCII text as this API gives it: is it this API?")
+
+
+def member(document: Any, name: str, kind: type) -> Any:
+    """Return a member that the client itself needs. Raises `ApiUnreachable` if it is not of the type."""
+    value = document.get(name) if isinstance(document, Mapping) else None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise ApiUnreachable(f"the answer has no `{name}` as this API gives it: is it the URL of this API?")
+    return value
 
 
 def given(values: Mapping[str, Any]) -> Json:
@@ -214,7 +243,7 @@ def given(values: Mapping[str, Any]) -> Json:
 def _json(response: httpx.Response) -> Any:
     try:
         document = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):  # some other server's page
         raise ApiUnreachable(f"{origin(response.url)} did not answer with a JSON object: is it the URL of this API?")

@@ -17,6 +17,7 @@ from comfyui_modal_client._errors import WebhookRejected
 from comfyui_modal_client._types import Json
 
 SECRET_PREFIX = "whsec_"  # noqa: S105  the prefix of secrets, not one of them
+MIN_KEY_BYTES = 24  # as Standard Webhooks requires
 TOLERANCE_S = 5 * 60.0
 _TIMESTAMP = re.compile(r"\d{1,12}", re.ASCII)
 
@@ -69,6 +70,10 @@ def _key(secret: str) -> bytes:
     if not secret.startswith(SECRET_PREFIX):
         raise ValueError(f"a webhook secret begins with {SECRET_PREFIX}")
     try:
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
+        key = base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
     except (ValueError, binascii.Error):
         raise ValueError(f"what follows {SECRET_PREFIX} in a webhook secret is base64") from None
+    if len(key) < MIN_KEY_BYTES:
+        # Anyone can sign with the empty key of a secret whose variable was not set.
+        raise ValueError(f"a webhook secret has at least {MIN_KEY_BYTES} bytes, and this one has {len(key)}")
+    return key
