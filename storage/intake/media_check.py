@@ -13,7 +13,7 @@ import signal
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
@@ -23,7 +23,8 @@ from storage.fair_slots import FairSlots, NoSlot
 from storage.formats import HEAD_BYTES, listed_format
 from storage.intake import probe
 from storage.intake.host_paths import HostPaths
-from storage.intake.walkers import has_light_header
+from storage.intake.limited_reads import LimitedReads
+from storage.intake.walkers import MAX_PNG_CHUNK, has_light_header
 
 PROBE_S = 120.0
 """Wall-clock limit of one probe, which has 15 s of CPU time. Only an overloaded machine takes longer."""
@@ -151,12 +152,12 @@ def _picture(path: Path, kind: str, limits: MediaLimits) -> Extent | None:
     """
     from PIL import Image
 
-    with path.open("rb") as file:
+    with path.open("rb") as file, warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
         if not has_light_header(file, kind):
             return None
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+        file.seek(0)
         try:
-            with Image.open(path, formats=[kind]) as picture:
+            with Image.open(cast(BinaryIO, LimitedReads(file, each=MAX_PNG_CHUNK)), formats=[kind]) as picture:
                 if picture.format == "MPO":
                     return None
                 frames = getattr(picture, "n_frames", 1)

@@ -15,10 +15,17 @@ _GIF_COMMENT = b"\xfe"
 
 MAX_PNG_CHUNKS = 20_000
 """Maximum chunks of a PNG that Pillow reads in this process, in under 100 ms. A PNG of 50 MB has about 6,000."""
+MAX_PNG_CHUNK = 8 * 1024**2
+"""Maximum bytes of a PNG's chunk, and of all its chunks without pixels together: Pillow reads a chunk as a whole, twice
+in memory, and keeps those that it does not know."""
 MAX_JPEG_SEGMENTS = 2_000
 MAX_JPEG_HEADER = 4 * 1024**2
 """Maximum bytes before a JPEG's image data: Pillow rejoins the segments of a kind with each one. Colour profiles have
 up to 2 MB."""
+
+
+_PIXELS = (b"IDAT", b"fdAT")
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
 
 class BadFile(Exception):
@@ -109,20 +116,37 @@ def _webp_size(kind: bytes, body: bytes) -> tuple[int, int]:
 
 
 def has_light_header(file: BinaryIO, kind: str) -> bool:
-    """Whether Pillow reads the size of a `PNG` or `JPEG` cheaply. False for an unusual or broken file too."""
-    if kind == "PNG":
-        return _has_few_chunks(file)
-    return kind != "JPEG" or _has_few_segments(file)
+    """Whether Pillow reads the size of a `PNG`, `JPEG` or `BMP` cheaply. False for an unusual or broken file too."""
+    match kind:
+        case "PNG":
+            return _has_few_chunks(file)
+        case "JPEG":
+            return _has_few_segments(file)
+        case "BMP":
+            return _has_known_header(file)
+    return False
 
 
 def _has_few_chunks(file: BinaryIO) -> bool:
     file.seek(8)
+    kept = 0
     for _ in range(MAX_PNG_CHUNKS):
         head = file.read(8)
         if len(head) < 8 or head[4:] == b"IEND":
             return True
-        file.seek(int.from_bytes(head[:4]) + 4, 1)
+        length = int.from_bytes(head[:4])
+        if head[4:] not in _PIXELS:
+            kept += length
+        if length > MAX_PNG_CHUNK or kept > MAX_PNG_CHUNK:
+            return False
+        file.seek(length + 4, 1)
     return False
+
+
+def _has_known_header(file: BinaryIO) -> bool:
+    """Whether a BMP has a header of a size that exists. Pillow reads as many bytes as the file says."""
+    file.seek(14)
+    return int.from_bytes(file.read(4), "little") in _BMP_HEADERS
 
 
 def _has_few_segments(file: BinaryIO) -> bool:

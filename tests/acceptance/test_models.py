@@ -88,7 +88,7 @@ def test_errors_of_arguments_and_manifest_are_named(manifest: Path, tmp_path: Pa
     assert (unknown.returncode, "'nothing' is neither" in unknown.stderr) == (2, True), unknown.stderr
     manifest.write_text('[[model]]\nfolder = "../vae"\nfile = "x"\nurl = "https://example.com"\n')
     refused = command("list", "--manifest", manifest, "--dir", tmp_path)
-    assert (refused.returncode, "model.0.folder" in refused.stderr) == (2, True), refused.stderr
+    assert (refused.returncode, 'model "x": folder' in refused.stderr) == (2, True), refused.stderr
 
 
 def test_the_models_of_a_deployment_are_listed(manifest: Path, tmp_path: Path, s3_server: S3Config) -> None:

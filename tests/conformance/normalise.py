@@ -17,7 +17,7 @@ _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _NAMED = re.compile(
     rf"(?P<id>(?i:{_UUID})|\b[0-9a-f]{{32}}\b)"
     r"|(?P<random>(?<![a-z])up_\d+|(?<=hällo )\d+)"
-    r"|(?P<file>\b[A-Za-z][\w-]*?_\d{5}(?=_?\.))"
+    r"|(?P<file>\b[A-Za-z][\w-]*?(?<!_up)_\d{5}(?=_?\.))"
 )
 _TEMP = re.compile(r"ComfyUI_temp_[a-z]{5}")
 _OWN_CLASSES = {

@@ -401,6 +401,7 @@ def jpeg(before_the_picture: bytes) -> bytes:
 
 COSTLY: dict[str, bytes] = {
     "a PNG of many chunks": png(8, 8, png_chunk(b"prVt", b"") * 20_000),
+    "a PNG with a long chunk": png(8, 8, png_chunk(b"prVt", bytes(9 * 1024**2))),
     "a JPEG of many segments": jpeg(b"\xff\xfe\0\2" * 2_000),
     "a JPEG whose header is long": jpeg((b"\xff\xe1\xff\xfeExif\0\0" + bytes(0xFFF6)) * 70),
     "a JPEG with padding between its segments": jpeg(b"\xff" * 10_000),

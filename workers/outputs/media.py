@@ -15,14 +15,15 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import filetype
 from PIL import Image
 
 import comfyui_modal
+from storage.intake.limited_reads import LimitedReads
 from storage.intake.media_check import probe_environment
-from storage.intake.walkers import has_light_header
+from storage.intake.walkers import MAX_PNG_CHUNK, has_light_header
 
 logger = logging.getLogger(__name__)
 
@@ -110,14 +111,17 @@ def sha256_of(path: Path, size: int, stop: threading.Event) -> str:
 
 def _still(path: Path, kind: str) -> dict[str, Any] | None:
     """Return the dimensions of a picture with a cheap header and one frame; None for any other file."""
+    Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow's limit; only the header is read here
     with path.open("rb") as file:
         if not has_light_header(file, kind):
             return None
-    Image.MAX_IMAGE_PIXELS = None  # upscalers write more than Pillow's limit; only the header is read here
-    with Image.open(path, formats=[kind]) as picture:
-        if picture.format != kind or getattr(picture, "n_frames", 1) > 1:
-            return None
-        return {"width": picture.width, "height": picture.height, "frames": 1}
+        file.seek(0)
+        # Code in the engine may change the file meanwhile, so the bytes are limited once more.
+        limited = cast(BinaryIO, LimitedReads(file, each=MAX_PNG_CHUNK, total=2 * MAX_PNG_CHUNK))
+        with Image.open(limited, formats=[kind]) as picture:
+            if picture.format != kind or getattr(picture, "n_frames", 1) > 1:
+                return None
+            return {"width": picture.width, "height": picture.height, "frames": 1}
 
 
 def _measured(path: Path, content_type: str, stop: threading.Event) -> dict[str, Any]:

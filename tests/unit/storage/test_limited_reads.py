@@ -1,0 +1,51 @@
+"""In-process parsers of headers read a limited number of bytes, whatever a file says."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from storage.intake.limited_reads import LimitedReads, TooManyBytes
+from storage.intake.walkers import has_light_header
+from workers.outputs.media import examine
+
+SPARSE_BYTES = 64 * 1024**2
+
+
+def test_one_read_is_limited() -> None:
+    """A read of more bytes than are allowed at once fails, and smaller ones pass."""
+    limited = LimitedReads(io.BytesIO(bytes(100)), each=10)
+    assert [len(limited.read(10)), len(limited.read(3))] == [10, 3]
+    with pytest.raises(TooManyBytes):
+        limited.read(11)
+    limited.seek(95)
+    assert len(limited.read()) == 5
+
+
+def test_all_reads_together_are_limited() -> None:
+    """Many small reads fail once they exceed the total."""
+    limited = LimitedReads(io.BytesIO(bytes(100)), each=10, total=25)
+    assert [len(limited.read(10)) for _ in range(2)] == [10, 10]
+    with pytest.raises(TooManyBytes):
+        limited.read(6)
+
+
+@pytest.mark.parametrize(("size", "is_light"), [(12, True), (40, True), (124, True), (41, False), (2**31, False)])
+def test_a_bmp_is_light_with_a_header_that_exists(size: int, *, is_light: bool) -> None:
+    """A BMP whose header has another size than those of the format is examined in a process of its own."""
+    file = io.BytesIO(b"BM" + bytes(12) + size.to_bytes(4, "little") + bytes(200))
+    assert has_light_header(file, "BMP") is is_light
+
+
+def test_a_sparse_output_with_a_long_chunk_takes_no_memory(tmp_path: Path) -> None:
+    """An output that is a PNG with a chunk of holes is examined without reading the chunk into this process."""
+    path = tmp_path / "holes.png"
+    head = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4) + b"IHDR" + bytes.fromhex("00000008000000080802000000") + bytes(4)
+    with path.open("wb") as file:
+        file.write(head + SPARSE_BYTES.to_bytes(4) + b"prVt")
+        file.truncate(len(head) + 8 + SPARSE_BYTES + 4)
+        file.seek(0, 2)
+        file.write(bytes(4) + b"IEND" + bytes(4))
+    with path.open("rb") as file:
+        assert not has_light_header(file, "PNG")
+    assert examine(path, "holes.png").size_bytes == path.stat().st_size
