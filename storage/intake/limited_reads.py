@@ -1,6 +1,5 @@
 """A file whose reader gets a limited number of bytes, whatever the file says about itself."""
 
-import io
 from typing import BinaryIO
 
 
@@ -8,19 +7,13 @@ class TooManyBytes(OSError):
     """The reader asked for more than it may read."""
 
 
-class LimitedReads(io.RawIOBase):
+class LimitedReads:
     """Passes reads on to a file. Raises `TooManyBytes` for one of more than `each` bytes, and beyond `total` in all."""
 
     def __init__(self, file: BinaryIO, *, each: int, total: int | None = None) -> None:
         self._file = file
         self._each = each
         self._left = total
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def read(self, size: int | None = -1) -> bytes:
         most = self._each if self._left is None else min(self._each, self._left)
