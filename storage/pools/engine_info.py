@@ -22,6 +22,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from storage import keys
+from storage.bucket.budget import background
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock, expiring_cache
 from storage.errors import EngineInfoTooLarge, ObjectNotFound, PreconditionFailed
@@ -36,6 +37,9 @@ INFO_LIFE = timedelta(hours=24)
 MAX_INFO_BYTES = 16 * 1024**2
 """Maximum size of a pool's information as JSON. When it changes, the API parses it and stands still for 20 ms for each
 MiB. Without it, graphs are checked for their structure alone."""
+MAX_INFO_VALUES = 2_000_000
+"""Maximum commas and opening brackets in it, since a small value takes twenty times its text in memory."""
+_BETWEEN_VALUES = (b",", b"{", b"[")
 _GZIP = 16 + zlib.MAX_WBITS
 _TOO_LARGE = f"the engine's object_info has more than {MAX_INFO_BYTES // 1024**2} MiB: remove node packs or model files"
 
@@ -58,7 +62,7 @@ class EngineInfo:
             "object_info": self.object_info,
         }
         text = json.dumps(document).encode()
-        if len(text) > MAX_INFO_BYTES:
+        if len(text) > MAX_INFO_BYTES or sum(map(text.count, _BETWEEN_VALUES)) > MAX_INFO_VALUES:
             raise EngineInfoTooLarge(_TOO_LARGE)
         return gzip.compress(text, mtime=0)
 
@@ -66,7 +70,7 @@ class EngineInfo:
     def from_bytes(cls, body: bytes) -> "EngineInfo":
         """Raises `EngineInfoTooLarge`."""
         text = zlib.decompressobj(wbits=_GZIP).decompress(body, MAX_INFO_BYTES + 1)
-        if len(text) > MAX_INFO_BYTES:
+        if len(text) > MAX_INFO_BYTES or sum(map(text.count, _BETWEEN_VALUES)) > MAX_INFO_VALUES:
             raise EngineInfoTooLarge(_TOO_LARGE)
         document = json.loads(text)
         return cls(
@@ -105,6 +109,7 @@ class EngineInfoStore:
         self._objects = objects
         self._clock = clock
         self._reads: dict[str, Published] = {}
+        self._reading: dict[str, asyncio.Task[Published | None]] = {}
         self._fresh: TTLCache[str, None] = expiring_cache(clock, CACHE_LIFE, size=16)
         self._absent: TTLCache[str, None] = expiring_cache(clock, ABSENT_LIFE, size=16)
 
@@ -151,6 +156,15 @@ class EngineInfoStore:
             return self._reads[key]
         if key in self._absent:
             return None
+        reading = self._reading.get(key)
+        if reading is None:
+            # One reading for all requests in flight: each would parse the object, which takes a megabyte 0.2 s. It
+            # outlives the request that began it.
+            reading = self._reading[key] = background(self._refreshed(key))
+            reading.add_done_callback(lambda _: self._reading.pop(key))
+        return await asyncio.shield(reading)
+
+    async def _refreshed(self, key: str) -> Published | None:
         try:
             read = await self._read_again(key)
         except (ObjectNotFound, EngineInfoTooLarge):
@@ -166,5 +180,9 @@ class EngineInfoStore:
         if known is not None and (await self._objects.head(key)).etag == known.etag:
             return known
         stored = await self._objects.get(key)
-        info = await asyncio.to_thread(EngineInfo.from_bytes, stored.body)
-        return Published(stored.head.etag, info, Catalogue(info.object_info))
+        return await asyncio.to_thread(_parsed, stored.head.etag, stored.body)
+
+
+def _parsed(etag: str, body: bytes) -> Published:
+    info = EngineInfo.from_bytes(body)
+    return Published(etag, info, Catalogue(info.object_info))

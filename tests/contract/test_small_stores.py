@@ -1,5 +1,6 @@
 """Stores of uploads, run times and engine information, on the in-memory store and the real S3 server."""
 
+import asyncio
 import gzip
 from datetime import timedelta
 
@@ -12,7 +13,14 @@ from storage.clock import ManualClock
 from storage.errors import EngineInfoTooLarge, FileRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.store import JobStore
 from storage.jobs.uploads import UploadStore
-from storage.pools.engine_info import FILES_LIFE, INFO_LIFE, MAX_INFO_BYTES, EngineInfo, EngineInfoStore
+from storage.pools.engine_info import (
+    FILES_LIFE,
+    INFO_LIFE,
+    MAX_INFO_BYTES,
+    MAX_INFO_VALUES,
+    EngineInfo,
+    EngineInfoStore,
+)
 from storage.pools.runtimes import RuntimeStore
 from storage.signal import MemorySignal
 from workflows.graph import parse_graph
@@ -57,6 +65,21 @@ async def test_the_size_of_engine_information_is_bounded(clock: ManualClock) -> 
         await info.publish("default", {"SaveImage": {"description": "x" * MAX_INFO_BYTES}})
     await objects.put(keys.engine_info("default"), gzip.compress(b" " * (MAX_INFO_BYTES + 1)))
     assert not (await info.catalogue("default")).is_known
+    with pytest.raises(EngineInfoTooLarge):
+        await info.publish("default", {"Many": {"choices": [{}] * MAX_INFO_VALUES}})
+
+
+async def test_requests_in_flight_share_one_reading_of_the_engine(clock: ManualClock) -> None:
+    """Any number of concurrent requests read and parse new engine information once."""
+    objects = MemoryObjectStore(clock)
+    info = EngineInfoStore(objects, clock)
+    for classes in (1, 2):
+        await EngineInfoStore(objects, clock).publish("default", {f"Class{n}": {} for n in range(classes)})
+        clock.set(clock.now() + timedelta(seconds=61))
+        objects.requests.clear()
+        found = await asyncio.gather(*(info.published("default") for _ in range(100)))
+        assert objects.requests["GET"] == 1
+        assert len({id(one) for one in found}) == 1
 
 
 async def test_engine_information_is_published(objects: ObjectStore, clock: ManualClock) -> None:
