@@ -35,15 +35,15 @@ ABSENT_LIFE = timedelta(seconds=2)
 FILES_LIFE = timedelta(hours=1)
 INFO_LIFE = timedelta(hours=24)
 MAX_INFO_BYTES = 16 * 1024**2
-"""Maximum size of a pool's information as JSON. Each API process parses it when it changes, once, and its event loop waits
-meanwhile. Without it, graphs are checked for their structure alone."""
+"""Maximum size of a pool's information as JSON. Each API process parses it once when it changes, and its event loop
+waits meanwhile. Without it, graphs are checked for their structure alone."""
 MAX_INFO_VALUES = 2_000_000
 """Maximum commas and opening brackets in it, since a small value takes twenty times its text in memory."""
 _BETWEEN_VALUES = (b",", b"{", b"[")
 _GZIP = 16 + zlib.MAX_WBITS
 _TOO_LARGE = (
-    f"the engine's object_info has more than {MAX_INFO_BYTES // 1024**2} MiB or {MAX_INFO_VALUES:,} values: remove node "
-    "packs or model files"
+    f"the engine's object_info has more than {MAX_INFO_BYTES // 1024**2} MiB or {MAX_INFO_VALUES:,} values: "
+    "remove node packs or model files"
 )
 
 
