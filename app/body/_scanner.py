@@ -41,8 +41,9 @@ MAX_DIGITS = 100
 """Characters of one number. Python's cost grows with their square, and a double has 17 digits."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_TOKENS = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
-"""Whole strings and the tokens between them. Possessive quantifiers make it linear for any input."""
+_TOKENS = re.compile(rb'[^"]*+(?:"(?:[^"\\]++|\\.)*+"[^"]*+)*', re.DOTALL)
+"""Whole strings and the tokens between them. Possessive quantifiers make it linear for any input. The outer one is not,
+since up to Python 3.11.4 a possessive group that fails within does not go back to where it began."""
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _INSIDE = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 _ADJACENT = re.compile(rb'"\s*"')

@@ -7,7 +7,7 @@ from cyclopts import App, Parameter
 
 from comfyui_modal_client import Batch, BatchRow, Client, Job, Json
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
-from infra.cli.following import download, print_error, print_files
+from infra.cli.following import download, print_error, print_files, print_warnings
 from infra.cli.output import FAILED, INTERRUPTED, Terminal, print_json, usable_folder
 from infra.cli.submission import Files, JobFlags, Media, is_file, load, read_json, refusal
 
@@ -20,7 +20,11 @@ _EXPECTED = 'expected a JSON array with an object for each job, such as [{"3.see
 def submit_batch(  # noqa: PLR0913  one a flag
     workflow: Annotated[str, Parameter(help="A file in ComfyUI's API format, or the name of a workflow.")],
     inputs: Annotated[
-        Path, Parameter(help="A JSON array: for each job an object with its values, {NODE.FIELD: VALUE}. - reads it.")
+        Path,
+        Parameter(
+            help="A JSON array: for each job an object with its values, {NODE.FIELD: VALUE}. - reads it.",
+            allow_leading_hyphen=True,
+        ),
     ],
     *,
     media: Media = None,
@@ -106,6 +110,7 @@ def _downloaded(client: Client, batch_id: str, out: Path, console: Terminal, *, 
     for row in client.batch(batch_id)["jobs"]:
         job = client.wait(row["job_id"])
         console.print_line(f"job {job['job_id']}: {job['status']}")
+        print_warnings(console, job["warnings"])
         print_error(console, job)
         print_files(console, download(client, job, out), urls=urls)
         jobs.append(job)

@@ -15,7 +15,7 @@ from comfyui_modal_client import ListOptions
 from infra.cli.arguments import AsJson, Out, ShowUrls, Target
 from infra.cli.cost import begin_of, print_costs
 from infra.cli.following import download as download_outputs
-from infra.cli.following import exit_code, follow, print_error, print_files
+from infra.cli.following import exit_code, follow, print_error, print_files, print_warnings
 from infra.cli.output import Refused, Terminal, print_json, printable, usable_folder
 from infra.cli.submission import label
 
@@ -192,6 +192,7 @@ def _print_job(job: Mapping[str, Any]) -> None:
     if job["error_detail"]:
         detail = {key: value for key, value in job["error_detail"].items() if value is not None}
         console.print_line(f"{'error_detail':13}{json.dumps(detail)}")
+    print_warnings(console, job["warnings"])
     for output in job["outputs"]:
         console.print_line(f"{'output':13}{output['filename']}  {output['size_bytes']} bytes")
         console.print_line(f"{'':13}{output['url']}")

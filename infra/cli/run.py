@@ -113,12 +113,10 @@ def _detached(accepted: AcceptedJob, *, as_json: bool) -> int:
     if as_json:
         print_json(accepted)
         return 0
-    job_id, console = accepted["job_id"], Terminal()
-    console.print_line(f"job {job_id}")
-    print_warnings(console, accepted["warnings"])
-    Terminal(stderr=True).print_line(
-        f"its end: comfyui-modal jobs wait {job_id}\nits files: comfyui-modal jobs download {job_id}"
-    )
+    job_id, errors = accepted["job_id"], Terminal(stderr=True)
+    Terminal().print_line(job_id)  # alone, for JOB=$(…)
+    print_warnings(errors, accepted["warnings"])
+    errors.print_line(f"its end: comfyui-modal jobs wait {job_id}\nits files: comfyui-modal jobs download {job_id}")
     return 0
 
 

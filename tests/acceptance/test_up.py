@@ -242,7 +242,7 @@ def test_a_detached_job_is_waited_for_and_downloaded(running: Up, tmp_path: Path
     command = ("run", "still", "--image", str(photo), "--detach", "--idempotency-key", tmp_path.name, *flags)
     detached = running.command(*command)
     assert detached.returncode == 0, detached.stderr
-    job_id = detached.stdout.removeprefix("job ").strip()
+    job_id = detached.stdout.strip()
     assert f"jobs wait {job_id}" in detached.stderr
     assert running.command(*command).stdout == detached.stdout
     waited = running.command("jobs", "wait", job_id, "--json")
@@ -262,7 +262,7 @@ def test_a_wait_can_be_limited(running: Up, tmp_path: Path) -> None:
     """`jobs wait --timeout` ends with 1 and a message, and the job goes on."""
     workflow = tmp_path / "slow.json"
     workflow.write_text(json.dumps(slow(600, 0.1)))
-    job_id = running.command("run", str(workflow), "--detach").stdout.split()[1]
+    job_id = running.command("run", str(workflow), "--detach").stdout.strip()
     waited = running.command("jobs", "wait", job_id, "--timeout", "0.2")
     assert (waited.returncode, waited.stderr) == (1, f"job {job_id} has not ended in time, and goes on\n")
     assert running.command("jobs", "cancel", job_id).returncode == 0
