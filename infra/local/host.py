@@ -19,10 +19,6 @@ def reached_at(host: str) -> str:
     return LOOPBACK if host == ANY else host
 
 
-def is_loopback(host: str) -> bool:
-    return ipaddress.IPv4Address(host).is_loopback
-
-
 @contextlib.contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """Listen on an IPv4 address of this machine; port 0 takes any free one. Raise `CannotListen`."""

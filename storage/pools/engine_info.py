@@ -65,16 +65,14 @@ class EngineInfo:
             "object_info": self.object_info,
         }
         text = json.dumps(document).encode()
-        if len(text) > MAX_INFO_BYTES or sum(map(text.count, _BETWEEN_VALUES)) > MAX_INFO_VALUES:
-            raise EngineInfoTooLarge(_TOO_LARGE)
+        _check_size(text)
         return gzip.compress(text, mtime=0)
 
     @classmethod
     def from_bytes(cls, body: bytes) -> "EngineInfo":
         """Raises `EngineInfoTooLarge`."""
         text = zlib.decompressobj(wbits=_GZIP).decompress(body, MAX_INFO_BYTES + 1)
-        if len(text) > MAX_INFO_BYTES or sum(map(text.count, _BETWEEN_VALUES)) > MAX_INFO_VALUES:
-            raise EngineInfoTooLarge(_TOO_LARGE)
+        _check_size(text)
         document = json.loads(text)
         return cls(
             object_info=document["object_info"],
@@ -184,6 +182,12 @@ class EngineInfoStore:
             return known
         stored = await self._objects.get(key)
         return await asyncio.to_thread(_parsed, stored.head.etag, stored.body)
+
+
+def _check_size(text: bytes) -> None:
+    """Raises `EngineInfoTooLarge`."""
+    if len(text) > MAX_INFO_BYTES or sum(map(text.count, _BETWEEN_VALUES)) > MAX_INFO_VALUES:
+        raise EngineInfoTooLarge(_TOO_LARGE)
 
 
 def _parsed(etag: str, body: bytes) -> Published:
