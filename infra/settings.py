@@ -225,7 +225,7 @@ class Settings(BaseSettings, ApiOptions):
     max_outputs: Count = Field(1_000, description="most outputs of a job")
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
     max_record_bytes: Count = Field(
-        4 * 1024**2, description="largest record of a job, bytes; it lists the outputs, warnings and pending events"
+        1024**2, description="largest record of a job, bytes; it lists the outputs, warnings and pending events"
     )
     inline_text_bytes: Count = Field(
         16 * 1024, description="largest text output that is repeated in the job itself; of all, 256 KiB are"

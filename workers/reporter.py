@@ -33,7 +33,7 @@ class ReportPolicy:
     interval_s: float = 1.0
     cancel_poll_s: float = 2.0
     lease_s: float = 60.0
-    max_record_bytes: int = 4 * 1024**2
+    max_record_bytes: int = 1024**2
     """Maximum of what an attempt writes: every GET, list and event reads whole records. Other writers add little, and
     must always be able to end a job."""
 

@@ -168,8 +168,8 @@ async def page(request: Request) -> Response:
         if wanted.batch_id is not None:
             batch = await stores.batches.read(tenant, wanted.batch_id)
             selected = wanted.in_batch(batch.record.created_at)
-        listed = await stores.jobs.page(tenant, selected, limit=limit, cursor=cursor, scan=scan)
-        return JobList(jobs=[job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor)
+        listed = await stores.jobs.page(tenant, job_row, selected, limit=limit, cursor=cursor, scan=scan)
+        return JobList(jobs=list(listed.rows), next_cursor=listed.next_cursor)
 
     return await shared_answer(request, rows)
 

@@ -118,7 +118,7 @@ def _progress() -> "Iterator[OnProgress]":
     """Show a bar for each model."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Terminal(stderr=True), transient=True) as progress:
         tasks: dict[str, TaskID] = {}
 

@@ -139,8 +139,10 @@ class ActiveJobStore:
     async def _rows(self, tenant: str, status: Status, at_most: int) -> set[str]:
         found, cursor = set[str](), None
         while len(found) <= at_most:
-            page = await self._jobs.page(tenant, JobFilter(status=status), limit=RECORDS_PAGE, cursor=cursor)
-            found, cursor = found | {record.job_id for record in page.jobs}, page.next_cursor
+            page = await self._jobs.page(
+                tenant, lambda record: record.job_id, JobFilter(status=status), limit=RECORDS_PAGE, cursor=cursor
+            )
+            found, cursor = found | set(page.rows), page.next_cursor
             if cursor is None:
                 break
         return found

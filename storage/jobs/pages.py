@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from typing import TypeVar
 
 from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
@@ -13,7 +13,7 @@ from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, status_key
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import YOUNG
-from storage.pages import Part, read_page
+from storage.pages import Page, Part, read_page
 
 logger = logging.getLogger(__name__)
 
@@ -21,12 +21,7 @@ MOST_SCANNED = 1_000
 """The most records that a page of a filtered list reads: as many as one LIST returns index keys."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """One page of a job list, newest first. `next_cursor` is None on the last page."""
-
-    jobs: tuple[JobRecord, ...]
-    next_cursor: str | None
+Row = TypeVar("Row")
 
 
 class JobPages:
@@ -44,24 +39,30 @@ class JobPages:
         self._read = read
 
     async def page(
-        self, tenant: str, wanted: JobFilter, *, limit: int, cursor: str | None, scan: int = MOST_SCANNED
-    ) -> JobPage:
+        self,
+        tenant: str,
+        wanted: JobFilter,
+        row: Callable[[JobRecord], Row],
+        *,
+        limit: int,
+        cursor: str | None,
+        scan: int = MOST_SCANNED,
+    ) -> Page[Row]:
         """Return one page: for one LIST and one GET per row, or with `needs_records` up to `scan` GETs.
 
-        The page may then be short, even empty, although more follows: its cursor is set.
+        The page may then be short, even empty, although more follows: its cursor is set. A record may have megabytes,
+        so `row` is applied to each as it is read, and the page holds what it returns.
         """
         part = Part(wanted.first, lambda key: not _is_behind(key, wanted), scan if wanted.needs_records else None)
-        page = await read_page(
-            self._objects,
-            list_prefix(tenant, wanted.index_status),
-            lambda key: self._row(tenant, wanted, key),
-            limit=limit,
-            cursor=cursor,
-            part=part,
-        )
-        return JobPage(page.rows, page.next_cursor)
 
-    async def _row(self, tenant: str, wanted: JobFilter, key: str) -> JobRecord | None:
+        async def read(key: str) -> Row | None:
+            record = await self._wanted(tenant, wanted, key)
+            return None if record is None else row(record)
+
+        prefix = list_prefix(tenant, wanted.index_status)
+        return await read_page(self._objects, prefix, read, limit=limit, cursor=cursor, part=part)
+
+    async def _wanted(self, tenant: str, wanted: JobFilter, key: str) -> JobRecord | None:
         """Return the record that an index key names, or None if it is stale or another job is wanted."""
         try:
             entry = ListEntry.parse(key)

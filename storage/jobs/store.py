@@ -11,29 +11,36 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
 from storage import keys
+from storage.bucket.budget import current_owner
 from storage.bucket.objects import ObjectStore, all_keys
 from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
+from storage.fair_slots import FairSlots
 from storage.index_writer import IndexWriter
 from storage.jobs.filters import JobFilter
 from storage.jobs.index import index_keys, list_key
 from storage.jobs.models import Input, InputFile
-from storage.jobs.pages import MOST_SCANNED, JobPage, JobPages
+from storage.jobs.pages import MOST_SCANNED, JobPages
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.timers import YOUNG, KeysAhead, job_timer, timer_key, with_first_timer
+from storage.pages import Page
 from storage.signal import OUTBOX_TOPIC, Signal, job_topic, queue_topic
 from storage.timers import Timer
 from storage.tombstone import Tombstone
 
 logger = logging.getLogger(__name__)
 
+LARGE_RECORD = 64 * 1024
+"""Bytes above which a record is parsed in turn: 1 MiB takes some 10 ms, in which the event loop does nothing else."""
+
+Row = TypeVar("Row")
 Change = Callable[[JobRecord], JobRecord]
 Extras = Mapping[str, bytes]
 """Small objects that belong to a job, by key: long inputs and secrets."""
@@ -63,6 +70,7 @@ class JobStore:
         self._signal = signal
         self._index = IndexWriter(objects)
         self._pages = JobPages(objects, clock, self._index, self._record)
+        self._parsing = FairSlots(1)
         self.on_batch_job_ended: Callable[[JobRecord], Coroutine[Any, Any, None]] | None = None
         """Called in the background after the commit of the end of a job whose batch has a receiver."""
 
@@ -161,7 +169,17 @@ class JobStore:
             raise JobNotFound(job_id) from None
         if (tombstone := Tombstone.parse(stored.body)) is not None:
             raise JobGone(job_id, tombstone.gone_at)
-        return StoredJob(read_as(JobRecord, stored.head.key, stored.body), stored.head.etag)
+        return StoredJob(await self._parsed(stored.head.key, stored.body), stored.head.etag)
+
+    async def _parsed(self, key: str, body: bytes) -> JobRecord:
+        """Parse a record. The event loop runs between two large ones, and tenants take turns."""
+        if len(body) <= LARGE_RECORD:
+            return read_as(JobRecord, key, body)
+        # A thread would not help: the parser holds the GIL.
+        async with self._parsing.slot(current_owner()):
+            record = read_as(JobRecord, key, body)
+            await asyncio.sleep(0)
+            return record
 
     async def read_with_workflow(self, tenant: str, job_id: str) -> StoredJob:
         """Read a job and its workflow in one round; `workflow` is None if it cannot be read. Raises as `read`."""
@@ -208,14 +226,15 @@ class JobStore:
     async def page(
         self,
         tenant: str,
+        row: Callable[[JobRecord], Row],
         wanted: JobFilter = EVERY_JOB,
         *,
         limit: int,
         cursor: str | None,
         scan: int = MOST_SCANNED,
-    ) -> JobPage:
+    ) -> Page[Row]:
         """Return one page of a tenant's jobs, see `JobPages.page`."""
-        return await self._pages.page(tenant, wanted, limit=limit, cursor=cursor, scan=scan)
+        return await self._pages.page(tenant, wanted, row, limit=limit, cursor=cursor, scan=scan)
 
     async def advance(self, stored: StoredJob, changed: JobRecord, *, ahead: KeysAhead | None = None) -> StoredJob:
         """Commit `changed` over exactly `stored`. Raises `PreconditionFailed` if another writer was first.

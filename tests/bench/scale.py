@@ -28,6 +28,7 @@ from storage.stores import Stores
 from tests.bench.figures import Table, percentile
 from tests.bench.server import bench_config, bench_server
 from tests.support.crowds import AT_ONCE, fill_finished, fill_queued
+from tests.support.records import itself
 
 QUEUED, QUEUED_IN_MEMORY = (10, 1_000, 10_000), 50_000
 FINISHED, FINISHED_IN_MEMORY = (100, 10_000), 100_000
@@ -87,7 +88,7 @@ async def claim(stores: Stores) -> None:
 
 
 async def page(stores: Stores) -> None:
-    assert len((await stores.jobs.page("default", limit=PAGE, cursor=None)).jobs) == PAGE
+    assert len((await stores.jobs.page("default", itself, limit=PAGE, cursor=None)).rows) == PAGE
 
 
 async def sweep(stores: Stores) -> None:

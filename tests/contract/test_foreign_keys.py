@@ -10,6 +10,7 @@ from storage.index_keys import OUTBOX, QUEUE, dead_letters_prefix, list_prefix
 from storage.jobs.filters import JobFilter
 from storage.jobs.record import Status
 from storage.timers import LANES, lane_prefix
+from tests.support.records import itself
 from tests.support.shop import Shop
 
 pytestmark = pytest.mark.anyio
@@ -29,8 +30,8 @@ async def test_a_foreign_key_in_a_job_list_is_skipped(shop: Shop) -> None:
     record = await shop.queued()
     for status in (None, Status.QUEUED):
         await shop.objects.put(list_prefix(record.tenant, status) + FOREIGN, b"")
-        page = await shop.jobs.page(record.tenant, JobFilter(status=status), limit=10, cursor=None)
-        assert [row.job_id for row in page.jobs] == [record.job_id]
+        page = await shop.jobs.page(record.tenant, itself, JobFilter(status=status), limit=10, cursor=None)
+        assert [row.job_id for row in page.rows] == [record.job_id]
     assert (await shop.stores.active_jobs.of(record.tenant, at_most=100)).queued == 1
 
 

@@ -17,6 +17,7 @@ from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import ManualClock, SystemClock
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit
 from tests.support.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.support.records import itself
 
 pytestmark = pytest.mark.anyio
 
@@ -120,7 +121,7 @@ async def test_a_repeated_submission_acts_once_wherever_the_bucket_hung(deployme
     assert kinds == unwritten | {"/problems/outcome-unknown"}
     assert len(set(created)) == len(created)
     if what == "job":
-        rows = (await deployment.api.stores.jobs.page("default", limit=100, cursor=None)).jobs
+        rows = (await deployment.api.stores.jobs.page("default", itself, limit=100, cursor=None)).rows
         assert sorted(row.job_id for row in rows) == sorted(created)
 
 

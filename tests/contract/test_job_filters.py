@@ -17,7 +17,7 @@ from storage.jobs.store import JobStore
 from storage.pages import WAVE
 from storage.signal import MemorySignal
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
-from tests.support.records import CREATED, a_job
+from tests.support.records import CREATED, a_job, itself
 
 pytestmark = pytest.mark.anyio
 
@@ -154,19 +154,19 @@ async def put(objects: MemoryObjectStore, record: JobRecord) -> None:
 async def test_a_filtered_page_costs_at_most_its_limit(clock: ManualClock, count: int) -> None:
     """A filtered page makes one LIST and reads at most `scan` records, however many jobs there are."""
     objects, jobs = await stored_jobs(clock, count)
-    page = await jobs.page("default", JobFilter(metadata={"no": "job"}), limit=50, cursor=None, scan=200)
-    assert (page.jobs, page.next_cursor is None) == ((), False)
+    page = await jobs.page("default", itself, JobFilter(metadata={"no": "job"}), limit=50, cursor=None, scan=200)
+    assert (page.rows, page.next_cursor is None) == ((), False)
     assert dict(objects.requests) == {"LIST": 1, "GET": 200}
 
 
 async def test_a_filtered_page_stops_when_it_is_full(clock: ManualClock) -> None:
     """A filtered page reads no more records than it needs, but for those of the last wave."""
     objects, jobs = await stored_jobs(clock, 1_000)
-    page = await jobs.page("default", JobFilter(metadata={"rare": "1"}), limit=1, cursor=None)
-    assert len(page.jobs) == 1
+    page = await jobs.page("default", itself, JobFilter(metadata={"rare": "1"}), limit=1, cursor=None)
+    assert len(page.rows) == 1
     assert dict(objects.requests) == {"LIST": 1, "GET": 2 * WAVE}
     objects.requests.clear()
-    await jobs.page("default", JobFilter(workflow_name=None, metadata={}), limit=50, cursor=None)
+    await jobs.page("default", itself, JobFilter(workflow_name=None, metadata={}), limit=50, cursor=None)
     assert dict(objects.requests) == {"LIST": 1, "GET": 50}
 
 
@@ -175,9 +175,9 @@ async def test_following_the_cursor_of_a_filter_finds_every_job(clock: ManualClo
     _, jobs = await stored_jobs(clock, 1_050)
     found, cursor, sizes = [], None, []
     while True:
-        page = await jobs.page("default", JobFilter(metadata={"rare": "1"}), limit=2, cursor=cursor, scan=90)
-        found += [record.created_at for record in page.jobs]
-        sizes.append(len(page.jobs))
+        page = await jobs.page("default", itself, JobFilter(metadata={"rare": "1"}), limit=2, cursor=cursor, scan=90)
+        found += [record.created_at for record in page.rows]
+        sizes.append(len(page.rows))
         cursor = page.next_cursor
         if cursor is None:
             break
@@ -191,8 +191,8 @@ async def test_a_period_costs_its_own_jobs(clock: ManualClock, count: int) -> No
     objects, jobs = await stored_jobs(clock, count)
     middle = CREATED + count // 2 * SECOND
     wanted = JobFilter(created_after=middle, created_before=middle + 10 * SECOND)
-    page = await jobs.page("default", wanted, limit=50, cursor=None)
-    assert [record.created_at for record in page.jobs] == [middle + number * SECOND for number in range(9, -1, -1)]
+    page = await jobs.page("default", itself, wanted, limit=50, cursor=None)
+    assert [record.created_at for record in page.rows] == [middle + number * SECOND for number in range(9, -1, -1)]
     assert page.next_cursor is None
     assert dict(objects.requests) == {"LIST": 1, "GET": 10}
 
@@ -204,8 +204,8 @@ async def test_an_error_code_reads_failed_jobs_alone(clock: ManualClock) -> None
         record = a_job(created_at=CREATED + number * SECOND)
         await put(objects, record.cancel(now=CREATED))
     objects.requests.clear()
-    page = await jobs.page("default", JobFilter(error_code="cancelled"), limit=50, cursor=None)
-    assert [record.status for record in page.jobs] == [Status.FAILED] * 3
+    page = await jobs.page("default", itself, JobFilter(error_code="cancelled"), limit=50, cursor=None)
+    assert [record.status for record in page.rows] == [Status.FAILED] * 3
     assert dict(objects.requests) == {"LIST": 1, "GET": 3}
 
 

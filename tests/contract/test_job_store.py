@@ -16,10 +16,10 @@ from storage.jobs.filters import JobFilter
 from storage.jobs.index import list_key, queue_key, status_key
 from storage.jobs.queue import CANDIDATES, JobQueue
 from storage.jobs.record import JobRecord, Status
-from storage.jobs.store import JobStore
+from storage.jobs.store import LARGE_RECORD, JobStore
 from storage.pages import MAX_LISTS
 from storage.signal import MemorySignal, job_topic, queue_topic
-from tests.support.records import CREATED, a_job
+from tests.support.records import CREATED, a_job, itself
 from tests.support.shop import Shop
 
 pytestmark = pytest.mark.anyio
@@ -74,7 +74,7 @@ async def test_another_tenants_job_is_unknown(jobs: JobStore) -> None:
     await jobs.create(record, workflow=GRAPH)
     with pytest.raises(JobNotFound):
         await jobs.read("other", record.job_id)
-    assert (await jobs.page("other", limit=10, cursor=None)).jobs == ()
+    assert (await jobs.page("other", itself, limit=10, cursor=None)).rows == ()
 
 
 @pytest.mark.real_bucket("conditional writes")
@@ -136,8 +136,8 @@ async def test_pages_are_newest_first_and_complete(jobs: JobStore) -> None:
     found: list[str] = []
     cursor = None
     while True:
-        page = await jobs.page("default", limit=3, cursor=cursor)
-        found += [record.job_id for record in page.jobs]
+        page = await jobs.page("default", itself, limit=3, cursor=cursor)
+        found += [record.job_id for record in page.rows]
         cursor = page.next_cursor
         if cursor is None:
             break
@@ -153,7 +153,7 @@ async def test_pages_are_filtered_by_status(jobs: JobStore, queue: JobQueue) -> 
     await jobs.evolve_from(claimed, lambda r: r.complete(attempt=1, now=CREATED, outputs=()))
     assert await queue.claim("default", "w") is not None
     counts = {
-        status: len((await jobs.page("default", JobFilter(status=status), limit=10, cursor=None)).jobs)
+        status: len((await jobs.page("default", itself, JobFilter(status=status), limit=10, cursor=None)).rows)
         for status in Status
     }
     assert counts == {Status.QUEUED: 1, Status.RUNNING: 1, Status.COMPLETED: 1, Status.FAILED: 0}
@@ -166,8 +166,8 @@ async def test_stale_index_keys_are_skipped_and_deleted(jobs: JobStore, objects:
     stale = status_key(failed.record, Status.QUEUED)
     await objects.put(stale, b"")
     await objects.put(list_key(a_job()), b"")
-    assert (await jobs.page("default", JobFilter(status=Status.QUEUED), limit=5, cursor=None)).jobs == ()
-    assert len((await jobs.page("default", limit=5, cursor=None)).jobs) == 1
+    assert (await jobs.page("default", itself, JobFilter(status=Status.QUEUED), limit=5, cursor=None)).rows == ()
+    assert len((await jobs.page("default", itself, limit=5, cursor=None)).rows) == 1
     assert stale not in (await objects.list(list_prefix("default", "queued"))).keys
 
 
@@ -179,7 +179,7 @@ async def test_an_old_index_key_without_a_job_is_deleted(
     await objects.put(key, b"")
     for minutes, left in ((9, (key,)), (2, ())):
         clock.set(clock.now() + timedelta(minutes=minutes))
-        assert (await jobs.page("default", limit=5, cursor=None)).jobs == ()
+        assert (await jobs.page("default", itself, limit=5, cursor=None)).rows == ()
         assert (await objects.list(list_prefix("default", None))).keys == left
 
 
@@ -190,12 +190,12 @@ async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, 
     for n in range(1, 20):
         await objects.put(list_key(a_job(created_at=CREATED + timedelta(seconds=n))), b"")
     objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
-    first = await jobs.page("default", limit=2, cursor=None)
+    first = await jobs.page("default", itself, limit=2, cursor=None)
     assert objects.requests["LIST"] == MAX_LISTS  # type: ignore[attr-defined]  # as above
-    found, cursor = list(first.jobs), first.next_cursor
+    found, cursor = list(first.rows), first.next_cursor
     while cursor is not None:
-        page = await jobs.page("default", limit=2, cursor=cursor)
-        found, cursor = [*found, *page.jobs], page.next_cursor
+        page = await jobs.page("default", itself, limit=2, cursor=cursor)
+        found, cursor = [*found, *page.rows], page.next_cursor
     assert [record.job_id for record in found] == [expected.job_id]
 
 
@@ -203,7 +203,7 @@ async def test_stale_index_keys_make_a_page_short_not_expensive(jobs: JobStore, 
 async def test_a_foreign_cursor_is_refused(jobs: JobStore, cursor: str) -> None:
     """A cursor that this store did not issue is refused."""
     with pytest.raises(BadCursor):
-        await jobs.page("default", limit=5, cursor=cursor)
+        await jobs.page("default", itself, limit=5, cursor=cursor)
 
 
 async def test_the_cost_of_a_page_does_not_depend_on_the_number_of_jobs(clock: ManualClock) -> None:
@@ -217,7 +217,7 @@ async def test_the_cost_of_a_page_does_not_depend_on_the_number_of_jobs(clock: M
             await objects.put(list_key(record), b"")
             await objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
         objects.requests.clear()
-        assert len((await jobs.page("default", limit=50, cursor=None)).jobs) == 50
+        assert len((await jobs.page("default", itself, limit=50, cursor=None)).rows) == 50
         costs.append(dict(objects.requests))
     assert costs == [{"LIST": 1, "GET": 50}] * 2
 
@@ -230,8 +230,8 @@ async def test_a_page_of_the_real_bucket_costs_the_same(s3_objects: ObjectStore,
     for record in records[-5:]:
         await s3_objects.put(keys.record("default", record.job_id), record.model_dump_json().encode())
     s3_objects.requests.clear()  # type: ignore[attr-defined]  # both stores count
-    page = await jobs.page("default", limit=5, cursor=None)
-    assert [record.job_id for record in page.jobs] == [record.job_id for record in reversed(records[-5:])]
+    page = await jobs.page("default", itself, limit=5, cursor=None)
+    assert [record.job_id for record in page.rows] == [record.job_id for record in reversed(records[-5:])]
     assert dict(s3_objects.requests) == {"LIST": 1, "GET": 5}  # type: ignore[attr-defined]  # as above
 
 
@@ -374,3 +374,34 @@ async def test_a_failed_submission_is_removed(clock: ManualClock) -> None:
     await shop.reaper.sweep()
     (tombstone,) = await shop.keys("tenants/default/jobs/")
     assert tombstone.endswith("/job.json")
+
+
+async def test_the_event_loop_runs_between_large_records(jobs: JobStore, objects: ObjectStore) -> None:
+    """Large records that are read at the same time are parsed one in each turn of the event loop."""
+    turn = 0
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    async def read(job_id: str) -> int:
+        await jobs.read("default", job_id)
+        return turn
+
+    records = [with_metadata(a_job(), text="x" * LARGE_RECORD) for _ in range(8)]
+    for record in records:
+        await jobs.create(record, workflow=GRAPH)
+    counter = asyncio.create_task(count_turns())
+    read_in = await asyncio.gather(*(read(record.job_id) for record in records))
+    counter.cancel()
+    assert len(set(read_in)) == len(records)
+
+
+async def test_a_page_holds_what_its_row_function_returns(jobs: JobStore) -> None:
+    """The row function gets each record of a page, and the page consists of its results."""
+    record = a_job()
+    await jobs.create(record, workflow=GRAPH)
+    page = await jobs.page("default", lambda found: found.job_id, limit=5, cursor=None)
+    assert page.rows == (record.job_id,)

@@ -15,7 +15,7 @@ from storage.jobs.index import list_key
 from storage.pages import SCAN_S, WAVE, Part, read_page
 from storage.stores import Stores
 from tests.simulation.virtual_time import VirtualClock, run_virtually
-from tests.support.records import CREATED, a_job
+from tests.support.records import CREATED, a_job, itself
 from tests.support.rounds import Rounds, SlowBucket, measured_rounds, rounds_of
 
 
@@ -40,7 +40,7 @@ def test_a_page_of_jobs_takes_the_expected_rounds(wanted: JobFilter, scan: int, 
     async def course(stores: Stores, _: SlowBucket) -> Callable[[], Awaitable[object]]:
         for _number in range(3 * AT_ONCE):
             await stores.jobs.create(a_job(), workflow=b"{}")
-        return lambda: stores.jobs.page("default", wanted, limit=AT_ONCE, cursor=None, scan=scan)
+        return lambda: stores.jobs.page("default", itself, wanted, limit=AT_ONCE, cursor=None, scan=scan)
 
     assert rounds_of(course) == rounds
 

@@ -10,6 +10,7 @@ from storage.clock import ManualClock
 from storage.errors import JobGone, RecordUnreadable
 from storage.jobs.record import JobRecord, Status
 from storage.timers import lane_prefix
+from tests.support.records import itself
 from tests.support.shop import LEASE_S, Shop
 
 pytestmark = pytest.mark.anyio
@@ -82,5 +83,5 @@ async def test_the_job_list_omits_an_unreadable_job(shop: Shop) -> None:
     """A page of jobs omits the unreadable job and shows the others."""
     first, second = await shop.queued(), await shop.queued()
     await spoil(shop, first)
-    page = await shop.jobs.page(first.tenant, limit=10, cursor=None)
-    assert [row.job_id for row in page.jobs] == [second.job_id]
+    page = await shop.jobs.page(first.tenant, itself, limit=10, cursor=None)
+    assert [row.job_id for row in page.rows] == [second.job_id]

@@ -44,6 +44,7 @@ from tests.simulation.receiver import SimulatedReceiver
 from tests.simulation.virtual_time import VirtualClock
 from tests.simulation.wakeups import LossySignal, TicketOffice
 from tests.simulation.watcher import ENDS, TENANT, Watcher
+from tests.support.records import itself
 from workers.loop import WorkerLoop
 
 T = TypeVar("T")
@@ -373,7 +374,7 @@ class World:
     async def _read_as_users_do(self, stores: Stores) -> None:
         """List jobs and let an idle worker poll, which removes stale index keys."""
         for status in (None, *Status):
-            await stores.jobs.page(TENANT, JobFilter(status=status), limit=50, cursor=None)
+            await stores.jobs.page(TENANT, itself, JobFilter(status=status), limit=50, cursor=None)
         await stores.queue.claim("default", "nobody")
 
 

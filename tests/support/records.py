@@ -23,6 +23,11 @@ OUTPUT = Output(
 )
 
 
+def itself(record: JobRecord) -> JobRecord:
+    """The row of a page whose test needs the records."""
+    return record
+
+
 def a_job(**fields: Any) -> JobRecord:
     """Return a queued job; every field may be set."""
     standard: dict[str, Any] = {

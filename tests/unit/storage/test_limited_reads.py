@@ -1,6 +1,7 @@
 """In-process parsers of headers read a limited number of bytes, whatever a file says."""
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -48,4 +49,10 @@ def test_a_sparse_output_with_a_long_chunk_takes_no_memory(tmp_path: Path) -> No
         file.write(bytes(4) + b"IEND" + bytes(4))
     with path.open("rb") as file:
         assert not has_light_header(file, "PNG")
-    assert examine(path, "holes.png").size_bytes == path.stat().st_size
+    tracemalloc.start()
+    try:
+        assert examine(path, "holes.png").size_bytes == path.stat().st_size
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < SPARSE_BYTES / 8

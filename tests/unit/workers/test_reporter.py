@@ -9,18 +9,20 @@ import pytest
 from storage.bucket.memory import MemoryObjectStore
 from storage.clock import SystemClock
 from storage.errors import AttemptFenced, StorageRefused
-from storage.jobs.models import ProgressDetails
+from storage.jobs.models import Output, ProgressDetails
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore, StoredJob
 from storage.signal import MemorySignal, job_topic
 from tests.support.records import a_job
 from workers.errors import WorkerError
+from workers.outputs.uploads import UploadPolicy
 from workers.reporter import Reporter, ReportPolicy, Snapshot
 
 pytestmark = pytest.mark.anyio
 
 INTERVAL_S = 0.01
 HOUR_S = 3600.0
+NAME = "renders of a longer project name_{:05}_.png"
 
 
 class RefusingStore(MemoryObjectStore):
@@ -190,3 +192,26 @@ async def test_refused_writes_are_retried() -> None:
     desk.objects.refusals = 2
     reporter = await desk.report(claimed, snapshots, snapshots.enough())
     assert (reporter.stored.record.progress, desk.objects.refusals) == (3, 0)
+
+
+async def test_the_default_holds_the_outputs_of_an_ordinary_large_job() -> None:
+    """The default limit of a record holds a thousand outputs with long names, and all text that is repeated in it."""
+    texts = UploadPolicy().all_inline_text_bytes // 1_000
+    outputs = tuple(
+        Output(
+            filename=NAME.format(number),
+            subfolder="renders/2026-11-28",
+            type="image",
+            node_id="12:5:3",
+            key=f"tenants/default/jobs/job_01JABCDEFGHJKMNPQRSTVWXYZ0/outputs/1/{number}/{NAME.format(number)}",
+            size_bytes=12_345_678,
+            content_type="image/png",
+            sha256="a" * 64,
+            width=1_024,
+            height=1_024,
+            text="t" * texts,
+        )
+        for number in range(1_000)
+    )
+    record = a_job().model_copy(update={"outputs": outputs})
+    assert ReportPolicy().checked(record) is record
