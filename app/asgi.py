@@ -16,6 +16,8 @@ from app.api.context import Context
 from app.auth import Doorkeeper
 from app.batch_state import BatchWatch
 from app.body.large import LargeBodies, TenantCount
+from app.comfy_v2 import routes as comfy_v2
+from app.comfy_v2.middleware import ComfyV2Middleware
 from app.middleware import AnswerMiddleware, AuthMiddleware, BudgetMiddleware, InFlightMiddleware
 from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
@@ -28,7 +30,7 @@ from storage.errors import StorageError, StorageUnavailable
 
 def create_app(services: Services) -> Starlette:
     config = services.config
-    routes = [*(operation.route() for operation in OPERATIONS), *docs.ROUTES]
+    routes = [*(operation.route() for operation in (*OPERATIONS, *comfy_v2.OPERATIONS)), *docs.ROUTES]
     if config.docs:
         routes += docs.DOCS_ROUTES
         docs.prepare()
@@ -53,6 +55,7 @@ def create_app(services: Services) -> Starlette:
         # UnreadMiddleware needs the principal that AuthMiddleware sets.
         middleware=[
             *counting,
+            Middleware(ComfyV2Middleware),
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
             Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
@@ -92,7 +95,14 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "if-none-match"],
-            expose_headers=["etag", "idempotency-replayed", "location", "retry-after", "x-request-id"],
+            expose_headers=[
+                "etag",
+                "idempotency-replayed",
+                "location",
+                "retry-after",
+                "x-comfy-request-id",
+                "x-request-id",
+            ],
         )
     ]
 

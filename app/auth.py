@@ -70,12 +70,17 @@ NO_TENANT = ""
 """Stands for what belongs to no tenant, such as requests without a valid key. No tenant has an empty name."""
 
 METRICS_PATH = "/metrics"
+COMFY_V2 = "/api/v2/"
+"""The beginning of every path of Comfy API v2."""
+COMFY_V2_HEALTH = "/api/v2/health"
 
 _REALM = 'Bearer realm="comfyui-modal"'
 
 
 def needs_key(path: str) -> bool:
     """Report whether the path requires an API key."""
+    if path.startswith(COMFY_V2):
+        return _routed(path) != COMFY_V2_HEALTH
     # The metrics path requires one even if metrics are off, so that its response does not reveal the setting.
     return path.startswith("/v1/") or _routed(path) == METRICS_PATH
 

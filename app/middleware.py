@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.auth import NO_TENANT, Doorkeeper, Principal, needs_key
+from app.auth import COMFY_V2_HEALTH, NO_TENANT, Doorkeeper, Principal, needs_key
 from app.body.large import TenantCount
 from app.problems import Problem
 from app.turns import LoopTurns
@@ -21,7 +21,7 @@ from storage.bucket.budget import budget_of
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
-PROBE_PATHS, PROBES = ("/health", "/ready"), "/health"
+PROBE_PATHS, PROBES = ("/health", "/ready", COMFY_V2_HEALTH), "/health"
 """Paths without a key whose requests have turns of their own, and the name of this group."""
 LOGGED_CHARACTERS = 200
 """Characters of a method or path in the log: unauthenticated clients can send long ones, and each request is logged."""
@@ -98,7 +98,7 @@ class BudgetMiddleware:
 
 
 class AuthMiddleware:
-    """Authenticates requests below /v1 and for the metrics, and stores the `Principal` in `scope["state"]`.
+    """Authenticates requests below /v1 and /api/v2 and for the metrics, and stores the `Principal` in `scope["state"]`.
 
     A few requests of one tenant begin in each iteration of the event loop (`app.turns`). All requests without a valid
     key count as one tenant.

@@ -3,7 +3,7 @@
 `type` is a path of this API that explains the problem. `docs/reference/problems.md` lists the same types.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -298,16 +298,29 @@ def _relocated(pointer: str, moves: Sequence[tuple[str, str]]) -> str:
     return pointer
 
 
+_FORM = "problem_form"
+
+
+def answer_problems_with(scope: Scope, form: Callable[[Problem], Response]) -> None:
+    """Let every problem of this request be sent in another form than RFC 9457."""
+    scope.setdefault("state", {})[_FORM] = form
+
+
 class _ProblemResponse(JSONResponse):
     """A problem response that records its slug in the request's outcome."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.body(), problem.type.status, headers=problem.headers, media_type=MEDIA_TYPE)
-        self._slug = problem.type.slug
+        self._problem = problem
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outcome_of(scope).problem = self._slug
-        await super().__call__(scope, receive, send)
+        outcome_of(scope).problem = self._problem.type.slug
+        # The form is looked up here, because only the request tells which API it was sent to.
+        form: Callable[[Problem], Response] | None = scope["state"].get(_FORM)
+        if form is None:
+            await super().__call__(scope, receive, send)
+        else:
+            await form(self._problem)(scope, receive, send)
 
 
 def of_workflow(error: WorkflowError, root: str) -> Problem:

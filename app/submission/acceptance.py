@@ -49,12 +49,16 @@ class Identity:
 
 
 class Acceptance:
-    """Accepts the jobs of one request. `replayed` is called before `job`."""
+    """Accepts the jobs of one request. `replayed` is called before `job`.
 
-    def __init__(self, services: Services, tenant: str) -> None:
+    `scope` is the operation to which the Idempotency-Key of a single job belongs.
+    """
+
+    def __init__(self, services: Services, tenant: str, scope: str = "jobs") -> None:
         self._launcher, self._stores = services.launcher, services.stores
         self._config = services.config
         self._tenant = tenant
+        self._scope = scope
         self._quotas = Quotas(services, tenant)
         self._claimed_id: str | None = None
         """A job id claimed by an earlier request that crashed before it committed the job."""
@@ -62,7 +66,7 @@ class Acceptance:
     async def replayed(self, identity: Identity) -> Accepted | None:
         """Return the job that an earlier request with the same Idempotency-Key created, or None."""
         # This runs before the request is validated: the uploads and URLs that it names may no longer exist.
-        self._claimed_id = await self.known("jobs", identity)
+        self._claimed_id = await self.known(self._scope, identity)
         return None if self._claimed_id is None else await self._replay(self._claimed_id)
 
     async def job(self, prepared: PreparedJob, identity: Identity) -> Accepted:
@@ -100,10 +104,10 @@ class Acceptance:
             return job_id, await preparing
         if self._claimed_id is not None:
             # The process that made the claim may have died before it wrote the claim's timer.
-            arming = self._stores.idempotency.arm(self._tenant, "jobs", identity.idempotency_key)
+            arming = self._stores.idempotency.arm(self._tenant, self._scope, identity.idempotency_key)
             repeated, _ = await both(preparing, arming)
             return job_id, repeated
-        claiming = self._claim("jobs", identity, job_id)
+        claiming = self._claim(self._scope, identity, job_id)
         # Both results are needed even if one fails: which draft may be discarded depends on how the claim ended.
         claim, draft = await asyncio.gather(claiming, preparing, return_exceptions=True)
         if isinstance(draft, BaseException):

@@ -1,12 +1,22 @@
 """The engine's log of each attempt, a plain text object that only the attempt's worker writes, at intervals."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 from storage import keys
 from storage.bucket.objects import ObjectStore
 from storage.errors import LogNotFound, ObjectNotFound
 
 CONTENT_TYPE = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log of an attempt, as it was at `written_at`."""
+
+    text: str
+    written_at: datetime
 
 
 class LogStore:
@@ -19,9 +29,14 @@ class LogStore:
         await self._objects.put(keys.log(tenant, job_id, attempt), body, content_type=CONTENT_TYPE)
 
     async def read(self, tenant: str, job_id: str, attempt: int) -> str:
+        """Return the text of the attempt's log. Raises `LogNotFound`."""
+        return (await self.find(tenant, job_id, attempt)).text
+
+    async def find(self, tenant: str, job_id: str, attempt: int) -> Log:
         """Return the attempt's log. Raises `LogNotFound`."""
         try:
-            return (await self._objects.get(keys.log(tenant, job_id, attempt))).body.decode()
+            stored = await self._objects.get(keys.log(tenant, job_id, attempt))
+            return Log(stored.body.decode(), stored.head.last_modified)
         except ObjectNotFound:
             raise LogNotFound(f"attempt {attempt} of job {job_id} has no log") from None
 

@@ -10,15 +10,17 @@ it wins again, picks a random candidate of the best priority instead of the firs
 import asyncio
 import logging
 import random
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from storage.bucket.objects import ObjectStore
+from storage.bucket.objects import KeyPage, ObjectStore
 from storage.clock import Clock
 from storage.concurrency import gather
 from storage.errors import JobNotFound, PreconditionFailed, RecordUnreadable
 from storage.index_keys import ListEntry, QueueEntry, queue_prefix
+from storage.jobs.index import queue_key
 from storage.jobs.models import Runtime
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
@@ -75,6 +77,17 @@ class JobQueue:
         except (IndexError, ValueError, JobNotFound, RecordUnreadable):
             return None
         return record if record.status is Status.QUEUED else None
+
+    async def first(self, pool: str) -> KeyPage:
+        """Return the first thousand keys of the pool's queue, for `position`."""
+        return await self._objects.list(queue_prefix(pool))
+
+    @staticmethod
+    def position(record: JobRecord, page: KeyPage) -> int | None:
+        """Return the place of a queued job, 1 for the next one; None beyond the page. Stale keys count as jobs."""
+        # The page may be older than the job's key, so the key is not looked up but placed.
+        place = bisect_left(page.keys, queue_key(record)) + 1
+        return None if place > len(page.keys) and page.more else place
 
     async def _claim_one(self, candidates: list[QueueEntry], claimant: _Claimant) -> StoredJob | None:
         while candidates:

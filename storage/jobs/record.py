@@ -211,6 +211,11 @@ class JobRecord(Model):
         return max(LONGEST_WAIT, timedelta(seconds=self.retain_s))
 
     @property
+    def longest_life(self) -> datetime:
+        """When a job that waits as long as it may is removed."""
+        return self.created_at + self.longest_wait + timedelta(seconds=self.retain_s)
+
+    @property
     def gpu_time(self) -> tuple[GpuTime, ...]:
         """GPU time so far, by GPU. A running attempt counts up to the last renewal of its lease."""
         return self.usage if self.lease is None else self._used_until(self.lease.renewed_at)

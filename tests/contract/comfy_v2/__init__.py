@@ -1,0 +1,1 @@
+"""Comfy API v2, as its official clients speak it."""
