@@ -224,8 +224,9 @@ class Preparation:
         # Like ComfyUI, a job runs the outputs that are valid; `strict` refuses it if any of them is not.
         if report.is_refusal or (options.strict and report.faults):
             given = {pointer(i.node, "inputs", i.field): f"{inputs_at}/{n}/value" for n, i in enumerate(values)}
-            # Rendering the report searches for similar names to suggest, which takes milliseconds for a large engine.
-            raise await self._body.aside(of_report, report, workflow_at, given)
+            # Off the loop whatever the size of the body: rendering searches for similar names to suggest, which takes
+            # milliseconds for a large engine.
+            raise await off_loop(of_report, report, workflow_at, given)
         long = await self._body.aside(_long_values, values)
         return PreparedJob(
             options,
@@ -235,7 +236,7 @@ class Preparation:
             tuple(pictures),
             (),
             graphs=self._graphs,
-            warnings=report.warnings(),
+            warnings=await off_loop(report.warnings) if report.faults else {},
         )
 
     def _check_graph(

@@ -15,7 +15,6 @@ from workflows.suggestions import suggestion
 
 NODES, INPUTS, CHOICES = 50, 10, 2_000
 CALLS_A_VALUE = 100
-MOST_COMPARED = 32
 
 COMBOS = {
     "choices of a custom node": ([f"choice {number}" for number in range(CHOICES)], "custom_nodes.x", "none of them"),
@@ -88,10 +87,10 @@ def test_no_error_repeats_a_long_list_of_choices(value: Any) -> None:
     assert len(json.dumps(report.warnings())) < 100_000
 
 
-def test_few_names_are_compared_in_full() -> None:
-    """A suggestion compares few of 4,000 names in full, among them the intended one."""
+def test_a_suggestion_costs_no_call_for_each_name() -> None:
+    """A suggestion among 4,000 names runs no Python code for each of them but the check of its type and length."""
     names = [f"SomeCustomNodeClass{number:04}" for number in range(4_000)]
     found: list[str] = []
     calls = calls_of(lambda: found.append(suggestion("SomeCustomNodeClass0123x", names)))
-    assert calls["set_seq1"] <= 2 * MOST_COMPARED
+    assert sum(calls.values()) - calls["isinstance"] - calls["len"] < 100
     assert "SomeCustomNodeClass0123" in found[0]
