@@ -43,8 +43,8 @@ async def page(request: Request) -> Response:
     stores, tenant, scan = context.stores, tenant_of(request), context.config.max_scanned_jobs
 
     async def rows() -> ComfyJobList:
-        listed = await stores.jobs.page(tenant, wanted, limit=limit, cursor=cursor, scan=scan)
-        return ComfyJobList(jobs=[comfy_job_row(record) for record in listed.jobs], next_cursor=listed.next_cursor)
+        listed = await stores.jobs.page(tenant, comfy_job_row, wanted, limit=limit, cursor=cursor, scan=scan)
+        return ComfyJobList(jobs=list(listed.rows), next_cursor=listed.next_cursor)
 
     return await shared_answer(request, rows)
 
