@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -22,6 +24,7 @@ DEFAULT_DATA = Path(".local")
 MAX_RETRY_AFTER_S = 5.0
 """A command waits that long before it repeats a request. A longer pause is named, and left to the user."""
 URL_VARIABLE = "COMFYUI_MODAL_API_URL"
+KEY_VARIABLE = "COMFYUI_MODAL_API_KEY"
 CONNECTION = "connection.json"
 """The file in a data folder that says how to reach the processes of `comfyui-modal up`."""
 
@@ -35,7 +38,7 @@ Environment = Annotated[
     str | None, Parameter(name="--env", help="the Modal environment; the client's default otherwise")
 ]
 ApiUrl = Annotated[str | None, Parameter(help="where the API is; Modal is asked otherwise", env_var=URL_VARIABLE)]
-ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var="COMFYUI_MODAL_API_KEY", show_default=False)]
+ApiKey = Annotated[str | None, Parameter(help="the key to send", env_var=KEY_VARIABLE, show_default=False)]
 SigningSecret = Annotated[
     str | None, Parameter(env_var="COMFYUI_MODAL_WEBHOOK_SECRET", help="the deployment's, whsec_…", show_default=False)
 ]
@@ -59,10 +62,7 @@ class Target:
         """Open a client of the API. Raises `Refused` if none is known, or if it does not answer."""
         from comfyui_modal_client import ApiUnreachable
 
-        url, key = self.api_url, self.api_key
-        if not (url and key):
-            connection = _connection(self.data, ("api_url", "api_key"), "no API is known", "--api-url and --api-key")
-            url, key = url or connection["api_url"], key or connection["api_key"]
+        url, key = self._address()
         with open_client(url, key) as client:
             try:
                 yield client
@@ -71,6 +71,23 @@ class Target:
                 if not str(error).startswith(url.rstrip("/")):
                     raise
                 raise Refused(f"{error}\n  → {self._source(url)}", UNREACHABLE) from None
+
+    def _address(self) -> tuple[str, str]:
+        """Return the API's URL and the key to send. Raises `Refused`, also where they may not belong together."""
+        if self.api_url and self.api_key:
+            return self.api_url, self.api_key
+        connection = _connection(self.data, ("api_url", "api_key"), "no API is known", "--api-url and --api-key")
+        url, key = connection["api_url"], connection["api_key"]
+        # A key must not go to a URL that somebody else chose: neither the key of `up` to a URL that was pasted, nor
+        # the key in the environment to a URL in the file of a folder that was cloned.
+        if self.api_url and self.api_url.rstrip("/") != url.rstrip("/"):
+            raise Refused(f"no key is known for {self.api_url}\n  → give --api-key, or set {KEY_VARIABLE}")
+        if self.api_key and not _is_loopback(url):
+            raise Refused(
+                f"{self.data / CONNECTION} names {url}, which is not on this machine, and your key is not sent there"
+                f"\n  → give --api-url, or set {URL_VARIABLE}"
+            )
+        return url, self.api_key or key
 
     def _source(self, url: str) -> str:
         """Say where the URL comes from, and what to do if it does not answer."""
@@ -100,6 +117,14 @@ def span(text: str) -> timedelta | None:
     """Parse a time span such as `7d`, `12h` or `30m`. Returns None for any other text."""
     match = _SPAN.fullmatch(text)
     return None if match is None else timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _connection(data: Path, members: Iterable[str], problem: str, flags: str) -> dict[str, str]:

@@ -157,6 +157,33 @@ def test_a_dead_api_is_named_and_nothing_else_printed(
     assert caplog.records == []
 
 
+@pytest.mark.parametrize(
+    ("url_of_folder", "flags", "refusal"),
+    [
+        ("https://elsewhere.example", ("--api-key", "key"), "names https://elsewhere.example, which is not on this"),
+        ("http://[", ("--api-key", "key"), "names http://[, which is not on this machine"),
+        ("http://127.0.0.1:9", ("--api-url", "http://127.0.0.1:8"), "no key is known for http://127.0.0.1:8"),
+    ],
+)
+def test_a_key_is_not_sent_to_a_url_of_another_source(
+    url_of_folder: str, flags: tuple[str, str], refusal: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A given key is not sent where a folder's file says, nor the key in that file to a given URL."""
+    (tmp_path / "connection.json").write_text(json.dumps({"api_url": url_of_folder, "api_key": "key-of-up"}))
+    assert main(["jobs", "list", "--data", str(tmp_path), *flags]) == REFUSED
+    assert refusal in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [("--api-key", "key"), ("--api-url", "http://127.0.0.1:9/")])
+def test_half_an_address_is_completed_for_this_machine(
+    flags: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A given key is sent to a running `up`, and its key to the same URL."""
+    (tmp_path / "connection.json").write_text(json.dumps({"api_url": "http://127.0.0.1:9", "api_key": "key-of-up"}))
+    assert main(["jobs", "list", "--data", str(tmp_path), *flags]) == UNREACHABLE
+    assert capsys.readouterr().err.startswith("http://127.0.0.1:9")
+
+
 def test_tab_completion_is_installed(tmp_path: Path) -> None:
     """`--install-completion` writes a script that completes commands and flags, and no configuration is needed."""
     environment = clean_environment() | {"HOME": str(tmp_path)}
