@@ -3,7 +3,7 @@
 `type` is a path of this API that explains the problem. `docs/reference/problems.md` lists the same types.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -261,8 +261,8 @@ class Problem(Exception):
         self.node_errors = node_errors
         self.headers = headers
 
-    def relocate(self, moves: Sequence[tuple[str, str]]) -> None:
-        """Replace the beginnings of all pointers: by the first pair (from, to) that fits each."""
+    def relocate(self, moves: Mapping[str, str]) -> None:
+        """Replace the beginnings of all pointers. `moves` maps pointers to others; the longest that fits counts."""
         if self.pointer is not None:
             moved = _relocated(self.pointer, moves)
             if self.detail.startswith(f"{self.pointer}: "):
@@ -291,10 +291,13 @@ class Problem(Exception):
         return _ProblemResponse(self)
 
 
-def _relocated(pointer: str, moves: Sequence[tuple[str, str]]) -> str:
-    for before, after in moves:
-        if pointer == before or pointer.startswith(f"{before}/"):
-            return after + pointer.removeprefix(before)
+def _relocated(pointer: str, moves: Mapping[str, str]) -> str:
+    # A batch may have 100,000 moves, and a pointer has few segments.
+    end = len(pointer)
+    while end > 0:
+        if (after := moves.get(pointer[:end])) is not None:
+            return after + pointer[end:]
+        end = pointer.rfind("/", 0, end)
     return pointer
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
@@ -158,7 +159,7 @@ async def submit(request: Request) -> Response:
         accepted = await acceptance.replayed(identity)
         if accepted is None:
             preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
-            form = batch_form(document)
+            form = await body.aside(partial(batch_form, most_jobs=context.config.most_jobs_at_once), document)
             with relocated(form.moves):
                 wanted = await body.aside(parsed, BatchRequest, form.document)
                 prepared = await prepared_batch(preparation, wanted, context.config, request.is_disconnected)

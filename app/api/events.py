@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.batches import BatchView, batch_view
-from app.api.job_view import JobView, OutputView, ProgressView, job_view, output_view
+from app.api.job_view import QUICKLY_SHOWN, JobView, OutputView, ProgressView, job_view, output_view
 from app.config import ApiConfig
 from app.fields import Moment
+from app.heavy import off_loop
 from storage.batch_record import BatchRecord
 from storage.bucket.objects import ObjectStore
 from storage.jobs.models import BATCH_TYPE, TEST_TYPE, EventName, JobEvent, ProgressDetails, job_event_type
@@ -20,6 +21,9 @@ from storage.jobs.record import JobRecord, Status
 from storage.outbox import BatchFinished, Committed, JobHappened, TestAsked
 
 SCHEMAS_PATH = "/schemas"
+
+QUICKLY_RENDERED_JOBS = 200
+"""Jobs of a batch that are rendered on the event loop, in 1 ms."""
 
 TEST_MESSAGE = "This receiver works: the signature can be verified now."
 
@@ -103,8 +107,11 @@ class EventRenderer:
             case TestAsked():
                 return TEST_TYPE
 
-    def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
+    async def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         """Return the headers and the body of the webhook request."""
+        return await off_loop(self._render, found) if _is_large(found) else self._render(found)
+
+    def _render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         kind = self.type_of(found)
         attributes: dict[str, Any] = {
             "id": found.ref.event_id,
@@ -145,12 +152,23 @@ class EventRenderer:
                 view = ProgressView.model_validate(details)
                 return JobProgressed(**about, progress=event.progress or 0, progress_details=view)
             case "output":
-                news = [output for output in record.outputs if output.key in event.outputs]
+                new_keys = frozenset(event.outputs)
+                news = [output for output in record.outputs if output.key in new_keys]
                 views = [output_view(output, self._objects, self._config) for output in news]
                 return OutputsMade(**about, outputs=views)
 
     def _batch_data(self, batch: BatchRecord, statuses: Mapping[str, Status | None]) -> BaseModel:
         return batch_view(batch, statuses, self._base)
+
+
+def _is_large(found: Committed) -> bool:
+    match found:
+        case JobHappened(record=record):
+            return len(record.outputs) > QUICKLY_SHOWN
+        case BatchFinished(statuses=statuses):
+            return len(statuses) > QUICKLY_RENDERED_JOBS
+        case TestAsked():
+            return False
 
 
 def schema(kind: str, base: str) -> dict[str, Any]:

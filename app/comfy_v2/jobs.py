@@ -20,6 +20,7 @@ from app.api.context import (
     shared_text,
     tenant_of,
 )
+from app.api.job_view import QUICKLY_SHOWN
 from app.auth import NO_TENANT
 from app.comfy_v2.errors import ComfyProblem
 from app.comfy_v2.job_list import ComfyJobList, page
@@ -35,8 +36,6 @@ from storage.errors import IdempotencyKeyReused, JobGone, LogNotFound, StorageEr
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
-QUICKLY_SHOWN = 20
-"""Outputs that are rendered on the event loop; more are rendered in a thread."""
 QUEUE_AGE_S = 2.0
 """How old the queue may be by which a job's position is counted, in seconds: one LIST for all jobs of a pool."""
 SCOPE = "v2/jobs"

@@ -8,6 +8,7 @@ from pydantic import Field, create_model, model_validator
 
 from app.body import Place
 from app.fields import RequestBody
+from app.submission.foreign import Moves
 from app.submission.request import InputValue, JobOptions, JobRequest, MediumSource
 from workflows.errors import pointer
 from workflows.manifest import Cap, NamedInput, NamedWorkflow
@@ -122,9 +123,9 @@ def job_request(workflow: NamedWorkflow, named: NamedJobRequest, *, max_timeout_
     return JobRequest(**options | {"workflow": dict(workflow.graph), "inputs": values, "media": media})
 
 
-def input_pointers(workflow: NamedWorkflow, named: NamedJobRequest, document: Any) -> tuple[tuple[str, str], ...]:
-    """Return where the values and files of `job_request` stand in the body: pairs for `Problem.relocate`."""
-    moves: list[tuple[str, str]] = []
+def input_pointers(workflow: NamedWorkflow, named: NamedJobRequest, document: Any) -> Moves:
+    """Return where the values and files of `job_request` stand in the body, for `Problem.relocate`."""
+    moves: dict[str, str] = {}
     values = files = 0
     for name, given in dict(named.inputs).items():
         if given is None:
@@ -132,13 +133,13 @@ def input_pointers(workflow: NamedWorkflow, named: NamedJobRequest, document: An
         where = pointer("inputs", name)
         if isinstance(given, MediumInput):
             if isinstance(document["inputs"][name], str):  # the URL alone
-                moves.append((f"/media/{files}/url", where))
-            moves += [(f"/media/{files}/name", f"{where}/filename"), (f"/media/{files}", where)]
+                moves[f"/media/{files}/url"] = where
+            moves |= {f"/media/{files}/name": f"{where}/filename", f"/media/{files}": where}
             files += 1
         for _ in workflow.manifest.inputs[name].targets():
-            moves.append((f"/inputs/{values}/value", where))
+            moves[f"/inputs/{values}/value"] = where
             values += 1
-    return tuple(moves)
+    return moves
 
 
 def _medium(name: str, named: NamedInput, value: MediumInput) -> MediumSource:

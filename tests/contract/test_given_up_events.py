@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anyio
 class BrokenRenderer(EventRenderer):
     """A renderer that fails for every event."""
 
-    def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
+    async def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         raise ValueError("a defect")
 
 

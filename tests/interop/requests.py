@@ -1,5 +1,6 @@
 """Requests as the deliverer sends them, one of each type, with the secret that verifies them."""
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def signed_events(now: datetime, secrets: tuple[str, ...], ed25519_key: str | No
     signer = Signer(secrets, ed25519_key)
     made = []
     for found in (*_of_job(_completed(now)), *_of_job(_failed(now))[-1:], _batch(now), _tested(now)):
-        headers, body = renderer.render(found)
+        headers, body = asyncio.run(renderer.render(found))
         signature = signer.headers(found.ref.event_id, int(now.timestamp()), body)
         made.append(SignedEvent(renderer.type_of(found), {**headers, **signature}, body))
     return made

@@ -31,7 +31,7 @@ class Renderer(Protocol):
 
     def type_of(self, found: Committed) -> str: ...
 
-    def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
+    async def render(self, found: Committed) -> tuple[Mapping[str, str], bytes]:
         """Return the request's headers and body."""
         ...
 
@@ -125,7 +125,7 @@ class Deliverer:
         if (refusal := await self._refusal(delivery)) is not None:
             return refusal
         try:
-            headers, body = self._renderer.render(found)
+            headers, body = await self._renderer.render(found)
             signer = await self._signer_of(found)
         except ObjectNotFound:
             return Answer(None, 0, "the secret that it is to be signed with is gone", is_refused=True)
