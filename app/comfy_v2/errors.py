@@ -137,8 +137,9 @@ def rendered(problem: Problem) -> JSONResponse:
 
 
 def _status(problem: Problem, code: str) -> int:
-    # JSON that cannot be parsed is 400 here too, although the code says 422 of everything else.
-    return problem.type.status if code == "invalid_request" and problem.type.status in (400, 415) else CODES[code]
+    status = problem.type.status
+    # JSON that cannot be parsed is 400 here too, and a 503 says that a repetition may succeed, whatever its code is.
+    return status if status >= 500 or (code == "invalid_request" and status in (400, 415)) else CODES[code]
 
 
 def _details(problem: Problem) -> dict[str, Any]:

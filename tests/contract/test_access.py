@@ -15,7 +15,6 @@ import pytest
 
 from app.config import ApiConfig
 from app.middleware import LOGGED_CHARACTERS
-from app.openapi import OPERATIONS
 from app.operations import Operation
 from infra.logs import JsonFormatter
 from infra.secrecy import Redactor
@@ -27,11 +26,12 @@ from storage.bucket.objects import ObjectStore, StoredObject
 from storage.clock import ManualClock
 from storage.errors import KeyNotFound, PreconditionFailed, StorageUnavailable
 from tests.support.api_server import BLUE, KEY, Api, running_api
+from tests.support.operations import EVERY_OPERATION
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-PROTECTED = [operation for operation in OPERATIONS if not operation.is_open]
+PROTECTED = [operation for operation in EVERY_OPERATION if not operation.is_open]
 
 
 class DownableStore(MemoryObjectStore):
@@ -237,7 +237,8 @@ async def test_every_operation_needs_its_scope(memory_api: Api, operation: Opera
     async with without:
         before = await memory_api.keys()
         refused = await without.request(operation.method, path, json=operation.example)
-        assert (refused.status_code, refused.json()["type"]) == (403, "/problems/insufficient-scope")
+        assert refused.status_code == 403
+        assert "insufficient-scope" in refused.text
         assert f'error="insufficient_scope", scope="{needed}"' in refused.headers["www-authenticate"]
         assert await memory_api.keys() == before
     for scope in (needed, "admin"):
@@ -257,7 +258,7 @@ def _path(operation: Operation) -> str:
 
 async def test_open_operations_need_no_key(memory_api: Api) -> None:
     """Probes, schemas and public keys answer 200 without an API key."""
-    for operation in OPERATIONS:
+    for operation in EVERY_OPERATION:
         if operation.is_open:
             path = operation.path.replace("{type}", "comfyui.job.completed.v1")
             answer = await memory_api.client.get(path, headers={"authorization": ""})
