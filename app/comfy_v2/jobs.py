@@ -1,8 +1,11 @@
 """/api/v2/jobs: submit, get and cancel jobs; a job's workflow and log."""
 
+import json
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from pydantic import Field
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -27,12 +30,14 @@ from app.comfy_v2.job_list import ComfyJobList, page
 from app.comfy_v2.job_view import ComfyJob, comfy_job
 from app.comfy_v2.submission import ComfySubmission, refuse_reserved
 from app.fields import Moment, ResponseBody
+from app.heavy import off_loop
 from app.operations import ID, KEY, PAGE, WORKFLOW, Operation, Parameter
 from app.outcome import outcome_of
 from app.problems import Problem
 from app.submission.acceptance import Acceptance
 from app.submission.preparation import Preparation, parsed
 from storage.errors import IdempotencyKeyReused, JobGone, LogNotFound, StorageError
+from storage.jobs.models import Input
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
@@ -92,11 +97,21 @@ async def cancel(request: Request) -> Response:
 
 
 async def workflow(request: Request) -> Response:
-    """Return the graph as it was submitted, without `extra_data`."""
+    """Return the graph that runs, without `extra_data`: with its `inputs` set, if it came by /v1."""
     jobs = context_of(request).stores.jobs
-    document = await jobs.workflow(tenant_of(request), request.path_params["job_id"])
+    stored = await jobs.read_with_workflow(tenant_of(request), request.path_params["job_id"])
+    document = stored.workflow or await jobs.workflow(stored.record.tenant, stored.record.job_id)
+    if inputs := await jobs.inputs(stored.record):
+        document = await off_loop(_with_inputs, document, inputs)
     # The stored graph is JSON already, and may have megabytes.
     return Response(b'{"workflow":%b,"format":"api"}' % document, headers=NO_STORE, media_type="application/json")
+
+
+def _with_inputs(document: bytes, inputs: Sequence[Input]) -> bytes:
+    graph = json.loads(document)
+    for one in inputs:  # their nodes exist: they were checked when the job was accepted
+        graph[one.node].setdefault("inputs", {})[one.field] = one.value
+    return to_json(graph)
 
 
 async def logs(request: Request) -> Response:

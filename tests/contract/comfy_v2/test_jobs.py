@@ -1,5 +1,6 @@
 """Jobs of Comfy API v2: their shapes, what they share with /v1, cancellation, workflows and logs."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -143,6 +144,18 @@ async def test_the_workflow_is_the_submitted_graph(api: Api) -> None:
     assert found == {"workflow": BLUE, "format": "api"}
 
 
+async def test_the_workflow_has_the_inputs_of_the_other_surface(api: Api) -> None:
+    """The workflow of a job that came by /v1 is the graph that runs: its inputs are set, long ones too."""
+    inputs = [
+        {"node": "1", "field": "width", "value": 16},
+        {"node": "2", "field": "filename_prefix", "value": "x" * 70_000},
+    ]
+    job = await submit(api, inputs=inputs)
+    found = shaped(await api.client.get(f"{JOBS}/{job['job_id']}/workflow"), 200, "workflow")["workflow"]
+    assert (found["1"]["inputs"]["width"], found["2"]["inputs"]["filename_prefix"]) == (16, "x" * 70_000)
+    assert found["1"]["inputs"]["height"] == BLUE["1"]["inputs"]["height"]
+
+
 async def test_a_log_is_there_once_the_engine_wrote_one(api: Api) -> None:
     """A job without a log answers 204; later its log says whether more may follow."""
     job = await submit_v2(api)
@@ -162,6 +175,7 @@ async def test_the_queue_position_counts_the_jobs_ahead(memory_api: Api, clock: 
     records = [(await api.stores.jobs.read("default", one)).record for one in (first["id"], second["job_id"])]
     page = await api.queue.first("default")
     assert [api.queue.position(record, page) for record in records] == [2, 1]
+    assert api.queue.position(records[0], replace(page, keys=page.keys[:1], more=True)) is None
 
 
 async def test_a_list_has_pages(api: Api, clock: ManualClock) -> None:
