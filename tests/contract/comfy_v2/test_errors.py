@@ -1,11 +1,14 @@
 """Refusals of Comfy API v2: every one is in the form that its clients map, whatever part of the API refuses."""
 
 import base64
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.comfy_v2.errors import CODES, code_of, rendered
+from app.comfy_v2.routes import OPERATIONS
 from app.config import ApiConfig
 from app.problems import PROBLEM_TYPES, Problem
 from storage.bucket.memory import MemoryObjectStore
@@ -183,3 +186,17 @@ def test_a_wait_of_hours_is_not_advised() -> None:
     for seconds, named in (("5", True), ("60", True), ("61", False), ("40000", False)):
         answer = rendered(Problem("too-many-bytes", "why", headers={"Retry-After": seconds}))
         assert (answer.status_code, "retry-after" in answer.headers) == (429, named)
+
+
+def test_docs_name_every_code_and_no_other() -> None:
+    """docs/how-to/comfy-sdk.md lists the code and the status of every refusal in the order of the code."""
+    text = (Path(__file__).parents[3] / "docs/how-to/comfy-sdk.md").read_text()
+    rows = re.findall(r"^\| `([a-z_]+)` \| (\d+) \|", text, re.MULTILINE)
+    assert rows == [(code, str(status)) for code, status in CODES.items()]
+
+
+def test_docs_name_every_operation() -> None:
+    """docs/how-to/comfy-sdk.md has a row for every operation."""
+    text = (Path(__file__).parents[3] / "docs/how-to/comfy-sdk.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+ /api/v2/\S+)` \|", text, re.MULTILINE)
+    assert {f"{one.method.upper()} {one.path}" for one in OPERATIONS} <= set(rows)
