@@ -23,6 +23,7 @@ from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
 from app.services import Services
 from app.shared import SharedReads
+from app.streams.response import OpenStreams
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
@@ -47,6 +48,7 @@ def create_app(services: Services) -> Starlette:
         metrics = Metrics()
         routes.append(metrics_route(metrics))
         counting.append(Middleware(MetricsMiddleware, metrics=metrics))
+    door = Doorkeeper(services.stores.api_keys, config, services.stores.clock)
     in_flight = TenantCount(config.max_requests_in_flight, "are in flight already")
     app = Starlette(
         routes=routes,
@@ -59,7 +61,7 @@ def create_app(services: Services) -> Starlette:
             Middleware(AnswerMiddleware),
             *_cors(config.cors_origins),
             Middleware(BudgetMiddleware, seconds=config.bucket_timeout_s),
-            Middleware(AuthMiddleware, door=Doorkeeper(services.stores.api_keys, config, services.stores.clock)),
+            Middleware(AuthMiddleware, door=door),
             Middleware(InFlightMiddleware, count=in_flight),
             Middleware(UnreadMiddleware, most_bytes=config.max_unread_bytes),
         ],
@@ -77,6 +79,9 @@ def create_app(services: Services) -> Starlette:
         in_flight,
         TenantCount(config.max_long_polls, "wait for a job or batch already"),
         TenantCount(config.max_webhook_tests, "test a receiver already"),
+        OpenStreams(
+            door, most=config.max_streams, most_of_key=config.max_streams_of_key, budget_s=config.bucket_timeout_s
+        ),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
         SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),
@@ -94,7 +99,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "if-none-match"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "if-none-match", "last-event-id"],
             expose_headers=[
                 "etag",
                 "idempotency-replayed",

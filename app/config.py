@@ -65,6 +65,12 @@ class RequestLimits(MediaLimits):
     max_long_polls: PositiveInt = Field(
         1_000, description="most requests of one tenant that wait for jobs or batches at one API process"
     )
+    # Modal counts each as a request in flight of its container, which takes 100.
+    max_streams: PositiveInt = Field(60, description="most open streams of events at one API process")
+    max_streams_of_key: PositiveInt = Field(20, description="of these, streams of one key")
+    max_stream_s: PositiveFloat = Field(
+        140.0, description="after how long a stream of events ends, so that its client reconnects, seconds"
+    )
     # A test polls the bucket until the receiver has answered.
     max_webhook_tests: PositiveInt = Field(
         8, description="most tests of receivers of one tenant that wait for an answer at one API process"
@@ -179,6 +185,8 @@ class ApiConfig(ApiOptions):
     """The longest pause within a request body."""
     cancel_wait_s: float = 6.0
     """The time that DELETE waits for a running job to stop before it responds 202."""
+    keep_alive_s: float = 10.0
+    """The silence after which a stream of events sends a comment. Clients give up after 30 s, some proxies earlier."""
     spawn_wait_s: float = 5.0
     """The time that the response to a submission waits for a worker to be requested; the reaper retries."""
     retain_s: int = 7 * 24 * 3600

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__, problems
-from app.api import batches, jobs, limits, nodes, system, uploads, webhooks, workflows
+from app.api import batches, job_events, jobs, limits, nodes, system, uploads, webhooks, workflows
 from app.auth import scope_for
 from app.fields import ResponseBody
 from app.operations import Operation
@@ -56,7 +56,7 @@ GROUPS = (
         "Jobs",
         "Submit a graph, wait for its end, fetch its outputs, or cancel it.",
         "tutorial/first-feature",
-        jobs.OPERATIONS,
+        (*jobs.OPERATIONS, *job_events.OPERATIONS),
     ),
     Group(
         "Batches",
@@ -152,6 +152,7 @@ def _models() -> dict[type[BaseModel], JsonSchemaMode]:
     modes: dict[type[BaseModel], JsonSchemaMode] = {ProblemView: "validation"}
     for operation in OPERATIONS:
         modes |= {model: "serialization" for _, model in operation.answers.values() if model is not None}
+        modes |= dict.fromkeys(operation.events.values(), "serialization")
         if operation.request is not None:
             modes[operation.request] = "validation"
     return modes
@@ -184,6 +185,10 @@ def _answers(operation: Operation) -> dict[str, Any]:
         built[str(status)] = {"description": meaning}
         if model is not None:
             built[str(status)]["content"] = {"application/json": {"schema": _ref(model)}}
+        elif status == 200 and operation.events:
+            # OpenAPI 3.1 cannot describe a stream, so the schema is that of the data of one event.
+            schema = {"anyOf": [_ref(event) for event in operation.events.values()]}
+            built[str(status)]["content"] = {"text/event-stream": {"schema": schema}}
     return built
 
 

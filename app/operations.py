@@ -1,7 +1,7 @@
 """The model of an HTTP operation, from which its route and its OpenAPI entry are made; parts that operations share."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel
@@ -134,6 +134,8 @@ class Operation:
     request: type[BaseModel] | None = None
     example: dict[str, Any] | None = None
     refusals: Sequence[str] = ()
+    events: Mapping[str, type[BaseModel]] = field(default_factory=dict)
+    """The server-sent events of the response to 200, by name."""
     is_open: bool = False
     has_slashes: bool = False
     """Whether the path's last parameter may have slashes, as the names of node classes do."""

@@ -182,6 +182,12 @@ _TYPES = (
     ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
     ProblemType(
+        "too-many-streams",
+        429,
+        "Too many streams of events are open",
+        "wait for Retry-After seconds; GET /v1/events follows all jobs by one stream",
+    ),
+    ProblemType(
         "too-many-large-requests",
         429,
         "Too many large requests at once",

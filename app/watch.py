@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -56,7 +57,7 @@ class Watch(Generic[T]):
     def __init__(self, signal: Signal, pace: "Pace") -> None:
         self._signal = signal
         self._pace = pace
-        self._polls: dict[tuple[str, str], _Poll[T]] = {}
+        self._polls: dict[tuple[str, str], Poll[T]] = {}
         self._watched = Counter[str]()
         self._is_over = False
 
@@ -67,17 +68,25 @@ class Watch(Generic[T]):
         """
         if self._is_over or wanted(state):
             return state
+        async with self.following(watched, state) as poll:
+            return await poll.until(wanted, timeout_s)
+
+    @asynccontextmanager
+    async def following(self, watched: Watched[T], state: T) -> AsyncIterator["Poll[T]"]:
+        """Keep the poll of a thing while the context is open, for one that waits for many changes of it."""
         poll = self._polls.get(watched.key)
         if poll is None:
             with on_behalf_of(watched.tenant):  # whose turns at the bucket the polls take
-                poll = _Poll(watched, self._signal, state, lambda: self._pace.pause_s(self._watched, watched.tenant))
+                poll = Poll(watched, self._signal, state, lambda: self._pace.pause_s(self._watched, watched.tenant))
             self._polls[watched.key] = poll
             self._watched[watched.tenant] += 1
+            if self._is_over:
+                poll.end()
         else:
             poll.offer(state)  # the poll's own state may be older, and would end the wait at once
         poll.waiters += 1
         try:
-            return await poll.until(wanted, timeout_s)
+            yield poll
         finally:
             poll.waiters -= 1
             if poll.waiters == 0:
@@ -100,34 +109,41 @@ class JobWatch(Watch[StoredJob]):
 
     async def until(self, stored: StoredJob, wanted: Callable[[JobRecord], bool], timeout_s: float) -> StoredJob:
         """Do as `changed` for a job that was just read."""
+        return await self.changed(self._watched_job(stored), stored, lambda job: wanted(job.record), timeout_s)
+
+    def follow(self, stored: StoredJob) -> AbstractAsyncContextManager["Poll[StoredJob]"]:
+        """Do as `following` for a job that was just read."""
+        return self.following(self._watched_job(stored), stored)
+
+    def _watched_job(self, stored: StoredJob) -> Watched[StoredJob]:
         tenant, job_id = stored.record.tenant, stored.record.job_id
-        watched = Watched(
+        return Watched(
             (tenant, job_id),
             job_topic(tenant, job_id),
             lambda: self._jobs.read(tenant, job_id),
             lambda one, other: one.record.rev > other.record.rev,
         )
-        return await self.changed(watched, stored, lambda job: wanted(job.record), timeout_s)
 
 
-class _Poll(Generic[T]):
+class Poll(Generic[T]):
     """The poll of one thing, shared by all of its waiters."""
 
     def __init__(self, watched: Watched[T], signal: Signal, state: T, pause_s: Callable[[], float]) -> None:
         self.waiters = 0
+        self.is_over = False
+        """Whether the process stops, so that no wait is worthwhile any more."""
         self._watched = watched
         self._signal = signal
         self._pause_s = pause_s
         self._latest = state
         self._gone: StorageError | None = None
-        self._is_over = False
         self._changed = asyncio.Event()
         self._task = background(self._run())  # later waiters share it, so it does not spend the first one's budget
 
     async def until(self, wanted: Callable[[T], bool], timeout_s: float) -> T:
         try:
             async with asyncio.timeout(timeout_s):
-                while self._gone is None and not self._is_over and not wanted(self._latest):
+                while self._gone is None and not self.is_over and not wanted(self._latest):
                     await self._changed.wait()
         except TimeoutError:  # the wait is over, and the latest state is the result
             pass
@@ -142,7 +158,7 @@ class _Poll(Generic[T]):
             self._wake()
 
     def end(self) -> None:
-        self._is_over = True
+        self.is_over = True
         self._wake()
 
     async def stop(self) -> None:

@@ -25,6 +25,7 @@ from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
 from app.shared import SharedReads
+from app.streams.response import OpenStreams
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
 from storage.stores import Stores
@@ -51,6 +52,7 @@ class Context:
     in_flight: TenantCount
     long_polls: TenantCount
     webhook_tests: TenantCount
+    streams: OpenStreams
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
     rendered: SharedReads[str]

@@ -34,6 +34,7 @@ class JobUrls(ResponseBody):
     cancel: str
     workflow: str
     logs: str
+    events: str
 
 
 class OutputView(ResponseBody):
@@ -146,7 +147,7 @@ class JobView(ResponseBody):
 
 def job_urls(job_id: str, base: str) -> JobUrls:
     url = f"{base}/v1/jobs/{job_id}"
-    return JobUrls(self=url, cancel=url, workflow=f"{url}/workflow", logs=f"{url}/logs")
+    return JobUrls(self=url, cancel=url, workflow=f"{url}/workflow", logs=f"{url}/logs", events=f"{url}/events")
 
 
 def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: str) -> JobView:
@@ -162,9 +163,9 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         progress_details=ProgressView.model_validate(record.progress_details.model_dump()),
         outputs=[output_view(output, objects, config) for output in record.outputs],
         error=record.error,
-        error_detail=_error_view(record.error_detail),
+        error_detail=error_view(record.error_detail),
         warnings=warnings_view(record.warnings),
-        last_fault=_error_view(record.last_fault),
+        last_fault=error_view(record.last_fault),
         priority=record.priority,
         timeout_s=record.timeout_s,
         queue_timeout_s=record.queue_timeout_s,
@@ -200,7 +201,7 @@ def cost_view(record: JobRecord) -> CostView:
     )
 
 
-def _error_view(error: ErrorDetail | None) -> ErrorView | None:
+def error_view(error: ErrorDetail | None) -> ErrorView | None:
     return None if error is None else ErrorView.model_validate(error.model_dump())
 
 

@@ -49,6 +49,7 @@ _OF_SLUG: Mapping[str, str] = {
     "bad-cursor": "invalid_cursor",
     "too-many-active-jobs": "queue_full",
     "too-many-queued-jobs": "queue_full",
+    "too-many-streams": "too_many_streams",
     "outcome-unknown": "upstream_error",
     **dict.fromkeys(
         (

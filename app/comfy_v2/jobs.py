@@ -26,6 +26,7 @@ from app.api.context import (
 from app.api.job_view import QUICKLY_SHOWN
 from app.auth import NO_TENANT
 from app.comfy_v2.errors import ComfyProblem
+from app.comfy_v2.events import events
 from app.comfy_v2.job_list import ComfyJobList, page
 from app.comfy_v2.job_view import ComfyJob, comfy_job
 from app.comfy_v2.submission import ComfySubmission, refuse_reserved
@@ -204,6 +205,15 @@ OPERATIONS = (
         "/api/v2/jobs/{job_id}/workflow",
         "The workflow of a job",
         {200: ("the graph and its format", None)},
+        parameters=(ID,),
+    ),
+    Operation(
+        events,
+        "comfy_v2_stream_events",
+        "get",
+        "/api/v2/jobs/{job_id}/events",
+        "Follow a job by server-sent events",
+        {200: ("text/event-stream", None)},
         parameters=(ID,),
     ),
     Operation(

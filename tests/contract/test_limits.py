@@ -119,6 +119,9 @@ TESTED_ELSEWHERE = {
     "max_unfinished_requests",
     "max_requests_in_flight",
     "max_long_polls",
+    "max_streams",
+    "max_streams_of_key",
+    "max_stream_s",
     "max_webhook_tests",
     "max_unread_bytes",
     "max_receiving_requests",
@@ -135,8 +138,8 @@ TESTED_ELSEWHERE = {
     "max_media_s",
     "max_scanned_jobs",
 }
-"""In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_webhook_api.py, test_fetching.py,
-test_unread_answers.py, test_hostile_media.py, test_job_filters.py, test_large_bodies.py, and by
+"""In test_quotas.py, test_requests_in_flight.py, test_long_polls.py, test_job_events.py, test_webhook_api.py,
+test_fetching.py, test_unread_answers.py, test_hostile_media.py, test_job_filters.py, test_large_bodies.py, and by
 test_a_body_that_does_not_arrive_in_time_is_refused."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 from uvicorn.server import ServerState
 
@@ -74,6 +75,7 @@ class Api:
     client: httpx.AsyncClient
     services: Services
     stores: Stores
+    app: Starlette
 
     @property
     def queue(self) -> JobQueue:
@@ -117,7 +119,7 @@ async def running_api(
     )
     app = create_app(services)
     async with serving(app) as url, client_of(url, KEY) as client:
-        yield Api(client, services, stores)
+        yield Api(client, services, stores, app)
 
 
 @asynccontextmanager

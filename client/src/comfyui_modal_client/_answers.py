@@ -113,6 +113,7 @@ class JobUrls(TypedDict):
     cancel: str
     workflow: str
     logs: str
+    events: str
 
 
 class AcceptedJob(TypedDict):

@@ -1,0 +1,43 @@
+"""GET /api/v2/jobs/{job_id}/events: frames status, progress and output, in the form of Comfy API v2.
+
+Frames have no ids. Each connection begins with a snapshot, and the terminal status comes last.
+"""
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.context import Context, context_of, tenant_of
+from app.comfy_v2.job_view import comfy_output, comfy_progress, comfy_status
+from app.fields import ResponseBody
+from app.streams.jobs import job_stream
+from app.streams.response import frame
+from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
+
+
+class ComfyStatusFrame(ResponseBody):
+    status: str
+    queue_position: int | None = None
+
+
+async def events(request: Request) -> Response:
+    context = context_of(request)
+    stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
+    return job_stream(request, stored, Story(), partial(render, context))
+
+
+def render(context: Context, sent: Sent) -> bytes:
+    """Encode an event; empty for one that this API does not have."""
+    match sent.event:
+        case StatusChanged(record=record):
+            return frame("status", ComfyStatusFrame(status=comfy_status(record)))
+        case OutputStored(record=record, output=output):
+            return frame("output", comfy_output(record, output, context.stores.objects, context.config))
+        case Progressed(record=record, percent=percent, details=details):
+            # The percentage of the record may fall; clients discard a frame that goes back.
+            shown = record.model_copy(update={"progress": percent, "progress_details": details})
+            progress = comfy_progress(shown)
+            return b"" if progress is None else frame("progress", progress)
+        case NodeChanged():
+            return b""

@@ -1,0 +1,1 @@
+"""Server-sent events: what happened to a job since a client last heard of it, and the responses that send it."""

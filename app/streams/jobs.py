@@ -1,0 +1,63 @@
+"""The frames of one job's stream: its events since the client's position, until the job or the stream ends."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+
+from starlette.requests import Request
+
+from app.api.context import context_of, principal_of
+from app.heavy import off_loop
+from app.streams.response import KEEP_ALIVE, EventStream
+from app.streams.story import Sent, Story
+from storage.errors import JobGone
+from storage.jobs.store import StoredJob
+
+QUICKLY_RENDERED = 20
+"""Events that are rendered on the event loop: the signature of an output's URL takes 30 µs."""
+
+Render = Callable[[Sent], bytes]
+"""Encodes an event; empty for one that the client's API does not have."""
+
+
+def job_stream(request: Request, stored: StoredJob, story: Story, render: Render) -> EventStream:
+    """Respond with the events that the client does not know yet, and with those that follow."""
+    context = context_of(request)
+    frames = _frames(request, stored, story, render)
+    return EventStream(frames, principal_of(request), context.streams, context.in_flight)
+
+
+async def _frames(request: Request, stored: StoredJob, story: Story, render: Render) -> AsyncGenerator[bytes]:
+    context, now = context_of(request), asyncio.get_running_loop().time
+    silence_s = context.config.keep_alive_s
+    ends_at, check_at = now() + context.config.max_stream_s, now() + silence_s
+    async with context.watch.follow(stored) as poll:
+        while True:
+            # Always the latest record: a slow client misses states, never an output or the end.
+            events, story = story.after(stored.record)
+            if events:
+                yield await _rendered(events, render)
+            if story.is_over or poll.is_over or now() >= ends_at:
+                return
+            if now() >= check_at:
+                check_at = now() + silence_s
+                if not await context.streams.may_go_on(request.scope):
+                    return
+            before = stored
+            try:
+                stored = await poll.until(partial(_is_newer, before), min(silence_s, ends_at - now()))
+            except JobGone:
+                return
+            if stored is before and not poll.is_over:
+                yield KEEP_ALIVE
+
+
+def _is_newer(before: StoredJob, stored: StoredJob) -> bool:
+    return stored.record.rev > before.record.rev
+
+
+async def _rendered(events: Sequence[Sent], render: Render) -> bytes:
+    def all_of_them() -> bytes:
+        return b"".join(map(render, events))
+
+    return all_of_them() if len(events) <= QUICKLY_RENDERED else await off_loop(all_of_them)
