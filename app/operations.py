@@ -16,6 +16,8 @@ from app.problems import Problem
 from workflows.suggestions import suggestion
 
 DEFAULTS = ApiConfig(api_key=None)
+MAX_QUERY_BYTES = 32 * 1024
+MAX_QUERY_PARAMETERS = 100
 SHOWN = 50
 """Characters of a client's own name that a refusal repeats."""
 WORKFLOW = {
@@ -147,6 +149,7 @@ class Operation:
     async def _respond(self, request: Request) -> Response:
         # Probes and public documents are excepted: load balancers and caches add parameters of their own.
         if not self.is_open:
+            _check_size(request.scope["query_string"])
             self._check_query(request.query_params)
         return await self.handler(request)
 
@@ -161,6 +164,13 @@ class Operation:
             if name in seen:
                 raise Problem("invalid-parameter", f"{name[:SHOWN]} is given more than once; send it once")
             seen.add(name)
+
+
+def _check_size(query: bytes) -> None:
+    """Refuse a query that would take long to parse: a head of 64 KiB has room for 32,000 parameters."""
+    if len(query) > MAX_QUERY_BYTES or query.count(b"&") >= MAX_QUERY_PARAMETERS:
+        detail = f"the query may have {MAX_QUERY_BYTES} bytes and {MAX_QUERY_PARAMETERS} parameters"
+        raise Problem("invalid-parameter", detail)
 
 
 def _unknown_parameter(name: str, declared: Sequence[Parameter]) -> Problem:

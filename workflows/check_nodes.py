@@ -147,17 +147,17 @@ class NodeCheck:
         for name, value in node.inputs.items():
             if name not in known and isinstance(value, list) and about.takes(name):
                 known[name] = InputDeclaration(name, "*", {}, required=False)
+        given = sorted(node.inputs)
         for wanted in known.values():
-            fault = self._check(Location(node_id, node, wanted, about))
+            location = Location(node_id, node, wanted, about)
+            if wanted.name in node.inputs:
+                fault = self._check(location, node.inputs[wanted.name])
+            else:
+                fault = _missing(location) if wanted.is_missing(given) else None
             if fault is not None:
                 yield fault
 
-    def _check(self, location: Location) -> WorkflowError | None:
-        given = location.node.inputs
-        name = location.declared.name
-        if name not in given:
-            return _missing(location) if location.declared.is_missing(given) else None
-        value = given[name]
+    def _check(self, location: Location, value: Any) -> WorkflowError | None:
         if not isinstance(value, list):  # ComfyUI takes every list for a link
             return check_value(location, value, self.files)
         return check_link(location, value, self.graph, self.class_of)

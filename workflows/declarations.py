@@ -5,6 +5,7 @@ of choices (the old form), or `"COMBO"` with the choices in `options["options"]`
 `COMFY_` are dynamic: such an input has parts of its own, sent as `<name>.<part>`.
 """
 
+from bisect import bisect_left
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -113,17 +114,25 @@ class InputDeclaration:
                     yield replace(part, required=False) if part.is_dynamic_combo else part
                     yield from part.parts(given)
 
-    def is_missing(self, given: Mapping[str, Any]) -> bool:
-        """Report whether a node with these inputs lacks this required one. Its parts count as the input itself."""
-        if not self.required or self.name in given:
+    def is_missing(self, given: Sequence[str]) -> bool:
+        """Report whether a node without an input of this name lacks it. `given` are the node's inputs, sorted by name.
+
+        The parts of the input, `<name>.<part>`, count as the input itself.
+        """
+        if not self.required or _has_part(f"{self.name}.", given):
             return False
         if not self.is_dynamic:
-            return not any(name.startswith(f"{self.name}.") for name in given)
+            return True
         if self.kind.startswith(_AUTOGROW):
             # An autogrow input with a minimum of 0 may have no parts, so it is never missing.
-            least = (self.options.get("template") or {}).get("min", 0)
-            return bool(least) and not any(name.startswith(f"{self.name}.") for name in given)
-        return not self.options.get("hidden") and not any(name.startswith(f"{self.name}.") for name in given)
+            return bool((self.options.get("template") or {}).get("min", 0))
+        return not self.options.get("hidden")
+
+
+def _has_part(prefix: str, given: Sequence[str]) -> bool:
+    # A class may have hundreds of inputs, and a node may be given thousands.
+    position = bisect_left(given, prefix)
+    return position < len(given) and given[position].startswith(prefix)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from storage.webhooks.signing import secret_bytes, tenant_secret
 webhooks = App(name="webhooks")
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
+MAX_LENGTH_DIGITS = 10
+"""Digits of a content-length: Python parses at most 4,300, and takes long for those."""
 SENDER_TIMEOUT_S = 15.0
 """A sender that is silent for so long is left: events are received one after another."""
 
@@ -184,7 +186,7 @@ class Listening:
 
             def do_POST(self) -> None:
                 given = self.headers.get("content-length") or "0"
-                length = int(given) if given.isdecimal() else -1
+                length = int(given) if given.isdecimal() and len(given) <= MAX_LENGTH_DIGITS else -1
                 if not 0 <= length <= MAX_BODY_BYTES:
                     self.send_error(413)
                     return

@@ -49,6 +49,18 @@ async def test_a_near_miss_of_a_parameter_gets_a_suggestion(memory_api: Api, que
     assert words in problem["detail"] + problem["hint"]
 
 
+@pytest.mark.parametrize(
+    "query", ["a&" * 32_000, "&".join(f"metadata[{n}]=1" for n in range(101)), "cursor=" + "x" * 33_000]
+)
+async def test_a_long_query_is_refused_before_it_is_parsed(memory_api: Api, query: str) -> None:
+    """A query that would take long to parse is refused, with the limits in the answer."""
+    problem = (await memory_api.client.get(f"/v1/jobs?{query}")).json()
+    assert (problem["type"], problem["detail"]) == (
+        "/problems/invalid-parameter",
+        "the query may have 32768 bytes and 100 parameters",
+    )
+
+
 async def test_declared_parameters_and_probes_are_answered(memory_api: Api) -> None:
     """Declared parameters are taken, members of `metadata` among them, and probes may carry any parameter."""
     for path in ("/v1/jobs?limit=1&metadata[a]=1&metadata[b]=2", "/health?x=1", "/.well-known/webhook-keys.json?v=2"):

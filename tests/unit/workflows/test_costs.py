@@ -76,6 +76,15 @@ def test_the_cost_of_a_node_does_not_grow_with_the_inputs_of_its_class() -> None
     assert calls["get"] + calls["formats"] <= 10 * (NODES + CHOICES)
 
 
+def test_missing_inputs_are_not_compared_with_each_given_one() -> None:
+    """The cost of a node's missing inputs does not grow with the inputs that it is given."""
+    required = {f"i{number}": ["INT", {}] for number in range(200)}
+    catalogue = Catalogue({"Wide": class_of({}) | {"input": {"required": required}}})
+    graph = parse_graph({"1": {"class_type": "Wide", "inputs": {f"x{number}": 1 for number in range(900)}}})
+    calls = calls_of(lambda: catalogue.check(graph, frozenset()))
+    assert calls["startswith"] <= 10 * len(required)
+
+
 @pytest.mark.parametrize("value", [["0", 0], 7, None, ["0", 0, 0]])
 def test_no_error_repeats_a_long_list_of_choices(value: Any) -> None:
     """Fifty nodes with an invalid value for one of 2,000 choices produce a short report."""
