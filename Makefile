@@ -76,11 +76,17 @@ fuzz-guided: setup ## Inputs grown by what they reach, with atheris: make fuzz-g
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/fuzz.txt
 	mkdir -p .fuzz && cd .fuzz && PYTHONPATH=.. ../$(BIN)/python -m tests.fuzz.guided $(or $(TARGET),graph) -max_total_time=$(or $(SECONDS),60)
 
-interop: setup ## Our webhooks as Node's libraries see them (needs node and npm)
+interop: setup .interop/.installed ## Webhooks and Comfy API v2 as other people's libraries see them (needs node and npm): make interop SUITE=FILE
 	npm install --prefix tests/interop --no-package-lock --no-audit --no-fund --silent
 	$(BIN)/python -m tests.interop.requests > tests/interop/requests.json
 	sed -n '/^```js$$/,/^```$$/p' docs/how-to/webhooks.md | sed '/^```/d' > tests/interop/receiver.mjs
 	node tests/interop/check.mjs tests/interop/requests.json tests/interop/receiver.mjs
+	$(BIN)/python -m tests.interop.comfy $(if $(SUITE),--suite $(abspath $(SUITE)))
+
+.interop/.installed: requirements/interop.txt
+	$(PYTHON) -m venv .interop
+	.interop/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/interop.txt
+	@touch $@
 
 smoke-modal: setup ## A deployment on Modal, tried from outside (needs a token and COMFYUI_MODAL_API_KEY; costs GPU seconds)
 	$(BIN)/python -m tests.smoke
@@ -99,6 +105,7 @@ lock: setup ## Resolve requirements anew into requirements/ (needs uv)
 	uv pip compile $(LOCK) --group dev pyproject.toml -o requirements/dev.txt
 	uv pip compile $(LOCK) --group fuzz -o requirements/fuzz.txt
 	uv pip compile $(LOCK) --group bench -o requirements/bench.txt
+	uv pip compile $(LOCK) --group interop -o requirements/interop.txt
 
 image-lock: setup ## Resolve the image's Python packages anew (needs uv, and git or IMAGE_SOURCES=FOLDER): make image-lock UPGRADE=1
 	$(BIN)/python -m infra.make_image_lock $(if $(UPGRADE),--upgrade)
@@ -107,4 +114,4 @@ replay-image: setup ## Run the image's recipe and its engine here, 9 GB: make re
 	$(BIN)/python -m tests.replay --into $(INTO) --python $(or $(filter-out python3,$(PYTHON)),python3.12) $(if $(SOURCES),--sources $(SOURCES)) $(REPLAY)
 
 clean: ## Remove .venv, caches and local data
-	rm -rf .venv .bench .local outputs .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis
+	rm -rf .venv .bench .interop .local outputs .mypy_cache .ruff_cache .pytest_cache .coverage .hypothesis
