@@ -222,6 +222,15 @@ class Settings(BaseSettings, ApiOptions):
     cancel_poll_s: Seconds = Field(2.0, description="how often a worker polls for a cancel request, seconds")
     queue_poll_s: Seconds = Field(1.0, description="how often an idle worker polls the queue, seconds")
     parallel_uploads: Count = Field(4, description="outputs that a worker uploads at once")
+    concluding_jobs: int = Field(
+        2, ge=0, description="finished jobs whose outputs a worker may still upload when it begins another; 0: none"
+    )
+    ahead_input_bytes: int = Field(
+        4 * 1024**3, ge=0, description="most bytes of input files that a worker fetches for its next job"
+    )
+    ahead_free_bytes: int = Field(
+        2 * 1024**3, ge=0, description="free bytes of a worker's disk below which it fetches no files for its next job"
+    )
     max_outputs: Count = Field(1_000, description="most outputs of a job")
     max_output_bytes: Count = Field(20 * 1024**3, description="largest output, bytes; holes in a file count")
     max_record_bytes: Count = Field(

@@ -10,7 +10,7 @@ from storage.errors import StorageError
 from storage.intake.host_paths import HostPaths
 from storage.jobs.logs import LogStore
 from storage.jobs.record import JobRecord
-from workers.comfy.host import EngineLog
+from workers.comfy.host import EngineLog, LogSection
 
 logger = logging.getLogger(__name__)
 
@@ -30,13 +30,16 @@ class JobLog:
         self._source = source
         self._paths = paths
         self._interval_s = interval_s
-        self._start = self._written = source.position
+        self._section: LogSection | None = None  # until `start`
+        self._written = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._writing = asyncio.Lock()
         self._ending = asyncio.Event()
 
     def start(self) -> None:
-        """Start to write at intervals."""
+        """Begin with the engine's next line, and write at intervals."""
+        self._section = self._source.open_section()
+        self._written = self._section.position
         self._tasks.append(asyncio.create_task(self._keep()))
 
     def catch_up(self) -> None:
@@ -76,11 +79,12 @@ class JobLog:
         """Write the log if there are new lines. A failure is logged."""
         # One write at a time: an older one that is slow could otherwise replace a newer one.
         async with self._writing:
-            position, record = self._source.position, self._record
-            if position == self._written:
+            section, record = self._section, self._record
+            if section is None or section.position == self._written:
                 return
+            position = section.position
             try:
-                lines = [self._paths.hidden(line) for line in self._source.since(self._start)]
+                lines = [self._paths.hidden(line) for line in section.lines()]
                 await self._logs.write(record.tenant, record.job_id, record.attempt, lines)
             except StorageError as error:  # a job is not lost for the want of its log
                 logger.warning("the log of job %s could not be written: %s", record.job_id, error)

@@ -1,20 +1,32 @@
 """A worker: one engine that runs one job at a time, the best queued job first.
 
-`serve` runs a permanent local worker; `serve_one` runs the single job of a Modal ticket. A job's run is an `Attempt`. A
-worker that stops releases its running job to the queue, where another worker can claim it at once.
+    job A   execute ────────────▶ conclude ──────────▶
+    job B        read, stage ····▶ claim, execute ─────────▶ conclude
+
+`serve` runs a permanent local worker. While one job executes, the outputs of earlier ones are uploaded (`Conclusions`)
+and the next one is prepared (`Lookahead`), so between two jobs the engine waits for one conditional write.
+`serve_one` runs the single job of a Modal ticket to its end. A worker that stops releases its executing job to the
+queue, where another worker can claim it at once.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from storage.errors import AttemptFenced, StorageError
+from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.signal import queue_topic
 from storage.stores import Stores
-from workers.attempt import LAST_WRITE_S, Attempt, AttemptPolicy, give_back
+from workers.attempt import Attempt, AttemptPolicy
 from workers.comfy.host import EngineHost, timed
+from workers.comfy.standby import Standby
+from workers.conclusions import Conclusions
+from workers.ending import LAST_WRITE_S, give_back
 from workers.errors import EngineUnavailable
+from workers.lookahead import Lookahead, OverlapPolicy, Prepared
+from workers.preparation import Preparation
 from workers.publisher import Publisher, WorkerIdentity
 
 logger = logging.getLogger(__name__)
@@ -33,13 +45,24 @@ class WorkerLoop:
         stores: Stores,
         policy: AttemptPolicy,
         on_ready: Callable[[], None] = lambda: None,
+        overlap: OverlapPolicy | None = None,
     ) -> None:
         self._identity = identity
         self._host = host
         self._stores = stores
         self._policy = policy
+        self._overlap = overlap or OverlapPolicy()
         self._publisher = Publisher(identity, host, stores)
         self._on_ready = on_ready
+        self._executing: JobRecord | None = None
+        self._conclusions = Conclusions(self._overlap.concluding)
+        self._lookahead = Lookahead(
+            identity.pool,
+            stores.queue,
+            stores.signal,
+            self._prepare_ahead,
+            look_again_s=self._overlap.look_again_s,
+        )
         self._start_phases: dict[str, float] | None = None
         """Durations of the start that the next claimed job waited for; None for later jobs."""
 
@@ -57,7 +80,7 @@ class WorkerLoop:
         await self._host.stop()
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Claim and run jobs until `stop` is set; a job that still runs then is released to the queue."""
+        """Claim and run jobs until `stop` is set; a job that still executes then is released to the queue."""
         # Not anyio's group: it would cancel each await of the release as well.
         async with asyncio.TaskGroup() as group:
             serving = group.create_task(self._serve_for_ever())
@@ -65,33 +88,103 @@ class WorkerLoop:
             serving.cancel()
 
     async def _serve_for_ever(self) -> None:
-        with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
-            while True:
-                try:
-                    ran = await self.serve_one()
-                except (StorageError, EngineUnavailable) as error:
-                    logger.warning("the worker has to wait: %s", error)
-                    await asyncio.sleep(RETRY_S)
-                    continue
-                if ran is None:
-                    await bell.wait(self._identity.queue_poll_s)
+        try:
+            with self._stores.signal.listen(queue_topic(self._identity.pool)) as bell:
+                while True:
+                    try:
+                        has_run = await self._serve_next()
+                    except (StorageError, EngineUnavailable) as error:
+                        logger.warning("the worker has to wait: %s", error)
+                        await asyncio.sleep(RETRY_S)
+                        continue
+                    if not has_run:
+                        await bell.wait(self._identity.queue_poll_s)
+        finally:
+            await asyncio.gather(self._lookahead.close(), self._conclusions.close())
+
+    async def _serve_next(self) -> bool:
+        """Run the next job and conclude it in the background; return False if no job can be claimed."""
+        await self._free_engine()
+        # Before the claim, since a claimed job must be able to start at once.
+        await self._conclusions.make_room()
+        attempt = await self._next_attempt()
+        if attempt is None:
+            # The keys of past commits are deleted in the background; an idle worker has time to wait for that.
+            await self._stores.jobs.settled()
+            return False
+        self._lookahead.start(attempt.is_submitted)
+        try:
+            has_executed = await self._execute(attempt)
+        finally:
+            await self._lookahead.stop()
+        if has_executed:
+            self._conclusions.add(self._conclude(attempt))
+            await self._replace_suspect_engine(attempt)
+        return True
 
     async def serve_one(self) -> StoredJob | None:
-        """Run the best queued job; return None if no job can be claimed."""
+        """Run the best queued job to its end; return None if no job can be claimed."""
+        await self._free_engine()
+        attempt = self._attempt_of(await self._claimed(self._claim()))
+        stored = None
+        if attempt is not None:
+            stored = attempt.claimed
+            if await self._execute(attempt):
+                stored = await self._conclude(attempt)
+                # After the commit, so that the client does not wait for the restart.
+                await self._replace_suspect_engine(attempt)
+        # A container may end right after this call, so background deletions are awaited.
+        await self._stores.jobs.settled()
+        return stored
+
+    async def _free_engine(self) -> None:
+        """Make the engine ready for a job. Called while none uses it or its folders."""
         if not self._host.is_alive():
             logger.warning("the engine is gone; its last words: %s", " | ".join(self._host.log.tail(5)))
             await self._restart_engine()
-        claimed = await self._claim()
-        ran = None if claimed is None else await self._run(claimed)
         await self._publisher.keep_announced()
-        # A container may end right after this call, so background deletions are awaited.
-        await self._stores.jobs.settled()
-        return ran
 
-    async def _claim(self) -> StoredJob | None:
-        """Claim the next job. A worker that is stopped during the claim releases the job."""
-        runtime = self._publisher.runtime.model_copy(update={"start": self._start_phases})
-        claiming = asyncio.create_task(self._stores.queue.claim(self._identity.pool, self._identity.name, runtime))
+    # Claims.
+
+    async def _next_attempt(self) -> Attempt | None:
+        """Claim the prepared job, or else the best one."""
+        prepared = await self._lookahead.take()
+        if prepared is not None:
+            attempt = await self._claim_prepared(prepared)
+            if attempt is not None:
+                return attempt
+        if not self._host.isolation.is_in_force:
+            await self._conclusions.all()  # the graph of whatever job is claimed could read the others' outputs
+        return self._attempt_of(await self._claimed(self._claim()))
+
+    async def _claim_prepared(self, prepared: Prepared) -> Attempt | None:
+        candidate, preparation = prepared.candidate, prepared.preparation
+        if not self._is_harmless(candidate.record):
+            await self._conclusions.all()
+        if preparation.has_failed_by_chance:
+            self._stores.queue.discard(candidate)
+            await preparation.close()
+            return None
+        # While the job is claimed: it saves the time in which its engine would wait.
+        standby, attempt = Standby(self._host.engine, self._policy.execution), None
+        try:
+            taking = self._stores.queue.take(candidate, self._identity.name, self._runtime())
+            attempt = self._attempt_of(await self._claimed(taking), preparation, standby)
+        finally:
+            if attempt is None:
+                await standby.close()
+                await preparation.close()
+        return attempt
+
+    def _runtime(self) -> Any:
+        return self._publisher.runtime.model_copy(update={"start": self._start_phases})
+
+    def _claim(self) -> Coroutine[Any, Any, StoredJob | None]:
+        return self._stores.queue.claim(self._identity.pool, self._identity.name, self._runtime())
+
+    async def _claimed(self, claim: Coroutine[Any, Any, StoredJob | None]) -> StoredJob | None:
+        """Await a claim. A worker that is stopped meanwhile releases the job."""
+        claiming = asyncio.create_task(claim)
         try:
             # A cancelled claim may have committed; it runs to its end so that the job can be released.
             claimed = await asyncio.shield(claiming)
@@ -106,25 +199,63 @@ class WorkerLoop:
             self._start_phases = None  # later jobs did not wait for this start
         return claimed
 
-    async def _run(self, claimed: StoredJob) -> StoredJob:
-        record = claimed.record
-        about = {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}
-        logger.info("job claimed", extra=about)
-        attempt = Attempt(claimed, self._stores, self._host, self._publisher.catalogue, self._policy)
+    def _attempt_of(
+        self, claimed: StoredJob | None, preparation: Preparation | None = None, standby: Standby | None = None
+    ) -> Attempt | None:
+        if claimed is None:
+            return None
+        logger.info("job claimed", extra=_about(claimed.record))
+        catalogue = self._publisher.catalogue
+        return Attempt(claimed, self._stores, self._host, catalogue, self._policy, preparation, standby)
+
+    def _prepare_ahead(self, stored: StoredJob) -> Preparation:
+        files = self._host.engine.files
+        preparation = Preparation(stored, self._stores, files, self._publisher.catalogue, self._policy.preparation)
+        # Without isolation the graph that runs now could read the next job's files.
+        is_safe = self._executing is None or self._is_harmless(self._executing)
+        if is_safe and self._overlap.allows_files(stored.record, files.free_bytes()):
+            preparation.begin_files()
+        return preparation
+
+    def _is_harmless(self, record: JobRecord) -> bool:
+        """Whether the job's graph cannot reach files of other jobs, or is not a stranger's."""
+        return self._host.isolation.is_in_force or record.graphs == "own"
+
+    # Jobs.
+
+    async def _execute(self, attempt: Attempt) -> bool:
+        """Run the job until it needs the engine no longer; return False if it was lost to another attempt."""
+        self._executing = attempt.claimed.record
         try:
-            stored = await attempt.run()
+            await attempt.execute()
         except AttemptFenced as fenced:
-            logger.warning("job lost: %s", fenced, extra=about)
+            logger.warning("job lost: %s", fenced, extra=_about(attempt.claimed.record))
             await self._restart_engine()  # the prompt of the lost attempt may still run
-            return claimed
-        if attempt.engine_suspect:  # after the commit, so that the client does not wait for the restart
+            return False
+        finally:
+            self._executing = None
+        return True
+
+    async def _conclude(self, attempt: Attempt) -> StoredJob:
+        try:
+            return await attempt.conclude()
+        except AttemptFenced as fenced:
+            logger.warning("job lost: %s", fenced, extra=_about(attempt.claimed.record))
+            return attempt.claimed
+
+    async def _replace_suspect_engine(self, attempt: Attempt) -> None:
+        if attempt.engine_suspect:
             await self._restart_engine()
-        return stored
 
     async def _restart_engine(self) -> None:
+        self._host.log.close_section()
         await self._host.restart()
         await self._engine_is_ready()
 
     async def _engine_is_ready(self) -> None:
         await self._publisher.announce()
         self._on_ready()
+
+
+def _about(record: JobRecord) -> dict[str, Any]:
+    return {"job_id": record.job_id, "tenant": record.tenant, "attempt": record.attempt}

@@ -19,8 +19,10 @@ from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
 from workers.comfy.warm import WarmHost
 from workers.isolation import IsolationPolicy
+from workers.lookahead import OverlapPolicy
 from workers.loop import WorkerLoop
 from workers.outputs.uploads import UploadPolicy
+from workers.preparation import PreparationPolicy
 from workers.publisher import WorkerIdentity
 from workers.reporter import ReportPolicy
 from workers.starts import CountedStarts
@@ -39,7 +41,7 @@ def worker_loop(
     identity = WorkerIdentity(
         settings.process_name, settings.pool, settings.queue_poll_s, {**(prices or {}), **settings.gpu_prices}
     )
-    return WorkerLoop(identity, host, stores, attempt_policy(settings), on_ready)
+    return WorkerLoop(identity, host, stores, attempt_policy(settings), on_ready, overlap_policy(settings))
 
 
 def counted_starts(settings: Settings, stores: Stores, host: EngineHost) -> CountedStarts:
@@ -61,14 +63,21 @@ def attempt_policy(settings: Settings) -> AttemptPolicy:
             max_outputs=settings.max_outputs,
             max_output_bytes=settings.max_output_bytes,
         ),
-        media_limits=settings.media_limits,
-        media_checks=settings.max_media_checks,
+        preparation=PreparationPolicy(settings.media_limits, settings.max_media_checks),
         report=ReportPolicy(
             interval_s=settings.progress_interval_s,
             cancel_poll_s=settings.cancel_poll_s,
             lease_s=settings.lease_s,
             max_record_bytes=settings.max_record_bytes,
         ),
+    )
+
+
+def overlap_policy(settings: Settings) -> OverlapPolicy:
+    return OverlapPolicy(
+        concluding=settings.concluding_jobs,
+        ahead_bytes=settings.ahead_input_bytes,
+        free_bytes=settings.ahead_free_bytes,
     )
 
 

@@ -1,7 +1,8 @@
 """Claims the job that a worker runs next. The queue's keys are an index; the claim itself is a write to job.json.
 
 A claim takes three rounds of requests: the LIST; the record, the workflow, the timer of the lease and the index key of
-the running job; the conditional write.
+the running job; the conditional write. A worker that still runs another job does the first two ahead: it reads a
+`Candidate`, which keeps no other worker from the job, and takes it later by the write alone.
 
 Candidates are ordered by key: higher priority first, then older first. After a lost race a worker backs off and, until
 it wins again, picks a random candidate of the best priority instead of the first.
@@ -43,6 +44,19 @@ class _Claimant:
     runtime: Runtime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A queued job that was read and not claimed. Its claim fails if the record has changed since."""
+
+    entry: QueueEntry
+    stored: StoredJob
+    ahead: KeysAhead
+
+    @property
+    def record(self) -> JobRecord:
+        return self.stored.record
+
+
 class JobQueue:
     """`lease_s`: seconds for which a claim is valid without a renewal."""
 
@@ -67,6 +81,34 @@ class JobQueue:
                 return claimed
             # Every key of this page was stale or lost; the jobs behind them must not starve.
             after = page.keys[-1]
+
+    async def look(self, pool: str) -> list[QueueEntry]:
+        """Return the first page of the queue, best first."""
+        page = await self._objects.list(queue_prefix(pool), limit=CANDIDATES)
+        return await self._entries(page.keys)
+
+    async def candidate(self, entries: list[QueueEntry]) -> Candidate | None:
+        """Read the job that would be claimed first, and write the keys of its claim; None if none is queued."""
+        entries = list(entries)
+        while entries:
+            entry = entries.pop(self._choice(entries))
+            ahead = self._ahead(entry, is_written=True)
+            stored = await self._found(entry, ahead)
+            if stored is not None and await self._is_queued(stored, entry):
+                return Candidate(entry, stored, ahead)
+            self._jobs.withdraw(ahead)
+        return None
+
+    async def take(self, candidate: Candidate, worker: str, runtime: Runtime | None = None) -> StoredJob | None:
+        """Claim a candidate by one conditional write; return None if its record has changed since it was read."""
+        claimed = await self._take(candidate.stored, _Claimant(worker, runtime), candidate.ahead)
+        if claimed is None:
+            self.discard(candidate)
+        return claimed
+
+    def discard(self, candidate: Candidate) -> None:
+        """Delete the timer of a claim that is not made, in the background."""
+        self._jobs.withdraw(candidate.ahead)
 
     async def peek(self, pool: str) -> JobRecord | None:
         """Return the job of the first queue key; None if there is none or it is no longer queued."""
@@ -114,30 +156,35 @@ class JobQueue:
 
     async def _try(self, entry: QueueEntry, claimant: _Claimant) -> StoredJob | None:
         """Claim the job of this queue key; return None if the key is stale or another worker was first."""
-        ahead = self._ahead(entry)
-        try:
-            stored = await self._read(entry, ahead)
-        except JobNotFound:
-            # A queue key is written before its record, so a young one may precede a commit.
-            if self._clock.now() - entry.created_at > YOUNG:
-                await self._objects.delete(entry.key)
-            stored = None
-        except RecordUnreadable as error:
-            logger.warning("the queue goes on with the next job: %s", error)
-            stored = None
-        claimed = None if stored is None else await self._take(stored, entry, claimant, ahead)
+        # Keys of a lost race are wasted requests: after a loss they are written only once the record was read.
+        ahead = self._ahead(entry, is_written=self._losses == 0)
+        stored = await self._found(entry, ahead)
+        claimed = None
+        if stored is not None and await self._is_queued(stored, entry):
+            claimed = await self._take(stored, claimant, ahead)
         if claimed is None:
             self._jobs.withdraw(ahead)  # no record will name the timer
         return claimed
 
-    def _ahead(self, entry: QueueEntry) -> KeysAhead:
+    async def _found(self, entry: QueueEntry, ahead: KeysAhead) -> StoredJob | None:
+        """Read the job of a queue key while the keys of its claim are written; None if it cannot be read."""
+        try:
+            return await self._read(entry, ahead)
+        except JobNotFound:
+            # A queue key is written before its record, so a young one may precede a commit.
+            if self._clock.now() - entry.created_at > YOUNG:
+                await self._objects.delete(entry.key)
+        except RecordUnreadable as error:
+            logger.warning("the queue goes on with the next job: %s", error)
+        return None
+
+    def _ahead(self, entry: QueueEntry, *, is_written: bool) -> KeysAhead:
         """Return the timer and index key of the claim that can be derived from the queue key alone."""
         now = self._clock.now()
         due = now + timedelta(seconds=self._lease_s)
         timer = Timer.new(due, "job", entry.tenant, entry.job_id, armed_at=now, lane="active")
         running = ListEntry(entry.created_at, entry.job_id, entry.attempt + 1).key(entry.tenant, Status.RUNNING)
-        # Keys of a lost race are wasted requests: after a loss they are written only once the record was read.
-        return KeysAhead(timer, frozenset({running}), is_spent=self._losses > 0)
+        return KeysAhead(timer, frozenset({running}), is_spent=not is_written)
 
     async def _read(self, entry: QueueEntry, ahead: KeysAhead) -> StoredJob:
         reading = self._jobs.read_with_workflow(entry.tenant, entry.job_id)
@@ -147,15 +194,17 @@ class JobQueue:
         assert isinstance(found[0], StoredJob)  # noqa: S101  the first one is the read
         return found[0]
 
-    async def _take(self, stored: StoredJob, entry: QueueEntry, by: _Claimant, ahead: KeysAhead) -> StoredJob | None:
-        record, now = stored.record, self._clock.now()
+    async def _is_queued(self, stored: StoredJob, entry: QueueEntry) -> bool:
+        record = stored.record
         if record.outdates(Status.QUEUED, entry.attempt):
             # Left in place, the stale key would cost each claim of the pool a GET.
             await self._objects.delete(entry.key)
-            return None
-        if record.status is not Status.QUEUED:
-            return None  # its worker may be releasing it: the queue key is written before that commit
-        claim = record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
+            return False
+        return record.status is Status.QUEUED  # else its worker may be releasing it: the key precedes that commit
+
+    async def _take(self, stored: StoredJob, by: _Claimant, ahead: KeysAhead) -> StoredJob | None:
+        now = self._clock.now()
+        claim = stored.record.claim(worker=by.worker, now=now, lease_s=self._lease_s, runtime=by.runtime)
         try:
             claimed = await self._jobs.advance(stored, claim, ahead=ahead)
         except PreconditionFailed:

@@ -282,15 +282,22 @@ class JobRecord(Model):
         """Return the job to the queue because its worker shuts down. A job with a cancel request fails instead."""
         return self._give_back(Change.RELEASE, attempt, now, given_back=self.given_back + 1)
 
-    def requeue(self, *, attempt: int, now: datetime, fault: ErrorDetail) -> "JobRecord":
-        """Return the job to the queue after an infrastructure fault. A job with a cancel request fails instead."""
-        return self._give_back(Change.REQUEUE, attempt, now, last_fault=fault)
+    def requeue(
+        self, *, attempt: int, now: datetime, fault: ErrorDetail, freed_at: datetime | None = None
+    ) -> "JobRecord":
+        """Return the job to the queue after an infrastructure fault. A job with a cancel request fails instead.
 
-    def _give_back(self, change: Change, attempt: int, now: datetime, **fields: Any) -> "JobRecord":
+        Here and below `freed_at` is when the attempt needed its GPU no longer, None for `now`.
+        """
+        return self._give_back(Change.REQUEUE, attempt, now, freed_at, last_fault=fault)
+
+    def _give_back(
+        self, change: Change, attempt: int, now: datetime, freed_at: datetime | None = None, **fields: Any
+    ) -> "JobRecord":
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, CANCELLED, CANCELLED_MESSAGE)
-        usage = self._used_until(now)
+        usage = self._used_until(freed_at or now)
         return self._change(change, usage=usage, **_FRESH, **fields).with_event("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
@@ -326,7 +333,13 @@ class JobRecord(Model):
         return self.fail(attempt=self.attempt, now=now, error=error, outputs=self.outputs)
 
     def complete(
-        self, *, attempt: int, now: datetime, outputs: tuple[Output, ...], nodes_total: int = 0
+        self,
+        *,
+        attempt: int,
+        now: datetime,
+        outputs: tuple[Output, ...],
+        nodes_total: int = 0,
+        freed_at: datetime | None = None,
     ) -> "JobRecord":
         """Complete the current attempt. `nodes_total` is the number of nodes that ran; 0 keeps that of the reports."""
         self._held_by(attempt)
@@ -337,7 +350,7 @@ class JobRecord(Model):
             Change.COMPLETE,
             lease=None,
             completed_at=now,
-            usage=self._used_until(now),
+            usage=self._used_until(freed_at or now),
             progress=100,
             progress_details=done,
             outputs=outputs,
@@ -351,6 +364,7 @@ class JobRecord(Model):
         error: ErrorDetail,
         outputs: tuple[Output, ...] = (),
         details: ProgressDetails | None = None,
+        freed_at: datetime | None = None,
     ) -> "JobRecord":
         """Fail the job in its current attempt; keep the outputs stored so far and the last progress details."""
         self._held_by(attempt)
@@ -358,7 +372,7 @@ class JobRecord(Model):
             Change.FAIL,
             lease=None,
             completed_at=now,
-            usage=self._used_until(now),
+            usage=self._used_until(freed_at or now),
             error=error.message,
             error_detail=error,
             outputs=outputs,

@@ -103,6 +103,7 @@ async def _upload(engine: ComfyEngine, objects: ObjectStore, folder: Path, job_i
             entry = {"filename": path.name, "subfolder": str(path.parent.relative_to(folder)), "type": "output"}
             await uploads.add(Executed("prompt", path.stem, path.stem, {"files": [entry]}))
     await uploads.all()
+    await uploads.close()
 
 
 # The part of aws.

@@ -76,7 +76,13 @@ class RecordingEngine:
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
         return {}
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
+    def private_folder(self) -> Path:
+        raise OutputFailed("no output was ever made")
+
+    def free_bytes(self) -> int:
+        return 0
+
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
         raise OutputFailed(f"{ref.filename} was never made")
 
 

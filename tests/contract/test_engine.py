@@ -104,7 +104,7 @@ async def test_a_prompt_runs_from_submission_to_its_output_file(engine: HttpEngi
     assert execution.history is not None
     assert execution.history.status_str == "success"
     assert outputs(messages) == execution.history.outputs
-    path = await engine.files.fetch(only_file(outputs(messages)["2"]))
+    path = await engine.files.fetch(only_file(outputs(messages)["2"]), engine.files.private_folder())
     with Image.open(path) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((16, 16), (255, 0, 0))
 
@@ -125,7 +125,7 @@ async def test_input_files_reach_the_nodes(engine: HttpEngine, prefix: str, tmp_
     assert not path.exists()
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
     found = outputs(await follow(execution_of(engine, graph)))
-    with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
+    with Image.open(await engine.files.fetch(only_file(found["2"]), engine.files.private_folder())) as image:
         assert (image.size, image.convert("RGB").getpixel((0, 0))) == ((7, 5), (0, 0, 255))
 
 
@@ -137,7 +137,7 @@ async def test_input_files_in_subfolders_reach_the_nodes(engine: HttpEngine, pre
         await engine.files.stage(name, path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": name}}, "2": save("1", prefix)}
         found = outputs(await follow(execution_of(engine, graph)))
-        with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
+        with Image.open(await engine.files.fetch(only_file(found["2"]), engine.files.private_folder())) as image:
             assert image.width == width
 
 
@@ -150,7 +150,7 @@ async def test_a_file_staged_again_is_replaced(engine: HttpEngine, prefix: str, 
         await engine.files.stage(f"{prefix}.png", path)
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": f"{prefix}.png"}}, "2": save("1", prefix)}
         found = outputs(await follow(execution_of(engine, graph)))
-        with Image.open(await engine.files.fetch(only_file(found["2"]))) as image:
+        with Image.open(await engine.files.fetch(only_file(found["2"]), engine.files.private_folder())) as image:
             sizes.append(image.width)
     assert sizes == [3, 4]
 
@@ -177,7 +177,7 @@ async def test_a_name_outside_the_input_folder_is_refused(engine: HttpEngine, na
 async def test_an_output_outside_the_folders_is_refused(engine: HttpEngine, ref: FileRef) -> None:
     """A reported output that does not exist or lies outside the output folders fails."""
     with pytest.raises(OutputFailed):
-        await engine.files.fetch(ref)
+        await engine.files.fetch(ref, engine.files.private_folder())
 
 
 async def test_a_text_that_names_an_output_file_is_found(engine: HttpEngine, host: Host, prefix: str) -> None:
@@ -196,14 +196,15 @@ async def test_a_text_that_names_an_output_file_is_found(engine: HttpEngine, hos
     assert await engine.files.find([f"{preview_ref.filename} [temp]"]) == {
         f"{preview_ref.filename} [temp]": preview_ref
     }
-    assert (await engine.files.fetch(saved_ref)).stat().st_size
+    assert (await engine.files.fetch(saved_ref, engine.files.private_folder())).stat().st_size
 
 
 async def test_a_file_of_an_earlier_job_is_not_found(host: Host, prefix: str) -> None:
     """A text never matches an earlier job's file, since a ComfyUI by URL keeps the files of all its clients."""
     (entry,) = outputs(await follow(execution_of(host.engine, saved(prefix))))["2"]["images"]
     if isinstance(host, EngineProcess):
-        os.utime(await host.engine.files.fetch(FileRef(entry["filename"], "", "output")), (1e9, 1e9))
+        files, ref = host.engine.files, FileRef(entry["filename"], "", "output")
+        os.utime(await files.fetch(ref, files.private_folder()), (1e9, 1e9))
     by_url = HttpEngine(host.engine.url)
     try:
         assert await by_url.files.find([entry["filename"]]) == {}, "no job has started"
@@ -335,21 +336,22 @@ async def test_a_broken_connection_loses_no_output(host: Host, info: dict[str, A
 
 
 async def test_cleaning_removes_the_files_of_a_job(host: Host, prefix: str, tmp_path: Path) -> None:
-    """Cleaning removes a local engine's inputs and outputs, and over HTTP only the local copies."""
+    """Cleaning removes a local engine's inputs and outputs, and no file that was fetched."""
     found = outputs(await follow(execution_of(host.engine, saved(prefix, color=12))))
-    ref = only_file(found["2"])
+    ref, own = only_file(found["2"]), host.engine.files
     remote = HttpEngine(host.engine.url)
-    copy = await remote.files.fetch(ref)
+    into = remote.files.private_folder()
+    copies = [await remote.files.fetch(ref, into), await own.fetch(ref, own.private_folder())]
     with pytest.raises(OutputFailed, match="has more than the 9 bytes that are allowed"):
-        await remote.files.fetch(ref, max_bytes=9)
+        await remote.files.fetch(ref, into, max_bytes=9)
     await remote.files.clean()
-    assert not copy.exists()
-    assert (await host.engine.files.fetch(ref)).exists()
-    await remote.close()
+    assert (await own.fetch(ref, own.private_folder())).exists()
     if host.pid is not None:
-        await host.engine.files.clean()
+        await own.clean()
         with pytest.raises(OutputFailed):
-            await host.engine.files.fetch(ref)
+            await own.fetch(ref, own.private_folder())
+    assert all(copy.stat().st_size for copy in copies)
+    await remote.close()
 
 
 async def test_a_staged_file_keeps_its_name_over_http(host: Host, tmp_path: Path) -> None:

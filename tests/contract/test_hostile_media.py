@@ -32,10 +32,8 @@ from storage.errors import CheckUnavailable, FileRefused
 from storage.intake.media_check import MediaCheck, MediaLimits
 from storage.jobs.models import InputFile
 from tests.support.api_server import Api, running_api
-from workers.attempt import stage
-from workers.comfy.files import FolderFiles
-from workers.comfy.http_engine import HttpEngine
 from workers.errors import BadInputFile
+from workers.preparation import fetch_inputs
 
 pytestmark = pytest.mark.anyio
 
@@ -499,13 +497,11 @@ async def test_heic_is_refused_at_submission(objects: ObjectStore, clock: Manual
 @pytest.mark.real_bucket("bytes of files")
 async def test_a_worker_refuses_files_of_no_listed_format(tmp_path: Path, objects: ObjectStore) -> None:
     """A worker keeps PostScript and HEIC out of the engine's input folder, even if an API accepted them."""
-    engine = HttpEngine("http://127.0.0.1:9", FolderFiles(input_dir=tmp_path, output_dir=tmp_path, temp_dir=tmp_path))
     for body, reason in ((picture("EPS"), "it is no picture"), (heic(), "it is a HEIC picture")):
         await objects.put("x.png", body)
         medium = InputFile(name="x.png", key="x.png", size_bytes=len(body), content_type="image/png")
         with pytest.raises(BadInputFile, match=rf"x\.png: {reason}"):
-            await stage((medium,), objects, engine, MediaCheck(), MediaLimits())
-    assert list(tmp_path.iterdir()) == []
+            await fetch_inputs((medium,), objects, tmp_path, MediaCheck(), MediaLimits())
 
 
 async def test_the_default_limits_are_larger(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Its messages have the order of the recorded ones; history, interrupts and the qu
 """
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -95,7 +96,13 @@ class SimulatedEngine:
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
         return {}
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
+    def private_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(dir=self._output.parent))
+
+    def free_bytes(self) -> int:
+        return 0
+
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
         return self._output
 
     def die(self) -> None:

@@ -102,7 +102,8 @@ async def _executed(host: EngineProcess, graph: dict[str, Any]) -> list[dict[str
 
 async def _fetched(host: EngineProcess, name: str) -> str:
     try:
-        return (await host.engine.files.fetch(FileRef(name, "", "output"))).read_text()
+        files = host.engine.files
+        return (await files.fetch(FileRef(name, "", "output"), files.private_folder())).read_text()
     except OutputFailed:
         return "refused"
 
@@ -117,7 +118,8 @@ async def _usual(host: EngineProcess, folder: Path) -> bool:
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "pasted/photo.png"}}, "2": save("1", "x")}
     shown = await _executed(host, graph)
     (image,) = next(output["images"] for output in shown if output.get("images"))
-    path = await host.engine.files.fetch(FileRef(image["filename"], image["subfolder"], image["type"]))
+    ref, files = FileRef(image["filename"], image["subfolder"], image["type"]), host.engine.files
+    path = await files.fetch(ref, files.private_folder())
     return path.read_bytes().startswith(b"\x89PNG")
 
 

@@ -74,14 +74,14 @@ class MoodyStore(MemoryObjectStore):
 class ForgetfulFiles(FolderFiles):
     """The engine is unavailable when its files are requested."""
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
         raise EngineUnavailable("connection refused")
 
 
 class BrokenFiles(FolderFiles):
     """Fetching a file raises an unexpected error."""
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
         raise LookupError("a defect")
 
 

@@ -25,6 +25,7 @@ from workers.attempt import AttemptPolicy
 from workers.comfy.execution import ExecutionPolicy
 from workers.comfy.process import EngineProcess
 from workers.comfy.spec import EngineFolders, EngineSpec
+from workers.lookahead import OverlapPolicy
 from workers.loop import WorkerLoop
 from workers.publisher import WorkerIdentity
 from workers.reporter import ReportPolicy
@@ -81,6 +82,7 @@ async def workbench(
     policy: AttemptPolicy | None = None,
     clock: Clock | None = None,
     process: Callable[[EngineSpec], EngineProcess] = EngineProcess,
+    overlap: OverlapPolicy | None = None,
 ) -> AsyncIterator[Bench]:
     clock, signal = clock or SystemClock(), MemorySignal()
     store = objects or MemoryObjectStore(clock)
@@ -88,7 +90,7 @@ async def workbench(
     spec = EngineSpec.lite(folders=EngineFolders(folder), fault_nodes=True, environment=ENGINE_ENVIRONMENT)
     host = process(spec)
     identity = WorkerIdentity("w1", "default", queue_poll_s=0.2)
-    worker = WorkerLoop(identity, host, stores, policy or quick_policy())
+    worker = WorkerLoop(identity, host, stores, policy or quick_policy(), overlap=overlap)
     await worker.start()
     try:
         yield Bench(stores, signal, worker, host)

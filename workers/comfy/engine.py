@@ -77,10 +77,22 @@ class EngineFiles(Protocol):
         """Return those of a node's strings that name files in the output or temp folder, with the files."""
         ...
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
-        """Return a local path of the file. Raises `OutputFailed` if it is missing or outside ComfyUI's folders.
+    def private_folder(self) -> Path:
+        """Create a folder for a job's files on their way to or from the engine, which cannot reach it.
 
-        At most `max_bytes` are copied. The engine may still change the file if it is not a copy.
+        `clean` does not touch it; the caller removes it.
+        """
+        ...
+
+    def free_bytes(self) -> int:
+        """Return the free space on the disk of the private folders."""
+        ...
+
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
+        """Put the file into a private folder and return its path there.
+
+        At most `max_bytes` are copied. A process of the job may still change the file if it is not a copy. Raises
+        `OutputFailed` if it is missing or outside ComfyUI's folders.
         """
         ...
 

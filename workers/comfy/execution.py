@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from workers.comfy.engine import ComfyEngine, History, Prompt
 from workers.comfy.history import ExecutionPolicy, PromptPoll, PromptVanished, failure_of
-from workers.comfy.inbox import Inbox
+from workers.comfy.socket import PromptSocket
 from workers.errors import (
     EngineError,
     EngineStalled,
@@ -40,8 +40,9 @@ logger = logging.getLogger(__name__)
 
 
 class Execution:
-    """Iterate once, in `contextlib.aclosing`. Afterwards `history` is ComfyUI's entry of the prompt.
+    """Iterate once, in `contextlib.aclosing`, which closes the socket.
 
+    Afterwards `history` is ComfyUI's entry of the prompt.
     `node_errors` is known from the first message on: why ComfyUI runs only some of the outputs, None if it did not
     respond. If the iteration ends early, `was_abandoned` is true: the prompt was withdrawn, but its current node may
     still run.
@@ -50,7 +51,13 @@ class Execution:
     `EngineStalled`; outputs that were finished before are delivered first.
     """
 
-    def __init__(self, engine: ComfyEngine, prompt: Prompt, policy: ExecutionPolicy | None = None) -> None:
+    def __init__(
+        self,
+        engine: ComfyEngine,
+        prompt: Prompt,
+        policy: ExecutionPolicy | None = None,
+        socket: PromptSocket | None = None,
+    ) -> None:
         self.history: History | None = None
         self.node_errors: Mapping[str, Any] | None = None
         self.was_abandoned = False
@@ -58,8 +65,8 @@ class Execution:
         self._prompt = prompt
         self._policy = policy or ExecutionPolicy()
         self._poll = PromptPoll(engine, prompt.prompt_id, self._policy)
-        self._inbox = Inbox()
-        self._connected = asyncio.Event()
+        self._socket = socket or PromptSocket(engine, prompt.client_id, self._policy)
+        self._inbox = self._socket.inbox
         self._is_submitted = False
         self._cancelled_at: float | None = None
         self._patience: asyncio.Timeout | None = None
@@ -86,7 +93,6 @@ class Execution:
         return None if self._cancelled_at is None else self._cancelled_at + self._policy.interrupt_grace_s
 
     async def __aiter__(self) -> AsyncGenerator[Message, None]:
-        listener = asyncio.create_task(self._listen())
         failure: WorkerError | None = None
         try:
             await self._submit()
@@ -101,8 +107,7 @@ class Execution:
             for message in self._left_over():
                 yield message
         finally:
-            listener.cancel()
-            await asyncio.gather(listener, return_exceptions=True)
+            await self._socket.close()
             if self._is_submitted and self.history is None and failure is None:
                 self.was_abandoned = True
                 await self._withdraw()
@@ -123,7 +128,7 @@ class Execution:
         # ComfyUI replays nothing, so the socket comes first. Without one, history still reports the outcome.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._policy.connect_s):
-                await self._connected.wait()
+                await self._socket.connected()
         if self._cancelled_at is not None:
             raise JobCancelled("stopped before it was submitted")
         self._is_submitted = True
@@ -153,26 +158,6 @@ class Execution:
             raise EngineStalled(f"ComfyUI gave no answer for {grace_s:.0f} s after it was to stop") from None
         finally:
             self._patience = None
-
-    async def _listen(self) -> None:
-        """Read the socket into the inbox, and reconnect with backoff."""
-        delay_s = self._policy.reconnect_s
-        while True:
-            try:
-                # The old socket is closed first: two sockets of one client id silence each other.
-                async with self._engine.connect(self._prompt.client_id) as messages:
-                    self._connected.set()
-                    delay_s = self._policy.reconnect_s
-                    async for message in messages:
-                        self._inbox.put(message)
-            except EngineUnavailable as error:
-                logger.debug("%s", error)
-            # Messages may have been lost with the socket, so history is polled at once.
-            self._connected.clear()
-            self._poll_now = True
-            self._inbox.wake()
-            await asyncio.sleep(delay_s)
-            delay_s = min(2 * delay_s, 8 * self._policy.reconnect_s)
 
     def _is_news(self, message: Message) -> bool:
         """Whether a message is of this prompt and was not delivered before."""
@@ -208,7 +193,7 @@ class Execution:
         """Yield messages up to the one that ends the prompt, or until `linger_s` is over."""
         # History may show the end before the socket's last messages arrive.
         deadline = _now() + self._policy.linger_s
-        while self._connected.is_set() and not self._has_ended and _now() < deadline:
+        while self._socket.is_connected and not self._has_ended and _now() < deadline:
             message = await self._inbox.get(deadline - _now())
             if message is not None and self._is_news(message):
                 yield message
@@ -231,8 +216,8 @@ class Execution:
     async def _check(self, *, idle: bool) -> WorkerError | None:
         """Poll history if it is due and repeat an interrupt; return the failure if the prompt must be given up."""
         now = _now()
-        if idle or self._poll_now or now - self._polled_at >= self._policy.poll_s:
-            self._poll_now, self._polled_at = False, now
+        if idle or self._poll_now or self._socket.has_lost_messages or now - self._polled_at >= self._policy.poll_s:
+            self._poll_now, self._polled_at, self._socket.has_lost_messages = False, now, False
             try:
                 self.history = await self._answered(self._poll.ask(now))
             except PromptVanished as vanished:

@@ -18,7 +18,7 @@ import anyio.to_thread
 from workers.comfy.engine import ANY_SIZE, EngineSilent, FileRef
 from workers.comfy.http import AnswerTooLarge, ComfyHttp
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
-from workers.trees import empty_tree
+from workers.trees import empty_tree, remove_tree
 
 _TOO_LARGE = "{name!r} is larger than this ComfyUI accepts; start it with a larger --max-upload-size"
 
@@ -29,8 +29,10 @@ _LIKE_A_FILE = re.compile(r"\A[^\0-\x1f]{0,500}[^\0-\x1f/\\]\.[A-Za-z0-9]{1,10}(
 USER = "default"
 """ComfyUI's only user. The parent folder also has its database and its log, which it keeps open."""
 
-OUTBOX = "outbox"
-"""The folder with a hard link of each output while it is uploaded."""
+PRIVATE = "private"
+"""The folder with the inputs of the next job, and with hard links of the outputs that are being uploaded."""
+_THIS_WORKER = uuid.uuid4().hex
+"""Begins the names of this process's private folders; the others are left by a worker that was killed."""
 
 COPY_BYTES = 1024 * 1024
 
@@ -54,7 +56,7 @@ class FolderFiles:
         leftovers: Callable[[], None] = lambda: None,
     ) -> None:
         self._folders = {"input": input_dir, "output": output_dir, "temp": temp_dir}
-        self._outbox = output_dir.parent / OUTBOX
+        self._private = output_dir.parent / PRIVATE
         self._emptied = [*self._folders.values(), *([user_dir / USER] if user_dir else [])]
         self._owner = owner
         self._leftovers = leftovers
@@ -63,7 +65,7 @@ class FolderFiles:
         """Empty the folders, so that nothing of a job is left for the next one. ComfyUI keeps using them."""
         # Processes end before the folders are emptied, which they could fill again.
         await anyio.to_thread.run_sync(self._leftovers)
-        for folder in (*self._emptied, *([self._outbox] if self._outbox.exists() else [])):
+        for folder in self._emptied:
             try:
                 await anyio.to_thread.run_sync(_empty, folder)
             except OSError as error:
@@ -93,17 +95,22 @@ class FolderFiles:
                     break
         return found
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
-        """Return the file's path. No name or link that a node reports is followed out of ComfyUI's folders."""
+    def private_folder(self) -> Path:
+        return new_private_folder(self._private)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._private.parent).free
+
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
+        """Link the file. No name or link that a node reports is followed out of ComfyUI's folders."""
         folder = self._folders.get(ref.type)
         if folder is None:
             raise OutputFailed(f"ComfyUI has no folder called {ref.type!r}")
-        return await anyio.to_thread.run_sync(self._taken, folder, ref, max_bytes)
+        return await anyio.to_thread.run_sync(self._taken, folder, ref, into, max_bytes)
 
-    def _taken(self, folder: Path, ref: FileRef, max_bytes: int) -> Path:
+    def _taken(self, folder: Path, ref: FileRef, into: Path, max_bytes: int) -> Path:
         path = _inside(folder, ref)
-        self._outbox.mkdir(mode=0o700, exist_ok=True)
-        taken = self._outbox / uuid.uuid4().hex
+        taken = into / uuid.uuid4().hex
         try:
             _take(folder.resolve(), path.relative_to(folder.resolve()).parts, taken, max_bytes)
             # Checked after the link was made: the name in ComfyUI's folder may belong to another file by now.
@@ -128,7 +135,6 @@ class RemoteFiles:
 
     async def clean(self) -> None:
         self._began_at = await self._http.now()
-        await anyio.to_thread.run_sync(_empty, self._scratch)
 
     async def stage(self, name: str, path: Path) -> None:
         *folders, filename = _segments(name)
@@ -165,8 +171,14 @@ class RemoteFiles:
                     break
         return found
 
-    async def fetch(self, ref: FileRef, *, max_bytes: int = ANY_SIZE) -> Path:
-        path = self._scratch / uuid.uuid4().hex
+    def private_folder(self) -> Path:
+        return new_private_folder(self._scratch)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._scratch).free
+
+    async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
+        path = into / uuid.uuid4().hex
         try:
             status = await self._http.view(ref.filename, ref.subfolder, ref.type, path, max_bytes=max_bytes)
         except AnswerTooLarge as error:
@@ -180,6 +192,19 @@ class RemoteFiles:
 
     def close(self) -> None:
         shutil.rmtree(self._scratch, ignore_errors=True)
+
+
+def new_private_folder(parent: Path) -> Path:
+    """Create a folder of this process that no other user may enter."""
+    parent.mkdir(mode=0o700, exist_ok=True)
+    return Path(tempfile.mkdtemp(prefix=f"{_THIS_WORKER}-", dir=parent))
+
+
+def remove_stale_folders(parent: Path) -> None:
+    """Remove the private folders that other processes left, as a worker that was killed does."""
+    for folder in parent.glob("*"):
+        if not folder.name.startswith(_THIS_WORKER):
+            remove_tree(folder)
 
 
 def _annotated(name: str) -> tuple[str, Sequence[str]]:

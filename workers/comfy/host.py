@@ -17,11 +17,12 @@ LOG_LINES = 500
 
 
 class EngineLog:
-    """An engine's output: the newest `limit` lines, and the number of all lines."""
+    """An engine's output: the newest `limit` lines, and the section of the job whose lines they are."""
 
     def __init__(self, limit: int) -> None:
         self._lines: deque[str] = deque(maxlen=limit)
         self._position = 0
+        self._section: LogSection | None = None
 
     @property
     def position(self) -> int:
@@ -39,6 +40,40 @@ class EngineLog:
         """Return the lines after that position that are still kept."""
         wanted = min(self._position - position, len(self._lines))
         return list(self._lines)[len(self._lines) - wanted :]
+
+    def open_section(self) -> "LogSection":
+        """Begin the lines of another job, where those of the job before end."""
+        self.close_section()
+        self._section = LogSection(self)
+        return self._section
+
+    def close_section(self) -> None:
+        """End the lines of the last job: what follows is not its own."""
+        if self._section is not None:
+            self._section.close()
+            self._section = None
+
+
+class LogSection:
+    """The lines of one job, which stay while the engine writes those of the next one."""
+
+    def __init__(self, log: EngineLog) -> None:
+        self._log = log
+        self._start = log.position
+        self._closed: tuple[int, list[str]] | None = None
+
+    @property
+    def position(self) -> int:
+        """The number of the log's lines up to the end of this section, or so far."""
+        return self._log.position if self._closed is None else self._closed[0]
+
+    def lines(self) -> list[str]:
+        """Return the lines that are still kept."""
+        return self._log.since(self._start) if self._closed is None else self._closed[1]
+
+    def close(self) -> None:
+        if self._closed is None:
+            self._closed = (self._log.position, self._log.since(self._start))
 
 
 class EngineHost(Protocol):

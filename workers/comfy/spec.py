@@ -9,6 +9,7 @@ from pathlib import Path
 import comfyui_modal
 from storage.intake.host_paths import HostPaths
 from workers.attention import AttentionSetting, EngineAttention
+from workers.comfy.files import PRIVATE, remove_stale_folders
 from workers.comfy.flags import default_flags
 from workers.errors import EngineMisconfigured
 from workers.isolation import Enclosure, Isolation, IsolationPolicy, Needs
@@ -49,6 +50,11 @@ class EngineFolders:
         return self.parent / "user"
 
     @property
+    def private(self) -> Path:
+        """The worker's folder for files on their way to or from the engine, which must not reach it."""
+        return self.parent / PRIVATE
+
+    @property
     def engine_side(self) -> Path:
         """A copy of our custom node, so that the engine can read it wherever our code is installed."""
         return self.parent / "engine-side"
@@ -74,6 +80,8 @@ class EngineFolders:
         marker.touch()
         for folder in self.own:
             folder.mkdir(parents=True, exist_ok=True)
+        self.private.mkdir(mode=0o700, exist_ok=True)
+        remove_stale_folders(self.private)
         shutil.copytree(ENGINE_SIDE, self.engine_side, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
 
     def flags(self) -> list[str]:
@@ -115,7 +123,8 @@ class EngineSpec:
 
     def enclosure(self, isolation: Isolation) -> Enclosure:
         folders = self.folders
-        return Enclosure(isolation, folders.parent, folders.own, self.code(), self.isolation.hidden)
+        hidden = [*self.isolation.hidden, folders.private]
+        return Enclosure(isolation, folders.parent, folders.own, self.code(), hidden)
 
     def host_paths(self) -> HostPaths:
         """Return the labels of its folders in text that tenants read."""

@@ -1,9 +1,12 @@
-"""Uploads outputs to the bucket while later nodes still run.
+"""Uploads outputs to the bucket while later nodes, and the next jobs, still run.
 
-Outputs are listed in the order in which their nodes finished, then in each node's own order.
+An output is first fetched from the engine into a folder of the job's own, so the engine's folders may be emptied as
+soon as every output was fetched. Outputs are listed in the order in which their nodes finished, then in each node's
+own order.
 """
 
 import asyncio
+import shutil
 import tempfile
 import threading
 from collections import Counter
@@ -23,7 +26,7 @@ from storage.errors import FileChanged, StorageError
 from storage.jobs.models import Output
 from storage.jobs.record import JobRecord
 from workers.comfy.engine import ComfyEngine, FileRef
-from workers.errors import OutputFailed, StorageFailed
+from workers.errors import EngineError, OutputFailed, StorageFailed
 from workers.outputs.media import Facts, examine
 from workers.outputs.names import DistinctNames, safe_folder
 from workers.outputs.payload import InlineOutput, names_in, outputs_of, type_of
@@ -73,7 +76,10 @@ class OutputUploads:
         self._objects = objects
         self._record = record
         self._policy = policy
-        self._slots = asyncio.Semaphore(policy.parallel)
+        self._fetching = asyncio.Semaphore(policy.parallel)
+        self._storing = asyncio.Semaphore(policy.parallel)
+        self._folder: Path | None = None  # until the first fetch
+        self._fetches: list[asyncio.Task[Path]] = []
         self._uploads: list[asyncio.Task[Output]] = []
         self._by_file: dict[FileRef, asyncio.Task[Output]] = {}
         self._names = DistinctNames()
@@ -115,25 +121,51 @@ class OutputUploads:
             task.result() for task in self._uploads if task.done() and not task.cancelled() and not task.exception()
         )
 
+    async def fetched(self) -> None:
+        """Wait until no file is needed from the engine any more. A failure is raised by `all`."""
+        if self._fetches:
+            await asyncio.wait(self._fetches)
+
+    async def stop_fetching(self) -> None:
+        """Give up the files that were not fetched yet, so that their folders may be emptied."""
+        late = [fetch for fetch in self._fetches if not fetch.done()]
+        for fetch in late:
+            fetch.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+    @property
+    def has_lost_engine(self) -> bool:
+        """Whether a file could not be fetched because of the engine."""
+        done = [fetch for fetch in self._fetches if fetch.done() and not fetch.cancelled()]
+        return any(isinstance(fetch.exception(), EngineError) for fetch in done)
+
     async def all(self) -> tuple[Output, ...]:
         """Wait for every upload; raise the first failure after all have ended."""
         return tuple(await gather(*self._uploads))
 
-    async def stop(self) -> None:
-        for task in self._uploads:
+    async def close(self) -> None:
+        """Stop the uploads that still run and remove the fetched files."""
+        tasks = [*self._uploads, *self._fetches]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._uploads, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._folder is not None:
+            await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     def _add_file(self, node_id: str, ref: FileRef) -> None:
         """Start the upload of a file, or list it once more."""
+        self._check_number()
         # Identical save nodes report the same file: it is uploaded once and listed for each node.
         shared = self._by_file.get(ref)
         if shared is None:
-            self._by_file[ref] = self._start(self._file(node_id, ref, self._named(ref)))
+            fetch = asyncio.create_task(self._fetch(ref))
+            self._fetches.append(fetch)
+            self._by_file[ref] = self._start(self._file(node_id, ref, self._named(ref), fetch))
         else:
             self._start(_listed_for(node_id, shared))
 
     def _add_inline(self, node_id: str, found: InlineOutput) -> None:
+        self._check_number()
         named = _Named(len(self._uploads), self._names.take(found.filename))
         self._start(self._inline(node_id, found, named, is_repeated=self._is_repeated(found)))
 
@@ -152,26 +184,31 @@ class OutputUploads:
         filename = self._names.take(ref.filename, subfolder or ref.type)
         return _Named(len(self._uploads), filename, subfolder, is_preview=ref.type == "temp")
 
-    def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
+    def _check_number(self) -> None:
         if len(self._uploads) >= self._policy.max_outputs:
-            upload.close()  # a coroutine that is never awaited would cause a warning
             raise OutputFailed(f"more than {self._policy.max_outputs} outputs")
+
+    def _start(self, upload: Coroutine[Any, Any, Output]) -> asyncio.Task[Output]:
         task = asyncio.create_task(upload)
         self._uploads.append(task)
         return task
 
-    async def _file(self, node_id: str, ref: FileRef, named: _Named) -> Output:
-        most = self._policy.max_output_bytes
-        # The slot includes the fetch, which takes disk space for a copy or a connection.
-        async with self._slots:
-            path = await self._engine.files.fetch(ref, max_bytes=most)
+    async def _fetch(self, ref: FileRef) -> Path:
+        async with self._fetching:
+            if self._folder is None:
+                self._folder = self._engine.files.private_folder()
+            return await self._engine.files.fetch(ref, self._folder, max_bytes=self._policy.max_output_bytes)
+
+    async def _file(self, node_id: str, ref: FileRef, named: _Named, fetch: asyncio.Task[Path]) -> Output:
+        path, most = await fetch, self._policy.max_output_bytes
+        async with self._storing:
             size = path.stat().st_size
             if size > most:
                 raise OutputFailed(f"{ref.filename!r} has {size} bytes, at most {most} are allowed", node_id=node_id)
             return await self._store(node_id, path, named, size)
 
     async def _inline(self, node_id: str, found: InlineOutput, named: _Named, *, is_repeated: bool) -> Output:
-        async with self._slots, _temporary_file(found.body) as path:
+        async with self._storing, _temporary_file(found.body) as path:
             output = await self._store(node_id, path, named, len(found.body), content_type=found.content_type)
         return output.model_copy(update={"type": found.type, "text": found.body.decode() if is_repeated else None})
 

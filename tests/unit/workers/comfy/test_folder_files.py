@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from workers.comfy.engine import FileRef
-from workers.comfy.files import FolderFiles
+from workers.comfy.files import FolderFiles, remove_stale_folders
 from workers.errors import EngineUnavailable, OutputFailed, StagingFailed
 
 pytestmark = pytest.mark.anyio
@@ -31,7 +31,7 @@ async def test_an_output_is_fetched_from_each_folder(files: FolderFiles, tmp_pat
         path = tmp_path / kind / "a" / "b" / "x.png"
         path.parent.mkdir(parents=True)
         path.write_text(kind)
-        assert (await files.fetch(FileRef("x.png", "a/b", kind))).read_text() == kind
+        assert (await files.fetch(FileRef("x.png", "a/b", kind), files.private_folder())).read_text() == kind
 
 
 def _link(folder: Path) -> FileRef:
@@ -65,7 +65,7 @@ async def test_only_regular_files_of_the_folder_are_fetched(
 ) -> None:
     """Links that lead outside, circular links, pipes and folders are not fetched."""
     with pytest.raises(OutputFailed):
-        await files.fetch(make(tmp_path / "output"))
+        await files.fetch(make(tmp_path / "output"), files.private_folder())
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ async def test_only_regular_files_of_the_folder_are_fetched(
 async def test_a_name_cannot_leave_the_folder(files: FolderFiles, filename: str, subfolder: str) -> None:
     """A name that leads outside the folder, or that no file can have, fails the output."""
     with pytest.raises(OutputFailed):
-        await files.fetch(FileRef(filename, subfolder, "output"))
+        await files.fetch(FileRef(filename, subfolder, "output"), files.private_folder())
 
 
 async def test_an_absolute_path_is_not_followed(files: FolderFiles, tmp_path: Path) -> None:
     """An absolute path, which some nodes report, fails the output."""
     with pytest.raises(OutputFailed):
-        await files.fetch(FileRef(str(tmp_path / "secret"), "", "output"))
+        await files.fetch(FileRef(str(tmp_path / "secret"), "", "output"), files.private_folder())
 
 
 async def test_cleaning_empties_and_keeps_the_folders(files: FolderFiles, tmp_path: Path) -> None:
@@ -167,12 +167,20 @@ async def test_a_fetched_output_cannot_be_exchanged(files: FolderFiles, tmp_path
     (tmp_path / "output" / "a").mkdir()
     output = tmp_path / "output" / "a" / "x.txt"
     output.write_text("an output")
-    fetched = await files.fetch(FileRef("x.txt", "a", "output"))
+    fetched = await files.fetch(FileRef("x.txt", "a", "output"), files.private_folder())
     output.unlink()
     output.symlink_to(tmp_path / "secret")
     assert fetched.read_text() == "an output"
     await files.clean()
-    assert not fetched.exists()
+    assert fetched.exists(), "the next job begins while it is uploaded"
+
+
+def test_private_folders_of_a_killed_worker_are_removed(files: FolderFiles, tmp_path: Path) -> None:
+    """Private folders that another process left are removed, and those of this process are kept."""
+    own = files.private_folder()
+    (own.parent / "of-another" / "x").mkdir(parents=True)
+    remove_stale_folders(own.parent)
+    assert list(own.parent.iterdir()) == [own]
 
 
 async def test_an_output_without_hard_links_is_copied_up_to_the_limit(files: FolderFiles, tmp_path: Path) -> None:
@@ -183,9 +191,10 @@ async def test_an_output_without_hard_links_is_copied_up_to_the_limit(files: Fol
         (tmp_path / "output").rmdir()
         (tmp_path / "output").symlink_to(folder)
         (Path(folder) / "x.txt").write_text("an output")
-        assert (await files.fetch(FileRef("x.txt", "", "output"), max_bytes=9)).read_text() == "an output"
+        ref, into = FileRef("x.txt", "", "output"), files.private_folder()
+        assert (await files.fetch(ref, into, max_bytes=9)).read_text() == "an output"
         with pytest.raises(OutputFailed, match="it has 9 bytes, at most 8 are allowed"):
-            await files.fetch(FileRef("x.txt", "", "output"), max_bytes=8)
+            await files.fetch(ref, into, max_bytes=8)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has files of other users")
@@ -197,9 +206,9 @@ async def test_a_file_of_another_owner_is_not_an_output(tmp_path: Path) -> None:
     for name, owner in (("own", 64_001), ("other", 0)):
         (tmp_path / "output" / name).write_text(name)
         os.chown(tmp_path / "output" / name, owner, owner)
-    assert (await files.fetch(FileRef("own", "", "output"))).read_text() == "own"
+    assert (await files.fetch(FileRef("own", "", "output"), files.private_folder())).read_text() == "own"
     with pytest.raises(OutputFailed):
-        await files.fetch(FileRef("other", "", "output"))
+        await files.fetch(FileRef("other", "", "output"), files.private_folder())
 
 
 async def test_deeply_nested_folders_are_emptied(files: FolderFiles, tmp_path: Path) -> None:
