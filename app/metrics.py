@@ -1,19 +1,24 @@
 """GET /metrics: counters of this process since its start, in Prometheus' text format.
 
-Every label has a closed set of values: operation, method, status class, problem type. No label names a tenant, key or
-job.
+Every label has a closed set of values: operation, method, status class, problem type, pool. No label names a tenant,
+key or job. The engines' times are of all workers and read from the bucket.
 """
 
 import time
+from contextlib import suppress
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.context import context_of
 from app.auth import METRICS_PATH
 from app.outcome import outcome_of
+from storage.errors import StorageError
+from storage.keys import DEFAULT_POOL
+from storage.pools.engine_use import EngineUse
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
@@ -41,6 +46,19 @@ class Metrics:
             "comfyui_modal_refusals", "Refused requests by problem type", ("problem",), registry=self._registry
         )
 
+        self._engine_seconds = Gauge(
+            "comfyui_modal_engine_seconds",
+            "What engines did since they were ready, of the workers that reported within a day",
+            ("pool", "state"),
+            registry=self._registry,
+        )
+        self._computed_share = Gauge(
+            "comfyui_modal_engine_computed_share",
+            "The share of this time in which engines ran prompts",
+            ("pool",),
+            registry=self._registry,
+        )
+
     def count(self, scope: Scope, status: int, seconds: float) -> None:
         """Count one response. A status of 0 means that the client disconnected before the response."""
         # The router sets the route in the scope that all middleware share; it is missing for an unknown path.
@@ -53,6 +71,12 @@ class Metrics:
         self._jobs.inc(outcome.jobs_accepted)
         if outcome.problem is not None:
             self._refusals.labels(outcome.problem).inc()
+
+    def show_use(self, pool: str, use: EngineUse) -> None:
+        """Set the sums of the pool's engines."""
+        self._engine_seconds.labels(pool, "computing").set(use.computed_s)
+        self._engine_seconds.labels(pool, "idle").set(use.idle_s)
+        self._computed_share.labels(pool).set(use.computed_share or 0.0)
 
     def text(self) -> bytes:
         return generate_latest(self._registry)
@@ -84,7 +108,11 @@ class MetricsMiddleware:
 
 
 def metrics_route(metrics: Metrics) -> Route:
-    async def show(_: Request) -> Response:
+    async def show(request: Request) -> Response:
+        context = context_of(request)
+        for pool in (DEFAULT_POOL, *context.config.gpu_pools):
+            with suppress(StorageError):  # the other figures need no bucket
+                metrics.show_use(pool, await context.stores.engine_use.sum(pool))
         return Response(metrics.text(), headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
 
     return Route(METRICS_PATH, show, methods=["GET"], name="get_metrics")

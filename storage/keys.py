@@ -26,6 +26,7 @@
                   /worker.json                          the machine of the pool's last worker
                   /starts.json                          the results of the engine's latest starts
                   /attention.json                       earlier choices of attention, by image, GPU and driver
+                  /use/<nn>.json                        how long some worker's engine computed and waited
     probes/<nonce>                                      test objects that `doctor` writes and removes
 
 Rules that hold on AWS and on SeaweedFS: no key is a prefix of another, no empty segment, fixed-width
@@ -174,6 +175,14 @@ def worker_facts(pool: str) -> str:
 
 def attention(pool: str) -> str:
     return f"engines/{check_segment(pool)}/attention.json"
+
+
+def engine_uses(pool: str) -> str:
+    return f"engines/{check_segment(pool)}/use/"
+
+
+def engine_use(pool: str, place: int) -> str:
+    return f"{engine_uses(pool)}{place:02d}.json"
 
 
 def engine_starts(pool: str) -> str:

@@ -18,6 +18,7 @@ from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
 from storage.pools.engine_info import EngineInfoStore
 from storage.pools.engine_starts import EngineStartStore
+from storage.pools.engine_use import EngineUseStore
 from storage.pools.runtimes import RuntimeStore
 from storage.pools.worker_facts import AttentionStore, WorkerFactsStore
 from storage.removal import JobRemover
@@ -47,6 +48,7 @@ class Stores:
     runtimes: RuntimeStore
     engine_info: EngineInfoStore
     engine_starts: EngineStartStore
+    engine_use: EngineUseStore
     attention: AttentionStore
     worker_facts: WorkerFactsStore
     api_keys: ApiKeyStore

@@ -19,6 +19,7 @@ from typing import Any
 
 from storage.concurrency import gather
 from storage.errors import StorageError
+from storage.jobs.models import AttemptTimes
 from storage.jobs.store import StoredJob
 from storage.stores import Stores
 from workers.comfy.engine import Prompt
@@ -27,6 +28,7 @@ from workers.comfy.host import EngineHost
 from workers.comfy.refusals import not_run
 from workers.comfy.standby import Standby
 from workers.ending import INTERNAL_ERROR, EndCommit, Ending, finish_last_write, give_back
+from workers.engine_time import EngineTime, Phases
 from workers.errors import EngineError, JobCancelled, JobTimedOut, OutOfMemory, StorageFailed, WorkerError
 from workers.joblog import JobLog
 from workers.outputs.uploads import OutputUploads, UploadPolicy
@@ -55,9 +57,20 @@ class AttemptPolicy:
     execution: ExecutionPolicy = field(default_factory=ExecutionPolicy)
 
 
+@dataclass(frozen=True, slots=True)
+class HeadStart:
+    """What was begun for a job before its claim."""
+
+    preparation: Preparation
+    standby: Standby
+
+    async def close(self) -> None:
+        await self.standby.close()
+        await self.preparation.close()
+
+
 class Attempt:
-    """`execute`, then `conclude`, each once. `preparation` and `standby` may have begun before the claim; the attempt
-    closes them.
+    """`execute`, then `conclude`, each once. The attempt closes its head start.
 
     If `engine_suspect` is true after `execute`, the engine needs a restart before the next job. `is_submitted` is set
     when the engine gets the prompt.
@@ -70,8 +83,8 @@ class Attempt:
         host: EngineHost,
         catalogue: Catalogue,
         policy: AttemptPolicy,
-        preparation: Preparation | None = None,
-        standby: Standby | None = None,
+        head_start: HeadStart | None = None,
+        engine_time: EngineTime | None = None,
     ) -> None:
         self.engine_suspect = False
         self.is_submitted = asyncio.Event()
@@ -81,10 +94,10 @@ class Attempt:
         self._engine = host.engine
         self._catalogue = catalogue
         self._policy = policy
-        self._preparation = preparation or Preparation(
-            claimed, stores, host.engine.files, catalogue, policy.preparation
-        )
-        self._standby = standby or Standby(host.engine, policy.execution)
+        if head_start is None:
+            preparation = Preparation(claimed, stores, host.engine.files, catalogue, policy.preparation)
+            head_start = HeadStart(preparation, Standby(host.engine, policy.execution))
+        self._preparation, self._standby = head_start.preparation, head_start.standby
         self._log = JobLog(stores.logs, record, host.log, host.paths, interval_s=policy.log_interval_s)
         self._uploads = OutputUploads(host.engine, stores.objects, record, policy.uploads)
         self._end = EndCommit(stores, host.paths, policy.report, policy.max_attempts)
@@ -106,6 +119,9 @@ class Attempt:
         self._reason: WorkerError | None = None
         self._stopped = asyncio.Event()
         self._failure: WorkerError | None = None
+        self._engine_time = engine_time or EngineTime()
+        self._phases = Phases()
+        self._gpu_idle_s: float | None = None
 
     async def run(self) -> StoredJob:
         """Do both phases; return the job finished or queued again."""
@@ -195,13 +211,15 @@ class Attempt:
         await self._until_stopped(self._uploads.fetched())
         await self._uploads.stop_fetching()
         self.engine_suspect = self.engine_suspect or self._uploads.has_lost_engine
+        self._phases.end("staged" if self._gpu_idle_s is None else "executed")
 
     async def _run_prompt(self) -> None:
         try:
             graph, prompt = await self._prepared()
             self._execution = Execution(self._engine, prompt, self._policy.execution, self._standby.socket)
             self.is_submitted.set()
-            await self._follow(graph, self._execution)
+            self._phases.end("staged")
+            await self._timed(self._follow(graph, self._execution))
         except (JobCancelled, EngineError) as fault:
             self.engine_suspect = isinstance(fault, EngineError)
             raise (self._reason or fault) from fault  # the end that `_stop` asked for
@@ -211,6 +229,13 @@ class Attempt:
         finally:
             if self._execution is not None and self._execution.was_abandoned:
                 self.engine_suspect = True
+
+    async def _timed(self, computing: Coroutine[Any, Any, None]) -> None:
+        self._gpu_idle_s = self._engine_time.begin()
+        try:
+            await computing
+        finally:
+            self._engine_time.end()
 
     async def _prepared(self) -> tuple[Graph, Prompt]:
         """Return the graph and its staged prompt. Raises the reason at once if the attempt is stopped meanwhile."""
@@ -266,9 +291,10 @@ class Attempt:
         storing = _failure_of(self._store_outputs())
         if self._failure is not None:
             await storing
-            return
-        # The keys of the end are written in the same round as the last outputs, so that the end takes one round.
-        self._failure, _ = await asyncio.gather(storing, self._end.write_ahead(self._record))
+        else:
+            # The keys of the end are written in the same round as the last outputs, so that the end takes one round.
+            self._failure, _ = await asyncio.gather(storing, self._end.write_ahead(self._record))
+        self._phases.end("uploaded")
 
     async def _store_outputs(self) -> None:
         """Wait for every upload and raise the first failure, or the reason of a stop."""
@@ -307,8 +333,26 @@ class Attempt:
             outputs=self._uploads.finished(),
             details=None if snapshot is None else snapshot.details,
             node_errors=None if self._execution is None else self._execution.node_errors,
+            times=self._times(),
         )
         return await self._end.commit(self._reporter.stored, ending)
+
+    def _times(self) -> AttemptTimes:
+        graph = {} if self._execution is None else self._execution.graph
+
+        def class_of(node_id: str) -> str | None:
+            found = graph.get(node_id, {}).get("class_type")
+            return found if isinstance(found, str) else None
+
+        nodes, left_out = self._standby.socket.times.slowest(class_of)
+        return AttemptTimes(
+            staged_s=self._phases.seconds("staged"),
+            executed_s=self._phases.seconds("executed"),
+            uploaded_s=self._phases.seconds("uploaded"),
+            gpu_idle_s=None if self._gpu_idle_s is None else round(self._gpu_idle_s, 3),
+            nodes=nodes,
+            nodes_left_out=left_out,
+        )
 
 
 async def _failure_of(work: Awaitable[object]) -> WorkerError | None:

@@ -12,7 +12,7 @@ from typing import Any
 from storage.bucket.records import retry_while_unavailable
 from storage.errors import StorageError
 from storage.intake.host_paths import HostPaths
-from storage.jobs.models import ErrorDetail, Output, ProgressDetails
+from storage.jobs.models import AttemptTimes, ErrorDetail, Output, ProgressDetails
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 from storage.jobs.timers import KeysAhead
@@ -31,17 +31,14 @@ LAST_WRITE_S = 3.0
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended. `node_errors` is ComfyUI's, None if it gave no answer.
-
-    `freed_at` is when the attempt needed its engine no longer; None if it never did or still does.
-    """
+    """How an attempt ended, and where its time went. `node_errors` is ComfyUI's, None if it gave no answer."""
 
     attempt: int
     failure: WorkerError | None
     outputs: tuple[Output, ...]
     details: ProgressDetails | None
     node_errors: Mapping[str, Any] | None
-    freed_at: datetime | None = None
+    times: AttemptTimes | None = None
 
     def applied_to(self, record: JobRecord, now: datetime, paths: HostPaths, max_attempts: int) -> JobRecord:
         """Return the record after the attempt."""
@@ -51,18 +48,18 @@ class Ending:
         if self.failure is None:
             nodes = self.details.nodes_total if self.details else 0
             return record.complete(
-                attempt=self.attempt, now=now, outputs=self.outputs, nodes_total=nodes, freed_at=self.freed_at
+                attempt=self.attempt, now=now, outputs=self.outputs, nodes_total=nodes, times=self.times
             )
         error = error_detail(self.failure, self.attempt, paths)
         if self.failure.repeat is Repeat.AUTOMATIC and record.may_be_repeated(max_attempts):
-            return record.requeue(attempt=self.attempt, now=now, fault=error, freed_at=self.freed_at)
+            return record.requeue(attempt=self.attempt, now=now, fault=error, times=self.times)
         return record.fail(
             attempt=self.attempt,
             now=now,
             error=error,
             outputs=self.outputs,
             details=self.details,
-            freed_at=self.freed_at,
+            times=self.times,
         )
 
 

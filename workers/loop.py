@@ -19,7 +19,7 @@ from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 from storage.signal import queue_topic
 from storage.stores import Stores
-from workers.attempt import Attempt, AttemptPolicy
+from workers.attempt import Attempt, AttemptPolicy, HeadStart
 from workers.comfy.host import EngineHost, timed
 from workers.comfy.standby import Standby
 from workers.conclusions import Conclusions
@@ -166,14 +166,14 @@ class WorkerLoop:
             await preparation.close()
             return None
         # While the job is claimed: it saves the time in which its engine would wait.
-        standby, attempt = Standby(self._host.engine, self._policy.execution), None
+        head_start = HeadStart(preparation, Standby(self._host.engine, self._policy.execution))
+        attempt = None
         try:
             taking = self._stores.queue.take(candidate, self._identity.name, self._runtime())
-            attempt = self._attempt_of(await self._claimed(taking), preparation, standby)
+            attempt = self._attempt_of(await self._claimed(taking), head_start)
         finally:
             if attempt is None:
-                await standby.close()
-                await preparation.close()
+                await head_start.close()
         return attempt
 
     def _runtime(self) -> Any:
@@ -199,14 +199,20 @@ class WorkerLoop:
             self._start_phases = None  # later jobs did not wait for this start
         return claimed
 
-    def _attempt_of(
-        self, claimed: StoredJob | None, preparation: Preparation | None = None, standby: Standby | None = None
-    ) -> Attempt | None:
+    def _attempt_of(self, claimed: StoredJob | None, head_start: HeadStart | None = None) -> Attempt | None:
         if claimed is None:
             return None
         logger.info("job claimed", extra=_about(claimed.record))
-        catalogue = self._publisher.catalogue
-        return Attempt(claimed, self._stores, self._host, catalogue, self._policy, preparation, standby)
+        published = self._publisher
+        return Attempt(
+            claimed,
+            self._stores,
+            self._host,
+            published.catalogue,
+            self._policy,
+            head_start=head_start,
+            engine_time=published.engine_time,
+        )
 
     def _prepare_ahead(self, stored: StoredJob) -> Preparation:
         files = self._host.engine.files

@@ -6,7 +6,7 @@ It is published when the engine becomes ready and again at intervals, since it i
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from storage.errors import EngineInfoTooLarge, StorageError
 from storage.jobs.models import Runtime
@@ -15,11 +15,13 @@ from storage.pools.worker_facts import WorkerFacts
 from storage.stores import Stores
 from workers.comfy.host import EngineHost
 from workers.comfy.system import SystemFacts, gpu_name, system_facts
+from workers.engine_time import EngineTime
 from workers.errors import EngineUnavailable
 from workflows.catalogue import Catalogue
 
 logger = logging.getLogger(__name__)
 
+PUBLISH_USE_EVERY = timedelta(minutes=1)
 REPUBLISH_EVERY = FILES_LIFE / 2
 NEVER = datetime.min.replace(tzinfo=UTC)
 
@@ -44,7 +46,14 @@ class Publisher:
         self._host = host
         self._stores = stores
         self._started_at = stores.clock.now()
-        self._published_at = NEVER
+        self._published_at = self._use_published_at = NEVER
+        self._engine_time: EngineTime | None = None
+
+    @property
+    def engine_time(self) -> EngineTime:
+        """The engine's times since it was first ready."""
+        assert self._engine_time is not None  # noqa: S101  `announce` comes first
+        return self._engine_time
 
     async def announce(self) -> None:
         """Publish the engine. Raises `EngineUnavailable`; a failure of the bucket is only logged."""
@@ -55,6 +64,7 @@ class Publisher:
         facts = self._facts(system)
         # Set before the publication, which may fail: the worker itself needs them.
         self.catalogue, self.runtime = Catalogue(info), self._runtime(facts)
+        self._engine_time = self._engine_time or EngineTime()
         pool = self._identity.pool
         try:
             await self._stores.worker_facts.publish(pool, facts)
@@ -68,12 +78,25 @@ class Publisher:
 
     async def keep_announced(self) -> None:
         """Publish again if it is due; failures of the engine are not raised."""
+        await self._keep_use()
         if self._stores.clock.now() - self._published_at < REPUBLISH_EVERY:
             return
         try:
             await self.announce()
         except EngineUnavailable as error:
             logger.warning("what the engine can do is not known: %s", error)
+
+    async def _keep_use(self) -> None:
+        now, time = self._stores.clock.now(), self.engine_time
+        if now - self._use_published_at < PUBLISH_USE_EVERY:
+            return
+        self._use_published_at = now
+        try:
+            await self._stores.engine_use.publish(
+                self._identity.pool, self._identity.name, computed_s=time.computed_s, idle_s=time.idle_s
+            )
+        except StorageError as error:
+            logger.debug("how long the engine computed was not published: %s", error)
 
     def _facts(self, system: SystemFacts) -> WorkerFacts:
         chosen = self._host.attention

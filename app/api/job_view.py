@@ -90,12 +90,29 @@ class RuntimeView(ResponseBody):
     engine_version: str | None
 
 
+class NodeTimeView(ResponseBody):
+    """How long a node ran, until the next one began."""
+
+    node_id: str
+    class_type: str | None = Field(description="null for a node that the graph does not have, as of an expanded one")
+    seconds: float
+    cached: bool = Field(description="ComfyUI had its result")
+
+
 class TimingsView(ResponseBody):
-    """Where the time before the last attempt went."""
+    """Where the time of the last attempt went, in seconds. What is not known yet is null."""
 
     start: dict[str, float] | None = Field(
         description="seconds of each phase of its worker's start; null for a job that found its worker ready"
     )
+    queued_s: float | None = Field(description="from the submission to the attempt's begin")
+    staged_s: float | None = Field(description="from there to the engine's begin: reading the job and its files")
+    executed_s: float | None = Field(description="from there until the engine was free for the next job")
+    uploaded_s: float | None = Field(description="from there until the last output was stored")
+    committed_s: float | None = Field(description="from there until the job's end was written")
+    gpu_idle_s: float | None = Field(description="how long the engine had waited when it began with this job")
+    nodes: list[NodeTimeView] = Field(description="the 100 slowest nodes, in the order in which they ran")
+    nodes_left_out: int = Field(description="how many nodes `nodes` does not list")
 
 
 class GpuCost(ResponseBody):
@@ -172,7 +189,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         attempt=record.attempt,
         gpu=None if record.pool == DEFAULT_POOL else record.pool,
         runtime=_runtime_view(record.runtime),
-        timings=TimingsView(start=record.runtime.start if record.runtime else None),
+        timings=timings_view(record),
         cost=cost_view(record),
         expires_at=record.due_at if record.status.is_terminal else None,
         batch_id=record.batch_id,
@@ -181,6 +198,29 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         metadata=record.metadata,
         urls=job_urls(record.job_id, base),
     )
+
+
+def timings_view(record: JobRecord) -> TimingsView:
+    times, started_at = record.times, record.started_at
+    committed_s = None
+    if times is not None and started_at is not None and record.completed_at is not None:
+        known_s = times.staged_s + times.executed_s + times.uploaded_s
+        committed_s = _seconds((record.completed_at - started_at).total_seconds() - known_s)
+    return TimingsView(
+        start=record.runtime.start if record.runtime else None,
+        queued_s=None if started_at is None else _seconds((started_at - record.created_at).total_seconds()),
+        staged_s=times and times.staged_s,
+        executed_s=times and times.executed_s,
+        uploaded_s=times and times.uploaded_s,
+        committed_s=committed_s,
+        gpu_idle_s=times and times.gpu_idle_s,
+        nodes=[NodeTimeView.model_validate(one.model_dump()) for one in times.nodes] if times else [],
+        nodes_left_out=times.nodes_left_out if times else 0,
+    )
+
+
+def _seconds(seconds: float) -> float:
+    return round(max(0.0, seconds), 3)
 
 
 def warnings_view(warnings: Mapping[str, Any]) -> dict[str, NodeWarning]:

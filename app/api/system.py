@@ -21,6 +21,7 @@ from storage.concurrency import gather
 from storage.errors import DiskAlmostFull, StorageError
 from storage.keys import DEFAULT_POOL
 from storage.pools.engine_starts import StartState
+from storage.pools.engine_use import EngineUse
 from storage.pools.worker_facts import WorkerFacts
 
 READY_LIFE_S = 2.0
@@ -85,8 +86,20 @@ class FailedStartsView(ResponseBody):
     paused_until: Moment | None = Field(description="no worker is started before; null if one may be")
 
 
+class EngineUseView(ResponseBody):
+    """What the engines of a pool did since each was ready. A worker counts for a day after its last report."""
+
+    workers: int = Field(description="that are counted, at most 64")
+    computed_s: float
+    idle_s: float
+    computed_share: float | None = Field(
+        description="the share of the time in which prompts ran; null if none is known"
+    )
+
+
 class PoolView(ResponseBody):
     name: str
+    engine_use: EngineUseView
     worker: WorkerView | None = Field(description="null until a first worker has reported")
     failed_starts: FailedStartsView | None = Field(description="null if the engine's last start went well")
 
@@ -99,15 +112,31 @@ class SystemView(ResponseBody):
     pools: list[PoolView]
 
 
-def system_view(workers: Mapping[str, WorkerFacts | None], starts: Mapping[str, StartState]) -> SystemView:
-    """Build the response from the workers' facts and the engine starts, both by pool."""
+def system_view(
+    workers: Mapping[str, WorkerFacts | None], starts: Mapping[str, StartState], uses: Mapping[str, EngineUse]
+) -> SystemView:
+    """Build the response from the workers' facts, the engine starts and the engines' times, all by pool."""
     return SystemView(
         version=__version__,
         python_version=platform.python_version(),
         pools=[
-            PoolView(name=pool, worker=_worker_view(facts), failed_starts=_failed_starts_view(starts[pool]))
+            PoolView(
+                name=pool,
+                engine_use=_engine_use_view(uses[pool]),
+                worker=_worker_view(facts),
+                failed_starts=_failed_starts_view(starts[pool]),
+            )
             for pool, facts in workers.items()
         ],
+    )
+
+
+def _engine_use_view(use: EngineUse) -> EngineUseView:
+    return EngineUseView(
+        workers=use.workers,
+        computed_s=round(use.computed_s, 1),
+        idle_s=round(use.idle_s, 1),
+        computed_share=use.computed_share,
     )
 
 
@@ -135,8 +164,11 @@ async def show(request: Request) -> Response:
         pools = (DEFAULT_POOL, *context.config.gpu_pools)
         found = await gather(*(context.stores.worker_facts.read(pool) for pool in pools))
         starts = await gather(*(context.stores.engine_starts.state(pool) for pool in pools))
+        uses = await gather(*(context.stores.engine_use.sum(pool) for pool in pools))
         return system_view(
-            dict(zip(pools, found, strict=True)), dict(zip(pools, starts, strict=True))
+            dict(zip(pools, found, strict=True)),
+            dict(zip(pools, starts, strict=True)),
+            dict(zip(pools, uses, strict=True)),
         ).model_dump_json()
 
     body = await context.shared.get(NO_TENANT, "system", text, max_age_s=SYSTEM_AGE_S)

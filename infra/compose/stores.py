@@ -24,6 +24,7 @@ from storage.jobs.uploads import UploadStore
 from storage.outbox import Outbox
 from storage.pools.engine_info import EngineInfoStore
 from storage.pools.engine_starts import EngineStartStore, StartPolicy
+from storage.pools.engine_use import EngineUseStore
 from storage.pools.runtimes import RuntimeStore
 from storage.pools.worker_facts import AttentionStore, WorkerFactsStore
 from storage.removal import JobRemover
@@ -100,6 +101,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),
         engine_starts=EngineStartStore(objects, clock, start_policy(settings)),
+        engine_use=EngineUseStore(objects, clock),
         attention=AttentionStore(objects),
         worker_facts=WorkerFactsStore(objects),
         api_keys=ApiKeyStore(objects, clock, fixed=settings.api_keys),

@@ -125,6 +125,36 @@ class Runtime(Model):
     start: dict[str, float] | None = None
 
 
+class NodeTime(Model):
+    """How long a node ran. `class_type` is None for a node that the graph does not have, as of an expanded subgraph."""
+
+    node_id: EngineText
+    class_type: EngineText | None
+    seconds: float
+    cached: bool = False
+
+
+class AttemptTimes(Model):
+    """Where the time of an attempt went, in seconds.
+
+    `staged_s` is from its claim to its prompt, `executed_s` from there until the engine was free, `uploaded_s` from
+    there until the last output was stored. `gpu_idle_s` is how long the engine had waited before the prompt, None if
+    it got none. `nodes_left_out` nodes are not in `nodes`.
+    """
+
+    staged_s: float
+    executed_s: float
+    uploaded_s: float
+    gpu_idle_s: float | None = None
+    nodes: tuple[NodeTime, ...] = ()
+    nodes_left_out: int = 0
+
+    @property
+    def held_s(self) -> float:
+        """How long the attempt held its GPU."""
+        return self.staged_s + self.executed_s
+
+
 class GpuTime(Model):
     """How long workers with this GPU held a job. `usd` is None without a GPU or a known price."""
 
@@ -136,8 +166,9 @@ class GpuTime(Model):
 def with_time(usage: tuple[GpuTime, ...], runtime: Runtime | None, seconds: float) -> tuple[GpuTime, ...]:
     """Add the seconds of an attempt to `usage`, which has one entry per GPU, the last one used at the end.
 
-    Time counts from a claim to the end of its attempt, the loading of models included, since the GPU is in use. A
-    container's start and its idle window are not charged to a job.
+    Time counts from a claim until the attempt needs its engine no longer, the loading of models included, since the GPU
+    is in use. A container's start and its idle window are not charged to a job, nor are uploads, during which the GPU
+    runs the next job.
     """
     gpu = None if runtime is None else runtime.gpu
     price = None if runtime is None or gpu is None else runtime.usd_per_s

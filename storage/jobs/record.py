@@ -22,6 +22,7 @@ from pydantic import Field
 from storage.bucket.records import Model
 from storage.errors import AttemptFenced, TransitionRefused
 from storage.jobs.models import (
+    AttemptTimes,
     ErrorDetail,
     EventName,
     GpuTime,
@@ -173,6 +174,8 @@ class JobRecord(Model):
     lease: Lease | None = None
     runtime: Runtime | None = None
     """The machine and engine of the last attempt."""
+    times: AttemptTimes | None = None
+    """Where the time of the last attempt went; None while it runs, or if its worker was lost."""
     usage: tuple[GpuTime, ...] = ()
     """GPU time of the attempts that have ended, by GPU; `gpu_time` includes the current one."""
 
@@ -248,6 +251,7 @@ class JobRecord(Model):
             lease=Lease(worker=worker, expires_at=now + timedelta(seconds=lease_s), renewed_at=now),
             runtime=runtime,
             started_at=now,
+            times=None,
             progress=0,
             progress_details=ProgressDetails(),
             outputs=(),
@@ -283,21 +287,21 @@ class JobRecord(Model):
         return self._give_back(Change.RELEASE, attempt, now, given_back=self.given_back + 1)
 
     def requeue(
-        self, *, attempt: int, now: datetime, fault: ErrorDetail, freed_at: datetime | None = None
+        self, *, attempt: int, now: datetime, fault: ErrorDetail, times: AttemptTimes | None = None
     ) -> "JobRecord":
         """Return the job to the queue after an infrastructure fault. A job with a cancel request fails instead.
 
-        Here and below `freed_at` is when the attempt needed its GPU no longer, None for `now`.
+        Here and below `times` are those of the attempt, None if it is not known where its time went.
         """
-        return self._give_back(Change.REQUEUE, attempt, now, freed_at, last_fault=fault)
+        return self._give_back(Change.REQUEUE, attempt, now, times, last_fault=fault)
 
     def _give_back(
-        self, change: Change, attempt: int, now: datetime, freed_at: datetime | None = None, **fields: Any
+        self, change: Change, attempt: int, now: datetime, times: AttemptTimes | None = None, **fields: Any
     ) -> "JobRecord":
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, CANCELLED, CANCELLED_MESSAGE)
-        usage = self._used_until(freed_at or now)
+        usage = self._used_until(self._freed_at(times, now))
         return self._change(change, usage=usage, **_FRESH, **fields).with_event("queued", now)
 
     def expire(self, *, now: datetime, max_attempts: int, log_tail: tuple[str, ...] | None = None) -> "JobRecord":
@@ -339,7 +343,7 @@ class JobRecord(Model):
         now: datetime,
         outputs: tuple[Output, ...],
         nodes_total: int = 0,
-        freed_at: datetime | None = None,
+        times: AttemptTimes | None = None,
     ) -> "JobRecord":
         """Complete the current attempt. `nodes_total` is the number of nodes that ran; 0 keeps that of the reports."""
         self._held_by(attempt)
@@ -350,7 +354,8 @@ class JobRecord(Model):
             Change.COMPLETE,
             lease=None,
             completed_at=now,
-            usage=self._used_until(freed_at or now),
+            times=times,
+            usage=self._used_until(self._freed_at(times, now)),
             progress=100,
             progress_details=done,
             outputs=outputs,
@@ -364,7 +369,7 @@ class JobRecord(Model):
         error: ErrorDetail,
         outputs: tuple[Output, ...] = (),
         details: ProgressDetails | None = None,
-        freed_at: datetime | None = None,
+        times: AttemptTimes | None = None,
     ) -> "JobRecord":
         """Fail the job in its current attempt; keep the outputs stored so far and the last progress details."""
         self._held_by(attempt)
@@ -372,7 +377,8 @@ class JobRecord(Model):
             Change.FAIL,
             lease=None,
             completed_at=now,
-            usage=self._used_until(freed_at or now),
+            times=times,
+            usage=self._used_until(self._freed_at(times, now)),
             error=error.message,
             error_detail=error,
             outputs=outputs,
@@ -436,6 +442,12 @@ class JobRecord(Model):
 
     def _without_progress(self) -> tuple[JobEvent, ...]:
         return tuple(event for event in self.events if event.name != "progress")
+
+    def _freed_at(self, times: AttemptTimes | None, now: datetime) -> datetime:
+        """Return when the attempt needed its GPU no longer."""
+        if times is None or self.started_at is None:
+            return now
+        return min(now, self.started_at + timedelta(seconds=times.held_s))
 
     def _used_until(self, moment: datetime | None) -> tuple[GpuTime, ...]:
         """Return the usage including the current attempt up to `moment`; unchanged if the times are unknown."""

@@ -61,6 +61,15 @@ def facts(clock: ManualClock) -> WorkerFacts:
     )
 
 
+UNKNOWN: dict[str, Any] = {
+    **dict.fromkeys(("start", "queued_s", "staged_s", "executed_s", "uploaded_s", "committed_s", "gpu_idle_s")),
+    "nodes": [],
+    "nodes_left_out": 0,
+}
+"""The timings of a job that no worker has begun."""
+NO_USE = {"workers": 0, "computed_s": 0.0, "idle_s": 0.0, "computed_share": None}
+
+
 async def run_one(api: Api, clock: ManualClock, seconds: float, runtime: Runtime | None = L40S) -> dict[str, Any]:
     """A job as GET shows it, after a worker has completed it in its second attempt."""
     job_id = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
@@ -84,7 +93,7 @@ async def test_system_shows_the_published_worker_facts(api: Api, clock: ManualCl
     assert answer.headers["cache-control"] == "no-store"
     system = answer.json()
     assert system["version"] == __version__
-    assert system["pools"][0] == {"name": "default", "worker": None, "failed_starts": None}
+    assert system["pools"][0] == {"name": "default", "engine_use": NO_USE, "worker": None, "failed_starts": None}
     worker = system["pools"][1]["worker"]
     assert (worker["worker"], worker["gpu"], worker["comfyui_version"]) == ("ta-1", "NVIDIA L40S", "0.33.0")
     assert worker["attention"] == ATTENTION.model_dump()
@@ -179,10 +188,10 @@ async def test_a_job_shows_the_phases_of_its_workers_start(api: Api, clock: Manu
     """A job shows the phases of its worker's start, and null before its first attempt."""
     start = {"engine": 12.5, "announce": 0.3, "total": 12.9}
     waiting = (await api.client.post("/v1/jobs", json={"workflow": BLUE})).json()["job_id"]
-    assert (await api.client.get(f"/v1/jobs/{waiting}")).json()["timings"] == {"start": None}
+    assert (await api.client.get(f"/v1/jobs/{waiting}")).json()["timings"] == UNKNOWN
     await api.client.delete(f"/v1/jobs/{waiting}")
     job = await run_one(api, clock, 1.0, L40S.model_copy(update={"start": start}))
-    assert job["timings"] == {"start": start}
+    assert job["timings"] == UNKNOWN | {"start": start, "queued_s": job["timings"]["queued_s"]}
     assert "start" not in job["runtime"]
 
 

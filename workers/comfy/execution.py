@@ -80,6 +80,11 @@ class Execution:
         self._node: str | None = None
         self._delivered: set[str] = set()
 
+    @property
+    def graph(self) -> Mapping[str, Any]:
+        """The prompt's graph, as it was submitted."""
+        return self._prompt.graph
+
     def cancel(self) -> None:
         """Interrupt the prompt; interrupts are repeated until history shows the end."""
         if self._cancelled_at is None:

@@ -6,6 +6,7 @@ import logging
 from workers.comfy.engine import ComfyEngine
 from workers.comfy.history import ExecutionPolicy
 from workers.comfy.inbox import Inbox
+from workers.comfy.node_times import NodeTimes
 from workers.errors import EngineUnavailable
 
 logger = logging.getLogger(__name__)
@@ -20,6 +21,7 @@ class PromptSocket:
     def __init__(self, engine: ComfyEngine, client_id: str, policy: ExecutionPolicy) -> None:
         self.client_id = client_id
         self.inbox = Inbox()
+        self.times = NodeTimes()
         self.has_lost_messages = False
         self._engine = engine
         self._policy = policy
@@ -48,6 +50,7 @@ class PromptSocket:
                     self._connected.set()
                     delay_s = self._policy.reconnect_s
                     async for message in messages:
+                        self.times.note(message, asyncio.get_running_loop().time())
                         self.inbox.put(message)
             except EngineUnavailable as error:
                 logger.debug("%s", error)
