@@ -5,7 +5,7 @@ Its messages have the order of the recorded ones; history, interrupts and the qu
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tests.simulation.faults import Faults
 from workers.attention import NOT_OURS
 from workers.comfy.engine import ANY_SIZE, FileRef, History, Prompt, PromptQueue
 from workers.comfy.host import EngineLog
-from workers.errors import EngineUnavailable
+from workers.errors import EngineUnavailable, OutputFailed
 from workers.isolation import Isolation
 from workflows.messages import (
     Executed,
@@ -32,22 +32,34 @@ from workflows.messages import (
 STEPS = 3
 
 
-class SimulatedEngine:
-    """An engine; `output` is the file that every output node makes."""
+def _nowhere(what: str) -> None:
+    """Report a misuse of an engine to no watcher."""
 
-    def __init__(self, faults: Faults, output: Path, log: EngineLog) -> None:
+
+class SimulatedEngine:
+    """An engine; `output` is the file that every output node makes. It reports what must not happen while a prompt
+    runs."""
+
+    def __init__(self, faults: Faults, output: Path, log: EngineLog, report: Callable[[str], None] = _nowhere) -> None:
         self.alive = True
         self.showing: set[str] = set()
         self._faults = faults
         self._output = output
         self._log = log
+        self._report = report
+        self._made: set[str] = set()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._histories: dict[str, History] = {}
         self._sockets: dict[str, asyncio.Queue[Message | None]] = {}
         self._ignores_interrupts = False
 
+    @property
+    def is_busy(self) -> bool:
+        return self.alive and bool(self._running)
+
     async def submit(self, prompt: Prompt) -> dict[str, Any]:
         self._check()
+        self._check_idle("an engine got a prompt")
         self._running[prompt.prompt_id] = asyncio.create_task(self._run(prompt))
         return {}
 
@@ -88,9 +100,11 @@ class SimulatedEngine:
         return self
 
     async def clean(self) -> None:
-        """Do nothing, because no file is kept."""
+        self._check_idle("an engine's folders were emptied")
+        self._made.clear()
 
     async def stage(self, name: str, path: Path) -> None:
+        self._check_idle("an input was moved to an engine")
         path.unlink()
 
     async def find(self, names: Sequence[str]) -> dict[str, FileRef]:
@@ -103,6 +117,9 @@ class SimulatedEngine:
         return 0
 
     async def fetch(self, ref: FileRef, into: Path, *, max_bytes: int = ANY_SIZE) -> Path:
+        await asyncio.sleep(self._faults.chance.uniform(0, self._faults.rates.fetch_s))
+        if ref.filename not in self._made:
+            raise OutputFailed(f"{ref.filename} was removed")
         return self._output
 
     def die(self) -> None:
@@ -112,6 +129,10 @@ class SimulatedEngine:
             socket.put_nowait(None)
         for running in self._running.values():
             running.cancel()
+
+    def _check_idle(self, what: str) -> None:
+        if self.is_busy:
+            self._report(f"{what} while another prompt ran")
 
     def _check(self) -> None:
         if not self.alive:
@@ -159,7 +180,9 @@ class SimulatedEngine:
         if self._faults.happens(rates.node_fails):
             return ExecutionError(prompt.prompt_id, node_id, node["class_type"], "ValueError", "simulated")
         if node["class_type"] == "Save":
-            ui = {"text": [f"node {node_id}"]} if node_id == "2" else {"files": [_file(node_id)]}
+            name = f"{prompt.prompt_id}-{node_id}.txt"
+            self._made.add(name)
+            ui = {"text": [f"node {node_id}"]} if node_id == "2" else {"files": [_file(name)]}
             outputs[node_id] = ui
             self._send(prompt, Executed(prompt.prompt_id, node_id, node_id, ui))
         return None
@@ -173,7 +196,8 @@ class SimulatedEngine:
 class SimulatedHost:
     """An `EngineHost` whose start takes time and may fail."""
 
-    def __init__(self, faults: Faults, output: Path) -> None:
+    def __init__(self, faults: Faults, output: Path, report: Callable[[str], None] = _nowhere) -> None:
+        self._report = report
         self.log = EngineLog(100)
         self.paths = HostPaths()
         self._faults = faults
@@ -185,6 +209,11 @@ class SimulatedHost:
         if self._engine is None:
             raise EngineUnavailable("not started")
         return self._engine
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a prompt runs."""
+        return self._engine is not None and self._engine.is_busy
 
     @property
     def url(self) -> str:
@@ -213,7 +242,7 @@ class SimulatedHost:
         await asyncio.sleep(self._faults.chance.uniform(0.5, 5))
         if self._faults.happens(self._faults.rates.engine_dies):
             raise EngineUnavailable("simulated: it did not start")
-        self._engine = SimulatedEngine(self._faults, self._output, self.log)
+        self._engine = SimulatedEngine(self._faults, self._output, self.log, self._report)
 
     async def restart(self) -> None:
         await self.stop()
@@ -225,8 +254,8 @@ class SimulatedHost:
             self._engine = None
 
 
-def _file(node_id: str) -> dict[str, str]:
-    return {"filename": f"{node_id}.txt", "subfolder": "", "type": "output"}
+def _file(name: str) -> dict[str, str]:
+    return {"filename": name, "subfolder": "", "type": "output"}
 
 
 async def _messages(socket: "asyncio.Queue[Message | None]") -> AsyncIterator[Message]:

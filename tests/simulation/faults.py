@@ -9,7 +9,8 @@ from storage.errors import StorageUnavailable
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The probability of each fault per call; `pause_s` is the maximum length of a long pause."""
+    """The probability of each fault per call; `pause_s` is the maximum length of a long pause, `fetch_s` that of
+    fetching an output."""
 
     error_before: float = 0.015
     error_after: float = 0.015
@@ -25,9 +26,10 @@ class Rates:
     receiver_down: float = 0.3
     receiver_hangs: float = 0.05
     answer_lost: float = 0.1
+    fetch_s: float = 0.5
 
 
-NONE = Rates(*(0 for _ in range(14)))
+NONE = Rates(*(0 for _ in range(15)))
 
 
 class ProcessDied(BaseException):

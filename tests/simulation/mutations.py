@@ -10,16 +10,20 @@ from unittest.mock import patch
 
 from storage.batch_record import StoredBatch
 from storage.batches import BatchStore
+from storage.errors import AttemptFenced
 from storage.index_keys import EventRef, OutboxEntry, QueueEntry
 from storage.index_writer import IndexWriter
 from storage.jobs.index import index_keys
 from storage.jobs.models import Lease
-from storage.jobs.queue import JobQueue
+from storage.jobs.queue import Candidate, JobQueue
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import JobStore, StoredJob
 from storage.timers import Timer
 from storage.webhooks.deliveries import Delivery, DeliveryStore, StoredDelivery
 from tests.simulation.process import ProcessStore
+from workers.attempt import Attempt
+from workers.loop import WorkerLoop
+from workers.outputs.uploads import OutputUploads
 
 LATE_S = 16.0
 
@@ -165,6 +169,49 @@ def no_invalidation() -> AbstractContextManager[Any]:
     return patch.multiple(DeliveryStore, invalidate=unchanged, _commit=late)
 
 
+def no_restart_after_a_fence() -> AbstractContextManager[Any]:
+    """A worker whose job was taken over claims the next one while the prompt of the lost job may still run."""
+
+    async def execute(worker: WorkerLoop, attempt: Attempt) -> bool:
+        try:
+            await attempt.execute()
+        except AttemptFenced:
+            return False
+        return True
+
+    return patch.object(WorkerLoop, "_execute", execute)
+
+
+def claimed_ahead() -> AbstractContextManager[Any]:
+    """The next job is claimed as soon as it is read, and outlives whatever happens to the one that runs."""
+    read, claim = JobQueue.candidate, JobQueue.take
+
+    async def candidate(queue: JobQueue, entries: list[QueueEntry]) -> Candidate | None:
+        found, objects = await read(queue, entries), queue._objects
+        assert isinstance(objects, ProcessStore)
+        taken = None if found is None else await claim(queue, found, objects._process.name)
+        return None if found is None or taken is None else replace(found, stored=taken)
+
+    async def take(queue: JobQueue, held: Candidate, worker: str, runtime: Any = None) -> StoredJob | None:
+        return held.stored
+
+    return patch.multiple(JobQueue, candidate=candidate, take=take)
+
+
+def folders_emptied_too_early() -> AbstractContextManager[Any]:
+    """The engine's folders are emptied for the next job before the outputs of the last one were fetched."""
+
+    async def at_once(uploads: OutputUploads) -> None:
+        """Wait for nothing."""
+
+    return patch.multiple(OutputUploads, fetched=at_once, stop_fetching=at_once)
+
+
+def prepared_job_is_kept() -> AbstractContextManager[Any]:
+    """The prepared job runs next, although a job of higher priority was seen meanwhile."""
+    return patch("workers.lookahead._is_still_best", lambda *_: True)
+
+
 def outbox_entries_share_a_key() -> AbstractContextManager[Any]:
     """The next outbox entry of an event may have the key of the entry that is deleted after it."""
 
@@ -192,4 +239,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     no_condition,
     no_invalidation,
     outbox_entries_share_a_key,
+    claimed_ahead,
+    no_restart_after_a_fence,
+    folders_emptied_too_early,
+    prepared_job_is_kept,
 )

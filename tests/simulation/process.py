@@ -122,7 +122,7 @@ class ProcessStore:
         result = await effect()
         self._watch(self._process, operation, key)
         self._maybe_die(rates.death_after)
-        if operation != "get":
+        if operation not in ("get", "list"):  # a read that fails has no effect
             self._faults.maybe_fail(rates.error_after)
         return result
 

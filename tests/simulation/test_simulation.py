@@ -7,14 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from tests.simulation.faults import Rates
-from tests.simulation.mutations import MUTATIONS, Mutation, no_attempt_check
+from tests.simulation.mutations import MUTATIONS, Mutation, no_attempt_check, no_restart_after_a_fence
 from tests.simulation.run import simulate
 
 SEEDS, SEEDS_IN_SHORT = 2_000, 100
 SHARES = 10
 ENOUGH = 1_000
 """The number of seeds within which each broken rule shows; most show within ten."""
-RATES = {no_attempt_check: Rates(long_pause=0.1)}
+RATES = {
+    no_attempt_check: Rates(long_pause=0.1),
+    no_restart_after_a_fence: Rates(long_pause=0.1, engine_hangs=0.3),
+}
 """Fault rates with which a broken rule shows sooner."""
 
 

@@ -1,7 +1,7 @@
 """The invariants at every write and at the end, checked on each write to a job's record and its writer."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from storage import keys
@@ -40,6 +40,8 @@ class Watcher:
     """The newest record of each batch by its key, until it is removed."""
     drafts: set[str] = field(default_factory=set)
     """The key of each batch that was ever written, drafts included."""
+    busy: dict[str, Callable[[], bool]] = field(default_factory=dict)
+    """Whether the engine of each worker runs a prompt, by the worker's name."""
     _changed_at: dict[str, float] = field(default_factory=dict)
     _listed_at: dict[str, float] = field(default_factory=dict)
     _queue_key_at: dict[str, float] = field(default_factory=dict)
@@ -118,6 +120,8 @@ class Watcher:
             self._check_holder(process, before, after, key)
         if before.status is Status.QUEUED and after.status is Status.RUNNING:
             self._check_order(process, after, key)
+            if process.name in self.busy and self.busy[process.name]():
+                self._violated("it was claimed while its worker's engine ran another job", key)
             self._check_batch(after, key)
         if after.status is Status.COMPLETED and before.status is not Status.COMPLETED:
             self._check_outputs(after, key)
@@ -298,6 +302,10 @@ class Watcher:
             claimed = json.loads(self.bucket._entries[key].body)["id"]
             return keys.record(TENANT, claimed) not in self.records and keys.batch(TENANT, claimed) not in self.drafts
         return name == "workflow.json" and f"{folder}/job.json" not in self.records
+
+    def misused(self, what: str) -> None:
+        """Note what an engine reports."""
+        self._violated(what, "an engine")
 
     def _violated(self, what: str, where: str) -> None:
         self.violations.append(f"{self._now():.3f} {where}: {what}")

@@ -98,7 +98,9 @@ class World:
         self.watcher = Watcher(self.bucket, self.clock, SETTINGS.max_attempts)
         self.receiver = SimulatedReceiver(self.faults, self.watcher)
         self.signal = LossySignal(self.chance)
-        self.office = TicketOffice() if self.chance.random() < 0.5 else None
+        self.is_crowded = self.chance.random() < 0.3
+        """Whether many jobs compete for one worker, so that they overlap in it."""
+        self.office = TicketOffice() if not self.is_crowded and self.chance.random() < 0.5 else None
         self.has_batch = self.chance.random() < 0.3
         self.processes: dict[str, Process] = {}
         self.stops: dict[str, asyncio.Event] = {}
@@ -113,7 +115,7 @@ class World:
             self._keep_api,
             self._keep_reaper,
             self._keep_deliverer,
-            *[self._keep_worker] * self.chance.randint(1, 3),
+            *[self._keep_worker] * (1 if self.is_crowded else self.chance.randint(1, 3)),
         ):
             self._background.append(asyncio.create_task(slot()))
         self._background.append(asyncio.create_task(self._kill_at_random()))
@@ -170,12 +172,17 @@ class World:
     async def _keep_worker(self) -> None:
         while True:
             process, stores = self._open("worker")
-            host = SimulatedHost(self.faults, self.folder / "output.txt")
+            host = SimulatedHost(self.faults, self.folder / "output.txt", self._misused_by(process))
+            self.watcher.busy[process.name] = lambda host=host: host.is_busy  # type: ignore[misc]
             settings = SETTINGS.model_copy(update={"process_name": process.name})
             stop = self.stops[process.name] = asyncio.Event()
             serving = self._serve(worker_loop(settings, stores, host), stop)
             await self._until_end(process, process.start(serving))
             del self.processes[process.name]
+
+    def _misused_by(self, process: Process) -> Callable[[str], None]:
+        """Return a report of what the process does to its engine while it lives."""
+        return lambda what: self.watcher.misused(what) if process.alive else None
 
     async def _serve(self, worker: WorkerLoop, stop: asyncio.Event) -> None:
         await worker.start()
@@ -223,8 +230,11 @@ class World:
     # Clients.
 
     def _clients(self) -> list[Coroutine[Any, Any, None]]:
-        jobs = [self._job_client(f"key-{number}") for number in range(self.chance.randint(1, 5))]
+        jobs = [self._job_client(f"key-{number}") for number in range(self._jobs())]
         return [*jobs, self._batch_client()] if self.has_batch else [*jobs]
+
+    def _jobs(self) -> int:
+        return self.chance.randint(6, 10) if self.is_crowded else self.chance.randint(1, 5)
 
     async def _job_client(self, key: str) -> None:
         await asyncio.sleep(self.chance.uniform(0, 30))
