@@ -64,10 +64,6 @@ class HeadStart:
     preparation: Preparation
     standby: Standby
 
-    async def close(self) -> None:
-        await self.standby.close()
-        await self.preparation.close()
-
 
 class Attempt:
     """`execute`, then `conclude`, each once. The attempt closes its head start.

@@ -159,21 +159,21 @@ class WorkerLoop:
 
     async def _claim_prepared(self, prepared: Prepared) -> Attempt | None:
         candidate, preparation = prepared.candidate, prepared.preparation
-        if not self._is_harmless(candidate.record):
-            await self._conclusions.all()
-        if preparation.has_failed_by_chance:
-            self._stores.queue.discard(candidate)
-            await preparation.close()
-            return None
-        # While the job is claimed: it saves the time in which its engine would wait.
-        head_start = HeadStart(preparation, Standby(self._host.engine, self._policy.execution))
-        attempt = None
+        standby = attempt = None
         try:
-            taking = self._stores.queue.take(candidate, self._identity.name, self._runtime())
-            attempt = self._attempt_of(await self._claimed(taking), head_start)
+            if not self._is_harmless(candidate.record):
+                await self._conclusions.all()
+            if not preparation.has_failed_by_chance:
+                # While the job is claimed: it saves the time in which its engine would wait.
+                standby = Standby(self._host.engine, self._policy.execution)
+                taking = self._stores.queue.take(candidate, self._identity.name, self._runtime())
+                attempt = self._attempt_of(await self._claimed(taking), HeadStart(preparation, standby))
         finally:
             if attempt is None:
-                await head_start.close()
+                self._stores.queue.discard(candidate)
+                await preparation.close()
+                if standby is not None:
+                    await standby.close()
         return attempt
 
     def _runtime(self) -> Any:

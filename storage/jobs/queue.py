@@ -5,7 +5,8 @@ the running job; the conditional write. A worker that still runs another job doe
 `Candidate`, which keeps no other worker from the job, and takes it later by the write alone.
 
 Candidates are ordered by key: higher priority first, then older first. After a lost race a worker backs off and, until
-it wins again, picks a random candidate of the best priority instead of the first.
+it wins again, picks a random candidate of the best priority instead of the first. One that lost a job which it had read
+ahead does so for its next `SPREAD_FOR` candidates, since the others read ahead as well.
 """
 
 import asyncio
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 CANDIDATES = 20
 """Queue keys per LIST. If none of them can be claimed, the next page is tried."""
+
+SPREAD_FOR = 20
+"""How many candidates are picked at random after one was lost, so that workers do not all prepare the same job."""
 
 BACKOFF_S = 0.02
 MAX_BACKOFF_S = 1.0
@@ -69,6 +73,7 @@ class JobQueue:
         self._lease_s = lease_s
         self._chance = chance or random.Random()  # noqa: S311  spreads load, guards nothing
         self._losses = 0
+        self._spread_left = 0
 
     async def claim(self, pool: str, worker: str, runtime: Runtime | None = None) -> StoredJob | None:
         """Claim the best queued job under this worker's lease; return None if no job can be claimed."""
@@ -90,6 +95,7 @@ class JobQueue:
     async def candidate(self, entries: list[QueueEntry]) -> Candidate | None:
         """Read the job that would be claimed first, and write the keys of its claim; None if none is queued."""
         entries = list(entries)
+        self._spread_left = max(0, self._spread_left - 1)
         while entries:
             entry = entries.pop(self._choice(entries))
             ahead = self._ahead(entry, is_written=True)
@@ -103,6 +109,7 @@ class JobQueue:
         """Claim a candidate by one conditional write; return None if its record has changed since it was read."""
         claimed = await self._take(candidate.stored, _Claimant(worker, runtime), candidate.ahead)
         if claimed is None:
+            self._spread_left = SPREAD_FOR
             self.discard(candidate)
         return claimed
 
@@ -140,7 +147,7 @@ class JobQueue:
 
     def _choice(self, candidates: list[QueueEntry]) -> int:
         """Return the index of the candidate to try next."""
-        if self._losses == 0:
+        if self._losses == 0 and self._spread_left == 0:
             return 0
         # Rejected conditional writes are slow on some servers, so workers that compete spread out over the queue.
         return self._chance.choice([n for n, one in enumerate(candidates) if one.priority == candidates[0].priority])
