@@ -51,6 +51,8 @@ attempts = {
     "data of the bucket": read(bucket),
     "names in the data folder": lambda: os.listdir(os.path.dirname(connection)),
     "worker's temporary file": read(temporary),
+    "another job's file": read(private),
+    "a file among another job's": write(os.path.dirname(private)),
     "another engine's input": read(os.path.join(other, "input", "photo.png")),
     "another engine's output": write(os.path.join(other, "output")),
     "the engine's parent folder": write(str(folders.output.parent)),

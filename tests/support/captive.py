@@ -49,6 +49,7 @@ async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
     spec = EngineSpec.lite(folders=folders, fault_nodes=True, environment=ENVIRONMENT)
     host = EngineProcess(replace(spec, isolation=policy))
     await host.start()
+    targets |= {"private": _private_file(host)}
     try:
         seen = {"isolation": str(host.isolation), "got": await _run(host, code_of(BREAK_OUT, targets))}
         seen["link"] = await _fetched(host, "link.json")
@@ -62,6 +63,13 @@ async def _captive(folder: Path, targets: dict[str, object]) -> dict[str, Any]:
     finally:
         await host.stop()
     return seen
+
+
+def _private_file(host: EngineProcess) -> Path:
+    """Return a file of another job on its way to or from the engine."""
+    path = host.engine.files.private_folder() / "000"
+    path.write_text("hush-hush")
+    return path
 
 
 def _targets(folder: Path) -> dict[str, object]:
