@@ -21,6 +21,7 @@ BENCHES = (
     "outputs",
     "base64_way",
     "overlap",
+    "gpu_busy",
     "storage_memory",
     "requests_per_job",
     "rounds",

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 CONTINUE = b"HTTP/1.1 100"
 """The head of an interim answer, for which a client waits before it sends a body."""
 PIECE = 256 * 1024
+SMALL = 16 * 1024
+"""Pieces up to this size do not wait behind the bytes of other connections, as on a network that is shared fairly."""
 SHORTEST_SLEEP_S = 0.002
 """Shorter waits are left to add up, because a sleep takes about a millisecond longer than asked."""
 
@@ -32,7 +34,7 @@ class Pace:
     async def passed(self, size: int) -> None:
         now = asyncio.get_running_loop().time()
         self._free_at = max(self._free_at, now) + size / self._bytes_per_s
-        if self._free_at - now > SHORTEST_SLEEP_S:
+        if size > SMALL and self._free_at - now > SHORTEST_SLEEP_S:
             await asyncio.sleep(self._free_at - now)
 
 
