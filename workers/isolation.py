@@ -247,6 +247,7 @@ async def _probe(number: int, needs: Needs) -> dict[str, Any]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
+        await process.wait()
     result: dict[str, Any] = json.loads(said)
     return result
 

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,7 +78,7 @@ class RecordingEngine:
         return {}
 
     def private_folder(self) -> Path:
-        raise OutputFailed("no output was ever made")
+        return Path(tempfile.mkdtemp())  # the preparation of a job's inputs removes it
 
     def free_bytes(self) -> int:
         return 0

@@ -82,11 +82,38 @@ class Runtime(TypedDict):
     engine_version: str | None
 
 
+class NodeTime(TypedDict):
+    """How long a node ran, until the next one began."""
+
+    node_id: str
+    class_type: str | None
+    """None for a node that the graph does not have, as of an expanded one."""
+    seconds: float
+    cached: bool
+    """Whether ComfyUI had its result."""
+
+
 class Timings(TypedDict):
-    """Where the time before the last attempt went."""
+    """Where the time of the last attempt went, in seconds. What is not known yet is None."""
 
     start: dict[str, float] | None
     """Seconds of each phase of its worker's start. None for a job that found its worker ready."""
+    queued_s: float | None
+    """From the submission to the beginning of the attempt."""
+    staged_s: float | None
+    """From there to the beginning of the execution: reading the job and its files."""
+    executed_s: float | None
+    """From there until the engine was free for the next job."""
+    uploaded_s: float | None
+    """From there until the last output was stored."""
+    committed_s: float | None
+    """From there until the job's end was written."""
+    gpu_idle_s: float | None
+    """How long the engine had waited when it began with this job."""
+    nodes: list[NodeTime]
+    """The 100 slowest nodes, in the order in which they ran."""
+    nodes_left_out: int
+    """How many nodes `nodes` does not list."""
 
 
 class GpuCost(TypedDict):
