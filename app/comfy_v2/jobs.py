@@ -129,9 +129,9 @@ async def logs(request: Request) -> Response:
 
 
 async def job_answer(request: Request, record: JobRecord, status: int = 200) -> Response:
-    """Respond with the job."""
+    """Respond with the job. A new one has no position yet: to count it would delay the answer by a round."""
     context, mount = context_of(request), mount_of(request)
-    position = await queue_position(context, record)
+    position = None if status == 201 else await queue_position(context, record)
 
     def view() -> ComfyJob:
         return comfy_job(record, context.stores.objects, context.config, mount=mount, queue_position=position)

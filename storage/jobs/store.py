@@ -183,8 +183,12 @@ class JobStore:
 
     async def read_with_workflow(self, tenant: str, job_id: str) -> StoredJob:
         """Read a job and its workflow in one round; `workflow` is None if it cannot be read. Raises as `read`."""
+        try:
+            key = keys.workflow(tenant, job_id)
+        except ValueError:  # the id cannot be part of a key
+            raise JobNotFound(job_id) from None
         stored, workflow = await asyncio.gather(
-            self.read(tenant, job_id), self._objects.get(keys.workflow(tenant, job_id)), return_exceptions=True
+            self.read(tenant, job_id), self._objects.get(key), return_exceptions=True
         )
         if isinstance(stored, BaseException):
             raise stored

@@ -32,12 +32,12 @@ async def test_a_new_job_is_answered_whole(api: Api) -> None:
     """A submission is answered 201 with the whole job, whose links are relative to the host and whose end is known."""
     job = await submit_v2(api, metadata={"order": "4711"})
     assert (job["status"], job["progress"], job["outputs"], job["error"]) == ("queued", None, [], None)
-    assert (job["queue_position"], job["metadata"]) == (1, {"order": "4711"})
+    assert (job["queue_position"], job["metadata"]) == (None, {"order": "4711"})
     url = f"{JOBS}/{job['id']}"
     assert job["urls"] == {"self": url, "events": f"{url}/events", "cancel": f"{url}/cancel", "logs": f"{url}/logs"}
     assert datetime.fromisoformat(job["expires_at"]) - datetime.fromisoformat(job["created_at"]) == timedelta(days=14)
     assert api.services.launcher.spawned == ["default"]  # type: ignore[attr-defined]  # the in-memory one counts
-    assert await shown(api, job["id"]) == job
+    assert await shown(api, job["id"]) == job | {"queue_position": 1}
 
 
 async def test_links_include_the_path_of_a_proxy(clock: ManualClock) -> None:
@@ -200,3 +200,11 @@ async def test_a_removed_job_is_unknown(api: Api) -> None:
     for path in ("", "/workflow", "/logs"):
         refused(await api.client.get(f"{JOBS}/{job_id}{path}"), 404, "not_found")
     refused(await api.client.post(f"{JOBS}/{job_id}/cancel"), 404, "not_found")
+
+
+@pytest.mark.parametrize("job_id", ["x", "a%20b", "%00", "%F0%9F%98%80", "a" * 300])
+async def test_text_that_is_no_id_is_unknown(memory_api: Api, job_id: str) -> None:
+    """A job id that cannot be one answers 404 by every path of a job."""
+    for path in ("", "/workflow", "/logs", "/events"):
+        refused(await memory_api.client.get(f"{JOBS}/{job_id}{path}"), 404, "not_found")
+    refused(await memory_api.client.post(f"{JOBS}/{job_id}/cancel"), 404, "not_found")
