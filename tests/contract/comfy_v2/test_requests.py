@@ -1,0 +1,55 @@
+"""Bucket requests of Comfy API v2, as counts: a job costs what it costs by /v1."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from storage.clock import ManualClock
+from tests.support.api_server import BLUE, Api, running_api
+from tests.support.watched_bucket import WatchedBucket
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def bucket(clock: ManualClock) -> WatchedBucket:
+    return WatchedBucket(clock)
+
+
+@pytest.fixture
+async def watched_api(bucket: WatchedBucket, clock: ManualClock) -> AsyncIterator[Api]:
+    async with running_api(bucket, clock) as api:
+        yield api
+
+
+async def requests_of(api: Api, bucket: WatchedBucket, method: str, path: str, key: str = "") -> list[str]:
+    """Return the verbs of the requests to the bucket that a successful request made."""
+    await api.stores.jobs.settled()
+    bucket.watch()
+    body, headers = ({"workflow": BLUE} if method == "POST" else None), ({"idempotency-key": key} if key else {})
+    answer = await api.client.request(method, path, json=body, headers=headers)
+    assert answer.is_success, answer.text
+    await api.stores.jobs.settled()
+    return sorted(bucket.requests.elements())
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_submission_costs_the_same(watched_api: Api, bucket: WatchedBucket, key: str) -> None:
+    """A job is submitted with the same requests by both surfaces, with and without an Idempotency-Key."""
+    await requests_of(watched_api, bucket, "POST", "/v1/jobs")  # what is read once is in memory from here on
+    ours = await requests_of(watched_api, bucket, "POST", "/v1/jobs", key)
+    assert await requests_of(watched_api, bucket, "POST", "/api/v2/jobs", key) == ours
+
+
+async def test_polls_cost_a_read_each(watched_api: Api, bucket: WatchedBucket) -> None:
+    """A poll reads the record; while jobs wait, the queue is listed too, once in two seconds for all of them."""
+    urls = []
+    for _ in range(2):
+        answer = await watched_api.client.post("/api/v2/jobs", json={"workflow": BLUE})
+        urls.append(answer.json()["urls"]["self"])
+    first, *polls = [await requests_of(watched_api, bucket, "GET", url) for url in (*urls, *urls)]
+    assert first == ["GET", "LIST"]
+    # Not counted: a machine that is slow enough lists the queue again.
+    assert all(poll in (["GET"], ["GET", "LIST"]) for poll in polls)
+    assert await watched_api.queue.claim("default", "w") is not None
+    assert await requests_of(watched_api, bucket, "GET", urls[0]) == ["GET"]
