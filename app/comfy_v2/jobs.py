@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from app.api.context import (
     NO_STORE,
-    Context,
     answer,
     base_url,
     body_of,
@@ -24,11 +23,11 @@ from app.api.context import (
     tenant_of,
 )
 from app.api.job_view import QUICKLY_SHOWN
-from app.auth import NO_TENANT
 from app.comfy_v2.errors import ComfyProblem
 from app.comfy_v2.events import events
 from app.comfy_v2.job_list import ComfyJobList, page
 from app.comfy_v2.job_view import ComfyJob, comfy_job
+from app.comfy_v2.queue import queue_position
 from app.comfy_v2.submission import ComfySubmission, refuse_reserved
 from app.fields import Moment, ResponseBody
 from app.heavy import off_loop
@@ -37,13 +36,11 @@ from app.outcome import outcome_of
 from app.problems import Problem
 from app.submission.acceptance import Acceptance
 from app.submission.preparation import Preparation, parsed
-from storage.errors import IdempotencyKeyReused, JobGone, LogNotFound, StorageError
+from storage.errors import IdempotencyKeyReused, JobGone, LogNotFound
 from storage.jobs.models import Input
-from storage.jobs.record import JobRecord, Status
+from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
 
-QUEUE_AGE_S = 2.0
-"""How old the queue may be by which a job's position is counted, in seconds: one LIST for all jobs of a pool."""
 SCOPE = "v2/jobs"
 """The operation to which Idempotency-Keys of this API belong: they are rejected here, and replayed in /v1."""
 
@@ -145,21 +142,6 @@ async def job_answer(request: Request, record: JobRecord, status: int = 200) -> 
 def mount_of(request: Request) -> str:
     """Return the path under which a proxy serves this deployment; empty for a host of its own."""
     return urlsplit(base_url(request)).path.rstrip("/")
-
-
-async def queue_position(context: Context, record: JobRecord) -> int | None:
-    """Return the place of a queued job in its pool's queue, 1 for the next one; None if it is unknown."""
-    if record.status is not Status.QUEUED:
-        return None
-    queue = context.stores.queue
-    try:
-        # Of no tenant: the queue is that of a pool, and one LIST serves all who ask within two seconds.
-        first = await context.shared.get(
-            NO_TENANT, ("queue", record.pool), lambda: queue.first(record.pool), max_age_s=QUEUE_AGE_S
-        )
-    except (StorageError, Problem):  # the position is informative: the job is shown without it
-        return None
-    return queue.position(record, first)
 
 
 async def _stored(request: Request) -> StoredJob:

@@ -14,6 +14,7 @@ from storage.jobs.record import JobRecord
 from tests.contract.comfy_v2.shapes import refused, shaped
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.records import OUTPUT
+from tests.support.sse import listening
 
 pytestmark = pytest.mark.anyio
 
@@ -176,6 +177,15 @@ async def test_the_queue_position_counts_the_jobs_ahead(memory_api: Api, clock: 
     page = await api.queue.first("default")
     assert [api.queue.position(record, page) for record in records] == [2, 1]
     assert api.queue.position(records[0], replace(page, keys=page.keys[:1], more=True)) is None
+
+
+async def test_a_stream_begins_with_the_queue_position(memory_api: Api) -> None:
+    """The first status of a job that waits has its place in the queue, and no later one has."""
+    job = await submit_v2(memory_api)
+    async with listening(memory_api.client, job["urls"]["events"]) as stream:
+        assert (await stream.next()).data == {"status": "queued", "queue_position": 1}
+        await work(memory_api)
+        assert (await stream.rest())[-1].data == {"status": "succeeded", "queue_position": None}
 
 
 async def test_a_list_has_pages(api: Api, clock: ManualClock) -> None:
