@@ -11,7 +11,7 @@ from storage.bucket.memory import MemoryObjectStore
 from storage.clock import ManualClock
 from storage.jobs.models import ErrorDetail, ProgressDetails
 from storage.jobs.record import JobRecord
-from tests.contract.comfy_v2.shapes import refused, shaped
+from tests.contract.comfy_v2.shapes import check_shape, refused, shaped
 from tests.support.api_server import BLUE, KEY, Api, running_api, submit, work
 from tests.support.records import OUTPUT
 from tests.support.sse import listening
@@ -76,6 +76,7 @@ async def test_both_surfaces_show_the_same_jobs(api: Api) -> None:
     assert (await api.client.get(f"/v1/jobs/{ours['job_id']}")).json()["error_detail"]["code"] == "cancelled"
 
 
+FRAMES = {"status": "status_frame", "progress": "progress", "preview": "preview_frame", "output": "output"}
 CANCEL = ErrorDetail(code="cancelled", message="Cancelled by user")
 FAULT = ErrorDetail(code="node_error", message="out of range", node_id="2", class_type="SaveImage")
 
@@ -184,8 +185,12 @@ async def test_a_stream_begins_with_the_queue_position(memory_api: Api) -> None:
     job = await submit_v2(memory_api)
     async with listening(memory_api.client, job["urls"]["events"]) as stream:
         assert (await stream.next()).data == {"status": "queued", "queue_position": 1}
-        await work(memory_api)
-        assert (await stream.rest())[-1].data == {"status": "succeeded", "queue_position": None}
+        await work(memory_api, OUTPUT)
+        rest = await stream.rest()
+    assert rest[-1].data == {"status": "succeeded", "queue_position": None}
+    for event in rest:
+        check_shape(event.data, FRAMES[event.name])
+    assert {event.name for event in rest} == {"status", "progress", "output"}
 
 
 async def test_a_list_has_pages(api: Api, clock: ManualClock) -> None:
