@@ -114,7 +114,9 @@ class RequestLimits(MediaLimits):
     )
     max_metadata_pairs: NonNegativeInt = Field(16, description="most `metadata` of a job")
     max_timeout_s: PositiveInt = Field(24 * 3600, description="largest run-time limit that a job may name, seconds")
-    max_wait_s: WaitSeconds = Field(60, description="longest `wait` of a GET of a job or batch, seconds")
+    max_wait_s: WaitSeconds = Field(
+        60, description="longest `wait` of a GET of a job or batch, and of the `Prefer` of a submission, seconds"
+    )
     max_page: PageSize = Field(200, description="largest `limit` of a list")
     # A GET of the bucket each, 16 at a time.
     max_scanned_jobs: PageSize = Field(

@@ -76,6 +76,7 @@ def _of_a_receiver(url: str) -> str:
 
 WebhookUrl = Annotated[str, StringConstraints(max_length=MAX_URL), AfterValidator(_of_a_receiver)]
 LONGEST_QUEUE_TIMEOUT_S = 30 * DAY_S
+LONGEST_DEADLINE_S = 30 * DAY_S
 LONGEST_TIMEOUT_S = 365 * DAY_S
 """The schema's bound; the deployment's own limits are smaller."""
 LONGEST_RETAIN_DAYS = 36_500

@@ -26,13 +26,17 @@ WORKFLOW = {
 }
 JOB_ID = "0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10"
 
-IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
-SUBMISSION_PROBLEMS = (
+BODY_PROBLEMS = (
     "malformed-json",
     "unsupported-media-type",
     "request-timeout",
     "request-too-large",
     "too-many-large-requests",
+)
+"""Refusals of a request body as such."""
+IDEMPOTENCY_PROBLEMS = ("idempotency-key-reused", "bad-idempotency-key")
+SUBMISSION_PROBLEMS = (
+    *BODY_PROBLEMS,
     "text-too-long",
     "validation-error",
     "missing-workflow",
@@ -191,6 +195,17 @@ KEY = Parameter(
     "header",
     {"type": "string", "maxLength": MAX_IDEMPOTENCY_KEY},
     "the same key and body make one thing, for 24 h",
+)
+
+
+PREFER = Parameter(
+    "Prefer",
+    "header",
+    {"type": "string", "examples": ["wait=30"]},
+    "wait=N (RFC 7240): answer when the job has ended, or after N seconds, at most `max_wait_s`",
+)
+ACCEPTED_BEFORE = (
+    "an earlier request with this Idempotency-Key had made it; or with Prefer: wait, the job, which has ended"
 )
 
 

@@ -181,6 +181,8 @@ _TYPES = (
     ),
     ProblemType("too-many-bytes", 429, "The tenant has brought its bytes of the day", "wait until midnight UTC"),
     ProblemType("too-many-requests", 429, "Requests come too fast", "wait for Retry-After seconds, and send fewer"),
+    ProblemType("job-not-over", 409, "The job has not ended", "wait for its end, or cancel it, and retry it then"),
+    ProblemType("inputs-gone", 409, "The job's inputs are gone", "submit it again with its inputs"),
     ProblemType(
         "too-many-streams",
         429,

@@ -149,6 +149,7 @@ class JobView(ResponseBody):
     priority: int
     timeout_s: int
     queue_timeout_s: int | None
+    deadline_s: int | None
     attempt: int
     gpu: str | None = Field(description="the GPU pool that was asked for")
     runtime: RuntimeView | None = Field(description="null until a worker has begun the job")
@@ -156,6 +157,8 @@ class JobView(ResponseBody):
     cost: CostView
     expires_at: Moment | None = Field(description="when the job and its files are removed")
     batch_id: str | None
+    retry_of: str | None = Field(description="the job that this one repeats")
+    retried_as: list[str] = Field(description="the newest jobs that repeat this one, oldest first; 20 at most")
     workflow_name: str | None = Field(description="the named workflow that it runs; null for a graph of your own")
     graphs: GraphTrust = Field(description="the rules that its graph was accepted by")
     metadata: dict[str, str]
@@ -186,6 +189,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         priority=record.priority,
         timeout_s=record.timeout_s,
         queue_timeout_s=record.queue_timeout_s,
+        deadline_s=record.deadline_s,
         attempt=record.attempt,
         gpu=None if record.pool == DEFAULT_POOL else record.pool,
         runtime=_runtime_view(record.runtime),
@@ -193,6 +197,8 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         cost=cost_view(record),
         expires_at=record.due_at if record.status.is_terminal else None,
         batch_id=record.batch_id,
+        retry_of=record.retry_of,
+        retried_as=list(record.retried_as),
         workflow_name=record.workflow_name,
         graphs=record.graphs,
         metadata=record.metadata,

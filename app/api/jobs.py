@@ -1,6 +1,7 @@
-"""/v1/jobs: submit, get, list, cancel and remove jobs; a job's outputs, log and workflow."""
+"""/v1/jobs: get, list, cancel and remove jobs; a job's outputs, log and workflow."""
 
 import contextlib
+from collections.abc import Mapping
 
 from pydantic import Field
 from starlette.requests import Request
@@ -8,17 +9,11 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from app.api.context import (
     NO_STORE,
-    REPLAYED,
     Context,
     answer,
     base_url,
-    body_of,
-    check_is_json,
     context_of,
-    identity_of,
-    json_body,
     long_poll,
-    principal_of,
     shared_answer,
     shared_text,
     tenant_of,
@@ -29,39 +24,19 @@ from app.api.job_filter import FILTERS, job_filter
 from app.api.job_view import (
     QUICKLY_SHOWN,
     CostView,
-    JobUrls,
     JobView,
-    NodeWarning,
     OutputUrl,
     cost_view,
-    job_urls,
     job_view,
     output_url,
-    warnings_view,
 )
 from app.fields import Moment, ResponseBody
 from app.numbers import whole
-from app.operations import ID, KEY, KNOWN, PAGE, SUBMISSION_PROBLEMS, WORKFLOW, Operation, Parameter, wait_parameter
-from app.outcome import outcome_of
+from app.operations import ID, KNOWN, PAGE, Operation, Parameter, wait_parameter
 from app.problems import Problem
-from app.submission.acceptance import Acceptance, Accepted
-from app.submission.foreign import job_form, relocated
-from app.submission.preparation import LONG_IN_JOBS, Preparation, parsed
-from app.submission.request import JobRequest
 from storage.errors import JobGone, PreconditionFailed
 from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
-
-
-class JobAccepted(ResponseBody):
-    """202: the job is stored, and will end in exactly one way."""
-
-    job_id: str
-    status: Status
-    created_at: Moment
-    estimated_time: int = Field(description="seconds, from recent jobs of this workflow")
-    warnings: dict[str, NodeWarning] = Field(description="by node id: the outputs behind it do not run, the others do")
-    urls: JobUrls
 
 
 class JobRow(ResponseBody):
@@ -103,41 +78,6 @@ def job_row(record: JobRecord) -> JobRow:
     )
 
 
-async def submit(request: Request) -> Response:
-    context, tenant = context_of(request), tenant_of(request)
-    check_is_json(request)
-    with body_of(request) as body:
-        document = await json_body(request, body, limit=context.config.max_request_bytes, keep=LONG_IN_JOBS)
-        acceptance, identity = Acceptance(context.services, tenant), identity_of(request, body)
-        accepted = await acceptance.replayed(identity)
-        if accepted is None:
-            preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
-            form = await body.aside(job_form, document)
-            with relocated(form.moves):
-                prepared = await preparation.only_job(await body.aside(parsed, JobRequest, form.document))
-            accepted = await acceptance.job(prepared, identity)
-    return accepted_answer(request, accepted)
-
-
-def accepted_answer(request: Request, accepted: Accepted) -> Response:
-    """Respond 202, or 200 for a job that an earlier request created."""
-    record = accepted.stored.record
-    outcome_of(request.scope).jobs_accepted = 0 if accepted.is_replay else 1
-    urls = job_urls(record.job_id, base_url(request))
-    return answer(
-        JobAccepted(
-            job_id=record.job_id,
-            status=record.status,
-            created_at=record.created_at,
-            estimated_time=accepted.estimated_s,
-            warnings=warnings_view(record.warnings),
-            urls=urls,
-        ),
-        200 if accepted.is_replay else 202,
-        {"location": urls.self} | ({REPLAYED: "true"} if accepted.is_replay else {}),
-    )
-
-
 async def show(request: Request) -> Response:
     """Return the job. `wait` delays the response until the job is terminal, or differs from If-None-Match's version."""
     context = context_of(request)
@@ -151,7 +91,7 @@ async def show(request: Request) -> Response:
             )
     if known == _etag(stored.record):
         return Response(status_code=304, headers={"etag": known})
-    return await _job_answer(request, stored, is_awaited=wait_s is not None)
+    return await job_answer(request, stored, is_awaited=wait_s is not None)
 
 
 async def page(request: Request) -> Response:
@@ -187,10 +127,10 @@ async def cancel(request: Request) -> Response:
     stored = await context.stores.jobs.evolve(tenant_of(request), request.path_params["job_id"], cancelled)
     stored = await context.watch.until(stored, lambda record: record.status.is_terminal, context.config.cancel_wait_s)
     if not purge:
-        return await _job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
+        return await job_answer(request, stored, 200 if stored.record.status.is_terminal else 202)
     # The events are rendered from the record, so it must exist until they are delivered.
     if not await context.stores.remover.is_free_to_go(stored.record):
-        return await _job_answer(request, stored, 202)
+        return await job_answer(request, stored, 202)
     await _purge(context, stored)
     return Response(status_code=204)
 
@@ -235,14 +175,24 @@ async def workflow(request: Request) -> Response:
     return Response(document, media_type="application/json")
 
 
-async def _job_answer(request: Request, stored: StoredJob, status: int = 200, *, is_awaited: bool = False) -> Response:
-    """Respond with the job. `is_awaited` means that others may have waited for the same change of it."""
+async def job_answer(
+    request: Request,
+    stored: StoredJob,
+    status: int = 200,
+    *,
+    is_awaited: bool = False,
+    more: Mapping[str, str] | None = None,
+) -> Response:
+    """Respond with the job. `is_awaited` means that others may have waited for the same change of it.
+
+    `more` are further headers.
+    """
     context, record, base = context_of(request), stored.record, base_url(request)
 
     def view() -> JobView:
         return job_view(record, context.stores.objects, context.config, base)
 
-    headers = {"etag": _etag(record)} | NO_STORE
+    headers = {"etag": _etag(record), **NO_STORE, **(more or {})}
     if not is_awaited and len(record.outputs) <= QUICKLY_SHOWN:
         return answer(view(), status, headers)
     text = await shared_text(request, ("job", record.job_id, record.rev), view)
@@ -261,21 +211,6 @@ def _flag(request: Request, name: str, *, default: bool = False) -> bool:
 
 
 OPERATIONS = (
-    Operation(
-        submit,
-        "submit_job",
-        "post",
-        "/v1/jobs",
-        "Submit a workflow",
-        {
-            202: ("stored: it will end in exactly one way", JobAccepted),
-            200: ("an earlier request with this Idempotency-Key had made it", JobAccepted),
-        },
-        parameters=(KEY,),
-        request=JobRequest,
-        example={"workflow": WORKFLOW, "inputs": [{"node": "1", "field": "width", "value": 512}]},
-        refusals=SUBMISSION_PROBLEMS,
-    ),
     Operation(
         page,
         "list_jobs",

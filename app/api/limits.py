@@ -7,7 +7,14 @@ from starlette.responses import Response
 from app.api.context import answer, context_of
 from app.body import MAX_DEPTH, MAX_SMALL_JSON, MAX_VALUES
 from app.config import ApiConfig, RequestLimits
-from app.fields import LONGEST_QUEUE_TIMEOUT_S, MAX_IDEMPOTENCY_KEY, MAX_METADATA_NAME, MAX_METADATA_TEXT, MAX_URL
+from app.fields import (
+    LONGEST_DEADLINE_S,
+    LONGEST_QUEUE_TIMEOUT_S,
+    MAX_IDEMPOTENCY_KEY,
+    MAX_METADATA_NAME,
+    MAX_METADATA_TEXT,
+    MAX_URL,
+)
 from app.operations import Operation
 from storage.index_keys import MAX_PRIORITY, MIN_PRIORITY
 from storage.jobs.record import DAY_S
@@ -33,6 +40,7 @@ class Limits(RequestLimits):
     min_priority: int = Field(MIN_PRIORITY, description="lowest `priority`")
     max_priority: int = Field(MAX_PRIORITY, description="highest `priority`")
     max_queue_timeout_s: int = Field(LONGEST_QUEUE_TIMEOUT_S, description="largest `queue_timeout_s`")
+    max_deadline_s: int = Field(LONGEST_DEADLINE_S, description="largest `deadline_s`")
     max_retain_days: float = Field(description="largest `retain_days`")
 
 

@@ -18,10 +18,10 @@ from app.api.context import (
     shared_answer,
     tenant_of,
 )
-from app.api.jobs import JobAccepted, accepted_answer
+from app.api.submissions import JobAccepted, JobOrAccepted, accepted_answer
 from app.fields import ResponseBody
 from app.heavy import off_loop
-from app.operations import KEY, NAME, SUBMISSION_PROBLEMS, Operation
+from app.operations import ACCEPTED_BEFORE, KEY, NAME, PREFER, SUBMISSION_PROBLEMS, Operation
 from app.problems import Problem
 from app.submission.acceptance import Acceptance
 from app.submission.foreign import relocated
@@ -172,7 +172,7 @@ async def submit(request: Request) -> Response:
             with relocated(input_pointers(workflow, named, document)):
                 prepared = replace(await preparation.only_job(wanted), workflow_name=workflow.name)
             accepted = await acceptance.job(prepared, identity)
-    return accepted_answer(request, accepted)
+    return await accepted_answer(request, accepted)
 
 
 def _list(workflows: Iterable[NamedWorkflow], catalogue: Catalogue) -> WorkflowList:
@@ -219,9 +219,9 @@ OPERATIONS = (
         "Run a workflow by name",
         {
             202: ("stored: it will end in exactly one way", JobAccepted),
-            200: ("an earlier request with this Idempotency-Key had made it", JobAccepted),
+            200: (ACCEPTED_BEFORE, JobOrAccepted),
         },
-        parameters=(NAME, KEY),
+        parameters=(NAME, KEY, PREFER),
         request=NamedJobRequest,
         example={"inputs": {"image": {"url": "https://example.com/cat.png"}, "prompt": "a cat in the rain"}},
         refusals=(*SUBMISSION_PROBLEMS, "unknown-workflow"),

@@ -81,6 +81,8 @@ class PreparedJob:
     """Reasons why some outputs do not run, by node id."""
     workflow_name: str | None = None
     """The named workflow that the job runs."""
+    retry_of: str | None = None
+    """The job that it repeats."""
 
     @property
     def pool(self) -> str:

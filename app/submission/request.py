@@ -10,6 +10,7 @@ from pydantic import (
 
 from app.fields import (
     DEFAULT_EVENTS,
+    LONGEST_DEADLINE_S,
     LONGEST_QUEUE_TIMEOUT_S,
     LONGEST_RETAIN_DAYS,
     LONGEST_TIMEOUT_S,
@@ -72,6 +73,9 @@ class JobOptions(RequestBody):
     )
     queue_timeout_s: Whole | None = Field(
         None, ge=1, le=LONGEST_QUEUE_TIMEOUT_S, description="longest wait for a worker, seconds"
+    )
+    deadline_s: Whole | None = Field(
+        None, ge=1, le=LONGEST_DEADLINE_S, description="longest time until the job has ended, queue included, seconds"
     )
     retain_days: Number | None = Field(
         None, gt=0, le=LONGEST_RETAIN_DAYS, description="how long the job and its files stay after its end"

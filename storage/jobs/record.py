@@ -4,7 +4,7 @@
                 │  ▲              │  │
                 │  └─release──────┘  └────fail──────▶ failed
                 │    requeue                            ▲
-                └──cancel, queue_timeout, no_engine─────┘
+                └──cancel, queue_timeout, no_engine─────┘      (queue_timeout: also of the whole deadline)
 
 A change is a pure function from one record to the next; `storage.jobs.store` commits it by a conditional write.
 Only the holder of the current attempt may change a running job (fencing). The exceptions are `request_cancel` and
@@ -50,8 +50,14 @@ WORKER_LOST = "worker_lost"
 QUEUE_TIMEOUT = "queue_timeout"
 """The error code of a job that no worker claimed within its `queue_timeout_s`."""
 
+DEADLINE_EXCEEDED = "deadline_exceeded"
+"""The error code of a job that had not ended within its `deadline_s`."""
+
 NO_ENGINE = "engine_unavailable"
 """The error code of a job whose pool could not start an engine; the same as `workers.errors.EngineUnavailable`'s."""
+
+MOST_RETRIES_SHOWN = 20
+"""The newest retries that a record names: it must stay small however often a job is retried."""
 
 DAY_S = 24 * 3600
 DEFAULT_RETAIN_S = 7 * DAY_S
@@ -73,6 +79,8 @@ class Status(StrEnum):
 class Change(StrEnum):
     """The transitions of the diagram above; `progress` and `request_cancel` stay in `running`, `retain` in any status.
 
+    `retry` stays in the status of a job that has ended: another job repeats it.
+
     A job returns to the queue by `release` if its worker shuts down, which does not count against `max_attempts`, and
     by `requeue` if the worker was lost or the engine failed, which does.
     """
@@ -81,6 +89,7 @@ class Change(StrEnum):
     PROGRESS = "progress"
     REQUEST_CANCEL = "request_cancel"
     RETAIN = "retain"
+    RETRY = "retry"
     RELEASE = "release"
     REQUEUE = "requeue"
     COMPLETE = "complete"
@@ -102,6 +111,7 @@ TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
     (Status.RUNNING, Change.COMPLETE): Status.COMPLETED,
     (Status.RUNNING, Change.FAIL): Status.FAILED,
     **{(status, Change.RETAIN): status for status in Status},
+    **{(status, Change.RETRY): status for status in Status if status.is_terminal},
 }
 
 
@@ -128,6 +138,8 @@ class JobRecord(Model):
     """Longest run time of one attempt, in seconds."""
     queue_timeout_s: int | None = None
     """Longest time until the first attempt begins, in seconds."""
+    deadline_s: int | None = None
+    """Longest time from the creation of the job to its end, in seconds."""
     retain_s: int = DEFAULT_RETAIN_S
     """How long the job and its files are kept after its end, in seconds."""
     batch_id: str | None = None
@@ -157,6 +169,10 @@ class JobRecord(Model):
     has_values: bool = False
     """Whether the inputs are long and stored in a separate object."""
     input_files: tuple[InputFile, ...] = ()
+    retry_of: str | None = None
+    """The job that this one repeats."""
+    retried_as: tuple[str, ...] = ()
+    """The newest jobs that repeat this one, oldest first."""
     workflow_name: str | None = None
     """The named workflow that was run; None for a graph of the client's own."""
     workflow_shape: str
@@ -203,10 +219,18 @@ class JobRecord(Model):
 
     @property
     def queue_limit(self) -> datetime:
-        """When a queued job fails. `queue_timeout_s` limits the first wait only, `longest_wait` every wait."""
+        """When a queued job fails. `queue_timeout_s` limits the first wait only, the others every wait."""
+        limits = [self.created_at + self.longest_wait]
         if self.queue_timeout_s is not None and self.attempt == 0:
-            return self.created_at + min(timedelta(seconds=self.queue_timeout_s), self.longest_wait)
-        return self.created_at + self.longest_wait
+            limits.append(self.created_at + timedelta(seconds=self.queue_timeout_s))
+        if self.deadline is not None:
+            limits.append(self.deadline)
+        return min(limits)
+
+    @property
+    def deadline(self) -> datetime | None:
+        """When the job fails if it has not ended, whether it waits or runs."""
+        return None if self.deadline_s is None else self.created_at + timedelta(seconds=self.deadline_s)
 
     @property
     def longest_wait(self) -> timedelta:
@@ -222,6 +246,10 @@ class JobRecord(Model):
     def gpu_time(self) -> tuple[GpuTime, ...]:
         """GPU time so far, by GPU. A running attempt counts up to the last renewal of its lease."""
         return self.usage if self.lease is None else self._used_until(self.lease.renewed_at)
+
+    @property
+    def deadline_message(self) -> str:
+        return f"it had not ended within its deadline_s of {self.deadline_s} s"
 
     def may_be_repeated(self, max_attempts: int) -> bool:
         """Whether another attempt is allowed. Released attempts do not count."""
@@ -301,6 +329,8 @@ class JobRecord(Model):
         self._held_by(attempt)
         if self.cancel_requested_at is not None:
             return self._give_up(now, CANCELLED, CANCELLED_MESSAGE)
+        if self.deadline is not None and self.deadline <= now:
+            return self._give_up(now, DEADLINE_EXCEEDED, self.deadline_message)
         usage = self._used_until(self._freed_at(times, now))
         return self._change(change, usage=usage, **_FRESH, **fields).with_event("queued", now)
 
@@ -399,6 +429,9 @@ class JobRecord(Model):
         """Fail a job whose queue limit is over; return it unchanged before that."""
         if self.status is not Status.QUEUED or self.queue_limit > now:
             return self
+        if self.deadline is not None and self.deadline <= now:
+            late = ErrorDetail(code=DEADLINE_EXCEEDED, message=self.deadline_message)
+            return self._fail_in_queue(Change.QUEUE_TIMEOUT, now, late)
         is_own = self.queue_limit < self.created_at + self.longest_wait
         waited = f"{self.queue_timeout_s} s" if is_own else f"{self.longest_wait.days} days"
         late = ErrorDetail(code=QUEUE_TIMEOUT, message=f"no worker was free within {waited}", retryable=True)
@@ -424,6 +457,12 @@ class JobRecord(Model):
     def retain(self, retain_s: int) -> "JobRecord":
         """Set how many seconds the job is kept after its end; 0 removes it at once."""
         return self if self.retain_s == retain_s else self._change(Change.RETAIN, retain_s=retain_s)
+
+    def retried(self, job_id: str) -> "JobRecord":
+        """Name another job that repeats this one, which has ended."""
+        if job_id in self.retried_as:
+            return self
+        return self._change(Change.RETRY, retried_as=(*self.retried_as, job_id)[-MOST_RETRIES_SHOWN:])
 
     def with_event(self, name: EventName, now: datetime, **what: Any) -> "JobRecord":
         """Return the record with the event if its webhook subscribes to it.

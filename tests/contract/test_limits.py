@@ -110,6 +110,7 @@ CASES: dict[str, ExceedingRequest] = {
     "max_priority": job("validation-error", lambda value: {"priority": value + 1}),
     "max_timeout_s": job("validation-error", lambda value: {"timeout_s": value + 1}),
     "max_queue_timeout_s": job("validation-error", lambda value: {"queue_timeout_s": value + 1}),
+    "max_deadline_s": job("validation-error", lambda value: {"deadline_s": value + 1}),
     "max_retain_days": job("validation-error", lambda value: {"retain_days": value + 0.1}),
     "max_wait_s": get("invalid-parameter", lambda value: f"/v1/jobs/x?wait={value + 1}"),
     "max_page": get("invalid-parameter", lambda value: f"/v1/jobs?limit={value + 1}"),

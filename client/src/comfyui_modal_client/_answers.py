@@ -178,6 +178,7 @@ class Job(TypedDict):
     priority: int
     timeout_s: int
     queue_timeout_s: int | None
+    deadline_s: int | None
     attempt: int
     gpu: str | None
     """The GPU pool that was asked for."""
@@ -187,6 +188,10 @@ class Job(TypedDict):
     expires_at: str | None
     """When the job and its files are removed."""
     batch_id: str | None
+    retry_of: str | None
+    """The job that this one repeats."""
+    retried_as: list[str]
+    """The newest jobs that repeat this one, oldest first."""
     workflow_name: str | None
     """The workflow that it runs by name. None for a graph."""
     graphs: str

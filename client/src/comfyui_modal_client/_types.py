@@ -20,6 +20,9 @@ class JobOptions(TypedDict, total=False):
     """Longest run time of one attempt, in seconds."""
     queue_timeout_s: int | None
     """Longest wait for a worker, in seconds. After it the job fails with `queue_timeout`."""
+    deadline_s: int | None
+    """Longest time until the job has ended, queue included, in seconds. After it the job fails with
+    `deadline_exceeded`."""
     retain_days: float | None
     """How long the job and its files are kept after its end, in days."""
     strict: bool

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 
 from app.api.batches import BatchList, BatchView
 from app.api.job_view import JobView
-from app.api.jobs import JobAccepted, JobList
+from app.api.jobs import JobList
+from app.api.submissions import JobAccepted
 from app.submission.request import JobOptions as JobOptionsOfTheApi
 from comfyui_modal_client import AcceptedJob, Batch, BatchPage, Job, JobOptions, JobPage
 

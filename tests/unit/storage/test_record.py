@@ -208,3 +208,50 @@ class JobMachine(RuleBasedStateMachine):
 
 
 TestJobMachine = JobMachine.TestCase
+
+
+def with_deadline(**fields: object) -> JobRecord:
+    return queued().model_copy(update={"deadline_s": 100, **fields})
+
+
+AFTER = NOW + timedelta(seconds=100)
+
+
+def test_a_queued_job_fails_at_its_deadline() -> None:
+    """A job that still waits at its deadline fails with its own code, also where its queue limit is later."""
+    record = with_deadline(queue_timeout_s=3600)
+    assert record.due_at == AFTER
+    assert record.expire_in_queue(now=AFTER - timedelta(seconds=1)) is record
+    assert record.expire_in_queue(now=AFTER).error_code == "deadline_exceeded"
+
+
+def test_a_repeated_attempt_waits_no_longer_than_the_deadline() -> None:
+    """The deadline counts from the creation: a job that returned to the queue has what is left of it."""
+    record = with_deadline().claim(worker="w", now=NOW, lease_s=60)
+    released = record.release(attempt=1, now=NOW + timedelta(seconds=50))
+    assert released.due_at == AFTER
+    assert released.expire_in_queue(now=AFTER).error_code == "deadline_exceeded"
+
+
+@pytest.mark.parametrize("end", ["release", "requeue", "expire"])
+def test_no_job_returns_to_the_queue_after_its_deadline(end: str) -> None:
+    """A job that its worker gives up, or loses, after the deadline fails and is not queued again."""
+    record = with_deadline().claim(worker="w", now=NOW, lease_s=60)
+    match end:
+        case "release":
+            failed = record.release(attempt=1, now=AFTER)
+        case "requeue":
+            failed = record.requeue(attempt=1, now=AFTER, fault=ERROR)
+        case _:
+            failed = record.expire(now=AFTER, max_attempts=3)
+    assert (failed.status, failed.error_code) == (Status.FAILED, "deadline_exceeded")
+
+
+def test_a_retry_is_named_once_and_only_by_an_ended_job() -> None:
+    """A job that has ended names its retry once; a running one refuses it."""
+    done = running().complete(attempt=1, now=NOW, outputs=())
+    assert done.retried("a").retried("b").retried_as == ("a", "b")
+    named = done.retried("a")
+    assert named.retried("a") is named
+    with pytest.raises(TransitionRefused):
+        running().retried("a")

@@ -1,0 +1,107 @@
+"""Prepares a job that repeats a finished one: the same graph, inputs, files and options, checked as a new submission.
+
+Uploads are used in place. The other input files belong to the finished job and are removed with it, so they are copied.
+"""
+
+import asyncio
+import json
+import re
+from dataclasses import replace
+
+from app.body import Body
+from app.problems import Problem
+from app.services import Services
+from app.submission.input_files import LocalFile, PreparedFile
+from app.submission.preparation import Preparation, PreparedJob, PreparedWorkflow
+from app.submission.request import InputValue, JobOptions, MediumSource
+from storage import keys
+from storage.concurrency import map_bounded
+from storage.errors import ObjectNotFound
+from storage.jobs.models import InputFile
+from storage.jobs.record import DAY_S, JobRecord
+from storage.jobs.store import StoredJob
+from storage.keys import DEFAULT_POOL
+
+_UPLOAD = re.compile(r"tenants/[^/]+/uploads/(?P<upload_id>[^/]+)/data")
+
+
+class Retry:
+    """Prepares one retry, with the files that it copies in the folder of `body`. Every method raises `Problem`."""
+
+    def __init__(self, services: Services, tenant: str, body: Body) -> None:
+        self._services, self._stores = services, services.stores
+        self._tenant = tenant
+        self._body = body
+
+    async def prepared(self, stored: StoredJob) -> PreparedJob:
+        record = stored.record
+        if not record.status.is_terminal:
+            raise Problem("job-not-over", f"the job is {record.status}")
+        if record.has_partner_key:
+            # It was deleted at the end of the job, so that no key outlives its use.
+            raise _gone("its key for partner nodes was deleted when it ended")
+        document, values, options, files = await asyncio.gather(
+            self._stores.jobs.workflow(self._tenant, record.job_id),
+            self._stores.jobs.inputs(record),
+            self._options(record),
+            map_bounded(record.input_files, self._file),
+        )
+        # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
+        preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
+        await preparation.check(options, "")
+        workflow = await self._body.aside(_workflow, document)
+        inputs = [InputValue(node=one.node, field=one.field, value=one.value) for one in values]
+        prepared = await preparation.job(options, workflow, inputs, "/inputs", "/workflow")
+        return replace(prepared, files=tuple(files), workflow_name=record.workflow_name, retry_of=record.job_id)
+
+    async def _options(self, record: JobRecord) -> JobOptions:
+        secret = None
+        if record.has_webhook_secret:
+            secret = (await self._read(keys.webhook_secret(self._tenant, record.job_id))).decode()
+        return JobOptions(
+            media=[_source(file) for file in record.input_files],
+            priority=record.priority,
+            timeout_s=min(record.timeout_s, self._services.config.max_timeout_s),
+            queue_timeout_s=record.queue_timeout_s,
+            deadline_s=record.deadline_s,
+            # 0 for a job that is being removed.
+            retain_days=min(record.retain_s, self._services.config.retain_s) / DAY_S if record.retain_s else None,
+            strict=record.is_strict,
+            gpu=None if record.pool == DEFAULT_POOL else record.pool,
+            metadata=record.metadata,
+            webhook_url=record.webhook_url,
+            webhook_secret=secret,
+            webhook_events=list(record.webhook_events),
+        )
+
+    async def _file(self, file: InputFile) -> PreparedFile:
+        if (upload := _UPLOAD.fullmatch(file.key)) is not None:
+            if not await self._stores.uploads.is_known(self._tenant, upload["upload_id"]):
+                raise _gone(f"the upload of {file.name} was removed")
+            return file
+        path = self._body.new_file(file.key.rsplit("/", 1)[-1])
+        try:
+            await self._stores.objects.download_file(file.key, path)
+        except ObjectNotFound:
+            raise _gone(f"the file {file.name} was removed") from None
+        # The tenant brought its bytes with the first job.
+        return LocalFile(file.name, path, file.size_bytes, file.content_type, is_charged=True)
+
+    async def _read(self, key: str) -> bytes:
+        try:
+            return (await self._stores.objects.get(key)).body
+        except ObjectNotFound:
+            raise _gone("its webhook secret was removed") from None
+
+
+def _source(file: InputFile) -> MediumSource:
+    upload = _UPLOAD.fullmatch(file.key)
+    return MediumSource(name=file.name, upload_id=None if upload is None else upload["upload_id"])
+
+
+def _workflow(document: bytes) -> PreparedWorkflow:
+    return PreparedWorkflow.of(json.loads(document))
+
+
+def _gone(what: str) -> Problem:
+    return Problem("inputs-gone", f"the job cannot be retried: {what}")

@@ -1,0 +1,109 @@
+"""POST /v1/jobs/{job_id}/retry."""
+
+import base64
+
+import pytest
+
+from app.config import ApiConfig
+from storage import keys
+from storage.bucket.memory import MemoryObjectStore
+from storage.clock import ManualClock
+from storage.jobs.record import MOST_RETRIES_SHOWN
+from tests.support.api_server import KEY, PNG, Api, running_api, submit, work
+
+pytestmark = pytest.mark.anyio
+
+LOAD = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cat"}},
+}
+
+
+async def ended(api: Api, **fields: object) -> str:
+    job_id: str = (await submit(api, **fields))["job_id"]
+    await work(api)
+    return job_id
+
+
+@pytest.mark.real_bucket("copies of files")
+async def test_a_retry_repeats_the_job(api: Api) -> None:
+    """A retry has the graph, inputs, files and options of the finished job, and the two name each other."""
+    medium = {"name": "cat.png", "data": base64.b64encode(PNG).decode()}
+    value = {"node": "2", "field": "filename_prefix", "value": "dog"}
+    old = await ended(
+        api, workflow=LOAD, media=[medium], inputs=[value], priority=3, metadata={"order": "1"}, deadline_s=900
+    )
+    answer = await api.client.post(f"/v1/jobs/{old}/retry")
+    assert answer.status_code == 202
+    new = answer.json()["job_id"]
+    assert answer.headers["location"].endswith(new)
+    first, second = [(await api.client.get(f"/v1/jobs/{job_id}")).json() for job_id in (old, new)]
+    before, after = [await api.stores.jobs.read("default", job_id) for job_id in (old, new)]
+    assert (first["retried_as"], second["retry_of"]) == ([new], old)
+    for name in ("priority", "metadata", "deadline_s", "timeout_s", "queue_timeout_s", "graphs"):
+        assert first[name] == second[name]
+    assert before.record.inputs == after.record.inputs
+    assert await api.stores.jobs.workflow("default", old) == await api.stores.jobs.workflow("default", new)
+    (file,) = after.record.input_files
+    assert file.name == "cat.png"
+    # The retry has its own copy: the finished job is removed before it, with its files.
+    await api.client.delete(f"/v1/jobs/{old}?purge=true")
+    assert (await api.objects.get(file.key)).body == PNG
+
+
+async def test_a_retry_uses_the_upload_of_the_first_job(memory_api: Api) -> None:
+    """An upload is used in place and held for the retry; once it is removed, a retry is refused."""
+    answer = await memory_api.client.post("/v1/uploads", json={"size_bytes": len(PNG), "content_type": "image/png"})
+    upload_id = answer.json()["upload_id"]
+    await memory_api.objects.put(keys.upload_data("default", upload_id), PNG)
+    old = await ended(memory_api, workflow=LOAD, media=[{"name": "cat.png", "upload_id": upload_id}])
+    new = (await memory_api.client.post(f"/v1/jobs/{old}/retry")).json()["job_id"]
+    assert keys.upload_use("default", upload_id, new) in await memory_api.keys()
+    await memory_api.objects.delete(keys.upload("default", upload_id))
+    refused = await memory_api.client.post(f"/v1/jobs/{old}/retry")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/inputs-gone")
+    assert "cat.png" in refused.json()["detail"]
+
+
+async def test_a_job_that_cannot_be_retried_is_refused(memory_api: Api) -> None:
+    """A job that has not ended, is unknown or was removed is not retried."""
+    job_id = (await submit(memory_api))["job_id"]
+    refused = await memory_api.client.post(f"/v1/jobs/{job_id}/retry")
+    assert (refused.status_code, refused.json()["type"]) == (409, "/problems/job-not-over")
+    await memory_api.client.delete(f"/v1/jobs/{job_id}?purge=true")
+    assert (await memory_api.client.post(f"/v1/jobs/{job_id}/retry")).status_code == 410
+    unknown = await memory_api.client.post("/v1/jobs/0b9c9f3e-6a57-4b0a-9e43-2f5d1c7c8a10/retry")
+    assert unknown.status_code == 404
+    async with await memory_api.client_of("acme") as other:
+        assert (await other.post(f"/v1/jobs/{await ended(memory_api)}/retry")).status_code == 404
+
+
+async def test_one_key_makes_one_retry(memory_api: Api) -> None:
+    """A repeated request with the same Idempotency-Key answers with the same retry; for another job it is refused."""
+    one, other = await ended(memory_api), await ended(memory_api)
+    key = {"idempotency-key": "again"}
+    first = await memory_api.client.post(f"/v1/jobs/{one}/retry", headers=key)
+    second = await memory_api.client.post(f"/v1/jobs/{one}/retry", headers=key)
+    assert (first.status_code, second.status_code) == (202, 200)
+    assert first.json()["job_id"] == second.json()["job_id"]
+    assert (await memory_api.client.get(f"/v1/jobs/{one}")).json()["retried_as"] == [first.json()["job_id"]]
+    reused = await memory_api.client.post(f"/v1/jobs/{other}/retry", headers=key)
+    assert reused.json()["type"] == "/problems/idempotency-key-reused"
+
+
+async def test_a_job_names_its_newest_retries_alone(memory_api: Api) -> None:
+    """However often a job is retried, its record names the newest retries alone."""
+    old = await ended(memory_api)
+    made = [(await memory_api.client.post(f"/v1/jobs/{old}/retry")).json()["job_id"] for _ in range(22)]
+    shown = (await memory_api.client.get(f"/v1/jobs/{old}")).json()["retried_as"]
+    assert shown == made[-MOST_RETRIES_SHOWN:]
+
+
+async def test_a_retry_counts_as_a_job(clock: ManualClock) -> None:
+    """A retry beyond a quota is refused as any other submission."""
+    config = ApiConfig(api_key=KEY, max_queued_jobs=1)
+    async with running_api(MemoryObjectStore(clock), clock, config) as api:
+        old = await ended(api)
+        await submit(api)
+        refused = await api.client.post(f"/v1/jobs/{old}/retry")
+    assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-queued-jobs")
