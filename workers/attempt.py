@@ -29,7 +29,15 @@ from workers.comfy.refusals import not_run
 from workers.comfy.standby import Standby
 from workers.ending import INTERNAL_ERROR, EndCommit, Ending, finish_last_write, give_back
 from workers.engine_time import EngineTime, Phases
-from workers.errors import EngineError, JobCancelled, JobTimedOut, OutOfMemory, StorageFailed, WorkerError
+from workers.errors import (
+    DeadlineExceeded,
+    EngineError,
+    JobCancelled,
+    JobTimedOut,
+    OutOfMemory,
+    StorageFailed,
+    WorkerError,
+)
 from workers.joblog import JobLog
 from workers.outputs.uploads import OutputUploads, UploadPolicy
 from workers.preparation import Preparation, PreparationPolicy
@@ -131,9 +139,8 @@ class Attempt:
         """
         self._log.start()
         self._reporting = asyncio.create_task(self._reporter.run(self._stores.signal))
-        timeout_s = self._record.timeout_s
-        too_long = JobTimedOut(f"ran longer than its timeout of {timeout_s} s")
-        self._limit = asyncio.get_running_loop().call_later(timeout_s, self._stop, too_long)
+        left_s, too_late = self._time_limit()
+        self._limit = asyncio.get_running_loop().call_later(left_s, self._stop, too_late)
         await self._while_reported(self._execute())
 
     async def conclude(self) -> StoredJob:
@@ -174,6 +181,15 @@ class Attempt:
         await self._preparation.close()
         await self._standby.close()
         await self._uploads.close()
+
+    def _time_limit(self) -> tuple[float, WorkerError]:
+        """Return the seconds until the attempt's timeout or the job's deadline, and the failure at that time."""
+        record = self._record
+        if record.deadline is not None:
+            left_s = (record.deadline - self._stores.clock.now()).total_seconds()
+            if left_s < record.timeout_s:
+                return max(0.0, left_s), DeadlineExceeded(record.deadline_message)
+        return record.timeout_s, JobTimedOut(f"ran longer than its timeout of {record.timeout_s} s")
 
     def _end_limit(self) -> None:
         if self._limit is not None:

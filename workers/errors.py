@@ -11,6 +11,7 @@ WorkerError
 ├── NodeFailed              a node raised
 ├── OutOfMemory             a node ran out of GPU memory
 ├── JobTimedOut             the job's timeout_s passed
+├── DeadlineExceeded        the job's deadline_s passed
 ├── JobCancelled            the job's owner cancelled it
 ├── BadInputFile               an input is of no listed format, is broken, or becomes too large in ComfyUI
 ├── CheckFailed             an input could not be examined: the worker's machine is at its limits
@@ -23,7 +24,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar
 
-from storage.jobs.record import CANCELLED
+from storage.jobs.record import CANCELLED, DEADLINE_EXCEEDED
 
 
 class Repeat(Enum):
@@ -92,6 +93,11 @@ class OutOfMemory(WorkerError):
 
 class JobTimedOut(WorkerError):
     code = "timeout"
+    repeat = Repeat.NEVER
+
+
+class DeadlineExceeded(WorkerError):
+    code = DEADLINE_EXCEEDED
     repeat = Repeat.NEVER
 
 

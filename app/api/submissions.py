@@ -21,10 +21,10 @@ from app.api.context import (
 )
 from app.api.job_view import JobUrls, JobView, NodeWarning, job_urls, warnings_view
 from app.api.jobs import job_answer
+from app.api.prefer import PREFERENCE_APPLIED, preferred_wait
 from app.fields import Moment, ResponseBody
 from app.operations import ACCEPTED_BEFORE, BODY_PROBLEMS, ID, KEY, PREFER, SUBMISSION_PROBLEMS, WORKFLOW, Operation
 from app.outcome import outcome_of
-from app.prefer import PREFERENCE_APPLIED, preferred_wait
 from app.problems import Problem
 from app.submission.acceptance import Acceptance, Accepted
 from app.submission.foreign import job_form, relocated

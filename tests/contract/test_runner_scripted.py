@@ -356,3 +356,17 @@ async def test_a_node_that_names_a_file_runs_for_each_job(tmp_path: Path) -> Non
     first, second = (post["prompt"] for post in on.comfy.state.posts)
     assert "_job" not in first["1"]["inputs"]
     assert second["1"]["inputs"]["_job"] == second["2"]["inputs"]["_job"] != first["2"]["inputs"]["_job"]
+
+
+async def test_a_running_job_ends_at_its_deadline(tmp_path: Path) -> None:
+    """A job that still runs at its deadline fails with its own code and keeps the outputs that it has."""
+
+    async def script(play: Play) -> None:
+        await paint(play, tmp_path)
+        await play.say("executing", node="2", display_node="2")
+        await asyncio.Event().wait()
+
+    async with stage(tmp_path, script) as on:
+        record = (await on.run(await on.claimed(deadline_s=3))).stored.record
+    assert (record.status, record.error_code) == (Status.FAILED, "deadline_exceeded")
+    assert record.error == "it had not ended within its deadline_s of 3 s"

@@ -211,7 +211,7 @@ TestJobMachine = JobMachine.TestCase
 
 
 def with_deadline(**fields: object) -> JobRecord:
-    return queued().model_copy(update={"deadline_s": 100, **fields})
+    return queued().model_copy(update={"timeout_s": 600, "deadline_s": 100, **fields})
 
 
 AFTER = NOW + timedelta(seconds=100)
