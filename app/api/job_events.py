@@ -12,7 +12,7 @@ from app.api.job_view import ErrorView, OutputView, ProgressView, error_view, ou
 from app.fields import Moment, ResponseBody
 from app.operations import ID, Operation, Parameter
 from app.problems import Problem
-from app.streams.jobs import job_stream
+from app.streams.jobs import events_of, job_stream
 from app.streams.position import Position
 from app.streams.response import frame
 from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
@@ -76,7 +76,7 @@ async def events(request: Request) -> Response:
     position = position_of(request)
     stored = await context.stores.jobs.read(tenant_of(request), request.path_params["job_id"])
     story = Story(position)
-    if story.is_over and not story.after(stored.record)[0]:
+    if story.is_over and not (await events_of(story, stored.record))[0]:
         # EventSource reconnects for ever after any other answer.
         return Response(status_code=204, headers=NO_STORE)
     return job_stream(request, stored, story, partial(render, context))

@@ -7,14 +7,13 @@ from functools import partial
 from starlette.requests import Request
 
 from app.api.context import context_of, principal_of
+from app.api.job_view import QUICKLY_SHOWN
 from app.heavy import off_loop
 from app.streams.response import KEEP_ALIVE, EventStream
 from app.streams.story import Sent, Story
 from storage.errors import JobGone
+from storage.jobs.record import JobRecord
 from storage.jobs.store import StoredJob
-
-QUICKLY_RENDERED = 20
-"""Events that are rendered on the event loop: the signature of an output's URL takes 30 µs."""
 
 Render = Callable[[Sent], bytes]
 """Encodes an event; empty for one that the client's API does not have."""
@@ -34,7 +33,7 @@ async def _frames(request: Request, stored: StoredJob, story: Story, render: Ren
     async with context.watch.follow(stored) as poll:
         while True:
             # Always the latest record: a slow client misses states, never an output or the end.
-            events, story = story.after(stored.record)
+            events, story = await events_of(story, stored.record)
             if events:
                 yield await _rendered(events, render)
             if story.is_over or poll.is_over or now() >= ends_at:
@@ -52,6 +51,11 @@ async def _frames(request: Request, stored: StoredJob, story: Story, render: Ren
                 yield KEEP_ALIVE
 
 
+async def events_of(story: Story, record: JobRecord) -> tuple[list[Sent], Story]:
+    """Do as `Story.after`, in a thread if the job has many outputs."""
+    return story.after(record) if len(record.outputs) <= QUICKLY_SHOWN else await off_loop(story.after, record)
+
+
 def _is_newer(before: StoredJob, stored: StoredJob) -> bool:
     return stored.record.rev > before.record.rev
 
@@ -60,4 +64,4 @@ async def _rendered(events: Sequence[Sent], render: Render) -> bytes:
     def all_of_them() -> bytes:
         return b"".join(map(render, events))
 
-    return all_of_them() if len(events) <= QUICKLY_RENDERED else await off_loop(all_of_them)
+    return all_of_them() if len(events) <= QUICKLY_SHOWN else await off_loop(all_of_them)

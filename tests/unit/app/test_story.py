@@ -1,12 +1,15 @@
 """The events of a job's stream, computed from its records."""
 
+from collections.abc import Iterable
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.streams.position import Position, number_of
+from app.streams.ranges import Ranges
 from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
 from storage.jobs.models import ErrorDetail, Output, ProgressDetails
 from storage.jobs.record import JobRecord
@@ -39,6 +42,13 @@ def reported(record: JobRecord, *outputs: Output, progress: int = 0, node: str |
 
 def completed(record: JobRecord, *outputs: Output) -> JobRecord:
     return record.complete(attempt=record.attempt, now=NOW, outputs=outputs)
+
+
+def ranges(numbers: Iterable[int]) -> Ranges:
+    found = Ranges()
+    for number in numbers:
+        found = found.with_number(number)
+    return found
 
 
 def words(sent: list[Sent]) -> list[str]:
@@ -136,7 +146,7 @@ def test_a_stream_continues_after_any_id(numbers: list[int], cut: int) -> None:
         Position,
         attempt=st.integers(0, 10**9 - 1),
         status=st.sampled_from(["none", "stopping", "queued", "running", "completed", "failed"]),
-        outputs=st.frozensets(st.integers(0, 2_000), max_size=100),
+        outputs=st.frozensets(st.integers(0, 2_000), max_size=100).map(ranges),
     )
 )
 def test_a_position_survives_its_text(position: Position) -> None:
@@ -145,9 +155,31 @@ def test_a_position_survives_its_text(position: Position) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1-running", "x-none-", "1-lost-", "1-none-5..", "1-none-0..999999", "1-none-1;2", "1-none-\n"]
+    "text",
+    [
+        *("", "1", "1-running", "x-none-", "1-lost-", "1-none-5..", "1-none-1;2", "1-none-\n"),
+        *("1-none-0..9999999", "1-none-3..2", "1-none-2,1", "1-none-1,1", "1-none-1,2", "1-none-0..3,2..5"),
+    ],
 )
 def test_text_that_is_no_id_is_refused(text: str) -> None:
-    """Text that no event had as its id is refused, also where it would name very many outputs."""
-    with pytest.raises(ValueError, match=r"not|more than"):
+    """Text that no event had as its id is refused, ranges that overlap or touch among it."""
+    with pytest.raises(ValueError, match="not"):
         Position.parse(text)
+
+
+@given(numbers=st.lists(st.integers(0, 60), max_size=60))
+def test_ranges_hold_what_was_added(numbers: list[int]) -> None:
+    """Ranges contain exactly the numbers that were added, in whatever order, and a gap is between any two of them."""
+    found = ranges(numbers)
+    assert {number for number in range(70) if number in found} == set(numbers)
+    assert len(found) == len(set(numbers))
+    assert all(after[0] > before[1] + 1 for before, after in pairwise(found.spans))
+
+
+def test_a_short_id_that_names_many_outputs_costs_nothing() -> None:
+    """An id that names a million outputs is kept as it is, and a job's outputs are compared with it quickly."""
+    outputs = [output(number) for number in range(0, 2_000, 2)]
+    story = Story(Position.parse("1-none-3..999999"))
+    sent, after = story.after(completed(running(), *outputs))
+    assert words(sent) == ["0.png", "2.png", "completed"]
+    assert str(after.position) == "1-completed-0,2..999999"
