@@ -39,7 +39,7 @@ from app.submission.preparation import Preparation, parsed
 from storage.errors import IdempotencyKeyReused, JobGone, LogNotFound
 from storage.jobs.models import Input
 from storage.jobs.record import JobRecord
-from storage.jobs.store import StoredJob
+from storage.jobs.store import JobStore, StoredJob
 
 SCOPE = "v2/jobs"
 """The operation to which Idempotency-Keys of this API belong: they are rejected here, and replayed in /v1."""
@@ -96,13 +96,22 @@ async def cancel(request: Request) -> Response:
 
 async def workflow(request: Request) -> Response:
     """Return the graph that runs, without `extra_data`: with its `inputs` set, if it came by /v1."""
-    jobs = context_of(request).stores.jobs
-    stored = await jobs.read_with_workflow(tenant_of(request), request.path_params["job_id"])
-    document = stored.workflow or await jobs.workflow(stored.record.tenant, stored.record.job_id)
+    context, tenant, job_id = context_of(request), tenant_of(request), request.path_params["job_id"]
+
+    async def text() -> str:
+        return await _workflow_text(context.stores.jobs, tenant, job_id)
+
+    # Few at a time: a graph and its inputs have megabytes, and are in memory until they are joined.
+    body = await context.shared.get(tenant, (SCOPE, "workflow", job_id), text)
+    return Response(body, headers=NO_STORE, media_type="application/json")
+
+
+async def _workflow_text(jobs: JobStore, tenant: str, job_id: str) -> str:
+    stored = await jobs.read_with_workflow(tenant, job_id)
+    document = stored.workflow or await jobs.workflow(tenant, job_id)
     if inputs := await jobs.inputs(stored.record):
         document = await off_loop(_with_inputs, document, inputs)
-    # The stored graph is JSON already, and may have megabytes.
-    return Response(b'{"workflow":%b,"format":"api"}' % document, headers=NO_STORE, media_type="application/json")
+    return f'{{"workflow":{document.decode()},"format":"api"}}'  # the stored graph is JSON already
 
 
 def _with_inputs(document: bytes, inputs: Sequence[Input]) -> bytes:

@@ -1,5 +1,6 @@
 """Bucket requests of Comfy API v2, as counts: a job costs what it costs by /v1."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -53,3 +54,14 @@ async def test_polls_cost_a_read_each(watched_api: Api, bucket: WatchedBucket) -
     assert all(poll in (["GET"], ["GET", "LIST"]) for poll in polls)
     assert await watched_api.queue.claim("default", "w") is not None
     assert await requests_of(watched_api, bucket, "GET", urls[0]) == ["GET"]
+
+
+async def test_concurrent_reads_of_a_workflow_are_shared(watched_api: Api, bucket: WatchedBucket) -> None:
+    """Requests for one workflow at the same time share one reading, as a workflow with its inputs has megabytes."""
+    job = (await watched_api.client.post("/api/v2/jobs", json={"workflow": BLUE})).json()
+    await watched_api.stores.jobs.settled()
+    bucket.watch()
+    url = f"/api/v2/jobs/{job['id']}/workflow"
+    answers = await asyncio.gather(*(watched_api.client.get(url) for _ in range(20)))
+    assert [answer.json()["workflow"] for answer in answers] == [BLUE] * 20
+    assert bucket.requests["GET"] <= 8  # two in a reading, of which one begins anew for those that come during it
