@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.applications import Starlette
@@ -11,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api import docs
+from app.api import docs, job_events
 from app.api.context import Context
 from app.auth import Doorkeeper
 from app.batch_state import BatchWatch
@@ -23,10 +24,13 @@ from app.openapi import OPERATIONS
 from app.problems import Problem, of_storage, outcome_unknown
 from app.services import Services
 from app.shared import SharedReads
+from app.streams.feeds import Feeds
 from app.streams.response import OpenStreams
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
 from storage.errors import StorageError, StorageUnavailable
+from storage.jobs.feed import JobFeed
+from storage.stores import Stores
 
 
 def create_app(services: Services) -> Starlette:
@@ -82,11 +86,16 @@ def create_app(services: Services) -> Starlette:
         OpenStreams(
             door, most=config.max_streams, most_of_key=config.max_streams_of_key, budget_s=config.bucket_timeout_s
         ),
+        Feeds(partial(_job_feed, services.stores), partial(job_events.render, services), look_s=config.look_s),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
         SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),
     )
     return app
+
+
+def _job_feed(stores: Stores, tenant: str) -> JobFeed:
+    return JobFeed(stores.jobs, stores.objects, stores.clock, tenant)
 
 
 def _cors(origins: Sequence[str]) -> list[Middleware]:

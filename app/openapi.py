@@ -11,7 +11,19 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from app import __version__, problems
-from app.api import batches, job_events, jobs, limits, nodes, submissions, system, uploads, webhooks, workflows
+from app.api import (
+    batches,
+    job_events,
+    jobs,
+    limits,
+    nodes,
+    submissions,
+    system,
+    tenant_events,
+    uploads,
+    webhooks,
+    workflows,
+)
 from app.auth import scope_for
 from app.fields import ResponseBody
 from app.operations import Operation
@@ -56,7 +68,7 @@ GROUPS = (
         "Jobs",
         "Submit a graph, wait for its end, fetch its outputs, or cancel it.",
         "tutorial/first-feature",
-        (*submissions.OPERATIONS, *jobs.OPERATIONS, *job_events.OPERATIONS),
+        (*submissions.OPERATIONS, *jobs.OPERATIONS, *job_events.OPERATIONS, *tenant_events.OPERATIONS),
     ),
     Group(
         "Batches",

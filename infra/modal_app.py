@@ -20,6 +20,8 @@ from storage.keys import DEFAULT_POOL
 
 API_CONCURRENCY = 100
 """Concurrent requests of one API container. They wait for the bucket, not for the CPU."""
+API_TIMEOUT_S = 600
+"""The time limit of a request: more than that of a stream of events, which Modal's default of 300 s could cut."""
 DELIVER_CONCURRENCY = 20
 """Concurrent calls of the deliverer. They share one sweep, so all but two of them end at once."""
 DELIVER_TIMEOUT_S = 600
@@ -64,6 +66,7 @@ known: dict[str, str | None] = {**deployment.environment()}
 @app.function(
     env=known | {EARLY_IMPORT: "infra.on_modal.api"},
     region=deployment.region,
+    timeout=API_TIMEOUT_S,
     max_containers=deployment.max_api_containers,
     enable_memory_snapshot=True,
 )

@@ -25,6 +25,7 @@ from app.numbers import MAX_DIGITS, whole
 from app.problems import Problem
 from app.services import Services
 from app.shared import SharedReads
+from app.streams.feeds import Feeds
 from app.streams.response import OpenStreams
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
@@ -53,6 +54,7 @@ class Context:
     long_polls: TenantCount
     webhook_tests: TenantCount
     streams: OpenStreams
+    feeds: Feeds
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
     rendered: SharedReads[str]
@@ -61,6 +63,7 @@ class Context:
         """End all long polls before the process stops."""
         self.watch.end()
         self.batch_watch.end()
+        self.feeds.end()
 
     @property
     def config(self) -> ApiConfig:

@@ -7,11 +7,12 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.api.context import NO_STORE, Context, context_of, tenant_of
+from app.api.context import NO_STORE, context_of, tenant_of
 from app.api.job_view import ErrorView, OutputView, ProgressView, error_view, output_view
 from app.fields import Moment, ResponseBody
 from app.operations import ID, Operation, Parameter
 from app.problems import Problem
+from app.services import Services
 from app.streams.jobs import events_of, job_stream
 from app.streams.position import Position
 from app.streams.response import frame
@@ -79,7 +80,7 @@ async def events(request: Request) -> Response:
     if story.is_over and not (await events_of(story, stored.record))[0]:
         # EventSource reconnects for ever after any other answer.
         return Response(status_code=204, headers=NO_STORE)
-    return job_stream(request, stored, story, partial(render, context))
+    return job_stream(request, stored, story, partial(render, context.services))
 
 
 def position_of(request: Request) -> Position:
@@ -95,13 +96,13 @@ def position_of(request: Request) -> Position:
         raise Problem("invalid-parameter", f"{LAST_EVENT_ID} or since: {error}", hint=hint) from None
 
 
-def render(context: Context, sent: Sent) -> bytes:
+def render(services: Services, sent: Sent) -> bytes:
     """Encode an event as /v1 sends it."""
     match sent.event:
         case StatusChanged(record=record):
             return frame("status", status_event(record), sent.id)
         case OutputStored(record=record, output=output):
-            view = output_view(output, context.stores.objects, context.config)
+            view = output_view(output, services.stores.objects, services.config)
             return frame("output", OutputEvent(job_id=record.job_id, attempt=record.attempt, output=view), sent.id)
         case Progressed(record=record, percent=percent, details=details):
             shown = ProgressView.model_validate(details.model_dump())

@@ -1,6 +1,5 @@
 """The frames of one job's stream: its events since the client's position, until the job or the stream ends."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from functools import partial
 
@@ -9,7 +8,7 @@ from starlette.requests import Request
 from app.api.context import context_of, principal_of
 from app.api.job_view import QUICKLY_SHOWN
 from app.heavy import off_loop
-from app.streams.response import KEEP_ALIVE, EventStream
+from app.streams.response import KEEP_ALIVE, EventStream, StreamLife
 from app.streams.story import Sent, Story
 from storage.errors import JobGone
 from storage.jobs.record import JobRecord
@@ -26,25 +25,25 @@ def job_stream(request: Request, stored: StoredJob, story: Story, render: Render
     return EventStream(frames, principal_of(request), context.streams, context.in_flight)
 
 
+def life_of(request: Request) -> StreamLife:
+    context = context_of(request)
+    longest_s, silence_s = context.config.max_stream_s, context.config.keep_alive_s
+    return StreamLife(context.streams, request.scope, longest_s=longest_s, silence_s=silence_s)
+
+
 async def _frames(request: Request, stored: StoredJob, story: Story, render: Render) -> AsyncGenerator[bytes]:
-    context, now = context_of(request), asyncio.get_running_loop().time
-    silence_s = context.config.keep_alive_s
-    ends_at, check_at = now() + context.config.max_stream_s, now() + silence_s
+    context, life = context_of(request), life_of(request)
     async with context.watch.follow(stored) as poll:
         while True:
             # Always the latest record: a slow client misses states, never an output or the end.
             events, story = await events_of(story, stored.record)
             if events:
                 yield await _rendered(events, render)
-            if story.is_over or poll.is_over or now() >= ends_at:
+            if story.is_over or poll.is_over or await life.is_over():
                 return
-            if now() >= check_at:
-                check_at = now() + silence_s
-                if not await context.streams.may_go_on(request.scope):
-                    return
             before = stored
             try:
-                stored = await poll.until(partial(_is_newer, before), min(silence_s, ends_at - now()))
+                stored = await poll.until(partial(_is_newer, before), life.wait_s)
             except JobGone:
                 return
             if stored is before and not poll.is_over:

@@ -1,5 +1,6 @@
 """The response that carries server-sent events, and the bounds on open ones."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -59,6 +60,31 @@ class OpenStreams:
         except Problem as problem:
             # A bucket that does not answer proves nothing about the key.
             return problem.type.slug != "unauthorized"
+
+
+class StreamLife:
+    """How long one stream goes on, and how long it may be silent."""
+
+    def __init__(self, streams: OpenStreams, scope: Scope, *, longest_s: float, silence_s: float) -> None:
+        self._streams, self._scope = streams, scope
+        self._silence_s = silence_s
+        self._now = asyncio.get_running_loop().time
+        self._ends_at = self._now() + longest_s
+        self._check_at = self._now() + silence_s
+
+    @property
+    def wait_s(self) -> float:
+        """The longest wait for the next event."""
+        return max(0.0, min(self._silence_s, self._ends_at - self._now()))
+
+    async def is_over(self) -> bool:
+        """Whether the stream has its longest duration, or its key is no longer valid."""
+        if self._now() >= self._ends_at:
+            return True
+        if self._now() < self._check_at:
+            return False
+        self._check_at = self._now() + self._silence_s
+        return not await self._streams.may_go_on(self._scope)
 
 
 class EventStream(StreamingResponse):

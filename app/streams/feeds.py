@@ -1,0 +1,187 @@
+"""`Feeds`: the events of all jobs of a tenant. One poll for each tenant and process, whatever the number of streams."""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from cachetools import LRUCache
+
+from app.heavy import off_loop
+from app.streams.story import OutputStored, Sent, StatusChanged, Story
+from storage.bucket.budget import background, on_behalf_of
+from storage.errors import StorageError
+from storage.jobs.feed import JobFeed
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+"""Seconds between two looks at a tenant's index."""
+LOOKS_PER_S = 5
+"""Looks per second over all tenants."""
+LINGER_S = 30.0
+"""How long a feed goes on without a stream, so that a client that reconnects continues where it was."""
+MOST_KEPT = 5_000
+"""Events that a feed keeps for clients that reconnect or are slow."""
+
+MOST_OVER = 10_000
+"""The ended jobs that a feed remembers."""
+
+Render = Callable[[Sent], bytes]
+
+
+class Feed:
+    """The events of one tenant, numbered. Event ids are `<feed>-<number>`; another process has another feed."""
+
+    def __init__(self, jobs: JobFeed, render: Render, pause_s: Callable[[], float]) -> None:
+        self.streams = 0
+        self.is_over = False
+        self.ending: asyncio.TimerHandle | None = None
+        self._jobs, self._render, self._pause_s = jobs, render, pause_s
+        self._name = secrets.token_hex(8)
+        self._stories: dict[str, Story] = {}
+        self._over: LRUCache[str, None] = LRUCache(MOST_OVER)
+        self._kept: deque[bytes] = deque(maxlen=MOST_KEPT)
+        self._count = 0
+        self._has_looked = False
+        self._changed = asyncio.Event()
+        self._task = background(self._run())
+
+    @property
+    def position(self) -> int:
+        """The number of the newest event."""
+        return self._count
+
+    @property
+    def active(self) -> list[str]:
+        return list(self._jobs.active)
+
+    @property
+    def is_complete(self) -> bool:
+        return self._jobs.is_complete
+
+    def event_id(self, number: int) -> str:
+        return f"{self._name}-{number}"
+
+    def number_of(self, event_id: str) -> int | None:
+        """Return the number of an event of this feed from which a stream can be continued; else None."""
+        name, _, number = event_id.partition("-")
+        if name != self._name or not number.isdecimal() or len(number) > 15 or int(number) > self._count:
+            return None
+        return int(number) if self.since(int(number)) is not None else None
+
+    def since(self, number: int) -> list[bytes] | None:
+        """Return the events after this number; None if they are no longer kept."""
+        missed = self._count - number
+        return None if missed > len(self._kept) else list(self._kept)[len(self._kept) - missed :]
+
+    async def wait(self, number: int, timeout_s: float) -> None:
+        """Wait for an event after this number, and for the first look."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.is_over and (self._count <= number or not self._has_looked):
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def looked(self, timeout_s: float) -> bool:
+        """Wait for the first look; return whether it succeeded in time."""
+        await self.wait(-1, timeout_s)
+        return self._has_looked
+
+    def end(self) -> None:
+        self.is_over = True
+        self._wake()
+
+    async def stop(self) -> None:
+        self.end()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except StorageError as error:  # the next look finds the same changes
+                logger.info("the index of jobs could not be read: %s", error)
+            await asyncio.sleep(self._pause_s())
+
+    async def _look(self) -> None:
+        for record in sorted(await self._jobs.look(), key=lambda one: one.created_at):
+            # A stale index key leads to a job again whose end was sent.
+            if record.job_id in self._over:
+                continue
+            events, story = await off_loop(self._stories.get(record.job_id, Story()).after, record)
+            # Progress would cost a GET of every running job at each look.
+            shown = [sent for sent in events if isinstance(sent.event, StatusChanged | OutputStored)]
+            if record.status.is_terminal:
+                self._stories.pop(record.job_id, None)
+                self._over[record.job_id] = None
+            else:
+                self._stories[record.job_id] = story
+            self._kept.extend(await off_loop(self._rendered, shown))
+            self._count += len(shown)
+            self._wake()
+        if not self._has_looked:
+            self._has_looked = True
+            self._wake()
+
+    def _rendered(self, events: Sequence[Sent]) -> list[bytes]:
+        return [
+            self._render(replace(sent, id=self.event_id(self._count + number)))
+            for number, sent in enumerate(events, start=1)
+        ]
+
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+class Feeds:
+    """The feeds of this process, by tenant."""
+
+    def __init__(self, open_feed: Callable[[str], JobFeed], render: Render, *, look_s: float = LOOK_S) -> None:
+        self._open, self._render = open_feed, render
+        self._look_s = look_s
+        self._feeds: dict[str, Feed] = {}
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._is_over = False
+
+    @asynccontextmanager
+    async def joined(self, tenant: str) -> AsyncIterator[Feed]:
+        """Keep the tenant's feed while the context is open, and a while longer."""
+        feed = self._feeds.get(tenant)
+        if feed is None:
+            with on_behalf_of(tenant):
+                feed = self._feeds[tenant] = Feed(self._open(tenant), self._render, self._pause_s)
+        if self._is_over:
+            feed.end()
+        if feed.ending is not None:
+            feed.ending.cancel()
+        feed.streams += 1
+        try:
+            yield feed
+        finally:
+            feed.streams -= 1
+            if feed.streams == 0:
+                feed.ending = asyncio.get_running_loop().call_later(LINGER_S, self._close, tenant)
+
+    def _pause_s(self) -> float:
+        return max(self._look_s, len(self._feeds) / LOOKS_PER_S)
+
+    def _close(self, tenant: str) -> None:
+        task = asyncio.ensure_future(self._feeds.pop(tenant).stop())
+        self._stopping.add(task)
+        task.add_done_callback(self._stopping.discard)
+
+    def end(self) -> None:
+        """End all streams before the process stops."""
+        self._is_over = True
+        for tenant, feed in tuple(self._feeds.items()):
+            feed.end()
+            if feed.ending is not None:
+                feed.ending.cancel()
+            self._close(tenant)
