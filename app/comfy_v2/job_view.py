@@ -8,10 +8,12 @@ from app.fields import Moment, ResponseBody
 from storage.bucket.objects import ObjectStore
 from storage.jobs.models import ErrorDetail, Output
 from storage.jobs.output_ids import OutputId
-from storage.jobs.record import CANCELLED, QUEUE_TIMEOUT, JobRecord, Status
+from storage.jobs.record import CANCELLED, DEADLINE_EXCEEDED, QUEUE_TIMEOUT, JobRecord, Status
 
 _ERROR_CODES = {"node_error": "node_execution_error"}
 """Our error codes that have another name in this API."""
+_ENDS = {CANCELLED: "canceled", QUEUE_TIMEOUT: "expired", DEADLINE_EXCEEDED: "expired"}
+"""The statuses of failed jobs whose error code says that nothing went wrong in them."""
 _OUTPUT_TYPES = {"model": "file"}
 """Our output types that this API does not have."""
 
@@ -86,7 +88,7 @@ def comfy_status(record: JobRecord) -> str:
             return "running" if record.cancel_requested_at is None else "canceling"
         case Status.COMPLETED:
             return "succeeded"
-    return {CANCELLED: "canceled", QUEUE_TIMEOUT: "expired"}.get(record.error_code or "", "failed")
+    return _ENDS.get(record.error_code or "", "failed")
 
 
 def comfy_job(

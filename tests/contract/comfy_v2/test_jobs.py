@@ -104,10 +104,11 @@ async def test_every_end_has_its_status(memory_api: Api) -> None:
         "node_execution_error",
         "2",
     )
-    late = (await submit(api, queue_timeout_s=1))["job_id"]
-    after = now + timedelta(seconds=2)
-    await api.stores.jobs.evolve("default", late, lambda record: record.expire_in_queue(now=after))
-    assert (await shown(api, late))["status"] == "expired"
+    for limit in ("queue_timeout_s", "deadline_s"):
+        late = (await submit(api, **{limit: 1}))["job_id"]
+        after = now + timedelta(seconds=2)
+        await api.stores.jobs.evolve("default", late, lambda record, now=after: record.expire_in_queue(now=now))  # type: ignore[misc]
+        assert (await shown(api, late))["status"] == "expired"
 
 
 async def test_progress_is_a_fraction(memory_api: Api) -> None:

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
 from tests.support.api_server import BLUE, Api, running_api
+from tests.support.waiting import until
 from tests.support.watched_bucket import WatchedBucket
 
 pytestmark = pytest.mark.anyio
@@ -56,12 +58,30 @@ async def test_polls_cost_a_read_each(watched_api: Api, bucket: WatchedBucket) -
     assert await requests_of(watched_api, bucket, "GET", urls[0]) == ["GET"]
 
 
-async def test_concurrent_reads_of_a_workflow_are_shared(watched_api: Api, bucket: WatchedBucket) -> None:
+class HeldBucket(WatchedBucket):
+    """A bucket whose workflows are read once `is_free` is set."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        super().__init__(clock)
+        self.is_free = asyncio.Event()
+
+    async def get(self, key: str) -> StoredObject:
+        if key.endswith("/workflow.json"):
+            await self.is_free.wait()
+        return await super().get(key)
+
+
+async def test_concurrent_reads_of_a_workflow_are_shared(clock: ManualClock) -> None:
     """Requests for one workflow at the same time share one reading, as a workflow with its inputs has megabytes."""
-    job = (await watched_api.client.post("/api/v2/jobs", json={"workflow": BLUE})).json()
-    await watched_api.stores.jobs.settled()
-    bucket.watch()
-    url = f"/api/v2/jobs/{job['id']}/workflow"
-    answers = await asyncio.gather(*(watched_api.client.get(url) for _ in range(20)))
-    assert [answer.json()["workflow"] for answer in answers] == [BLUE] * 20
-    assert bucket.requests["GET"] <= 20  # two in a reading; those that come during one share the next
+    bucket = HeldBucket(clock)
+    async with running_api(bucket, clock) as api:
+        job = (await api.client.post("/api/v2/jobs", json={"workflow": BLUE})).json()
+        await api.stores.jobs.settled()
+        bucket.watch()
+        url, in_flight = f"/api/v2/jobs/{job['id']}/workflow", api.app.state.context.in_flight
+        asking = [asyncio.create_task(api.client.get(url)) for _ in range(20)]
+        await until(lambda: in_flight._of_tenant["default"] == len(asking))
+        bucket.is_free.set()
+        assert [answer.json()["workflow"] for answer in await asyncio.gather(*asking)] == [BLUE] * 20
+    # Two in a reading. Requests that come during one share the next.
+    assert bucket.requests["GET"] <= 4
