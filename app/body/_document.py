@@ -91,7 +91,7 @@ class Body:
             finally:
                 scanner.close()
             # The place is taken before the document is read back into memory and parsed, which multiplies its size.
-            await self._hold(scanner.size)
+            await self.hold(scanner.size)
             small.seek(0)
             return await _aside(scanner.size, _parsed, small.read(), _finite if scanner.has_large_exponent else None)
 
@@ -104,9 +104,8 @@ class Body:
             if self._received > limit:
                 raise BodyTooLarge(f"more than {limit} bytes")
             self._digest.update(chunk)
-            if self._begin is not None and self._received > SPOOL_THRESHOLD:
-                begin, self._begin = self._begin, None
-                self.at_close(await begin())  # while this waits, flow control keeps the rest of the body at the client
+            if self._received > SPOOL_THRESHOLD:
+                await self.take_place()  # while this waits, flow control keeps the rest of the body at the client
             pending += chunk
             for start in range(0, len(pending) - PIECE + 1, PIECE):
                 yield bytes(pending[start : start + PIECE])
@@ -146,7 +145,7 @@ class Body:
             raise TextTooLong(f"long texts of {self._texts} bytes in all, at most {limits.total} are allowed")
         if not found:
             return document
-        await self._hold(sum(found))
+        await self.hold(sum(found))
         return await _aside(sum(found), self._put_back, document, limits.one, keep)
 
     def _found(self, document: Any, keep: Sequence[Place]) -> Iterator[SpooledText]:
@@ -180,7 +179,13 @@ class Body:
             }
         return document
 
-    async def _hold(self, more: int) -> None:
+    async def take_place(self) -> None:
+        """Wait for a place among the larger bodies that are received, before such a document is read from elsewhere."""
+        if self._begin is not None:
+            begin, self._begin = self._begin, None
+            self.at_close(await begin())
+
+    async def hold(self, more: int) -> None:
         """Account for `more` bytes in memory, and wait for a place when the document becomes large."""
         self._in_memory += more
         if self._in_memory > LIGHT and self._enter is not None and self._leave is None:

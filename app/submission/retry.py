@@ -22,6 +22,9 @@ from storage.jobs.record import DAY_S, JobRecord
 from storage.jobs.store import StoredJob
 from storage.keys import DEFAULT_POOL
 
+LONG_VALUES = 1024**2
+"""Bytes that the values of a job count, which were stored separately because they are long."""
+
 _UPLOAD = re.compile(r"tenants/[^/]+/uploads/(?P<upload_id>[^/]+)/data")
 
 
@@ -40,12 +43,15 @@ class Retry:
         if record.has_partner_key:
             # It was deleted at the end of the job, so that no key outlives its use.
             raise _gone("its key for partner nodes was deleted when it ended")
+        # As for a body of that size: its stored graph and values have megabytes, and must not be checked on the loop.
+        await self._body.take_place()
         document, values, options, files = await asyncio.gather(
             self._stores.jobs.workflow(self._tenant, record.job_id),
             self._stores.jobs.inputs(record),
             self._options(record),
             map_bounded(record.input_files, self._file),
         )
+        await self._body.hold(len(document) + (LONG_VALUES if record.has_values else 0))
         # Checked anew: since then the engine may have lost a node class, or the operator may have forbidden one.
         preparation = Preparation(self._services, self._tenant, self._body, record.graphs)
         await preparation.check(options, "")

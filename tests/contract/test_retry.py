@@ -1,5 +1,6 @@
 """POST /v1/jobs/{job_id}/retry."""
 
+import asyncio
 import base64
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from app.config import ApiConfig
 from storage import keys
 from storage.bucket.memory import MemoryObjectStore
+from storage.bucket.objects import StoredObject
 from storage.clock import ManualClock
 from storage.jobs.record import MOST_RETRIES_SHOWN
 from tests.support.api_server import KEY, PNG, Api, running_api, submit, work
@@ -107,3 +109,27 @@ async def test_a_retry_counts_as_a_job(clock: ManualClock) -> None:
         await submit(api)
         refused = await api.client.post(f"/v1/jobs/{old}/retry")
     assert (refused.status_code, refused.json()["type"]) == (429, "/problems/too-many-queued-jobs")
+
+
+async def test_few_retries_read_their_graphs_at_the_same_time(clock: ManualClock) -> None:
+    """Retries wait for the places of larger requests before they read a graph, which may have megabytes."""
+
+    class Slow(MemoryObjectStore):
+        reading = most = 0
+
+        async def get(self, key: str) -> StoredObject:
+            if not key.endswith("/workflow.json"):
+                return await super().get(key)
+            self.reading += 1
+            self.most = max(self.most, self.reading)
+            await asyncio.sleep(0.02)
+            self.reading -= 1
+            return await super().get(key)
+
+    bucket = Slow(clock)
+    async with running_api(bucket, clock, ApiConfig(api_key=KEY, max_receiving_requests=4)) as api:
+        job_id = await ended(api)
+        bucket.most = 0
+        answers = await asyncio.gather(*(api.client.post(f"/v1/jobs/{job_id}/retry") for _ in range(12)))
+        assert {answer.status_code for answer in answers} == {202}
+    assert 1 <= bucket.most <= 4
