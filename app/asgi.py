@@ -25,6 +25,7 @@ from app.problems import Problem, of_storage, outcome_unknown
 from app.services import Services
 from app.shared import SharedReads
 from app.streams.feeds import Feeds
+from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
 from app.unread import UnreadMiddleware
 from app.watch import JobWatch
@@ -87,6 +88,7 @@ def create_app(services: Services) -> Starlette:
             door, most=config.max_streams, most_of_key=config.max_streams_of_key, budget_s=config.bucket_timeout_s
         ),
         Feeds(partial(_job_feed, services.stores), partial(job_events.render, services), look_s=config.look_s),
+        LiveWatch(services.stores.jobs, services.stores.live, services.stores.signal, services.stores.clock),
         asyncio.Lock(),
         SharedReads(budget_s=config.bucket_timeout_s),
         SharedReads(budget_s=config.bucket_timeout_s, max_waiting=config.max_requests_in_flight),

@@ -135,7 +135,7 @@ class Poll(Generic[T]):
         self._watched = watched
         self._signal = signal
         self._pause_s = pause_s
-        self._latest = state
+        self.latest = state
         self._gone: StorageError | None = None
         self._changed = asyncio.Event()
         self._task = background(self._run())  # later waiters share it, so it does not spend the first one's budget
@@ -143,23 +143,23 @@ class Poll(Generic[T]):
     async def until(self, wanted: Callable[[T], bool], timeout_s: float) -> T:
         try:
             async with asyncio.timeout(timeout_s):
-                while self._gone is None and not self.is_over and not wanted(self._latest):
+                while self._gone is None and not self.is_over and not wanted(self.latest):
                     await self._changed.wait()
         except TimeoutError:  # the wait is over, and the latest state is the result
             pass
         if self._gone is not None:
             raise self._gone
-        return self._latest
+        return self.latest
 
     def offer(self, state: T) -> None:
         """Take over a state that was read elsewhere."""
-        if self._watched.is_newer(state, self._latest):
-            self._latest = state
-            self._wake()
+        if self._watched.is_newer(state, self.latest):
+            self.latest = state
+            self.wake()
 
     def end(self) -> None:
         self.is_over = True
-        self._wake()
+        self.wake()
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -183,13 +183,14 @@ class Poll(Generic[T]):
             latest = await self._watched.read()
         except (JobNotFound, BatchNotFound) as gone:
             self._gone = gone
-            self._wake()
+            self.wake()
         except StorageError:
             return  # the next poll retries
         else:
             self.offer(latest)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let every waiter check again what it waits for."""
         # The event is replaced, not cleared: a waiter that resumes late must not miss the change.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()

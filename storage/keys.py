@@ -6,6 +6,7 @@
                                   /inputs/<nnn>         input files of the submission
                                   /outputs/<attempt>/<nnnn>/<filename>
                                   /logs/<attempt>.txt   the engine's log
+                                  /live/<attempt>       the newest preview, while the job is watched
                                   /deliveries/<nnnnnn>.json   the delivery of an event
                                   /webhook_secret       the job's own signing secret, if it has one
                                   /partner_key          the sealed key for partner nodes, until the job ends
@@ -89,6 +90,10 @@ def output(tenant: str, job_id: str, attempt: int, position: int, filename: str)
 
 def log(tenant: str, job_id: str, attempt: int) -> str:
     return job_prefix(tenant, job_id) + f"logs/{attempt:03d}.txt"
+
+
+def live(tenant: str, job_id: str, attempt: int) -> str:
+    return job_prefix(tenant, job_id) + f"live/{attempt:03d}"
 
 
 def webhook_secret(tenant: str, job_id: str) -> str:

@@ -1,7 +1,7 @@
 """`Signal`: wake-ups between processes. A wake-up may be lost, so every waiter also polls, slowly.
 
 Topics: `queue_topic(pool)` rings when a job was queued; `job_topic(tenant, job_id)` when one changed; `OUTBOX_TOPIC`
-when an event is to be delivered.
+when an event is to be delivered; `live_topic(tenant, job_id)` when a running job has a new preview.
 """
 
 import asyncio
@@ -18,6 +18,10 @@ def queue_topic(pool: str) -> str:
 
 def job_topic(tenant: str, job_id: str) -> str:
     return f"job/{tenant}/{job_id}"
+
+
+def live_topic(tenant: str, job_id: str) -> str:
+    return f"live/{tenant}/{job_id}"
 
 
 class Bell:

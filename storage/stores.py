@@ -11,6 +11,7 @@ from storage.bucket.objects import ObjectStore
 from storage.clock import Clock
 from storage.jobs.active_jobs import ActiveJobStore
 from storage.jobs.idempotency import IdempotencyStore
+from storage.jobs.live import LiveBoard
 from storage.jobs.logs import LogStore
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
@@ -42,6 +43,7 @@ class Stores:
     deliveries: DeliveryStore
     endpoints: EndpointStore
     logs: LogStore
+    live: LiveBoard
     queue: JobQueue
     uploads: UploadStore
     idempotency: IdempotencyStore

@@ -39,6 +39,7 @@ from workers.errors import (
     WorkerError,
 )
 from workers.joblog import JobLog
+from workers.live import LivePreviews
 from workers.outputs.uploads import OutputUploads, UploadPolicy
 from workers.preparation import Preparation, PreparationPolicy
 from workers.reporter import Reporter, ReportPolicy, Snapshot
@@ -114,6 +115,7 @@ class Attempt:
             on_stop=self._stop,
             on_fenced=self._cancel_work,
         )
+        self._previews = LivePreviews(stores.live, stores.clock, lambda: self._reporter.stored.record)
         self._work: asyncio.Task[None] | None = None
         self._reporting: asyncio.Task[None] | None = None
         self._limit: asyncio.TimerHandle | None = None
@@ -139,6 +141,7 @@ class Attempt:
         """
         self._log.start()
         self._reporting = asyncio.create_task(self._reporter.run(self._stores.signal))
+        self._previews.start()
         left_s, too_late = self._time_limit()
         self._limit = asyncio.get_running_loop().call_later(left_s, self._stop, too_late)
         await self._while_reported(self._execute())
@@ -178,6 +181,7 @@ class Attempt:
         if not self._reporter.is_fenced:
             # A release returns the job at once; otherwise it would wait for the end of its lease.
             await give_back(self._stores, self._reporter.stored)
+        await self._previews.stop()
         await self._preparation.close()
         await self._standby.close()
         await self._uploads.close()
@@ -220,6 +224,7 @@ class Attempt:
         self._failure = await _failure_of(self._run_prompt())
         await self._preparation.close()
         await self._standby.close()
+        await self._previews.stop()
         await self._until_stopped(self._uploads.fetched())
         await self._uploads.stop_fetching()
         self.engine_suspect = self.engine_suspect or self._uploads.has_lost_engine
@@ -294,6 +299,7 @@ class Attempt:
                     self._progress = ProgressModel.start(graph.ancestors(outputs))
                 await self._uploads.collect(message, graph, self._progress.current_node)
                 self._progress = self._progress.reduce(message)
+                self._previews.notice(message, self._progress.current_node)
 
     # The second phase.
 

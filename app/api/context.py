@@ -26,6 +26,7 @@ from app.problems import Problem
 from app.services import Services
 from app.shared import SharedReads
 from app.streams.feeds import Feeds
+from app.streams.live import LiveWatch
 from app.streams.response import OpenStreams
 from app.submission.acceptance import Identity
 from app.watch import JobWatch
@@ -55,6 +56,7 @@ class Context:
     webhook_tests: TenantCount
     streams: OpenStreams
     feeds: Feeds
+    live: LiveWatch
     scan_turn: asyncio.Lock
     shared: SharedReads[Any]
     rendered: SharedReads[str]

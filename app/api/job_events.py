@@ -16,7 +16,7 @@ from app.services import Services
 from app.streams.jobs import events_of, job_stream
 from app.streams.position import Position
 from app.streams.response import frame
-from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
+from app.streams.story import NodeChanged, OutputStored, PreviewShown, Progressed, Sent, StatusChanged, Story
 from storage.jobs.record import JobRecord, Status
 
 
@@ -61,11 +61,22 @@ class OutputEvent(ResponseBody):
     output: OutputView
 
 
+class PreviewEvent(ResponseBody):
+    """`preview`: the newest preview of a node, at most one a second; earlier ones may be left out."""
+
+    job_id: str
+    attempt: int
+    node_id: str | None
+    content_type: str = Field(description="image/jpeg")
+    data_base64: str
+
+
 EVENTS: dict[str, type[ResponseBody]] = {
     "status": StatusEvent,
     "progress": ProgressEvent,
     "node": NodeEvent,
     "output": OutputEvent,
+    "preview": PreviewEvent,
 }
 """The events of /v1 with their data. docs/how-to/events.md lists the same (a test compares)."""
 
@@ -110,6 +121,16 @@ def render(services: Services, sent: Sent) -> bytes:
             return frame("progress", data)
         case NodeChanged(record=record, node_id=node_id, state=state):
             return frame("node", NodeEvent(job_id=record.job_id, attempt=record.attempt, node_id=node_id, state=state))
+
+        case PreviewShown(record=record, frame=shown):
+            preview = PreviewEvent(
+                job_id=record.job_id,
+                attempt=record.attempt,
+                node_id=shown.node_id,
+                content_type=shown.content_type,
+                data_base64=shown.data_base64,
+            )
+            return frame("preview", preview)
 
 
 def status_event(record: JobRecord) -> StatusEvent:

@@ -1,4 +1,4 @@
-"""GET /api/v2/jobs/{job_id}/events: frames status, progress and output, in the form of Comfy API v2.
+"""GET /api/v2/jobs/{job_id}/events: frames status, progress, preview and output, in the form of Comfy API v2.
 
 Frames have no ids. Each connection begins with a snapshot, and the terminal status comes last.
 """
@@ -15,13 +15,19 @@ from app.comfy_v2.queue import queue_position
 from app.fields import ResponseBody
 from app.streams.jobs import job_stream
 from app.streams.response import frame
-from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
+from app.streams.story import NodeChanged, OutputStored, PreviewShown, Progressed, Sent, StatusChanged, Story
 from storage.jobs.record import Status
 
 
 class ComfyStatusFrame(ResponseBody):
     status: str
     queue_position: int | None = None
+
+
+class ComfyPreviewFrame(ResponseBody):
+    node_id: str | None
+    content_type: str
+    data_base64: str
 
 
 async def events(request: Request) -> Response:
@@ -53,5 +59,10 @@ def render(context: Context, waits: Waits, sent: Sent) -> bytes:
             shown = record.model_copy(update={"progress": percent, "progress_details": details})
             progress = comfy_progress(shown)
             return b"" if progress is None else frame("progress", progress)
+        case PreviewShown(frame=shown):
+            preview = ComfyPreviewFrame(
+                node_id=shown.node_id, content_type=shown.content_type, data_base64=shown.data_base64
+            )
+            return frame("preview", preview)
         case NodeChanged():
             return b""

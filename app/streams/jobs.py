@@ -8,10 +8,11 @@ from starlette.requests import Request
 from app.api.context import context_of, principal_of
 from app.api.job_view import QUICKLY_SHOWN
 from app.heavy import off_loop
+from app.streams.live import Frame, LiveJob
 from app.streams.response import KEEP_ALIVE, EventStream, StreamLife
-from app.streams.story import Sent, Story
+from app.streams.story import PreviewShown, Sent, Story
 from storage.errors import JobGone
-from storage.jobs.record import JobRecord
+from storage.jobs.record import JobRecord, Status
 from storage.jobs.store import StoredJob
 
 Render = Callable[[Sent], bytes]
@@ -33,20 +34,23 @@ def life_of(request: Request) -> StreamLife:
 
 async def _frames(request: Request, stored: StoredJob, story: Story, render: Render) -> AsyncGenerator[bytes]:
     context, life = context_of(request), life_of(request)
-    async with context.watch.follow(stored) as poll:
+    async with context.watch.follow(stored) as poll, context.live.joined(poll) as live:
+        shown: Frame = None
         while True:
             # Always the latest record: a slow client misses states, never an output or the end.
             events, story = await events_of(story, stored.record)
+            preview, shown = _preview(stored.record, shown, live.frame), live.frame
+            events += preview
             if events:
                 yield await _rendered(events, render)
             if story.is_over or poll.is_over or await life.is_over():
                 return
             before = stored
             try:
-                stored = await poll.until(partial(_is_newer, before), life.wait_s)
+                stored = await poll.until(partial(_has_news, before, live, shown), life.wait_s)
             except JobGone:
                 return
-            if stored is before and not poll.is_over:
+            if not _has_news(before, live, shown, stored) and not poll.is_over:
                 yield KEEP_ALIVE
 
 
@@ -55,8 +59,15 @@ async def events_of(story: Story, record: JobRecord) -> tuple[list[Sent], Story]
     return story.after(record) if len(record.outputs) <= QUICKLY_SHOWN else await off_loop(story.after, record)
 
 
-def _is_newer(before: StoredJob, stored: StoredJob) -> bool:
-    return stored.record.rev > before.record.rev
+def _preview(record: JobRecord, shown: Frame, newest: Frame) -> list[Sent]:
+    """Return the newest preview if the client does not have it."""
+    if newest is None or newest is shown or record.status is not Status.RUNNING or newest[0] != record.attempt:
+        return []
+    return [Sent(PreviewShown(record, newest[1]))]
+
+
+def _has_news(before: StoredJob, live: LiveJob, shown: Frame, stored: StoredJob) -> bool:
+    return stored.record.rev > before.record.rev or live.frame is not shown
 
 
 async def _rendered(events: Sequence[Sent], render: Render) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.streams.position import Position, number_of, status_word
+from storage.jobs.live import PreviewFrame
 from storage.jobs.models import Output, ProgressDetails
 from storage.jobs.record import JobRecord, Status
 
@@ -39,7 +40,13 @@ class NodeChanged:
     state: Literal["started", "ended"]
 
 
-Event = StatusChanged | OutputStored | Progressed | NodeChanged
+@dataclass(frozen=True, slots=True)
+class PreviewShown:
+    record: JobRecord
+    frame: PreviewFrame
+
+
+Event = StatusChanged | OutputStored | Progressed | NodeChanged | PreviewShown
 
 
 @dataclass(frozen=True, slots=True)

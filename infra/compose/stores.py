@@ -17,6 +17,7 @@ from storage.bucket.s3 import S3Config, S3ObjectStore
 from storage.clock import Clock, SystemClock
 from storage.jobs.active_jobs import ActiveJobStore
 from storage.jobs.idempotency import IdempotencyStore
+from storage.jobs.live import BucketLiveBoard
 from storage.jobs.logs import LogStore
 from storage.jobs.queue import JobQueue
 from storage.jobs.store import JobStore
@@ -95,6 +96,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         deliveries=deliveries,
         endpoints=EndpointStore(objects, clock, probe=timedelta(seconds=2 * settings.webhook_timeout_s)),
         logs=LogStore(objects),
+        live=BucketLiveBoard(objects, signal),
         queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
         uploads=UploadStore(jobs, objects, clock, expires_s=settings.upload_expires_s, retain_s=retain_s(settings)),
         idempotency=IdempotencyStore(objects, clock),

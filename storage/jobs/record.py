@@ -7,9 +7,9 @@
                 └──cancel, queue_timeout, no_engine─────┘      (queue_timeout: also of the whole deadline)
 
 A change is a pure function from one record to the next; `storage.jobs.store` commits it by a conditional write.
-Only the holder of the current attempt may change a running job (fencing). The exceptions are `request_cancel` and
-`retain`, which any process may write and which the holder obeys. The removal of a finished job is not a change of its
-record: `storage.removal` replaces the record by a tombstone.
+Only the holder of the current attempt may change a running job (fencing). The exceptions are `request_cancel`,
+`watch` and `retain`, which any process may write and which the holder obeys. The removal of a finished job is not a
+change of its record: `storage.removal` replaces the record by a tombstone.
 """
 
 from collections.abc import Mapping
@@ -77,9 +77,10 @@ class Status(StrEnum):
 
 
 class Change(StrEnum):
-    """The transitions of the diagram above; `progress` and `request_cancel` stay in `running`, `retain` in any status.
+    """The transitions of the diagram above.
 
-    `retry` stays in the status of a job that has ended: another job repeats it.
+    `progress`, `request_cancel` and `watch` stay in `running`, `retain` stays in any status, and `retry`, by which
+    another job repeats this one, in that of a job that has ended.
 
     A job returns to the queue by `release` if its worker shuts down, which does not count against `max_attempts`, and
     by `requeue` if the worker was lost or the engine failed, which does.
@@ -88,6 +89,7 @@ class Change(StrEnum):
     CLAIM = "claim"
     PROGRESS = "progress"
     REQUEST_CANCEL = "request_cancel"
+    WATCH = "watch"
     RETAIN = "retain"
     RETRY = "retry"
     RELEASE = "release"
@@ -106,6 +108,7 @@ TRANSITIONS: Mapping[tuple[Status, Change], Status] = {
     (Status.QUEUED, Change.NO_ENGINE): Status.FAILED,
     (Status.RUNNING, Change.PROGRESS): Status.RUNNING,
     (Status.RUNNING, Change.REQUEST_CANCEL): Status.RUNNING,
+    (Status.RUNNING, Change.WATCH): Status.RUNNING,
     (Status.RUNNING, Change.RELEASE): Status.QUEUED,
     (Status.RUNNING, Change.REQUEUE): Status.QUEUED,
     (Status.RUNNING, Change.COMPLETE): Status.COMPLETED,
@@ -182,6 +185,8 @@ class JobRecord(Model):
     started_at: datetime | None = None
     completed_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    watched_until: datetime | None = None
+    """Until when the worker publishes previews: a client follows the job."""
 
     attempt: int = 0
     """How often the job was claimed, which is the number of the current attempt."""
@@ -449,6 +454,16 @@ class JobRecord(Model):
     def _fail_in_queue(self, change: Change, now: datetime, error: ErrorDetail, **fields: Any) -> "JobRecord":
         ended = self._change(change, completed_at=now, error=error.message, error_detail=error, **fields)
         return ended.with_event("failed", now)
+
+    def watch(self, until: datetime) -> "JobRecord":
+        """Ask the worker of a running job for previews; others are unchanged."""
+        # In the record, which the worker reads anyway: an object of its own would cost every job a GET at each look.
+        if self.status is not Status.RUNNING or (self.watched_until is not None and self.watched_until >= until):
+            return self
+        return self._change(Change.WATCH, watched_until=until)
+
+    def is_watched(self, now: datetime) -> bool:
+        return self.watched_until is not None and self.watched_until > now
 
     def with_warnings(self, warnings: dict[str, Any]) -> "JobRecord":
         """Replace the warnings of the submission by the engine's."""

@@ -34,9 +34,9 @@ EXPECTED: dict[Phase, dict[str, int]] = {
     Phase.REMOVAL: {"PUT": 3, "LIST": 2, "GET": 4, "DELETE": 7},
 }
 WRITTEN_AT_MOST = {
-    Phase.SUBMIT: KIB + KIB // 5,
+    Phase.SUBMIT: KIB + KIB // 3,
     Phase.RUN: 3 * KIB + KIB // 4,
-    Phase.PROGRESS: KIB + KIB // 5,
+    Phase.PROGRESS: KIB + KIB // 3,
     Phase.WEBHOOK: 1 * KIB,
     Phase.REMOVAL: KIB // 2,
 }

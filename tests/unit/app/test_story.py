@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from app.streams.position import Position, number_of
 from app.streams.ranges import Ranges
-from app.streams.story import NodeChanged, OutputStored, Progressed, Sent, StatusChanged, Story
+from app.streams.story import NodeChanged, OutputStored, PreviewShown, Progressed, Sent, StatusChanged, Story
 from storage.jobs.models import ErrorDetail, Output, ProgressDetails
 from storage.jobs.record import JobRecord
 from tests.support.records import CREATED, OUTPUT, a_job
@@ -66,6 +66,8 @@ def _word(sent: Sent) -> str:
             return f"{percent} %"
         case NodeChanged(node_id=node_id, state=state):
             return f"{node_id} {state}"
+        case PreviewShown():
+            return "preview"
 
 
 def told(*records: JobRecord, story: Story | None = None) -> list[str]:
