@@ -25,9 +25,11 @@ from PIL import Image
 from infra.demo import write_photograph
 from infra.local.log_files import MAX_BYTES
 from infra.local.s3_server import free_port
+from tests.support.api_process import api_process
 from tests.support.commands import run_command
 from tests.support.environment import clean_environment
 from tests.support.plain_http import NO_TLS
+from tests.support.stream_client import StreamClient
 from tests.support.up import COMMAND, PARTNER_KEY, Up, eventually, finished, up
 
 WORKERS = 2
@@ -522,16 +524,34 @@ def test_a_killed_process_is_restarted(running: Up, name: str) -> None:
         assert finished(client, job_id)["status"] == "completed"
 
 
-def test_a_job_whose_worker_is_killed_is_run_again(running: Up) -> None:
-    """A job whose worker is killed in the middle of a node completes in its next attempt."""
-    with running.client() as client:
+def test_streams_survive_the_death_of_every_process(running: Up) -> None:
+    """A job whose worker is killed runs again, and streams at two APIs have its events although both are killed."""
+    connection = running.connection
+    bucket = {name: connection[name] for name in ("bucket", "s3_endpoint", "access_key", "secret_key", "prefix")}
+    names = {"bucket": "BUCKET", "s3_endpoint": "S3_ENDPOINT", "access_key": "S3_ACCESS_KEY"}
+    names |= {"secret_key": "S3_SECRET_KEY", "prefix": "S3_PREFIX"}
+    settings = {f"COMFYUI_MODAL_{names[name]}": value for name, value in bucket.items() if value}
+    first, key = connection["api_url"], connection["api_key"]
+    with api_process(settings | {"COMFYUI_MODAL_API_KEY": key}) as second, running.client() as client:
         job_id = client.post("/v1/jobs", json={"workflow": slow(40, 0.1)}).json()["job_id"]
-        eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["progress_details"]["step"])
+        clients = [StreamClient(urls, key, job_id) for urls in ((first,), (second, first))]
+        eventually(lambda: all(one.named("preview") for one in clients))
+        (other,) = [one for one in psutil.Process().children() if "infra.local.api_process" in " ".join(one.cmdline())]
+        other.kill()
+        eventually(lambda: clients[1].connections == 2)
+        os.kill(connection["processes"]["api"], signal.SIGKILL)
         for number in range(1, WORKERS + 1):
             os.kill(running.connection["processes"][f"worker-{number}"], signal.SIGKILL)
+        assert [one.ended(60) for one in clients] == ["completed", "completed"]
         job = finished(client, job_id)
         assert (job["status"], job["attempt"], len(job["outputs"])) == ("completed", 2, 1)
         assert len(httpx.get(job["outputs"][0]["url"], verify=NO_TLS).content) == job["outputs"][0]["size_bytes"]
+    for one in clients:
+        # Statuses that lasted only while a client reconnected are left out; the outputs and the end never are.
+        assert one.lasting[-1] == ("status", "2-completed-0")
+        assert [data["attempt"] for data in one.named("output")] == [2]
+        assert one.lasting[-2][0] == "output"
+        assert one.connections >= 2
 
 
 def test_data_survive_a_killed_up_and_no_process_does(tmp_path: Path) -> None:
