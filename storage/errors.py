@@ -19,6 +19,8 @@ StorageError
 ├── LogNotFound           the attempt wrote no log
 ├── UploadNotFound        no such upload in this tenant
 ├── UploadIncomplete      the bytes that an upload promised are not there
+├── AssetNotFound         no such asset in this tenant
+├── AssetInUse            the asset is an output, or a job that has not ended reads it
 ├── SealBroken            a client's secret cannot be opened
 ├── FetchFailed           a user's URL did not give its bytes
 ├── FetchRefused          a user's URL, its address or its content is not allowed
@@ -111,6 +113,14 @@ class UploadNotFound(StorageError):
 
 class UploadIncomplete(StorageError):
     """Some or all of the declared bytes are missing."""
+
+
+class AssetNotFound(StorageError):
+    """The tenant has no such asset."""
+
+
+class AssetInUse(StorageError):
+    """The asset cannot be deleted now."""
 
 
 class SealBroken(StorageError):

@@ -19,6 +19,11 @@
     tenants/<tenant>/uploads/<upload_id>/upload.json    the declared size and type of an upload
                                         /data           the bytes
                                         /uses/<job_id>  a job that reads them
+                                        /assets/<asset_id>  an asset that refers to them
+    tenants/<tenant>/assets/<asset_id>/asset.json       a named reference to the bytes of an upload
+                                      /uses/<job_id>    a job that reads them
+    tenants/<tenant>/asset-hashes/<blake3>/<name hash>-<asset_id>     the assets with these bytes
+    tenants/<tenant>/asset-names/<name hash>/<inverted ms>-<asset_id>   the assets of this name, newest first
     tenants/<tenant>/bytes.json                         the bytes that the tenant sent today, if they are limited
     tenants/<tenant>/idempotency/<sha256>.json          the id that an Idempotency-Key has claimed
     tenants/<tenant>/runtimes/<shape>.json              recent run times of one workflow shape
@@ -156,6 +161,30 @@ def upload_uses(tenant: str, upload_id: str) -> str:
 
 def upload_use(tenant: str, upload_id: str, job_id: str) -> str:
     return upload_uses(tenant, upload_id) + check_segment(job_id)
+
+
+def upload_assets(tenant: str, upload_id: str) -> str:
+    return upload_prefix(tenant, upload_id) + "assets/"
+
+
+def asset_prefix(tenant: str, asset_id: str) -> str:
+    return f"tenants/{check_segment(tenant)}/assets/{check_segment(asset_id)}/"
+
+
+def asset(tenant: str, asset_id: str) -> str:
+    return asset_prefix(tenant, asset_id) + "asset.json"
+
+
+def asset_uses(tenant: str, asset_id: str) -> str:
+    return asset_prefix(tenant, asset_id) + "uses/"
+
+
+def asset_hashes_prefix(tenant: str, digest: str) -> str:
+    return f"tenants/{check_segment(tenant)}/asset-hashes/{check_segment(digest)}/"
+
+
+def asset_names_prefix(tenant: str, digest: str) -> str:
+    return f"tenants/{check_segment(tenant)}/asset-names/{check_segment(digest)}/"
 
 
 def byte_ledger(tenant: str) -> str:

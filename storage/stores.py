@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from storage.access.byte_ledger import ByteLedger
 from storage.access.key_store import ApiKeyStore
 from storage.access.partner_keys import PartnerKeyStore
+from storage.assets import AssetStore
 from storage.batch_pages import BatchPages
 from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
@@ -46,6 +47,7 @@ class Stores:
     live: LiveBoard
     queue: JobQueue
     uploads: UploadStore
+    assets: AssetStore
     idempotency: IdempotencyStore
     runtimes: RuntimeStore
     engine_info: EngineInfoStore

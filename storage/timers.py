@@ -19,7 +19,7 @@ from typing import Literal, Protocol, Self
 
 from storage.keys import check_segment, ms_of, ms_up_of, time_of
 
-Kind = Literal["job", "batch", "upload", "key", "test", "endpoint"]
+Kind = Literal["job", "batch", "upload", "key", "test", "endpoint", "asset"]
 
 Lane = Literal["active", "retained"]
 """The lanes are swept separately, so that many removals do not delay the recovery of a lost job."""
@@ -30,7 +30,7 @@ SHARED_NONCE = "0" * 8
 """The fixed nonce of a timer that several processes write, so that all write the same key."""
 
 _KEY = re.compile(
-    r"timers/(?P<lane>active|retained)/(?P<due>\d{13})-(?P<kind>job|batch|upload|key|test|endpoint)-(?P<id>[0-9a-f-]{16,64})"
+    r"timers/(?P<lane>active|retained)/(?P<due>\d{13})-(?P<kind>job|batch|upload|key|test|endpoint|asset)-(?P<id>[0-9a-f-]{16,64})"
     r"-(?P<armed>\d{13})-(?P<nonce>[0-9a-f]{8})-(?P<tenant>[^/]+)"
 )
 

@@ -19,6 +19,7 @@ def reaper(settings: Settings, stores: Stores, launcher: Launcher) -> Reaper:
         "key": stores.idempotency,
         "test": stores.deliveries,
         "endpoint": stores.endpoints,
+        "asset": stores.assets,
     }
     backlog = Backlog(stores, launcher, lease=timedelta(seconds=settings.lease_s))
     return Reaper(TimerSweep(handlers, stores.objects, stores.clock), backlog)

@@ -10,6 +10,7 @@ from infra.settings import Settings
 from storage.access.byte_ledger import ByteLedger
 from storage.access.key_store import ApiKeyStore
 from storage.access.partner_keys import PartnerKeyStore
+from storage.assets import AssetStore
 from storage.batch_pages import BatchPages
 from storage.batches import BatchStore
 from storage.bucket.objects import ObjectStore
@@ -83,6 +84,7 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
     jobs = JobStore(objects, clock, signal)
     deliveries = DeliveryStore(objects, clock)
     remover = JobRemover(jobs, deliveries, objects, clock)
+    uploads = UploadStore(jobs, objects, clock, expires_s=settings.upload_expires_s, retain_s=retain_s(settings))
     batches = BatchStore(jobs, remover, deliveries, objects, clock)
     return Stores(
         clock=clock,
@@ -98,7 +100,8 @@ def make_stores(settings: Settings, objects: ObjectStore, signal: Signal, clock:
         logs=LogStore(objects),
         live=BucketLiveBoard(objects, signal),
         queue=JobQueue(jobs, objects, clock, lease_s=settings.lease_s),
-        uploads=UploadStore(jobs, objects, clock, expires_s=settings.upload_expires_s, retain_s=retain_s(settings)),
+        uploads=uploads,
+        assets=AssetStore(jobs, uploads, objects, clock, retain_s=retain_s(settings)),
         idempotency=IdempotencyStore(objects, clock),
         runtimes=RuntimeStore(objects, clock),
         engine_info=EngineInfoStore(objects, clock),

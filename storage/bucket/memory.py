@@ -76,6 +76,10 @@ class MemoryObjectStore:
         self.requests["GET"] += 1
         path.write_bytes(self._entry(key).body)
 
+    async def copy(self, source: str, target: str, *, content_type: str) -> None:
+        self.requests["COPY"] += 1
+        self._write(target, self._entry(source).body, content_type)
+
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         self.requests["LIST"] += 1
         # S3 orders keys by their bytes.

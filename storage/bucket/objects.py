@@ -92,6 +92,10 @@ class ObjectStore(Protocol):
         """Download the object to a file in constant memory. A partial file is removed on error."""
         ...
 
+    async def copy(self, source: str, target: str, *, content_type: str) -> None:
+        """Copy an object of any size within the bucket; its bytes do not come here. Raises `ObjectNotFound`."""
+        ...
+
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         """Return one page of the keys that start with `prefix` and follow `after`; `limit` is 1 to 1000."""
         ...

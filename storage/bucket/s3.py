@@ -146,6 +146,11 @@ class S3ObjectStore:
         self.requests["GET"] += 1
         await self._move(key, lambda transfer: transfer.receive(self._at(key), path))
 
+    async def copy(self, source: str, target: str, *, content_type: str) -> None:
+        self.requests["COPY"] += 1
+        origin = self._at(source)
+        await self._move(target, lambda transfer: transfer.copy(origin, self._at(target), content_type))
+
     async def _move(self, key: str, move: Callable[[FileTransfer], None]) -> None:
         """Run a transfer, which ends soon after this call has been cancelled."""
         transfer = FileTransfer(lambda: self._transfer, self._transfers.moved, threads=self._config.transfer_threads)

@@ -1,22 +1,24 @@
 """Presigned uploads: their records, and the check that the bytes arrived.
 
 The presigned PUT is create-only and bound to a length and a type, so an upload never changes. New jobs may use it for
-`retain_s`; its bytes are kept until every job that uses them has ended.
+`retain_s`; its bytes are kept until every job that uses them has ended, and every asset that refers to them is gone.
 """
 
 import uuid
 from datetime import datetime, timedelta
 
 from storage import keys
-from storage.bucket.objects import ObjectStore, SignedRequest
+from storage.asset_record import SETTLING, id_of_entry, read_asset
+from storage.bucket.objects import ObjectStore, SignedRequest, all_keys
 from storage.bucket.records import Model
 from storage.clock import Clock
-from storage.concurrency import gather
-from storage.errors import JobNotFound, ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
+from storage.concurrency import map_bounded
+from storage.errors import ObjectNotFound, PreconditionFailed, UploadIncomplete, UploadNotFound
 from storage.formats import HEAD_BYTES, listed_format
 from storage.jobs.record import DEFAULT_RETAIN_S
 from storage.jobs.store import JobStore
-from storage.timers import Timer
+from storage.jobs.uses import is_used
+from storage.timers import SHARED_NONCE, Timer
 
 SUBMISSION = timedelta(hours=1)
 """Exceeds the time between a submission's check of an upload and the record of its use."""
@@ -90,7 +92,7 @@ class UploadStore:
         `FileRefused` if their format is not listed.
         """
         record = await self._read(tenant, upload_id)
-        if self._clock.now() - record.created_at >= self._retain:
+        if self._clock.now() >= self.usable_until(record):
             raise UploadNotFound(upload_id)
         try:
             head = await self._objects.head(record.key)
@@ -101,6 +103,10 @@ class UploadStore:
             raise UploadIncomplete(f"upload {upload_id} has {head.size} of {record.size_bytes} bytes")
         _check_type(record, start)
         return record
+
+    def usable_until(self, record: UploadRecord) -> datetime:
+        """When new jobs can no longer use the upload."""
+        return record.created_at + self._retain
 
     async def is_known(self, tenant: str, upload_id: str) -> bool:
         """Whether the upload exists, with or without its bytes."""
@@ -114,17 +120,34 @@ class UploadStore:
         """Keep the bytes until this job has ended. Call it before the job is written."""
         await self._objects.put(keys.upload_use(tenant, upload_id, job_id), b"")
 
+    async def discard(self, tenant: str, upload_id: str) -> None:
+        """Make the upload unknown to new jobs; its bytes are deleted once no submission can need them."""
+        timer = collection_timer(tenant, upload_id, self._clock.now() + SUBMISSION)
+        await self._objects.put(timer.key, b"")
+        await self._objects.delete(keys.upload(tenant, upload_id))
+
+    async def is_used(self, tenant: str, upload_id: str) -> bool:
+        """Whether a job that has not ended reads it."""
+        return await is_used(self._jobs, self._objects, tenant, keys.upload_uses(tenant, upload_id))
+
     async def on_due(self, timer: Timer) -> Timer | None:
-        """Delete an expired upload once no job needs it."""
-        now, uses = self._clock.now(), keys.upload_uses(timer.tenant, timer.id)
-        page = await self._objects.list(uses)
-        job_ids = [key.removeprefix(uses) for key in page.keys]
-        if any(await gather(*(self._needs(timer.tenant, job_id) for job_id in job_ids))):
-            return Timer.new(now + STILL_USED, "upload", timer.tenant, timer.id, armed_at=now)
+        """Delete an expired upload once no job and no asset needs it."""
+        now, tenant, upload_id = self._clock.now(), timer.tenant, timer.id
+        assets = keys.upload_assets(tenant, upload_id)
+        page = await self._objects.list(assets)
+        found = await map_bounded(page.keys, lambda key: read_asset(self._objects, tenant, id_of_entry(key)))
+        if ends := [asset[0].expires_at for asset in found if asset is not None]:
+            # The record of an asset stays for as long as a job uses it. One that goes earlier leaves a timer of its
+            # own, so this one need not look before the time.
+            return collection_timer(tenant, upload_id, max(now + STILL_USED, max(ends) + 2 * SETTLING))
         await self._objects.delete(*page.keys)
-        if page.more:  # the next sweep checks the jobs of the next page
+        if page.more:  # the next sweep checks the assets of the next page
             return timer
-        await self._objects.delete(keys.upload_data(timer.tenant, timer.id), keys.upload(timer.tenant, timer.id))
+        if await self.is_used(tenant, upload_id):
+            return collection_timer(tenant, upload_id, now + STILL_USED)
+        async for uses in all_keys(self._objects, keys.upload_uses(tenant, upload_id)):
+            await self._objects.delete(*uses)
+        await self._objects.delete(keys.upload_data(tenant, upload_id), keys.upload(tenant, upload_id))
         return None
 
     def _timer(self, record: UploadRecord) -> Timer:
@@ -132,18 +155,19 @@ class UploadStore:
         ends_at = max(record.created_at + self._retain, record.expires_at)
         return Timer.new(ends_at + SUBMISSION, "upload", record.tenant, record.upload_id, armed_at=record.created_at)
 
-    async def _needs(self, tenant: str, job_id: str) -> bool:
-        try:
-            return not (await self._jobs.read(tenant, job_id)).record.status.is_terminal
-        except JobNotFound:
-            return False
-
     async def _read(self, tenant: str, upload_id: str) -> UploadRecord:
         try:
             stored = await self._objects.get(keys.upload(tenant, upload_id))
         except (ObjectNotFound, ValueError):
             raise UploadNotFound(upload_id) from None
         return UploadRecord.model_validate_json(stored.body)
+
+
+def collection_timer(tenant: str, upload_id: str, due: datetime) -> Timer:
+    """Return a timer that looks whether the bytes are still needed."""
+    # Several assets may cause it: with a fixed nonce, those of one second write one object.
+    due = due.replace(microsecond=0)
+    return Timer(due, "upload", tenant, upload_id, due, SHARED_NONCE)
 
 
 def _check_type(record: UploadRecord, start: bytes) -> None:

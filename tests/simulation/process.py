@@ -97,6 +97,9 @@ class ProcessStore:
     async def download_file(self, key: str, path: Path) -> None:
         await self._call("get", key, lambda: self._bucket.download_file(key, path))
 
+    async def copy(self, source: str, target: str, *, content_type: str) -> None:
+        await self._call("put", target, lambda: self._bucket.copy(source, target, content_type=content_type))
+
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> KeyPage:
         return await self._call("list", prefix, lambda: self._bucket.list(prefix, after=after, limit=limit))
 
