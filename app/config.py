@@ -103,6 +103,8 @@ class RequestLimits(MediaLimits):
         300.0, description="longest time that the fetches of one request take together, seconds"
     )
     max_upload_bytes: PutBytes = Field(5 * GIB, description="largest presigned upload")
+    # Its body comes through the API. Clients wait 30 s for the whole call.
+    max_asset_bytes: PositiveInt = Field(100 * MIB, description="largest file of POST /api/v2/assets")
     max_batch_jobs: PositiveInt = Field(1_000, description="most jobs of one batch")
     # Validating one node takes about 16 µs.
     max_batch_nodes: PositiveInt = Field(
@@ -142,6 +144,11 @@ class RequestLimits(MediaLimits):
     def largest_upload(self) -> int:
         """The largest upload that can be accepted, in bytes: no larger than the daily quota."""
         return min(self.max_upload_bytes, self.max_upload_bytes_a_day or self.max_upload_bytes)
+
+    @property
+    def largest_asset(self) -> int:
+        """The largest file of an asset that can be accepted, in bytes: no larger than the daily quota."""
+        return min(self.max_asset_bytes, self.max_upload_bytes_a_day or self.max_asset_bytes)
 
 
 class ApiOptions(RequestLimits):

@@ -70,6 +70,7 @@ SUBMISSION_PROBLEMS = (
     "media-source-ambiguous",
     "partner-keys-unsealed",
     "unknown-upload",
+    "unknown-asset",
     "upload-incomplete",
     "unknown-gpu",
     "webhooks-unsigned",

@@ -119,7 +119,10 @@ _TYPES = (
     ),
     ProblemType("duplicate-media-name", 422, "Two media have one name", "give each medium a name of its own"),
     ProblemType(
-        "media-source-ambiguous", 422, "A medium needs exactly one source", "give data, url or upload_id, and one only"
+        "media-source-ambiguous",
+        422,
+        "A medium needs exactly one source",
+        "give data, url, upload_id or asset_id, and one only",
     ),
     ProblemType(
         "partner-keys-unsealed",
@@ -128,6 +131,12 @@ _TYPES = (
         "set COMFYUI_MODAL_WEBHOOK_SECRET for the deployment: it seals them",
     ),
     ProblemType("unknown-upload", 422, "There is no such upload", "use the upload_id of POST /v1/uploads"),
+    ProblemType(
+        "unknown-asset",
+        422,
+        "There is no such asset",
+        "use the id of an upload, or the asset_id of an output; both are removed some time after they were made",
+    ),
     ProblemType(
         "upload-incomplete", 422, "The upload's bytes are not there", "PUT the file to the presigned URL first"
     ),
@@ -389,6 +398,8 @@ def of_storage(error: storage_errors.StorageError) -> Problem:
             return Problem("job-gone", f"this job was removed at {gone_at.isoformat()}")
         case storage_errors.BatchGone(gone_at=gone_at):
             return Problem("batch-gone", f"this batch was removed at {gone_at.isoformat()}")
+        case storage_errors.AssetNotFound():
+            return Problem("unknown-asset", str(error))
         case storage_errors.LogNotFound():
             return Problem("no-log", str(error))
         case (

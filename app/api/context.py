@@ -149,7 +149,7 @@ async def json_body(request: Request, body: Body, *, limit: int, keep: Sequence[
     if charset is not None and charset[1].lower() not in _CHARSETS:
         raise Problem("unsupported-media-type", f"the body's charset is {charset[1]!r}, and JSON is UTF-8")
     try:
-        chunks = _in_time(request.stream(), config.body_idle_s, config.max_body_s)
+        chunks = in_time(request.stream(), config.body_idle_s, config.max_body_s)
         # Counted while the body arrives, and no longer once it waits for its turn to be processed.
         with context_of(request).unfinished.counted(tenant_of(request)):
             document = await body.receive(chunks, limit=limit)
@@ -175,7 +175,7 @@ def _place(error: json.JSONDecodeError) -> str:
     return f"line {error.lineno}, column {error.colno}"
 
 
-async def _in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) -> AsyncIterator[bytes]:
+async def in_time(chunks: AsyncIterator[bytes], idle_s: float, total_s: float) -> AsyncIterator[bytes]:
     """Yield the chunks. Raises TimeoutError after a pause of `idle_s`, or after `total_s` in all."""
     deadline = time.monotonic() + total_s
     while (chunk := await asyncio.wait_for(anext(chunks, None), min(idle_s, deadline - time.monotonic()))) is not None:

@@ -154,7 +154,7 @@ class EventRenderer:
             case "output":
                 new_keys = frozenset(event.outputs)
                 news = [output for output in record.outputs if output.key in new_keys]
-                views = [output_view(output, self._objects, self._config) for output in news]
+                views = [output_view(record.job_id, output, self._objects, self._config) for output in news]
                 return OutputsMade(**about, outputs=views)
 
     def _batch_data(self, batch: BatchRecord, statuses: Mapping[str, Status | None]) -> BaseModel:

@@ -113,7 +113,7 @@ def render(services: Services, sent: Sent) -> bytes:
         case StatusChanged(record=record):
             return frame("status", status_event(record), sent.id)
         case OutputStored(record=record, output=output):
-            view = output_view(output, services.stores.objects, services.config)
+            view = output_view(record.job_id, output, services.stores.objects, services.config)
             return frame("output", OutputEvent(job_id=record.job_id, attempt=record.attempt, output=view), sent.id)
         case Progressed(record=record, percent=percent, details=details):
             shown = ProgressView.model_validate(details.model_dump())

@@ -9,6 +9,7 @@ from app.config import ApiConfig
 from app.fields import Moment, ResponseBody
 from storage.bucket.objects import ObjectStore
 from storage.jobs.models import ErrorDetail, Output, OutputType, Runtime, total_seconds, total_usd
+from storage.jobs.output_ids import OutputId
 from storage.jobs.record import JobRecord, Status
 from storage.keys import DEFAULT_POOL
 from workflows.policy import GraphTrust
@@ -48,6 +49,7 @@ class OutputView(ResponseBody):
     size_bytes: int
     content_type: str
     sha256: str
+    asset_id: str = Field(description="names the output as an input of another job, `media[].asset_id`")
     url: str
     url_expires_at: Moment
     width: int | None = None
@@ -181,7 +183,7 @@ def job_view(record: JobRecord, objects: ObjectStore, config: ApiConfig, base: s
         cancel_requested_at=record.cancel_requested_at,
         progress=record.progress,
         progress_details=ProgressView.model_validate(record.progress_details.model_dump()),
-        outputs=[output_view(output, objects, config) for output in record.outputs],
+        outputs=[output_view(record.job_id, output, objects, config) for output in record.outputs],
         error=record.error,
         error_detail=error_view(record.error_detail),
         warnings=warnings_view(record.warnings),
@@ -261,6 +263,7 @@ def output_url(output: Output, objects: ObjectStore, config: ApiConfig) -> Outpu
     return OutputUrl(url=signed.url, url_expires_at=signed.expires_at)
 
 
-def output_view(output: Output, objects: ObjectStore, config: ApiConfig) -> OutputView:
+def output_view(job_id: str, output: Output, objects: ObjectStore, config: ApiConfig) -> OutputView:
     signed = output_url(output, objects, config)
-    return OutputView(**output.model_dump(exclude={"key"}), **signed.model_dump())
+    asset_id = str(OutputId.of(job_id, output))
+    return OutputView(**output.model_dump(exclude={"key"}), asset_id=asset_id, **signed.model_dump())

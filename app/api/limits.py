@@ -47,7 +47,11 @@ class Limits(RequestLimits):
 def limits_of(config: ApiConfig) -> Limits:
     """Return the limits in force. Those that a quota makes smaller are shown as the quota leaves them."""
     configured = config.model_dump(include=set(RequestLimits.model_fields))
-    effective = {"max_upload_bytes": config.largest_upload, "max_batch_jobs": config.most_jobs_at_once}
+    effective = {
+        "max_upload_bytes": config.largest_upload,
+        "max_asset_bytes": config.largest_asset,
+        "max_batch_jobs": config.most_jobs_at_once,
+    }
     return Limits(**configured | effective, max_retain_days=config.retain_s / DAY_S)
 
 

@@ -46,6 +46,7 @@ class UploadCreated(ResponseBody):
     """Send `method` to `url` with exactly these headers."""
 
     upload_id: str
+    asset_id: str = Field(description="the upload as an asset, once its bytes have arrived: the same id")
     method: str
     url: str
     headers: dict[str, str]
@@ -78,6 +79,7 @@ async def create(request: Request) -> Response:
     return answer(
         UploadCreated(
             upload_id=upload.upload_id,
+            asset_id=upload.upload_id,
             method=signed.method,
             url=signed.url,
             headers=dict(signed.headers),

@@ -43,6 +43,8 @@ CODES: Mapping[str, int] = {
 _OF_SLUG: Mapping[str, str] = {
     "ui-format-workflow": "workflow_format_ui",
     "missing-medium": "missing_asset",
+    "unknown-asset": "missing_asset",
+    "upload-incomplete": "missing_asset",
     "idempotency-key-reused": "idempotency_key_reuse",
     "job-gone": "not_found",
     "batch-gone": "not_found",

@@ -23,6 +23,7 @@ from app.api.context import (
     tenant_of,
 )
 from app.api.job_view import QUICKLY_SHOWN
+from app.comfy_v2.asset_references import with_assets
 from app.comfy_v2.errors import ComfyProblem
 from app.comfy_v2.events import events
 from app.comfy_v2.job_list import ComfyJobList, page
@@ -65,7 +66,10 @@ async def submit(request: Request) -> Response:
             refuse_reserved(document)
             given = await body.aside(parsed, ComfySubmission, document)
             preparation = Preparation(context.services, tenant, body, principal_of(request).graphs)
-            prepared = await preparation.only_job(given.as_job(most_labels=context.config.max_metadata_pairs))
+            job = given.as_job(most_labels=context.config.max_metadata_pairs)
+            prepared = await preparation.only_job(
+                await with_assets(preparation, job, body, most=context.config.max_media)
+            )
             # Nothing refuses the request after this claims its key, so a refused request leaves the key free.
             accepted = await acceptance.job(prepared, identity)
         except (IdempotencyKeyReused, JobGone):  # an earlier request with this key had another body, or its job is gone

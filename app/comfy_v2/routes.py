@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.auth import COMFY_V2_HEALTH
-from app.comfy_v2 import jobs
+from app.comfy_v2 import assets, jobs
 from app.operations import Operation
 
 
@@ -17,6 +17,7 @@ async def health(_: Request) -> Response:
 
 OPERATIONS = (
     *jobs.OPERATIONS,
+    *assets.OPERATIONS,
     Operation(
         health,
         "comfy_v2_health",

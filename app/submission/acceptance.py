@@ -9,10 +9,9 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from app.services import Services
-from app.submission.input_files import LocalFile
+from app.submission.input_files import HeldFile, LocalFile
 from app.submission.preparation import PreparedJob
 from app.submission.quotas import Quotas
 from storage import keys
@@ -22,7 +21,7 @@ from storage.errors import IdempotencyKeyReused, JobGone, JobNotFound, Precondit
 from storage.jobs.idempotency import Claim
 from storage.jobs.models import InputFile
 from storage.jobs.record import DAY_S, JobRecord
-from storage.jobs.store import StoredJob
+from storage.jobs.store import Source, StoredJob
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +145,7 @@ class Acceptance:
         preparing = self._stores.jobs.prepare(
             record, workflow=prepared.workflow.document, uploads=uploads, extras=self.extras(prepared, record)
         )
-        draft, _ = await both(preparing, self.hold_uploads(prepared, job_id))
+        draft, _ = await both(preparing, self.hold_files(prepared, job_id))
         return draft
 
     async def known(self, scope: str, identity: Identity) -> str | None:
@@ -177,7 +176,7 @@ class Acceptance:
         *,
         batch: BatchRecord | None = None,
         shared: Mapping[LocalFile, InputFile] | None = None,
-    ) -> tuple[JobRecord, dict[InputFile, Path]]:
+    ) -> tuple[JobRecord, dict[InputFile, Source]]:
         """Build the record and the files to upload with it. `shared` are local files that are stored already."""
         input_files, uploads = self._input_files(prepared, job_id, shared or {})
         options, config = prepared.options, self._config
@@ -213,13 +212,13 @@ class Acceptance:
 
     def _input_files(
         self, prepared: PreparedJob, job_id: str, shared: Mapping[LocalFile, InputFile]
-    ) -> tuple[list[InputFile], dict[InputFile, Path]]:
+    ) -> tuple[list[InputFile], dict[InputFile, Source]]:
         """Return the input files of the record with their keys, and those of them that have to be uploaded."""
         found: list[InputFile] = []
-        uploads: dict[InputFile, Path] = {}
+        uploads: dict[InputFile, Source] = {}
         for position, given in enumerate((*prepared.pictures, *prepared.files)):
-            if isinstance(given, InputFile):
-                found.append(given)
+            if isinstance(given, HeldFile):
+                found.append(given.file)
             elif given in shared:
                 found.append(shared[given])
             else:
@@ -227,10 +226,11 @@ class Acceptance:
                 uploads[found[-1]] = given.path
         return found, uploads
 
-    async def hold_uploads(self, prepared: PreparedJob, job_id: str) -> None:
-        """Register the job as a user of its uploads, which keeps them until the job ends."""
-        used = [source.upload_id for source in prepared.options.media if source.upload_id is not None]
-        await map_bounded(used, lambda upload_id: self._stores.uploads.use(self._tenant, upload_id, job_id))
+    async def hold_files(self, prepared: PreparedJob, job_id: str) -> None:
+        """Register the job as a user of its uploads and assets, which keeps them until the job ends."""
+        held = {(file.kind, file.id) for file in prepared.files if isinstance(file, HeldFile)}
+        use = {"upload": self._stores.uploads.use, "asset": self._stores.assets.use}
+        await map_bounded(held, lambda one: use[one[0]](self._tenant, one[1], job_id))
 
     def extras(self, prepared: PreparedJob, record: JobRecord) -> dict[str, bytes]:
         """Return the objects to store next to the record, by key: long inputs and secrets."""

@@ -22,6 +22,7 @@ from storage.concurrency import map_bounded
 from storage.errors import BatchGone, BatchNotFound, PreconditionFailed
 from storage.jobs.models import InputFile
 from storage.jobs.record import JobRecord
+from storage.jobs.store import store_input
 
 IsGone = Callable[[], Awaitable[bool]]
 JOBS_BETWEEN_CHECKS = 50
@@ -210,7 +211,7 @@ class BatchAcceptance:
         for position, given in enumerate(shared):
             if isinstance(given, LocalFile):
                 stored[given] = given.stored(keys.batch_file(self._tenant, batch_id, position))
-                await self._stores.objects.upload_file(stored[given].key, given.path, content_type=given.content_type)
+                await store_input(self._stores.objects, stored[given], given.path)
         return stored
 
     async def _write(
@@ -226,8 +227,8 @@ class BatchAcceptance:
         record, uploads = self._acceptance.draft(
             prepared, job_id, batch.created_at, identity, batch=batch, shared=shared
         )
-        # Before the job is written: an upload that no job holds may expire and be deleted meanwhile.
-        await self._acceptance.hold_uploads(prepared, job_id)
+        # Before the job is written: an upload or asset that no job holds may expire and be deleted meanwhile.
+        await self._acceptance.hold_files(prepared, job_id)
         try:
             stored = await self._stores.jobs.create_unpublished(
                 record,

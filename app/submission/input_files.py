@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import filetype
 
@@ -13,7 +14,8 @@ from app.problems import Problem
 from app.services import Services
 from app.submission.fetching import UrlFetching
 from app.submission.request import InputValue, MediumSource
-from storage.errors import CheckUnavailable, FileRefused, UploadIncomplete, UploadNotFound
+from storage.assets import Asset
+from storage.errors import AssetNotFound, CheckUnavailable, FileRefused, UploadIncomplete, UploadNotFound
 from storage.jobs.models import InputFile
 from workflows.errors import pointer
 
@@ -29,10 +31,11 @@ CHECK_RETRY_S = 10
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file that is still to be uploaded. `is_charged` is True if fetching it charged the byte quota already."""
+    """A file that is still to be stored with the job. `is_charged`: the byte quota does not count it again."""
 
     name: str
-    path: Path
+    path: Path | str
+    """A local file, or the key of an object, which is copied within the bucket."""
     size_bytes: int
     content_type: str
     is_charged: bool = False
@@ -42,19 +45,28 @@ class LocalFile:
         return InputFile(name=self.name, key=key, size_bytes=self.size_bytes, content_type=self.content_type)
 
 
-PreparedFile = LocalFile | InputFile
-"""An `InputFile` is a completed upload, used in place without a copy: an upload is immutable."""
+@dataclass(frozen=True, slots=True)
+class HeldFile:
+    """A completed upload or an asset, used in place without a copy: its bytes are immutable, and the job holds it."""
+
+    file: InputFile
+    kind: Literal["upload", "asset"]
+    id: str
+
+
+PreparedFile = LocalFile | HeldFile
 
 
 class FileIntake:
     """Reads the files of one request into the temporary folder of `body`. Every method raises `Problem`."""
 
     def __init__(self, services: Services, tenant: str, body: Body) -> None:
-        self._check, self._stores = services.media_check, services.stores
+        self._services, self._stores = services, services.stores
         self._fetching = UrlFetching(services, tenant, body)
         self._config = services.config
         self._tenant = tenant
         self._body = body
+        self._assets: dict[str, Asset] = {}
 
     async def picture(self, given: InputValue, position: int, where: str) -> LocalFile:
         """Read the file of an image input. The input is then set to the returned file's name."""
@@ -67,7 +79,7 @@ class FileIntake:
             file = await self._decoded("picture", given.value, path, where)
         # The content decides the suffix: the client names none, and loaders choose their decoder by it.
         name = f"input_{given.node}_{position}.{_extension(path)}"
-        return replace(file, name=_plain(name))
+        return replace(file, name=plain_name(name))
 
     async def files(self, sources: Sequence[MediumSource], root: str) -> tuple[PreparedFile, ...]:
         """Read all `media`. `root` is the JSON pointer of `media` in the request."""
@@ -87,15 +99,17 @@ class FileIntake:
         return self._body.new_file(f"file-{uuid.uuid4().hex}")
 
     async def _file(self, source: MediumSource, path: Path, where: str) -> PreparedFile:
-        given = [kind for kind in ("data", "url", "upload_id") if getattr(source, kind) is not None]
+        given = [kind for kind in ("data", "url", "upload_id", "asset_id") if getattr(source, kind) is not None]
         if len(given) != 1:
-            said = " and ".join(given) or "none of data, url and upload_id"
+            said = " and ".join(given) or "none of data, url, upload_id and asset_id"
             raise Problem("media-source-ambiguous", f"{source.name!r} has {said}", pointer=where)
         if source.data is not None:
             return await self._decoded(source.name, source.data, path, f"{where}/data")
         if source.url is not None:
             return await self._fetched(source.name, source.url, path, f"{where}/url")
-        return await self._uploaded(source.name, source.upload_id or "", f"{where}/upload_id")
+        if source.upload_id is not None:
+            return await self._uploaded(source.name, source.upload_id, f"{where}/upload_id")
+        return await self._of_asset(source.name, source.asset_id or "", f"{where}/asset_id")
 
     async def _decoded(self, name: str, value: str, path: Path, where: str) -> LocalFile:
         limit = self._config.max_medium_bytes
@@ -121,16 +135,9 @@ class FileIntake:
         return LocalFile(name, path, size, content_type, is_charged=True)
 
     async def _checked(self, name: str, path: Path, where: str) -> str:
-        """Check the file and return its content type."""
-        try:
-            return await self._check.check(path, self._config.media_limits, tenant=self._tenant)
-        except FileRefused as error:
-            raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
-        except CheckUnavailable as error:
-            headers = {"Retry-After": str(CHECK_RETRY_S)}
-            raise Problem("media-checks-busy", f"{name!r}: {error}", pointer=where, headers=headers) from None
+        return await checked_file(self._services, self._tenant, name, path, where)
 
-    async def _uploaded(self, name: str, upload_id: str, where: str) -> InputFile:
+    async def _uploaded(self, name: str, upload_id: str, where: str) -> HeldFile:
         try:
             upload = await self._stores.uploads.resolve(self._tenant, upload_id)
         except UploadNotFound:
@@ -139,7 +146,49 @@ class FileIntake:
             raise Problem("upload-incomplete", str(error), pointer=where) from None
         except FileRefused as error:
             raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
-        return InputFile(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
+        file = InputFile(name=name, key=upload.key, size_bytes=upload.size_bytes, content_type=upload.content_type)
+        return HeldFile(file, "upload", upload_id)
+
+    async def _of_asset(self, name: str, asset_id: str, where: str) -> PreparedFile:
+        try:
+            asset = await self.asset(asset_id)
+        except AssetNotFound:
+            raise Problem("unknown-asset", f"there is no asset {asset_id[:100]!r}", pointer=where) from None
+        except UploadIncomplete as error:
+            raise Problem("upload-incomplete", str(error), pointer=where) from None
+        except FileRefused as error:
+            raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
+        if asset.kind == "output":
+            # A copy, because the output goes with its job, which may be removed while the new one waits.
+            return LocalFile(name, asset.key, asset.size_bytes, asset.content_type, is_charged=True)
+        file = InputFile(name=name, key=asset.key, size_bytes=asset.size_bytes, content_type=asset.content_type)
+        return HeldFile(file, asset.kind, asset_id)
+
+    async def asset(self, asset_id: str) -> Asset:
+        """Read an asset once for the whole request. Raises `StorageError`s as `AssetStore.find`."""
+        if asset_id not in self._assets:
+            self._assets[asset_id] = await self._stores.assets.find(self._tenant, asset_id)
+        return self._assets[asset_id]
+
+    async def asset_named(self, file_path: str) -> Asset | None:
+        """Return the tenant's newest asset of this name, which is not read again by its id."""
+        found = await self._stores.assets.named(self._tenant, file_path)
+        if found is not None:
+            self._assets[found.asset_id] = found
+        return found
+
+
+async def checked_file(
+    services: Services, tenant: str, name: str, path: Path, where: str, *, data: bool = False
+) -> str:
+    """Check a file and return its content type; `data` as `MediaCheck.check`. Raises `Problem`."""
+    try:
+        return await services.media_check.check(path, services.config.media_limits, tenant=tenant, data=data)
+    except FileRefused as error:
+        raise Problem("bad-medium", f"{name!r}: {error}", pointer=where) from None
+    except CheckUnavailable as error:
+        headers = {"Retry-After": str(CHECK_RETRY_S)}
+        raise Problem("media-checks-busy", f"{name!r}: {error}", pointer=where, headers=headers) from None
 
 
 def collides(name: str, others: Collection[str]) -> bool:
@@ -147,11 +196,15 @@ def collides(name: str, others: Collection[str]) -> bool:
     return any(name == other or name.startswith(f"{other}/") or other.startswith(f"{name}/") for other in others)
 
 
-def _check_name(name: str, where: str) -> None:
-    """Raise `Problem` unless the name is a relative path of plain names."""
+def is_usable_name(name: str) -> bool:
+    """Whether the name is a relative path of plain names."""
     # Loader nodes give meaning to more than `..`: drive letters, wildcards, quotes and a trailing `[output]`.
     parts = name.split("/")
-    if len(name) > LONGEST_PATH or len(parts) > MOST_FOLDERS + 1 or not all(map(_is_plain, parts)):
+    return len(name) <= LONGEST_PATH and len(parts) <= MOST_FOLDERS + 1 and all(map(_is_plain, parts))
+
+
+def _check_name(name: str, where: str) -> None:
+    if not is_usable_name(name):
         detail = f"{name[:100]!r} is not a plain file name, with at most {MOST_FOLDERS} plain folders before it"
         raise Problem("bad-media-name", detail, pointer=where)
 
@@ -161,8 +214,8 @@ def _is_plain(name: str) -> bool:
     return bool(name) and plain and len(name.encode()) <= LONGEST_NAME_BYTES
 
 
-def _plain(name: str) -> str:
-    """Replace the characters of a node id that a file name must not contain; a node id is any text."""
+def plain_name(name: str) -> str:
+    """Replace the characters of any text, such as a node id, that a file name must not contain."""
     # Cut at the front, because the suffix at the end matters.
     return "".join(character if character.isalnum() or character in "._-" else "_" for character in name)[-100:]
 

@@ -18,6 +18,7 @@ from app.services import Services
 from app.submission.fetching import url_count
 from app.submission.input_files import FileIntake, LocalFile, PreparedFile, collides
 from app.submission.request import InputValue, JobOptions, JobRequest
+from storage.assets import Asset
 from storage.jobs.models import Input
 from storage.jobs.record import DAY_S
 from storage.keys import DEFAULT_POOL
@@ -152,6 +153,18 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, where) from error
 
+    async def document(self, workflow: Any) -> Any:
+        """Return the submitted workflow with its long texts, before it is parsed."""
+        return await self._text(workflow, "/workflow")
+
+    async def asset(self, asset_id: str) -> Asset:
+        """Read an asset of the tenant once for the whole request. Raises `StorageError`s as `AssetStore.find`."""
+        return await self._intake.asset(asset_id)
+
+    async def asset_named(self, file_path: str) -> Asset | None:
+        """Return the tenant's newest asset of this name."""
+        return await self._intake.asset_named(file_path)
+
     async def files(self, options: JobOptions, root: str) -> tuple[PreparedFile, ...]:
         return await self._intake.files(options.media, f"{root}/media")
 
@@ -212,7 +225,7 @@ class Preparation:
         if len(inputs) > self._config.max_inputs:
             detail = f"{len(inputs)} inputs, at most {self._config.max_inputs} are allowed"
             raise _beyond(inputs_at, detail)
-        catalogue = await self._catalogue(options.gpu or DEFAULT_POOL)
+        catalogue = await self.catalogue(options.gpu)
         values, pictures = await self._inputs(inputs, inputs_at)
         # Image inputs become files too, so their generated names must not collide with those that the client chose.
         names = {source.name for source in options.media}
@@ -268,8 +281,9 @@ class Preparation:
         except WorkflowError as error:
             raise of_workflow(error, where) from error
 
-    async def _catalogue(self, pool: str) -> Catalogue:
+    async def catalogue(self, gpu: str | None) -> Catalogue:
         """Return the pool's catalogue, read once per request so that all jobs are validated against the same one."""
+        pool = gpu or DEFAULT_POOL
         if pool not in self._catalogues:
             self._catalogues[pool] = await self._stores.engine_info.catalogue(pool)
         return self._catalogues[pool]

@@ -15,7 +15,7 @@ from app.services import Services
 from app.submission.byte_quota import ByteQuota
 from app.submission.input_files import LocalFile
 from app.submission.preparation import PreparedJob
-from storage.errors import IdempotencyKeyReused
+from storage.errors import AssetNotFound, IdempotencyKeyReused
 from storage.jobs.active_jobs import ActiveJobs
 
 RETRY_S = 5
@@ -59,7 +59,7 @@ class Quotas:
             try:
                 await self.admit_targets({url for url in targets if url is not None})
                 yield admission
-            except (Problem, IdempotencyKeyReused):
+            except (Problem, IdempotencyKeyReused, AssetNotFound):
                 admission.is_used = False
                 raise
             finally:

@@ -51,6 +51,7 @@ class MediumSource(RequestBody):
     data: str | None = Field(None, description="the bytes in base64, at most 50 MB")
     url: str | None = Field(None, description="a public URL of the bytes, at most 50 MB")
     upload_id: str | None = Field(None, description="an upload of POST /v1/uploads, at most 5 GiB")
+    asset_id: str | None = Field(None, description="an asset: an upload, or another job's output by its `asset_id`")
 
 
 class ExtraData(RequestBody):

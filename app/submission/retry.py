@@ -1,6 +1,7 @@
 """Prepares a job that repeats a finished one: the same graph, inputs, files and options, checked as a new submission.
 
-Uploads are used in place. The other input files belong to the finished job and are removed with it, so they are copied.
+Uploads are used in place. The other input files belong to the finished job, or to assets that may be gone soon, so they
+are copied within the bucket.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from dataclasses import replace
 from app.body import Body
 from app.problems import Problem
 from app.services import Services
-from app.submission.input_files import LocalFile, PreparedFile
+from app.submission.input_files import HeldFile, LocalFile, PreparedFile
 from app.submission.preparation import Preparation, PreparedJob, PreparedWorkflow
 from app.submission.request import InputValue, JobOptions, MediumSource
 from storage import keys
@@ -29,7 +30,7 @@ _UPLOAD = re.compile(r"tenants/[^/]+/uploads/(?P<upload_id>[^/]+)/data")
 
 
 class Retry:
-    """Prepares one retry, with the files that it copies in the folder of `body`. Every method raises `Problem`."""
+    """Prepares one retry. Every method raises `Problem`."""
 
     def __init__(self, services: Services, tenant: str, body: Body) -> None:
         self._services, self._stores = services, services.stores
@@ -65,7 +66,7 @@ class Retry:
         if record.has_webhook_secret:
             secret = (await self._read(keys.webhook_secret(self._tenant, record.job_id))).decode()
         return JobOptions(
-            media=[_source(file) for file in record.input_files],
+            media=[MediumSource(name=file.name) for file in record.input_files],
             priority=record.priority,
             timeout_s=min(record.timeout_s, self._services.config.max_timeout_s),
             queue_timeout_s=record.queue_timeout_s,
@@ -81,28 +82,21 @@ class Retry:
         )
 
     async def _file(self, file: InputFile) -> PreparedFile:
-        if (upload := _UPLOAD.fullmatch(file.key)) is not None:
-            if not await self._stores.uploads.is_known(self._tenant, upload["upload_id"]):
-                raise _gone(f"the upload of {file.name} was removed")
-            return file
-        path = self._body.new_file(file.key.rsplit("/", 1)[-1])
+        upload = _UPLOAD.fullmatch(file.key)
+        if upload is not None and await self._stores.uploads.is_known(self._tenant, upload["upload_id"]):
+            return HeldFile(file, "upload", upload["upload_id"])
         try:
-            await self._stores.objects.download_file(file.key, path)
+            await self._stores.objects.head(file.key)
         except ObjectNotFound:
             raise _gone(f"the file {file.name} was removed") from None
         # The tenant brought its bytes with the first job.
-        return LocalFile(file.name, path, file.size_bytes, file.content_type, is_charged=True)
+        return LocalFile(file.name, file.key, file.size_bytes, file.content_type, is_charged=True)
 
     async def _read(self, key: str) -> bytes:
         try:
             return (await self._stores.objects.get(key)).body
         except ObjectNotFound:
             raise _gone("its webhook secret was removed") from None
-
-
-def _source(file: InputFile) -> MediumSource:
-    upload = _UPLOAD.fullmatch(file.key)
-    return MediumSource(name=file.name, upload_id=None if upload is None else upload["upload_id"])
 
 
 def _workflow(document: bytes) -> PreparedWorkflow:

@@ -21,7 +21,7 @@ from storage.bucket.objects import ObjectStore, all_keys
 from storage.bucket.records import commit, compare_and_swap, read_as
 from storage.clock import Clock
 from storage.concurrency import gather
-from storage.errors import JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
+from storage.errors import AssetNotFound, JobGone, JobNotFound, ObjectNotFound, PreconditionFailed, StorageError
 from storage.fair_slots import FairSlots
 from storage.index_writer import IndexWriter
 from storage.jobs.filters import JobFilter
@@ -45,8 +45,10 @@ Change = Callable[[JobRecord], JobRecord]
 Extras = Mapping[str, bytes]
 """Small objects that belong to a job, by key: long inputs and secrets."""
 NO_EXTRAS: Extras = {}
-Uploads = Mapping[InputFile, Path]
-"""Local copies of the input files that are stored with the job."""
+Source = Path | str
+"""Where an input file comes from: a local file, or the key of an object, which is copied within the bucket."""
+Uploads = Mapping[InputFile, Source]
+"""The input files that are stored with the job."""
 NO_UPLOADS: Uploads = {}
 EVERY_JOB = JobFilter()
 JOB_ENDED = "job ended"
@@ -152,9 +154,7 @@ class JobStore:
         self._ring_if_due(record)
 
     async def _store_parts(self, record: JobRecord, workflow: bytes, uploads: Uploads, extras: Extras) -> None:
-        large = (
-            self._objects.upload_file(file.key, path, content_type=file.content_type) for file, path in uploads.items()
-        )
+        large = (store_input(self._objects, file, source) for file, source in uploads.items())
         small = (self._objects.put(key, body) for key, body in extras.items())
         await gather(self._put_workflow(record, workflow), *small, *large)
 
@@ -320,6 +320,17 @@ class JobStore:
 
     async def _commit(self, record: JobRecord, *, etag: str | None) -> StoredJob:
         return StoredJob(*await commit(self._objects, keys.record(record.tenant, record.job_id), record, etag=etag))
+
+
+async def store_input(objects: ObjectStore, file: InputFile, source: Source) -> None:
+    """Store an input file under its key. Raises `AssetNotFound` if the object to copy has been removed."""
+    if isinstance(source, Path):
+        await objects.upload_file(file.key, source, content_type=file.content_type)
+        return
+    try:
+        await objects.copy(source, file.key, content_type=file.content_type)
+    except ObjectNotFound:
+        raise AssetNotFound(f"the source of {file.name!r} was removed meanwhile") from None
 
 
 def _log_end(record: JobRecord) -> None:

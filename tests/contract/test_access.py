@@ -232,13 +232,14 @@ async def test_records_from_the_settings_need_no_bucket(clock: ManualClock) -> N
 async def test_every_operation_needs_its_scope(memory_api: Api, operation: Operation) -> None:
     """An operation refuses a key without its scope and changes nothing; its scope and admin are accepted."""
     path = _path(operation)
-    needed, other = ("jobs:read", "jobs:write") if operation.method == "get" else ("jobs:write", "jobs:read")
+    needed, other = ("jobs:read", "jobs:write") if operation.method in ("get", "head") else ("jobs:write", "jobs:read")
     without = await memory_api.client_of("acme", other)  # type: ignore[arg-type]  # one of the scopes
     async with without:
         before = await memory_api.keys()
         refused = await without.request(operation.method, path, json=operation.example)
         assert refused.status_code == 403
-        assert "insufficient-scope" in refused.text
+        if operation.method != "head":
+            assert "insufficient-scope" in refused.text
         assert f'error="insufficient_scope", scope="{needed}"' in refused.headers["www-authenticate"]
         assert await memory_api.keys() == before
     for scope in (needed, "admin"):

@@ -88,6 +88,16 @@ CASES: dict[str, ExceedingRequest] = {
         {"max_batch_urls": 2},
     ),
     "max_upload_bytes": upload("upload-too-large", lambda value: value + 1),
+    "max_asset_bytes": ExceedingRequest(
+        "request-too-large",
+        lambda client, value: client.build_request(
+            "POST",
+            "/api/v2/assets",
+            data={"content_type": "image/png", "file_path": "a.png"},
+            files={"file": b"x" * (value + 1)},
+        ),
+        {"max_asset_bytes": 9},
+    ),
     "max_batch_jobs": ExceedingRequest(
         "too-many-jobs",
         _post("/v1/batches", lambda value: {"workflow": BLUE, "input_sets": [[]] * (value + 1)}),
@@ -186,7 +196,8 @@ async def test_a_request_above_a_limit_is_refused(clock: ManualClock, name: str)
             assert (await _sent(api, case, value)).status_code < 300
         before = await api.keys()
         refused = await _sent(api, case, value)
-        assert refused.json()["type"] == f"/problems/{case.slug}"
+        refusal = refused.json()
+        assert (refusal["error"]["details"]["problem"] if "error" in refusal else refusal["type"]).endswith(case.slug)
         assert 400 <= refused.status_code < 500
         assert await api.keys() == before
 
@@ -206,7 +217,7 @@ async def test_a_limit_that_is_not_set_is_null(clock: ManualClock) -> None:
     config = ApiConfig(api_key=KEY, max_upload_bytes_a_day=9, max_active_jobs=4)
     async with running_api(MemoryObjectStore(clock), clock, config) as api:
         shown = (await api.client.get("/v1/limits")).json()
-        assert (shown["max_upload_bytes"], shown["max_batch_jobs"]) == (9, 4)
+        assert (shown["max_upload_bytes"], shown["max_asset_bytes"], shown["max_batch_jobs"]) == (9, 9, 4)
 
 
 async def _sent(api: Api, case: ExceedingRequest, value: Any) -> httpx.Response:

@@ -61,7 +61,7 @@ async def test_a_retry_uses_the_upload_of_the_first_job(memory_api: Api) -> None
     old = await ended(memory_api, workflow=LOAD, media=[{"name": "cat.png", "upload_id": upload_id}])
     new = (await memory_api.client.post(f"/v1/jobs/{old}/retry")).json()["job_id"]
     assert keys.upload_use("default", upload_id, new) in await memory_api.keys()
-    await memory_api.objects.delete(keys.upload("default", upload_id))
+    await memory_api.objects.delete(keys.upload("default", upload_id), keys.upload_data("default", upload_id))
     refused = await memory_api.client.post(f"/v1/jobs/{old}/retry")
     assert (refused.status_code, refused.json()["type"]) == (409, "/problems/inputs-gone")
     assert "cat.png" in refused.json()["detail"]

@@ -36,7 +36,13 @@ VICTIM, ATTACKER = "acme", "acme-2"
 """One name is a prefix of the other, so that their folders are adjacent."""
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 UNKNOWN_PARAMETER = PROBLEM_TYPES["unknown-parameter"].status
-SHARED = {"class_type": "LoadImage", "name": "still", "type": "comfyui.job.completed.v1", "number": "0"}
+SHARED = {
+    "class_type": "LoadImage",
+    "name": "still",
+    "type": "comfyui.job.completed.v1",
+    "number": "0",
+    "hash": f"blake3:{'0' * 64}",
+}
 """Path parameters that belong to no tenant."""
 QUERIES = {
     "get_job": ("?wait=1",),
@@ -68,7 +74,7 @@ class Resources:
 
     def ids(self) -> Mapping[str, str]:
         """The ids by the names of path parameters."""
-        return {"job_id": self.job_id, "batch_id": self.batch_id, "event_id": self.event_id}
+        return {"job_id": self.job_id, "batch_id": self.batch_id, "event_id": self.event_id, "asset_id": self.upload_id}
 
 
 @dataclass(frozen=True, slots=True)

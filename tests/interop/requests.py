@@ -22,8 +22,8 @@ from tests.support.records import a_job
 URL = "https://receiver.example/hook"
 TEST_ID = "5d1f2a52-3f0f-4d2a-8a39-5d8f0f9a6c11"
 OUTPUT = Output(
-    filename="blü 1.png", type="image", node_id="2", key="outputs/0.png", size_bytes=3, content_type="image/png",
-    sha256="6f" * 32,
+    filename="blü 1.png", type="image", node_id="2", key="x/outputs/001/0000/0.png",
+    size_bytes=3, content_type="image/png", sha256="6f" * 32,
 )  # fmt: skip
 
 

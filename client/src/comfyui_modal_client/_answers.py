@@ -25,6 +25,8 @@ class Output(TypedDict):
     size_bytes: int
     content_type: str
     sha256: str
+    asset_id: str
+    """Names the output as an input of another job: `media[].asset_id`."""
     url: str
     """A presigned URL, which needs no key until `url_expires_at`."""
     url_expires_at: str

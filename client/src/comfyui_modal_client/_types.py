@@ -13,7 +13,7 @@ class JobOptions(TypedDict, total=False):
     """How a job is run, whatever it computes. All members are optional."""
 
     media: Sequence[Mapping[str, str]]
-    """Input files: `name` as the loader node names it, and one of `upload_id`, `url` and `data` (base64)."""
+    """Input files: `name` as the loader names it, and one of `upload_id`, `asset_id`, `url` and `data` (base64)."""
     priority: int
     """A job with a higher priority runs first. Default 0."""
     timeout_s: int | None

@@ -27,7 +27,7 @@ async def test_a_large_event_leaves_the_event_loop(outputs: int, *, is_aside: bo
             filename=f"{number}.png",
             type="image",
             node_id="1",
-            key=f"tenants/default/jobs/x/outputs/1/{number}/{number}.png",
+            key=f"tenants/default/jobs/x/outputs/001/{number:04}/{number}.png",
             size_bytes=1,
             content_type="image/png",
             sha256="a" * 64,
